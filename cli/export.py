@@ -1,0 +1,118 @@
+"""attn-surgery export"""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import (
+    DEFAULT_MODEL,
+    Size,
+    bytes_progress,
+    human_bytes,
+    json_option,
+    note,
+    print_json,
+    resolve_model,
+    revision_option,
+)
+
+
+@click.command("export")
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option(
+    "--drop-attn",
+    required=True,
+    metavar="SPEC",
+    help="Blocks to make attention-free: 20-23, 20,22, last:4, -1.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["identity", "zero"]),
+    default="identity",
+    show_default=True,
+    help="identity: each token attends to itself alone. zero: the attention branch is removed.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "stock", "compact"]),
+    default="auto",
+    show_default=True,
+    help="stock: loads in the library's own class. compact: smaller, no key/value cache for these "
+    "blocks, needs its modeling file. auto: stock where it can hold the variant exactly.",
+)
+@revision_option
+@click.option(
+    "--output",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder to create.  [default: NAME-VARIANT-BLOCKS]",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan; read no weights and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace DIR, once the new one is complete.")
+@click.option(
+    "--max-shard-size",
+    type=Size(),
+    metavar="S",
+    help="Largest weight file (5GB).  [default: as the source is sharded]",
+)
+@json_option
+def command(
+    model: str,
+    drop_attn: str,
+    variant: str,
+    layout: str,
+    revision: str | None,
+    output: str | None,
+    dry_run: bool,
+    overwrite: bool,
+    max_shard_size: int | None,
+    as_json: bool,
+) -> None:
+    """Rewrite chosen blocks of MODEL into attention-free ones and save a checkpoint.
+
+    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
+    EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
+    """
+    from surgery.exporting import prepare, write
+
+    opened, name = resolve_model(model)
+    prepared = prepare(
+        opened, drop_attn, variant=variant, layout=layout, revision=revision, name=name
+    )
+    plan = prepared.plan
+    if layout == "auto":
+        note(f"layout {plan.layout.NAME}: {plan.reason}")
+    if dry_run:
+        if as_json:
+            print_json({"dry_run": True, **plan.to_json()})
+        else:
+            _show_plan(plan.to_json())
+        return
+    with bytes_progress("writing", prepared.total_bytes) as progress:
+        export = write(
+            prepared, output, overwrite=overwrite, max_shard_size=max_shard_size, progress=progress
+        )
+    result = export.to_json()
+    if as_json:
+        print_json(result)
+        return
+    click.echo(
+        f"{export.output}: blocks {', '.join(map(str, plan.blocks))} are attention-free "
+        f"({plan.variant.NAME}, {plan.layout.NAME}), {human_bytes(result['bytes'])}"
+    )
+
+
+def _show_plan(plan: dict[str, object]) -> None:
+    changes = plan["changes"]
+    assert isinstance(changes, list)
+    for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
+        click.echo(f"{key + ':':<12}{plan[key]}")
+    one_hot = plan["one_hot"]
+    if isinstance(one_hot, dict):
+        click.echo(
+            f"{'one-hot:':<12}constant {one_hot['kappa']} on {one_hot['num_pairs']} rotary pairs, "
+            f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
+            f"{one_hot['num_offsets']} offsets"
+        )
+    for change in changes:
+        click.echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")

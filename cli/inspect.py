@@ -1,0 +1,39 @@
+"""attn-surgery inspect"""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import json_option, print_json, resolve_model, revision_option
+
+
+@click.command("inspect")
+@click.argument("model")
+@revision_option
+@json_option
+def command(model: str, revision: str | None, as_json: bool) -> None:
+    """Show MODEL's family, blocks, dtype and size, and which blocks are attention-free and how.
+
+    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). No weights are
+    read.
+    """
+    from surgery.inspection import inspect
+
+    opened, name = resolve_model(model)
+    found = inspect(opened, revision=revision)
+    if as_json:
+        print_json({**found.to_json(), "model": name or found.model})
+        return
+    click.echo(f"{name or found.model}")
+    click.echo(
+        f"  {found.family}, {found.num_blocks} blocks, {found.parameters:,} parameters, "
+        f"{found.dtype}"
+    )
+    if not found.attention_free:
+        click.echo("  every block has attention")
+    for block, variant in found.attention_free.items():
+        click.echo(f"  block {block}: attention-free ({variant}, {found.layout})")
+    for edit in found.edits:
+        blocks = ", ".join(map(str, edit.blocks))
+        commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
+        click.echo(f"  edited from {edit.source.model}{commit}: blocks {blocks}, {edit.variant}")

@@ -1,0 +1,86 @@
+"""Entry point: finds the command, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from surgery.errors import SurgeryError
+
+# command → module and one line of help; a module is imported only when its command runs
+COMMANDS: dict[str, tuple[str, str]] = {
+    "export": (
+        "cli.export",
+        "Rewrite chosen blocks into attention-free ones and save a checkpoint.",
+    ),
+    "inspect": ("cli.inspect", "Show a model's blocks, and which of them are attention-free."),
+    "verify": ("cli.verify", "Prove that an exported folder is what it claims to be."),
+    "demo": ("cli.demo", "Run the whole story on an embedded model, offline."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one only to run it or show its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"attn-surgery {version('attn-surgery')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """Rewrite chosen blocks of a Pythia or GPT-Neo model into attention-free variants, save a
+    checkpoint that loads anywhere, and prove what it no longer recites and what it still can do.
+
+    Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted.
+    """
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits. The one place where errors become exit codes."""
+    try:
+        code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except SurgeryError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        code = 0  # the reader of our output has seen enough
+    sys.stderr.flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    run()

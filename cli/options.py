@@ -1,0 +1,102 @@
+"""Options and renderings that commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from surgery.errors import SourceError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_MODEL = "EleutherAI/pythia-1.4b"
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """Bytes, as a whole number with a unit: 500MB, 5GB, 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", str(value).strip())
+        if match is None or match[2].upper() not in _UNITS or int(match[1]) == 0:
+            self.fail(f"{value!r} is not a size; write for example 500MB or 5GB", param, ctx)
+        return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def json_option(command: F) -> F:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
+    )(command)
+
+
+def revision_option(command: F) -> F:
+    return click.option(
+        "--revision", metavar="R", help="Branch, tag or commit of a Hub model (step143000)."
+    )(command)
+
+
+def resolve_model(model: str) -> tuple[str, str | None]:
+    """MODEL as typed → what `surgery` opens, and its name in a manifest where that differs.
+
+    `lab:pythia` and `lab:gpt-neo` are the embedded models.
+    """
+    if not model.startswith("lab:"):
+        return model, None
+    from evals.lab import LAB_MODELS, model_path
+
+    name = model.removeprefix("lab:")
+    if name not in LAB_MODELS:
+        raise SourceError(
+            f"no embedded model {model!r}", expected=" or ".join(f"lab:{lab}" for lab in LAB_MODELS)
+        )
+    return str(model_path(name)), model
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(message, err=True)
+
+
+@contextmanager
+def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over bytes on stderr; nothing when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield _ignore
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+
+        def advance(nbytes: int) -> None:
+            bar.update(task, advance=nbytes)
+
+        yield advance
+
+
+def _ignore(nbytes: int) -> None:
+    """Progress that nobody watches."""
+
+
+def human_bytes(nbytes: int) -> str:
+    """1,234,567 → "1.2 MB"."""
+    size = float(nbytes)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

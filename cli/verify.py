@@ -1,0 +1,40 @@
+"""attn-surgery verify"""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import json_option, note, print_json, resolve_model, revision_option
+
+
+@click.command("verify")
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option(
+    "--source",
+    metavar="MODEL",
+    help="The model that was edited: compares every tensor with it, byte by byte.",
+)
+@revision_option
+@json_option
+def command(folder: str, source: str | None, revision: str | None, as_json: bool) -> None:
+    """Prove that the exported folder DIR is what its manifest says.
+
+    Checks the SHA-256 of every file; with --source, that untouched tensors are byte-equal and
+    edited ones repeat; and, on the loaded model, that the attention output of edited blocks depends
+    on each token alone while other blocks still mix tokens. Exit code 1 when a check fails.
+    """
+    from surgery.verification import verify
+
+    opened = resolve_model(source)[0] if source is not None else None
+    result = verify(folder, source=opened, revision=revision)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        for check in result.checks:
+            click.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
+        if source is None:
+            note("tensors were not compared with the original: give it as --source")
+    if not result.ok:
+        failed = next(check for check in result.checks if not check.ok)
+        note(f"error: {folder}: {failed.name}: {failed.detail}")
+        raise click.exceptions.Exit(1)

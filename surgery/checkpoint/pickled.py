@@ -1,0 +1,55 @@
+"""Pickled weights (`pytorch_model.bin`), read with weights_only and, where possible, mapped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from surgery.checkpoint.tensors import StoredTensor
+from surgery.checkpoint.torch_tensors import TAGS, as_stored
+from surgery.errors import CheckpointError
+
+
+def read_pickle(path: Path) -> list[StoredTensor]:
+    """The tensors of a pickled state dict, in stored order; aliases of one tensor come once.
+
+    Files in torch's zip format are mapped, so only what is read takes memory. Files from before
+    torch 1.6 cannot be mapped and are read whole.
+
+    **Raises:** `CheckpointError` when the file is damaged or holds anything but tensors.
+    """
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler meets
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            "cannot be read as a pickled state dict of tensors alone",
+            where=path.name,
+            got=reason[0][:200],
+            fix="download it again, or convert it to safetensors where you trust its author",
+        ) from None
+    if not isinstance(state, dict):
+        raise CheckpointError("is not a state dict", where=path.name, got=type(state).__name__)
+    tensors: list[StoredTensor] = []
+    seen: set[tuple[object, ...]] = set()
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in TAGS:
+            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
+        alias = (
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tuple(tensor.shape),
+            tensor.stride(),
+        )
+        if tensor.numel() > 1 and alias in seen:
+            continue  # tied: safetensors holds it once, under its first name
+        seen.add(alias)
+        tensors.append(as_stored(str(name), tensor))
+    return tensors

@@ -1,0 +1,161 @@
+"""A checkpoint folder as it is stored: configuration, shards, and the files that come along.
+
+Reads safetensors, single or sharded, and otherwise pickled weights (`pytorch_model.bin`, with
+weights_only). Nothing of the source is executed, and an index cannot lead outside the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
+from surgery.errors import CheckpointError, SourceError
+
+SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MANIFEST = "surgery.json"
+
+# What a user needs beside the weights. Model cards describe the source, not the result; code is
+# never carried.
+SIDECARS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file. `verbatim` tells whether its bytes can be copied as a whole."""
+
+    path: Path
+    tensors: tuple[StoredTensor, ...]
+    metadata: dict[str, str]
+    verbatim: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source folder, opened but not loaded: tensors are read only when asked for."""
+
+    folder: Path
+    config: dict[str, Any]
+    shards: tuple[Shard, ...]
+    index_metadata: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        return {tensor.info.name: tensor for shard in self.shards for tensor in shard.tensors}
+
+    @property
+    def infos(self) -> dict[str, TensorInfo]:
+        return {name: tensor.info for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> Array:
+        """A stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
+        if name not in self.tensors:
+            raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
+        return self.tensors[name].array()
+
+    @cached_property
+    def sidecars(self) -> tuple[Path, ...]:
+        """Tokenizer, generation, chat template and license files, ascending by name."""
+        found = {path for pattern in SIDECARS for path in self.folder.glob(pattern)}
+        return tuple(sorted(path for path in found if path.is_file()))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Opens a folder. Only headers and the configuration are read.
+
+    **Raises:** `SourceError` when the folder holds no model, `CheckpointError` when what it holds
+    is broken.
+    """
+    if not folder.is_dir():
+        raise SourceError("no such folder", where=folder)
+    config = read_json(folder / "config.json", needed=True)
+    for name, index_name in ((SAFETENSORS, SAFETENSORS_INDEX), (PICKLE, PICKLE_INDEX)):
+        if (folder / index_name).is_file():
+            return _open_index(folder, config, index_name)
+        if (folder / name).is_file():
+            return Checkpoint(folder, config, (_open_shard(folder / name),))
+    raise SourceError(
+        "holds no weights",
+        where=folder,
+        expected=f"{SAFETENSORS}, {PICKLE}, or an index of shards",
+    )
+
+
+def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
+    """A JSON object from a file; {} when it is absent and not needed."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not needed:
+            return {}
+        raise SourceError(f"{path.name} is missing", where=path.parent) from None
+    except ValueError as error:
+        raise CheckpointError("not valid JSON", where=path, got=error) from None
+    if not isinstance(value, dict):
+        raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
+    return value
+
+
+def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkpoint:
+    index = read_json(folder / index_name)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("has no weight_map", where=index_name)
+    shards = []
+    for file_name in dict.fromkeys(weight_map.values()):
+        if not isinstance(file_name, str) or Path(file_name).name != file_name or file_name == "..":
+            raise CheckpointError(
+                "names a file outside the folder", where=index_name, got=repr(file_name)
+            )
+        if not (folder / file_name).is_file():
+            raise CheckpointError(
+                f"names shard {file_name}, which is missing", where=index_name, fix="download it"
+            )
+        shards.append(_open_shard(folder / file_name))
+    owners = {tensor.info.name: shard.path.name for shard in shards for tensor in shard.tensors}
+    stored = Counter(tensor.info.name for shard in shards for tensor in shard.tensors)
+    for name, count in stored.items():
+        if count > 1:
+            raise CheckpointError(f"tensor {name!r} is stored in {count} shards", where=index_name)
+    for name, file_name in weight_map.items():
+        if owners.get(name) != file_name:
+            raise CheckpointError(
+                f"tensor {name!r} is not where the index says",
+                where=index_name,
+                expected=file_name,
+                got=owners.get(name, "no shard that holds it"),
+            )
+    unlisted = sorted(set(owners) - set(weight_map))
+    if unlisted:
+        raise CheckpointError(f"does not list tensor {unlisted[0]!r}", where=index_name)
+    return Checkpoint(folder, config, tuple(shards), index.get("metadata") or {})
+
+
+def _open_shard(path: Path) -> Shard:
+    if path.suffix == ".safetensors":
+        tensors, metadata = read_header(path)
+        return Shard(path, tuple(tensors), metadata, verbatim=True)
+    from surgery.checkpoint.pickled import read_pickle  # needs torch, which takes seconds to import
+
+    return Shard(path, tuple(read_pickle(path)), {"format": "pt"}, verbatim=False)

@@ -1,0 +1,100 @@
+"""Every error that attn-surgery raises for something a user can fix.
+
+    SurgeryError              one clear line; the command line turns it into exit code 1
+    ├── BlockSpecError        a block specification that is malformed or does not fit the model
+    ├── UnsupportedError      a model, or a combination of choices, that cannot be edited
+    │   └── MarginError       attention cannot be made exactly one-hot in the stock layout
+    ├── SourceError           a model that cannot be found or fetched
+    ├── CheckpointError       weights or configuration that are broken or not what they claim to be
+    ├── ManifestError         surgery.json is missing, damaged or of another schema
+    ├── OutputError           a result that cannot be written
+    ├── SamplesError          memorization samples, corpora or calibration text that cannot be used
+    └── MeasurementError      a measurement that cannot be made as asked
+
+ValueError and TypeError stay what they are: misuse of the Python API by a programmer.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BlockSpecError",
+    "CheckpointError",
+    "ManifestError",
+    "MarginError",
+    "MeasurementError",
+    "OutputError",
+    "SamplesError",
+    "SourceError",
+    "SurgeryError",
+    "UnsupportedError",
+]
+
+
+class SurgeryError(Exception):
+    """Root of the tree. Reads as one line: where, what, expected, got, what to do.
+
+    **Arguments:**
+
+    - `what`: what is wrong, as a clause without a full stop.
+    - `where`: the file, tensor, option or row it is about.
+    - `expected`, `got`: what was needed and what was found.
+    - `fix`: what the user can do, as a clause without a full stop.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
+        line = what if where is None else f"{where}: {what}"
+        details = [
+            f"{label} {value}"
+            for label, value in (("expected", expected), ("got", got))
+            if value is not None
+        ]
+        if details:
+            line += f" ({', '.join(details)})"
+        if fix is not None:
+            line += f"; {fix}"
+        super().__init__(" ".join(line.split()))
+
+
+class BlockSpecError(SurgeryError):
+    """A block specification that is malformed, empty, duplicated or out of range."""
+
+
+class UnsupportedError(SurgeryError):
+    """A model, or a combination of variant, layout and family, that cannot be edited."""
+
+
+class MarginError(UnsupportedError):
+    """The stock layout cannot make attention exactly one-hot for this model."""
+
+
+class SourceError(SurgeryError):
+    """A model that cannot be found, reached or fetched."""
+
+
+class CheckpointError(SurgeryError):
+    """Weights or configuration that are broken, incomplete or inconsistent."""
+
+
+class ManifestError(SurgeryError):
+    """A manifest (surgery.json) that is missing, damaged or of an unknown schema."""
+
+
+class OutputError(SurgeryError):
+    """A result that cannot be written where it was asked for."""
+
+
+class SamplesError(SurgeryError):
+    """Samples, a corpus or calibration text that cannot be used."""
+
+
+class MeasurementError(SurgeryError):
+    """A measurement that cannot be made as asked."""

@@ -1,0 +1,63 @@
+"""What a layout is: a way to store (M, c) in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from surgery.errors import UnsupportedError
+from surgery.families import Dimensions, Family, Role
+from surgery.layouts.block import Array, Block
+from surgery.layouts.one_hot import OneHot
+from surgery.variants import Kind, Variant
+
+
+@dataclass(frozen=True)
+class Change:
+    """One tensor of the result that differs from the source: rewritten, added or dropped."""
+
+    action: Literal["rewrite", "add", "drop"]
+    name: str
+    block: int
+    role: Role
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a layout may look at to decide whether it can hold a variant."""
+
+    family: Family
+    dimensions: Dimensions
+    config: dict[str, Any]
+    is_compact: bool  # the source already is a compact checkpoint
+    has_attention_bias: bool
+
+
+class Layout(Protocol):
+    """A layout: one module per layout provides these names."""
+
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def SUMMARY(self) -> str: ...
+
+    def refusal(self, target: Target, kind: Kind, /) -> UnsupportedError | None:
+        """Why the layout cannot hold such a variant exactly; None when it can."""
+
+    def one_hot(self, target: Target, kind: Kind, /) -> OneHot | None:
+        """The constant queries and keys that the layout needs, if any."""
+
+    def changes(self, block: Block, kind: Kind, /) -> tuple[Change, ...]:
+        """Which tensors of a block change, from names and shapes alone."""
+
+    def compute(
+        self, change: Change, block: Block, variant: Variant, one_hot: OneHot | None, /
+    ) -> Array:
+        """A tensor's new content, in its stored dtype or in float64, for the caller to cast."""
+
+    def config(
+        self, config: dict[str, Any], family: Family, blocks: dict[int, Kind], /
+    ) -> dict[str, Any]:
+        """The result's config.json, as a new dict."""

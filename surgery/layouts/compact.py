@@ -1,0 +1,69 @@
+"""Layout `compact`: the attention module is gone, one affine module stands in its place.
+
+The block holds W_O M [d, d] and W_O c + b_O [d] (`affine`), the vector alone (`constant`), or
+nothing (`none`). It keeps no key/value cache.
+
+**Limits:** the result needs its modeling file: the one that travels with it (`trust_remote_code`),
+or an installed attn-surgery. Products are rounded once to the checkpoint's dtype, so logits agree
+with the stock layout within that rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.errors import UnsupportedError
+from surgery.families import Family
+from surgery.layouts.block import Array, Block
+from surgery.layouts.change import Change, Target
+from surgery.layouts.one_hot import OneHot
+from surgery.modeling.files import MODELING_FILES
+from surgery.variants import Kind, Variant
+
+NAME = "compact"
+SUMMARY = "attention modules removed: smaller, no key/value cache, needs one modeling file"
+
+
+def refusal(target: Target, kind: Kind) -> UnsupportedError | None:
+    return None
+
+
+def one_hot(target: Target, kind: Kind) -> OneHot | None:
+    return None
+
+
+def changes(block: Block, kind: Kind) -> tuple[Change, ...]:
+    d = block.dimensions.d
+    dropped = tuple(
+        Change("drop", name, block.index, rule.role, ())
+        for rule in block.family.rules
+        if rule.role is not None and (name := rule.name.format(block=block.index)) in block.present
+    )
+    added: tuple[Change, ...] = ()
+    if kind == "affine":
+        name = block.name("affine_weight")
+        added += (Change("add", name, block.index, "affine_weight", (d, d)),)
+    if kind != "none":
+        name = block.name("affine_bias")
+        added += (Change("add", name, block.index, "affine_bias", (d,)),)
+    return dropped + added
+
+
+def compute(change: Change, block: Block, variant: Variant, one_hot: OneHot | None) -> Array:
+    affine = variant.affine(block.values())
+    if change.role == "affine_weight":
+        return block.branch_weight(affine)
+    return block.branch_bias(affine)
+
+
+def config(config: dict[str, Any], family: Family, blocks: dict[int, Kind]) -> dict[str, Any]:
+    earlier = config.get("attention_free_blocks") or {}
+    merged = {**{int(block): kind for block, kind in earlier.items()}, **blocks}
+    modeling = MODELING_FILES[family.model_type]
+    return {
+        **config,
+        "architectures": [modeling.architecture],
+        "auto_map": modeling.auto_map,
+        "model_type": modeling.model_type,
+        "attention_free_blocks": {str(block): merged[block] for block in sorted(merged)},
+    }

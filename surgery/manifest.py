@@ -1,0 +1,130 @@
+"""`surgery.json`: what was done, to what, and the SHA-256 of every file that came of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from surgery.errors import ManifestError
+
+NAME = "surgery.json"
+SCHEMA: Literal[1] = 1
+_LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Model):
+    """Where the edited model came from. `commit`: the Hub's resolved revision; None: a folder."""
+
+    model: str
+    revision: str | None = None
+    commit: str | None = None
+
+
+class OneHotRecord(_Model):
+    """The constant queries and keys of the stock layout: see surgery/layouts/one_hot.py."""
+
+    kappa: int
+    num_pairs: int
+    gap: float
+    required: float
+    worst_offset: int
+    num_offsets: int
+
+
+class Changed(_Model):
+    """Tensors that differ from the source; every other one is byte-identical."""
+
+    rewritten: list[str] = []
+    added: list[str] = []
+    dropped: list[str] = []
+
+
+class Edit(_Model):
+    """One edit of a model."""
+
+    source: Source
+    family: str
+    num_blocks: int
+    blocks: list[int]
+    variant: str
+    layout: Literal["stock", "compact"]
+    one_hot: OneHotRecord | None = None
+    changed: Changed
+    versions: dict[str, str]
+
+
+class FileRecord(_Model):
+    """A file of the folder: bytes and SHA-256, hexadecimal."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Model):
+    """The whole record. `edit` is the latest; `history` holds earlier ones, oldest first."""
+
+    schema_version: Literal[1] = SCHEMA
+    edit: Edit
+    history: list[Edit] = []
+    files: dict[str, FileRecord]
+
+    @property
+    def attention_free(self) -> dict[int, str]:
+        """Block → variant, over all edits."""
+        edits = [*self.history, self.edit]
+        return {block: edit.variant for edit in edits for block in edit.blocks}
+
+    def to_text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None where there is none.
+
+    **Raises:** `ManifestError` when it is damaged or of another schema.
+    """
+    path = folder / NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        schema = data.get("schema_version") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise ManifestError(
+                "is of another schema",
+                where=path,
+                expected=f"schema_version {SCHEMA}",
+                got=schema,
+                fix="read it with the version of attn-surgery that wrote it",
+            )
+        return Manifest.model_validate(data)
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"{field}: {first['msg'].lower()}", where=path) from None
+    except ValueError as error:
+        raise ManifestError("is not valid JSON", where=path, got=error) from None
+
+
+def versions() -> dict[str, str]:
+    """Versions that could matter to a result: this tool, Python, and the libraries installed."""
+    found: dict[str, Any] = {"attn-surgery": _version("attn-surgery")}
+    found["python"] = platform.python_version()
+    found.update({library: _version(library) for library in _LIBRARIES})
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,19 @@
+"""Attention-free variants, one file each. A new one is a new file and a line here."""
+
+from __future__ import annotations
+
+from surgery.errors import UnsupportedError
+from surgery.variants import identity, zero
+from surgery.variants.affine import Affine, Kind, ValueWeights, Variant
+
+__all__ = ["VARIANTS", "Affine", "Kind", "ValueWeights", "Variant", "variant_of"]
+
+_ALL: tuple[Variant, ...] = (identity, zero)
+VARIANTS: dict[str, Variant] = {variant.NAME: variant for variant in _ALL}
+
+
+def variant_of(name: str) -> Variant:
+    """The variant of that name. Raises `UnsupportedError` for an unknown one."""
+    if name not in VARIANTS:
+        raise UnsupportedError(f"unknown variant {name!r}", expected=" or ".join(VARIANTS))
+    return VARIANTS[name]
