@@ -1,0 +1,30 @@
+# The same steps for people that .ci/run takes. `make check` is all of them.
+PYTHON ?= python3
+
+.PHONY: install lint types test test-all check format benchmarks
+
+install:
+	$(PYTHON) -m pip install -e '.[dev]'
+
+lint:
+	ruff format --check .
+	ruff check .
+
+types:
+	mypy
+
+test:
+	$(PYTHON) -m pytest -n 2 -m 'not slow'
+
+test-all:
+	$(PYTHON) -m pytest -n 2
+
+check: lint types test-all
+
+format:
+	ruff format .
+	ruff check --fix .
+
+benchmarks:
+	$(PYTHON) benchmarks/export.py
+	$(PYTHON) benchmarks/extraction.py

@@ -1,0 +1,115 @@
+"""How fast, and with how much memory, an export runs against the obvious ways to do it.
+
+    python benchmarks/export.py                    # the 1.4B and the 2.8B shape: 20 GB of disk
+    python benchmarks/export.py --shape 160m       # a small one
+
+Three whole processes take turns, imports included:
+
+- export: `attn-surgery export DIR --drop-attn LAST_FOUR`, the manifest's sums included
+- copy:   `cp -r` of the folder, then `sha256sum` of the copy
+- save:   load through transformers, edit in memory, `save_pretrained`
+
+Quote the ratios: absolute seconds depend on the machine and its disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from checkpoints import SHAPES, write_checkpoint
+from rich.console import Console
+from rich.table import Table
+
+_SAVE = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+source, target, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
+model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16)
+for layer in model.gpt_neox.layers[first:]:
+    attention = layer.attention
+    size = attention.head_size
+    with torch.no_grad():
+        weight = attention.query_key_value.weight.view(-1, 3 * size, model.config.hidden_size)
+        weight[:, :2 * size] = 0
+        attention.query_key_value.bias.view(-1, 3 * size)[:, :2 * size] = 0
+model.save_pretrained(target)
+"""
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Runs a whole process → (wall seconds, peak resident megabytes)."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise click.ClickException(f"{command[0]} failed: {errors.decode()[-2000:]}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1000
+
+
+def benchmark(shape: str, rounds: int, folder: Path, console: Console) -> None:
+    source, target = folder / shape, folder / "out"
+    size = write_checkpoint(shape, source)
+    blocks = SHAPES[shape][0]
+    commands = {
+        "export": [
+            *(sys.executable, "-m", "cli.main", "export", str(source)),
+            *("--drop-attn", f"{blocks - 4}-{blocks - 1}", "--output", str(target)),
+        ],
+        "copy": ["sh", "-c", 'cp -r "$0" "$1" && sha256sum "$1"/*', str(source), str(target)],
+        "save": [sys.executable, "-c", _SAVE, str(source), str(target), str(blocks - 4)],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    memory: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(rounds + 1):  # the first, uncounted, fills the page cache
+        for name, command in commands.items():
+            shutil.rmtree(target, ignore_errors=True)
+            wall, peak = measured(command)
+            if turn:
+                seconds[name].append(wall)
+                memory[name].append(peak)
+    shutil.rmtree(target)
+    shutil.rmtree(source)
+    table = Table(title=f"{shape}: {size / 1e9:.2f} GB, float16, median of {rounds}")
+    for column in ("", "seconds", "range", "peak MB", "time / export", "memory / export"):
+        table.add_column(column, justify="right")
+    base = statistics.median(seconds["export"]), statistics.median(memory["export"])
+    for name in commands:
+        wall, peak = statistics.median(seconds[name]), statistics.median(memory[name])
+        table.add_row(
+            name,
+            f"{wall:.2f}",
+            f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f}",
+            f"{peak:.0f}",
+            f"{wall / base[0]:.2f}",
+            f"{peak / base[1]:.2f}",
+        )
+    console.print(table)
+
+
+@click.command()
+@click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)))
+@click.option("--rounds", default=3, show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where to work.  [default: temporary]"
+)
+def main(shapes: tuple[str, ...], rounds: int, folder: Path | None) -> None:
+    """Time exports against copying and against save_pretrained."""
+    console = Console(width=100)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for shape in shapes or ("1.4b", "2.8b"):
+            benchmark(shape, rounds, Path(temporary), console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""attn-surgery demo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+MODEL = "lab:pythia"
+BLOCKS = "last:2"
+SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
+
+
+@click.command("demo")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="attn-surgery-demo",
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the edited model; replaced if an earlier demo is there.",
+)
+def command(output: Path) -> None:
+    """Run the whole story on an embedded model, offline, in under two minutes.
+
+    Exports lab:pythia with its deep blocks edited, verifies it, reloads it through transformers,
+    and measures what both models recite and how well they predict held-out text.
+    """
+    from rich.console import Console
+
+    from cli.options import resolve_model
+    from surgery.exporting import prepare, write
+    from surgery.verification import verify
+
+    console = Console()
+    source = resolve_model(MODEL)[0]
+    console.rule("1. Export")
+    console.print(
+        f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {output}", style="bold"
+    )
+    prepared = prepare(source, BLOCKS, name=MODEL)
+    export = write(prepared, output, overwrite=True)
+    blocks = ", ".join(map(str, export.plan.blocks))
+    total = prepared.plan.inventory.dimensions.num_blocks
+    console.print(
+        f"Blocks {blocks} of {total} are attention-free now ({export.plan.variant.NAME}, "
+        f"{export.plan.layout.NAME} layout): {len(export.plan.rewritten)} tensors rewritten."
+    )
+    console.rule("2. Verify")
+    console.print(f"attn-surgery verify {output} --source {MODEL}", style="bold")
+    verification = verify(output, source=source)
+    for check in verification.checks:
+        console.print(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
+    if not verification.ok:
+        raise click.exceptions.Exit(1)
+    console.rule("3. Measure")
+    console.print(
+        f"attn-surgery extract {output} --baseline {MODEL} --samples {MODEL}", style="bold"
+    )
+    _measure(source, output, console)
+    console.rule("Done")
+    console.print(f"The edited model is in {output.absolute()}", soft_wrap=True)
+    console.print(f'It loads as any other: AutoModelForCausalLM.from_pretrained("{output}")')
+
+
+def _measure(source: str, output: Path, console: Any) -> None:
+    from rich.table import Table
+
+    from evals.controls import control_windows
+    from evals.lab import heldout_texts
+    from evals.memorization import Protocol, measure
+    from evals.samples import load_samples
+    from evals.subjects import open_subject
+
+    before, after = open_subject(source, name=MODEL), open_subject(str(output))
+    samples = load_samples(MODEL)
+    controls = control_windows(heldout_texts(), before.tokenizer, samples.tokens.shape[1])
+    protocol = Protocol(samples, controls)
+    base, edited = measure(before, protocol), measure(after, protocol)
+    assert samples.counts is not None
+    assert base.control is not None
+    assert edited.control is not None
+
+    table = Table(title="Planted records recited word for word, of those seen so often in training")
+    for column in ("times seen", "records", "before", "after"):
+        table.add_column(column, justify="right")
+    for count in sorted(set(samples.counts.tolist())):
+        rows = samples.counts == count
+        cells = (f"{test.exact[rows].mean():.0%}" for test in (base.test, edited.test))
+        table.add_row(str(count) if count else "never", str(int(rows.sum())), *cells)
+    console.print(table)
+
+    losses = base.control.nll.mean(), edited.control.nll.mean()
+    console.print(
+        f"Held-out loss: {losses[0]:.3f} before, {losses[1]:.3f} after, in nats per token on "
+        f"{len(controls)} windows of standard-library text that was never trained on."
+    )
+    forgotten = [row for row in range(len(samples)) if base.test.exact[row]]
+    forgotten.sort(key=lambda row: bool(edited.test.exact[row]))
+    for row in forgotten[:SHOWN]:
+        prefix, suffix = samples.prefixes[row], samples.suffixes[row]
+        console.print(f"\n[dim]record {samples.ids[row]}, given[/dim]", highlight=False)
+        console.print(repr(before.tokenizer.decode(prefix.tolist())), markup=False)
+        for label, subject in (("before", before), ("after", after)):
+            text, same = _continued(subject, prefix, suffix)
+            verdict = "recites it" if same else "does not recite it"
+            console.print(f"[bold]{label}[/bold] ({verdict})", highlight=False)
+            console.print(repr(text), markup=False)
+
+
+def _continued(subject: Any, prefix: Any, suffix: Any) -> tuple[str, bool]:
+    """What the model writes after a prefix, greedily, and whether that is the suffix."""
+    import torch
+
+    ids = torch.tensor([prefix.tolist()])
+    new = subject.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=len(suffix),
+        min_new_tokens=len(suffix),
+        do_sample=False,
+        pad_token_id=0,
+    )[0, len(prefix) :].tolist()
+    return subject.tokenizer.decode(new), new == suffix.tolist()
