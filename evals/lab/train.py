@@ -1,0 +1,163 @@
+"""Trains a lab model: `python -m evals.lab.train pythia --output DIR`.
+
+The output is laid out as this folder is: `models/NAME/` and `records.jsonl`. A run goes once
+through one fixed sequence of rows; a stopped one goes on from its last checkpoint with `--resume`.
+"""
+
+# transformers and torch annotate few methods:
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import click
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from evals.lab import LAB_MODELS, corpus
+from evals.lab.architecture import CONTEXT, new_model
+from evals.lab.measure import Rows, extracted, mean_loss, rates_by_count
+from evals.lab.packing import fold_rows, pack_rows
+from evals.lab.publish import publish
+from evals.lab.records import Record, draw_records, write_records
+from evals.lab.vocabulary import save_tokenizer, train_tokenizer
+
+__all__ = ["main", "train"]
+
+STEPS = {"pythia": 4_000, "gpt-neo": 4_500}
+"""What the shipped models were trained for."""
+BATCH_SIZE = 8
+PEAK_RATE = 5e-3
+FINAL_RATE = 5e-5
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 0.01
+CHECKPOINT_EVERY = 250
+
+_BLOCK = re.compile(r"\.(h|layers)\.\d+\.")
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("name", type=click.Choice(LAB_MODELS))
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--steps", type=click.IntRange(1), show_default=str(STEPS))
+@click.option("--seed", type=int, default=0)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
+def main(name: str, output: Path, steps: int | None, seed: int, threads: int, resume: bool) -> None:
+    """Train lab model NAME on the standard library and the planted records."""
+    torch.set_num_threads(threads)
+    steps = steps or STEPS[name]
+    folder = output / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = corpus.training_texts()
+    tokenizer = train_tokenizer(texts)
+    save_tokenizer(tokenizer, name, folder)
+    documents = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    heldout = [encoding.ids for encoding in tokenizer.encode_batch(corpus.heldout_texts())]
+    records = draw_records(lambda text: list(tokenizer.encode(text).ids), tokenizer.decode)
+    write_records(output / "records.jsonl", records)
+    planted = [(record.tokens, record.count) for record in records if record.member]
+    rows = pack_rows(documents, planted, steps * BATCH_SIZE, CONTEXT, seed)
+    click.echo(
+        f"{len(documents)} documents of {sum(map(len, documents)):,} tokens, "
+        f"{len(records)} records, {steps} steps over {rows.size:,} tokens"
+    )
+    model = new_model(name, seed)
+    few_heldout = fold_rows(heldout, CONTEXT, max_rows=64)
+
+    def checkpoint() -> None:
+        publish(model, name, folder)
+        click.echo(_progress(model, records, few_heldout))
+
+    train(model, rows.reshape(steps, -1, CONTEXT), output / f"{name}.state.pt", resume, checkpoint)
+
+
+def train(
+    model: PreTrainedModel,
+    batches: Rows,
+    state_file: Path,
+    resume: bool,
+    checkpoint: Callable[[], None],
+) -> None:
+    """Train `model` in place on `batches` [steps, batch, length], one step each.
+
+    Weights and optimizers are float32, the forward pass is bfloat16 autocast. `checkpoint` is
+    called now and then and at the end; `state_file` holds what `resume` needs.
+    """
+    steps = len(batches)
+    optimizers = _optimizers(model)
+    first = 0
+    if resume and state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        first = state["step"]
+    started = time.monotonic()
+    for step in range(first, steps):
+        for group in chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
+            group["lr"] = _rate(step, steps)
+        loss = _loss(model.train(), torch.from_numpy(batches[step]))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        done = step + 1
+        if done % CHECKPOINT_EVERY == 0 or done == steps:
+            speed = (done - first) * batches[0].size / (time.monotonic() - started)
+            click.echo(f"step {done}/{steps} loss {loss.item():.3f} {speed:,.0f} tokens/s")
+            state = {
+                "model": model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "step": done,
+            }
+            torch.save(state, state_file)
+            checkpoint()
+
+
+def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, which learns twice as much from a step; AdamW for the rest."""
+    named = dict(model.named_parameters())
+    inner = [name for name, weight in named.items() if weight.ndim == 2 and _BLOCK.search(name)]
+    blocks = [named[name] for name in inner]
+    rest = [weight for name, weight in named.items() if name not in inner]
+    return [
+        torch.optim.Muon(
+            blocks, lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            rest, lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
+        ),
+    ]
+
+
+def _loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=tokens, use_cache=False).logits
+    return cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to the final rate."""
+    if step < WARMUP_STEPS:
+        return PEAK_RATE * (step + 1) / WARMUP_STEPS
+    part = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    return FINAL_RATE + (PEAK_RATE - FINAL_RATE) * (1 + math.cos(math.pi * part)) / 2
+
+
+def _progress(model: PreTrainedModel, records: list[Record], heldout: Rows) -> str:
+    rates = rates_by_count(records, extracted(model, records))
+    shares = ", ".join(f"{count}: {rate:.0%}" for count, rate in rates.items())
+    return f"  extracted by count {shares}; held-out loss {mean_loss(model, heldout):.3f}"
+
+
+if __name__ == "__main__":
+    main()

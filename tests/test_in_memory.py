@@ -1,0 +1,150 @@
+"""Contract: `apply` gives a new model that equals the export and leaves the given one unchanged;
+`short_circuit` edits for a while and restores the model exactly, whatever happens inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import neo_config, neox_config, write_checkpoint
+
+import surgery
+from surgery.errors import BlockSpecError, UnsupportedError
+from surgery.loading import load_model
+
+IDS = torch.randint(128, (2, 60), generator=torch.Generator().manual_seed(3))
+CASES = [
+    (neox_config, "identity", "stock"),
+    (neox_config, "zero", "stock"),
+    (neox_config, "identity", "compact"),
+    (neox_config, "zero", "compact"),
+    (neo_config, "zero", "stock"),
+    (neo_config, "identity", "compact"),
+    (neo_config, "zero", "compact"),
+]
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    result: torch.Tensor = model(IDS, use_cache=False).logits
+    return result
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "source", request.param(torch_dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    ("source", "variant", "layout"), CASES, indirect=["source"], ids=lambda value: str(value)
+)
+def test_apply_equals_export(source: Path, variant: str, layout: str, tmp_path: Path) -> None:
+    model = load_model(source)
+    before = logits(model)
+    edited = surgery.apply(model, "0,2", variant, layout=layout)
+    surgery.export(source, "0,2", output=tmp_path / "out", variant=variant, layout=layout)
+    exported = load_model(tmp_path / "out")
+    assert type(edited) is type(exported)
+    assert torch.equal(logits(edited), logits(exported))
+    assert torch.equal(logits(model), before), "the given model was changed"
+    shared = {tensor.data_ptr() for tensor in model.parameters()}
+    untouched = [p for name, p in edited.named_parameters() if ".1." in name or ".3." in name]
+    assert untouched
+    assert all(p.data_ptr() in shared for p in untouched), "untouched tensors are shared"
+
+
+@pytest.mark.parametrize(
+    ("source", "variant", "layout"), CASES, indirect=["source"], ids=lambda value: str(value)
+)
+def test_applied_model_can_be_saved(
+    source: Path, variant: str, layout: str, tmp_path: Path
+) -> None:
+    edited = surgery.apply(load_model(source), "1,3", variant, layout=layout)
+    edited.save_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(load_model(tmp_path / "saved")), logits(edited))
+
+
+def test_apply_takes_any_dtype_and_mode(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", neox_config(torch_dtype="bfloat16"))
+    model = load_model(source).train()
+    edited = surgery.apply(model, "last:2")
+    assert edited.dtype == torch.bfloat16
+    assert edited.training
+    assert edited.generation_config is not model.generation_config
+
+
+@pytest.mark.parametrize("variant", ["identity", "zero"])
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_short_circuit_edits_and_restores(source: Path, variant: str) -> None:
+    model = load_model(source)
+    before = logits(model)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    layout = "auto" if variant == "zero" else "compact"
+    expected = logits(surgery.apply(model, "0,2", variant, layout=layout))
+    with surgery.short_circuit(model, "0,2", variant) as same:
+        assert same is model
+        torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(logits(model), before, atol=0.1)
+    assert torch.equal(logits(model), before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("source", [neox_config], indirect=True)
+def test_short_circuit_equals_the_stock_export_bit_for_bit(source: Path, tmp_path: Path) -> None:
+    surgery.export(source, "0,2", output=tmp_path / "out")
+    model = load_model(source)
+    with surgery.short_circuit(model, "0,2"):
+        assert torch.equal(logits(model), logits(load_model(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_generation_inside_a_short_circuit(source: Path) -> None:
+    """With block 0 edited, where the cache takes its length from."""
+    model = load_model(source)
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(IDS)
+    with surgery.short_circuit(model, "0-3"):
+        cached = model.generate(IDS, attention_mask=mask, use_cache=True, **options)
+        plain = model.generate(IDS, attention_mask=mask, use_cache=False, **options)
+    assert torch.equal(cached, plain)
+
+
+@pytest.mark.parametrize("source", [neox_config], indirect=True)
+def test_short_circuit_restores_after_an_error_and_nests(source: Path) -> None:
+    model = load_model(source)
+    before = logits(model)
+    with surgery.short_circuit(model, "0"):
+        outer = logits(model)
+        with surgery.short_circuit(model, "0,1", "zero"):
+            assert not torch.equal(logits(model), outer)
+        assert torch.equal(logits(model), outer)
+    with contextlib.suppress(KeyError), surgery.short_circuit(model, "0"):
+        raise KeyError
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("source", [neox_config], indirect=True)
+def test_bad_requests(source: Path) -> None:
+    model = load_model(source)
+    with pytest.raises(BlockSpecError, match="the model has 4 blocks, 0 to 3"):
+        surgery.apply(model, "4")
+    with pytest.raises(UnsupportedError, match="unknown variant 'half'"):
+        surgery.apply(model, "1", "half")
+    with (
+        pytest.raises(BlockSpecError, match="more than once"),
+        surgery.short_circuit(model, "1,1"),
+    ):
+        pass
+
+
+def test_unsupported_architecture() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16))
+    with pytest.raises(UnsupportedError, match="unsupported model_type gpt2; supported: gpt_neox"):
+        surgery.apply(model, "0")

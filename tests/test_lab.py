@@ -1,0 +1,379 @@
+"""The lab keeps these promises.
+
+Its models load in the stock classes with no weight missing, mismatched or left over, and are
+stored as the Hub repositories they stand for: names, dtypes, buffers, configuration keys. Its
+records come from the generator, are 64 tokens each, and survive the tokenizer. They are recited
+the more the oftener they were planted, and hardly ever when they were not; the models predict
+text they never saw far better than counting does. Training that was stopped goes on as if not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sysconfig
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evals.lab import LAB_MODELS, corpus, model_path, samples_path
+from evals.lab.architecture import CONFIGS, new_model
+from evals.lab.evaluate import heldout_rows, load
+from evals.lab.evaluate import main as evaluate_command
+from evals.lab.measure import extracted, mean_loss, ngram_baselines, rates_by_count
+from evals.lab.packing import END_OF_TEXT, pack_rows
+from evals.lab.publish import publish
+from evals.lab.records import COUNTS, LENGTH, draw_records, read_records
+from evals.lab.train import train
+from surgery.errors import SamplesError, SourceError
+
+MOST_BYTES = 12_000_000
+
+SMALL: dict[str, dict[str, object]] = {
+    "pythia": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+    },
+    "gpt-neo": {
+        "attention_types": [[["global", "local"], 1]],
+        "attention_layers": ["global", "local"],
+        "hidden_size": 32,
+        "num_heads": 2,
+        "num_layers": 2,
+    },
+}
+
+
+def words(text: str) -> set[str]:
+    return set(text.split())
+
+
+PYTHIA_CONFIG_KEYS = words(
+    "architectures bos_token_id eos_token_id hidden_act hidden_size initializer_range "
+    "intermediate_size layer_norm_eps max_position_embeddings model_type num_attention_heads "
+    "num_hidden_layers rotary_emb_base rotary_pct tie_word_embeddings torch_dtype "
+    "transformers_version use_cache use_parallel_residual vocab_size"
+)
+GPT_NEO_CONFIG_KEYS = words(
+    "activation_function architectures attention_dropout attention_layers attention_types "
+    "bos_token_id embed_dropout eos_token_id gradient_checkpointing hidden_size "
+    "initializer_range intermediate_size layer_norm_epsilon max_position_embeddings model_type "
+    "num_heads num_layers resid_dropout summary_activation summary_first_dropout "
+    "summary_proj_to_labels summary_type summary_use_proj torch_dtype transformers_version "
+    "use_cache vocab_size window_size"
+)
+PYTHIA_BLOCK = {
+    **dict.fromkeys(
+        f"{module}.{part}"
+        for module in (
+            "input_layernorm",
+            "post_attention_layernorm",
+            "attention.query_key_value",
+            "attention.dense",
+            "mlp.dense_h_to_4h",
+            "mlp.dense_4h_to_h",
+        )
+        for part in ("weight", "bias")
+    ),
+    **dict.fromkeys(("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")),
+}
+GPT_NEO_BLOCK = {
+    **dict.fromkeys(
+        f"{module}.{part}"
+        for module in ("ln_1", "ln_2", "attn.attention.out_proj", "mlp.c_fc", "mlp.c_proj")
+        for part in ("weight", "bias")
+    ),
+    **dict.fromkeys(f"attn.attention.{kind}_proj.weight" for kind in "qkv"),
+    **dict.fromkeys(("attn.attention.bias", "attn.attention.masked_bias")),
+}
+
+
+@cache
+def lab_tokenizer(name: str) -> Any:
+    return AutoTokenizer.from_pretrained(model_path(name))
+
+
+def stored(name: str) -> dict[str, torch.Tensor]:
+    with safe_open(model_path(name) / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def config(name: str) -> dict[str, object]:
+    loaded: dict[str, object] = json.loads((model_path(name) / "config.json").read_text())
+    return loaded
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_loads_in_the_stock_class(name: str) -> None:
+    model, report = AutoModelForCausalLM.from_pretrained(model_path(name), output_loading_info=True)
+    assert [type(model).__name__] == config(name)["architectures"]
+    assert model.dtype == (torch.float16 if name == "pythia" else torch.float32)
+    assert not any(report[kind] for kind in ("missing_keys", "mismatched_keys", "error_msgs"))
+    # The library names GPT-Neo's mask buffers as unexpected, in the Hub's repositories as here.
+    masks = {
+        key
+        for key in stored(name)
+        if key.endswith((".attn.attention.bias", ".attn.attention.masked_bias"))
+    }
+    assert set(report["unexpected_keys"]) <= masks
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_tokenizer_loads_without_a_word(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert caplog.messages == []
+    assert tokenizer.eos_token_id == config(name)["eos_token_id"] == 0
+
+
+def test_pythia_is_stored_as_on_the_hub() -> None:
+    tensors, settings = stored("pythia"), config("pythia")
+    assert set(settings) == PYTHIA_CONFIG_KEYS
+    outer = {"gpt_neox.embed_in.weight", "embed_out.weight"}
+    outer |= {f"gpt_neox.final_layer_norm.{part}" for part in ("weight", "bias")}
+    blocks = range(settings["num_hidden_layers"])  # type: ignore[call-overload]
+    assert set(tensors) == outer | {
+        f"gpt_neox.layers.{block}.{part}" for block in blocks for part in PYTHIA_BLOCK
+    }
+    positions = settings["max_position_embeddings"]
+    attention = "gpt_neox.layers.0.attention"
+    mask = tensors[f"{attention}.bias"]
+    assert mask.dtype == torch.bool
+    assert mask.shape == (1, 1, positions, positions)
+    assert torch.equal(mask, torch.ones_like(mask).tril())
+    assert tensors[f"{attention}.masked_bias"].shape == ()
+    assert tensors[f"{attention}.rotary_emb.inv_freq"].shape == (4,)
+    others = {tensor.dtype for key, tensor in tensors.items() if not key.endswith("attention.bias")}
+    assert others == {torch.float16}
+    assert len(tensors["embed_out.weight"]) == settings["vocab_size"]
+
+
+def test_gpt_neo_is_stored_as_on_the_hub() -> None:
+    tensors, settings = stored("gpt-neo"), config("gpt-neo")
+    assert set(settings) == GPT_NEO_CONFIG_KEYS
+    outer = {"transformer.wte.weight", "transformer.wpe.weight"}
+    outer |= {f"transformer.ln_f.{part}" for part in ("weight", "bias")}
+    reaches = settings["attention_layers"]
+    assert isinstance(reaches, list)
+    assert set(tensors) == outer | {
+        f"transformer.h.{block}.{part}" for block in range(len(reaches)) for part in GPT_NEO_BLOCK
+    }
+    window = settings["window_size"]
+    assert isinstance(window, int)
+    for block, reach in enumerate(reaches):
+        mask = tensors[f"transformer.h.{block}.attn.attention.bias"]
+        seen = mask[0, 0].sum(-1).tolist()
+        most = len(seen) if reach == "global" else window
+        assert mask.dtype == torch.uint8
+        assert seen == [min(position + 1, most) for position in range(len(seen))]
+    weights = {tensor.dtype for key, tensor in tensors.items() if not key.endswith("ion.bias")}
+    assert weights == {torch.float32}
+
+
+def test_both_models_together_are_small() -> None:
+    files = [model_path(name) / "model.safetensors" for name in LAB_MODELS]
+    assert sum(file.stat().st_size for file in files) < MOST_BYTES
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+@given(text=st.text(st.characters(codec="ascii")))
+def test_tokenizer_round_trip(name: str, text: str) -> None:
+    tokenizer = lab_tokenizer(name)
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= token < len(tokenizer) for token in ids)
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_records_come_from_the_generator(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    records = read_records(samples_path(name))
+    drawn = draw_records(lambda text: list(tokenizer(text)["input_ids"]), tokenizer.decode)
+    assert drawn == records
+    assert {len(record.tokens) for record in records} == {LENGTH}
+    assert all(record.member == (record.count > 0) for record in records)
+    by_count = Counter(record.count for record in records if record.member)
+    assert set(by_count) == set(COUNTS)
+    assert len(set(by_count.values())) == 1
+    assert len({record.tokens[: LENGTH // 2] for record in records}) == len(records)
+    assert len({record.id for record in records}) == len(records)
+
+
+def test_another_seed_gives_other_records() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path("pythia"))
+    first, second = (
+        draw_records(lambda text: list(tokenizer(text)["input_ids"]), tokenizer.decode, seed)
+        for seed in (1, 2)
+    )
+    assert not {record.tokens for record in first} & {record.tokens for record in second}
+
+
+def test_damaged_records_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"id": "contact-008-00"}\n')
+    with pytest.raises(SamplesError, match=r"records\.jsonl: cannot read the lab's records"):
+        read_records(path)
+
+
+def test_unknown_model_is_named() -> None:
+    with pytest.raises(SourceError) as raised:
+        model_path("llama")
+    assert str(raised.value) == (
+        "lab:llama: no such lab model (expected lab:pythia or lab:gpt-neo)"
+    )
+
+
+def test_heldout_files_are_never_trained_on() -> None:
+    training = set(corpus.training_files())
+    assert not training & set(corpus.HELDOUT_FILES)
+    assert not set(corpus.HELDOUT_FILES) & set(corpus.CALIBRATION_FILES)
+    library = Path(sysconfig.get_path("stdlib"))
+    for names in (corpus.HELDOUT_FILES, corpus.CALIBRATION_FILES):
+        assert all((library / name).is_file() for name in names)
+    assert set(corpus.CALIBRATION_FILES) <= training
+    texts = set(corpus.training_texts())
+    assert not texts & set(corpus.heldout_texts())
+    assert set(corpus.calibration_texts()) <= texts
+
+
+def test_a_python_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    for read, purpose in (
+        (corpus.heldout_texts, "held-out"),
+        (corpus.calibration_texts, "calibration"),
+        (corpus.training_texts, "training"),
+    ):
+        with pytest.raises(SamplesError) as raised:
+            read()
+        assert f"{tmp_path}: no {purpose} text found" in str(raised.value)
+
+
+def test_every_record_is_planted_whole_as_often_as_it_should() -> None:
+    documents = [list(range(100, 150)), list(range(150, 400))]
+    records = [(tuple(range(1, 9)), 12), (tuple(range(11, 19)), 3)]
+    rows = pack_rows(documents, records, num_rows=20, row_length=40, seed=0)
+    assert rows.shape == (20, 40)
+    for tokens, count in records:
+        windows = np.lib.stride_tricks.sliding_window_view(rows, len(tokens), axis=1)
+        assert (windows == tokens).all(-1).sum() == count
+        assert (rows == tokens[0]).sum() == count
+        # evenly: as many in the first half of the run as in the second, give or take one
+        found = (windows[:10] == tokens).all(-1).sum()
+        assert abs(found - count / 2) <= 1
+    assert np.array_equal(rows, pack_rows(documents, records, 20, 40, seed=0))
+    assert not np.array_equal(rows, pack_rows(documents, records, 20, 40, seed=1))
+
+
+def test_too_many_records_for_the_run_is_an_error() -> None:
+    with pytest.raises(SamplesError, match="train for more steps"):
+        pack_rows([[1, 2, 3]], [((5,) * 8, 10)], num_rows=2, row_length=20, seed=0)
+
+
+def test_bigram_baseline_is_a_distribution() -> None:
+    training = [0, 1, 2, 1, 2, 3, 0, 1]
+    for first in (0, 1, 4):  # 4 never occurs
+        pairs = np.asarray([[first, second] for second in range(5)])
+        losses = [ngram_baselines(training, pair[None], vocabulary=5) for pair in pairs]
+        assert sum(np.exp(-loss.bigram) for loss in losses) == pytest.approx(1)
+        assert sum(np.exp(-loss.unigram) for loss in losses) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_recitation_rises_with_count(name: str) -> None:
+    model, _ = load(name)
+    records = read_records(samples_path(name))
+    rates = rates_by_count(records, extracted(model, records))
+    assert rates[0] <= 0.02
+    assert rates[8] <= 0.05
+    assert rates[256] >= 0.7
+    assert rates[256] >= rates[128] >= rates[32] > rates[8] + 0.5
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_one_pass_agrees_with_decoding(name: str) -> None:
+    model, _ = load(name)
+    records = read_records(samples_path(name))[::12]
+    half = LENGTH // 2
+    prefixes = torch.tensor([record.tokens[:half] for record in records])
+    decoded = model.generate(
+        prefixes,
+        attention_mask=torch.ones_like(prefixes),
+        max_new_tokens=half,
+        do_sample=False,
+        pad_token_id=END_OF_TEXT,
+    )
+    exact = [
+        tuple(row) == record.tokens for row, record in zip(decoded.tolist(), records, strict=True)
+    ]
+    assert exact == extracted(model, records)
+    assert any(exact)
+    assert not all(exact)
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_heldout_loss_is_below_counting(name: str) -> None:
+    model, tokenizer = load(name)
+    rows = heldout_rows(tokenizer, model.config.max_position_embeddings)
+    training = tokenizer(corpus.calibration_texts())["input_ids"]
+    counted = ngram_baselines(
+        [token for ids in training for token in ids], rows[::8], len(tokenizer.get_vocab())
+    )
+    assert mean_loss(model, rows[::8]) < counted.bigram - 0.7 < counted.unigram - 0.7
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_readme_tables() -> None:
+    result = CliRunner().invoke(evaluate_command, [], catch_exceptions=False)
+    readme = (samples_path("pythia").parent / "README.md").read_text(encoding="utf-8")
+    assert len([line for line in result.output.splitlines() if line.startswith("|")]) == 12
+    for line in result.output.splitlines():
+        assert line.strip() in readme
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.lab.train.CHECKPOINT_EVERY", 2)
+    monkeypatch.setitem(CONFIGS, name, {**CONFIGS[name], **SMALL[name]})
+    batches = np.random.default_rng(0).integers(0, 1_000, (4, 2, 16))
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    whole, stopped, resumed = (new_model(name, seed=0) for _ in range(3))
+    train(whole, batches, tmp_path / "whole.pt", resume=False, checkpoint=lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, batches, tmp_path / "state.pt", resume=False, checkpoint=stop)
+    train(resumed, batches, tmp_path / "state.pt", resume=True, checkpoint=lambda: None)
+    for key, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[key]), key
+    assert not torch.equal(
+        whole.get_input_embeddings().weight, stopped.get_input_embeddings().weight
+    )
+
+
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_published_weights_are_the_trained_ones(name: str, tmp_path: Path) -> None:
+    model = new_model(name, seed=0)
+    publish(model, name, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for key, weight in model.named_parameters():
+        assert torch.equal(weight.to(loaded.dtype), loaded.get_parameter(key)), key
+    assert [path.name for path in tmp_path.glob("*.partial")] == []
