@@ -80,18 +80,24 @@ def command(
         opened, drop_attn, variant=variant, layout=layout, revision=revision, name=name
     )
     plan = prepared.plan
+    export = None
+    if not dry_run:
+        with bytes_progress("writing", prepared.total_bytes) as progress:
+            export = write(
+                prepared,
+                output,
+                overwrite=overwrite,
+                max_shard_size=max_shard_size,
+                progress=progress,
+            )
     if layout == "auto":
         note(f"layout {plan.layout.NAME}: {plan.reason}")
-    if dry_run:
+    if export is None:
         if as_json:
             print_json({"dry_run": True, **plan.to_json()})
         else:
             _show_plan(plan.to_json())
         return
-    with bytes_progress("writing", prepared.total_bytes) as progress:
-        export = write(
-            prepared, output, overwrite=overwrite, max_shard_size=max_shard_size, progress=progress
-        )
     result = export.to_json()
     if as_json:
         print_json(result)

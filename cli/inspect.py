@@ -15,7 +15,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     """Show MODEL's family, blocks, dtype and size, and which blocks are attention-free and how.
 
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). No weights are
-    read.
+    read, and of a Hub model none are downloaded.
     """
     from surgery.inspection import inspect
 
@@ -25,10 +25,10 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         print_json({**found.to_json(), "model": name or found.model})
         return
     click.echo(f"{name or found.model}")
-    click.echo(
-        f"  {found.family}, {found.num_blocks} blocks, {found.parameters:,} parameters, "
-        f"{found.dtype}"
-    )
+    size = "dtype and size unknown: pickled weights do not tell before they are downloaded"
+    if found.parameters is not None:
+        size = f"{found.parameters:,} parameters, {found.dtype}"
+    click.echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
     if not found.attention_free:
         click.echo("  every block has attention")
     for block, variant in found.attention_free.items():

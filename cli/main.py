@@ -78,6 +78,10 @@ def run(arguments: list[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         code = 0  # the reader of our output has seen enough
+    except OSError as error:  # a file that may not be read, a disk that is full
+        reason = (error.strerror or str(error)).lower()
+        click.echo(f"error: {SurgeryError(reason, where=error.filename)}", err=True)
+        code = 1
     sys.stderr.flush()
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -25,7 +25,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", str(value).strip())
+        match = re.fullmatch(r"(\d{1,18})\s*([A-Za-z]*)", str(value).strip(), re.ASCII)
         if match is None or match[2].upper() not in _UNITS or int(match[1]) == 0:
             self.fail(f"{value!r} is not a size; write for example 500MB or 5GB", param, ctx)
         return int(match[1]) * _UNITS[match[2].upper()]

@@ -7,7 +7,8 @@ import re
 from surgery.errors import BlockSpecError
 
 _ITEM = re.compile(
-    r"(?P<first>\d+)-(?P<last>\d+) | (?P<index>-?\d+) | last:(?P<count>\d+)", re.VERBOSE
+    r"(?P<first>\d{1,9})-(?P<last>\d{1,9}) | (?P<index>-?\d{1,9}) | last:(?P<count>\d{1,9})",
+    re.VERBOSE | re.ASCII,
 )
 _GRAMMAR = "write for example 20-23, 20,22, last:4 or -1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,8 @@ import numpy as np
 
 from surgery.blocks import format_blocks
 from surgery.checkpoint.copying import HashedFile
-from surgery.checkpoint.folder import atomic_folder, check_free
-from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint
+from surgery.checkpoint.folder import atomic_folder, hidden_siblings
+from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
 from surgery.checkpoint.tensors import DTYPES, Array, FileRange, TensorInfo
 from surgery.checkpoint.writer import (
     Entry,
@@ -29,8 +30,9 @@ from surgery.checkpoint.writer import (
     write_shard,
 )
 from surgery.errors import CheckpointError, OutputError
+from surgery.families import family_of
 from surgery.hub import find_model
-from surgery.inventory import take_inventory
+from surgery.inventory import check_config, take_inventory
 from surgery.layouts import Change
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import (
@@ -38,7 +40,6 @@ from surgery.manifest import (
     Edit,
     FileRecord,
     Manifest,
-    OneHotRecord,
     Source,
     read_manifest,
     versions,
@@ -109,6 +110,8 @@ def prepare(
     folder, source = find_model(model, revision)
     if name is not None:
         source = source.model_copy(update={"model": name})
+    config = read_json(folder / "config.json", needed=True)
+    check_config(config, family_of(config))  # before any weights are looked at
     checkpoint = open_checkpoint(folder)
     inventory = take_inventory(checkpoint.config, checkpoint.infos)
     earlier = read_manifest(folder)
@@ -161,7 +164,6 @@ def write(
     """Carries out a plan. `progress` is called with the number of bytes just written."""
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
-    check_free(target, overwrite=overwrite)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     with atomic_folder(target, overwrite=overwrite) as folder:
         files: dict[str, WrittenFile] = {}
@@ -229,10 +231,14 @@ def _source_names(checkpoint: Checkpoint) -> list[str]:
 
 def _new(change: Change, plan: Plan, checkpoint: Checkpoint) -> NewTensor:
     info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
-    return NewTensor(info, partial(_compute, change, plan, checkpoint.read))
+    return NewTensor(info, partial(new_content, change, plan, checkpoint.read))
 
 
-def _compute(change: Change, plan: Plan, read: Callable[[str], Array]) -> Array:
+def new_content(change: Change, plan: Plan, read: Callable[[str], Array]) -> Array:
+    """The content of a changed tensor in the checkpoint's dtype, from the source's tensors.
+
+    **Raises:** `CheckpointError` when a number is not finite.
+    """
     dtype = plan.inventory.dtype
     with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
         array = plan.compute(change, read).astype(DTYPES[dtype], copy=False)
@@ -258,7 +264,7 @@ def _manifest(prepared: Prepared, files: dict[str, WrittenFile]) -> Manifest:
         blocks=list(plan.blocks),
         variant=plan.variant.NAME,
         layout="compact" if plan.layout.NAME == "compact" else "stock",
-        one_hot=None if plan.one_hot is None else OneHotRecord(**plan.one_hot.to_json()),
+        one_hot=plan.one_hot,
         changed=Changed(rewritten=names["rewrite"], added=names["add"], dropped=names["drop"]),
         versions=versions(),
     )
@@ -295,8 +301,11 @@ def _write_bytes(path: Path, data: bytes) -> WrittenFile:
 
 
 def _check_apart(source: Path, target: Path) -> None:
-    inside, outside = target.resolve(), source.resolve()
-    if inside == outside or outside in inside.parents or inside in outside.parents:
+    outside = Path(os.path.realpath(source))
+    inside = Path(os.path.realpath(target))
+    if outside in inside.parents or any(
+        folder in (outside, *outside.parents) for folder in (inside, *hidden_siblings(inside))
+    ):
         raise OutputError(
             "the output and the source overlap, and the source is never touched",
             where=target,

@@ -1,12 +1,13 @@
-"""The only code that talks to the Hub: finding a model, and fetching what an edit needs of it."""
+"""Finding a model: a folder, or a Hub id of which only what an edit needs is fetched."""
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.source import (
     MANIFEST,
@@ -15,120 +16,196 @@ from surgery.checkpoint.source import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     SIDECARS,
+    open_checkpoint,
+    read_json,
 )
-from surgery.errors import SourceError
+from surgery.checkpoint.tensors import TensorInfo
+from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
+from surgery.hub_client import UnreachableError, hub_client
 from surgery.inventory import check_config
 from surgery.manifest import Source
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CONFIG = "config.json"
+_TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to wait forever
+_WORKERS = 8  # headers read at a time, as many as the client downloads files
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model without its weights.
+
+    `folder` holds its configuration and manifest. `infos` are the stored tensors by name; None for
+    pickled weights on the Hub, which tell nothing before they are downloaded.
+    """
+
+    folder: Path
+    source: Source
+    config: dict[str, Any]
+    infos: dict[str, TensorInfo] | None
 
 
 def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, Source]:
     """A local folder with the model's files, and where they come from.
 
     **Arguments:** `model` is a folder or a Hub id; `revision` a branch, tag or commit of the
-    latter. The configuration is fetched and checked before any weights are.
+    latter. The configuration is fetched and checked before any weights are, and one format of
+    weights is fetched. Where the Hub cannot be reached, an earlier download is used.
 
-    **Raises:** `SourceError` when there is no such model or the Hub cannot be reached;
+    **Raises:** `SourceError` when there is no such model or it cannot be fetched;
     `UnsupportedError` when its architecture cannot be edited.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise SourceError(
-                "--revision goes with a Hub id, and this is a folder", where=folder, got=revision
-            )
+    folder = _local(model, revision)
+    if folder is not None:
         return folder, Source(model=str(folder.resolve()))
     name = str(model)
-    if not _REPOSITORY.fullmatch(name) or folder.exists():
-        raise SourceError("no such folder, and not a Hub id (owner/name)", where=name)
-    return _fetch(name, revision)
-
-
-def _fetch(repository: str, revision: str | None) -> tuple[Path, Source]:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # whichever HTTP library the client is built on, its errors share a root with this one
-    network: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
     try:
-        info = HfApi().model_info(repository, revision=revision)
-        names, commit = [file.rfilename for file in info.siblings or []], info.sha
-        if "config.json" not in names:
-            raise SourceError("has no config.json", where=f"Hub model {repository}")
-        config_path = hf_hub_download(repository, "config.json", revision=commit)
-        config = json.loads(Path(config_path).read_text(encoding="utf-8"))
-        check_config(config, family_of(config))
-        wanted = _wanted(names, repository)
-        folder = Path(snapshot_download(repository, revision=commit, allow_patterns=wanted))
-    except network as error:
-        cached = _cached(repository, revision) if not _answered(error) else None
-        if cached is None:
-            raise _explained(repository, revision, error) from None
-        folder, commit = cached, cached.name
-    return folder, Source(model=repository, revision=revision, commit=commit)
+        with hub_client(name, revision) as api:
+            folder = _look_up(api, name, revision).download()
+    except UnreachableError:
+        folder = _earlier_download(name, revision)
+        if folder is None:
+            raise
+    return folder, Source(model=name, revision=revision, commit=folder.name)
 
 
-def _wanted(names: list[str], repository: str) -> list[str]:
-    """Files to download: one format of weights, and what comes along with it."""
-    weights: list[str] = []
-    for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (PICKLE, PICKLE_INDEX)):
-        stem, suffix = single.rsplit(".", 1)
-        if index in names:
-            weights = [index, *(name for name in names if fnmatch(name, f"{stem}-*.{suffix}"))]
-        elif single in names:
-            weights = [single]
-        if weights:
-            break
-    if not weights:
+def find_outline(model: str | Path, revision: str | None = None) -> Outline:
+    """As `find_model`, but of a Hub model's weights only the headers are read."""
+    folder = _local(model, revision)
+    if folder is not None:
+        opened = open_checkpoint(folder)
+        return Outline(folder, Source(model=str(folder.resolve())), opened.config, opened.infos)
+    name = str(model)
+    try:
+        with hub_client(name, revision) as api:
+            found = _look_up(api, name, revision)
+            folder, config, infos = found.folder, found.config, found.headers(api)
+    except UnreachableError:
+        folder = _earlier_download(name, revision)
+        if folder is None:
+            raise
+        opened = open_checkpoint(folder)
+        config, infos = opened.config, opened.infos
+    return Outline(folder, Source(model=name, revision=revision, commit=folder.name), config, infos)
+
+
+def _local(model: str | Path, revision: str | None) -> Path | None:
+    """The folder that `model` names; None for a Hub id."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise SourceError("is a file; expected a folder or a Hub id", where=model)
+        return None
+    if revision is not None:
         raise SourceError(
-            "has no weights that can be read",
-            where=f"Hub model {repository}",
-            expected=f"{SAFETENSORS} or {PICKLE}, single or sharded",
+            "--revision goes with a Hub id, and this is a folder", where=folder, got=revision
         )
-    along = [name for name in names if any(fnmatch(name, pattern) for pattern in SIDECARS)]
-    return [*weights, *along, *(name for name in ("config.json", MANIFEST) if name in names)]
+    return folder
 
 
-def _cached(repository: str, revision: str | None) -> Path | None:
-    """An earlier download, for work without a network."""
+@dataclass(frozen=True)
+class _Found:
+    """A Hub model that can be edited; `folder`, the cache's place for the commit, has its config.
+
+    `files` are all files of the repository, `weights` those of the one format that is used.
+    """
+
+    name: str
+    folder: Path
+    files: tuple[str, ...]
+    config: dict[str, Any]
+    weights: tuple[str, ...]
+
+    def download(self) -> Path:
+        from huggingface_hub import snapshot_download
+
+        along = [file for file in self.files if any(fnmatch(file, name) for name in SIDECARS)]
+        for wanted in (along, [*self.weights]):  # weights last: once they are there, all is
+            snapshot_download(self.name, revision=self.folder.name, allow_patterns=wanted)
+        return self.folder
+
+    def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
+        """The stored tensors, from the headers of safetensors files; None for pickles."""
+        if not self.weights[0].endswith(".safetensors"):
+            return None
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            shards = list(pool.map(lambda file: self._header(api, file), self.weights))
+        return {name: info for shard in shards for name, info in shard.items()}
+
+    def _header(self, api: HfApi, file: str) -> dict[str, TensorInfo]:
+        from huggingface_hub.errors import SafetensorsParsingError
+
+        try:
+            header = api.parse_safetensors_file_metadata(self.name, file, revision=self.folder.name)
+            return {
+                name: TensorInfo(name, info.dtype, tuple(info.shape))
+                for name, info in header.tensors.items()
+            }
+        except (SafetensorsParsingError, AttributeError, TypeError):
+            raise CheckpointError("the header is not valid", where=file) from None
+
+
+def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
+    """Fetches the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
+    info = api.model_info(name, revision=revision, timeout=_TIMEOUT)
+    files = tuple(file.rfilename for file in info.siblings or ())
+    if CONFIG not in files:
+        raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
+    entry = _entry(files)
+    small = [file for file in (CONFIG, MANIFEST, entry) if file in files and file not in _WEIGHTS]
+    # by its name and not by its commit, so that the cache remembers the name for work offline
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
+    config = read_json(folder / CONFIG, needed=True)
+    check_config(config, family_of(config))
+    if entry is None:
+        raise SourceError(
+            "has no weights that can be read",
+            where=f"Hub model {name}",
+            expected=f"{SAFETENSORS} or {PICKLE}, single or sharded",
+        )
+    return _Found(name, folder, files, config, _weights(entry, folder, files))
+
+
+_WEIGHTS = (SAFETENSORS, PICKLE)
+
+
+def _entry(files: Collection[str]) -> str | None:
+    """The file by which the weights are found, in the order in which a folder is opened."""
+    formats = (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)
+    return next((file for file in formats if file in files), None)
+
+
+def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
+    """The file of weights itself, or the shards that an index names, all of which must exist."""
+    if entry in _WEIGHTS:
+        return (entry,)
+    weight_map = read_json(folder / entry).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("has no weight_map", where=entry)
+    shards = tuple(dict.fromkeys(map(str, weight_map.values())))
+    missing = next((shard for shard in shards if shard not in files), None)
+    if missing is not None:
+        raise CheckpointError(f"names shard {missing}, which is missing", where=entry)
+    return shards
+
+
+def _earlier_download(name: str, revision: str | None) -> Path | None:
+    """The folder of an earlier download, if it is complete."""
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client then says if one of these is missing
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-    except (OSError, ValueError):
+        folder = Path(
+            snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
+        )
+        files = [path.name for path in folder.iterdir()]
+        entry = _entry(files)
+        complete = CONFIG in files and entry is not None and _weights(entry, folder, files)
+    except (OSError, ValueError, SurgeryError):
         return None
-    return folder if (folder / "config.json").is_file() else None
-
-
-def _answered(error: BaseException) -> bool:
-    return getattr(error, "response", None) is not None
-
-
-def _explained(repository: str, revision: str | None, error: Any) -> SourceError:
-    """One line for whatever the Hub client raised."""
-    from huggingface_hub import errors
-
-    where = f"Hub model {repository}"
-    if isinstance(error, errors.GatedRepoError):
-        return SourceError(
-            "access is restricted",
-            where=where,
-            fix="request access on its page, then `hf auth login`",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return SourceError(f"has no revision {revision!r}", where=where)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return SourceError(
-            "not found", where=where, fix="check the name, or `hf auth login` if it is private"
-        )
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return SourceError("the Hub refused the request", where=where, got=f"HTTP {status}")
-    return SourceError(
-        "the Hub cannot be reached, and there is no earlier download",
-        where=where,
-        got=type(error).__name__,
-        fix="check the network and HF_ENDPOINT, or give a folder",
-    )
+    return folder if complete else None

@@ -6,21 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.source import open_checkpoint
-from surgery.hub import find_model
+from surgery.families import family_of
+from surgery.hub import find_outline
 from surgery.inventory import take_inventory
 from surgery.manifest import Edit, read_manifest
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """`attention_free` maps blocks to their variant; `edits` are recorded ones, oldest first."""
+    """`attention_free` maps blocks to their variant; `edits` are recorded ones, oldest first.
+
+    `dtype` and `parameters` are None for pickled weights on the Hub, which do not tell before they
+    are downloaded.
+    """
 
     model: str
     family: str
     num_blocks: int
-    dtype: str
-    parameters: int
+    dtype: str | None
+    parameters: int | None
     attention_free: dict[int, str]
     layout: str | None
     edits: tuple[Edit, ...]
@@ -39,27 +43,28 @@ class Inspection:
 
 
 def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
-    """Looks at a folder or a Hub model. Reads no weights.
+    """Looks at a folder or a Hub model. Reads no weights, and downloads none.
 
     Blocks of a compact checkpoint without a manifest are reported by what stands in their place
     (affine, constant, none), since the variant is not recorded elsewhere.
 
     **Raises:** `SourceError`, `CheckpointError`, `UnsupportedError`, `ManifestError`.
     """
-    folder, source = find_model(model, revision)
-    checkpoint = open_checkpoint(folder)
-    inventory = take_inventory(checkpoint.config, checkpoint.infos)
-    manifest = read_manifest(folder)
-    recorded = manifest.attention_free if manifest else {}
-    free = {**inventory.compact_blocks, **recorded}
-    layout = "compact" if inventory.is_compact else ("stock" if free else None)
+    outline = find_outline(model, revision)
+    config, family = outline.config, family_of(outline.config)
+    inventory = take_inventory(config, outline.infos) if outline.infos is not None else None
+    manifest = read_manifest(outline.folder)
+    is_compact = config["model_type"] == family.compact_model_type
+    free = dict(inventory.compact_blocks) if inventory else {}
+    if manifest:
+        free |= manifest.attention_free
     return Inspection(
-        model=source.model,
-        family=inventory.family.model_type,
-        num_blocks=inventory.dimensions.num_blocks,
-        dtype=inventory.dtype,
-        parameters=inventory.num_parameters,
+        model=outline.source.model,
+        family=family.model_type,
+        num_blocks=family.dimensions(config).num_blocks,
+        dtype=inventory.dtype if inventory else None,
+        parameters=inventory.num_parameters if inventory else None,
         attention_free=dict(sorted(free.items())),
-        layout=layout,
+        layout="compact" if is_compact else ("stock" if free else None),
         edits=(*manifest.history, manifest.edit) if manifest else (),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
-from surgery.families import Dimensions, Family, family_of
+from surgery.families import Dimensions, Family, Role, family_of
+from surgery.variants import Kind
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,12 @@ class Inventory:
     @property
     def num_parameters(self) -> int:
         """Numbers in the stored parameters, buffers left out; a tied head counts once."""
-        tied = self.config.get("tie_word_embeddings", self.family.tied_head)
+        tied = _is_tied(self.config, self.family)
         return sum(
             math.prod(info.shape)
             for name, info in self.infos.items()
             if not _is_buffer(self.family, name) and not (tied and name in HEADS)
         )
-
-
-HEADS = ("embed_out.weight", "lm_head.weight")  # names of the head, by library version
 
 
 def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
@@ -55,12 +55,21 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     family = family_of(config)
     check_config(config, family)
     dimensions = family.dimensions(config)
-    compact_blocks = {
-        int(block): str(kind) for block, kind in (config.get("attention_free_blocks") or {}).items()
-    }
+    compact_blocks = _compact_blocks(config, family, dimensions)
+    biased = not family.fused or bool(config.get("attention_bias", True))
     for name, info in infos.items():
-        _check_tensor(family, dimensions, name, info)
-    _check_complete(family, dimensions, infos, compact_blocks, config)
+        _check_tensor(family, dimensions, compact_blocks, biased, name, info)
+    for name in _needed(family, dimensions, compact_blocks, biased):
+        if name not in infos:
+            raise CheckpointError(
+                f"tensor {name!r} is missing from the checkpoint",
+                fix="the download is incomplete, or config.json belongs to another model",
+            )
+    if not _is_tied(config, family) and not any(head in infos for head in HEADS):
+        raise CheckpointError(
+            f"tensor {next(head for head in HEADS if family.match(head))!r} is missing from the "
+            "checkpoint, and config.json does not tie it to the embedding"
+        )
     return Inventory(
         family, dimensions, config, infos, _single_dtype(family, infos), compact_blocks
     )
@@ -85,15 +94,65 @@ def check_config(config: dict[str, Any], family: Family) -> None:
         )
 
 
-def _check_tensor(family: Family, dimensions: Dimensions, name: str, info: TensorInfo) -> None:
+_AFFINE = ("affine_weight", "affine_bias")
+_BIASES = ("query_key_value_bias", "output_bias")
+
+
+def _compact_blocks(
+    config: dict[str, Any], family: Family, dimensions: Dimensions
+) -> dict[int, str]:
+    """Block → what stands in place of its attention; {} for a model of the library's own."""
+    if config.get("model_type") != family.compact_model_type:
+        return {}
+    recorded = config.get("attention_free_blocks")
+    if not isinstance(recorded, dict) or not all(
+        re.fullmatch(r"0|[1-9]\d{0,8}", block, re.ASCII)
+        and int(block) < dimensions.num_blocks
+        and kind in get_args(Kind)
+        for block, kind in recorded.items()
+    ):
+        raise CheckpointError(
+            "'attention_free_blocks' does not say what stands in place of which block's attention",
+            where="config.json",
+            expected=f"blocks below {dimensions.num_blocks} → {', '.join(get_args(Kind))}",
+            got=recorded,
+        )
+    return {int(block): kind for block, kind in recorded.items()}
+
+
+def _belongs(role: Role | None, kind: str | None, biased: bool) -> bool:
+    """Whether a block has a tensor of that role: `kind` is in it (None: attention, biased or not).
+
+    A tensor that does not belong would be ignored by the library, and used by the surgery.
+    """
+    if role is None:
+        return True
+    if role in _AFFINE:
+        return kind == "affine" or (kind == "constant" and role == "affine_bias")
+    return kind is None and (biased or role not in _BIASES)
+
+
+def _check_tensor(
+    family: Family,
+    dimensions: Dimensions,
+    compact_blocks: dict[int, str],
+    biased: bool,
+    name: str,
+    info: TensorInfo,
+) -> None:
     match = family.match(name)
-    if match is None or (match[1] is not None and match[1] >= dimensions.num_blocks):
+    rule, block = match or (None, None)
+    if rule is None or not (
+        block is None
+        or (
+            block < dimensions.num_blocks and _belongs(rule.role, compact_blocks.get(block), biased)
+        )
+    ):
         raise CheckpointError(
             f"unknown tensor {name!r}",
             expected=f"the tensors of a {family.title} model of {dimensions.num_blocks} blocks",
             fix="nothing is guessed: remove the tensor, or report the architecture it belongs to",
         )
-    rule = match[0]
     if rule.shape is None:
         return
     expected = tuple(dimensions.sizes[size] for size in rule.shape)
@@ -112,38 +171,19 @@ def _check_tensor(family: Family, dimensions: Dimensions, name: str, info: Tenso
         )
 
 
-def _check_complete(
-    family: Family,
-    dimensions: Dimensions,
-    infos: Mapping[str, TensorInfo],
-    compact_blocks: dict[int, str],
-    config: dict[str, Any],
-) -> None:
-    needed: list[str] = []
+def _needed(
+    family: Family, dimensions: Dimensions, compact_blocks: dict[int, str], biased: bool
+) -> Iterator[str]:
+    """Names of the tensors without which the library would invent some of the model."""
     for rule in family.rules:
-        biased = rule.role in ("query_key_value_bias", "output_bias") and family.fused
-        if rule.optional and not (biased and config.get("attention_bias", True)):
+        if rule.optional and rule.role not in _AFFINE + _BIASES:
             continue
         if not rule.per_block:
-            needed.append(rule.name)
+            yield rule.name
             continue
-        needed += [
-            rule.name.format(block=block)
-            for block in range(dimensions.num_blocks)
-            if rule.role is None or block not in compact_blocks
-        ]
-    for block, kind in compact_blocks.items():
-        if kind == "affine":
-            needed.append(family.name("affine_weight", block))
-        if kind != "none":
-            needed.append(family.name("affine_bias", block))
-    missing = [name for name in needed if name not in infos]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(
-            f"tensor {missing[0]!r}{more} missing from the checkpoint",
-            fix="the download is incomplete, or config.json belongs to another model",
-        )
+        for block in range(dimensions.num_blocks):
+            if _belongs(rule.role, compact_blocks.get(block), biased):
+                yield rule.name.format(block=block)
 
 
 def _single_dtype(family: Family, infos: Mapping[str, TensorInfo]) -> str:
@@ -160,6 +200,10 @@ def _single_dtype(family: Family, infos: Mapping[str, TensorInfo]) -> str:
             fix="load and save the model in one dtype first",
         )
     return next(iter(first))
+
+
+def _is_tied(config: dict[str, Any], family: Family) -> bool:
+    return bool(config.get("tie_word_embeddings", family.tied_head))
 
 
 def _is_buffer(family: Family, name: str) -> bool:

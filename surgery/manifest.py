@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.errors import ManifestError
+from surgery.layouts.one_hot import OneHot
 
 NAME = "surgery.json"
 SCHEMA: Literal[1] = 1
@@ -27,17 +28,6 @@ class Source(_Model):
     model: str
     revision: str | None = None
     commit: str | None = None
-
-
-class OneHotRecord(_Model):
-    """The constant queries and keys of the stock layout: see surgery/layouts/one_hot.py."""
-
-    kappa: int
-    num_pairs: int
-    gap: float
-    required: float
-    worst_offset: int
-    num_offsets: int
 
 
 class Changed(_Model):
@@ -57,7 +47,7 @@ class Edit(_Model):
     blocks: list[int]
     variant: str
     layout: Literal["stock", "compact"]
-    one_hot: OneHotRecord | None = None
+    one_hot: OneHot | None = None
     changed: Changed
     versions: dict[str, str]
 
@@ -111,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ManifestError(f"{field}: {first['msg'].lower()}", where=path) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError("is not valid JSON", where=path, got=error) from None
 
 

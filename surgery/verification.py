@@ -12,13 +12,13 @@ import numpy as np
 from surgery.blocks import format_blocks
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
-from surgery.checkpoint.tensors import DTYPES
 from surgery.errors import ManifestError, SurgeryError
+from surgery.exporting import new_content
 from surgery.hub import find_model
 from surgery.inventory import take_inventory
 from surgery.manifest import NAME as MANIFEST
-from surgery.manifest import Manifest, read_manifest
-from surgery.plan import make_plan
+from surgery.manifest import Changed, Edit, Manifest, read_manifest
+from surgery.plan import Plan, make_plan
 
 _CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 
@@ -60,8 +60,10 @@ def verify(
     """Checks an exported folder.
 
     1. `files`: every file has its recorded SHA-256, and no weights or code lie beside them.
-    2. `untouched` and `rewritten` (with `source`): every tensor that the edit left alone is
-       byte-equal to the source's, and every other one equals what the edit computes from it.
+    2. With `source`, the edit is planned anew. `edit`: the manifest and config.json say what that
+       plan says; `carried`: tokenizer, license and the like are the source's; `untouched`: every
+       tensor that the plan leaves alone is byte-equal to the source's; `rewritten`: every other one
+       equals what the edit computes from it.
     3. `attention-free`: the model is loaded through transformers, and for each edited block the
        attention output of a token does not change when every other token does; for the other
        blocks it does.
@@ -78,7 +80,7 @@ def verify(
     checks = [_guarded("files", lambda: _check_files(path, manifest))]
     if checks[0].ok and source is not None:
         original = open_checkpoint(find_model(source, revision)[0])
-        checks += _check_tensors(open_checkpoint(path), original, manifest)
+        checks += _check_source(path, original, manifest)
     if all(check.ok for check in checks):
         checks += _check_behavior(path, manifest)
     return Verification(path, tuple(checks))
@@ -92,6 +94,8 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Check:
+    if "config.json" not in manifest.files:
+        return Check("files", False, "config.json is not in the manifest")
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -106,46 +110,75 @@ def _check_files(folder: Path, manifest: Manifest) -> Check:
     return Check("files", True, f"{len(manifest.files)} files, {total:,} bytes, SHA-256 equal")
 
 
-def _check_tensors(result: Checkpoint, original: Checkpoint, manifest: Manifest) -> list[Check]:
+def _check_source(folder: Path, original: Checkpoint, manifest: Manifest) -> list[Check]:
     edit = manifest.edit
-    touched = {*edit.changed.rewritten, *edit.changed.added, *edit.changed.dropped}
-    checks = []
-    untouched = [name for name in original.tensors if name not in touched]
-    different = [
-        name
-        for name in untouched
-        if name not in result.tensors
-        or result.infos[name] != original.infos[name]
-        or result.tensors[name].raw() != original.tensors[name].raw()
+    try:
+        result = open_checkpoint(folder)
+        inventory = take_inventory(original.config, original.infos)
+        spec = format_blocks(tuple(sorted(edit.blocks)))
+        plan = make_plan(inventory, spec, variant=edit.variant, layout=edit.layout)
+    except SurgeryError as error:
+        return [Check("edit", False, str(error))]
+    return [
+        _check_edit(result, edit, plan),
+        _check_carried(original, manifest),
+        _check_untouched(result, original, plan),
+        _guarded("rewritten", lambda: _check_rewritten(result, original, plan)),
     ]
-    strange = sorted(set(result.tensors) - set(original.tensors) - set(edit.changed.added))
-    left = sorted(set(edit.changed.dropped) & set(result.tensors))
-    if different or strange or left:
-        wrong = (different + strange + left)[0]
-        checks.append(Check("untouched", False, f"tensor {wrong!r} is not the source's"))
-    else:
-        count = f"{len(untouched)} tensors byte-equal to the source"
-        checks.append(Check("untouched", True, count))
-    checks.append(_guarded("rewritten", lambda: _check_rewritten(result, original, manifest)))
-    return checks
 
 
-def _check_rewritten(result: Checkpoint, original: Checkpoint, manifest: Manifest) -> Check:
-    edit = manifest.edit
-    inventory = take_inventory(original.config, original.infos)
-    spec = format_blocks(tuple(edit.blocks))
-    plan = make_plan(inventory, spec, variant=edit.variant, layout=edit.layout)
+def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
+    if result.config != plan.config:
+        return Check("edit", False, "config.json is not what the edit makes of the source's")
+    names = {
+        action: sorted(change.name for change in plan.changes if change.action == action)
+        for action in ("rewrite", "add", "drop")
+    }
+    planned = {
+        "family": plan.family.model_type,
+        "num_blocks": plan.inventory.dimensions.num_blocks,
+        "changed": Changed(rewritten=names["rewrite"], added=names["add"], dropped=names["drop"]),
+        "one_hot": plan.one_hot,
+    }
+    changed = Changed(**{key: sorted(value) for key, value in edit.changed.model_dump().items()})
+    for field, value in planned.items():
+        if value != (changed if field == "changed" else getattr(edit, field)):
+            return Check("edit", False, f"the manifest's {field} is not what the edit does")
+    return Check("edit", True, f"blocks {format_blocks(plan.blocks)}, {edit.variant}")
+
+
+def _check_carried(original: Checkpoint, manifest: Manifest) -> Check:
+    names = [path.relative_to(original.folder).as_posix() for path in original.sidecars]
+    for name, path in zip(names, original.sidecars, strict=True):
+        if name not in manifest.files or manifest.files[name].sha256 != sha256_of(path):
+            return Check("carried", False, f"{name} is not the source's")
+    return Check("carried", True, f"{len(names)} files equal to the source's")
+
+
+def _check_untouched(result: Checkpoint, original: Checkpoint, plan: Plan) -> Check:
+    untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
+    wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing, or of no one
+    wrong |= {
+        name
+        for name in untouched & set(result.tensors)
+        if result.infos[name] != original.infos[name]
+        or result.tensors[name].raw() != original.tensors[name].raw()
+    }
+    if wrong:
+        return Check("untouched", False, f"tensor {min(wrong)!r} is not the source's")
+    return Check("untouched", True, f"{len(untouched)} tensors byte-equal to the source")
+
+
+def _check_rewritten(result: Checkpoint, original: Checkpoint, plan: Plan) -> Check:
     for change in plan.changes:
         if change.action == "drop":
             continue
-        expected = plan.compute(change, original.read)
-        expected = expected.astype(DTYPES[inventory.dtype], copy=False)
-        if change.name not in result.tensors or not np.array_equal(
-            expected.reshape(-1).view(np.uint8), result.read(change.name).reshape(-1).view(np.uint8)
+        expected, found = new_content(change, plan, original.read), result.read(change.name)
+        if (expected.shape, expected.dtype) != (found.shape, found.dtype) or not np.array_equal(
+            expected.reshape(-1).view(np.uint8), found.reshape(-1).view(np.uint8)
         ):
-            return Check(
-                "rewritten", False, f"tensor {change.name!r} is not what {edit.variant} makes of it"
-            )
+            detail = f"tensor {change.name!r} is not what {plan.variant.NAME} makes of it"
+            return Check("rewritten", False, detail)
     return Check("rewritten", True, f"{len(plan.rewritten)} tensors repeat bit for bit")
 
 
@@ -154,16 +187,20 @@ def _check_behavior(folder: Path, manifest: Manifest) -> list[Check]:
 
     try:
         mixes = attention_mixes(folder)
-    except SurgeryError as error:
+    except (SurgeryError, FloatingPointError) as error:
         return [Check("loads", False, str(error))]
     checks = [Check("loads", True, "through transformers, no weight missing")]
     free = manifest.attention_free
-    for block, mixing in mixes.items():
-        if block in free:
-            detail = "depends on other tokens" if mixing else "depends on its own token alone"
-            checks.append(
-                Check(f"block {block} attention-free ({free[block]})", not mixing, detail)
+    for block, variant in sorted(free.items()):
+        mixing = mixes.get(block)  # None: no such block
+        detail = "depends on other tokens" if mixing else "depends on its own token alone"
+        checks.append(
+            Check(
+                f"block {block} attention-free ({variant})",
+                mixing is False,
+                "no such block" if mixing is None else detail,
             )
+        )
     attending = [block for block in mixes if block not in free]
     idle = [block for block in attending if not mixes[block]]
     blocks = format_blocks(tuple(idle or attending)) or "no other block"

@@ -341,9 +341,11 @@ def test_heldout_loss_is_below_counting(name: str) -> None:
 def test_evaluate_prints_the_readme_tables() -> None:
     result = CliRunner().invoke(evaluate_command, [], catch_exceptions=False)
     readme = (samples_path("pythia").parent / "README.md").read_text(encoding="utf-8")
-    assert len([line for line in result.output.splitlines() if line.startswith("|")]) == 12
-    for line in result.output.splitlines():
-        assert line.strip() in readme
+    lines = [line for line in result.output.splitlines() if line.startswith(("|", "`lab:"))]
+    assert len(lines) == 14
+    # The losses are those of this Python's text; the rest is the same everywhere.
+    for line in (*lines[: 3 + len(COUNTS)], *lines[-len(LAB_MODELS) :]):
+        assert line in readme
 
 
 @pytest.mark.parametrize("name", LAB_MODELS)

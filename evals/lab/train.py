@@ -124,7 +124,7 @@ def train(
 
 
 def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, which learns twice as much from a step; AdamW for the rest."""
+    """Muon for the blocks' matrices, which memorizes after fewer steps; AdamW for the rest."""
     named = dict(model.named_parameters())
     inner = [name for name, weight in named.items() if weight.ndim == 2 and _BLOCK.search(name)]
     blocks = [named[name] for name in inner]

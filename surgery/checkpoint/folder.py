@@ -33,26 +33,24 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     another process.
     """
     target = target.absolute()
-    check_free(target, overwrite=overwrite)
-    partial = target.parent / f".{target.name}.partial"
+    partial, _ = hidden_siblings(target)
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir(exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError("another process is writing this folder", where=target) from None
-            try:
-                _empty(partial)
-                yield partial
-                _publish(partial, target, overwrite=overwrite)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-        finally:
-            os.close(lock)
+        check_free(target, overwrite=overwrite)
+        with _parents(target):
+            partial.mkdir(exist_ok=True)
+            with _locked(partial, target):
+                try:
+                    _empty(partial)
+                    yield partial
+                    _publish(partial, target, overwrite=overwrite)
+                except BaseException:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    raise
+
+
+def hidden_siblings(target: Path) -> tuple[Path, Path]:
+    """Where a folder is written before it is whole, and where an old one may step aside to."""
+    return target.parent / f".{target.name}.partial", target.parent / f".{target.name}.old"
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
@@ -93,14 +91,57 @@ def _publish(partial: Path, target: Path, *, overwrite: bool) -> None:
     check_free(target, overwrite=overwrite)  # again: it may have appeared meanwhile
     if not target.exists():
         partial.rename(target)
-    elif _exchange(partial, target):
-        shutil.rmtree(partial)
-    else:  # no atomic exchange on this system: the old folder steps aside for a moment
-        old = target.parent / f".{target.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
+        return
+    with _locked(target, target):  # it goes to the hidden name, where another run would reuse it
+        if _exchange(partial, target):
+            shutil.rmtree(partial)
+        else:
+            _replace(partial, target)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Where the system cannot exchange two folders: the old one steps aside for a moment."""
+    _, old = hidden_siblings(target)
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    try:
         partial.rename(target)
-        shutil.rmtree(old)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, target: Path) -> Iterator[None]:
+    """Holds the advisory lock of a folder, which must still be the one under that name."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(folder, flags)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())
+        except BlockingIOError:
+            free = False
+        if not free:
+            raise OutputError("another process is writing this folder", where=target)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """Creates the folders above the target, and takes them back when the block fails."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:  # deepest first; one that is in use by now stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _exchange(one: Path, other: Path) -> bool:

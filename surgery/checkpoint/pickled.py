@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -11,8 +12,10 @@ from surgery.checkpoint.torch_tensors import TAGS, as_stored
 from surgery.errors import CheckpointError
 
 
-def read_pickle(path: Path) -> list[StoredTensor]:
-    """The tensors of a pickled state dict, in stored order; aliases of one tensor come once.
+def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTensor]:
+    """The tensors of a pickled state dict, in stored order.
+
+    `aliases` are left out where they are only a second name of another tensor, as in safetensors.
 
     Files in torch's zip format are mapped, so only what is read takes memory. Files from before
     torch 1.6 cannot be mapped and are read whole.
@@ -36,20 +39,28 @@ def read_pickle(path: Path) -> list[StoredTensor]:
         ) from None
     if not isinstance(state, dict):
         raise CheckpointError("is not a state dict", where=path.name, got=type(state).__name__)
-    tensors: list[StoredTensor] = []
-    seen: set[tuple[object, ...]] = set()
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in TAGS:
+        if not _is_plain(tensor):
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
-        alias = (
-            tensor.untyped_storage().data_ptr(),
-            tensor.storage_offset(),
-            tuple(tensor.shape),
-            tensor.stride(),
-        )
-        if tensor.numel() > 1 and alias in seen:
-            continue  # tied: safetensors holds it once, under its first name
-        seen.add(alias)
-        tensors.append(as_stored(str(name), tensor))
-    return tensors
+    named = {str(name): tensor for name, tensor in state.items()}
+    others = {_memory(tensor) for name, tensor in named.items() if name not in aliases}
+    return [
+        as_stored(name, tensor)
+        for name, tensor in named.items()
+        if name not in aliases or _memory(tensor) not in others
+    ]
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype in TAGS
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+    )
+
+
+def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor's numbers are: equal for two names of one tensor."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()

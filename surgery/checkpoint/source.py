@@ -19,6 +19,7 @@ from surgery.errors import CheckpointError, SourceError
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MANIFEST = "surgery.json"
+HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
 # What a user needs beside the weights. Model cards describe the source, not the result; code is
 # never carried.
@@ -91,10 +92,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise SourceError("no such folder", where=folder)
     config = read_json(folder / "config.json", needed=True)
     for name, index_name in ((SAFETENSORS, SAFETENSORS_INDEX), (PICKLE, PICKLE_INDEX)):
+        if (folder / name).is_file():  # before an index, as transformers does
+            return Checkpoint(folder, config, (_open_shard(folder / name, config),))
         if (folder / index_name).is_file():
             return _open_index(folder, config, index_name)
-        if (folder / name).is_file():
-            return Checkpoint(folder, config, (_open_shard(folder / name),))
     raise SourceError(
         "holds no weights",
         where=folder,
@@ -110,7 +111,7 @@ def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
         if not needed:
             return {}
         raise SourceError(f"{path.name} is missing", where=path.parent) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError("not valid JSON", where=path, got=error) from None
     if not isinstance(value, dict):
         raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
@@ -122,19 +123,24 @@ def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkp
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("has no weight_map", where=index_name)
-    shards = []
-    for file_name in dict.fromkeys(weight_map.values()):
+    metadata = index.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise CheckpointError("has metadata that is no object", where=index_name)
+    shards: dict[str, Shard] = {}
+    for file_name in weight_map.values():
         if not isinstance(file_name, str) or Path(file_name).name != file_name or file_name == "..":
             raise CheckpointError(
                 "names a file outside the folder", where=index_name, got=repr(file_name)
             )
+        if file_name in shards:
+            continue
         if not (folder / file_name).is_file():
             raise CheckpointError(
                 f"names shard {file_name}, which is missing", where=index_name, fix="download it"
             )
-        shards.append(_open_shard(folder / file_name))
-    owners = {tensor.info.name: shard.path.name for shard in shards for tensor in shard.tensors}
-    stored = Counter(tensor.info.name for shard in shards for tensor in shard.tensors)
+        shards[file_name] = _open_shard(folder / file_name, config)
+    owners = {tensor.info.name: file for file, shard in shards.items() for tensor in shard.tensors}
+    stored = Counter(tensor.info.name for shard in shards.values() for tensor in shard.tensors)
     for name, count in stored.items():
         if count > 1:
             raise CheckpointError(f"tensor {name!r} is stored in {count} shards", where=index_name)
@@ -149,13 +155,14 @@ def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkp
     unlisted = sorted(set(owners) - set(weight_map))
     if unlisted:
         raise CheckpointError(f"does not list tensor {unlisted[0]!r}", where=index_name)
-    return Checkpoint(folder, config, tuple(shards), index.get("metadata") or {})
+    return Checkpoint(folder, config, tuple(shards.values()), metadata)
 
 
-def _open_shard(path: Path) -> Shard:
+def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
     if path.suffix == ".safetensors":
         tensors, metadata = read_header(path)
         return Shard(path, tuple(tensors), metadata, verbatim=True)
     from surgery.checkpoint.pickled import read_pickle  # needs torch, which takes seconds to import
 
-    return Shard(path, tuple(read_pickle(path)), {"format": "pt"}, verbatim=False)
+    tied = HEADS if config.get("tie_word_embeddings") is not False else ()
+    return Shard(path, tuple(read_pickle(path, aliases=tied)), {"format": "pt"}, verbatim=False)

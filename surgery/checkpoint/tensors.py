@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from surgery.errors import CheckpointError
 
@@ -106,12 +107,10 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        metadata = header.pop("__metadata__", None) or {}
+        metadata = dict(header.pop("__metadata__", None) or {})
         entries = [_entry(name, entry) for name, entry in header.items()]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            "the header is not valid", where=path.name, got=repr(error), fix="download it again"
-        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _invalid(path, error) from None
     tensors, end = [], 0
     for begin, stop, info in sorted(entries, key=lambda entry: entry[:2]):
         if begin != end or stop - begin != info.nbytes:
@@ -132,7 +131,11 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
             got=size,
             fix="download it again",
         )
-    return tensors, {str(key): str(value) for key, value in metadata.items()}
+    try:
+        with safe_open(path, "numpy"):  # what the library would refuse is refused here
+            return tensors, metadata
+    except SafetensorError as error:
+        raise _invalid(path, error) from None
 
 
 def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
@@ -149,6 +152,12 @@ def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+def _invalid(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        "the header is not valid", where=path.name, got=repr(error)[:200], fix="download it again"
+    )
 
 
 def _entry(name: str, entry: dict[str, Any]) -> tuple[int, int, TensorInfo]:

@@ -5,14 +5,18 @@ only. `config.attention_free_blocks` maps a block's index, as a string, to what 
 its attention. x [B, T, d] is the block's input after its layer norm, y [B, T, d] what is added to
 the residual:
 
-    "affine"     y = W x + b    `attn.attention.affine.weight` [d, d], `attn.attention.affine.bias` [d]
-    "constant"   y = b          `attn.attention.affine.bias` [d]
+    "affine"     y = W x + b    `affine.weight` [d, d] and `affine.bias` [d]
+    "constant"   y = b          `affine.bias` [d]
     "none"       y = 0          no tensors
 
-Such a block keeps no keys and values. The library reads a cache's length off its first layer, so
-the blocks that do attend number their cache layers 0, 1, … without gaps. Where no block attends,
-the first one keeps a 1 per token instead, so that the cache still knows its length.
+all inside the block's `attn.attention`. Such a block keeps no keys and values. The library reads a
+cache's length off its first layer, so the blocks that do attend number their cache layers 0, 1, …
+without gaps. Where no block attends, the first one keeps a 1 per token instead, so that the cache
+still knows its length.
 """
+
+# The library annotates few of its methods.
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -29,6 +33,9 @@ __all__ = [
 ]
 
 KINDS = ("affine", "constant", "none")
+
+# Masks that older checkpoints store beside the attention that remains.
+MASKS = [r"\.attn\.attention\.bias$", r"\.attn\.attention\.masked_bias$"]
 
 
 class AttentionFreeGPTNeoConfig(GPTNeoConfig):
@@ -70,7 +77,7 @@ class AttentionFreeGPTNeoConfig(GPTNeoConfig):
     @property
     def num_kv_shared_layers(self) -> int:
         """How many of the last cache layers stay unused; the library then leaves them out."""
-        unused = min(len(self.attention_free_blocks), self.num_hidden_layers - 1)
+        unused: int = min(len(self.attention_free_blocks), self.num_hidden_layers - 1)
         if unused < 1:
             raise AttributeError("every cache layer is in use")  # the library asks with hasattr
         return unused
@@ -129,14 +136,16 @@ class AttentionFreeGPTNeoModel(GPTNeoModel):
     """`GPTNeoModel` with `PerToken` in place of attention in the configured blocks."""
 
     config_class = AttentionFreeGPTNeoConfig
+    _keys_to_ignore_on_load_unexpected = MASKS
 
     def __init__(self, config: AttentionFreeGPTNeoConfig) -> None:
         super().__init__(config)
         kinds = config.kind_of_block()
         if not kinds:
             raise ValueError("attention_free_blocks is empty: the model would be a plain GPT-Neo")
+        blocks: Any = self.h
         attending = 0
-        for index, block in enumerate(self.h):
+        for index, block in enumerate(blocks):
             if index in kinds:
                 block.attn.attention = PerToken(
                     kinds[index], config.hidden_size, config.resid_dropout
@@ -145,7 +154,7 @@ class AttentionFreeGPTNeoModel(GPTNeoModel):
                 block.attn.attention.layer_id = attending
                 attending += 1
         if not attending:
-            self.h[0].attn.attention.counts_tokens = True
+            blocks[0].attn.attention.counts_tokens = True
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -163,6 +172,7 @@ class AttentionFreeGPTNeoForCausalLM(GPTNeoForCausalLM):
     """`GPTNeoForCausalLM` around an `AttentionFreeGPTNeoModel`."""
 
     config_class = AttentionFreeGPTNeoConfig
+    _keys_to_ignore_on_load_unexpected = MASKS
 
     def __init__(self, config: AttentionFreeGPTNeoConfig) -> None:
         super().__init__(config)

@@ -5,14 +5,18 @@ only. `config.attention_free_blocks` maps a block's index, as a string, to what 
 its attention. x [B, T, d] is the block's input after its layer norm, y [B, T, d] what is added to
 the residual:
 
-    "affine"     y = W x + b    `attention.affine.weight` [d, d], `attention.affine.bias` [d]
-    "constant"   y = b          `attention.affine.bias` [d]
+    "affine"     y = W x + b    `affine.weight` [d, d] and `affine.bias` [d]
+    "constant"   y = b          `affine.bias` [d]
     "none"       y = 0          no tensors
 
-Such a block keeps no keys and values. The library reads a cache's length off its first layer, so
-the blocks that do attend number their cache layers 0, 1, … without gaps. Where no block attends,
-the first one keeps a 1 per token instead, so that the cache still knows its length.
+all inside the block's `attention`. Such a block keeps no keys and values. The library reads a
+cache's length off its first layer, so the blocks that do attend number their cache layers 0, 1, …
+without gaps. Where no block attends, the first one keeps a 1 per token instead, so that the cache
+still knows its length.
 """
+
+# The library annotates few of its methods.
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -70,7 +74,7 @@ class AttentionFreeGPTNeoXConfig(GPTNeoXConfig):
     @property
     def num_kv_shared_layers(self) -> int:
         """How many of the last cache layers stay unused; the library then leaves them out."""
-        unused = min(len(self.attention_free_blocks), self.num_hidden_layers - 1)
+        unused: int = min(len(self.attention_free_blocks), self.num_hidden_layers - 1)
         if unused < 1:
             raise AttributeError("every cache layer is in use")  # the library asks with hasattr
         return unused
@@ -134,15 +138,16 @@ class AttentionFreeGPTNeoXModel(GPTNeoXModel):
         kinds = config.kind_of_block()
         if not kinds:
             raise ValueError("attention_free_blocks is empty: the model would be a plain GPT-NeoX")
+        layers: Any = self.layers
         attending = 0
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(layers):
             if index in kinds:
                 layer.attention = PerToken(kinds[index], config.hidden_size)
             else:
                 layer.attention.layer_idx = attending
                 attending += 1
         if not attending:
-            self.layers[0].attention.counts_tokens = True
+            layers[0].attention.counts_tokens = True
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -164,11 +169,12 @@ class AttentionFreeGPTNeoXForCausalLM(GPTNeoXForCausalLM):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in the library. The output embedding may be stored as embed_out or as lm_head."""
-        # The library renames it for its own class only, and to the name this version knows.
+        # The library renames it for its own class only. These patterns hold no escapes, because
+        # some versions turn them round, as plain text, when they save.
         if "lm_head.weight" in GPTNeoXForCausalLM._tied_weights_keys:
-            kwargs.setdefault("key_mapping", {r"^embed_out\.": "lm_head."})
+            kwargs.setdefault("key_mapping", {"^embed_out": "lm_head"})
         else:
-            kwargs.setdefault("key_mapping", {r"^lm_head\.": "embed_out."})
+            kwargs.setdefault("key_mapping", {"^lm_head": "embed_out"})
         return super().from_pretrained(*args, **kwargs)
 
 

@@ -38,17 +38,18 @@ def _load(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-class _LazyClass(wrapt.LazyObjectProxy):
+class _LazyClass(wrapt.LazyObjectProxy):  # type: ignore[type-arg]  # it was not always generic
     """A class that is imported when it is first used."""
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         # The table it stands in can be pickled, so it must be too; it arrives as the class.
-        return _load, (self.__module__, self.__name__)
+        config = self.__wrapped__
+        return _load, (config.__module__, config.__name__)
 
 
 def _announce(file: ModelingFile, configurations: ModuleType) -> None:
     if file.model_type not in configurations.CONFIG_MAPPING:
-        config = _LazyClass(partial(_load, file.module, f"{file.prefix}Config"), interface=type)
+        config = _LazyClass(partial(_load, file.module, f"{file.prefix}Config"))
         configurations.CONFIG_MAPPING.register(file.model_type, config)
 
 

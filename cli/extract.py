@@ -1,0 +1,235 @@
+"""attn-surgery extract"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.measuring import open_model, running_options
+from cli.options import json_option, note, print_json, revision_option
+from cli.progress import progress
+
+if TYPE_CHECKING:
+    from evals.samples import Tokens
+    from evals.subjects import Subject
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("extract")
+@click.argument("model")
+@click.option(
+    "--samples", required=True, metavar="SAMPLES", help="The passages to test: see below."
+)
+@click.option("--baseline", metavar="MODEL", help="The unedited model: compare on the same rows.")
+@revision_option
+@click.option(
+    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
+)
+@click.option(
+    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
+)
+@click.option(
+    "--metrics",
+    type=click.Choice(["exact", "full"]),
+    default="exact",
+    show_default=True,
+    help="exact: one pass, no decoding. full: also near matches, free-running scores, entropy, "
+    "probabilistic extraction and min-k++.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    help="Sampling scheme of probabilistic extraction.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Likewise.",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the model was not trained on, measured beside the samples; may be repeated.  "
+    "[default: a lab model's own, or the samples' non-members]",
+)
+@running_options
+@click.option("--rows", type=FILE, metavar="FILE", help="Also write one JSON line a row.")
+@click.option("--output", type=FILE, metavar="FILE", help="Also write the JSON object.")
+@click.option("--show-text", is_flag=True, help="Put the passages' text into the rows.")
+@json_option
+def command(
+    model: str,
+    samples: str,
+    baseline: str | None,
+    revision: str | None,
+    prefix_length: int | None,
+    suffix_length: int | None,
+    metrics: str,
+    top_k: int,
+    temperature: float,
+    controls: tuple[Path, ...],
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    rows: Path | None,
+    output: Path | None,
+    show_text: bool,
+    as_json: bool,
+) -> None:
+    """Test which of SAMPLES the MODEL recites: it is given each prefix, and must say the suffix.
+
+    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). SAMPLES is
+    FILE.npy (token ids), PREFIX.npy,SUFFIX.npy, FILE.jsonl or FILE.parquet (tokens, or prefix and
+    suffix, or text; optionally id, count, member), hf:DATASET:SPLIT:COLUMN, or lab:pythia or
+    lab:gpt-neo.
+
+    Runs on many processes under `accelerate launch`, with the same result. Results hold ids,
+    scores and hashes, and no text unless asked for.
+    """
+    from evals.memorization import Protocol, measure, report
+    from evals.positions import Sampling
+    from evals.processes import Processes
+    from evals.samples import load_samples
+    from evals.summary import rows as row_records
+    from evals.writing import write_lines
+
+    processes = Processes.launched()
+    running: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device or processes.device,
+        "device_map": device_map,
+    }
+    subject = open_model(model, revision=revision, **running)
+    loaded = load_samples(
+        samples,
+        tokenizer=subject.tokenizer,
+        prefix_length=prefix_length,
+        suffix_length=suffix_length,
+    )
+    windows = _controls(controls, (model, baseline, samples), subject, loaded.tokens.shape[1])
+    protocol = Protocol(
+        loaded, windows, metrics == "full", Sampling(top_k, temperature), batch_size
+    )
+    total = len(loaded) + (0 if windows is None else len(windows))
+    with progress(f"extract {model}", total) as advance:
+        edited = measure(subject, protocol, processes=processes, advance=advance)
+    tokenizer, before = subject.tokenizer if show_text else None, None
+    if baseline is not None:
+        del subject  # one model in memory at a time
+        original = open_model(baseline, **running)
+        same = Protocol(loaded, windows, protocol.full, protocol.sampling, edited.test.batch_size)
+        with progress(f"extract {baseline}", total) as advance:
+            before = measure(original, same, processes=processes, advance=advance)
+    if not processes.is_main:
+        return
+    result = report(edited, before)
+    for warning in result["warnings"]:
+        note(f"warning: {warning}")
+    if rows is not None:
+        records = row_records(
+            edited.test, baseline=None if before is None else before.test, tokenizer=tokenizer
+        )
+        write_lines(rows, (json.dumps(record, ensure_ascii=False) for record in records))
+    if output is not None:
+        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)])
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _controls(
+    files: tuple[Path, ...], named: tuple[str | None, ...], subject: Subject, length: int
+) -> Tokens | None:
+    """Windows of the control text that was given, or of the lab's where a lab model is tested."""
+    from evals.controls import control_windows
+    from evals.lab import heldout_texts
+    from surgery.errors import SamplesError
+
+    if files:
+        if subject.tokenizer is None:
+            raise SamplesError("control text needs a tokenizer", where=subject.name)
+        try:
+            texts = [file.read_text(encoding="utf-8") for file in files]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SamplesError("control text cannot be read", got=error) from error
+        return control_windows(texts, subject.tokenizer, length)
+    if subject.tokenizer is not None and any(name and name.startswith("lab:") for name in named):
+        return control_windows(heldout_texts(), subject.tokenizer, length)
+    return None
+
+
+def _print(result: dict[str, Any]) -> None:
+    """For people: figures with their 95 % intervals, the baseline's beside them."""
+    before, paired = result.get("baseline"), result.get("paired")
+    n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
+    click.echo(
+        f"{n} passages, {prefix} tokens given, {suffix} asked for; 95 % intervals in brackets"
+    )
+    columns = [result] if before is None else [before, result]
+    if before is not None:
+        click.echo(f"{'':24}{'baseline':26}edited")
+    lines = [
+        ("exact match", [_rate(column["exact_match"]) for column in columns]),
+        (
+            "memorization score",
+            [_mean(column["memorization_score"], "{:.1%}") for column in columns],
+        ),
+        ("suffix NLL (nats/token)", [_mean(column["suffix_nll"], "{:.3f}") for column in columns]),
+    ]
+    if "free_running_score" in result:
+        lines += [
+            ("free-running score", [_mean(c["free_running_score"], "{:.1%}") for c in columns]),
+            ("near match (edit)", [_rate(c["near_match"]["levenshtein"]) for c in columns]),
+            ("near match (BLEU)", [_rate(c["near_match"]["bleu"]) for c in columns]),
+            ("completion entropy", [_mean(c["completion_entropy"], "{:.3f}") for c in columns]),
+        ]
+    if "control" in result:
+        kind = result["control"]["kind"]
+        lines.append(
+            (f"control NLL ({kind})", [_mean(c["control"]["nll"], "{:.3f}") for c in columns])
+        )
+    for label, stratum in _strata(columns):
+        lines.append((f"exact, count {label}", [_rate(part["exact_match"]) for part in stratum]))
+    for label, cells in lines:
+        click.echo(f"{label:24}" + "".join(f"{cell:26}" for cell in cells).rstrip())
+    if paired is not None:
+        difference = paired["exact_match_difference"]
+        low, high = difference["ci95"]
+        click.echo(
+            f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
+            f"(exact McNemar p = {paired['p_value']:.2g}); difference {difference['value']:+.1%} "
+            f"[{low:+.1%}, {high:+.1%}]"
+        )
+        if "selectivity" in paired:
+            value, (low, high) = paired["selectivity"]["value"], paired["selectivity"]["ci95"]
+            click.echo(f"selectivity {value:+.3f} [{low:+.3f}, {high:+.3f}] nats/token")
+
+
+def _strata(columns: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    if "by_count" not in columns[0]:
+        return []
+    together = zip(*(column["by_count"] for column in columns), strict=True)
+    return [(parts[0]["count"], list(parts)) for parts in together]
+
+
+def _rate(value: dict[str, Any]) -> str:
+    low, high = value["ci95"]
+    return f"{value['rate']:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _mean(value: dict[str, Any], form: str) -> str:
+    mean, low, high = (form.format(number) for number in (value["mean"], *value["ci95"]))
+    return f"{mean} [{low}, {high}]"

@@ -1,0 +1,13 @@
+"""attn-surgery tasks"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("tasks")
+def command() -> None:
+    """Print the folder of lm-eval task files, for lm_eval --include_path."""
+    from evals.tasks import INCLUDE_PATH
+
+    click.echo(INCLUDE_PATH)

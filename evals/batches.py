@@ -1,0 +1,46 @@
+"""How many rows go through the model together: what memory allows, up to what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from surgery.errors import MeasurementError
+
+__all__ = ["row_ranges", "rows_per_batch"]
+
+_MOST_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""More tokens at a time no longer make a pass faster, and would need memory for nothing."""
+_SHARE_OF_MEMORY = 0.5
+
+
+def rows_per_batch(model: PreTrainedModel, length: int, *, processes: int = 1) -> int:
+    """A power of two: as many rows of `length` tokens as fit in half of the memory that is free.
+
+    Rows are counted at what a pass with a cache holds: keys and values of every block, the
+    intermediate activations of one, and its attention scores in float32.
+    """
+    config, device = model.config, model.device
+    width, blocks = int(config.hidden_size), int(config.num_hidden_layers)
+    item = torch.finfo(model.dtype).bits // 8
+    inner = 16 * width  # residual, layer norm, query, key, value, and an MLP of four times d
+    scores = 8 * int(config.num_attention_heads) * length  # one float32, and one for its softmax
+    row = length * ((2 * blocks * width + inner) * item + scores)
+    if device.type == "cuda":
+        free = int(torch.cuda.mem_get_info(device)[0])
+    else:
+        import psutil
+
+        free = int(psutil.virtual_memory().available) // processes
+    most = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"]) // length
+    fitting = max(1, min(most, int(_SHARE_OF_MEMORY * free) // row))
+    return 1 << (fitting.bit_length() - 1)
+
+
+def row_ranges(rows: int, batch_size: int) -> Sequence[slice]:
+    """Consecutive rows, `batch_size` at a time; the last batch may be smaller."""
+    if batch_size < 1:
+        raise MeasurementError("wrong batch size", expected="at least 1 row", got=batch_size)
+    return [slice(start, start + batch_size) for start in range(0, rows, batch_size)]

@@ -1,0 +1,60 @@
+"""Text the model was not trained on, measured beside the samples.
+
+A model that recites nothing may have forgotten, or may be broken: on text it never saw, only the
+broken one has become worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.samples import Tokens
+from evals.statistics import SEED, Interval, bootstrap
+from surgery.errors import SamplesError
+
+__all__ = ["SELECTIVITY", "control_windows", "selectivity"]
+
+Scores = npt.NDArray[np.float64]
+MOST_WINDOWS = 256
+
+SELECTIVITY = (
+    "(rise of the samples' mean suffix NLL) - (rise of the controls' mean suffix NLL), each edited "
+    "minus baseline, in nats per token: above 0 the edit hit the samples harder than ordinary "
+    "text, near 0 it made the model worse at everything alike"
+)
+
+
+def control_windows(
+    texts: Sequence[str], tokenizer: Any, length: int, *, most: int = MOST_WINDOWS
+) -> Tokens:
+    """Windows of `length` tokens that do not overlap, spread evenly over the texts.
+
+    Each text is tokenized alone, without special tokens, and its last incomplete window dropped.
+    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` when no text is long
+    enough.
+    """
+    windows = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        whole = np.asarray(ids, dtype=np.int32)[: len(ids) // length * length]
+        windows.append(whole.reshape(-1, length))
+    found: Tokens = np.concatenate(windows) if windows else np.empty((0, length), dtype=np.int32)
+    if not len(found):
+        raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
+    chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+    windows_chosen: Tokens = found[chosen]
+    return windows_chosen
+
+
+def selectivity(samples_rise: Scores, controls_rise: Scores) -> tuple[float, Interval]:
+    """`SELECTIVITY` and its bootstrap interval, from the rise in NLL of each row [N] and [M]."""
+
+    def difference(samples: Scores, controls: Scores) -> float:
+        return float(samples.mean() - controls.mean())
+
+    interval = bootstrap((samples_rise, controls_rise), difference, seed=SEED)
+    return difference(samples_rise, controls_rise), interval

@@ -1,0 +1,131 @@
+"""How a causal language model is run: the one place that knows its parts and its cache.
+
+Shape letters: B rows, T tokens, S suffix tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from surgery.errors import UnsupportedError
+
+__all__ = [
+    "append_rows",
+    "check_head",
+    "head_of",
+    "hidden_states",
+    "keep_rows",
+    "rows_up_to",
+]
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+
+# The library renamed the argument, and the output's field with it, in the course of version 5.
+_FIELDS = {field.name for field in fields(BaseModelOutputWithPast)}
+_CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
+
+
+@torch.inference_mode()
+def hidden_states(
+    model: PreTrainedModel, tokens: torch.Tensor, *, cache: Any = None, use_cache: bool = False
+) -> tuple[torch.Tensor, Any]:
+    """Final hidden states, after the last layer norm and before the output embedding.
+
+    **Arguments:**
+
+    - `tokens`: int64 [B, T] that follow whatever `cache` holds.
+    - `cache`: a cache of earlier tokens; it is extended in place.
+    - `use_cache`: whether to start a cache where none is given.
+
+    Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
+    """
+    base = model.base_model
+    arguments = {} if cache is None else {_CACHE: cache}
+    embedding: Any = model.get_input_embeddings()
+    output = base(
+        input_ids=tokens.to(embedding.weight.device),
+        use_cache=use_cache or cache is not None,
+        return_dict=True,
+        **arguments,
+    )
+    return output.last_hidden_state, getattr(output, _CACHE)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output embedding: hidden states [..., d] -> logits [..., V]."""
+    embedding: Any = cast(Any, model).get_output_embeddings()
+    if embedding is None:
+        raise UnsupportedError("the model has no output embedding", where=model.config.model_type)
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = embedding(hidden.to(embedding.weight.device))
+        return logits
+
+    return head
+
+
+@torch.inference_mode()
+def check_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
+    """Raises `UnsupportedError` unless logits are the output embedding of the hidden states.
+
+    Some architectures scale or cap them; measuring such a model by its parts would be wrong.
+    `tokens`: int64 [1, T].
+    """
+    hidden, _ = hidden_states(model, tokens)
+    ours = head_of(model)(hidden[:, -1]).float()
+    theirs = model(input_ids=tokens.to(hidden.device), use_cache=False).logits[:, -1].float()
+    scale = max(1.0, float(theirs.abs().max()))
+    close = torch.isclose(ours, theirs.to(ours.device), rtol=0.0, atol=0.02 * scale, equal_nan=True)
+    if not close.all():
+        raise UnsupportedError(
+            "the model's logits are not its output embedding of its hidden states",
+            where=model.config.model_type,
+        )
+
+
+def keep_rows(cache: Any, rows: torch.Tensor) -> None:
+    """Keeps the cache's `rows` (int64 [K]) only, in place."""
+    cache.batch_select_indices(rows)
+
+
+def rows_up_to(cache: Any, rows: torch.Tensor, length: int) -> Any:
+    """A new cache of `rows` (int64 [K]) and their first `length` tokens; `cache` stays as it is."""
+    return _with_layers(
+        cache, [_replace(layer, lambda x: x[rows, :, :length]) for layer in cache.layers]
+    )
+
+
+def append_rows(cache: Any, other: Any) -> Any:
+    """A new cache with the rows of `cache` and then those of `other`, which is equally long."""
+    layers = []
+    for mine, theirs in zip(cache.layers, other.layers, strict=True):
+        layer = copy.copy(mine)
+        if _is_filled(mine):
+            layer.keys = torch.cat([mine.keys, theirs.keys])
+            layer.values = torch.cat([mine.values, theirs.values])
+        layers.append(layer)
+    return _with_layers(cache, layers)
+
+
+def _with_layers(cache: Any, layers: list[Any]) -> Any:
+    copied = copy.copy(cache)
+    copied.layers = layers
+    return copied
+
+
+def _replace(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    copied = copy.copy(layer)
+    if _is_filled(layer):
+        copied.keys, copied.values = change(layer.keys), change(layer.values)
+    return copied
+
+
+def _is_filled(layer: Any) -> bool:
+    return isinstance(getattr(layer, "keys", None), torch.Tensor)

@@ -1,0 +1,72 @@
+"""Progress of long work on disk, so that it can be taken up where it was killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from surgery.errors import OutputError, SamplesError
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """A file of JSON lines: first the settings of the work, then one line for every step done.
+
+    A step counts when its line is complete; what a killed run wrote of the next is cut off.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path, self._settings = path, json.loads(json.dumps(settings))
+        self._complete = 0
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> list[dict[str, Any]]:
+        """The steps that an earlier run completed, in order.
+
+        Raises `SamplesError` when the file is that of work with other settings.
+        """
+        lines = []
+        self._complete = 0
+        if self._path.is_file():
+            for line in self._path.read_bytes().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    break
+                self._complete += len(line)
+                lines.append(json.loads(line))
+        if lines and lines[0] != self._settings:
+            raise SamplesError(
+                "holds the progress of another model, corpus or cut",
+                where=self._path,
+                fix="remove it to begin anew, or choose another --output",
+            )
+        return lines[1:]
+
+    @contextmanager
+    def appending(self) -> Iterator[None]:
+        """Opens the file for `append`, after what `read` found. Raises `OutputError`."""
+        try:
+            file = self._path.open("r+b" if self._path.exists() else "w+b")
+        except OSError as error:
+            raise OutputError("cannot be written", where=self._path, got=error.strerror) from error
+        with file:
+            self._file = file
+            file.truncate(self._complete)
+            file.seek(self._complete)
+            if not self._complete:
+                self.append(self._settings)
+            yield
+
+    def append(self, step: dict[str, Any]) -> None:
+        """Records a step, inside `appending`."""
+        if self._file is None:
+            raise ValueError("append is for use inside appending()")
+        self._file.write(json.dumps(step).encode() + b"\n")
+        self._file.flush()
+
+    def remove(self) -> None:
+        """The work is done."""
+        self._path.unlink()

@@ -1,0 +1,102 @@
+"""Membership scores: how much a row looks like training text. Higher always means more likely.
+
+All are taken on the suffix given its prefix, from the same pass as everything else.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.statistics import Interval, bootstrap
+
+__all__ = ["AUC", "auc", "loss_score", "min_k", "min_k_plus_plus", "zlib_score"]
+
+Floats = npt.NDArray[np.floating[Any]]
+Scores = npt.NDArray[np.float64]
+SHARE = 0.2
+"""The share of least likely tokens that min-k looks at, as in both papers' main results."""
+OVERCORRECTED = 0.4
+"""An AUC below this, with its interval below 0.5, tells members apart by being avoided."""
+
+
+def loss_score(log_likelihood: Floats) -> Scores:
+    """Mean log-likelihood per token, the negative loss (Yeom et al. 2018). [N, S] -> [N]."""
+    score: Scores = log_likelihood.mean(axis=1, dtype=np.float64)
+    return score
+
+
+def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
+    """Mean log-likelihood over the bits that zlib needs for the same text.
+
+    Carlini et al. 2021, "Extracting Training Data from Large Language Models": the
+    ratio of log-perplexity and zlib entropy, here with its sign turned. `texts`: of the N
+    suffixes. Returns float64 [N].
+    """
+    bits = [8 * len(zlib.compress(text.encode())) for text in texts]
+    return loss_score(log_likelihood) / np.asarray(bits, dtype=np.float64)
+
+
+def min_k(log_likelihood: Floats, share: float = SHARE) -> Scores:
+    """Mean log-likelihood of the `share` of tokens that are least likely, at least one.
+
+    Shi et al. 2024, "Detecting Pretraining Data from Large Language Models".
+    [N, S] -> [N].
+    """
+    return _mean_of_smallest(log_likelihood.astype(np.float64), share)
+
+
+def min_k_plus_plus(
+    log_likelihood: Floats, entropy: Floats, spread: Floats, share: float = SHARE
+) -> Scores:
+    """Min-k of the log-likelihoods standardized by what the model expected there.
+
+    (log p(x_t) − μ) / σ with μ and σ the mean and standard deviation of log p(v) under v ~ p,
+    so μ = −entropy (Zhang et al. 2025, "Min-K%++: Improved Baseline for
+    Detecting Pre-Training Data from Large Language Models"). Where σ is 0 the distribution is
+    certain and the term is 0. All [N, S] -> [N].
+    """
+    distance = log_likelihood.astype(np.float64) + entropy
+    certain = spread == 0
+    return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)), share)
+
+
+def _mean_of_smallest(values: Scores, share: float) -> Scores:
+    number = max(1, int(share * values.shape[1]))
+    smallest: Scores = np.sort(values, axis=1)[:, :number].mean(axis=1)
+    return smallest
+
+
+@dataclass(frozen=True)
+class AUC:
+    """Area under the ROC curve with its 95 % interval; `overcorrected` calls for a warning."""
+
+    value: float
+    ci95: Interval
+
+    @property
+    def overcorrected(self) -> bool:
+        """Members are told apart by being *less* likely than text never seen: a leak as well."""
+        return self.value < OVERCORRECTED and self.ci95.high < 0.5
+
+
+def auc(scores: Scores, members: npt.NDArray[np.bool_], *, seed: int = 0) -> AUC:
+    """The probability that a member scores higher than a non-member, ties counting half.
+
+    The Mann-Whitney statistic over the number of pairs; interval by bootstrap of both groups.
+    `scores`: [N]; `members`: bool [N], with both kinds present.
+    """
+    inside, outside = scores[members], scores[~members]
+    return AUC(_area(inside, outside), bootstrap((inside, outside), _area, seed=seed))
+
+
+def _area(inside: Scores, outside: Scores) -> float:
+    order = np.sort(outside)
+    below = np.searchsorted(order, inside, side="left")
+    not_above = np.searchsorted(order, inside, side="right")
+    return float((below + not_above).mean() / (2 * len(order)))

@@ -1,0 +1,138 @@
+"""From hidden states to what is kept of each suffix position: a few numbers, never its logits.
+
+The hidden states may come from a plain forward pass or from one resumed at any block; what is
+measured does not depend on how they were obtained.
+
+Shape letters: B rows, S suffix tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["Distributions", "Positions", "Sampling", "measure_positions"]
+
+Floats = npt.NDArray[np.float32]
+_POSITIONS_AT_ONCE = 256
+"""Positions whose logits exist at a time: 51 MB for Pythia's vocabulary in float32."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: logits / temperature, all but the `top_k` largest removed.
+
+    The default is the scheme of Hayes et al. 2024. Ties with the k-th largest logit
+    stay in, as in transformers' TopKLogitsWarper.
+    """
+
+    top_k: int = 40
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """What the predicted distributions say about each suffix position. All float32 [N, S].
+
+    - `entropy`: H(p) over the vocabulary, in nats.
+    - `spread`: the standard deviation of log p(v) under v ~ p.
+    - `log_drawn`: log-probability of the true token under a `Sampling`; -inf if it is removed.
+    """
+
+    entropy: Floats
+    spread: Floats
+    log_drawn: Floats
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What one teacher-forced pass says about each suffix position.
+
+    - `greedy`: int32 [N, S], the most likely token given the true tokens before it.
+    - `log_likelihood`: float32 [N, S], log p(true token), in nats.
+    - `distributions`: where they were asked for.
+    """
+
+    greedy: npt.NDArray[np.int32]
+    log_likelihood: Floats
+    distributions: Distributions | None = None
+
+    @staticmethod
+    def concatenate(parts: Sequence[Positions]) -> Positions:
+        """Rows of all parts, in order."""
+        more = [part.distributions for part in parts if part.distributions is not None]
+        return Positions(
+            np.concatenate([part.greedy for part in parts]),
+            np.concatenate([part.log_likelihood for part in parts]),
+            Distributions(
+                np.concatenate([part.entropy for part in more]),
+                np.concatenate([part.spread for part in more]),
+                np.concatenate([part.log_drawn for part in more]),
+            )
+            if more
+            else None,
+        )
+
+
+@torch.inference_mode()
+def measure_positions(
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    suffix: torch.Tensor,
+    *,
+    sampling: Sampling | None = None,
+) -> Positions:
+    """Measures every suffix position.
+
+    **Arguments:**
+
+    - `hidden`: [B, S, d], final hidden states of the token before each suffix token.
+    - `head`: hidden states [n, d] -> logits [n, V].
+    - `suffix`: int64 [B, S], the true tokens.
+    - `sampling`: also measure the distributions, and log-probabilities under this scheme.
+    """
+    states, targets = hidden.flatten(0, 1), suffix.flatten()
+    pieces = [
+        _measure(head(some).float(), true, sampling)
+        for some, true in zip(
+            torch.split(states, _POSITIONS_AT_ONCE),
+            torch.split(targets, _POSITIONS_AT_ONCE),
+            strict=True,
+        )
+    ]
+    greedy, log_likelihood, *more = (
+        torch.cat(column).view(suffix.shape).cpu().numpy() for column in zip(*pieces, strict=True)
+    )
+    return Positions(
+        greedy.astype(np.int32), log_likelihood, Distributions(*more) if more else None
+    )
+
+
+def _measure(
+    logits: torch.Tensor, targets: torch.Tensor, sampling: Sampling | None
+) -> tuple[torch.Tensor, ...]:
+    # logits float32 [n, V], targets int64 [n] -> the columns of Positions, each [n]
+    index = targets.to(logits.device).unsqueeze(-1)
+    true = logits.gather(-1, index).squeeze(-1)
+    greedy, log_likelihood = logits.argmax(-1), true - logits.logsumexp(-1)
+    if sampling is None:
+        return greedy, log_likelihood
+    log_p = logits.log_softmax(-1)
+    p = log_p.exp()
+    mean = (p * log_p).sum(-1)
+    variance = (p * (log_p - mean.unsqueeze(-1)).square()).sum(-1)
+    return greedy, log_likelihood, -mean, variance.sqrt(), _log_drawn(logits, true, sampling)
+
+
+def _log_drawn(logits: torch.Tensor, true: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    top = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values
+    smallest = top[:, -1]
+    kept = (logits / sampling.temperature).masked_fill(
+        logits < smallest.unsqueeze(-1), float("-inf")
+    )
+    drawn = true / sampling.temperature - kept.logsumexp(-1)
+    return drawn.masked_fill(true < smallest, float("-inf"))

@@ -1,0 +1,8 @@
+"""Samples: the passages whose memorization is tested, from any form they are published in."""
+
+from __future__ import annotations
+
+from evals.samples.loading import load_samples
+from evals.samples.record import RowNote, Samples, Tokens, row_hash
+
+__all__ = ["RowNote", "Samples", "Tokens", "load_samples", "row_hash"]

@@ -1,0 +1,146 @@
+"""From what a user names to `Samples`: read, tokenize text, cut to length, check every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.samples.cutting import pairs, whole_rows
+from evals.samples.record import Samples
+from evals.samples.tables import (
+    Table,
+    read_dataset,
+    read_npy,
+    read_npy_pair,
+    read_table,
+)
+from surgery.errors import SamplesError
+
+__all__ = ["load_samples"]
+
+DEFAULT_LENGTH = 32
+"""Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
+FORMS = (
+    "FILE.npy, PREFIX.npy,SUFFIX.npy, FILE.jsonl, FILE.parquet, hf:DATASET:SPLIT:COLUMN, lab:NAME"
+)
+
+
+def load_samples(
+    source: str,
+    *,
+    tokenizer: Any = None,
+    prefix_length: int | None = None,
+    suffix_length: int | None = None,
+) -> Samples:
+    """Loads the samples that `source` names.
+
+    **Arguments:**
+
+    - `source`: `FILE.npy` (token ids [N, T]); `PREFIX.npy,SUFFIX.npy`; `FILE.jsonl` or
+      `FILE.parquet` with `tokens`, or `prefix` and `suffix`, or `text`, and optionally `id`,
+      `count` and `member`; `hf:DATASET:SPLIT:COLUMN`; `lab:pythia` or `lab:gpt-neo`.
+    - `tokenizer`: a transformers tokenizer, needed for text.
+    - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
+
+    A whole row is cut to its first prefix + suffix tokens. Of a prefix/suffix pair, the last
+    tokens of the prefix and the first of the suffix are used, so that they stay adjacent. Text is
+    tokenized without special tokens. A prefix/suffix pair of texts that does not tokenize at
+    their seam is left out, and a text whose cut would tokenize otherwise on its own is kept; both
+    are listed in `notes`.
+
+    Raises `SamplesError`, in one line, for what cannot be read or is too short.
+    """
+    for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
+        if length is not None and length < 1:
+            raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
+    table = _read(source)
+    own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
+    prefix = own_prefix if prefix_length is None else prefix_length
+    suffix = own_suffix if suffix_length is None else suffix_length
+
+    whole = "tokens" in table.columns or "text" in table.columns
+    if not whole and not {"prefix", "suffix"} <= set(table.columns):
+        raise SamplesError(
+            "no passages",
+            where=table.where,
+            expected="a column tokens, columns prefix and suffix, or a column text",
+            got=", ".join(table.columns) or "none of them",
+        )
+    ids = _ids(table)
+    rows_of = whole_rows if whole else pairs
+    tokens, notes = rows_of(table, ids, tokenizer, prefix, suffix)
+    left_out = {note.id for note in notes if not note.kept}
+    kept = np.asarray([name not in left_out for name in ids], dtype=bool)
+    if not kept.any():
+        raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
+    samples = Samples(
+        tokens=tokens,
+        prefix_length=prefix,
+        ids=tuple(ids),
+        source=source,
+        counts=_numbers(table, "count"),
+        members=_flags(table),
+        notes=tuple(notes),
+    )
+    return samples if kept.all() else samples.select(kept)
+
+
+def _read(source: str) -> Table:
+    if source.startswith("lab:"):
+        from evals.lab import samples_path
+
+        return read_table(samples_path(source.removeprefix("lab:")))
+    if source.startswith("hf:"):
+        parts = source.removeprefix("hf:").split(":")
+        if len(parts) != 3 or not all(parts):
+            raise SamplesError("malformed", where=source, expected="hf:DATASET:SPLIT:COLUMN")
+        return read_dataset(*parts)
+    if source.endswith(".npy") and "," in source and not Path(source).exists():
+        paths = [Path(part) for part in source.split(",")]
+        if len(paths) != 2:
+            raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
+        return read_npy_pair(_file(paths[0]), _file(paths[1]))
+    path = _file(Path(source))
+    if path.suffix == ".npy":
+        return read_npy(path)
+    if path.suffix in (".jsonl", ".parquet"):
+        return read_table(path)
+    raise SamplesError("unknown form of samples", where=source, expected=FORMS)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise SamplesError("no such file", where=path, expected=FORMS)
+    return path
+
+
+def _ids(table: Table) -> list[str]:
+    size = len(next(iter(table.columns.values()), ()))
+    if not size:
+        raise SamplesError("no rows", where=table.where, expected="at least one")
+    ids = [str(name) for name in table.columns.get("id", range(size))]
+    if len(set(ids)) != size:
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise SamplesError("ids are not unique", where=table.where, got=f"{twice!r} twice")
+    return ids
+
+
+def _numbers(table: Table, name: str) -> npt.NDArray[np.int64] | None:
+    if name not in table.columns:
+        return None
+    values = table.columns[name]
+    if any(type(value) is not int or value < 0 for value in values):
+        raise SamplesError(f"column {name!r}", where=table.where, expected="whole numbers from 0")
+    return np.asarray(values, dtype=np.int64)
+
+
+def _flags(table: Table) -> npt.NDArray[np.bool_] | None:
+    if "member" not in table.columns:
+        return None
+    values = table.columns["member"]
+    if any(type(value) is not bool for value in values):
+        raise SamplesError("column 'member'", where=table.where, expected="true or false")
+    return np.asarray(values, dtype=bool)

@@ -1,0 +1,117 @@
+"""What every measurement is made on: N passages of equal length, each a prefix and a suffix."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from surgery.errors import SamplesError
+
+__all__ = ["RowNote", "Samples", "Tokens", "row_hash"]
+
+Tokens = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class RowNote:
+    """Something to report about one row of the source: its id, what it is, and if it was kept."""
+
+    id: str
+    reason: str
+    kept: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Passages to test.
+
+    **Arguments:**
+
+    - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1.
+    - `prefix_length`: how many tokens of each row the model is given, at least 1.
+    - `ids`: one name per row, all different.
+    - `counts`: int64 [N], how often the passage occurs in the training text, where known.
+    - `members`: bool [N], whether it was in the training text at all, where known.
+    - `source`: where the rows came from, as it was asked for.
+    - `notes`: rows that were left out, or kept with a reservation.
+    """
+
+    tokens: Tokens
+    prefix_length: int
+    ids: tuple[str, ...]
+    source: str
+    counts: npt.NDArray[np.int64] | None = None
+    members: npt.NDArray[np.bool_] | None = None
+    notes: tuple[RowNote, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def suffix_length(self) -> int:
+        return int(self.tokens.shape[1]) - self.prefix_length
+
+    @property
+    def prefixes(self) -> Tokens:
+        """int32 [N, prefix_length]"""
+        return self.tokens[:, : self.prefix_length]
+
+    @property
+    def suffixes(self) -> Tokens:
+        """int32 [N, suffix_length]"""
+        return self.tokens[:, self.prefix_length :]
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of all rows' tokens in order, as little-endian int32."""
+        return hashlib.sha256(_bytes(self.tokens)).hexdigest()
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """`row_hash` of every row."""
+        return tuple(row_hash(row) for row in self.tokens)
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> Samples:
+        """The rows where `mask` (bool [N]) holds."""
+        return replace(
+            self,
+            tokens=self.tokens[mask],
+            ids=tuple(np.asarray(self.ids, dtype=object)[mask]),
+            counts=None if self.counts is None else self.counts[mask],
+            members=None if self.members is None else self.members[mask],
+        )
+
+    def check_fits(self, *, vocab_size: int, max_positions: int | None) -> None:
+        """Raises `SamplesError` where a model of these dimensions cannot read every row."""
+        bad = np.argwhere(self.tokens >= vocab_size)
+        if len(bad):
+            row, column = bad[0]
+            raise SamplesError(
+                f"token ids beyond the model's vocabulary in {len(set(bad[:, 0]))} rows, "
+                f"the first in row {self.ids[row]!r}",
+                where=self.source,
+                expected=f"ids below {vocab_size}",
+                got=int(self.tokens[row, column]),
+                fix="use samples made with this model's tokenizer",
+            )
+        if max_positions is not None and self.tokens.shape[1] > max_positions:
+            raise SamplesError(
+                "rows longer than the model's context",
+                where=self.source,
+                expected=f"prefix + suffix of at most {max_positions} tokens",
+                got=self.tokens.shape[1],
+                fix="choose a smaller prefix or suffix length",
+            )
+
+
+def row_hash(row: Tokens) -> str:
+    """SHA-256 of tokens, of one row or of rows in order, as little-endian int32."""
+    return hashlib.sha256(_bytes(row)).hexdigest()
+
+
+def _bytes(tokens: Tokens) -> bytes:
+    return np.ascontiguousarray(tokens, dtype="<i4").tobytes()

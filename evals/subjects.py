@@ -1,0 +1,109 @@
+"""The model under test: found, loaded in a known precision on a known device, and identified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.source import MANIFEST, open_checkpoint
+from surgery.errors import MeasurementError, SourceError
+from surgery.hub import find_model
+from surgery.loading import load_model, load_tokenizer
+from surgery.manifest import Source
+
+__all__ = ["DTYPES", "Subject", "open_subject"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model in eval mode, its tokenizer (None where it has none), and what it is."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any
+    identity: dict[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Type and product name of the device that holds the first weights."""
+        device = self.model.device
+        if device.type != "cuda":
+            return device.type
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+def open_subject(
+    source: str,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Subject:
+    """Finds and loads a model.
+
+    **Arguments:**
+
+    - `source`, `revision`: a folder or a Hub id.
+    - `name`: what to call it, where that is not `source`.
+    - `dtype`: "auto" (as stored; but float16 becomes float32 on a CPU, which has no arithmetic of
+      its own for it), or a name in `DTYPES`.
+    - `device`: by default a GPU where there is one. `device_map`: "auto" spreads the model over
+      all devices instead.
+    - `say`: told what was decided on the user's behalf.
+
+    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a device
+    that is not there.
+    """
+    folder, found = find_model(source, revision)
+    place = None if device_map else _device(device)
+    model: Any = load_model(
+        folder, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
+    )
+    if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
+        say(f"{name or source}: float16 weights are measured in float32 on a CPU (--dtype)")
+        model = model.float()
+    try:
+        tokenizer = load_tokenizer(folder)
+    except SourceError:
+        tokenizer = None
+    return Subject(name or source, model, tokenizer, _identity(name or source, folder, found))
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MeasurementError(
+            "no such device", where="--device", got=f"{name}: {reason}"
+        ) from error
+    return device
+
+
+def _identity(name: str, folder: Path, source: Source) -> dict[str, Any]:
+    """The commit of a Hub model; of a folder the hash of its manifest, or else of its weights."""
+    identity: dict[str, Any] = {"model": name, "revision": source.revision, "commit": source.commit}
+    if (folder / MANIFEST).is_file():
+        return {**identity, "manifest_sha256": sha256_of(folder / MANIFEST)}
+    if source.commit is None:
+        files = sorted(shard.path for shard in open_checkpoint(folder).shards)
+        identity["weights_sha256"] = {path.name: sha256_of(path) for path in files}
+    return identity

@@ -1,0 +1,90 @@
+"""Passages as the documents of an lm-eval task, and their scores.
+
+lm-eval hands text to a model, which tokenizes it again, so a passage can be tested this way only
+if its text gives back its tokens: prefix alone, and prefix and suffix together. lm-eval also moves
+white space from the end of a context to the continuation, so a prefix must not end in any. Rows
+that fail are left out and counted; on all others the scores are those of `attn-surgery extract`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from evals.samples import Samples, load_samples
+from surgery.errors import SamplesError
+
+__all__ = ["documents", "load", "score"]
+
+_log = logging.getLogger("lm_eval")
+
+
+def load(
+    samples: str | None = None,
+    tokenizer: str | None = None,
+    pretrained: str | None = None,
+    prefix_length: int | None = None,
+    suffix_length: int | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """The task's data set; the arguments are lm-eval's model arguments and metadata together.
+
+    - `samples`: SAMPLES as for `attn-surgery extract`; by default $ATTN_SURGERY_SAMPLES.
+    - `tokenizer`: a folder or Hub id; by default $ATTN_SURGERY_TOKENIZER, else `pretrained`.
+
+    Raises `SamplesError` when either is missing, or when no row survives.
+    """
+    import datasets
+    from transformers import AutoTokenizer
+
+    samples = samples or os.environ.get("ATTN_SURGERY_SAMPLES")
+    tokenizer = tokenizer or os.environ.get("ATTN_SURGERY_TOKENIZER") or pretrained
+    for value, name in ((samples, "samples"), (tokenizer, "tokenizer")):
+        if value is None:
+            raise SamplesError(
+                f"the task needs {name}",
+                where="discoverable_extraction",
+                fix=f"""give --metadata '{{"{name}": "…"}}' or ATTN_SURGERY_{name.upper()}""",
+            )
+    encoder = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = load_samples(
+        str(samples), tokenizer=encoder, prefix_length=prefix_length, suffix_length=suffix_length
+    )
+    return {"test": datasets.Dataset.from_list(documents(loaded, encoder))}
+
+
+def documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
+    """One document for every member row that text can carry."""
+    if samples.members is not None:
+        samples = samples.select(samples.members)
+    found = []
+    for name, row in zip(samples.ids, samples.tokens.tolist(), strict=True):
+        before, after = row[: samples.prefix_length], row[samples.prefix_length :]
+        prefix, suffix = (
+            tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (before, after)
+        )
+        same = tokenizer.encode(prefix) == before and tokenizer.encode(prefix + suffix) == row
+        if same and prefix == prefix.rstrip():
+            found.append({"id": name, "prefix": prefix, "suffix": suffix, "length": len(after)})
+    if not found:
+        raise SamplesError("no passage keeps its tokens as text", where=samples.source)
+    left_out = len(samples) - len(found)
+    if left_out:
+        _log.warning(
+            "%d of %d passages are left out: as text they do not keep their tokens, or the prefix "
+            "ends in white space",
+            left_out,
+            len(samples),
+        )
+    return [{**document, "left_out": left_out} for document in found]
+
+
+def score(document: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """Exact match (1 or 0) and mean NLL in nats per token from lm-eval's (log p, is greedy)."""
+    ((log_likelihood, is_greedy),) = results
+    return {
+        "exact_match": float(is_greedy),
+        "suffix_nll": -log_likelihood / document["length"],
+        "rows_left_out": document["left_out"],
+    }

@@ -1,0 +1,91 @@
+"""Runs the command line: in this process, where imports are paid once, or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.main import run
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ("-m", "cli.main")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a user sees of a command."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on stdout; anything else there is an error."""
+        return json.loads(self.stdout)
+
+    def assert_error(self, *texts: str) -> None:
+        """Exit code 1 and one line on stderr, which holds the texts; nothing on stdout."""
+        assert self.code == 1, self
+        assert self.stdout == ""
+        assert self.stderr.startswith("error: "), self.stderr
+        assert self.stderr.count("\n") == 1, self.stderr
+        assert self.stderr.endswith("\n")
+        for text in texts:
+            assert text in self.stderr
+
+
+def attn_surgery(*arguments: object) -> Outcome:
+    """Runs a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+    assert isinstance(code, int)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def start(
+    *arguments: object, program: Sequence[str] = PROGRAM, **options: Any
+) -> subprocess.Popen[str]:
+    """Starts a command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, arguments)],
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=options.pop("cwd", ROOT),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> Outcome:
+    out, err = process.communicate(timeout=timeout)
+    return Outcome(process.returncode, out or "", err)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every path below a folder, hidden ones included → SHA-256 of a file, or what else it is."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"link to {path.readlink()}"
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[name] = "folder"
+    return found

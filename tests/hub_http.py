@@ -1,0 +1,216 @@
+"""An HTTP server for tests: routes that are functions, a record of requests, faults on demand.
+
+It listens on two ports of the loopback interface: two origins, as a Hub and its file storage are.
+A route takes the server and the request and returns an answer; `@route` marks it. Errors that are
+meant are raised as `RefusedError`; any other exception of a route fails the test when the server
+closes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+CHUNK = 1 << 16
+
+
+@dataclass
+class Request:
+    """One request. `file` is the stored file it was about, `sent` the bytes of its answer."""
+
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    headers: Message
+    body: bytes
+    on_storage: bool
+    status: int = 0
+    file: str | None = None
+    sent: int = 0
+
+    @property
+    def token(self) -> str | None:
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        return token if kind == "Bearer" else None
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    file: str | None = None
+
+
+def json_answer(
+    value: object, *, status: int = 200, headers: dict[str, str] | None = None
+) -> Answer:
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    return Answer(status, json.dumps(value).encode(), headers)
+
+
+class RefusedError(Exception):
+    """An answer that ends a request early. `code` is the Hub's own name for the reason."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        named = {"X-Error-Code": code} if code else {}
+        headers = {**named, "X-Error-Message": message, **(headers or {})}
+        self.answer = json_answer({"error": message}, status=status, headers=headers)
+
+
+Handler = Callable[..., Answer]
+ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
+
+
+def route(methods: str, pattern: str) -> Callable[[Handler], Handler]:
+    """Marks the handler of a path. Named groups of `pattern` become its keyword arguments."""
+
+    def add(handler: Handler) -> Handler:
+        ROUTES.extend((method, re.compile(pattern), handler) for method in methods.split())
+        return handler
+
+    return add
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong on purpose: an answer, or a body that is cut after some bytes."""
+
+    pattern: str
+    answer: Answer | None
+    cut_after: int | None
+    left: float
+
+
+class RecordingServer:
+    """Serves `ROUTES` on `url` and `storage_url` while it is entered."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.crashes: list[str] = []
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._servers = [_Listener(self, on_storage) for on_storage in (False, True)]
+        self.url, self.storage_url = (
+            f"http://127.0.0.1:{listener.server_address[1]}" for listener in self._servers
+        )
+
+    def __enter__(self) -> Any:
+        for listener in self._servers:
+            threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for listener in self._servers:
+            listener.shutdown()
+            listener.server_close()
+        assert not self.crashes, self.crashes[0]
+
+    def fail(
+        self,
+        status: int,
+        path: str = "",
+        *,
+        times: float = float("inf"),
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Answers requests whose path matches with an error, or with a body that is nonsense."""
+        answer = RefusedError(status, "Failed on purpose", headers=headers).answer
+        if body is not None:
+            answer = Answer(status, body, {"Content-Type": "text/html"})
+        self._faults.append(Fault(path, answer, None, times))
+
+    def cut(self, path: str, after: int, *, times: float = float("inf")) -> None:
+        """Closes the connection after some bytes of the body of a matching answer to GET."""
+        self._faults.append(Fault(path, None, after, times))
+
+    def heal(self) -> None:
+        """Nothing goes wrong from here on."""
+        self._faults.clear()
+
+    def answer(self, request: Request) -> tuple[Answer, int | None]:
+        """What a request gets, and after how many bytes of it the connection is cut."""
+        with self._lock:
+            self.requests.append(request)
+            fault = next((fault for fault in self._faults if _strikes(fault, request)), None)
+            if fault is not None:
+                fault.left -= 1
+        if fault is not None and fault.answer is not None:
+            return fault.answer, None
+        try:
+            answer = self._dispatch(request)
+        except RefusedError as refusal:
+            answer = refusal.answer
+        except Exception:
+            self.crashes.append(traceback.format_exc())
+            answer = Answer(500)
+        return answer, fault.cut_after if fault is not None else None
+
+    def _dispatch(self, request: Request) -> Answer:
+        for method, pattern, handler in ROUTES:
+            match = pattern.fullmatch(request.path)
+            if match is not None and method == request.method:
+                return handler(self, request, **match.groupdict())
+        raise RefusedError(404, f"No route for {request.method} {request.path}")
+
+
+def _strikes(fault: Fault, request: Request) -> bool:
+    meant = fault.answer is not None or request.method == "GET"
+    return fault.left > 0 and meant and re.search(fault.pattern, request.path) is not None
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, owner: RecordingServer, on_storage: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.owner, self.on_storage = owner, on_storage
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no error of the server."""
+
+
+class _Connection(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Listener
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        query = parse_qs(url.query)
+        request = Request(self.command, url.path, query, self.headers, body, self.server.on_storage)
+        answer, cut_after = self.server.owner.answer(request)
+        request.status, request.file = answer.status, answer.file
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        if request.method == "HEAD":
+            return
+        body = answer.body[:cut_after]
+        for start in range(0, len(body), CHUNK):
+            self.wfile.write(body[start : start + CHUNK])
+            request.sent += len(body[start : start + CHUNK])
+        self.close_connection = self.close_connection or cut_after is not None
+
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Requests are recorded, not printed."""

@@ -1,0 +1,478 @@
+"""Contract: an output folder appears under its name only when it is whole.
+
+Killed at any moment, interrupted, or out of space: nothing lies under the output's name and nothing
+that was left behind loads; the source is untouched; the next run gives the same bytes as an
+undisturbed one. With --overwrite the old folder stays until the new one is whole. Of two exports
+to one output one wins, and the other says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import make_tensors, neox_config, write_checkpoint
+from command_line import Outcome, attn_surgery, finish, snapshot, start
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from surgery.checkpoint import folder as folders
+from surgery.checkpoint.folder import atomic_folder
+from surgery.errors import OutputError
+
+WIDTH = 768
+MANIFEST = "surgery.json"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 45 MB in three files, so that an export can be met halfway."""
+    config = neox_config(
+        hidden_size=WIDTH, intermediate_size=WIDTH, num_attention_heads=12, num_hidden_layers=6
+    )
+    small = {**config, "max_position_embeddings": 64}
+    folder = tmp_path_factory.mktemp("large") / "source"
+    tensors = make_tensors(small)
+    return write_checkpoint(folder, config, tensors=tensors, num_shards=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What an export gives that nothing disturbs."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert attn_surgery(*export(source, out)).code == 0
+    return snapshot(out)
+
+
+@pytest.fixture(scope="module")
+def source_before(source: Path) -> dict[str, str]:
+    return snapshot(source)
+
+
+def export(source: Path, out: Path, *options: object) -> tuple[object, ...]:
+    return ("export", source, "--drop-attn", "0-5", "--layout", "stock", "--output", out, *options)
+
+
+def written(parent: Path) -> int:
+    """Bytes below a folder, while another process writes and removes there."""
+    total = 0
+    for path in parent.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def wait_for(process: subprocess.Popen[str], parent: Path, nbytes: int) -> None:
+    while process.poll() is None and written(parent) < nbytes:
+        time.sleep(0.0005)
+
+
+def assert_nothing_loads(parent: Path) -> None:
+    for config in parent.rglob("config.json"):
+        raise AssertionError(f"{config} would load")
+    for folder in [path for path in parent.rglob("*") if path.is_dir()]:
+        with pytest.raises((OSError, ValueError)):
+            AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+
+
+def assert_next_run_succeeds(source: Path, out: Path, undisturbed: dict[str, str]) -> None:
+    assert attn_surgery(*export(source, out)).code == 0
+    assert snapshot(out) == undisturbed
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 0.97])
+def test_killed_when_so_much_is_written(
+    share: float,
+    tmp_path: Path,
+    source: Path,
+    undisturbed: dict[str, str],
+    source_before: dict[str, str],
+) -> None:
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    process = start(*export(source, tmp_path / "out"))
+    wait_for(process, tmp_path, max(int(size * share), 1))
+    process.kill()
+    outcome = finish(process)
+    if outcome.code == 0:  # it was faster than we were
+        assert snapshot(tmp_path / "out") == undisturbed
+        return
+    assert outcome.code == -signal.SIGKILL
+    if not (tmp_path / "out").exists():
+        assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+        assert_nothing_loads(tmp_path)
+        assert_next_run_succeeds(source, tmp_path / "out", undisturbed)
+    assert snapshot(tmp_path / "out") == undisturbed
+    assert snapshot(source) == source_before
+
+
+# Stops the program at its n-th call of a system function that changes the disk, as a kill there
+# would: between any two such calls nothing on the disk changes.
+KILLED_AT = """
+import os, sys
+limit, calls = int(sys.argv.pop(1)), 0
+CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+def hook(event, arguments):
+    global calls
+    if event not in CHANGES:
+        return
+    place = str(arguments[0])
+    if event == "open" and not (arguments[2] or 0) & os.O_CREAT:
+        return
+    if "out" not in place:
+        return
+    calls += 1
+    if calls > limit:
+        os.kill(os.getpid(), 9)
+sys.addaudithook(hook)
+from cli.main import run
+run()
+"""
+
+
+def killed_at(step: int, arguments: tuple[object, ...]) -> subprocess.Popen[str]:
+    return start(str(step), *arguments, program=["-c", KILLED_AT])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(
+        tmp_path_factory.mktemp("small") / "source",
+        neox_config(max_position_embeddings=64, num_hidden_layers=6),
+        num_shards=2,
+    )
+
+
+def test_killed_at_every_step(tmp_path: Path, small: Path) -> None:
+    """Without an output before: at no step is there anything but nothing or the whole."""
+    reference = tmp_path / "reference"
+    assert attn_surgery(*export(small, reference)).code == 0
+    whole = snapshot(reference)
+    before = snapshot(small)
+    for step in range(100):
+        parent = tmp_path / f"at{step}"
+        parent.mkdir()
+        out = parent / "out"
+        outcome = finish(killed_at(step, export(small, out)))
+        if outcome.code == 0:
+            break
+        assert outcome.code == -signal.SIGKILL, outcome
+        assert not out.exists()
+        complete = parent / ".out.partial" / "config.json"
+        if not complete.exists() or complete.stat().st_size == 0:
+            assert not any(load(path) for path in parent.rglob("*") if path.is_dir())
+        assert attn_surgery(*export(small, out)).code == 0
+        assert snapshot(out) == whole
+        assert [path.name for path in parent.iterdir()] == ["out"]
+    assert step > 6  # shards, index, manifest, configuration, folders, renaming
+    assert snapshot(parent / "out") == whole
+    assert snapshot(small) == before
+
+
+def load(folder: Path) -> bool:
+    try:
+        AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def test_overwrite_killed_at_every_step(tmp_path: Path, small: Path) -> None:
+    """With an output before: at every step the old one or the new one is there, whole."""
+    reference = tmp_path / "reference"
+    assert attn_surgery(*export(small, reference)).code == 0
+    new = snapshot(reference)
+    seen = set()
+    for step in range(100):
+        parent = tmp_path / f"at{step}"
+        parent.mkdir()
+        out = parent / "out"
+        old_export = ("export", small, "--drop-attn", "1", "--output", out)
+        assert attn_surgery(*old_export).code == 0
+        old = snapshot(out)
+        outcome = finish(killed_at(step, export(small, out, "--overwrite")))
+        now = snapshot(out)
+        assert now in (old, new)
+        seen.add("old" if now == old else "new")
+        if outcome.code == 0:
+            assert now == new
+            assert [path.name for path in parent.iterdir()] == ["out"]
+            break
+        assert outcome.code == -signal.SIGKILL, outcome
+        assert attn_surgery(*export(small, out, "--overwrite")).code == 0
+        assert snapshot(out) == new
+        assert [path.name for path in parent.iterdir()] == ["out"]
+    assert seen == {"old", "new"}
+    assert step > 8
+
+
+def test_interrupted(
+    tmp_path: Path, source: Path, undisturbed: dict[str, str], source_before: dict[str, str]
+) -> None:
+    caught = 0
+    for share in (0.0, 0.3, 0.7):
+        parent = tmp_path / str(share)
+        parent.mkdir()
+        process = start(*export(source, parent / "deep" / "out"))
+        wait_for(process, parent, 1 + int(45e6 * share))
+        process.send_signal(signal.SIGINT)
+        outcome = finish(process)
+        if outcome.code == 0:
+            assert snapshot(parent / "deep" / "out") == undisturbed
+            continue
+        caught += 1
+        assert outcome.code == 130
+        assert outcome.stdout == ""
+        assert outcome.stderr.strip() == "interrupted"
+        assert list(parent.iterdir()) == []
+    assert caught
+    assert snapshot(source) == source_before
+
+
+# --- no space
+
+
+def assert_full(outcome: Outcome, out: Path, reason: str) -> None:
+    outcome.assert_error(
+        f"{out}: cannot write: {reason}", "bytes are free; nothing was left behind"
+    )
+
+
+@pytest.mark.parametrize("nbytes", [0, 4096, 1_000_000, 10_000_000])
+def test_file_size_limit(
+    nbytes: int, tmp_path: Path, source: Path, source_before: dict[str, str]
+) -> None:
+    process = start(
+        *export(source, tmp_path / "deep" / "out"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, nbytes)),
+    )
+    assert_full(finish(process), tmp_path / "deep" / "out", "file too large")
+    assert list(tmp_path.iterdir()) == []
+    assert snapshot(source) == source_before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_disk_full(small_disk: Path, source: Path, source_before: dict[str, str]) -> None:
+    out = small_disk / "deep" / "out"
+    assert_full(attn_surgery(*export(source, out)), out, "no space left on device")
+    assert list(small_disk.iterdir()) == []
+    assert snapshot(source) == source_before
+
+
+def test_disk_full_on_overwrite(small_disk: Path, small: Path, source: Path) -> None:
+    out = small_disk / "out"
+    assert attn_surgery(*export(small, out)).code == 0
+    old = snapshot(small_disk)
+    assert_full(attn_surgery(*export(source, out, "--overwrite")), out, "no space left on device")
+    assert snapshot(small_disk) == old
+
+
+def test_a_read_only_disk(small_disk: Path, small: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    out = small_disk / "out"
+    attn_surgery(*export(small, out)).assert_error(f"{out}: cannot write: read-only file system")
+
+
+# --- overwriting
+
+
+def test_overwrite(tmp_path: Path, small: Path) -> None:
+    out = tmp_path / "out"
+    assert attn_surgery(*export(small, out)).code == 0
+    (out / "README.md").write_text("of the old model")
+    old = snapshot(out)
+    attn_surgery(*export(small, out)).assert_error("already exists")
+    assert snapshot(out) == old
+    assert attn_surgery(*export(small, out, "--overwrite")).code == 0
+    old.pop("README.md")
+    assert snapshot(out) == old
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_overwrite_fails(tmp_path: Path, small: Path) -> None:
+    out = tmp_path / "out"
+    assert attn_surgery(*export(small, out)).code == 0
+    old = snapshot(tmp_path)
+    tensors = make_tensors(neox_config(max_position_embeddings=64))
+    tensors["gpt_neox.layers.3.attention.query_key_value.bias"].fill_(torch.inf)
+    broken = write_checkpoint(
+        small.parent / "broken", neox_config(max_position_embeddings=64), tensors=tensors
+    )
+    command = ("export", broken, "--drop-attn", "3", "--output", out, "--overwrite")
+    attn_surgery(*command).assert_error("is not finite")
+    assert snapshot(tmp_path) == old
+
+
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system call answers as on a file system that cannot exchange two folders."""
+    libc = type("libc", (), {"renameat2": staticmethod(lambda *arguments: -1)})
+    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *arguments, **options: libc)
+
+
+def test_overwrite_without_exchange(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_exchange(monkeypatch)
+    out = tmp_path / "out"
+    assert attn_surgery(*export(small, out)).code == 0
+    new = snapshot(out)
+    (out / "README.md").write_text("of the old model")
+    (tmp_path / ".out.old").mkdir()  # of a run that was killed
+    (tmp_path / ".out.old" / "config.json").write_text("{}")
+    assert attn_surgery(*export(small, out, "--overwrite")).code == 0
+    assert snapshot(out) == new
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_old_folder_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without exchange, and with the new folder gone before it could take its place."""
+    without_exchange(monkeypatch)
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    with pytest.raises(OutputError), atomic_folder(target, overwrite=True) as partial:
+        partial.rmdir()
+    assert snapshot(tmp_path).keys() == {"out", "out/config.json"}
+
+
+# --- two at once
+
+
+def test_two_exports_to_one_output(
+    tmp_path: Path, source: Path, undisturbed: dict[str, str]
+) -> None:
+    processes = [start(*export(source, tmp_path / "out")) for _ in range(3)]
+    outcomes = [finish(process) for process in processes]
+    assert sorted(outcome.code for outcome in outcomes) == [0, 1, 1]
+    for outcome in outcomes:
+        if outcome.code:
+            outcome.assert_error(f"{tmp_path / 'out'}: ")
+            reasons = ("another process is writing this folder", "already exists")
+            assert any(reason in outcome.stderr for reason in reasons), outcome.stderr
+    assert snapshot(tmp_path / "out") == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_second_leaves_the_first_alone(tmp_path: Path, small: Path) -> None:
+    out = tmp_path / "out"
+    with atomic_folder(out) as partial:
+        (partial / "config.json").write_text("mine")
+        before = snapshot(tmp_path)
+        attn_surgery(*export(small, out)).assert_error("another process is writing this folder")
+        assert snapshot(tmp_path) == before
+    assert (out / "config.json").read_text() == "mine"
+
+
+def test_an_output_that_appears_meanwhile(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OutputError, match="already exists"), atomic_folder(out) as partial:
+        (partial / "config.json").write_text("late")
+        out.mkdir()
+        (out / "config.json").write_text("first")
+    assert (out / "config.json").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_old_folder_is_not_reused_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the exchange the old folder has the hidden name: another run must not write there."""
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    refusals = []
+    remove = folders.shutil.rmtree
+
+    def slow(path: Any, **options: Any) -> None:
+        with (
+            pytest.raises(OutputError, match="another process"),
+            atomic_folder(tmp_path / "out", overwrite=True),
+        ):
+            pass
+        refusals.append(Path(path).name)
+        remove(path, **options)
+
+    with atomic_folder(target, overwrite=True) as partial:
+        (partial / "config.json").write_text("new")
+        monkeypatch.setattr(folders.shutil, "rmtree", slow)
+    assert refusals == [".out.partial"]
+    assert (target / "config.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_on_a_folder_that_has_moved_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run ends between the second's opening of the folder and its lock."""
+    target = tmp_path / "out"
+    lock = fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (tmp_path / ".out.partial").rename(target)  # what the first run does last
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(OutputError, match="another process"), atomic_folder(target):
+        raise AssertionError("the folder is not ours")
+    assert target.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_parents_are_taken_back_unless_others_use_them(tmp_path: Path) -> None:
+    class OtherError(Exception):
+        pass
+
+    with pytest.raises(OtherError), atomic_folder(tmp_path / "a" / "b" / "out") as partial:
+        (partial / "x").write_text("")
+        (tmp_path / "a" / "theirs").write_text("")
+        raise OtherError
+    assert snapshot(tmp_path).keys() == {"a", "a/theirs"}
+
+
+def test_leftovers_are_cleared(tmp_path: Path) -> None:
+    partial = tmp_path / ".out.partial"
+    (partial / "deep").mkdir(parents=True)
+    save_file({"a": torch.ones(1)}, partial / "deep" / "model.safetensors")
+    (partial / "link").symlink_to(tmp_path)
+    with atomic_folder(tmp_path / "out") as fresh:
+        assert list(fresh.iterdir()) == []
+        (fresh / "config.json").write_text("{}")
+    assert snapshot(tmp_path).keys() == {"out", "out/config.json"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, small: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        assert attn_surgery(*export(small, tmp_path / "out")).code == 0
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "out").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask

@@ -1,0 +1,371 @@
+"""`collect` finds what a model recites, wherever it is, and nothing else.
+
+What it keeps equals a plain loop over all windows; recited passages hidden in a corpus of every
+form are found at their place; its output is samples on which `extract` finds every row exact; a
+run that is killed at any batch, or in the middle of a write, ends with the same file as one that
+is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import zstandard
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reciting import generate
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+from evals.collecting import Cut, collect
+from evals.corpus import Corpus, Place, open_corpus, windows
+from evals.extraction import extract
+from evals.measures import memorization_score
+from evals.samples import load_samples
+from surgery.errors import SamplesError
+
+CUT = Cut(prefix_length=6, suffix_length=5, stride=3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    return GPTNeoXForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def planted(model) -> list[str]:
+    """Documents; every second ends with what the model says after its first tokens."""
+    tokenizer, documents = tiny_tokenizer(), []
+    ids = tokenizer(TEXT)["input_ids"]
+    for start in range(0, 120, 2):
+        prefix = ids[start : start + 6]
+        said = generate(model, torch.tensor([prefix]), 5)[0].tolist()
+        text = tokenizer.decode(prefix + said)
+        if tokenizer.encode(text) == prefix + said:
+            documents += [text, tokenizer.decode(ids[start : start + 30])]
+        if len(documents) == 14:
+            break
+    assert len(documents) > 10
+    return documents
+
+
+def write(folder: Path, documents: list[str]) -> Path:
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(model, corpus: Path, output: Path, cut: Cut = CUT, **options):
+    found = collect(
+        model, tiny_tokenizer(), open_corpus([corpus]), output, cut, batch_size=4, **options
+    )
+    return found, read(output)
+
+
+def by_hand(model, documents: list[str], cut: Cut) -> list[tuple[int, int, float]]:
+    found = []
+    for number, text in enumerate(documents):
+        ids = tiny_tokenizer()(text)["input_ids"]
+        for start in range(0, len(ids) - cut.length + 1, cut.stride):
+            window = torch.tensor([ids[start : start + cut.length]])
+            with torch.inference_mode():
+                greedy = model(window).logits.argmax(-1)[:, cut.prefix_length - 1 : -1].numpy()
+            score = memorization_score(greedy, window[:, cut.prefix_length :].numpy())[0]
+            if score >= cut.min_score:
+                found.append((number, start, float(score)))
+    return found
+
+
+@pytest.mark.parametrize("cut", [CUT, Cut(6, 5, 1), Cut(6, 5, 1, min_score=0.4), Cut(6, 5, 20)])
+def test_it_keeps_what_a_plain_loop_keeps(model, planted, tmp_path, cut):
+    corpus = write(tmp_path, planted)
+    found, rows = run(model, corpus, tmp_path / "out.jsonl", cut)
+    slow = by_hand(model, planted, cut)
+    assert found.recited == len(slow) == sum(row["seen"] for row in rows)
+    firsts = {tuple(place) for place in slow}
+    assert {(row["document"], row["position"], row["score"]) for row in rows} <= firsts
+    assert len({row["hash"] for row in rows}) == len(rows) == found.distinct
+    recited = {number for number, start, score in slow if start == 0 and score == 1}
+    assert set(range(0, len(planted), 2)) <= recited
+    assert not (tmp_path / "out.jsonl.progress").exists()
+
+
+def test_its_output_is_samples_that_extract_finds_exact(model, planted, tmp_path):
+    _, rows = run(model, write(tmp_path, planted), tmp_path / "out.jsonl")
+    samples = load_samples(str(tmp_path / "out.jsonl"), prefix_length=6, suffix_length=5)
+    assert extract(model, samples).exact.all()
+    assert list(samples.hashes) == [row["hash"] for row in rows]
+    assert rows[0]["id"] == f"corpus.jsonl:{rows[0]['document']}:{rows[0]['position']}"
+    assert "text" not in rows[0]
+
+
+def test_text_only_when_asked_for(model, planted, tmp_path):
+    _, rows = run(model, write(tmp_path, planted), tmp_path / "out.jsonl", text=True)
+    assert rows[0]["text"] == tiny_tokenizer().decode(rows[0]["tokens"])
+
+
+def test_equal_windows_are_kept_once_and_counted(model, planted, tmp_path):
+    corpus = write(tmp_path, [planted[0]] * 3)
+    found, rows = run(model, corpus, tmp_path / "out.jsonl")
+    assert (found.recited, found.distinct) == (3, 1)
+    assert (rows[0]["seen"], rows[0]["document"]) == (3, 0)
+
+
+class KilledError(Exception):
+    pass
+
+
+@settings(max_examples=5, deadline=None)
+@given(after=st.integers(1, 8), torn=st.booleans())
+def test_a_killed_run_goes_on_to_the_same_file(model, planted, tmp_path_factory, after, torn):
+    folder = tmp_path_factory.mktemp("killed")
+    corpus, whole, output = write(folder, planted), folder / "whole.jsonl", folder / "out.jsonl"
+    expected, _ = run(model, corpus, whole)
+    left = after
+
+    def stop(tokens: int) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(model, corpus, output, advance=stop)
+    journal = Path(f"{output}.progress")
+    assert not output.exists()
+    if torn:
+        with journal.open("ab") as file:
+            file.write(b'{"place": {"file": 0, "docu')
+    found, _ = run(model, corpus, output)
+    assert output.read_bytes() == whole.read_bytes()
+    assert (found.windows, found.recited) == (expected.windows, expected.recited)
+    assert not journal.exists()
+
+
+def test_resuming_does_not_tokenize_what_was_done(model, planted, tmp_path):
+    corpus, output = write(tmp_path, planted), tmp_path / "out.jsonl"
+    whole, _ = run(model, corpus, tmp_path / "whole.jsonl")
+    calls = 0
+
+    def stop(tokens: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(model, corpus, output, advance=stop)
+    found, _ = run(model, corpus, output)
+    assert found.resumed
+    assert found.tokens_read < 0.7 * whole.tokens_read
+
+
+def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
+    corpus, output = write(tmp_path, planted), tmp_path / "out.jsonl"
+
+    def stop(tokens: int) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run(model, corpus, output, advance=stop)
+    for options in ({"cut": Cut(6, 5, 2)}, {"settings": {"model": "another"}}):
+        with pytest.raises(SamplesError) as error:
+            run(model, corpus, output, **options)
+        assert str(error.value) == (
+            f"{output}.progress: holds the progress of another model, corpus or cut; remove it to "
+            "begin anew, or choose another --output"
+        )
+
+
+# ------------------------------------------------------------------------------------ the corpus
+
+
+def texts(corpus: Corpus, length: int = 4, stride: int = 1, **options) -> list[str]:
+    tokenizer = tiny_tokenizer()
+    return [
+        tokenizer.decode(window.tokens.tolist())
+        for window in windows(corpus, tokenizer, length, stride, **options)
+    ]
+
+
+def test_every_form_of_corpus_gives_the_same_documents(tmp_path):
+    documents = [TEXT[:40], TEXT[50:110], "ab"]
+    raw = "".join(json.dumps({"text": text, "other": 1}) + "\n" for text in documents)
+    (tmp_path / "a.jsonl").write_text(raw)
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(raw.encode()))
+    pq.write_table(pa.table({"text": documents}), tmp_path / "c.parquet")
+    for number, text in enumerate(documents):
+        (tmp_path / f"d{number}.txt").write_text(text)
+    found = [
+        texts(open_corpus([tmp_path / name])) for name in ("a.jsonl", "b.jsonl.zst", "c.parquet")
+    ]
+    found.append(texts(open_corpus([tmp_path / f"d{number}.txt" for number in range(3)])))
+    assert found[0]
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.txt").write_text("the lazy dog")
+    (tmp_path / "a.md").write_text("the quick brown fox")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    corpus = open_corpus([tmp_path])
+    assert corpus.names == ("a.md", "sub/b.txt")
+    assert [window.place.file for window in windows(corpus, tiny_tokenizer(), 3, 3)] == [0, 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.integers(1, 9), stride=st.integers(1, 14), piece=st.integers(1, 60))
+def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, piece):
+    from unittest import mock
+
+    folder = tmp_path_factory.mktemp("pieces")
+    (folder / "a.txt").write_text(TEXT)
+    with mock.patch("evals.corpus._PIECE", piece):
+        found = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride))
+        after = found[len(found) // 2].place
+        rest = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride, after=after))
+    places = [window.place.position for window in found]
+    assert places == list(range(0, places[-1] + 1, stride))
+    total = max(window.place.position + length for window in found)
+    stream = np.full(total, -1)
+    for window in found:
+        stream[window.place.position : window.place.position + length] = window.tokens
+    if stride <= length:
+        decoded = tiny_tokenizer().decode(stream.tolist())
+        assert TEXT.startswith(decoded)
+        assert len(TEXT) - len(decoded) < 40 * max(length, stride)
+    assert [window.place for window in rest] == [w.place for w in found[len(found) // 2 + 1 :]]
+    for again, once in zip(rest, found[len(found) // 2 + 1 :], strict=True):
+        assert again.tokens.tolist() == once.tokens.tolist()
+
+
+def test_places_are_in_the_order_of_reading():
+    assert Place(0, 5, 9) < Place(1, 0, 0) < Place(1, 0, 3) < Place(1, 1, 0)
+
+
+def test_mistakes_in_a_corpus(tmp_path):
+    def message(*paths: Path) -> str:
+        with pytest.raises(SamplesError) as error:
+            texts(open_corpus(paths))
+        return str(error.value)
+
+    assert message(tmp_path / "none") == f"{tmp_path / 'none'}: no such file or folder"
+    assert message(tmp_path) == (
+        f"{tmp_path}: no text in it (expected .txt, .md, .rst, .py, .text, .jsonl, .jsonl.zst, "
+        ".parquet)"
+    )
+    (tmp_path / "a.txt").write_bytes(b"\xff\xff")
+    assert message(tmp_path / "a.txt").startswith(f"{tmp_path / 'a.txt'}: not UTF-8 text")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"words": 1}\n')
+    assert message(tmp_path / "a.jsonl") == (
+        f"{tmp_path / 'a.jsonl'} line 2: not JSON lines with a text (got no 'text')"
+    )
+    (tmp_path / "a.jsonl.zst").write_bytes(b"no zstandard at all")
+    assert "not JSON lines with a text" in message(tmp_path / "a.jsonl.zst")
+    pq.write_table(pa.table({"words": ["a"]}), tmp_path / "a.parquet")
+    assert "not parquet with a column text" in message(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (Cut(prefix_length=0), "wrong prefix length (expected at least 1, got 0)"),
+        (Cut(suffix_length=0), "wrong suffix length (expected at least 1, got 0)"),
+        (Cut(stride=0), "wrong stride (expected at least 1, got 0)"),
+        (Cut(min_score=0.0), "wrong least score (expected above 0, at most 1, got 0.0)"),
+    ],
+)
+def test_cuts_that_mean_nothing(cut, message):
+    with pytest.raises(SamplesError) as error:
+        cut.check()
+    assert str(error.value) == message
+
+
+# ----------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def arguments(folder: Path, corpus: Path, output: Path) -> list[str]:
+    lengths = ["--prefix-length", "6", "--suffix-length", "5", "--stride", "3"]
+    files = ["--corpus", str(corpus), "--output", str(output)]
+    return [str(folder), *files, *lengths, "--device", "cpu", "--batch-size", "4"]
+
+
+def test_the_command(folder, model, planted, tmp_path):
+    from cli.collect import command
+
+    corpus = write(tmp_path, planted)
+    expected, _ = run(model, corpus, tmp_path / "library.jsonl")
+    output = tmp_path / "out.jsonl"
+    result = CliRunner().invoke(command, [*arguments(folder, corpus, output), "--json"])
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["recited"] == expected.recited
+    assert printed["tokens_per_second"] > 0
+    assert output.read_bytes() == (tmp_path / "library.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_survives_being_killed(folder, planted, tmp_path):
+    corpus = write(tmp_path, planted * 60)
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    script = "import sys; from cli.collect import command; command(sys.argv[1:])"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(to: Path) -> subprocess.Popen:
+        call = [sys.executable, "-c", script, *arguments(folder, corpus, to)]
+        return subprocess.Popen(
+            call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    process, journal = start(output), Path(f"{output}.progress")
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 4_000):
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    for to in (output, whole):
+        process = start(to)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        if to is output:
+            assert b"an earlier run was taken up where it was" in errors
+    assert output.read_bytes() == whole.read_bytes()

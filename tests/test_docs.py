@@ -1,0 +1,73 @@
+"""Contract: the documents tell the truth: every command, variant, layout and file they name exists,
+and every command and file that exists is named.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.main import COMMANDS, main
+from surgery.layouts import LAYOUTS
+from surgery.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def table_rows(header: str) -> set[str]:
+    """First cells, in backticks, of the README's table that begins with `header`."""
+    table = README[README.index(header) :].split("\n\n", 1)[0]
+    return set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE))
+
+
+def test_readme_lists_every_command() -> None:
+    assert table_rows("| command |") == set(COMMANDS)
+
+
+def test_readme_lists_every_variant_and_layout() -> None:
+    assert table_rows("| variant |") == set(VARIANTS)
+    assert table_rows("| layout |") == {*LAYOUTS, "auto"}
+
+
+def test_changelog_names_every_command() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert {name for name in COMMANDS if f"`attn-surgery {name}`" not in changelog} == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.help
+    assert COMMANDS[name][1]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, f"{name} {parameter.opts[0]}"
+
+
+def test_files_in_the_tree_exist() -> None:
+    """The README's file tree: every name stands for a file or folder of the repository."""
+    tree = README.split("## Where things are", 1)[1].split("```")[1]
+    parents: list[str] = []
+    for line in tree.strip().splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        if depth > 2:  # a description that runs on
+            continue
+        for name in re.findall(r"^\s*((?:[\w/]+(?:\.py|/)\s?)+)", line)[0].split():
+            parents[depth:] = [name]
+            assert (ROOT / "".join(parents)).exists(), "".join(parents)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "evals/lab/README.md"])
+def test_links_inside_the_repository_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_no_placeholder_is_left() -> None:
+    assert not re.findall(r"\b[A-Z]+_TABLE\b", README)

@@ -1,0 +1,813 @@
+"""Contract: whatever is wrong with a model or a target, the user reads one line and nothing changes.
+
+Exit code 1, one line on stderr that begins with "error: " and says what is wrong, nothing on
+stdout, no traceback, nothing written: neither beside the source nor where the output was to be.
+Misuse of the command line exits with 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
+from command_line import Outcome, attn_surgery, finish, snapshot, start
+from safetensors.torch import load_file, save_file
+
+NEOX = neox_config(max_position_embeddings=64)
+NEO = neo_config(max_position_embeddings=64)
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+Damage = Callable[[Path], None]
+
+
+def refused(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
+    """Runs an export that must fail, and proves that it left no trace."""
+    before = snapshot(tmp_path)
+    command = ["export", source, "--drop-attn", spec, "--output", tmp_path / "made" / "out"]
+    outcome = attn_surgery(*command, *options)
+    assert snapshot(tmp_path) == before
+    return outcome
+
+
+def set_config(**values: Any) -> Damage:
+    """Sets keys of config.json, or removes them where the value is ..."""
+
+    def damage(source: Path) -> None:
+        config = {**json.loads((source / "config.json").read_text()), **values}
+        config = {key: value for key, value in config.items() if value is not ...}
+        (source / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def set_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage(source: Path) -> None:
+        tensors = load_file(source / SINGLE)
+        change(tensors)
+        save_file(tensors, source / SINGLE, metadata={"format": "pt"})
+
+    return damage
+
+
+def write(name: str, content: bytes) -> Damage:
+    return lambda source: (source / name).write_bytes(content) and None
+
+
+def remove(name: str) -> Damage:
+    return lambda source: (source / name).unlink()
+
+
+def folder_in_place_of(name: str) -> Damage:
+    def damage(source: Path) -> None:
+        (source / name).unlink(missing_ok=True)
+        (source / name).mkdir()
+
+    return damage
+
+
+def truncate(name: str, nbytes: int) -> Damage:
+    def damage(source: Path) -> None:
+        content = (source / name).read_bytes()
+        (source / name).write_bytes(content[:nbytes])
+
+    return damage
+
+
+CONFIGURATION: list[tuple[str, Damage, list[str]]] = [
+    ("missing", remove("config.json"), ["config.json is missing"]),
+    ("damaged", write("config.json", b'{"model_type": '), ["config.json: not valid JSON"]),
+    ("latin-1", write("config.json", b'{"a": "\xe9"}'), ["config.json: not valid JSON"]),
+    ("deep", write("config.json", b"[" * 200_000), ["config.json: not valid JSON"]),
+    ("list", write("config.json", b"[]"), ["config.json: not a JSON object"]),
+    ("folder", folder_in_place_of("config.json"), ["config.json"]),
+    (
+        "other architecture",
+        set_config(model_type="llama"),
+        ["unsupported model_type llama; supported: gpt_neox, gpt_neo"],
+    ),
+    (
+        "no architecture",
+        set_config(model_type=...),
+        ["unsupported model_type None; supported: gpt_neox, gpt_neo"],
+    ),
+    (
+        "odd architecture",
+        set_config(model_type=["gpt_neox"]),
+        ["unsupported model_type ['gpt_neox']; supported: "],
+    ),
+    (
+        "quantized",
+        set_config(quantization_config={"quant_method": "gptq", "bits": 4}),
+        ["the checkpoint is quantized", "got gptq", "start from the unquantized model"],
+    ),
+    (
+        "code of its own",
+        set_config(auto_map={"AutoModelForCausalLM": "modeling_x.X"}),
+        ["brings its own modeling code (auto_map), which is never run"],
+    ),
+    (
+        "no size",
+        set_config(hidden_size=...),
+        ["config.json: 'hidden_size' is not a positive whole number"],
+    ),
+    ("size of text", set_config(hidden_size="64"), ["'hidden_size' is not a positive whole"]),
+    ("no blocks", set_config(num_hidden_layers=0), ["'num_hidden_layers' is not a positive"]),
+    (
+        "uneven heads",
+        set_config(num_attention_heads=3),
+        ["hidden_size is not a multiple of the number of heads (got 64 and 3)"],
+    ),
+    (
+        "more blocks than weights",
+        set_config(num_hidden_layers=5),
+        ["tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint"],
+    ),
+    (
+        "absurdly many blocks",
+        set_config(num_hidden_layers=10**12),
+        ["tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint"],
+    ),
+    (
+        "fewer blocks than weights",
+        set_config(num_hidden_layers=3),
+        ["unknown tensor 'gpt_neox.layers.3.", "the tensors of a GPT-NeoX (Pythia) model of 3"],
+    ),
+    (
+        "other width",
+        set_config(hidden_size=128),
+        ["has the wrong shape", "from config.json, got [128, 64]"],
+    ),
+    (
+        "no vocabulary",
+        set_config(vocab_size=127),
+        ["tensor 'embed_out.weight' has the wrong shape (expected [127, 64] from config.json"],
+    ),
+    (
+        "biases that the library would ignore",
+        set_config(attention_bias=False),
+        ["unknown tensor 'gpt_neox.layers.0.attention.dense.bias'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "texts"), [c[1:] for c in CONFIGURATION], ids=[c[0] for c in CONFIGURATION]
+)
+def test_configuration(tmp_path: Path, damage: Damage, texts: list[str]) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    damage(source)
+    refused(tmp_path, source).assert_error(*texts)
+    attn_surgery("inspect", source, "--json").assert_error(*texts)
+
+
+@pytest.mark.parametrize("weights", [b"", b"not weights", None])
+def test_architecture_comes_before_weights(tmp_path: Path, weights: bytes | None) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "llama"}')
+    if weights is not None:
+        (source / SINGLE).write_bytes(weights)
+        (source / "pytorch_model.bin").write_bytes(weights)
+    refused(tmp_path, source).assert_error("unsupported model_type llama; supported: ")
+
+
+def _rename(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({new: tensors.pop(old)})
+
+
+QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
+WEIGHTS: list[tuple[str, Damage, list[str]]] = [
+    ("no weights", remove(SINGLE), ["holds no weights", "pytorch_model.bin"]),
+    ("empty", write(SINGLE, b""), ["model.safetensors: the header is longer than the file"]),
+    ("header cut", truncate(SINGLE, 100), ["model.safetensors: the header is longer than"]),
+    ("weights cut", truncate(SINGLE, 100_000), ["model.safetensors: the file is truncated"]),
+    ("not weights", write(SINGLE, b"version https://git-lfs"), ["truncated or not safetensors"]),
+    (
+        "header damaged",
+        write(SINGLE, (9).to_bytes(8, "little") + b'{"a": {}]'),
+        ["model.safetensors: the header is not valid"],
+    ),
+    (
+        "unknown tensor",
+        set_tensors(lambda t: t.update({"gpt_neox.layers.1.attention.gate": torch.ones(2)})),
+        ["unknown tensor 'gpt_neox.layers.1.attention.gate'", "nothing is guessed"],
+    ),
+    (
+        "tensor with a line break",
+        set_tensors(lambda t: t.update({"a\nb": torch.ones(2)})),
+        ["unknown tensor 'a\\nb'"],
+    ),
+    (
+        "block number with a zero before it",
+        set_tensors(_rename(QKV, QKV.replace(".1.", ".01."))),
+        [f"unknown tensor '{QKV.replace('.1.', '.01.')}'"],
+    ),
+    (
+        "affine in a model with attention",
+        set_tensors(
+            lambda t: t.update(
+                {"gpt_neox.layers.1.attention.affine.bias": torch.ones(64, dtype=torch.float16)}
+            )
+        ),
+        ["unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"],
+    ),
+    (
+        "missing tensor",
+        set_tensors(lambda t: t.pop("gpt_neox.layers.2.mlp.dense_4h_to_h.bias")),
+        ["tensor 'gpt_neox.layers.2.mlp.dense_4h_to_h.bias' is missing from the checkpoint"],
+    ),
+    (
+        "missing bias of attention",
+        set_tensors(lambda t: t.pop("gpt_neox.layers.2.attention.dense.bias")),
+        ["tensor 'gpt_neox.layers.2.attention.dense.bias' is missing from the checkpoint"],
+    ),
+    (
+        "missing head",
+        set_tensors(lambda t: t.pop("embed_out.weight")),
+        ["tensor 'embed_out.weight' is missing from the checkpoint", "does not tie it"],
+    ),
+    (
+        "wrong shape",
+        set_tensors(lambda t: t.update({QKV: t[QKV][:-1].clone()})),
+        [
+            f"tensor {QKV!r} has the wrong shape (expected [192, 64] from config.json, got [191, 64])"
+        ],
+    ),
+    (
+        "flattened",
+        set_tensors(lambda t: t.update({QKV: t[QKV].reshape(-1)})),
+        [f"tensor {QKV!r} has the wrong shape", "got [12288]"],
+    ),
+    (
+        "mixed dtypes",
+        set_tensors(lambda t: t.update({QKV: t[QKV].float()})),
+        ["the parameters have more than one dtype (expected one, got ", "F16 (", f"F32 ({QKV})"],
+    ),
+    (
+        "8-bit weights",
+        set_tensors(lambda t: t.update({QKV: t[QKV].to(torch.int8)})),
+        [f"tensor {QKV!r} is quantized", "got I8", "start from the unquantized model"],
+    ),
+    (
+        "not finite",
+        set_tensors(lambda t: t[QKV].fill_(float("nan"))),
+        [f"the new content of {QKV!r} is not finite in F16"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "texts"), [c[1:] for c in WEIGHTS], ids=[c[0] for c in WEIGHTS])
+def test_weights(tmp_path: Path, damage: Damage, texts: list[str]) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    damage(source)
+    refused(tmp_path, source, "--layout", "stock").assert_error(*texts)
+
+
+def test_overflow_of_a_product(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    name = "gpt_neox.layers.1.attention.dense.weight"
+
+    def enlarge(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[QKV].fill_(6e4)
+        tensors[name].fill_(6e4)
+
+    set_tensors(enlarge)(source)
+    refused(tmp_path, source, "--layout", "compact").assert_error(
+        "the new content of 'gpt_neox.layers.1.attention.affine.weight' is not finite in F16"
+    )
+
+
+def edit_index(change: Callable[[dict[str, Any]], object]) -> Damage:
+    def damage(source: Path) -> None:
+        index = json.loads((source / INDEX).read_text())
+        change(index)
+        (source / INDEX).write_text(json.dumps(index))
+
+    return damage
+
+
+def _place(where: object) -> Damage:
+    return edit_index(lambda index: index["weight_map"].update({QKV: where}))
+
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEXES: list[tuple[str, Damage, list[str]]] = [
+    ("damaged", write(INDEX, b"{"), [f"{INDEX}: not valid JSON"]),
+    ("empty", write(INDEX, b"{}"), [f"{INDEX}: has no weight_map"]),
+    ("list", write(INDEX, b'{"weight_map": ["a"]}'), [f"{INDEX}: has no weight_map"]),
+    (
+        "odd metadata",
+        edit_index(lambda index: index.update(metadata=["x"])),
+        [f"{INDEX}: has metadata that is no object"],
+    ),
+    ("missing shard", remove(SECOND), [f"{INDEX}: names shard {SECOND}, which is missing"]),
+    ("shard cut", truncate(SECOND, 5000), [f"{SECOND}: the "]),
+    ("above", _place("../x.safetensors"), ["names a file outside the folder", "../x.safetensors"]),
+    ("absolute", _place("/etc/passwd"), ["names a file outside the folder (got '/etc/passwd')"]),
+    ("parent", _place(".."), ["names a file outside the folder (got '..')"]),
+    ("below", _place("sub/x.safetensors"), ["names a file outside the folder"]),
+    ("nothing", _place(""), ["names shard , which is missing"]),
+    ("number", _place(1), ["names a file outside the folder (got 1)"]),
+    ("list of files", _place([FIRST]), [f"names a file outside the folder (got ['{FIRST}'])"]),
+    ("null", _place(None), ["names a file outside the folder (got None)"]),
+    ("config as shard", _place("config.json"), ["config.json: cannot be read as a pickled"]),
+    (
+        "wrong shard",
+        _place(SECOND),
+        [f"tensor {QKV!r} is not where the index says (expected {SECOND}, got {FIRST})"],
+    ),
+    (
+        "listed but stored nowhere",
+        edit_index(lambda index: index["weight_map"].update(ghost=FIRST)),
+        ["tensor 'ghost' is not where the index says", "got no shard that holds it"],
+    ),
+    (
+        "stored but not listed",
+        edit_index(lambda index: index["weight_map"].pop(QKV)),
+        [f"{INDEX}: does not list tensor {QKV!r}"],
+    ),
+    (
+        "stored twice",
+        lambda source: save_file(
+            {**load_file(source / FIRST), **load_file(source / SECOND)}, source / SECOND
+        ),
+        ["is stored in 2 shards"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "texts"), [c[1:] for c in INDEXES], ids=[c[0] for c in INDEXES])
+def test_indexes(tmp_path: Path, damage: Damage, texts: list[str]) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)
+    damage(source)
+    refused(tmp_path, source).assert_error(*texts)
+
+
+class Payload:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle"])
+def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
+    content: Any = {**make_tensors(NEOX), "x": Payload(tmp_path / "executed")}
+    path = source / "pytorch_model.bin"
+    if form == "plain pickle":
+        path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    refused(tmp_path, source).assert_error(
+        "pytorch_model.bin: cannot be read as a pickled state dict of tensors alone",
+        "convert it to safetensors where you trust its author",
+    )
+    attn_surgery("inspect", source).assert_error("pytorch_model.bin")
+    assert not (tmp_path / "executed").exists()
+    if form != "plain pickle":  # the payload is a real one
+        torch.load(path, weights_only=False)
+        assert (tmp_path / "executed").is_dir()
+
+
+PICKLES: list[tuple[str, Any, list[str]]] = [
+    ("a list", [1], ["is not a state dict (got list)"]),
+    ("nested", {"state_dict": {}}, ["'state_dict' is not a plain tensor (got dict)"]),
+    ("complex", {"x": torch.ones(2, dtype=torch.complex64)}, ["'x' is not a plain", "complex64"]),
+    ("sparse", {"x": torch.ones(2, 2).to_sparse()}, ["'x' is not a plain tensor"]),
+    ("meta", {"x": torch.ones(2, device="meta")}, ["'x' is not a plain tensor"]),
+    ("number as name", {1: torch.ones(2)}, ["unknown tensor '1'"]),
+    ("nothing", {}, ["is missing from the checkpoint"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"), [c[1:] for c in PICKLES], ids=[c[0] for c in PICKLES]
+)
+def test_pickles(tmp_path: Path, content: Any, texts: list[str]) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
+    torch.save(content, source / "pytorch_model.bin")
+    refused(tmp_path, source).assert_error(*texts)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
+def test_truncated_pickles(tmp_path: Path, legacy: bool, share: float) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
+    path = source / "pytorch_model.bin"
+    torch.save(make_tensors(NEOX), path, _use_new_zipfile_serialization=not legacy)
+    truncate(path.name, int(path.stat().st_size * share))(source)
+    refused(tmp_path, source).assert_error("pytorch_model.bin: cannot be read as a pickled")
+
+
+@pytest.mark.parametrize(
+    ("spec", "texts"),
+    [
+        ("4", ["'4' is out of range"]),
+        ("-5", ["'-5' is out of range"]),
+        ("last:5", ["'last:5' is out of range"]),
+        ("2-9", ["'2-9' is out of range"]),
+        ("", ["names no block"]),
+        (",", ["names no block"]),
+        ("2-1", ["names no block"]),
+        ("1,0-2", ["names block 1 more than once"]),
+        ("deep", ["cannot read 'deep'"]),
+        ("9" * 5000, ["cannot read"]),
+    ],
+)
+def test_blocks(tmp_path: Path, spec: str, texts: list[str]) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    outcome = refused(tmp_path, source, spec=spec)
+    outcome.assert_error("block specification", "the model has 4 blocks, 0 to 3", *texts)
+
+
+UNSUPPORTED: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
+    (
+        "GPT-Neo, identity, stock",
+        NEO,
+        ("--layout", "stock"),
+        [
+            "GPT-Neo has no query and key biases and no rotary positions",
+            "use --layout compact, or --variant zero",
+        ],
+    ),
+    (
+        "no rotary dimensions",
+        neox_config(rotary_pct=0.0),
+        ("--layout", "stock"),
+        ["cannot be made exactly one-hot", "got no rotary dimensions", "use --layout compact"],
+    ),
+    (
+        "no attention bias",
+        neox_config(attention_bias=False),
+        ("--layout", "stock"),
+        ["attention_bias is false", "use --layout compact"],
+    ),
+    (
+        "scaled rotary positions",
+        neox_config(rope_scaling={"type": "linear", "factor": 4.0}),
+        ("--layout", "stock"),
+        ["rotary scaling 'linear' is not supported by the stock layout", "use --layout compact"],
+    ),
+    (
+        "scaled rotary positions, new spelling",
+        neox_config(rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000}),
+        ("--layout", "stock"),
+        ["rotary scaling 'yarn' is not supported by the stock layout"],
+    ),
+    (
+        "very long contexts",
+        neox_config(max_position_embeddings=400_000, rotary_emb_base=100),
+        ("--layout", "stock"),
+        [
+            "one-hot over every offset up to max_position_embeddings 400000",
+            "(expected a score gap above",
+            "got a gap of",
+            "use --layout compact",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "texts"), [c[1:] for c in UNSUPPORTED], ids=[c[0] for c in UNSUPPORTED]
+)
+def test_combinations(
+    tmp_path: Path, config: dict[str, Any], options: tuple[str, ...], texts: list[str]
+) -> None:
+    small = {**config, "max_position_embeddings": min(config["max_position_embeddings"], 64)}
+    tensors = make_tensors(small)  # masks of the real length would fill the disk
+    source = write_checkpoint(tmp_path / "source", config, tensors=tensors)
+    refused(tmp_path, source, *options).assert_error(*texts)
+    # what is refused is offered another way, and that way works
+    for other in (("--layout", "compact"), ("--layout", "stock", "--variant", "zero"), ()):
+        done = attn_surgery("export", source, "--drop-attn", "1", "--dry-run", "--json", *other)
+        assert done.code == 0, done.stderr
+        if not other:
+            assert done.json["layout"] == "compact"
+            assert done.stderr.startswith("layout compact: the stock layout cannot: ")
+
+
+def test_edited_blocks(tmp_path: Path) -> None:
+    """Blocks that are attention-free already are refused; others add to the earlier edit."""
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    common = ("--layout", "stock", "--output")
+    assert attn_surgery("export", source, "--drop-attn", "1", *common, first).code == 0
+    for spec in ("1", "0-2", "-3"):
+        refused(tmp_path, first, spec=spec).assert_error(
+            "block 1 is already attention-free (identity)",
+            "name other blocks to add to the earlier edit, or start from the original",
+        )
+    done = attn_surgery(
+        "export", first, "--drop-attn", "3", "--variant", "zero", *common, second, "--json"
+    )
+    assert done.code == 0
+    assert done.json["blocks"] == [3]
+    found = attn_surgery("inspect", second, "--json").json
+    assert found["attention_free"] == {"1": "identity", "3": "zero"}
+    assert [edit["blocks"] for edit in found["edits"]] == [[1], [3]]
+    refused(tmp_path, second, spec="3").assert_error("block 3 is already attention-free (zero)")
+
+    compact = ("export", second, "--drop-attn", "0", "--layout", "compact", "--output", third)
+    assert attn_surgery(*compact).code == 0
+    refused(tmp_path, third, "--layout", "stock", spec="2").assert_error(
+        "the source is a compact checkpoint", "use --layout compact"
+    )
+    refused(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (identity)")
+    (third / "surgery.json").unlink()  # config.json alone still tells
+    refused(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (affine)")
+
+
+COMPACT_BLOCKS = [None, [1], {"9": "affine"}, {"01": "affine"}, {"x": "none"}, {"1": "soft"}]
+
+
+@pytest.mark.parametrize("recorded", COMPACT_BLOCKS, ids=json.dumps)
+def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    compact = tmp_path / "compact"
+    done = attn_surgery(
+        "export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact
+    )
+    assert done.code == 0
+    set_config(attention_free_blocks=recorded)(compact)
+    refused(tmp_path, compact, spec="2").assert_error(
+        "config.json: 'attention_free_blocks' does not say what stands in place of which block",
+        "expected blocks below 4 → affine, constant, none",
+    )
+
+
+def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    compact = tmp_path / "compact"
+    attn_surgery("export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact)
+    name = "gpt_neox.layers.1.attention.affine.weight"
+    set_tensors(lambda tensors: tensors.pop(name))(compact)
+    refused(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
+    set_config(attention_free_blocks={"1": "none"})(compact)
+    refused(tmp_path, compact, spec="2").assert_error(
+        "unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"[" * 200_000, "is not valid JSON"),
+        (b"{}", "is of another schema (expected schema_version 1)"),
+        (b'{"schema_version": 2}', "is of another schema (expected schema_version 1, got 2)"),
+        (b'{"schema_version": 1}', "edit: field required"),
+    ],
+)
+def test_a_damaged_manifest(tmp_path: Path, content: bytes, text: str) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    (source / "surgery.json").write_bytes(content)
+    refused(tmp_path, source).assert_error("surgery.json", text)
+    attn_surgery("inspect", source).assert_error("surgery.json", text)
+    attn_surgery("verify", source).assert_error("surgery.json", text)
+
+
+def test_unknown_models(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    refused(tmp_path, missing).assert_error("missing")
+    refused(tmp_path, "nobody/there-is-no-such-model").assert_error("nobody/there-is-no-such-model")
+    refused(tmp_path, "lab:llama").assert_error(
+        "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
+    )
+    file = tmp_path / "file"
+    file.write_text("")
+    refused(tmp_path, file).assert_error("file")
+    refused(tmp_path, "").assert_error("")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(tmp_path, empty).assert_error("config.json is missing")
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    refused(tmp_path, source, "--revision", "step1000").assert_error(
+        "--revision goes with a Hub id, and this is a folder (got step1000)"
+    )
+
+
+def test_verify_of_what_was_not_exported(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    attn_surgery("verify", source).assert_error("has no surgery.json", "`attn-surgery export`")
+    attn_surgery("verify", tmp_path / "missing").assert_error("has no surgery.json")
+    attn_surgery("verify", source / "config.json").assert_error("not a directory")
+
+
+# --- targets
+
+
+def export_to(source: Path, output: object, *options: object) -> Outcome:
+    return attn_surgery("export", source, "--drop-attn", "1", "--output", output, *options)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "source", NEOX)
+
+
+def test_an_existing_output(tmp_path: Path, source: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    export_to(source, out).assert_error(
+        f"{out}: already exists; choose another --output or give --overwrite"
+    )
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = snapshot(tmp_path)
+    for name in ("file", "link", "dangling"):
+        export_to(source, tmp_path / name).assert_error("already exists")
+        export_to(source, tmp_path / name, "--overwrite").assert_error(
+            "is not a folder, so it is not overwritten"
+        )
+    export_to(source, tmp_path / "other", "--overwrite").assert_error(
+        "holds no model, so --overwrite does not replace it"
+    )
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_an_output_over_the_source(
+    tmp_path: Path, source: Path, overwrite: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(source)
+    before = snapshot(tmp_path)
+    targets: list[object] = [
+        source,
+        source / "out",
+        source / "deep" / "er",
+        tmp_path,
+        tmp_path / "link",
+        tmp_path / "link" / "out",
+        tmp_path / "source" / ".." / "source",
+        ".",
+        "",
+        "..",
+        "out",
+    ]
+    for target in targets:
+        export_to(source, target, *overwrite).assert_error("overlap")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [".out.partial", ".out.old"])
+def test_a_source_under_the_name_of_unfinished_work(tmp_path: Path, name: str) -> None:
+    """These folders are emptied by an export to `out`, so they are no place for a source."""
+    source = write_checkpoint(tmp_path / name, NEOX)
+    before = snapshot(tmp_path)
+    export_to(source, tmp_path / "out").assert_error("overlap", "choose another --output")
+    assert snapshot(tmp_path) == before
+
+
+def test_impossible_targets(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / ".taken.partial").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").write_text("mine")
+    (tmp_path / ".linked.partial").symlink_to("elsewhere")
+    before = snapshot(tmp_path)
+    export_to(source, tmp_path / "file" / "out").assert_error("cannot write: ", "file")
+    export_to(source, tmp_path / "loop" / "out").assert_error("cannot write: ", "loop")
+    export_to(source, tmp_path / ("n" * 300)).assert_error("cannot write: file name too long")
+    export_to(source, tmp_path / ("n" * 250)).assert_error("cannot write: file name too long")
+    export_to(source, "/proc/out").assert_error("/proc/out: cannot write: ")
+    export_to(source, "/dev/null/out").assert_error("/dev/null/out: cannot write: ")
+    export_to(source, tmp_path / "taken").assert_error("cannot write: file exists")
+    export_to(source, tmp_path / "linked").assert_error("cannot write: ")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder that others may enter, and rights that root would not be bound by."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    euid = os.geteuid()
+    try:
+        yield folder
+    finally:
+        os.seteuid(euid)
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def _drop_rights() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def test_a_read_only_target(as_nobody: Path) -> None:
+    source = write_checkpoint(as_nobody / "source", NEOX)
+    (as_nobody / "shelf").mkdir(mode=0o555)
+    (as_nobody / "shelf").chmod(0o555)
+    closed = as_nobody / "closed"
+    closed.mkdir()
+    closed.chmod(0o000)
+    (source / SINGLE).chmod(0o644)  # its writer makes it private
+    before = snapshot(source)
+    assert export_to(source, as_nobody / "warm").code == 0
+    _drop_rights()
+    for out in (as_nobody / "shelf" / "out", as_nobody / "shelf" / "deep" / "out"):
+        export_to(source, out).assert_error(f"{out}: cannot write: permission denied")
+    export_to(source, closed / "out").assert_error("cannot write: permission denied")
+    assert snapshot(source) == before
+    assert list((as_nobody / "shelf").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", SINGLE])
+def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
+    source = write_checkpoint(as_nobody / "source", NEOX)
+    (source / name).chmod(0o000)
+    _drop_rights()
+    for command in (("inspect", source), ("export", source, "--drop-attn", "1")):
+        attn_surgery(*command).assert_error(f"{source / name}: permission denied")
+
+
+# --- usage and JSON
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["export", "lab:pythia"], "Missing option '--drop-attn'"),
+        (["export", "a", "b", "--drop-attn", "1"], "unexpected extra argument"),
+        (["export", "--drop-attn", "1", "--variant", "soft"], "'soft' is not one of"),
+        (["export", "--drop-attn", "1", "--layout", "x"], "'x' is not one of"),
+        (["export", "--drop-attn", "1", "--max-shard-size", "0"], "'0' is not a size"),
+        (["export", "--drop-attn", "1", "--max-shard-size", "-1GB"], "'-1GB' is not a size"),
+        (["export", "--drop-attn", "1", "--max-shard-size", "5XB"], "'5XB' is not a size"),
+        (["export", "--drop-attn", "1", "--max-shard-size", "9" * 5000], "is not a size"),
+        (["export", "--drop", "1"], "No such option"),
+        (["inspect"], "Missing argument 'MODEL'"),
+        (["verify"], "Missing argument 'DIR'"),
+        (["extract-all"], "No such command 'extract-all'"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+def test_usage(
+    arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = attn_surgery(*arguments)
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert text in outcome.stderr
+    assert "Usage: attn-surgery" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
+    out = tmp_path / "out"
+    dry = export_to(source, out, "--dry-run", "--json")
+    assert dry.json["dry_run"] is True
+    assert not out.exists()
+    done = export_to(source, out, "--json")
+    assert done.json["output"] == str(out)
+    assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
+    assert done.stderr.startswith("layout stock: ")
+    assert done.stderr.count("\n") == 1
+    found = attn_surgery("inspect", out, "--json")
+    assert found.stderr == ""
+    assert found.json["attention_free"] == {"1": "identity"}
+    verified = attn_surgery("verify", out, "--source", source, "--json")
+    assert (verified.code, verified.stderr) == (0, "")
+    assert verified.json["ok"] is True
+    assert {"name", "ok", "detail"} == set(verified.json["checks"][0])
+    export_to(source, out, "--json").assert_error("already exists")
+
+
+def test_no_traceback_from_a_process(tmp_path: Path, source: Path) -> None:
+    """The same lines from the program itself, warnings and all."""
+    write_checkpoint(tmp_path / "pickled", NEOX, weights="bin")
+    truncate("pytorch_model.bin", 1000)(tmp_path / "pickled")
+    before = snapshot(tmp_path)
+    run = ("export", "--drop-attn", "1", "--output", tmp_path / "out")
+    finish(start(*run, tmp_path / "pickled")).assert_error("cannot be read as a pickled")
+    finish(start(*run, source, "--drop-attn", "7")).assert_error("'7' is out of range")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_full_stdout(source: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        outcome = finish(start("inspect", source, stdout=full))
+    assert outcome.code == 1
+    assert outcome.stderr == "error: no space left on device\n"

@@ -1,0 +1,360 @@
+"""`extract` keeps its contract: JSON keys, rows, pairing, privacy, and one result for any number
+of processes.
+
+Figures in the JSON are recomputed here from the rows; the baseline is measured on the same rows
+under the same settings; no token and no text is in any output unless asked for; two processes
+under `accelerate launch` give the same bytes as one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from reciting import generate
+from scipy.stats import binomtest
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+from cli.extract import command
+from surgery.errors import MeasurementError, SamplesError
+from surgery.in_memory import apply
+
+LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
+HEADLINE = {"exact_match", "memorization_score", "suffix_nll"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> tuple[Path, Path]:
+    """A base model and the same with one block short-circuited, as folders."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    base = GPTNeoXForCausalLM(config).eval()
+    folders = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("edited")
+    edited = apply(base, "1", "zero", layout="stock")
+    for model, folder in zip((base, edited), folders, strict=True):
+        model.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def samples(models, tmp_path_factory) -> Path:
+    """40 rows: 30 members of counts 1, 5 and 9, most of them recited by the base, 10 others."""
+    from surgery.loading import load_model
+
+    base, ids = load_model(models[0]), tiny_tokenizer()(TEXT)["input_ids"]
+    prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
+    rows = []
+    for start, said in enumerate(generate(base, prefixes, 5).tolist()):
+        member = start < 30
+        if not member or start % 5 == 0:
+            said = [3, *said[:4]]
+        row = {"id": f"row-{start}", "tokens": prefixes[start].tolist() + said}
+        rows.append({**row, "member": member, "count": (1, 5, 9)[start % 3] if member else 0})
+    path = tmp_path_factory.mktemp("samples") / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(*arguments: object, expect: int = 0):
+    call = [*map(str, arguments), *LENGTHS, "--device", "cpu"]
+    result = CliRunner().invoke(command, call)
+    if expect == 0:
+        assert result.exit_code == 0, result.output + repr(result.exception)
+    return result
+
+
+def run_json(*arguments: object) -> dict:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_keys_of_the_contract(models, samples, tmp_path):
+    rows_file = tmp_path / "rows.jsonl"
+    printed = run_json(models[0], "--samples", samples, "--rows", rows_file)
+    rows = lines(rows_file)
+    assert [row["id"] for row in rows] == [f"row-{i}" for i in range(40)]
+    members = [row for row in rows if row["member"]]
+    exact = [row["exact"] for row in members]
+    assert printed["n"] == 30
+    assert (printed["prefix_length"], printed["suffix_length"]) == (6, 5)
+    assert printed["exact_match"]["count"] == sum(exact)
+    assert 0 < sum(exact) < 30
+    assert printed["exact_match"]["rate"] == sum(exact) / 30
+    wilson = binomtest(sum(exact), 30).proportion_ci(method="wilson")
+    assert printed["exact_match"]["ci95"] == pytest.approx([wilson.low, wilson.high])
+    for key, column in (("memorization_score", "score"), ("suffix_nll", "nll")):
+        values = [row[column] for row in members]
+        assert printed[key]["mean"] == pytest.approx(np.mean(values))
+        low, high = printed[key]["ci95"]
+        assert low <= printed[key]["mean"] <= high
+    for row in rows:
+        assert (row["first_divergence"] is None) == row["exact"]
+        assert (row["score"] == 1.0) == row["exact"]
+    assert "baseline" not in printed
+    assert "near_match" not in printed
+    assert "text" not in rows[0]
+
+
+def test_strata_non_members_and_controls(models, samples, tmp_path):
+    text = tmp_path / "control.txt"
+    text.write_text(TEXT)
+    printed = run_json(models[0], "--samples", samples)
+    strata = {part["count"]: part for part in printed["by_count"]}
+    assert {label: part["n"] for label, part in strata.items()} == {
+        "0": 10,
+        "1": 10,
+        "5": 10,
+        "9": 10,
+    }
+    assert (
+        sum(strata[label]["exact_match"]["count"] for label in ("1", "5", "9"))
+        == (printed["exact_match"]["count"])
+    )
+    assert printed["non_members"]["n"] == 10
+    assert printed["control"]["kind"] == "non-members"
+    assert printed["control"]["nll"]["mean"] == printed["non_members"]["suffix_nll"]["mean"]
+    assert set(printed["membership"]) == {"loss", "min_k", "zlib"}
+    assert printed["membership"]["loss"]["auc"] > 0.8
+    with_text = run_json(models[0], "--samples", samples, "--control", text)
+    assert with_text["control"]["kind"] == "text"
+    assert with_text["control"]["n"] > 5
+
+
+def test_a_baseline_is_compared_row_by_row(models, samples, tmp_path):
+    base, edited = models
+    rows_file = tmp_path / "rows.jsonl"
+    printed = run_json(edited, "--baseline", base, "--samples", samples, "--rows", rows_file)
+    alone = run_json(base, "--samples", samples)
+    for key in HEADLINE | {"n", "by_count", "control", "membership", "prefix_length"}:
+        assert printed["baseline"][key] == alone[key]
+    members = [row for row in lines(rows_file) if row["member"]]
+    forgotten = sum(row["baseline"]["exact"] and not row["exact"] for row in members)
+    new = sum(row["exact"] and not row["baseline"]["exact"] for row in members)
+    paired = printed["paired"]
+    assert (paired["forgotten"], paired["newly_extracted"]) == (forgotten, new)
+    assert forgotten > 5
+    assert paired["p_value"] == pytest.approx(binomtest(new, forgotten + new).pvalue)
+    difference = paired["exact_match_difference"]
+    assert difference["value"] == pytest.approx((new - forgotten) / 30)
+    assert difference["ci95"][0] <= difference["value"] <= difference["ci95"][1]
+    rise = np.mean([row["nll"] - row["baseline"]["nll"] for row in members])
+    assert paired["suffix_nll_difference"]["mean"] == pytest.approx(rise)
+    others = [row for row in lines(rows_file) if not row["member"]]
+    control = np.mean([row["nll"] - row["baseline"]["nll"] for row in others])
+    assert paired["control_nll_difference"]["mean"] == pytest.approx(control)
+    assert paired["selectivity"]["value"] == pytest.approx(rise - control)
+    assert "nats per token" in paired["selectivity"]["definition"]
+    assert sum(part["forgotten"] for part in paired["by_count"]) == forgotten
+    sizes = {printed["provenance"][name]["batch_size"] for name in ("model", "baseline")}
+    assert len(sizes) == 1
+
+
+def test_full_metrics_add_to_the_exact_ones_and_change_none(models, samples, tmp_path):
+    exact = run_json(models[0], "--samples", samples)
+    rows_file = tmp_path / "rows.jsonl"
+    full = run_json(models[0], "--samples", samples, "--metrics", "full", "--rows", rows_file)
+    for key in HEADLINE | {"by_count", "extraction_strength", "control"}:
+        assert full[key] == exact[key]
+    members = [row for row in lines(rows_file) if row["member"]]
+    assert full["free_running_score"]["mean"] == pytest.approx(
+        np.mean([row["free_running_score"] for row in members])
+    )
+    near = sum(row["similarity"] >= 0.75 for row in members)
+    assert full["near_match"]["levenshtein"]["count"] == near >= full["exact_match"]["count"]
+    curve = full["probabilistic_extraction"]["curve"]
+    at = {(point["n"], point["p"]): point["count"] for point in curve}
+    for (n, p), count in at.items():
+        chances = [
+            0 if row["log_p_z"] is None else 1 - (1 - np.exp(row["log_p_z"])) ** n
+            for row in members
+        ]
+        if all(abs(chance - p) > 1e-6 for chance in chances):
+            assert count == sum(chance >= p for chance in chances)
+    assert at[1, 0.1] <= at[100_000, 0.1]
+    assert set(full["membership"]) == {"loss", "min_k", "min_k_plus_plus", "zlib"}
+
+
+def test_privacy_no_token_and_no_text_unless_asked_for(models, samples, tmp_path):
+    rows_file, output = tmp_path / "rows.jsonl", tmp_path / "result.json"
+    options = ["--samples", samples, "--metrics", "full", "--rows", rows_file, "--output", output]
+    result = run(models[0], *options, "--json")
+    row = json.loads(samples.read_text().splitlines()[1])
+    said = tiny_tokenizer().decode(row["tokens"][6:])
+    for text in (result.stdout, rows_file.read_text(), output.read_text()):
+        assert str(row["tokens"][6:])[1:-1] not in text
+        assert said not in text
+    assert set(lines(rows_file)[1]) >= {"id", "hash", "exact", "first_divergence", "score", "nll"}
+    run(models[0], *options, "--show-text")
+    shown = lines(rows_file)[1]
+    assert shown["suffix"] == said
+    assert shown["decoded"] == said
+    assert shown["prefix"] == tiny_tokenizer().decode(row["tokens"][:6])
+
+
+def test_output_is_what_is_printed_and_complete(models, samples, tmp_path):
+    output = tmp_path / "result.json"
+    printed = run_json(models[0], "--samples", samples, "--output", output)
+    assert json.loads(output.read_text()) == printed
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_provenance_is_complete(models, samples):
+    printed = run_json(models[1], "--samples", samples, "--baseline", models[0], "--batch-size", 16)
+    provenance = printed["provenance"]
+    for name, folder in (("model", models[1]), ("baseline", models[0])):
+        found = provenance[name]
+        assert found["model"] == str(folder)
+        assert list(found["weights_sha256"]) == ["model.safetensors"]
+        assert (found["dtype"], found["device"], found["batch_size"]) == ("float32", "cpu", 16)
+    assert provenance["samples_sha256"] == printed["samples"]["sha256"]
+    assert {"attn-surgery", "python", "torch", "transformers"} <= set(provenance["versions"]) | {
+        "attn-surgery"  # not installed where the tests run from the source
+    }
+    assert provenance["seeds"]["bootstrap"] > 0
+
+
+def test_a_manifest_identifies_an_exported_model(models, tmp_path):
+    import hashlib
+
+    from evals.subjects import open_subject
+    from surgery.exporting import export
+
+    out = tmp_path / "out"
+    export(str(models[0]), "1", variant="zero", output=out)
+    identity = open_subject(str(out), device="cpu").identity
+    digest = hashlib.sha256((out / "surgery.json").read_bytes()).hexdigest()
+    assert identity["manifest_sha256"] == digest
+
+
+def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tmp_path):
+    from surgery.loading import load_model
+
+    load_model(models[0]).half().save_pretrained(tmp_path)
+    result = run(tmp_path, "--samples", samples, "--json")
+    assert json.loads(result.stdout)["provenance"]["model"]["dtype"] == "float32"
+    assert "float16 weights are measured in float32 on a CPU" in result.stderr
+    kept = run_json(tmp_path, "--samples", samples, "--dtype", "bfloat16")
+    assert kept["provenance"]["model"]["dtype"] == "bfloat16"
+
+
+def test_people_get_a_table(models, samples):
+    result = run(models[1], "--samples", samples, "--baseline", models[0], "--metrics", "full")
+    assert result.stdout.startswith("30 passages, 6 tokens given, 5 asked for")
+    for label in ("exact match", "suffix NLL", "control NLL", "exact, count 5", "selectivity"):
+        assert label in result.stdout
+
+
+def test_members_that_are_avoided_are_a_warning(models, samples, tmp_path):
+    rows = lines(samples)
+    recited = [row for i, row in enumerate(rows[:30]) if i % 5]
+    avoided = [{**row, "id": f"not {row['id']}", "member": True} for row in recited]
+    for row in avoided:  # of an over-corrected model: anything but what comes next
+        row["tokens"] = row["tokens"][:6] + [(token + 150) % 300 for token in row["tokens"][6:]]
+    path = tmp_path / "avoided.jsonl"
+    together = [*avoided, *({**row, "member": False} for row in recited)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in together))
+    result = run(models[0], "--samples", path, "--json")
+    printed = json.loads(result.stdout)
+    assert printed["membership"]["loss"]["overcorrected"]
+    assert any("loss: AUC 0.0" in w and "over-correction" in w for w in printed["warnings"])
+    assert "warning: membership score loss: AUC 0.0" in result.stderr
+
+
+def test_rows_left_out_are_reported_and_not_counted(models, tmp_path):
+    pairs = [
+        {"id": "good", "prefix": TEXT[:43], "suffix": TEXT[43:80]},
+        {"id": "torn", "prefix": TEXT[:18], "suffix": TEXT[18:80]},
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    result = run(models[0], "--samples", path, "--json")
+    printed = json.loads(result.stdout)
+    assert printed["n"] == 1
+    assert [row["id"] for row in printed["samples"]["left_out"]] == ["torn"]
+    assert "warning: 1 rows left out, the first 'torn': prefix and suffix together" in result.stderr
+
+
+def test_errors_are_the_packages_own(models, samples, tmp_path):
+    result = run(models[0], "--samples", "absent.npy", expect=1)
+    assert isinstance(result.exception, SamplesError)
+    result = run(models[0], "--samples", samples, "--control", tmp_path / "none.txt", expect=1)
+    assert "control text cannot be read" in str(result.exception)
+    call = [str(models[0]), "--samples", str(samples), "--device", "cuda:99"]
+    result = CliRunner().invoke(command, call)
+    assert isinstance(result.exception, MeasurementError)
+    assert str(result.exception).startswith("--device: no such device (got cuda:99: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metrics", ["exact", "full"])
+def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics):
+    script = tmp_path / "run.py"
+    script.write_text("import sys\nfrom cli.extract import command\ncommand(sys.argv[1:])\n")
+    call = [str(models[1]), "--samples", str(samples), "--baseline", str(models[0]), *LENGTHS]
+    call += ["--metrics", metrics, "--batch-size", "8", "--json"]
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    results = []
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        rows = tmp_path / f"{name}.jsonl"
+        done = subprocess.run(
+            [*start, str(script), *call, "--rows", str(rows)],
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        results.append((done.stdout, rows.read_bytes()))
+    assert results[0] == results[1]
+    assert json.loads(results[0][0])["n"] == 30
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_the_google_benchmark_runs_through_a_random_gpt_neo(data, tmp_path):
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=50_257,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=64,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=128,
+    )
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+    pair = f"{data / 'gpt_neo_val_prefix.npy'},{data / 'gpt_neo_val_suffix.npy'}"
+    call = [str(tmp_path), "--samples", pair, "--device", "cpu", "--json"]
+    result = CliRunner().invoke(command, call)
+    assert result.exit_code == 0, repr(result.exception)
+    printed = json.loads(result.stdout)
+    assert (printed["n"], printed["prefix_length"], printed["suffix_length"]) == (1_000, 50, 50)
+    assert printed["exact_match"]["count"] == 0
+    assert printed["suffix_nll"]["mean"] == pytest.approx(np.log(50_257), rel=0.05)

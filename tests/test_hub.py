@@ -1,0 +1,538 @@
+"""Models from the Hub, fetched by the real client from a server that speaks its protocol.
+
+- An export by id equals the export of the same files in a folder, byte for byte, for any branch,
+  tag or commit, safetensors or pickled; the manifest records the commit.
+- Only one format of weights is fetched, no code, card or other framework's weights, and nothing of
+  a model that cannot be edited but its configuration.
+- `inspect` reads headers by range and downloads no weights.
+- Whatever goes wrong is one line, soon, and exit code 1; a token shows up nowhere.
+- What was fetched before serves without a network, if it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import neo_config, neox_config, write_checkpoint
+from hub_server import HubServer
+
+import surgery
+
+TOKEN = "hf_secretsecretsecretsecretsecret"
+QUICK = 5.0  # seconds an error may take
+
+# Runs commands one after another in one process, as `attn-surgery` would each of them.
+DRIVER = """
+import contextlib, io, json, os, sys, time
+from cli.main import run
+for arguments, token in json.load(sys.stdin):
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run(arguments)
+        except SystemExit as ending:
+            code = ending.code
+    seconds = time.monotonic() - start
+    print(json.dumps([code, out.getvalue(), err.getvalue(), seconds]))
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+Commands = Callable[..., list[Result]]
+
+
+def commands(folder: Path, endpoint: str, **environment: str) -> Commands:
+    """A runner of commands in `folder`, with a cache of its own there."""
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))
+    }
+    environment = {
+        **kept,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(folder / "cache"),
+        "PYTHONWARNINGS": "error",
+        **environment,
+    }
+
+    def run(*lines: str, token: str | None = None) -> list[Result]:
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER],
+            input=json.dumps([(line.split(), token) for line in lines]),
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            timeout=120,
+        )
+        assert done.stderr == "", "nothing but what the commands print"
+        assert TOKEN not in done.stdout
+        results = [Result(*json.loads(line)) for line in done.stdout.splitlines()]
+        assert len(results) == len(lines)
+        return results
+
+    return run
+
+
+def error(result: Result) -> str:
+    """The one line of a command that failed."""
+    assert result.code == 1
+    assert result.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
+    return result.err.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders as they are on the Hub: name → folder."""
+    root = tmp_path_factory.mktemp("sources")
+    small = {"max_position_embeddings": 64, "num_hidden_layers": 2}
+    neo = neo_config(
+        max_position_embeddings=64,
+        num_layers=2,
+        attention_layers=["global", "local"],
+        attention_types=[[["global", "local"], 1]],
+    )
+    folders = {
+        # masks of 1 MB a block make these larger than what is read of a header
+        "both": write_checkpoint(
+            root / "both",
+            neox_config(max_position_embeddings=1024, num_hidden_layers=2),
+            weights="both",
+            num_shards=2,
+        ),
+        "pickled": write_checkpoint(root / "pickled", neox_config(**small), weights="bin", seed=1),
+        "pickled-shards": write_checkpoint(
+            root / "pickled-shards", neox_config(**small), weights="bin", num_shards=3, seed=2
+        ),
+        "single": write_checkpoint(root / "single", neox_config(**small), seed=3),
+        "neo": write_checkpoint(root / "neo", neo, weights="bin"),
+    }
+    for folder in folders.values():
+        (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+        (folder / "LICENSE").write_text("Apache License\n")
+        (folder / "README.md").write_text("# A model\n")
+        (folder / "modeling_model.py").write_text("raise SystemExit('never run')\n")
+        (folder / "tf_model.h5").write_bytes(b"other framework")
+        (folder / "flax_model.msgpack").write_bytes(b"another")
+        (folder / "runs").mkdir()
+        (folder / "runs" / "events.out").write_text("log")
+    return folders
+
+
+@pytest.fixture
+def hub(sources: dict[str, Path]) -> Iterator[HubServer]:
+    """A Hub with `me/model`: a branch, a tag and a commit, each another folder of `sources`."""
+    with HubServer() as server:
+        model = server.create("me/model")
+        model.commit(sources["pickled-shards"], title="first")
+        model.tags["step1000"] = model.commit(sources["pickled"], whole=True)
+        model.commit(sources["both"], whole=True)
+        model.tags["step2000"] = model.commit(sources["single"], branch="side/line", whole=True)
+        server.users[TOKEN] = "me"
+        server.page_size = 3
+        yield server
+
+
+@pytest.fixture
+def run(hub: HubServer, tmp_path: Path) -> Commands:
+    return commands(tmp_path, hub.url)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files but the manifest, which names the source."""
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "surgery.json"
+    }
+
+
+def test_an_export_by_id_equals_that_of_the_folder(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    model = hub.repositories["me/model"]
+    first = model.commits[model.tags["step1000"]].parent
+    assert first is not None
+    hub.create("neo").commit(sources["neo"])
+    cases = {  # what is asked for → the folder it holds, its commit
+        "me/model": ("both", model.branches["main"]),
+        "me/model --revision side/line": ("single", model.branches["side/line"]),
+        "me/model --revision step1000": ("pickled", model.tags["step1000"]),
+        f"me/model --revision {first}": ("pickled-shards", first),
+        f"me/model --revision {first[:8]}": ("pickled-shards", first),
+        "neo --layout compact": ("neo", hub.repositories["neo"].branches["main"]),
+    }
+    lines = [f"export {case} --drop-attn -1 --output {i}" for i, case in enumerate(cases)]
+    results = run(*lines)
+    for i, (case, (source, commit)) in enumerate(cases.items()):
+        assert results[i].code == 0, results[i].err
+        local = tmp_path / f"local-{i}"
+        surgery.export(sources[source], "-1", output=local)
+        assert content(tmp_path / str(i)) == content(local)
+        recorded = json.loads((tmp_path / str(i) / "surgery.json").read_text())["edit"]["source"]
+        name, _, revision = case.partition(" --revision ")
+        assert recorded == {
+            "model": name.split()[0],
+            "revision": revision or None,
+            "commit": commit,
+        }
+
+
+@pytest.mark.slow
+def test_verify_against_the_source_on_the_hub(run: Commands) -> None:
+    export, verify = run(
+        "export me/model --revision step1000 --drop-attn 0 --output out",
+        "verify out --source me/model --revision step1000",
+    )
+    assert export.code == 0, export.err
+    assert verify.code == 0, verify.out + verify.err
+    assert "tensors byte-equal to the source" in verify.out
+
+
+def test_only_one_format_of_weights_is_downloaded(hub: HubServer, run: Commands) -> None:
+    run("export me/model --drop-attn 0")
+    assert set(hub.downloads) == {
+        "config.json",
+        "tokenizer.json",
+        "LICENSE",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    }
+    hub.requests.clear()
+    run(
+        "export me/model --revision step1000 --drop-attn 0 --output pickled",
+        "export me/model --drop-attn 0 --output again",
+    )
+    # the rest is in the cache, the tokenizer and the license too: they have the same content
+    assert set(hub.downloads) == {"config.json", "pytorch_model.bin"}
+
+
+def test_stale_shards_that_no_index_names_are_left(
+    hub: HubServer, run: Commands, sources: dict[str, Path]
+) -> None:
+    hub.repositories["me/model"].commit({"model-00001-of-00009.safetensors": b"stale"})
+    assert run("export me/model --drop-attn 0")[0].code == 0
+    assert "model-00001-of-00009.safetensors" not in hub.downloads
+
+
+def test_what_cannot_be_edited_is_refused_before_any_weights(hub: HubServer, run: Commands) -> None:
+    weights = {"model.safetensors": b"weights", "tokenizer.json": b"{}"}
+    for name, config in {
+        "other": {"model_type": "t5"},
+        "quantized": neox_config(quantization_config={"quant_method": "gptq"}),
+        "code": neox_config(auto_map={"AutoModelForCausalLM": "modeling_model.Model"}),
+    }.items():
+        hub.create(f"me/{name}").commit({"config.json": json.dumps(config).encode(), **weights})
+    results = run(*(f"export me/{name} --drop-attn 0" for name in ("other", "quantized", "code")))
+    assert error(results[0]) == "unsupported model_type t5; supported: gpt_neox, gpt_neo"
+    assert "is quantized" in error(results[1])
+    assert "brings its own modeling code" in error(results[2])
+    assert set(hub.downloads) == {"config.json"}
+
+
+REPOSITORIES: dict[str, dict[str, Any]] = {
+    "no-config": {"model.safetensors": b"x"},
+    "no-weights": {"config.json": neox_config(), "flax_model.msgpack": b"x"},
+    "bad-config": {"config.json": b"{", "model.safetensors": b"x"},
+    "bad-index": {"config.json": neox_config(), "model.safetensors.index.json": b"{}"},
+    "bad-header": {"config.json": neox_config(), "model.safetensors": b"\x09" + bytes(30)},
+    "lost-shard": {
+        "config.json": neox_config(),
+        "model.safetensors.index.json": {"weight_map": {"a": "model-1.safetensors"}},
+    },
+    "outside": {
+        "config.json": neox_config(),
+        "model.safetensors.index.json": {"weight_map": {"a": "../../x.safetensors"}},
+    },
+}
+ERRORS = {
+    "me/none": "Hub model me/none: not found; check the name, or `hf auth login` if it is private",
+    "none": "Hub model none: not found; check the name, or `hf auth login` if it is private",
+    "me/model --revision gone": "Hub model me/model: has no revision 'gone'",
+    "./me/model": "./me/model: no such folder, and not a Hub id (owner/name)",
+    "a/b/c": "a/b/c: no such folder, and not a Hub id (owner/name)",
+    "me--model": "me--model: no such folder, and not a Hub id (owner/name)",
+    "file": "file: is a file; expected a folder or a Hub id",
+    "you/private": "Hub model you/private: not found; check the name, "
+    "or `hf auth login` if it is private",
+    "you/gated": "Hub model you/gated: access is restricted; request access on its page, "
+    "then `hf auth login`",
+    "me/status-401": "Hub model me/status-401: the Hub does not accept the token (got HTTP 401); "
+    "log in again with `hf auth login`, or correct HF_TOKEN",
+    "me/status-403": "Hub model me/status-403: the Hub does not allow access (got HTTP 403); "
+    "check what the token may do",
+    "me/status-404": "Hub model me/status-404: the Hub refuses the request (got HTTP 404)",
+    "me/status-429": "Hub model me/status-429: too many requests to the Hub (got HTTP 429); "
+    "wait a while and try again",
+    "me/status-500": "Hub model me/status-500: the Hub has a fault of its own (got HTTP 500); "
+    "try again later",
+    "me/status-503": "Hub model me/status-503: the Hub has a fault of its own (got HTTP 503); "
+    "try again later",
+    "me/portal": "Hub model me/portal: the connection to the Hub failed, and there is no complete "
+    "earlier download (got JSONDecodeError); check the network and HF_ENDPOINT, or give a folder",
+    "me/no-config": "Hub model me/no-config: has no config.json",
+    "me/no-weights": "Hub model me/no-weights: has no weights that can be read (expected "
+    "model.safetensors or pytorch_model.bin, single or sharded)",
+    "me/bad-index": "model.safetensors.index.json: has no weight_map",
+    "me/lost-shard": "model.safetensors.index.json: names shard model-1.safetensors, "
+    "which is missing",
+    "me/outside": "model.safetensors.index.json: names shard ../../x.safetensors, which is missing",
+}
+
+
+@pytest.fixture(scope="module")
+def failures(
+    sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Result]]:
+    """What each of `ERRORS` printed, in one process."""
+    folder = tmp_path_factory.mktemp("failures")
+    (folder / "file").write_text("")
+    with HubServer() as hub:
+        hub.create("me/model").commit(sources["single"])
+        hub.create("you/private", private=True).commit(sources["single"])
+        hub.create("you/gated", gated=True).commit(sources["single"])
+        hub.fail(200, "me/portal", body=b"<html>Log in to this network</html>")
+        for status in (401, 403, 404, 429, 500, 503):
+            hub.fail(status, f"me/status-{status}")
+        for name, files in REPOSITORIES.items():
+            hub.create(f"me/{name}").commit(
+                {
+                    file: value if isinstance(value, bytes) else json.dumps(value).encode()
+                    for file, value in files.items()
+                }
+            )
+        lines = [f"export {case} --drop-attn 0" for case in ERRORS]
+        lines += ["export me/bad-config --drop-attn 0", "inspect me/bad-header"]
+        results = commands(folder, hub.url)(*lines)
+    assert {path.name for path in folder.iterdir()} == {"cache", "file"}, "nothing was written"
+    return dict(zip([*ERRORS, "me/bad-config", "me/bad-header"], results, strict=True))
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_failure_is_one_line_and_soon(failures: dict[str, Result], case: str) -> None:
+    assert error(failures[case]) == ERRORS[case]
+    assert failures[case].seconds < QUICK
+
+
+def test_broken_files_are_named(failures: dict[str, Result]) -> None:
+    assert "config.json: not valid JSON" in error(failures["me/bad-config"])
+    assert error(failures["me/bad-header"]) == "model.safetensors: the header is not valid"
+
+
+def test_private_and_gated_models_with_a_token(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    private, gated = hub.create("you/private", private=True), hub.create("you/gated", gated=True)
+    for repository in (private, gated):
+        repository.commit(sources["single"])
+    lines = ("export you/private --drop-attn 0 --output a", "export you/gated --drop-attn 0")
+    refused = run(*lines, token=TOKEN)
+    assert "you/private: not found" in error(refused[0])
+    assert "you/gated: access is restricted" in error(refused[1])
+    private.readers.add("me")
+    gated.granted.add("me")
+    results = run(*lines, token=TOKEN)
+    assert [result.code for result in results] == [0, 0]
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+    assert any(request.token == TOKEN for request in hub.requests)
+    assert any(request.on_storage for request in hub.requests)
+    assert not any(request.token for request in hub.requests if request.on_storage)
+
+
+def test_a_wrong_token(hub: HubServer, run: Commands) -> None:
+    line = error(run("inspect me/model", token="hf_wrongwrongwrongwrongwrong")[0])
+    assert "the Hub does not accept the token" in line
+    assert "hf_wrong" not in line
+
+
+def test_a_connection_cut_once_is_taken_up_again(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    file = "model-00002-of-00002.safetensors"
+    hub.cut(f"/{file}", after=1_000_000, times=1)
+    result = run("export me/model --drop-attn 0 --output out")[0]
+    if result.code == 0:  # older clients do not resume, and say so
+        surgery.export(sources["both"], "0", output=tmp_path / "local")
+        assert content(tmp_path / "out") == content(tmp_path / "local")
+    else:
+        assert "the connection to the Hub failed" in error(result)
+
+
+@pytest.mark.slow
+def test_faults_in_mid_download(hub: HubServer, run: Commands, tmp_path: Path) -> None:
+    hub.cut(r"/model-00002-of-00002\.safetensors", after=0)
+    hub.fail(500, r"/[0-9a-f]{64}/model\.safetensors")
+    lines = (
+        "export me/model --drop-attn 0 --output out",
+        "export me/model --revision side/line --drop-attn 0 --output side",
+    )
+    cut, failed = run(*lines)
+    assert "the connection to the Hub failed, and there is no complete earlier" in error(cut)
+    assert "the Hub has a fault of its own (got HTTP 500); try again later" in error(failed)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache"}
+    assert max(cut.seconds, failed.seconds) < 40, "the client tries again for some seconds"
+    hub.heal()
+    assert [result.code for result in run(*lines)] == [0, 0]
+
+
+def test_without_a_network_an_earlier_download_serves(
+    hub: HubServer, run: Commands, tmp_path: Path
+) -> None:
+    run(
+        "export me/model --drop-attn 0 --output online",
+        "export me/model --revision step2000 --drop-attn 0",
+        "inspect me/model --revision step1000",
+    )
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        offline = commands(tmp_path, hub.url, HF_HUB_OFFLINE="1")
+        for number, without in enumerate((commands(tmp_path, nowhere), offline)):
+            served = len(hub.requests)
+            results = without(
+                f"export me/model --drop-attn 0 --output out-{number}",
+                f"export me/model --revision step2000 --drop-attn 0 --output step-{number}",
+                "inspect me/model",
+                "inspect me/none",
+                "export me/model --revision step1000 --drop-attn 0",  # only inspected before
+                "inspect me/model --revision never",
+            )
+            assert [result.code for result in results] == [0, 0, 0, 1, 1, 1]
+            assert content(tmp_path / f"out-{number}") == content(tmp_path / "online")
+            manifests = [tmp_path / name / "surgery.json" for name in ("online", f"out-{number}")]
+            assert manifests[0].read_bytes() == manifests[1].read_bytes()
+            what = ("the connection to the Hub failed", "offline mode is on")[number]
+            for result in results[3:]:
+                assert f"{what}, and there is no complete earlier download" in error(result)
+                assert result.seconds < QUICK
+            assert len(hub.requests) == served
+
+
+def test_an_incomplete_download_does_not_serve(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    run("export me/model --drop-attn 0 --output online")
+    offline = commands(tmp_path, hub.url, HF_HUB_OFFLINE="1")
+    (shard,) = (tmp_path / "cache").rglob("snapshots/*/model-00002-of-00002.safetensors")
+    shard.unlink()
+    assert "no complete earlier download" in error(offline("export me/model --drop-attn 0")[0])
+
+
+def test_a_fault_of_the_hub_leaves_an_earlier_download(hub: HubServer, run: Commands) -> None:
+    run("export me/model --drop-attn 0 --output online")
+    hub.fail(503)
+    assert run("export me/model --drop-attn 0 --output again")[0].code == 0
+    hub.heal()
+    hub.fail(403)
+    assert "does not allow access" in error(run("inspect me/model")[0])
+
+
+def test_an_endpoint_that_is_no_url(tmp_path: Path) -> None:
+    line = error(commands(tmp_path, "nowhere")("inspect me/model")[0])
+    assert "the connection to the Hub failed" in line
+    assert "check the network and HF_ENDPOINT" in line
+
+
+def test_a_cache_that_cannot_be_written(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    run = commands(tmp_path, hub.url, HF_HOME=str(tmp_path / "taken"))
+    line = error(run("export me/model --drop-attn 0")[0])
+    assert "the download cannot be stored" in line
+    assert "check HF_HOME" in line
+
+
+def test_a_folder_goes_before_an_id_of_the_same_name(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "model").symlink_to(sources["single"])
+    results = run("inspect me/model --json", "inspect me/model --revision main")
+    assert json.loads(results[0].out)["model"] == str(sources["single"].resolve())
+    line = "me/model: --revision goes with a Hub id, and this is a folder (got main)"
+    assert error(results[1]) == line
+    assert not hub.requests
+
+
+def test_inspect_reads_headers_and_no_weights(
+    hub: HubServer, run: Commands, sources: dict[str, Path]
+) -> None:
+    result = run("inspect me/model --json")[0]
+    expected = surgery.inspect(sources["both"]).to_json()
+    assert json.loads(result.out) == {**expected, "model": "me/model"}
+    assert set(hub.downloads) == {
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    }
+    for shard in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        assert hub.downloads[shard] < 110_000 < (sources["both"] / shard).stat().st_size / 10
+
+
+def test_inspect_of_pickled_weights_says_what_it_cannot_tell(hub: HubServer, run: Commands) -> None:
+    results = run(
+        "inspect me/model --revision step1000 --json", "inspect me/model --revision step1000"
+    )
+    found = json.loads(results[0].out)
+    assert (found["family"], found["num_blocks"]) == ("gpt_neox", 2)
+    assert (found["dtype"], found["parameters"]) == (None, None)
+    assert "pickled weights do not tell before they are downloaded" in results[1].out
+    assert set(hub.downloads) == {"config.json"}
+
+
+def test_inspect_shows_the_edits_of_a_published_model(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    surgery.export(sources["single"], "0", output=tmp_path / "once")
+    surgery.export(tmp_path / "once", "1", output=tmp_path / "twice", layout="compact")
+    hub.create("me/edited").commit(tmp_path / "twice")
+    results = run("inspect me/edited", "inspect me/edited --json")
+    assert "block 0: attention-free (identity" in results[0].out
+    assert results[0].out.count("edited from") == 2
+    found = json.loads(results[1].out)
+    assert found == {**surgery.inspect(tmp_path / "twice").to_json(), "model": "me/edited"}
+    assert "modeling_attention_free_gpt_neox.py" not in hub.downloads
+
+
+def test_the_library_itself_talks_to_the_server(hub: HubServer, tmp_path: Path) -> None:
+    script = """
+from huggingface_hub import HfApi
+api = HfApi()
+refs = api.list_repo_refs("me/model")
+print(api.whoami()["name"], [b.name for b in refs.branches], [t.name for t in refs.tags])
+print(sorted(f.path for f in api.list_repo_tree("me/model") if hasattr(f, "blob_id")))
+print(api.file_exists("me/model", "README.md"), api.file_exists("me/model", "none"))
+"""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**environment, "HF_HOME": str(tmp_path)},
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "me ['main', 'side/line'] ['step1000', 'step2000']"
+    assert "'model.safetensors.index.json'" in lines[1]
+    assert "runs" not in lines[1]
+    assert lines[2] == "True False"

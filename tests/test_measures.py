@@ -1,0 +1,252 @@
+"""Every measure equals a slow and obvious implementation of its definition.
+
+Each is checked on rows drawn by hypothesis against code that follows the definition word by word,
+with loops, exact fractions, or the library's own sampling.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from evals import measures, membership
+from evals.positions import Positions, Sampling, measure_positions
+
+settings.register_profile("measures", max_examples=40, deadline=None)
+settings.load_profile("measures")
+
+
+@st.composite
+def token_pairs(draw, least=1):
+    shape = (draw(st.integers(1, 5)), draw(st.integers(least, 12)))
+    few = st.integers(0, 3)  # few different tokens, so that rows agree often
+    return draw(arrays(np.int32, shape, elements=few)), draw(arrays(np.int32, shape, elements=few))
+
+
+log_likelihoods = arrays(
+    np.float32, (3, 10), elements=st.floats(-20, 0, width=32, allow_subnormal=False)
+)
+
+
+@given(token_pairs())
+def test_exact_match_score_and_first_divergence(pair):
+    said, suffix = pair
+    for row, (mine, true) in enumerate(zip(said.tolist(), suffix.tolist(), strict=True)):
+        right = [a == b for a, b in zip(mine, true, strict=True)]
+        assert measures.exact_match(said, suffix)[row] == (mine == true)
+        assert measures.memorization_score(said, suffix)[row] == sum(right) / len(right)
+        first = right.index(False) if False in right else len(right)
+        assert measures.first_divergence(said, suffix)[row] == first
+
+
+@given(token_pairs())
+def test_extraction_strength_is_the_least_that_must_be_given(pair):
+    said, suffix = pair
+    length = suffix.shape[1]
+    for row, (mine, true) in enumerate(zip(said.tolist(), suffix.tolist(), strict=True)):
+        least = min(k for k in range(length + 1) if mine[k:] == true[k:])
+        assert measures.extraction_strength(said, suffix)[row] == pytest.approx(1 - least / length)
+
+
+@given(log_likelihoods)
+def test_suffix_nll_is_the_mean(log_p):
+    slow = [-sum(map(float, row)) / len(row) for row in log_p]
+    np.testing.assert_allclose(measures.suffix_nll(log_p), slow, rtol=1e-6, atol=1e-12)
+
+
+def edit_distance(a, b):
+    if not a or not b:
+        return len(a) + len(b)
+    return min(
+        edit_distance(a[1:], b) + 1,
+        edit_distance(a, b[1:]) + 1,
+        edit_distance(a[1:], b[1:]) + (a[0] != b[0]),
+    )
+
+
+@settings(max_examples=15)
+@given(
+    arrays(np.int32, (2, 6), elements=st.integers(0, 3)),
+    arrays(np.int32, (2, 6), elements=st.integers(0, 3)),
+)
+def test_near_match_is_the_normalized_edit_distance(said, suffix):
+    slow = [
+        1 - edit_distance(a, b) / 6 for a, b in zip(said.tolist(), suffix.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(measures.near_match_similarity(said, suffix), slow)
+
+
+def bleu_by_hand(mine, true):
+    precisions = []
+    for n in range(1, 5):
+        grams = Counter(tuple(mine[i : i + n]) for i in range(len(mine) - n + 1))
+        present = Counter(tuple(true[i : i + n]) for i in range(len(true) - n + 1))
+        if not grams:
+            return 0.0
+        hits = sum(min(count, present[gram]) for gram, count in grams.items())
+        precisions.append(hits / sum(grams.values()))
+    return math.prod(precisions) ** 0.25
+
+
+@given(token_pairs())
+def test_bleu(pair):
+    said, suffix = pair
+    slow = [bleu_by_hand(a, b) for a, b in zip(said.tolist(), suffix.tolist(), strict=True)]
+    np.testing.assert_allclose(measures.bleu(said, suffix), slow, rtol=1e-9, atol=1e-12)
+
+
+@given(
+    st.fractions(Fraction(1, 50), Fraction(49, 50)), st.fractions(Fraction(1, 20), Fraction(19, 20))
+)
+def test_attempts_needed_is_the_least_n_of_the_definition(p_z, p):
+    def holds(n):
+        return 1 - (1 - p_z) ** n >= p
+
+    least = next(n for n in range(1, 1_000) if holds(n))
+    assert measures.attempts_needed(np.log([float(p_z)]), float(p))[0] == least
+    for n in (1, least, least + 2):
+        assert measures.np_extractable(np.log([float(p_z)]), n, float(p))[0] == holds(n)
+
+
+def test_attempts_at_the_ends():
+    needed = measures.attempts_needed(np.asarray([-np.inf, 0.0, -600.0]), 0.5)
+    assert needed[0] == np.inf
+    assert needed[1] == 1
+    assert needed[2] == pytest.approx(math.log(2) * math.exp(600), rel=1e-9)
+
+
+def positions_of(logits, suffix, sampling):
+    """`measure_positions` with an identity in place of the output embedding."""
+    return measure_positions(
+        torch.from_numpy(logits), torch.nn.Identity(), torch.from_numpy(suffix), sampling=sampling
+    )
+
+
+logits_3_4_9 = arrays(np.float32, (3, 4, 9), elements=st.floats(-8, 8, width=16))
+suffix_3_4 = arrays(np.int64, (3, 4), elements=st.integers(0, 8))
+
+
+@given(logits_3_4_9, suffix_3_4)
+def test_distributions_are_measured_over_the_vocabulary(logits, suffix):
+    found = positions_of(logits, suffix, Sampling()).distributions
+    for row in range(3):
+        for at in range(4):
+            weights = [math.exp(float(x)) for x in logits[row, at]]
+            p = [weight / sum(weights) for weight in weights]
+            log_p = [math.log(x) for x in p]
+            mean = sum(x * y for x, y in zip(p, log_p, strict=True))
+            spread = math.sqrt(sum(x * (y - mean) ** 2 for x, y in zip(p, log_p, strict=True)))
+            assert found.entropy[row, at] == pytest.approx(-mean, rel=1e-4, abs=1e-5)
+            assert found.spread[row, at] == pytest.approx(spread, rel=1e-3, abs=1e-3)
+    slow = [[float(x) for x in row] for row in found.entropy]
+    np.testing.assert_allclose(
+        measures.completion_entropy(found.entropy), [sum(row) / 4 for row in slow], rtol=1e-6
+    )
+
+
+@given(logits_3_4_9, suffix_3_4, st.integers(1, 12), st.sampled_from([0.5, 1.0, 1.7]))
+def test_sampling_probability_is_that_of_the_librarys_sampler(logits, suffix, top_k, temperature):
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper
+
+    scheme = Sampling(top_k, temperature)
+    drawn = positions_of(logits, suffix, scheme).distributions.log_drawn
+    flat = torch.from_numpy(logits).flatten(0, 1)
+    flat = TemperatureLogitsWarper(temperature)(None, flat)
+    flat = TopKLogitsWarper(top_k)(None, flat)
+    p = flat.softmax(-1).gather(-1, torch.from_numpy(suffix).flatten()[:, None]).view(3, 4).numpy()
+    np.testing.assert_allclose(np.exp(drawn), p, rtol=1e-4, atol=1e-7)
+    product = p.astype(np.float64).prod(axis=1)
+    log_p_z = measures.log_extraction_probability(drawn)
+    np.testing.assert_allclose(np.exp(log_p_z), product, rtol=1e-3, atol=1e-12)
+
+
+def test_sampling_finds_a_passage_as_often_as_its_probability_says():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 6, generator=generator)
+    suffix = logits.argmax(-1)
+    scheme = Sampling(top_k=3, temperature=1.3)
+    drawn = positions_of(logits.numpy(), suffix.numpy(), scheme).distributions.log_drawn
+    p_z = math.exp(measures.log_extraction_probability(drawn)[0])
+    kept = (logits / 1.3).masked_fill(logits < logits.topk(3).values[..., -1:], -torch.inf)
+    draws = [
+        kept[0, at].softmax(-1).multinomial(20_000, True, generator=generator) for at in range(3)
+    ]
+    hits = torch.stack([draws[at] == suffix[0, at] for at in range(3)]).all(0).float().mean()
+    assert float(hits) == pytest.approx(p_z, abs=4 * math.sqrt(p_z * (1 - p_z) / 20_000))
+
+
+@given(log_likelihoods)
+def test_min_k_is_the_mean_of_the_least_likely_fifth(log_p):
+    slow = [sum(sorted(map(float, row))[:2]) / 2 for row in log_p]
+    np.testing.assert_allclose(membership.min_k(log_p), slow, rtol=1e-6)
+
+
+@given(logits_3_4_9, suffix_3_4)
+def test_min_k_plus_plus_standardizes_first(logits, suffix):
+    found = positions_of(logits, suffix, Sampling())
+    fast = membership.min_k_plus_plus(
+        found.log_likelihood, found.distributions.entropy, found.distributions.spread, share=0.5
+    )
+    for row in range(3):
+        terms = []
+        for at in range(4):
+            log_p = torch.from_numpy(logits[row, at]).double().log_softmax(-1)
+            mean = float((log_p.exp() * log_p).sum())
+            spread = math.sqrt(float((log_p.exp() * (log_p - mean) ** 2).sum()))
+            value = float(log_p[suffix[row, at]])
+            terms.append((value - mean) / spread if spread > 1e-3 else None)
+        if None not in terms:
+            assert fast[row] == pytest.approx(sum(sorted(terms)[:2]) / 2, rel=2e-2, abs=1e-2)
+
+
+def test_loss_and_zlib_scores():
+    log_p = np.asarray([[-1.0, -3.0], [-2.0, -2.0]], dtype=np.float32)
+    texts = ["aaaaaaaaaaaaaaaa", "a quick brown fox"]
+    assert membership.loss_score(log_p).tolist() == [-2.0, -2.0]
+    bits = [8 * len(zlib.compress(text.encode())) for text in texts]
+    assert membership.zlib_score(log_p, texts).tolist() == [-2.0 / bits[0], -2.0 / bits[1]]
+
+
+@given(
+    arrays(np.float64, 7, elements=st.integers(0, 4).map(float)),
+    arrays(np.bool_, 7).filter(lambda m: 0 < m.sum() < 7),
+)
+def test_auc_is_the_share_of_pairs_in_the_right_order(scores, members):
+    pairs = [
+        1.0 if a > b else 0.5 if a == b else 0.0 for a in scores[members] for b in scores[~members]
+    ]
+    found = membership.auc(scores, members)
+    assert found.value == pytest.approx(sum(pairs) / len(pairs))
+    assert found.ci95.low <= found.ci95.high
+
+
+def test_an_auc_far_below_one_half_is_over_correction():
+    scores = np.concatenate([np.linspace(0, 1, 50), np.linspace(2, 3, 50)])
+    members = np.arange(100) < 50
+    assert membership.auc(scores, members).overcorrected
+    assert not membership.auc(-scores, members).overcorrected
+    rng = np.random.default_rng(0)
+    assert not membership.auc(rng.normal(size=100), members).overcorrected
+
+
+def test_positions_are_measured_in_pieces_without_a_seam():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(40, 20, 11)).astype(np.float32)
+    suffix = rng.integers(0, 11, (40, 20))
+    whole = positions_of(logits, suffix, Sampling(3))
+    parts = [positions_of(logits[i : i + 1], suffix[i : i + 1], Sampling(3)) for i in range(40)]
+    joined = Positions.concatenate(parts)
+    assert joined.greedy.tolist() == whole.greedy.tolist()
+    np.testing.assert_allclose(joined.log_likelihood, whole.log_likelihood, rtol=1e-5)
+    np.testing.assert_allclose(
+        joined.distributions.log_drawn, whole.distributions.log_drawn, rtol=1e-5
+    )

@@ -1,0 +1,352 @@
+"""Samples: every form loads to the same rows, and whatever is wrong is one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+from evals.samples import load_samples, row_hash
+from surgery.errors import SamplesError
+
+TOKENS = np.arange(5 * 70).reshape(5, 70) % 300
+
+
+def save(path: Path, array: np.ndarray) -> str:
+    np.save(path, array)
+    return str(path)
+
+
+def lines(path: Path, rows: list) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def message(source: str, **options) -> str:
+    with pytest.raises(SamplesError) as error:
+        load_samples(source, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------------------------ the forms
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64, np.uint64])
+def test_npy_of_any_integer_type(tmp_path, dtype):
+    samples = load_samples(save(tmp_path / "s.npy", TOKENS.astype(dtype)))
+    assert samples.tokens.dtype == np.int32
+    assert samples.tokens.tolist() == TOKENS[:, :64].tolist()
+    assert (samples.prefix_length, samples.suffix_length) == (32, 32)
+    assert samples.ids == ("0", "1", "2", "3", "4")
+    assert samples.counts is None
+    assert samples.members is None
+
+
+def test_prefix_and_suffix_lengths_are_free(tmp_path):
+    source = save(tmp_path / "s.npy", TOKENS)
+    samples = load_samples(source, prefix_length=1, suffix_length=69)
+    assert samples.prefixes.tolist() == TOKENS[:, :1].tolist()
+    assert samples.suffixes.tolist() == TOKENS[:, 1:].tolist()
+
+
+def test_a_pair_of_arrays_has_its_own_lengths(tmp_path):
+    pair = ",".join(
+        (save(tmp_path / "p.npy", TOKENS[:, :50]), save(tmp_path / "s.npy", TOKENS[:, 50:]))
+    )
+    samples = load_samples(pair)
+    assert samples.tokens.tolist() == TOKENS.tolist()
+    assert samples.prefix_length == 50
+    # Shorter lengths keep what is next to the seam.
+    samples = load_samples(pair, prefix_length=3, suffix_length=2)
+    assert samples.tokens.tolist() == TOKENS[:, 47:52].tolist()
+
+
+def rows_of_every_column() -> list[dict]:
+    return [
+        {"id": f"row-{i}", "tokens": row.tolist(), "count": i, "member": i > 0, "other": None}
+        for i, row in enumerate(TOKENS)
+    ]
+
+
+def check_every_column(samples):
+    assert samples.tokens.tolist() == TOKENS[:, :64].tolist()
+    assert samples.ids == tuple(f"row-{i}" for i in range(5))
+    assert samples.counts.tolist() == [0, 1, 2, 3, 4]
+    assert samples.members.tolist() == [False, True, True, True, True]
+
+
+def test_json_lines_with_id_count_and_member(tmp_path):
+    check_every_column(load_samples(lines(tmp_path / "s.jsonl", rows_of_every_column())))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int64()), pa.large_list(pa.uint16()), pa.list_(pa.int32(), 70)]
+)
+def test_parquet_with_any_kind_of_list(tmp_path, kind):
+    table = pa.Table.from_pylist(rows_of_every_column())
+    tokens = pa.array(TOKENS.tolist(), type=kind)
+    table = table.set_column(table.column_names.index("tokens"), "tokens", tokens)
+    pq.write_table(table, tmp_path / "s.parquet", row_group_size=2)
+    check_every_column(load_samples(str(tmp_path / "s.parquet")))
+
+
+def test_a_data_set_with_split_and_column(tmp_path):
+    folder = tmp_path / "evals"
+    folder.mkdir()
+    table = pa.Table.from_pylist(rows_of_every_column()).rename_columns(
+        ["id", "ids_here", "count", "member", "other"]
+    )
+    pq.write_table(table, folder / "train.parquet")
+    check_every_column(load_samples(f"hf:{folder}:train:ids_here"))
+
+
+def test_text_is_tokenized_whole_and_cut(tmp_path):
+    tokenizer = tiny_tokenizer()
+    source = lines(tmp_path / "s.jsonl", [{"text": TEXT}, {"text": TEXT[40:]}])
+    samples = load_samples(source, tokenizer=tokenizer)
+    assert samples.tokens[0].tolist() == tokenizer(TEXT)["input_ids"][:64]
+    assert samples.tokens[1].tolist() == tokenizer(TEXT[40:])["input_ids"][:64]
+
+
+def test_a_text_whose_cut_tokenizes_otherwise_is_kept_and_reported(tmp_path):
+    tokenizer = tiny_tokenizer()
+    text = "é" * 20  # two bytes, two tokens a letter: a cut in the middle is no text at all
+    length = len(tokenizer("é")["input_ids"])
+    assert length == 2
+    source = lines(tmp_path / "s.jsonl", [{"text": text}, {"text": TEXT}])
+    samples = load_samples(source, tokenizer=tokenizer, prefix_length=2, suffix_length=3)
+    assert samples.tokens[0].tolist() == tokenizer(text)["input_ids"][:5]
+    assert [(note.id, note.kept) for note in samples.notes] == [("0", True)]
+    assert samples.notes[0].reason == "cut after 5 tokens, its text tokenizes otherwise on its own"
+
+
+def test_pairs_of_text_meet_at_their_seam_or_are_left_out(tmp_path):
+    tokenizer = tiny_tokenizer()
+    rows = [
+        {"id": "good", "prefix": "the quick brown fox", "suffix": " jumps over the lazy dog"},
+        {"id": "torn", "prefix": "the quick brown fo", "suffix": "x jumps over the lazy dog"},
+    ]
+    whole = tokenizer("the quick brown fox jumps over the lazy dog")["input_ids"]
+    prefix = tokenizer("the quick brown fox")["input_ids"]
+    samples = load_samples(
+        lines(tmp_path / "s.jsonl", rows), tokenizer=tokenizer, prefix_length=2, suffix_length=3
+    )
+    assert samples.ids == ("good",)
+    assert samples.tokens[0].tolist() == whole[len(prefix) - 2 : len(prefix) + 3]
+    assert [(note.id, note.kept) for note in samples.notes] == [("torn", False)]
+
+
+def test_pairs_of_token_lists(tmp_path):
+    rows = [{"prefix": row[:40].tolist(), "suffix": row[40:].tolist()} for row in TOKENS]
+    samples = load_samples(lines(tmp_path / "s.jsonl", rows), suffix_length=30)
+    assert samples.tokens.tolist() == TOKENS[:, 8:70].tolist()
+
+
+def test_hashes_are_of_little_endian_int32(tmp_path):
+    samples = load_samples(save(tmp_path / "s.npy", TOKENS))
+    raw = TOKENS[:, :64].astype("<i4")
+    assert samples.sha256 == hashlib.sha256(raw.tobytes()).hexdigest()
+    assert samples.hashes[2] == hashlib.sha256(raw[2].tobytes()).hexdigest()
+    assert row_hash(samples.tokens[2]) == samples.hashes[2]
+
+
+def test_selecting_rows_keeps_their_columns_together(tmp_path):
+    samples = load_samples(lines(tmp_path / "s.jsonl", rows_of_every_column()))
+    some = samples.select(samples.members)
+    assert some.ids == ("row-1", "row-2", "row-3", "row-4")
+    assert some.counts.tolist() == [1, 2, 3, 4]
+    assert some.tokens.tolist() == TOKENS[1:, :64].tolist()
+
+
+@pytest.mark.real_data
+def test_the_google_benchmark(data):
+    pair = f"{data / 'gpt_neo_val_prefix.npy'},{data / 'gpt_neo_val_suffix.npy'}"
+    samples = load_samples(pair)
+    assert samples.tokens.shape == (1_000, 100)
+    assert samples.prefix_length == 50
+    samples.check_fits(vocab_size=50_257, max_positions=2_048)
+
+
+# ---------------------------------------------------------------------------------- the mistakes
+
+
+def test_no_such_file():
+    assert message("absent.npy") == (
+        "absent.npy: no such file (expected FILE.npy, PREFIX.npy,SUFFIX.npy, FILE.jsonl, "
+        "FILE.parquet, hf:DATASET:SPLIT:COLUMN, lab:NAME)"
+    )
+
+
+def test_unknown_form(tmp_path):
+    (tmp_path / "s.csv").write_text("1,2")
+    assert "unknown form of samples" in message(str(tmp_path / "s.csv"))
+
+
+def test_malformed_names(tmp_path):
+    assert message("hf:only:two") == "hf:only:two: malformed (expected hf:DATASET:SPLIT:COLUMN)"
+    assert message("a.npy,b.npy,c.npy") == (
+        "a.npy,b.npy,c.npy: malformed (expected PREFIX.npy,SUFFIX.npy)"
+    )
+
+
+def test_rows_too_short(tmp_path):
+    source = lines(tmp_path / "s.jsonl", [{"tokens": [1] * 64}, {"id": 1, "tokens": [1] * 60}])
+    assert message(source) == (
+        f"{source}: 1 of 2 rows are too short, the first is '1' (expected at least 64 tokens "
+        "(prefix 32 + suffix 32), got 60); choose smaller lengths, or remove these rows"
+    )
+
+
+@pytest.mark.parametrize("name", ["prefix", "suffix"])
+def test_lengths_below_one(tmp_path, name):
+    source = save(tmp_path / "s.npy", TOKENS)
+    assert message(source, **{f"{name}_length": 0}) == (
+        f"wrong {name} length (expected at least 1 token, got 0)"
+    )
+
+
+def test_prefix_longer_than_the_rows(tmp_path):
+    source = save(tmp_path / "s.npy", TOKENS)
+    assert "expected at least 132 tokens (prefix 100 + suffix 32), got 70" in message(
+        source, prefix_length=100
+    )
+
+
+def test_pairs_of_different_number_or_too_short(tmp_path):
+    prefix = save(tmp_path / "p.npy", TOKENS[:, :40])
+    suffix = save(tmp_path / "s.npy", TOKENS[:4, 40:])
+    assert message(f"{prefix},{suffix}") == (
+        f"{prefix},{suffix}: prefixes and suffixes differ in number (expected 5 suffixes, got 4)"
+    )
+    suffix = save(tmp_path / "s.npy", TOKENS[:, 40:])
+    assert "at least 41 prefix tokens (prefix 41), got 40" in message(
+        f"{prefix},{suffix}", prefix_length=41
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (TOKENS.astype(np.float32), "float32 [5, 70]"),
+        (TOKENS.astype(bool), "bool [5, 70]"),
+        (TOKENS[0], "int64 [70]"),
+    ],
+)
+def test_arrays_that_are_not_token_ids(tmp_path, array, got):
+    source = save(tmp_path / "s.npy", array)
+    assert message(source) == (
+        f"{source}: not token ids (expected integers [rows, tokens], got {got})"
+    )
+
+
+def test_pickled_arrays_are_not_opened(tmp_path):
+    np.save(tmp_path / "s.npy", np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "cannot be read as an array of numbers" in message(str(tmp_path / "s.npy"))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_empty_json_lines(tmp_path, content):
+    (tmp_path / "s.jsonl").write_text(content)
+    assert message(str(tmp_path / "s.jsonl")) == (
+        f"{tmp_path / 's.jsonl'}: no rows (expected at least one)"
+    )
+
+
+def test_empty_array_and_empty_file(tmp_path):
+    source = save(tmp_path / "s.npy", TOKENS[:0])
+    assert message(source) == f"{source}: no rows (expected at least one)"
+    (tmp_path / "t.npy").write_bytes(b"")
+    assert "cannot be read as an array of numbers" in message(str(tmp_path / "t.npy"))
+    (tmp_path / "t.parquet").write_bytes(b"")
+    assert "cannot be read as parquet" in message(str(tmp_path / "t.parquet"))
+
+
+def test_broken_json_names_its_line(tmp_path):
+    (tmp_path / "s.jsonl").write_text('{"tokens": [1]}\n{"tokens"\n')
+    assert message(str(tmp_path / "s.jsonl")).startswith(
+        f"{tmp_path / 's.jsonl'} line 2: not JSON lines (got "
+    )
+    (tmp_path / "s.jsonl").write_bytes(b"\xff\xfe")
+    assert "not JSON lines" in message(str(tmp_path / "s.jsonl"))
+
+
+def test_columns_that_are_not_what_they_should_be(tmp_path):
+    path = tmp_path / "s.jsonl"
+    row = [1] * 64
+    assert message(lines(path, [{"words": "a"}])) == (
+        f"{path}: no passages (expected a column tokens, columns prefix and suffix, or a column "
+        "text, got none of them)"
+    )
+    assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{path}: row 2 has no 'tokens'"
+    assert message(lines(path, [{"tokens": [1.5] * 64}])) == (
+        f"{path}: row 1 holds a list that is not of token ids"
+    )
+    assert "row '1' is not a list of token ids" in message(
+        lines(path, [{"tokens": row}, {"tokens": "text"}])
+    )
+    assert message(lines(path, [{"tokens": row, "count": -1}])) == (
+        f"{path}: column 'count' (expected whole numbers from 0)"
+    )
+    assert message(lines(path, [{"tokens": row, "member": 1}])) == (
+        f"{path}: column 'member' (expected true or false)"
+    )
+    assert message(lines(path, [{"tokens": row, "id": 7}, {"tokens": row, "id": "7"}])) == (
+        f"{path}: ids are not unique (got '7' twice)"
+    )
+    assert message(lines(path, [{"tokens": [-3] * 64}])) == f"{path}: not a token id (got -3)"
+    assert message(lines(path, [{"tokens": [2**40] * 64}])) == (
+        f"{path}: not a token id (got {2**40})"
+    )
+
+
+def test_text_without_a_tokenizer(tmp_path):
+    source = lines(tmp_path / "s.jsonl", [{"text": "a"}])
+    assert message(source) == (
+        f"{source}: text needs a tokenizer (got a model without one); give samples as token ids, "
+        "or a model with its tokenizer"
+    )
+
+
+def test_a_file_whose_every_row_is_left_out(tmp_path):
+    source = lines(tmp_path / "s.jsonl", [{"prefix": "the quick brown fo", "suffix": "x jumps"}])
+    assert message(source, tokenizer=tiny_tokenizer()) == (
+        f"{source}: no row can be used (got prefix and suffix together tokenize otherwise at "
+        "their seam)"
+    )
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+    assert "the data set cannot be loaded" in message(f"hf:{tmp_path / 'none'}:train:tokens")
+    folder = tmp_path / "evals"
+    folder.mkdir()
+    pq.write_table(pa.table({"ids": [[1] * 64]}), folder / "train.parquet")
+    assert message(f"hf:{folder}:train:tokens") == (
+        f"hf:{folder}:train:tokens: no such column (expected ids, got tokens)"
+    )
+
+
+def test_tokens_that_the_model_does_not_know(tmp_path):
+    samples = load_samples(save(tmp_path / "s.npy", TOKENS))
+    with pytest.raises(SamplesError) as error:
+        samples.check_fits(vocab_size=280, max_positions=64)
+    assert str(error.value) == (
+        f"{samples.source}: token ids beyond the model's vocabulary in 1 rows, the first in row "
+        "'4' (expected ids below 280, got 280); use samples made with this model's tokenizer"
+    )
+
+
+def test_rows_longer_than_the_context(tmp_path):
+    samples = load_samples(save(tmp_path / "s.npy", TOKENS))
+    with pytest.raises(SamplesError) as error:
+        samples.check_fits(vocab_size=300, max_positions=48)
+    assert str(error.value) == (
+        f"{samples.source}: rows longer than the model's context (expected prefix + suffix of at "
+        "most 48 tokens, got 64); choose a smaller prefix or suffix length"
+    )

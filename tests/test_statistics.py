@@ -1,0 +1,122 @@
+"""Intervals and tests agree with textbook formulas and simulations, and are reproducible."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from evals import statistics
+from evals.controls import control_windows, selectivity
+from surgery.errors import SamplesError
+
+
+@given(st.integers(1, 200), st.data())
+def test_wilson_solves_its_equation(n, data):
+    count = data.draw(st.integers(0, n))
+    interval = statistics.wilson(count, n)
+    z = 1.959963984540054
+    for end in (interval.low, interval.high):
+        if 0 < end < 1:  # |p̂ − p| = z √(p (1 − p) / n)
+            assert abs(count / n - end) == pytest.approx(
+                z * math.sqrt(end * (1 - end) / n), rel=1e-6
+            )
+    assert interval.low <= count / n <= interval.high
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (20, 20)])
+def test_wilson_is_open_to_surprise_at_the_ends(count, n):
+    interval = statistics.wilson(count, n)
+    assert interval.high - interval.low == pytest.approx(1.96**2 / (n + 1.96**2), rel=1e-3)
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_mcnemar_is_the_exact_binomial_test(only_first, only_second):
+    discordant = only_first + only_second
+    least = min(only_first, only_second)
+    slow = sum(math.comb(discordant, k) for k in range(least + 1)) * 2 / 2**discordant
+    assert statistics.mcnemar(only_first, only_second) == pytest.approx(min(1.0, slow))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 300), st.data())
+def test_paired_difference_holds_what_was_seen(n, data):
+    only_first = data.draw(st.integers(0, n))
+    only_second = data.draw(st.integers(0, n - only_first))
+    interval = statistics.paired_difference(only_first, only_second, n)
+    assert -1 <= interval.low < interval.high <= 1
+    assert interval.low <= (only_second - only_first) / n <= interval.high
+
+
+def test_paired_difference_covers_the_truth_95_times_in_100():
+    n, first, second = 60, 0.25, 0.05  # true discordant shares
+    covered = 0.0
+    for a in range(n + 1):
+        p_a = binom.pmf(a, n, first)
+        if p_a < 1e-9:
+            continue
+        for b in range(n - a + 1):
+            interval = statistics.paired_difference(a, b, n)
+            if interval.low <= second - first <= interval.high:
+                covered += p_a * binom.pmf(b, n - a, second / (1 - first))
+    assert 0.93 < covered < 0.98
+
+
+def test_bootstrap_is_seeded_and_close_to_the_normal_interval():
+    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
+    once, again = statistics.bootstrap_mean(values), statistics.bootstrap_mean(values)
+    assert once == again
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert once.low == pytest.approx(values.mean() - half, abs=0.02)
+    assert once.high == pytest.approx(values.mean() + half, abs=0.02)
+
+
+def test_bootstrap_resamples_groups_on_their_own():
+    small, large = np.zeros(10), np.full(1_000, 3.0)
+    interval = statistics.bootstrap((small, large), lambda a, b: b.mean() - a.mean())
+    assert interval == statistics.Interval(3.0, 3.0)
+
+
+def test_strata_are_counts_or_powers_of_two():
+    few = np.asarray([1, 5, 5, 0])
+    assert [(label, mask.tolist()) for label, mask in statistics.strata(few)] == [
+        ("0", [False, False, False, True]),
+        ("1", [True, False, False, False]),
+        ("5", [False, True, True, False]),
+    ]
+    many = np.arange(20)
+    labels = [label for label, _ in statistics.strata(many)]
+    assert labels == ["0", "1", "2-3", "4-7", "8-15", "16-31"]
+    masks = np.stack([mask for _, mask in statistics.strata(many)])
+    assert (masks.sum(axis=0) == 1).all()
+    assert many[masks[3]].tolist() == [4, 5, 6, 7]
+
+
+def test_selectivity_is_the_difference_of_the_rises():
+    value, interval = selectivity(np.asarray([2.0, 3.0, 4.0]), np.asarray([0.5, 1.5]))
+    assert value == 2.0
+    assert interval.low < value < interval.high
+
+
+class Letters:
+    def __call__(self, text, **_):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_control_windows_are_whole_and_spread_over_the_texts():
+    texts = ["abcdefgh", "xyz", "12345"]
+    windows = control_windows(texts, Letters(), 3)
+    assert ["".join(map(chr, row)) for row in windows] == ["abc", "def", "xyz", "123"]
+    assert windows.dtype == np.int32
+    some = control_windows(texts, Letters(), 1, most=3)
+    assert ["".join(map(chr, row)) for row in some] == ["a", "x", "5"]
+
+
+def test_control_text_that_is_too_short():
+    with pytest.raises(SamplesError) as error:
+        control_windows(["ab"], Letters(), 3)
+    assert str(error.value) == "control text too short (expected at least 3 tokens in a text)"

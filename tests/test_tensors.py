@@ -1,0 +1,243 @@
+"""Contract: the header reader agrees with the safetensors library.
+
+Files that the library wrote are read with equal names, dtypes, shapes and bytes, and headers that
+are written here are read by the library. Whatever is accepted of a damaged file, the library
+accepts too; anything else is a `CheckpointError`, raised without taking memory for what a header
+merely claims.
+"""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from surgery.checkpoint.tensors import DTYPES, TensorInfo, read_header, write_header
+from surgery.errors import CheckpointError
+
+NAMES = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda s: s != "__metadata__")
+SHAPES = st.just(()) | array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
+ARRAYS = st.sampled_from(sorted(DTYPES)).flatmap(
+    lambda tag: SHAPES.flatmap(
+        lambda shape: arrays(np.uint8, (int(np.prod(shape)) * DTYPES[tag].itemsize,)).map(
+            lambda raw: (raw % 2 if tag == "BOOL" else raw).view(DTYPES[tag]).reshape(shape)
+        )
+    )
+)
+FILES = st.dictionaries(NAMES, ARRAYS, min_size=1, max_size=5)
+METADATA = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), st.text("ab"))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tensors") / "model.safetensors"
+
+
+def container(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def library_accepts(path: Path) -> bool:
+    try:
+        with safe_open(path, "numpy") as file:
+            list(file.keys())
+    except SafetensorError:
+        return False
+    return True
+
+
+@given(FILES, METADATA)
+@settings(deadline=None)
+def test_reads_what_the_library_wrote(
+    path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    save_file(tensors, path, metadata=metadata)
+    stored, found = read_header(path)
+    assert found == metadata
+    assert {tensor.info.name for tensor in stored} == set(tensors)
+    for tensor in stored:
+        original = tensors[tensor.info.name]
+        assert tensor.raw() == original.tobytes()
+        array = tensor.array()
+        assert (array.dtype, array.shape) == (original.dtype, original.shape)
+        assert array.tobytes() == original.tobytes()
+        assert tensor.info.nbytes == original.nbytes
+
+
+@given(FILES, METADATA)
+@settings(deadline=None)
+def test_the_library_reads_what_is_written_here(
+    path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    tags = {dtype: tag for tag, dtype in DTYPES.items()}
+    infos = [TensorInfo(name, tags[a.dtype], a.shape) for name, a in tensors.items()]
+    header = write_header(infos, metadata)
+    assert len(header) % 8 == 0
+    path.write_bytes(header + b"".join(array.tobytes() for array in tensors.values()))
+    loaded = load_file(path)
+    assert loaded.keys() == tensors.keys()
+    for name, array in tensors.items():
+        assert loaded[name].tobytes() == array.tobytes()
+        assert loaded[name].shape == array.shape
+    with safe_open(path, "numpy") as file:
+        assert (file.metadata() or {}) == metadata
+
+
+def damaged(original: bytes) -> st.SearchStrategy[bytes]:
+    """One of: a byte changed, bytes cut off, put in, taken out, or the length replaced."""
+    places = st.integers(0, len(original) - 1)
+    return st.one_of(
+        st.tuples(places, st.integers(0, 255)).map(
+            lambda at: original[: at[0]] + bytes([at[1]]) + original[at[0] + 1 :]
+        ),
+        places.map(lambda at: original[:at]),
+        st.tuples(places, st.binary(min_size=1, max_size=9)).map(
+            lambda at: original[: at[0]] + at[1] + original[at[0] :]
+        ),
+        st.tuples(places, places).map(lambda at: original[: min(at)] + original[max(at) :]),
+        st.integers(0, 2**64 - 1).map(lambda n: n.to_bytes(8, "little") + original[8:]),
+    )
+
+
+ORIGINAL = container(
+    {
+        "__metadata__": {"format": "pt"},
+        "a": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]},
+        "b": {"dtype": "BF16", "shape": [], "data_offsets": [12, 14]},
+        "c": {"dtype": "I64", "shape": [0, 7], "data_offsets": [14, 14]},
+    },
+    bytes(range(14)),
+)
+
+
+@given(damaged(ORIGINAL) | st.binary(max_size=40))
+@settings(deadline=None, max_examples=600)
+def test_damaged_files(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    message = None
+    try:
+        stored, _ = read_header(path)
+    except CheckpointError as error:
+        message = str(error)
+    if message is not None:
+        assert path.name in message
+        assert len(message) < 500
+        return
+    assert library_accepts(path)
+    assert sum(tensor.info.nbytes for tensor in stored) < len(content)
+    for tensor in stored:
+        assert tensor.array().nbytes == tensor.info.nbytes
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 40),
+    st.sampled_from([2**31, 2**63, 2**64, 10**30, 1.0, float("nan"), float("inf")]),
+    st.sampled_from(["", "F16", "F8_E4M3", "f16", "\ud800", "x"]),
+)
+JUNK = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner),
+    max_leaves=4,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F16", "U8"]) | JUNK,
+        "shape": st.lists(st.integers(0, 3), max_size=3) | JUNK,
+        "data_offsets": st.tuples(st.integers(0, 2), st.integers(0, 9)).map(list) | JUNK,
+    },
+    optional={"extra": JUNK},
+)
+HEADERS = st.dictionaries(st.sampled_from(["a", "b", "\ud800"]), ENTRIES | JUNK, max_size=2)
+
+
+@given(HEADERS | JUNK, st.none() | JUNK, st.integers(0, 12))
+@settings(deadline=None, max_examples=400)
+def test_senseless_headers(path: Path, header: Any, metadata: Any, nbytes: int) -> None:
+    if isinstance(header, dict) and metadata is not None:
+        header = {"__metadata__": metadata, **header}
+    path.write_bytes(container(header, bytes(nbytes)))
+    try:
+        read_header(path)
+    except CheckpointError:
+        return
+    assert library_accepts(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"", ["the header is longer than the file", "got 0 bytes"]),
+        (b"\x01", ["the header is longer than the file"]),
+        (b"version https://git-lfs.github.com/spec/v1\n", ["the file is truncated or not"]),
+        (ORIGINAL[:-1], ["the file is truncated", f"expected {len(ORIGINAL)} bytes"]),
+        (ORIGINAL + b"x", ["bytes follow the last tensor", f"got {len(ORIGINAL) + 1}"]),
+        (container(b"{"), ["the header is not valid"]),
+        (container([]), ["the header is not valid"]),
+        (container({"__metadata__": [1]}), ["the header is not valid"]),
+        (container({"__metadata__": {"a": 1}}), ["the header is not valid"]),
+        (container(b"[" * 100_000), ["the header is not valid"]),
+        (container('{"a":1}'.encode("utf-16")), ["the header is not valid"]),
+        (
+            container({"a": {"dtype": "F8_E5M2", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
+            ["the header is not valid", "a has dtype F8_E5M2"],
+        ),
+        (
+            container({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"x"),
+            ["tensor 'a' has offsets that do not fit its shape", "expected [0, 2], got [0, 1]"],
+        ),
+        (
+            container({"a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}, b"xy"),
+            ["tensor 'a' has offsets that do not fit its shape"],
+        ),
+        (
+            container({"a": {"dtype": "U8", "shape": {}, "data_offsets": [0, 1]}}, b"x"),
+            ["the header is not valid"],
+        ),
+        (
+            container({"a": {"dtype": "U8", "shape": [2**60, 2**60, 0], "data_offsets": [0, 0]}}),
+            ["the header is not valid"],
+        ),
+    ],
+)
+def test_messages(path: Path, content: bytes, texts: list[str]) -> None:
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_header(path)
+    for text in ["model.safetensors: ", *texts, "download it again"]:
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [2**20, 100_000_000, 2**31, 2**40, 2**63, 2**64 - 1])
+def test_a_claimed_length_takes_no_memory(path: Path, length: int) -> None:
+    path.write_bytes(length.to_bytes(8, "little") + b"{}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError):
+            read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_claimed_shape_takes_no_memory(path: Path) -> None:
+    entry = {"dtype": "F64", "shape": [2**40, 2**10], "data_offsets": [0, 2**53]}
+    path.write_bytes(container({"a": entry}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="the file is truncated"):
+            read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

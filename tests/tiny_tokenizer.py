@@ -1,0 +1,34 @@
+"""A byte-level BPE tokenizer of 400 tokens, trained in a moment on a few lines."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+TEXT = (
+    "the quick brown fox jumps over the lazy dog\n"
+    "def first(values):\n    for value in values:\n        return value\n"
+    "Pack my box with five dozen liquor jugs; encyclopedia, tokenization, memorization.\n"
+) * 4
+
+
+@lru_cache
+def tiny_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
