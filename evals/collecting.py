@@ -122,7 +122,7 @@ def collect(
     with journal.appending() if processes.is_main else nullcontext():
         for batch in _batches(stream, size * processes.count):
             if not tested:
-                check_head(model, _tokens(batch[:1]))
+                check_head(model, _tokens(batch[:1])[:, :4])
             parts = [batch[i : i + size] for i in range(0, len(batch), size)]
             scores = np.concatenate(
                 map_in_order(parts, lambda part: _scores(model, part, cut), processes=processes)

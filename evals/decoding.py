@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from evals.forward import append_rows, head_of, hidden_states, keep_rows, rows_up_to
+from evals.cache import rewind, rewritable
+from evals.forward import head_of, hidden_states, keep_rows
 
 __all__ = ["first_divergences", "free_running"]
 
@@ -86,16 +87,16 @@ def free_running(
     """
     length = suffix.shape[1]
     head = head_of(model)
-    position = torch.arange(length)
-    decoded = torch.where(position <= first_divergence.unsqueeze(-1), greedy, suffix)
-    active = torch.empty(0, dtype=torch.int64)
-    grown: Any = None
+    before = torch.arange(length) <= first_divergence.unsqueeze(-1)
+    decoded = torch.where(before, greedy, suffix)
+    # In the order in which they diverge, the rows to decode at a step are the first so many.
+    order = first_divergence.argsort(stable=True)
+    order = order[first_divergence[order] < length - 1]
+    leaving = first_divergence[order]
+    kept = rewritable(cache, order)
     for step in range(int(first_divergence.min()), length - 1):
-        joining = (first_divergence == step).nonzero().flatten()
-        if len(joining):
-            fresh = rows_up_to(cache, joining, prefix_length + step)
-            grown = fresh if grown is None else append_rows(grown, fresh)
-            active = torch.cat([active, joining])
-        hidden, grown = hidden_states(model, decoded[active, step : step + 1], cache=grown)
+        active = order[: int((leaving <= step).sum())]
+        rewind(kept, len(active), prefix_length + step)
+        hidden, _ = hidden_states(model, decoded[active, step : step + 1], cache=kept)
         decoded[active, step + 1] = head(hidden[:, -1]).argmax(-1).cpu()
     return decoded

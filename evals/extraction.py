@@ -175,7 +175,7 @@ def run_pass(
     size = batch_size or processes.agree(
         rows_per_batch(model, tokens.shape[1], processes=processes.count)
     )
-    check_head(model, torch.from_numpy(tokens[:1].astype(np.int64)))
+    check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 
     def one(rows: slice) -> tuple[Positions, npt.NDArray[np.int32] | None]:
         part = _run_batch(model, tokens[rows], prefix_length, sampling, decode)

@@ -5,7 +5,6 @@ Shape letters: B rows, T tokens, S suffix tokens, d width, V vocabulary.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, cast
@@ -17,12 +16,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from surgery.errors import UnsupportedError
 
 __all__ = [
-    "append_rows",
     "check_head",
     "head_of",
     "hidden_states",
     "keep_rows",
-    "rows_up_to",
 ]
 
 Head = Callable[[torch.Tensor], torch.Tensor]
@@ -93,39 +90,3 @@ def check_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
 def keep_rows(cache: Any, rows: torch.Tensor) -> None:
     """Keeps the cache's `rows` (int64 [K]) only, in place."""
     cache.batch_select_indices(rows)
-
-
-def rows_up_to(cache: Any, rows: torch.Tensor, length: int) -> Any:
-    """A new cache of `rows` (int64 [K]) and their first `length` tokens; `cache` stays as it is."""
-    return _with_layers(
-        cache, [_replace(layer, lambda x: x[rows, :, :length]) for layer in cache.layers]
-    )
-
-
-def append_rows(cache: Any, other: Any) -> Any:
-    """A new cache with the rows of `cache` and then those of `other`, which is equally long."""
-    layers = []
-    for mine, theirs in zip(cache.layers, other.layers, strict=True):
-        layer = copy.copy(mine)
-        if _is_filled(mine):
-            layer.keys = torch.cat([mine.keys, theirs.keys])
-            layer.values = torch.cat([mine.values, theirs.values])
-        layers.append(layer)
-    return _with_layers(cache, layers)
-
-
-def _with_layers(cache: Any, layers: list[Any]) -> Any:
-    copied = copy.copy(cache)
-    copied.layers = layers
-    return copied
-
-
-def _replace(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    copied = copy.copy(layer)
-    if _is_filled(layer):
-        copied.keys, copied.values = change(layer.keys), change(layer.values)
-    return copied
-
-
-def _is_filled(layer: Any) -> bool:
-    return isinstance(getattr(layer, "keys", None), torch.Tensor)

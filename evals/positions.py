@@ -121,18 +121,28 @@ def _measure(
     greedy, log_likelihood = logits.argmax(-1), true - logits.logsumexp(-1)
     if sampling is None:
         return greedy, log_likelihood
+    drawn = _log_drawn(logits, true, sampling)
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
-    mean = (p * log_p).sum(-1)
-    variance = (p * (log_p - mean.unsqueeze(-1)).square()).sum(-1)
-    return greedy, log_likelihood, -mean, variance.sqrt(), _log_drawn(logits, true, sampling)
+    mean = _dot(p, log_p)
+    variance = _dot(p, log_p.sub_(mean.unsqueeze(-1)).square_())
+    return greedy, log_likelihood, -mean, variance.sqrt(), drawn
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # [n, V], [n, V] -> [n], without a third array of that size
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).flatten()
 
 
 def _log_drawn(logits: torch.Tensor, true: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    top = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values
-    smallest = top[:, -1]
-    kept = (logits / sampling.temperature).masked_fill(
-        logits < smallest.unsqueeze(-1), float("-inf")
-    )
-    drawn = true / sampling.temperature - kept.logsumexp(-1)
-    return drawn.masked_fill(true < smallest, float("-inf"))
+    k, vocabulary = sampling.top_k, logits.shape[-1]
+    if k >= vocabulary:
+        return true / sampling.temperature - (logits / sampling.temperature).logsumexp(-1)
+    top = logits.topk(k + 1, dim=-1).values
+    smallest = top[:, k - 1]
+    total = (top[:, :k] / sampling.temperature).logsumexp(-1)
+    tied = (top[:, k] == smallest).nonzero().flatten()
+    if len(tied):  # more than k are in: sum over all of them
+        kept = logits[tied].masked_fill(logits[tied] < smallest[tied, None], float("-inf"))
+        total[tied] = (kept / sampling.temperature).logsumexp(-1)
+    return (true / sampling.temperature - total).masked_fill(true < smallest, float("-inf"))

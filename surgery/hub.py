@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.hub_client import UnreachableError, hub_client
+from surgery.hub_client import UnreachableError, hub_client, progress_bars
 from surgery.inventory import check_config
 from surgery.manifest import Source
 
@@ -120,11 +121,15 @@ class _Found:
     weights: tuple[str, ...]
 
     def download(self) -> Path:
+        """Fetches what is not in the cache yet. Weights come last: once they are there, all is."""
         from huggingface_hub import snapshot_download
 
         along = [file for file in self.files if any(fnmatch(file, name) for name in SIDECARS)]
-        for wanted in (along, [*self.weights]):  # weights last: once they are there, all is
-            snapshot_download(self.name, revision=self.folder.name, allow_patterns=wanted)
+        for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
+            missing = [file for file in wanted if not (self.folder / file).exists()]
+            if missing:
+                with progress_bars(shown=shown):
+                    snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
         return self.folder
 
     def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:

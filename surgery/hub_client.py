@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,31 +22,43 @@ class UnreachableError(SourceError):
 def hub_client(name: str, revision: str | None) -> Iterator[HfApi]:
     """A client for work on the model `name`, whatever HTTP library it is built on.
 
-    Within it the client neither logs nor, unless stderr is a terminal, shows progress.
+    Within it the client neither logs nor shows progress, except where `progress_bars` says so.
 
     **Raises:** `SourceError` for whatever the client raises, and its subclass `UnreachableError`
     where no network, a broken connection, a fault of the Hub or too many requests are the cause.
     """
-    from huggingface_hub import HfApi, constants, utils
+    from huggingface_hub import HfApi, utils
     from huggingface_hub.errors import HfHubHTTPError
 
     # the root of the HTTP library's errors, and ValueError for an answer that is not JSON
     errors: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
-    bars: Any = utils
-    undecided = constants.HF_HUB_DISABLE_PROGRESS_BARS is None
-    hide_bars = undecided and not bars.are_progress_bars_disabled() and not sys.stderr.isatty()
     verbosity = utils.logging.get_verbosity()
     utils.logging.set_verbosity(logging.ERROR)
-    if hide_bars:
-        bars.disable_progress_bars()
     try:
-        yield HfApi()
+        with progress_bars(shown=False):
+            yield HfApi()
     except errors as error:
         raise _explained(name, revision, error) from None
     finally:
         utils.logging.set_verbosity(verbosity)
-        if hide_bars:
-            bars.enable_progress_bars()
+
+
+@contextmanager
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Shows the client's own progress bars, or none, unless the environment has decided that."""
+    from huggingface_hub import constants, utils
+
+    bars: Any = utils
+    undecided = constants.HF_HUB_DISABLE_PROGRESS_BARS is None
+    change = undecided and bars.are_progress_bars_disabled() == shown
+    switches = (bars.disable_progress_bars, bars.enable_progress_bars)
+    if change:
+        switches[shown]()
+    try:
+        yield
+    finally:
+        if change:
+            switches[not shown]()
 
 
 def _explained(name: str, revision: str | None, error: BaseException) -> SourceError:

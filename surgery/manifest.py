@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from surgery.errors import ManifestError
 from surgery.layouts.one_hot import OneHot
@@ -66,6 +66,15 @@ class Manifest(_Model):
     edit: Edit
     history: list[Edit] = []
     files: dict[str, FileRecord]
+
+    @field_validator("files")
+    @classmethod
+    def _within_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for name in files:
+            path = PurePosixPath(name)
+            if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"{name!r} is no file of the folder")
+        return files
 
     @property
     def attention_free(self) -> dict[int, str]:

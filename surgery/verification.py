@@ -186,6 +186,8 @@ def _check_behavior(folder: Path, manifest: Manifest) -> list[Check]:
     from surgery.mixing import attention_mixes  # needs torch and transformers
 
     try:
+        opened = open_checkpoint(folder)
+        take_inventory(opened.config, opened.infos)
         mixes = attention_mixes(folder)
     except (SurgeryError, FloatingPointError) as error:
         return [Check("loads", False, str(error))]

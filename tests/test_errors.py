@@ -1,4 +1,4 @@
-"""Contract: whatever is wrong with a model or a target, the user reads one line and nothing changes.
+"""Contract: whatever is wrong with a model or a target, the user reads one line; nothing changes.
 
 Exit code 1, one line on stderr that begins with "error: " and says what is wrong, nothing on
 stdout, no traceback, nothing written: neither beside the source nor where the output was to be.
@@ -238,7 +238,8 @@ WEIGHTS: list[tuple[str, Damage, list[str]]] = [
         "wrong shape",
         set_tensors(lambda t: t.update({QKV: t[QKV][:-1].clone()})),
         [
-            f"tensor {QKV!r} has the wrong shape (expected [192, 64] from config.json, got [191, 64])"
+            f"tensor {QKV!r} has the wrong shape "
+            "(expected [192, 64] from config.json, got [191, 64])"
         ],
     ),
     (

@@ -1,0 +1,213 @@
+"""Contract: the packages depend on each other in one direction, and every module has a name.
+
+errors ← families, variants ← layouts ← plan ← export; checkpoint knows only errors; modeling files
+travel with a checkpoint, so they know only torch and transformers; evals may use surgery, surgery
+never evals; cli uses both and nothing uses cli. Heavy libraries stay where they are needed.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("surgery", "cli", "evals")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OURS = set(PACKAGES)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_deferred(node: ast.AST) -> bool:
+    """Whether what stands in a statement is left out when a module is imported."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    """Modules that a file imports; with `top_only`, those that importing it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif top_only and is_deferred(node):
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def ours(path: Path) -> set[str]:
+    """Modules of this project that a file imports, the packages above them left out."""
+    return {name for name in imports(path) if name in MODULES and name not in OURS}
+
+
+def within(module: str, packages: set[str]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+BASE = {"surgery.errors"}
+PLANNING = BASE | {
+    "surgery.blocks", "surgery.checkpoint", "surgery.families", "surgery.variants",
+    "surgery.layouts", "surgery.modeling.files", "surgery.inventory",
+}  # fmt: skip
+# part → the other parts of surgery that it may import
+MAY_IMPORT = {
+    "surgery.errors": set(),
+    "surgery.blocks": BASE,
+    "surgery.families": BASE,
+    "surgery.variants": BASE,
+    "surgery.checkpoint": BASE,
+    "surgery.modeling": set(),
+    "surgery.layouts": BASE | {"surgery.families", "surgery.variants", "surgery.modeling.files"},
+    "surgery.manifest": BASE | {"surgery.layouts.one_hot"},
+    "surgery.inventory": PLANNING - {"surgery.layouts"},
+    "surgery.plan": PLANNING,
+}
+
+
+def test_the_packages_are_found() -> None:
+    assert len(FILES) > 40
+    assert {module.partition(".")[0] for module in MODULES} == OURS
+    assert "surgery.plan" in ours(ROOT / "surgery" / "exporting.py")  # the parser sees imports
+    assert "torch" in imports(ROOT / "surgery" / "loading.py") | imports(
+        ROOT / "surgery" / "mixing.py"
+    )
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_direction_within_surgery(part: str) -> None:
+    members = {name: path for name, path in MODULES.items() if within(name, {part})}
+    assert members
+    for name, path in members.items():
+        for imported in ours(path):
+            assert within(imported, {part} | MAY_IMPORT[part]), f"{name} imports {imported}"
+
+
+def test_exporting_is_above_planning() -> None:
+    above = {"surgery.exporting", "surgery.verification", "surgery.inspection", "surgery.in_memory"}
+    for name, path in MODULES.items():
+        if within(name, set(MAY_IMPORT)):
+            assert not {module for module in ours(path) if within(module, above)}, name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_direction_of_packages(package: str) -> None:
+    forbidden = {"surgery": {"evals", "cli"}, "evals": {"cli"}, "cli": set()}[package]
+    for name, path in MODULES.items():
+        if within(name, {package}):
+            wrong = {module for module in imports(path) if within(module, forbidden)}
+            assert not wrong, f"{name} imports {wrong}"
+    assert not {m for path in FILES for m in imports(path) if within(m, {"tests", "benchmarks"})}
+
+
+def test_no_circles() -> None:
+    """Importing any module of ours never comes back to itself."""
+    graph = {
+        name: {m for m in imports(path, top_only=True) if m in MODULES and m != name}
+        for name, path in MODULES.items()
+    }
+    for name in graph:
+        if (ROOT / Path(*name.split("."))).is_dir():  # a package is imported by its members
+            graph[name] = set()
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " → ".join((*above, name))
+        if name in done:
+            return
+        for imported in graph[name]:
+            visit(imported, (*above, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_modeling_files_stand_alone() -> None:
+    files = sorted((ROOT / "surgery" / "modeling").glob("modeling_*.py"))
+    assert len(files) == 2
+    for path in files:
+        roots = {name.partition(".")[0] for name in imports(path)}
+        assert roots <= {"__future__", "typing", "collections", "torch", "transformers"}, path
+
+
+HEAVY = {
+    "torch", "transformers", "lm_eval", "numpy", "scipy", "datasets", "accelerate", "matplotlib",
+    "huggingface_hub",
+}  # fmt: skip
+LIGHT = [
+    "surgery",
+    "surgery.errors",
+    "surgery.blocks",
+    "surgery.families",
+    "surgery.modeling.files",
+]
+
+
+@pytest.mark.parametrize("module", [*LIGHT, *(name for name in MODULES if within(name, {"cli"}))])
+def test_nothing_heavy_at_import(module: str) -> None:
+    """Neither directly nor through what the module imports."""
+    seen: set[str] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name in seen or name not in MODULES:
+            continue
+        seen.add(name)
+        found = imports(MODULES[name], top_only=True)
+        heavy = {import_ for import_ in found if within(import_, HEAVY)}
+        assert not heavy, f"{module} → {name} imports {heavy}"
+        pending += found
+
+
+def test_lm_eval_is_imported_by_few() -> None:
+    users = [name for name, path in MODULES.items() if within_any(imports(path), "lm_eval")]
+    assert not [name for name in users if not within(name, {"evals"})]
+
+
+def within_any(modules: set[str], package: str) -> bool:
+    return any(within(module, {package}) for module in modules)
+
+
+def test_nothing_runs_what_a_checkpoint_brings() -> None:
+    for name, path in MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        calls = [
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call)
+        ]
+        assert not {"eval", "exec", "pickle.load", "pickle.loads"} & set(calls), name
+        assert text.count("weights_only=True") >= calls.count("torch.load"), name
+        assert "trust_remote_code=True" not in text, name
+
+
+def test_modules_have_names_that_say_what_they_do() -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
+    assert not [name for name in MODULES if vague & set(name.split("."))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_every_module_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), path
+    assert "from __future__ import annotations" in path.read_text() or len(tree.body) == 1

@@ -1,0 +1,209 @@
+"""Contract: surgery.json says what was done, to what, and what came of it; nothing else passes.
+
+Every export writes one that reads back equal. What is missing, damaged, of another schema or
+of a wrong type is a `ManifestError` that names the file and the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import neo_config, neox_config, write_checkpoint
+from command_line import attn_surgery
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import surgery
+from surgery.errors import ManifestError
+from surgery.layouts import LAYOUTS
+from surgery.manifest import Manifest, read_manifest
+from surgery.variants import VARIANTS
+
+NEOX = neox_config(max_position_embeddings=64)
+NEO = neo_config(max_position_embeddings=64)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    surgery.export(source, "1,3", output=tmp_path / "out", layout="stock")
+    return tmp_path / "out"
+
+
+def test_says_what_was_done(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)
+    done = surgery.export(source, "1,3", output=tmp_path / "out", layout="stock")
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest == done.manifest
+    edit = manifest.edit
+    assert (manifest.schema_version, manifest.history) == (1, [])
+    assert (edit.family, edit.num_blocks, edit.blocks) == ("gpt_neox", 4, [1, 3])
+    assert (edit.variant, edit.layout) == ("identity", "stock")
+    assert (edit.source.model, edit.source.revision, edit.source.commit) == (
+        str(source),
+        None,
+        None,
+    )
+    assert edit.changed.rewritten == [
+        f"gpt_neox.layers.{block}.attention.query_key_value.{part}"
+        for block in (1, 3)
+        for part in ("weight", "bias")
+    ]
+    assert (edit.changed.added, edit.changed.dropped) == ([], [])
+    assert edit.one_hot is not None
+    assert edit.one_hot.gap > edit.one_hot.required
+    assert edit.one_hot.num_offsets == 63
+    assert {"attn-surgery", "python", "torch", "transformers", "safetensors"} <= set(edit.versions)
+    files = {
+        p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != "surgery.json"
+    }
+    assert set(manifest.files) == set(files)
+    for name, content in files.items():
+        assert manifest.files[name].size == len(content)
+        assert manifest.files[name].sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("config", [NEOX, NEO], ids=["neox", "neo"])
+def test_names_every_changed_tensor(
+    tmp_path: Path, config: dict[str, Any], layout: str, variant: str
+) -> None:
+    if (config, layout, variant) == (NEO, "stock", "identity"):
+        return  # cannot be
+    source = write_checkpoint(tmp_path / "source", config)
+    surgery.export(source, "2", output=tmp_path / "out", variant=variant, layout=layout)
+    from safetensors.torch import load_file
+
+    old = load_file(source / "model.safetensors")
+    new = load_file(tmp_path / "out" / "model.safetensors")
+    changed = read_manifest(tmp_path / "out").edit.changed
+    assert set(changed.added) == set(new) - set(old)
+    assert set(changed.dropped) == set(old) - set(new)
+    different = {name for name in set(old) & set(new) if not old[name].equal(new[name])}
+    assert different <= set(changed.rewritten)
+    assert all(".2." in name for name in (*changed.rewritten, *changed.added, *changed.dropped))
+
+
+def test_history(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "source", NEOX)
+    steps = [("1", "identity", "stock"), ("3", "zero", "stock"), ("0", "identity", "compact")]
+    for number, (blocks, variant, layout) in enumerate(steps):
+        output = tmp_path / f"out{number}"
+        surgery.export(folder, blocks, output=output, variant=variant, layout=layout)
+        folder = output
+    manifest = read_manifest(folder)
+    edits = [*manifest.history, manifest.edit]
+    assert [(str(e.blocks[0]), e.variant, e.layout) for e in edits] == steps
+    assert edits[1].source.model == str(tmp_path / "out0")
+    assert manifest.attention_free == {1: "identity", 3: "zero", 0: "identity"}
+    assert attn_surgery("verify", folder, "--source", tmp_path / "out1").code == 0
+
+
+def test_the_lab_s_name_is_kept(tmp_path: Path) -> None:
+    done = attn_surgery("export", "lab:pythia", "--drop-attn", "1", "--output", tmp_path / "out")
+    assert done.code == 0
+    assert read_manifest(tmp_path / "out").edit.source.model == "lab:pythia"
+
+
+def test_round_trip(exported: Path) -> None:
+    text = (exported / "surgery.json").read_text()
+    assert Manifest.model_validate_json(text).to_text() == text
+    assert text.endswith("}\n")
+
+
+def test_a_folder_without(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+
+
+def damage(exported: Path, path: list[Any], value: object) -> None:
+    """Sets a field of the manifest; removes it where the value is ..."""
+    data = json.loads((exported / "surgery.json").read_text())
+    *parents, last = path
+    inner = data
+    for key in parents:
+        inner = inner[key]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    (exported / "surgery.json").write_text(json.dumps(data))
+
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        (["schema_version"], 2, "is of another schema (expected schema_version 1, got 2)"),
+        (["schema_version"], "1", "is of another schema"),
+        (["schema_version"], ..., "is of another schema"),
+        (["edit"], ..., "edit: field required"),
+        (["edit"], None, "edit: "),
+        (["files"], ..., "files: field required"),
+        (["files"], [], "files: "),
+        (["note"], "hello", "note: extra inputs are not permitted"),
+        (["edit", "blocks"], ["x"], "edit.blocks.0: "),
+        (["edit", "blocks"], ..., "edit.blocks: field required"),
+        (["edit", "layout"], "other", "edit.layout: input should be 'stock' or 'compact'"),
+        (["edit", "source", "model"], 1, "edit.source.model: "),
+        (["edit", "one_hot", "kappa"], ..., "edit.one_hot.kappa: field required"),
+        (["edit", "changed", "moved"], [], "edit.changed.moved: extra inputs"),
+        (["files", "config.json", "sha256"], "0", "files.config.json.sha256: "),
+        (["files", "config.json", "sha256"], DIGEST.replace("0", "G"), "files.config.json.sha256"),
+        (["files", "config.json", "sha256"], DIGEST + "\n", "files.config.json.sha256: "),
+        (["files", "config.json", "size"], -1, "files.config.json.size: "),
+        (["history"], [{}], "history.0."),
+    ],
+)
+def test_wrong_fields(exported: Path, path: list[Any], value: object, text: str) -> None:
+    damage(exported, path, value)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(exported)
+    assert str(caught.value).startswith(f"{exported / 'surgery.json'}: ")
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b", "", "."])
+def test_files_stay_in_the_folder(exported: Path, name: str) -> None:
+    damage(exported, ["files", name], {"size": 0, "sha256": DIGEST})
+    with pytest.raises(ManifestError, match="is no file of the folder"):
+        read_manifest(exported)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(["schema_version", "edit", "history", "files"]), VALUES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_value(exported: Path, key: str, value: object) -> None:
+    original = (exported / "surgery.json").read_text()
+    damage(exported, [key], value)
+    try:
+        manifest = read_manifest(exported)
+    except ManifestError:
+        manifest = None
+    finally:
+        (exported / "surgery.json").write_text(original)
+    assert manifest is None or (key, value) in (
+        ("history", []),
+        ("files", {}),
+        ("schema_version", 1),
+    )
+
+
+@given(st.binary(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_bytes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "surgery.json").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"surgery\.json: is "):
+        read_manifest(tmp_path)
