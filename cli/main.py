@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -65,6 +66,8 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. The one place where errors become exit codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
     except click.ClickException as error:

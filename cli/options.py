@@ -61,7 +61,7 @@ def resolve_model(model: str) -> tuple[str, str | None]:
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
 
 
 def note(message: str) -> None:

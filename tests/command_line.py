@@ -67,7 +67,12 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         cwd=options.pop("cwd", ROOT),
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            **options.pop("env", {}),
+        },
         **options,
     )
 

@@ -154,6 +154,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     """Without an output before: at no step is there anything but nothing or the whole."""
     reference = tmp_path / "reference"
@@ -188,6 +189,7 @@ def load(folder: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_overwrite_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     """With an output before: at every step the old one or the new one is there, whole."""
     reference = tmp_path / "reference"

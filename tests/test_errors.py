@@ -807,6 +807,19 @@ def test_no_traceback_from_a_process(tmp_path: Path, source: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    """A folder's name is bytes; what cannot be printed is escaped, and JSON stays JSON."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \xc3\xa9")
+    write_checkpoint(folder, NEOX)
+    for encoding in ("utf-8:strict", "ascii:strict"):
+        printed = finish(start("inspect", folder, env={"PYTHONIOENCODING": encoding}))
+        assert printed.code == 0, printed.stderr
+        assert "caf\\udce9 " in printed.stdout
+        assert "4 blocks" in printed.stdout
+        outcome = finish(start("inspect", folder, "--json", env={"PYTHONIOENCODING": encoding}))
+        assert outcome.json["model"] == str(folder)
+
+
 def test_a_full_stdout(source: Path) -> None:
     with Path("/dev/full").open("w") as full:
         outcome = finish(start("inspect", source, stdout=full))
