@@ -18,6 +18,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "inspect": ("cli.inspect", "Show a model's blocks, and which of them are attention-free."),
     "verify": ("cli.verify", "Prove that an exported folder is what it claims to be."),
+    "extract": ("cli.extract", "Test what a model recites, before and after an edit."),
+    "collect": ("cli.collect", "Find the passages of a corpus that a model recites."),
+    "tasks": ("cli.tasks", "Print the folder of lm-eval tasks."),
     "demo": ("cli.demo", "Run the whole story on an embedded model, offline."),
 }
 
