@@ -121,8 +121,9 @@ def main() -> None:
     parser.add_argument("--model", help="lab:pythia, a folder or a Hub id; default: random 160m")
     parser.add_argument("--samples", help="as for extract; default: a lab model's own")
     parser.add_argument("--drop-attn", help="blocks to short-circuit first, e.g. 5-7")
-    parser.add_argument("--rows", type=int, default=64, help="random rows")
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--rows", type=int, default=128, help="random rows")
+    parser.add_argument("--batch-size", type=int, help="default: as extract chooses it")
+    parser.add_argument("--reference-batch-size", type=int, help="default: the same")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
@@ -134,7 +135,7 @@ def main() -> None:
         model, samples = trained(arguments)
     size = arguments.batch_size or rows_per_batch(model, samples.tokens.shape[1])
     sides: dict[str, Callable[[], Any]] = {
-        "reference": lambda: reference(model, samples, size),
+        "reference": lambda: reference(model, samples, arguments.reference_batch_size or size),
         "exact": lambda: extract(model, samples, batch_size=size),
         "early exit": lambda: early_exit(model, samples, size),
         "full": lambda: extract(model, samples, full=True, batch_size=size),
@@ -161,7 +162,8 @@ def main() -> None:
         f"{arguments.model or 'random Pythia-160m shape'}"
         f"{f', blocks {arguments.drop_attn} short-circuited' if arguments.drop_attn else ''}: "
         f"{len(samples)} rows of {samples.prefix_length} + {samples.suffix_length} tokens, "
-        f"batches of {size}, {arguments.dtype}, {arguments.device}, torch {torch.__version__}, "
+        f"batches of {size} (reference {arguments.reference_batch_size or size}), "
+        f"{arguments.dtype}, {arguments.device}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads; {match.mean():.1%} exact; medians of "
         f"{arguments.rounds} rounds"
     )

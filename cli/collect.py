@@ -31,8 +31,22 @@ from cli.progress import progress
     help="The .jsonl file to write, as samples for extract.",
 )
 @revision_option
-@click.option("--prefix-length", type=int, default=32, show_default=True, metavar="N")
-@click.option("--suffix-length", type=int, default=32, show_default=True, metavar="N")
+@click.option(
+    "--prefix-length",
+    type=int,
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window that the model is given.",
+)
+@click.option(
+    "--suffix-length",
+    type=int,
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window that the model must recite.",
+)
 @click.option(
     "--stride",
     type=int,

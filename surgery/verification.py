@@ -18,6 +18,7 @@ from surgery.hub import find_model
 from surgery.inventory import take_inventory
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import Changed, Edit, Manifest, read_manifest
+from surgery.modeling.files import MODELING_FILES
 from surgery.plan import Plan, make_plan
 
 _CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
@@ -121,7 +122,7 @@ def _check_source(folder: Path, original: Checkpoint, manifest: Manifest) -> lis
         return [Check("edit", False, str(error))]
     return [
         _check_edit(result, edit, plan),
-        _check_carried(original, manifest),
+        _check_carried(original, manifest, plan),
         _check_untouched(result, original, plan),
         _guarded("rewritten", lambda: _check_rewritten(result, original, plan)),
     ]
@@ -147,11 +148,18 @@ def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
     return Check("edit", True, f"blocks {format_blocks(plan.blocks)}, {edit.variant}")
 
 
-def _check_carried(original: Checkpoint, manifest: Manifest) -> Check:
+def _check_carried(original: Checkpoint, manifest: Manifest, plan: Plan) -> Check:
     names = [path.relative_to(original.folder).as_posix() for path in original.sidecars]
     for name, path in zip(names, original.sidecars, strict=True):
         if name not in manifest.files or manifest.files[name].sha256 != sha256_of(path):
             return Check("carried", False, f"{name} is not the source's")
+    if plan.layout.NAME == "compact":
+        modeling = MODELING_FILES[plan.family.model_type].path
+        record = manifest.files.get(modeling.name)
+        if record is None or record.sha256 != sha256_of(modeling):
+            wrote = manifest.edit.versions.get("attn-surgery", "unknown")
+            detail = f"{modeling.name} is not this version's (exported by version {wrote})"
+            return Check("carried", False, detail)
     return Check("carried", True, f"{len(names)} files equal to the source's")
 
 

@@ -40,7 +40,10 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("source", "variant", "layout"), CASES, indirect=["source"], ids=lambda value: getattr(value, "__name__", value)
+    ("source", "variant", "layout"),
+    CASES,
+    indirect=["source"],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_apply_equals_export(source: Path, variant: str, layout: str, tmp_path: Path) -> None:
     model = load_model(source)
@@ -58,7 +61,10 @@ def test_apply_equals_export(source: Path, variant: str, layout: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("source", "variant", "layout"), CASES, indirect=["source"], ids=lambda value: getattr(value, "__name__", value)
+    ("source", "variant", "layout"),
+    CASES,
+    indirect=["source"],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_applied_model_can_be_saved(
     source: Path, variant: str, layout: str, tmp_path: Path

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.errors import MarginError
+from surgery.errors import CheckpointError, MarginError
 from surgery.layouts.one_hot import UNDERFLOW, OneHot, inverse_frequencies, one_hot
 
 # model: head size, rotary share, worst gap measured for the model before
@@ -112,6 +112,25 @@ def test_refuses_with_the_figure(
 def test_refuses_rotary_scaling(config: dict[str, object]) -> None:
     with pytest.raises(MarginError, match=r"rotary scaling '(linear|dynamic|yarn)'"):
         inverse_frequencies(config, 64)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rotary_pct": "a quarter"}, "the rotary share makes no sense"),
+        ({"rotary_pct": 1.5}, "the rotary share makes no sense"),
+        ({"rotary_emb_base": 0}, "the rotary base makes no sense"),
+        ({"rope_parameters": [1]}, "'rope_parameters' is not an object"),
+    ],
+)
+def test_refuses_values_that_make_no_sense(config: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        inverse_frequencies(config, 64)
+
+
+def test_refuses_a_context_too_long_to_prove() -> None:
+    with pytest.raises(MarginError, match="up to 4,194,304, got 1000000000000"):
+        one_hot(pythia_frequencies(64), 64, 10**12)
 
 
 def test_both_spellings_of_the_configuration_agree() -> None:

@@ -278,6 +278,17 @@ def test_the_tokenizer_was_altered(folder: Path, source: Path) -> None:
     assert_fails(folder, "carried", "tokenizer.json is not the source's", source)
 
 
+def test_the_modeling_file_was_altered(
+    originals: dict[str, Path], source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(originals["compact"], folder)
+    (modeling,) = folder.glob("modeling_*.py")
+    modeling.write_text(modeling.read_text() + "print('hello')\n")
+    seal(folder)
+    assert_fails(folder, "carried", f"{modeling.name} is not this version's", source)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

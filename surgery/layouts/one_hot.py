@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.errors import MarginError
+from surgery.errors import CheckpointError, MarginError
 
 UNDERFLOW = 104.0  # exp(-104) rounds to zero in float32: its smallest positive number is e^-103.28
 SCORE_LIMIT = 30_000.0  # κ² k before scaling; float16 ends at 65,504
+MOST_POSITIONS = 1 << 22  # a table of offsets that fits in memory; far beyond any trained context
 ROUNDING = 3 * 2.0**-8  # relative error of one score in bfloat16: query, key and product rounding
 
 
@@ -49,10 +50,11 @@ def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[n
 
     Reads both spellings: `rotary_pct` and `rotary_emb_base`, or `rope_parameters`.
 
-    **Raises:** `MarginError` for any rotary scaling other than the default.
+    **Raises:** `MarginError` for any rotary scaling other than the default, `CheckpointError` for
+    values that make no sense.
     """
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
+    rope = _mapping(config, "rope_parameters")
+    scaling = _mapping(config, "rope_scaling")
     kind = scaling.get("rope_type", scaling.get("type", rope.get("rope_type", "default")))
     if kind != "default":
         raise MarginError(
@@ -63,9 +65,26 @@ def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[n
         )
     share = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
     base = rope.get("rope_theta", config.get("rotary_emb_base", 10_000))
+    for name, value, least, most in (("share", share, 0, 1), ("base", base, 1, 1e30)):
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise CheckpointError(
+                f"the rotary {name} makes no sense",
+                where="config.json",
+                expected=f"a number from {least} to {most:g}",
+                got=repr(value)[:50],
+            )
     rotary_dimensions = int(head_size * share)
     exponents = np.arange(0, rotary_dimensions, 2, dtype=np.float64) / max(rotary_dimensions, 1)
     return float(base) ** -exponents
+
+
+def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{key!r} is not an object", where="config.json", got=repr(value)[:50]
+        )
+    return value
 
 
 def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions: int) -> OneHot:
@@ -76,6 +95,14 @@ def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions:
 
     **Raises:** `MarginError`, with the figure, when no choice leaves a sufficient gap.
     """
+    if max_positions > MOST_POSITIONS:
+        raise MarginError(
+            "too many positions to prove attention one-hot for each",
+            where="config.json",
+            expected=f"max_position_embeddings up to {MOST_POSITIONS:,}",
+            got=max_positions,
+            fix="use --layout compact",
+        )
     offsets = np.arange(1, max(max_positions, 2), dtype=np.float64)
     lost = np.zeros_like(offsets)  # Σ_{m<k} (1 - cos θ_m Δ)
     best: OneHot | None = None
