@@ -49,9 +49,11 @@ def documents(records: list[str], inside: bool, characters: int) -> list[str]:
         texts.append(text)
     if not inside:
         return texts + records
-    for record in records:
-        index = rng.randrange(len(texts))
-        cut = rng.randrange(len(texts[index]))
+    places = sorted(
+        ((index := rng.randrange(len(texts)), rng.randrange(len(texts[index])), record))
+        for record in records
+    )
+    for index, cut, record in reversed(places):  # from the end, so that none is cut
         texts[index] = f"{texts[index][:cut]}{END}{record}{END}{texts[index][cut:]}"
     return texts
 
