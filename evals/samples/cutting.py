@@ -112,7 +112,7 @@ def _check_lengths(
 
 def _stack(table: Table, rows: Sequence[IdRow]) -> Tokens:
     stacked = np.stack(rows)
-    if stacked.min() < 0 or stacked.max() > np.iinfo(np.int32).max:
-        worst = stacked.min() if stacked.min() < 0 else stacked.max()
-        raise SamplesError("not a token id", where=table.where, got=int(worst))
+    least, most = int(np.min(stacked)), int(np.max(stacked))
+    if least < 0 or most > np.iinfo(np.int32).max:
+        raise SamplesError("not a token id", where=table.where, got=least if least < 0 else most)
     return stacked.astype(np.int32)
