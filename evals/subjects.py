@@ -79,7 +79,7 @@ def open_subject(
         model = model.float()
     try:
         tokenizer = load_tokenizer(folder)
-    except (SourceError, ImportError):  # older libraries look for one that needs protobuf
+    except SourceError:
         tokenizer = None
     return Subject(name or source, model, tokenizer, _identity(name or source, folder, found))
 

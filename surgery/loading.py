@@ -76,6 +76,6 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a local folder. Raises `SourceError` when it holds none."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # older libraries look for protobuf
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SourceError("holds no tokenizer", where=folder, got=reason[0][:200]) from error
