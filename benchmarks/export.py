@@ -3,10 +3,11 @@
     python benchmarks/export.py                    # the 1.4B and the 2.8B shape: 20 GB of disk
     python benchmarks/export.py --shape 160m       # a small one
 
-Three whole processes take turns, imports included:
+Four whole processes take turns, imports included:
 
 - export: `attn-surgery export DIR --drop-attn LAST_FOUR`, the manifest's sums included
 - copy:   `cp -r` of the folder, then `sha256sum` of the copy
+- sums:   `sha256sum` of the weights alone, which no export with sums can undercut
 - save:   load through transformers, edit in memory, `save_pretrained`
 
 Quote the ratios: absolute seconds depend on the machine and its disk.
@@ -67,6 +68,7 @@ def benchmark(shape: str, rounds: int, folder: Path, console: Console) -> None:
             *("--drop-attn", f"{blocks - 4}-{blocks - 1}", "--output", str(target)),
         ],
         "copy": ["sh", "-c", 'cp -r "$0" "$1" && sha256sum "$1"/*', str(source), str(target)],
+        "sums": ["sha256sum", str(source / "model.safetensors")],
         "save": [sys.executable, "-c", _SAVE, str(source), str(target), str(blocks - 4)],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}

@@ -7,7 +7,6 @@ import click
 from cli.options import (
     DEFAULT_MODEL,
     Size,
-    bytes_progress,
     human_bytes,
     json_option,
     note,
@@ -15,6 +14,8 @@ from cli.options import (
     resolve_model,
     revision_option,
 )
+from cli.progress import progress
+from surgery.variants import VARIANTS
 
 
 @click.command("export")
@@ -27,10 +28,10 @@ from cli.options import (
 )
 @click.option(
     "--variant",
-    type=click.Choice(["identity", "zero"]),
+    type=click.Choice(list(VARIANTS)),
     default="identity",
     show_default=True,
-    help="identity: each token attends to itself alone. zero: the attention branch is removed.",
+    help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items()),
 )
 @click.option(
     "--layout",
@@ -82,13 +83,13 @@ def command(
     plan = prepared.plan
     export = None
     if not dry_run:
-        with bytes_progress("writing", prepared.total_bytes) as progress:
+        with progress("export", prepared.total_bytes) as advance:
             export = write(
                 prepared,
                 output,
                 overwrite=overwrite,
                 max_shard_size=max_shard_size,
-                progress=progress,
+                progress=advance,
             )
     if layout == "auto":
         note(f"layout {plan.layout.NAME}: {plan.reason}")

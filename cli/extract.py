@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, revision_option
+from cli.options import json_option, note, print_json, resolve_model, revision_option
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -103,8 +103,14 @@ def command(
     from evals.processes import Processes
     from evals.samples import load_samples
     from evals.summary import rows as row_records
-    from evals.writing import write_lines
+    from evals.writing import check_writable, write_lines
+    from surgery.hub import find_model
 
+    for file in (rows, output):
+        if file is not None:
+            check_writable(file)
+    if baseline is not None:
+        find_model(resolve_model(baseline)[0])  # measured last, so looked for first
     processes = Processes.launched()
     running: dict[str, Any] = {
         "dtype": dtype,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -67,29 +65,6 @@ def print_json(value: object) -> None:
 def note(message: str) -> None:
     """A line for people, on stderr."""
     click.echo(message, err=True)
-
-
-@contextmanager
-def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over bytes on stderr; nothing when stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield _ignore
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
-
-    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
-
-        def advance(nbytes: int) -> None:
-            bar.update(task, advance=nbytes)
-
-        yield advance
-
-
-def _ignore(nbytes: int) -> None:
-    """Progress that nobody watches."""
 
 
 def human_bytes(nbytes: int) -> str:

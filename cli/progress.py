@@ -1,4 +1,4 @@
-"""A progress bar over rows, tokens or steps, on stderr; nothing when stderr is not a terminal."""
+"""A progress bar over bytes, rows or tokens, on stderr; nothing when stderr is not a terminal."""
 
 from __future__ import annotations
 

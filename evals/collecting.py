@@ -47,14 +47,20 @@ class Cut:
     def length(self) -> int:
         return self.prefix_length + self.suffix_length
 
-    def check(self) -> None:
-        """Raises `SamplesError` for lengths, a stride or a score that mean nothing."""
+    def check(self, max_positions: int | None = None) -> None:
+        """Raises `SamplesError` for values that mean nothing, or windows beyond the context."""
         for name in ("prefix_length", "suffix_length", "stride"):
             value = getattr(self, name)
             if value < 1:
                 raise SamplesError(
                     f"wrong {name.replace('_', ' ')}", expected="at least 1", got=value
                 )
+        if max_positions is not None and self.length > max_positions:
+            raise SamplesError(
+                "windows longer than the model's context",
+                expected=f"prefix + suffix of at most {max_positions} tokens",
+                got=self.length,
+            )
         if not 0 < self.min_score <= 1:
             raise SamplesError(
                 "wrong least score", expected="above 0, at most 1", got=self.min_score
@@ -98,7 +104,7 @@ def collect(
 
     Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
     """
-    cut.check()
+    cut.check(getattr(model.config, "max_position_embeddings", None))
     if tokenizer is None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
     processes = processes or Processes()

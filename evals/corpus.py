@@ -145,7 +145,7 @@ def _json_lines(path: Path) -> Iterator[Iterator[str]]:
                 for line in lines:
                     number += 1
                     if line.strip():
-                        yield iter([json.loads(line)["text"]])
+                        yield iter([_checked(json.loads(line)["text"])])
     except (ValueError, TypeError, KeyError, zstandard.ZstdError) as error:
         got = f"no {error}" if isinstance(error, KeyError) else error
         raise SamplesError(
@@ -161,6 +161,12 @@ def _parquet(path: Path) -> Iterator[Iterator[str]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1_000, columns=["text"]):
                 for text in batch.column("text").to_pylist():
-                    yield iter([text])
-    except (OSError, KeyError, IndexError, pyarrow.ArrowException) as error:
+                    yield iter([_checked(text)])
+    except (OSError, TypeError, KeyError, IndexError, pyarrow.ArrowException) as error:
         raise SamplesError("not parquet with a column text", where=path, got=error) from error
+
+
+def _checked(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"text that is {type(text).__name__}")
+    return text

@@ -37,7 +37,9 @@ class Journal:
                     break
                 self._complete += len(line)
                 lines.append(json.loads(line))
-        if lines and lines[0] != self._settings:
+        if len(lines) < 2:  # no step was completed: there is nothing to take up or to protect
+            self._complete = 0
+        elif lines[0] != self._settings:
             raise SamplesError(
                 "holds the progress of another model, corpus or cut",
                 where=self._path,
@@ -47,7 +49,10 @@ class Journal:
 
     @contextmanager
     def appending(self) -> Iterator[None]:
-        """Opens the file for `append`, after what `read` found. Raises `OutputError`."""
+        """Opens the file for `append`, after what `read` found. Raises `OutputError`.
+
+        If the work fails before its first step, no file is left.
+        """
         try:
             file = self._path.open("r+b" if self._path.exists() else "w+b")
         except OSError as error:
@@ -58,7 +63,13 @@ class Journal:
             file.seek(self._complete)
             if not self._complete:
                 self.append(self._settings)
-            yield
+            begun = file.tell()
+            try:
+                yield
+            except BaseException:
+                if not self._complete and file.tell() == begun:
+                    self.remove()
+                raise
 
     def append(self, step: dict[str, Any]) -> None:
         """Records a step, inside `appending`."""

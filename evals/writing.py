@@ -9,7 +9,20 @@ from pathlib import Path
 
 from surgery.errors import OutputError
 
-__all__ = ["write_lines"]
+__all__ = ["check_writable", "write_lines"]
+
+
+def check_writable(path: Path) -> None:
+    """Raises `OutputError` where `write_lines` could not write, before any work is done."""
+    if not path.parent.is_dir():
+        reason = "no such folder"
+    elif not os.access(path.parent, os.W_OK):
+        reason = "the folder is read-only"
+    elif path.is_dir():
+        reason = "is a folder"
+    else:
+        return
+    raise OutputError("cannot be written", where=path, got=reason)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -251,12 +251,17 @@ def new_content(change: Change, plan: Plan, read: Callable[[str], Array]) -> Arr
     return array
 
 
+def changed_by(plan: Plan) -> Changed:
+    """The names of the tensors that a plan rewrites, adds and drops, in its order."""
+    rewritten, added, dropped = (
+        [change.name for change in plan.changes if change.action == action]
+        for action in ("rewrite", "add", "drop")
+    )
+    return Changed(rewritten=rewritten, added=added, dropped=dropped)
+
+
 def _manifest(prepared: Prepared, files: dict[str, WrittenFile]) -> Manifest:
     plan, earlier = prepared.plan, prepared.earlier
-    names: dict[str, list[str]] = {
-        action: [change.name for change in plan.changes if change.action == action]
-        for action in ("rewrite", "add", "drop")
-    }
     edit = Edit(
         source=prepared.source,
         family=plan.family.model_type,
@@ -265,7 +270,7 @@ def _manifest(prepared: Prepared, files: dict[str, WrittenFile]) -> Manifest:
         variant=plan.variant.NAME,
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
-        changed=Changed(rewritten=names["rewrite"], added=names["add"], dropped=names["drop"]),
+        changed=changed_by(plan),
         versions=versions(),
     )
     return Manifest(

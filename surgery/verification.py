@@ -13,11 +13,11 @@ from surgery.blocks import format_blocks
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.errors import ManifestError, SurgeryError
-from surgery.exporting import new_content
+from surgery.exporting import changed_by, new_content
 from surgery.hub import find_model
 from surgery.inventory import take_inventory
 from surgery.manifest import NAME as MANIFEST
-from surgery.manifest import Changed, Edit, Manifest, read_manifest
+from surgery.manifest import Edit, Manifest, read_manifest
 from surgery.modeling.files import MODELING_FILES
 from surgery.plan import Plan, make_plan
 
@@ -131,19 +131,14 @@ def _check_source(folder: Path, original: Checkpoint, manifest: Manifest) -> lis
 def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
     if result.config != plan.config:
         return Check("edit", False, "config.json is not what the edit makes of the source's")
-    names = {
-        action: sorted(change.name for change in plan.changes if change.action == action)
-        for action in ("rewrite", "add", "drop")
-    }
     planned = {
         "family": plan.family.model_type,
         "num_blocks": plan.inventory.dimensions.num_blocks,
-        "changed": Changed(rewritten=names["rewrite"], added=names["add"], dropped=names["drop"]),
+        "changed": changed_by(plan),
         "one_hot": plan.one_hot,
     }
-    changed = Changed(**{key: sorted(value) for key, value in edit.changed.model_dump().items()})
     for field, value in planned.items():
-        if value != (changed if field == "changed" else getattr(edit, field)):
+        if value != getattr(edit, field):
             return Check("edit", False, f"the manifest's {field} is not what the edit does")
     return Check("edit", True, f"blocks {format_blocks(plan.blocks)}, {edit.variant}")
 

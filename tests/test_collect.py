@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import generate
-from tiny_tokenizer import TEXT, tiny_tokenizer
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.collecting import Cut, collect
 from evals.corpus import Corpus, Place, open_corpus, windows
@@ -40,21 +40,7 @@ CUT = Cut(prefix_length=6, suffix_length=5, stride=3)
 
 @pytest.fixture(scope="module")
 def model():
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=None,
-        initializer_range=0.3,
-    )
-    return GPTNeoXForCausalLM(config).eval()
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +176,11 @@ def test_resuming_does_not_tokenize_what_was_done(model, planted, tmp_path):
 
 
 def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
-    corpus, output = write(tmp_path, planted), tmp_path / "out.jsonl"
+    corpus, output, calls = write(tmp_path, planted), tmp_path / "out.jsonl", iter(range(5))
 
-    def stop(tokens: int) -> None:
-        raise KilledError
+    def stop(tokens: int) -> None:  # after some documents, so that there is progress to protect
+        if next(calls, None) is None:
+            raise KilledError
 
     with pytest.raises(KilledError):
         run(model, corpus, output, advance=stop)
@@ -204,6 +191,12 @@ def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
             f"{output}.progress: holds the progress of another model, corpus or cut; remove it to "
             "begin anew, or choose another --output"
         )
+
+
+def test_windows_longer_than_the_context_are_refused(model, planted, tmp_path):
+    with pytest.raises(SamplesError, match=r"at most 64 tokens, got 65\)"):
+        run(model, write(tmp_path, planted), tmp_path / "out.jsonl", Cut(60, 5, 3))
+    assert not (tmp_path / "out.jsonl.progress").exists()
 
 
 # ------------------------------------------------------------------------------------ the corpus
@@ -292,8 +285,28 @@ def test_mistakes_in_a_corpus(tmp_path):
     )
     (tmp_path / "a.jsonl.zst").write_bytes(b"no zstandard at all")
     assert "not JSON lines with a text" in message(tmp_path / "a.jsonl.zst")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
+    assert message(tmp_path / "a.jsonl") == (
+        f"{tmp_path / 'a.jsonl'} line 2: not JSON lines with a text (got text that is int)"
+    )
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "a.parquet")
     assert "not parquet with a column text" in message(tmp_path / "a.parquet")
+    for column in (["a", None], [1, 2]):
+        pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+        assert "not parquet with a column text (got text that is" in message(tmp_path / "a.parquet")
+
+
+def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):
+    """A corpus that cannot be read, or a kill before the first step, is no progress to protect."""
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "bad.jsonl").write_text('{"text": 5}\n')
+    with pytest.raises(SamplesError, match="text that is int"):
+        run(model, tmp_path / "bad.jsonl", output)
+    assert not Path(f"{output}.progress").exists()
+    Path(f"{output}.progress").write_text('{"model": "another"}\n')
+    collection, rows = run(model, write(tmp_path, planted), output)
+    assert rows
+    assert not collection.resumed
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ import torch
 from click.testing import CliRunner
 from reciting import generate
 from scipy.stats import binomtest
-from tiny_tokenizer import TEXT, tiny_tokenizer
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.extract import command
-from surgery.errors import MeasurementError, SamplesError
+from surgery.errors import MeasurementError, SamplesError, SurgeryError
 from surgery.in_memory import apply
 
 LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
@@ -33,21 +33,7 @@ HEADLINE = {"exact_match", "memorization_score", "suffix_nll"}
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> tuple[Path, Path]:
     """A base model and the same with one block short-circuited, as folders."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=None,
-        initializer_range=0.3,
-    )
-    base = GPTNeoXForCausalLM(config).eval()
+    base = tiny_model()
     folders = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("edited")
     edited = apply(base, "1", "zero", layout="stock")
     for model, folder in zip((base, edited), folders, strict=True):
@@ -116,6 +102,25 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
     assert "baseline" not in printed
     assert "near_match" not in printed
     assert "text" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--rows", "no/rows.jsonl", "cannot be written"),
+        ("--output", "no/result.json", "cannot be written"),
+        ("--baseline", "lab:none", "no embedded model"),
+        ("--baseline", "./none", "no such folder"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_measured(models, samples, option, value, text):
+    from unittest import mock
+
+    with mock.patch("evals.memorization.measure") as measure:
+        result = run(models[0], "--samples", samples, option, value, expect=1)
+    assert isinstance(result.exception, SurgeryError)
+    assert text in str(result.exception)
+    measure.assert_not_called()
 
 
 def test_strata_non_members_and_controls(models, samples, tmp_path):

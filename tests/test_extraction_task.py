@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from reciting import generate
-from tiny_tokenizer import TEXT, tiny_tokenizer
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
@@ -36,24 +36,11 @@ def recited(tmp_path_factory) -> tuple[Path, Path]:
     Suffixes are drawn until their text keeps their tokens, but for two rows that cannot.
     """
     import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=None,
-        initializer_range=0.3,
-    )
-    model = GPTNeoXForCausalLM(config).eval()
+    model = tiny_model()
     model.save_pretrained(folder)
     ids = tokenizer(TEXT)["input_ids"]
     rows = []

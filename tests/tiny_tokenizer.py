@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer of 400 tokens, trained in a moment on a few lines."""
+"""A byte-level BPE tokenizer of 400 tokens, trained in a moment, and a random model for it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,23 @@ def tiny_tokenizer() -> Any:
         eos_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
     )
+
+
+def tiny_model() -> Any:
+    """GPT-NeoX of 2 blocks, d 32, in eval mode; always the same weights."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    return GPTNeoXForCausalLM(config).eval()

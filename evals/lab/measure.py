@@ -16,7 +16,9 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from evals.extraction import run_pass
 from evals.lab.records import LENGTH, Record
+from evals.measures import exact_match
 
 __all__ = ["Baselines", "extracted", "mean_loss", "ngram_baselines", "rates_by_count"]
 
@@ -24,18 +26,11 @@ Rows = npt.NDArray[np.int64]
 
 
 def extracted(model: PreTrainedModel, records: Sequence[Record]) -> list[bool]:
-    """Per record: does greedy decoding from its first half give its second half, exactly?
-
-    One pass suffices: greedy decoding repeats the suffix if and only if the most likely token is
-    the right one at every position when the right ones come before.
-    """
-    rows = np.asarray([record.tokens for record in records], dtype=np.int64)
-    half = LENGTH // 2
-    return [
-        bool(row)
-        for tokens, logits in _batches(model, rows)
-        for row in (logits[:, half - 1 : -1].argmax(-1) == tokens[:, half:]).all(-1)
-    ]
+    """Per record: does greedy decoding from its first half give its second half, exactly?"""
+    rows = np.asarray([record.tokens for record in records], dtype=np.int32)
+    greedy = run_pass(model.eval(), rows, LENGTH // 2).positions.greedy
+    flags: list[bool] = exact_match(greedy, rows[:, LENGTH // 2 :]).tolist()
+    return flags
 
 
 def rates_by_count(records: Sequence[Record], flags: Sequence[bool]) -> dict[int, float]:

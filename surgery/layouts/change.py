@@ -40,9 +40,6 @@ class Layout(Protocol):
     @property
     def NAME(self) -> str: ...
 
-    @property
-    def SUMMARY(self) -> str: ...
-
     def refusal(self, target: Target, kind: Kind, /) -> UnsupportedError | None:
         """Why the layout cannot hold such a variant exactly; None when it can."""
 

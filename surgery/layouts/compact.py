@@ -21,7 +21,6 @@ from surgery.modeling.files import MODELING_FILES
 from surgery.variants import Kind, Variant
 
 NAME = "compact"
-SUMMARY = "attention modules removed: smaller, no key/value cache, needs one modeling file"
 
 
 def refusal(target: Target, kind: Kind) -> UnsupportedError | None:

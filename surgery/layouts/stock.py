@@ -25,7 +25,6 @@ from surgery.layouts.one_hot import one_hot as find_one_hot
 from surgery.variants import Kind, Variant
 
 NAME = "stock"
-SUMMARY = "unchanged architecture, loads in the library's own class"
 _FIX = "use --layout compact, or --variant zero"
 
 
