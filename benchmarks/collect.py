@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from evals.collecting import Cut, collect
-from evals.corpus import open_corpus
+from surgery.corpus import open_corpus
 from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
 from evals.lab.corpus import training_texts

@@ -90,8 +90,8 @@ def command(
     if output.suffix != ".jsonl":
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
     from evals.collecting import Cut, collect
-    from evals.corpus import open_corpus
     from evals.processes import Processes
+    from surgery.corpus import open_corpus
 
     cut = Cut(prefix_length, suffix_length, stride, min_score)
     cut.check()

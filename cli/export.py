@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from cli.calibrating import fitted
 from cli.options import (
     DEFAULT_MODEL,
     Size,
@@ -22,9 +25,16 @@ from surgery.variants import VARIANTS
 @click.argument("model", default=DEFAULT_MODEL)
 @click.option(
     "--drop-attn",
-    required=True,
     metavar="SPEC",
-    help="Blocks to make attention-free: 20-23, 20,22, last:4, -1.",
+    help="Blocks to make attention-free: 20-23, 20,22, last:4, -1; or single heads of a block: "
+    "6.0, 7.1-3.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take blocks, heads and variants from a file that `search` wrote.",
 )
 @click.option(
     "--variant",
@@ -40,6 +50,13 @@ from surgery.variants import VARIANTS
     show_default=True,
     help="stock: loads in the library's own class. compact: smaller, no key/value cache for these "
     "blocks, needs its modeling file. auto: stock where it can hold the variant exactly.",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
+    "be repeated.  [default: a lab model's own]",
 )
 @revision_option
 @click.option(
@@ -59,9 +76,11 @@ from surgery.variants import VARIANTS
 @json_option
 def command(
     model: str,
-    drop_attn: str,
+    drop_attn: str | None,
+    plan_file: Path | None,
     variant: str,
     layout: str,
+    calibration: tuple[str, ...],
     revision: str | None,
     output: str | None,
     dry_run: bool,
@@ -75,18 +94,30 @@ def command(
     EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
     """
     from surgery.exporting import prepare, write
+    from surgery.plan_file import read_plan_file
 
+    if (drop_attn is None) == (plan_file is None):
+        raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
     opened, name = resolve_model(model)
     prepared = prepare(
-        opened, drop_attn, variant=variant, layout=layout, revision=revision, name=name
+        opened,
+        read_plan_file(plan_file) if plan_file is not None else (drop_attn or ""),
+        variant=variant,
+        layout=layout,
+        revision=revision,
+        name=name,
     )
     plan = prepared.plan
     export = None
     if not dry_run:
+        fitting = None
+        if plan.fitted:
+            fitting = fitted(prepared, calibration, model)
         with progress("export", prepared.total_bytes) as advance:
             export = write(
                 prepared,
                 output,
+                fitting=fitting,
                 overwrite=overwrite,
                 max_shard_size=max_shard_size,
                 progress=advance,
@@ -104,8 +135,8 @@ def command(
         print_json(result)
         return
     click.echo(
-        f"{export.output}: blocks {', '.join(map(str, plan.blocks))} are attention-free "
-        f"({plan.variant.NAME}, {plan.layout.NAME}), {human_bytes(result['bytes'])}"
+        f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
+        f"{human_bytes(result['bytes'])}"
     )
 
 
@@ -114,6 +145,11 @@ def _show_plan(plan: dict[str, object]) -> None:
     assert isinstance(changes, list)
     for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
         click.echo(f"{key + ':':<12}{plan[key]}")
+    parts = plan["parts"]
+    assert isinstance(parts, list)
+    for part in parts:
+        heads = ", ".join(map(str, part["heads"]))
+        click.echo(f"{'part:':<12}block {part['block']}, heads {heads}: {part['variant']}")
     one_hot = plan["one_hot"]
     if isinstance(one_hot, dict):
         click.echo(

@@ -18,6 +18,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     read, and of a Hub model none are downloaded.
     """
     from surgery.inspection import inspect
+    from surgery.selection import format_selection
 
     opened, name = resolve_model(model)
     found = inspect(opened, revision=revision)
@@ -29,11 +30,14 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     if found.parameters is not None:
         size = f"{found.parameters:,} parameters, {found.dtype}"
     click.echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
-    if not found.attention_free:
+    if not found.attention_free and not found.edited_heads:
         click.echo("  every block has attention")
     for block, variant in found.attention_free.items():
         click.echo(f"  block {block}: attention-free ({variant}, {found.layout})")
+    for block, heads in found.edited_heads.items():
+        named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
+        click.echo(f"  block {block}: heads without attention {named}")
     for edit in found.edits:
-        blocks = ", ".join(map(str, edit.blocks))
+        blocks = format_selection(edit.parts, edit.num_heads)
         commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
         click.echo(f"  edited from {edit.source.model}{commit}: blocks {blocks}, {edit.variant}")

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.batches import rows_per_batch
-from evals.corpus import Corpus, Place, Window, windows
+from surgery.corpus import Corpus, Place, Window, windows
 from evals.decoding import first_divergences
 from evals.extraction import run_pass
 from evals.forward import check_head

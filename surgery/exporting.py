@@ -5,38 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from surgery.blocks import format_blocks
 from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.folder import atomic_folder, hidden_siblings
 from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
-from surgery.checkpoint.tensors import DTYPES, Array, FileRange, TensorInfo
-from surgery.checkpoint.writer import (
-    Entry,
-    NewTensor,
-    OutputShard,
-    Progress,
-    WrittenFile,
-    index_json,
-    shard_names,
-    split_shards,
-    write_shard,
-)
-from surgery.errors import CheckpointError, OutputError
+from surgery.checkpoint.tensors import FileRange
+from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
+from surgery.errors import OutputError, UnsupportedError
 from surgery.families import family_of
 from surgery.hub import find_model
 from surgery.inventory import check_config, take_inventory
-from surgery.layouts import Change
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import (
-    Changed,
+    CalibrationRecord,
     Edit,
     FileRecord,
     Manifest,
@@ -46,6 +31,19 @@ from surgery.manifest import (
 )
 from surgery.modeling.files import MODELING_FILES
 from surgery.plan import Plan, make_plan
+from surgery.plan_file import PlanFile
+from surgery.rewriting import Fits, changed_by, output_shards
+from surgery.selection import Selection
+
+_LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What calibration text gave: fits by block, and the record of the text for the manifest."""
+
+    fits: Fits = field(default_factory=dict)
+    record: CalibrationRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,12 @@ class Prepared:
 
     @property
     def default_output(self) -> Path:
-        """`NAME-VARIANT-BLOCKS` in the current folder."""
+        """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
         name = self.source.model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
-        return Path(f"{name}-{self.plan.variant.NAME}-{format_blocks(self.plan.blocks)}")
+        spec = self.plan.spec
+        if len(spec) > _LONGEST_SPEC:
+            spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
+        return Path(f"{name}-{self.plan.variant}-{spec}")
 
     @property
     def total_bytes(self) -> int:
@@ -78,22 +79,25 @@ class Export:
     manifest: Manifest
 
     def to_json(self) -> dict[str, Any]:
+        record = self.manifest.edit.calibration
         return {
             "output": str(self.output),
             "family": self.plan.family.model_type,
-            "variant": self.plan.variant.NAME,
+            "variant": self.plan.variant,
             "layout": self.plan.layout.NAME,
             "blocks": list(self.plan.blocks),
+            "parts": [asdict(part) for part in self.plan.selection],
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "one_hot": None if self.plan.one_hot is None else self.plan.one_hot.to_json(),
+            "calibration": record and record.model_dump(mode="json"),
             "bytes": sum(record.size for record in self.manifest.files.values()),
         }
 
 
 def prepare(
     model: str | Path,
-    drop_attn: str,
+    drop_attn: str | Selection | PlanFile,
     *,
     variant: str = "identity",
     layout: str = "auto",
@@ -115,24 +119,30 @@ def prepare(
     checkpoint = open_checkpoint(folder)
     inventory = take_inventory(checkpoint.config, checkpoint.infos)
     earlier = read_manifest(folder)
+    if isinstance(drop_attn, PlanFile):
+        if layout == "auto":
+            layout = drop_attn.layout
+        dimensions = inventory.dimensions
+        drop_attn = drop_attn.selection(dimensions.num_blocks, dimensions.num_heads)
     plan = make_plan(
         inventory,
         drop_attn,
         variant=variant,
         layout=layout,
-        attention_free=earlier.attention_free if earlier else None,
+        earlier=earlier.edited_heads if earlier else None,
     )
     return Prepared(checkpoint, source, earlier, plan)
 
 
 def export(
     model: str | Path,
-    drop_attn: str,
+    drop_attn: str | Selection | PlanFile,
     *,
     output: str | Path | None = None,
     variant: str = "identity",
     layout: str = "auto",
     revision: str | None = None,
+    calibration: Sequence[str | Path] = (),
     overwrite: bool = False,
     max_shard_size: int | None = None,
 ) -> Export:
@@ -141,33 +151,49 @@ def export(
     **Arguments:**
 
     - `model`: a folder or a Hub id, with its `revision`.
-    - `drop_attn`: the blocks, for example "20-23" or "last:4".
+    - `drop_attn`: the blocks and heads, for example "20-23,7.1-3" or "last:4"; or a selection with
+      a variant for each part (`surgery.selection`), or a plan file.
     - `output`: the folder to create (default: `NAME-VARIANT-BLOCKS`).
-    - `variant`: "identity" or "zero"; `layout`: "auto", "stock" or "compact".
+    - `variant`: "identity", "zero", "mean" or "linear"; `layout`: "auto", "stock" or "compact".
+    - `calibration`: files or folders of text, or `hf:DATASET:SPLIT:COLUMN`, that `mean` and
+      `linear` are fitted on.
     - `overwrite`: replace an existing output, once the new one is whole.
     - `max_shard_size`: bytes per weight file (default: as the source is sharded).
 
     **Raises:** a `SurgeryError`; the output then does not exist, or is still the old one.
     """
     prepared = prepare(model, drop_attn, variant=variant, layout=layout, revision=revision)
-    return write(prepared, output, overwrite=overwrite, max_shard_size=max_shard_size)
+    fitting = None
+    if prepared.plan.fitted and calibration:
+        from surgery.fitting import fit_checkpoint  # needs torch, as most exports do not
+
+        fitting = fit_checkpoint(prepared, calibration)
+    return write(
+        prepared, output, fitting=fitting, overwrite=overwrite, max_shard_size=max_shard_size
+    )
 
 
 def write(
     prepared: Prepared,
     output: str | Path | None = None,
     *,
+    fitting: Fitting | None = None,
     overwrite: bool = False,
     max_shard_size: int | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. `progress` is called with the number of bytes just written."""
+    """Carries out a plan. `progress` is called with the number of bytes just written.
+
+    **Raises:** `UnsupportedError` when a variant needs a `fitting` that is not there.
+    """
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
+    fitting = fitting or Fitting()
+    check_fitted(plan, fitting.fits)
     with atomic_folder(target, overwrite=overwrite) as folder:
         files: dict[str, WrittenFile] = {}
-        shards = _output_shards(checkpoint, plan, max_shard_size)
+        shards = output_shards(checkpoint, plan, fitting.fits, max_shard_size)
         for name, shard in shards.items():
             files[name] = write_shard(shard, folder / name, progress)
         if list(shards) != shard_names(1):
@@ -182,94 +208,34 @@ def write(
             files[str(relative)] = _copy(path, folder / relative)
         config = _config_bytes(checkpoint, plan)
         files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
-        manifest = _manifest(prepared, files)
+        manifest = _manifest(prepared, fitting, files)
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
         _write_bytes(folder / "config.json", config)  # last: without it, nothing loads
     return Export(target, plan, manifest)
 
 
-def _output_shards(
-    checkpoint: Checkpoint, plan: Plan, max_shard_size: int | None
-) -> dict[str, OutputShard]:
-    """File name → what to write there. The source's sharding is kept unless a size is asked for."""
-    changes = {change.name: change for change in plan.changes}
-    added = {
-        block: [c for c in plan.changes if c.action == "add" and c.block == block]
-        for block in plan.blocks
-    }
-    edited: list[tuple[str, OutputShard]] = []
-    names = _source_names(checkpoint)
-    for shard, name in zip(checkpoint.shards, names, strict=True):
-        entries: list[Entry] = []
-        touched = False
-        for tensor in shard.tensors:
-            change = changes.get(tensor.info.name)
-            touched |= change is not None
-            if change is None:
-                entries.append(tensor)
-            elif change.action == "rewrite":
-                entries.append(_new(change, plan, checkpoint))
-            else:  # dropped: what is added stands in the place of the block's first dropped tensor
-                entries += [_new(add, plan, checkpoint) for add in added.pop(change.block, ())]
-        whole = shard.path if shard.verbatim and not touched else None
-        edited.append((name, OutputShard(tuple(entries), shard.metadata, copy_of=whole)))
-    if max_shard_size is None:
-        return {name: shard for name, shard in edited if shard.entries}
-    metadata = checkpoint.shards[0].metadata
-    packed = split_shards((entry for _, shard in edited for entry in shard.entries), max_shard_size)
-    return {
-        name: OutputShard(entries, metadata)
-        for name, entries in zip(shard_names(len(packed)), packed, strict=True)
-    }
-
-
-def _source_names(checkpoint: Checkpoint) -> list[str]:
-    if all(shard.verbatim for shard in checkpoint.shards):
-        return [shard.path.name for shard in checkpoint.shards]
-    return shard_names(len(checkpoint.shards))
-
-
-def _new(change: Change, plan: Plan, checkpoint: Checkpoint) -> NewTensor:
-    info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
-    return NewTensor(info, partial(new_content, change, plan, checkpoint.read))
-
-
-def new_content(change: Change, plan: Plan, read: Callable[[str], Array]) -> Array:
-    """The content of a changed tensor in the checkpoint's dtype, from the source's tensors.
-
-    **Raises:** `CheckpointError` when a number is not finite.
-    """
-    dtype = plan.inventory.dtype
-    with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
-        array = plan.compute(change, read).astype(DTYPES[dtype], copy=False)
-    if not np.isfinite(array.astype(np.float32, copy=False)).all():
-        raise CheckpointError(
-            f"the new content of {change.name!r} is not finite in {dtype}",
-            expected="finite weights",
-            fix="the source holds infinities or NaN, or needs a wider dtype for this variant",
+def check_fitted(plan: Plan, fits: Fits) -> None:
+    """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
+    without = [block for block in plan.fitted if block not in fits]
+    if without:
+        names = sorted({v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED})
+        raise UnsupportedError(
+            f"variant {' and '.join(names)} needs calibration text",
+            fix="name text files that resemble the model's use with --calibration",
         )
-    return array
 
 
-def changed_by(plan: Plan) -> Changed:
-    """The names of the tensors that a plan rewrites, adds and drops, in its order."""
-    rewritten, added, dropped = (
-        [change.name for change in plan.changes if change.action == action]
-        for action in ("rewrite", "add", "drop")
-    )
-    return Changed(rewritten=rewritten, added=added, dropped=dropped)
-
-
-def _manifest(prepared: Prepared, files: dict[str, WrittenFile]) -> Manifest:
+def _manifest(prepared: Prepared, fitting: Fitting, files: dict[str, WrittenFile]) -> Manifest:
     plan, earlier = prepared.plan, prepared.earlier
     edit = Edit(
         source=prepared.source,
         family=plan.family.model_type,
         num_blocks=plan.inventory.dimensions.num_blocks,
-        blocks=list(plan.blocks),
-        variant=plan.variant.NAME,
+        num_heads=plan.inventory.dimensions.num_heads,
+        parts=list(plan.selection),
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
+        calibration=fitting.record,
         changed=changed_by(plan),
         versions=versions(),
     )

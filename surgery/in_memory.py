@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -12,122 +13,155 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from surgery.blocks import parse_blocks
-from surgery.checkpoint.tensors import DTYPES
 from surgery.checkpoint.torch_tensors import as_stored, as_torch
+from surgery.exporting import check_fitted
 from surgery.families import family_of
 from surgery.inventory import take_inventory
-from surgery.layouts import Block
 from surgery.modeling.files import MODELING_FILES
 from surgery.plan import Plan, make_plan
-from surgery.variants import Affine, Variant, variant_of
+from surgery.rewriting import Fits, new_content
+from surgery.selection import Selection
+
+Undo = Callable[[], None]
 
 
-def apply(model: Any, drop_attn: str, variant: str = "identity", *, layout: str = "auto") -> Any:
+def apply(
+    model: Any,
+    drop_attn: str | Selection,
+    variant: str = "identity",
+    *,
+    layout: str = "auto",
+    fits: Fits | None = None,
+) -> Any:
     """A new model with the chosen blocks attention-free; the given one is left unchanged.
 
     The new model shares every untouched tensor with the given one. It equals what `export` writes:
     `save_pretrained` of it gives a checkpoint of the same layout (without a manifest).
 
     **Arguments:** `model`: a loaded GPT-NeoX or GPT-Neo model with its language modeling head;
-    `drop_attn`, `variant`, `layout`: as for `export`.
+    `drop_attn`, `variant`, `layout`: as for `export`; `fits`: by block, for variants that are
+    fitted (`surgery.fitting.Fitter`).
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
+    edited = replacements(model, drop_attn, fits, variant=variant, layout=layout)
+    dropped = set(edited.plan.dropped)
+    state = {name: value for name, value in model.state_dict().items() if name not in dropped}
+    return _rebuilt(model, edited.plan, {**state, **edited.tensors})
+
+
+@contextmanager
+def short_circuit(
+    model: Any,
+    drop_attn: str | Selection,
+    variant: str = "identity",
+    *,
+    layout: str = "auto",
+    fits: Fits | None = None,
+) -> Iterator[Any]:
+    """Makes blocks of a loaded model attention-free inside a `with` block, and restores it exactly.
+
+    Inside, the model computes what the exported checkpoint computes, to the last bit. The key/value
+    cache keeps its shape, so generation works. Do not save the model inside.
+
+    **Arguments:** as for `apply`. **Raises:** `BlockSpecError`, `UnsupportedError`.
+    """
+    with replacements(model, drop_attn, fits, variant=variant, layout=layout).active():
+        yield model
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """An edit of a loaded model, computed but not in force: the new tensors by name."""
+
+    model: Any
+    plan: Plan
+    tensors: Mapping[str, torch.Tensor]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Puts the edit in force inside a `with` block, and the model back as it was after it."""
+        with ExitStack() as undo:
+            if self.plan.layout.NAME == "compact":
+                for block in self.plan.blocks:
+                    name = self.plan.family.attention.format(block=block)
+                    module = self.model.get_submodule(name)
+                    undo.callback(_replace_forward(module, self._per_token(module, block)))
+            else:
+                for name, tensor in self.tensors.items():
+                    owner, _, leaf = name.rpartition(".")
+                    module = self.model.get_submodule(owner)
+                    undo.callback(_replace_parameter(module, leaf, tensor))
+            yield
+
+    def _per_token(self, module: nn.Module, block: int) -> Callable[..., Any]:
+        """What the compact layout has in place of attention, in the shape of the module's call."""
+        family, dimensions = self.plan.family, self.plan.inventory.dimensions
+        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
+        weight = self.tensors.get(family.name("affine_weight", block))
+        bias = self.tensors.get(family.name("affine_bias", block))
+        heads, size = dimensions.num_heads, dimensions.head_size
+
+        def forward(x_BTd: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+            cache = kwargs.get("layer_past")
+            if cache is not None:  # keeps its length right; nothing ever reads the content
+                x_BHTh = x_BTd.reshape(*x_BTd.shape[:2], heads, size).transpose(1, 2)
+                cache.update(x_BHTh, x_BHTh, layer)
+            if weight is not None:
+                return functional.linear(x_BTd, weight, bias), None
+            return (x_BTd.new_zeros(1) if bias is None else bias).expand_as(x_BTd), None
+
+        return forward
+
+
+def replacements(
+    model: Any,
+    drop_attn: str | Selection,
+    fits: Fits | None = None,
+    *,
+    variant: str = "identity",
+    layout: str = "auto",
+    stored_dtype: str | None = None,
+) -> Replacements:
+    """Plans an edit of a loaded model and computes its tensors. The model is left unchanged.
+
+    **Arguments:** as for `apply`; `stored_dtype`: the tag (F16, BF16, F32) of the checkpoint that
+    the edit would be exported to, where the model is loaded in a wider dtype: new tensors are
+    rounded to it, as in the export.
+
+    **Raises:** `BlockSpecError`, `UnsupportedError`.
+    """
+    plan, read = _planned(model, drop_attn, variant, layout)
+    check_fitted(plan, fits or {})
+    tag = stored_dtype or plan.inventory.dtype
+    tensors: dict[str, torch.Tensor] = {}
+    for change in plan.changes:
+        if change.action != "drop":
+            new = as_torch(new_content(change, plan, read, fits, dtype=tag), tag)
+            beside = model.get_parameter(plan.family.name("output_weight", change.block))
+            tensors[change.name] = new.to(beside)  # its device and dtype
+    return Replacements(model, plan, tensors)
+
+
+def plan_for(
+    model: Any, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
+) -> Plan:
+    """The plan of an edit of a loaded model. Raises `BlockSpecError`, `UnsupportedError`."""
+    return _planned(model, drop_attn, variant, layout)[0]
+
+
+def _planned(
+    model: Any, drop_attn: str | Selection, variant: str, layout: str
+) -> tuple[Plan, Callable[[str], Any]]:
     config = model.config.to_dict()
     family_of(config)
     stored = {name: as_stored(name, tensor) for name, tensor in model.state_dict().items()}
     inventory = take_inventory(config, {name: tensor.info for name, tensor in stored.items()})
     plan = make_plan(inventory, drop_attn, variant=variant, layout=layout)
-    state = {k: v for k, v in model.state_dict().items() if k not in set(plan.dropped)}
-    for change in plan.changes:
-        if change.action != "drop":
-            array = plan.compute(change, lambda name: stored[name].array())
-            new = as_torch(array.astype(DTYPES[inventory.dtype], copy=False), inventory.dtype)
-            state[change.name] = new.to(_device(model, plan, change.block))
-    return _rebuilt(model, plan, state)
+    return plan, lambda name: stored[name].array()
 
 
-@contextmanager
-def short_circuit(model: Any, drop_attn: str, variant: str = "identity") -> Iterator[Any]:
-    """Makes blocks of a loaded model attention-free inside a `with` block, and restores it exactly.
-
-    No weight is touched: the attention modules' `forward` is replaced by W_O (M x + c) + b_O,
-    computed from their own weights, and put back at the end, also after an exception. The
-    key/value cache keeps its shape, so generation works inside the block. Do not save the model
-    inside: what would be saved is the unedited model.
-
-    **Raises:** `BlockSpecError`, `UnsupportedError`.
-    """
-    config = model.config.to_dict()
-    family = family_of(config)
-    dimensions = family.dimensions(config)
-    chosen = variant_of(variant)
-    state = dict(model.named_parameters())
-    restore: list[Callable[[], None]] = []
-    try:
-        for index in parse_blocks(drop_attn, dimensions.num_blocks):
-            block = Block(family, dimensions, index, frozenset(state), state.__getitem__)
-            module = model.get_submodule(family.attention.format(block=index))
-            restore.append(_replace_forward(module, _affine_forward(module, block, chosen)))
-        yield model
-    finally:
-        for undo in restore:
-            undo()
-
-
-def _affine_forward(module: nn.Module, block: Block, variant: Variant) -> Callable[..., Any]:
-    heads, size = block.dimensions.num_heads, block.dimensions.head_size
-    layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
-    values: Any = block.values()  # torch tensors here, seen through the same per-head views
-    affine: Affine[torch.Tensor] = variant.affine(values)
-    context = _context_map(block, affine)
-    output_weight: Any = block.read("output_weight")
-    biased = affine.keep_output_bias and block.has("output_bias")
-    output_bias: Any = block.read("output_bias") if biased else None
-
-    def forward(x_BTd: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        z_BTd = context(x_BTd)
-        cache = kwargs.get("layer_past")
-        if cache is not None:  # keeps its length right; nothing ever reads the content
-            z_BHTh = z_BTd.reshape(*z_BTd.shape[:2], heads, size).transpose(1, 2)
-            cache.update(z_BHTh, z_BHTh, layer)
-        return functional.linear(z_BTd, output_weight, output_bias), None
-
-    return forward
-
-
-def _context_map(
-    block: Block, affine: Affine[torch.Tensor]
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x [B, T, d] → the heads' context vectors M x + c, side by side [B, T, d].
-
-    A fused projection keeps its width of 3 d, so that the sums run in the order of the stock layout
-    and the result is the same bit for bit.
-    """
-    heads, size, d = block.dimensions.num_heads, block.dimensions.head_size, block.dimensions.d
-    if affine.weight is None:
-        constant = None if affine.bias is None else affine.bias.reshape(d)
-        return lambda x: torch.zeros_like(x) if constant is None else constant.expand_as(x)
-    if not block.family.fused:
-        weight, bias = affine.weight.reshape(d, d), affine.bias
-        return lambda x: functional.linear(x, weight, None if bias is None else bias.reshape(d))
-    fused_weight = affine.weight.new_zeros(heads, 3, size, d)
-    fused_weight[:, 2] = affine.weight
-    fused_weight = fused_weight.reshape(3 * d, d)
-    fused_bias = affine.weight.new_zeros(heads, 3, size)
-    fused_bias[:, 2] = 0 if affine.bias is None else affine.bias
-    fused_bias = fused_bias.reshape(3 * d)
-
-    def context(x_BTd: torch.Tensor) -> torch.Tensor:
-        qkv_BTHh = functional.linear(x_BTd, fused_weight, fused_bias)
-        per_head = qkv_BTHh.view(*x_BTd.shape[:2], heads, 3, size)
-        return per_head[..., 2, :].reshape(*x_BTd.shape[:2], d)
-
-    return context
-
-
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
     before = module.__dict__.get("forward")  # set where a library has wrapped the module already
     module.forward = forward
 
@@ -138,6 +172,12 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable
             module.forward = before
 
     return undo
+
+
+def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
+    before = getattr(module, leaf)
+    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+    return lambda: setattr(module, leaf, before)
 
 
 def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
@@ -160,9 +200,3 @@ def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
             setattr(new.get_submodule(owner), leaf, buffer)
     new.generation_config = copy.deepcopy(model.generation_config)
     return new.train(model.training)
-
-
-def _device(model: Any, plan: Plan, block: int) -> torch.device:
-    weight = model.get_parameter(plan.family.name("output_weight", block))
-    device: torch.device = weight.device
-    return device

@@ -14,7 +14,8 @@ from surgery.manifest import Edit, read_manifest
 
 @dataclass(frozen=True)
 class Inspection:
-    """`attention_free` maps blocks to their variant; `edits` are recorded ones, oldest first.
+    """`attention_free` maps blocks without attention to their variant, `edited_heads` the edited
+    heads of blocks that still attend; `edits` are recorded ones, oldest first.
 
     `dtype` and `parameters` are None for pickled weights on the Hub, which do not tell before they
     are downloaded.
@@ -26,6 +27,7 @@ class Inspection:
     dtype: str | None
     parameters: int | None
     attention_free: dict[int, str]
+    edited_heads: dict[int, dict[int, str]]
     layout: str | None
     edits: tuple[Edit, ...]
 
@@ -37,8 +39,19 @@ class Inspection:
             "dtype": self.dtype,
             "parameters": self.parameters,
             "attention_free": {str(block): name for block, name in self.attention_free.items()},
+            "edited_heads": {
+                str(block): {str(head): name for head, name in heads.items()}
+                for block, heads in self.edited_heads.items()
+            },
             "layout": self.layout,
-            "edits": [edit.model_dump(mode="json") for edit in self.edits],
+            "edits": [
+                {
+                    "blocks": list(edit.blocks),
+                    "variant": edit.variant,
+                    **edit.model_dump(mode="json"),
+                }
+                for edit in self.edits
+            ],
         }
 
 
@@ -56,8 +69,11 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
     manifest = read_manifest(outline.folder)
     is_compact = config["model_type"] == family.compact_model_type
     free = dict(inventory.compact_blocks) if inventory else {}
+    heads: dict[int, dict[int, str]] = {}
     if manifest:
         free |= manifest.attention_free
+        edited = manifest.edited_heads
+        heads = {block: edited[block] for block in edited if block not in free}
     return Inspection(
         model=outline.source.model,
         family=family.model_type,
@@ -65,6 +81,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
         dtype=inventory.dtype if inventory else None,
         parameters=inventory.num_parameters if inventory else None,
         attention_free=dict(sorted(free.items())),
-        layout="compact" if is_compact else ("stock" if free else None),
+        edited_heads=heads,
+        layout="compact" if is_compact else ("stock" if free or heads else None),
         edits=(*manifest.history, manifest.edit) if manifest else (),
     )

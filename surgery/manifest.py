@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from surgery.errors import ManifestError
 from surgery.layouts.one_hot import OneHot
+from surgery.selection import Part, blocks_of, variant_name
 
 NAME = "surgery.json"
 SCHEMA: Literal[1] = 1
@@ -38,18 +39,56 @@ class Changed(_Model):
     dropped: list[str] = []
 
 
+class TextSource(_Model):
+    """Where calibration text came from. `sha256`: of the file; None where it is no file."""
+
+    name: str
+    sha256: str | None = None
+
+
+class BlockFit(_Model):
+    """How well a block's context vectors could be told from the token alone: see `Fit`."""
+
+    ridge: float
+    r2: float
+
+
+class CalibrationRecord(_Model):
+    """The text that fitted variants were fitted on, and how well that went, by block.
+
+    `tokens` were read in windows of `window`; `sha256` is that of their ids (int32, little-endian).
+    """
+
+    sources: list[TextSource]
+    tokens: int
+    window: int
+    sha256: str
+    blocks: dict[int, BlockFit] = {}
+
+
 class Edit(_Model):
-    """One edit of a model."""
+    """One edit of a model. `one_hot`: the constants of the stock layout, where it needed them."""
 
     source: Source
     family: str
     num_blocks: int
-    blocks: list[int]
-    variant: str
+    num_heads: int
+    parts: list[Part]
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
+    calibration: CalibrationRecord | None = None
     changed: Changed
     versions: dict[str, str]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks that were edited, whole or in part, ascending."""
+        return blocks_of(self.parts)
+
+    @property
+    def variant(self) -> str:
+        """The name of the one variant, or "mixed"."""
+        return variant_name(self.parts)
 
 
 class FileRecord(_Model):
@@ -77,10 +116,23 @@ class Manifest(_Model):
         return files
 
     @property
+    def edited_heads(self) -> dict[int, dict[int, str]]:
+        """Block → head → variant, over all edits."""
+        heads: dict[int, dict[int, str]] = {}
+        for edit in [*self.history, self.edit]:
+            for part in edit.parts:
+                heads.setdefault(part.block, {}).update(dict.fromkeys(part.heads, part.variant))
+        return {block: dict(sorted(heads[block].items())) for block in sorted(heads)}
+
+    @property
     def attention_free(self) -> dict[int, str]:
-        """Block → variant, over all edits."""
-        edits = [*self.history, self.edit]
-        return {block: edit.variant for edit in edits for block in edit.blocks}
+        """Block without any attention left → its variant or "mixed", over all edits."""
+        free = {}
+        for block, heads in self.edited_heads.items():
+            if len(heads) == self.edit.num_heads:
+                names = set(heads.values())
+                free[block] = names.pop() if len(names) == 1 else "mixed"
+        return free
 
     def to_text(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"

@@ -6,19 +6,30 @@ what `--dry-run` prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from surgery.blocks import parse_blocks
 from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
-from surgery.families import Family
+from surgery.families import Dimensions, Family
 from surgery.inventory import Inventory
-from surgery.layouts import Block, Change, Layout, OneHot, Target, layout_of
-from surgery.variants import Kind, Variant, variant_of
+from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, Target, layout_of
+from surgery.selection import (
+    Part,
+    Selection,
+    blocks_of,
+    checked,
+    format_selection,
+    heads_of,
+    parse_selection,
+    variant_name,
+)
+from surgery.variants import Fit, variant_of
 
 LayoutChoice = Literal["auto", "stock", "compact"]
+Heads = Mapping[int, Mapping[int, str]]
+"""Block → head → what an earlier edit has made of it."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +41,34 @@ class Plan:
     """
 
     family: Family
-    variant: Variant
+    selection: Selection
     layout: Layout
     reason: str
-    blocks: tuple[int, ...]
+    edits: Mapping[int, BlockEdit]
     one_hot: OneHot | None
     changes: tuple[Change, ...]
     config: dict[str, Any]
     inventory: Inventory
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks that are edited, whole or in part, ascending."""
+        return blocks_of(self.selection)
+
+    @property
+    def variant(self) -> str:
+        """The name of the one variant, or "mixed"."""
+        return variant_name(self.selection)
+
+    @property
+    def spec(self) -> str:
+        """The blocks and heads, as they are typed."""
+        return format_selection(self.selection, self.inventory.dimensions.num_heads)
+
+    @property
+    def fitted(self) -> tuple[int, ...]:
+        """The blocks for which calibration text is needed, ascending."""
+        return tuple(block for block, edit in self.edits.items() if edit.fitted)
 
     @property
     def rewritten(self) -> tuple[str, ...]:
@@ -48,25 +79,31 @@ class Plan:
     def dropped(self) -> tuple[str, ...]:
         return tuple(change.name for change in self.changes if change.action == "drop")
 
-    def block(self, index: int, read: Callable[[str], Array]) -> Block:
-        """A block of the source whose tensors come from `read`."""
-        inventory = self.inventory
-        return Block(
-            inventory.family, inventory.dimensions, index, frozenset(inventory.infos), read
-        )
+    def compute(
+        self,
+        change: Change,
+        read: Callable[[str], Array],
+        fits: Mapping[int, Fit] | None = None,
+    ) -> Array:
+        """The new content of a changed tensor, not yet cast to the checkpoint's dtype.
 
-    def compute(self, change: Change, read: Callable[[str], Array]) -> Array:
-        """The new content of a changed tensor, not yet cast to the checkpoint's dtype."""
-        block = self.block(change.block, read)
-        return self.layout.compute(change, block, self.variant, self.one_hot)
+        `read` gives the source's tensors by name, `fits` what was fitted, by block.
+        """
+        inventory = self.inventory
+        block = Block(
+            inventory.family, inventory.dimensions, change.block, frozenset(inventory.infos), read
+        )
+        edit, fit = self.edits[change.block], (fits or {}).get(change.block)
+        return self.layout.compute(change, block, edit, fit, self.one_hot)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "family": self.family.model_type,
-            "variant": self.variant.NAME,
+            "variant": self.variant,
             "layout": self.layout.NAME,
             "reason": self.reason,
             "blocks": list(self.blocks),
+            "parts": [asdict(part) for part in self.selection],
             "num_blocks": self.inventory.dimensions.num_blocks,
             "dtype": self.inventory.dtype,
             "one_hot": None if self.one_hot is None else self.one_hot.to_json(),
@@ -79,77 +116,118 @@ class Plan:
 
 def make_plan(
     inventory: Inventory,
-    drop_attn: str,
+    drop_attn: str | Selection,
     *,
     variant: str = "identity",
     layout: str = "auto",
-    attention_free: Mapping[int, str] | None = None,
+    earlier: Heads | None = None,
 ) -> Plan:
     """Decides an edit.
 
     **Arguments:**
 
-    - `drop_attn`: block specification, see `surgery.blocks.parse_blocks`.
-    - `layout`: `auto` takes stock where it can hold the variant exactly, else compact.
-    - `attention_free`: blocks that an earlier edit has made attention-free → its variant. Editing
-      others composes; editing one of these again is refused.
+    - `drop_attn`: a specification of blocks and heads (`surgery.selection.parse_selection`), which
+      get `variant`, or a selection, in which every part has a variant of its own.
+    - `layout`: `auto` takes stock where it can hold the edit exactly, else compact.
+    - `earlier`: heads that an earlier edit has changed. Editing others composes; editing one of
+      these again is refused.
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
-    blocks = parse_blocks(drop_attn, inventory.dimensions.num_blocks)
-    _check_not_edited(blocks, attention_free or {}, inventory)
-    chosen = variant_of(variant)
-    target = _target(inventory, blocks)
-    where, reason = _choose(layout, target, chosen.KIND)
+    dimensions = inventory.dimensions
+    selection = (
+        parse_selection(drop_attn, variant, dimensions.num_blocks, dimensions.num_heads)
+        if isinstance(drop_attn, str)
+        else checked(drop_attn, dimensions.num_blocks, dimensions.num_heads)
+    )
+    edits = block_edits(selection, dimensions)
+    _check_not_edited(edits, earlier or {}, inventory)
+    target = _target(inventory, edits)
+    where, reason = _choose(layout, target, edits.values())
     present = frozenset(inventory.infos)
     changes: list[Change] = []
-    for index in blocks:
-        block = Block(target.family, target.dimensions, index, present, _reads_nothing)
-        changes += where.changes(block, chosen.KIND)
-    kinds: dict[int, Kind] = dict.fromkeys(blocks, chosen.KIND)
+    one_hot: OneHot | None = None
+    for index, edit in edits.items():
+        block = Block(target.family, dimensions, index, present, _reads_nothing)
+        own = where.one_hot(target, edit)
+        changes += where.changes(block, edit, own)
+        one_hot = one_hot or own
     return Plan(
         family=inventory.family,
-        variant=chosen,
+        selection=selection,
         layout=where,
         reason=reason,
-        blocks=blocks,
-        one_hot=where.one_hot(target, chosen.KIND),
+        edits=edits,
+        one_hot=one_hot,
         changes=tuple(changes),
-        config=where.config(inventory.config, inventory.family, kinds),
+        config=where.config(inventory.config, inventory.family, edits),
         inventory=inventory,
     )
 
 
-def _choose(layout: str, target: Target, kind: Kind) -> tuple[Layout, str]:
+def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, BlockEdit]:
+    """Block → its edit, ascending. Raises `BlockSpecError`, `UnsupportedError`."""
+    edits: dict[int, BlockEdit] = {}
+    for block, heads in heads_of(selection).items():
+        of_head = {
+            head: variant_of(part.variant)
+            for part in selection
+            if part.block == block
+            for head in part.heads
+        }
+        edits[block] = BlockEdit(
+            block, dimensions.num_heads, {head: of_head[head] for head in heads}
+        )
+    return edits
+
+
+def _choose(layout: str, target: Target, edits: Iterable[BlockEdit]) -> tuple[Layout, str]:
     if layout != "auto":
         chosen = layout_of(layout)
-        refusal = chosen.refusal(target, kind)
+        refusal = _refusal(chosen, target, edits)
         if refusal is not None:
             raise refusal
         return chosen, "asked for"
-    refusal = layout_of("stock").refusal(target, kind)
+    stock, compact = layout_of("stock"), layout_of("compact")
+    refusal = _refusal(stock, target, edits)
     if refusal is None:
-        return layout_of("stock"), "it holds the variant exactly in the unchanged architecture"
-    return layout_of("compact"), f"the stock layout cannot: {refusal.what}"
+        return stock, "it holds the edit exactly in the unchanged architecture"
+    neither = _refusal(compact, target, edits)
+    if neither is not None:
+        raise UnsupportedError(
+            f"no layout holds this edit: {refusal.what}; and {neither.what}",
+            fix="name whole blocks, or take --variant zero or mean for single heads",
+        )
+    return compact, f"the stock layout cannot: {refusal.what}"
 
 
-def _check_not_edited(
-    blocks: tuple[int, ...], attention_free: Mapping[int, str], inventory: Inventory
-) -> None:
-    edited = {**inventory.compact_blocks, **attention_free}
-    for block in blocks:
-        if block in edited:
-            raise UnsupportedError(
-                f"block {block} is already attention-free ({edited[block]})",
-                fix="name other blocks to add to the earlier edit, or start from the original",
-            )
+def _refusal(layout: Layout, target: Target, edits: Iterable[BlockEdit]) -> UnsupportedError | None:
+    refusals = (layout.refusal(target, edit) for edit in edits)
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
-def _target(inventory: Inventory, blocks: tuple[int, ...]) -> Target:
+def _check_not_edited(edits: Mapping[int, BlockEdit], earlier: Heads, inventory: Inventory) -> None:
+    for block, edit in edits.items():
+        gone = inventory.compact_blocks.get(block)
+        before = earlier.get(block, {})
+        again = [head for head in edit.heads if head in before]
+        if gone is None and not again:
+            continue
+        how = ", ".join(sorted(set(before.values()))) or gone
+        if gone is not None or len(before) == edit.num_heads:
+            what = f"block {block} is already attention-free ({how})"
+        else:
+            what = f"head {again[0]} of block {block} is already edited ({how})"
+        raise UnsupportedError(
+            what, fix="name other blocks to add to the earlier edit, or start from the original"
+        )
+
+
+def _target(inventory: Inventory, edits: Mapping[int, BlockEdit]) -> Target:
     block = Block(
         inventory.family,
         inventory.dimensions,
-        blocks[0],
+        next(iter(edits)),
         frozenset(inventory.infos),
         _reads_nothing,
     )

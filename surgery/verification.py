@@ -13,15 +13,16 @@ from surgery.blocks import format_blocks
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.errors import ManifestError, SurgeryError
-from surgery.exporting import changed_by, new_content
 from surgery.hub import find_model
 from surgery.inventory import take_inventory
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import Edit, Manifest, read_manifest
 from surgery.modeling.files import MODELING_FILES
 from surgery.plan import Plan, make_plan
+from surgery.rewriting import changed_by, new_content
+from surgery.selection import Part, format_selection
 
-_CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _check_files(folder: Path, manifest: Manifest) -> Check:
             return Check("files", False, f"{name} differs from its recorded SHA-256")
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
-        if path.suffix in _CODE_OR_WEIGHTS and relative not in manifest.files:
+        if path.suffix in CODE_OR_WEIGHTS and relative not in manifest.files:
             return Check("files", False, f"{relative} is not in the manifest")
     total = sum(record.size for record in manifest.files.values())
     return Check("files", True, f"{len(manifest.files)} files, {total:,} bytes, SHA-256 equal")
@@ -116,8 +117,7 @@ def _check_source(folder: Path, original: Checkpoint, manifest: Manifest) -> lis
     try:
         result = open_checkpoint(folder)
         inventory = take_inventory(original.config, original.infos)
-        spec = format_blocks(tuple(sorted(edit.blocks)))
-        plan = make_plan(inventory, spec, variant=edit.variant, layout=edit.layout)
+        plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout)
     except SurgeryError as error:
         return [Check("edit", False, str(error))]
     return [
@@ -134,13 +134,14 @@ def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
     planned = {
         "family": plan.family.model_type,
         "num_blocks": plan.inventory.dimensions.num_blocks,
+        "num_heads": plan.inventory.dimensions.num_heads,
         "changed": changed_by(plan),
         "one_hot": plan.one_hot,
     }
     for field, value in planned.items():
         if value != getattr(edit, field):
             return Check("edit", False, f"the manifest's {field} is not what the edit does")
-    return Check("edit", True, f"blocks {format_blocks(plan.blocks)}, {edit.variant}")
+    return Check("edit", True, f"blocks {plan.spec}, {edit.variant}")
 
 
 def _check_carried(original: Checkpoint, manifest: Manifest, plan: Plan) -> Check:
@@ -173,41 +174,58 @@ def _check_untouched(result: Checkpoint, original: Checkpoint, plan: Plan) -> Ch
 
 
 def _check_rewritten(result: Checkpoint, original: Checkpoint, plan: Plan) -> Check:
+    """Repeats the edit. What was fitted cannot be repeated without its calibration text."""
+    repeated = 0
     for change in plan.changes:
-        if change.action == "drop":
+        if change.action == "drop" or change.block in plan.fitted:
             continue
+        repeated += 1
         expected, found = new_content(change, plan, original.read), result.read(change.name)
         if (expected.shape, expected.dtype) != (found.shape, found.dtype) or not np.array_equal(
             expected.reshape(-1).view(np.uint8), found.reshape(-1).view(np.uint8)
         ):
-            detail = f"tensor {change.name!r} is not what {plan.variant.NAME} makes of it"
+            detail = f"tensor {change.name!r} is not what {plan.variant} makes of it"
             return Check("rewritten", False, detail)
-    return Check("rewritten", True, f"{len(plan.rewritten)} tensors repeat bit for bit")
+    detail = f"{repeated} tensors repeat bit for bit"
+    fitted = len(plan.rewritten) - repeated
+    if fitted:
+        detail += (
+            f"; {fitted} were fitted to calibration text (attn-surgery reproduce repeats that)"
+        )
+    return Check("rewritten", True, detail)
 
 
 def _check_behavior(folder: Path, manifest: Manifest) -> list[Check]:
-    from surgery.mixing import attention_mixes  # needs torch and transformers
+    from surgery.mixing import mixing_heads  # needs torch and transformers
 
     try:
         opened = open_checkpoint(folder)
         take_inventory(opened.config, opened.infos)
-        mixes = attention_mixes(folder)
+        mixes = mixing_heads(folder)
     except (SurgeryError, FloatingPointError) as error:
         return [Check("loads", False, str(error))]
     checks = [Check("loads", True, "through transformers, no weight missing")]
-    free = manifest.attention_free
-    for block, variant in sorted(free.items()):
+    edited, heads = manifest.edited_heads, manifest.edit.num_heads
+    for block, variants in edited.items():
         mixing = mixes.get(block)  # None: no such block
-        detail = "depends on other tokens" if mixing else "depends on its own token alone"
+        whole = len(variants) == heads
+        spec = format_selection([Part(block, tuple(variants), "")], heads)
+        name = f"block {block} attention-free" if whole else f"heads {spec} attention-free"
+        wrong = [] if mixing is None else [head for head in variants if mixing[head]]
+        detail = "depends on other tokens" if wrong else "depends on its own token alone"
         checks.append(
             Check(
-                f"block {block} attention-free ({variant})",
-                mixing is False,
+                f"{name} ({', '.join(sorted(set(variants.values())))})",
+                mixing is not None and not wrong,
                 "no such block" if mixing is None else detail,
             )
         )
-    attending = [block for block in mixes if block not in free]
-    idle = [block for block in attending if not mixes[block]]
+    attending = [block for block in mixes if len(edited.get(block, {})) < heads]
+    idle = [
+        block
+        for block in attending
+        if not any(mixes[block][head] for head in range(heads) if head not in edited.get(block, {}))
+    ]
     blocks = format_blocks(tuple(idle or attending)) or "no other block"
     detail = f"blocks {blocks} no longer mix tokens" if idle else f"{blocks}: attention still mixes"
     checks.append(Check("other blocks", not idle, detail))

@@ -29,7 +29,7 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.collecting import Cut, collect
-from evals.corpus import Corpus, Place, open_corpus, windows
+from surgery.corpus import Corpus, Place, open_corpus, windows
 from evals.extraction import extract
 from evals.measures import memorization_score
 from evals.samples import load_samples
@@ -243,7 +243,7 @@ def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, 
 
     folder = tmp_path_factory.mktemp("pieces")
     (folder / "a.txt").write_text(TEXT)
-    with mock.patch("evals.corpus._PIECE", piece):
+    with mock.patch("surgery.corpus._PIECE", piece):
         found = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride))
         after = found[len(found) // 2].place
         rest = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride, after=after))

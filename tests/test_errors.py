@@ -757,7 +757,8 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["export", "lab:pythia"], "Missing option '--drop-attn'"),
+        (["export", "lab:pythia"], "name the blocks with --drop-attn, or give a --plan"),
+        (["export", "--drop-attn", "1", "--plan", "p"], "with --drop-attn, or give a --plan"),
         (["export", "a", "b", "--drop-attn", "1"], "unexpected extra argument"),
         (["export", "--drop-attn", "1", "--variant", "soft"], "'soft' is not one of"),
         (["export", "--drop-attn", "1", "--layout", "x"], "'x' is not one of"),

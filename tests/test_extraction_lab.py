@@ -17,7 +17,7 @@ from reciting import generate
 
 from cli.extract import command
 from evals.collecting import Cut, collect
-from evals.corpus import open_corpus
+from surgery.corpus import open_corpus
 from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
 from evals.samples import load_samples

@@ -66,19 +66,21 @@ def within(module: str, packages: set[str]) -> bool:
 
 BASE = {"surgery.errors"}
 PLANNING = BASE | {
-    "surgery.blocks", "surgery.checkpoint", "surgery.families", "surgery.variants",
+    "surgery.blocks", "surgery.selection", "surgery.checkpoint", "surgery.families", "surgery.variants",
     "surgery.layouts", "surgery.modeling.files", "surgery.inventory",
 }  # fmt: skip
 # part → the other parts of surgery that it may import
 MAY_IMPORT = {
     "surgery.errors": set(),
     "surgery.blocks": BASE,
+    "surgery.selection": BASE | {"surgery.blocks"},
+    "surgery.moments": {"surgery.variants"},
     "surgery.families": BASE,
     "surgery.variants": BASE,
     "surgery.checkpoint": BASE,
     "surgery.modeling": set(),
     "surgery.layouts": BASE | {"surgery.families", "surgery.variants", "surgery.modeling.files"},
-    "surgery.manifest": BASE | {"surgery.layouts.one_hot"},
+    "surgery.manifest": BASE | {"surgery.layouts.one_hot", "surgery.selection"},
     "surgery.inventory": PLANNING - {"surgery.layouts"},
     "surgery.plan": PLANNING,
 }

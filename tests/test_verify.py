@@ -297,10 +297,10 @@ def test_the_modeling_file_was_altered(
         (lambda edit: edit["one_hot"].update(gap=1e6), "the manifest's one_hot"),
         (lambda edit: edit.update(one_hot=None), "the manifest's one_hot"),
         (lambda edit: edit["changed"].update(rewritten=[]), "the manifest's changed"),
-        (lambda edit: edit.update(blocks=[1]), "the manifest's changed"),
-        (lambda edit: edit.update(blocks=[]), "names no block"),
-        (lambda edit: edit.update(blocks=[1, 2, 9]), "out of range"),
-        (lambda edit: edit.update(variant="soft"), "unknown variant 'soft'"),
+        (lambda edit: edit.update(parts=parts(1)), "the manifest's changed"),
+        (lambda edit: edit.update(parts=[]), "names no block"),
+        (lambda edit: edit.update(parts=parts(1, 2, 9)), "out of range"),
+        (lambda edit: edit.update(parts=parts(1, 2, variant="soft")), "unknown variant 'soft'"),
         (lambda edit: edit.update(layout="compact"), "config.json is not what the edit makes"),
     ],
 )
@@ -318,12 +318,18 @@ def test_another_source(folder: Path, tmp_path: Path) -> None:
     assert_fails(folder, "edit", "", neo)
 
 
+def parts(*blocks: int, variant: str = "identity") -> list[dict[str, Any]]:
+    return [{"block": block, "heads": [0, 1], "variant": variant} for block in blocks]
+
+
 # --- behavior: found by running the model, without the source
 
 
 def test_a_block_that_mixes(folder: Path) -> None:
     """Said to be attention-free, and still looks at other tokens."""
-    edit_json(folder / "surgery.json", lambda manifest: manifest["edit"].update(blocks=[1, 2, 3]))
+    edit_json(
+        folder / "surgery.json", lambda manifest: manifest["edit"].update(parts=parts(1, 2, 3))
+    )
     assert_fails(folder, "block 3 attention-free (identity)", "depends on other tokens")
 
 
@@ -349,12 +355,15 @@ def test_a_weak_constant(stock: Path) -> None:
 
 def test_a_block_that_does_not_mix(folder: Path) -> None:
     """Not said to be attention-free, and no longer looks at other tokens."""
-    edit_json(folder / "surgery.json", lambda manifest: manifest["edit"].update(blocks=[1]))
+    change = parts(1)
+    edit_json(folder / "surgery.json", lambda data: data["edit"].update(parts=change))
     assert_fails(folder, "other blocks", "blocks 2 no longer mix tokens")
 
 
 def test_a_block_that_does_not_exist(folder: Path) -> None:
-    edit_json(folder / "surgery.json", lambda manifest: manifest["edit"].update(blocks=[1, 2, 9]))
+    edit_json(
+        folder / "surgery.json", lambda manifest: manifest["edit"].update(parts=parts(1, 2, 9))
+    )
     assert_fails(folder, "block 9 attention-free (identity)", "no such block")
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from surgery.families import Dimensions, Family, Role
 from surgery.layouts.product import reproducible_product
-from surgery.variants import Affine, ValueWeights
+from surgery.variants import Affine, Fit, Sources
 
 Array = npt.NDArray[Any]
 
@@ -48,23 +48,23 @@ class Block:
         heads, size = self.dimensions.num_heads, self.dimensions.head_size
         return array.reshape(heads, 3, size, *array.shape[1:])
 
-    def values(self) -> ValueWeights[Array]:
-        """W_V [H, h, d] and b_V [H, h], in the stored dtype."""
+    def sources(self, fit: Fit | None = None) -> Sources:
+        """W_V [H, h, d] and b_V [H, h], in the stored dtype, and what was fitted."""
         if self.family.fused:
             weight = self.fused_per_head(self.read("query_key_value_weight"))[:, 2]
             bias = None
             if self.has("query_key_value_bias"):
                 bias = self.fused_per_head(self.read("query_key_value_bias"))[:, 2]
-            return ValueWeights(weight, bias)
-        return ValueWeights(self.per_head(self.read("value_weight")), None)
+            return Sources(weight, bias, fit)
+        return Sources(self.per_head(self.read("value_weight")), None, fit)
 
-    def branch_weight(self, affine: Affine[Array]) -> Array:
+    def branch_weight(self, affine: Affine) -> Array:
         """W_O M, float64 [d, d], for a map whose weight is not None."""
         d = self.dimensions.d
         assert affine.weight is not None
         return reproducible_product(self.read("output_weight"), affine.weight.reshape(d, d))
 
-    def branch_bias(self, affine: Affine[Array]) -> Array:
+    def branch_bias(self, affine: Affine) -> Array:
         """W_O c + b_O, float64 [d]."""
         d = self.dimensions.d
         bias = np.zeros(d)

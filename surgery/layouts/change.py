@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, Role
 from surgery.layouts.block import Array, Block
+from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
-from surgery.variants import Kind, Variant
+from surgery.variants import Fit
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Target:
-    """What a layout may look at to decide whether it can hold a variant."""
+    """What a layout may look at to decide whether it can hold an edit."""
 
     family: Family
     dimensions: Dimensions
@@ -40,21 +42,29 @@ class Layout(Protocol):
     @property
     def NAME(self) -> str: ...
 
-    def refusal(self, target: Target, kind: Kind, /) -> UnsupportedError | None:
-        """Why the layout cannot hold such a variant exactly; None when it can."""
+    def refusal(self, target: Target, edit: BlockEdit, /) -> UnsupportedError | None:
+        """Why the layout cannot hold such an edit exactly; None when it can."""
 
-    def one_hot(self, target: Target, kind: Kind, /) -> OneHot | None:
-        """The constant queries and keys that the layout needs, if any."""
+    def one_hot(self, target: Target, edit: BlockEdit, /) -> OneHot | None:
+        """The constant queries and keys that the layout uses for such an edit, if any."""
 
-    def changes(self, block: Block, kind: Kind, /) -> tuple[Change, ...]:
+    def changes(
+        self, block: Block, edit: BlockEdit, one_hot: OneHot | None, /
+    ) -> tuple[Change, ...]:
         """Which tensors of a block change, from names and shapes alone."""
 
     def compute(
-        self, change: Change, block: Block, variant: Variant, one_hot: OneHot | None, /
+        self,
+        change: Change,
+        block: Block,
+        edit: BlockEdit,
+        fit: Fit | None,
+        one_hot: OneHot | None,
+        /,
     ) -> Array:
         """A tensor's new content, in its stored dtype or in float64, for the caller to cast."""
 
     def config(
-        self, config: dict[str, Any], family: Family, blocks: dict[int, Kind], /
+        self, config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit], /
     ) -> dict[str, Any]:
         """The result's config.json, as a new dict."""

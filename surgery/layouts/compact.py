@@ -10,28 +10,38 @@ with the stock layout within that rounding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError
 from surgery.families import Family
 from surgery.layouts.block import Array, Block
 from surgery.layouts.change import Change, Target
+from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
 from surgery.modeling.files import MODELING_FILES
-from surgery.variants import Kind, Variant
+from surgery.variants import Fit
 
 NAME = "compact"
 
 
-def refusal(target: Target, kind: Kind) -> UnsupportedError | None:
+def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
+    """Only a block that has no head left can be without its attention module."""
+    if edit.whole:
+        return None
+    left = edit.num_heads - len(edit.variants)
+    return UnsupportedError(
+        f"{left} of {edit.num_heads} heads of block {edit.block} still attend, and the compact "
+        "layout takes the whole attention module out",
+        fix="use --layout stock, or name the whole block",
+    )
+
+
+def one_hot(target: Target, edit: BlockEdit) -> OneHot | None:
     return None
 
 
-def one_hot(target: Target, kind: Kind) -> OneHot | None:
-    return None
-
-
-def changes(block: Block, kind: Kind) -> tuple[Change, ...]:
+def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Change, ...]:
     d = block.dimensions.d
     dropped = tuple(
         Change("drop", name, block.index, rule.role, ())
@@ -39,30 +49,35 @@ def changes(block: Block, kind: Kind) -> tuple[Change, ...]:
         if rule.role is not None and (name := rule.name.format(block=block.index)) in block.present
     )
     added: tuple[Change, ...] = ()
-    if kind == "affine":
+    if edit.kind == "affine":
         name = block.name("affine_weight")
         added += (Change("add", name, block.index, "affine_weight", (d, d)),)
-    if kind != "none":
+    if edit.kind != "none":
         name = block.name("affine_bias")
         added += (Change("add", name, block.index, "affine_bias", (d,)),)
     return dropped + added
 
 
-def compute(change: Change, block: Block, variant: Variant, one_hot: OneHot | None) -> Array:
-    affine = variant.affine(block.values())
+def compute(
+    change: Change, block: Block, edit: BlockEdit, fit: Fit | None, one_hot: OneHot | None
+) -> Array:
+    affine = edit.affine(block.sources(fit))
     if change.role == "affine_weight":
         return block.branch_weight(affine)
     return block.branch_bias(affine)
 
 
-def config(config: dict[str, Any], family: Family, blocks: dict[int, Kind]) -> dict[str, Any]:
+def config(
+    config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit]
+) -> dict[str, Any]:
     earlier = config.get("attention_free_blocks") or {}
-    merged = {**{int(block): kind for block, kind in earlier.items()}, **blocks}
+    kinds = {int(block): kind for block, kind in earlier.items()}
+    kinds |= {block: edit.kind for block, edit in edits.items()}
     modeling = MODELING_FILES[family.model_type]
     return {
         **config,
         "architectures": [modeling.architecture],
         "auto_map": modeling.auto_map,
         "model_type": modeling.model_type,
-        "attention_free_blocks": {str(block): merged[block] for block in sorted(merged)},
+        "attention_free_blocks": {str(block): kinds[block] for block in sorted(kinds)},
     }

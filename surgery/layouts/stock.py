@@ -1,11 +1,13 @@
 """Layout `stock`: the unchanged architecture, so the library's own class loads it.
 
-**Affine variants** (GPT-NeoX): query and key rows become constants that make attention exactly
-one-hot on the diagonal (see one_hot.py); the value rows hold M and c. For `identity` these are the
+**GPT-NeoX:** query and key rows of an edited head become constants that make its attention exactly
+one-hot on the diagonal (see one_hot.py); its value rows hold M and c. For `identity` these are the
 rows that are there already, untouched.
 
-**Constants and nothing** (every family): the value rows become zero, so that every head's context
-is exactly zero, and the output bias holds what the branch adds.
+**Heads that add nothing** (every family): their value rows become zero, so their context is exactly
+zero. A whole block that adds nothing loses its output bias as well.
+
+**Constants without rotary positions** (GPT-Neo): value rows zero, and the output bias takes W_O c.
 
 **Limits:** GPT-Neo has no query or key bias and no relative positions, so its attention cannot be
 made one-hot and only constants fit. The same goes for GPT-NeoX with `attention_bias: false`.
@@ -14,39 +16,41 @@ Size, cache and speed stay as they were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import MarginError, UnsupportedError
 from surgery.families import Family, Role
 from surgery.layouts.block import Array, Block
 from surgery.layouts.change import Change, Target
+from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot, inverse_frequencies
 from surgery.layouts.one_hot import one_hot as find_one_hot
-from surgery.variants import Kind, Variant
+from surgery.variants import Fit
 
 NAME = "stock"
 _FIX = "use --layout compact, or --variant zero"
 
 
-def refusal(target: Target, kind: Kind) -> UnsupportedError | None:
-    """The reason, with what to do, why the unchanged architecture cannot hold the variant."""
+def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
+    """The reason, with what to do, why the unchanged architecture cannot hold the edit."""
     if target.is_compact:
         return UnsupportedError(
             "the source is a compact checkpoint, which needs its own modeling file in any case",
             fix="use --layout compact",
         )
-    if kind == "constant" and not target.has_attention_bias:
+    if edit.kind == "constant" and not target.has_attention_bias:
         return UnsupportedError(
             "a model without attention biases cannot hold a constant in the stock layout",
             fix=_FIX,
         )
-    if kind != "affine":
+    if edit.kind != "affine":
         return None
     if not target.family.rotary:
         return UnsupportedError(
             f"{target.family.title} has no query and key biases and no rotary positions, so its "
             "own architecture cannot make a token attend to itself alone",
-            fix=_FIX,
+            fix=f"{_FIX} or mean",
         )
     if not target.has_attention_bias:
         return UnsupportedError(
@@ -55,28 +59,38 @@ def refusal(target: Target, kind: Kind) -> UnsupportedError | None:
             fix=_FIX,
         )
     try:
-        one_hot(target, kind)
+        _find(target)
     except MarginError as error:
         return error
     return None
 
 
-def one_hot(target: Target, kind: Kind) -> OneHot | None:
-    if kind != "affine":
+def one_hot(target: Target, edit: BlockEdit) -> OneHot | None:
+    if edit.kind == "none" or not (target.family.rotary and target.has_attention_bias):
         return None
+    try:
+        return _find(target)
+    except MarginError:
+        if edit.kind == "affine":
+            raise
+        return None  # a constant can stand in the output bias as well
+
+
+def _find(target: Target) -> OneHot:
     head_size = target.dimensions.head_size
     frequencies = inverse_frequencies(target.config, head_size)
     return find_one_hot(frequencies, head_size, target.dimensions.max_positions)
 
 
-def changes(block: Block, kind: Kind) -> tuple[Change, ...]:
+def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Change, ...]:
     d = block.dimensions.d
     roles: list[tuple[Role, tuple[int, ...]]]
     if block.family.fused:
         roles = [("query_key_value_weight", (3 * d, d)), ("query_key_value_bias", (3 * d,))]
     else:
         roles = [("value_weight", (d, d))]
-    if kind != "affine":
+    removed = edit.whole and edit.kind == "none"
+    if removed or (edit.kind == "constant" and one_hot is None):
         roles.append(("output_bias", (d,)))
     return tuple(
         Change("rewrite", block.name(role), block.index, role, shape)
@@ -85,27 +99,32 @@ def changes(block: Block, kind: Kind) -> tuple[Change, ...]:
     )
 
 
-def compute(change: Change, block: Block, variant: Variant, one_hot: OneHot | None) -> Array:
-    affine = variant.affine(block.values())
+def compute(
+    change: Change, block: Block, edit: BlockEdit, fit: Fit | None, one_hot: OneHot | None
+) -> Array:
+    affine = edit.affine(block.sources(fit))
     if change.role == "output_bias":
         return block.branch_bias(affine)
     new = block.read(change.role)
     if change.role == "value_weight":
-        new[...] = 0
-    elif affine.weight is None:
-        block.fused_per_head(new)[:, 2] = 0
-    elif change.role == "query_key_value_weight":
-        heads = block.fused_per_head(new)
-        heads[:, :2] = 0
-        heads[:, 2] = affine.weight
-    else:
-        assert one_hot is not None
-        heads = block.fused_per_head(new)
-        heads[:, :2] = 0
-        heads[:, :2, : one_hot.num_pairs] = one_hot.kappa
-        heads[:, 2] = 0 if affine.bias is None else affine.bias
+        block.per_head(new)[edit.heads] = 0
+        return new
+    heads = block.fused_per_head(new)
+    if one_hot is None:
+        heads[edit.heads, 2] = 0
+        return new
+    alone = edit.heads_that_add()
+    silent = [head for head in edit.heads if head not in alone]
+    heads[silent, 2] = 0
+    heads[alone, :2] = 0
+    if change.role == "query_key_value_bias":
+        heads[alone, :2, : one_hot.num_pairs] = one_hot.kappa
+    content = affine.weight if change.role == "query_key_value_weight" else affine.bias
+    heads[alone, 2] = 0 if content is None else content[alone]
     return new
 
 
-def config(config: dict[str, Any], family: Family, blocks: dict[int, Kind]) -> dict[str, Any]:
+def config(
+    config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit]
+) -> dict[str, Any]:
     return dict(config)

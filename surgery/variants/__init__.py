@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from surgery.errors import UnsupportedError
-from surgery.variants import identity, zero
-from surgery.variants.affine import Affine, Kind, ValueWeights, Variant
+from surgery.variants import identity, linear, mean, zero
+from surgery.variants.affine import Affine, Fit, Kind, Sources, Variant
 
-__all__ = ["VARIANTS", "Affine", "Kind", "ValueWeights", "Variant", "variant_of"]
+__all__ = ["VARIANTS", "Affine", "Fit", "Kind", "Sources", "Variant", "variant_of"]
 
-_ALL: tuple[Variant, ...] = (identity, zero)
+_ALL: tuple[Variant, ...] = (identity, zero, mean, linear)
 VARIANTS: dict[str, Variant] = {variant.NAME: variant for variant in _ALL}
 
 

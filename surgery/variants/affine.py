@@ -8,30 +8,63 @@ layer norm. The output projection stays: the branch adds Σ_h W_O^h z_h + b_O to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:  # help texts name the variants, and numpy takes long to import
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
 
 Kind = Literal["affine", "constant", "none"]
-Array = TypeVar("Array")  # numpy.ndarray or torch.Tensor: a variant only passes tensors on
 
 
 @dataclass(frozen=True)
-class ValueWeights(Generic[Array]):
+class Fit:
+    """What calibration text says about one block's heads, each with attention as it is.
+
+    Arrays are float32, so that whatever dtype they end in is rounded from the same numbers.
+
+    - `mean`: [num_heads, head_size], the mean of z_h.
+    - `weight`, `bias`: [num_heads, head_size, d] and [num_heads, head_size], the least squares of
+      z_h on x.
+    - `ridge`: the penalty that was chosen, as a share of the mean variance of x.
+    - `r2`: the share of the variance of z (all heads) that the map explains on held-out text.
+    """
+
+    mean: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    ridge: float
+    r2: float
+
+
+@dataclass(frozen=True)
+class Sources:
     """What a variant may look at in a block.
 
     `weight` [num_heads, head_size, d] is W_V; `bias` [num_heads, head_size] is b_V, or None where
-    the architecture has no value bias.
+    the architecture has no value bias. `fit` is there for variants that are `FITTED`.
     """
 
     weight: Array
     bias: Array | None
+    fit: Fit | None = None
+
+    @property
+    def fitted(self) -> Fit:
+        """The fit, for a variant that cannot be without one."""
+        if self.fit is None:
+            raise ValueError("a fitted variant needs the fit of its block")
+        return self.fit
 
 
 @dataclass(frozen=True)
-class Affine(Generic[Array]):
-    """The maps (M_h, c_h) of all heads of a block.
+class Affine:
+    """The maps (M_h, c_h) of heads of a block.
 
     `weight` [num_heads, head_size, d] is M, `bias` [num_heads, head_size] is c; None stands for
-    exactly zero. `keep_output_bias` tells whether b_O is still added.
+    exactly zero. `keep_output_bias` tells whether b_O is still added when the whole block goes.
     """
 
     weight: Array | None
@@ -43,7 +76,8 @@ class Variant(Protocol):
     """An attention-free variant: one module per variant provides these names.
 
     `KIND` says what the branch becomes, so that a plan can be made without reading a tensor: an
-    "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added).
+    "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added). `FITTED` says
+    whether it needs calibration text.
     """
 
     @property
@@ -52,4 +86,6 @@ class Variant(Protocol):
     def SUMMARY(self) -> str: ...
     @property
     def KIND(self) -> Kind: ...
-    def affine(self, values: ValueWeights[Array], /) -> Affine[Array]: ...
+    @property
+    def FITTED(self) -> bool: ...
+    def affine(self, sources: Sources, /) -> Affine: ...

@@ -12,13 +12,14 @@ the attention matrix is replaced by the identity matrix.
 
 from __future__ import annotations
 
-from surgery.variants.affine import Affine, Array, Kind, ValueWeights
+from surgery.variants.affine import Affine, Kind, Sources
 
 NAME = "identity"
 SUMMARY = "each token attends to itself alone: W_O (W_V x + b_V) + b_O"
 KIND: Kind = "affine"
+FITTED = False
 
 
-def affine(values: ValueWeights[Array]) -> Affine[Array]:
+def affine(sources: Sources) -> Affine:
     """M = W_V and c = b_V, the very tensors that were given."""
-    return Affine(weight=values.weight, bias=values.bias)
+    return Affine(weight=sources.weight, bias=sources.bias)

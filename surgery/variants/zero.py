@@ -1,6 +1,6 @@
 """`zero`: the attention branch adds nothing.
 
-**Formula:** M_h = 0, c_h = 0, and the output bias b_O is dropped with the branch.
+**Formula:** M_h = 0, c_h = 0, and the output bias b_O is dropped when the whole block goes.
 
 **Limits:** where a branch mostly adds a constant, its mean is lost too.
 
@@ -10,13 +10,14 @@ Attention is Needed* (LLM-Drop, arXiv 2406.15786), section 3.
 
 from __future__ import annotations
 
-from surgery.variants.affine import Affine, Array, Kind, ValueWeights
+from surgery.variants.affine import Affine, Kind, Sources
 
 NAME = "zero"
 SUMMARY = "the attention branch is removed and adds nothing"
 KIND: Kind = "none"
+FITTED = False
 
 
-def affine(values: ValueWeights[Array]) -> Affine[Array]:
+def affine(sources: Sources) -> Affine:
     """M = 0, c = 0 and no output bias, whatever the weights are."""
     return Affine(weight=None, bias=None, keep_output_bias=False)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from evals.samples import Tokens
 from surgery.errors import SamplesError
 
-__all__ = ["Corpus", "Place", "Window", "open_corpus", "windows"]
+__all__ = ["Corpus", "Place", "Tokens", "Window", "documents", "open_corpus", "windows"]
+
+Tokens = npt.NDArray[np.int32]
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".jsonl.zst", ".parquet")
@@ -99,7 +101,7 @@ def windows(
     for number, path in enumerate(corpus.files):
         if after is not None and number < after.file:
             continue
-        for index, pieces in enumerate(_documents(path)):
+        for index, pieces in enumerate(documents(path)):
             if after is not None and (number, index) < (after.file, after.document):
                 continue
             buffer, start, dropped = np.empty(0, dtype=np.int32), 0, 0
@@ -115,7 +117,8 @@ def windows(
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
 
 
-def _documents(path: Path) -> Iterator[Iterator[str]]:
+def documents(path: Path) -> Iterator[Iterator[str]]:
+    """The documents of one file, each in pieces. Raises `SamplesError` for a malformed file."""
     if path.name.endswith(".parquet"):
         yield from _parquet(path)
     elif path.name.endswith(TABLES):

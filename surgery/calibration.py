@@ -1,0 +1,166 @@
+"""Calibration text: a stream of token windows that can be read again, never held whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgery.checkpoint.copying import sha256_of
+from surgery.corpus import Tokens, documents, open_corpus
+from surgery.errors import SamplesError
+from surgery.manifest import BlockFit, CalibrationRecord, TextSource
+from surgery.variants import Fit
+
+__all__ = ["Calibration", "calibration_from_texts", "open_calibration"]
+
+WINDOW = 512
+"""Tokens that attend to each other; fewer where the model has fewer positions."""
+MOST_TOKENS = 1 << 18
+FEWEST_WINDOWS = 10
+ROWS = 8
+"""Windows that go through the model together."""
+
+Pieces = Iterator[str]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Text and how it is cut. `documents` gives all of it anew at every call, each in pieces."""
+
+    documents: Callable[[], Iterator[Pieces]]
+    sources: tuple[TextSource, ...]
+    tokenizer: Any
+    window: int
+    most_tokens: int = MOST_TOKENS
+
+    def batches(self) -> Iterator[Tokens]:
+        """int32 [B, window] with B <= `ROWS`, at most `most_tokens` in all.
+
+        Documents follow one another, an end-of-text token between them where the tokenizer has one;
+        the last incomplete window is left out. Raises `SamplesError` when there is too little.
+        """
+        rows: list[Tokens] = []
+        count = 0
+        for window in self._windows():
+            rows.append(window)
+            count += 1
+            if len(rows) == ROWS:
+                yield np.stack(rows)
+                rows = []
+        if rows:
+            yield np.stack(rows)
+        if count < FEWEST_WINDOWS:
+            raise SamplesError(
+                "too little calibration text",
+                where=", ".join(source.name for source in self.sources),
+                expected=f"at least {FEWEST_WINDOWS * self.window:,} tokens",
+                got=f"fewer than {(count + 1) * self.window:,}",
+            )
+
+    def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
+        """What a manifest keeps: where the text came from, its hash, and how well blocks fit."""
+        digest, tokens = hashlib.sha256(), 0
+        for batch in self.batches():
+            digest.update(batch.astype("<i4").tobytes())
+            tokens += batch.size
+        return CalibrationRecord(
+            sources=list(self.sources),
+            tokens=tokens,
+            window=self.window,
+            sha256=digest.hexdigest(),
+            blocks={
+                block: BlockFit(ridge=fit.ridge, r2=round(fit.r2, 6)) for block, fit in fits.items()
+            },
+        )
+
+    def _windows(self) -> Iterator[Tokens]:
+        end = self.tokenizer.eos_token_id
+        buffer, read = np.empty(0, dtype=np.int32), 0
+        for pieces in self.documents():
+            for piece in pieces:
+                ids = self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+                buffer = np.concatenate([buffer, np.asarray(ids, dtype=np.int32)])
+                start = 0
+                while start + self.window <= len(buffer):
+                    if read + self.window > self.most_tokens:
+                        return
+                    yield buffer[start : start + self.window]
+                    start += self.window
+                    read += self.window
+                buffer = buffer[start:]
+            if end is not None:
+                buffer = np.append(buffer, np.int32(end))
+
+
+def open_calibration(
+    sources: Sequence[str | Path],
+    tokenizer: Any,
+    *,
+    max_positions: int,
+    most_tokens: int = MOST_TOKENS,
+) -> Calibration:
+    """Calibration text from files and folders (see `surgery.corpus`) or a Hub dataset.
+
+    `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`. Raises `SamplesError` for what is not there.
+    """
+    names: list[TextSource] = []
+    streams: list[Callable[[], Iterator[Pieces]]] = []
+    for source in sources:
+        if str(source).startswith("hf:"):
+            parts = str(source).removeprefix("hf:").split(":")
+            if len(parts) != 3 or not all(parts):
+                raise SamplesError("malformed", where=source, expected="hf:DATASET:SPLIT:COLUMN")
+            names.append(TextSource(name=str(source)))
+            streams.append(partial(_dataset, *parts))
+            continue
+        corpus = open_corpus([Path(source)])
+        for path, name in zip(corpus.files, corpus.names, strict=True):
+            names.append(TextSource(name=name, sha256=sha256_of(path)))
+            streams.append(partial(documents, path))
+
+    def everything() -> Iterator[Pieces]:
+        for stream in streams:
+            yield from stream()
+
+    window = min(WINDOW, max_positions)
+    return Calibration(everything, tuple(names), tokenizer, window, most_tokens)
+
+
+def calibration_from_texts(
+    texts: Iterable[str],
+    tokenizer: Any,
+    *,
+    max_positions: int,
+    name: str,
+    most_tokens: int = MOST_TOKENS,
+) -> Calibration:
+    """Calibration text that is at hand, under a name of its own."""
+    held = tuple(texts)
+    return Calibration(
+        lambda: (iter([text]) for text in held),
+        (TextSource(name=name),),
+        tokenizer,
+        min(WINDOW, max_positions),
+        most_tokens,
+    )
+
+
+def _dataset(name: str, split: str, column: str) -> Iterator[Pieces]:
+    import datasets
+
+    where = f"hf:{name}:{split}:{column}"
+    try:
+        rows = datasets.load_dataset(name, split=split, streaming=True)
+        for row in rows:
+            if not isinstance(row.get(column), str):
+                raise SamplesError(f"no text in column {column!r}", where=where, got=list(row))
+            yield iter([row[column]])
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise SamplesError("cannot be read", where=where, got=reason[0][:200]) from error

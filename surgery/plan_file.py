@@ -1,0 +1,77 @@
+"""A choice of blocks, heads and variants in a file: what `search` writes and `export` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from surgery.errors import SourceError
+from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
+
+SCHEMA: Literal[1] = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PlannedEdit(_Model):
+    """Blocks and heads, as they are typed, and the variant that they get."""
+
+    drop_attn: str
+    variant: str
+
+
+class PlanFile(_Model):
+    """`provenance` is whatever the author of the choice wants to say about it."""
+
+    schema_version: Literal[1] = SCHEMA
+    edits: list[PlannedEdit]
+    layout: Literal["auto", "stock", "compact"] = "auto"
+    provenance: dict[str, Any] = {}
+
+    @staticmethod
+    def of(
+        selection: Iterable[Part],
+        num_heads: int,
+        *,
+        layout: Literal["auto", "stock", "compact"] = "auto",
+        provenance: dict[str, Any] | None = None,
+    ) -> PlanFile:
+        """The file of a selection for a model with `num_heads` heads a block."""
+        edits = [
+            PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
+            for variant, parts in by_variant(selection).items()
+        ]
+        return PlanFile(edits=edits, layout=layout, provenance=provenance or {})
+
+    def selection(self, num_blocks: int, num_heads: int) -> Selection:
+        """The selection for a model of that size. Raises `BlockSpecError`."""
+        parts: list[Part] = []
+        for edit in self.edits:
+            parts += parse_selection(edit.drop_attn, edit.variant, num_blocks, num_heads)
+        return tuple(sorted(parts))
+
+    def to_text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def read_plan_file(path: Path) -> PlanFile:
+    """Raises `SourceError` for a file that is not there or no plan."""
+    try:
+        plan = PlanFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SourceError("no such plan", where=path, got=error.strerror) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise SourceError(f"no plan: {field}: {first['msg'].lower()}", where=path) from None
+    except ValueError as error:
+        raise SourceError("is not valid JSON", where=path, got=error) from None
+    if not plan.edits:
+        raise SourceError("no plan: it edits nothing", where=path)
+    return plan

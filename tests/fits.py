@@ -1,0 +1,44 @@
+"""Exports with any variant: fitted ones get maps drawn at random, as good as any to store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from surgery.exporting import Export, Fitting, prepare, write
+from surgery.variants import Fit
+
+
+def random_fit(num_heads: int, d: int, *, seed: int = 0) -> Fit:
+    """A fit of a block of that shape."""
+
+    def draw(*shape: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
+        return generator.normal(scale=scale, size=shape).astype(np.float32)
+
+    generator = np.random.default_rng(seed)
+    size = d // num_heads
+    return Fit(
+        mean=draw(num_heads, size),
+        weight=draw(num_heads, size, d, scale=d**-0.5),
+        bias=draw(num_heads, size),
+        ridge=1e-4,
+        r2=0.5,
+    )
+
+
+def random_fits(blocks: Iterable[int], num_heads: int, d: int) -> dict[int, Fit]:
+    return {block: random_fit(num_heads, d, seed=block) for block in blocks}
+
+
+def export_with_any(
+    source: Path, spec: Any, output: Path, *, variant: str = "identity", layout: str = "auto"
+) -> Export:
+    """`surgery.export`, with random fits where the variant needs some."""
+    prepared = prepare(source, spec, variant=variant, layout=layout)
+    sizes = prepared.plan.inventory.dimensions
+    fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d)
+    return write(prepared, output, fitting=Fitting(fits))

@@ -1,0 +1,260 @@
+"""Contract: fitted variants are least squares on calibration text, streamed, and deterministic.
+
+The maps equal an obvious solution over all activations at once. Of several edited blocks each is
+fitted on the inputs it sees after the earlier edits. `export --variant linear --calibration FILE`
+records the text's hash and each block's R². Text that cannot be used is one clear line.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import neo_config, neox_config, write_checkpoint
+from command_line import attn_surgery
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+import surgery
+from surgery.calibration import ROWS, Calibration, calibration_from_texts, open_calibration
+from surgery.errors import SamplesError
+from surgery.fitting import Fitter
+from surgery.in_memory import replacements
+from surgery.loading import load_model
+from surgery.manifest import read_manifest
+from surgery.moments import RIDGES, Moments, fit
+from surgery.selection import parse_selection
+
+WINDOW, HEADS, D = 32, 2, 64
+SIZES = {"max_position_embeddings": WINDOW, "vocab_size": 400}
+WORDS = ["fox", "dog", "values", "return", "quick", "box", "liquor", "in", "for", "five", "def"]
+
+
+def text(words: int, seed: int = 0) -> str:
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+def calibration(words: int = 1500, **options: Any) -> Calibration:
+    return calibration_from_texts(
+        [text(words), TEXT], tiny_tokenizer(), max_positions=WINDOW, name="words", **options
+    )
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    config = getattr(request, "param", neox_config)(torch_dtype="float32", **SIZES)
+    folder = write_checkpoint(tmp_path / "source", config)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 9), st.integers(30, 200), st.integers(0, 2**31))
+def test_moments_give_ridge_regression(d: int, n: int, seed: int) -> None:
+    """Against the normal equations of all rows at once, for the penalty that was chosen."""
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, d)) + draw.normal(size=d)
+    z = x @ draw.normal(size=(d, d)) + draw.normal(size=(n, d))
+    cut = n * 4 // 5
+    train, heldout = Moments(d, torch.device("cpu")), Moments(d, torch.device("cpu"))
+    for start in range(0, cut, 7):  # in pieces, as text arrives
+        rows = slice(start, min(start + 7, cut))
+        train.add(torch.from_numpy(x[rows]), torch.from_numpy(z[rows]))
+    heldout.add(torch.from_numpy(x[cut:]), torch.from_numpy(z[cut:]))
+    found = fit(train, heldout, 1)
+
+    def solved(x: Any, z: Any, ridge: float) -> tuple[Any, Any]:
+        xc, zc = x - x.mean(0), z - z.mean(0)
+        penalty = ridge * np.trace(xc.T @ xc / len(x)) / d * np.eye(d)
+        weight = np.linalg.solve(xc.T @ xc / len(x) + penalty, xc.T @ zc / len(x)).T
+        return weight, z.mean(0) - weight @ x.mean(0)
+
+    scores = {}
+    for ridge in RIDGES:
+        weight, bias = solved(x[:cut], z[:cut], ridge)
+        errors = z[cut:] - x[cut:] @ weight.T - bias
+        scores[ridge] = 1 - (errors**2).sum() / ((z[cut:] - z[:cut].mean(0)) ** 2).sum()
+    assert found.r2 == pytest.approx(scores[found.ridge], abs=1e-6)
+    assert found.r2 == pytest.approx(max(scores.values()), abs=1e-6)
+    weight, bias = solved(x, z, found.ridge)
+    np.testing.assert_allclose(found.weight[0], weight, atol=1e-4)
+    np.testing.assert_allclose(found.bias[0], bias, atol=1e-4)
+    np.testing.assert_allclose(found.mean[0], z.mean(0), atol=1e-5)
+
+
+@torch.no_grad()
+def activations(model: Any, block: int, text: Calibration) -> tuple[Any, Any]:
+    """x and z of a block over all text, each [tokens, d], with hooks of this test's own."""
+    if model.config.model_type == "gpt_neox":
+        attention = model.gpt_neox.layers[block].attention
+        first, last = attention.query_key_value, attention.dense
+    else:
+        attention = model.transformer.h[block].attn.attention
+        first, last = attention.v_proj, attention.out_proj
+    seen: list[list[torch.Tensor]] = [[], []]
+    hooks = [
+        module.register_forward_pre_hook(lambda m, args, kept=kept: kept.append(args[0]))
+        for module, kept in zip((first, last), seen, strict=True)
+    ]
+    for batch in text.batches():
+        model(torch.from_numpy(batch.astype(np.int64)), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    x, z = (torch.cat([part.flatten(0, 1) for part in kept]).double().numpy() for kept in seen)
+    return x, z
+
+
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_fits_are_of_the_inputs_after_earlier_edits(source: Path) -> None:
+    model, words = load_model(source), calibration()
+    selection = parse_selection("1,3", "mean", 4, HEADS)
+    fits = Fitter(model, words).fits(selection)
+    assert list(fits) == [1, 3]
+    _, z = activations(model, 1, words)
+    np.testing.assert_allclose(fits[1].mean.reshape(-1), z.mean(0), atol=1e-5)
+    _, unedited = activations(model, 3, words)
+    with replacements(model, selection[:1], fits).active():
+        _, z = activations(model, 3, words)
+    np.testing.assert_allclose(fits[3].mean.reshape(-1), z.mean(0), atol=1e-5)
+    assert np.abs(z.mean(0) - unedited.mean(0)).max() > 1e-3
+    alone = Fitter(model, words).fits(parse_selection("3", "mean", 4, HEADS))
+    np.testing.assert_allclose(alone[3].mean.reshape(-1), unedited.mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_all_blocks_in_one_pass_equal_one_by_one(source: Path) -> None:
+    model = load_model(source)
+    read: list[int] = []
+    together = Fitter(model, calibration(), together=True, advance=read.append)
+    found = {b: together.fits(parse_selection(str(b), "linear", 4, HEADS))[b] for b in range(4)}
+    tokens = calibration().record({}).tokens
+    assert sum(read) == tokens, "one pass"
+    for block, expected in found.items():
+        single = Fitter(model, calibration()).fits(parse_selection(str(block), "linear", 4, HEADS))
+        assert np.array_equal(single[block].weight, expected.weight)
+        assert single[block].r2 == expected.r2
+        assert expected.ridge in RIDGES
+    assert all(fit.r2 <= 1 for fit in found.values())
+
+
+def test_only_fitted_variants_need_a_fit(source: Path) -> None:
+    selection = parse_selection("0-3", "zero", 4, HEADS)
+    assert Fitter(load_model(source), calibration()).fits(selection) == {}
+
+
+def test_windows_stream_over_documents() -> None:
+    """Documents follow one another with an end-of-text token between them; the rest is left out."""
+    tokenizer = tiny_tokenizer()
+    texts = [text(300), text(500, 1), text(700, 2)]
+    cut = calibration_from_texts(texts, tokenizer, max_positions=WINDOW, name="t")
+    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+    whole = np.concatenate([[*part, tokenizer.eos_token_id] for part in ids])
+    batches = list(cut.batches())
+    assert all(len(batch) == ROWS for batch in batches[:-1])
+    found = np.concatenate(batches).reshape(-1)
+    assert np.array_equal(found, whole[: len(found)])
+    assert len(whole) - len(found) < WINDOW + 1
+    assert np.array_equal(np.concatenate(list(cut.batches())).reshape(-1), found), "read again"
+    few = calibration_from_texts(
+        texts, tokenizer, max_positions=WINDOW, name="t", most_tokens=15 * WINDOW + 5
+    )
+    assert sum(batch.size for batch in few.batches()) == 15 * WINDOW
+
+
+@pytest.mark.parametrize("variant", ["mean", "linear"])
+def test_export_end_to_end(source: Path, tmp_path: Path, variant: str) -> None:
+    path = tmp_path / "calibration.txt"
+    path.write_text(text(2000))
+    arguments = ("--drop-attn", "1,3.0", "--variant", variant, "--calibration", path)
+    for name in ("a", "b"):
+        done = attn_surgery("export", source, *arguments, "--output", tmp_path / name, "--json")
+        assert done.code == 0, done.stderr
+    record = done.json["calibration"]
+    assert [part["name"] for part in record["sources"]] == ["calibration.txt"]
+    assert set(record["blocks"]) == {"1", "3"}
+    assert all(-1 < block["r2"] <= 1 for block in record["blocks"].values())
+    assert (tmp_path / "a/surgery.json").read_bytes() == (tmp_path / "b/surgery.json").read_bytes()
+    manifest = read_manifest(tmp_path / "a")
+    assert manifest is not None
+    assert manifest.edit.calibration is not None
+    words = open_calibration([path], tiny_tokenizer(), max_positions=WINDOW)
+    assert manifest.edit.calibration.sha256 == words.record({}).sha256
+    assert manifest.edit.calibration.sources[0].sha256 is not None
+    assert attn_surgery("verify", tmp_path / "a", "--source", source).code == 0
+    surgery.export(source, "1,3.0", variant=variant, calibration=[path], output=tmp_path / "python")
+    assert (tmp_path / "python" / "model.safetensors").read_bytes() == (
+        tmp_path / "a" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_lab_model_brings_its_own_text(tmp_path: Path) -> None:
+    """A trained block adds much that can be told from the token alone, and much that cannot."""
+    done = attn_surgery(
+        "export", "lab:pythia", "--drop-attn", "1", "--variant", "linear",
+        "--output", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert [part["name"] for part in done.json["calibration"]["sources"]] == ["lab calibration text"]
+    assert 0.1 < done.json["calibration"]["blocks"]["1"]["r2"] < 0.9
+
+
+@pytest.mark.parametrize("variant", ["mean", "linear"])
+def test_without_text(source: Path, tmp_path: Path, variant: str) -> None:
+    done = attn_surgery(
+        "export", source, "--drop-attn", "1", "--variant", variant, "--output", tmp_path / "out"
+    )
+    done.assert_error(f"variant {variant} needs calibration text", "with --calibration")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "no such file or folder"),
+        (b"", "too little calibration text (expected at least 320 tokens, got fewer than 32)"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"a few words", "too little calibration text"),
+    ],
+)
+def test_text_that_cannot_be_used(
+    source: Path, tmp_path: Path, content: bytes | None, text: str
+) -> None:
+    path = tmp_path / "words.txt"
+    if content is not None:
+        path.write_bytes(content)
+    done = attn_surgery(
+        "export", source, "--drop-attn", "1", "--variant", "mean", "--calibration", path,
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    done.assert_error("words.txt", text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_datasets_are_named_in_full() -> None:
+    with pytest.raises(SamplesError, match="expected hf:DATASET:SPLIT:COLUMN"):
+        open_calibration(["hf:a:b"], tiny_tokenizer(), max_positions=WINDOW)
+
+
+def test_a_plan_file_is_exported(tmp_path: Path) -> None:
+    """What `search` writes: several variants in one checkpoint."""
+    plan = tmp_path / "plan.json"
+    edits = [
+        {"drop_attn": "2", "variant": "linear"},
+        {"drop_attn": "4.0-1", "variant": "mean"},
+        {"drop_attn": "5", "variant": "zero"},
+    ]
+    plan.write_text(json.dumps({"schema_version": 1, "edits": edits}))
+    out = tmp_path / "out"
+    done = attn_surgery("export", "lab:pythia", "--plan", plan, "--output", out, "--json")
+    assert done.code == 0, done.stderr
+    assert done.json["variant"] == "mixed"
+    assert [(p["block"], p["variant"]) for p in done.json["parts"]] == [
+        (2, "linear"),
+        (4, "mean"),
+        (5, "zero"),
+    ]
+    assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0

@@ -1,0 +1,232 @@
+"""Contract: any variant, for whole blocks or single heads, is what its formula says.
+
+GPT-NeoX in the stock layout: equal, bit for bit, to a model in which those heads' context vectors
+are replaced by M x + c just before the output projection, built here from the source by the
+library's own layers. GPT-Neo in the stock layout and every compact checkpoint agree with it within
+rounding. Edited heads are proved attention-free, the others untouched.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
+from command_line import attn_surgery
+from fits import export_with_any, random_fits
+from torch.nn import functional
+
+import surgery
+from surgery.errors import UnsupportedError
+from surgery.families import Dimensions, family_of
+from surgery.in_memory import replacements
+from surgery.layouts import BlockEdit
+from surgery.loading import load_model
+from surgery.plan import block_edits
+from surgery.selection import Part, parse_selection
+from surgery.verification import verify
+
+VARIANTS = ("identity", "zero", "mean", "linear")
+HEADS, SIZE, D = 4, 32, 128
+NEOX = {"num_attention_heads": HEADS, "hidden_size": D, "intermediate_size": 64}
+NEO = {"num_heads": HEADS, "hidden_size": D, "intermediate_size": 64}
+MIXED = (
+    Part(0, (1,), "linear"),
+    Part(0, (2,), "zero"),
+    Part(1, (0, 1), "mean"),
+    Part(1, (2, 3), "identity"),
+    Part(3, (0,), "mean"),
+)
+IDS = torch.randint(128, (2, 200), generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    result: torch.Tensor = model(ids, use_cache=False).logits
+    return result
+
+
+def dimensions_of(model: Any) -> Dimensions:
+    config = model.config.to_dict()
+    return family_of(config).dimensions(config)
+
+
+def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
+    """Hooks a GPT-NeoX model so that the edited heads' contexts are maps of their own token."""
+    fits = random_fits(edits, HEADS, D)
+    for block, edit in edits.items():
+        attention = model.gpt_neox.layers[block].attention
+        linear, fit = attention.query_key_value, fits[block]
+        weight = linear.weight.detach().clone().view(HEADS, 3, SIZE, D)
+        bias = linear.bias.detach().clone().view(HEADS, 3, SIZE)
+        for head, variant in edit.variants.items():
+            if variant.NAME in ("zero", "mean"):
+                weight[head, 2], bias[head, 2] = 0, 0
+            if variant.NAME == "mean":
+                bias[head, 2] = torch.from_numpy(fit.mean[head])
+            if variant.NAME == "linear":
+                weight[head, 2] = torch.from_numpy(fit.weight[head])
+                bias[head, 2] = torch.from_numpy(fit.bias[head])
+        seen: list[torch.Tensor] = []
+        linear.register_forward_pre_hook(lambda m, args, seen=seen: seen.append(args[0]))
+
+        def replaced(
+            module: Any,
+            args: Any,
+            seen: list[torch.Tensor] = seen,
+            weight: torch.Tensor = weight,
+            bias: torch.Tensor = bias,
+            edit: BlockEdit = edit,
+        ) -> tuple[torch.Tensor]:
+            x = seen.pop()
+            qkv = functional.linear(x, weight.view(3 * D, D), bias.view(3 * D))
+            z = args[0].view(*x.shape[:2], HEADS, SIZE).clone()
+            for head in edit.heads:
+                z[:, :, head] = qkv.view(*x.shape[:2], HEADS, 3, SIZE)[:, :, head, 2]
+            return (z.view_as(x),)
+
+        attention.dense.register_forward_pre_hook(replaced)
+        if edit.whole and edit.kind == "none":
+            attention.dense.bias.data.zero_()
+
+
+def reference(source: Path, selection: tuple[Part, ...], attn: str | None = None) -> Any:
+    model = load_model(source, attn_implementation=attn)
+    dimensions = dimensions_of(model)
+    replace_contexts(model, block_edits(selection, dimensions))
+    return model
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("spec", ["1,3", "0.2,2.0-1", "1,2.3"])
+def test_stock_equals_replaced_contexts(
+    tmp_path: Path, spec: str, variant: str, dtype: str, attn: str
+) -> None:
+    source = write_checkpoint(tmp_path / "source", neox_config(**NEOX, torch_dtype=dtype))
+    export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
+    edited = load_model(tmp_path / "out", attn_implementation=attn)
+    selection = parse_selection(spec, variant, 4, HEADS)
+    assert torch.equal(logits(edited), logits(reference(source, selection, attn)))
+    assert not torch.equal(logits(edited), logits(load_model(source, attn_implementation=attn)))
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_variants_can_be_mixed_within_a_block(tmp_path: Path, parallel: bool) -> None:
+    config = neox_config(**NEOX, torch_dtype="float32", use_parallel_residual=parallel)
+    source = write_checkpoint(tmp_path / "source", config)
+    export_with_any(source, MIXED, tmp_path / "out")
+    assert torch.equal(logits(load_model(tmp_path / "out")), logits(reference(source, MIXED)))
+    verification = verify(tmp_path / "out", source=source)
+    assert verification.ok, verification
+    names = [check.name for check in verification.checks]
+    assert "heads 0.1-2 attention-free (linear, zero)" in names
+    assert "block 1 attention-free (identity, mean)" in names
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compact_agrees(tmp_path: Path, variant: str) -> None:
+    """The same map, its product rounded once: whole blocks only."""
+    source = write_checkpoint(tmp_path / "source", neox_config(**NEOX, torch_dtype="float32"))
+    export_with_any(source, "1-2", tmp_path / "out", variant=variant, layout="compact")
+    expected = reference(source, parse_selection("1-2", variant, 4, HEADS))
+    torch.testing.assert_close(
+        logits(load_model(tmp_path / "out")), logits(expected), rtol=1e-4, atol=1e-4
+    )
+    assert verify(tmp_path / "out", source=source).ok
+
+
+@pytest.mark.parametrize("spec", ["1,2", "0.1,3.0-2"])
+@pytest.mark.parametrize("variant", ["zero", "mean"])
+def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str) -> None:
+    source = write_checkpoint(tmp_path / "source", neo_config(**NEO))
+    export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
+    expected = load_model(source)
+    dimensions = dimensions_of(expected)
+    edits = block_edits(parse_selection(spec, variant, 4, HEADS), dimensions)
+    fits = random_fits(edits, HEADS, D)
+    for block, edit in edits.items():
+        projection = expected.transformer.h[block].attn.attention.out_proj
+        mean = torch.from_numpy(fits[block].mean).float()
+
+        def replaced(
+            module: Any, args: Any, edit: BlockEdit = edit, mean: torch.Tensor = mean
+        ) -> tuple[torch.Tensor]:
+            z = args[0].view(*args[0].shape[:2], HEADS, SIZE).clone()
+            for head in edit.heads:
+                z[:, :, head] = mean[head] if variant == "mean" else 0
+            return (z.view_as(args[0]),)
+
+        projection.register_forward_pre_hook(replaced)
+        if edit.whole and variant == "zero":
+            projection.bias.data.zero_()
+    torch.testing.assert_close(
+        logits(load_model(tmp_path / "out")), logits(expected), rtol=1e-4, atol=1e-4
+    )
+    assert verify(tmp_path / "out", source=source).ok
+
+
+@pytest.mark.parametrize(
+    ("config", "spec", "variant", "layout", "text"),
+    [
+        (neox_config(**NEOX), "1.0", "zero", "compact", "3 of 4 heads of block 1 still attend"),
+        (neo_config(**NEO), "1.0", "identity", "stock", "cannot make a token attend to itself"),
+        (neo_config(**NEO), "1.0", "linear", "auto", "no layout holds this edit"),
+        (neo_config(**NEO), "0,1.0", "identity", "auto", "zero or mean for single heads"),
+    ],
+)
+def test_what_cannot_be_held_is_refused(
+    tmp_path: Path, config: dict[str, Any], spec: str, variant: str, layout: str, text: str
+) -> None:
+    source = write_checkpoint(tmp_path / "source", config)
+    with pytest.raises(UnsupportedError, match=text):
+        surgery.export(source, spec, output=tmp_path / "out", variant=variant, layout=layout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_edits_of_heads_add_up(tmp_path: Path) -> None:
+    """Two exports, one after the other, equal one of both; a head cannot be edited again."""
+    source = write_checkpoint(tmp_path / "source", neox_config(**NEOX))
+    surgery.export(source, "1.0,2", output=tmp_path / "a")
+    surgery.export(tmp_path / "a", "1.2-3", variant="zero", output=tmp_path / "b")
+    both = (
+        Part(1, (0,), "identity"),
+        Part(1, (2, 3), "zero"),
+        Part(2, tuple(range(HEADS)), "identity"),
+    )
+    surgery.export(source, both, output=tmp_path / "both")
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == (
+        tmp_path / "both" / "model.safetensors"
+    ).read_bytes()
+    found = surgery.inspect(tmp_path / "b")
+    assert found.attention_free == {2: "identity"}
+    assert found.edited_heads == {1: {0: "identity", 2: "zero", 3: "zero"}}
+    with pytest.raises(UnsupportedError, match="head 2 of block 1 is already edited"):
+        surgery.export(tmp_path / "b", "1.2", output=tmp_path / "c")
+    shown = attn_surgery("inspect", tmp_path / "b")
+    assert "block 1: heads without attention 0 (identity), 2 (zero), 3 (zero)" in shown.stdout
+
+
+@pytest.mark.parametrize("spec", ["1", "1.0,2.1", "0-3"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("config", [neox_config(**NEOX), neo_config(**NEO)], ids=["neox", "neo"])
+def test_in_memory_equals_the_export(
+    tmp_path: Path, config: dict[str, Any], variant: str, spec: str
+) -> None:
+    """Also of a float16 checkpoint that is loaded in float32: new tensors are rounded likewise."""
+    if config["model_type"] == "gpt_neo" and "." in spec and variant in ("identity", "linear"):
+        return  # no layout holds it
+    source = write_checkpoint(tmp_path / "source", config)
+    export_with_any(source, spec, tmp_path / "out", variant=variant)
+    model = load_model(source).float()
+    stored = "F16" if config["torch_dtype"] == "float16" else "F32"
+    fits = random_fits(range(4), HEADS, D)
+    before = logits(model)
+    edited = replacements(model, spec, fits, variant=variant, stored_dtype=stored)
+    with edited.active():
+        inside = logits(model)
+    assert torch.equal(inside, logits(load_model(tmp_path / "out").float()))
+    assert torch.equal(logits(model), before), "the model was not restored"
