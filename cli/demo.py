@@ -44,7 +44,7 @@ def command(output: Path) -> None:
     blocks = ", ".join(map(str, export.plan.blocks))
     total = prepared.plan.inventory.dimensions.num_blocks
     console.print(
-        f"Blocks {blocks} of {total} are attention-free now ({export.plan.variant.NAME}, "
+        f"Blocks {blocks} of {total} are attention-free now ({export.plan.variant}, "
         f"{export.plan.layout.NAME} layout): {len(export.plan.rewritten)} tensors rewritten."
     )
     console.rule("2. Verify")

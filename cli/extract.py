@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.extraction_table import print_extraction
 from cli.measuring import open_model, running_options
 from cli.options import json_option, note, print_json, resolve_model, revision_option
 from cli.progress import progress
@@ -153,7 +154,7 @@ def command(
     if as_json:
         print_json(result)
     else:
-        _print(result)
+        print_extraction(result)
 
 
 def _controls(
@@ -175,67 +176,3 @@ def _controls(
     if subject.tokenizer is not None and any(name and name.startswith("lab:") for name in named):
         return control_windows(heldout_texts(), subject.tokenizer, length)
     return None
-
-
-def _print(result: dict[str, Any]) -> None:
-    """For people: figures with their 95 % intervals, the baseline's beside them."""
-    before, paired = result.get("baseline"), result.get("paired")
-    n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
-    click.echo(
-        f"{n} passages, {prefix} tokens given, {suffix} asked for; 95 % intervals in brackets"
-    )
-    columns = [result] if before is None else [before, result]
-    if before is not None:
-        click.echo(f"{'':24}{'baseline':26}edited")
-    lines = [
-        ("exact match", [_rate(column["exact_match"]) for column in columns]),
-        (
-            "memorization score",
-            [_mean(column["memorization_score"], "{:.1%}") for column in columns],
-        ),
-        ("suffix NLL (nats/token)", [_mean(column["suffix_nll"], "{:.3f}") for column in columns]),
-    ]
-    if "free_running_score" in result:
-        lines += [
-            ("free-running score", [_mean(c["free_running_score"], "{:.1%}") for c in columns]),
-            ("near match (edit)", [_rate(c["near_match"]["levenshtein"]) for c in columns]),
-            ("near match (BLEU)", [_rate(c["near_match"]["bleu"]) for c in columns]),
-            ("completion entropy", [_mean(c["completion_entropy"], "{:.3f}") for c in columns]),
-        ]
-    if "control" in result:
-        kind = result["control"]["kind"]
-        lines.append(
-            (f"control NLL ({kind})", [_mean(c["control"]["nll"], "{:.3f}") for c in columns])
-        )
-    for label, stratum in _strata(columns):
-        lines.append((f"exact, count {label}", [_rate(part["exact_match"]) for part in stratum]))
-    for label, cells in lines:
-        click.echo(f"{label:24}" + "".join(f"{cell:26}" for cell in cells).rstrip())
-    if paired is not None:
-        difference = paired["exact_match_difference"]
-        low, high = difference["ci95"]
-        click.echo(
-            f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
-            f"(exact McNemar p = {paired['p_value']:.2g}); difference {difference['value']:+.1%} "
-            f"[{low:+.1%}, {high:+.1%}]"
-        )
-        if "selectivity" in paired:
-            value, (low, high) = paired["selectivity"]["value"], paired["selectivity"]["ci95"]
-            click.echo(f"selectivity {value:+.3f} [{low:+.3f}, {high:+.3f}] nats/token")
-
-
-def _strata(columns: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    if "by_count" not in columns[0]:
-        return []
-    together = zip(*(column["by_count"] for column in columns), strict=True)
-    return [(parts[0]["count"], list(parts)) for parts in together]
-
-
-def _rate(value: dict[str, Any]) -> str:
-    low, high = value["ci95"]
-    return f"{value['rate']:.1%} [{low:.1%}, {high:.1%}]"
-
-
-def _mean(value: dict[str, Any], form: str) -> str:
-    mean, low, high = (form.format(number) for number in (value["mean"], *value["ci95"]))
-    return f"{mean} [{low}, {high}]"
