@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ __all__ = ["Calibration", "calibration_from_texts", "open_calibration"]
 
 WINDOW = 512
 """Tokens that attend to each other; fewer where the model has fewer positions."""
-MOST_TOKENS = 1 << 18
+TOKENS_PER_WIDTH = 64
+"""Tokens read for each dimension of the model, so that its least squares are well posed."""
+FEWEST_TOKENS = 1 << 15
+"""What is read, if it is there, for a narrow model too."""
 FEWEST_WINDOWS = 10
 ROWS = 8
 """Windows that go through the model together."""
@@ -31,19 +35,30 @@ Pieces = Iterator[str]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text and how it is cut. `documents` gives all of it anew at every call, each in pieces."""
+    """Text and how it is cut. Each of `streams` gives its documents anew at every call, in pieces.
 
-    documents: Callable[[], Iterator[Pieces]]
+    At most `most_tokens` are read, from every stream as many as from the others while it lasts;
+    None: as many as a model's width asks for (`for_width`).
+    """
+
+    streams: tuple[Callable[[], Iterator[Pieces]], ...]
     sources: tuple[TextSource, ...]
     tokenizer: Any
     window: int
-    most_tokens: int = MOST_TOKENS
+    most_tokens: int | None = None
+
+    def for_width(self, d: int) -> Calibration:
+        """The same text, limited to what a model of width `d` needs, unless it is already."""
+        if self.most_tokens is not None:
+            return self
+        return replace(self, most_tokens=max(FEWEST_TOKENS, TOKENS_PER_WIDTH * d))
 
     def batches(self) -> Iterator[Tokens]:
         """int32 [B, window] with B <= `ROWS`, at most `most_tokens` in all.
 
-        Documents follow one another, an end-of-text token between them where the tokenizer has one;
-        the last incomplete window is left out. Raises `SamplesError` when there is too little.
+        Documents of a stream follow one another, an end-of-text token between them where the
+        tokenizer has one; its last incomplete window is left out. Raises `SamplesError` when there
+        is too little.
         """
         rows: list[Tokens] = []
         count = 0
@@ -80,19 +95,28 @@ class Calibration:
         )
 
     def _windows(self) -> Iterator[Tokens]:
+        left = self.most_tokens
+        for number, stream in enumerate(self.streams):
+            share = None if left is None else left // (len(self.streams) - number)
+            most = None if share is None else max(1, share // self.window)
+            for window in islice(self._windows_of(stream), most):
+                if left is not None:
+                    if left < self.window:
+                        return
+                    left -= self.window
+                yield window
+
+    def _windows_of(self, stream: Callable[[], Iterator[Pieces]]) -> Iterator[Tokens]:
         end = self.tokenizer.eos_token_id
-        buffer, read = np.empty(0, dtype=np.int32), 0
-        for pieces in self.documents():
+        buffer = np.empty(0, dtype=np.int32)
+        for pieces in stream():
             for piece in pieces:
                 ids = self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
                 buffer = np.concatenate([buffer, np.asarray(ids, dtype=np.int32)])
                 start = 0
                 while start + self.window <= len(buffer):
-                    if read + self.window > self.most_tokens:
-                        return
                     yield buffer[start : start + self.window]
                     start += self.window
-                    read += self.window
                 buffer = buffer[start:]
             if end is not None:
                 buffer = np.append(buffer, np.int32(end))
@@ -103,7 +127,7 @@ def open_calibration(
     tokenizer: Any,
     *,
     max_positions: int,
-    most_tokens: int = MOST_TOKENS,
+    most_tokens: int | None = None,
 ) -> Calibration:
     """Calibration text from files and folders (see `surgery.corpus`) or a Hub dataset.
 
@@ -123,13 +147,8 @@ def open_calibration(
         for path, name in zip(corpus.files, corpus.names, strict=True):
             names.append(TextSource(name=name, sha256=sha256_of(path)))
             streams.append(partial(documents, path))
-
-    def everything() -> Iterator[Pieces]:
-        for stream in streams:
-            yield from stream()
-
     window = min(WINDOW, max_positions)
-    return Calibration(everything, tuple(names), tokenizer, window, most_tokens)
+    return Calibration(tuple(streams), tuple(names), tokenizer, window, most_tokens)
 
 
 def calibration_from_texts(
@@ -138,17 +157,20 @@ def calibration_from_texts(
     *,
     max_positions: int,
     name: str,
-    most_tokens: int = MOST_TOKENS,
+    most_tokens: int | None = None,
 ) -> Calibration:
     """Calibration text that is at hand, under a name of its own."""
-    held = tuple(texts)
     return Calibration(
-        lambda: (iter([text]) for text in held),
+        tuple(partial(_text, text) for text in texts),
         (TextSource(name=name),),
         tokenizer,
         min(WINDOW, max_positions),
         most_tokens,
     )
+
+
+def _text(text: str) -> Iterator[Pieces]:
+    yield iter([text])
 
 
 def _dataset(name: str, split: str, column: str) -> Iterator[Pieces]:

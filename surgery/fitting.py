@@ -30,6 +30,7 @@ class Fitter:
     **Arguments:**
 
     - `model`: a loaded GPT-NeoX or GPT-Neo model; it is edited for a while and restored.
+    - `calibration`: of it, as much as the model's width asks for is read.
     - `stored_dtype`, `layout`: as for `surgery.in_memory.replacements`, which makes the edits.
     - `together`: fit all blocks of the unedited model in its first pass, for callers that will ask
       for one after the other; memory is O(d²) for each block.
@@ -46,12 +47,12 @@ class Fitter:
         together: bool = False,
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
-        self.calibration = calibration
         self._model, self._stored_dtype, self._layout = model, stored_dtype, layout
         self._together, self._advance = together, advance
         config = model.config.to_dict()
         self._family = family_of(config)
         self._dimensions = self._family.dimensions(config)
+        self.calibration = calibration.for_width(self._dimensions.d)
         self._known: dict[tuple[int, Selection, str], Fit] = {}
 
     def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
@@ -177,4 +178,4 @@ def fit_checkpoint(
         advance=advance,
     )
     fits = fitter.fits(prepared.plan.selection)
-    return Fitting(fits, calibration.record(fits))
+    return Fitting(fits, fitter.calibration.record(fits))

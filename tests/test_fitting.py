@@ -147,11 +147,13 @@ def test_only_fitted_variants_need_a_fit(source: Path) -> None:
     assert Fitter(load_model(source), calibration()).fits(selection) == {}
 
 
-def test_windows_stream_over_documents() -> None:
+def test_windows_stream_over_documents(tmp_path: Path) -> None:
     """Documents follow one another with an end-of-text token between them; the rest is left out."""
     tokenizer = tiny_tokenizer()
     texts = [text(300), text(500, 1), text(700, 2)]
-    cut = calibration_from_texts(texts, tokenizer, max_positions=WINDOW, name="t")
+    path = tmp_path / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    cut = open_calibration([path], tokenizer, max_positions=WINDOW)
     ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
     whole = np.concatenate([[*part, tokenizer.eos_token_id] for part in ids])
     batches = list(cut.batches())
@@ -160,10 +162,33 @@ def test_windows_stream_over_documents() -> None:
     assert np.array_equal(found, whole[: len(found)])
     assert len(whole) - len(found) < WINDOW + 1
     assert np.array_equal(np.concatenate(list(cut.batches())).reshape(-1), found), "read again"
+
+
+def test_every_text_has_its_share() -> None:
+    """A limit takes as much of every text as of the others, as long as it lasts."""
+    texts = [text(100), text(2000, 1), text(3000, 2)]
+    tokenizer = tiny_tokenizer()
     few = calibration_from_texts(
-        texts, tokenizer, max_positions=WINDOW, name="t", most_tokens=15 * WINDOW + 5
+        texts, tokenizer, max_positions=WINDOW, name="t", most_tokens=25 * WINDOW + 5
     )
-    assert sum(batch.size for batch in few.batches()) == 15 * WINDOW
+    found = np.concatenate(list(few.batches()))
+    ids = [np.asarray(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
+    short = len(ids[0]) // WINDOW
+    assert 0 < short < 8
+    second = (25 - short) // 2
+    expected = [
+        ids[0][: short * WINDOW],
+        ids[1][: second * WINDOW],
+        ids[2][: (25 - short - second) * WINDOW],
+    ]
+    assert np.array_equal(found.reshape(-1), np.concatenate(expected))
+    assert few.for_width(10**6) is few
+    assert (
+        calibration_from_texts(texts, tokenizer, max_positions=WINDOW, name="t")
+        .for_width(1000)
+        .most_tokens
+        == 64_000
+    )
 
 
 @pytest.mark.parametrize("variant", ["mean", "linear"])
@@ -198,7 +223,9 @@ def test_a_lab_model_brings_its_own_text(tmp_path: Path) -> None:
         "export", "lab:pythia", "--drop-attn", "1", "--variant", "linear",
         "--output", tmp_path / "out", "--json",
     )  # fmt: skip
-    assert [part["name"] for part in done.json["calibration"]["sources"]] == ["lab calibration text"]
+    assert [part["name"] for part in done.json["calibration"]["sources"]] == [
+        "lab calibration text"
+    ]
     assert 0.1 < done.json["calibration"]["blocks"]["1"]["r2"] < 0.9
 
 
