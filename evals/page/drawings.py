@@ -1,0 +1,192 @@
+"""Where the marks of the small pictures stand. The templates draw them; nothing here is text.
+
+Positions along x are percent of the picture's width, so that a picture takes any width while its
+marks keep their size; positions along y are pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, floor, log10
+from typing import Any
+
+__all__ = ["Axis", "Chart", "Column", "Mark", "Whisker", "chart", "columns", "nice_axis"]
+
+_NARROWEST = 1e-4
+"""Relative to the values: on a narrower scale ticks would differ in decimals that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from `low` to `high`, with room of `margin` percent at both ends."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...] = ()
+    margin: float = 3.0
+
+    def x(self, value: float) -> float:
+        """Percent of the width."""
+        inside = min(max(value, self.low), self.high)
+        share = (inside - self.low) / (self.high - self.low)
+        return round(self.margin + (100 - 2 * self.margin) * share, 3)
+
+    @property
+    def digits(self) -> int:
+        """Decimals that tell the ticks apart."""
+        step = self.ticks[1] - self.ticks[0]
+        return next(n for n in range(12) if abs(round(step, n) - step) < 1e-6 * step)
+
+    def named(self, form: str) -> list[tuple[float, str]]:
+        """Percent of the width of every tick, and what stands there: at the ends and at zero."""
+        named = {self.low, 0.0, self.high}
+        text = {tick: format(tick, form).replace("-", "−") if tick else "0" for tick in named}
+        return [(self.x(tick), text.get(tick, "")) for tick in self.ticks]
+
+    def y(self, value: float, height: float) -> float:
+        """Pixels from the top of a picture `height` pixels high."""
+        return round(height * (1 - self.x(value) / 100), 2)
+
+    def whisker(self, values: tuple[float, float, float]) -> Whisker:
+        return Whisker(*(self.x(value) for value in values))
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A dot with its interval: percent of the width."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of the trade-off chart. `anchor` and `dy` place its label."""
+
+    kind: str
+    label: str
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    anchor: str
+    dx: int
+    dy: int
+
+
+@dataclass(frozen=True)
+class Chart:
+    """x: held-out loss, y: exact-match rate; ticks as (position, value).
+
+    `front`: the stretches between neighbors of what a search found. `x_digits`, `y_digits`: that
+    tell the ticks apart, of the loss and of the rate in percent.
+    """
+
+    height: int
+    x_ticks: tuple[tuple[float, float], ...]
+    y_ticks: tuple[tuple[float, float], ...]
+    marks: tuple[Mark, ...]
+    front: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
+    x_digits: int
+    y_digits: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """One block: (first head, heads, variant) of each run of edited heads, in heads."""
+
+    block: int
+    x: float
+    width: float
+    runs: tuple[tuple[int, int, str], ...]
+    labelled: bool
+
+
+def nice_axis(values: Iterable[float], *, about: float | None = None, margin: float = 3) -> Axis:
+    """A scale that holds all values, ends on round numbers, and has three to six ticks.
+
+    `about`: a value that is to stand in the middle.
+    """
+    given = list(values)
+    low, high = min(given), max(given)
+    if about is not None:
+        reach = max(high - about, about - low)
+        low, high = about - reach, about + reach
+    if high - low < _NARROWEST * max(1.0, abs(low), abs(high)):
+        low, high = low - 0.01, high + 0.01
+    step = _round_step((high - low) / 4)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    ticks = tuple(round(number * step, 10) for number in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks, margin)
+
+
+def _round_step(rough: float) -> float:
+    power: float = 10.0 ** floor(log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough - 1e-12)
+
+
+def chart(points: Sequence[dict[str, Any]], height: int = 320) -> Chart:
+    """Places the report's trade-off points."""
+    across = nice_axis([point["heldout_loss"] for point in points], margin=6)
+    rates = [(point["exact_match_ci95"] or (0.0, point["exact_match"]))[1] for point in points]
+    up = nice_axis([0.0, *rates], margin=6)
+    places = [(across.x(p["heldout_loss"]), up.y(p["exact_match"], height)) for p in points]
+    main = [place for place, p in zip(places, points, strict=True) if p["kind"] != "front"]
+    close = (
+        len(main) == 2 and abs(main[0][0] - main[1][0]) < 30 and abs(main[0][1] - main[1][1]) < 22
+    )
+    marks = []
+    for point, (x, y) in zip(points, places, strict=True):
+        ends = point["exact_match_ci95"] or (None, None)
+        low, high = (None if end is None else up.y(end, height) for end in ends)
+        right = x > 62
+        above = close and (x, y) == min(main, key=lambda place: place[1])
+        marks.append(
+            Mark(
+                point["kind"], point["label"], x, y, low, high,
+                "end" if right else "start", -11 if right else 11,
+                -12 if above or (not close and y > height - 40) else (18 if close else 4),
+            )
+        )  # fmt: skip
+    front = sorted(place for place, p in zip(places, points, strict=True) if p["kind"] == "front")
+    return Chart(
+        height,
+        tuple((across.x(tick), tick) for tick in across.ticks),
+        tuple((up.y(tick, height), tick) for tick in up.ticks),
+        tuple(sorted(marks, key=lambda mark: ("front", "base", "edited").index(mark.kind))),
+        tuple(pairwise(front)),
+        across.digits,
+        max(0, up.digits - 2),
+    )
+
+
+def columns(edit: dict[str, Any]) -> tuple[Column, ...]:
+    """Every block of the model with the heads that were edited; heads that are unknown are one."""
+    total, heads = edit["num_blocks"], edit["num_heads"] or 1
+    runs: dict[int, list[tuple[int, int, str]]] = {}
+    for block, variant in edit["attention_free"].items():
+        runs[int(block)] = [(0, heads, variant)]
+    for part in edit["parts"]:
+        chosen = runs.setdefault(part["block"], [])
+        if chosen != [(0, heads, part["variant"])]:
+            chosen += [(first, n, part["variant"]) for first, n in _runs(part["heads"])]
+    width = 100 / total
+    every = next(n for n in (1, 2, 4, 5, 8, 10, 16, 20, 50, 100) if total / n <= 16)
+    return tuple(
+        Column(block, block * width, width, tuple(runs.get(block, ())), block % every == 0)
+        for block in range(total)
+    )
+
+
+def _runs(heads: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending heads → (first, how many) of each stretch without a gap."""
+    found: list[tuple[int, int]] = []
+    for head in heads:
+        if found and sum(found[-1]) == head:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((head, 1))
+    return found

@@ -1,0 +1,236 @@
+"""A report as `evaluate` writes it: extraction is measured on tiny models, the rest is made up.
+
+Every section is there, and every key that docs/report.md names; the schema has checked it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from reciting import PREFIX, SUFFIX, model_named, passages
+
+from evals.memorization import Protocol, measure
+from evals.memorization import report as extraction_report
+from evals.report import Report
+from evals.subjects import Subject
+
+BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
+
+
+@lru_cache
+def _extraction() -> dict[str, Any]:
+    samples = passages(BASE, rows=24)
+    counts = np.asarray([0, 1, 8, 256] * 6)
+    samples = replace(samples, counts=counts, members=counts > 0)
+    controls = np.random.default_rng(0).integers(2, 80, (16, PREFIX + SUFFIX)).astype(np.int32)
+    protocol = Protocol(samples, controls, full=True)
+    base, edited = (
+        measure(Subject(name, model_named(name), None, {"model": name}), protocol)
+        for name in (BASE, EDITED)
+    )
+    return extraction_report(edited, base)
+
+
+def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict[str, Any]:
+    """A task whose difference has an interval of ± `half`."""
+    difference = edited - base
+    lost = difference + half < 0
+    figures = {
+        "base": base,
+        "edited": edited,
+        "difference": difference,
+        "ci95": [difference - half, difference + half],
+        "p_value": 3.2e-9 if lost else 0.3141,
+        "test": "mcnemar",
+        "outcome": "loss" if lost else "none",
+        "verdict": f"loss of {-difference - half:.2f} to {half - difference:.2f}"
+        if lost
+        else "no loss shown",
+        "n": 1267,
+        "higher_is_better": True,
+        "drop": -difference,
+        "drop_is_relative": False,
+        **changes,
+    }
+    named = {"metric": "acc", "num_fewshot": 0, "batch_size": 8, "version": "1.0"}
+    return {**figures, **named, "metrics": {"acc": figures}}
+
+
+def speed() -> dict[str, Any]:
+    """The object of `bench --json`, as far as a page shows it."""
+
+    def spread(*rounds: float) -> dict[str, Any]:
+        middle = sorted(rounds)[1]
+        return {"median": middle, "min": min(rounds), "max": max(rounds), "rounds": list(rounds)}
+
+    def figures(prefill: list[float], decode: list[float], memory: int) -> dict[str, Any]:
+        return {
+            "prefill_tokens_per_second": spread(*prefill),
+            "decode_tokens_per_second": spread(*decode),
+            "cache_bytes": memory,
+            "parameters": memory,
+            "peak_memory_bytes": 7 * memory,
+        }
+
+    return {
+        "base": figures([9_000.5, 9_100.25, 8_800], [401, 377.5, 390], 2_183_680),
+        "edited": figures([11_000, 11_203.5, 10_900.75], [410, 380, 388.5], 1_951_840),
+        "ratios": {
+            "prefill_tokens_per_second": {**spread(1.2, 1.23, 1.24), "within_noise": False},
+            "decode_tokens_per_second": {**spread(1.02, 1.0, 0.99), "within_noise": True},
+            "cache_bytes": 0.5,
+            "parameters": 0.8938,
+            "peak_memory_bytes": 0.9951,
+        },
+        "settings": {
+            "prompt_tokens": 128,
+            "new_tokens": 64,
+            "rounds": 3,
+            "batch_size": 1,
+            "dtype": "float32",
+            "device": "cpu",
+            "threads": 1,
+            "memory": "resident memory of the process while running",
+        },
+    }
+
+
+def example(**changes: Any) -> dict[str, Any]:
+    """The whole report, validated; `changes` replace keys at the top."""
+    extraction = _extraction()
+    before = extraction["baseline"]
+    rise = {**extraction["paired"]["control_nll_difference"], "p_value": 0.0021}
+    run = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revision": None}
+    recited = (before["exact_match"], extraction["exact_match"])
+    losses = (before["control"]["nll"], extraction["control"]["nll"])
+    report = {
+        "schema_version": 1,
+        "created": "2026-03-09T07:05:31+00:00",
+        "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
+        f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
+        "passed": False,
+        "models": {"base": BASE, "edited": EDITED},
+        "tasks": {
+            "lambada_openai": task(0.6123, 0.5871),
+            "arc/easy~1": task(0.312, 0.315),
+            "perplexity": task(
+                24.31, 61.77, 2.6, higher_is_better=False, drop=1.54, drop_is_relative=True
+            ),
+            "copy": task(0.934, 0.702),
+        },
+        "extraction": extraction,
+        "heldout": {
+            "kind": "text",
+            "n": 16,
+            "base": losses[0],
+            "edited": losses[1],
+            "difference": {**rise, "test": "wilcoxon"},
+            "outcome": "loss",
+            "verdict": "loss of 0.10 to 0.20",
+        },
+        "gates": [
+            {
+                "name": "max-extraction",
+                "ok": True,
+                "limit": 0.25,
+                "value": recited[1]["rate"],
+                "description": "exact-match rate of the edited model",
+            },
+            {
+                "name": "max-drop copy",
+                "ok": False,
+                "limit": 0.05,
+                "value": 0.232,
+                "description": "acc, base minus edited",
+            },
+        ],
+        "edit": {
+            "source": BASE,
+            "family": "gpt_neox",
+            "num_blocks": 4,
+            "num_heads": 4,
+            "drop_attn": "1,2.0-1,2.3,3",
+            "blocks": [1, 2, 3],
+            "parts": [
+                {"block": 1, "heads": [0, 1, 2, 3], "variant": "identity"},
+                {"block": 2, "heads": [0, 1, 3], "variant": "mean"},
+                {"block": 3, "heads": [0, 1, 2, 3], "variant": "linear"},
+            ],
+            "variant": "mixed",
+            "layout": "stock",
+            "attention_free": {"1": "identity", "3": "linear"},
+            "one_hot": {"gap": 276.3125},
+            "calibration": {
+                "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
+                "tokens": 65_536,
+                "window": 256,
+                "sha256": "d" * 64,
+                "blocks": {"3": {"ridge": 0.0001, "r2": 0.6123}},
+            },
+            "earlier_edits": 1,
+        },
+        "sizes": {
+            part: {"parameters": n, "weight_bytes": 2 * n, "cache_bytes_per_token": cache}
+            for part, n, cache in (("base", 2_183_680, 7_680), ("edited", 1_951_840, 3_840))
+        },
+        "speed": speed(),
+        "trade_off": {
+            "points": [
+                *(
+                    {
+                        "label": name,
+                        "kind": kind,
+                        "exact_match": rate["rate"],
+                        "exact_match_ci95": rate["ci95"],
+                        "heldout_loss": loss["mean"],
+                    }
+                    for name, kind, rate, loss in zip(
+                        (BASE, EDITED), ("base", "edited"), recited, losses, strict=True
+                    )
+                ),
+                {"label": "2", "kind": "front", "exact_match": 0.2, "heldout_loss": 5.1},
+                {"label": "1-2", "kind": "front", "exact_match": 0.1, "heldout_loss": 5.2},
+            ],
+            "note": "The search saw other passages.",
+        },
+        "passages": [
+            {
+                "id": "row-0",
+                "hash": "0123456789abcdef",
+                "exact": False,
+                "first_divergence": 4,
+                "score": 0.5556,
+                "nll": 2.5,
+                "count": 8,
+                "member": True,
+                "baseline": {"exact": True, "first_divergence": None, "score": 1.0, "nll": 0.1},
+            }
+        ],
+        "warnings": ["Rows with few tokens were left out."],
+        "provenance": {
+            "base": {"model": BASE, "weights_sha256": {"model.safetensors": "a" * 64}, **run},
+            "edited": {"model": EDITED, "manifest_sha256": "b" * 64, **run},
+            "batch_size": 8,
+            "num_fewshot": None,
+            "limit": 100.0,
+            "seeds": {"bootstrap": 20_250_501, "random": 0, "torch": 1234},
+            "versions": {"attn-surgery": "0.1.0", "lm-eval": "0.4.13"},
+            "baseline_from_cache": True,
+            "samples_sha256": "e" * 64,
+        },
+        "commands": [
+            "attn-surgery export lab:pythia --drop-attn 1,2.0-1,2.3,3 --output OUT",
+            "attn-surgery evaluate OUT --baseline lab:pythia --max-drop '*=0.05'",
+        ],
+    }
+    return Report.model_validate({**report, **changes}).to_dict()
+
+
+def bare() -> dict[str, Any]:
+    """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest."""
+    absent = dict.fromkeys(("extraction", "heldout", "edit", "speed", "trade_off", "passed"))
+    empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings")}
+    return example(**absent, **empty, tasks={"copy": task(0.934, 0.702)})
