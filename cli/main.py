@@ -20,6 +20,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("cli.verify", "Prove that an exported folder is what it claims to be."),
     "extract": ("cli.extract", "Test what a model recites, before and after an edit."),
     "collect": ("cli.collect", "Find the passages of a corpus that a model recites."),
+    "sweep": ("cli.sweep", "Measure what editing each block, or each head, does."),
+    "search": ("cli.search", "Find the blocks or heads whose edit meets a goal at the least cost."),
+    "evaluate": (
+        "cli.evaluate",
+        "Measure what an edit cost and bought: benchmarks, gates, one report.",
+    ),
+    "bench": ("cli.bench", "Time an edited model beside its base; measure cache and memory."),
+    "push": ("cli.push", "Publish an exported folder on the Hub, with its model card."),
+    "reproduce": ("cli.reproduce", "Repeat a recorded edit and compare the result file by file."),
     "tasks": ("cli.tasks", "Print the folder of lm-eval tasks."),
     "demo": ("cli.demo", "Run the whole story on an embedded model, offline."),
 }

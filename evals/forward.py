@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from surgery.errors import UnsupportedError
 
 __all__ = [
+    "CACHE",
     "check_head",
     "head_of",
     "hidden_states",
@@ -26,7 +27,7 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 # The library renamed the argument, and the output's field with it, in the course of version 5.
 _FIELDS = {field.name for field in fields(BaseModelOutputWithPast)}
-_CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
+CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
 
 
 @torch.inference_mode()
@@ -44,7 +45,7 @@ def hidden_states(
     Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
     """
     base = model.base_model
-    arguments = {} if cache is None else {_CACHE: cache}
+    arguments = {} if cache is None else {CACHE: cache}
     embedding: Any = model.get_input_embeddings()
     output = base(
         input_ids=tokens.to(embedding.weight.device),
@@ -52,7 +53,7 @@ def hidden_states(
         return_dict=True,
         **arguments,
     )
-    return output.last_hidden_state, getattr(output, _CACHE)
+    return output.last_hidden_state, getattr(output, CACHE)
 
 
 def head_of(model: PreTrainedModel) -> Head:

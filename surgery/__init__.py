@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from surgery.exporting import Export, export
     from surgery.in_memory import apply, short_circuit
     from surgery.inspection import Inspection, inspect
+    from surgery.publishing import Push, push
     from surgery.verification import Verification, verify
 
 _HOMES = {
     "Export": "surgery.exporting",
     "Inspection": "surgery.inspection",
+    "Push": "surgery.publishing",
     "SurgeryError": "surgery.errors",
     "Verification": "surgery.verification",
     "apply": "surgery.in_memory",
     "export": "surgery.exporting",
     "inspect": "surgery.inspection",
+    "push": "surgery.publishing",
     "short_circuit": "surgery.in_memory",
     "verify": "surgery.verification",
 }
@@ -40,11 +43,13 @@ _HOMES = {
 __all__ = [
     "Export",
     "Inspection",
+    "Push",
     "SurgeryError",
     "Verification",
     "apply",
     "export",
     "inspect",
+    "push",
     "short_circuit",
     "verify",
 ]

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.card import NAME as CARD
 from surgery.checkpoint.source import (
     MANIFEST,
     PICKLE,
@@ -59,7 +60,7 @@ def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, So
     **Raises:** `SourceError` when there is no such model or it cannot be fetched;
     `UnsupportedError` when its architecture cannot be edited.
     """
-    folder = _local(model, revision)
+    folder = local_folder(model, revision)
     if folder is not None:
         return folder, Source(model=str(folder.resolve()))
     name = str(model)
@@ -75,7 +76,7 @@ def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, So
 
 def find_outline(model: str | Path, revision: str | None = None) -> Outline:
     """As `find_model`, but of a Hub model's weights only the headers are read."""
-    folder = _local(model, revision)
+    folder = local_folder(model, revision)
     if folder is not None:
         opened = open_checkpoint(folder)
         return Outline(folder, Source(model=str(folder.resolve())), opened.config, opened.infos)
@@ -93,8 +94,8 @@ def find_outline(model: str | Path, revision: str | None = None) -> Outline:
     return Outline(folder, Source(model=name, revision=revision, commit=folder.name), config, infos)
 
 
-def _local(model: str | Path, revision: str | None) -> Path | None:
-    """The folder that `model` names; None for a Hub id."""
+def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
+    """The folder that `model` names; None for a Hub id. Raises `SourceError` for neither."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if folder.exists():
@@ -124,7 +125,8 @@ class _Found:
         """Fetches what is not in the cache yet. Weights come last: once they are there, all is."""
         from huggingface_hub import snapshot_download
 
-        along = [file for file in self.files if any(fnmatch(file, name) for name in SIDECARS)]
+        beside = (*SIDECARS, CARD)  # the source's card tells its license
+        along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [file for file in wanted if not (self.folder / file).exists()]
             if missing:

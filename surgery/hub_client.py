@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import SourceError
+from surgery.errors import SourceError, SurgeryError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -18,51 +18,11 @@ class UnreachableError(SourceError):
     """The Hub gives no answer that settles the question; an earlier download may do."""
 
 
-@contextmanager
-def hub_client(name: str, revision: str | None) -> Iterator[HfApi]:
-    """A client for work on the model `name`, whatever HTTP library it is built on.
+def download_error(name: str, revision: str | None, error: BaseException) -> SourceError:
+    """What the client raised while the model `name` was fetched, in one line.
 
-    Within it the client neither logs nor shows progress, except where `progress_bars` says so.
-
-    **Raises:** `SourceError` for whatever the client raises, and its subclass `UnreachableError`
-    where no network, a broken connection, a fault of the Hub or too many requests are the cause.
+    The client's own text is never repeated: it is long, and holds URLs.
     """
-    from huggingface_hub import HfApi, utils
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # the root of the HTTP library's errors, and ValueError for an answer that is not JSON
-    errors: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
-    verbosity = utils.logging.get_verbosity()
-    utils.logging.set_verbosity(logging.ERROR)
-    try:
-        with progress_bars(shown=False):
-            yield HfApi()
-    except errors as error:
-        raise _explained(name, revision, error) from None
-    finally:
-        utils.logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def progress_bars(*, shown: bool) -> Iterator[None]:
-    """Shows the client's own progress bars, or none, unless the environment has decided that."""
-    from huggingface_hub import constants, utils
-
-    bars: Any = utils
-    undecided = constants.HF_HUB_DISABLE_PROGRESS_BARS is None
-    change = undecided and bars.are_progress_bars_disabled() == shown
-    switches = (bars.disable_progress_bars, bars.enable_progress_bars)
-    if change:
-        switches[shown]()
-    try:
-        yield
-    finally:
-        if change:
-            switches[not shown]()
-
-
-def _explained(name: str, revision: str | None, error: BaseException) -> SourceError:
-    """The client's own text is never repeated: it is long, and holds URLs."""
     from huggingface_hub import errors
 
     where = f"Hub model {name}"
@@ -87,6 +47,59 @@ def _explained(name: str, revision: str | None, error: BaseException) -> SourceE
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     return _no_answer(where, error) if status is None else _refusal(where, status)
+
+
+Explain = Callable[[str, str | None, BaseException], SurgeryError]
+
+
+@contextmanager
+def hub_client(
+    name: str, revision: str | None, explain: Explain = download_error
+) -> Iterator[HfApi]:
+    """A client for work on the model `name`, whatever HTTP library it is built on.
+
+    Within it the client neither logs nor shows progress, except where `progress_bars` says so.
+
+    **Raises:** what `explain` makes of whatever the client raises. `download_error` makes
+    `SourceError`, and its subclass `UnreachableError` where no network, a broken connection, a
+    fault of the Hub or too many requests are the cause.
+    """
+    from huggingface_hub import HfApi, utils
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # the root of the HTTP library's errors, ValueError for an answer that is not JSON, and
+    # RuntimeError, in which uploads wrap theirs
+    errors: tuple[type[Exception], ...] = (
+        *(OSError, ValueError, RuntimeError),
+        *HfHubHTTPError.__bases__,
+    )
+    verbosity = utils.logging.get_verbosity()
+    utils.logging.set_verbosity(logging.ERROR)
+    try:
+        with progress_bars(shown=False):
+            yield HfApi()
+    except errors as error:
+        raise explain(name, revision, error) from None
+    finally:
+        utils.logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Shows the client's own progress bars, or none, unless the environment has decided that."""
+    from huggingface_hub import constants, utils
+
+    bars: Any = utils
+    undecided = constants.HF_HUB_DISABLE_PROGRESS_BARS is None
+    change = undecided and bars.are_progress_bars_disabled() == shown
+    switches = (bars.disable_progress_bars, bars.enable_progress_bars)
+    if change:
+        switches[shown]()
+    try:
+        yield
+    finally:
+        if change:
+            switches[not shown]()
 
 
 def _refusal(where: str, status: int) -> SourceError:

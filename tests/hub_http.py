@@ -88,12 +88,19 @@ def route(methods: str, pattern: str) -> Callable[[Handler], Handler]:
 
 @dataclass
 class Fault:
-    """Something that goes wrong on purpose: an answer, or a body that is cut after some bytes."""
+    """Something that goes wrong on purpose to requests whose method and path match.
 
-    pattern: str
-    answer: Answer | None
-    cut_after: int | None
+    `kind`: "answer" gives another answer; "download" cuts the body of an answer and "upload" that
+    of a request after some bytes; "stall" reads as many bytes of a request and no more.
+    """
+
+    kind: str
+    methods: str
+    path: str
     left: float
+    answer: Answer | None = None
+    after: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
 
 
 class RecordingServer:
@@ -104,6 +111,7 @@ class RecordingServer:
         self.crashes: list[str] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._servers = [_Listener(self, on_storage) for on_storage in (False, True)]
         self.url, self.storage_url = (
             f"http://127.0.0.1:{listener.server_address[1]}" for listener in self._servers
@@ -115,6 +123,7 @@ class RecordingServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._closing.set()
         for listener in self._servers:
             listener.shutdown()
             listener.server_close()
@@ -125,6 +134,7 @@ class RecordingServer:
         status: int,
         path: str = "",
         *,
+        methods: str = "GET HEAD POST PUT DELETE",
         times: float = float("inf"),
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
@@ -133,33 +143,48 @@ class RecordingServer:
         answer = RefusedError(status, "Failed on purpose", headers=headers).answer
         if body is not None:
             answer = Answer(status, body, {"Content-Type": "text/html"})
-        self._faults.append(Fault(path, answer, None, times))
+        self._faults.append(Fault("answer", methods, path, times, answer=answer))
 
     def cut(self, path: str, after: int, *, times: float = float("inf")) -> None:
         """Closes the connection after some bytes of the body of a matching answer to GET."""
-        self._faults.append(Fault(path, None, after, times))
+        self._faults.append(Fault("download", "GET", path, times, after=after))
+
+    def cut_upload(self, path: str, after: int, *, times: float = float("inf")) -> None:
+        """Closes the connection after some bytes of the body of a matching PUT or POST."""
+        self._faults.append(Fault("upload", "PUT POST", path, times, after=after))
+
+    def stall_upload(self, path: str, after: int) -> threading.Event:
+        """Reads no further than some bytes of a matching PUT or POST; the event: it is there."""
+        fault = Fault("stall", "PUT POST", path, float("inf"), after=after)
+        self._faults.append(fault)
+        return fault.reached
 
     def heal(self) -> None:
         """Nothing goes wrong from here on."""
         self._faults.clear()
 
-    def answer(self, request: Request) -> tuple[Answer, int | None]:
-        """What a request gets, and after how many bytes of it the connection is cut."""
+    def record(self, request: Request) -> Fault | None:
+        """Keeps a request whose body has not been read yet, and says what goes wrong with it."""
         with self._lock:
             self.requests.append(request)
             fault = next((fault for fault in self._faults if _strikes(fault, request)), None)
             if fault is not None:
                 fault.left -= 1
-        if fault is not None and fault.answer is not None:
-            return fault.answer, None
+        return fault
+
+    def wait_for_the_end(self, fault: Fault) -> None:
+        """Of a request that stalls."""
+        fault.reached.set()
+        self._closing.wait()
+
+    def answer(self, request: Request) -> Answer:
         try:
-            answer = self._dispatch(request)
+            return self._dispatch(request)
         except RefusedError as refusal:
-            answer = refusal.answer
+            return refusal.answer
         except Exception:
             self.crashes.append(traceback.format_exc())
-            answer = Answer(500)
-        return answer, fault.cut_after if fault is not None else None
+            return Answer(500)
 
     def _dispatch(self, request: Request) -> Answer:
         for method, pattern, handler in ROUTES:
@@ -170,8 +195,8 @@ class RecordingServer:
 
 
 def _strikes(fault: Fault, request: Request) -> bool:
-    meant = fault.answer is not None or request.method == "GET"
-    return fault.left > 0 and meant and re.search(fault.pattern, request.path) is not None
+    meant = fault.left > 0 and request.method in fault.methods.split()
+    return meant and re.search(fault.path, request.path) is not None
 
 
 class _Listener(ThreadingHTTPServer):
@@ -192,10 +217,24 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        query = parse_qs(url.query)
-        request = Request(self.command, url.path, query, self.headers, body, self.server.on_storage)
-        answer, cut_after = self.server.owner.answer(request)
+        query, on_storage = parse_qs(url.query), self.server.on_storage
+        request = Request(self.command, url.path, query, self.headers, b"", on_storage)
+        fault = self.server.owner.record(request)
+        kind = fault.kind if fault is not None else None
+        if fault is not None and kind in ("upload", "stall"):
+            request.body = self._body(fault.after)
+            if kind == "stall":
+                self.server.owner.wait_for_the_end(fault)
+            self.close_connection = True
+            return
+        request.body = self._body()
+        if fault is not None and fault.answer is not None:
+            answer = fault.answer
+        else:
+            answer = self.server.owner.answer(request)
+        self._send(request, answer, fault.after if fault and kind == "download" else None)
+
+    def _send(self, request: Request, answer: Answer, cut_after: int | None) -> None:
         request.status, request.file = answer.status, answer.file
         self.send_response(answer.status)
         for name, value in answer.headers.items():
@@ -209,6 +248,20 @@ class _Connection(BaseHTTPRequestHandler):
             self.wfile.write(body[start : start + CHUNK])
             request.sent += len(body[start : start + CHUNK])
         self.close_connection = self.close_connection or cut_after is not None
+
+    def _body(self, most: int | None = None) -> bytes:
+        """The body of the request, of known length or in chunks; at most so many bytes of it."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            length = int(self.headers.get("Content-Length") or 0)
+            return self.rfile.read(length if most is None else min(length, most))
+        body = b""
+        while most is None or len(body) < most:
+            size = int(self.rfile.readline().split(b";")[0], 16)
+            body += self.rfile.read(size)
+            self.rfile.readline()  # the end of the chunk
+            if size == 0:
+                break
+        return body[:most]
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 

@@ -55,7 +55,10 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model. `readers`: users who see a private one; `granted`: who may download a gated one."""
+    """A model. `readers`: users who see a private one; `granted`: who may download a gated one.
+
+    `objects`: large files that were uploaded, by SHA-256, whether a commit holds them or not.
+    """
 
     id: str
     private: bool = False
@@ -66,6 +69,7 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pulls: dict[str, str] = field(default_factory=dict)  # refs/pr/1 → commit
+    objects: dict[str, bytes] = field(default_factory=dict)
 
     def commit(
         self,

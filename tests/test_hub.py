@@ -2,7 +2,7 @@
 
 - An export by id equals the export of the same files in a folder, byte for byte, for any branch,
   tag or commit, safetensors or pickled; the manifest records the commit.
-- Only one format of weights is fetched, no code, card or other framework's weights, and nothing of
+- Only one format of weights is fetched, no code or other framework's weights, and nothing of
   a model that cannot be edited but its configuration.
 - `inspect` reads headers by range and downloads no weights.
 - Whatever goes wrong is one line, soon, and exit code 1; a token shows up nowhere.
@@ -13,92 +13,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import neo_config, neox_config, write_checkpoint
+from hub_commands import TOKEN, Commands, Result, commands, error
 from hub_server import HubServer
 
 import surgery
 
-TOKEN = "hf_secretsecretsecretsecretsecret"
-QUICK = 5.0  # seconds an error may take
-
-# Runs commands one after another in one process, as `attn-surgery` would each of them.
-DRIVER = """
-import contextlib, io, json, os, sys, time
-from cli.main import run
-for arguments, token in json.load(sys.stdin):
-    os.environ.pop("HF_TOKEN", None)
-    if token:
-        os.environ["HF_TOKEN"] = token
-    out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            run(arguments)
-        except SystemExit as ending:
-            code = ending.code
-    seconds = time.monotonic() - start
-    print(json.dumps([code, out.getvalue(), err.getvalue(), seconds]))
-"""
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-    seconds: float
-
-
-Commands = Callable[..., list[Result]]
-
-
-def commands(folder: Path, endpoint: str, **environment: str) -> Commands:
-    """A runner of commands in `folder`, with a cache of its own there."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))
-    }
-    environment = {
-        **kept,
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(folder / "cache"),
-        "PYTHONWARNINGS": "error",
-        **environment,
-    }
-
-    def run(*lines: str, token: str | None = None) -> list[Result]:
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER],
-            input=json.dumps([(line.split(), token) for line in lines]),
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env=environment,
-            timeout=120,
-        )
-        assert done.stderr == "", "nothing but what the commands print"
-        assert TOKEN not in done.stdout
-        results = [Result(*json.loads(line)) for line in done.stdout.splitlines()]
-        assert len(results) == len(lines)
-        return results
-
-    return run
-
-
-def error(result: Result) -> str:
-    """The one line of a command that failed."""
-    assert result.code == 1
-    assert result.out == ""
-    assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
-    return result.err.removeprefix("error: ").rstrip("\n")
+QUICK = 10.0  # seconds an error may take
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +142,7 @@ def test_only_one_format_of_weights_is_downloaded(hub: HubServer, run: Commands)
         "config.json",
         "tokenizer.json",
         "LICENSE",
+        "README.md",
         "model.safetensors.index.json",
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
@@ -222,7 +152,7 @@ def test_only_one_format_of_weights_is_downloaded(hub: HubServer, run: Commands)
         "export me/model --revision step1000 --drop-attn 0 --output pickled",
         "export me/model --drop-attn 0 --output again",
     )
-    # the rest is in the cache, the tokenizer and the license too: they have the same content
+    # the rest is in the cache, the tokenizer and such too: they have the same content
     assert set(hub.downloads) == {"config.json", "pytorch_model.bin"}
 
 

@@ -1,0 +1,59 @@
+"""What `evaluate` prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from evals.report import Report
+
+
+def print_evaluation(report: Report, output: Path) -> None:
+    """The verdict, a table of what was measured, the gates, and where the report is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    click.echo(report.verdict)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "base", "edited", "edited - base [95 % interval]", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("", "verdict") else "right")
+    for row in _rows(report):
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 110)  # a figure is never cut
+    console.print(table)
+    for gate in report.gates:
+        click.echo(f"gate {gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}")
+    click.echo(f"report: {output / 'report.html'}")
+
+
+def _rows(report: Report) -> Iterator[tuple[str, ...]]:
+    if report.extraction is not None:
+        sides = (report.extraction["baseline"], report.extraction)
+        before, after = (side["exact_match"]["rate"] for side in sides)
+        change = report.extraction["paired"]["exact_match_difference"]
+        shown = _change(change["value"], change["ci95"])
+        yield "passages recited", _number(before), _number(after), shown, ""
+    for name, task in report.tasks.items():
+        shown = _change(task.difference, task.ci95)
+        label = f"{name} ({task.metric})"
+        yield label, _number(task.base), _number(task.edited), shown, task.verdict
+    if report.heldout is not None:
+        base, edited, rise = report.heldout.base, report.heldout.edited, report.heldout.difference
+        shown = _change(rise.mean, rise.ci95)
+        label = "held-out loss (nats per token)"
+        yield label, _number(base.mean), _number(edited.mean), shown, report.heldout.verdict
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _change(value: float, interval: Any) -> str:
+    low, high = interval
+    return f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"

@@ -1,0 +1,115 @@
+"""attn-surgery reproduce"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options import json_option, note, print_json, resolve_model, revision_option
+
+if TYPE_CHECKING:
+    from cli.repeated_evaluation import Figure
+    from surgery.reproduction import FileResult
+
+
+@click.command("reproduce")
+@click.argument("model")
+@revision_option
+@click.option(
+    "--source", metavar="MODEL", help="A copy of the source.  [default: as recorded, or the Hub's]"
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="The text that mean and linear were fitted on; may be repeated.  [default: a lab model's]",
+)
+@click.option("--output", metavar="DIR", help="Keep the repeated export in DIR.")
+@click.option(
+    "--evaluate",
+    is_flag=True,
+    help="Also repeat the measurements of MODEL's report.json: each figure must come out within "
+    "its recorded interval.",
+)
+@json_option
+def command(
+    model: str,
+    revision: str | None,
+    source: str | None,
+    calibration: tuple[str, ...],
+    output: str | None,
+    evaluate: bool,
+    as_json: bool,
+) -> None:
+    """Repeat the edit that MODEL records and compare the result with MODEL, file by file.
+
+    MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
+    identity and zero must repeat bit for bit; mean and linear, which were fitted, within a
+    tolerance where libraries differ. Of a published model no weights are downloaded but to compare
+    fitted tensors. Exit code 1 when a file or a figure differs.
+    """
+    from cli.calibrating import fitted
+    from cli.progress import progress
+    from cli.repeated_evaluation import measured_again
+    from surgery.reproduction import open_original, reproduce
+
+    original = open_original(model, revision)
+    report = original.read("report.json") if evaluate else None  # missed before any work
+    recorded = original.manifest.edit.source.model
+    if source is None and recorded.startswith("lab:"):
+        source = recorded
+    with ExitStack() as stack:
+        if output is None:
+            folder = tempfile.TemporaryDirectory(prefix="attn-surgery-")
+            output = str(Path(stack.enter_context(folder)) / "repeated")
+        with progress("reproduce", None) as advance:
+            result = reproduce(
+                original,
+                output,
+                source=None if source is None else resolve_model(source)[0],
+                fit=lambda prepared: fitted(prepared, calibration, recorded),
+                progress=advance,
+            )
+        figures = []
+        if report is not None:
+            base = recorded if recorded.startswith("lab:") else str(result.source)
+            figures = measured_again(report, Path(output), base)
+    differing = [file.name for file in result.files if not file.ok]
+    differing += [figure.name for figure in figures if not figure.ok]
+    if as_json:
+        measurements = [figure.to_json() for figure in figures] if evaluate else None
+        reproduced = {"reproduced": not differing, "measurements": measurements}
+        print_json({**result.to_json(), **reproduced})
+    else:
+        _show(result.files, figures)
+    for name, (then, now) in result.environment.items():
+        note(f"{name}: {then or 'none'} when it was made, {now or 'none'} now")
+    if result.source_is_edited:
+        note(f"the source, {recorded}, is itself an edited model: reproduce it too")
+    if differing:
+        note(f"error: {model}: is not reproduced: {differing[0]} differs")
+        raise click.exceptions.Exit(1)
+    if not as_json:
+        exactly = "bit for bit" if result.exact else "within the tolerance of 1 %"
+        measured = f", {len(figures)} figures within their intervals" if evaluate else ""
+        click.echo(
+            f"{model}: {len(result.files)} files reproduced {exactly} from {recorded}{measured}"
+        )
+
+
+def _show(files: Sequence[FileResult], figures: Sequence[Figure]) -> None:
+    for file in files:
+        click.echo(
+            f"{'equal  ' if file.equal else 'close  ' if file.ok else 'DIFFERS'} {file.name}"
+        )
+    for figure in figures:
+        low, high = figure.ci95
+        click.echo(
+            f"{'within ' if figure.ok else 'DIFFERS'} {figure.name}: {figure.repeated:.4f}, "
+            f"recorded {figure.recorded:.4f} [{low:.4f}, {high:.4f}]"
+        )

@@ -1,0 +1,76 @@
+"""A search for people: the unedited model, the paper's recipe and the choice, on both halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.tables import console
+
+
+def show_search(result: dict[str, Any], export: str) -> None:
+    """Prints the table of a report, and the command that makes the chosen edit."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
+    rows = [("unedited", base, base["held_back"])]
+    if recipe is not None:
+        rows.append((f"paper's recipe: {recipe['spec']}", recipe, recipe["held_back"]))
+    rows.append((f"chosen: {_named(selected, result['num_heads'])}", selected, result["held_back"]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("edit", overflow="fold")
+    for half in ("chosen on", "held back"):
+        for name in ("recited", "loss", "KL"):
+            table.add_column(f"{name}\n{half}", justify="right", no_wrap=True)
+    for label, here, there in rows:
+        cells = [
+            cell
+            for half, before in ((here, base), (there, base["held_back"]))
+            for cell in _cells(half, before)
+        ]
+        table.add_row(label, *cells)
+    click.echo(
+        f"{result['model']}: chosen on {result['n']} passages, {result['n_held_back']} held back; "
+        "loss: rise on held-out text, in nats per token"
+    )
+    console().print(table)
+    low, high = result["held_back"]["exact_match_ci95"]
+    every = "all there are" if result["exhaustive"] else f"{len(result['front'])} on the front"
+    click.echo(
+        f"{result['evaluations']} edits measured, {every}; recited of the half held back: "
+        f"{result['held_back']['exact_match']:.1%} [{low:.1%}, {high:.1%}]"
+    )
+    click.echo(f"export it: {export}")
+
+
+def export_command(
+    model: str, revision: str | None, plan: Path, calibration: tuple[str, ...]
+) -> str:
+    """What to type to make the chosen edit."""
+    import shlex
+
+    words = ["attn-surgery", "export", model, "--plan", str(plan)]
+    words += ["--revision", revision] if revision else []
+    for file in calibration:
+        words += ["--calibration", file]
+    return shlex.join(words)
+
+
+def _named(edit: dict[str, Any], num_heads: int) -> str:
+    from surgery.selection import Part, by_variant, format_selection
+
+    if edit["variant"] != "mixed":
+        return f"{edit['spec']} {edit['variant']}"
+    parts = (Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit["parts"])
+    return "; ".join(
+        f"{format_selection(some, num_heads)} {variant}"
+        for variant, some in by_variant(parts).items()
+    )
+
+
+def _cells(figures: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    rise = figures["heldout_loss"] - base["heldout_loss"]
+    return [f"{figures['exact_match']:.1%}", f"{rise:+.3f}", f"{figures['heldout_kl']:.3f}"]

@@ -1,0 +1,170 @@
+"""attn-surgery sweep"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cli.measuring import open_model, running_options
+from cli.options import json_option, note, print_json, revision_option
+from cli.progress import progress
+from cli.sweep_table import show_sweep
+from cli.sweeping import fitter_for, heldout_windows, stored_dtype
+from surgery.variants import VARIANTS
+
+
+@click.command("sweep")
+@click.argument("model")
+@click.option("--samples", required=True, metavar="SAMPLES", help="The passages, as for extract.")
+@click.option(
+    "--corpus",
+    "corpora",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(list(VARIANTS)),
+    help="May be repeated.  [default: identity and zero; all with --calibration]",
+)
+@click.option("--ranges", is_flag=True, help="Also every contiguous range of blocks.")
+@click.option("--heads", is_flag=True, help="Also every head alone.")
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--exact-only",
+    is_flag=True,
+    help="Only which passages are recited, much faster: a passage is left at its first wrong "
+    "token, and no held-out text is read.",
+)
+@revision_option
+@click.option(
+    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
+)
+@click.option(
+    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
+)
+@running_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to create: sweep.json, sweep.csv and pictures. A run that was killed is taken up "
+    "where it was.",
+)
+@json_option
+def command(
+    model: str,
+    samples: str,
+    corpora: tuple[Path, ...],
+    variants: tuple[str, ...],
+    ranges: bool,
+    heads: bool,
+    calibration: tuple[str, ...],
+    exact_only: bool,
+    revision: str | None,
+    prefix_length: int | None,
+    suffix_length: int | None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure what editing each block of MODEL does: to what it recites, and to held-out text.
+
+    Every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are as for
+    extract. Nothing is exported; the figures are those that extract gives for the exported models.
+    """
+    from evals.pictures import draw_sweep
+    from evals.processes import Processes
+    from evals.samples import load_samples
+    from evals.sweep import BASE, Engine
+    from evals.sweep_edits import left_out, swept
+    from evals.sweep_report import Setting, as_csv, fitted_alone, journal_of, sweep_report
+    from evals.writing import write_lines
+    from surgery.checkpoint.folder import atomic_folder, check_free
+    from surgery.families import family_of
+
+    if exact_only and corpora:
+        raise click.UsageError("--exact-only reads no --corpus")
+    if output is not None:
+        check_free(output, overwrite=False)
+    processes = Processes.launched()
+    subject = open_model(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device or processes.device,
+        device_map=device_map,
+    )
+    loaded = load_samples(
+        samples,
+        tokenizer=subject.tokenizer,
+        prefix_length=prefix_length,
+        suffix_length=suffix_length,
+    )
+    heldout = None
+    if not exact_only:
+        heldout = heldout_windows(corpora, model, subject, loaded.tokens.shape[1])
+    config = subject.model.config.to_dict()
+    dimensions = family_of(config).dimensions(config)
+    chosen = dict.fromkeys(variants) or (list(VARIANTS) if calibration else ["identity", "zero"])
+    edits = swept(
+        dimensions.num_blocks, dimensions.num_heads, list(chosen), ranges=ranges, heads=heads
+    )
+    refused = left_out(subject.model, edits)
+    warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
+    for warning in warnings if processes.is_main else ():
+        note(f"warning: {warning}")
+    stored = stored_dtype(model, revision)
+    fitter = fitter_for(edits, calibration, model, subject, stored)
+    engine = Engine(
+        subject.model,
+        loaded,
+        heldout,
+        exact_only=exact_only,
+        batch_size=batch_size,
+        processes=processes,
+        fitter=fitter,
+        stored_dtype=stored,
+    )
+    setting = Setting(
+        subject,
+        loaded,
+        heldout,
+        exact_only,
+        engine.batch_size,
+        fitted_alone(fitter, edits),
+        warnings,
+    )
+    journal = None if output is None else journal_of(output, setting, edits)
+    with progress(f"sweep {model}", engine.work(edits)) as advance:
+        measured = engine.measure([BASE, *edits], advance=advance, journal=journal)
+    if not processes.is_main:
+        return
+    result = sweep_report(setting, measured, edits)
+    if output is not None:
+        with atomic_folder(output) as folder:
+            write_lines(folder / "sweep.json", [json.dumps(result, indent=2)])
+            write_lines(folder / "sweep.csv", as_csv(result).splitlines())
+            draw_sweep(result, folder)
+    if journal is not None:
+        journal.remove()
+    if as_json:
+        print_json(result)
+    else:
+        show_sweep(result)

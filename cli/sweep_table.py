@@ -1,0 +1,58 @@
+"""A sweep for people: one line an edit, ordered by block, and the one that stands out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+COLUMNS = (
+    ("exact", "exact_match", "{:.1%}"),
+    ("score", "memorization_score", "{:.1%}"),
+    ("suffix NLL", "suffix_nll", "{:.3f}"),
+    ("held-out loss", "heldout_loss", "{:.3f}"),
+    ("perplexity", "heldout_perplexity", "{:.4g}"),
+    ("KL", "heldout_kl", "{:.3f}"),
+)
+
+
+def show_sweep(result: dict[str, Any]) -> None:
+    """Prints the table of a report; figures that were not taken have no column."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from evals.sweep_report import best_edit
+
+    base, edits = result["base"], sorted(result["edits"], key=_by_block)
+    columns = [column for column in COLUMNS if base[column[1]] is not None]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("edit", "variant"):
+        table.add_column(name, no_wrap=True)
+    for name, _, _ in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for edit in [base, *edits]:
+        figures = ["-" if edit[k] is None else form.format(edit[k]) for _, k, form in columns]
+        table.add_row(edit["spec"] or "none", edit["variant"] or "", *figures)
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no edge to wrap at
+    click.echo(
+        f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens given, "
+        f"{result['suffix_length']} asked for; losses and KL in nats per token"
+    )
+    console.print(table)
+    best = best_edit(result)
+    cost = ""
+    if not result["exact_only"]:
+        rise = best["heldout_loss"] - base["heldout_loss"]
+        cost = f" at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
+    click.echo(
+        f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match "
+        f"{base['exact_match']:.1%} to {best['exact_match']:.1%}{cost}"
+    )
+
+
+def _by_block(edit: dict[str, Any]) -> tuple[Any, ...]:
+    return edit["blocks"], sorted(edit.get("heads", {}).items()), edit["variant"]

@@ -1,0 +1,73 @@
+"""What all pictures share: how they look, and how they are saved.
+
+Every picture is saved as PNG and as SVG, and the same figures give the same bytes. Whatever color
+tells, a marker, a line style or a number tells as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "line_of", "whole_numbers"]
+
+_SETTINGS: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "figure.titlesize": "medium",
+    "font.size": 9.0,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 5.0,
+    "svg.hashsalt": "attn-surgery",
+}
+_LINES: dict[str, dict[str, Any]] = {  # from dark to light
+    "identity": {"color": "#000000", "marker": "o", "linestyle": "-"},
+    "zero": {"color": "#8f2d00", "marker": "s", "linestyle": "--"},
+    "mean": {"color": "#009e73", "marker": "^", "linestyle": "-."},
+    "linear": {"color": "#4a9bd9", "marker": "D", "linestyle": ":"},
+    "mixed": {"color": "0.35", "marker": "P", "linestyle": "-"},
+}
+
+
+def draw(
+    paint: Callable[[Figure], None],
+    folder: Path,
+    name: str,
+    *,
+    title: str,
+    size: tuple[float, float],
+) -> list[Path]:
+    """Saves what `paint` puts on an empty figure (`size` in inches) as NAME.png and NAME.svg."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(title)
+        paint(figure)
+        png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+        figure.savefig(png, dpi=160, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+def line_of(variant: str) -> dict[str, Any]:
+    """Color, marker and line style of a variant, the same in every picture."""
+    return _LINES[variant]
+
+
+def whole_numbers(axes: Axes) -> None:
+    """No ticks between two blocks."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

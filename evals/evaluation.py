@@ -1,0 +1,129 @@
+"""The whole evaluation: base and edited model, measured in the same way one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from evals import memorization
+from evals.benchmarks import SEEDS, Benchmarks, TaskRun, main_metric
+from evals.compare import compare_scores
+from evals.evaluation_plan import Plan, Progress, Target
+from evals.findings import edit_of, export_command, heldout_of, passages_of, trade_off_of, verdict
+from evals.gates import check_gates
+from evals.report import Names, Provenance, Report, Sizes, Task
+from evals.side import Side, measure_base, measure_edited, tool_versions
+from evals.statistics import SEED
+from surgery.errors import MeasurementError
+from surgery.hub import find_model
+from surgery.manifest import read_manifest
+
+__all__ = ["Evaluation", "Plan", "Target", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, and lm-eval's own results of both models."""
+
+    report: Report
+    base_runs: dict[str, TaskRun]
+    edited_runs: dict[str, TaskRun]
+
+
+def evaluate(
+    edited: Target,
+    base: Target,
+    plan: Plan,
+    *,
+    say: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda text, total: nullcontext(lambda done: None),
+) -> Evaluation:
+    """Measures both models, one in memory at a time, and compares them.
+
+    `say` is told what was decided on the user's behalf; `progress` makes a bar for a text and a
+    total. Raises `SourceError`, `CheckpointError` or `UnsupportedError` for a model that cannot be
+    loaded, `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where
+    the two cannot be compared.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MeasurementError(
+            "evaluate runs in one process", fix="start it without a launcher; --device-map auto"
+        )
+    folder, _ = find_model(edited.source, edited.revision)  # measured last, so looked for first
+    manifest = read_manifest(folder)
+    before = measure_base(base, plan, say=say, progress=progress)
+    after = measure_edited(edited, plan, before, say=say, progress=progress)
+    extraction = None
+    if after.test is not None:
+        extraction = memorization.report(after.test, before.test)
+    tasks = _tasks(plan.benchmarks, before.runs, after.runs)
+    heldout = heldout_of(before.control, after.control)
+    gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
+    edit = edit_of(manifest) if manifest else None
+    report = Report(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        verdict=verdict(tasks, extraction, heldout, gates),
+        passed=all(gate.ok for gate in gates) if gates else None,
+        models=Names(base=base.name, edited=edited.name),
+        tasks=tasks,
+        extraction=extraction,
+        heldout=heldout,
+        gates=gates,
+        edit=edit,
+        sizes=Sizes(base=before.size, edited=after.size),
+        speed=plan.speed,
+        trade_off=trade_off_of(base.name, edited.name, extraction, heldout, plan.front),
+        passages=passages_of(
+            before.test, after.test, before.shared.tokenizer if plan.show_text else None
+        ),
+        warnings=_warnings(before, after, extraction),
+        provenance=Provenance(
+            base=before.identity,
+            edited=after.identity,
+            batch_size=(plan.batch_size or "auto") if plan.benchmarks else None,
+            num_fewshot=plan.benchmarks.num_fewshot if plan.benchmarks else None,
+            limit=plan.benchmarks.limit if plan.benchmarks else None,
+            seeds={"bootstrap": SEED, **SEEDS},
+            versions=tool_versions(),
+            baseline_from_cache=before.from_cache,
+            samples_sha256=after.test.test.samples.sha256 if after.test else None,
+        ),
+        commands=[*(export_command(edit) if edit else []), *plan.commands],
+    )
+    return Evaluation(report, before.runs, after.runs)
+
+
+def _tasks(
+    benchmarks: Benchmarks | None, before: dict[str, TaskRun], after: dict[str, TaskRun]
+) -> dict[str, Task]:
+    found = {}
+    for name in before if benchmarks else ():
+        assert benchmarks is not None
+        base, edited = benchmarks.scores(name, before[name]), benchmarks.scores(name, after[name])
+        main = main_metric(base)
+        metrics = {key: compare_scores(base[key], edited[key]) for key in base if key in edited}
+        found[name] = Task(
+            **metrics[main].model_dump(),
+            metric=main,
+            metrics=metrics,
+            description=before[name]["config"].get("task_alias"),
+            num_fewshot=before[name]["n-shot"],
+            batch_size=before[name]["batch_size"],
+            version=_text(before[name]["version"]),
+        )
+    return found
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _warnings(before: Side, after: Side, extraction: dict[str, Any] | None) -> list[str]:
+    found = list(extraction["warnings"]) if extraction else []
+    if before.identity["tokenizer_sha256"] != after.identity["tokenizer_sha256"]:
+        found.append("base and edited model have different tokenizers")
+    return found

@@ -1,0 +1,57 @@
+"""What an evaluation measures, and how: the same for both models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from evals.baseline_cache import BaselineCache
+from evals.benchmarks import Benchmarks
+from evals.gates import DropLimit
+
+__all__ = ["Plan", "Progress", "Target"]
+
+Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+"""A bar for a text and a total, which is told how much has just been done."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model: what `surgery` opens, and what it is called."""
+
+    source: str
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how; the same for both models.
+
+    - `benchmarks`: the tasks, or None for none.
+    - `samples`: as for `extract`, or None. `heldout`: texts that neither model was trained on.
+    - `batch_size`: of everything; None: what memory allows, found for the base.
+    - `limits`, `max_extraction`: the gates.
+    - `front`: the object of `search --json`, for the trade-off picture.
+    - `speed`: the object of `bench --json`.
+    - `commands`: shell commands that lead to this evaluation.
+    """
+
+    benchmarks: Benchmarks | None = None
+    samples: str | None = None
+    prefix_length: int | None = None
+    suffix_length: int | None = None
+    heldout: Sequence[str] = ()
+    batch_size: int | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    device_map: str | None = None
+    limits: Sequence[DropLimit] = ()
+    max_extraction: float | None = None
+    cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
+    show_text: bool = False
+    front: dict[str, Any] | None = None
+    speed: dict[str, Any] | None = None
+    commands: Sequence[str] = ()

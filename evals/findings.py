@@ -1,0 +1,175 @@
+"""What an evaluation found, in the parts of its report that are not figures of one task."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evals.compare import outcome_of, verdict_of, wilcoxon
+from evals.memorization import Measured
+from evals.report import Difference, Edit, Gate, HeldOut, Mean, Point, Task, TradeOff
+from evals.statistics import Interval, bootstrap_mean
+from evals.summary import Control, rows
+from surgery.manifest import Manifest
+from surgery.selection import format_selection
+
+__all__ = ["edit_of", "export_command", "heldout_of", "passages_of", "trade_off_of", "verdict"]
+
+MOST_PASSAGES = 12
+_ROW = ("id", "hash", "exact", "first_divergence", "score", "nll", "count", "member", "baseline")
+_TEXT = ("prefix", "suffix")
+
+
+def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
+    """Loss of the same windows under both models; None where there are none."""
+    if before is None or after is None:
+        return None
+    rise = after.nll - before.nll
+    interval, p_value = bootstrap_mean(rise), wilcoxon(before.nll, after.nll)
+    outcome = outcome_of(interval, p_value, higher_is_better=False)
+    return HeldOut(
+        kind=before.kind,
+        n=len(rise),
+        base=_mean(before.nll),
+        edited=_mean(after.nll),
+        difference=Difference(**_mean(rise).model_dump(), p_value=p_value, test="wilcoxon"),
+        outcome=outcome,
+        verdict=verdict_of(outcome, interval),
+    )
+
+
+def edit_of(manifest: Manifest) -> Edit:
+    """The latest edit of a manifest, as the report shows it."""
+    edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
+    return Edit(
+        source=edit.source.model,
+        family=edit.family,
+        num_blocks=edit.num_blocks,
+        num_heads=edit.num_heads,
+        drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
+        blocks=list(edit.blocks),
+        parts=record["parts"],
+        variant=edit.variant,
+        layout=edit.layout,
+        attention_free={str(block): name for block, name in manifest.attention_free.items()},
+        one_hot=record["one_hot"],
+        calibration=record["calibration"],
+        earlier_edits=len(manifest.history),
+    )
+
+
+def export_command(edit: Edit) -> list[str]:
+    """The command that made the edit; empty where no single one did."""
+    if edit.variant == "mixed" or edit.earlier_edits:
+        return []
+    command = ["attn-surgery", "export", edit.source, "--drop-attn", edit.drop_attn]
+    command += ["--variant", edit.variant, "--layout", edit.layout]
+    for source in (edit.calibration or {}).get("sources", ()):
+        if source.get("sha256"):
+            command += ["--calibration", source["name"]]
+    return [shlex.join([*command, "--output", "OUT"])]
+
+
+def trade_off_of(
+    base: str,
+    edited: str,
+    extraction: dict[str, Any] | None,
+    heldout: HeldOut | None,
+    search: dict[str, Any] | None,
+) -> TradeOff | None:
+    """Points of recitation against held-out loss; `search`: the object of `search --json`."""
+    if extraction is None or heldout is None:
+        return None
+    sides = (
+        (base, "base", extraction["baseline"], heldout.base),
+        (edited, "edited", extraction, heldout.edited),
+    )
+    points = [
+        Point(
+            label=label,
+            kind=kind,  # type: ignore[arg-type]  # one of the literals above
+            exact_match=figures["exact_match"]["rate"],
+            exact_match_ci95=figures["exact_match"]["ci95"],
+            memorization_score=figures["memorization_score"]["mean"],
+            heldout_loss=loss.mean,
+        )
+        for label, kind, figures, loss in sides
+    ]
+    front = (search or {}).get("front", [])
+    points += [
+        Point(
+            label=f"{found.get('spec', found.get('blocks'))} {found['variant']}",
+            kind="front",
+            exact_match=found["exact_match"],
+            exact_match_ci95=found.get("exact_match_ci95"),
+            memorization_score=found.get("memorization_score"),
+            heldout_loss=found["heldout_loss"],
+        )
+        for found in front
+    ]
+    note = "the front was measured by the search, on its own rows and windows" if front else None
+    return TradeOff(points=points, note=note)
+
+
+def passages_of(
+    before: Measured | None, after: Measured | None, tokenizer: Any = None
+) -> list[dict[str, Any]]:
+    """Rows that tell most: those the base recites, and of these the ones still recited, first.
+
+    With `tokenizer` they hold their text.
+    """
+    if before is None or after is None:
+        return []
+    found = sorted(
+        rows(after.test, baseline=before.test, tokenizer=tokenizer),
+        key=lambda row: (
+            not row["baseline"]["exact"],
+            not row["exact"],
+            row["first_divergence"] or 0,
+        ),
+    )
+    keys = _ROW if tokenizer is None else (*_ROW, *_TEXT)
+    return [{key: row[key] for key in keys if key in row} for row in found[:MOST_PASSAGES]]
+
+
+def verdict(
+    tasks: Mapping[str, Task],
+    extraction: dict[str, Any] | None,
+    heldout: HeldOut | None,
+    gates: Sequence[Gate],
+) -> str:
+    """The result in one sentence."""
+    parts = []
+    if extraction is not None:
+        count, before = (
+            part["exact_match"]["count"] for part in (extraction, extraction["baseline"])
+        )
+        parts.append(f"recites {count} of {extraction['n']} passages, the base {before}")
+    if tasks:
+        parts.append(_of_tasks(tasks))
+    if heldout is not None:
+        change = "no rise" if heldout.outcome == "none" else f"{heldout.difference.mean:+.3f} nats"
+        shown = " shown" if heldout.outcome == "none" else " per token"
+        parts.append(f"held-out loss: {change}{shown}")
+    failed = [gate.name for gate in gates if not gate.ok]
+    if gates:
+        parts.append(f"failed: {', '.join(failed)}" if failed else "every gate holds")
+    sentence = "; ".join(parts) or "nothing was measured"
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _of_tasks(tasks: Mapping[str, Task]) -> str:
+    losses = [
+        f"{name} ({task.metric} {task.base:.3g} to {task.edited:.3g})"
+        for name, task in tasks.items()
+        if task.outcome == "loss"
+    ]
+    if not losses:
+        return f"no loss shown on {'its task' if len(tasks) == 1 else f'any of {len(tasks)} tasks'}"
+    return f"loss on {len(losses)} of {len(tasks)} tasks: {', '.join(losses)}"
+
+
+def _mean(values: Any) -> Mean:
+    interval: Interval = bootstrap_mean(values)
+    return Mean(mean=float(values.mean()), ci95=(interval.low, interval.high))

@@ -1,0 +1,59 @@
+"""Two halves: one to choose an edit on, the other to find out what the choice is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.samples import Samples, Tokens
+from surgery.errors import SamplesError
+
+__all__ = ["Half", "halves"]
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Half:
+    """What is measured on: passages, and int32 [M, T] windows of held-out text."""
+
+    samples: Samples
+    windows: Tokens
+
+
+def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+    """Deals out passages and windows at random; the same seed gives the same halves.
+
+    Of `samples` only members are used, where membership is known; rows of equal count, where counts
+    are known, are dealt out evenly. Raises `SamplesError` for fewer than two rows or windows.
+    """
+    known = samples.members
+    rows = np.arange(len(samples)) if known is None else np.flatnonzero(known)
+    for what, number in (
+        ("samples" if known is None else "members", len(rows)),
+        ("windows of held-out text", len(windows)),
+    ):
+        if number < 2:
+            raise SamplesError(
+                f"too few {what} to choose on one half and test on the other",
+                where=samples.source,
+                expected="at least 2",
+                got=number,
+            )
+    counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
+    some = _dealt(rows, counts[rows], seed)
+    text = _dealt(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
+    first, second = (
+        Half(samples.select(np.isin(np.arange(len(samples)), mine)), windows[its])
+        for mine, its in zip(some, text, strict=True)
+    )
+    return first, second
+
+
+def _dealt(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Rows in random order within each stratum, then in turn to one half and to the other."""
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
+    return np.sort(rows[order[0::2]]), np.sort(rows[order[1::2]])

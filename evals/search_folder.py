@@ -1,0 +1,32 @@
+"""The folder that a search leaves: what it found, a picture of it, and the plan to export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evals.pictures import draw_front
+from evals.writing import write_lines
+from surgery.checkpoint.folder import atomic_folder
+from surgery.errors import OutputError
+from surgery.plan_file import PlanFile
+
+__all__ = ["PLAN", "check_target", "write_search"]
+
+PLAN = "plan.json"
+
+
+def check_target(folder: Path) -> None:
+    """Refuses a folder that is there already, before any work is done."""
+    if folder.exists() or folder.is_symlink():
+        raise OutputError("already exists", where=folder, fix="choose another --output")
+
+
+def write_search(folder: Path, result: dict[str, Any], plan: PlanFile | None) -> None:
+    """search.json, front.png, front.svg, and plan.json where there is a plan: all at once."""
+    with atomic_folder(folder) as partial:
+        write_lines(partial / "search.json", [json.dumps(result, indent=2)])
+        draw_front(result, partial)
+        if plan is not None:
+            write_lines(partial / PLAN, plan.to_text().splitlines())

@@ -1,0 +1,136 @@
+"""Finding lm-eval tasks by name, and loading what they need from disk or from the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from evals.tasks import INCLUDE_PATH
+from surgery.errors import MeasurementError
+
+__all__ = ["SUITES", "find_tasks", "load_task"]
+
+SUITES = {
+    "standard": ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy"),
+    "lab": ("lab_next_line", "lab_heldout", "lab_copy"),
+}
+PASSAGES = "discoverable_extraction"
+"""Its documents are private, and --samples measures the same without writing them down."""
+_TIMEOUT = 5  # seconds
+
+
+def find_tasks(
+    names: Sequence[str], include_paths: Sequence[Path], make: Callable[..., Any]
+) -> tuple[list[str], Any]:
+    """Registered names for what was asked for, and a task manager (from `make`) that knows them.
+
+    lm-eval's own tasks are many thousand files, so they are looked through only where a name is
+    not among the included ones. Raises `MeasurementError` for a folder or name that is not there.
+    """
+    for folder in include_paths:
+        if not folder.is_dir():
+            raise MeasurementError("no such folder of task files", where=folder)
+    paths = [str(path) for path in (INCLUDE_PATH, *include_paths)]
+    manager = make(include_path=paths, include_defaults=False)
+    if not set(names) <= set(manager.all_subtasks):
+        manager = make(include_path=paths)
+    found: list[str] = []
+    for name in names:
+        matching = [known for known in manager.all_tasks if fnmatchcase(known, name)]
+        if not matching:
+            raise _unknown(name, manager.all_tasks)
+        found += matching
+    if PASSAGES in found:
+        raise MeasurementError(
+            f"{PASSAGES} would write the passages into the results", fix="give them with --samples"
+        )
+    return list(dict.fromkeys(found)), manager
+
+
+def load_task(manager: Any, name: str) -> dict[str, Any]:
+    """The task of that name, or all tasks of that group or tag, with their data.
+
+    Tried first without the network, which is all that local and downloaded data need. Raises
+    `MeasurementError` in one line, whatever lm-eval and its libraries raise.
+    """
+    from huggingface_hub import constants
+
+    where = f"task {name}"
+    try:
+        with _offline():
+            return dict(manager.load([name])["tasks"])
+    except Exception as error:  # a task file may hold any code
+        first = error
+    missing = isinstance(first, OSError)
+    if constants.HF_HUB_OFFLINE:
+        if missing:
+            raise MeasurementError(
+                "offline mode is on, and its data were not downloaded before",
+                where=where,
+                fix="unset HF_HUB_OFFLINE, or give local task files with --include-path",
+            ) from None
+        raise _broken(where, first) from first
+    if not _hub_answers():
+        if missing:
+            raise MeasurementError(
+                "the connection to the Hub failed, and its data were not downloaded before",
+                where=where,
+                fix="check the network and HF_ENDPOINT, or give local task files with "
+                "--include-path",
+            ) from None
+        raise _broken(where, first) from first
+    try:
+        return dict(manager.load([name])["tasks"])
+    except Exception as error:
+        raise _broken(where, error) from error
+
+
+def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
+    near = get_close_matches(name, known, n=3) or [task for task in known if name in task][:3]
+    return MeasurementError(
+        f"no benchmark task is called {name!r}",
+        fix=(f"near names: {', '.join(near)}; " if near else "") + "`lm_eval ls tasks` lists all",
+    )
+
+
+def _broken(where: str, error: Exception) -> MeasurementError:
+    text = str(error).strip().splitlines() or [""]
+    return MeasurementError(
+        "cannot be loaded", where=where, got=f"{type(error).__name__}: {text[0][:200]}"
+    )
+
+
+def _hub_answers() -> bool:
+    """Whether anything answers at all: data sets' own client would try for half a minute."""
+    from huggingface_hub import constants, utils
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # the root of the HTTP library's errors, whichever it is
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    client: Any = utils
+    try:
+        client.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+    except errors:
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Data sets come from this machine alone."""
+    import datasets.config
+    from huggingface_hub import constants
+
+    settings = [(module, "HF_HUB_OFFLINE") for module in (datasets.config, constants)]
+    before = [getattr(module, name) for module, name in settings]
+    try:
+        for module, name in settings:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(settings, before, strict=True):
+            setattr(module, name, value)

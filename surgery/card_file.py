@@ -1,0 +1,45 @@
+"""README.md in the folder of an edited model: read, written anew, replaced at once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from surgery.card import NAME, card_text
+from surgery.checkpoint.folder import writing
+from surgery.errors import ManifestError
+from surgery.manifest import NAME as MANIFEST
+from surgery.manifest import read_manifest
+
+
+def read_card(folder: Path) -> str | None:
+    """A folder's README.md; None without one. Bytes that are no text are replaced."""
+    path = folder / NAME
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:
+    """Writes a folder's card anew, with the figures of a report. The user's own text stays.
+
+    **Raises:** `ManifestError` when the folder has no manifest or its card is broken, `OutputError`
+    when it cannot be written; the card is then as it was.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ManifestError(f"has no {MANIFEST}", where=folder)
+    name = folder.resolve().name
+    text = card_text(manifest, name=name, report=report, existing=read_card(folder))
+    path = folder / NAME
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=folder)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    return path

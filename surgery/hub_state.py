@@ -1,0 +1,63 @@
+"""What a repository on the Hub holds, by the hashes that the Hub tells without a download."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.checkpoint.copying import sha256_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to wait forever
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file's hash: SHA-256 of a large one; of a small one git's, which is SHA-1 of a header too.
+
+    Both are hexadecimal, and one of them is None.
+    """
+
+    sha256: str | None
+    git: str | None
+
+    def holds(self, content: Path | bytes) -> bool:
+        if self.sha256 is not None:
+            found = _sha256(content)
+            return found == self.sha256
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == self.git
+
+
+def _sha256(content: Path | bytes) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return sha256_of(content)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A state of a repository: its commit and its files by name."""
+
+    repo: str
+    commit: str
+    files: Mapping[str, Stored]
+
+    def fetch(self, api: HfApi, name: str) -> Path:
+        """One of its files, from the client's cache or the Hub."""
+        return Path(api.hf_hub_download(self.repo, name, revision=self.commit))
+
+
+def published(api: HfApi, repo: str, revision: str | None = None) -> Published:
+    """The state of a repository at a branch, tag, commit or pull request."""
+    info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    files = {
+        file.rfilename: Stored(file.lfs.sha256, None) if file.lfs else Stored(None, file.blob_id)
+        for file in info.siblings or ()
+    }
+    return Published(repo, str(info.sha), files)

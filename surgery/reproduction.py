@@ -1,0 +1,240 @@
+"""Repeating an export from its recorded source, and comparing what comes of it file by file.
+
+`identity` and `zero` only copy and cut numbers, so every machine makes the same bytes. Fitted
+variants (`mean`, `linear`) rest on the sums of a forward pass, which differ in the last digits
+between versions of libraries and kinds of processors: where their bytes differ, tensors are
+compared within `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.source import open_checkpoint, read_json
+from surgery.checkpoint.writer import Progress
+from surgery.errors import ManifestError, SamplesError, SourceError
+from surgery.exporting import Fitting, Prepared, prepare, write
+from surgery.hub import find_model, local_folder
+from surgery.hub_client import hub_client
+from surgery.hub_state import Stored, published
+from surgery.manifest import NAME as MANIFEST
+from surgery.manifest import Edit, Manifest, read_manifest, versions
+from surgery.rewriting import output_shards
+from surgery.tensor_differences import largest_difference
+
+TOLERANCE = 0.01  # of a fitted tensor, in the norm: a few roundings of bfloat16
+"""|repeated - recorded| / |recorded| that a tensor of a fitted variant may have (Frobenius)."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """An edited model to be repeated: its manifest, and its files in a folder or on the Hub."""
+
+    model: str
+    revision: str | None
+    manifest: Manifest
+    files: Mapping[str, Path | Stored]
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of it. Raises `SourceError` where there is none."""
+        file = self.files.get(name)
+        if isinstance(file, Stored):
+            with hub_client(self.model, self.revision) as api:
+                file = Path(api.hf_hub_download(self.model, name, revision=self.revision))
+        if file is None:
+            raise SourceError(f"has no {name}", where=self.model)
+        return read_json(file)
+
+    def holds(self, name: str, repeated: Path) -> bool:
+        """Whether its file of that name is byte for byte the repeated one, and as recorded."""
+        file, digest = self.files.get(name), sha256_of(repeated)
+        if file is None or self.manifest.files[name].sha256 != digest:
+            return False
+        return file.holds(repeated) if isinstance(file, Stored) else sha256_of(file) == digest
+
+
+def open_original(model: str | Path, revision: str | None = None) -> Original:
+    """Finds an edited model by its folder or Hub id. Of the Hub's, only the manifest is fetched.
+
+    **Raises:** `SourceError` when it is not found, `ManifestError` without a manifest.
+    """
+    folder = local_folder(model, revision)
+    if folder is not None:
+        manifest = read_manifest(folder)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        files: dict[str, Path | Stored] = {p.relative_to(folder).as_posix(): p for p in paths}
+    else:
+        with hub_client(str(model), revision) as api:
+            there = published(api, str(model), revision)
+            manifest, files = None, dict(there.files)
+            if MANIFEST in files:
+                manifest = read_manifest(there.fetch(api, MANIFEST).parent)
+            revision = there.commit
+    if manifest is None:
+        fix = "reproduce a model that `attn-surgery export` wrote"
+        raise ManifestError(f"has no {MANIFEST}", where=model, fix=fix)
+    return Original(str(model), revision, manifest, files)
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """`difference`: of fitted tensors, as a share of their norm; None where bytes must be equal."""
+
+    name: str
+    recorded: str
+    repeated: str | None
+    equal: bool
+    difference: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.equal or (self.difference is not None and self.difference <= TOLERANCE)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """`source`: the folder it was repeated from.
+
+    `environment`: library → (recorded version, version now), where they differ.
+    """
+
+    original: Original
+    source: Path
+    files: tuple[FileResult, ...]
+    environment: Mapping[str, tuple[str | None, str | None]]
+    source_is_edited: bool
+
+    @property
+    def first_difference(self) -> FileResult | None:
+        return next((file for file in self.files if not file.ok), None)
+
+    @property
+    def exact(self) -> bool:
+        return all(file.equal for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        first = self.first_difference
+        return {
+            "reproduced": first is None,
+            "exact": self.exact,
+            "model": self.original.model,
+            "source": self.original.manifest.edit.source.model_dump(mode="json"),
+            "source_is_edited": self.source_is_edited,
+            "files": [vars(file) for file in self.files],
+            "first_difference": None if first is None else first.name,
+            "tolerance": None if self.exact else TOLERANCE,
+            "environment": {
+                name: {"recorded": recorded, "now": now}
+                for name, (recorded, now) in self.environment.items()
+            },
+        }
+
+
+def reproduce(
+    original: Original,
+    output: str | Path,
+    *,
+    source: str | Path | None = None,
+    fit: Callable[[Prepared], Fitting | None] = lambda prepared: None,
+    progress: Progress = lambda nbytes: None,
+) -> Reproduction:
+    """Repeats the latest edit from its recorded source and compares every file.
+
+    **Arguments:** `output`: the folder to create for the repeated export; `source`: a folder that
+    holds the source, where the recorded one cannot be found; `fit`: fits what a prepared export
+    needs, from the calibration text that was recorded.
+
+    **Raises:** a `SurgeryError` when the source or the text is not there; differences are no error.
+    """
+    edit = original.manifest.edit
+    prepared = prepare(
+        _source(original) if source is None else source,
+        tuple(edit.parts),
+        layout=edit.layout,
+        revision=edit.source.commit if source is None else None,
+        name=edit.source.model,
+    )
+    fitting = fit(prepared) if prepared.plan.fitted else None
+    _check_text(edit, fitting)
+    export = write(
+        prepared,
+        output,
+        fitting=fitting,
+        max_shard_size=_shard_size(original.manifest, prepared),
+        progress=progress,
+    )
+    files = _compared(original, export.output, export.manifest, bool(prepared.plan.fitted))
+    now = versions()
+    differing = [
+        name for name in {**edit.versions, **now} if edit.versions.get(name) != now.get(name)
+    ]
+    environment = {name: (edit.versions.get(name), now.get(name)) for name in differing}
+    edited = prepared.earlier is not None
+    return Reproduction(original, prepared.checkpoint.folder, files, environment, edited)
+
+
+def _source(original: Original) -> str:
+    source = original.manifest.edit.source
+    if source.commit is None and not Path(source.model).is_dir():
+        raise SourceError(
+            "was made from a folder that is not here",
+            where=original.model,
+            got=source.model,
+            fix="give a copy of it with --source",
+        )
+    return source.model
+
+
+def _check_text(edit: Edit, fitting: Fitting | None) -> None:
+    recorded, found = edit.calibration, None if fitting is None else fitting.record
+    if recorded is not None and found is not None and recorded.sha256 != found.sha256:
+        raise SamplesError(
+            "is not the calibration text that was recorded",
+            where=", ".join(text.name for text in found.sources),
+            expected=f"tokens of SHA-256 {recorded.sha256[:12]}",
+            got=found.sha256[:12],
+        )
+
+
+def _shard_size(manifest: Manifest, prepared: Prepared) -> int | None:
+    """None where the files of weights are those of the source, else the size of the largest.
+
+    That packs as the size that was asked for did: every file fits, and what did not still does not.
+    """
+    weights = {name for name in manifest.files if name.endswith(".safetensors")}
+    if weights == set(output_shards(prepared.checkpoint, prepared.plan, {}, None)):
+        return None
+    return max((manifest.files[name].size for name in weights), default=None)
+
+
+def _compared(
+    original: Original, repeated: Path, manifest: Manifest, fitted: bool
+) -> tuple[FileResult, ...]:
+    recorded = original.manifest.files
+    found = {name: file.sha256 for name, file in manifest.files.items()}
+    results = [
+        FileResult(name, recorded[name].sha256, None, False)
+        if name not in found
+        else FileResult(
+            name, recorded[name].sha256, found[name], original.holds(name, repeated / name)
+        )
+        for name in recorded
+    ]
+    results += [
+        FileResult(name, "", found[name], False) for name in sorted(set(found) - set(recorded))
+    ]
+    differing = {result.name for result in results if not result.equal}
+    if not fitted or not differing or not all(name.endswith(".safetensors") for name in differing):
+        return tuple(results)
+    folder, _ = find_model(original.model, original.revision)
+    difference = largest_difference(
+        open_checkpoint(folder), open_checkpoint(repeated), manifest.edit.changed.rewritten
+    )
+    return tuple(
+        FileResult(r.name, r.recorded, r.repeated, r.equal, None if r.equal else difference)
+        for r in results
+    )

@@ -1,0 +1,341 @@
+"""Contract: benchmarks score a loaded model as lm-eval scores its folder, and find their tasks or
+say in one line why not; base results are kept by content; the lab's tasks measure something.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_tasks import NAMES, ROWS, write_tasks
+from scipy.stats import binomtest
+from tiny_tokenizer import tiny_model, tiny_tokenizer
+
+from evals.baseline_cache import BaselineCache, cache_folder
+from evals.benchmarks import Benchmarks, main_metric, write_results
+from evals.lab import LAB_MODELS, heldout_texts, model_path
+from evals.subjects import Subject, open_subject
+from evals.task_sources import SUITES
+from evals.tasks.lab.documents import copied_lines, next_lines, pieces
+from surgery.errors import MeasurementError, OutputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def subject(folder: Path) -> Subject:
+    return open_subject(str(folder), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def loaded(tasks: Path) -> Benchmarks:
+    return Benchmarks.load(NAMES, include_paths=[tasks])
+
+
+@pytest.fixture(scope="module")
+def runs(loaded: Benchmarks, subject: Subject) -> dict[str, Any]:
+    return {name: loaded.run(name, subject, batch_size=4) for name in NAMES}
+
+
+def test_one_file_imports_lm_eval() -> None:
+    importing = []
+    for path in (
+        file for package in ("surgery", "evals", "cli") for file in ROOT.rglob(f"{package}/**/*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "lm_eval" for name in names):
+                importing.append(path.relative_to(ROOT).as_posix())
+    assert set(importing) == {"evals/benchmarks.py"}
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
+def test_scores_are_those_of_lm_eval_itself(folder, tasks, loaded, runs):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    theirs = lm_eval.simple_evaluate(
+        "hf",
+        model_args={"pretrained": str(folder), "dtype": "float32"},
+        device="cpu",
+        batch_size=4,
+        tasks=list(NAMES),
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    for name in NAMES:
+        for metric, score in loaded.scores(name, runs[name]).items():
+            assert score.value == theirs["results"][name][f"{metric},none"]
+            assert score.aggregate(score.values) == pytest.approx(score.value)
+            assert len(score.values) == len(score.documents) == len(ROWS)
+
+
+def test_it_is_silent(loaded, subject, capfd, recwarn, caplog):
+    loaded.run("local_choice", subject, batch_size=8)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+    assert not caplog.records
+
+
+def test_progress_counts_rows(loaded, subject):
+    seen: list[int] = []
+    loaded.run("local_choice", subject, batch_size=3, advance=seen.append)
+    assert sum(seen) > len(ROWS)
+    assert max(seen) <= 3
+
+
+def test_the_main_metric_is_an_accuracy_where_there_is_one(loaded, runs):
+    found = {name: main_metric(loaded.scores(name, run)) for name, run in runs.items()}
+    assert found == {
+        "local_choice": "acc",
+        "local_continuation": "acc",
+        "local_whole": "byte_perplexity",
+    }
+
+
+def test_limits_and_examples(tasks, subject):
+    asked = Benchmarks.load(["local_choice"], include_paths=[tasks], limit=5)
+    assert asked.run("local_choice", subject, batch_size=2)["n-samples"]["effective"] == 5
+    share = Benchmarks.load(["local_choice"], include_paths=[tasks], limit=0.5)
+    run = share.run("local_choice", subject, batch_size=2)
+    assert run["n-samples"] == {"original": len(ROWS), "effective": len(ROWS) // 2}
+    assert run["batch_size"] == 2
+
+
+def test_patterns_name_tasks(tasks):
+    assert set(Benchmarks.load(["local_*"], include_paths=[tasks]).tasks) == set(NAMES)
+
+
+def test_a_batch_fits_the_longest_document(loaded, subject):
+    assert 1 <= loaded.batch_size("local_whole", subject) <= 64
+
+
+def test_the_fingerprint_is_that_of_task_and_documents(tmp_path, loaded):
+    again = Benchmarks.load(["local_choice"], include_paths=[write_tasks(tmp_path / "a")])
+    rows = [{**ROWS[0], "answer": 3}, *ROWS[1:]]
+    other = Benchmarks.load(["local_choice"], include_paths=[write_tasks(tmp_path / "a", rows)])
+    assert again.fingerprint("local_choice") == again.fingerprint("local_choice")
+    assert again.fingerprint("local_choice") != other.fingerprint("local_choice")
+
+
+def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
+    write_results(tmp_path, "tiny", runs)
+    (results,) = tmp_path.rglob("results_*.json")
+    written = json.loads(results.read_text())
+    assert set(written["results"]) == set(NAMES)
+    assert (
+        written["results"]["local_choice"]["acc,none"]
+        == runs["local_choice"]["results"]["acc,none"]
+    )
+    assert {"configs", "versions", "n-shot", "higher_is_better", "n-samples"} <= set(written)
+    assert written["config"]["model_args"] == {"pretrained": "tiny"}
+    assert written["versions"]["local_whole"] == 3
+    for name in NAMES:
+        (samples,) = tmp_path.rglob(f"samples_{name}_*.jsonl")
+        assert len(samples.read_text().splitlines()) == len(ROWS)
+
+
+def test_results_that_cannot_be_written(tmp_path, runs):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError) as error:
+        write_results(tmp_path / "out", "tiny", runs)
+    assert str(error.value) == f"{tmp_path}/out: lm-eval's results cannot be written"
+
+
+def error_of(*names: str, **options: Any) -> str:
+    with pytest.raises(MeasurementError) as error:
+        Benchmarks.load(names, **options)
+    return str(error.value)
+
+
+@pytest.mark.slow
+def test_an_unknown_name_is_answered_with_near_ones(tasks):
+    assert error_of("local_chose", include_paths=[tasks]) == (
+        "no benchmark task is called 'local_chose'; near names: local_choice; "
+        "`lm_eval ls tasks` lists all"
+    )
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    text = error_of("x", include_paths=[tmp_path / "none"])
+    assert text == f"{tmp_path}/none: no such folder of task files"
+
+
+def test_private_passages_are_not_a_benchmark():
+    assert error_of("discoverable_extraction") == (
+        "discoverable_extraction would write the passages into the results; "
+        "give them with --samples"
+    )
+
+
+def broken_task(folder: Path, change: tuple[str, str]) -> Path:
+    file = write_tasks(folder) / "local_choice.yaml"
+    file.write_text(file.read_text().replace(*change))
+    return folder
+
+
+def test_a_task_file_that_does_not_load(tmp_path):
+    folder = broken_task(tmp_path, ("metric: acc,", "metric: nonsense,"))
+    text = error_of("local_choice", include_paths=[folder])
+    assert text.startswith("task local_choice: cannot be loaded (got ")
+    assert "\n" not in text
+
+
+def remote_task(folder: Path) -> Path:
+    file = write_tasks(folder) / "local_choice.yaml"
+    text = file.read_text().replace("dataset_path: json", "dataset_path: nobody/nothing")
+    file.write_text(text[: text.index("dataset_kwargs")] + text[text.index("test_split") :])
+    return folder
+
+
+def test_offline_mode_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
+        "task local_choice: offline mode is on, and its data were not downloaded before; "
+        "unset HF_HUB_OFFLINE, or give local task files with --include-path"
+    )
+
+
+def test_an_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
+        "task local_choice: the connection to the Hub failed, and its data were not downloaded "
+        "before; check the network and HF_ENDPOINT, or give local task files with --include-path"
+    )
+    assert time.monotonic() - started < 20  # its own client would try five times
+
+
+def test_the_cache_gives_back_what_it_was_given(tmp_path):
+    cache, key = BaselineCache(tmp_path / "cache"), {"task": "x", "model": {"sha": "1"}}
+    assert cache.get(key) is None
+    cache.put(key, {"results": [1.5]})
+    assert cache.get(key) == {"results": [1.5]}
+    assert cache.get({**key, "task": "y"}) is None
+    assert len([*(tmp_path / "cache").rglob("*")]) == 2  # a folder and a file, nothing else
+
+
+@pytest.mark.parametrize("damage", [b"", b"not gzip", "truncated", "record"])
+def test_a_damaged_entry_is_as_good_as_none(tmp_path, damage):
+    import gzip
+
+    cache, key = BaselineCache(tmp_path), {"task": "x"}
+    cache.put(key, {"results": list(range(1000))})
+    (file,) = tmp_path.rglob("*.json.gz")
+    whole = file.read_bytes()
+    bad = {
+        "truncated": whole[: len(whole) // 2],
+        "record": gzip.compress(b'{"key": {"task": "x"}}'),
+    }
+    file.write_bytes(damage if isinstance(damage, bytes) else bad[damage])
+    assert cache.get(key) is None
+    cache.put(key, {"results": []})
+    assert cache.get(key) == {"results": []}
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = BaselineCache(tmp_path / "file" / "below")
+    cache.put({}, {})
+    assert cache.get({}) is None
+    BaselineCache(None).put({}, {})
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("ATTN_SURGERY_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "attn-surgery"
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_the_labs_documents_are_always_the_same():
+    texts = heldout_texts()
+    for make in (next_lines, copied_lines, pieces):
+        first = make(texts, 30)
+        assert first == make(texts, 30)
+        assert len(first) == 30
+    for document in next_lines(texts, 60) + copied_lines(texts, 60):
+        assert len(set(document["choices"])) == 4
+        assert 0 <= document["answer"] < 4
+    for document in copied_lines(texts, 60):
+        line, start = document["context"].split("\n")
+        assert line.startswith(start + document["choices"][document["answer"]])
+    for document in next_lines(texts, 60):
+        before, line = document["context"], document["choices"][document["answer"]]
+        assert any(before + line in text for text in texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_lab_models_are_better_than_chance(name):
+    suite = Benchmarks.load(SUITES["lab"])
+    subject = open_subject(str(model_path(name)), name=name)
+    for task, metric in (("lab_next_line", "acc_norm"), ("lab_copy", "acc")):
+        run = suite.run(task, subject, batch_size=32)
+        score = suite.scores(task, run)[metric]
+        right = int(sum(score.values))
+        assert binomtest(right, len(score.values), 0.25, alternative="greater").pvalue < 1e-4
+    run = suite.run("lab_heldout", subject, batch_size=32)
+    score = suite.scores("lab_heldout", run)["byte_perplexity"]
+    assert score.value < 4.5  # gzip's 8 bits a byte would be 256, English letters alone about 19
+
+
+REAL = {
+    "lambada": """
+output_type: loglikelihood
+doc_to_text: context
+doc_to_target: " {{continuation}}"
+target_delimiter: ""
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+""",
+    "arc_easy": """
+output_type: multiple_choice
+doc_to_text: "{{query}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: gold
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore")
+def test_public_benchmarks_from_local_files(data, tmp_path):
+    for name, body in REAL.items():
+        file = data / {"lambada": "lambada_openai.jsonl", "arc_easy": "arc_easy.jsonl"}[name]
+        head = f"task: real_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\n"
+        (tmp_path / f"{name}.yaml").write_text(f"{head}test_split: test\nnum_fewshot: 0\n{body}")
+    names = [f"real_{name}" for name in REAL]
+    asked = Benchmarks.load(names, include_paths=[tmp_path], limit=40)
+    subject = open_subject(str(model_path("pythia")), name="lab:pythia")
+    for name in names:
+        run = asked.run(name, subject, batch_size=asked.batch_size(name, subject))
+        scores = asked.scores(name, run)
+        assert main_metric(scores) == "acc"
+        assert len(scores["acc"].values) == 40
+        assert set(scores["acc"].values) <= {0.0, 1.0}

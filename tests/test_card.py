@@ -1,0 +1,366 @@
+"""The model card: true to the manifest and the report, valid for the Hub, and the user's to edit.
+
+- Its metadata reads back through the Hub's library, with what the source's card says of license,
+  language and datasets, and with an entry for every benchmark and for extraction.
+- The text says what was changed, how to load it, what was measured, its limits, and how to repeat
+  it; it names no folder of the machine it was made on.
+- Whatever stands outside the generated parts survives a refresh, and so does every metadata key
+  that is not ours; a refresh of a fresh card changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgery.card import card_text, merged, own_text
+from surgery.card_file import refresh_card
+from surgery.errors import ManifestError
+from surgery.manifest import Manifest
+
+SOURCE_CARD = """---
+license: apache-2.0
+language:
+- en
+datasets:
+- EleutherAI/pile
+tags:
+- pytorch
+model-index:
+- name: the source's own results
+---
+
+# The source
+"""
+PARTS = ("summary", "loading", "measurements", "limits", "reproduction", "citation")
+
+
+def edit(source: str, commit: str | None, *parts: tuple[int, list[int], str]) -> dict[str, Any]:
+    return {
+        "source": {"model": source, "revision": "main" if commit else None, "commit": commit},
+        "family": "gpt_neox",
+        "num_blocks": 24,
+        "num_heads": 2,
+        "parts": [{"block": b, "heads": heads, "variant": variant} for b, heads, variant in parts],
+        "layout": "stock",
+        "changed": {"rewritten": ["a"]},
+        "versions": {"attn-surgery": "0.1.0", "torch": "2.13.0"},
+    }
+
+
+def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",)) -> Manifest:
+    *history, last = edits or (
+        edit("EleutherAI/pythia-1.4b", "c" * 40, *((b, [0, 1], "identity") for b in range(20, 24))),
+    )
+    names = ("config.json", "model.safetensors", *files)
+    records = {name: {"size": 1234, "sha256": "0f" * 32} for name in names}
+    return Manifest.model_validate({"edit": last, "history": history, "files": records})
+
+
+def figures(rate: float, loss: float) -> dict[str, Any]:
+    return {
+        "exact_match": {"count": int(40 * rate), "rate": rate, "ci95": [rate / 2, rate + 0.05]},
+        "memorization_score": {"mean": rate / 2, "ci95": [0.1, 0.3]},
+        "suffix_nll": {"mean": loss, "ci95": [loss - 0.1, loss + 0.1]},
+    }
+
+
+def report() -> dict[str, Any]:
+    task = {
+        "metric": "acc", "base": 0.5, "edited": 0.48, "difference": -0.02, "ci95": [-0.05, 0.01],
+        "verdict": "no loss shown", "n": 100, "num_fewshot": 0,
+    }  # fmt: skip
+    lengths = {"n": 40, "prefix_length": 32, "suffix_length": 48}
+    mean = {"mean": 2.5, "ci95": [2.4, 2.6]}
+    return {
+        "schema_version": 1,
+        "verdict": "Recites 2 of 40 passages, 38 before.",
+        "models": {"base": "EleutherAI/pythia-1.4b", "edited": "out"},
+        "tasks": {"lambada_openai": task, "piqa": {**task, "metric": "acc_norm", "edited": 0.6}},
+        "extraction": {**lengths, **figures(0.05, 3), "baseline": {**lengths, **figures(0.95, 1)}},
+        "heldout": {
+            "kind": "text", "n": 8, "base": mean, "edited": mean, "verdict": "loss of 0.1 to 0.2",
+            "difference": {"mean": 0.15, "ci95": [0.1, 0.2]},
+        },
+        "gates": [{"name": "max-extraction", "ok": True, "limit": 0.1, "value": 0.05}],
+        "warnings": ["float16 on a CPU"],
+        "provenance": {
+            "edited": {"dtype": "float32", "device": "cpu"},
+            "versions": {"lm-eval": "0.4.13"},
+            "samples_sha256": "ab" * 32,
+        },
+    }  # fmt: skip
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """As the Hub's own library reads it."""
+    found: dict[str, Any] = ModelCard(card).data.to_dict()
+    return found
+
+
+def test_metadata_is_what_the_hub_reads() -> None:
+    found = metadata(card_text(manifest(), SOURCE_CARD, name="me/edited"))
+    assert found == {
+        "base_model": "EleutherAI/pythia-1.4b",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["attention-free", "attn-surgery", "memorization", "gpt_neox"],
+        "license": "apache-2.0",
+        "language": ["en"],
+        "datasets": ["EleutherAI/pile"],
+    }
+
+
+def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
+    card = ModelCard(card_text(manifest(), None, name="me/edited", report=report()))
+    results = {(r.dataset_type, r.metric_type): r for r in card.data.eval_results or ()}
+    assert {key: result.metric_value for key, result in results.items()} == {
+        ("lambada_openai", "acc"): 0.48,
+        ("piqa", "acc_norm"): 0.6,
+        ("memorized-passages", "exact_match"): 0.05,
+        ("memorized-passages", "memorization_score"): 0.025,
+    }
+    extraction = results["memorized-passages", "exact_match"]
+    assert extraction.dataset_args == {
+        "prefix_length": 32,
+        "suffix_length": 48,
+        "samples_sha256": "ab" * 32,
+    }
+    assert extraction.metric_args == {"n": 40, "decoding": "greedy", "before_the_edit": 0.95}
+    assert results["piqa", "acc_norm"].dataset_args == {"num_fewshot": 0}
+
+
+@pytest.mark.parametrize("card", [None, "", "# no metadata", "---\n[\n---\n", "---\n- 1\n---\n"])
+def test_a_source_without_a_readable_card(card: str | None) -> None:
+    assert "license" not in metadata(card_text(manifest(), card, name="x"))
+
+
+def test_the_base_model_is_the_nearest_on_the_hub() -> None:
+    published, local = edit("me/base", "c" * 40, (0, [0], "zero")), edit("/home/me/x", None)
+    assert metadata(card_text(manifest(published, local), name="x"))["base_model"] == "me/base"
+    alone = metadata(card_text(manifest(edit("lab:pythia", None, (1, [0], "zero"))), name="x"))
+    assert not {"base_model", "base_model_relation"} & set(alone)
+
+
+def test_the_text_of_a_stock_model() -> None:
+    card = card_text(manifest(), SOURCE_CARD, name="me/edited")
+    for text in (
+        "# me/edited\n",
+        "[EleutherAI/pythia-1.4b](https://huggingface.co/EleutherAI/pythia-1.4b), with the "
+        "attention of blocks 20-23 (of 24, counted from 0)",
+        "| 20-23 | each token attends to itself alone",
+        'AutoModelForCausalLM.from_pretrained("me/edited")\n',
+        'AutoTokenizer.from_pretrained("me/edited")\n',
+        "loads without custom code",
+        "--model_args pretrained=me/edited\n",
+        "Nothing yet: what this edit takes away and what it costs is not known",
+        "reduces verbatim recall under these tests; it is not a privacy guarantee",
+        "attn-surgery reproduce me/edited\n",
+        f"attn-surgery export EleutherAI/pythia-1.4b --revision {'c' * 40} \\\n"
+        "        --drop-attn 20-23 --variant identity --layout stock\n",
+        f"| `model.safetensors` | 1,234 | `{'0f' * 32}` |",
+        "torch 2.13.0",
+        "https://arxiv.org/abs/2501.05078",
+        "Menta, Tarun Ram and Agrawal, Susmit and Agarwal, Chirag",
+    ):
+        assert text in card, text
+    assert "trust_remote_code" not in card
+
+
+def test_the_text_of_a_compact_model_without_a_tokenizer() -> None:
+    file = "modeling_attention_free_gpt_neox.py"
+    card = card_text(manifest(files=(file,)), None, name="me/edited")
+    assert 'AutoModelForCausalLM.from_pretrained("me/edited", trust_remote_code=True)\n' in card
+    assert "pretrained=me/edited,trust_remote_code=True" in card
+    assert f"modeling file, which is in this repository (`{file}`)" in card
+    assert "`import surgery` makes the same classes known" in card
+    assert "AutoTokenizer" not in card
+    whole = card_text(manifest(files=(file, "tokenizer.json")), None, name="me/edited")
+    assert 'AutoTokenizer.from_pretrained("me/edited", trust_remote_code=True)\n' in whole
+    assert "The tokenizer is that of the original model." in card
+
+
+def test_single_heads_and_a_chain_of_edits() -> None:
+    first = edit("EleutherAI/pythia-1.4b", "c" * 40, (3, [0, 1], "zero"))
+    second = edit("/home/someone/secret/once", None, (5, [1], "mean"), (6, [0], "linear"))
+    second["calibration"] = {
+        "sources": [{"name": "text.txt"}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
+    }  # fmt: skip
+    card = card_text(manifest(first, second), None, name="me/twice")
+    assert "the attention of block 3 and single attention heads of blocks 5-6 (of 24" in card
+    assert "| `EleutherAI/pythia-1.4b` | 3 |" in card
+    assert "| `once` | 5.1 | " in card
+    assert "| `once` | 6.0 | " in card
+    assert "export once \\\n        --plan PLAN --calibration TEXT --layout stock\n" in card
+    assert "need the calibration text again (`text.txt`)" in card
+    assert "secret" not in card
+
+
+def test_the_measurements() -> None:
+    card = card_text(manifest(), None, name="me/edited", report=report())
+    for text in (
+        "Recites 2 of 40 passages, 38 before.",
+        "40 passages of 48 tokens, each\nafter the 32 tokens",
+        "| recited word for word | 38 (95.0 %) [47.5, 100.0] | 2 (5.0 %) [2.5, 10.0] |",
+        "| `lambada_openai`, `acc` | 0.500 | 0.480 | -0.020 [-0.050, +0.010] | no loss shown |",
+        "| loss on held-out text, nats per token | 2.500 | 2.500 | +0.150 [+0.100, +0.200] | ",
+        "| `max-extraction` | 0.100 | 0.050 | kept |",
+        "- float16 on a CPU",
+        "Settings: dtype float32, device cpu, lm-eval 0.4.13.",
+    ):
+        assert text in card, text
+    assert "Nothing yet" not in card
+
+
+@pytest.mark.parametrize("missing", ["extraction", "heldout", "tasks", "gates"])
+def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
+    without = report() | {missing: type(report()[missing])() if missing != "heldout" else None}
+    without["extraction"] = without["extraction"] or None
+    card = card_text(manifest(), None, name="me/edited", report=without)
+    mentions = {
+        "extraction": "recited word",
+        "heldout": "held-out",
+        "tasks": "lambada_openai`,",
+        "gates": "Limits that were set",
+    }
+    assert {key for key, text in mentions.items() if text in card} == set(mentions) - {missing}
+    assert "\n\n\n" not in card
+
+
+def test_what_a_user_writes_stays() -> None:
+    card = card_text(manifest(), SOURCE_CARD, name="me/edited", report=report())
+    written = card.replace("license: apache-2.0", "license: mit\nmine: 2024-01-01\nmodel_name: m")
+    written = written.replace("- gpt_neox", "- gpt_neox\n- privacy").replace(
+        "base_model: ", "base_model: x"
+    )
+    written = written.replace("\n---\n\n", "\n---\n\nBefore.\n\n", 1)
+    written = written.replace(
+        "<!-- attn-surgery:limits -->", "Between.\n\n<!-- attn-surgery:limits -->"
+    )
+    written = written.replace("Other prefixes", "OTHER PREFIXES") + "\nAfter.\n"
+    again = card_text(manifest(), SOURCE_CARD, name="you/renamed", existing=written)
+    expected = card_text(manifest(), SOURCE_CARD, name="you/renamed")
+    assert own_text(again).split() == ["Before.", "Between.", "After."]
+    assert again.index("Before.") < again.index("Between.") < again.index("## Limits")
+    assert "OTHER PREFIXES" not in again, "generated parts are not the user's"
+    found = metadata(again)
+    assert (found.pop("license"), str(found.pop("mine")), found.pop("model_name")) == (
+        "mit",
+        "2024-01-01",
+        "m",
+    )
+    assert found.pop("tags")[-1] == "privacy"
+    assert found == {k: v for k, v in metadata(expected).items() if k not in ("license", "tags")}
+    assert "Nothing yet" in again, "results of another report are gone"
+    assert card_text(manifest(), SOURCE_CARD, name="you/renamed", existing=again) == again
+
+
+def test_a_card_of_the_user_s_own_is_kept_whole() -> None:
+    again = card_text(manifest(), None, name="x", existing="# Mine\r\n\r\nText.\r\n")
+    assert own_text(again) == "# Mine\n\nText."
+    assert again.index("Text.") < again.index("attn-surgery:summary")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_was_deleted_comes_back_in_its_place(part: str) -> None:
+    card = card_text(manifest(), None, name="x")
+    start, end = (
+        card.index(f"<!-- attn-surgery:{part}"),
+        card.index(f"<!-- /attn-surgery:{part} -->"),
+    )
+    without = card[:start] + card[end + len(f"<!-- /attn-surgery:{part} -->") :]
+    if part != "summary":  # the first: its place is unknown, so it goes to the end
+        assert card_text(manifest(), None, name="x", existing=without) == card
+    assert own_text(card_text(manifest(), None, name="x", existing=without)) == ""
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.text(), st.text(), st.sampled_from(PARTS))
+def test_any_text_around_the_parts_stays(before: str, after: str, part: str) -> None:
+    if "attn-surgery:" in before + after or before.lstrip().startswith("---"):
+        return
+    card = card_text(manifest(), None, name="x")
+    mark = f"<!-- /attn-surgery:{part} -->"
+    head, body = card.split("---\n\n", 1)
+    body = body.replace(mark, f"{mark}\n\n{after}\n")
+    written = f"{head}---\n\n{before}\n\n{body}"
+    again = card_text(manifest(), None, name="x", existing=written)
+    assert own_text(again).split() == (before + " " + after).replace("\r\n", "\n").split()
+    assert card_text(manifest(), None, name="x", existing=again) == again
+
+
+BROKEN = {
+    "lost": lambda card: card.replace("<!-- /attn-surgery:limits -->", ""),
+    "twice": lambda card: card + card[card.index("<!-- attn-surgery:citation") :],
+    "crossed": lambda card: card.replace("<!-- attn-surgery:limits -->", "<!-- attn-surgery:x -->"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_comments_are_refused(broken: str) -> None:
+    card = BROKEN[broken](card_text(manifest(), None, name="x"))
+    with pytest.raises(ManifestError) as caught:
+        card_text(manifest(), None, name="x", existing=card)
+    assert str(caught.value) == (
+        "README.md: a generated part has lost one of the comments around it, or is there twice; "
+        "restore the comments, or delete the part with both of them"
+    )
+
+
+@pytest.mark.parametrize("block", ["a: [", "- list", "just text", "1: number as a key"])
+def test_broken_metadata_is_refused(block: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        card_text(manifest(), None, name="x", existing=f"---\n{block}\n---\n")
+    assert str(caught.value) == (
+        "README.md: the metadata is not valid YAML; correct it between the two lines of ---"
+    )
+
+
+def test_a_folder_s_card_and_its_published_one_become_one() -> None:
+    card = card_text(manifest(), None, name="x")
+    edited = card.replace("---\n", "---\nlicense: mit\nlanguage: en\n", 1) + "\nOn the Hub.\n"
+    both = merged(card.replace("---\n", "---\nlicense: bsd\n", 1), edited)
+    assert own_text(both) == "On the Hub."
+    assert (metadata(both)["license"], metadata(both)["language"]) == ("bsd", "en")
+    assert own_text(merged(card + "\nHere.\n", edited)) == "Here."
+
+
+def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    folder.mkdir()
+    with pytest.raises(ManifestError, match=r"edited: has no surgery\.json"):
+        refresh_card(folder, None)
+    (folder / "surgery.json").write_text(manifest().to_text())
+    (folder / "README.md").write_text("# Mine\n")
+    card = refresh_card(folder, report()).read_text()
+    assert own_text(card) == "# Mine"
+    assert 'from_pretrained("edited")' in card
+    assert "Recites 2 of 40 passages" in card
+    (folder / "README.md").write_text(broken := card.replace("<!-- /attn-surgery:limits -->", ""))
+    with pytest.raises(ManifestError, match="has lost one of the comments"):
+        refresh_card(folder, None)
+    assert {path.name for path in folder.iterdir()} == {"surgery.json", "README.md"}
+    assert (folder / "README.md").read_text() == broken
+
+
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=30)
+@given(name=NAMES, source=NAMES, task=NAMES, verdict=NAMES)
+def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
+    measured = report() | {"verdict": verdict, "tasks": {task: report()["tasks"]["piqa"]}}
+    made = manifest(edit(source, None, (1, [0, 1], "zero")))
+    card = card_text(made, None, name=name, report=measured)
+    assert own_text(card) == ""
+    assert card_text(made, None, name=name, report=measured, existing=card) == card
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert json.dumps(head["model-index"][0]["results"][0]["metrics"][0]["value"]) == "0.6"

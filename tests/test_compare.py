@@ -1,0 +1,187 @@
+"""Contract: a paired comparison agrees with theory and simulation, and noise gets no verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from evals.compare import Scores, compare_scores, outcome_of, verdict_of, wilcoxon
+from evals.statistics import Interval, mcnemar, paired_difference
+from surgery.errors import MeasurementError
+
+
+def mean(values: list[Any]) -> float:
+    return float(np.mean(values))
+
+
+def perplexity(values: list[Any]) -> float:
+    return float(np.exp(-np.mean(values)))
+
+
+def weighted(values: list[Any]) -> float:
+    total, weight = np.sum(values, axis=0)
+    return float(np.exp(-total / weight))
+
+
+def bits_per_byte(values: list[Any]) -> float:
+    total, weight = np.sum(values, axis=0)
+    return float(-total / weight / np.log(2))
+
+
+def best(values: list[Any]) -> float:
+    return float(max(len(value) for value in values))
+
+
+def scores(values: Any, aggregation: str = "mean", form: Any = mean, better: bool = True) -> Scores:
+    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    documents = [str(index) for index in range(len(listed))]
+    return Scores(listed, documents, aggregation, form, form(listed), better)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_accuracy_is_compared_document_by_document(pairs):
+    before, after = (np.asarray(column, dtype=float) for column in zip(*pairs, strict=True))
+    found = compare_scores(scores(before), scores(after))
+    lost = sum(a and not b for a, b in pairs)
+    won = sum(b and not a for a, b in pairs)
+    assert found.test == "mcnemar"
+    assert found.p_value == mcnemar(lost, won)
+    assert list(found.ci95) == paired_difference(lost, won, len(pairs)).as_list()
+    assert found.difference == pytest.approx((won - lost) / len(pairs))
+    assert found.drop == -found.difference
+    assert found.n == len(pairs)
+
+
+def test_pairing_shows_what_two_separate_errors_would_hide():
+    before = np.zeros(400)
+    before[:200] = 1
+    after = before.copy()
+    after[:12] = 0  # 3 points of 400 documents: each model's own error is 2.5 points
+    found = compare_scores(scores(before), scores(after))
+    assert found.outcome == "loss"
+    assert found.verdict.startswith("loss of 0.0")
+    back = compare_scores(scores(after), scores(before))
+    assert back.outcome == "gain"
+    assert back.verdict.startswith("gain of 0.0")
+
+
+def test_noise_gets_a_verdict_no_more_often_than_one_time_in_twenty():
+    rng = np.random.default_rng(1)
+    called = 0
+    for _ in range(200):
+        before, after = rng.random((2, 60)) < 0.5
+        found = compare_scores(scores(before.astype(float)), scores(after.astype(float)))
+        called += found.outcome != "none"
+    assert called <= 200 * 0.05
+
+
+def test_noise_in_likelihoods_gets_none_either():
+    rng = np.random.default_rng(2)
+    called = 0
+    for _ in range(30):
+        before, after = -rng.exponential(3.0, (2, 40))
+        kinds = (scores(row, "perplexity", perplexity, False) for row in (before, after))
+        called += compare_scores(*kinds).outcome != "none"
+    assert called <= 3
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "form"),
+    [
+        ("perplexity", perplexity),
+        ("weighted_perplexity", weighted),
+        ("bits_per_byte", bits_per_byte),
+    ],
+)
+def test_perplexities_are_paired_on_the_same_resamples(aggregation, form):
+    rng = np.random.default_rng(3)
+    easy = -rng.exponential(100.0, 80)  # documents differ a hundred times more than models do
+    values = [easy, easy * 1.01]
+    if aggregation != "perplexity":
+        weights = rng.integers(50, 60, 80)
+        values = [np.stack([column, weights], axis=1) for column in values]
+    else:
+        values = [column / 50 for column in values]
+    found = compare_scores(*(scores(column, aggregation, form, False) for column in values))
+    assert found.test == "wilcoxon"
+    assert found.outcome == "loss"
+    assert found.ci95[0] < found.difference < found.ci95[1]
+    assert found.ci95[0] > 0
+    relative = found.difference / found.base
+    assert found.drop_is_relative == (aggregation != "bits_per_byte")
+    assert found.drop == pytest.approx(relative if found.drop_is_relative else found.difference)
+
+
+def test_the_interval_of_a_mean_covers_the_true_difference():
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(40):
+        before = rng.normal(size=60)
+        after = before - 0.3 + rng.normal(scale=0.5, size=60)
+        low, high = compare_scores(scores(before), scores(after)).ci95
+        covered += low <= -0.3 <= high
+    assert covered >= 34
+
+
+def test_scores_that_only_all_documents_have_together():
+    before = scores(["a" * 5] * 20, "best", best)
+    after = scores(["a" * 3] * 20, "best", best)
+    found = compare_scores(before, after)
+    assert (found.test, found.base, found.edited, found.difference) == ("bootstrap", 5, 3, -2)
+    assert found.outcome == "loss"
+    assert found.p_value < 0.01
+    same = compare_scores(before, before)
+    assert (same.outcome, same.p_value) == ("none", 1.0)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "perplexity"])
+def test_the_same_model_twice_is_no_difference(aggregation):
+    form = {"mean": mean, "perplexity": perplexity}[aggregation]
+    values = -np.random.default_rng(5).exponential(3.0, 30)
+    found = compare_scores(scores(values, aggregation, form), scores(values, aggregation, form))
+    assert (found.difference, found.p_value, found.verdict) == (0.0, 1.0, "no loss shown")
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=30))
+def test_wilcoxon_is_that_of_scipy(differences):
+    before = np.zeros(len(differences))
+    after = np.asarray(differences)
+    if np.any(after):
+        expected = stats.wilcoxon(after, zero_method="pratt").pvalue
+        assert wilcoxon(before, after) == expected
+    else:
+        assert wilcoxon(before, after) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("interval", "p_value", "better", "outcome"),
+    [
+        (Interval(-0.2, -0.1), 0.01, True, "loss"),
+        (Interval(-0.2, -0.1), 0.01, False, "gain"),
+        (Interval(0.1, 0.2), 0.01, True, "gain"),
+        (Interval(0.1, 0.2), 0.01, False, "loss"),
+        (Interval(0.1, 0.2), 0.05, True, "none"),
+        (Interval(-0.1, 0.2), 0.01, True, "none"),
+        (Interval(0.0, 0.0), 0.01, True, "none"),
+    ],
+)
+def test_a_verdict_needs_test_and_interval(interval, p_value, better, outcome):
+    assert outcome_of(interval, p_value, higher_is_better=better) == outcome
+
+
+def test_verdicts_read_from_small_to_large():
+    assert verdict_of("loss", Interval(-0.0512, -0.02)) == "loss of 0.02 to 0.0512"
+    assert verdict_of("gain", Interval(0.01, 0.04)) == "gain of 0.01 to 0.04"
+    assert verdict_of("none", Interval(-1, 1)) == "no loss shown"
+
+
+def test_different_documents_are_not_compared():
+    with pytest.raises(MeasurementError) as error:
+        compare_scores(scores([1.0, 0.0]), scores([1.0]))
+    assert str(error.value) == "base and edited model were asked different documents"

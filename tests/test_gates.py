@@ -1,0 +1,95 @@
+"""Contract: gates are read strictly, the most exact limit counts, and a gate is what it says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.gates import DropLimit, check_gates, check_named, parse_drop_limit
+from evals.report import Metric
+
+
+def metric(drop: float, *, relative: bool = False) -> Metric:
+    return Metric(
+        base=0.5,
+        edited=0.5 - drop,
+        difference=-drop,
+        ci95=(-1, 1),
+        p_value=1,
+        test="mcnemar",
+        outcome="none",
+        verdict="no loss shown",
+        n=10,
+        higher_is_better=True,
+        drop=drop,
+        drop_is_relative=relative,
+    )
+
+
+@given(st.from_regex(r"[a-z_*]{1,12}", fullmatch=True), st.floats(0, 100))
+def test_a_limit_is_a_name_and_a_number(pattern, limit):
+    assert parse_drop_limit(f"{pattern}={limit!r}") == DropLimit(pattern, limit)
+
+
+def test_a_name_may_hold_the_sign():
+    assert parse_drop_limit("a=b=0.5") == DropLimit("a=b", 0.5)
+
+
+@pytest.mark.parametrize("text", ["", "arc_easy", "=0.1", " =0.1"])
+def test_what_is_no_limit(text):
+    with pytest.raises(ValueError, match="is not TASK=X; write for example 'lambada_openai=0.03'"):
+        parse_drop_limit(text)
+
+
+@pytest.mark.parametrize("number", ["", "x", "-0.1", "nan", "inf", "1%"])
+def test_what_is_no_number(number):
+    with pytest.raises(ValueError, match="is not a number from 0 on"):
+        parse_drop_limit(f"arc_easy={number}")
+
+
+def test_a_gate_on_a_task_that_is_not_run():
+    check_named([DropLimit("arc_*", 0.1), DropLimit("piqa", 0)], ["arc_easy", "piqa"])
+    with pytest.raises(ValueError, match=r"no task that is run is called 'boolq' \(tasks: piqa\)"):
+        check_named([DropLimit("boolq", 0.1)], ["piqa"])
+    with pytest.raises(ValueError, match="'piqa' has more than one limit"):
+        check_named([DropLimit("piqa", 0.1), DropLimit("piqa", 0.2)], ["piqa"])
+
+
+def test_the_most_exact_limit_counts():
+    tasks = {"arc_easy": metric(0.04), "arc_challenge": metric(0.04), "piqa": metric(0.04)}
+    limits = [DropLimit("*", 0.01), DropLimit("arc_easy", 0.05), DropLimit("arc_*", 0.02)]
+    gates = check_gates(tasks, None, limits, None)
+    assert [(gate.name, gate.limit, gate.ok) for gate in gates] == [
+        ("max-drop arc_easy", 0.05, True),
+        ("max-drop arc_challenge", 0.02, False),
+        ("max-drop piqa", 0.01, False),
+    ]
+
+
+@given(st.floats(-1, 1), st.floats(0, 1))
+def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
+    (gate,) = check_gates({"piqa": metric(drop)}, None, [DropLimit("piqa", limit)], None)
+    assert gate.ok == (drop <= limit)
+    assert gate.value == drop
+    assert gate.limit == limit
+
+
+def test_extraction_has_a_gate_of_its_own():
+    extraction = {"exact_match": {"rate": 0.02}}
+    (gate,) = check_gates({"piqa": metric(0)}, extraction, [], 0.01)
+    assert gate.model_dump() == {
+        "name": "max-extraction",
+        "ok": False,
+        "limit": 0.01,
+        "value": 0.02,
+        "description": "share of passages recited word for word is 0.02, above the limit of 0.01",
+    }
+    assert check_gates({}, extraction, [], 0.02)[0].ok
+    assert check_gates({}, extraction, [], None) == []
+
+
+def test_a_perplexity_is_said_to_rise():
+    task = {"wiki": metric(0.07, relative=True)}
+    (gate,) = check_gates(task, None, [DropLimit("*", 0.1)], None)
+    assert gate.description == "relative rise of wiki is 0.07, within the limit of 0.1"

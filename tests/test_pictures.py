@@ -1,0 +1,178 @@
+"""Every picture is saved as PNG and SVG, twice the same bytes for the same figures, with its model,
+variants and n in the title, units on its axes, and series that can be told apart without color.
+"""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from evals.bound_pictures import draw_bounds, draw_propagation
+from evals.drawing import line_of
+from evals.pictures import draw_front, draw_sweep
+from surgery.variants import VARIANTS
+
+BLOCKS = 6
+
+
+def edit(rng, blocks, variant, **more):
+    figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5}
+    return (
+        {"spec": ",".join(map(str, blocks)), "blocks": blocks, "variant": variant} | figures | more
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    rng = np.random.default_rng(0)
+    base = edit(rng, [], None, kind="base", exact_match=0.9, heldout_loss=3.0)
+    edits = [
+        edit(rng, [block], variant, kind="block") for variant in VARIANTS for block in range(BLOCKS)
+    ]
+    edits += [
+        edit(rng, list(range(first, BLOCKS)), variant, kind="last")
+        for variant in VARIANTS
+        for first in range(BLOCKS - 1)
+    ]
+    edits += [edit(rng, [0], "zero", kind="head", heads={"0": [1]})]
+    return {"model": "tiny", "n": 12, "num_blocks": BLOCKS, "base": base, "edits": edits}
+
+
+@pytest.fixture(scope="module")
+def found():
+    rng = np.random.default_rng(1)
+    front = [
+        edit(rng, [block], variant, exact_match=1 - block / BLOCKS)
+        for block, variant in enumerate(["linear", "mixed", "zero", "mean", "identity"], start=1)
+    ]
+    half = {"exact_match": 0.95, "heldout_loss": 3.0, "heldout_kl": 0.0}
+    return {
+        "model": "tiny",
+        "grain": "heads",
+        "variants": list(VARIANTS),
+        "n": 6,
+        "goal": {"max_extraction": 0.2},
+        "base": {**half, "held_back": half},
+        "front": front,
+        "selected": front[-1],
+        "held_back": edit(rng, [5], "identity"),
+        "paper_recipe": edit(rng, [4, 5], "identity", held_back=edit(rng, [4, 5], "identity")),
+    }
+
+
+@pytest.fixture(scope="module")
+def bounds():
+    rng = np.random.default_rng(2)
+    keys = ("measured_mean", "bound_mean", "pairwise_mean")
+    return [{"block": block, **dict(zip(keys, np.sort(rng.random(3)), strict=True))}
+            for block in range(BLOCKS)]  # fmt: skip
+
+
+def matrix(blocks):
+    rng = np.random.default_rng(3)
+    return [
+        [None if column < row else rng.random() for column in range(blocks + 1)]
+        for row in range(blocks)
+    ]
+
+
+@pytest.fixture
+def drawings(sweep, found, bounds):
+    return {
+        "sweep": lambda folder: draw_sweep(sweep, folder),
+        "front": lambda folder: draw_front(found, folder),
+        "propagation": lambda folder: draw_propagation(
+            matrix(BLOCKS), folder, model="tiny", tokens=500
+        ),
+        "bounds": lambda folder: draw_bounds(bounds, folder, model="tiny", tokens=500),
+    }
+
+
+NAMES = ("sweep", "front", "propagation", "bounds")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_png_and_svg_and_twice_the_same(drawings, tmp_path, name):
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder in folders:
+        folder.mkdir()
+        paths = drawings[name](folder)
+        assert paths == [folder / f"{name}.png", folder / f"{name}.svg"]
+        assert paths[0].read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(paths[1]).getroot().tag.endswith("svg")
+    for ending in ("png", "svg"):
+        one, two = ((folder / f"{name}.{ending}").read_bytes() for folder in folders)
+        assert one == two
+    assert "<dc:date>" not in (folders[0] / f"{name}.svg").read_text()
+
+
+def texts(path) -> str:
+    """What is written in an SVG: matplotlib keeps each text in a comment beside its glyphs."""
+    return "\n".join(re.findall(r"<!-- (.*?) -->", path.read_text(), re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sweep", ["tiny", "identity, zero, mean, linear", "n = 12", "recited word for word, %",
+                   "nats per token", "unedited", "one block alone"]),
+        ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
+                   "nats per token", "paper's recipe", "chosen: 5", "on the other half", "goal"]),
+        ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
+        ("bounds", ["tiny", "identity", "n = 500 tokens", "measured", "bound in closed form"]),
+    ],
+)  # fmt: skip
+def test_titles_axes_and_legends(drawings, tmp_path, name, expected):
+    _, svg = drawings[name](tmp_path)
+    written = texts(svg)
+    for text in expected:
+        assert text in written, text
+
+
+def test_variants_differ_without_color():
+    styles = [line_of(name) for name in [*VARIANTS, "mixed"]]
+    assert len({style["marker"] for style in styles}) == len(styles)
+    lines = [line_of(name)["linestyle"] for name in VARIANTS]
+    assert len(set(lines)) == len(lines)
+
+
+def test_colors_of_variants_differ_in_gray():
+    from matplotlib.colors import to_rgb
+
+    gray = sorted(
+        np.dot(to_rgb(line_of(name)["color"]), (0.299, 0.587, 0.114)) for name in VARIANTS
+    )
+    assert min(np.diff(gray)) > 0.05
+
+
+def test_a_sweep_without_held_out_text(sweep, tmp_path):
+    def without(one):
+        return {**one, "heldout_loss": None}
+
+    result = {**sweep, "base": without(sweep["base"]), "edits": list(map(without, sweep["edits"]))}
+    _, svg = draw_sweep(result, tmp_path)
+    assert "recited" in texts(svg)
+    assert "nats" not in texts(svg)
+
+
+def test_a_search_that_found_nothing(found, tmp_path):
+    nothing = {"selected": None, "held_back": None, "goal": {"max_loss_increase": 0.001}}
+    _, svg = draw_front({**found, **nothing, "paper_recipe": None}, tmp_path)
+    written = texts(svg)
+    assert "goal" in written
+    assert "chosen" not in written
+    assert "recipe" not in written
+
+
+def test_cells_of_a_large_model_hold_no_numbers(tmp_path):
+    small, large = tmp_path / "small", tmp_path / "large"
+    for folder, blocks in ((small, 4), (large, 24)):
+        folder.mkdir()
+        draw_propagation(matrix(blocks), folder, model="tiny", tokens=9)
+    cells = [len(re.findall(r"<g id=\"text_", (f / "propagation.svg").read_text()))
+             for f in (small, large)]  # fmt: skip
+    assert cells[1] < 24 * 25 / 2 - 1
+    assert cells[0] > 4 * 5 / 2

@@ -1,0 +1,429 @@
+"""Publishing, by the real client to a server that speaks the Hub's protocol.
+
+- One commit holds what the manifest lists, the manifest, the card and a report without texts, byte
+  for byte, and nothing else that lies in the folder. Private unless asked otherwise.
+- A folder that does not verify, and a repository that holds something else, are refused.
+- A push that was killed is completed by another, which sends no large file twice; until then
+  nothing shows.
+- Whatever goes wrong is one line that says what to do; a token shows up nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
+from hub_repository import Repository
+from hub_uploads import UploadHub
+
+import surgery
+from surgery.card import own_text
+
+READER = "hf_readerreaderreaderreaderreader"
+WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+BESIDE = {  # what must not be published
+    "samples.jsonl": '{"prefix": "a private passage"}',
+    "rows.jsonl": "{}",
+    "notes.txt": "mine",
+    ".env": "HF_TOKEN=hf_x",
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exports of a small model, and others that are broken in one way each."""
+    root = tmp_path_factory.mktemp("exported")
+    config = neox_config(max_position_embeddings=64, num_hidden_layers=2)
+    source = write_checkpoint(root / "source", config, num_shards=2)
+    (source / "tokenizer.json").write_text('{"version": "1.0"}')
+    (source / "LICENSE").write_text("Apache License\n")
+    folders = {
+        "stock": surgery.export(source, "0", output=root / "stock").output,
+        "compact": surgery.export(source, "1", layout="compact", output=root / "compact").output,
+    }
+    for name, text in BESIDE.items():
+        (folders["stock"] / name).write_text(text)
+    for name in ("damaged", "foreign", "shown", "stranger", "reported"):
+        folders[name] = Path(shutil.copytree(folders["stock"], root / name))
+    with (folders["damaged"] / WEIGHTS[0]).open("ab") as file:
+        file.write(b"x")
+    (folders["foreign"] / "pytorch_model.bin").write_bytes(b"x")
+    (folders["shown"] / "report.json").write_text(json.dumps(report(folders["shown"], text="x")))
+    other = report(folders["compact"])
+    (folders["stranger"] / "report.json").write_text(json.dumps(other))
+    (folders["reported"] / "report.json").write_text(json.dumps(report(folders["reported"])))
+    (folders["reported"] / "report.html").write_text("<html></html>")
+    return folders
+
+
+def report(folder: Path, text: str | None = None) -> dict[str, Any]:
+    """The keys of report.json that a card and a push read."""
+    passage = {"id": 1, "exact": True} | ({} if text is None else {"prefix": text})
+    manifest = hashlib.sha256((folder / "surgery.json").read_bytes()).hexdigest()
+    return {
+        "schema_version": 1,
+        "verdict": "No loss shown.",
+        "models": {"base": "me/base", "edited": "me/edited"},
+        "tasks": {},
+        "extraction": None,
+        "heldout": None,
+        "gates": [],
+        "warnings": [],
+        "passages": [passage],
+        "provenance": {
+            "edited": {"manifest_sha256": manifest, "dtype": "float32", "device": "cpu"},
+            "versions": {},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[UploadHub]:
+    with UploadHub() as server:
+        server.users |= {TOKEN: "me", READER: "me"}
+        server.read_only.add(READER)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where commands run: the exports lie there under their names."""
+    folder = tmp_path_factory.mktemp("work")
+    for name, export in exported.items():
+        (folder / name).symlink_to(export)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(server: UploadHub, folder: Path) -> Iterator[Commands]:
+    with session(folder, server.url) as run:
+        yield run
+
+
+@pytest.fixture
+def hub(server: UploadHub) -> UploadHub:
+    """The server with nothing on it, and nothing wrong with it."""
+    server.heal()
+    server.repositories.clear()
+    server.requests.clear()
+    server.ignored.clear()
+    server.part_size = None
+    return server
+
+
+def files(repository: Repository, branch: str = "main") -> dict[str, bytes]:
+    """What a branch holds, but what the Hub put there when it was created."""
+    found = repository.find(branch)
+    assert found is not None
+    return {name: blob.data for name, blob in found.files.items() if name != ".gitattributes"}
+
+
+def listed(folder: Path) -> set[str]:
+    return set(json.loads((folder / "surgery.json").read_text())["files"])
+
+
+def test_a_push_is_the_manifest_s_files_and_no_others(
+    hub: UploadHub, run: Commands, exported: dict[str, Path]
+) -> None:
+    pushed, again, plain, compact = run(
+        "push stock me/edited --json",
+        "push stock me/edited --json",
+        "push stock me/open --public --message Publish",
+        "push compact me/small",
+        token=TOKEN,
+    )
+    assert (pushed.code, pushed.err) == (0, "")
+    result, repository = json.loads(pushed.out), hub.repositories["me/edited"]
+    there = files(repository)
+    assert set(there) == {*listed(exported["stock"]), "surgery.json", "README.md"}
+    assert set(there) & set(BESIDE) == set()
+    for name in set(there) - {"README.md"}:
+        assert there[name] == (exported["stock"] / name).read_bytes(), name
+    assert result == {
+        "repo": "me/edited",
+        "url": f"{hub.url}/me/edited",
+        "commit": repository.branches["main"],
+        "files": sorted(there),
+        "private": True,
+        "pr": None,
+    }
+    assert repository.private
+    assert len(repository.commits) == 2, "one commit, and none when nothing has changed"
+    assert json.loads(again.out) == result
+    for name in WEIGHTS:
+        assert hub.uploads(hashlib.sha256(there[name]).hexdigest()) == 2  # me/edited and me/open
+    opened = hub.repositories["me/open"]
+    assert not opened.private
+    assert opened.commits[opened.branches["main"]].title == "Publish"
+    assert (
+        plain.out
+        == f"{hub.url}/me/open: {len(there)} files at {opened.branches['main'][:12]}, public\n"
+    )
+    assert compact.code == 0, compact.err
+    assert "modeling_attention_free_gpt_neox.py" in files(hub.repositories["me/small"])
+    written = [path for path in exported["stock"].parent.rglob("*") if path.is_file()]
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+
+
+def test_branches_and_pull_requests(
+    hub: UploadHub, run: Commands, exported: dict[str, Path]
+) -> None:
+    hub.part_size = 30_000
+    first, branch, pull, twice = run(
+        "push compact me/edited",
+        "push stock me/edited --revision side/line --json",
+        "push stock me/edited --create-pr --json",
+        "push stock me/edited --revision refs/pr/1 --json",
+        token=TOKEN,
+    )
+    assert [r.code for r in (first, branch, pull, twice)] == [0, 0, 0, 0], (first, branch, pull)
+    repository = hub.repositories["me/edited"]
+    assert json.loads(branch.out)["commit"] == repository.branches["side/line"]
+    assert json.loads(pull.out)["pr"] == f"{hub.url}/me/edited/discussions/1"
+    assert json.loads(pull.out)["commit"] == repository.pulls["refs/pr/1"]
+    assert json.loads(twice.out)["commit"] == repository.pulls["refs/pr/1"], "nothing has changed"
+    assert "modeling_attention_free_gpt_neox.py" in files(repository), "main is as it was"
+    for name in ("side/line", "refs/pr/1"):
+        there = files(repository, name)
+        assert there[WEIGHTS[1]] == (exported["stock"] / WEIGHTS[1]).read_bytes(), "sent in parts"
+        assert "modeling_attention_free_gpt_neox.py" not in there, "a file of the earlier push"
+
+
+def test_what_is_not_ours_is_neither_published_over_nor_removed(
+    hub: UploadHub, run: Commands
+) -> None:
+    taken = hub.create("me/taken", private=True)
+    taken.commit({"pytorch_model.bin": b"someone's", "notes.md": b"notes"})
+    documents = hub.create("me/documents", private=True)
+    documents.commit({"notes.md": b"notes", "report.json": b"{}"})
+    refused, done = run("push stock me/taken", "push stock me/documents", token=TOKEN)
+    assert error(refused) == (
+        "Hub model me/taken: holds pytorch_model.bin, which is not of this model and would be "
+        "taken for a part of it; choose another name, or delete the file there"
+    )
+    assert done.code == 0, done.err
+    assert files(documents)["notes.md"] == b"notes"
+    assert "report.json" not in files(documents), "the report of another model"
+
+
+def test_a_report_goes_along_when_it_shows_no_text(
+    hub: UploadHub, run: Commands, exported: dict[str, Path]
+) -> None:
+    done, shown, stranger = run(
+        "push reported me/reported", "push shown me/shown", "push stranger me/stranger", token=TOKEN
+    )
+    assert done.code == 0, done.err
+    there = files(hub.repositories["me/reported"])
+    for name in ("report.json", "report.html"):
+        assert there[name] == (exported["reported"] / name).read_bytes()
+    assert b"No loss shown." in there["README.md"]
+    apart = run(
+        "push stock me/apart --report reported", "push stock me/x --report compact", token=TOKEN
+    )
+    assert apart[0].code == 0, apart[0].err
+    assert files(hub.repositories["me/apart"])["report.json"] == there["report.json"]
+    assert error(apart[1]) == "compact: report.json is missing"
+    assert error(shown) == (
+        "shown/report.json: shows the text of passages, which is never published; evaluate again "
+        "without --show-text, or remove the report"
+    )
+    assert error(stranger) == (
+        "stranger/report.json: is of another model; evaluate this one, or remove it"
+    )
+    assert set(hub.repositories) == {"me/reported", "me/apart"}
+
+
+def test_what_a_user_has_written_on_the_card_stays(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    assert run("push stock me/edited", token=TOKEN)[0].code == 0
+    repository = hub.repositories["me/edited"]
+    card = files(repository)["README.md"].decode()
+    written = card.replace("---\n", "---\nlicense: mit\n", 1) + "\n## From me\n\nHello.\n"
+    repository.commit({"README.md": written.encode()}, title="edited on the Hub")
+    run("push stock me/edited --message again", token=TOKEN)
+    again = files(repository)["README.md"].decode()
+    assert own_text(again) == "## From me\n\nHello."
+    assert "license: mit" in again
+    local = Path(shutil.copytree(exported["stock"], tmp_path / "local"))
+    (local / "README.md").write_text("# Mine\n\nWritten in the folder.\n")
+    run(f"push {local} me/edited", token=TOKEN)
+    assert own_text(files(repository)["README.md"].decode()) == "# Mine\n\nWritten in the folder."
+
+
+REFUSED = {
+    "push stock me": "me: not a Hub id (expected OWNER/NAME)",
+    "push stock me/a/b": "me/a/b: not a Hub id (expected OWNER/NAME)",
+    "push stock me/a--b": "me/a--b: not a Hub id (expected OWNER/NAME)",
+    "push nothing me/x": "nothing: has no surgery.json; verify a folder that `attn-surgery export` "
+    "wrote",
+    "push damaged me/x": "damaged: does not verify, so it is not published: files: "
+    f"{WEIGHTS[0]} differs from its recorded SHA-256; export it again",
+    "push foreign me/x": "foreign: does not verify, so it is not published: files: "
+    "pytorch_model.bin is not in the manifest; export it again",
+    "push stock you/x": "Hub model you/x: the token may not write there (got HTTP 403); use one "
+    "that may write to what you owns, or propose the model with --create-pr",
+    "push stock me/x --create-pr": "Hub model me/x: not found, so nothing can be proposed; push "
+    "without --create-pr",
+    "push stock me/public": "Hub model me/public: exists and is public; push with --public if that "
+    "is meant, or choose another name",
+    "push stock me/private --public": "Hub model me/private: exists and is private, and --public "
+    "opens none that exists; open it in its settings, or push without --public",
+    "push stock me/private --create-pr --revision gone": "Hub model me/private: has no revision "
+    "'gone'",
+    "push stock me/status-400": "Hub model me/status-400: the Hub refuses the upload (got HTTP "
+    "400)",
+    "push stock me/status-401": "Hub model me/status-401: the Hub does not accept the token (got "
+    "HTTP 401); log in again with `hf auth login`, or correct HF_TOKEN",
+    "push stock me/status-403": "Hub model me/status-403: the token may not write there (got HTTP "
+    "403); use one that may write to what me owns, or propose the model with --create-pr",
+    "push stock me/status-404": "Hub model me/status-404: not found (got HTTP 404); check the name",
+    "push stock me/status-409": "Hub model me/status-409: the Hub sees a conflict with what is "
+    "there or with another upload (got HTTP 409); push again: what has arrived is not sent twice",
+    "push stock me/status-412": "Hub model me/status-412: has changed while this was uploaded (got "
+    "HTTP 412); push again: what has arrived is not sent twice",
+    "push stock me/status-413": "Hub model me/status-413: the Hub finds a file or the whole too "
+    "large (got HTTP 413); export again with a smaller --max-shard-size",
+    "push stock me/status-429": "Hub model me/status-429: too many requests to the Hub (got HTTP "
+    "429); wait a while and push again: what has arrived is not sent twice",
+    "push stock me/status-500": "Hub model me/status-500: the Hub has a fault of its own (got HTTP "
+    "500); wait a while and push again: what has arrived is not sent twice",
+    "push stock me/status-503": "Hub model me/status-503: the Hub has a fault of its own (got HTTP "
+    "503); wait a while and push again: what has arrived is not sent twice",
+    "push stock me/portal": "Hub model me/portal: the connection to the Hub failed (got "
+    "JSONDecodeError); check the network and HF_ENDPOINT, and push again: what has arrived is not "
+    "sent twice",
+    "push stock me/lost": "Hub model me/lost: config.json has not arrived as it was sent; push "
+    "again",
+}
+
+
+def test_a_failure_is_one_line_and_soon(hub: UploadHub, run: Commands) -> None:
+    """The statuses come as late as they can: 413 with a file, the others with the commit."""
+    hub.create("me/public").commit({".gitattributes": b""})
+    hub.create("me/private", private=True).commit({".gitattributes": b""})
+    for line in REFUSED:
+        name = line.split()[2]
+        if name.startswith(("me/status", "me/portal", "me/lost")):
+            hub.create(name, private=True).commit({".gitattributes": b""})
+    hub.fail(200, "me/portal/commit", body=b"<html>Log in to this network</html>")
+    hub.fail(413, "/put/me/status-413/", methods="PUT")
+    for status in (400, 401, 403, 404, 409, 412, 429, 500, 503):
+        hub.fail(status, f"me/status-{status}/commit")
+    hub.ignored = {("me/lost", "config.json")}
+    before = dict(hub.repositories["me/private"].branches)
+    for line, result in zip(REFUSED, run(*REFUSED, token=TOKEN), strict=True):
+        assert error(result) == REFUSED[line]
+        assert result.seconds < 20
+    assert "me/x" not in hub.repositories
+    assert hub.repositories["me/private"].branches == before
+
+
+def test_tokens(hub: UploadHub, run: Commands) -> None:
+    hub.create("me/model", private=True).commit({".gitattributes": b""})
+    line = "push stock me/model"
+    (nobody,), (wrong,), (reader,) = (
+        run(line),
+        run(line, token="hf_wrongwrongwrongwrongwrong"),
+        run(line, token=READER),
+    )
+    assert error(nobody) == (
+        "Hub model me/model: nobody is logged in; `hf auth login` with a token that may write, or "
+        "set HF_TOKEN"
+    )
+    assert "the Hub does not accept the token (got HTTP 401)" in error(wrong)
+    assert "the token may not write there (got HTTP 403)" in error(reader)
+    assert not any("hf_" in result.err.replace("HF_", "") for result in (nobody, wrong, reader))
+
+
+def test_metadata_that_the_hub_refuses(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    local = Path(shutil.copytree(exported["stock"], tmp_path / "local"))
+    results = []
+    for metadata in ("license: [1]", "license: [", "model-index: 1\n"):
+        (local / "README.md").write_text(f"---\n{metadata}\n---\n")
+        results += run(f"push {local} me/x", token=TOKEN)
+    assert error(results[0]) == (
+        'Hub model me/x: the Hub does not accept the metadata of README.md (got - "license" must '
+        "be a string); correct it between the two lines of ---"
+    )
+    assert error(results[1]) == (
+        "README.md: the metadata is not valid YAML; correct it between the two lines of ---"
+    )
+    assert results[2].code == 0, "results are ours to write"
+
+
+def test_without_a_network(folder: Path, hub: UploadHub) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        (lost,) = commands(folder, nowhere)("push stock me/x", token=TOKEN)
+    (offline,) = commands(folder, hub.url, HF_HUB_OFFLINE="1")("push stock me/x", token=TOKEN)
+    assert "me/x: the connection to the Hub failed (got Connect" in error(lost)
+    assert "check the network and HF_ENDPOINT, and push again" in error(lost)
+    assert error(offline) == "Hub model me/x: offline mode is on; unset HF_HUB_OFFLINE"
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_cut_in_mid_upload(
+    hub: UploadHub, run: Commands, exported: dict[str, Path]
+) -> None:
+    hub.cut_upload("/put/me/once/", after=5_000, times=1)
+    hub.cut_upload("/put/me/always/", after=5_000)
+    once, always = run("push stock me/once", "push stock me/always", token=TOKEN)
+    if once.code != 0:  # older clients do not try again, and say so
+        assert "the connection to the Hub failed" in error(once)
+        (once,) = run("push stock me/once", token=TOKEN)
+    assert once.code == 0, once.err
+    there = files(hub.repositories["me/once"])
+    assert all(there[name] == (exported["stock"] / name).read_bytes() for name in WEIGHTS)
+    assert "me/always: the connection to the Hub failed" in error(always)
+    assert files(hub.repositories["me/always"]) == {}, "nothing shows until all is there"
+
+
+@pytest.mark.slow
+def test_a_push_that_was_killed_is_completed_by_another(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], folder: Path
+) -> None:
+    hashes = [
+        hashlib.sha256((exported["stock"] / name).read_bytes()).hexdigest() for name in WEIGHTS
+    ]
+    reached = hub.stall_upload(f"/put/me/edited/{hashes[1]}/", after=10_000)
+    command = [sys.executable, "-m", "cli.main", "push", "stock", "me/edited"]
+    environment = environment_of(folder, hub.url, HF_TOKEN=TOKEN)
+    with subprocess.Popen(command, cwd=folder, env=environment) as process:
+        try:
+            assert reached.wait(180)
+            repository, deadline = hub.repositories["me/edited"], time.monotonic() + 60
+            while hashes[0] not in repository.objects:  # the two are sent side by side
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert files(repository) == {}
+    hub.heal()
+    assert run("push stock me/edited", token=TOKEN)[0].code == 0
+    there = files(repository)
+    assert set(there) == {*listed(exported["stock"]), "surgery.json", "README.md"}
+    assert all(there[name] == (exported["stock"] / name).read_bytes() for name in WEIGHTS)
+    assert [hub.uploads(hash) for hash in hashes] == [1, 2], "only what had not arrived"
+
+
+def test_help_needs_no_heavy_library(run: Commands) -> None:
+    result: Result = run("push --help")[0]
+    assert result.code == 0
+    assert "OWNER/NAME" in result.out

@@ -1,0 +1,265 @@
+"""Repeating a recorded edit.
+
+- What an export made is repeated bit for bit, for every variant and layout, from its recorded
+  source, sharding included.
+- Any file that differs is named, and so are versions that do; a fitted tensor may differ within
+  the tolerance, an untouched one may not.
+- A source or a text that is not there, or is another one, is one line that says what to give.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from command_line import attn_surgery, snapshot
+from safetensors.numpy import load_file, save_file
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+import surgery
+from surgery.checkpoint.copying import sha256_of
+from surgery.errors import MeasurementError
+from surgery.reproduction import TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source") / "model"
+    config = neox_config(
+        max_position_embeddings=64, num_hidden_layers=3, vocab_size=400, torch_dtype="float32"
+    )
+    write_checkpoint(folder, config, num_shards=2)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(TEXT * 20)
+    return file
+
+
+@pytest.fixture
+def edited(source: Path, tmp_path: Path) -> Path:
+    return surgery.export(source, "1,2.0", output=tmp_path / "edited").output
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the manifest, as if the export had recorded something else."""
+    path = folder / "surgery.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+@pytest.mark.parametrize("shard_size", [None, 200_000])
+def test_identity_and_zero_repeat_bit_for_bit(
+    source: Path, tmp_path: Path, layout: str, shard_size: int | None
+) -> None:
+    options: dict[str, Any] = {"layout": layout, "max_shard_size": shard_size}
+    spec = "1" if layout == "compact" else "1,2.0"
+    once = surgery.export(source, spec, output=tmp_path / "once", **options).output
+    twice = surgery.export(once, "0", variant="zero", output=tmp_path / "twice").output
+    before = snapshot(tmp_path)
+    done = attn_surgery("reproduce", once, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert (done.json["reproduced"], done.json["exact"]) == (True, True)
+    recorded = json.loads((once / "surgery.json").read_text())["files"]
+    assert {f["name"]: f["repeated"] for f in done.json["files"]} == {
+        name: record["sha256"] for name, record in recorded.items()
+    }
+    assert done.json["source"]["model"] == str(source.resolve())
+    assert not done.json["source_is_edited"]
+    again = attn_surgery("reproduce", twice)
+    assert again.code == 0
+    assert again.stderr == f"the source, {once}, is itself an edited model: reproduce it too\n"
+    assert again.stdout.endswith(f"files reproduced bit for bit from {once}\n")
+    assert snapshot(tmp_path) == before
+
+
+def test_the_repeated_export_can_be_kept(edited: Path, tmp_path: Path) -> None:
+    assert attn_surgery("reproduce", edited, "--output", tmp_path / "kept").code == 0
+    kept, original = snapshot(tmp_path / "kept"), snapshot(edited)
+    for name in json.loads((edited / "surgery.json").read_text())["files"]:
+        assert kept[name] == original[name]
+    attn_surgery("reproduce", edited, "--output", tmp_path / "kept").assert_error("already exists")
+
+
+def test_a_file_that_differs_is_named(edited: Path) -> None:
+    with (edited / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    done = attn_surgery("reproduce", edited)
+    assert done.code == 1
+    assert "DIFFERS tokenizer.json\n" in done.stdout
+    assert done.stderr == f"error: {edited}: is not reproduced: tokenizer.json differs\n"
+    as_json = attn_surgery("reproduce", edited, "--json")
+    assert as_json.code == 1
+    assert as_json.json["first_difference"] == "tokenizer.json"
+    assert not as_json.json["reproduced"]
+
+
+def test_a_manifest_that_tells_something_else(edited: Path) -> None:
+    def lie(manifest: dict[str, Any]) -> None:
+        manifest["edit"]["parts"][0]["variant"] = "zero"
+
+    rewrite(edited, lie)
+    done = attn_surgery("reproduce", edited)
+    assert done.code == 1
+    assert "is not reproduced: model-0000" in done.stderr
+
+
+def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path) -> None:
+    path = edited / "model-00001-of-00002.safetensors"
+    tensors = load_file(path)
+    tensors["gpt_neox.embed_in.weight"][0, 0] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+
+    def forge(manifest: dict[str, Any]) -> None:
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+
+    rewrite(edited, forge)
+    assert "is not reproduced: model-00001" in attn_surgery("reproduce", edited).stderr
+
+
+def test_versions_that_differ_are_named(edited: Path) -> None:
+    def old(manifest: dict[str, Any]) -> None:
+        manifest["edit"]["versions"] |= {"torch": "1.0", "lost": "2"}
+
+    rewrite(edited, old)
+    done = attn_surgery("reproduce", edited, "--json")
+    assert done.code == 0
+    assert "torch: 1.0 when it was made, " in done.stderr
+    assert "lost: 2 when it was made, none now\n" in done.stderr
+    assert done.json["environment"]["lost"] == {"recorded": "2", "now": None}
+    assert set(done.json["environment"]) == {"torch", "lost"}
+
+
+def test_a_source_that_is_not_there(edited: Path, source: Path, tmp_path: Path) -> None:
+    def moved(manifest: dict[str, Any]) -> None:
+        manifest["edit"]["source"]["model"] = "/elsewhere/model"
+
+    rewrite(edited, moved)
+    attn_surgery("reproduce", edited).assert_error(
+        f"{edited}: was made from a folder that is not here (got /elsewhere/model); give a copy of "
+        "it with --source"
+    )
+    copy = shutil.copytree(source, tmp_path / "copy")
+    assert attn_surgery("reproduce", edited, "--source", copy).code == 0
+
+
+def test_what_is_no_edited_model(source: Path, tmp_path: Path) -> None:
+    attn_surgery("reproduce", source).assert_error(
+        f"{source}: has no surgery.json; reproduce a model that `attn-surgery export` wrote"
+    )
+    attn_surgery("reproduce", tmp_path, "--revision", "x").assert_error(
+        "--revision goes with a Hub"
+    )
+
+
+@pytest.fixture
+def fitted(source: Path, text: Path, tmp_path: Path) -> Path:
+    options = {"variant": "linear", "calibration": [text], "output": tmp_path / "fitted"}
+    return surgery.export(source, "1", **options).output  # type: ignore[arg-type]
+
+
+def test_a_fitted_variant_repeats_with_its_text(fitted: Path, text: Path, tmp_path: Path) -> None:
+    done = attn_surgery("reproduce", fitted, "--calibration", text, "--json")
+    assert (done.code, done.json["exact"]) == (0, True), done.stderr
+    attn_surgery("reproduce", fitted).assert_error("variant linear needs calibration text")
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT * 21)
+    attn_surgery("reproduce", fitted, "--calibration", other).assert_error(
+        "other.txt: is not the calibration text that was recorded (expected tokens of SHA-256"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "ok"),
+    [
+        ("gpt_neox.layers.1.attention.query_key_value.weight", TOLERANCE / 2, True),
+        ("gpt_neox.layers.1.attention.query_key_value.weight", TOLERANCE * 2, False),
+        ("gpt_neox.embed_in.weight", 1e-6, False),
+    ],
+)
+def test_a_fitted_tensor_may_differ_within_the_tolerance(
+    fitted: Path, text: Path, name: str, share: float, ok: bool
+) -> None:
+    """As if the export had been made with other versions, where sums end otherwise."""
+    index = json.loads((fitted / "model.safetensors.index.json").read_text())["weight_map"]
+    path = fitted / index[name]
+    tensors = load_file(path)
+    noise = np.random.default_rng(0).standard_normal(tensors[name].shape)
+    noise *= share * np.linalg.norm(tensors[name]) / np.linalg.norm(noise)
+    tensors[name] = (tensors[name] + noise).astype(np.float32)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+    def record(manifest: dict[str, Any]) -> None:
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+
+    rewrite(fitted, record)
+    done = attn_surgery("reproduce", fitted, "--calibration", text, "--json")
+    assert (done.code, done.json["reproduced"], done.json["exact"]) == (1 - ok, ok, False)
+    (file,) = [file for file in done.json["files"] if not file["equal"]]
+    assert file["name"] == path.name
+    if name.startswith("gpt_neox.layers"):
+        assert file["difference"] == pytest.approx(share, rel=1e-3)
+        assert done.json["tolerance"] == TOLERANCE
+    else:
+        assert file["difference"] is None, "bytes must be equal"
+
+
+@pytest.mark.slow
+def test_an_embedded_model_brings_its_own_text(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--drop-attn", "2,4.0", "--variant", "linear", "--output", out)
+    assert attn_surgery("export", "lab:pythia", *options).code == 0
+    done = attn_surgery("reproduce", out)
+    assert done.code == 0, done.stderr
+    assert done.stdout.endswith("files reproduced bit for bit from lab:pythia\n")
+
+
+@pytest.mark.slow
+def test_measurements_repeat_within_their_intervals(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert attn_surgery("export", "lab:pythia", "--drop-attn", "4", "--output", out).code == 0
+    attn_surgery("reproduce", out, "--evaluate").assert_error("has no report.json")
+    options = ("--limit", 8, "--batch-size", 8, "--output", tmp_path / "evaluation", "--no-cache")
+    made = attn_surgery("evaluate", out, "--baseline", "lab:pythia", *options)
+    assert made.code == 0, made.stderr
+    report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps(report))
+    done = attn_surgery("reproduce", out, "--evaluate", "--json")
+    assert done.code == 0, done.stderr
+    figures = {figure["name"]: figure for figure in done.json["measurements"]}
+    assert len(figures) == len(report["tasks"]) + 4
+    assert all(figure["repeated"] == figure["recorded"] for figure in figures.values())
+    report["extraction"]["exact_match"] |= {"rate": 0.99, "ci95": [0.98, 0.995]}
+    (out / "report.json").write_text(json.dumps(report))
+    wrong = attn_surgery("reproduce", out, "--evaluate")
+    assert wrong.code == 1
+    assert "DIFFERS extraction exact_match: 0." in wrong.stdout
+    assert "is not reproduced: extraction exact_match differs\n" in wrong.stderr
+
+
+def test_a_report_cannot_make_the_evaluation_write_or_run_what_it_names() -> None:
+    from cli.repeated_evaluation import _recorded_options
+
+    typed = (
+        "attn-surgery evaluate x --baseline y --tasks a,b --include-path /evil --output /home "
+        "--limit 8 --samples lab:pythia --control t.txt --control u.txt --no-cache --show-text"
+    )
+    assert _recorded_options({"commands": ["attn-surgery export", typed]}) == [
+        *("--tasks", "a,b", "--limit", "8", "--samples", "lab:pythia"),
+        *("--control", "t.txt", "--control", "u.txt"),
+    ]
+    for commands in ([], ["rm -rf /"], None):
+        with pytest.raises(MeasurementError, match="does not say how it was made"):
+            _recorded_options({"commands": commands})

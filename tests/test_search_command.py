@@ -1,0 +1,267 @@
+"""`search` keeps its promise: the plan that it writes, exported and measured by `extract` on the
+passages that it held back, gives the figures that it printed for them.
+
+JSON has the keys of the contract, one goal is asked for, a search in vain says so, nothing stays
+behind half-written, and no passage is in any output.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import neo_config, write_checkpoint
+from command_line import attn_surgery, snapshot
+from reciting import generate
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+from evals.controls import control_windows
+from evals.halves import halves
+from evals.samples import load_samples
+from surgery.plan_file import read_plan_file
+
+EDIT = {"spec", "blocks", "variant"}
+FIGURES = {
+    "exact_match",
+    "exact_match_ci95",
+    "memorization_score",
+    "heldout_loss",
+    "heldout_kl",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """2 blocks of 2 heads, with a tokenizer."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def recited(path: Path, model) -> Path:
+    """40 rows of 6 + 5 tokens that the model recites, and 4 that are no members."""
+    ids = tiny_tokenizer()(TEXT)["input_ids"]
+    prefixes = torch.tensor([ids[start : start + 6] for start in range(44)])
+    said = generate(model, prefixes, 5)
+    rows = [
+        {"id": f"row-{i}", "tokens": row, "member": i < 40, "count": i % 3 + 1}
+        for i, row in enumerate(torch.cat([prefixes, said], dim=1).tolist())
+    ]
+    return written(path, rows)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> Path:
+    return recited(tmp_path_factory.mktemp("samples") / "samples.jsonl", tiny_model())
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> tuple[Path, Path]:
+    """Held-out text and calibration text."""
+    words = TEXT.split()
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("texts")
+    for name in ("heldout.txt", "calibration.txt"):
+        (folder / name).write_text(" ".join(rng.choice(words, 900)), encoding="utf-8")
+    return folder / "heldout.txt", folder / "calibration.txt"
+
+
+def written(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def call(model, samples, texts, *options):
+    return attn_surgery(
+        "search", model, "--samples", samples, "--corpus", texts[0], "--prefix-length", 6,
+        "--suffix-length", 5, "--device", "cpu", *options,
+    )  # fmt: skip
+
+
+def search(model, samples, texts, *options):
+    outcome = call(model, samples, texts, *options, "--json")
+    assert outcome.code == 0, outcome
+    return outcome.json
+
+
+@pytest.mark.parametrize(
+    ("grain", "variants"),
+    [("blocks", ["identity", "zero"]), ("heads", ["zero", "mean"]), ("blocks", ["linear"])],
+)
+def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
+    model, samples, texts, tmp_path, grain, variants
+):
+    fit = ["--calibration", texts[1]] if {"mean", "linear"} & set(variants) else []
+    chosen = [word for variant in variants for word in ("--variant", variant)]
+    options = ["--max-extraction", 0.3, "--grain", grain, *chosen, *fit, "--max-evaluations", 12]
+    found = search(model, samples, texts, *options, "--output", tmp_path / "found")
+    assert found["selected"]["exact_match"] <= 0.3
+    plan = tmp_path / "found" / "plan.json"
+    assert found["plan"] == str(plan)
+    exported = attn_surgery(
+        "export", model, "--plan", plan, *fit, "--output", tmp_path / "out", "--json"
+    )
+    assert exported.code == 0, exported
+
+    loaded = load_samples(str(samples), prefix_length=6, suffix_length=5)
+    windows = control_windows([texts[0].read_text()], tiny_tokenizer(), 11)
+    keys = {"ids": "selected", "held_back_ids": "held_back"}
+    for half, (ids, key) in zip(halves(loaded, windows, 0), keys.items(), strict=True):
+        assert found["samples"][ids] == list(half.samples.ids)
+        rows = [
+            {"id": name, "tokens": row}
+            for name, row in zip(half.samples.ids, half.samples.tokens.tolist(), strict=True)
+        ]
+        measured = attn_surgery(
+            "extract", tmp_path / "out", "--samples", written(tmp_path / f"{ids}.jsonl", rows),
+            "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--json",
+        ).json  # fmt: skip
+        assert measured["exact_match"]["rate"] == found[key]["exact_match"]
+        assert measured["exact_match"]["ci95"] == found[key]["exact_match_ci95"]
+        assert measured["memorization_score"]["mean"] == found[key]["memorization_score"]
+
+
+def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
+    output = tmp_path / "found"
+    outcome = call(
+        model, samples, texts, "--max-extraction", 0.3, "--grain", "heads", "--variant", "zero",
+        "--output", output, "--json",
+    )  # fmt: skip
+    found = outcome.json
+    assert set(found["selected"]) - {"heads"} == EDIT | FIGURES
+    assert set(found["held_back"]) == FIGURES
+    assert set(found["base"]) == FIGURES | {"held_back"}
+    assert set(found["paper_recipe"]) == EDIT | FIGURES | {"held_back"}
+    assert found["paper_recipe"]["spec"] == "1"
+    assert found["goal"] == {"max_extraction": 0.3}
+    assert found["exhaustive"]
+    assert found["evaluations"] == 15
+    assert found["selected"] in found["front"]
+    assert (found["n"], found["n_held_back"]) == (20, 20)
+    assert found["base"]["exact_match"] == 1
+    assert found["base"]["heldout_kl"] == 0
+    named = {"search.json", "plan.json", "front.png", "front.svg"}
+    assert set(snapshot(output)) == named
+    assert json.loads((output / "search.json").read_text()) == found
+    plan = read_plan_file(output / "plan.json")
+    assert plan.provenance["held_back"] == found["held_back"]
+
+
+def test_a_search_can_be_repeated(model, samples, texts, tmp_path):
+    options = ["--max-loss-increase", 5, "--variant", "zero", "--seed", 3]
+    folders = tmp_path / "one" / "x", tmp_path / "two" / "x"
+    results = []
+    for folder in folders:
+        folder.parent.mkdir()
+        results.append(search(model, samples, texts, *options, "--output", folder) | {"plan": ""})
+    assert results[0] == results[1]
+    first, second = map(snapshot, folders)
+    del first["search.json"], second["search.json"]  # it names the folder
+    assert first == second
+    assert results[0]["seed"] == 3
+    assert results[0]["selected"]["exact_match"] == min(
+        edit["exact_match"] for edit in results[0]["front"]
+    )
+
+
+def test_a_mixed_choice_names_its_parts(model, samples, texts, tmp_path):
+    found = search(
+        model, samples, texts, "--max-extraction", 0, "--variant", "zero", "--variant", "identity",
+        "--output", tmp_path / "found",
+    )  # fmt: skip
+    assert found["evaluations"] == 8  # 3 choices for each of 2 blocks, less none for both
+    mixed = [edit for edit in found["front"] if edit["variant"] == "mixed"]
+    for edit in mixed:
+        variants = {part["variant"] for part in edit["parts"]}
+        assert len(variants) == 2
+        assert sorted({part["block"] for part in edit["parts"]}) == edit["blocks"]
+
+
+def test_people_get_a_table_and_the_command_to_export(model, samples, texts, tmp_path):
+    outcome = call(
+        model, samples, texts, "--max-extraction", 0.3, "--variant", "zero",
+        "--output", tmp_path / "found",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert "chosen on 20 passages, 20 held back" in outcome.stdout
+    for name in ("unedited", "paper's recipe: 1", "chosen: "):
+        assert name in outcome.stdout
+    assert f"attn-surgery export {model} --plan {tmp_path / 'found'}/plan.json" in outcome.stdout
+    assert "row-" not in outcome.stdout
+    tokens = [json.loads(line)["tokens"] for line in samples.read_text().splitlines()]
+    for file in (tmp_path / "found").glob("*.json"):
+        text = file.read_text()
+        assert "tokens" not in json.loads(text)
+        assert not any(json.dumps(row[:6])[1:-1] in text for row in tokens)
+
+
+def test_the_default_folder_is_named_after_the_model(model, samples, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = search(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
+    assert found["plan"] == "tiny-search/plan.json"
+    assert Path("tiny-search/plan.json").is_file()
+    again = call(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
+    again.assert_error("tiny-search: already exists", "choose another --output")
+
+
+@pytest.mark.parametrize("goals", [[], ["--max-extraction", 0.1, "--max-loss-increase", 0.1]])
+def test_exactly_one_goal(model, samples, texts, goals):
+    outcome = call(model, samples, texts, *goals)
+    assert outcome.code == 2
+    assert "give one goal: --max-extraction X or --max-loss-increase Y" in outcome.stderr
+
+
+def test_a_goal_that_nothing_meets(texts, tmp_path):
+    model = tiny_model()
+    for block in model.gpt_neox.layers:
+        block.attention.dense.weight.data *= 1e-6  # so that attention hardly matters
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    outcome = call(
+        tmp_path / "model", recited(tmp_path / "samples.jsonl", model), texts,
+        "--max-extraction", 0.5, "--variant", "zero", "--output", tmp_path / "found",
+    )  # fmt: skip
+    outcome.assert_error(
+        "--max-extraction 0.5: none of the 3 edits measured meets it",
+        "zero: 100.0% recited at ",
+        f"{tmp_path / 'found'} holds the front",
+    )
+    assert set(snapshot(tmp_path / "found")) == {"search.json", "front.png", "front.svg"}
+    found = json.loads((tmp_path / "found" / "search.json").read_text())
+    assert found["front"]
+    assert [found[key] for key in ("selected", "held_back", "plan")] == [None] * 3
+
+
+def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
+    outcome = call(model, samples, texts, "--max-extraction", 1, "--output", tmp_path / "found")
+    outcome.assert_error(
+        "nothing to search for: the unedited model meets the goal", "got 100.0% of the passages"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_asked_for(model, samples, texts, tmp_path):
+    goal = ["--max-extraction", 0.1, "--output", tmp_path / "found", "--device", "cpu"]
+    attn_surgery(
+        "search", model, "--samples", samples, *goal, "--prefix-length", 6, "--suffix-length", 5
+    ).assert_error("no held-out text", "--corpus")
+    call(model, samples, texts, *goal, "--variant", "linear").assert_error("--calibration")
+    few = written(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
+    call(model, few, texts, *goal).assert_error("too few samples to choose on one half")
+    assert [path.name for path in tmp_path.iterdir()] == ["few.jsonl"]
+
+
+def test_single_heads_that_no_layout_holds(samples, texts, tmp_path):
+    folder = tmp_path / "neo"
+    write_checkpoint(folder, neo_config(vocab_size=len(tiny_tokenizer())))
+    tiny_tokenizer().save_pretrained(folder)
+    goal = ["--max-extraction", 0, "--grain", "heads", "--output", tmp_path / "found"]
+    call(folder, samples, texts, *goal, "--variant", "identity").assert_error(
+        "no layout holds this edit"
+    )
+    outcome = call(folder, samples, texts, *goal, "--variant", "identity", "--variant", "zero")
+    assert "warning: single heads with identity are left out: no layout holds" in outcome.stderr

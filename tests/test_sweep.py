@@ -1,0 +1,344 @@
+"""Contract: a sweep gives, for every edit, the numbers that its exported checkpoint gives.
+
+Equal to the last bit in float32: whole blocks, ranges and heads, every variant, both families and
+layouts, whatever is computed together. What edits share is computed once, the logits of the set
+never exist together, a killed sweep goes on where it was, and the model is left as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import DTYPES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reciting import model_named, passages
+from tiny_compact import VOCABULARY, stock
+from tiny_tokenizer import TEXT, tiny_tokenizer
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from evals.branches import Branch, branches
+from evals.extraction import extract, run_pass
+from evals.journal import Journal
+from evals.samples import Samples
+from evals.subjects import open_subject
+from evals.sweep import BASE, Engine, Measured
+from evals.trace import from_block, from_tokens
+from surgery.calibration import open_calibration
+from surgery.errors import MeasurementError, UnsupportedError
+from surgery.exporting import export
+from surgery.fitting import Fitter
+from surgery.in_memory import short_circuit
+from surgery.selection import Part, Selection, parse_selection
+
+BLOCKS = 4
+COMMON = {
+    "vocab_size": len(tiny_tokenizer()),
+    "hidden_size": 32,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "initializer_range": 0.3,
+}
+
+
+def small(family: str, dtype: str) -> Any:
+    torch.manual_seed(0)
+    if family == "gpt_neo":
+        kinds = [[["global", "local"], 2]]
+        config = GPTNeoConfig(
+            **COMMON, num_layers=4, num_heads=2, attention_types=kinds, window_size=5
+        )
+        return GPTNeoForCausalLM(config).to(DTYPES[dtype])
+    config = GPTNeoXConfig(
+        **COMMON, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, rotary_pct=0.5
+    )
+    return GPTNeoXForCausalLM(config).to(DTYPES[dtype])
+
+
+def parsed(spec: str, variant: str) -> Selection:
+    """ "1:=mean+3" → block 1 with mean, block 3 with `variant`."""
+    items = [item.partition(":=") for item in spec.split("+")]
+    return tuple(
+        sorted(
+            part
+            for blocks, _, own in items
+            for part in parse_selection(blocks, own or variant, BLOCKS, 2)
+        )
+    )
+
+
+def windows(rows: int = 11, length: int = 12, vocabulary: int = VOCABULARY) -> Any:
+    return np.random.default_rng(0).integers(2, vocabulary, (rows, length)).astype(np.int32)
+
+
+def assert_same(one: Measured, other: Measured) -> None:
+    for name in ("first_divergence", "exact", "score", "nll", "heldout_nll", "heldout_kl"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "dtype", "layout", "specs"),
+    [
+        (
+            "gpt_neox",
+            "float32",
+            "auto",
+            ["1", "2-3", "0-1", "0-3", "2.1", "0.0,3", "1:=zero+3:=linear"],
+        ),
+        ("gpt_neox", "float32", "compact", ["1", "2-3"]),
+        ("gpt_neox", "float16", "auto", ["1", "2-3", "0.1"]),
+        ("gpt_neo", "float32", "auto", ["1", "2-3", "0-1", "1.1", "1:=mean+3:=linear"]),
+        ("gpt_neo", "float32", "compact", ["0", "1-3"]),
+    ],
+)
+def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs, tmp_path):
+    source, text = tmp_path / "source", tmp_path / "text.txt"
+    small(family, dtype).save_pretrained(source)
+    tiny_tokenizer().save_pretrained(source)
+    text.write_text(TEXT * 8)
+    subject = open_subject(str(source), device="cpu", dtype="float32")
+    model, stored = subject.model, {"float32": "F32", "float16": "F16"}[dtype]
+    calibration = open_calibration([text], subject.tokenizer, max_positions=64)
+    fitter = Fitter(model, calibration, stored_dtype=stored, layout=layout, together=True)
+    tokens = windows(15, 16, 300)
+    samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")
+    heldout = windows(9, 16, 300)
+    engine = Engine(
+        model, samples, heldout, batch_size=4, fitter=fitter, layout=layout, stored_dtype=stored
+    )
+    edits = dict.fromkeys(
+        parsed(spec, variant)
+        for spec in specs
+        for variant in ("identity", "zero", "mean", "linear")
+        if not (family == "gpt_neo" and "." in spec and variant in ("identity", "linear"))
+    )
+    measured = engine.measure(list(edits))
+    for (number, selection), found in zip(enumerate(edits), measured, strict=True):
+        output = tmp_path / str(number)
+        export(source, selection, output=output, layout=layout, calibration=[text])
+        edited = open_subject(str(output), device="cpu", dtype="float32").model
+        theirs = extract(edited, samples, batch_size=4)
+        assert found.selection == selection
+        np.testing.assert_array_equal(found.first_divergence, theirs.first_divergence)
+        np.testing.assert_array_equal(found.exact, theirs.exact)
+        np.testing.assert_array_equal(found.score, theirs.score)
+        np.testing.assert_array_equal(found.nll, theirs.nll)
+        rest = run_pass(edited, heldout, 1, batch_size=4).positions.log_likelihood
+        np.testing.assert_array_equal(found.heldout_nll, -rest.mean(axis=1, dtype=np.float64))
+        assert not np.array_equal(found.nll, engine.base.nll)
+
+
+@pytest.mark.parametrize("name", ["neox-parallel", "neox-sequential", "neo"])
+def test_a_pass_taken_up_at_any_block_is_the_whole_pass(name):
+    model = stock(name)
+    before = dict(model.named_modules())
+    tokens = torch.from_numpy(windows(3).astype(np.int64))
+    whole = from_tokens(model, tokens, keep=range(BLOCKS))
+    assert torch.equal(whole.hidden, model.base_model(tokens).last_hidden_state)
+    for block in range(BLOCKS):
+        run = from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS))
+        assert torch.equal(run.hidden, whole.hidden)
+        assert all(torch.equal(run.inputs[b], whole.inputs[b]) for b in range(block, BLOCKS))
+    part = from_block(model, 1, whole.inputs[1], keep=[2], last=2)
+    assert torch.equal(part.inputs[2], whole.inputs[2])
+    with pytest.raises(RuntimeError):
+        from_block(model, 2, torch.zeros(1, 3, 5))
+    assert dict(model.named_modules()) == before
+    assert torch.equal(model.base_model(tokens).last_hidden_state, whole.hidden)
+
+
+HEADS = (0, 1)
+PARTS = st.builds(
+    Part,
+    block=st.integers(0, 3),
+    heads=st.sampled_from([(0,), HEADS]),
+    variant=st.sampled_from(["zero", "mean"]),
+)
+EDITS = st.lists(PARTS, min_size=1, max_size=4, unique_by=lambda part: part.block).map(
+    lambda parts: tuple(sorted(parts))
+)
+
+
+def all_of(tree: tuple[Branch, ...]) -> Iterator[Branch]:
+    for branch in tree:
+        yield branch
+        yield from all_of(branch.children)
+
+
+@given(st.sets(EDITS, max_size=12))
+def test_the_tree_holds_every_edit_once_and_shares_only_what_is_equal(selections):
+    tree = branches(selections)
+    measured = [branch.selection for branch in all_of(tree) if branch.measured]
+    assert sorted(measured) == sorted(selections)
+
+    def check(branch: Branch, above: Selection) -> None:
+        own = branch.selection[len(above) :]
+        assert branch.selection[: len(above)] == above
+        assert branch.start == own[0].block
+        assert not above or above[-1].block < branch.start
+        assert branch.measured or len(branch.children) > 1
+        assert branch.wanted in selections
+        for child in branch.children:
+            check(child, branch.selection)
+
+    for branch in tree:
+        check(branch, BASE)
+
+
+def test_every_range_costs_a_sixth_of_the_cube_of_blocks():
+    spans = [(a, b) for a in range(12) for b in range(a, 12)]
+    edits = [tuple(Part(block, HEADS, "zero") for block in range(a, b + 1)) for a, b in spans]
+    cost = sum(12 - branch.start for branch in all_of(branches(edits)))
+    assert cost == sum(12 - b for _, b in spans) == 12 * 13 * 14 // 6
+
+
+@pytest.fixture(params=["neox-parallel", "neo"])
+def recited(request) -> tuple[Any, Samples, list[Selection]]:
+    """A model, passages of which it recites a third, and edits of single blocks and of the last."""
+    model = model_named(request.param)
+    specs = ["0", "1", "2", "3", "2-3", "1-3", "0,2"]
+    edits = [parse_selection(spec, "zero", 4, 4) for spec in specs]
+    return model, passages(request.param, 40), edits
+
+
+def test_nothing_is_computed_twice(recited):
+    model, samples, edits = recited
+    runs = 0
+
+    def count(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    layers = model.transformer.h if hasattr(model, "transformer") else model.gpt_neox.layers
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    engine = Engine(model, samples, windows(), batch_size=64)
+    runs = 0
+    engine.measure(edits)
+    # the base; 0, and 0,2 from there; 1 and 1-3; 2 and 2-3; 3. Unmeasured 1-2 is not run.
+    assert runs == 2 * (4 + (4 + 2) + (3 + 2) + (2 + 1) + 1)
+    runs = 0
+    engine.measure(edits)
+    assert runs == 0
+    assert engine.work(edits) == 0
+    for hook in hooks:
+        hook.remove()
+
+
+def test_logits_of_a_few_positions_exist_at_a_time(recited):
+    model, samples, edits = recited
+    most = 0
+
+    def watch(module: Any, arguments: Any, output: torch.Tensor) -> None:
+        nonlocal most
+        most = max(most, output.numel() // output.shape[-1])
+
+    hook = model.get_output_embeddings().register_forward_hook(watch)
+    Engine(model, samples, windows(60), batch_size=64).measure(edits)
+    hook.remove()
+    assert most == 256
+
+
+def test_exact_only_finds_what_the_whole_measurement_finds(recited):
+    model, samples, edits = recited
+    whole = Engine(model, samples, batch_size=16).measure([BASE, *edits])
+    quick = Engine(model, samples, exact_only=True, batch_size=16).measure([BASE, *edits])
+    assert 5 < whole[0].exact.sum() < 40
+    assert len({int(one.exact.sum()) for one in whole}) > 1
+    for one, other in zip(whole, quick, strict=True):
+        np.testing.assert_array_equal(one.first_divergence, other.first_divergence)
+        np.testing.assert_array_equal(one.exact, other.exact)
+        assert np.isnan(other.score).all()
+        assert np.isnan(other.nll).all()
+        assert len(other.heldout_nll) == len(other.heldout_kl) == 0
+
+
+def test_the_divergence_is_that_of_the_distributions(recited):
+    model, samples, edits = recited
+    heldout = windows(7)
+    engine = Engine(model, samples, heldout, batch_size=4)
+    tokens = torch.from_numpy(heldout.astype(np.int64))
+    with torch.no_grad():
+        log_p = model(tokens).logits[:, :-1].double().log_softmax(-1)
+        for selection, found in zip(edits, engine.measure(edits), strict=True):
+            with short_circuit(model, selection):
+                log_q = model(tokens).logits[:, :-1].double().log_softmax(-1)
+            expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1).numpy()
+            np.testing.assert_allclose(found.heldout_kl, expected, atol=1e-5)
+            assert found.heldout_kl.min() > 0
+    assert not engine.base.heldout_kl.any()
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_sweep_goes_on_where_it_was(recited, tmp_path):
+    model, samples, edits = recited
+    expected = Engine(model, samples, windows(), batch_size=8).measure(edits)
+    path, done = tmp_path / "journal", 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if stop is not None and done > stop:
+            raise KilledError
+
+    engine = Engine(model, samples, windows(), batch_size=8)
+    total, stop = engine.work(edits), 100
+    with pytest.raises(KilledError):
+        engine.measure(edits, advance=advance, journal=Journal(path, {"of": "this"}))
+    lines = path.read_bytes().count(b"\n")
+    assert lines == 1 + 1  # settings, and the batch of 8 rows under 8 models that was finished
+    path.write_bytes(path.read_bytes() + b'{"edits": [{"sc')  # what a kill leaves of a line
+    stop, done = None, 0
+    again = Engine(model, samples, windows(), batch_size=8)
+    found = again.measure(edits, advance=advance, journal=Journal(path, {"of": "this"}))
+    assert done == total
+    for one, other in zip(expected, found, strict=True):
+        assert_same(one, other)
+
+
+def test_mistakes_are_found_before_anything_is_measured(recited):
+    model, samples, _ = recited
+    engine = Engine(model, samples, batch_size=8)
+
+    def never(rows: int) -> None:
+        raise AssertionError("something was measured")
+
+    with pytest.raises(UnsupportedError, match="variant linear needs calibration text"):
+        engine.measure([parse_selection("1", "linear", 4, 4)], advance=never)
+    if hasattr(model, "transformer"):
+        with pytest.raises(UnsupportedError, match="no layout holds this edit"):
+            engine.measure([parse_selection("1.2", "identity", 4, 4)], advance=never)
+
+
+def test_likelihoods_that_are_not_finite_are_an_error():
+    model = stock("neox-parallel")
+    with torch.no_grad():
+        model.gpt_neox.layers[2].attention.dense.bias[:] = float("nan")
+    message = "base model: the model gives likelihoods that are not finite"
+    with pytest.raises(MeasurementError, match=message):
+        Engine(model, passages("neox-parallel"), windows(), batch_size=8).measure([])
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sets(EDITS, min_size=2, max_size=4), st.sampled_from([3, 8]))
+def test_what_is_measured_together_changes_no_number(selections, batch_size):
+    model, samples = stock("neox-parallel"), passages("neox-parallel", 5)
+    edits = sorted(
+        tuple(
+            Part(part.block, part.heads if part.heads == (0,) else (0, 1, 2, 3), "zero")
+            for part in edit
+        )
+        for edit in selections
+    )
+    together = Engine(model, samples, windows(4), batch_size=batch_size).measure(edits)
+    for edit, found in zip(edits, together, strict=True):
+        (alone,) = Engine(model, samples, windows(4), batch_size=batch_size).measure([edit])
+        assert_same(found, alone)

@@ -1,0 +1,271 @@
+"""`sweep` keeps its contract: JSON keys, figures, files, errors, and one result for any number of
+processes.
+
+Figures equal those of `extract` on the exported edit; the output folder is complete or not there; a
+killed run goes on; no token and no text is in any output; two processes under `accelerate launch`
+print the bytes of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from command_line import Outcome, attn_surgery
+from reciting import generate
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+from surgery.exporting import export
+
+LENGTHS = ("--prefix-length", "6", "--suffix-length", "5", "--device", "cpu")
+EDIT = {
+    "spec",
+    "kind",
+    "blocks",
+    "variant",
+    "exact_match",
+    "exact_count",
+    "memorization_score",
+    "suffix_nll",
+    "heldout_loss",
+    "heldout_perplexity",
+    "heldout_kl",
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """A model folder, 40 rows (30 members, most of them recited; 10 others), and a text."""
+    folder = tmp_path_factory.mktemp("files")
+    base = tiny_model()
+    base.save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    ids = tiny_tokenizer()(TEXT)["input_ids"]
+    prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
+    rows = []
+    for start, said in enumerate(generate(base, prefixes, 5).tolist()):
+        member = start < 30
+        tail = said if member and start % 5 else [3, *said[:4]]
+        tokens = prefixes[start].tolist() + tail
+        rows.append({"id": f"row-{start}", "tokens": tokens, "member": member})
+    samples = folder / "samples.jsonl"
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "text.txt").write_text(TEXT * 8)
+    return folder / "model", samples, folder / "text.txt"
+
+
+def sweep(files: tuple[Path, Path, Path], *options: object, corpus: bool = True) -> Outcome:
+    model, samples, text = files
+    named = ("--corpus", text) if corpus else ()
+    return attn_surgery("sweep", model, "--samples", samples, *named, *LENGTHS, *options)
+
+
+@pytest.fixture(scope="module")
+def everything(files, tmp_path_factory) -> tuple[dict, Path]:
+    output = tmp_path_factory.mktemp("out") / "swept"
+    text = files[2]
+    done = sweep(files, "--heads", "--ranges", "--calibration", text, "--output", output, "--json")
+    assert done.code == 0, done.stderr
+    return done.json, output
+
+
+def test_the_keys_of_the_contract(everything):
+    result, _ = everything
+    assert (result["n"], result["prefix_length"], result["suffix_length"]) == (30, 6, 5)
+    assert set(result["base"]) == EDIT
+    assert result["base"]["exact_count"] == 24
+    assert result["base"]["exact_match"] == 24 / 30
+    assert result["base"]["heldout_kl"] == 0
+    named = [(edit["spec"], edit["kind"]) for edit in result["edits"] if edit["variant"] == "zero"]
+    assert named == [
+        ("0", "block"),
+        ("1", "block"),
+        ("0-1", "last"),
+        ("0.0", "head"),
+        ("0.1", "head"),
+        ("1.0", "head"),
+        ("1.1", "head"),
+    ]
+    assert len(result["edits"]) == 4 * 3 + 2 * 4  # so few rotary pairs hold no map of one head
+    for edit in result["edits"]:
+        assert set(edit) == EDIT | ({"heads"} if edit["kind"] == "head" else set())
+        assert edit["exact_match"] == edit["exact_count"] / 30
+        assert edit["heldout_kl"] > 0
+        assert edit["heldout_perplexity"] == pytest.approx(np.exp(edit["heldout_loss"]))
+    assert result["edits"][-1]["heads"] == {"1": [1]}
+    assert result["calibration"]["blocks"].keys() == {"0", "1"}
+    assert list(result["provenance"]["model"]["weights_sha256"]) == ["model.safetensors"]
+    assert {"python", "torch", "transformers"} <= set(result["provenance"]["versions"])
+
+
+@pytest.mark.parametrize("edit", [("1", "zero"), ("0-1", "linear"), ("0.1", "mean")])
+def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tmp_path, edit):
+    model, samples, text = files
+    spec, variant = edit
+    export(model, spec, variant=variant, output=tmp_path / "edited", calibration=[text])
+    call = ("--samples", samples, "--control", text, *LENGTHS, "--json")
+    theirs = attn_surgery("extract", tmp_path / "edited", *call).json
+    (ours,) = [e for e in everything[0]["edits"] if (e["spec"], e["variant"]) == edit]
+    assert ours["exact_match"] == theirs["exact_match"]["rate"]
+    assert ours["exact_count"] == theirs["exact_match"]["count"]
+    assert ours["memorization_score"] == theirs["memorization_score"]["mean"]
+    assert ours["suffix_nll"] == theirs["suffix_nll"]["mean"]
+    assert everything[0]["heldout"]["sha256"] == theirs["control"]["sha256"]
+
+
+def test_the_folder_is_complete(everything):
+    result, output = everything
+    names = {path.name for path in output.iterdir()}
+    assert {"sweep.json", "sweep.csv", "sweep.png", "sweep.svg"} <= names
+    assert json.loads((output / "sweep.json").read_text()) == result
+    rows = list(csv.DictReader((output / "sweep.csv").read_text().splitlines()))
+    assert [row["spec"] for row in rows] == ["", *(edit["spec"] for edit in result["edits"])]
+    for row, edit in zip(rows, [result["base"], *result["edits"]], strict=True):
+        for name in EDIT - {"spec", "kind", "blocks", "variant"}:
+            assert float(row[name]) == edit[name]
+    assert [path.name for path in output.parent.iterdir()] == ["swept"]
+
+
+def test_privacy_no_token_and_no_text(files, everything):
+    first = json.loads(files[1].read_text().splitlines()[1])
+    said = tiny_tokenizer().decode(first["tokens"][6:])
+    for path in everything[1].iterdir():
+        if path.suffix in (".json", ".csv"):
+            assert said not in path.read_text()
+            assert str(first["tokens"])[1:-1] not in path.read_text()
+
+
+def test_people_get_a_table_and_the_best_edit(files):
+    done = sweep(files)
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith(
+        "30 passages, 6 tokens given, 5 asked for; losses and KL in nats per token"
+    )
+    for label in ("edit", "variant", "exact", "held-out loss", "perplexity", "KL"):
+        assert label in done.stdout
+    rows = [line.split() for line in lines if line.split()[1:2] in (["identity"], ["zero"])]
+    assert [row[0] for row in rows] == ["0", "0", "0-1", "0-1", "1", "1"]
+    assert lines[-1].startswith("best: --drop-attn ")
+    assert "exact match 80.0% to" in lines[-1]
+    assert "nats per held-out token (KL " in lines[-1]
+
+
+def test_exact_only_reads_no_text_and_finds_the_same(files, everything):
+    done = sweep(files, "--exact-only", "--json", corpus=False)
+    found = {(edit["spec"], edit["variant"]): edit for edit in done.json["edits"]}
+    assert len(found) == 6
+    for edit in everything[0]["edits"]:
+        key = (edit["spec"], edit["variant"])
+        if key in found:
+            assert found[key]["exact_count"] == edit["exact_count"]
+            assert found[key]["memorization_score"] is None
+            assert found[key]["heldout_loss"] is None
+    assert done.json["heldout"] is None
+    table = sweep(files, "--exact-only", corpus=False).stdout
+    assert "KL" not in table.split("\n", 1)[1]
+    assert sweep(files, "--exact-only").code == 2
+
+
+def test_mistakes_are_one_line_and_leave_nothing(files, tmp_path):
+    sweep(files, corpus=False).assert_error(
+        "no held-out text to measure the cost of an edit on",
+        "name text that the model was not trained on with --corpus",
+    )
+    sweep(files, "--variant", "mean").assert_error("variant mean needs calibration text")
+    (tmp_path / "there").mkdir()
+    sweep(files, "--output", tmp_path / "there").assert_error("already exists")
+    missing = ("--corpus", tmp_path / "none.txt", "--output", tmp_path / "new")
+    sweep(files, *missing).assert_error("no such file or folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=None,
+    )
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    done = sweep((tmp_path, *files[1:]), "--heads", "--json")
+    heads = [edit["variant"] for edit in done.json["edits"] if edit["kind"] == "head"]
+    assert heads == ["zero"] * 4
+    assert len(done.json["edits"]) == 6 + 4
+    (warning,) = done.json["warnings"]
+    assert warning.startswith("single heads with identity are left out: no layout holds this edit")
+    assert f"warning: {warning}" in done.stderr
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
+    output = tmp_path / "swept"
+    options = ("--batch-size", "8", "--output", output, "--json")
+    from evals.edited_batch import EditedBatch
+
+    whole, batches = EditedBatch.measure, 0
+
+    def killed_later(*arguments):
+        nonlocal batches
+        batches += 1
+        if batches == 4:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    with mock.patch.object(EditedBatch, "measure", killed_later):
+        done = sweep(files, *options)
+    assert (done.code, done.stdout) == (130, "")
+    assert [path.name for path in tmp_path.iterdir()] == [".swept.progress"]
+    sweep(files, *options, "--ranges", "--variant", "zero").assert_error(
+        "holds the progress of another model", "choose another --output"
+    )
+    batches = -1000
+    with mock.patch.object(EditedBatch, "measure", killed_later):
+        resumed = sweep(files, *options)
+    windows = -(-resumed.json["heldout"]["windows"] // 8)
+    assert batches == -1000 + 5 + windows - 3  # 40 rows and the text, less what was done
+    assert [path.name for path in tmp_path.iterdir()] == ["swept"]
+    fresh = sweep(files, "--batch-size", "8", "--json")
+    assert resumed.stdout == fresh.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--exact-only",)])
+def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
+    model, samples, text = files
+    script = tmp_path / "run.py"
+    script.write_text("import sys\nfrom cli.sweep import command\ncommand(sys.argv[1:])\n")
+    call = [str(model), "--samples", str(samples), *LENGTHS, "--batch-size", "8", "--json", *more]
+    if not more:
+        call += ["--corpus", str(text), "--calibration", str(text)]
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    results = []
+    for name, begin in (("one", [sys.executable]), ("two", launch)):
+        output = tmp_path / name
+        done = subprocess.run(
+            [*begin, str(script), *call, "--output", str(output)],
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        results.append((done.stdout, (output / "sweep.csv").read_bytes()))
+    assert results[0] == results[1]
+    assert json.loads(results[0][0])["base"]["exact_count"] == 24
