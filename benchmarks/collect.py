@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from evals.collecting import Cut, collect
-from surgery.corpus import open_corpus
 from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
 from evals.lab.corpus import training_texts
 from evals.samples import load_samples
 from evals.subjects import open_subject
+from surgery.corpus import open_corpus
 
 SEED = 1
 END = "<|endoftext|>"

@@ -56,7 +56,8 @@ def command(
     from cli.calibrating import fitted
     from cli.progress import progress
     from cli.repeated_evaluation import measured_again
-    from surgery.reproduction import open_original, reproduce
+    from surgery.original import open_original
+    from surgery.reproduction import reproduce
 
     original = open_original(model, revision)
     report = original.read("report.json") if evaluate else None  # missed before any work

@@ -15,7 +15,6 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.batches import rows_per_batch
-from surgery.corpus import Corpus, Place, Window, windows
 from evals.decoding import first_divergences
 from evals.extraction import run_pass
 from evals.forward import check_head
@@ -24,6 +23,7 @@ from evals.measures import memorization_score
 from evals.processes import Processes, map_in_order
 from evals.samples import row_hash
 from evals.writing import write_lines
+from surgery.corpus import Corpus, Place, Window, windows
 from surgery.errors import SamplesError
 
 __all__ = ["Collection", "Cut", "collect"]

@@ -328,7 +328,8 @@ metric_list:
 def test_public_benchmarks_from_local_files(data, tmp_path):
     for name, body in REAL.items():
         file = data / {"lambada": "lambada_openai.jsonl", "arc_easy": "arc_easy.jsonl"}[name]
-        head = f"task: real_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\n"
+        head = f"task: real_{name}\ndataset_path: json\n"
+        head += f"dataset_kwargs:\n  data_files:\n    test: {file}\n"
         (tmp_path / f"{name}.yaml").write_text(f"{head}test_split: test\nnum_fewshot: 0\n{body}")
     names = [f"real_{name}" for name in REAL]
     asked = Benchmarks.load(names, include_paths=[tmp_path], limit=40)

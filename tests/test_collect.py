@@ -29,10 +29,10 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.collecting import Cut, collect
-from surgery.corpus import Corpus, Place, open_corpus, windows
 from evals.extraction import extract
 from evals.measures import memorization_score
 from evals.samples import load_samples
+from surgery.corpus import Corpus, Place, open_corpus, windows
 from surgery.errors import SamplesError
 
 CUT = Cut(prefix_length=6, suffix_length=5, stride=3)

@@ -38,7 +38,7 @@ def test_a_name_may_hold_the_sign():
 
 @pytest.mark.parametrize("text", ["", "arc_easy", "=0.1", " =0.1"])
 def test_what_is_no_limit(text):
-    with pytest.raises(ValueError, match="is not TASK=X; write for example 'lambada_openai=0.03'"):
+    with pytest.raises(ValueError, match="is not TASK=X; write for example"):
         parse_drop_limit(text)
 
 

@@ -66,7 +66,8 @@ def within(module: str, packages: set[str]) -> bool:
 
 BASE = {"surgery.errors"}
 PLANNING = BASE | {
-    "surgery.blocks", "surgery.selection", "surgery.checkpoint", "surgery.families", "surgery.variants",
+    "surgery.blocks", "surgery.selection", "surgery.checkpoint", "surgery.families",
+    "surgery.variants",
     "surgery.layouts", "surgery.modeling.files", "surgery.inventory",
 }  # fmt: skip
 # part → the other parts of surgery that it may import
