@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from surgery.card import NAME as CARD
+from surgery.card import card_text
+from surgery.card_file import read_card
 from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.folder import atomic_folder, hidden_siblings
 from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
@@ -208,8 +211,10 @@ def write(
             files[str(relative)] = _copy(path, folder / relative)
         config = _config_bytes(checkpoint, plan)
         files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
-        manifest = _manifest(prepared, fitting, files)
+        manifest = _manifest(prepared, fitting, files, max_shard_size)
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
+        card = card_text(manifest, read_card(checkpoint.folder), name=target.resolve().name)
+        _write_bytes(folder / CARD, card.encode())
         _write_bytes(folder / "config.json", config)  # last: without it, nothing loads
     return Export(target, plan, manifest)
 
@@ -225,7 +230,12 @@ def check_fitted(plan: Plan, fits: Fits) -> None:
         )
 
 
-def _manifest(prepared: Prepared, fitting: Fitting, files: dict[str, WrittenFile]) -> Manifest:
+def _manifest(
+    prepared: Prepared,
+    fitting: Fitting,
+    files: dict[str, WrittenFile],
+    max_shard_size: int | None,
+) -> Manifest:
     plan, earlier = prepared.plan, prepared.earlier
     edit = Edit(
         source=prepared.source,
@@ -236,6 +246,7 @@ def _manifest(prepared: Prepared, fitting: Fitting, files: dict[str, WrittenFile
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
         calibration=fitting.record,
+        max_shard_size=max_shard_size,
         changed=changed_by(plan),
         versions=versions(),
     )

@@ -67,7 +67,11 @@ class CalibrationRecord(_Model):
 
 
 class Edit(_Model):
-    """One edit of a model. `one_hot`: the constants of the stock layout, where it needed them."""
+    """One edit of a model.
+
+    `one_hot`: the constants of the stock layout, where it needed them; `max_shard_size`: bytes of a
+    weight file, where that was asked for.
+    """
 
     source: Source
     family: str
@@ -77,6 +81,7 @@ class Edit(_Model):
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     calibration: CalibrationRecord | None = None
+    max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
     versions: dict[str, str]
 

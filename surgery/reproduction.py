@@ -20,7 +20,6 @@ from surgery.exporting import Fitting, Prepared, prepare, write
 from surgery.hub import find_model
 from surgery.manifest import Edit, Manifest, versions
 from surgery.original import Original
-from surgery.rewriting import output_shards
 from surgery.tensor_differences import largest_difference
 
 TOLERANCE = 0.01  # of a fitted tensor, in the norm: a few roundings of bfloat16
@@ -111,7 +110,7 @@ def reproduce(
         prepared,
         output,
         fitting=fitting,
-        max_shard_size=_shard_size(original.manifest, prepared),
+        max_shard_size=edit.max_shard_size,
         progress=progress,
     )
     files = _compared(original, export.output, export.manifest, bool(prepared.plan.fitted))
@@ -145,17 +144,6 @@ def _check_text(edit: Edit, fitting: Fitting | None) -> None:
             expected=f"tokens of SHA-256 {recorded.sha256[:12]}",
             got=found.sha256[:12],
         )
-
-
-def _shard_size(manifest: Manifest, prepared: Prepared) -> int | None:
-    """None where the files of weights are those of the source, else the size of the largest.
-
-    That packs as the size that was asked for did: every file fits, and what did not still does not.
-    """
-    weights = {name for name in manifest.files if name.endswith(".safetensors")}
-    if weights == set(output_shards(prepared.checkpoint, prepared.plan, {}, None)):
-        return None
-    return max((manifest.files[name].size for name in weights), default=None)
 
 
 def _compared(

@@ -98,8 +98,8 @@ def test_it_is_silent(loaded, subject, capfd, recwarn, caplog):
 def test_progress_counts_rows(loaded, subject):
     seen: list[int] = []
     loaded.run("local_choice", subject, batch_size=3, advance=seen.append)
-    assert sum(seen) > len(ROWS)
-    assert max(seen) <= 3
+    assert sum(seen) >= len({row["context"] for row in ROWS})  # equal requests share a row
+    assert max(seen) == 3
 
 
 def test_the_main_metric_is_an_accuracy_where_there_is_one(loaded, runs):

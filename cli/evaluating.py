@@ -1,0 +1,207 @@
+"""Options that say what is evaluated, how they become a plan, and what becomes of its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.options import note
+from cli.progress import progress
+
+if TYPE_CHECKING:
+    from evals.benchmarks import Benchmarks
+    from evals.evaluation import Plan
+    from evals.gates import DropLimit
+    from evals.report import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+OPTIONS = (
+    "tasks", "suite", "include_paths", "num_fewshot", "limit", "samples", "prefix_length",
+    "suffix_length", "controls", "limits", "max_extraction",
+)  # fmt: skip
+"""The parameters that `evaluation_options` adds to a command."""
+
+
+def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    from evals.gates import parse_drop_limit
+
+    try:
+        return [parse_drop_limit(value) for value in values]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """Documents of each task: a whole number, or a share below 1."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = 0.0
+        if not (0 < limit < 1 or (limit >= 1 and limit.is_integer())):
+            self.fail(f"{value!r} is neither a whole number from 1 on nor a share below 1")
+        return int(limit) if limit >= 1 else limit
+
+
+def evaluation_options(command: F) -> F:
+    """What is measured: tasks, passages, held-out text, and the gates."""
+    for option in (
+        click.option(
+            "--max-extraction",
+            type=click.FloatRange(0, 1),
+            metavar="X",
+            help="Gate: at most this share of the passages may still be recited.",
+        ),
+        click.option(
+            "--max-drop",
+            "limits",
+            multiple=True,
+            callback=_drop_limits,
+            metavar="TASK=X",
+            help="Gate: TASK (or a pattern: '*') may lose at most X; may be repeated.",
+        ),
+        click.option(
+            "--control",
+            "controls",
+            type=FILE,
+            multiple=True,
+            metavar="FILE",
+            help="Text the models were not trained on; may be repeated.  [default: a lab's own]",
+        ),
+        click.option(
+            "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: 32]"
+        ),
+        click.option("--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32]"),
+        click.option(
+            "--samples",
+            metavar="SAMPLES",
+            help="Passages to test, as for extract.  [default: a lab's own]",
+        ),
+        click.option(
+            "--limit",
+            type=_Limit(),
+            metavar="N",
+            help="Only the first N documents of each task, or a share.",
+        ),
+        click.option(
+            "--num-fewshot",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Examples before each question.  [default: the task's own]",
+        ),
+        click.option(
+            "--include-path",
+            "include_paths",
+            type=FOLDER,
+            multiple=True,
+            metavar="DIR",
+            help="Also look for task files here; may be repeated.",
+        ),
+        click.option(
+            "--suite",
+            type=click.Choice(["standard", "lab"]),
+            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that need "
+            "no download.  [default: lab for a lab model, standard for any other]",
+        ),
+        click.option(
+            "--tasks",
+            metavar="A,B",
+            help="lm-eval tasks, groups or patterns.  [default: see --suite]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def lab_of(*models: str | None) -> str | None:
+    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
+    return next((name for name in models if name and name.startswith("lab:")), None)
+
+
+def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
+    """Raises `UsageError` for options that exclude or need each other."""
+    if asked["tasks"] is not None and asked["suite"] is not None:
+        raise click.UsageError("--tasks and --suite exclude each other")
+    if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
+        raise click.UsageError("--max-extraction needs passages: give --samples")
+
+
+def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
+    """The evaluation that the options ask for; tasks are loaded, and gates checked against them.
+
+    `more`: further fields of `evals.evaluation.Plan`.
+    """
+    from evals.evaluation import Plan
+    from evals.task_sources import SUITES
+
+    tasks, suite = asked["tasks"], asked["suite"]
+    names = _listed(tasks) if tasks else SUITES[suite or ("lab" if lab else "standard")]
+    return Plan(
+        benchmarks=_benchmarks(
+            names, asked["limits"], asked["include_paths"], asked["num_fewshot"], asked["limit"]
+        ),
+        samples=asked["samples"] or lab,
+        prefix_length=asked["prefix_length"],
+        suffix_length=asked["suffix_length"],
+        heldout=_heldout(asked["controls"], lab),
+        limits=asked["limits"],
+        max_extraction=asked["max_extraction"],
+        **more,
+    )
+
+
+def say_gates(report: Report) -> bool:
+    """Names every gate that failed, on stderr. Returns whether all hold."""
+    failed = [gate for gate in report.gates if not gate.ok]
+    for gate in failed:
+        note(f"gate failed: {gate.name}: {gate.description}")
+    return not failed
+
+
+def _listed(tasks: str) -> list[str]:
+    names = [name.strip() for name in tasks.split(",")]
+    if not all(names):
+        raise click.UsageError(f"--tasks {tasks!r}: a name is empty")
+    return list(dict.fromkeys(names))
+
+
+def _benchmarks(
+    names: Any,
+    limits: list[DropLimit],
+    include_paths: tuple[Path, ...],
+    num_fewshot: int | None,
+    limit: float | None,
+) -> Benchmarks:
+    """The loaded tasks; a gate on one that is not among them is a usage error."""
+    from evals.benchmarks import Benchmarks
+    from evals.gates import check_named
+
+    with progress("loading tasks", None):
+        benchmarks = Benchmarks.load(
+            names, include_paths=include_paths, num_fewshot=num_fewshot, limit=limit
+        )
+    try:
+        check_named(limits, list(benchmarks.tasks))
+    except ValueError as error:
+        raise click.UsageError(f"--max-drop: {error}") from None
+    return benchmarks
+
+
+def _heldout(controls: tuple[Path, ...], lab: str | None) -> list[str]:
+    from evals.lab import heldout_texts
+    from surgery.errors import SamplesError
+
+    if not controls:
+        return heldout_texts() if lab else []
+    try:
+        return [file.read_text(encoding="utf-8") for file in controls]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SamplesError("control text cannot be read", got=error) from error
