@@ -94,6 +94,11 @@ def command(
     )
     with output_folder(output) as folder:
         write_evaluation(found, folder)
+    source, _ = _named(model)
+    if (Path(source) / "surgery.json").is_file():
+        from surgery.card_file import refresh_card
+
+        note(f"{refresh_card(Path(source), found.report.to_dict())}: figures brought up to date")
     for warning in found.report.warnings:
         note(f"warning: {warning}")
     if as_json:

@@ -108,8 +108,8 @@ def evaluation_options(command: F) -> F:
         click.option(
             "--suite",
             type=click.Choice(["standard", "lab"]),
-            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that need "
-            "no download.  [default: lab for a lab model, standard for any other]",
+            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that "
+            "need no download.  [default: lab for a lab model, standard for any other]",
         ),
         click.option(
             "--tasks",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from cli.after_export import evaluated, evaluation_wanted, finish, published
 from cli.calibrating import fitted
+from cli.evaluating import evaluation_options
+from cli.evaluation_table import print_evaluation
 from cli.options import (
     DEFAULT_MODEL,
     Size,
@@ -73,6 +77,20 @@ from surgery.variants import VARIANTS
     metavar="S",
     help="Largest weight file (5GB).  [default: as the source is sharded]",
 )
+@click.option(
+    "--evaluate",
+    "with_evaluation",
+    is_flag=True,
+    help="Verify the result, evaluate it against MODEL, and put the report into DIR; the options "
+    "below say what is measured. Exit code 3 when a gate is missed.",
+)
+@evaluation_options
+@click.option(
+    "--push-to-hub",
+    "repo",
+    metavar="REPO",
+    help="Push the result to OWNER/NAME on the Hub, private; not when a gate is missed.",
+)
 @json_option
 def command(
     model: str,
@@ -86,7 +104,10 @@ def command(
     dry_run: bool,
     overwrite: bool,
     max_shard_size: int | None,
+    with_evaluation: bool,
+    repo: str | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Rewrite chosen blocks of MODEL into attention-free ones and save a checkpoint.
 
@@ -98,6 +119,7 @@ def command(
 
     if (drop_attn is None) == (plan_file is None):
         raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
+    wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
     opened, name = resolve_model(model)
     prepared = prepare(
         opened,
@@ -131,13 +153,25 @@ def command(
             _show_plan(plan.to_json())
         return
     result = export.to_json()
+    report = None
+    if wanted is not None:
+        report = evaluated(export.output, opened, name or model, revision, wanted)
+        result["evaluation"] = report.to_dict()
+    if repo is not None:
+        result["push"] = published(export.output, repo, report).to_json()
     if as_json:
         print_json(result)
+        finish(report)
         return
     click.echo(
         f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
         f"{human_bytes(result['bytes'])}"
     )
+    if "push" in result:
+        click.echo(f"pushed to {result['push']['url']}")
+    if report is not None:
+        print_evaluation(report, export.output)
+    finish(report)
 
 
 def _show_plan(plan: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ def show_search(result: dict[str, Any], export: str) -> None:
     base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
     rows = [("unedited", base, base["held_back"])]
     if recipe is not None:
-        rows.append((f"paper's recipe: {recipe['spec']}", recipe, recipe["held_back"]))
+        rows.append((f"paper's recipe: {recipe['spec']} identity", recipe, recipe["held_back"]))
     rows.append((f"chosen: {_named(selected, result['num_heads'])}", selected, result["held_back"]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("edit", overflow="fold")
@@ -43,6 +43,8 @@ def show_search(result: dict[str, Any], export: str) -> None:
         f"{result['evaluations']} edits measured, {every}; recited of the half held back: "
         f"{result['held_back']['exact_match']:.1%} [{low:.1%}, {high:.1%}]"
     )
+    if not result["held_back_meets_goal"]:
+        click.echo("the half held back does not meet the goal: ask for less than you need")
     click.echo(f"export it: {export}")
 
 

@@ -24,8 +24,9 @@ __all__ = ["edit_record", "figures", "missed", "plan_of", "search_report"]
 def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str, Any]:
     """The JSON object of `search --json`, but for the path of the plan.
 
-    `selected` and `held_back` are None where nothing meets the goal, `paper_recipe` where the model
-    cannot be edited so. Figures on samples are over members, where membership is known.
+    `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on.
+    It, `selected` and `held_back` are None where nothing meets the goal, `paper_recipe` where the
+    model cannot be edited so. Figures on samples are over members, where membership is known.
     """
     subject, samples, (here, back) = task.subject, task.samples, task.halves
     base, recipe, selected = chosen.base, chosen.recipe, chosen.selected
@@ -53,6 +54,7 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
         },
         "selected": selected and edit_record(selected.chosen_on, heads, n),
         "held_back": selected and figures(selected.held_back, m),
+        "held_back_meets_goal": selected and task.goal.met(selected.held_back, base.held_back),
         "front": [edit_record(point, heads, n) for point in chosen.found.front],
         "evaluations": len(chosen.found.points),
         "exhaustive": chosen.found.exhaustive,

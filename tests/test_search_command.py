@@ -141,6 +141,7 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert found["exhaustive"]
     assert found["evaluations"] == 15
     assert found["selected"] in found["front"]
+    assert found["held_back_meets_goal"] == (found["held_back"]["exact_match"] <= 0.3)
     assert (found["n"], found["n_held_back"]) == (20, 20)
     assert found["base"]["exact_match"] == 1
     assert found["base"]["heldout_kl"] == 0

@@ -1,0 +1,85 @@
+"""What `export` does with a finished export when asked: prove it, measure it, publish it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.evaluating import OPTIONS, check_asked, lab_of, make_plan, say_gates
+from cli.options import note
+from cli.progress import progress
+
+if TYPE_CHECKING:
+    from evals.evaluation import Plan
+    from evals.report import Report
+    from surgery.publishing import Push
+
+
+def evaluation_wanted(
+    asked: dict[str, Any], model: str, with_evaluation: bool, dry_run: bool
+) -> Plan | None:
+    """The evaluation that the options ask for, made before any work: mistakes come first."""
+    if not with_evaluation:
+        given = [key for key in OPTIONS if asked[key] not in (None, (), [])]
+        if given:
+            raise click.UsageError("what to measure is for use with --evaluate")
+        return None
+    if dry_run:
+        raise click.UsageError("--evaluate and --dry-run exclude each other")
+    lab = lab_of(model)
+    check_asked(asked, lab)
+    from evals.baseline_cache import BaselineCache, cache_folder
+
+    return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
+
+
+def evaluated(output: Path, source: str, name: str, revision: str | None, plan: Plan) -> Report:
+    """Verifies an export and evaluates it against its source; the report goes into its folder.
+
+    The model card is written anew with the figures. Raises `OutputError` when the export does not
+    verify.
+    """
+    from evals.evaluation import Target, evaluate
+    from evals.evaluation_files import write_evaluation
+    from surgery.card_file import refresh_card
+    from surgery.errors import OutputError
+    from surgery.verification import verify
+
+    verification = verify(output, source=source, revision=revision)
+    for check in verification.checks:
+        if not check.ok:
+            raise OutputError(
+                f"does not verify: {check.name}: {check.detail}",
+                where=output,
+                fix="keep the folder and report this",
+            )
+    note(f"verified: {len(verification.checks)} checks hold")
+    target = Target(str(output), output.name)
+    found = evaluate(target, Target(source, name, revision), plan, say=note, progress=progress)
+    with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=output) as staging:
+        write_evaluation(found, Path(staging))
+        for part in sorted(Path(staging).iterdir()):
+            part.replace(output / part.name)
+    refresh_card(output, found.report.to_dict())
+    for warning in found.report.warnings:
+        note(f"warning: {warning}")
+    return found.report
+
+
+def published(output: Path, repo: str, report: Report | None) -> Push:
+    """Pushes an export, private, unless a gate has failed: then the exit code is 3."""
+    from surgery.publishing import push
+
+    if report is not None and not say_gates(report):
+        note(f"not pushed to {repo}: a gate failed")
+        raise click.exceptions.Exit(3)
+    return push(output, repo)
+
+
+def finish(report: Report | None) -> None:
+    """Exit code 3 when a gate failed."""
+    if report is not None and not say_gates(report):
+        raise click.exceptions.Exit(3)
