@@ -14,6 +14,9 @@ from cli.sweep_table import show_sweep
 from cli.sweeping import fitter_for, heldout_windows, stored_dtype
 from surgery.variants import VARIANTS
 
+BOUND_WINDOWS = 32
+"""Windows of held-out text for --bounds: more do not move its means."""
+
 
 @click.command("sweep")
 @click.argument("model")
@@ -58,6 +61,13 @@ from surgery.variants import VARIANTS
 )
 @running_options
 @click.option(
+    "--bounds",
+    "with_bounds",
+    is_flag=True,
+    help="Also bound what each block's attention adds by mixing tokens, and follow an edit of it "
+    "to every later block.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -74,6 +84,7 @@ def command(
     heads: bool,
     calibration: tuple[str, ...],
     exact_only: bool,
+    with_bounds: bool,
     revision: str | None,
     prefix_length: int | None,
     suffix_length: int | None,
@@ -89,18 +100,26 @@ def command(
     Every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are as for
     extract. Nothing is exported; the figures are those that extract gives for the exported models.
     """
+    from evals.bound_pictures import draw_divergence
     from evals.pictures import draw_sweep
     from evals.processes import Processes
     from evals.samples import load_samples
     from evals.sweep import BASE, Engine
     from evals.sweep_edits import left_out, swept
-    from evals.sweep_report import Setting, as_csv, fitted_alone, journal_of, sweep_report
+    from evals.sweep_report import (
+        Setting,
+        as_csv,
+        fitted_alone,
+        journal_of,
+        sweep_report,
+        with_divergence,
+    )
     from evals.writing import write_lines
     from surgery.checkpoint.folder import atomic_folder, check_free
     from surgery.families import family_of
 
-    if exact_only and corpora:
-        raise click.UsageError("--exact-only reads no --corpus")
+    if exact_only and (corpora or with_bounds):
+        raise click.UsageError("--exact-only reads no held-out text, so no --corpus or --bounds")
     if output is not None:
         check_free(output, overwrite=False)
     processes = Processes.launched()
@@ -157,11 +176,20 @@ def command(
     if not processes.is_main:
         return
     result = sweep_report(setting, measured, edits)
+    if with_bounds and heldout is not None:
+        from evals.divergence import bounds
+
+        with progress("bounds", len(heldout[:BOUND_WINDOWS])) as advance:
+            windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
+            found = bounds(subject.model, windows, advance=advance)
+        result = with_divergence(result, found.to_json())
     if output is not None:
         with atomic_folder(output) as folder:
             write_lines(folder / "sweep.json", [json.dumps(result, indent=2)])
             write_lines(folder / "sweep.csv", as_csv(result).splitlines())
             draw_sweep(result, folder)
+            if "bounds" in result:
+                draw_divergence(result["bounds"], folder, model=model)
     if journal is not None:
         journal.remove()
     if as_json:

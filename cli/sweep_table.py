@@ -14,6 +14,8 @@ COLUMNS = (
     ("held-out loss", "heldout_loss", "{:.3f}"),
     ("perplexity", "heldout_perplexity", "{:.4g}"),
     ("KL", "heldout_kl", "{:.3f}"),
+    ("mixing", "mixing_measured", "{:.2f}"),
+    ("bound", "mixing_bound", "{:.2f}"),
 )
 
 
@@ -26,14 +28,18 @@ def show_sweep(result: dict[str, Any]) -> None:
     from evals.sweep_report import best_edit
 
     base, edits = result["base"], sorted(result["edits"], key=_by_block)
-    columns = [column for column in COLUMNS if base[column[1]] is not None]
+    columns = [
+        column for column in COLUMNS if any(e.get(column[1]) is not None for e in [base, *edits])
+    ]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("edit", "variant"):
         table.add_column(name, no_wrap=True)
     for name, _, _ in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for edit in [base, *edits]:
-        figures = ["-" if edit[k] is None else form.format(edit[k]) for _, k, form in columns]
+        figures = [
+            "-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns
+        ]
         table.add_row(edit["spec"] or "none", edit["variant"] or "", *figures)
     console = Console(file=sys.stdout)
     if not console.is_terminal:

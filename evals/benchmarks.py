@@ -22,7 +22,7 @@ from lm_eval.utils import handle_non_serializable
 from evals.compare import Scores
 from evals.quiet import quiet
 from evals.subjects import Subject
-from evals.task_sources import find_tasks, load_task
+from evals.task_sources import broken, find_tasks, load_task
 from surgery.errors import MeasurementError, OutputError
 
 __all__ = ["SEEDS", "Benchmarks", "TaskRun", "main_metric", "write_results"]
@@ -99,11 +99,28 @@ class Benchmarks:
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
     ) -> TaskRun:
-        """One task on one model. `advance` is told the rows that went through it."""
+        """One task on one model. `advance` is told the rows that went through it.
+
+        Raises `MeasurementError` in one line, whatever lm-eval and the task's code raise.
+        """
         task = self.tasks[name]
+        try:
+            results = self._evaluate(task, _Model(subject, batch_size, advance), batch_size)
+        except Exception as error:  # a task file may hold any code
+            raise broken(name, "cannot be run", error) from error
+        run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
+        run["aggregation"] = {key: form.__name__ for key, form in task.aggregation().items()}
+        run |= {
+            "batch_size": batch_size,
+            "environment": {k: results[k] for k in _environment(results)},
+        }
+        plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
+        return plain
+
+    def _evaluate(self, task: Any, model: Any, batch_size: int) -> dict[str, Any]:
         with quiet():
-            results: Any = simple_evaluate(
-                _Model(subject, batch_size, advance),
+            results: dict[str, Any] = simple_evaluate(
+                model,
                 tasks=[task],
                 task_manager=self.manager,
                 num_fewshot=self.num_fewshot,
@@ -115,14 +132,7 @@ class Benchmarks:
                 torch_random_seed=SEEDS["torch"],
                 fewshot_random_seed=SEEDS["fewshot"],
             )
-        run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
-        run["aggregation"] = {key: form.__name__ for key, form in task.aggregation().items()}
-        run |= {
-            "batch_size": batch_size,
-            "environment": {k: results[k] for k in _environment(results)},
-        }
-        plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
-        return plain
+            return results
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
         """What each document scored, by metric; "metric,filter" where the task filters answers."""

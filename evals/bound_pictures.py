@@ -11,9 +11,18 @@ from evals.drawing import draw, whole_numbers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bounds", "draw_propagation"]
+__all__ = ["draw_bounds", "draw_divergence", "draw_propagation"]
 
 _MOST_NUMBERS = 14  # blocks up to which every cell holds its number
+
+
+def draw_divergence(divergence: Mapping[str, Any], folder: Path, *, model: str) -> list[Path]:
+    """Both pictures of the object that `evals.divergence.Divergence.to_json` gives."""
+    tokens = divergence["tokens"]
+    return [
+        *draw_propagation(divergence["propagation"], folder, model=model, tokens=tokens),
+        *draw_bounds(divergence["blocks"], folder, model=model, tokens=tokens),
+    ]
 
 
 def draw_propagation(

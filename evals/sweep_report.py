@@ -23,7 +23,15 @@ from surgery.fitting import Fitter
 from surgery.manifest import CalibrationRecord, versions
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
 
-__all__ = ["Setting", "as_csv", "best_edit", "fitted_alone", "journal_of", "sweep_report"]
+__all__ = [
+    "Setting",
+    "as_csv",
+    "best_edit",
+    "fitted_alone",
+    "journal_of",
+    "sweep_report",
+    "with_divergence",
+]
 
 LOW_EXTRACTION = 0.01
 """The share of passages that an edit may leave and still count as effective."""
@@ -196,3 +204,23 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
 def _finite(value: float) -> float | None:
     # JSON has neither NaN, for what was not measured, nor infinity, for a perplexity beyond reach.
     return value if np.isfinite(value) else None
+
+
+def with_divergence(result: dict[str, Any], divergence: dict[str, Any]) -> dict[str, Any]:
+    """A sweep's result with the bounds of `evals.divergence`, also in every single block's record.
+
+    `mixing_measured`, `mixing_bound`: means over tokens, relative to the residual's norm.
+    """
+    of_block = {record["block"]: record for record in divergence["blocks"]}
+
+    def extended(edit: dict[str, Any]) -> dict[str, Any]:
+        if edit["kind"] != "block":
+            return edit
+        record = of_block[edit["blocks"][0]]
+        return {
+            **edit,
+            "mixing_measured": record["measured_mean"],
+            "mixing_bound": record["bound_mean"],
+        }
+
+    return {**result, "edits": [extended(e) for e in result["edits"]], "bounds": divergence}

@@ -12,7 +12,7 @@ from typing import Any
 from evals.tasks import INCLUDE_PATH
 from surgery.errors import MeasurementError
 
-__all__ = ["SUITES", "find_tasks", "load_task"]
+__all__ = ["SUITES", "broken", "find_tasks", "load_task"]
 
 SUITES = {
     "standard": ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy"),
@@ -73,7 +73,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
                 where=where,
                 fix="unset HF_HUB_OFFLINE, or give local task files with --include-path",
             ) from None
-        raise _broken(where, first) from first
+        raise broken(name, "cannot be loaded", first) from first
     if not _hub_answers():
         if missing:
             raise MeasurementError(
@@ -82,11 +82,11 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
                 fix="check the network and HF_ENDPOINT, or give local task files with "
                 "--include-path",
             ) from None
-        raise _broken(where, first) from first
+        raise broken(name, "cannot be loaded", first) from first
     try:
         return dict(manager.load([name])["tasks"])
     except Exception as error:
-        raise _broken(where, error) from error
+        raise broken(name, "cannot be loaded", error) from error
 
 
 def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
@@ -97,10 +97,11 @@ def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
     )
 
 
-def _broken(where: str, error: Exception) -> MeasurementError:
+def broken(name: str, what: str, error: Exception) -> MeasurementError:
+    """What a library or a task file raised, in one line."""
     text = str(error).strip().splitlines() or [""]
     return MeasurementError(
-        "cannot be loaded", where=where, got=f"{type(error).__name__}: {text[0][:200]}"
+        what, where=f"task {name}", got=f"{type(error).__name__}: {text[0][:200]}"
     )
 
 

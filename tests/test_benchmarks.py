@@ -120,6 +120,7 @@ def test_limits_and_examples(tasks, subject):
     assert run["batch_size"] == 2
 
 
+@pytest.mark.slow
 def test_patterns_name_tasks(tasks):
     assert set(Benchmarks.load(["local_*"], include_paths=[tasks]).tasks) == set(NAMES)
 
@@ -193,10 +194,17 @@ def broken_task(folder: Path, change: tuple[str, str]) -> Path:
 
 
 def test_a_task_file_that_does_not_load(tmp_path):
-    folder = broken_task(tmp_path, ("metric: acc,", "metric: nonsense,"))
+    folder = broken_task(tmp_path, ("test_split: test", "test_split: exam"))
     text = error_of("local_choice", include_paths=[folder])
-    assert text.startswith("task local_choice: cannot be loaded (got ")
-    assert "\n" not in text
+    assert text == "task local_choice: cannot be loaded (got KeyError: 'exam')"
+
+
+def test_a_task_file_that_fails_later(tmp_path, subject):
+    folder = broken_task(tmp_path, ("metric: acc,", "metric: nonsense,"))
+    asked = Benchmarks.load(["local_choice"], include_paths=[folder])
+    with pytest.raises(MeasurementError) as error:
+        asked.run("local_choice", subject, batch_size=4)
+    assert str(error.value).startswith("task local_choice: cannot be run (got ")
 
 
 def remote_task(folder: Path) -> Path:

@@ -269,3 +269,21 @@ def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
         results.append((done.stdout, (output / "sweep.csv").read_bytes()))
     assert results[0] == results[1]
     assert json.loads(results[0][0])["base"]["exact_count"] == 24
+
+
+@pytest.mark.slow
+def test_bounds_are_columns_and_pictures(tmp_path: Path) -> None:
+    """Every single block has its measured difference and a bound on it, which is larger."""
+    out = tmp_path / "out"
+    done = attn_surgery(
+        "sweep", "lab:pythia", "--samples", "lab:pythia", "--variant", "zero", "--bounds",
+        "--output", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    blocks = [edit for edit in done.json["edits"] if edit["kind"] == "block"]
+    assert len(blocks) == len(done.json["bounds"]["blocks"]) == 6
+    assert all(0 < edit["mixing_measured"] <= edit["mixing_bound"] for edit in blocks)
+    assert len(done.json["bounds"]["propagation"]) == 6
+    for name in ("bounds", "propagation", "sweep"):
+        assert (out / f"{name}.png").is_file()
+        assert (out / f"{name}.svg").is_file()
