@@ -18,6 +18,7 @@ Edit = Mapping[str, Any]
 _TITLES = {"block": "one block alone", "last": "the last blocks together"}
 _EXACT = "recited word for word, %"
 _LINEAR = 0.01  # nats: below, the axis is linear, so that it holds 0 as well
+_KL = "KL divergence on held-out text, nats per token"
 _RISE = "rise of held-out loss,\nnats per token"
 
 
@@ -67,33 +68,38 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """The Pareto front of a search: `front.png`, `front.svg`.
 
     With the chosen edit, where there is one, and the paper's recipe: filled as measured on the half
-    that was searched, hollow on the half that was held back.
+    that was searched, hollow on the half that was held back. What an edit costs is what the goal
+    counts: KL divergence under --max-extraction, the rise of held-out loss otherwise.
     """
     base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
+    label, cost = (_KL, _kl) if "max_extraction" in result["goal"] else (_RISE, _rise)
+
+    def at(edit: Edit, before: Edit) -> tuple[float, float]:
+        return cost(edit, before), 100 * edit["exact_match"]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for variant in dict.fromkeys(edit["variant"] for edit in result["front"]):
             some = [edit for edit in result["front"] if edit["variant"] == variant]
-            at, exact = zip(*(_at(edit, base) for edit in some), strict=True)
+            cheap, exact = zip(*(at(edit, base) for edit in some), strict=True)
             style = {**line_of(variant), "linestyle": "none"}
-            axes.plot(at, exact, label=f"Pareto front, {variant}", **style)
-        steps = [(0.0, 100 * base["exact_match"]), *(_at(edit, base) for edit in result["front"])]
+            axes.plot(cheap, exact, label=f"Pareto front, {variant}", **style)
+        steps = [(0.0, 100 * base["exact_match"]), *(at(edit, base) for edit in result["front"])]
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         base_back = base["held_back"]
         if recipe is not None:
-            there = _at(recipe["held_back"], base_back)
-            _pair(axes, _at(recipe, base), there, "X", "paper's recipe")
+            there = at(recipe["held_back"], base_back)
+            _pair(axes, at(recipe, base), there, "X", "paper's recipe")
         if selected is not None:
-            there = _at(result["held_back"], base_back)
-            _pair(axes, _at(selected, base), there, "*", f"chosen: {_short(selected['spec'])}")
+            there = at(result["held_back"], base_back)
+            _pair(axes, at(selected, base), there, "*", f"chosen: {_short(selected['spec'])}")
         _limit(axes, result["goal"])
         axes.set_xscale("symlog", linthresh=_LINEAR)
         axes.autoscale()
         left, right = axes.dataLim.intervalx
         axes.set_xlim(min(left, 0) - _LINEAR / 10, 1.3 * right)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.set_xlabel(_RISE.replace("\n", " "))
+        axes.set_xlabel(label.replace("\n", " "))
         axes.set_ylabel(_EXACT)
         axes.set_ylim(-3, 103)
         figure.legend(loc="outside right upper")
@@ -132,8 +138,8 @@ def _last(edits: Sequence[Edit], num_blocks: int) -> list[Edit]:
     return sorted(ends, key=lambda edit: len(edit["blocks"]))
 
 
-def _at(edit: Edit, base: Edit) -> tuple[float, float]:
-    return _rise(edit, base), 100 * edit["exact_match"]
+def _kl(edit: Edit, base: Edit) -> float:
+    return float(edit["heldout_kl"])
 
 
 def _rise(edit: Edit, base: Edit) -> float:

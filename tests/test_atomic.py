@@ -157,7 +157,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     """Without an output before: at no step is there anything but nothing or the whole."""
-    reference = tmp_path / "reference"
+    reference = tmp_path / "reference" / "out"  # a card names its folder
+    reference.parent.mkdir()
     assert attn_surgery(*export(small, reference)).code == 0
     whole = snapshot(reference)
     before = snapshot(small)
@@ -192,7 +193,8 @@ def load(folder: Path) -> bool:
 @pytest.mark.slow
 def test_overwrite_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     """With an output before: at every step the old one or the new one is there, whole."""
-    reference = tmp_path / "reference"
+    reference = tmp_path / "reference" / "out"  # a card names its folder
+    reference.parent.mkdir()
     assert attn_surgery(*export(small, reference)).code == 0
     new = snapshot(reference)
     seen = set()

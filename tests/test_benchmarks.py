@@ -200,11 +200,13 @@ def test_a_task_file_that_does_not_load(tmp_path):
 
 
 def test_a_task_file_that_fails_later(tmp_path, subject):
-    folder = broken_task(tmp_path, ("metric: acc,", "metric: nonsense,"))
+    folder = broken_task(tmp_path, ("_text: context", '_text: "{{ 1 / (answer - 1) }}"'))
     asked = Benchmarks.load(["local_choice"], include_paths=[folder])
     with pytest.raises(MeasurementError) as error:
         asked.run("local_choice", subject, batch_size=4)
-    assert str(error.value).startswith("task local_choice: cannot be run (got ")
+    assert str(error.value) == (
+        "task local_choice: cannot be run (got ZeroDivisionError: division by zero)"
+    )
 
 
 def remote_task(folder: Path) -> Path:

@@ -88,9 +88,11 @@ def run(hub: HubServer, tmp_path: Path) -> Commands:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files but the manifest, which names the source."""
+    """All files but the manifest, which names the source, and the card, which names the folder."""
     return {
-        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "surgery.json"
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name not in ("surgery.json", "README.md")
     }
 
 

@@ -227,7 +227,7 @@ def test_what_comes_along(tmp_path: Path) -> None:
     surgery.export(source, "1", output=tmp_path / "out")
     out = tmp_path / "out"
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
-    assert files == {*CARRIED, "config.json", "model.safetensors", "surgery.json"}
+    assert files == {*CARRIED, "config.json", "model.safetensors", "surgery.json", "README.md"}
     for name, content in CARRIED.items():
         assert (out / name).read_bytes() == content, name
     assert (out / "config.json").read_bytes() == (source / "config.json").read_bytes()
@@ -245,6 +245,7 @@ def test_a_source_of_links_gives_files(tmp_path: Path) -> None:
     surgery.export(real, "1", output=tmp_path / "direct")
     linked, direct = snapshot(tmp_path / "out"), snapshot(tmp_path / "direct")
     assert linked.pop("surgery.json") != direct.pop("surgery.json")  # they name their source
+    assert linked.pop("README.md") != direct.pop("README.md")  # and themselves
     assert linked == direct
 
 

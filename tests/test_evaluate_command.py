@@ -1,0 +1,301 @@
+"""Contract of `attn-surgery evaluate`: one report of what an edit cost and bought, whose figures
+are those of its parts; gates decide the exit code; mistakes are found before any work.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Outcome, attn_surgery, snapshot
+from local_tasks import NAMES, write_tasks
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+import surgery
+from evals.report import Report, read_report
+
+PREFIX, SUFFIX = 6, 4
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base, edited (block 0 zero), tasks, samples.jsonl (some recited), control.txt."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("work")
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    surgery.export(folder / "base", "0", variant="zero", output=folder / "edited")
+    write_tasks(folder / "tasks")
+    ids = tokenizer(TEXT)["input_ids"]
+    rows = []
+    for start in range(16):
+        prefix = ids[start : start + PREFIX]
+        said = model.generate(
+            torch.tensor([prefix]), max_new_tokens=SUFFIX, do_sample=False, pad_token_id=0
+        )[0, PREFIX:].tolist()
+        suffix = said if start % 2 else ids[start + PREFIX : start + PREFIX + SUFFIX]
+        rows.append({"id": f"row-{start}", "tokens": prefix + suffix, "count": start % 2 * 8})
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "control.txt").write_text(TEXT)
+    return folder
+
+
+def arguments(work: Path, *more: object) -> list[object]:
+    return [
+        *("evaluate", work / "edited", "--baseline", work / "base"),
+        *("--tasks", ",".join(NAMES), "--include-path", work / "tasks"),
+        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
+        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTN_SURGERY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def done(work: Path, cache: Path) -> tuple[Outcome, Path]:
+    """The first evaluation, with gates that hold."""
+    output = work / "report"
+    gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 1)
+    return attn_surgery(*arguments(work, *gates, "--output", output, "--json")), output
+
+
+def report_in(folder: Path) -> Report:
+    return read_report((folder / "report.json").read_text())
+
+
+def test_the_report_is_of_its_schema_and_complete(done):
+    outcome, output = done
+    report = report_in(output)
+    assert outcome.json == report.to_dict()
+    assert report.models.model_dump().keys() == {"base", "edited"}
+    assert list(report.tasks) == list(NAMES)
+    assert report.extraction is not None
+    assert report.heldout is not None
+    assert report.edit is not None
+    assert (report.edit.drop_attn, report.edit.variant, report.edit.layout) == (
+        "0",
+        "zero",
+        "stock",
+    )
+    assert report.edit.attention_free == {"0": "zero"}
+    assert report.sizes.base.parameters == report.sizes.edited.parameters
+    assert report.sizes.base.cache_bytes_per_token == 2 * 2 * 32 * 4  # K and V, 2 blocks, float32
+    assert report.trade_off is not None
+    assert [point.kind for point in report.trade_off.points] == ["base", "edited"]
+    for side in (report.provenance.base, report.provenance.edited):
+        assert len(side["config_sha256"]) == len(side["tokenizer_sha256"]) == 64
+    assert {"lm-eval", "torch", "attn-surgery"} <= set(report.provenance.versions)
+    assert not report.provenance.baseline_from_cache
+    assert "--max-extraction 1.0" in report.commands[-1]
+    assert report.commands[0].startswith("attn-surgery export ")
+
+
+def test_figures_are_those_of_extract(work, done):
+    direct = attn_surgery(
+        *("extract", work / "edited", "--baseline", work / "base"),
+        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
+        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
+    ).json
+    report = report_in(done[1])
+    assert report.extraction == direct
+    assert report.heldout is not None
+    assert report.heldout.base.mean == direct["baseline"]["control"]["nll"]["mean"]
+    assert report.heldout.edited.mean == direct["control"]["nll"]["mean"]
+    change = direct["paired"]["control_nll_difference"]
+    assert report.heldout.difference.mean == change["mean"]
+    assert direct["baseline"]["exact_match"]["count"] >= 8
+
+
+def test_figures_are_those_of_lm_eval(done):
+    _, output = done
+    report = report_in(output)
+    for side in ("base", "edited"):
+        (file,) = (output / "lm_eval" / side).rglob("results_*.json")
+        results = json.loads(file.read_text())["results"]
+        for name, task in report.tasks.items():
+            for metric, figures in task.metrics.items():
+                assert getattr(figures, side) == results[name][f"{metric},none"]
+            assert task.difference == task.edited - task.base
+
+
+def test_gates_that_hold(done):
+    outcome, output = done
+    assert outcome.code == 0
+    report = report_in(output)
+    assert report.passed is True
+    assert [gate.name for gate in report.gates] == [
+        *(f"max-drop {name}" for name in NAMES),
+        "max-extraction",
+    ]
+    assert "gate failed" not in outcome.stderr
+
+
+def test_gates_that_fail_are_named_and_the_report_is_written(work):
+    """The other way round the same edit makes a model worse, and one that recites."""
+    command = arguments(work, "--tasks", "local_choice,local_whole", "--output", work / "failed")
+    command[1], command[3] = command[3], command[1]
+    gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0", "--max-extraction", 0.1)
+    outcome = attn_surgery(*command, *gates)
+    assert outcome.code == 3
+    report = report_in(work / "failed")
+    assert report.passed is False
+    ok = {gate.name: gate.ok for gate in report.gates}
+    assert ok["max-drop local_choice"]
+    failed = [line for line in outcome.stderr.splitlines() if line.startswith("gate failed: ")]
+    assert len(failed) == 2
+    assert failed[0].startswith("gate failed: max-drop local_whole: relative rise of local_whole")
+    assert failed[1].startswith("gate failed: max-extraction: share of passages recited")
+    assert "failed: max-drop local_whole, max-extraction" in report.verdict
+
+
+def test_pages_stand_beside_the_report(done):
+    _, output = done
+    names = {path.name for path in output.iterdir()}
+    assert names == {"report.json", "report.html", "report.md", "lm_eval"}
+
+
+def test_no_text_of_a_passage_is_written(work, done):
+    report = (done[1] / "report.json").read_text()
+    passages = report_in(done[1]).passages
+    assert 0 < len(passages) <= 12
+    assert passages[0]["baseline"]["exact"]
+    assert not any({"prefix", "suffix", "decoded"} & set(row) for row in passages)
+    tokenizer = tiny_tokenizer()
+    for line in (work / "samples.jsonl").read_text().splitlines():
+        text = tokenizer.decode(json.loads(line)["tokens"][PREFIX:])
+        assert len(text) < 8 or json.dumps(text)[1:-1] not in report
+
+
+def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
+    from evals.benchmarks import Benchmarks
+
+    ran: list[str] = []
+    run = Benchmarks.run
+
+    def counted(self: Any, name: str, subject: Any, **options: Any) -> Any:
+        ran.append(f"{name} {Path(subject.name).name}")
+        return run(self, name, subject, **options)
+
+    monkeypatch.setattr(Benchmarks, "run", counted)
+    outcome = attn_surgery(*arguments(work, "--output", work / "again", "--show-text"))
+    assert outcome.code == 0, outcome
+    assert ran == [f"{name} edited" for name in NAMES]
+    first, second = report_in(done[1]), report_in(work / "again")
+    assert second.provenance.baseline_from_cache
+    assert second.tasks == first.tasks
+    assert second.extraction == first.extraction
+    assert second.passed is None
+    assert all(row["prefix"] and row["suffix"] for row in second.passages)
+    assert second.verdict in outcome.stdout
+    assert str(work / "again" / "report.html") in outcome.stdout
+
+    ran.clear()
+    more = ("--output", work / "again", "--no-cache", "--tasks", "local_choice")
+    assert attn_surgery(*arguments(work, *more)).code == 0  # an earlier report is replaced
+    assert ran == ["local_choice base", "local_choice edited"]
+    assert list(report_in(work / "again").tasks) == ["local_choice"]
+
+
+def test_a_batch_size_found_for_the_base_is_the_edited_models(work):
+    automatic = arguments(work)[:-2]  # without --batch-size
+    output = work / "automatic"
+    assert attn_surgery(*automatic, "--output", output).code == 0
+    report = report_in(output)
+    assert report.provenance.batch_size == "auto"
+    for side in ("base", "edited"):
+        (file,) = (output / "lm_eval" / side).rglob("results_*.json")
+        assert (
+            json.loads(file.read_text())["config"]["batch_size"]
+            == report.tasks[NAMES[0]].batch_size
+        )
+
+
+def test_without_samples_the_held_out_loss_remains(work):
+    command = [
+        *("evaluate", work / "edited", "--baseline", work / "base", "--tasks", "local_choice"),
+        *("--include-path", work / "tasks", "--control", work / "control.txt"),
+        *("--output", work / "no-samples"),
+    ]
+    assert attn_surgery(*command).code == 0
+    report = report_in(work / "no-samples")
+    assert (report.extraction, report.trade_off, report.passages) == (None, None, [])
+    assert report.heldout is not None
+    assert report.heldout.n > 1
+
+
+def test_what_a_search_found_is_in_the_picture(work):
+    front = work / "search.json"
+    edit = {"spec": "0", "variant": "zero", "exact_match": 0.25, "heldout_loss": 6.0}
+    front.write_text(json.dumps({"front": [edit]}))
+    more = ("--tasks", "local_choice", "--front", front, "--output", work / "front")
+    assert attn_surgery(*arguments(work, *more)).code == 0
+    trade_off = report_in(work / "front").trade_off
+    assert trade_off is not None
+    assert (trade_off.points[-1].kind, trade_off.points[-1].label) == ("front", "0 zero")
+    assert trade_off.note == "the front was measured by the search, on its own rows and windows"
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--max-drop", "x"), "'x' is not TASK=X; write for example 'lambada_openai=0.03'"),
+        (("--max-drop", "local_choice=-1"), "is not a number from 0 on"),
+        (("--max-drop", "piqa=0.1"), "no task that is run is called 'piqa'"),
+        (("--max-extraction", "2"), "2.0 is not in the range 0<=x<=1"),
+        (("--suite", "lab"), "--tasks and --suite exclude each other"),
+        (("--limit", "1.5"), "is neither a whole number from 1 on nor a share below 1"),
+        (("--tasks", "a,,b"), "a name is empty"),
+    ],
+)
+def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
+    monkeypatch.setattr("evals.subjects.load_model", lambda *_, **__: pytest.fail("work was done"))
+    before = snapshot(work)
+    outcome = attn_surgery(*arguments(work, *more))
+    assert outcome.code == 2, outcome
+    assert text in outcome.stderr
+    assert snapshot(work) == before
+
+
+def test_a_gate_on_extraction_needs_samples(work):
+    command = ("evaluate", work / "edited", "--baseline", work / "base", "--max-extraction", 0.1)
+    outcome = attn_surgery(*command)
+    assert outcome.code == 2
+    assert "--max-extraction needs passages: give --samples" in outcome.stderr
+
+
+def test_the_baseline_is_required(work):
+    outcome = attn_surgery("evaluate", work / "edited")
+    assert outcome.code == 2
+    assert "give --baseline" in outcome.stderr
+
+
+def test_other_folders_are_left_alone(work):
+    attn_surgery(*arguments(work, "--output", work / "base")).assert_error(
+        "base: holds something else than an evaluation; choose another --output"
+    )
+
+
+def test_precisions_must_agree(work):
+    half = work / "half"
+    if not half.exists():
+        tiny_model().bfloat16().save_pretrained(half)
+        tiny_tokenizer().save_pretrained(half)
+    command = arguments(work, "--output", work / "never")
+    command[1] = half
+    attn_surgery(*command).assert_error(
+        "the models would run in different precisions (expected float32, as the baseline, got "
+        "bfloat16 for",
+        "choose one with --dtype",
+    )
+    assert not (work / "never").exists()
