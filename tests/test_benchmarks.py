@@ -169,10 +169,9 @@ def error_of(*names: str, **options: Any) -> str:
 
 @pytest.mark.slow
 def test_an_unknown_name_is_answered_with_near_ones(tasks):
-    assert error_of("local_chose", include_paths=[tasks]) == (
-        "no benchmark task is called 'local_chose'; near names: local_choice; "
-        "`lm_eval ls tasks` lists all"
-    )
+    text = error_of("local_chose", include_paths=[tasks])
+    assert text.startswith("no benchmark task is called 'local_chose'; near names: local_choice")
+    assert text.endswith("; `lm_eval ls tasks` lists all")
 
 
 def test_a_folder_that_is_not_there(tmp_path):
