@@ -7,8 +7,15 @@ from typing import Any
 
 import click
 
+from cli.evaluating import OPTIONS
+
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
+_EVERYTHING: dict[str, Any] = dict.fromkeys(OPTIONS) | {
+    "include_paths": (),
+    "controls": (),
+    "limits": [],
+}
 SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
 
 
@@ -22,13 +29,16 @@ SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
     help="Folder for the edited model; replaced if an earlier demo is there.",
 )
 def command(output: Path) -> None:
-    """Run the whole story on an embedded model, offline, in under two minutes.
+    """Run the whole story on an embedded model, offline, in under three minutes.
 
     Exports lab:pythia with its deep blocks edited, verifies it, reloads it through transformers,
-    and measures what both models recite and how well they predict held-out text.
+    measures what both models recite and what they can do, and writes the report.
     """
     from rich.console import Console
 
+    from cli.after_export import evaluated
+    from cli.evaluating import make_plan
+    from cli.evaluation_table import print_evaluation
     from cli.options import resolve_model
     from surgery.exporting import prepare, write
     from surgery.verification import verify
@@ -54,50 +64,32 @@ def command(output: Path) -> None:
         console.print(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
     if not verification.ok:
         raise click.exceptions.Exit(1)
-    console.rule("3. Measure")
+    console.rule("3. Evaluate")
     console.print(
-        f"attn-surgery extract {output} --baseline {MODEL} --samples {MODEL}", style="bold"
+        f"attn-surgery evaluate {output} --baseline {MODEL}",
+        style="bold",
     )
-    _measure(source, output, console)
+    report = evaluated(output, source, MODEL, None, make_plan(_EVERYTHING, MODEL))
+    print_evaluation(report, output)
+    console.rule("4. See for yourself")
+    _show(source, output, console)
     console.rule("Done")
     console.print(f"The edited model is in {output.absolute()}", soft_wrap=True)
     console.print(f'It loads as any other: AutoModelForCausalLM.from_pretrained("{output}")')
+    console.print(f"The report: {output.absolute() / 'report.html'}", soft_wrap=True)
 
 
-def _measure(source: str, output: Path, console: Any) -> None:
-    from rich.table import Table
-
-    from evals.controls import control_windows
-    from evals.lab import heldout_texts
-    from evals.memorization import Protocol, measure
+def _show(source: str, output: Path, console: Any) -> None:
+    """A few planted records, as both models go on with them."""
+    from evals.extraction import extract
     from evals.samples import load_samples
     from evals.subjects import open_subject
 
     before, after = open_subject(source, name=MODEL), open_subject(str(output))
     samples = load_samples(MODEL)
-    controls = control_windows(heldout_texts(), before.tokenizer, samples.tokens.shape[1])
-    protocol = Protocol(samples, controls)
-    base, edited = measure(before, protocol), measure(after, protocol)
-    assert samples.counts is not None
-    assert base.control is not None
-    assert edited.control is not None
-
-    table = Table(title="Planted records recited word for word, of those seen so often in training")
-    for column in ("times seen", "records", "before", "after"):
-        table.add_column(column, justify="right")
-    for count in sorted(set(samples.counts.tolist())):
-        rows = samples.counts == count
-        cells = (f"{test.exact[rows].mean():.0%}" for test in (base.test, edited.test))
-        table.add_row(str(count) if count else "never", str(int(rows.sum())), *cells)
-    console.print(table)
-
-    losses = base.control.nll.mean(), edited.control.nll.mean()
-    console.print(
-        f"Held-out loss: {losses[0]:.3f} before, {losses[1]:.3f} after, in nats per token on "
-        f"{len(controls)} windows of standard-library text that was never trained on."
-    )
-    forgotten = [row for row in range(len(samples)) if base.test.exact[row]]
-    forgotten.sort(key=lambda row: bool(edited.test.exact[row]))
+    base, edited = (extract(subject.model, samples).exact for subject in (before, after))
+    forgotten = [row for row in range(len(samples)) if base[row]]
+    forgotten.sort(key=lambda row: bool(edited[row]))
     for row in forgotten[:SHOWN]:
         prefix, suffix = samples.prefixes[row], samples.suffixes[row]
         console.print(f"\n[dim]record {samples.ids[row]}, given[/dim]", highlight=False)

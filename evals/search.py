@@ -6,6 +6,7 @@
    beam of sets grows, each step with what it did to the sets before it.
 3. The best set is refined: units are taken out again where that makes it better (backward
    elimination), and exchanged for others.
+4. While there is budget left, 2 and 3 are repeated with a beam twice as wide.
 
 Steps are ranked by a smooth measure, the fall in `recall` per nat of held-out KL: exact match alone
 says nothing until passages break. What is accepted is decided by the goal itself.
@@ -28,9 +29,9 @@ from surgery.selection import Part, Selection
 __all__ = ["Found", "search"]
 
 WIDTH = 2
-"""Sets that grow side by side."""
+"""Sets that grow side by side, at first."""
 TRIED = 6
-"""Units that are tried on each of them, the most promising first; exchanges at a time."""
+"""Units that are tried on each of them, the most promising first, and exchanges at a time."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,11 @@ def search(
         promise = Promise({unit: point for (unit,), point in alone}, trail.base)
         _dive(trail, promise)
         _eliminate(trail)
-        _grow(trail, alone, promise)
-        _refine(trail, promise)
+        width, tried = WIDTH, TRIED
+        while trail.budget and width <= max_evaluations:
+            _grow(trail, alone, promise, width, tried)
+            _refine(trail, promise, tried)
+            width, tried = 2 * width, 2 * tried
     best = trail.best()
     return Found(None if best is None else best[1], trail.base, trail.points, exhaustive, goal)
 
@@ -98,13 +102,15 @@ def _dive(trail: Trail, promise: Promise) -> None:
             chosen = more
 
 
-def _grow(trail: Trail, sets: list[tuple[Units, Point]], promise: Promise) -> None:
+def _grow(
+    trail: Trail, sets: list[tuple[Units, Point]], promise: Promise, width: int, tried: int
+) -> None:
     """A beam: the most promising sets of each size, each with one unit more, and so on."""
     while sets and trail.budget:
         able = [(promise.worth(point), chosen) for chosen, point in sets if trail.grows(point)]
         able.sort(key=lambda pair: -pair[0])
         sets = trail.measure(
-            [more for _, chosen in able[:WIDTH] for more in promise.larger(chosen, TRIED)]
+            [more for _, chosen in able[:width] for more in promise.larger(chosen, tried)]
         )
 
 
@@ -116,14 +122,14 @@ def _eliminate(trail: Trail) -> None:
         best, before = trail.best(), best
 
 
-def _refine(trail: Trail, promise: Promise) -> None:
+def _refine(trail: Trail, promise: Promise, tried: int) -> None:
     """Takes units out of the best set, and exchanges them, for as long as that makes it better."""
     _eliminate(trail)
     best = trail.best()
     tries = [] if best is None else promise.exchanged(*best)
     while tries and trail.budget:
-        trail.measure(tries[:TRIED])
-        tries = tries[TRIED:]
+        trail.measure(tries[:tried])
+        tries = tries[tried:]
         if trail.best() != best:
             _eliminate(trail)
             best = trail.best()

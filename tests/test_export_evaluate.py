@@ -59,3 +59,16 @@ def test_mistakes_come_first(tmp_path: Path, arguments: tuple[str, ...], text: s
     assert done.code == 2
     assert text in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = attn_surgery("demo")
+    assert done.code == 0, done.stderr
+    page = tmp_path / "attn-surgery-demo" / "report.html"
+    assert done.stdout.replace("\n", "").rstrip().endswith("attn-surgery-demo/report.html")
+    assert page.is_file()
+    assert "does not recite it" in done.stdout
+    report = json.loads(page.with_suffix(".json").read_text())
+    assert report["extraction"]["paired"]["forgotten"] > 200
