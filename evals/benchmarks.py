@@ -22,10 +22,11 @@ from lm_eval.utils import handle_non_serializable
 from evals.compare import Scores
 from evals.quiet import quiet
 from evals.subjects import Subject
+from evals.task_scores import task_scores
 from evals.task_sources import broken, find_tasks, load_task
-from surgery.errors import MeasurementError, OutputError
+from surgery.errors import OutputError
 
-__all__ = ["SEEDS", "Benchmarks", "TaskRun", "main_metric", "write_results"]
+__all__ = ["SEEDS", "Benchmarks", "TaskRun", "write_results"]
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """lm-eval's own defaults."""
@@ -135,24 +136,8 @@ class Benchmarks:
             return results
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
-        """What each document scored, by metric; "metric,filter" where the task filters answers."""
-        found = {}
-        for label in dict.fromkeys(sample["filter"] for sample in run["samples"]):
-            samples = [sample for sample in run["samples"] if sample["filter"] == label]
-            for metric in run["aggregation"]:  # in the order of the task's file
-                value = run["results"].get(f"{metric},{label}")
-                if isinstance(value, (int, float)) and metric in samples[0]["metrics"]:
-                    found[metric if label == "none" else f"{metric},{label}"] = Scores(
-                        values=[sample[metric] for sample in samples],
-                        documents=[sample["doc_hash"] for sample in samples],
-                        aggregation=run["aggregation"][metric],
-                        aggregate=self.tasks[name].aggregation()[metric],
-                        value=float(value),
-                        higher_is_better=run["higher_is_better"].get(metric) is not False,
-                    )
-        if not found:
-            raise MeasurementError("has no metric that can be compared", where=f"task {name}")
-        return found
+        """What each document scored, by metric: see `task_scores`."""
+        return task_scores(name, run, self.tasks[name].aggregation())
 
 
 _PER_TASK = {
@@ -168,16 +153,6 @@ _PER_TASK = {
 
 def _environment(results: dict[str, Any]) -> Iterator[str]:
     return (key for key in results if key not in ("group_subtasks", "groups"))
-
-
-def main_metric(scores: dict[str, Scores]) -> str:
-    """The first metric for which higher is better and which is a mean, or else the first."""
-    means = (
-        name
-        for name, score in scores.items()
-        if score.higher_is_better and score.aggregation == "mean"
-    )
-    return next(means, next(iter(scores)))
 
 
 def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from evals import memorization
-from evals.benchmarks import SEEDS, Benchmarks, TaskRun, main_metric
+from evals.benchmarks import SEEDS, Benchmarks, TaskRun
 from evals.compare import compare_scores
 from evals.evaluation_plan import Plan, Progress, Target
 from evals.findings import edit_of, export_command, heldout_of, passages_of, trade_off_of, verdict
@@ -18,6 +18,7 @@ from evals.gates import check_gates
 from evals.report import Names, Provenance, Report, Sizes, Task
 from evals.side import Side, measure_base, measure_edited, tool_versions
 from evals.statistics import SEED
+from evals.task_scores import main_metric
 from surgery.errors import MeasurementError
 from surgery.hub import find_model
 from surgery.manifest import read_manifest
@@ -104,8 +105,11 @@ def _tasks(
     for name in before if benchmarks else ():
         assert benchmarks is not None
         base, edited = benchmarks.scores(name, before[name]), benchmarks.scores(name, after[name])
-        main = main_metric(base)
-        metrics = {key: compare_scores(base[key], edited[key]) for key in base if key in edited}
+        shared = {key: score for key, score in base.items() if key in edited}
+        if not shared:
+            raise MeasurementError("has no metric that both models give", where=f"task {name}")
+        main = main_metric(shared)
+        metrics = {key: compare_scores(shared[key], edited[key]) for key in shared}
         found[name] = Task(
             **metrics[main].model_dump(),
             metric=main,

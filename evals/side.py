@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from evals import memorization
-from evals.bench_process import cache_bytes
 from evals.benchmarks import SEEDS, TaskRun
+from evals.content import content_of, size_of
 from evals.controls import control_windows
 from evals.evaluation_plan import Plan, Progress, Target
 from evals.extraction import run_pass
-from evals.forward import hidden_states
 from evals.memorization import Measured, Protocol
 from evals.report import Size
 from evals.samples import Tokens, load_samples
 from evals.subjects import Subject, open_subject
 from evals.summary import Control
-from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import MeasurementError
-from surgery.hub import find_model
 from surgery.manifest import versions
 
 __all__ = ["Side", "measure_base", "measure_edited", "tool_versions"]
@@ -133,7 +126,7 @@ def _side(
 ) -> Side:
     identity = {
         **subject.identity,
-        **_content(subject),
+        **content_of(subject),
         "dtype": subject.dtype,
         "device": subject.device,
         "attn_implementation": subject.model.config._attn_implementation,
@@ -150,7 +143,15 @@ def _side(
         nll = -result.positions.log_likelihood.mean(axis=1, dtype="float64")
         control = Control.of("text", nll, windows)
     runs, found = _runs(subject, target, plan, identity, progress, base)
-    return Side(runs, found, test, control, _size(subject, target), identity, shared)
+    return Side(
+        runs,
+        found,
+        test,
+        control,
+        size_of(subject, target.source, target.revision),
+        identity,
+        shared,
+    )
 
 
 def _runs(
@@ -189,34 +190,3 @@ def _runs(
                 plan.cache.put(key, run)
         runs[name] = run
     return runs, all(cached)
-
-
-def _content(subject: Subject) -> dict[str, Any]:
-    """Hashes of what weights alone do not tell: configuration and tokenizer."""
-    config = subject.model.config.to_dict()
-    config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
-    tokenizer, text = subject.tokenizer, None
-    if tokenizer is not None:
-        fast = getattr(tokenizer, "backend_tokenizer", None)
-        text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
-    return {
-        "config_sha256": _sha256(json.dumps(config, sort_keys=True, default=str)),
-        "tokenizer_sha256": None if text is None else _sha256(text),
-    }
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _size(subject: Subject, target: Target) -> Size:
-    folder, _ = find_model(target.source, target.revision)
-    tokens = 8
-    ids = torch.zeros(1, tokens, dtype=torch.long, device=subject.model.device)
-    with torch.inference_mode():
-        _, cache = hidden_states(subject.model, ids, use_cache=True)
-    return Size(
-        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
-        weight_bytes=sum(info.nbytes for info in open_checkpoint(folder).infos.values()),
-        cache_bytes_per_token=cache_bytes(cache) // tokens if cache is not None else 0,
-    )

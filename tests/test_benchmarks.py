@@ -16,9 +16,10 @@ from scipy.stats import binomtest
 from tiny_tokenizer import tiny_model, tiny_tokenizer
 
 from evals.baseline_cache import BaselineCache, cache_folder
-from evals.benchmarks import Benchmarks, main_metric, write_results
+from evals.benchmarks import Benchmarks, write_results
 from evals.lab import LAB_MODELS, heldout_texts, model_path
 from evals.subjects import Subject, open_subject
+from evals.task_scores import main_metric
 from evals.task_sources import SUITES
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.errors import MeasurementError, OutputError
