@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +42,7 @@ def evaluated(output: Path, source: str, name: str, revision: str | None, plan: 
     verify.
     """
     from evals.evaluation import Target, evaluate
-    from evals.evaluation_files import write_evaluation
-    from surgery.card_file import refresh_card
+    from evals.evaluation_files import attach
     from surgery.errors import OutputError
     from surgery.verification import verify
 
@@ -59,11 +57,7 @@ def evaluated(output: Path, source: str, name: str, revision: str | None, plan: 
     note(f"verified: {len(verification.checks)} checks hold")
     target = Target(str(output), output.name)
     found = evaluate(target, Target(source, name, revision), plan, say=note, progress=progress)
-    with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=output) as staging:
-        write_evaluation(found, Path(staging))
-        for part in sorted(Path(staging).iterdir()):
-            part.replace(output / part.name)
-    refresh_card(output, found.report.to_dict())
+    attach(found, output)
     for warning in found.report.warnings:
         note(f"warning: {warning}")
     return found.report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from cli.evaluation_table import print_evaluation
 from cli.measuring import running_options
 from cli.options import json_option, note, print_json, resolve_model, revision_option
 from cli.progress import progress
+
+if TYPE_CHECKING:
+    from evals.evaluation import Evaluation
 
 
 @click.command("evaluate")
@@ -94,11 +97,7 @@ def command(
     )
     with output_folder(output) as folder:
         write_evaluation(found, folder)
-    source, _ = _named(model)
-    if (Path(source) / "surgery.json").is_file():
-        from surgery.card_file import refresh_card
-
-        note(f"{refresh_card(Path(source), found.report.to_dict())}: figures brought up to date")
+    _attach(found, Path(_named(model)[0]), show_text)
     for warning in found.report.warnings:
         note(f"warning: {warning}")
     if as_json:
@@ -107,6 +106,21 @@ def command(
         print_evaluation(found.report, output)
     if not say_gates(found.report):
         ctx.exit(3)
+
+
+def _attach(found: Evaluation, folder: Path, show_text: bool) -> None:
+    """Into the folder of an exported MODEL, for its card and for push; passages' text never."""
+    from evals.evaluation_files import attach
+    from surgery.errors import SurgeryError
+
+    if show_text or not (folder / "surgery.json").is_file():
+        return
+    try:
+        attach(found, folder)
+    except SurgeryError as error:  # the evaluation itself is done and written
+        note(f"warning: the report is not beside the model: {error}")
+    else:
+        note(f"{folder}: report and model card brought up to date")
 
 
 def _short(model: str) -> str:

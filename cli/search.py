@@ -177,7 +177,7 @@ def command(
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     alone = [(unit,) for unit in offered]
-    fitter = fitter_for(alone, calibration, model, subject, task.stored_dtype)
+    fitter = fitter_for(alone, calibration, model, subject, task.stored_dtype, layout=layout)
     with progress(f"search {model}", max_evaluations * task.rows) as advance:
         chosen = run(task, fitter, advance=advance)
     if not processes.is_main:

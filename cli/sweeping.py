@@ -62,6 +62,8 @@ def fitter_for(
     model: str,
     subject: Subject,
     stored: str,
+    *,
+    layout: str = "auto",
 ) -> Fitter | None:
     """A fitter that has fitted what `selections` need; None where they need none.
 
@@ -73,7 +75,7 @@ def fitter_for(
     from surgery.fitting import Fitter
     from surgery.in_memory import plan_for
 
-    plans = [plan_for(subject.model, selection) for selection in selections]
+    plans = [plan_for(subject.model, selection, layout=layout) for selection in selections]
     fitted = [plan for plan in plans if plan.fitted]
     if not fitted:
         return None
@@ -86,7 +88,9 @@ def fitter_for(
         check_fitted(fitted[0], {})
     assert text is not None
     with progress("calibrate", None) as advance:
-        fitter = Fitter(subject.model, text, stored_dtype=stored, together=True, advance=advance)
+        fitter = Fitter(
+            subject.model, text, stored_dtype=stored, layout=layout, together=True, advance=advance
+        )
         for plan in fitted:
             fitter.fits(plan.selection)
     return fitter

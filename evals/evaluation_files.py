@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from evals.benchmarks import write_results
 from evals.evaluation import Evaluation
 from evals.page import write_page
 from evals.writing import write_lines
-from surgery.checkpoint.folder import atomic_folder
+from surgery.card_file import refresh_card
+from surgery.checkpoint.folder import atomic_folder, writing
 from surgery.errors import OutputError
 
-__all__ = ["REPORT", "check_output", "output_folder", "write_evaluation"]
+__all__ = ["REPORT", "attach", "check_output", "output_folder", "write_evaluation"]
 
 REPORT = "report.json"
 
@@ -28,6 +30,21 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     for name, side, runs in (*sides, (report.models.edited, "edited", evaluation.edited_runs)):
         if runs:
             write_results(folder / "lm_eval" / side, name, runs)
+
+
+def attach(evaluation: Evaluation, folder: Path) -> None:
+    """Puts an evaluation into the folder of the edited model, and its figures on the card there.
+
+    `push` then takes them along. Raises `OutputError` when the folder cannot be written.
+    """
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".evaluation-", dir=folder) as staging:
+        write_evaluation(evaluation, Path(staging))
+        for part in sorted(Path(staging).iterdir()):
+            place = folder / part.name
+            if place.is_dir():
+                shutil.rmtree(place)  # lm-eval's results of an earlier evaluation
+            part.replace(place)
+    refresh_card(folder, evaluation.report.to_dict())
 
 
 def check_output(folder: Path) -> None:

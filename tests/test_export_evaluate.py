@@ -34,6 +34,15 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
+    again = attn_surgery(
+        "evaluate", out, "--baseline", "lab:pythia", *QUICK, "--output", tmp_path / "report"
+    )
+    assert again.code == 0, again.stderr
+    assert "report and model card brought up to date" in again.stderr
+    beside = (out / "report.json").read_bytes()
+    assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
+    assert "Nothing yet" not in (out / "README.md").read_text()
+
     missed = attn_surgery(
         *EXPORT, out, "--overwrite", "--evaluate", *QUICK, "--max-extraction", "0.001",
         "--push-to-hub", "me/never",
