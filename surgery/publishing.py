@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.card import NAME as CARD
 from surgery.card import card_text, merged
-from surgery.errors import OutputError
+from surgery.errors import ManifestError, OutputError
 from surgery.hub_client import hub_client, progress_bars
 from surgery.hub_state import TIMEOUT, Published, published
 from surgery.manifest import NAME as MANIFEST
@@ -22,6 +22,8 @@ from surgery.verification import CODE_OR_WEIGHTS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_FIX = "push a folder that `attn-surgery export` wrote"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def push(
     """
     if not (repo.count("/") == 1 and all(repo.split("/"))):
         raise OutputError("not a Hub id", where=repo, expected="OWNER/NAME")
+    if read_manifest(Path(folder)) is None:
+        raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
     with hub_client(repo, revision, explain=upload_error) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     source = publishable(Path(folder), None if evaluation is None else Path(evaluation))
