@@ -267,7 +267,7 @@ REFUSED = {
     "push stock me": "me: not a Hub id (expected OWNER/NAME)",
     "push stock me/a/b": "me/a/b: not a Hub id (expected OWNER/NAME)",
     "push stock me/a--b": "me/a--b: not a Hub id (expected OWNER/NAME)",
-    "push nothing me/x": "nothing: has no surgery.json; verify a folder that `attn-surgery export` "
+    "push nothing me/x": "nothing: has no surgery.json; push a folder that `attn-surgery export` "
     "wrote",
     "push damaged me/x": "damaged: does not verify, so it is not published: files: "
     f"{WEIGHTS[0]} differs from its recorded SHA-256; export it again",
