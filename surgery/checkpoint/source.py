@@ -6,13 +6,13 @@ weights_only). Nothing of the source is executed, and an index cannot lead outsi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
 from surgery.errors import CheckpointError, SourceError
 
@@ -105,14 +105,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
     """A JSON object from a file; {} when it is absent and not needed."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         if not needed:
             return {}
-        raise SourceError(f"{path.name} is missing", where=path.parent) from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("not valid JSON", where=path, got=error) from None
+        raise SourceError(f"{path.name} is missing", where=path.parent)
+    with guard(CheckpointError, "not valid JSON", path):
+        value = parse_json(read_bytes(path, CheckpointError))
     if not isinstance(value, dict):
         raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
     return value

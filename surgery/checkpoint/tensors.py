@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import CheckpointError
 
 Array = npt.NDArray[Any]
@@ -105,12 +107,10 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
                 fix="the file is truncated or not safetensors; download it again",
             )
         text = file.read(length)
-    try:
-        header = json.loads(text)
+    with _header_of(path):
+        header = parse_json(text)
         metadata = dict(header.pop("__metadata__", None) or {})
         entries = [_entry(name, entry) for name, entry in header.items()]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _invalid(path, error) from None
     tensors, end = [], 0
     for begin, stop, info in sorted(entries, key=lambda entry: entry[:2]):
         if begin != end or stop - begin != info.nbytes:
@@ -131,11 +131,8 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
             got=size,
             fix="download it again",
         )
-    try:
-        with safe_open(path, "numpy"):  # what the library would refuse is refused here
-            return tensors, metadata
-    except SafetensorError as error:
-        raise _invalid(path, error) from None
+    with _header_of(path), safe_open(path, "numpy"):  # what the library would refuse is refused
+        return tensors, metadata
 
 
 def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
@@ -154,10 +151,8 @@ def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _invalid(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        "the header is not valid", where=path.name, got=repr(error)[:200], fix="download it again"
-    )
+def _header_of(path: Path) -> AbstractContextManager[None]:
+    return guard(CheckpointError, "the header is not valid", path.name, fix="download it again")
 
 
 def _entry(name: str, entry: dict[str, Any]) -> tuple[int, int, TensorInfo]:

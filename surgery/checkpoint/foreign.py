@@ -1,0 +1,161 @@
+"""Files that somebody else wrote: read within a limit, parsed strictly, refused in one line.
+
+Everything that comes from outside passes here: `read_bytes` or `read_lines` bound what is held in
+memory, `parse_json` takes only what every later step can handle, and `guard` turns whatever a
+parser raises into an error of ours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from surgery.errors import SurgeryError
+
+__all__ = ["LIMIT", "guard", "parse_json", "read_bytes", "read_lines", "reason"]
+
+LIMIT = 2**26
+"""Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
+_DEPTH = 64
+_LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextmanager
+def guard(
+    error: type[SurgeryError], what: str, where: object, fix: str | None = None
+) -> Iterator[None]:
+    """Raises `error`, in one line, for whatever goes wrong inside; errors of ours pass."""
+    try:
+        yield
+    except (SurgeryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as problem:  # parsers in Rust raise PanicException, which is no Exception
+        raise error(what, where=where, got=reason(problem), fix=fix) from problem
+
+
+def reason(problem: BaseException) -> str:
+    """What an exception says, in one line of at most 200 characters."""
+    if isinstance(problem, ValidationError):
+        first = problem.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        text = f"{field}: {first['msg'].lower()}" if field else first["msg"].lower()
+    elif isinstance(problem, KeyError):
+        text = f"no {problem}"
+    elif isinstance(problem, MemoryError):
+        text = "more than memory holds"
+    elif isinstance(problem, RecursionError):
+        text = "nested too deeply"
+    else:
+        system = getattr(problem, "strerror", None)  # of OSError, without number and path
+        text = system.lower() if isinstance(system, str) else str(problem)
+    lines = text.strip().splitlines() or [type(problem).__name__]
+    return lines[0][:200]
+
+
+def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
+    """A small file as a whole. Raises `error` for a pipe, device or folder, or beyond `limit`."""
+    with guard(error, "cannot be read", path):
+        # a pipe is opened without waiting for its other end
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        with file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error("is not a regular file", where=path)
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise error("is too large", where=path, expected=f"at most {limit:,} bytes")
+    return data
+
+
+def read_lines(
+    file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
+) -> Iterator[tuple[str, str]]:
+    """The lines of an open file of UTF-8 text that are not blank: (where it is, the line)."""
+    buffered = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
+    number = 0
+    while True:
+        number += 1
+        place = f"{where} line {number}"
+        with guard(error, "cannot be read", place):
+            line = buffered.readline(limit + 1)
+            if len(line) > limit:
+                raise error("is too long", where=place, expected=f"at most {limit:,} bytes")
+            text = line.decode("utf-8")
+        if not line:
+            return
+        if text.strip():
+            yield place, text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value from text, strictly, so that nothing later stumbles over it.
+
+    An integer beyond 64 bits becomes a float, as in most parsers.
+
+    **Raises:** ValueError for what is not JSON (NaN and infinities included), names a key twice, is
+    nested more than 64 deep, or holds a number beyond any float or half of a surrogate pair.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    large = _LARGE_NUMBER.search(text)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_float,
+            parse_int=_integer if large else None,
+            parse_float=_float if large else None,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if text.count("[") + text.count("{") > _DEPTH:
+        _check_depth(value)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"names {twice[:60]!r} twice")
+    return found
+
+
+def _integer(digits: str) -> int | float:
+    number = int(digits) if len(digits) <= 20 else 2**64
+    return number if -(2**63) <= number < 2**63 else _float(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:60]} is no number")
+    return number
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested more than {_DEPTH} deep")
