@@ -43,9 +43,8 @@ from surgery.variants import VARIANTS
 @click.option(
     "--variant",
     type=click.Choice(list(VARIANTS)),
-    default="identity",
-    show_default=True,
-    help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items()),
+    help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
+    + ".  [default: identity]",
 )
 @click.option(
     "--layout",
@@ -96,7 +95,7 @@ def command(
     model: str,
     drop_attn: str | None,
     plan_file: Path | None,
-    variant: str,
+    variant: str | None,
     layout: str,
     calibration: tuple[str, ...],
     revision: str | None,
@@ -117,14 +116,18 @@ def command(
     from surgery.exporting import prepare, write
     from surgery.plan_file import read_plan_file
 
-    if (drop_attn is None) == (plan_file is None):
+    if drop_attn is None and plan_file is None:
         raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
+    if drop_attn is not None and plan_file is not None:
+        raise click.UsageError("give --drop-attn or --plan, not both")
+    if variant is not None and plan_file is not None:
+        raise click.UsageError("a --plan names the variants itself: give it without --variant")
     wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
     opened, name = resolve_model(model)
     prepared = prepare(
         opened,
         read_plan_file(plan_file) if plan_file is not None else (drop_attn or ""),
-        variant=variant,
+        variant=variant or "identity",
         layout=layout,
         revision=revision,
         name=name,

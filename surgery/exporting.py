@@ -153,7 +153,7 @@ def export(
 
     **Arguments:**
 
-    - `model`: a folder or a Hub id, with its `revision`.
+    - `model`: a folder, a Hub id with its `revision`, or an embedded model (`lab:pythia`).
     - `drop_attn`: the blocks and heads, for example "20-23,7.1-3" or "last:4"; or a selection with
       a variant for each part (`surgery.selection`), or a plan file.
     - `output`: the folder to create (default: `NAME-VARIANT-BLOCKS`).

@@ -1,4 +1,4 @@
-"""Finding a model: a folder, or a Hub id of which only what an edit needs is fetched."""
+"""Finding a model: a folder, an embedded one, or a Hub id of which only the needed is fetched."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from surgery.checkpoint.source import (
     read_json,
 )
 from surgery.checkpoint.tensors import TensorInfo
+from surgery.embedded import PREFIX, model_path
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
 from surgery.hub_client import UnreachableError, hub_client, progress_bars
@@ -53,16 +54,17 @@ class Outline:
 def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, Source]:
     """A local folder with the model's files, and where they come from.
 
-    **Arguments:** `model` is a folder or a Hub id; `revision` a branch, tag or commit of the
-    latter. The configuration is fetched and checked before any weights are, and one format of
-    weights is fetched. Where the Hub cannot be reached, an earlier download is used.
+    **Arguments:** `model` is a folder, an embedded model (`lab:pythia`) or a Hub id; `revision` a
+    branch, tag or commit of the last. The configuration is fetched and checked before any weights
+    are, and one format of weights is fetched. Where the Hub cannot be reached, an earlier download
+    is used.
 
     **Raises:** `SourceError` when there is no such model or it cannot be fetched;
     `UnsupportedError` when its architecture cannot be edited.
     """
     folder = local_folder(model, revision)
     if folder is not None:
-        return folder, Source(model=str(folder.resolve()))
+        return folder, Source(model=_recorded(model, folder))
     name = str(model)
     try:
         with hub_client(name, revision) as api:
@@ -79,7 +81,7 @@ def find_outline(model: str | Path, revision: str | None = None) -> Outline:
     folder = local_folder(model, revision)
     if folder is not None:
         opened = open_checkpoint(folder)
-        return Outline(folder, Source(model=str(folder.resolve())), opened.config, opened.infos)
+        return Outline(folder, Source(model=_recorded(model, folder)), opened.config, opened.infos)
     name = str(model)
     try:
         with hub_client(name, revision) as api:
@@ -96,7 +98,8 @@ def find_outline(model: str | Path, revision: str | None = None) -> Outline:
 
 def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
     """The folder that `model` names; None for a Hub id. Raises `SourceError` for neither."""
-    folder = Path(model).expanduser()
+    lab = str(model).startswith(PREFIX)
+    folder = model_path(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
     if not folder.is_dir():
         if folder.exists():
             raise SourceError("is a file; expected a folder or a Hub id", where=model)
@@ -106,6 +109,10 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
             "--revision goes with a Hub id, and this is a folder", where=folder, got=revision
         )
     return folder
+
+
+def _recorded(model: str | Path, folder: Path) -> str:
+    return str(model) if str(model).startswith(PREFIX) else str(folder.resolve())
 
 
 @dataclass(frozen=True)

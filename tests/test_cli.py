@@ -122,6 +122,13 @@ def test_unknown_commands(name: str) -> None:
     assert f"No such command {name!r}" in outcome.stderr
 
 
+@pytest.mark.parametrize("typed", ["exprt", "exports", "xport"])
+def test_a_command_that_was_meant(typed: str) -> None:
+    outcome = attn_surgery(typed, "lab:pythia")
+    assert outcome.code == 2
+    assert f"No such command {typed!r}. Did you mean 'export'?" in outcome.stderr
+
+
 def test_no_command() -> None:
     outcome = attn_surgery()
     assert outcome.code == 2

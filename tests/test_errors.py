@@ -758,7 +758,8 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
     ("arguments", "text"),
     [
         (["export", "lab:pythia"], "name the blocks with --drop-attn, or give a --plan"),
-        (["export", "--drop-attn", "1", "--plan", "p"], "with --drop-attn, or give a --plan"),
+        (["export", "--drop-attn", "1", "--plan", "p"], "give --drop-attn or --plan, not both"),
+        (["export", "--plan", "p", "--variant", "zero"], "--plan names the variants itself"),
         (["export", "a", "b", "--drop-attn", "1"], "unexpected extra argument"),
         (["export", "--drop-attn", "1", "--variant", "soft"], "'soft' is not one of"),
         (["export", "--drop-attn", "1", "--layout", "x"], "'x' is not one of"),

@@ -235,7 +235,7 @@ def test_unknown_model_is_named() -> None:
     with pytest.raises(SourceError) as raised:
         model_path("llama")
     assert str(raised.value) == (
-        "lab:llama: no such lab model (expected lab:pythia or lab:gpt-neo)"
+        "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
     )
 
 

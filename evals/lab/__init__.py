@@ -10,21 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from evals.lab.corpus import calibration_texts, heldout_texts
-from surgery.errors import SourceError
+from surgery.embedded import LAB_MODELS, lab_file, model_path
 
 __all__ = ["LAB_MODELS", "calibration_texts", "heldout_texts", "model_path", "samples_path"]
-
-LAB_MODELS = ("pythia", "gpt-neo")
-
-_HERE = Path(__file__).parent
-
-
-def model_path(name: str) -> Path:
-    """The folder of lab model `name`, as `from_pretrained` takes it.
-
-    Raises `SourceError` when there is no such lab model or its files are not installed.
-    """
-    return _existing(name, _HERE / "models" / _known(name))
 
 
 def samples_path(name: str) -> Path:
@@ -34,26 +22,4 @@ def samples_path(name: str) -> Path:
     the model's tokenizer), `text`. Both models were trained on the same records.
     Raises `SourceError` when there is no such lab model or its files are not installed.
     """
-    _known(name)
-    return _existing(name, _HERE / "records.jsonl")
-
-
-def _known(name: str) -> str:
-    if name not in LAB_MODELS:
-        raise SourceError(
-            "no such lab model",
-            where=f"lab:{name}",
-            expected=" or ".join(f"lab:{known}" for known in LAB_MODELS),
-        )
-    return name
-
-
-def _existing(name: str, path: Path) -> Path:
-    if not path.exists():
-        raise SourceError(
-            "the lab model's files are missing",
-            where=f"lab:{name}",
-            expected=path,
-            fix="reinstall attn-surgery",
-        )
-    return path
+    return lab_file(name, "records.jsonl")
