@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.options import F, human_bytes, json_option, note, print_json, resolve_model
+from cli.options import F, echo, human_bytes, json_option, note, print_json, resolve_model
 from cli.progress import progress
 
 
@@ -86,13 +86,14 @@ def _print(result: dict[str, Any]) -> None:
     """For people: one line a figure, base and edited side by side."""
     settings = result["settings"]
     rows, threads = settings["batch_size"], settings["threads"]
-    click.echo(
+    echo(
         f"{_counted(rows, 'row')} of {settings['prompt_tokens']} prompt and "
         f"{settings['new_tokens']} new tokens, {settings['dtype']} on {settings['device']}"
         + (f", {_counted(threads, 'thread')}" if settings["device"] == "cpu" else "")
     )
-    click.echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
-    click.echo(f"\n{'':20}{'base':28}{'edited':28}edited / base")
+    echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
+    echo()
+    echo(f"{'':20}{'base':28}{'edited':28}edited / base")
     for label, key in (("prefill, tokens/s", "prefill"), ("decode, tokens/s", "decode")):
         speeds = [result[part][f"{key}_tokens_per_second"] for part in ("base", "edited")]
         ratio = result["ratios"][f"{key}_tokens_per_second"]
@@ -106,11 +107,12 @@ def _print(result: dict[str, Any]) -> None:
         ratio = result["ratios"][key]
         cells = [form(result[part][key]) for part in ("base", "edited")]
         _line(label, cells, "" if ratio is None else f"{ratio:.3f}")
-    click.echo(f"\npeak memory: {settings['memory']}")
+    echo()
+    echo(f"peak memory: {settings['memory']}")
 
 
 def _line(label: str, cells: list[str], ratio: str) -> None:
-    click.echo((f"{label:20}" + "".join(f"{cell:28}" for cell in cells) + ratio).rstrip())
+    echo((f"{label:20}" + "".join(f"{cell:28}" for cell in cells) + ratio).rstrip())
 
 
 def _range(value: dict[str, Any], form: str) -> str:

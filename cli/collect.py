@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, revision_option
+from cli.options import echo, json_option, note, print_json, revision_option
 from cli.progress import progress
 
 
@@ -137,9 +137,9 @@ def command(
             }
         )
         return
-    click.echo(
+    echo(
         f"{found.windows:,} windows tested, {found.recited:,} recited, {found.distinct:,} of them "
         f"different; {found.tokens_read:,} tokens in {seconds:.1f} s "
         f"({found.tokens_read / seconds:,.0f} per second)"
     )
-    click.echo(f"{output}")
+    echo(f"{output}")

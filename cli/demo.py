@@ -34,71 +34,67 @@ def command(output: Path) -> None:
     Exports lab:pythia with its deep blocks edited, verifies it, reloads it through transformers,
     measures what both models recite and what they can do, and writes the report.
     """
-    from rich.console import Console
-
     from cli.after_export import evaluated
     from cli.evaluating import make_plan
     from cli.evaluation_table import print_evaluation
-    from cli.options import resolve_model
+    from cli.tables import console
     from surgery.exporting import prepare, write
     from surgery.verification import verify
 
-    console = Console()
-    source = resolve_model(MODEL)[0]
-    console.rule("1. Export")
-    console.print(
-        f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {output}", style="bold"
-    )
-    prepared = prepare(source, BLOCKS, name=MODEL)
+    out = console()
+    out.rule("1. Export")
+    out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {output}", style="bold")
+    prepared = prepare(MODEL, BLOCKS)
     export = write(prepared, output, overwrite=True)
     blocks = ", ".join(map(str, export.plan.blocks))
     total = prepared.plan.inventory.dimensions.num_blocks
-    console.print(
+    out.print(
         f"Blocks {blocks} of {total} are attention-free now ({export.plan.variant}, "
         f"{export.plan.layout.NAME} layout): {len(export.plan.rewritten)} tensors rewritten."
     )
-    console.rule("2. Verify")
-    console.print(f"attn-surgery verify {output} --source {MODEL}", style="bold")
-    verification = verify(output, source=source)
+    out.rule("2. Verify")
+    out.print(f"attn-surgery verify {output} --source {MODEL}", style="bold")
+    verification = verify(output, source=MODEL)
     for check in verification.checks:
-        console.print(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
+        out.print(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
     if not verification.ok:
         raise click.exceptions.Exit(1)
-    console.rule("3. Evaluate")
-    console.print(
+    out.rule("3. Evaluate")
+    out.print(
         f"attn-surgery evaluate {output} --baseline {MODEL}",
         style="bold",
     )
-    report = evaluated(output, source, MODEL, None, make_plan(_EVERYTHING, MODEL))
+    report = evaluated(output, MODEL, MODEL, None, make_plan(_EVERYTHING, MODEL))
     print_evaluation(report, output)
-    console.rule("4. See for yourself")
-    _show(source, output, console)
-    console.rule("Done")
-    console.print(f"The edited model is in {output.absolute()}", soft_wrap=True)
-    console.print(f'It loads as any other: AutoModelForCausalLM.from_pretrained("{output}")')
-    console.print(f"The report: {output.absolute() / 'report.html'}", soft_wrap=True)
+    out.rule("4. See for yourself")
+    _show(output, out)
+    out.rule("Done")
+    out.print(f"The edited model is in {output.absolute()}", soft_wrap=True)
+    out.print(f'It loads as any other: AutoModelForCausalLM.from_pretrained("{output}")')
+    out.print(f"The report: {output.absolute() / 'report.html'}", soft_wrap=True)
 
 
-def _show(source: str, output: Path, console: Any) -> None:
+def _show(output: Path, out: Any) -> None:
     """A few planted records, as both models go on with them."""
     from evals.extraction import extract
     from evals.samples import load_samples
     from evals.subjects import open_subject
 
-    before, after = open_subject(source, name=MODEL), open_subject(str(output))
+    before, after = open_subject(MODEL), open_subject(str(output))
     samples = load_samples(MODEL)
     base, edited = (extract(subject.model, samples).exact for subject in (before, after))
     forgotten = [row for row in range(len(samples)) if base[row]]
     forgotten.sort(key=lambda row: bool(edited[row]))
     for row in forgotten[:SHOWN]:
         prefix, suffix = samples.prefixes[row], samples.suffixes[row]
-        console.print(f"\n[dim]record {samples.ids[row]}, given[/dim]", highlight=False)
-        console.print(repr(before.tokenizer.decode(prefix.tolist())), markup=False)
+        out.print()
+        out.print(f"record {samples.ids[row]}, given", style="dim")
+        out.print(repr(before.tokenizer.decode(prefix.tolist())))
         for label, subject in (("before", before), ("after", after)):
             text, same = _continued(subject, prefix, suffix)
             verdict = "recites it" if same else "does not recite it"
-            console.print(f"[bold]{label}[/bold] ({verdict})", highlight=False)
-            console.print(repr(text), markup=False)
+            out.print(f"{label} ({verdict})", style="bold")
+            out.print(repr(text))
 
 
 def _continued(subject: Any, prefix: Any, suffix: Any) -> tuple[str, bool]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from cli.options import echo
 
 if TYPE_CHECKING:
     from evals.report import Report
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 def print_evaluation(report: Report, output: Path) -> None:
     """The verdict, a table of what was measured, the gates, and where the report is."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    click.echo(report.verdict)
+    from cli.tables import console
+
+    echo(report.verdict)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "base", "edited", "edited - base [95 % interval]", "verdict"):
         table.add_column(heading, justify="left" if heading in ("", "verdict") else "right")
     for row in _rows(report):
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, 110)  # a figure is never cut
-    console.print(table)
+    out = console()
+    out.width = max(out.width, 110)  # a figure is never cut
+    out.print(table)
     for gate in report.gates:
-        click.echo(f"gate {gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}")
-    click.echo(f"report: {output / 'report.html'}")
+        echo(f"gate {gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}")
+    echo(f"report: {output / 'report.html'}")
 
 
 def _rows(report: Report) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from cli.evaluation_table import print_evaluation
 from cli.options import (
     DEFAULT_MODEL,
     Size,
+    echo,
     human_bytes,
     json_option,
     note,
@@ -166,12 +167,12 @@ def command(
         print_json(result)
         finish(report)
         return
-    click.echo(
+    echo(
         f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
         f"{human_bytes(result['bytes'])}"
     )
     if "push" in result:
-        click.echo(f"pushed to {result['push']['url']}")
+        echo(f"pushed to {result['push']['url']}")
     if report is not None:
         print_evaluation(report, export.output)
     finish(report)
@@ -181,18 +182,18 @@ def _show_plan(plan: dict[str, object]) -> None:
     changes = plan["changes"]
     assert isinstance(changes, list)
     for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
-        click.echo(f"{key + ':':<12}{plan[key]}")
+        echo(f"{key + ':':<12}{plan[key]}")
     parts = plan["parts"]
     assert isinstance(parts, list)
     for part in parts:
         heads = ", ".join(map(str, part["heads"]))
-        click.echo(f"{'part:':<12}block {part['block']}, heads {heads}: {part['variant']}")
+        echo(f"{'part:':<12}block {part['block']}, heads {heads}: {part['variant']}")
     one_hot = plan["one_hot"]
     if isinstance(one_hot, dict):
-        click.echo(
+        echo(
             f"{'one-hot:':<12}constant {one_hot['kappa']} on {one_hot['num_pairs']} rotary pairs, "
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
     for change in changes:
-        click.echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")
+        echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")

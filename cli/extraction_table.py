@@ -32,12 +32,11 @@ def print_extraction(result: dict[str, Any]) -> None:
     out.print(
         f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
         f"(exact McNemar p = {paired['p_value']:.2g}); difference {difference['value']:+.1%} "
-        f"[{low:+.1%}, {high:+.1%}]",
-        markup=False,
+        f"[{low:+.1%}, {high:+.1%}]"
     )
     if "selectivity" in paired:
         value, (low, high) = paired["selectivity"]["value"], paired["selectivity"]["ci95"]
-        out.print(f"selectivity {value:+.3f} [{low:+.3f}, {high:+.3f}] nats/token", markup=False)
+        out.print(f"selectivity {value:+.3f} [{low:+.3f}, {high:+.3f}] nats/token")
 
 
 def _lines(columns: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
@@ -59,9 +58,9 @@ def _lines(columns: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
 
 def _rate(value: dict[str, Any]) -> str:
     low, high = value["ci95"]
-    return rf"{value['rate']:.1%} \[{low:.1%}, {high:.1%}]"
+    return f"{value['rate']:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _mean(value: dict[str, Any], form: str) -> str:
     mean, low, high = (form.format(number) for number in (value["mean"], *value["ci95"]))
-    return rf"{mean} \[{low}, {high}]"
+    return f"{mean} [{low}, {high}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import json_option, print_json, resolve_model, revision_option
+from cli.options import echo, json_option, print_json, resolve_model, revision_option
 
 
 @click.command("inspect")
@@ -25,19 +25,19 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     if as_json:
         print_json({**found.to_json(), "model": name or found.model})
         return
-    click.echo(f"{name or found.model}")
+    echo(f"{name or found.model}")
     size = "dtype and size unknown: pickled weights do not tell before they are downloaded"
     if found.parameters is not None:
         size = f"{found.parameters:,} parameters, {found.dtype}"
-    click.echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
+    echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
     if not found.attention_free and not found.edited_heads:
-        click.echo("  every block has attention")
+        echo("  every block has attention")
     for block, variant in found.attention_free.items():
-        click.echo(f"  block {block}: attention-free ({variant}, {found.layout})")
+        echo(f"  block {block}: attention-free ({variant}, {found.layout})")
     for block, heads in found.edited_heads.items():
         named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
-        click.echo(f"  block {block}: heads without attention {named}")
+        echo(f"  block {block}: heads without attention {named}")
     for edit in found.edits:
         blocks = format_selection(edit.parts, edit.num_heads)
         commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
-        click.echo(f"  edited from {edit.source.model}{commit}: blocks {blocks}, {edit.variant}")
+        echo(f"  edited from {edit.source.model}{commit}: blocks {blocks}, {edit.variant}")

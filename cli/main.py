@@ -9,6 +9,7 @@ from importlib import import_module
 
 import click
 
+from cli.options import echo, note
 from surgery.errors import SurgeryError
 
 # command → module and one line of help; a module is imported only when its command runs
@@ -64,7 +65,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 
-        click.echo(f"attn-surgery {version('attn-surgery')}")
+        echo(f"attn-surgery {version('attn-surgery')}")
         ctx.exit()
 
 
@@ -92,19 +93,22 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        for line in usage.getvalue().splitlines():
+            note(line)
         code = error.exit_code
     except SurgeryError as error:
-        click.echo(f"error: {error}", err=True)
+        note(f"error: {error}")
         code = 1
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        note("interrupted")
         code = 130
     except BrokenPipeError:
         code = 0  # the reader of our output has seen enough
     except OSError as error:  # a file that may not be read, a disk that is full
         reason = (error.strerror or str(error)).lower()
-        click.echo(f"error: {SurgeryError(reason, where=error.filename)}", err=True)
+        note(f"error: {SurgeryError(reason, where=error.filename)}")
         code = 1
     sys.stderr.flush()
     sys.exit(code if isinstance(code, int) else 0)

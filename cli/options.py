@@ -62,9 +62,22 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
 
 
-def note(message: str) -> None:
+def shown(text: object) -> str:
+    """Text as a terminal may have it: any character that is not printable becomes an escape.
+
+    Names come from foreign files, and control characters in them could erase or forge lines.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def echo(line: object = "") -> None:
+    """A line of results, on stdout."""
+    click.echo(shown(line))
+
+
+def note(line: object) -> None:
     """A line for people, on stderr."""
-    click.echo(message, err=True)
+    click.echo(shown(line), err=True)
 
 
 def human_bytes(nbytes: int) -> str:

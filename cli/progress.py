@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cli.options import shown
+
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -14,11 +16,12 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
         yield lambda done: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, TextColumn
 
     columns = Progress.get_default_columns()
     if total is None:  # how much there is only shows at the end
         columns = (*columns[:2], TextColumn("{task.completed:,.0f}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(escape(shown(description)), total=total)
         yield lambda done: bar.update(task, advance=done)

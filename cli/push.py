@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import json_option, print_json
+from cli.options import echo, json_option, print_json
 
 
 @click.command("push")
@@ -52,5 +52,5 @@ def command(
     if as_json:
         print_json(done.to_json())
         return
-    click.echo(f"{done.pr or done.url}: {len(done.files)} files at {done.commit[:12]}, ", nl=False)
-    click.echo("private" if done.private else "public")
+    seen = "private" if done.private else "public"
+    echo(f"{done.pr or done.url}: {len(done.files)} files at {done.commit[:12]}, {seen}")

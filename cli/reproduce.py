@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, note, print_json, resolve_model, revision_option
+from cli.options import echo, json_option, note, print_json, resolve_model, revision_option
 
 if TYPE_CHECKING:
     from cli.repeated_evaluation import Figure
@@ -98,19 +98,15 @@ def command(
     if not as_json:
         exactly = "bit for bit" if result.exact else "within the tolerance of 1 %"
         measured = f", {len(figures)} figures within their intervals" if evaluate else ""
-        click.echo(
-            f"{model}: {len(result.files)} files reproduced {exactly} from {recorded}{measured}"
-        )
+        echo(f"{model}: {len(result.files)} files reproduced {exactly} from {recorded}{measured}")
 
 
 def _show(files: Sequence[FileResult], figures: Sequence[Figure]) -> None:
     for file in files:
-        click.echo(
-            f"{'equal  ' if file.equal else 'close  ' if file.ok else 'DIFFERS'} {file.name}"
-        )
+        echo(f"{'equal  ' if file.equal else 'close  ' if file.ok else 'DIFFERS'} {file.name}")
     for figure in figures:
         low, high = figure.ci95
-        click.echo(
+        echo(
             f"{'within ' if figure.ok else 'DIFFERS'} {figure.name}: {figure.repeated:.4f}, "
             f"recorded {figure.recorded:.4f} [{low:.4f}, {high:.4f}]"
         )

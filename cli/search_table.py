@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
-from cli.tables import console
+from cli.options import echo
 
 
 def show_search(result: dict[str, Any], export: str) -> None:
     """Prints the table of a report, and the command that makes the chosen edit."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+
+    from cli.tables import console
 
     base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
     rows = [("unedited", base, base["held_back"])]
@@ -32,20 +32,20 @@ def show_search(result: dict[str, Any], export: str) -> None:
             for cell in _cells(half, before)
         ]
         table.add_row(label, *cells)
-    click.echo(
+    echo(
         f"{result['model']}: chosen on {result['n']} passages, {result['n_held_back']} held back; "
         "loss: rise on held-out text, in nats per token"
     )
     console().print(table)
     low, high = result["held_back"]["exact_match_ci95"]
     every = "all there are" if result["exhaustive"] else f"{len(result['front'])} on the front"
-    click.echo(
+    echo(
         f"{result['evaluations']} edits measured, {every}; recited of the half held back: "
         f"{result['held_back']['exact_match']:.1%} [{low:.1%}, {high:.1%}]"
     )
     if not result["held_back_meets_goal"]:
-        click.echo("the half held back does not meet the goal: ask for less than you need")
-    click.echo(f"export it: {export}")
+        echo("the half held back does not meet the goal: ask for less than you need")
+    echo(f"export it: {export}")
 
 
 def export_command(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-import click
+from cli.options import echo
 
 COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -22,9 +21,9 @@ COLUMNS = (
 def show_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report; figures that were not taken have no column."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from cli.tables import console
     from evals.sweep_report import best_edit
 
     base, edits = result["base"], sorted(result["edits"], key=_by_block)
@@ -41,20 +40,20 @@ def show_sweep(result: dict[str, Any]) -> None:
             "-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns
         ]
         table.add_row(edit["spec"] or "none", edit["variant"] or "", *figures)
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = 10_000  # a pipe has no edge to wrap at
-    click.echo(
+    out = console()
+    if not out.is_terminal:
+        out.width = 10_000  # a pipe has no edge to wrap at
+    echo(
         f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens given, "
         f"{result['suffix_length']} asked for; losses and KL in nats per token"
     )
-    console.print(table)
+    out.print(table)
     best = best_edit(result)
     cost = ""
     if not result["exact_only"]:
         rise = best["heldout_loss"] - base["heldout_loss"]
         cost = f" at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
-    click.echo(
+    echo(
         f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match "
         f"{base['exact_match']:.1%} to {best['exact_match']:.1%}{cost}"
     )

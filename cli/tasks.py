@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from cli.options import echo
+
 
 @click.command("tasks")
 def command() -> None:
     """Print the folder of lm-eval task files, for lm_eval --include_path."""
     from evals.tasks import INCLUDE_PATH
 
-    click.echo(INCLUDE_PATH)
+    echo(INCLUDE_PATH)

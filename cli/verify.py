@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import json_option, note, print_json, resolve_model, revision_option
+from cli.options import echo, json_option, note, print_json, resolve_model, revision_option
 
 
 @click.command("verify")
@@ -31,7 +31,7 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
         print_json(result.to_json())
     else:
         for check in result.checks:
-            click.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
+            echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
         if source is None:
             note("tensors were not compared with the original: give it as --source")
     if not result.ok:

@@ -1,0 +1,128 @@
+"""Contract: no name out of a foreign file commands the terminal, forges a line, or is markup.
+
+Whatever is printed for people shows characters that are not printable as escapes; JSON does so by
+itself. One place sees to it, and nothing in cli/ prints by any other way.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from command_line import ROOT, Outcome, attn_surgery
+from rich.table import Table
+
+from cli.options import shown
+from cli.progress import progress
+from cli.tables import console
+
+HOSTILE = "a\x1b[2K\x1b[1A\r\x07\x9b31m\u202eb\u2066\u200b\ufeff\u2028\n\tok     every file"
+CONTROL = [char for char in HOSTILE if not char.isprintable()]
+
+
+def assert_harmless(outcome: Outcome, lines: int | None = None) -> None:
+    for text in (outcome.stdout, outcome.stderr):
+        assert all(char.isprintable() for char in text.replace("\n", "")), repr(text)
+        assert not any(line.startswith("ok     every") for line in text.splitlines())
+
+
+def test_only_what_is_printable_is_shown() -> None:
+    assert shown("Größe 5 µm, 模型 😀") == "Größe 5 µm, 模型 😀"
+    assert shown("a\x1b[2K\x9b\u202e\u200b\r\n\udce9") == r"a\x1b[2K\x9b\u202e\u200b\r\n\udce9"
+    assert all(char not in shown(HOSTILE) for char in CONTROL)
+    every = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), 0x2069)))
+    assert shown(every).isprintable()
+
+
+def test_names_in_a_configuration(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", neox_config())
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "model_type": HOSTILE}))
+    outcome = attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
+    outcome.assert_error("unsupported model_type a")
+    assert_harmless(outcome)
+
+
+def test_names_in_a_manifest_and_of_files(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / HOSTILE, neox_config(max_position_embeddings=64))
+    out = tmp_path / "out"
+    made = attn_surgery("export", source, "--drop-attn", "1", "--output", out)
+    assert made.code == 0, made
+    manifest = json.loads((out / "surgery.json").read_text())
+    manifest["edit"]["source"]["model"] = HOSTILE
+    manifest["files"][HOSTILE] = {"size": 1, "sha256": "0" * 64}
+    (out / "surgery.json").write_text(json.dumps(manifest))
+    printed = attn_surgery("inspect", out)
+    assert "edited from a\\x1b[2K" in printed.stdout
+    verified = attn_surgery("verify", out)
+    assert verified.code == 1
+    for outcome in (made, printed, verified, attn_surgery("inspect", source)):
+        assert_harmless(outcome)
+
+
+def test_names_in_a_plan(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"edits": [{"drop_attn": "1", "variant": HOSTILE}]}))
+    outcome = attn_surgery("export", "lab:pythia", "--plan", plan, "--output", tmp_path / "out")
+    outcome.assert_error("unknown variant")
+    assert_harmless(outcome)
+    plan.write_text(json.dumps({HOSTILE: 1}))
+    outcome = attn_surgery("export", "lab:pythia", "--plan", plan, "--output", tmp_path / "out")
+    outcome.assert_error("plan.json")
+    assert_harmless(outcome)
+
+
+def test_what_was_typed(tmp_path: Path) -> None:
+    """A shell completes hostile file names too."""
+    for arguments in (["inspect", HOSTILE], [HOSTILE], ["inspect", "lab:pythia", HOSTILE]):
+        outcome = attn_surgery(*arguments)
+        assert outcome.code in (1, 2)
+        assert_harmless(outcome)
+
+
+def test_tables_and_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(title=f"[red]{HOSTILE}[/red]")
+    table.add_column(f"[bold]{HOSTILE}", no_wrap=True)
+    table.add_row(f"[link=file:///etc]{HOSTILE}[/link] :smiley:")
+    console().print(table)
+    console().print(f"[red]{HOSTILE}")
+    printed = capsys.readouterr().out
+    assert all(char.isprintable() for char in printed.replace("\n", ""))
+    for text in ("[red]a\\x1b[2K", "[link=file:///etc]a\\x1b", "[/link] :smiley:", "[bold]a"):
+        assert text in printed
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress("export [red]model\x07\u202e", 10) as advance:
+        advance(10)
+    drawn = terminal.getvalue()
+    assert "export [red]model\\x07\\u202e" in drawn
+    assert "\x07" not in drawn
+    assert "\u202e" not in drawn
+
+
+def test_nothing_is_printed_by_another_way() -> None:
+    """Every print, echo and console of cli/ is one of options.py, tables.py or progress.py."""
+    found = []
+    for path in (ROOT / "cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called in ("print", "click.echo", "click.secho", "Console") or (
+                    called.endswith((".stdout.write", ".stderr.write"))
+                ):
+                    found.append(path.name)
+    assert set(found) == {"options.py", "progress.py"}
