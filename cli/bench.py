@@ -57,7 +57,7 @@ def command(
     """
     from evals.bench import bench
 
-    sources, names = zip(*(_named(model) for model in (base, edited)), strict=True)
+    sources, names = zip(*(resolve_model(model) for model in (base, edited)), strict=True)
     with progress(f"bench {edited}", 2 * rounds) as advance:
         result = bench(
             *sources,
@@ -75,11 +75,6 @@ def command(
         print_json(result)
     else:
         _print(result)
-
-
-def _named(model: str) -> tuple[str, str]:
-    source, name = resolve_model(model)
-    return source, name or model
 
 
 def _print(result: dict[str, Any]) -> None:

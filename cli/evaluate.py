@@ -89,15 +89,15 @@ def command(
         commands=[_typed(ctx)],
     )
     found = evaluate(
-        Target(*_named(model), revision),
-        Target(*_named(baseline)),
+        Target(*resolve_model(model), revision),
+        Target(*resolve_model(baseline)),
         plan,
         say=note,
         progress=progress,
     )
     with output_folder(output) as folder:
         write_evaluation(found, folder)
-    _attach(found, Path(_named(model)[0]), show_text)
+    _attach(found, Path(resolve_model(model)[0]), show_text)
     for warning in found.report.warnings:
         note(f"warning: {warning}")
     if as_json:
@@ -128,14 +128,11 @@ def _short(model: str) -> str:
     return Path(model.replace(":", "-")).expanduser().resolve().name
 
 
-def _named(model: str) -> tuple[str, str]:
-    source, name = resolve_model(model)
-    return source, name or model
-
-
 def _typed(ctx: click.Context) -> str:
-    """The command with the options that were given, to be typed again."""
-    words = ["attn-surgery", "evaluate", ctx.params["model"]]
+    """The command with the options that were given, to be typed again where the files are."""
+    from surgery.hub import shown_name
+
+    words = ["attn-surgery", "evaluate", resolve_model(ctx.params["model"])[1]]
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")
         if not isinstance(parameter, click.Option) or source is not _GIVEN:
@@ -145,7 +142,8 @@ def _typed(ctx: click.Context) -> str:
             words.append(parameter.opts[0])
             continue
         for item in value if parameter.multiple else [value]:
-            words += [parameter.opts[0], str(item)]
+            names = ",".join(map(shown_name, str(item).split(",")))  # of files: no paths
+            words += [parameter.opts[0], names]
     return shlex.join(words)
 
 

@@ -159,7 +159,7 @@ def command(
     result = export.to_json()
     report = None
     if wanted is not None:
-        report = evaluated(export.output, opened, name or model, revision, wanted)
+        report = evaluated(export.output, opened, name, revision, wanted)
         result["evaluation"] = report.to_dict()
     if repo is not None:
         result["push"] = published(export.output, repo, report).to_json()

@@ -56,7 +56,7 @@ def open_model(
     source, name = resolve_model(model)
     return open_subject(
         source,
-        name=name or model,
+        name=name,
         revision=revision,
         dtype=dtype,
         device=device,

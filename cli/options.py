@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import click
 
-from surgery.errors import SourceError
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "EleutherAI/pythia-1.4b"
@@ -41,21 +39,16 @@ def revision_option(command: F) -> F:
     )(command)
 
 
-def resolve_model(model: str) -> tuple[str, str | None]:
-    """MODEL as typed → what `surgery` opens, and its name in a manifest where that differs.
+def resolve_model(model: str) -> tuple[str, str]:
+    """MODEL as typed → what `surgery` opens, and what it is called in all that is written.
 
     `lab:pythia` and `lab:gpt-neo` are the embedded models.
     """
-    if not model.startswith("lab:"):
-        return model, None
-    from evals.lab import LAB_MODELS, model_path
+    from surgery.embedded import PREFIX, model_path
+    from surgery.hub import shown_name
 
-    name = model.removeprefix("lab:")
-    if name not in LAB_MODELS:
-        raise SourceError(
-            f"no embedded model {model!r}", expected=" or ".join(f"lab:{lab}" for lab in LAB_MODELS)
-        )
-    return str(model_path(name)), model
+    lab = model.startswith(PREFIX)
+    return str(model_path(model.removeprefix(PREFIX))) if lab else model, shown_name(model)
 
 
 def print_json(value: object) -> None:

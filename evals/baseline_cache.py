@@ -11,25 +11,16 @@ import contextlib
 import gzip
 import hashlib
 import json
-import os
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.content import cache_folder, keep
+
 __all__ = ["BaselineCache", "cache_folder"]
 
 _BROKEN = (OSError, EOFError, ValueError, zlib.error)
-
-
-def cache_folder() -> Path:
-    """$ATTN_SURGERY_CACHE, else attn-surgery under $XDG_CACHE_HOME, else under ~/.cache."""
-    own = os.environ.get("ATTN_SURGERY_CACHE")
-    if own:
-        return Path(own).expanduser()
-    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(general).expanduser() / "attn-surgery"
 
 
 @dataclass(frozen=True)
@@ -56,16 +47,8 @@ class BaselineCache:
         """Keeps a record. Where that is not possible, it is not kept: it can be computed again."""
         if self.folder is None:
             return
-        path = self._path(key)
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as raw, gzip.open(raw, "wt", encoding="utf-8") as file:
-                    json.dump({"key": key, "record": record}, file)
-                Path(temporary).replace(path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+        text = json.dumps({"key": key, "record": record})
+        keep(self._path(key), lambda path: path.write_bytes(gzip.compress(text.encode())))
 
     def _path(self, key: dict[str, Any]) -> Path:
         assert self.folder is not None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.source import MANIFEST, open_checkpoint
+from surgery.checkpoint.source import MANIFEST
 from surgery.errors import MeasurementError, SourceError
 from surgery.hub import find_model
 from surgery.loading import load_model, load_tokenizer
@@ -24,12 +26,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Subject:
-    """A loaded model in eval mode, its tokenizer (None where it has none), and what it is."""
+    """A loaded model in eval mode, its tokenizer (None where it has none), and where it is from."""
 
     name: str
     model: PreTrainedModel
     tokenizer: Any
-    identity: dict[str, Any]
+    folder: Path
+    source: Source
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the model is: its name, the hash of its content, and the manifest's of an edit."""
+        identity = {
+            **self.source.model_dump(),
+            "content": self.source.content or content_hash(self.folder),
+        }
+        manifest = self.folder / MANIFEST
+        return identity | ({"manifest_sha256": sha256_of(manifest)} if manifest.is_file() else {})
 
     @property
     def dtype(self) -> str:
@@ -59,7 +72,7 @@ def open_subject(
     **Arguments:**
 
     - `source`, `revision`: a folder or a Hub id.
-    - `name`: what to call it, where that is not `source`.
+    - `name`: what to call it, where that is not its Hub id or the name of its folder.
     - `dtype`: "auto" (as stored; but float16 becomes float32 on a CPU, which has no arithmetic of
       its own for it), or a name in `DTYPES`.
     - `device`: by default a GPU where there is one. `device_map`: "auto" spreads the model over
@@ -81,7 +94,8 @@ def open_subject(
         tokenizer = load_tokenizer(folder)
     except SourceError:
         tokenizer = None
-    return Subject(name or source, model, tokenizer, _identity(name or source, folder, found))
+    found = found.model_copy(update={"model": name or found.model})
+    return Subject(found.model, model, tokenizer, folder, found)
 
 
 def _device(name: str | None) -> torch.device:
@@ -96,14 +110,3 @@ def _device(name: str | None) -> torch.device:
             "no such device", where="--device", got=f"{name}: {reason}"
         ) from error
     return device
-
-
-def _identity(name: str, folder: Path, source: Source) -> dict[str, Any]:
-    """The commit of a Hub model; of a folder the hash of its manifest, or else of its weights."""
-    identity: dict[str, Any] = {"model": name, "revision": source.revision, "commit": source.commit}
-    if (folder / MANIFEST).is_file():
-        return {**identity, "manifest_sha256": sha256_of(folder / MANIFEST)}
-    if source.commit is None:
-        files = sorted(shard.path for shard in open_checkpoint(folder).shards)
-        identity["weights_sha256"] = {path.name: sha256_of(path) for path in files}
-    return identity

@@ -13,6 +13,7 @@ from typing import Any
 from surgery.card import NAME as CARD
 from surgery.card import card_text
 from surgery.card_file import read_card
+from surgery.checkpoint.content import ContentHash
 from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.folder import atomic_folder, hidden_siblings
 from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
@@ -110,7 +111,7 @@ def prepare(
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
     **Arguments:** as for `export`; `name` is what the manifest calls the source (default: the Hub
-    id or the folder's absolute path).
+    id or the folder's name).
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
@@ -197,6 +198,8 @@ def write(
     with atomic_folder(target, overwrite=overwrite) as folder:
         files: dict[str, WrittenFile] = {}
         shards = output_shards(checkpoint, plan, fitting.fits, max_shard_size)
+        copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
+        content = ContentHash(checkpoint, apart=copies_of)
         for name, shard in shards.items():
             files[name] = write_shard(shard, folder / name, progress)
         if list(shards) != shard_names(1):
@@ -211,7 +214,9 @@ def write(
             files[str(relative)] = _copy(path, folder / relative)
         config = _config_bytes(checkpoint, plan)
         files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
-        manifest = _manifest(prepared, fitting, files, max_shard_size)
+        known = {path: files[name].sha256 for path, name in copies_of.items()}
+        source = prepared.source.model_copy(update={"content": content.result(known)})
+        manifest = _manifest(prepared, source, fitting, files, max_shard_size)
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
         card = card_text(manifest, read_card(checkpoint.folder), name=target.resolve().name)
         _write_bytes(folder / CARD, card.encode())
@@ -232,13 +237,14 @@ def check_fitted(plan: Plan, fits: Fits) -> None:
 
 def _manifest(
     prepared: Prepared,
+    source: Source,
     fitting: Fitting,
     files: dict[str, WrittenFile],
     max_shard_size: int | None,
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.earlier
     edit = Edit(
-        source=prepared.source,
+        source=source,
         family=plan.family.model_type,
         num_blocks=plan.inventory.dimensions.num_blocks,
         num_heads=plan.inventory.dimensions.num_heads,

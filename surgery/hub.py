@@ -64,7 +64,7 @@ def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, So
     """
     folder = local_folder(model, revision)
     if folder is not None:
-        return folder, Source(model=_recorded(model, folder))
+        return folder, Source(model=shown_name(model))
     name = str(model)
     try:
         with hub_client(name, revision) as api:
@@ -81,7 +81,7 @@ def find_outline(model: str | Path, revision: str | None = None) -> Outline:
     folder = local_folder(model, revision)
     if folder is not None:
         opened = open_checkpoint(folder)
-        return Outline(folder, Source(model=_recorded(model, folder)), opened.config, opened.infos)
+        return Outline(folder, Source(model=shown_name(model)), opened.config, opened.infos)
     name = str(model)
     try:
         with hub_client(name, revision) as api:
@@ -111,8 +111,11 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
     return folder
 
 
-def _recorded(model: str | Path, folder: Path) -> str:
-    return str(model) if str(model).startswith(PREFIX) else str(folder.resolve())
+def shown_name(model: str | Path) -> str:
+    """What a model or file is called in all that may leave this machine: its id, or last name."""
+    path = Path(model).expanduser()
+    lab = str(model).startswith(PREFIX)
+    return path.resolve().name if path.exists() and not lab else str(model)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import ManifestError
 from surgery.layouts.one_hot import OneHot
@@ -25,11 +26,27 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """Where the edited model came from. `commit`: the Hub's resolved revision; None: a folder."""
+    """Where the edited model came from.
+
+    `model` is a Hub id, `lab:NAME`, or the name of a folder, never its path. `commit`: the Hub's
+    resolved revision; None: a folder. `content`: `content_hash`; None where it was not recorded.
+    """
 
     model: str
     revision: str | None = None
     commit: str | None = None
+    content: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    def is_that(self, folder: Path, found: Source) -> bool:
+        """Whether a model that `find_model` has found is this one: by content, never by name.
+
+        The same commit of the same Hub id is the same content, without a look at the weights.
+        """
+        one, other = ((s.model.casefold(), s.commit) for s in (self, found))
+        if self.commit is not None and one == other:
+            return True
+        known = self.content is not None
+        return known and self.content == (found.content or content_hash(folder))
 
 
 class Changed(_Model):
@@ -120,6 +137,10 @@ class Manifest(_Model):
             if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"{name!r} is no file of the folder")
         return files
+
+    def knows(self, folder: Path, found: Source) -> bool:
+        """Whether a model that `find_model` has found is the source of one of the edits."""
+        return any(edit.source.is_that(folder, found) for edit in [self.edit, *self.history])
 
     @property
     def edited_heads(self) -> dict[int, dict[int, str]]:

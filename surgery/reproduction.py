@@ -18,7 +18,7 @@ from surgery.checkpoint.writer import Progress
 from surgery.errors import SamplesError, SourceError
 from surgery.exporting import Fitting, Prepared, prepare, write
 from surgery.hub import find_model
-from surgery.manifest import Edit, Manifest, versions
+from surgery.manifest import Edit, Manifest, Source, versions
 from surgery.original import Original
 from surgery.tensor_differences import largest_difference
 
@@ -94,11 +94,14 @@ def reproduce(
     holds the source, where the recorded one cannot be found; `fit`: fits what a prepared export
     needs, from the calibration text that was recorded.
 
-    **Raises:** a `SurgeryError` when the source or the text is not there; differences are no error.
+    **Raises:** a `SurgeryError` when the source or the text is not there, and `SourceError` when
+    the source has another content than the recorded one, unless all files come out equal: its
+    tensors may lie in other files. Other differences are no error.
     """
     edit = original.manifest.edit
+    model = _source(original) if source is None else source
     prepared = prepare(
-        _source(original) if source is None else source,
+        model,
         tuple(edit.parts),
         layout=edit.layout,
         revision=edit.source.commit if source is None else None,
@@ -114,6 +117,8 @@ def reproduce(
         progress=progress,
     )
     files = _compared(original, export.output, export.manifest, bool(prepared.plan.fitted))
+    if not all(file.equal for file in files):
+        _check_source(edit.source, model, prepared.checkpoint.folder, export.manifest.edit.source)
     now = versions()
     differing = [
         name for name in {**edit.versions, **now} if edit.versions.get(name) != now.get(name)
@@ -127,12 +132,22 @@ def _source(original: Original) -> str:
     source = original.manifest.edit.source
     if source.commit is None and not Path(source.model).is_dir():
         raise SourceError(
-            "was made from a folder that is not here",
+            f"was made from a folder, {source.model}, that is not here",
             where=original.model,
-            got=source.model,
-            fix="give a copy of it with --source",
+            fix="name it, or a copy of it, with --source",
         )
     return source.model
+
+
+def _check_source(recorded: Source, model: str | Path, folder: Path, found: Source) -> None:
+    if recorded.content is not None and not recorded.is_that(folder, found):
+        raise SourceError(
+            "is not the model that was edited",
+            where=model,
+            expected=f"{recorded.model} with content {recorded.content[:12]}",
+            got=(found.content or "")[:12],
+            fix="give a copy of it with --source",
+        )
 
 
 def _check_text(edit: Edit, fitting: Fitting | None) -> None:

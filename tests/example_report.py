@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from evals.memorization import Protocol, measure
 from evals.memorization import report as extraction_report
 from evals.report import Report
 from evals.subjects import Subject
+from surgery.manifest import Source
 
 BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
 
@@ -28,8 +30,9 @@ def _extraction() -> dict[str, Any]:
     controls = np.random.default_rng(0).integers(2, 80, (16, PREFIX + SUFFIX)).astype(np.int32)
     protocol = Protocol(samples, controls, full=True)
     base, edited = (
-        measure(Subject(name, model_named(name), None, {"model": name}), protocol)
+        measure(Subject(name, model_named(name), None, Path(), source), protocol)
         for name in (BASE, EDITED)
+        for source in [Source(model=name, content="a" * 64)]
     )
     return extraction_report(edited, base)
 
@@ -211,8 +214,8 @@ def example(**changes: Any) -> dict[str, Any]:
         ],
         "warnings": ["Rows with few tokens were left out."],
         "provenance": {
-            "base": {"model": BASE, "weights_sha256": {"model.safetensors": "a" * 64}, **run},
-            "edited": {"model": EDITED, "manifest_sha256": "b" * 64, **run},
+            "base": {"model": BASE, "content": "a" * 64, **run},
+            "edited": {"model": EDITED, "content": "c" * 64, "manifest_sha256": "b" * 64, **run},
             "batch_size": 8,
             "num_fewshot": None,
             "limit": 100.0,

@@ -82,7 +82,12 @@ MAY_IMPORT = {
     "surgery.modeling": set(),
     "surgery.layouts": BASE | {"surgery.families", "surgery.variants", "surgery.modeling.files"},
     "surgery.manifest": BASE
-    | {"surgery.checkpoint.foreign", "surgery.layouts.one_hot", "surgery.selection"},
+    | {
+        "surgery.checkpoint.content",
+        "surgery.checkpoint.foreign",
+        "surgery.layouts.one_hot",
+        "surgery.selection",
+    },
     "surgery.inventory": PLANNING - {"surgery.layouts"},
     "surgery.plan": PLANNING,
 }

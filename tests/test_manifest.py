@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import surgery
+from surgery.checkpoint.content import content_hash
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
 from surgery.manifest import Manifest, read_manifest
@@ -46,11 +47,8 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     assert (edit.family, edit.num_blocks, edit.blocks) == ("gpt_neox", 4, (1, 3))
     assert edit.parts == [Part(1, (0, 1), "identity"), Part(3, (0, 1), "identity")]
     assert (edit.variant, edit.layout) == ("identity", "stock")
-    assert (edit.source.model, edit.source.revision, edit.source.commit) == (
-        str(source),
-        None,
-        None,
-    )
+    assert (edit.source.model, edit.source.revision, edit.source.commit) == ("source", None, None)
+    assert edit.source.content == content_hash(source)
     assert edit.changed.rewritten == [
         f"gpt_neox.layers.{block}.attention.query_key_value.{part}"
         for block in (1, 3)
@@ -104,7 +102,7 @@ def test_history(tmp_path: Path) -> None:
     manifest = read_manifest(folder)
     edits = [*manifest.history, manifest.edit]
     assert [(str(e.blocks[0]), e.variant, e.layout) for e in edits] == steps
-    assert edits[1].source.model == str(tmp_path / "out0")
+    assert [edit.source.model for edit in edits] == ["source", "out0", "out1"]
     assert manifest.attention_free == {1: "identity", 3: "zero", 0: "identity"}
     assert attn_surgery("verify", folder, "--source", tmp_path / "out1").code == 0
 

@@ -4,7 +4,8 @@
   source, sharding included.
 - Any file that differs is named, and so are versions that do; a fitted tensor may differ within
   the tolerance, an untouched one may not.
-- A source or a text that is not there, or is another one, is one line that says what to give.
+- A source or a text that is not there, or is another one by its content, is one line that says
+  what to give.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
+from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
 from surgery.errors import MeasurementError
 from surgery.reproduction import TOLERANCE
@@ -69,54 +71,59 @@ def test_identity_and_zero_repeat_bit_for_bit(
     once = surgery.export(source, spec, output=tmp_path / "once", **options).output
     twice = surgery.export(once, "0", variant="zero", output=tmp_path / "twice").output
     before = snapshot(tmp_path)
-    done = attn_surgery("reproduce", once, "--json")
+    done = attn_surgery("reproduce", once, "--source", source, "--json")
     assert (done.code, done.stderr) == (0, "")
     assert (done.json["reproduced"], done.json["exact"]) == (True, True)
     recorded = json.loads((once / "surgery.json").read_text())["files"]
     assert {f["name"]: f["repeated"] for f in done.json["files"]} == {
         name: record["sha256"] for name, record in recorded.items()
     }
-    assert done.json["source"]["model"] == str(source.resolve())
+    assert done.json["source"]["model"] == "model"
     assert not done.json["source_is_edited"]
-    again = attn_surgery("reproduce", twice)
+    again = attn_surgery("reproduce", twice, "--source", once)
     assert again.code == 0
-    assert again.stderr == f"the source, {once}, is itself an edited model: reproduce it too\n"
-    assert again.stdout.endswith(f"files reproduced bit for bit from {once}\n")
+    assert again.stderr == "the source, once, is itself an edited model: reproduce it too\n"
+    assert again.stdout.endswith("files reproduced bit for bit from once\n")
     assert snapshot(tmp_path) == before
 
 
-def test_the_repeated_export_can_be_kept(edited: Path, tmp_path: Path) -> None:
-    assert attn_surgery("reproduce", edited, "--output", tmp_path / "kept").code == 0
+def test_the_repeated_export_can_be_kept(edited: Path, source: Path, tmp_path: Path) -> None:
+    assert (
+        attn_surgery("reproduce", edited, "--source", source, "--output", tmp_path / "kept").code
+        == 0
+    )
     kept, original = snapshot(tmp_path / "kept"), snapshot(edited)
     for name in json.loads((edited / "surgery.json").read_text())["files"]:
         assert kept[name] == original[name]
-    attn_surgery("reproduce", edited, "--output", tmp_path / "kept").assert_error("already exists")
+    attn_surgery(
+        "reproduce", edited, "--source", source, "--output", tmp_path / "kept"
+    ).assert_error("already exists")
 
 
-def test_a_file_that_differs_is_named(edited: Path) -> None:
+def test_a_file_that_differs_is_named(edited: Path, source: Path) -> None:
     with (edited / "tokenizer.json").open("a") as file:
         file.write(" ")
-    done = attn_surgery("reproduce", edited)
+    done = attn_surgery("reproduce", edited, "--source", source)
     assert done.code == 1
     assert "DIFFERS tokenizer.json\n" in done.stdout
     assert done.stderr == f"error: {edited}: is not reproduced: tokenizer.json differs\n"
-    as_json = attn_surgery("reproduce", edited, "--json")
+    as_json = attn_surgery("reproduce", edited, "--source", source, "--json")
     assert as_json.code == 1
     assert as_json.json["first_difference"] == "tokenizer.json"
     assert not as_json.json["reproduced"]
 
 
-def test_a_manifest_that_tells_something_else(edited: Path) -> None:
+def test_a_manifest_that_tells_something_else(edited: Path, source: Path) -> None:
     def lie(manifest: dict[str, Any]) -> None:
         manifest["edit"]["parts"][0]["variant"] = "zero"
 
     rewrite(edited, lie)
-    done = attn_surgery("reproduce", edited)
+    done = attn_surgery("reproduce", edited, "--source", source)
     assert done.code == 1
     assert "is not reproduced: model-0000" in done.stderr
 
 
-def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path) -> None:
+def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path, source: Path) -> None:
     path = edited / "model-00001-of-00002.safetensors"
     tensors = load_file(path)
     tensors["gpt_neox.embed_in.weight"][0, 0] += 1
@@ -126,15 +133,18 @@ def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path) -> None:
         manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
     rewrite(edited, forge)
-    assert "is not reproduced: model-00001" in attn_surgery("reproduce", edited).stderr
+    assert (
+        "is not reproduced: model-00001"
+        in attn_surgery("reproduce", edited, "--source", source).stderr
+    )
 
 
-def test_versions_that_differ_are_named(edited: Path) -> None:
+def test_versions_that_differ_are_named(edited: Path, source: Path) -> None:
     def old(manifest: dict[str, Any]) -> None:
         manifest["edit"]["versions"] |= {"torch": "1.0", "lost": "2"}
 
     rewrite(edited, old)
-    done = attn_surgery("reproduce", edited, "--json")
+    done = attn_surgery("reproduce", edited, "--source", source, "--json")
     assert done.code == 0
     assert "torch: 1.0 when it was made, " in done.stderr
     assert "lost: 2 when it was made, none now\n" in done.stderr
@@ -143,16 +153,42 @@ def test_versions_that_differ_are_named(edited: Path) -> None:
 
 
 def test_a_source_that_is_not_there(edited: Path, source: Path, tmp_path: Path) -> None:
-    def moved(manifest: dict[str, Any]) -> None:
-        manifest["edit"]["source"]["model"] = "/elsewhere/model"
-
-    rewrite(edited, moved)
     attn_surgery("reproduce", edited).assert_error(
-        f"{edited}: was made from a folder that is not here (got /elsewhere/model); give a copy of "
-        "it with --source"
+        f"{edited}: was made from a folder, model, that is not here; name it, or a copy of it, "
+        "with --source"
     )
     copy = shutil.copytree(source, tmp_path / "copy")
     assert attn_surgery("reproduce", edited, "--source", copy).code == 0
+
+
+def test_another_source_is_refused_by_its_content(
+    edited: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = shutil.copytree(source, tmp_path / "model")
+    path = other / "model-00001-of-00002.safetensors"
+    tensors = load_file(path)
+    tensors["gpt_neox.embed_in.weight"][0, 0] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    expected = (
+        f"is not the model that was edited (expected model with content {content_hash(source)[:12]}"
+        f", got {content_hash(other)[:12]}); give a copy of it with --source"
+    )
+    attn_surgery("reproduce", edited, "--source", other).assert_error(f"{other}: {expected}")
+    monkeypatch.chdir(tmp_path)  # where a folder of the recorded name is
+    attn_surgery("reproduce", edited, "--json").assert_error(f"model: {expected}")
+
+
+def test_a_source_in_other_files_serves_where_all_comes_out_equal(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "model", neox_config(max_position_embeddings=64))
+    out = surgery.export(source, "1", output=tmp_path / "out").output
+    other = shutil.copytree(source, tmp_path / "other")
+    data = (other / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")  # of the header, which may end with blanks
+    padded = (end).to_bytes(8, "little") + data[8:end] + b" " * 8 + data[end:]
+    (other / "model.safetensors").write_bytes(padded)
+    assert content_hash(other) != content_hash(source)
+    done = attn_surgery("reproduce", out, "--source", other, "--json")
+    assert (done.code, done.json["exact"]) == (0, True), done.stderr
 
 
 def test_what_is_no_edited_model(source: Path, tmp_path: Path) -> None:
@@ -170,13 +206,17 @@ def fitted(source: Path, text: Path, tmp_path: Path) -> Path:
     return surgery.export(source, "1", **options).output  # type: ignore[arg-type]
 
 
-def test_a_fitted_variant_repeats_with_its_text(fitted: Path, text: Path, tmp_path: Path) -> None:
-    done = attn_surgery("reproduce", fitted, "--calibration", text, "--json")
+def test_a_fitted_variant_repeats_with_its_text(
+    fitted: Path, source: Path, text: Path, tmp_path: Path
+) -> None:
+    done = attn_surgery("reproduce", fitted, "--source", source, "--calibration", text, "--json")
     assert (done.code, done.json["exact"]) == (0, True), done.stderr
-    attn_surgery("reproduce", fitted).assert_error("variant linear needs calibration text")
+    attn_surgery("reproduce", fitted, "--source", source).assert_error(
+        "variant linear needs calibration text"
+    )
     other = tmp_path / "other.txt"
     other.write_text(TEXT * 21)
-    attn_surgery("reproduce", fitted, "--calibration", other).assert_error(
+    attn_surgery("reproduce", fitted, "--source", source, "--calibration", other).assert_error(
         "other.txt: is not the calibration text that was recorded (expected tokens of SHA-256"
     )
 
@@ -190,7 +230,7 @@ def test_a_fitted_variant_repeats_with_its_text(fitted: Path, text: Path, tmp_pa
     ],
 )
 def test_a_fitted_tensor_may_differ_within_the_tolerance(
-    fitted: Path, text: Path, name: str, share: float, ok: bool
+    fitted: Path, source: Path, text: Path, name: str, share: float, ok: bool
 ) -> None:
     """As if the export had been made with other versions, where sums end otherwise."""
     index = json.loads((fitted / "model.safetensors.index.json").read_text())["weight_map"]
@@ -205,7 +245,7 @@ def test_a_fitted_tensor_may_differ_within_the_tolerance(
         manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
     rewrite(fitted, record)
-    done = attn_surgery("reproduce", fitted, "--calibration", text, "--json")
+    done = attn_surgery("reproduce", fitted, "--source", source, "--calibration", text, "--json")
     assert (done.code, done.json["reproduced"], done.json["exact"]) == (1 - ok, ok, False)
     (file,) = [file for file in done.json["files"] if not file["equal"]]
     assert file["name"] == path.name

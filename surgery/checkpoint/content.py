@@ -1,0 +1,120 @@
+"""What a model is, whatever it is called and wherever it lies: one hash of all that is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+
+from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.source import Checkpoint, open_checkpoint
+
+_SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
+_KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
+_known: dict[str, str] = {}
+
+
+def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
+    """SHA-256, hexadecimal, of a model's configuration and weights.
+
+    It is that of the lines `SHA256 SIZE NAME\\n`, sorted, of config.json and of every weight file
+    of the one format that is read: the same for every copy of a model, another one for other
+    weights, other settings, and for the same tensors in other files.
+
+    **Arguments:** `model`: a checkpoint, or its folder; `known`: hashes of its weight files that
+    the caller has computed. A file that was hashed before and has not changed since, by its size
+    and times, is not read again, and neither is one of the Hub's cache, which is named by its hash.
+
+    **Raises:** as `open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
+    files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
+    lines = [
+        f"{known.get(file) or file_hash(file)} {file.stat().st_size} {file.name}\n"
+        for file in files
+    ]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+class ContentHash(threading.Thread):
+    """The content hash of a checkpoint, computed by a second thread while others are at work."""
+
+    def __init__(self, checkpoint: Checkpoint, apart: Container[Path]) -> None:
+        """Starts with the files that are not among those whose hashes come with `result`."""
+        super().__init__(name="content hash", daemon=True)
+        self._checkpoint, self._known = checkpoint, dict[Path, str]()
+        self._files = [shard.path for shard in checkpoint.shards if shard.path not in apart]
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):  # raised by `result`, for the thread that waits
+            for file in self._files:
+                self._known[file] = file_hash(file)
+
+    def result(self, known: Mapping[Path, str]) -> str:
+        self.join()
+        return content_hash(self._checkpoint, {**self._known, **known})
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read at most once for each of its states."""
+    named = _hub_hash(path)
+    if named is not None:
+        return named
+    status = path.stat()
+    state = (str(path.resolve()), status.st_ino, status.st_size)
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    key = hashlib.sha256(repr((state, times)).encode(errors="surrogateescape")).hexdigest()
+    kept = cache_folder() / "sha256" / key if status.st_size >= _KEPT else None
+    digest = _known.get(key) or (kept and _read(kept)) or sha256_of(path)
+    after = path.stat()
+    unchanged = times == (after.st_mtime_ns, after.st_ctime_ns)
+    if unchanged and max(times) < time.time_ns() - _SETTLED:
+        _known[key] = digest
+        if kept is not None and not kept.exists():
+            keep(kept, lambda file: file.write_text(digest))
+    return digest
+
+
+def cache_folder() -> Path:
+    """$ATTN_SURGERY_CACHE, else attn-surgery under $XDG_CACHE_HOME, else under ~/.cache."""
+    own = os.environ.get("ATTN_SURGERY_CACHE")
+    if own:
+        return Path(own).expanduser()
+    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(general).expanduser() / "attn-surgery"
+
+
+def keep(path: Path, write: Callable[[Path], object]) -> None:
+    """Puts a file into the cache, whole. Where that is not possible, it is not kept."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        try:
+            write(Path(temporary))
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _read(kept: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        digest = kept.read_text()
+        return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
+    return None
+
+
+def _hub_hash(path: Path) -> str | None:
+    """The name of a blob in the Hub's cache, where it is a SHA-256: that of every large file."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    blob = path.resolve()
+    inside = blob.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in blob.parents
+    return blob.name if inside and re.fullmatch("[0-9a-f]{64}", blob.name) else None

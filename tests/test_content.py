@@ -1,0 +1,165 @@
+"""Contract: one hash tells whether two models are the same, whatever they are called.
+
+It is of config.json and of the weights that are read, and of nothing else. A file is read once for
+each of its states, large ones once for all runs; a change is never missed. A manifest knows its
+sources by it, or by the commit of a Hub id; a name proves nothing. No path is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from command_line import attn_surgery
+
+import surgery
+from surgery.checkpoint import content
+from surgery.checkpoint.content import content_hash, file_hash
+from surgery.checkpoint.source import open_checkpoint
+from surgery.hub import find_model
+from surgery.manifest import Source
+
+CONFIG = neox_config(max_position_embeddings=64, num_hidden_layers=2)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "source", CONFIG, num_shards=2)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """The files that are read to be hashed, from an empty memory on."""
+    read: list[Path] = []
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(content, "_known", {})
+    monkeypatch.setattr(content, "sha256_of", lambda path: read.append(path) or sha256(path))
+    return read
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if seconds had passed since the files were written."""
+    later = content.time.time_ns() + 60 * 10**9
+    monkeypatch.setattr(content.time, "time_ns", lambda: later)
+
+
+def test_it_is_what_its_definition_says(source: Path) -> None:
+    names = ["config.json", *(shard.path.name for shard in open_checkpoint(source).shards)]
+    lines = sorted(f"{sha256(source / n)} {(source / n).stat().st_size} {n}\n" for n in names)
+    assert len(lines) == 3
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert content_hash(source) == content_hash(open_checkpoint(source)) == expected
+
+
+def test_a_copy_is_the_same_model_and_a_change_is_another(source: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(source, tmp_path / "another name")
+    (copy / "README.md").write_text("not what is loaded")
+    (copy / "pytorch_model.bin").write_bytes(b"nor this")
+    assert content_hash(copy) == content_hash(source)
+    weights = copy / "model-00002-of-00002.safetensors"
+    data, times = bytearray(weights.read_bytes()), weights.stat()
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and date
+    assert content_hash(copy) != content_hash(source)
+    shutil.copytree(source, copy, dirs_exist_ok=True)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-06}))
+    assert content_hash(copy) != content_hash(source)
+
+
+def test_a_file_is_read_once_for_each_state(
+    source: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = content_hash(source)
+    assert len(reads) == 3
+    content_hash(source)
+    assert len(reads) == 6, "a file that has just been written may change within its time stamp"
+    settle(monkeypatch)
+    assert content_hash(source) == content_hash(source) == first
+    assert len(reads) == 9
+    (source / "config.json").write_text((source / "config.json").read_text() + " ")
+    assert content_hash(source) != first
+    assert len(reads) == 10
+
+
+def test_a_large_file_is_read_once_for_all_runs(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(16 << 20)
+    settle(monkeypatch)
+    digest = file_hash(large)
+    (kept,) = (tmp_path / "cache" / "sha256").iterdir()
+    assert str(large) not in kept.name + kept.read_text()
+    content._known.clear()
+    assert file_hash(large) == digest == sha256(large)
+    assert len(reads) == 1
+    kept.write_text("damaged")
+    content._known.clear()
+    assert file_hash(large) == digest
+    with large.open("r+b") as file:
+        file.write(b"x")
+    assert file_hash(large) == sha256(large) != digest
+
+
+def test_the_hub_s_cache_is_not_read(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for root, read in (("hub", 0), ("forged", 1)):
+        blob = tmp_path / root / "models--a--b" / "blobs" / ("c" * 64)
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(b"weights")
+        link = tmp_path / root / "model.safetensors"
+        link.symlink_to(blob)
+        assert (file_hash(link) == "c" * 64) == (read == 0)
+        assert len(reads) == read
+
+
+def test_an_export_records_it_and_no_path(source: Path, tmp_path: Path) -> None:
+    for options in ({}, {"max_shard_size": 100_000}):
+        out = tmp_path / f"out{len(options)}"
+        done = surgery.export(source, "1", output=out, **options)
+        assert done.manifest.edit.source == Source(model="source", content=content_hash(source))
+        assert str(tmp_path) not in "".join(
+            (out / name).read_text() for name in ("surgery.json", "README.md")
+        )
+    inspected = attn_surgery("inspect", out, "--json").json
+    assert (inspected["model"], inspected["edits"][0]["source"]["model"]) == ("out1", "source")
+
+
+def test_a_manifest_knows_its_sources_by_content(source: Path, tmp_path: Path) -> None:
+    once = surgery.export(source, "1", output=tmp_path / "once").output
+    twice = surgery.export(once, "0", output=tmp_path / "twice").manifest
+    copy = shutil.copytree(source, tmp_path / "copy")
+    assert twice.knows(*find_model(copy))
+    assert twice.knows(*find_model(once))
+    assert not twice.edit.source.is_that(*find_model(copy)), "that was the edit before"
+    other = write_checkpoint(tmp_path / "other" / "source", CONFIG, seed=1)
+    assert not twice.knows(*find_model(other)), "of the same name"
+
+
+def test_a_manifest_knows_a_commit_of_its_hub_id(source: Path, tmp_path: Path) -> None:
+    recorded = Source(model="Owner/Model", commit="a" * 40, content="b" * 64)
+    assert recorded.is_that(source, Source(model="owner/model", commit="a" * 40))
+    for found in (
+        Source(model="owner/model", commit="c" * 40),
+        Source(model="owner/other", commit="a" * 40),
+        Source(model="Owner/Model"),
+    ):
+        assert not recorded.is_that(source, found)
+    assert recorded.model_copy(update={"content": content_hash(source)}).is_that(source, found)
+    before = Source(model="source")
+    assert not before.is_that(source, before), "a name proves nothing"
