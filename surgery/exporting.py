@@ -33,7 +33,7 @@ from surgery.manifest import (
     read_manifest,
     versions,
 )
-from surgery.modeling.files import MODELING_FILES
+from surgery.modeling import MODELING_FILE
 from surgery.plan import Plan, make_plan
 from surgery.plan_file import PlanFile
 from surgery.rewriting import Fits, changed_by, output_shards
@@ -207,8 +207,7 @@ def write(
             files[SAFETENSORS_INDEX] = _write_bytes(folder / SAFETENSORS_INDEX, _json(index))
         copies = {path: path.relative_to(checkpoint.folder) for path in checkpoint.sidecars}
         if plan.layout.NAME == "compact":
-            modeling = MODELING_FILES[plan.family.model_type].path
-            copies[modeling] = Path(modeling.name)
+            copies[MODELING_FILE] = Path(MODELING_FILE.name)
         for path, relative in copies.items():
             (folder / relative).parent.mkdir(exist_ok=True)
             files[str(relative)] = _copy(path, folder / relative)

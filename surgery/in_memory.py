@@ -17,7 +17,7 @@ from surgery.checkpoint.torch_tensors import as_stored, as_torch
 from surgery.exporting import check_fitted
 from surgery.families import family_of
 from surgery.inventory import take_inventory
-from surgery.modeling.files import MODELING_FILES
+from surgery.modeling import MODULE
 from surgery.plan import Plan, make_plan
 from surgery.rewriting import Fits, new_content
 from surgery.selection import Selection
@@ -183,8 +183,8 @@ def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Un
 def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
     """A new module tree around existing tensors: no weight is copied or initialized."""
     if plan.layout.NAME == "compact":
-        file = MODELING_FILES[plan.family.model_type]
-        cls = getattr(import_module(file.module), file.architecture)
+        (architecture,) = plan.config["architectures"]
+        cls = getattr(import_module(MODULE), architecture)
         config = cls.config_class(**plan.config)
         config._attn_implementation = model.config._attn_implementation
     else:

@@ -17,7 +17,7 @@ from surgery.hub import find_model
 from surgery.inventory import take_inventory
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import Edit, Manifest, read_manifest
-from surgery.modeling.files import MODELING_FILES
+from surgery.modeling import MODELING_FILE
 from surgery.plan import Plan, make_plan
 from surgery.rewriting import changed_by, new_content
 from surgery.selection import Part, format_selection
@@ -122,14 +122,17 @@ def _check_source(folder: Path, original: Checkpoint, manifest: Manifest) -> lis
         return [Check("edit", False, str(error))]
     return [
         _check_edit(result, edit, plan),
-        _check_carried(original, manifest, plan),
+        _check_carried(result, original, manifest, plan),
         _check_untouched(result, original, plan),
         _guarded("rewritten", lambda: _check_rewritten(result, original, plan)),
     ]
 
 
 def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
-    if result.config != plan.config:
+    expected = dict(plan.config)
+    if "auto_map" in expected:  # `carried` judges it together with the code that it names
+        expected["auto_map"] = result.config.get("auto_map")
+    if result.config != expected:
         return Check("edit", False, "config.json is not what the edit makes of the source's")
     planned = {
         "family": plan.family.model_type,
@@ -144,17 +147,20 @@ def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
     return Check("edit", True, f"blocks {plan.spec}, {edit.variant}")
 
 
-def _check_carried(original: Checkpoint, manifest: Manifest, plan: Plan) -> Check:
+def _check_carried(
+    result: Checkpoint, original: Checkpoint, manifest: Manifest, plan: Plan
+) -> Check:
     names = [path.relative_to(original.folder).as_posix() for path in original.sidecars]
     for name, path in zip(names, original.sidecars, strict=True):
         if name not in manifest.files or manifest.files[name].sha256 != sha256_of(path):
             return Check("carried", False, f"{name} is not the source's")
     if plan.layout.NAME == "compact":
-        modeling = MODELING_FILES[plan.family.model_type].path
-        record = manifest.files.get(modeling.name)
-        if record is None or record.sha256 != sha256_of(modeling):
+        code = {n: file.sha256 for n, file in manifest.files.items() if n.endswith(".py")}
+        ours = {MODELING_FILE.name: sha256_of(MODELING_FILE)}
+        if code != ours or result.config.get("auto_map") != plan.config["auto_map"]:
             wrote = manifest.edit.versions.get("attn-surgery", "unknown")
-            detail = f"{modeling.name} is not this version's (exported by version {wrote})"
+            found = ", ".join(code) or MODELING_FILE.name
+            detail = f"{found} is not this version's (exported by version {wrote})"
             return Check("carried", False, detail)
     return Check("carried", True, f"{len(names)} files equal to the source's")
 

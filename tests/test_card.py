@@ -176,7 +176,7 @@ def test_the_text_of_a_stock_model() -> None:
 
 
 def test_the_text_of_a_compact_model_without_a_tokenizer() -> None:
-    file = "modeling_attention_free_gpt_neox.py"
+    file = "modeling_attention_free.py"
     card = card_text(manifest(files=(file,)), None, name="me/edited")
     assert 'AutoModelForCausalLM.from_pretrained("me/edited", trust_remote_code=True)\n' in card
     assert "pretrained=me/edited,trust_remote_code=True" in card

@@ -445,7 +445,7 @@ def test_inspect_shows_the_edits_of_a_published_model(
     assert results[0].out.count("edited from") == 2
     found = json.loads(results[1].out)
     assert found == {**surgery.inspect(tmp_path / "twice").to_json(), "model": "me/edited"}
-    assert "modeling_attention_free_gpt_neox.py" not in hub.downloads
+    assert "modeling_attention_free.py" not in hub.downloads
 
 
 def test_the_library_itself_talks_to_the_server(hub: HubServer, tmp_path: Path) -> None:

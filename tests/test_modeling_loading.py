@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_compact import BLOCKS, CONFIGS, EDITS, VOCABULARY, family_of, write_compact
+from tiny_compact import BLOCKS, CONFIGS, EDITS, VOCABULARY, family_of, record, write_compact
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import surgery
-from surgery.modeling import MODELING_FILES
-from surgery.modeling.modeling_attention_free_gpt_neo import AttentionFreeGPTNeoConfig
-from surgery.modeling.modeling_attention_free_gpt_neox import AttentionFreeGPTNeoXConfig
+from surgery.families import FAMILIES
+from surgery.modeling import MODELING_FILE, MODULE, auto_map, class_names
+from surgery.modeling.modeling_attention_free import (
+    AttentionFreeGPTNeoConfig,
+    AttentionFreeGPTNeoXConfig,
+)
 
 NAMES = ("neox-parallel", "neo")
 both_families = pytest.mark.parametrize("name", NAMES)
@@ -67,9 +70,8 @@ def test_a_checkpoint_that_names_no_block_is_refused(name: str, tmp_path: Path) 
         AutoModelForCausalLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("file", MODELING_FILES.values(), ids=list(MODELING_FILES))
-def test_modeling_files_stand_alone(file: Any) -> None:
-    tree = ast.parse(file.path.read_text())
+def test_the_modeling_file_stands_alone_and_holds_every_family() -> None:
+    tree = ast.parse(MODELING_FILE.read_text())
     imported = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
         for node in ast.walk(tree)
@@ -77,8 +79,9 @@ def test_modeling_files_stand_alone(file: Any) -> None:
     }
     assert imported == {"__future__", "typing", "torch", "transformers"}
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert {name.removeprefix(f"{file.path.stem}.") for name in file.auto_map.values()} <= classes
-    assert file.architecture in classes
+    for family in FAMILIES:
+        assert set(class_names(family).values()) <= classes
+        assert {name.split(".")[0] for name in auto_map(family).values()} == {MODELING_FILE.stem}
 
 
 # --- loading and saving ---------------------------------------------------------------------
@@ -104,16 +107,16 @@ def test_every_stored_name_finds_its_place(name: str, head: str, tmp_path: Path)
 @both_families
 @pytest.mark.parametrize("edit", EDITS)
 def test_saving_and_reloading_keeps_everything(name: str, edit: str, tmp_path: Path) -> None:
-    file = MODELING_FILES[family_of(name)]
+    family = record(name)
     source = write_compact(name, EDITS[edit], tmp_path / "source")
     model = AutoModelForCausalLM.from_pretrained(source)
     model.save_pretrained(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert config["model_type"] == file.model_type
-    assert config["architectures"] == [file.architecture]
-    assert config["auto_map"] == file.auto_map
+    assert config["model_type"] == family.compact_model_type
+    assert config["architectures"] == [class_names(family)["AutoModelForCausalLM"]]
+    assert config["auto_map"] == auto_map(family)
     assert config["attention_free_blocks"] == {str(i): kind for i, kind in EDITS[edit].items()}
-    assert (tmp_path / "saved" / file.path.name).read_bytes() == file.path.read_bytes()
+    assert (tmp_path / "saved" / MODELING_FILE.name).read_bytes() == MODELING_FILE.read_bytes()
 
     again, info = type(model).from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -336,13 +339,12 @@ print(json.dumps(errors))
 @both_families
 def test_importing_the_package_is_enough(name: str, tmp_path: Path) -> None:
     """It imports nothing heavy itself, and the classes come when a checkpoint is opened."""
-    file = MODELING_FILES[family_of(name)]
     folder = write_compact(name, KINDS, tmp_path / "model")
     got = run(AFTER_IMPORT, folder, tmp_path, importable=True)
     assert got["light"]
     assert got["lazy"]
-    assert got["module"] == file.module
-    assert got["base"] == f"{file.prefix}Model"
+    assert got["module"] == MODULE
+    assert got["base"] == class_names(record(name))["AutoModel"]
     assert got["config"]
     assert got["pickled"] == ["attention_free_gpt_neox", "attention_free_gpt_neo"]
 
@@ -366,6 +368,22 @@ def test_trusting_the_code_beside_the_checkpoint_is_enough(name: str, tmp_path: 
 
 @pytest.mark.slow
 @both_families
+def test_checkpoints_of_earlier_versions_load_as_they_did(name: str, tmp_path: Path) -> None:
+    """Their file has another name: with it where the code is trusted, without where we are."""
+    folder = write_compact(name, KINDS, tmp_path / "model")
+    want = logits(AutoModelForCausalLM.from_pretrained(folder))
+    earlier = f"modeling_{record(name).compact_model_type}"
+    (folder / MODELING_FILE.name).rename(folder / f"{earlier}.py")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace(MODELING_FILE.stem, earlier))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), want)
+    got = run(TRUSTED, folder, tmp_path, importable=False)
+    assert (got["surgery"], got["module"]) == (False, "transformers_modules")
+    assert got["missing"] == got["unexpected"] == []
+
+
+@pytest.mark.slow
+@both_families
 def test_without_the_code_nothing_loads(name: str, tmp_path: Path) -> None:
     """Neither with the code present but not trusted, nor with every trace of it removed."""
     folder = write_compact(name, KINDS, tmp_path / "model")
@@ -377,4 +395,4 @@ def test_without_the_code_nothing_loads(name: str, tmp_path: Path) -> None:
         assert "trust_remote_code=True" in error
     for error in (unknown, unknown_lm):
         assert error.startswith("ValueError")
-        assert f"model type `{MODELING_FILES[family_of(name)].model_type}`" in error
+        assert f"model type `{record(name).compact_model_type}`" in error

@@ -30,8 +30,7 @@ def test_wheel_holds_the_packages_and_their_data(built: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"surgery", "cli", "evals"}
     for needed in (
-        "surgery/modeling/modeling_attention_free_gpt_neox.py",
-        "surgery/modeling/modeling_attention_free_gpt_neo.py",
+        "surgery/modeling/modeling_attention_free.py",
         "surgery/py.typed",
         "evals/lab/records.jsonl",
         "evals/lab/models/pythia/model.safetensors",

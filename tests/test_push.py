@@ -172,7 +172,7 @@ def test_a_push_is_the_manifest_s_files_and_no_others(
         == f"{hub.url}/me/open: {len(there)} files at {opened.branches['main'][:12]}, public\n"
     )
     assert compact.code == 0, compact.err
-    assert "modeling_attention_free_gpt_neox.py" in files(hub.repositories["me/small"])
+    assert "modeling_attention_free.py" in files(hub.repositories["me/small"])
     written = [path for path in exported["stock"].parent.rglob("*") if path.is_file()]
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
 
@@ -194,11 +194,11 @@ def test_branches_and_pull_requests(
     assert json.loads(pull.out)["pr"] == f"{hub.url}/me/edited/discussions/1"
     assert json.loads(pull.out)["commit"] == repository.pulls["refs/pr/1"]
     assert json.loads(twice.out)["commit"] == repository.pulls["refs/pr/1"], "nothing has changed"
-    assert "modeling_attention_free_gpt_neox.py" in files(repository), "main is as it was"
+    assert "modeling_attention_free.py" in files(repository), "main is as it was"
     for name in ("side/line", "refs/pr/1"):
         there = files(repository, name)
         assert there[WEIGHTS[1]] == (exported["stock"] / WEIGHTS[1]).read_bytes(), "sent in parts"
-        assert "modeling_attention_free_gpt_neox.py" not in there, "a file of the earlier push"
+        assert "modeling_attention_free.py" not in there, "a file of the earlier push"
 
 
 def test_what_is_not_ours_is_neither_published_over_nor_removed(

@@ -290,6 +290,33 @@ def test_the_modeling_file_was_altered(
     assert_fails(folder, "carried", f"{modeling.name} is not this version's", source)
 
 
+def test_the_modeling_file_of_an_earlier_version(
+    originals: dict[str, Path], source: Path, tmp_path: Path
+) -> None:
+    """Under the name of that version, which config.json gives: only the code is to blame."""
+    folder = tmp_path / "out"
+    shutil.copytree(originals["compact"], folder)
+    (modeling,) = folder.glob("modeling_*.py")
+    earlier = modeling.rename(folder / "modeling_attention_free_gpt_neox.py").name
+    for name in ("config.json", "surgery.json"):
+        path = folder / name
+        path.write_text(path.read_text().replace(modeling.stem, earlier.removesuffix(".py")))
+    seal(folder)
+    assert_fails(folder, "carried", f"{earlier} is not this version's", source)
+    checks = surgery.verify(folder, source=source).checks
+    assert [check.name for check in checks if not check.ok] == ["carried"]
+
+
+def test_an_auto_map_that_names_other_code(
+    originals: dict[str, Path], source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(originals["compact"], folder)
+    edit_json(folder / "config.json", lambda c: c["auto_map"].update(AutoConfig="me/other--x.X"))
+    seal(folder)
+    assert_fails(folder, "carried", "is not this version's", source)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -23,7 +23,9 @@ from transformers import (
     GPTNeoXForCausalLM,
 )
 
-from surgery.modeling import MODELING_FILES
+from surgery.families import Family
+from surgery.families import family_of as record_of
+from surgery.modeling import MODELING_FILE, auto_map, class_names
 
 WIDTH, HEADS, BLOCKS, VOCABULARY = 64, 4, 4, 89
 PAD = 1
@@ -69,6 +71,10 @@ CACHE = "cache" if _NEW else "past_key_values"
 
 def family_of(name: str) -> str:
     return "gpt_neo" if name == "neo" else "gpt_neox"
+
+
+def record(name: str) -> Family:
+    return record_of({"model_type": family_of(name)})
 
 
 def stock(name: str) -> Any:
@@ -174,12 +180,12 @@ def tensors_of(name: str, kinds: tuple[tuple[int, str], ...]) -> dict[str, torch
 
 def config_of(name: str, kinds: Mapping[int, str]) -> dict[str, Any]:
     """config.json of the compact checkpoint."""
-    file = MODELING_FILES[family_of(name)]
+    family = record(name)
     return {
         **CONFIGS[name],
-        "model_type": file.model_type,
-        "architectures": [file.architecture],
-        "auto_map": file.auto_map,
+        "model_type": family.compact_model_type,
+        "architectures": [class_names(family)["AutoModelForCausalLM"]],
+        "auto_map": auto_map(family),
         "attention_free_blocks": {str(index): kind for index, kind in kinds.items()},
     }
 
@@ -195,6 +201,5 @@ def write_compact(
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config_of(name, kinds)))
-    file = MODELING_FILES[family_of(name)].path
-    (folder / file.name).write_bytes(file.read_bytes())
+    (folder / MODELING_FILE.name).write_bytes(MODELING_FILE.read_bytes())
     return folder

@@ -19,7 +19,7 @@ from surgery.layouts.block import Array, Block
 from surgery.layouts.change import Change, Target
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
-from surgery.modeling.files import MODELING_FILES
+from surgery.modeling.names import auto_map, class_names
 from surgery.variants import Fit
 
 NAME = "compact"
@@ -73,11 +73,10 @@ def config(
     earlier = config.get("attention_free_blocks") or {}
     kinds = {int(block): kind for block, kind in earlier.items()}
     kinds |= {block: edit.kind for block, edit in edits.items()}
-    modeling = MODELING_FILES[family.model_type]
     return {
         **config,
-        "architectures": [modeling.architecture],
-        "auto_map": modeling.auto_map,
-        "model_type": modeling.model_type,
+        "architectures": [class_names(family)["AutoModelForCausalLM"]],
+        "auto_map": auto_map(family),
+        "model_type": family.compact_model_type,
         "attention_free_blocks": {str(block): kinds[block] for block in sorted(kinds)},
     }

@@ -3,9 +3,9 @@
 Two hooks, each of which runs when its module is imported (or at once if it already is):
 
 1. the library's table of configurations: gets a placeholder per family, which imports the
-   family's modeling file when a checkpoint of that type is first opened. Importing the file any
-   earlier would load torch for everyone and could meet the library half imported.
-2. a modeling file: its classes are registered in place of the placeholder.
+   modeling file when a checkpoint of that type is first opened. Importing the file any earlier
+   would load torch for everyone and could meet the library half imported.
+2. the modeling file: its classes are registered in place of the placeholders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 import wrapt
 
-from surgery.modeling.files import MODELING_FILES, ModelingFile
+from surgery.families import FAMILIES
+from surgery.modeling.names import MODULE, class_names
 
 __all__ = ["register"]
 
@@ -29,13 +30,12 @@ def register() -> None:
 
     No remote code is needed afterwards, whether transformers is imported before or after.
     """
-    for file in MODELING_FILES.values():
-        wrapt.when_imported(CONFIGURATIONS)(partial(_announce, file))
-        wrapt.when_imported(file.module)(partial(_register, file))
+    wrapt.when_imported(CONFIGURATIONS)(_announce)
+    wrapt.when_imported(MODULE)(_register)
 
 
-def _load(module: str, name: str) -> Any:
-    return getattr(import_module(module), name)
+def _load(name: str) -> Any:
+    return getattr(import_module(MODULE), name)
 
 
 class _LazyClass(wrapt.LazyObjectProxy):  # type: ignore[type-arg]  # it was not always generic
@@ -43,20 +43,22 @@ class _LazyClass(wrapt.LazyObjectProxy):  # type: ignore[type-arg]  # it was not
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         # The table it stands in can be pickled, so it must be too; it arrives as the class.
-        config = self.__wrapped__
-        return _load, (config.__module__, config.__name__)
+        return _load, (self.__wrapped__.__name__,)
 
 
-def _announce(file: ModelingFile, configurations: ModuleType) -> None:
-    if file.model_type not in configurations.CONFIG_MAPPING:
-        config = _LazyClass(partial(_load, file.module, f"{file.prefix}Config"))
-        configurations.CONFIG_MAPPING.register(file.model_type, config)
+def _announce(configurations: ModuleType) -> None:
+    for family in FAMILIES:
+        if family.compact_model_type not in configurations.CONFIG_MAPPING:
+            config = _LazyClass(partial(_load, class_names(family)["AutoConfig"]))
+            configurations.CONFIG_MAPPING.register(family.compact_model_type, config)
 
 
-def _register(file: ModelingFile, modeling: ModuleType) -> None:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+def _register(modeling: ModuleType) -> None:
+    import transformers
 
-    config = getattr(modeling, f"{file.prefix}Config")
-    AutoConfig.register(file.model_type, config, exist_ok=True)
-    AutoModel.register(config, getattr(modeling, f"{file.prefix}Model"), exist_ok=True)
-    AutoModelForCausalLM.register(config, getattr(modeling, file.architecture), exist_ok=True)
+    for family in FAMILIES:
+        classes = {auto: getattr(modeling, name) for auto, name in class_names(family).items()}
+        config = classes.pop("AutoConfig")
+        transformers.AutoConfig.register(family.compact_model_type, config, exist_ok=True)
+        for auto, model in classes.items():
+            getattr(transformers, auto).register(config, model, exist_ok=True)

@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia) whose attention is gone from chosen blocks.
+"""Models whose attention is gone from chosen blocks: GPT-NeoX (Pythia) and GPT-Neo.
 
 This file travels beside the checkpoints it loads and needs torch and transformers (>= 4.57, < 6)
 only. `config.attention_free_blocks` maps a block's index, as a string, to what stands in place of
@@ -9,24 +9,36 @@ the residual:
     "constant"   y = b          `affine.bias` [d]
     "none"       y = 0          no tensors
 
-all inside the block's `attention`. Such a block keeps no keys and values. The library reads a
-cache's length off its first layer, so the blocks that do attend number their cache layers 0, 1, …
-without gaps. Where no block attends, the first one keeps a 1 per token instead, so that the cache
-still knows its length.
+all under the name of the block's attention module. Such a block keeps no keys and values. The
+library reads a cache's length off its first layer, so the blocks that do attend number their cache
+layers 0, 1, … without gaps. Where no block attends, the first one keeps a 1 per token instead, so
+that the cache still knows its length.
+
+Of a family only the names are said, at the end of the file: all the rest is the library's.
 """
 
-# The library annotates few of its methods.
-# mypy: disable-error-code="no-untyped-call"
+# The library annotates few of its methods, and what it mixes in below is not known here.
+# mypy: disable-error-code="no-untyped-call,misc,call-arg,attr-defined"
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXModel
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GPTNeoXModel,
+)
 
 __all__ = [
+    "AttentionFreeGPTNeoConfig",
+    "AttentionFreeGPTNeoForCausalLM",
+    "AttentionFreeGPTNeoModel",
     "AttentionFreeGPTNeoXConfig",
     "AttentionFreeGPTNeoXForCausalLM",
     "AttentionFreeGPTNeoXModel",
@@ -35,22 +47,23 @@ __all__ = [
 KINDS = ("affine", "constant", "none")
 
 
-class AttentionFreeGPTNeoXConfig(GPTNeoXConfig):
-    """A GPT-NeoX configuration that names its attention-free blocks.
+class AttentionFreeConfig:
+    """Mixed into a family's configuration: it names the attention-free blocks.
 
     **Arguments:**
 
     - `attention_free_blocks`: block index (as a string) -> "affine", "constant" or "none".
 
-    Everything else as in `GPTNeoXConfig`. Raises ValueError for an unknown block or kind.
+    Everything else as in the library. Raises ValueError for an unknown block or kind.
     """
 
-    model_type = "attention_free_gpt_neox"
+    num_hidden_layers: int
+    tokenizer: ClassVar[str]  # what the library would find by the family's own model type
 
     def __init__(self, attention_free_blocks: dict[str, str] | None = None, **kwargs: Any) -> None:
         # A tokenizer that does not say its class is found by model type, which only the
         # library's own types have.
-        kwargs.setdefault("tokenizer_class", "GPTNeoXTokenizerFast")
+        kwargs.setdefault("tokenizer_class", self.tokenizer)
         super().__init__(**kwargs)
         self.attention_free_blocks = attention_free_blocks or {}
         self.kind_of_block()
@@ -101,7 +114,7 @@ class Nothing(nn.Module):
 class PerToken(nn.Module):
     """Stands where attention stood: what a token adds to the residual depends on it alone."""
 
-    def __init__(self, kind: str, size: int) -> None:
+    def __init__(self, kind: str, size: int, attention: nn.Module) -> None:
         super().__init__()
         self.affine: nn.Module
         if kind == "affine":
@@ -110,6 +123,8 @@ class PerToken(nn.Module):
             self.affine = Constant(size)
         else:
             self.affine = Nothing()
+        # Some families drop out in the attention module, some after it.
+        self.resid_dropout = getattr(attention, "resid_dropout", nn.Identity())
         self.counts_tokens = False
 
     def forward(
@@ -125,29 +140,51 @@ class PerToken(nn.Module):
             # Only versions that hand out cache_position need it back, for static caches.
             where = () if cache_position is None else ({"cache_position": cache_position},)
             layer_past.update(ones, ones, 0, *where)
-        return self.affine(hidden_states), None
+        return self.resid_dropout(self.affine(hidden_states)), None
 
 
-class AttentionFreeGPTNeoXModel(GPTNeoXModel):
-    """`GPTNeoXModel` with `PerToken` in place of attention in the configured blocks."""
+class AttentionFree:
+    """Mixed into both classes of a family, before the library's own."""
 
-    config_class = AttentionFreeGPTNeoXConfig
+    # Masks and frequencies that older checkpoints store beside the attention that remains.
+    _keys_to_ignore_on_load_unexpected: ClassVar = [
+        r"\.attention\.(masked_)?bias$",
+        r"\.rotary_emb\.inv_freq$",
+    ]
 
-    def __init__(self, config: AttentionFreeGPTNeoXConfig) -> None:
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # Guessed from this file's source otherwise; the attention that remains is the library's.
+        return bool(cls.__bases__[-1]._can_set_attn_implementation())
+
+
+class AttentionFreeModel(AttentionFree):
+    """Puts `PerToken` in place of attention in the configured blocks."""
+
+    attention: ClassVar[str]  # name of a block's attention module
+    cache_layer: ClassVar[str]  # its attribute that numbers its layer of the cache
+
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         kinds = config.kind_of_block()
         if not kinds:
-            raise ValueError("attention_free_blocks is empty: the model would be a plain GPT-NeoX")
-        layers: Any = self.layers
+            raise ValueError(
+                "attention_free_blocks is empty: the model would be a plain "
+                + type(self).__bases__[-1].__name__
+            )
+        names = [self.attention.format(block) for block in range(config.num_hidden_layers)]
         attending = 0
-        for index, layer in enumerate(layers):
-            if index in kinds:
-                layer.attention = PerToken(kinds[index], config.hidden_size)
+        for block, name in enumerate(names):
+            attention = self.get_submodule(name)
+            if block in kinds:
+                owner, _, leaf = name.rpartition(".")
+                replacement = PerToken(kinds[block], config.hidden_size, attention)
+                setattr(self.get_submodule(owner), leaf, replacement)
             else:
-                layer.attention.layer_idx = attending
+                setattr(attention, self.cache_layer, attending)
                 attending += 1
         if not attending:
-            layers[0].attention.counts_tokens = True
+            self.get_submodule(names[0]).counts_tokens = True
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -156,15 +193,35 @@ class AttentionFreeGPTNeoXModel(GPTNeoXModel):
             nn.init.zeros_(module.bias)
 
 
-class AttentionFreeGPTNeoXForCausalLM(GPTNeoXForCausalLM):
-    """`GPTNeoXForCausalLM` around an `AttentionFreeGPTNeoXModel`."""
+class AttentionFreeForCausalLM(AttentionFree):
+    """The library's language modeling head around an `AttentionFreeModel`."""
 
-    config_class = AttentionFreeGPTNeoXConfig
+    model_class: ClassVar[Any]
 
-    def __init__(self, config: AttentionFreeGPTNeoXConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.gpt_neox = AttentionFreeGPTNeoXModel(config)
+        setattr(self, self.base_model_prefix, self.model_class(config))
         self.post_init()
+
+
+# --- GPT-NeoX (Pythia) ----------------------------------------------------------------------
+
+
+class AttentionFreeGPTNeoXConfig(AttentionFreeConfig, GPTNeoXConfig):
+    model_type = "attention_free_gpt_neox"
+    tokenizer = "GPTNeoXTokenizerFast"
+    __init__ = AttentionFreeConfig.__init__  # else newer versions generate one
+
+
+class AttentionFreeGPTNeoXModel(AttentionFreeModel, GPTNeoXModel):
+    config_class = AttentionFreeGPTNeoXConfig
+    attention = "layers.{}.attention"
+    cache_layer = "layer_idx"
+
+
+class AttentionFreeGPTNeoXForCausalLM(AttentionFreeForCausalLM, GPTNeoXForCausalLM):
+    config_class = AttentionFreeGPTNeoXConfig
+    model_class = AttentionFreeGPTNeoXModel
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -178,7 +235,29 @@ class AttentionFreeGPTNeoXForCausalLM(GPTNeoXForCausalLM):
         return super().from_pretrained(*args, **kwargs)
 
 
+# --- GPT-Neo --------------------------------------------------------------------------------
+
+
+class AttentionFreeGPTNeoConfig(AttentionFreeConfig, GPTNeoConfig):
+    model_type = "attention_free_gpt_neo"
+    tokenizer = "GPT2TokenizerFast"
+    __init__ = AttentionFreeConfig.__init__
+
+
+class AttentionFreeGPTNeoModel(AttentionFreeModel, GPTNeoModel):
+    config_class = AttentionFreeGPTNeoConfig
+    attention = "h.{}.attn.attention"
+    cache_layer = "layer_id"
+
+
+class AttentionFreeGPTNeoForCausalLM(AttentionFreeForCausalLM, GPTNeoForCausalLM):
+    config_class = AttentionFreeGPTNeoConfig
+    model_class = AttentionFreeGPTNeoModel
+
+
 # Saving a model then writes this file and the auto_map beside it.
-AttentionFreeGPTNeoXConfig.register_for_auto_class()
-AttentionFreeGPTNeoXModel.register_for_auto_class("AutoModel")
-AttentionFreeGPTNeoXForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+for _config in (AttentionFreeGPTNeoXConfig, AttentionFreeGPTNeoConfig):
+    _config.register_for_auto_class()
+for _lm in (AttentionFreeGPTNeoXForCausalLM, AttentionFreeGPTNeoForCausalLM):
+    _lm.register_for_auto_class("AutoModelForCausalLM")
+    _lm.model_class.register_for_auto_class("AutoModel")
