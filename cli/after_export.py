@@ -44,6 +44,7 @@ def evaluated(output: Path, source: str, name: str, revision: str | None, plan: 
     from evals.evaluation import Target, evaluate
     from evals.evaluation_files import attach
     from surgery.errors import OutputError
+    from surgery.hub import last_name
     from surgery.verification import verify
 
     verification = verify(output, source=source, revision=revision)
@@ -55,7 +56,7 @@ def evaluated(output: Path, source: str, name: str, revision: str | None, plan: 
                 fix="keep the folder and report this",
             )
     note(f"verified: {len(verification.checks)} checks hold")
-    target = Target(str(output), output.name)
+    target = Target(str(output), last_name(output))
     found = evaluate(target, Target(source, name, revision), plan, say=note, progress=progress)
     attach(found, output)
     for warning in found.report.warnings:

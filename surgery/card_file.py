@@ -11,6 +11,7 @@ from typing import Any
 from surgery.card import NAME, card_text
 from surgery.checkpoint.folder import writing
 from surgery.errors import ManifestError
+from surgery.hub import last_name
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import read_manifest
 
@@ -30,8 +31,7 @@ def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
-    name = folder.resolve().name
-    text = card_text(manifest, name=name, report=report, existing=read_card(folder))
+    text = card_text(manifest, name=last_name(folder), report=report, existing=read_card(folder))
     path = folder / NAME
     with writing(path):
         handle, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=folder)

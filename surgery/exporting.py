@@ -21,7 +21,7 @@ from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
 from surgery.errors import OutputError, UnsupportedError
 from surgery.families import family_of
-from surgery.hub import find_model
+from surgery.hub import find_model, last_name
 from surgery.inventory import check_config, take_inventory
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import (
@@ -217,7 +217,7 @@ def write(
         source = prepared.source.model_copy(update={"content": content.result(known)})
         manifest = _manifest(prepared, source, fitting, files, max_shard_size)
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
-        card = card_text(manifest, read_card(checkpoint.folder), name=target.resolve().name)
+        card = card_text(manifest, read_card(checkpoint.folder), name=last_name(target))
         _write_bytes(folder / CARD, card.encode())
         _write_bytes(folder / "config.json", config)  # last: without it, nothing loads
     return Export(target, plan, manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +116,13 @@ def shown_name(model: str | Path) -> str:
     """What a model or file is called in all that may leave this machine: its id, or last name."""
     path = Path(model).expanduser()
     lab = str(model).startswith(PREFIX)
-    return path.resolve().name if path.exists() and not lab else str(model)
+    return last_name(path) if path.exists() and not lab else str(model)
+
+
+def last_name(path: Path) -> str:
+    """The name of a file or folder, without the path to it, as text: it may be any bytes."""
+    name = (path.resolve() if path.name in ("", "..") else path).name
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
