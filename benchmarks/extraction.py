@@ -95,11 +95,7 @@ def pythia_160m(rows: int, dtype: torch.dtype, device: str) -> tuple[Any, Sample
 
 
 def trained(arguments: argparse.Namespace) -> tuple[Any, Samples]:
-    from cli.options import resolve_model
-
-    subject = open_subject(
-        resolve_model(arguments.model)[0], dtype=arguments.dtype, device=arguments.device
-    )
+    subject = open_subject(arguments.model, dtype=arguments.dtype, device=arguments.device)
     samples = load_samples(arguments.samples or arguments.model, tokenizer=subject.tokenizer)
     model = subject.model
     if arguments.drop_attn:

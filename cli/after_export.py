@@ -35,7 +35,7 @@ def evaluation_wanted(
     return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
 
 
-def evaluated(output: Path, source: str, name: str, revision: str | None, plan: Plan) -> Report:
+def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Report:
     """Verifies an export and evaluates it against its source; the report goes into its folder.
 
     The model card is written anew with the figures. Raises `OutputError` when the export does not
@@ -44,7 +44,6 @@ def evaluated(output: Path, source: str, name: str, revision: str | None, plan: 
     from evals.evaluation import Target, evaluate
     from evals.evaluation_files import attach
     from surgery.errors import OutputError
-    from surgery.hub import last_name
     from surgery.verification import verify
 
     verification = verify(output, source=source, revision=revision)
@@ -56,8 +55,8 @@ def evaluated(output: Path, source: str, name: str, revision: str | None, plan: 
                 fix="keep the folder and report this",
             )
     note(f"verified: {len(verification.checks)} checks hold")
-    target = Target(str(output), last_name(output))
-    found = evaluate(target, Target(source, name, revision), plan, say=note, progress=progress)
+    models = Target(str(output)), Target(source, revision)
+    found = evaluate(*models, plan, say=note, progress=progress)
     attach(found, output)
     for warning in found.report.warnings:
         note(f"warning: {warning}")

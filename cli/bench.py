@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.options import F, echo, human_bytes, json_option, note, print_json, resolve_model
+from cli.options import F, echo, human_bytes, json_option, note, print_json
 from cli.progress import progress
 
 
@@ -57,11 +57,10 @@ def command(
     """
     from evals.bench import bench
 
-    sources, names = zip(*(resolve_model(model) for model in (base, edited)), strict=True)
     with progress(f"bench {edited}", 2 * rounds) as advance:
         result = bench(
-            *sources,
-            names=names,
+            base,
+            edited,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             rounds=rounds,

@@ -64,7 +64,7 @@ def command(output: Path) -> None:
         f"attn-surgery evaluate {output} --baseline {MODEL}",
         style="bold",
     )
-    report = evaluated(output, MODEL, MODEL, None, make_plan(_EVERYTHING, MODEL))
+    report = evaluated(output, MODEL, None, make_plan(_EVERYTHING, MODEL))
     print_evaluation(report, output)
     out.rule("4. See for yourself")
     _show(output, out)

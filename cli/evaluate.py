@@ -20,7 +20,7 @@ from cli.evaluating import (
 )
 from cli.evaluation_table import print_evaluation
 from cli.measuring import running_options
-from cli.options import json_option, note, print_json, resolve_model, revision_option
+from cli.options import json_option, note, print_json, revision_option
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -89,15 +89,15 @@ def command(
         commands=[_typed(ctx)],
     )
     found = evaluate(
-        Target(*resolve_model(model), revision),
-        Target(*resolve_model(baseline)),
+        Target(model, revision),
+        Target(baseline),
         plan,
         say=note,
         progress=progress,
     )
     with output_folder(output) as folder:
         write_evaluation(found, folder)
-    _attach(found, Path(resolve_model(model)[0]), show_text)
+    _attach(found, Path(model), show_text)
     for warning in found.report.warnings:
         note(f"warning: {warning}")
     if as_json:
@@ -132,7 +132,7 @@ def _typed(ctx: click.Context) -> str:
     """The command with the options that were given, to be typed again where the files are."""
     from surgery.hub import shown_name
 
-    words = ["attn-surgery", "evaluate", resolve_model(ctx.params["model"])[1]]
+    words = ["attn-surgery", "evaluate", shown_name(ctx.params["model"])]
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")
         if not isinstance(parameter, click.Option) or source is not _GIVEN:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cli.heldout import heldout_texts
 from cli.options import note
 from cli.progress import progress
 
@@ -140,18 +141,21 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     `more`: further fields of `evals.evaluation.Plan`.
     """
     from evals.evaluation import Plan
+    from evals.samples import open_samples
     from evals.task_sources import SUITES
 
     tasks, suite = asked["tasks"], asked["suite"]
     names = _listed(tasks) if tasks else SUITES[suite or ("lab" if lab else "standard")]
+    named = asked["samples"] or lab
+    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
+    passages = None if named is None else open_samples(named, **lengths)
+    heldout = heldout_texts(asked["controls"], lab)
     return Plan(
         benchmarks=_benchmarks(
             names, asked["limits"], asked["include_paths"], asked["num_fewshot"], asked["limit"]
         ),
-        samples=asked["samples"] or lab,
-        prefix_length=asked["prefix_length"],
-        suffix_length=asked["suffix_length"],
-        heldout=_heldout(asked["controls"], lab),
+        samples=passages,
+        heldout=heldout,
         limits=asked["limits"],
         max_extraction=asked["max_extraction"],
         **more,
@@ -193,15 +197,3 @@ def _benchmarks(
     except ValueError as error:
         raise click.UsageError(f"--max-drop: {error}") from None
     return benchmarks
-
-
-def _heldout(controls: tuple[Path, ...], lab: str | None) -> list[str]:
-    from evals.lab import heldout_texts
-    from surgery.errors import SamplesError
-
-    if not controls:
-        return heldout_texts() if lab else []
-    try:
-        return [file.read_text(encoding="utf-8") for file in controls]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SamplesError("control text cannot be read", got=error) from error

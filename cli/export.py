@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.after_export import evaluated, evaluation_wanted, finish, published
-from cli.calibrating import fitted
+from cli.calibrating import calibration_text, fitted
 from cli.evaluating import evaluation_options
 from cli.evaluation_table import print_evaluation
 from cli.options import (
@@ -19,7 +19,6 @@ from cli.options import (
     json_option,
     note,
     print_json,
-    resolve_model,
     revision_option,
 )
 from cli.progress import progress
@@ -114,7 +113,7 @@ def command(
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
     EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
     """
-    from surgery.exporting import prepare, write
+    from surgery.exporting import prepare, variants_of, write
     from surgery.plan_file import read_plan_file
 
     if drop_attn is None and plan_file is None:
@@ -124,21 +123,16 @@ def command(
     if variant is not None and plan_file is not None:
         raise click.UsageError("a --plan names the variants itself: give it without --variant")
     wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
-    opened, name = resolve_model(model)
-    prepared = prepare(
-        opened,
-        read_plan_file(plan_file) if plan_file is not None else (drop_attn or ""),
-        variant=variant or "identity",
-        layout=layout,
-        revision=revision,
-        name=name,
-    )
+    variant = variant or "identity"
+    edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
+    text = None
+    if calibration or not dry_run:
+        text = calibration_text(calibration, model, variants_of(edit, variant))
+    prepared = prepare(model, edit, variant=variant, layout=layout, revision=revision)
     plan = prepared.plan
     export = None
     if not dry_run:
-        fitting = None
-        if plan.fitted:
-            fitting = fitted(prepared, calibration, model)
+        fitting = None if text is None else fitted(prepared, text)
         with progress("export", prepared.total_bytes) as advance:
             export = write(
                 prepared,
@@ -159,7 +153,7 @@ def command(
     result = export.to_json()
     report = None
     if wanted is not None:
-        report = evaluated(export.output, opened, name, revision, wanted)
+        report = evaluated(export.output, model, revision, wanted)
         result["evaluation"] = report.to_dict()
     if repo is not None:
         result["push"] = published(export.output, repo, report).to_json()

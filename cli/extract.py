@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.extraction_table import print_extraction
+from cli.heldout import heldout_texts
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, resolve_model, revision_option
+from cli.options import json_option, note, print_json, revision_option
 from cli.progress import progress
-
-if TYPE_CHECKING:
-    from evals.samples import Tokens
-    from evals.subjects import Subject
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -99,10 +96,11 @@ def command(
     Runs on many processes under `accelerate launch`, with the same result. Results hold ids,
     scores and hashes, and no text unless asked for.
     """
+    from evals.controls import control_windows
     from evals.memorization import Protocol, measure, report
     from evals.positions import Sampling
     from evals.processes import Processes
-    from evals.samples import load_samples
+    from evals.samples import open_samples
     from evals.summary import rows as row_records
     from evals.writing import check_writable, write_lines
     from surgery.hub import find_model
@@ -110,22 +108,20 @@ def command(
     for file in (rows, output):
         if file is not None:
             check_writable(file)
-    if baseline is not None:
-        find_model(resolve_model(baseline)[0])  # measured last, so looked for first
+    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    texts = heldout_texts(controls, model, baseline, samples)
     processes = Processes.launched()
     running: dict[str, Any] = {
         "dtype": dtype,
         "device": device or processes.device,
         "device_map": device_map,
     }
+    if baseline is not None:
+        find_model(baseline)  # measured last, so looked for first
     subject = open_model(model, revision=revision, **running)
-    loaded = load_samples(
-        samples,
-        tokenizer=subject.tokenizer,
-        prefix_length=prefix_length,
-        suffix_length=suffix_length,
-    )
-    windows = _controls(controls, (model, baseline, samples), subject, loaded.tokens.shape[1])
+    loaded, windows = passages.tokenized(subject.tokenizer), None
+    if texts and (controls or subject.tokenizer is not None):
+        windows = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1])
     protocol = Protocol(
         loaded, windows, metrics == "full", Sampling(top_k, temperature), batch_size
     )
@@ -155,24 +151,3 @@ def command(
         print_json(result)
     else:
         print_extraction(result)
-
-
-def _controls(
-    files: tuple[Path, ...], named: tuple[str | None, ...], subject: Subject, length: int
-) -> Tokens | None:
-    """Windows of the control text that was given, or of the lab's where a lab model is tested."""
-    from evals.controls import control_windows
-    from evals.lab import heldout_texts
-    from surgery.errors import SamplesError
-
-    if files:
-        if subject.tokenizer is None:
-            raise SamplesError("control text needs a tokenizer", where=subject.name)
-        try:
-            texts = [file.read_text(encoding="utf-8") for file in files]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SamplesError("control text cannot be read", got=error) from error
-        return control_windows(texts, subject.tokenizer, length)
-    if subject.tokenizer is not None and any(name and name.startswith("lab:") for name in named):
-        return control_windows(heldout_texts(), subject.tokenizer, length)
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import echo, json_option, print_json, resolve_model, revision_option
+from cli.options import echo, json_option, print_json, revision_option
 
 
 @click.command("inspect")
@@ -20,12 +20,11 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     from surgery.inspection import inspect
     from surgery.selection import format_selection
 
-    opened, name = resolve_model(model)
-    found = inspect(opened, revision=revision)
+    found = inspect(model, revision=revision)
     if as_json:
-        print_json({**found.to_json(), "model": name or found.model})
+        print_json(found.to_json())
         return
-    echo(f"{name or found.model}")
+    echo(found.model)
     size = "dtype and size unknown: pickled weights do not tell before they are downloaded"
     if found.parameters is not None:
         size = f"{found.parameters:,} parameters, {found.dtype}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.options import note, resolve_model
+from cli.options import note
 
 if TYPE_CHECKING:
     from evals.subjects import Subject
@@ -53,10 +53,8 @@ def open_model(
     """MODEL as typed → the loaded model."""
     from evals.subjects import open_subject
 
-    source, name = resolve_model(model)
     return open_subject(
-        source,
-        name=name,
+        model,
         revision=revision,
         dtype=dtype,
         device=device,

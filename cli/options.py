@@ -39,18 +39,6 @@ def revision_option(command: F) -> F:
     )(command)
 
 
-def resolve_model(model: str) -> tuple[str, str]:
-    """MODEL as typed → what `surgery` opens, and what it is called in all that is written.
-
-    `lab:pythia` and `lab:gpt-neo` are the embedded models.
-    """
-    from surgery.embedded import PREFIX, model_path
-    from surgery.hub import shown_name
-
-    lab = model.startswith(PREFIX)
-    return str(model_path(model.removeprefix(PREFIX))) if lab else model, shown_name(model)
-
-
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import echo, json_option, note, print_json, resolve_model, revision_option
+from cli.options import echo, json_option, note, print_json, revision_option
 
 if TYPE_CHECKING:
     from cli.repeated_evaluation import Figure
@@ -53,7 +53,7 @@ def command(
     tolerance where libraries differ. Of a published model no weights are downloaded but to compare
     fitted tensors. Exit code 1 when a file or a figure differs.
     """
-    from cli.calibrating import fitted
+    from cli.calibrating import calibration_text, fitted
     from cli.progress import progress
     from cli.repeated_evaluation import measured_again
     from surgery.original import open_original
@@ -62,6 +62,8 @@ def command(
     original = open_original(model, revision)
     report = original.read("report.json") if evaluate else None  # missed before any work
     recorded = original.manifest.edit.source.model
+    variants = [part.variant for part in original.manifest.edit.parts]
+    text = calibration_text(calibration, recorded, variants)
     if source is None and recorded.startswith("lab:"):
         source = recorded
     with ExitStack() as stack:
@@ -72,8 +74,8 @@ def command(
             result = reproduce(
                 original,
                 output,
-                source=None if source is None else resolve_model(source)[0],
-                fit=lambda prepared: fitted(prepared, calibration, recorded),
+                source=source,
+                fit=None if text is None else lambda prepared: fitted(prepared, text),
                 progress=advance,
             )
         figures = []

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.calibrating import calibration_text
+from cli.heldout import needed_texts
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, resolve_model, revision_option
+from cli.options import json_option, note, print_json, revision_option
 from cli.progress import progress
 from cli.search_table import export_command, show_search
-from cli.sweeping import fitter_for, heldout_windows, stored_dtype
+from cli.sweeping import fitter_for, stored_dtype
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -128,9 +130,10 @@ def command(
 
     Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
     """
+    from evals.controls import control_windows
     from evals.goals import MaxExtraction, MaxLossIncrease
     from evals.processes import Processes
-    from evals.samples import load_samples
+    from evals.samples import open_samples
     from evals.search_folder import check_target, write_search
     from evals.search_report import missed, plan_of, search_report
     from evals.search_run import Task, run
@@ -142,6 +145,10 @@ def command(
     check_target(folder)
     fits = bool(calibration) or model.startswith("lab:")
     default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+    chosen_variants = tuple(dict.fromkeys(variants or default))
+    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    texts = needed_texts(corpora, model)
+    calibrated = calibration_text(calibration, model, chosen_variants)
     processes = Processes.launched()
     subject = open_model(
         model,
@@ -150,22 +157,17 @@ def command(
         device=device or processes.device,
         device_map=device_map,
     )
-    loaded = load_samples(
-        samples,
-        tokenizer=subject.tokenizer,
-        prefix_length=prefix_length,
-        suffix_length=suffix_length,
-    )
+    loaded = passages.tokenized(subject.tokenizer)
     task = Task(
         subject=subject,
-        checkpoint=find_model(resolve_model(model)[0], revision)[0],
+        checkpoint=find_model(model, revision)[0],
         samples=loaded,
-        windows=heldout_windows(corpora, model, subject, loaded.tokens.shape[1]),
+        windows=control_windows(texts, subject.tokenizer, loaded.tokens.shape[1]),
         goal=MaxLossIncrease(max_loss_increase or 0.0)
         if max_extraction is None
         else MaxExtraction(max_extraction),
         grain=grain,
-        variants=tuple(dict.fromkeys(variants or default)),
+        variants=chosen_variants,
         layout=layout,
         seed=seed,
         max_evaluations=max_evaluations,
@@ -177,7 +179,7 @@ def command(
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     alone = [(unit,) for unit in offered]
-    fitter = fitter_for(alone, calibration, model, subject, task.stored_dtype, layout=layout)
+    fitter = fitter_for(alone, calibrated, subject, task.stored_dtype, layout=layout)
     with progress(f"search {model}", max_evaluations * task.rows) as advance:
         chosen = run(task, fitter, advance=advance)
     if not processes.is_main:

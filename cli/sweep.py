@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from cli.calibrating import calibration_text
+from cli.heldout import needed_texts
 from cli.measuring import open_model, running_options
 from cli.options import json_option, note, print_json, revision_option
 from cli.progress import progress
 from cli.sweep_table import show_sweep
-from cli.sweeping import fitter_for, heldout_windows, stored_dtype
+from cli.sweeping import fitter_for, stored_dtype
 from surgery.variants import VARIANTS
 
 BOUND_WINDOWS = 32
@@ -101,9 +103,10 @@ def command(
     extract. Nothing is exported; the figures are those that extract gives for the exported models.
     """
     from evals.bound_pictures import draw_divergence
+    from evals.controls import control_windows
     from evals.pictures import draw_sweep
     from evals.processes import Processes
-    from evals.samples import load_samples
+    from evals.samples import open_samples
     from evals.sweep import BASE, Engine
     from evals.sweep_edits import left_out, swept
     from evals.sweep_report import (
@@ -123,6 +126,10 @@ def command(
     if output is not None:
         check_free(output, overwrite=False)
     processes = Processes.launched()
+    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    texts = [] if exact_only else needed_texts(corpora, model)
+    chosen = dict.fromkeys(variants) or (list(VARIANTS) if calibration else ["identity", "zero"])
+    calibrated = calibration_text(calibration, model, chosen)
     subject = open_model(
         model,
         revision=revision,
@@ -130,18 +137,12 @@ def command(
         device=device or processes.device,
         device_map=device_map,
     )
-    loaded = load_samples(
-        samples,
-        tokenizer=subject.tokenizer,
-        prefix_length=prefix_length,
-        suffix_length=suffix_length,
-    )
+    loaded = passages.tokenized(subject.tokenizer)
     heldout = None
     if not exact_only:
-        heldout = heldout_windows(corpora, model, subject, loaded.tokens.shape[1])
+        heldout = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1])
     config = subject.model.config.to_dict()
     dimensions = family_of(config).dimensions(config)
-    chosen = dict.fromkeys(variants) or (list(VARIANTS) if calibration else ["identity", "zero"])
     edits = swept(
         dimensions.num_blocks, dimensions.num_heads, list(chosen), ranges=ranges, heads=heads
     )
@@ -150,7 +151,7 @@ def command(
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     stored = stored_dtype(model, revision)
-    fitter = fitter_for(edits, calibration, model, subject, stored)
+    fitter = fitter_for(edits, calibrated, subject, stored)
     engine = Engine(
         subject.model,
         loaded,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import echo, json_option, note, print_json, resolve_model, revision_option
+from cli.options import echo, json_option, note, print_json, revision_option
 
 
 @click.command("verify")
@@ -25,8 +25,7 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
     """
     from surgery.verification import verify
 
-    opened = resolve_model(source)[0] if source is not None else None
-    result = verify(folder, source=opened, revision=revision)
+    result = verify(folder, source=source, revision=revision)
     if as_json:
         print_json(result.to_json())
     else:

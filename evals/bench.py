@@ -35,7 +35,6 @@ def bench(
     base: str,
     edited: str,
     *,
-    names: tuple[str, str] | None = None,
     prompt_tokens: int = 128,
     new_tokens: int = 64,
     rounds: int = 5,
@@ -49,7 +48,7 @@ def bench(
 
     **Arguments:**
 
-    - `base`, `edited`: folders or Hub ids; `names`: what to call them, where that differs.
+    - `base`, `edited`: folders, Hub ids or embedded models.
     - `prompt_tokens`, `new_tokens`, `batch_size`: tokens a row in the prompt, tokens a row decoded
       greedily after it, and rows.
     - `rounds`: turns of each model, at least 3. Were both equally fast, all of one model's n turns
@@ -68,7 +67,8 @@ def bench(
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
-    sources = [str(find_model(model)[0]) for model in (base, edited)]
+    for model in (base, edited):
+        find_model(model)
     settings = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
@@ -77,8 +77,8 @@ def bench(
     }
     with ExitStack() as stack:
         runners = [
-            _Process(name, {**settings, "source": source, "dtype": dtype, "device": device})
-            for name, source in zip(names or (base, edited), sources, strict=True)
+            _Process({**settings, "source": source, "dtype": dtype, "device": device})
+            for source in (base, edited)
         ]
         for runner in runners:
             stack.callback(runner.stop)
@@ -110,8 +110,8 @@ def bench(
 class _Process:
     """A process with one model in it, which runs when told to."""
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.name, self.settings = settings["source"], settings
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class _Process:
             stdout=subprocess.PIPE,
             text=True,
         )
-        return self._ask(json.dumps({**self.settings, "name": self.name}))
+        return self._ask(json.dumps(self.settings))
 
     def turn(self) -> dict[str, Any]:
         return self._ask("turn")

@@ -137,7 +137,6 @@ def serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
         notes: list[str] = []
         subject = open_subject(
             settings["source"],
-            name=settings["name"],
             dtype=settings["dtype"],
             device=settings["device"],
             say=notes.append,

@@ -34,9 +34,11 @@ def control_windows(
     """Windows of `length` tokens that do not overlap, spread evenly over the texts.
 
     Each text is tokenized alone, without special tokens, and its last incomplete window dropped.
-    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` when no text is long
-    enough.
+    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` without a tokenizer, and
+    when no text is long enough.
     """
+    if tokenizer is None:
+        raise SamplesError("held-out text needs a tokenizer", got="a model without one")
     windows = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

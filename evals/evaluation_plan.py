@@ -10,6 +10,8 @@ from typing import Any
 from evals.baseline_cache import BaselineCache
 from evals.benchmarks import Benchmarks
 from evals.gates import DropLimit
+from evals.samples import Passages
+from surgery.hub import shown_name
 
 __all__ = ["Plan", "Progress", "Target"]
 
@@ -19,11 +21,14 @@ Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], 
 
 @dataclass(frozen=True)
 class Target:
-    """A model: what `surgery` opens, and what it is called."""
+    """A model: what `surgery` opens."""
 
     source: str
-    name: str
     revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        return shown_name(self.source)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Plan:
     """What is measured, and how; the same for both models.
 
     - `benchmarks`: the tasks, or None for none.
-    - `samples`: as for `extract`, or None. `heldout`: texts that neither model was trained on.
+    - `samples`: passages, or None. `heldout`: texts that neither model was trained on.
     - `batch_size`: of everything; None: what memory allows, found for the base.
     - `limits`, `max_extraction`: the gates.
     - `front`: the object of `search --json`, for the trade-off picture.
@@ -40,9 +45,7 @@ class Plan:
     """
 
     benchmarks: Benchmarks | None = None
-    samples: str | None = None
-    prefix_length: int | None = None
-    suffix_length: int | None = None
+    samples: Passages | None = None
     heldout: Sequence[str] = ()
     batch_size: int | None = None
     dtype: str = "auto"

@@ -14,7 +14,7 @@ from evals.evaluation_plan import Plan, Progress, Target
 from evals.extraction import run_pass
 from evals.memorization import Measured, Protocol
 from evals.report import Size
-from evals.samples import Tokens, load_samples
+from evals.samples import Tokens
 from evals.subjects import Subject, open_subject
 from evals.summary import Control
 from surgery.errors import MeasurementError
@@ -56,12 +56,7 @@ def measure_base(
     subject = _open(target, plan, say)
     protocol = windows = None
     if plan.samples is not None:
-        samples = load_samples(
-            plan.samples,
-            tokenizer=subject.tokenizer,
-            prefix_length=plan.prefix_length,
-            suffix_length=plan.suffix_length,
-        )
+        samples = plan.samples.tokenized(subject.tokenizer)
         windows = _windows(plan, subject, samples.tokens.shape[1])
         protocol = Protocol(samples, windows, batch_size=plan.batch_size)
     else:
@@ -99,7 +94,6 @@ def tool_versions() -> dict[str, str]:
 def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> Subject:
     return open_subject(
         target.source,
-        name=target.name,
         revision=target.revision,
         dtype=plan.dtype,
         device=plan.device,
@@ -109,11 +103,7 @@ def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> Subject:
 
 
 def _windows(plan: Plan, subject: Subject, length: int) -> Tokens | None:
-    if not plan.heldout:
-        return None
-    if subject.tokenizer is None:
-        raise MeasurementError("held-out text needs a tokenizer", where=subject.name)
-    return control_windows(plan.heldout, subject.tokenizer, length)
+    return control_windows(plan.heldout, subject.tokenizer, length) if plan.heldout else None
 
 
 def _side(

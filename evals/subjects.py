@@ -60,7 +60,6 @@ class Subject:
 def open_subject(
     source: str,
     *,
-    name: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
@@ -71,8 +70,7 @@ def open_subject(
 
     **Arguments:**
 
-    - `source`, `revision`: a folder or a Hub id.
-    - `name`: what to call it, where that is not its Hub id or the name of its folder.
+    - `source`, `revision`: a folder, an embedded model, or a Hub id.
     - `dtype`: "auto" (as stored; but float16 becomes float32 on a CPU, which has no arithmetic of
       its own for it), or a name in `DTYPES`.
     - `device`: by default a GPU where there is one. `device_map`: "auto" spreads the model over
@@ -82,19 +80,18 @@ def open_subject(
     Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a device
     that is not there.
     """
-    folder, found = find_model(source, revision)
     place = None if device_map else _device(device)
+    folder, found = find_model(source, revision)
     model: Any = load_model(
         folder, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
-        say(f"{name or source}: float16 weights are measured in float32 on a CPU (--dtype)")
+        say(f"{source}: float16 weights are measured in float32 on a CPU (--dtype)")
         model = model.float()
     try:
         tokenizer = load_tokenizer(folder)
     except SourceError:
         tokenizer = None
-    found = found.model_copy(update={"model": name or found.model})
     return Subject(found.model, model, tokenizer, folder, found)
 
 

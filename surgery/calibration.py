@@ -14,11 +14,12 @@ import numpy as np
 
 from surgery.checkpoint.copying import sha256_of
 from surgery.corpus import Tokens, documents, open_corpus
-from surgery.errors import SamplesError
+from surgery.errors import SamplesError, UnsupportedError
+from surgery.hub_dataset import PREFIX, HubDataset
 from surgery.manifest import BlockFit, CalibrationRecord, TextSource
-from surgery.variants import Fit
+from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
-__all__ = ["Calibration", "calibration_from_texts", "open_calibration"]
+__all__ = ["Calibration", "Text", "calibration_from_texts", "calibration_of", "open_calibration"]
 
 WINDOW = 512
 """Tokens that attend to each other; fewer where the model has fewer positions."""
@@ -34,8 +35,26 @@ Pieces = Iterator[str]
 
 
 @dataclass(frozen=True)
+class Text:
+    """Text that was found, before there is a tokenizer for it.
+
+    Each of `streams` gives its documents anew at every call, in pieces; `sources` are their names.
+    """
+
+    streams: tuple[Callable[[], Iterator[Pieces]], ...]
+    sources: tuple[TextSource, ...]
+
+    def tokenized(
+        self, tokenizer: Any, *, max_positions: int, most_tokens: int | None = None
+    ) -> Calibration:
+        """The text for a model with that many positions."""
+        window = min(WINDOW, max_positions)
+        return Calibration(self.streams, self.sources, tokenizer, window, most_tokens)
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Text and how it is cut. Each of `streams` gives its documents anew at every call, in pieces.
+    """A `Text` and how it is cut.
 
     At most `most_tokens` are read, from every stream as many as from the others while it lasts;
     None: as many as a model's width asks for (`for_width`).
@@ -122,67 +141,64 @@ class Calibration:
                 buffer = np.append(buffer, np.int32(end))
 
 
-def open_calibration(
-    sources: Sequence[str | Path],
-    tokenizer: Any,
-    *,
-    max_positions: int,
-    most_tokens: int | None = None,
-) -> Calibration:
+def calibration_of(
+    variants: Iterable[str],
+    named: Sequence[str | Path],
+    own: Callable[[], Text] | None = None,
+) -> Text | None:
+    """The text that an edit with `variants` is fitted on; None where none of them is fitted.
+
+    It is what the user has `named`, else a model's `own`.
+
+    **Raises:** `UnsupportedError` for text where nothing is fitted, and for none where something
+    is; `SamplesError` as `open_calibration`.
+    """
+    chosen = sorted(set(variants))
+    fitted = [name for name in chosen if variant_of(name).FITTED]
+    if named and not fitted:
+        raise UnsupportedError(
+            "calibration text is given, and nothing is fitted on it",
+            expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.FITTED),
+            got=" and ".join(chosen),
+        )
+    if not fitted:
+        return None
+    if named:
+        return open_calibration(named)
+    if own is None:
+        raise needs_text(fitted)
+    return own()
+
+
+def open_calibration(sources: Sequence[str | Path]) -> Text:
     """Calibration text from files and folders (see `surgery.corpus`) or a Hub dataset.
 
-    `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`. Raises `SamplesError` for what is not there.
+    `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`. Each is begun, so that what cannot be read is
+    known before any work is done. Raises `SamplesError`.
     """
     names: list[TextSource] = []
     streams: list[Callable[[], Iterator[Pieces]]] = []
-    for source in sources:
-        if str(source).startswith("hf:"):
-            parts = str(source).removeprefix("hf:").split(":")
-            if len(parts) != 3 or not all(parts):
-                raise SamplesError("malformed", where=source, expected="hf:DATASET:SPLIT:COLUMN")
-            names.append(TextSource(name=str(source)))
-            streams.append(partial(_dataset, *parts))
+    for source in map(str, sources):
+        if source.startswith(PREFIX):
+            dataset = HubDataset.parse(source)
+            next(dataset.texts(), None)
+            names.append(TextSource(name=source))
+            streams.append(partial(_each_alone, dataset.texts))
             continue
         corpus = open_corpus([Path(source)])
         for path, name in zip(corpus.files, corpus.names, strict=True):
             names.append(TextSource(name=name, sha256=sha256_of(path)))
             streams.append(partial(documents, path))
-    window = min(WINDOW, max_positions)
-    return Calibration(tuple(streams), tuple(names), tokenizer, window, most_tokens)
+    return Text(tuple(streams), tuple(names))
 
 
-def calibration_from_texts(
-    texts: Iterable[str],
-    tokenizer: Any,
-    *,
-    max_positions: int,
-    name: str,
-    most_tokens: int | None = None,
-) -> Calibration:
+def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
     """Calibration text that is at hand, under a name of its own."""
-    return Calibration(
-        tuple(partial(_text, text) for text in texts),
+    return Text(
+        tuple(partial(_each_alone, partial(iter, [text])) for text in texts),
         (TextSource(name=name),),
-        tokenizer,
-        min(WINDOW, max_positions),
-        most_tokens,
     )
 
 
-def _text(text: str) -> Iterator[Pieces]:
-    yield iter([text])
-
-
-def _dataset(name: str, split: str, column: str) -> Iterator[Pieces]:
-    import datasets
-
-    where = f"hf:{name}:{split}:{column}"
-    try:
-        rows = datasets.load_dataset(name, split=split, streaming=True)
-        for row in rows:
-            if not isinstance(row.get(column), str):
-                raise SamplesError(f"no text in column {column!r}", where=where, got=list(row))
-            yield iter([row[column]])
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise SamplesError("cannot be read", where=where, got=reason[0][:200]) from error
+def _each_alone(texts: Callable[[], Iterator[str]]) -> Iterator[Pieces]:
+    return (iter([text]) for text in texts())

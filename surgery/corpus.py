@@ -56,11 +56,12 @@ class Corpus:
 
 
 def open_corpus(paths: Sequence[Path]) -> Corpus:
-    """Finds the files of a corpus; nothing is read yet.
+    """Finds the files of a corpus, and reads the beginning of each of `paths`.
 
     A file is JSON lines (`.jsonl`, `.jsonl.zst`) or `.parquet` with a column `text`, one document
     a row, or else a text that is one document. Of a folder all files in `TEXT` and `TABLES` are
-    taken, at any depth, ascending by name. Raises `SamplesError` for what is not there.
+    taken, at any depth, ascending by name. Raises `SamplesError` for what is not there, and for a
+    beginning that is malformed.
     """
     files: list[Path] = []
     names: list[str] = []
@@ -69,13 +70,15 @@ def open_corpus(paths: Sequence[Path]) -> Corpus:
             inside = sorted(
                 f for f in path.rglob("*") if f.is_file() and f.name.endswith(TEXT + TABLES)
             )
-            files += inside
             names += [file.relative_to(path).as_posix() for file in inside]
         elif path.is_file():
-            files.append(path)
+            inside = [path]
             names.append(path.name)
         else:
             raise SamplesError("no such file or folder", where=path)
+        first = next((pieces for file in inside for pieces in documents(file)), iter(()))
+        next(first, None)  # so that what is no text is known before any work is done
+        files += inside
     if not files:
         kinds = ", ".join(TEXT + TABLES)
         raise SamplesError("no text in it", where=", ".join(map(str, paths)), expected=kinds)

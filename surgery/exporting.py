@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from surgery.calibration import calibration_of
 from surgery.card import NAME as CARD
 from surgery.card import card_text
 from surgery.card_file import read_card
@@ -19,7 +20,7 @@ from surgery.checkpoint.folder import atomic_folder, hidden_siblings
 from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
-from surgery.errors import OutputError, UnsupportedError
+from surgery.errors import OutputError
 from surgery.families import family_of
 from surgery.hub import find_model, last_name
 from surgery.inventory import check_config, take_inventory
@@ -38,6 +39,7 @@ from surgery.plan import Plan, make_plan
 from surgery.plan_file import PlanFile
 from surgery.rewriting import Fits, changed_by, output_shards
 from surgery.selection import Selection
+from surgery.variants import needs_text
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
 
@@ -166,15 +168,24 @@ def export(
 
     **Raises:** a `SurgeryError`; the output then does not exist, or is still the old one.
     """
+    text = calibration_of(variants_of(drop_attn, variant), calibration)
     prepared = prepare(model, drop_attn, variant=variant, layout=layout, revision=revision)
     fitting = None
-    if prepared.plan.fitted and calibration:
+    if text is not None:
         from surgery.fitting import fit_checkpoint  # needs torch, as most exports do not
 
-        fitting = fit_checkpoint(prepared, calibration)
+        fitting = fit_checkpoint(prepared, text)
     return write(
         prepared, output, fitting=fitting, overwrite=overwrite, max_shard_size=max_shard_size
     )
+
+
+def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
+    """The variants that an edit names, before there is a model to plan it for."""
+    if isinstance(drop_attn, str):
+        return {variant}
+    parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn
+    return {part.variant for part in parts}
 
 
 def write(
@@ -227,11 +238,7 @@ def check_fitted(plan: Plan, fits: Fits) -> None:
     """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
     without = [block for block in plan.fitted if block not in fits]
     if without:
-        names = sorted({v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED})
-        raise UnsupportedError(
-            f"variant {' and '.join(names)} needs calibration text",
-            fix="name text files that resemble the model's use with --calibration",
-        )
+        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)
 
 
 def _manifest(

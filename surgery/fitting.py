@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from surgery.calibration import Calibration, open_calibration
+from surgery.calibration import Calibration, Text
 from surgery.exporting import Fitting, Prepared
 from surgery.families import family_of
 from surgery.in_memory import plan_for, replacements
@@ -151,21 +150,18 @@ class _DeepEnough(Exception):  # noqa: N818  # no error: the rest of the forward
 
 def fit_checkpoint(
     prepared: Prepared,
-    text: Calibration | Sequence[str | Path],
+    text: Text,
     *,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
-    """Fits what a prepared export needs. `text`: opened, or as for `open_calibration`.
+    """Fits what a prepared export needs.
 
     **Raises:** `SamplesError` for text that cannot be used, `SourceError` without a tokenizer.
     """
     folder, inventory = prepared.checkpoint.folder, prepared.plan.inventory
-    if isinstance(text, Calibration):
-        calibration = text
-    else:
-        calibration = open_calibration(
-            text, load_tokenizer(folder), max_positions=inventory.dimensions.max_positions
-        )
+    calibration = text.tokenized(
+        load_tokenizer(folder), max_positions=inventory.dimensions.max_positions
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(folder, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":

@@ -64,7 +64,7 @@ def hub_client(
     `SourceError`, and its subclass `UnreachableError` where no network, a broken connection, a
     fault of the Hub or too many requests are the cause.
     """
-    from huggingface_hub import HfApi, utils
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     # the root of the HTTP library's errors, ValueError for an answer that is not JSON, and
@@ -73,15 +73,25 @@ def hub_client(
         *(OSError, ValueError, RuntimeError),
         *HfHubHTTPError.__bases__,
     )
-    verbosity = utils.logging.get_verbosity()
-    utils.logging.set_verbosity(logging.ERROR)
     try:
-        with progress_bars(shown=False):
+        with quiet_client():
             yield HfApi()
     except errors as error:
         raise explain(name, revision, error) from None
+
+
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """Within it the client neither logs its retries nor shows progress."""
+    from huggingface_hub.utils import logging as client
+
+    verbosity = client.get_verbosity()
+    client.set_verbosity(logging.ERROR)
+    try:
+        with progress_bars(shown=False):
+            yield
     finally:
-        utils.logging.set_verbosity(verbosity)
+        client.set_verbosity(verbosity)
 
 
 @contextmanager

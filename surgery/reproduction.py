@@ -85,14 +85,14 @@ def reproduce(
     output: str | Path,
     *,
     source: str | Path | None = None,
-    fit: Callable[[Prepared], Fitting | None] = lambda prepared: None,
+    fit: Callable[[Prepared], Fitting] | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Reproduction:
     """Repeats the latest edit from its recorded source and compares every file.
 
     **Arguments:** `output`: the folder to create for the repeated export; `source`: a folder that
-    holds the source, where the recorded one cannot be found; `fit`: fits what a prepared export
-    needs, from the calibration text that was recorded.
+    holds the source, where the recorded one cannot be found; `fit`: fits what a prepared
+    export needs, from the calibration text that was recorded.
 
     **Raises:** a `SurgeryError` when the source or the text is not there, and `SourceError` when
     the source has another content than the recorded one, unless all files come out equal: its
@@ -107,7 +107,7 @@ def reproduce(
         revision=edit.source.commit if source is None else None,
         name=edit.source.model,
     )
-    fitting = fit(prepared) if prepared.plan.fitted else None
+    fitting = None if fit is None else fit(prepared)
     _check_text(edit, fitting)
     export = write(
         prepared,

@@ -17,7 +17,7 @@ from tiny_tokenizer import tiny_model, tiny_tokenizer
 
 from evals.baseline_cache import BaselineCache, cache_folder
 from evals.benchmarks import Benchmarks, write_results
-from evals.lab import LAB_MODELS, heldout_texts, model_path
+from evals.lab import LAB_MODELS, heldout_texts
 from evals.subjects import Subject, open_subject
 from evals.task_scores import main_metric
 from evals.task_sources import SUITES
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def subject(folder: Path) -> Subject:
-    return open_subject(str(folder), name="tiny")
+    return open_subject(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,7 @@ def test_the_labs_documents_are_always_the_same():
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_lab_models_are_better_than_chance(name):
     suite = Benchmarks.load(SUITES["lab"])
-    subject = open_subject(str(model_path(name)), name=name)
+    subject = open_subject(f"lab:{name}")
     for task, metric in (("lab_next_line", "acc_norm"), ("lab_copy", "acc")):
         run = suite.run(task, subject, batch_size=32)
         score = suite.scores(task, run)[metric]
@@ -343,7 +343,7 @@ def test_public_benchmarks_from_local_files(data, tmp_path):
         (tmp_path / f"{name}.yaml").write_text(f"{head}test_split: test\nnum_fewshot: 0\n{body}")
     names = [f"real_{name}" for name in REAL]
     asked = Benchmarks.load(names, include_paths=[tmp_path], limit=40)
-    subject = open_subject(str(model_path("pythia")), name="lab:pythia")
+    subject = open_subject("lab:pythia")
     for name in names:
         run = asked.run(name, subject, batch_size=asked.batch_size(name, subject))
         scores = asked.scores(name, run)

@@ -40,9 +40,8 @@ def text(words: int, seed: int = 0) -> str:
 
 
 def calibration(words: int = 1500, **options: Any) -> Calibration:
-    return calibration_from_texts(
-        [text(words), TEXT], tiny_tokenizer(), max_positions=WINDOW, name="words", **options
-    )
+    found = calibration_from_texts([text(words), TEXT], name="words")
+    return found.tokenized(tiny_tokenizer(), max_positions=WINDOW, **options)
 
 
 @pytest.fixture
@@ -153,7 +152,7 @@ def test_windows_stream_over_documents(tmp_path: Path) -> None:
     texts = [text(300), text(500, 1), text(700, 2)]
     path = tmp_path / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    cut = open_calibration([path], tokenizer, max_positions=WINDOW)
+    cut = open_calibration([path]).tokenized(tokenizer, max_positions=WINDOW)
     ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
     whole = np.concatenate([[*part, tokenizer.eos_token_id] for part in ids])
     batches = list(cut.batches())
@@ -168,9 +167,8 @@ def test_every_text_has_its_share() -> None:
     """A limit takes as much of every text as of the others, as long as it lasts."""
     texts = [text(100), text(2000, 1), text(3000, 2)]
     tokenizer = tiny_tokenizer()
-    few = calibration_from_texts(
-        texts, tokenizer, max_positions=WINDOW, name="t", most_tokens=25 * WINDOW + 5
-    )
+    all_there_is = calibration_from_texts(texts, name="t")
+    few = all_there_is.tokenized(tokenizer, max_positions=WINDOW, most_tokens=25 * WINDOW + 5)
     found = np.concatenate(list(few.batches()))
     ids = [np.asarray(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
     short = len(ids[0]) // WINDOW
@@ -183,12 +181,8 @@ def test_every_text_has_its_share() -> None:
     ]
     assert np.array_equal(found.reshape(-1), np.concatenate(expected))
     assert few.for_width(10**6) is few
-    assert (
-        calibration_from_texts(texts, tokenizer, max_positions=WINDOW, name="t")
-        .for_width(1000)
-        .most_tokens
-        == 64_000
-    )
+    many = all_there_is.tokenized(tokenizer, max_positions=WINDOW)
+    assert many.for_width(1000).most_tokens == 64_000
 
 
 @pytest.mark.parametrize("variant", ["mean", "linear"])
@@ -207,7 +201,7 @@ def test_export_end_to_end(source: Path, tmp_path: Path, variant: str) -> None:
     manifest = read_manifest(tmp_path / "a")
     assert manifest is not None
     assert manifest.edit.calibration is not None
-    words = open_calibration([path], tiny_tokenizer(), max_positions=WINDOW)
+    words = open_calibration([path]).tokenized(tiny_tokenizer(), max_positions=WINDOW)
     assert manifest.edit.calibration.sha256 == words.record({}).sha256
     assert manifest.edit.calibration.sources[0].sha256 is not None
     assert attn_surgery("verify", tmp_path / "a", "--source", source).code == 0
@@ -263,7 +257,7 @@ def test_text_that_cannot_be_used(
 
 def test_datasets_are_named_in_full() -> None:
     with pytest.raises(SamplesError, match="expected hf:DATASET:SPLIT:COLUMN"):
-        open_calibration(["hf:a:b"], tiny_tokenizer(), max_positions=WINDOW)
+        open_calibration(["hf:a:b"])
 
 
 def test_a_plan_file_is_exported(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     text.write_text(TEXT * 8)
     subject = open_subject(str(source), device="cpu", dtype="float32")
     model, stored = subject.model, {"float32": "F32", "float16": "F16"}[dtype]
-    calibration = open_calibration([text], subject.tokenizer, max_positions=64)
+    calibration = open_calibration([text]).tokenized(subject.tokenizer, max_positions=64)
     fitter = Fitter(model, calibration, stored_dtype=stored, layout=layout, together=True)
     tokens = windows(15, 16, 300)
     samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from evals.samples.loading import load_samples
+from evals.samples.loading import Passages, load_samples, open_samples
 from evals.samples.record import RowNote, Samples, Tokens, row_hash
 
-__all__ = ["RowNote", "Samples", "Tokens", "load_samples", "row_hash"]
+__all__ = [
+    "Passages",
+    "RowNote",
+    "Samples",
+    "Tokens",
+    "load_samples",
+    "open_samples",
+    "row_hash",
+]

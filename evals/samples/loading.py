@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,87 @@ from evals.samples.tables import (
     read_table,
 )
 from surgery.errors import SamplesError
+from surgery.hub_dataset import PREFIX as HUB
+from surgery.hub_dataset import HubDataset
 
-__all__ = ["load_samples"]
+__all__ = ["Passages", "load_samples", "open_samples"]
 
 DEFAULT_LENGTH = 32
 """Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
 FORMS = (
     "FILE.npy, PREFIX.npy,SUFFIX.npy, FILE.jsonl, FILE.parquet, hf:DATASET:SPLIT:COLUMN, lab:NAME"
 )
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Samples that were found and read, before there is a tokenizer for text.
+
+    `prefix`, `suffix`: the lengths, in tokens. `ready`: the samples, where they are of token ids.
+    """
+
+    source: str
+    table: Table
+    ids: tuple[str, ...]
+    prefix: int
+    suffix: int
+    counts: npt.NDArray[np.int64] | None
+    members: npt.NDArray[np.bool_] | None
+    ready: Samples | None = None
+
+    def tokenized(self, tokenizer: Any) -> Samples:
+        """The samples. Raises `SamplesError` for text without a tokenizer, or that is too short."""
+        if self.ready is not None:
+            return self.ready
+        rows_of = whole_rows if {"tokens", "text"} & set(self.table.columns) else pairs
+        tokens, notes = rows_of(self.table, list(self.ids), tokenizer, self.prefix, self.suffix)
+        left_out = {note.id for note in notes if not note.kept}
+        kept = np.asarray([name not in left_out for name in self.ids], dtype=bool)
+        if not kept.any():
+            raise SamplesError("no row can be used", where=self.table.where, got=notes[0].reason)
+        samples = Samples(
+            tokens=tokens,
+            prefix_length=self.prefix,
+            ids=self.ids,
+            source=self.source,
+            counts=self.counts,
+            members=self.members,
+            notes=tuple(notes),
+        )
+        return samples if kept.all() else samples.select(kept)
+
+
+def open_samples(
+    source: str, *, prefix_length: int | None = None, suffix_length: int | None = None
+) -> Passages:
+    """Finds and reads the samples that `source` names: all that can be known without a model.
+
+    **Arguments:** as for `load_samples`. Raises `SamplesError`.
+    """
+    for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
+        if length is not None and length < 1:
+            raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
+    table = _read(source)
+    own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
+    passage = next((name for name in ("tokens", "text", "prefix") if name in table.columns), None)
+    if passage is None or (passage == "prefix" and "suffix" not in table.columns):
+        raise SamplesError(
+            "no passages",
+            where=table.where,
+            expected="a column tokens, columns prefix and suffix, or a column text",
+            got=", ".join(table.columns) or "none of them",
+        )
+    passages = Passages(
+        source,
+        table,
+        tuple(_ids(table)),
+        own_prefix if prefix_length is None else prefix_length,
+        own_suffix if suffix_length is None else suffix_length,
+        _numbers(table, "count"),
+        _flags(table),
+    )
+    text = isinstance(table.columns[passage][0], str)
+    return passages if text else replace(passages, ready=passages.tokenized(None))
 
 
 def load_samples(
@@ -53,39 +127,8 @@ def load_samples(
 
     Raises `SamplesError`, in one line, for what cannot be read or is too short.
     """
-    for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
-        if length is not None and length < 1:
-            raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
-    table = _read(source)
-    own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
-    prefix = own_prefix if prefix_length is None else prefix_length
-    suffix = own_suffix if suffix_length is None else suffix_length
-
-    whole = "tokens" in table.columns or "text" in table.columns
-    if not whole and not {"prefix", "suffix"} <= set(table.columns):
-        raise SamplesError(
-            "no passages",
-            where=table.where,
-            expected="a column tokens, columns prefix and suffix, or a column text",
-            got=", ".join(table.columns) or "none of them",
-        )
-    ids = _ids(table)
-    rows_of = whole_rows if whole else pairs
-    tokens, notes = rows_of(table, ids, tokenizer, prefix, suffix)
-    left_out = {note.id for note in notes if not note.kept}
-    kept = np.asarray([name not in left_out for name in ids], dtype=bool)
-    if not kept.any():
-        raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
-    samples = Samples(
-        tokens=tokens,
-        prefix_length=prefix,
-        ids=tuple(ids),
-        source=source,
-        counts=_numbers(table, "count"),
-        members=_flags(table),
-        notes=tuple(notes),
-    )
-    return samples if kept.all() else samples.select(kept)
+    opened = open_samples(source, prefix_length=prefix_length, suffix_length=suffix_length)
+    return opened.tokenized(tokenizer)
 
 
 def _read(source: str) -> Table:
@@ -93,11 +136,8 @@ def _read(source: str) -> Table:
         from evals.lab import samples_path
 
         return read_table(samples_path(source.removeprefix("lab:")))
-    if source.startswith("hf:"):
-        parts = source.removeprefix("hf:").split(":")
-        if len(parts) != 3 or not all(parts):
-            raise SamplesError("malformed", where=source, expected="hf:DATASET:SPLIT:COLUMN")
-        return read_dataset(*parts)
+    if source.startswith(HUB):
+        return read_dataset(HubDataset.parse(source))
     if source.endswith(".npy") and "," in source and not Path(source).exists():
         paths = [Path(part) for part in source.split(",")]
         if len(paths) != 2:

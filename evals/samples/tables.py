@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
+from surgery.hub_dataset import HubDataset
 
 __all__ = ["IdRow", "Table", "read_dataset", "read_npy", "read_npy_pair", "read_table"]
 
@@ -67,30 +68,15 @@ def read_table(path: Path) -> Table:
     return Table(str(path), _json_lines(path))
 
 
-def read_dataset(name: str, split: str, column: str) -> Table:
-    """One split of a data set, `column` holding token ids or text; with `id`, `count`, `member`."""
-    import datasets
-
-    where = f"hf:{name}:{split}:{column}"
-    try:
-        data = datasets.load_dataset(name, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise SamplesError(
-            "the data set cannot be loaded",
-            where=where,
-            got=error,
-            fix="check its name and split, and the network",
-        ) from error
-    if column not in data.column_names:
-        raise SamplesError(
-            "no such column", where=where, expected=", ".join(data.column_names), got=column
-        )
+def read_dataset(dataset: HubDataset) -> Table:
+    """Its column, of token ids or text, with `id`, `count` and `member`."""
+    data, column = dataset.load(), dataset.column
     wanted = [column, *(n for n in ("id", "count", "member") if n in data.column_names)]
     table = data.select_columns(wanted).with_format("arrow")[:]
     columns = {name: _arrow(table[name]) for name in wanted}
     passages = columns.pop(column)
     kind = "text" if len(passages) and isinstance(passages[0], str) else "tokens"
-    return Table(where, {kind: passages, **columns})
+    return Table(str(dataset), {kind: passages, **columns})
 
 
 def _array(path: Path) -> IdRow:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from surgery.errors import UnsupportedError
 from surgery.variants import identity, linear, mean, zero
 from surgery.variants.affine import Affine, Fit, Kind, Sources, Variant
 
-__all__ = ["VARIANTS", "Affine", "Fit", "Kind", "Sources", "Variant", "variant_of"]
+__all__ = ["VARIANTS", "Affine", "Fit", "Kind", "Sources", "Variant", "needs_text", "variant_of"]
 
 _ALL: tuple[Variant, ...] = (identity, zero, mean, linear)
 VARIANTS: dict[str, Variant] = {variant.NAME: variant for variant in _ALL}
+
+
+def needs_text(names: Iterable[str]) -> UnsupportedError:
+    """What to say where fitted variants have no calibration text."""
+    return UnsupportedError(
+        f"variant {' and '.join(sorted(set(names)))} needs calibration text",
+        fix="name text files that resemble the model's use with --calibration",
+    )
 
 
 def variant_of(name: str) -> Variant:

@@ -1,0 +1,180 @@
+"""Contract: what is wrong with passages, texts and plans is known before a model is looked for.
+
+Every command is given a model that is nowhere. Where the input is good, the model is missed; where
+it is not, the input is what the one line is about.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from command_line import attn_surgery, finish, snapshot, start
+
+NOWHERE = "nobody/there-is-no-such-model"
+Files = dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("inputs")
+    found = {name: folder / name for name in (
+        "good.jsonl", "ids.npy", "short.npy", "broken.jsonl", "counts.jsonl", "weights.bin",
+        "text.txt", "latin.txt", "rows.jsonl", "absent", "empty", "plan.json",
+    )}  # fmt: skip
+    found["good.jsonl"].write_text(json.dumps({"text": "one two three"}) + "\n")
+    np.save(found["ids.npy"], np.ones((4, 64), dtype=np.int64))
+    np.save(found["short.npy"], np.ones((4, 9), dtype=np.int64))
+    found["broken.jsonl"].write_text("{\n")
+    found["counts.jsonl"].write_text(json.dumps({"text": "one", "count": -1}) + "\n")
+    found["weights.bin"].write_bytes(b"\x80\x04")
+    found["text.txt"].write_text("some words\n" * 9)
+    found["latin.txt"].write_bytes(b"caf\xe9")
+    found["rows.jsonl"].write_text(json.dumps({"content": "one"}) + "\n")
+    found["empty"].mkdir()
+    edits = [{"drop_attn": "1", "variant": "zero"}]
+    found["plan.json"].write_text(json.dumps({"schema_version": 1, "edits": edits}))
+    return found
+
+
+SAMPLES = [
+    ("absent", [], "absent: no such file"),
+    ("weights.bin", [], "weights.bin: unknown form of samples"),
+    ("broken.jsonl", [], "broken.jsonl line 1: "),
+    ("counts.jsonl", [], "column 'count'"),
+    ("short.npy", [], "4 of 4 rows are too short"),
+    ("ids.npy", ["--prefix-length", "60"], "at least 92 tokens (prefix 60 + suffix 32)"),
+    ("good.jsonl", ["--prefix-length", "0"], "wrong prefix length (expected at least 1 token"),
+    ("good.jsonl", ["--suffix-length", "-1"], "wrong suffix length"),
+]
+TEXTS = [
+    ("absent", "absent: no such file or folder"),
+    ("latin.txt", "latin.txt: not UTF-8 text"),
+    ("rows.jsonl", "rows.jsonl line 1: "),
+    ("empty", "empty: no text in it"),
+]
+WITH_SAMPLES = {
+    "extract": [],
+    "sweep": ["--exact-only"],
+    "search": ["--max-extraction", "0.1", "--corpus", "text.txt", "--variant", "zero"],
+    "evaluate": ["--baseline", NOWHERE, "--suite", "lab"],
+}
+WITH_CORPUS = {
+    "extract": ["--samples", "ids.npy", "--control"],
+    "sweep": ["--samples", "ids.npy", "--corpus"],
+    "search": ["--samples", "ids.npy", "--max-extraction", "0.1", "--corpus"],
+    "evaluate": ["--baseline", NOWHERE, "--suite", "lab", "--control"],
+    "collect": ["--output", "out.jsonl", "--corpus"],
+}
+WITH_CALIBRATION = {
+    "export": ["--drop-attn", "1"],
+    "sweep": ["--samples", "ids.npy", "--corpus", "text.txt"],
+    "search": ["--samples", "ids.npy", "--corpus", "text.txt", "--max-extraction", "0.1"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _among_the_files(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files["empty"].parent)
+
+
+def refused(text: str, *arguments: object) -> None:
+    before = snapshot(Path())
+    outcome = attn_surgery(*arguments)
+    if outcome.code == 2:  # what click itself checks
+        assert "does not exist" in outcome.stderr or "is a directory" in outcome.stderr
+    else:
+        outcome.assert_error(text)
+    assert "Hub model" not in outcome.stderr
+    assert snapshot(Path()) == before
+
+
+@pytest.mark.parametrize(("name", "more", "text"), SAMPLES)
+@pytest.mark.parametrize("command", WITH_SAMPLES)
+def test_samples(command: str, name: str, more: list[str], text: str) -> None:
+    options = [*WITH_SAMPLES[command], "--samples", name, *more]
+    refused(text, command, NOWHERE, *options)
+
+
+@pytest.mark.parametrize(("name", "text"), TEXTS)
+@pytest.mark.parametrize("command", WITH_CORPUS)
+def test_corpora(command: str, name: str, text: str) -> None:
+    refused(text, command, NOWHERE, *WITH_CORPUS[command], name)
+
+
+@pytest.mark.parametrize(("name", "text"), [*TEXTS, ("hf:a:b", "hf:a:b: malformed")])
+@pytest.mark.parametrize("command", WITH_CALIBRATION)
+def test_calibration(command: str, name: str, text: str) -> None:
+    options = ["--variant", "linear", "--calibration", name]
+    refused(text, command, NOWHERE, *WITH_CALIBRATION[command], *options)
+
+
+@pytest.mark.parametrize("command", WITH_CALIBRATION)
+def test_calibration_goes_with_a_fitted_variant(command: str) -> None:
+    """Text that nothing is fitted on is not ignored, and missing text not missed late."""
+    options = WITH_CALIBRATION[command]
+    refused(
+        "calibration text is given, and nothing is fitted on it (expected variant mean or linear, "
+        "got zero)",
+        *(command, NOWHERE, *options, "--variant", "zero", "--calibration", "text.txt"),
+    )
+    refused(
+        "variant mean needs calibration text; name text files",
+        *(command, NOWHERE, *options, "--variant", "mean"),
+    )
+
+
+def test_a_plan_says_what_is_fitted() -> None:
+    options = ("--plan", "plan.json", "--calibration", "text.txt")
+    refused("nothing is fitted on it", "export", NOWHERE, *options)
+    refused("absent: cannot be read", "export", NOWHERE, "--plan", "absent")
+
+
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_held_out_text_is_asked_for(command: str) -> None:
+    options = ("--samples", "ids.npy", *(("--max-extraction", "1") if command == "search" else ()))
+    refused("no held-out text to measure the cost of an edit on", command, NOWHERE, *options)
+
+
+@pytest.mark.parametrize("command", ["extract", "sweep", "collect"])
+def test_a_device(command: str) -> None:
+    options = {
+        "extract": ("--samples", "ids.npy"),
+        "sweep": ("--samples", "ids.npy", "--exact-only"),
+        "collect": ("--corpus", "text.txt", "--output", "out.jsonl"),
+    }[command]
+    refused("no such device", command, NOWHERE, *options, "--device", "cuda:99")
+
+
+def test_reproduce_opens_its_text_first(files: Files, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", neox_config(max_position_embeddings=64))
+    made = ("--drop-attn", "1", "--output", tmp_path / "made")
+    assert attn_surgery("export", source, *made).code == 0
+    text = "nothing is fitted on it"
+    refused(text, "reproduce", tmp_path / "made", "--calibration", "text.txt")
+
+
+@pytest.mark.slow
+def test_an_unreachable_hub_is_one_line() -> None:
+    """The client says each of its retries, and a line break; we say what came of them."""
+    env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    samples = ("--samples", "hf:nobody/nothing:train:text")
+    done = finish(start("extract", "lab:pythia", *samples, env=env))
+    done.assert_error("hf:nobody/nothing:train:text: the data set cannot be loaded", "network")
+
+
+def test_with_good_input_the_model_is_missed() -> None:
+    """Otherwise the tests above would show nothing."""
+    samples, corpus = ("--samples", "ids.npy"), ("--corpus", "text.txt")
+    for command in (
+        ("extract", NOWHERE, *samples, "--control", "text.txt"),
+        ("sweep", NOWHERE, *samples, *corpus, "--calibration", "text.txt"),
+        ("search", NOWHERE, *samples, *corpus, "--max-extraction", "0.1"),
+        ("evaluate", NOWHERE, *samples, "--baseline", NOWHERE, "--suite", "lab"),
+        ("collect", NOWHERE, *corpus, "--output", "out.jsonl"),
+        ("export", NOWHERE, "--plan", "plan.json"),
+    ):
+        attn_surgery(*command).assert_error(NOWHERE)
