@@ -1,0 +1,23 @@
+"""What editing any heads or blocks would do, to first order, from a few passes over the text.
+
+In come a loaded model, held-out windows and passages; out go the responses of every head in every
+variant, which add up for any set of them. docs/search.md says how near the estimates come.
+"""
+
+from __future__ import annotations
+
+from evals.response.engine import DRAWS, respond
+from evals.response.responses import Estimate, Responses
+from evals.response.texts import Text, heldout_text, passages_text
+from evals.response.units import Units
+
+__all__ = [
+    "DRAWS",
+    "Estimate",
+    "Responses",
+    "Text",
+    "Units",
+    "heldout_text",
+    "passages_text",
+    "respond",
+]

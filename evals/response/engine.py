@@ -1,0 +1,120 @@
+"""The responses of every head in every variant on one text, from one pass forward and a few back.
+
+Shape letters: B rows, T tokens, H heads, h head size, d width, D draws, N rows in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from evals.batches import row_ranges
+from evals.forward import check_head
+from evals.processes import Processes, map_in_order
+from evals.response.changes import changes
+from evals.response.passes import Seen, attending, see
+from evals.response.responses import Responses
+from evals.response.texts import Text
+from evals.response.units import Units
+from surgery.errors import MeasurementError
+from surgery.families import Dimensions, family_of
+from surgery.layouts import Block
+from surgery.variants import Fit
+
+__all__ = ["DRAWS", "respond"]
+
+DRAWS = 2
+"""Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
+_BYTES = 1 << 30
+"""About what the activations of the rows that go through the model together may take."""
+
+
+def respond(
+    model: PreTrainedModel,
+    text: Text,
+    variants: Sequence[str],
+    fits: Mapping[int, Fit] | None = None,
+    *,
+    draws: int = DRAWS,
+    processes: Processes | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Responses:
+    """r_u(n) = Σ_t ⟨∂s/∂z_u(t), M_u x_t + c_u − z_u(t)⟩ for every head u, variant and row n.
+
+    s is the text's scalar, z_u the head's context vectors; weights get no gradient. Rows that are
+    computed together are decided by shapes alone, and random numbers belong to a row, so that the
+    result is the same whatever memory there is and however many processes share the work.
+
+    **Arguments:** `model`: in eval mode, with its language modeling head; `fits`: by block, for
+    variants that are fitted; `draws`: random vectors for each row; `advance` is told of rows done.
+
+    Raises `MeasurementError` where responses are not finite.
+    """
+    config = model.config.to_dict()
+    family = family_of(config)
+    dimensions = family.dimensions(config)
+    check_head(model, torch.from_numpy(text.tokens[:1, :4].astype(np.int64)))
+    units = Units(dimensions, attending(model, family, dimensions.num_blocks), tuple(variants))
+    present = frozenset(model.state_dict())
+    processes = processes or Processes()
+
+    def one(rows: slice) -> npt.NDArray[np.float32]:
+        seen = see(model, family, units.blocks, text, rows, draws)
+        parts = []
+        for index in units.blocks:
+            block = Block(family, dimensions, index, present, lambda name: _tensor(model, name))
+            fit = (fits or {}).get(index)
+            parts.append(_responses(block, units.variants, fit, seen.pop(index)))
+        found = torch.cat(parts).float().numpy()
+        advance(processes.count * found.shape[-1])
+        return found
+
+    chunks = row_ranges(len(text.tokens), _rows_at_once(dimensions, text.tokens.shape[1]))
+    values = np.concatenate(map_in_order(chunks, one, processes=processes), axis=-1)
+    if not np.isfinite(values).all():
+        raise MeasurementError(
+            "the model's gradients are not finite",
+            got=f"NaN or infinity in {int((~np.isfinite(values)).any((0, 1)).sum())} rows",
+            fix="use --dtype float32 or bfloat16; if it stays, the model is broken",
+        )
+    return Responses(units, values, text.scale)
+
+
+def _tensor(model: PreTrainedModel, name: str) -> Any:
+    return model.get_parameter(name).detach()
+
+
+@torch.no_grad()
+def _responses(block: Block, variants: Sequence[str], fit: Fit | None, seen: Seen) -> torch.Tensor:
+    """A block's units, in their order: float64 [H · variants + 1, D, B]."""
+    heads = block.dimensions.num_heads
+    precise = torch.promote_types(seen.z.dtype, torch.float32)
+    x, z = seen.x.to(precise), seen.z.to(precise)
+    found = [
+        torch.stack([_dot(gradient, change, heads) for gradient in seen.at_z])
+        for change in changes(block, variants, fit, x, z)
+    ]  # [D, B, H] for each variant
+    by_head = torch.stack(found, dim=-1).flatten(2)
+    dropped = by_head.new_zeros(*by_head.shape[:2], 1)
+    if block.has("output_bias"):
+        bias: Any = block.read("output_bias")
+        dropped = -torch.stack([_dot(gradient, bias, 1) for gradient in seen.at_output])
+    return torch.cat([by_head, dropped], dim=-1).permute(2, 0, 1)
+
+
+def _dot(gradient: torch.Tensor, change: torch.Tensor, heads: int) -> torch.Tensor:
+    """Σ_t ⟨gradient, change⟩ head by head, [B, T, d] -> float64 [B, heads] on the CPU."""
+    products = (gradient * change).view(*gradient.shape[:2], heads, -1).sum(-1)
+    return products.cpu().double().sum(1)
+
+
+def _rows_at_once(dimensions: Dimensions, length: int) -> int:
+    """What a backward pass needs of each row: about 22 vectors of every block, and its scores."""
+    vectors = 22 * dimensions.d + 4 * dimensions.num_heads * length
+    row = 4 * length * dimensions.num_blocks * vectors
+    return max(1, _BYTES // row)

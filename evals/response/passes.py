@@ -1,0 +1,156 @@
+"""One forward pass over some rows, and a backward pass for every draw: gradients of contexts.
+
+Shape letters: B rows, T tokens, S suffix tokens, D draws, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from evals.response.texts import Text
+from surgery.families import Family
+
+__all__ = ["Seen", "attending", "see"]
+
+_POSITIONS_AT_ONCE = 256  # whose logits exist at a time
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A block's attention in one pass: its input `x` after the layer norm, its context vectors `z`,
+    heads side by side, and by draw the scalar's gradients at `z` and at W_O z + b_O; all [B, T, d].
+    """
+
+    x: torch.Tensor
+    z: torch.Tensor
+    at_z: tuple[torch.Tensor, ...]
+    at_output: tuple[torch.Tensor, ...]
+
+
+def attending(model: PreTrainedModel, family: Family, num_blocks: int) -> tuple[int, ...]:
+    """The blocks that have an attention module; compact checkpoints have others."""
+    modules = dict(model.named_modules())
+    return tuple(b for b in range(num_blocks) if _names(family, b)[1] in modules)
+
+
+def see(
+    model: PreTrainedModel,
+    family: Family,
+    blocks: Sequence[int],
+    text: Text,
+    rows: slice,
+    draws: int,
+) -> dict[int, Seen]:
+    """Runs `rows` of `text` through the model and back. `blocks`: those to look at."""
+    embedding: Any = model.get_input_embeddings()
+    tokens = torch.from_numpy(text.tokens[rows].astype(np.int64)).to(embedding.weight.device)
+    with torch.enable_grad(), _frozen(model), _watched(model, family, blocks) as (xs, zs, outputs):
+        # The last token predicts nothing, so it is not read.
+        hidden = model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        hidden = hidden[:, text.prefix_length - 1 :]
+        ends = _at_the_end(model, text, hidden, tokens, rows, draws)
+        wanted = [*zs.values(), *outputs.values()]
+        found = [
+            torch.autograd.grad(hidden, wanted, end, retain_graph=True) for end in ends.unbind()
+        ]
+    by_draw = list(zip(*found, strict=True))
+    at_z, at_output = by_draw[: len(zs)], by_draw[len(zs) :]
+    return {
+        block: Seen(xs[block], zs[block].detach(), of_z, of_output)
+        for block, of_z, of_output in zip(zs, at_z, at_output, strict=True)
+    }
+
+
+@torch.no_grad()
+def _at_the_end(
+    model: PreTrainedModel,
+    text: Text,
+    hidden: torch.Tensor,
+    tokens: torch.Tensor,
+    rows: slice,
+    draws: int,
+) -> torch.Tensor:
+    """The scalar's gradient at the final hidden states [D, B, S, d], `hidden` being [B, S, d]."""
+    head = cast(Any, model).get_output_embeddings()
+    device = head.weight.device
+    random = text.random(range(len(text.tokens))[rows], draws).flatten(0, 1).to(device)
+    targets = tokens[:, text.prefix_length :].flatten().to(device)
+    pieces = []
+    for states, true, numbers in zip(
+        *(torch.split(t, _POSITIONS_AT_ONCE) for t in (hidden.flatten(0, 1), targets, random)),
+        strict=True,
+    ):
+        logits = head(states.to(device))
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        pieces.append(text.score(precise, head.weight, true, numbers))
+    return torch.cat(pieces, dim=1).view(draws, *hidden.shape).to(hidden)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Weights need no gradient, only the context vectors do."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with ExitStack() as undo:
+        for parameter in learning:
+            undo.callback(parameter.requires_grad_, True)
+            parameter.requires_grad_(False)
+        yield
+
+
+_Captured = dict[int, torch.Tensor]
+
+
+@contextmanager
+def _watched(
+    model: PreTrainedModel, family: Family, blocks: Sequence[int]
+) -> Iterator[tuple[_Captured, _Captured, _Captured]]:
+    """x, z and W_O z + b_O by block, of the pass that is made inside."""
+    xs: _Captured = {}
+    zs: _Captured = {}
+    outputs: _Captured = {}
+
+    def take_x(block: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            xs[block] = args[0].detach()
+
+        return hook
+
+    def take_z(block: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            zs[block] = args[0]
+            if not args[0].requires_grad:  # nothing below has a gradient: it begins here
+                args[0].requires_grad_()
+
+        return hook
+
+    def take_output(block: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+            outputs[block] = output
+
+        return hook
+
+    with ExitStack() as hooks:
+        for block in blocks:
+            read, projection = map(model.get_submodule, _names(family, block))
+            for handle in (
+                read.register_forward_pre_hook(take_x(block)),
+                projection.register_forward_pre_hook(take_z(block)),
+                projection.register_forward_hook(take_output(block)),
+            ):
+                hooks.callback(handle.remove)
+        yield xs, zs, outputs
+
+
+def _names(family: Family, block: int) -> tuple[str, str]:
+    """The modules that read x, and z."""
+    role: Any = "query_key_value_weight" if family.fused else "value_weight"
+    names = (family.name(role, block), family.name("output_weight", block))
+    return names[0].removesuffix(".weight"), names[1].removesuffix(".weight")

@@ -1,0 +1,278 @@
+"""Contract: a response is the derivative along an edit, and its square says what the edit does.
+
+Every head, whole block and variant of both families equals the derivative of the scalar with
+respect to how much of the edit is blended in, taken the slow way. The estimates agree with exact
+divergences and margins of small edits, and rank single heads of a trained model as measuring does.
+No figure depends on which rows are computed together; the model is left as it was.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fits import random_fits
+from reciting import model_named, passages
+from scipy.stats import spearmanr
+from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
+
+from evals.response import Text, Units, engine, heldout_text, passages_text, respond
+from evals.samples import Samples, Tokens
+from surgery.errors import MeasurementError
+from surgery.families import family_of
+from surgery.in_memory import short_circuit
+from surgery.selection import Part, Selection, parse_selection
+from surgery.variants import VARIANTS, Fit
+
+SIZE = WIDTH // HEADS
+FITS = random_fits(range(BLOCKS), HEADS, WIDTH)
+EVERY = tuple(VARIANTS)
+NAMES = ("neox-parallel", "neox-sequential", "neo")
+
+
+def windows(rows: int = 6, length: int = 10) -> Tokens:
+    return np.random.default_rng(0).integers(2, VOCABULARY, (rows, length)).astype(np.int32)
+
+
+def some_passages(rows: int = 6) -> Samples:
+    return Samples(windows(rows, 13), 7, tuple(map(str, range(rows))), "random rows")
+
+
+def edit(spec: str, variant: str) -> Selection:
+    return parse_selection(spec, variant, BLOCKS, HEADS)
+
+
+# --- the slow way ---------------------------------------------------------------------------------
+
+
+def maps_of(name: str, block: Any, fit: Fit, variant: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """M [H, h, d] and c [H, h], float64."""
+    M = torch.zeros(HEADS, SIZE, WIDTH, dtype=torch.float64)
+    c = torch.zeros(HEADS, SIZE, dtype=torch.float64)
+    if variant == "mean":
+        c = torch.from_numpy(fit.mean).double()
+    elif variant == "linear":
+        M, c = torch.from_numpy(fit.weight).double(), torch.from_numpy(fit.bias).double()
+    elif variant == "identity" and name == "neo":
+        M = block.attn.attention.v_proj.weight.view(HEADS, SIZE, WIDTH)
+    elif variant == "identity":
+        fused = block.attention.query_key_value
+        M = fused.weight.view(HEADS, 3, SIZE, WIDTH)[:, 2]
+        c = fused.bias.view(HEADS, 3, SIZE)[:, 2]
+    return M.detach(), c.detach()
+
+
+def logits_with(
+    name: str, model: Any, tokens: torch.Tensor, edits: Selection, share: torch.Tensor
+) -> torch.Tensor:
+    """Logits where `share` of an edit is in force: z + share (M x + c - z) for its heads."""
+    inputs: dict[int, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for part in edits:
+            block = blocks_of(model)[part.block]
+            M, c = maps_of(name, block, FITS[part.block], part.variant)
+            attention = block.attn.attention if name == "neo" else block.attention
+            out = attention.out_proj if name == "neo" else attention.dense
+            chosen = torch.zeros(HEADS, 1, dtype=torch.float64)
+            chosen[list(part.heads)] = 1
+            gone = len(part.heads) == HEADS and part.variant == "zero"
+
+            def enter(module, args, kwargs, at=part.block):
+                inputs[at] = args[0] if args else kwargs["hidden_states"]
+
+            def blend(module, args, at=part.block, M=M, c=c, chosen=chosen):
+                z = args[0].unflatten(-1, (HEADS, SIZE))
+                alone = torch.einsum("hsd,btd->bths", M, inputs[at]) + c
+                return ((z + share * chosen * (alone - z)).flatten(2),)
+
+            def leave(module, args, output, gone=gone):
+                return output - share * module.bias if gone else output
+
+            hooks.callback(attention.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            hooks.callback(out.register_forward_pre_hook(blend).remove)
+            hooks.callback(out.register_forward_hook(leave).remove)
+        return model(tokens[:, :-1]).logits
+
+
+def drawn(log_p: torch.Tensor, random: torch.Tensor) -> torch.Tensor:
+    """The token at which the distribution function passes the random number."""
+    found = [
+        [np.searchsorted(np.cumsum(p), u, side="right") for p, u in zip(row, numbers, strict=True)]
+        for row, numbers in zip(log_p.exp().numpy(), random.numpy(), strict=True)
+    ]
+    return torch.tensor(found)
+
+
+def scalars(text: Text, logits: torch.Tensor, tokens: torch.Tensor, draw: int) -> torch.Tensor:
+    """s of each row [N], from logits [N, T, V]."""
+    random = text.random(range(len(tokens)), draw + 1)[..., draw]
+    logits = logits[:, text.prefix_length - 1 :]
+    log_p = logits.log_softmax(-1)
+    if text.prefix_length == 1:
+        said = drawn(log_p.detach(), random)
+        return log_p.gather(-1, said.unsqueeze(-1)).squeeze(-1).sum(1)
+    signs = torch.where(random < 0.5, -1.0, 1.0)
+    return (signs * margins(logits, tokens[:, text.prefix_length :])).sum(1)
+
+
+def margins(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    p = logits.softmax(-1).gather(-1, true.unsqueeze(-1)).squeeze(-1)
+    return p.log() - (1 - p).log()  # the log-odds of the true token
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("of", ["heldout", "passages"])
+def test_a_response_is_the_derivative_along_the_edit(name, of):
+    model = stock(name).double()
+    text = heldout_text(windows()) if of == "heldout" else passages_text(some_passages())
+    tokens = torch.from_numpy(text.tokens.astype(np.int64))
+    found = respond(model, text, EVERY, FITS)
+    edits = [edit(spec, variant) for spec in ("0.0", "2.3", "1", "3") for variant in EVERY]
+    mixed = (*edit("0", "zero"), Part(2, (0, 2), "linear"), Part(2, (1, 3), "identity"))
+    rounding = 2e-4 if name == "neo" else 2e-6  # its attention is computed in float32
+    for selection in [*edits, mixed]:
+        rows = np.zeros(len(tokens))
+        for draw in range(2):
+            share = torch.zeros((), dtype=torch.float64, requires_grad=True)
+            s = scalars(text, logits_with(name, model, tokens, selection, share), tokens, draw)
+            slopes = [float(torch.autograd.grad(row, share, retain_graph=True)[0]) for row in s]
+            ours = found.values[found.units.of(selection), draw].sum(0)
+            np.testing.assert_allclose(ours, slopes, rtol=rounding, atol=rounding * np.ptp(slopes))
+            rows += np.square(slopes) / 2
+        expected = rows.mean() * (0.5 / 9 if of == "heldout" else 1 / 6)
+        assert found.of(selection).value == pytest.approx(expected, rel=1e-4)
+        assert found.of(selection).error == pytest.approx(
+            np.std(found.rows(selection), ddof=1) / np.sqrt(6)
+        )
+
+
+@pytest.mark.parametrize("name", ["neox-parallel", "neo"])
+def test_estimates_of_small_edits_are_what_is_measured(name):
+    model = stock(name)
+    with torch.no_grad():  # so that no head does much
+        for block in blocks_of(model):
+            attention = block.attn.attention if name == "neo" else block.attention
+            out = attention.out_proj if name == "neo" else attention.dense
+            out.weight *= 0.02
+            out.bias *= 0.02
+    samples = some_passages()
+    cost = respond(model, heldout_text(windows()), ("identity", "zero"), draws=200)
+    moved = respond(model, passages_text(samples), ("identity", "zero"), draws=200)
+    tokens = [torch.from_numpy(t.astype(np.int64)) for t in (windows(), samples.tokens)]
+
+    def measured(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            text, recited = (model(some[:, :-1]).logits.double() for some in tokens)
+        return text.log_softmax(-1), margins(recited[:, 6:], tokens[1][:, 7:])
+
+    log_p, before = measured(model)
+    for selection in (edit("0", "zero"), edit("1,3", "identity"), edit("0.1,2", "zero")):
+        if name == "neo" and "identity" in str(selection):
+            selection = edit("2", "zero")
+        with short_circuit(model, selection):
+            log_q, after = measured(model)
+        kl = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+        margin = float((after - before).square().mean())
+        noise = 4 / np.sqrt(200)  # a square's relative deviation is 1.4; rows and sums only help
+        assert cost.of(selection).value == pytest.approx(kl, rel=noise)
+        assert moved.of(selection).value == pytest.approx(margin, rel=noise)
+
+
+# --- storage --------------------------------------------------------------------------------------
+
+
+def test_units_are_counted_head_by_head_and_a_bias_goes_only_with_a_silent_block():
+    config = stock("neox-parallel").config.to_dict()
+    units = Units(family_of(config).dimensions(config), (0, 2), ("zero", "mean"))
+    assert len(units) == 2 * (4 * 2 + 1)
+    assert units.of(edit("0.1", "mean")) == [3]
+    assert units.of(edit("2", "mean")) == [10, 12, 14, 16]
+    assert units.of(edit("2", "zero")) == [9, 11, 13, 15, 17]
+    assert units.of((Part(0, (0, 1, 2), "zero"), Part(0, (3,), "mean"))) == [0, 2, 4, 7]
+    with pytest.raises(ValueError, match="not in tuple"):
+        units.of(edit("1", "zero"))
+    with pytest.raises(ValueError, match="not in tuple"):
+        units.of(edit("0", "linear"))
+
+
+def test_responses_of_a_set_add_up():
+    found = respond(stock("neox-parallel"), heldout_text(windows()), EVERY, FITS)
+    pair = (*edit("0.1", "mean"), *edit("2", "zero"))
+    total = sum(found.values[found.units.of((part,))].sum(0) for part in pair)
+    np.testing.assert_allclose(found.rows(pair), np.square(total).mean(0) / 18, rtol=1e-5)
+
+
+def test_a_compact_model_has_units_where_attention_is_left():
+    model = model_named("neox-parallel compact identity")
+    found = respond(model, passages_text(passages("neox-parallel compact identity")), ("zero",))
+    assert found.units.blocks == (0, 2)
+    assert found.of(edit("2", "zero")).value > 0
+
+
+def test_heads_that_attend_to_themselves_alone_do_not_answer_to_identity():
+    found = respond(model_named("neox-parallel stock identity"), heldout_text(windows()),
+                    ("identity", "zero"))  # fmt: skip
+    attending, alone = (parse_selection(spec, "identity", 4, 2) for spec in ("0,2", "1,3"))
+    assert found.of(alone).value < 1e-9 * found.of(attending).value
+    assert found.of(parse_selection("1", "zero", 4, 2)).value > 0
+
+
+# --- what figures do not depend on ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["heldout", "passages"])
+def test_rows_have_random_numbers_of_their_own(monkeypatch, of):
+    def text(rows):
+        if of == "heldout":
+            return heldout_text(windows(20)[:rows])
+        return passages_text(some_passages(20).select(np.arange(20) < rows))
+
+    model = stock("neox-parallel")
+    whole = respond(model, text(20), EVERY, FITS, draws=3).values
+    assert len(np.unique(whole[0])) > 50  # of 60: six signs may be the same by chance
+    part = respond(model, text(7), EVERY, FITS, draws=3).values
+    np.testing.assert_allclose(part, whole[..., :7], rtol=1e-4, atol=1e-5 * whole.std())
+    monkeypatch.setattr(engine, "_BYTES", 1)
+    done = []
+    alone = respond(model, text(7), EVERY, FITS, draws=2, advance=done.append).values
+    assert done == [1] * 7
+    np.testing.assert_allclose(alone, whole[:, :2, :7], rtol=1e-4, atol=1e-5 * whole.std())
+
+
+def test_the_model_is_left_as_it_was():
+    model = stock("neo")
+    frozen = next(model.parameters()).requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    respond(model, heldout_text(windows()), ("zero",))
+    assert not frozen.requires_grad
+    assert sum(not parameter.requires_grad for parameter in model.parameters()) == 1
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_half_precision_gives_about_the_same():
+    whole = respond(stock("neox-parallel"), heldout_text(windows()), EVERY, FITS)
+    half = respond(stock("neox-parallel").bfloat16(), heldout_text(windows()), EVERY, FITS)
+    some = [edit(f"{block}.{head}", v) for block in range(4) for head in range(4) for v in EVERY]
+    ours, theirs = ([one.of(e).value for e in some] for one in (whole, half))
+    assert spearmanr(ours, theirs).statistic > 0.95
+
+
+def test_gradients_that_are_not_finite_are_an_error():
+    model = stock("neox-parallel")
+    with torch.no_grad():
+        model.gpt_neox.layers[2].attention.dense.weight[:] = float("nan")
+    with pytest.raises(
+        MeasurementError, match=r"gradients are not finite \(got NaN or infinity in 6 rows"
+    ):
+        respond(model, heldout_text(windows()), ("zero",))
+
+
+def test_a_fitted_variant_needs_its_fit():
+    with pytest.raises(ValueError, match="needs the fit of its block"):
+        respond(stock("neox-parallel"), heldout_text(windows()), ("mean",))
