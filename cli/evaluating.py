@@ -163,11 +163,12 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
 
 
 def say_gates(report: Report) -> bool:
-    """Names every gate that failed, on stderr. Returns whether all hold."""
-    failed = [gate for gate in report.gates if not gate.ok]
-    for gate in failed:
-        note(f"gate failed: {gate.name}: {gate.description}")
-    return not failed
+    """Names every gate that failed or is inconclusive, on stderr. Returns whether all hold."""
+    for gate in report.gates:
+        if not (gate.ok and gate.conclusive):
+            state = "inconclusive" if gate.ok else "failed"
+            note(f"gate {state}: {gate.name}: {gate.description}")
+    return all(gate.ok for gate in report.gates)
 
 
 def _listed(tasks: str) -> list[str]:

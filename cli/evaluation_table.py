@@ -39,15 +39,18 @@ def _rows(report: Report) -> Iterator[tuple[str, ...]]:
         before, after = (side["exact_match"]["rate"] for side in sides)
         change = report.extraction["paired"]["exact_match_difference"]
         shown = _change(change["value"], change["ci95"])
-        yield "passages recited", _number(before), _number(after), shown, ""
+        label = f"passages recited (n = {report.extraction['n']:,})"
+        yield label, _number(before), _number(after), shown, ""
+    else:
+        yield "passages recited", "", "", "", "memorization was not measured"
     for name, task in report.tasks.items():
         shown = _change(task.difference, task.ci95)
-        label = f"{name} ({task.metric})"
+        label = f"{name} ({task.metric}, n = {task.n:,})"
         yield label, _number(task.base), _number(task.edited), shown, task.verdict
     if report.heldout is not None:
         base, edited, rise = report.heldout.base, report.heldout.edited, report.heldout.difference
         shown = _change(rise.mean, rise.ci95)
-        label = "held-out loss (nats per token)"
+        label = f"held-out loss (nats per token, n = {report.heldout.n:,})"
         yield label, _number(base.mean), _number(edited.mean), shown, report.heldout.verdict
 
 

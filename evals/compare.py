@@ -2,30 +2,45 @@
 
 Two scores on the same documents rise and fall together, so their difference is known far better
 than two separate standard errors suggest. A loss or gain is called one only where both the test and
-the interval say so; otherwise no loss is *shown*, which is not the same as none.
+the interval say so. Otherwise no loss is *shown*, which is not the same as none, and where the
+interval is too wide to have shown one that matters, the comparison is inconclusive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evals.report import Metric
+from evals.report import Metric, Outcome
 from evals.statistics import RESAMPLES, SEED, Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
-__all__ = ["ALPHA", "Scores", "compare_scores", "outcome_of", "verdict_of", "wilcoxon"]
+__all__ = [
+    "ALPHA",
+    "RESOLUTION",
+    "Scores",
+    "compare_scores",
+    "concluded",
+    "outcome_of",
+    "verdict_of",
+    "wilcoxon",
+]
 
 ALPHA = 0.05
+RESOLUTION = 0.02
+"""Widest interval that is conclusive: 2 points of a share, 2 % of a score above 1 (a perplexity),
+0.02 nats of a loss, which are 2 % of its perplexity."""
+FEWEST = 30
+"""Documents from which an interval by resampling is trusted: of few it is too narrow, of one it is
+a point. Bonett and Price's is honest for any number."""
 RELATIVE = ("perplexity", "weighted_perplexity")
 """Aggregations on a scale of ratios: a rise from 10 to 11 is as bad as one from 100 to 110."""
 
 Values = npt.NDArray[np.float64]
-Outcome = Literal["loss", "gain", "none"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +62,11 @@ class Scores:
     higher_is_better: bool
 
 
-def compare_scores(base: Scores, edited: Scores) -> Metric:
+def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> Metric:
     """Base and edited on the same documents. Differences are edited minus base.
+
+    `gate`: how much `Metric.drop` may be, where that is limited; an interval wider than that is
+    inconclusive, or without a gate one wider than `RESOLUTION`.
 
     - Means of yes/no scores: exact McNemar test, Bonett and Price's interval.
     - Other means, perplexities: Wilcoxon's signed-rank test (Wilcoxon 1945; zeros as Pratt 1959)
@@ -74,9 +92,16 @@ def compare_scores(base: Scores, edited: Scores) -> Metric:
         fast, first, second = _FAST[base.aggregation], before, after
         drawn = _resampled(n, lambda rows: fast(second[rows]) - fast(first[rows]))
         interval = _percentiles(drawn)
-    outcome = outcome_of(interval, p_value, higher_is_better=base.higher_is_better)
+    if test == "bootstrap":
+        p_value = max(p_value, 2.0 ** (1 - n))  # n signs can tell no more
     relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
     drop = difference / base.value if relative else difference
+    if gate is None:
+        resolution = RESOLUTION * max(1.0, abs(base.value))
+    else:
+        resolution = gate * base.value if relative else gate
+    outcome = outcome_of(interval, p_value, higher_is_better=base.higher_is_better)
+    outcome = concluded(outcome, interval, resolution, n=n, resampled=test != "mcnemar")
     return Metric(
         base=base.value,
         edited=edited.value,
@@ -85,8 +110,9 @@ def compare_scores(base: Scores, edited: Scores) -> Metric:
         p_value=p_value,
         test=test,
         outcome=outcome,
-        verdict=verdict_of(outcome, interval),
+        verdict=verdict_of(outcome, interval, n),
         n=n,
+        resolution=resolution,
         higher_is_better=base.higher_is_better,
         drop=-drop if base.higher_is_better else drop,
         drop_is_relative=relative,
@@ -100,8 +126,22 @@ def outcome_of(interval: Interval, p_value: float, *, higher_is_better: bool) ->
     return "gain" if (interval.low > 0) == higher_is_better else "loss"
 
 
-def verdict_of(outcome: Outcome, interval: Interval) -> str:
-    """ "no loss shown", "loss of 0.02 to 0.05", "gain of 0.01 to 0.04"."""
+def concluded(
+    outcome: Outcome, interval: Interval, resolution: float, *, n: int, resampled: bool = True
+) -> Outcome:
+    """`outcome`, but "inconclusive" for "none" where too little was measured to say so.
+
+    That is an interval wider than `resolution`, or a `resampled` one of fewer than `FEWEST`
+    documents. A loss or gain that is shown stays one however wide its interval is.
+    """
+    too_little = interval.high - interval.low > resolution or (resampled and n < FEWEST)
+    return "inconclusive" if outcome == "none" and too_little else outcome
+
+
+def verdict_of(outcome: Outcome, interval: Interval, n: int) -> str:
+    """ "no loss shown", "inconclusive (n = 2)", "loss of 0.02 to 0.05", "gain of 0.01 to 0.04"."""
+    if outcome == "inconclusive":
+        return f"inconclusive (n = {n:,})"
     if outcome == "none":
         return "no loss shown"
     low, high = sorted((abs(interval.low), abs(interval.high)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,7 +14,7 @@ from evals.benchmarks import SEEDS, Benchmarks, TaskRun
 from evals.compare import compare_scores
 from evals.evaluation_plan import Plan, Progress, Target
 from evals.findings import edit_of, export_command, heldout_of, passages_of, trade_off_of, verdict
-from evals.gates import check_gates
+from evals.gates import DropLimit, check_gates, limit_of
 from evals.report import Names, Provenance, Report, Sizes, Task
 from evals.side import Side, measure_base, measure_edited, tool_versions
 from evals.statistics import SEED
@@ -61,7 +61,7 @@ def evaluate(
     extraction = None
     if after.test is not None:
         extraction = memorization.report(after.test, before.test)
-    tasks = _tasks(plan.benchmarks, before.runs, after.runs)
+    tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
     heldout = heldout_of(before.control, after.control)
     gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
     edit = edit_of(manifest) if manifest else None
@@ -99,7 +99,10 @@ def evaluate(
 
 
 def _tasks(
-    benchmarks: Benchmarks | None, before: dict[str, TaskRun], after: dict[str, TaskRun]
+    benchmarks: Benchmarks | None,
+    before: dict[str, TaskRun],
+    after: dict[str, TaskRun],
+    limits: Sequence[DropLimit],
 ) -> dict[str, Task]:
     found = {}
     for name in before if benchmarks else ():
@@ -109,7 +112,8 @@ def _tasks(
         if not shared:
             raise MeasurementError("has no metric that both models give", where=f"task {name}")
         main = main_metric(shared)
-        metrics = {key: compare_scores(shared[key], edited[key]) for key in shared}
+        gates = {main: limit_of(limits, name)}
+        metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
         found[name] = Task(
             **metrics[main].model_dump(),
             metric=main,
@@ -127,7 +131,9 @@ def _text(value: Any) -> str | None:
 
 
 def _warnings(before: Side, after: Side, extraction: dict[str, Any] | None) -> list[str]:
-    found = list(extraction["warnings"]) if extraction else []
+    found = ["memorization was not measured: there were no passages (--samples)"]
+    if extraction is not None:
+        found = list(extraction["warnings"])
     if before.identity["tokenizer_sha256"] != after.identity["tokenizer_sha256"]:
         found.append("base and edited model have different tokenizers")
     return found

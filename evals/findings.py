@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.compare import outcome_of, verdict_of, wilcoxon
+from evals.compare import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.memorization import Measured
 from evals.report import Difference, Edit, Gate, HeldOut, Mean, Point, Task, TradeOff
 from evals.statistics import Interval, bootstrap_mean
@@ -27,15 +27,18 @@ def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
         return None
     rise = after.nll - before.nll
     interval, p_value = bootstrap_mean(rise), wilcoxon(before.nll, after.nll)
+    n = len(rise)
     outcome = outcome_of(interval, p_value, higher_is_better=False)
+    outcome = concluded(outcome, interval, RESOLUTION, n=n)
     return HeldOut(
         kind=before.kind,
-        n=len(rise),
+        n=n,
         base=_mean(before.nll),
         edited=_mean(after.nll),
         difference=Difference(**_mean(rise).model_dump(), p_value=p_value, test="wilcoxon"),
+        resolution=RESOLUTION,
         outcome=outcome,
-        verdict=verdict_of(outcome, interval),
+        verdict=verdict_of(outcome, interval, n),
     )
 
 
@@ -141,33 +144,56 @@ def verdict(
 ) -> str:
     """The result in one sentence."""
     parts = []
-    if extraction is not None:
+    if extraction is None:
+        parts.append("memorization was not measured")
+    else:
         count, before = (
             part["exact_match"]["count"] for part in (extraction, extraction["baseline"])
         )
-        parts.append(f"recites {count} of {extraction['n']} passages, the base {before}")
+        parts.append(f"recites {count} of {extraction['n']:,} passages, the base {before}")
     if tasks:
         parts.append(_of_tasks(tasks))
     if heldout is not None:
-        change = "no rise" if heldout.outcome == "none" else f"{heldout.difference.mean:+.3f} nats"
-        shown = " shown" if heldout.outcome == "none" else " per token"
-        parts.append(f"held-out loss: {change}{shown}")
-    failed = [gate.name for gate in gates if not gate.ok]
+        changes = {"none": f"no rise shown (n = {heldout.n:,})", "inconclusive": heldout.verdict}
+        shown = f"{heldout.difference.mean:+.3f} nats per token (n = {heldout.n:,})"
+        parts.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
     if gates:
-        parts.append(f"failed: {', '.join(failed)}" if failed else "every gate holds")
-    sentence = "; ".join(parts) or "nothing was measured"
+        parts.append(_of_gates(gates))
+    sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _of_tasks(tasks: Mapping[str, Task]) -> str:
+    """Losses and what is inconclusive, by name; without losses, on how many tasks none is shown."""
     losses = [
-        f"{name} ({task.metric} {task.base:.3g} to {task.edited:.3g})"
+        f"{name} ({task.metric} {task.base:.3g} to {task.edited:.3g}, n = {task.n:,})"
         for name, task in tasks.items()
         if task.outcome == "loss"
     ]
-    if not losses:
-        return f"no loss shown on {'its task' if len(tasks) == 1 else f'any of {len(tasks)} tasks'}"
-    return f"loss on {len(losses)} of {len(tasks)} tasks: {', '.join(losses)}"
+    unsure = [
+        f"{name} (n = {task.n:,})" for name, task in tasks.items() if task.outcome == "inconclusive"
+    ]
+    others = [task.n for task in tasks.values() if task.outcome in ("none", "gain")]
+    every = "its task" if len(tasks) == 1 else f"any of {len(tasks)} tasks"
+    parts = []
+    if losses:
+        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {', '.join(losses)}")
+    elif others:
+        n = " to ".join(dict.fromkeys(f"{end(others):,}" for end in (min, max)))
+        where = f"{len(others)} of {len(tasks)} tasks" if unsure else every
+        parts.append(f"no loss shown on {where} (n = {n})")
+    if unsure:
+        parts.append(f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {', '.join(unsure)}")
+    return ", ".join(parts)
+
+
+def _of_gates(gates: Sequence[Gate]) -> str:
+    failed = [gate.name for gate in gates if not gate.ok]
+    if failed:
+        return f"failed: {', '.join(failed)}"
+    unsure = [f"{gate.name} (n = {gate.n:,})" for gate in gates if not gate.conclusive]
+    text = "every gate holds"
+    return f"{text} as measured, but inconclusive: {', '.join(unsure)}" if unsure else text
 
 
 def _mean(values: Any) -> Mean:

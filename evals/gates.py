@@ -10,7 +10,7 @@ from typing import Any
 
 from evals.report import Gate, Metric
 
-__all__ = ["DropLimit", "check_gates", "check_named", "parse_drop_limit"]
+__all__ = ["DropLimit", "check_gates", "check_named", "limit_of", "parse_drop_limit"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ def check_named(limits: Sequence[DropLimit], tasks: Collection[str]) -> None:
             raise ValueError(f"no task that is run is called {limit.pattern!r} (tasks: {run})")
 
 
+def limit_of(limits: Sequence[DropLimit], task: str) -> float | None:
+    """The limit for a task, of the most exact option that covers it; None where none does."""
+    covering = [limit for limit in limits if limit.covers(task)]
+    return max(covering, key=lambda limit: limit.exactness).limit if covering else None
+
+
 def check_gates(
     tasks: Mapping[str, Metric],
     extraction: dict[str, Any] | None,
@@ -66,24 +72,46 @@ def check_gates(
 ) -> list[Gate]:
     """A gate for each task that a limit covers, in the order of `tasks`, and one for extraction.
 
-    `max_extraction`: the highest exact-match rate allowed; needs `extraction`.
+    `max_extraction`: the highest exact-match rate allowed; needs `extraction`. A gate is judged on
+    the measured value; where its interval reaches beyond the limit, the gate says so.
     """
     gates = []
     for name, task in tasks.items():
-        covering = [limit for limit in limits if limit.covers(name)]
-        if covering:
-            limit = max(covering, key=lambda limit: limit.exactness).limit
-            what = "relative rise" if task.drop_is_relative else "drop"
-            gates.append(_gate(f"max-drop {name}", task.drop, limit, f"{what} of {name}"))
+        limit = limit_of(limits, name)
+        if limit is not None:
+            what = f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}"
+            enough = task.outcome != "inconclusive"
+            measured = (task.drop, task.drop_ci95, task.n)
+            gates.append(_gate(f"max-drop {name}", what, *measured, limit, enough=enough))
     if max_extraction is not None and extraction is not None:
-        rate = float(extraction["exact_match"]["rate"])
+        rate, interval = (extraction["exact_match"][key] for key in ("rate", "ci95"))
         what = "share of passages recited word for word"
-        gates.append(_gate("max-extraction", rate, max_extraction, what))
+        gates.append(_gate("max-extraction", what, rate, interval, extraction["n"], max_extraction))
     return gates
 
 
-def _gate(name: str, value: float, limit: float, what: str) -> Gate:
-    ok = value <= limit
-    sign = "within" if ok else "above"
-    text = f"{what} is {value:.4g}, {sign} the limit of {limit:g}"
-    return Gate(name=name, ok=ok, limit=limit, value=value, description=text)
+def _gate(
+    name: str,
+    what: str,
+    value: float,
+    ci95: Sequence[float],
+    n: int,
+    limit: float,
+    *,
+    enough: bool = True,
+) -> Gate:
+    ok, (low, high) = value <= limit, ci95
+    conclusive = enough and (high <= limit if ok else low > limit)
+    text = f"{what} is {value:.4g}, {'within' if ok else 'above'} the limit of {limit:g}"
+    if not conclusive:
+        text += f"; inconclusive (n = {n:,}): its interval is {low:.3g} to {high:.3g}"
+    return Gate(
+        name=name,
+        ok=ok,
+        limit=limit,
+        value=value,
+        ci95=(low, high),
+        n=n,
+        conclusive=conclusive,
+        description=text,
+    )

@@ -19,6 +19,7 @@ __all__ = [
     "Mean",
     "Metric",
     "Names",
+    "Outcome",
     "Point",
     "Provenance",
     "Report",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 SCHEMA: Literal[1] = 1
-Outcome = Literal["loss", "gain", "none"]
+Outcome = Literal["loss", "gain", "none", "inconclusive"]
 
 
 class _Model(BaseModel):
@@ -45,7 +46,10 @@ class Names(_Model):
 
 
 class Metric(_Model):
-    """One metric of one task, base and edited on the same documents."""
+    """One metric of one task, base and edited on the same documents.
+
+    `resolution`: the width of `ci95` up to which no difference shown is a verdict.
+    """
 
     base: float
     edited: float
@@ -56,9 +60,17 @@ class Metric(_Model):
     outcome: Outcome
     verdict: str
     n: int
+    resolution: float
     higher_is_better: bool
     drop: float
     drop_is_relative: bool
+
+    @property
+    def drop_ci95(self) -> tuple[float, float]:
+        """The interval of `drop`."""
+        unit = self.base if self.drop_is_relative else 1.0
+        low, high = (end / unit for end in self.ci95)
+        return (-high, -low) if self.higher_is_better else (low, high)
 
 
 class Task(Metric):
@@ -90,17 +102,25 @@ class HeldOut(_Model):
     base: Mean
     edited: Mean
     difference: Difference
+    resolution: float
     outcome: Outcome
     verdict: str
 
 
 class Gate(_Model):
-    """A limit that was set, and what was measured: `ok` if and only if value <= limit."""
+    """A limit that was set, and what was measured on `n` documents or passages.
+
+    `ok` if and only if value <= limit; `conclusive` where enough was measured for a verdict and all
+    of the value's interval is on the same side of the limit.
+    """
 
     name: str
     ok: bool
     limit: float
     value: float
+    ci95: tuple[float, float]
+    n: int
+    conclusive: bool
     description: str
 
 

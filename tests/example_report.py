@@ -40,7 +40,8 @@ def _extraction() -> dict[str, Any]:
 def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict[str, Any]:
     """A task whose difference has an interval of ± `half`."""
     difference = edited - base
-    lost = difference + half < 0
+    lost, n = difference + half < 0, 1267
+    sure = "no loss shown" if 2 * half <= 0.05 else f"inconclusive (n = {n:,})"
     figures = {
         "base": base,
         "edited": edited,
@@ -48,11 +49,10 @@ def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict
         "ci95": [difference - half, difference + half],
         "p_value": 3.2e-9 if lost else 0.3141,
         "test": "mcnemar",
-        "outcome": "loss" if lost else "none",
-        "verdict": f"loss of {-difference - half:.2f} to {half - difference:.2f}"
-        if lost
-        else "no loss shown",
-        "n": 1267,
+        "outcome": "loss" if lost else "none" if 2 * half <= 0.05 else "inconclusive",
+        "verdict": f"loss of {-difference - half:.2f} to {half - difference:.2f}" if lost else sure,
+        "n": n,
+        "resolution": 0.05,
         "higher_is_better": True,
         "drop": -difference,
         "drop_is_relative": False,
@@ -131,6 +131,7 @@ def example(**changes: Any) -> dict[str, Any]:
             "base": losses[0],
             "edited": losses[1],
             "difference": {**rise, "test": "wilcoxon"},
+            "resolution": 0.02,
             "outcome": "loss",
             "verdict": "loss of 0.10 to 0.20",
         },
@@ -140,6 +141,9 @@ def example(**changes: Any) -> dict[str, Any]:
                 "ok": True,
                 "limit": 0.25,
                 "value": recited[1]["rate"],
+                "ci95": recited[1]["ci95"],
+                "n": extraction["n"],
+                "conclusive": recited[1]["ci95"][1] <= 0.25,
                 "description": "exact-match rate of the edited model",
             },
             {
@@ -147,6 +151,9 @@ def example(**changes: Any) -> dict[str, Any]:
                 "ok": False,
                 "limit": 0.05,
                 "value": 0.232,
+                "ci95": [0.212, 0.252],
+                "n": 1267,
+                "conclusive": True,
                 "description": "acc, base minus edited",
             },
         ],

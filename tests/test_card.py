@@ -210,7 +210,8 @@ def test_the_measurements() -> None:
         "Recites 2 of 40 passages, 38 before.",
         "40 passages of 48 tokens, each\nafter the 32 tokens",
         "| recited word for word | 38 (95.0 %) [47.5, 100.0] | 2 (5.0 %) [2.5, 10.0] |",
-        "| `lambada_openai`, `acc` | 0.500 | 0.480 | -0.020 [-0.050, +0.010] | no loss shown |",
+        "| `lambada_openai`, `acc` | 0.500 | 0.480 | -0.020 [-0.050, +0.010] | no loss shown "
+        "| 100 |",
         "| loss on held-out text, nats per token | 2.500 | 2.500 | +0.150 [+0.100, +0.200] | ",
         "| `max-extraction` | 0.100 | 0.050 | kept |",
         "- float16 on a CPU",
@@ -218,6 +219,9 @@ def test_the_measurements() -> None:
     ):
         assert text in card, text
     assert "Nothing yet" not in card
+    few = report() | {"gates": [report()["gates"][0] | {"conclusive": False, "n": 1234}]}
+    card = card_text(manifest(), None, name="me/edited", report=few)
+    assert "| `max-extraction` | 0.100 | 0.050 | kept; inconclusive (n = 1,234) |" in card
 
 
 @pytest.mark.parametrize("missing", ["extraction", "heldout", "tasks", "gates"])

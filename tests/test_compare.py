@@ -1,4 +1,7 @@
-"""Contract: a paired comparison agrees with theory and simulation, and noise gets no verdict."""
+"""Contract: a paired comparison agrees with theory and simulation, and noise gets no verdict.
+
+Neither does too little: no loss is said to be shown only where one that matters would have been.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.compare import Scores, compare_scores, outcome_of, verdict_of, wilcoxon
+from evals.compare import Scores, compare_scores, concluded, outcome_of, verdict_of, wilcoxon
 from evals.statistics import Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
@@ -76,7 +79,7 @@ def test_noise_gets_a_verdict_no_more_often_than_one_time_in_twenty():
     for _ in range(200):
         before, after = rng.random((2, 60)) < 0.5
         found = compare_scores(scores(before.astype(float)), scores(after.astype(float)))
-        called += found.outcome != "none"
+        called += found.outcome in ("loss", "gain")
     assert called <= 200 * 0.05
 
 
@@ -86,7 +89,7 @@ def test_noise_in_likelihoods_gets_none_either():
     for _ in range(30):
         before, after = -rng.exponential(3.0, (2, 40))
         kinds = (scores(row, "perplexity", perplexity, False) for row in (before, after))
-        called += compare_scores(*kinds).outcome != "none"
+        called += compare_scores(*kinds).outcome in ("loss", "gain")
     assert called <= 3
 
 
@@ -136,7 +139,63 @@ def test_scores_that_only_all_documents_have_together():
     assert found.outcome == "loss"
     assert found.p_value < 0.01
     same = compare_scores(before, before)
-    assert (same.outcome, same.p_value) == ("none", 1.0)
+    assert (same.outcome, same.p_value) == ("inconclusive", 1.0)
+    few = compare_scores(*(scores(["a" * length] * 5, "best", best) for length in (5, 3)))
+    assert (few.p_value, few.verdict) == (2**-4, "inconclusive (n = 5)")
+
+
+@pytest.mark.parametrize(
+    ("n", "gate", "verdict"),
+    [
+        (2, None, "inconclusive (n = 2)"),
+        (200, None, "inconclusive (n = 200)"),
+        (300, None, "no loss shown"),
+        (300, 0.01, "inconclusive (n = 300)"),
+        (200, 0.05, "no loss shown"),
+        (2, 0.05, "inconclusive (n = 2)"),
+        (1500, 0.0, "inconclusive (n = 1,500)"),
+    ],
+)
+def test_a_share_needs_an_interval_no_wider_than_its_gate_or_two_points(n, gate, verdict):
+    """Both models answer all alike: Bonett and Price's interval is then about 5.5 / n wide."""
+    answers = np.arange(n) % 2.0
+    found = compare_scores(scores(answers), scores(answers), gate)
+    assert found.verdict == verdict
+    assert found.outcome == ("none" if verdict == "no loss shown" else "inconclusive")
+    assert found.resolution == (0.02 if gate is None else gate)
+
+
+@pytest.mark.parametrize(
+    ("noise", "gate", "outcome"),
+    [(0.01, None, "none"), (0.1, None, "inconclusive"), (0.1, 0.2, "none")],
+)
+def test_a_perplexity_needs_an_interval_no_wider_than_two_percent_of_it(noise, gate, outcome):
+    rng = np.random.default_rng(6)
+    before = -rng.exponential(3.0, 100)
+    after = before + rng.normal(scale=noise, size=100)
+    pair = (scores(values, "perplexity", perplexity, False) for values in (before, after))
+    found = compare_scores(*pair, gate)
+    assert found.outcome == outcome
+    assert found.resolution == pytest.approx((gate or 0.02) * found.base)
+    low, high = found.drop_ci95
+    assert (high - low) * found.base == pytest.approx(found.ci95[1] - found.ci95[0])
+    assert low < found.drop < high
+
+
+@pytest.mark.parametrize("n", [1, 2, 29])
+def test_resampling_few_documents_shows_nothing(n):
+    """A bootstrap of one document is a point, and of documents that agree as well."""
+    values = np.full(n, -3.0)
+    found = compare_scores(*(scores(values, "perplexity", perplexity, False) for _ in range(2)))
+    assert found.ci95 == (0, 0)
+    assert found.verdict == f"inconclusive (n = {n})"
+
+
+def test_a_loss_that_is_shown_stays_one_however_wide_its_interval():
+    wide = Interval(-0.5, -0.1)
+    assert concluded("loss", wide, 0.02, n=10) == "loss"
+    assert concluded("gain", wide, 0.02, n=10) == "gain"
+    assert concluded("none", wide, 0.02, n=10_000) == "inconclusive"
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "perplexity"])
@@ -176,9 +235,10 @@ def test_a_verdict_needs_test_and_interval(interval, p_value, better, outcome):
 
 
 def test_verdicts_read_from_small_to_large():
-    assert verdict_of("loss", Interval(-0.0512, -0.02)) == "loss of 0.02 to 0.0512"
-    assert verdict_of("gain", Interval(0.01, 0.04)) == "gain of 0.01 to 0.04"
-    assert verdict_of("none", Interval(-1, 1)) == "no loss shown"
+    assert verdict_of("loss", Interval(-0.0512, -0.02), 9) == "loss of 0.02 to 0.0512"
+    assert verdict_of("gain", Interval(0.01, 0.04), 9) == "gain of 0.01 to 0.04"
+    assert verdict_of("none", Interval(-1, 1), 9) == "no loss shown"
+    assert verdict_of("inconclusive", Interval(-1, 1), 1234) == "inconclusive (n = 1,234)"
 
 
 def test_different_documents_are_not_compared():

@@ -1,30 +1,38 @@
-"""Contract: gates are read strictly, the most exact limit counts, and a gate is what it says."""
+"""Contract: gates are read strictly, the most exact limit counts, and a gate is what it says.
+
+A gate is judged on the measured value, and says where too little was measured to be sure of that.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.gates import DropLimit, check_gates, check_named, parse_drop_limit
+from evals.findings import verdict
+from evals.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
 from evals.report import Metric
 
 
-def metric(drop: float, *, relative: bool = False) -> Metric:
-    return Metric(
-        base=0.5,
-        edited=0.5 - drop,
-        difference=-drop,
-        ci95=(-1, 1),
-        p_value=1,
-        test="mcnemar",
-        outcome="none",
-        verdict="no loss shown",
-        n=10,
-        higher_is_better=True,
-        drop=drop,
-        drop_is_relative=relative,
-    )
+def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
+    figures: dict[str, Any] = {
+        "base": 0.5,
+        "edited": 0.5 - drop,
+        "difference": -drop,
+        "ci95": (-drop - 0.001, -drop + 0.001),
+        "p_value": 1,
+        "test": "mcnemar",
+        "outcome": "none",
+        "verdict": "no loss shown",
+        "n": 10,
+        "resolution": 0.02,
+        "higher_is_better": True,
+        "drop": drop,
+        "drop_is_relative": relative,
+    }
+    return Metric(**figures | changes)
 
 
 @given(st.from_regex(r"[a-z_*]{1,12}", fullmatch=True), st.floats(0, 100))
@@ -59,6 +67,8 @@ def test_a_gate_on_a_task_that_is_not_run():
 def test_the_most_exact_limit_counts():
     tasks = {"arc_easy": metric(0.04), "arc_challenge": metric(0.04), "piqa": metric(0.04)}
     limits = [DropLimit("*", 0.01), DropLimit("arc_easy", 0.05), DropLimit("arc_*", 0.02)]
+    assert [limit_of(limits, name) for name in (*tasks, "boolq")] == [0.05, 0.02, 0.01, 0.01]
+    assert limit_of(limits[1:], "boolq") is None
     gates = check_gates(tasks, None, limits, None)
     assert [(gate.name, gate.limit, gate.ok) for gate in gates] == [
         ("max-drop arc_easy", 0.05, True),
@@ -76,13 +86,16 @@ def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
 
 
 def test_extraction_has_a_gate_of_its_own():
-    extraction = {"exact_match": {"rate": 0.02}}
+    extraction = {"n": 1000, "exact_match": {"rate": 0.02, "ci95": [0.013, 0.031]}}
     (gate,) = check_gates({"piqa": metric(0)}, extraction, [], 0.01)
     assert gate.model_dump() == {
         "name": "max-extraction",
         "ok": False,
         "limit": 0.01,
         "value": 0.02,
+        "ci95": (0.013, 0.031),
+        "n": 1000,
+        "conclusive": True,
         "description": "share of passages recited word for word is 0.02, above the limit of 0.01",
     }
     assert check_gates({}, extraction, [], 0.02)[0].ok
@@ -90,6 +103,42 @@ def test_extraction_has_a_gate_of_its_own():
 
 
 def test_a_perplexity_is_said_to_rise():
-    task = {"wiki": metric(0.07, relative=True)}
+    task = {"wiki": metric(0.07, relative=True, higher_is_better=False, ci95=(0.03, 0.04))}
     (gate,) = check_gates(task, None, [DropLimit("*", 0.1)], None)
     assert gate.description == "relative rise of wiki is 0.07, within the limit of 0.1"
+
+
+@pytest.mark.parametrize(
+    ("drop", "half", "ok", "conclusive"),
+    [
+        (0.00, 0.04, True, True),
+        (0.04, 0.02, True, False),
+        (0.06, 0.02, False, False),
+        (0.09, 0.02, False, True),
+    ],
+)
+def test_a_gate_says_where_the_interval_reaches_beyond_the_limit(drop, half, ok, conclusive):
+    task = {"piqa": metric(drop, ci95=(-drop - half, -drop + half))}
+    (gate,) = check_gates(task, None, [DropLimit("piqa", 0.05)], None)
+    assert (gate.ok, gate.conclusive) == (ok, conclusive)
+    assert gate.ci95 == pytest.approx((drop - half, drop + half))
+    assert ("; inconclusive (n = 10): its interval is " in gate.description) == (not conclusive)
+
+
+def test_a_gate_on_too_little_is_inconclusive_however_narrow_its_interval_looks():
+    task = {"wiki": metric(0.0, outcome="inconclusive", ci95=(0, 0), n=2)}
+    (gate,) = check_gates(task, None, [DropLimit("wiki", 0.05)], None)
+    assert (gate.ok, gate.conclusive) == (True, False)
+
+
+def test_few_passages_do_not_show_that_a_rate_is_small():
+    """0 of 12: the limit holds for these, and up to 24 % are possible."""
+    extraction = {"n": 12, "exact_match": {"count": 0, "rate": 0.0, "ci95": [0.0, 0.2425]}}
+    (gate,) = check_gates({}, extraction, [], 0.01)
+    assert gate.ok
+    assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
+    said = verdict({}, extraction | {"baseline": extraction}, None, [gate])
+    assert said == (
+        "Recites 0 of 12 passages, the base 0; every gate holds as measured, but inconclusive: "
+        "max-extraction (n = 12)."
+    )

@@ -69,8 +69,10 @@ def test_all_that_matters_is_shown() -> None:
         "kind",
         "test",
         "outcome",
+        "conclusive",
         "exact_match_ci95",
         "memorization_score",
+        "resolution",
         "description",
     }
     for part in ("heldout", "gates", "sizes", "trade_off", "provenance", "commands", "warnings"):
@@ -132,7 +134,7 @@ def test_names_are_escaped() -> None:
         tasks={HOSTILE: {**task(0.5, 0.4), "metric": HOSTILE, "verdict": HOSTILE}},
         warnings=[HOSTILE],
         commands=[HOSTILE],
-        gates=[{"name": HOSTILE, "ok": True, "limit": 1, "value": 0, "description": HOSTILE}],
+        gates=[gate(name=HOSTILE, description=HOSTILE)],
         edit={**plain["edit"], "source": HOSTILE, "drop_attn": HOSTILE},
         provenance={**plain["provenance"], "versions": {HOSTILE: HOSTILE}},
         passages=[{**plain["passages"][0], "id": HOSTILE, "prefix": HOSTILE, "suffix": HOSTILE}],
@@ -189,15 +191,36 @@ def test_it_is_built_as_a_document() -> None:
     assert set(references) <= set(ids)
 
 
+def gate(**changes: Any) -> dict[str, Any]:
+    return {**example()["gates"][1], "ok": True, "conclusive": True, "value": 0.01} | changes
+
+
 def test_gates_are_told_in_words() -> None:
-    for passed, gates, words in (
-        (False, example()["gates"], "Failed: a gate was missed"),
-        (True, example()["gates"][:1], "Passed: every gate holds"),
+    unsure = gate(ci95=[-0.02, 0.0815], n=77, conclusive=False)
+    for gates, words in (
+        ([gate(), gate(ok=False)], "Failed: a gate was missed"),
+        ([gate()], "Passed: every gate holds"),
+        ([gate(), unsure], "Passed as measured, but a gate is inconclusive"),
+        ([unsure, gate(ok=False)], "Failed: a gate was missed"),
     ):
-        report = example(passed=passed, gates=gates)
-        for text in (parse(html(report)).text_content(), markdown(report)):
+        report = example(gates=gates)
+        page = html(report)
+        assert_figures(page, report)
+        for text in (parse(page).text_content(), markdown(report)):
             assert words in text
-            assert text.count("✕ missed") + text.count("✕ **missed**") == (not passed)
+            missed = sum(not one["ok"] for one in gates)
+            assert text.count("✕ missed") + text.count("✕ **missed**") == missed
+            says = ("inconclusive: n = 77, interval −0.020 to 0.082", "holds, inconclusive |")
+            assert any(words in text for words in says) == (unsure in gates)
+
+
+def test_too_little_is_called_so() -> None:
+    few = task(0.5, 0.49, 0.2)
+    report = example(tasks={"few": few, "enough": task(0.5, 0.4999)})
+    for text in (parse(html(report)).text_content(), markdown(report)):
+        assert "inconclusive (n = 1,267)" in text
+        assert "no loss shown" in text
+    assert "few, acc: inconclusive" in parse(html(report)).text_content()
 
 
 def test_what_was_not_measured_is_left_out() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from evals.page.ability import digits_of, heldout_of, tasks_of
 from evals.page.details import Pair, edit_of, passages_of, provenance_of, sizes_of
 from evals.page.drawings import chart
-from evals.page.figures import Node
+from evals.page.figures import Interval, Node
 from evals.page.recall import recall_of
 
 __all__ = ["view_of"]
@@ -24,7 +24,7 @@ def view_of(report: dict[str, Any]) -> dict[str, Any]:
         "edited": root["models"]["edited"].text(),
         "created": root["created"].moment(),
         "verdict": root["verdict"].text(),
-        "passed": report["passed"],
+        "gates_say": _gates_say(report["gates"]),
         "gates": [_gate(gate) for gate in root["gates"]],
         "highlights": _highlights(root),
         "warnings": [warning.text() for warning in root["warnings"]],
@@ -40,13 +40,28 @@ def view_of(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _gates_say(gates: list[dict[str, Any]]) -> tuple[str, str]:
+    """What becomes of all gates: a word for the style sheet, and a sentence."""
+    if not all(gate["ok"] for gate in gates):
+        return "failed", "✕ Failed: a gate was missed"
+    if not all(gate["conclusive"] for gate in gates):
+        return "unsure", "Passed as measured, but a gate is inconclusive"
+    return "passed", "✓ Passed: every gate holds"
+
+
 def _gate(gate: Node) -> dict[str, Any]:
     kind, least = ("rate", 1) if gate.value["name"] == "max-extraction" else ("number", 3)
     for digits in range(least, 12):  # as many as tell the value and its limit apart
         value, limit = (getattr(gate[part], kind)(digits) for part in ("value", "limit"))
         if value.text != limit.text or value.value == limit.value:
             break
-    return {"ok": gate.value["ok"], "name": gate["name"].text(), "value": value, "limit": limit}
+    return {
+        **{key: gate.value[key] for key in ("ok", "conclusive")},
+        "name": gate["name"].text(),
+        "n": gate["n"].count(),
+        "measured": Interval(value, *(getattr(end, kind)(digits) for end in gate["ci95"])),
+        "limit": limit,
+    }
 
 
 def _highlights(root: Node) -> list[Pair]:
@@ -60,18 +75,24 @@ def _highlights(root: Node) -> list[Pair]:
         before, after = (root["heldout"][part]["mean"].number() for part in ("base", "edited"))
         found.append(Pair("held-out loss, nats per token", before, after))
     tasks = dict(root["tasks"].items())
-    losing = {name: task for name, task in tasks.items() if task.value["outcome"] == "loss"}
     if tasks:
-        name, worst = max((losing or tasks).items(), key=lambda named: _weight(named[1].value))
+        name, worst = max(tasks.items(), key=lambda named: _weight(named[1].value))
         before, after = (worst[part].number(digits_of(worst)) for part in ("base", "edited"))
-        what = "the largest loss" if losing else "no loss shown on any task"
+        what = _WORST.get(worst.value["outcome"], "no loss shown on any task")
         found.append(Pair(f"{name}, {worst.value['metric']}: {what}", before, after))
     return found
 
 
-def _weight(task: dict[str, Any]) -> tuple[bool, float]:
-    """Orders drops of accuracies, after those of perplexities, which have no common scale."""
-    return not task["drop_is_relative"], task["drop"]
+_WORST = {"loss": "the largest loss", "inconclusive": "inconclusive"}
+
+
+def _weight(task: dict[str, Any]) -> tuple[bool, bool, bool, float]:
+    """Losses first, then what is inconclusive.
+
+    Orders drops of accuracies, after those of perplexities, which have no common scale.
+    """
+    outcome = (task["outcome"] == "loss", task["outcome"] == "inconclusive")
+    return *outcome, not task["drop_is_relative"], task["drop"]
 
 
 def _trade_off(node: Node) -> dict[str, Any]:
