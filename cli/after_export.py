@@ -65,12 +65,13 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
 
 def published(output: Path, repo: str, report: Report | None) -> Push:
     """Pushes an export, private, unless a gate has failed: then the exit code is 3."""
+    from evals.page import pages
     from surgery.publishing import push
 
     if report is not None and not say_gates(report):
         note(f"not pushed to {repo}: a gate failed")
         raise click.exceptions.Exit(3)
-    return push(output, repo)
+    return push(output, repo, render=pages)
 
 
 def finish(report: Report | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from surgery.card import NAME, card_text
 from surgery.checkpoint.folder import writing
+from surgery.checkpoint.links import own_file
 from surgery.errors import ManifestError
 from surgery.hub import last_name
 from surgery.manifest import NAME as MANIFEST
@@ -17,8 +18,8 @@ from surgery.manifest import read_manifest
 
 
 def read_card(folder: Path) -> str | None:
-    """A folder's README.md; None without one. Bytes that are no text are replaced."""
-    path = folder / NAME
+    """A folder's own README.md; None without one. Bytes that are no text are replaced."""
+    path = own_file(folder / NAME, folder)
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 

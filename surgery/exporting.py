@@ -17,6 +17,7 @@ from surgery.card_file import read_card
 from surgery.checkpoint.content import ContentHash
 from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.folder import atomic_folder, hidden_siblings
+from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
@@ -123,6 +124,8 @@ def prepare(
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
     checkpoint = open_checkpoint(folder)
+    for path in checkpoint.files:
+        own_file(path, folder)
     inventory = take_inventory(checkpoint.config, checkpoint.infos)
     earlier = read_manifest(folder)
     if isinstance(drop_attn, PlanFile):

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.checkpoint.copying import sha256_of
-
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -26,18 +24,13 @@ class Stored:
     sha256: str | None
     git: str | None
 
-    def holds(self, content: Path | bytes) -> bool:
+    def holds(self, sha256: str, content: Path | bytes) -> bool:
+        """Whether the file has this SHA-256; a small one is compared by content that has it."""
         if self.sha256 is not None:
-            found = _sha256(content)
-            return found == self.sha256
+            return self.sha256 == sha256
         data = content if isinstance(content, bytes) else content.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == self.git
-
-
-def _sha256(content: Path | bytes) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    return sha256_of(content)
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        return (hashlib.sha256(data).hexdigest(), git) == (sha256, self.git)
 
 
 @dataclass(frozen=True)

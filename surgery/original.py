@@ -41,7 +41,9 @@ class Original:
         file, digest = self.files.get(name), sha256_of(repeated)
         if file is None or self.manifest.files[name].sha256 != digest:
             return False
-        return file.holds(repeated) if isinstance(file, Stored) else sha256_of(file) == digest
+        return (
+            file.holds(digest, repeated) if isinstance(file, Stored) else sha256_of(file) == digest
+        )
 
 
 def open_original(model: str | Path, revision: str | None = None) -> Original:

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surgery.card_file import read_card
+from surgery.checkpoint.foreign import guard, read_bytes
+from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import read_json
 from surgery.errors import ManifestError, OutputError
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import Manifest, read_manifest
+from surgery.report_text import texts_in
 from surgery.verification import verify
 
 REPORTS = ("report.json", "report.html", "report.md")
-_TEXTS = {"prefix", "suffix", "text"}  # keys that hold passages, with --show-text only
+Render = Callable[[Mapping[str, Any]], Mapping[str, str]]
+"""A report → its pages, by name. Raises ValueError for what is no report."""
 
 
 @dataclass(frozen=True)
 class Publishable:
-    """A folder that verifies. `files`: name → file; `card`: README.md as it is, "" without one."""
+    """A folder that verifies. `card`: README.md as it is, "" without one.
+
+    `contents`: file → what is sent; `hashes`: file → the SHA-256 that must arrive.
+    """
 
     manifest: Manifest
-    files: Mapping[str, Path]
+    contents: Mapping[str, Path | bytes]
+    hashes: Mapping[str, str]
     card: str
     report: Mapping[str, Any] | None
 
 
-def publishable(folder: Path, evaluation: Path | None = None) -> Publishable:
+def publishable(
+    folder: Path, evaluation: Path | None = None, render: Render | None = None
+) -> Publishable:
     """Looks through an exported folder. `evaluation`: where its report is, if not in the folder.
 
-    **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify, or
-    when its report shows passages or is of another model.
+    The report's pages are never taken from a folder: `render` makes them from what was checked.
+
+    **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify or
+    records a path, or when its report may show passages or is of another model; `CheckpointError`
+    for a link that leaves the folder.
     """
     result = verify(folder)
     failed = next((check for check in result.checks if not check.ok), None)
@@ -43,23 +57,41 @@ def publishable(folder: Path, evaluation: Path | None = None) -> Publishable:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ManifestError(f"has lost its {MANIFEST}", where=folder)
-    files = {name: folder / name for name in (*manifest.files, MANIFEST)}
-    reports = {name: (evaluation or folder) / name for name in REPORTS}
-    report = read_json(reports[REPORTS[0]], needed=evaluation is not None) or None
+    for edit in (manifest.edit, *manifest.history):
+        if Path(edit.source.model).is_absolute():  # as early versions recorded it
+            what = "records the path of its source, which is never published"
+            raise OutputError(what, where=folder / MANIFEST, fix="export it again")
+    written: dict[str, bytes] = {
+        MANIFEST: read_bytes(own_file(folder / MANIFEST, folder), ManifestError)
+    }
+    place = evaluation or folder
+    report = read_json(own_file(place / REPORTS[0], place), needed=evaluation is not None) or None
     if report is not None:
-        _check_report(folder, reports[REPORTS[0]], report)
-        files |= {name: file for name, file in reports.items() if file.is_file()}
-    return Publishable(manifest, files, read_card(folder) or "", report)
+        _check_report(report, place / REPORTS[0], written[MANIFEST])
+        with guard(OutputError, "is no report", place / REPORTS[0], "evaluate again, or remove it"):
+            pages = {} if render is None else render(report)
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        written |= {name: page.encode() for name, page in {**pages, REPORTS[0]: text}.items()}
+    listed = {name: own_file(folder / name, folder) for name in manifest.files}
+    return Publishable(
+        manifest,
+        {**listed, **written},
+        {name: file.sha256 for name, file in manifest.files.items()}
+        | {name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
+        read_card(folder) or "",
+        report,
+    )
 
 
-def _check_report(folder: Path, where: Path, report: Mapping[str, Any]) -> None:
-    if any(_TEXTS & set(row) for row in report.get("passages") or ()):
+def _check_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> None:
+    """Refuses a report that may hold passages, or is of another model."""
+    shown = next(texts_in(report), None)
+    if shown is not None:
         raise OutputError(
-            "shows the text of passages, which is never published",
+            f"{shown} may show the text of passages, which is never published",
             where=where,
             fix="evaluate again without --show-text, or remove the report",
         )
     measured = (report.get("provenance") or {}).get("edited") or {}
-    manifest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    if measured.get("manifest_sha256") != manifest:
+    if measured.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
         raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")

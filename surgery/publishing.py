@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from surgery.hub_client import hub_client, progress_bars
 from surgery.hub_state import TIMEOUT, Published, published
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import Manifest, read_manifest
-from surgery.publishable import REPORTS, Publishable, publishable
+from surgery.publishable import REPORTS, Publishable, Render, publishable
 from surgery.upload_errors import upload_error
 from surgery.verification import CODE_OR_WEIGHTS
 
@@ -50,17 +51,20 @@ def push(
     revision: str | None = None,
     message: str | None = None,
     evaluation: str | Path | None = None,
+    render: Render | None = None,
 ) -> Push:
     """Uploads an exported folder to the Hub, as one commit.
 
     Only what the manifest lists goes there, with the manifest, a fresh card, and the report if it
-    is of this model and holds no text. The repository is created if it is not there, private unless
+    is of this model and holds no text. What has arrived is compared with the hashes of the
+    manifest. The repository is created if it is not there, private unless
     `public`. The Hub keeps large files that have arrived, so a push that was interrupted is
     completed by another, and until then nothing of it shows. The folder is left as it is.
 
     **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
     proposes the commit as a pull request; `evaluation` is the folder of the model's report, where
-    that is not in the model's own.
+    that is not in the model's own; `render` makes the pages of a report, of which otherwise only
+    report.json is sent (`evals.page.pages`).
 
     **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
     verify or cannot be published, one line for each way in which that fails.
@@ -71,7 +75,8 @@ def push(
         raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
     with hub_client(repo, revision, explain=upload_error) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
-    source = publishable(Path(folder), None if evaluation is None else Path(evaluation))
+    place = None if evaluation is None else Path(evaluation)
+    source = publishable(Path(folder), place, render)
     with hub_client(repo, revision, explain=upload_error) as api:
         if not exists:
             api.create_repo(repo, private=not public)
@@ -79,8 +84,9 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = published(api, repo, revision)
         stale = _stale(api, there, source)
-        card = _card(api, there, source)
-        contents: dict[str, Path | bytes] = {**source.files, CARD: card.encode()}
+        card = _card(api, there, source).encode()
+        contents: dict[str, Path | bytes] = {**source.contents, CARD: card}
+        hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
         done = _commit(
             api,
             there,
@@ -92,7 +98,7 @@ def push(
         )
         now = published(api, repo, done.pr_revision or done.oid)
         for name, content in contents.items():
-            if name not in now.files or not now.files[name].holds(content):
+            if name not in now.files or not now.files[name].holds(hashes[name], content):
                 what = f"{name} has not arrived as it was sent"
                 raise OutputError(what, where=f"Hub model {repo}", fix="push again")
         url = f"{api.endpoint}/{repo}"
@@ -139,7 +145,7 @@ def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     if MANIFEST in there.files:
         earlier = read_manifest(there.fetch(api, MANIFEST).parent)
         ours |= set(earlier.files) if earlier else set()
-    others = set(there.files) - {*source.files, CARD}
+    others = set(there.files) - {*source.contents, CARD}
     foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
     if foreign:
         raise OutputError(

@@ -2,6 +2,9 @@
 
 - One commit holds what the manifest lists, the manifest, the card and a report without texts, byte
   for byte, and nothing else that lies in the folder. Private unless asked otherwise.
+- A report in which text may stand, under whatever key, is refused; its pages are made from it anew.
+  No link is followed out of the folder, and no path of this machine is sent.
+- What has arrived is compared with the manifest, whatever became of the folder meanwhile.
 - A folder that does not verify, and a repository that holds something else, are refused.
 - A push that was killed is completed by another, which sends no large file twice; until then
   nothing shows.
@@ -24,12 +27,16 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
+from command_line import ROOT
+from example_report import example
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
+from evals.page import pages
 from surgery.card import own_text
+from surgery.report_text import texts_in
 
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -64,29 +71,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     other = report(folders["compact"])
     (folders["stranger"] / "report.json").write_text(json.dumps(other))
     (folders["reported"] / "report.json").write_text(json.dumps(report(folders["reported"])))
-    (folders["reported"] / "report.html").write_text("<html></html>")
+    (folders["reported"] / "report.html").write_text("<html>a private passage</html>")
+    (folders["reported"] / "report.md").write_text("a private passage")
     return folders
 
 
 def report(folder: Path, text: str | None = None) -> dict[str, Any]:
-    """The keys of report.json that a card and a push read."""
-    passage = {"id": 1, "exact": True} | ({} if text is None else {"prefix": text})
+    """A report of the model in the folder, with everything that one may have."""
+    found = example()
     manifest = hashlib.sha256((folder / "surgery.json").read_bytes()).hexdigest()
-    return {
-        "schema_version": 1,
-        "verdict": "No loss shown.",
-        "models": {"base": "me/base", "edited": "me/edited"},
-        "tasks": {},
-        "extraction": None,
-        "heldout": None,
-        "gates": [],
-        "warnings": [],
-        "passages": [passage],
-        "provenance": {
-            "edited": {"manifest_sha256": manifest, "dtype": "float32", "device": "cpu"},
-            "versions": {},
-        },
-    }
+    found["provenance"]["edited"]["manifest_sha256"] = manifest
+    if text is not None:
+        found["passages"][0]["prefix"] = text
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +223,11 @@ def test_a_report_goes_along_when_it_shows_no_text(
     )
     assert done.code == 0, done.err
     there = files(hub.repositories["me/reported"])
-    for name in ("report.json", "report.html"):
-        assert there[name] == (exported["reported"] / name).read_bytes()
-    assert b"No loss shown." in there["README.md"]
+    measured = report(exported["reported"])
+    assert json.loads(there["report.json"]) == measured
+    assert {n: there[n].decode() for n in ("report.html", "report.md")} == pages(measured)
+    assert "private passage" not in str(there)
+    assert measured["verdict"].encode() in there["README.md"]
     apart = run(
         "push stock me/apart --report reported", "push stock me/x --report compact", token=TOKEN
     )
@@ -236,13 +235,112 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert files(hub.repositories["me/apart"])["report.json"] == there["report.json"]
     assert error(apart[1]) == "compact: report.json is missing"
     assert error(shown) == (
-        "shown/report.json: shows the text of passages, which is never published; evaluate again "
-        "without --show-text, or remove the report"
+        "shown/report.json: passages.prefix may show the text of passages, which is never "
+        "published; evaluate again without --show-text, or remove the report"
     )
     assert error(stranger) == (
         "stranger/report.json: is of another model; evaluate this one, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"passages": [{"id": 1, "continuation": "Call me Ishmael"}]}, "passages.continuation"),
+        ({"passages": [{"id": "Call me Ishmael"}]}, "passages.id"),
+        ({"passages": [{"id": "\u767d\u9be8"}]}, "passages.id"),
+        ({"passages": [{"id": 1, "tokens": [464, 3797]}]}, "passages.tokens"),
+        ({"passages": [{"id": 1, "token": 464}]}, "passages.token"),
+        ({"passages": [{"id": 1, "baseline": {"text": "Call"}}]}, "passages.baseline.text"),
+        ({"passages": ["Call me Ishmael"]}, "passages"),
+        ({"extraction": {"rows": [{"Text": "Call me Ishmael"}]}}, "extraction.rows.Text"),
+        ({"extraction": {"ids": [464, 3797, 331]}}, "extraction.ids"),
+        ({"extraction": {"Call me Ishmael. " * 10: 1}}, "a key of extraction"),
+        ({"extraction": {"\u767d\u9be8": 1}}, "a key of extraction"),
+        ({"provenance": {"note": "Call me Ishmael"}}, "provenance.note"),
+        ({"tasks": {"x": {"doc": {"verdict": "a" * 301}}}}, "tasks.x.doc.verdict"),
+        ({"verdict": "Call me\nIshmael"}, "verdict"),
+        ({"warnings": ["Some years ago, never mind how long precisely, " * 7]}, "warnings"),
+        ({"Call": "me Ishmael"}, "Call"),
+    ],
+)
+def test_text_under_any_key_is_text(change: dict[str, Any], where: str) -> None:
+    assert next(texts_in({**example(), **change})) == where
+
+
+def test_a_report_that_evaluate_writes_holds_none() -> None:
+    assert not list(texts_in(example()))
+
+
+def test_nothing_else_of_this_machine_is_sent(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = []
+    for name in ("tokenizer.json", "README.md", "report.json", "surgery.json"):
+        local = Path(shutil.copytree(exported["reported"], tmp_path / name))
+        (tmp_path / f"secret {name}").write_bytes((local / name).read_bytes())
+        (local / name).unlink()
+        (local / name).symlink_to(tmp_path / f"secret {name}")
+        lines.append(f"push {local} me/x")
+    for result in run(*lines, token=TOKEN):
+        assert "a link" in error(result)
+    local = Path(shutil.copytree(exported["stock"], tmp_path / "early"))
+    manifest = json.loads((local / "surgery.json").read_text())
+    manifest["edit"]["source"] = {"model": "/home/me/clients/acme"}
+    (local / "surgery.json").write_text(json.dumps(manifest))
+    assert error(run(f"push {local} me/x", token=TOKEN)[0]) == (
+        f"{local}/surgery.json: records the path of its source, which is never published; export "
+        "it again"
+    )
+    broken = Path(shutil.copytree(exported["reported"], tmp_path / "broken"))
+    found = report(broken)
+    del found["sizes"]
+    (broken / "report.json").write_text(json.dumps(found))
+    assert "is no report (got sizes: field required); evaluate again, or remove it" in error(
+        run(f"push {broken} me/x", token=TOKEN)[0]
+    )
+    assert not hub.repositories
+
+
+CHANGED = """
+import sys
+from pathlib import Path
+from surgery.errors import OutputError
+from surgery.publishing import push
+
+def render(report):  # called after the folder was verified
+    path = Path("changed/model-00001-of-00002.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    return {}
+
+try:
+    push("changed", "me/changed", render=render)
+except OutputError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_what_has_arrived_is_compared_with_the_manifest(
+    hub: UploadHub, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(exported["reported"], tmp_path / "changed")
+    environment = environment_of(tmp_path, hub.url, HF_TOKEN=TOKEN, PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGED],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == (
+        "Hub model me/changed: model-00001-of-00002.safetensors has not arrived as it was sent; "
+        "push again\n"
+    )
+    there = files(hub.repositories["me/changed"])
+    assert "report.json" in there
+    assert not {"report.html", "report.md"} & set(there), "nothing renders them"
 
 
 def test_what_a_user_has_written_on_the_card_stays(

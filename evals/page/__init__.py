@@ -5,14 +5,16 @@ The page asks nothing of the network and runs no script. docs/report.md describe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evals.page.figures import Figure
 from evals.page.view import view_of
+from evals.report import Report
 from evals.writing import write_lines
 
-__all__ = ["html", "markdown", "write_page"]
+__all__ = ["html", "markdown", "pages", "write_page"]
 
 
 def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
@@ -20,10 +22,17 @@ def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
 
     `report`: as docs/report.md describes. Raises `OutputError` where a file cannot be written.
     """
-    pages = {"report.html": html(report), "report.md": markdown(report)}
-    for name, text in pages.items():
+    made = pages(report)
+    for name, text in made.items():
         write_lines(folder / name, [text.rstrip("\n")])
-    return [folder / name for name in pages]
+    return [folder / name for name in made]
+
+
+def pages(report: Mapping[str, Any]) -> dict[str, str]:
+    """The content of report.html and report.md. Raises ValueError for what is no report."""
+    checked = Report.model_validate(report).to_dict()
+    made = {"report.html": html(checked), "report.md": markdown(checked)}
+    return {name: text.rstrip("\n") + "\n" for name, text in made.items()}
 
 
 def html(report: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.links import in_hub_cache
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 
 _SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
@@ -113,8 +114,5 @@ def _read(kept: Path) -> str | None:
 
 def _hub_hash(path: Path) -> str | None:
     """The name of a blob in the Hub's cache, where it is a SHA-256: that of every large file."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    blob = path.resolve()
-    inside = blob.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in blob.parents
-    return blob.name if inside and re.fullmatch("[0-9a-f]{64}", blob.name) else None
+    name = path.resolve().name
+    return name if re.fullmatch("[0-9a-f]{64}", name) and in_hub_cache(path.resolve()) else None

@@ -18,7 +18,7 @@ from surgery.errors import CheckpointError, SourceError
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-MANIFEST = "surgery.json"
+MANIFEST, CARD = "surgery.json", "README.md"
 HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
 # What a user needs beside the weights. Model cards describe the source, not the result; code is
@@ -68,6 +68,13 @@ class Checkpoint:
     @property
     def infos(self) -> dict[str, TensorInfo]:
         return {name: tensor.info for name, tensor in self.tensors.items()}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that an edit may read of the folder, whether it is there or not."""
+        names = ("config.json", SAFETENSORS_INDEX, PICKLE_INDEX, MANIFEST, CARD)
+        shards = (shard.path for shard in self.shards)
+        return (*shards, *self.sidecars, *(self.folder / name for name in names))
 
     def read(self, name: str) -> Array:
         """A stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
