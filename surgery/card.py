@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card_facts import (
+    Markdown,
     as_code,
     as_figure,
+    as_interval,
     as_line,
-    as_percent,
-    as_percents,
+    as_mean,
+    as_rate,
     facts,
     measured,
 )
 from surgery.card_metadata import metadata_yaml, source_metadata, split_card, to_yaml
+from surgery.checkpoint.foreign import guard
 from surgery.errors import ManifestError
 from surgery.manifest import Manifest
 
@@ -53,8 +56,9 @@ def card_text(
     result would not be read by the Hub.
     """
     metadata, body = split_card((existing or "").replace("\r\n", "\n"))
-    generated = _render(manifest, name, report)
-    yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, report)
+    with guard(ManifestError, "cannot be made from the report or the manifest", NAME):
+        generated = _render(manifest, name, report)
+        yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, report)
     text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
     _check(text)
     return text
@@ -116,18 +120,17 @@ def _render(manifest: Manifest, name: str, report: Mapping[str, Any] | None) -> 
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    def inert(value: Any) -> Any:
+        return as_line(value) if isinstance(value, str) and type(value) is not Markdown else value
+
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=inert)
     environment.filters |= {
         "code": as_code,
-        "line": as_line,
         "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
         "figure": as_figure,
         "signed": lambda value: as_figure(value, "+"),
-        "signed_interval": lambda ends: f"[{as_figure(ends[0], '+')}, {as_figure(ends[1], '+')}]",
-        "rate": lambda rate: (
-            f"{rate['count']} ({as_percent(rate['rate'])}) {as_percents(rate['ci95'])}"
-        ),
-        "mean_rate": lambda mean: f"{as_percent(mean['mean'])} {as_percents(mean['ci95'])}",
-        "mean": lambda m: f"{as_figure(m['mean'])} [{', '.join(map(as_figure, m['ci95']))}]",
+        "signed_interval": lambda ends: as_interval(ends, "+"),
+        "rate": as_rate,
+        "mean": as_mean,
     }
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))

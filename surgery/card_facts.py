@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def facts(manifest: Manifest, name: str) -> dict[str, Any]:
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
     calibration = [source.name for e in edits if e.calibration for source in e.calibration.sources]
     return {
-        "title": as_line(name),
-        "name": shlex.quote(name),
-        "quoted": json.dumps(name),
+        "title": name,
+        "name": as_command(shlex.quote(name)),
+        "quoted": as_python(name),
         "base": _base(edits[0]),
         "whole": whole,
         "partial": partial,
@@ -37,7 +38,7 @@ def facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "modeling": modeling,
         "architecture": family.architecture,
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
-        "fitted": ", ".join(map(as_code, dict.fromkeys(calibration))),
+        "fitted": Markdown(", ".join(map(as_code, dict.fromkeys(calibration)))),
         "files": list(manifest.files.items()),
         "versions": edit.versions,
     }
@@ -55,16 +56,15 @@ def measured(report: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"report": report, "settings": ", ".join(settings), **{k: report[k] for k in keys}}
 
 
-def _base(first: Edit) -> str:
+def _base(first: Edit) -> Markdown:
     """The model that it all began with, as a link where it is on the Hub."""
-    source = first.source
-    if source.commit is not None:
-        return f"[{source.model}](https://huggingface.co/{source.model})"
+    if (hub := first.source.hub_id) is not None:
+        return Markdown(f"[{as_line(hub)}](https://huggingface.co/{hub})")
     return as_code(_name(first))
 
 
 def _name(edit: Edit) -> str:
-    """The source's name; of a folder only the last part, since the rest is nobody's business."""
+    """The source's name; of a folder only the last part, as early versions recorded its path."""
     model = edit.source.model
     return model if edit.source.commit or model.startswith("lab:") else Path(model).name
 
@@ -83,31 +83,64 @@ def _described(edit: Edit) -> dict[str, Any]:
             (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
             for variant, parts in by_variant(edit.parts).items()
         ],
-        "command": shlex.join(["attn-surgery", "export", _name(edit), *revision]),
-        "options": shlex.join([*chosen, *calibration, "--layout", edit.layout]),
+        "command": as_command(shlex.join(["attn-surgery", "export", _name(edit), *revision])),
+        "options": as_command(shlex.join([*chosen, *calibration, "--layout", edit.layout])),
     }
 
 
-def as_line(text: object) -> str:
-    """Text of one line, without what Markdown or our own comments could take for theirs."""
-    return re.sub(r"([|<>\[\]])", r"\\\1", " ".join(str(text).split()))
+class Markdown(str):
+    """What stands in the card as it is. All other text, wherever it is from, goes by `as_line`."""
 
 
-def as_code(text: object) -> str:
+def as_line(text: object) -> Markdown:
+    """Text that is shown as it is, in one line: no Markdown, no HTML, no comment of ours."""
+    escaped = re.sub(r"[\\`*_\[\]{}|~#$]|^[-+=]", r"\\\g<0>", printable(text))
+    return Markdown(html.escape(escaped, quote=False))
+
+
+def as_code(text: object) -> Markdown:
     """Text in a code span that nothing in it can end, in one line of a table."""
-    return f"`{' '.join(str(text).replace('`', '').split())}`".replace("|", "\\|").replace("<", "‹")
+    return Markdown(f"`{_command(text).replace('`', '')}`".replace("|", "\\|"))
 
 
-def as_figure(value: float, sign: str = "-") -> str:
+def as_command(text: object) -> Markdown:
+    """Text in a block of code: one line of it, in which no comment of ours can begin."""
+    return Markdown(_command(text))
+
+
+def as_python(text: str) -> Markdown:
+    """A string literal of Python, for a block of code."""
+    return Markdown(json.dumps(printable(text)).replace("<", "\\u003c"))
+
+
+def as_figure(value: float, sign: str = "-") -> Markdown:
     """Three decimals; `sign` "+" shows it for positive numbers too."""
-    return f"{value:{sign}.4g}" if abs(value) >= 1000 else f"{value:{sign}.3f}"
+    return Markdown(f"{value:{sign}.4g}" if abs(value) >= 1000 else f"{value:{sign}.3f}")
 
 
-def as_percent(rate: float) -> str:
-    """0.25 → "25.0 %"."""
-    return f"{100 * rate:.1f} %"
+def as_interval(ends: Sequence[float], sign: str = "-") -> Markdown:
+    """[-0.050, 0.010]"""
+    return Markdown(f"[{', '.join(as_figure(end, sign) for end in ends)}]")
 
 
-def as_percents(ends: tuple[float, float]) -> str:
-    """An interval in percent: [20.0, 30.0]."""
-    return f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+def as_mean(found: Mapping[str, Any]) -> Markdown:
+    """A mean with its interval."""
+    return Markdown(f"{as_figure(found['mean'])} {as_interval(found['ci95'])}")
+
+
+def as_rate(found: Mapping[str, Any]) -> Markdown:
+    """A share with its interval, in percent, after the count where there is one."""
+    share = f"{100 * found['rate' if 'rate' in found else 'mean']:.1f} %"
+    low, high = (100 * end for end in found["ci95"])
+    shown = f"{found['count']} ({share})" if "count" in found else share
+    return Markdown(f"{shown} [{low:.1f}, {high:.1f}]")
+
+
+def printable(text: object) -> str:
+    """In one line, without control characters and those that turn the direction of text."""
+    kept = (letter if letter.isprintable() else " " for letter in str(text))
+    return " ".join("".join(kept).split())
+
+
+def _command(text: object) -> str:
+    return printable(text).replace("<", "‹")

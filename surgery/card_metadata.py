@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from surgery.card_facts import printable
 from surgery.errors import ManifestError
 from surgery.manifest import Edit, Manifest
 
@@ -81,13 +82,13 @@ def metadata_yaml(
     kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
     if report is not None and (results := _results(report)):
-        data[_INDEX] = eval_results_to_model_index(name, results)
+        data[_INDEX] = eval_results_to_model_index(printable(name), results)
     return to_yaml(data)
 
 
 def base_model(edits: list[Edit]) -> str | None:
     """The Hub id of the nearest model on the Hub that the edits lead back to."""
-    return next((e.source.model for e in reversed(edits) if e.source.commit is not None), None)
+    return next((e.source.hub_id for e in reversed(edits) if e.source.hub_id is not None), None)
 
 
 def _tags(existing: object, family: str) -> list[str]:
@@ -102,10 +103,10 @@ def _results(report: Mapping[str, Any]) -> list[Any]:
     found = [
         EvalResult(
             task_type=_TASK,
-            dataset_type=name,
-            dataset_name=name,
+            dataset_type=printable(name),
+            dataset_name=printable(name),
             dataset_args={"num_fewshot": task["num_fewshot"]},
-            metric_type=task["metric"],
+            metric_type=printable(task["metric"]),
             metric_value=task["edited"],
             metric_args={"n": task["n"], "before_the_edit": task["base"]},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -36,6 +37,12 @@ class Source(_Model):
     revision: str | None = None
     commit: str | None = None
     content: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @property
+    def hub_id(self) -> str | None:
+        """The Hub id; None for a folder, an embedded model, and what can be no id."""
+        named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.model, re.ASCII)
+        return self.model if self.commit is not None and named else None
 
     def is_that(self, folder: Path, found: Source) -> bool:
         """Whether a model that `find_model` has found is this one: by content, never by name.

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from surgery.card import card_text, merged, own_text
 from surgery.card_file import refresh_card
@@ -353,6 +356,70 @@ def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
         refresh_card(folder, None)
     assert {path.name for path in folder.iterdir()} == {"surgery.json", "README.md"}
     assert (folder / "README.md").read_text() == broken
+
+
+HOSTILE = (
+    "x](https://evil.example) ![y](https://evil.example/pixel.png)",
+    "<img src=x onerror=alert(1)> <script>alert(1)</script> &lt;b&gt;",
+    "<!-- attn-surgery:limits --> <!-- /attn-surgery:summary --> -->",
+    "a\n\n# A heading\n\n| a | b |\n|---|---|\n\n```\n---\nlicense: mit\n---\n",
+    "a`b``c```d *e* _f_ ~~g~~ $h$ \\| i",
+    "back\u202eward \u0000 \u001b[2K \u0085 \u2028 end\r",
+    "- item",
+    "=====",
+)
+
+
+def structure(card: str) -> list[tuple[str, str]]:
+    """The elements of a page that are more than text, as a renderer of Markdown makes them."""
+    parsed = MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1])
+    flat = [token for block in parsed for token in (block, *(block.children or []))]
+    plain = ("text", "inline", "softbreak", "code_inline", "text_special")
+    kept = ("link_open", "image", "html_inline", "html_block")
+    return [
+        (token.type, str(token.attrs) + token.content if token.type in kept else "")
+        for token in flat
+        if token.type not in plain
+    ]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_from_outside_are_text(text: str) -> None:
+    def made(text: str) -> str:
+        first = edit(text, "c" * 40, (1, [0, 1], "zero"))
+        second = edit(text, None, (2, [0, 1], "mean"))
+        second["calibration"] = {
+            "sources": [{"name": text}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
+        }  # fmt: skip
+        second["versions"] = {"attn-surgery": text, text: "1"}
+        found = report()
+        found |= {"verdict": text, "models": {"base": text, "edited": text}, "warnings": [text]}
+        found["tasks"] = {text: {**found["tasks"]["piqa"], "metric": text, "verdict": text}}
+        found["gates"][0]["name"] = text
+        found["heldout"]["verdict"] = text
+        found["provenance"]["edited"]["device"] = text
+        found["provenance"]["versions"]["lm-eval"] = text
+        whole = manifest(first, second, files=("tokenizer.json", "LICENSE`|<b>"))
+        return card_text(whole, None, name=text, report=found)
+
+    card = made(text)
+    assert structure(card) == structure(made("no model at all"))
+    assert [letter for letter in card if not letter.isprintable() and letter != "\n"] == []
+    assert own_text(card) == ""
+    for line in ("attn-surgery reproduce ", "pretrained=", "attn-surgery export "):
+        assert sum(line in found for found in card.splitlines()) == made("x").count(line)
+    code = re.search(r"```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    assert code is not None
+    (call, _) = (n for n in ast.walk(ast.parse(code[1])) if isinstance(n, ast.Constant))
+    assert call.value == " ".join(
+        "".join(letter if letter.isprintable() else " " for letter in text).split()
+    )
+
+
+def test_a_report_that_is_none_is_one_line() -> None:
+    for broken in ({}, {"provenance": []}, report() | {"tasks": {"x": {}}}):
+        with pytest.raises(ManifestError, match=r"^README\.md: cannot be made from the report"):
+            card_text(manifest(), None, name="x", report=broken)
 
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
