@@ -193,4 +193,5 @@ def command(
     if as_json:
         print_json(result)
     else:
-        show_search(result, export_command(model, revision, folder / "plan.json", calibration))
+        needed = calibration if result["calibration"] else ()  # of what was chosen
+        show_search(result, export_command(model, revision, folder / "plan.json", needed))

@@ -15,7 +15,7 @@ from surgery.errors import MeasurementError
 from surgery.families import family_of
 from surgery.fitting import Fitter
 from surgery.manifest import versions
-from surgery.plan_file import PlanFile
+from surgery.plan_file import PlanFile, PlannedModel
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
 
 __all__ = ["edit_record", "figures", "missed", "plan_of", "search_report"]
@@ -89,10 +89,13 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | No
         return None
     kept = ("model", "goal", "seed", "base", "selected", "held_back", "calibration", "provenance")
     layout: Any = task.layout
+    subject = task.subject
+    source = subject.source.model_copy(update={"content": subject.identity["content"]})
     return PlanFile.of(
         chosen.selected.chosen_on.selection,
         task.dimensions.num_heads,
         layout=layout,
+        model=PlannedModel.of(source, subject.model.config.to_dict()),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )
 

@@ -123,6 +123,8 @@ def prepare(
         source = source.model_copy(update={"model": name})
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
+    if isinstance(drop_attn, PlanFile):
+        drop_attn.check_model(folder, source, config)
     checkpoint = open_checkpoint(folder)
     for path in checkpoint.files:
         own_file(path, folder)

@@ -8,6 +8,7 @@ behind half-written, and no passage is in any output.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from checkpoints import neo_config, write_checkpoint
 from command_line import attn_surgery, snapshot
 from reciting import generate
+from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.controls import control_windows
@@ -102,6 +104,7 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
     assert found["selected"]["exact_match"] <= 0.3
     plan = tmp_path / "found" / "plan.json"
     assert found["plan"] == str(plan)
+    fit = fit if found["calibration"] else []
     exported = attn_surgery(
         "export", model, "--plan", plan, *fit, "--output", tmp_path / "out", "--json"
     )
@@ -150,6 +153,39 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert json.loads((output / "search.json").read_text()) == found
     plan = read_plan_file(output / "plan.json")
     assert plan.provenance["held_back"] == found["held_back"]
+    assert plan.model is not None
+    assert plan.model.source.content == found["provenance"]["model"]["content"]
+    assert (plan.model.family, plan.model.num_blocks) == ("gpt_neox", 2)
+
+
+def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
+    found = search(
+        model, samples, texts, "--max-extraction", 0.3, "--variant", "zero",
+        "--output", tmp_path / "found",
+    )  # fmt: skip
+
+    def export(source, plan=found["plan"]):
+        options = ("--plan", plan, "--output", tmp_path / "out", "--dry-run")
+        return attn_surgery("export", source, *options)
+
+    shutil.copytree(model, tmp_path / "copy")
+    assert export(tmp_path / "copy").code == 0
+    size = "gpt_neox, 2 blocks of 2 heads, content "
+    export("lab:gpt-neo").assert_error(
+        f"the plan was made for another model (expected tiny: {size}",
+        "got lab:gpt-neo: gpt_neo, 6 blocks of 4 heads, content ",
+        "search on this model, or take `model` out of the plan",
+    )
+    tensors = load_file(tmp_path / "copy" / "model.safetensors")
+    tensors["gpt_neox.final_layer_norm.bias"] += 1
+    save_file(tensors, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    export(tmp_path / "copy").assert_error("made for another model", f"got copy: {size}")
+    plan = json.loads(Path(found["plan"]).read_text())
+    other = tmp_path / "plan.json"
+    other.write_text(json.dumps({**plan, "model": None}))
+    assert export(tmp_path / "copy", other).code == 0
+    other.write_text(json.dumps({**plan, "model": "tiny"}))
+    export(tmp_path / "copy", other).assert_error("no plan (got model: ")
 
 
 def test_a_search_can_be_repeated(model, samples, texts, tmp_path):
