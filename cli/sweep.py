@@ -177,6 +177,8 @@ def command(
     if not processes.is_main:
         return
     result = sweep_report(setting, measured, edits)
+    for warning in result["warnings"][len(warnings) :]:
+        note(f"warning: {warning}")
     if with_bounds and heldout is not None:
         from evals.divergence import bounds
 

@@ -48,6 +48,8 @@ def show_sweep(result: dict[str, Any]) -> None:
         f"{result['suffix_length']} asked for; losses and KL in nats per token"
     )
     out.print(table)
+    if not base["exact_count"]:
+        return
     best = best_edit(result)
     cost = ""
     if not result["exact_only"]:

@@ -73,6 +73,7 @@ def sweep_report(
         for one in measured
     ]
     heldout = setting.heldout
+    nothing = "the unedited model recites none of the passages: there is nothing to remove"
     return {
         "model": subject.name,
         "family": family.model_type,
@@ -98,7 +99,7 @@ def sweep_report(
             "sha256": row_hash(heldout),
         },
         "calibration": setting.calibration and setting.calibration.model_dump(mode="json"),
-        "warnings": list(setting.warnings),
+        "warnings": [*setting.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
             "model": {
                 **subject.identity,

@@ -25,7 +25,7 @@ def download_error(name: str, revision: str | None, error: BaseException) -> Sou
     """
     from huggingface_hub import errors
 
-    where = f"Hub model {name}"
+    where = f"Hub model {name} (no such folder here)"
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, errors.HFValidationError):

@@ -198,30 +198,26 @@ REPOSITORIES: dict[str, dict[str, Any]] = {
         "model.safetensors.index.json": {"weight_map": {"a": "../../x.safetensors"}},
     },
 }
+# HUB: how a model is named that was looked for there, for want of a folder
 ERRORS = {
-    "me/none": "Hub model me/none: not found; check the name, or `hf auth login` if it is private",
-    "none": "Hub model none: not found; check the name, or `hf auth login` if it is private",
-    "me/model --revision gone": "Hub model me/model: has no revision 'gone'",
+    "me/none": "HUB: not found; check the name, or `hf auth login` if it is private",
+    "none": "HUB: not found; check the name, or `hf auth login` if it is private",
+    "me/model --revision gone": "HUB: has no revision 'gone'",
     "./me/model": "./me/model: no such folder, and not a Hub id (owner/name)",
     "a/b/c": "a/b/c: no such folder, and not a Hub id (owner/name)",
     "me--model": "me--model: no such folder, and not a Hub id (owner/name)",
     "file": "file: is a file; expected a folder or a Hub id",
-    "you/private": "Hub model you/private: not found; check the name, "
-    "or `hf auth login` if it is private",
-    "you/gated": "Hub model you/gated: access is restricted; request access on its page, "
-    "then `hf auth login`",
-    "me/status-401": "Hub model me/status-401: the Hub does not accept the token (got HTTP 401); "
+    "you/private": "HUB: not found; check the name, or `hf auth login` if it is private",
+    "you/gated": "HUB: access is restricted; request access on its page, then `hf auth login`",
+    "me/status-401": "HUB: the Hub does not accept the token (got HTTP 401); "
     "log in again with `hf auth login`, or correct HF_TOKEN",
-    "me/status-403": "Hub model me/status-403: the Hub does not allow access (got HTTP 403); "
+    "me/status-403": "HUB: the Hub does not allow access (got HTTP 403); "
     "check what the token may do",
-    "me/status-404": "Hub model me/status-404: the Hub refuses the request (got HTTP 404)",
-    "me/status-429": "Hub model me/status-429: too many requests to the Hub (got HTTP 429); "
-    "wait a while and try again",
-    "me/status-500": "Hub model me/status-500: the Hub has a fault of its own (got HTTP 500); "
-    "try again later",
-    "me/status-503": "Hub model me/status-503: the Hub has a fault of its own (got HTTP 503); "
-    "try again later",
-    "me/portal": "Hub model me/portal: the connection to the Hub failed, and there is no complete "
+    "me/status-404": "HUB: the Hub refuses the request (got HTTP 404)",
+    "me/status-429": "HUB: too many requests to the Hub (got HTTP 429); wait a while and try again",
+    "me/status-500": "HUB: the Hub has a fault of its own (got HTTP 500); try again later",
+    "me/status-503": "HUB: the Hub has a fault of its own (got HTTP 503); try again later",
+    "me/portal": "HUB: the connection to the Hub failed, and there is no complete "
     "earlier download (got JSONDecodeError); check the network and HF_ENDPOINT, or give a folder",
     "me/no-config": "Hub model me/no-config: has no config.json",
     "me/no-weights": "Hub model me/no-weights: has no weights that can be read (expected "
@@ -263,7 +259,8 @@ def failures(
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_a_failure_is_one_line_and_soon(failures: dict[str, Result], case: str) -> None:
-    assert error(failures[case]) == ERRORS[case]
+    hub = f"Hub model {case.split()[0]} (no such folder here)"
+    assert error(failures[case]) == ERRORS[case].replace("HUB", hub, 1)
     assert failures[case].seconds < QUICK
 
 
@@ -280,8 +277,8 @@ def test_private_and_gated_models_with_a_token(
         repository.commit(sources["single"])
     lines = ("export you/private --drop-attn 0 --output a", "export you/gated --drop-attn 0")
     refused = run(*lines, token=TOKEN)
-    assert "you/private: not found" in error(refused[0])
-    assert "you/gated: access is restricted" in error(refused[1])
+    assert "you/private (no such folder here): not found" in error(refused[0])
+    assert "you/gated (no such folder here): access is restricted" in error(refused[1])
     private.readers.add("me")
     gated.granted.add("me")
     results = run(*lines, token=TOKEN)
@@ -359,7 +356,8 @@ def test_without_a_network_an_earlier_download_serves(
             assert manifests[0].read_bytes() == manifests[1].read_bytes()
             what = ("the connection to the Hub failed", "offline mode is on")[number]
             for result in results[3:]:
-                assert f"{what}, and there is no complete earlier download" in error(result)
+                line = f"(no such folder here): {what}, and there is no complete earlier download"
+                assert line in error(result)
                 assert result.seconds < QUICK
             assert len(hub.requests) == served
 

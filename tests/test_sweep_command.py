@@ -122,6 +122,21 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
     assert everything[0]["heldout"]["sha256"] == theirs["control"]["sha256"]
 
 
+def test_a_model_that_recites_nothing(files, tmp_path):
+    """There is nothing to remove, so no edit is called the best."""
+    model, _, _ = files
+    samples = tmp_path / "never.npy"
+    np.save(samples, np.tile(np.arange(11), (8, 1)))
+    nothing = "the unedited model recites none of the passages: there is nothing to remove"
+    done = sweep((model, samples, None), "--exact-only", "--json", corpus=False)
+    assert done.json["base"]["exact_count"] == 0
+    assert done.json["warnings"] == [nothing]
+    assert done.stderr == f"warning: {nothing}\n"
+    printed = sweep((model, samples, None), "--exact-only", corpus=False)
+    assert printed.stderr == f"warning: {nothing}\n"
+    assert "best: " not in printed.stdout
+
+
 def test_the_folder_is_complete(everything):
     result, output = everything
     names = {path.name for path in output.iterdir()}
@@ -208,7 +223,8 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     heads = [edit["variant"] for edit in done.json["edits"] if edit["kind"] == "head"]
     assert heads == ["zero"] * 4
     assert len(done.json["edits"]) == 6 + 4
-    (warning,) = done.json["warnings"]
+    warning, nothing = done.json["warnings"]
+    assert "there is nothing to remove" in nothing
     assert warning.startswith("single heads with identity are left out: no layout holds this edit")
     assert f"warning: {warning}" in done.stderr
 
