@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +73,7 @@ def command(
     from evals.baseline_cache import BaselineCache, cache_folder
     from evals.evaluation import Target, evaluate
     from evals.evaluation_files import check_output, output_folder, write_evaluation
+    from evals.findings import read_front
 
     check_output(output)
     plan = make_plan(
@@ -85,7 +85,7 @@ def command(
         device_map=device_map,
         cache=BaselineCache(None if no_cache else cache_folder()),
         show_text=show_text,
-        front=json.loads(front.read_text(encoding="utf-8")) if front else None,
+        front=read_front(front) if front else (),
         commands=[_typed(ctx)],
     )
     found = evaluate(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from evals.batches import rows_per_batch
@@ -78,6 +79,22 @@ class Collection:
     resumed: bool
 
 
+class _Row(BaseModel):
+    """A window that was kept, as the journal has it."""
+
+    file: int
+    document: int
+    position: int
+    score: float
+    tokens: list[int]
+
+
+class _Step(BaseModel):
+    place: Place
+    windows: int
+    found: list[_Row]
+
+
 def collect(
     model: PreTrainedModel,
     tokenizer: Any,
@@ -113,10 +130,10 @@ def collect(
     )
     described = {"model": settings, "corpus": corpus.fingerprint, "cut": asdict(cut)}
     journal = Journal(Path(f"{output}.progress"), described)
-    steps = processes.agree(journal.read())
-    found = [row for step in steps for row in step["found"]]
-    tested = steps[-1]["windows"] if steps else 0
-    after = Place(**steps[-1]["place"]) if steps else None
+    steps = processes.agree(journal.read(_Step.model_validate))
+    found = [row.model_dump() for step in steps for row in step.found]
+    tested = steps[-1].windows if steps else 0
+    after = steps[-1].place if steps else None
     read = 0
 
     def count(tokens: int) -> None:
@@ -142,6 +159,12 @@ def collect(
             found.extend(kept)
             if processes.is_main:
                 journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
+        if not tested:
+            raise SamplesError(
+                "nothing to test: no document has a whole window",
+                where=", ".join(corpus.names[:3]),
+                expected=f"at least {cut.length} tokens in a document",
+            )
     rows = list(_distinct(found, corpus, tokenizer if text else None))
     if processes.is_main:
         write_lines(output, (json.dumps(row, ensure_ascii=False) for row in rows))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from evals.samples import Tokens
 from evals.statistics import SEED, Interval, bootstrap
+from surgery.corpus import token_ids
 from surgery.errors import SamplesError
 
 __all__ = ["SELECTIVITY", "control_windows", "selectivity"]
@@ -41,9 +42,8 @@ def control_windows(
         raise SamplesError("held-out text needs a tokenizer", got="a model without one")
     windows = []
     for text in texts:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        whole = np.asarray(ids, dtype=np.int32)[: len(ids) // length * length]
-        windows.append(whole.reshape(-1, length))
+        ids = token_ids(tokenizer, text)
+        windows.append(ids[: len(ids) // length * length].reshape(-1, length))
     found: Tokens = np.concatenate(windows) if windows else np.empty((0, length), dtype=np.int32)
     if not len(found):
         raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")

@@ -10,6 +10,7 @@ from typing import Any
 from evals.baseline_cache import BaselineCache
 from evals.benchmarks import Benchmarks
 from evals.gates import DropLimit
+from evals.report import Point
 from evals.samples import Passages
 from surgery.hub import shown_name
 
@@ -39,7 +40,7 @@ class Plan:
     - `samples`: passages, or None. `heldout`: texts that neither model was trained on.
     - `batch_size`: of everything; None: what memory allows, found for the base.
     - `limits`, `max_extraction`: the gates.
-    - `front`: the object of `search --json`, for the trade-off picture.
+    - `front`: points that a search found, for the trade-off picture (`evals.findings.read_front`).
     - `speed`: the object of `bench --json`.
     - `commands`: shell commands that lead to this evaluation.
     """
@@ -55,6 +56,6 @@ class Plan:
     max_extraction: float | None = None
     cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
     show_text: bool = False
-    front: dict[str, Any] | None = None
+    front: Sequence[Point] = ()
     speed: dict[str, Any] | None = None
     commands: Sequence[str] = ()

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from evals.compare import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.memorization import Measured
 from evals.report import Difference, Edit, Gate, HeldOut, Mean, Point, Task, TradeOff
 from evals.statistics import Interval, bootstrap_mean
 from evals.summary import Control, rows
+from surgery.checkpoint.foreign import guard, parse_json, read_bytes
+from surgery.errors import MeasurementError
 from surgery.manifest import Manifest
 from surgery.selection import format_selection
 
-__all__ = ["edit_of", "export_command", "heldout_of", "passages_of", "trade_off_of", "verdict"]
+__all__ = [
+    "edit_of",
+    "export_command",
+    "heldout_of",
+    "passages_of",
+    "read_front",
+    "trade_off_of",
+    "verdict",
+]
 
 MOST_PASSAGES = 12
 _ROW = ("id", "hash", "exact", "first_divergence", "score", "nll", "count", "member", "baseline")
@@ -74,14 +87,41 @@ def export_command(edit: Edit) -> list[str]:
     return [shlex.join([*command, "--output", "OUT"])]
 
 
+class _Found(BaseModel):
+    spec: str
+    variant: str
+    exact_match: float
+    exact_match_ci95: tuple[float, float] | None = None
+    memorization_score: float | None = None
+    heldout_loss: float
+
+
+class _Search(BaseModel):
+    front: list[_Found]
+
+
+def read_front(path: Path) -> list[Point]:
+    """The front of a file that `search --json` printed. Raises `MeasurementError` for any other."""
+    with guard(MeasurementError, "is no result of a search", path):
+        search = _Search.model_validate(parse_json(read_bytes(path, MeasurementError)))
+        return [
+            Point(
+                label=f"{found.spec} {found.variant}",
+                kind="front",
+                **found.model_dump(exclude={"spec", "variant"}),
+            )
+            for found in search.front
+        ]
+
+
 def trade_off_of(
     base: str,
     edited: str,
     extraction: dict[str, Any] | None,
     heldout: HeldOut | None,
-    search: dict[str, Any] | None,
+    front: Sequence[Point] = (),
 ) -> TradeOff | None:
-    """Points of recitation against held-out loss; `search`: the object of `search --json`."""
+    """Points of recitation against held-out loss; `front`: those of a search."""
     if extraction is None or heldout is None:
         return None
     sides = (
@@ -99,18 +139,7 @@ def trade_off_of(
         )
         for label, kind, figures, loss in sides
     ]
-    front = (search or {}).get("front", [])
-    points += [
-        Point(
-            label=f"{found.get('spec', found.get('blocks'))} {found['variant']}",
-            kind="front",
-            exact_match=found["exact_match"],
-            exact_match_ci95=found.get("exact_match_ci95"),
-            memorization_score=found.get("memorization_score"),
-            heldout_loss=found["heldout_loss"],
-        )
-        for found in front
-    ]
+    points += front
     note = "the front was measured by the search, on its own rows and windows" if front else None
     return TradeOff(points=points, note=note)
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from surgery.errors import UnsupportedError
+from surgery.loading import model_ids
 
 __all__ = [
     "CACHE",
@@ -46,9 +47,8 @@ def hidden_states(
     """
     base = model.base_model
     arguments = {} if cache is None else {CACHE: cache}
-    embedding: Any = model.get_input_embeddings()
     output = base(
-        input_ids=tokens.to(embedding.weight.device),
+        input_ids=model_ids(model, tokens),
         use_cache=use_cache or cache is not None,
         return_dict=True,
         **arguments,

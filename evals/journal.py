@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import OutputError, SamplesError
 
 __all__ = ["Journal"]
+
+Step = TypeVar("Step")
+_REMOVE = "remove it to begin anew, or choose another --output"
 
 
 class Journal:
@@ -24,28 +28,31 @@ class Journal:
         self._complete = 0
         self._file: IO[bytes] | None = None
 
-    def read(self) -> list[dict[str, Any]]:
-        """The steps that an earlier run completed, in order.
+    def read(self, parse: Callable[[Any], Step]) -> list[Step]:
+        """The steps that an earlier run completed, in order, each as `parse` makes it of its JSON.
 
-        Raises `SamplesError` when the file is that of work with other settings.
+        Raises `SamplesError` when the file is that of work with other settings, or is damaged.
         """
         lines = []
         self._complete = 0
         if self._path.is_file():
-            for line in self._path.read_bytes().splitlines(keepends=True):
-                if not line.endswith(b"\n"):
-                    break
-                self._complete += len(line)
-                lines.append(json.loads(line))
+            with self._path.open("rb") as file:
+                for where, line in read_lines(file, self._path, SamplesError):
+                    if not line.endswith("\n"):
+                        break
+                    self._complete = file.tell()
+                    with guard(SamplesError, "is damaged", where, fix=_REMOVE):
+                        lines.append(parse_json(line))
         if len(lines) < 2:  # no step was completed: there is nothing to take up or to protect
             self._complete = 0
         elif lines[0] != self._settings:
             raise SamplesError(
                 "holds the progress of another model, corpus or cut",
                 where=self._path,
-                fix="remove it to begin anew, or choose another --output",
+                fix=_REMOVE,
             )
-        return lines[1:]
+        with guard(SamplesError, "is damaged", self._path, fix=_REMOVE):
+            return [parse(line) for line in lines[1:]]
 
     @contextmanager
     def appending(self) -> Iterator[None]:

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.source import MANIFEST
-from surgery.errors import MeasurementError, SourceError
+from surgery.errors import MeasurementError
 from surgery.hub import find_model
-from surgery.loading import load_model, load_tokenizer
+from surgery.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.manifest import Source
 
 __all__ = ["DTYPES", "Subject", "open_subject"]
@@ -88,10 +88,7 @@ def open_subject(
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
         say(f"{source}: float16 weights are measured in float32 on a CPU (--dtype)")
         model = model.float()
-    try:
-        tokenizer = load_tokenizer(folder)
-    except SourceError:
-        tokenizer = None
+    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
     return Subject(found.model, model, tokenizer, folder, found)
 
 

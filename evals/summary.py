@@ -22,7 +22,6 @@ from evals.statistics import (
     strata,
     wilson,
 )
-from surgery.errors import MeasurementError
 
 __all__ = ["Control", "compare", "rows", "summarize"]
 
@@ -51,10 +50,6 @@ class Control:
 def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any]:
     """The figures of one model. Headline figures are over members where membership is known."""
     members = _members(test)
-    if not members.any():
-        raise MeasurementError(
-            "no row is a member", where=test.samples.source, expected="at least one"
-        )
     summary: dict[str, Any] = {
         "n": int(members.sum()),
         "prefix_length": test.samples.prefix_length,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -161,8 +162,7 @@ class Engine:
             for tokens, prefix in ((self._samples.tokens, prefix_length), (self._heldout, None))
             for rows in row_ranges(len(tokens), self.batch_size)
         ]
-        steps = processes.agree([] if journal is None else journal.read())
-        parts = [[from_json(columns) for columns in step["edits"]] for step in steps]
+        parts = processes.agree([] if journal is None else journal.read(_stored_columns))
         advance(edits * sum(len(batch.tokens) for batch in batches[: len(parts)]))
         record = journal if processes.is_main else None
         with nullcontext() if record is None else record.appending():
@@ -196,3 +196,8 @@ class Engine:
                     fix="use --dtype float32 or bfloat16; if it stays, the model is broken",
                 )
         return measured
+
+
+def _stored_columns(step: Any) -> list[Columns]:
+    """A step of a sweep's journal: the columns of each edit."""
+    return [from_json(columns) for columns in step["edits"]]

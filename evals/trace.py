@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from evals.forward import CACHE
 from surgery.families import Family, family_of
+from surgery.loading import model_ids
 
 __all__ = ["Run", "from_block", "from_tokens"]
 
@@ -38,8 +39,7 @@ class Run:
 
 def from_tokens(model: PreTrainedModel, tokens: torch.Tensor, *, keep: Collection[int] = ()) -> Run:
     """A whole pass over `tokens` (int64 [B, T]), keeping the inputs of the blocks in `keep`."""
-    embedding: Any = model.get_input_embeddings()
-    return _run(model, 0, keep, input_ids=tokens.to(embedding.weight.device))
+    return _run(model, 0, keep, input_ids=model_ids(model, tokens))
 
 
 def from_block(

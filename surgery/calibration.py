@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.corpus import Tokens, documents, open_corpus
+from surgery.corpus import Tokens, documents, open_corpus, token_ids
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.hub_dataset import PREFIX, HubDataset
 from surgery.manifest import BlockFit, CalibrationRecord, TextSource
@@ -109,7 +109,8 @@ class Calibration:
             window=self.window,
             sha256=digest.hexdigest(),
             blocks={
-                block: BlockFit(ridge=fit.ridge, r2=round(fit.r2, 6)) for block, fit in fits.items()
+                block: BlockFit(ridge=fit.ridge, r2=None if fit.r2 is None else round(fit.r2, 6))
+                for block, fit in fits.items()
             },
         )
 
@@ -130,8 +131,7 @@ class Calibration:
         buffer = np.empty(0, dtype=np.int32)
         for pieces in stream():
             for piece in pieces:
-                ids = self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-                buffer = np.concatenate([buffer, np.asarray(ids, dtype=np.int32)])
+                buffer = np.concatenate([buffer, token_ids(self.tokenizer, piece)])
                 start = 0
                 while start + self.window <= len(buffer):
                     yield buffer[start : start + self.window]

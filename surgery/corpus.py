@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
+from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
 
-__all__ = ["Corpus", "Place", "Tokens", "Window", "documents", "open_corpus", "windows"]
+__all__ = [
+    "Corpus",
+    "Place",
+    "Tokens",
+    "Window",
+    "documents",
+    "open_corpus",
+    "parquet_batches",
+    "token_ids",
+    "windows",
+]
 
 Tokens = npt.NDArray[np.int32]
 
@@ -22,6 +33,8 @@ TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".jsonl.zst", ".parquet")
 _PIECE = 2**20
 """Characters of a text file that are tokenized together."""
+_ROWS = 256
+"""Rows of a parquet file that are read together."""
 
 
 @dataclass(frozen=True, order=True)
@@ -109,9 +122,9 @@ def windows(
                 continue
             buffer, start, dropped = np.empty(0, dtype=np.int32), 0, 0
             for piece in pieces:
-                ids = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+                ids = token_ids(tokenizer, piece)
                 tokens_read(len(ids))
-                buffer = np.concatenate([buffer, np.asarray(ids, dtype=np.int32)])
+                buffer = np.concatenate([buffer, ids])
                 while start + length <= dropped + len(buffer):
                     place = Place(number, index, start)
                     if after is None or place > after:
@@ -130,49 +143,50 @@ def documents(path: Path) -> Iterator[Iterator[str]]:
         yield _text(path)
 
 
+def token_ids(tokenizer: Any, text: str) -> Tokens:
+    """int32 [T]: the tokens of a text alone, without special tokens."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.asarray(ids, dtype=np.int32)
+
+
+def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """Record batches of those of `columns` that a parquet file has, a few rows at a time."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        present = [name for name in columns if name in file.schema_arrow.names]
+        yield from file.iter_batches(batch_size=_ROWS, columns=present)
+
+
+class _Document(BaseModel):
+    text: str
+
+
 def _text(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            while piece := file.read(_PIECE):
-                yield piece + file.readline(_PIECE)
-    except UnicodeDecodeError as error:
-        raise SamplesError("not UTF-8 text", where=path, got=error.reason) from error
+    with (
+        guard(SamplesError, "not UTF-8 text", path),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        while piece := file.read(_PIECE):
+            yield piece + file.readline(_PIECE)
 
 
 def _json_lines(path: Path) -> Iterator[Iterator[str]]:
-    import zstandard
+    if path.suffix == ".zst":
+        import pyarrow  # tells a frame that was only half written, and goes on after one that ends
 
-    number = 0
-    try:
-        with path.open("rb") as raw:
-            compressed = path.suffix == ".zst"
-            stream = zstandard.ZstdDecompressor().stream_reader(raw) if compressed else raw
-            with io.TextIOWrapper(stream, encoding="utf-8") as lines:
-                for line in lines:
-                    number += 1
-                    if line.strip():
-                        yield iter([_checked(json.loads(line)["text"])])
-    except (ValueError, TypeError, KeyError, zstandard.ZstdError) as error:
-        got = f"no {error}" if isinstance(error, KeyError) else error
-        raise SamplesError(
-            "not JSON lines with a text", where=f"{path} line {number}", got=got
-        ) from error
+        file = io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    else:
+        file = path.open("rb")
+    with file:
+        for where, line in read_lines(file, path, SamplesError):
+            with guard(SamplesError, "not JSON lines with a text", where):
+                text = _Document.model_validate(parse_json(line)).text
+            yield iter([text])
 
 
 def _parquet(path: Path) -> Iterator[Iterator[str]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1_000, columns=["text"]):
-                for text in batch.column("text").to_pylist():
-                    yield iter([_checked(text)])
-    except (OSError, TypeError, KeyError, IndexError, pyarrow.ArrowException) as error:
-        raise SamplesError("not parquet with a column text", where=path, got=error) from error
-
-
-def _checked(text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"text that is {type(text).__name__}")
-    return text
+    with guard(SamplesError, "not parquet with a column text", path):
+        for batch in parquet_batches(path, ["text"]):
+            for row in batch.to_pylist():
+                yield iter([_Document.model_validate(row).text])

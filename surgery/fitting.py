@@ -12,7 +12,7 @@ from surgery.calibration import Calibration, Text
 from surgery.exporting import Fitting, Prepared
 from surgery.families import family_of
 from surgery.in_memory import plan_for, replacements
-from surgery.loading import load_model, load_tokenizer
+from surgery.loading import load_model, load_tokenizer, model_ids
 from surgery.moments import Moments, fit
 from surgery.selection import Part, Selection, blocks_of
 from surgery.variants import Fit, variant_of
@@ -99,7 +99,7 @@ class Fitter:
             inputs = stack.enter_context(self._captured(blocks))
             number = 0
             for batch in self.calibration.batches():
-                tokens = torch.from_numpy(batch.astype("int64")).to(device)
+                tokens = model_ids(self._model, torch.from_numpy(batch.astype("int64")))
                 with suppress(_DeepEnough):
                     self._model.base_model(input_ids=tokens, use_cache=False)
                 train = (torch.arange(number, number + len(batch)) + 1) % _HELD_OUT != 0

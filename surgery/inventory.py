@@ -92,6 +92,14 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             where="config.json",
             expected=f"the library's own {family.architecture}",
         )
+    for key, value in config.items():  # the library would fetch such a kernel and run it
+        if key.endswith("attn_implementation") and "/" in str(value):
+            raise UnsupportedError(
+                "config.json asks for attention code from the Hub, which is never run",
+                where=key,
+                got=value,
+                fix="remove the key",
+            )
 
 
 _AFFINE = ("affine_weight", "affine_bias")

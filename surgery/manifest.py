@@ -75,7 +75,7 @@ class BlockFit(_Model):
     """How well a block's context vectors could be told from the token alone: see `Fit`."""
 
     ridge: float
-    r2: float
+    r2: float | None = Field(le=1)
 
 
 class CalibrationRecord(_Model):

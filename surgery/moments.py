@@ -19,6 +19,8 @@ Matrix = npt.NDArray[np.float64]
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Penalties that are tried, as shares of the mean variance of x."""
+_ROUNDING = 1e-10
+"""Share of z's second moment that float64 sums of a float32 pass can show as variance."""
 
 
 class Moments:
@@ -70,37 +72,47 @@ def fit(train: Moments, heldout: Moments, num_heads: int) -> Fit:
     """Ridge regression of z on x.
 
     The penalty is the one of `RIDGES` that explains most of z on `heldout` when fitted on `train`
-    (the weaker one if equal). R² is that figure; the map itself is then fitted on both.
+    (the weaker one if equal). R² is that figure; the map itself is then fitted on both. Where z
+    does not vary beyond rounding there is nothing to explain: the map is its mean, without an R².
     """
-    r2, ridge = max((score, -ridge) for score, ridge in _scores(train.means(), heldout.means()))
     both = Moments(len(train.x), train.x.device)
     both.n = train.n + heldout.n
     for name in ("x", "z", "zz", "xx", "xz"):
         setattr(both, name, getattr(train, name) + getattr(heldout, name))
     means = both.means()
-    covariance, cross, _ = means.about(means.x, means.z)
-    weight = next(_solve(covariance, cross, (-ridge,)))
+    covariance, cross, variance = means.about(means.x, means.z)
+    if _varies(variance, means):
+        r2, ridge = _best(train.means(), heldout.means())
+        weight = next(_solve(covariance, cross, (ridge,)))
+    else:
+        r2, ridge, weight = None, RIDGES[-1], np.zeros_like(cross)
     bias = means.z - weight @ means.x
     d = len(bias)
     return Fit(
         mean=means.z.reshape(num_heads, -1).astype(np.float32),
         weight=weight.reshape(num_heads, -1, d).astype(np.float32),
         bias=bias.reshape(num_heads, -1).astype(np.float32),
-        ridge=-ridge,
+        ridge=ridge,
         r2=r2,
     )
 
 
-def _scores(train: Means, heldout: Means) -> list[tuple[float, float]]:
-    """(R² on held-out tokens, penalty) for each penalty."""
+def _varies(variance: Matrix, means: Means) -> bool:
+    """Whether the second moments of z about a point are more than what rounding leaves of them."""
+    return bool(variance.sum() > _ROUNDING * means.zz.sum())
+
+
+def _best(train: Means, heldout: Means) -> tuple[float | None, float]:
+    """(R² on held-out tokens, penalty) of the best penalty."""
     covariance, cross, _ = train.about(train.x, train.z)
     xx, xz, zz = heldout.about(train.x, train.z)
     total = max(float(zz.sum()), np.finfo(np.float64).tiny)
     scores = []
     for ridge, weight in zip(RIDGES, _solve(covariance, cross, RIDGES), strict=True):
         unexplained = zz.sum() - 2 * (weight.T * xz).sum() + (weight @ xx * weight).sum()
-        scores.append((float(1 - unexplained / total), ridge))
-    return scores
+        scores.append((float(1 - unexplained / total), -ridge))
+    r2, ridge = max(scores)
+    return min(r2, 1.0) if _varies(zz, heldout) else None, -ridge
 
 
 def _solve(covariance: Matrix, cross: Matrix, ridges: tuple[float, ...]) -> Iterator[Matrix]:

@@ -44,7 +44,7 @@ SAMPLES = [
     ("absent", [], "absent: no such file"),
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
-    ("counts.jsonl", [], "column 'count'"),
+    ("counts.jsonl", [], "got count.0: input should be greater than or equal to 0"),
     ("short.npy", [], "4 of 4 rows are too short"),
     ("ids.npy", ["--prefix-length", "60"], "at least 92 tokens (prefix 60 + suffix 32)"),
     ("good.jsonl", ["--prefix-length", "0"], "wrong prefix length (expected at least 1 token"),

@@ -271,10 +271,10 @@ def test_empty_array_and_empty_file(tmp_path):
 def test_broken_json_names_its_line(tmp_path):
     (tmp_path / "s.jsonl").write_text('{"tokens": [1]}\n{"tokens"\n')
     assert message(str(tmp_path / "s.jsonl")).startswith(
-        f"{tmp_path / 's.jsonl'} line 2: not JSON lines (got "
+        f"{tmp_path / 's.jsonl'} line 2: not JSON lines of samples (got "
     )
     (tmp_path / "s.jsonl").write_bytes(b"\xff\xfe")
-    assert "not JSON lines" in message(str(tmp_path / "s.jsonl"))
+    assert "line 1: cannot be read (got 'utf-8' codec" in message(str(tmp_path / "s.jsonl"))
 
 
 def test_columns_that_are_not_what_they_should_be(tmp_path):
@@ -284,21 +284,29 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
         f"{path}: no passages (expected a column tokens, columns prefix and suffix, or a column "
         "text, got none of them)"
     )
-    assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{path}: row 2 has no 'tokens'"
-    assert message(lines(path, [{"tokens": [1.5] * 64}])) == (
-        f"{path}: row 1 holds a list that is not of token ids"
+    at = f"{path} line 2: not JSON lines of samples (got"
+    assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{at} no 'tokens')"
+    assert message(lines(path, [{"tokens": row}, {"tokens": [1.5] * 64}])) == (
+        f"{at} 'tokens' is a list that is not of token ids)"
     )
-    assert "row '1' is not a list of token ids" in message(
-        lines(path, [{"tokens": row}, {"tokens": "text"}])
+    assert message(lines(path, [{"tokens": row}, {"tokens": "text"}])) == (
+        f"{path}: column 'tokens' (expected text in every row, or a list of token ids in every "
+        "row, got ndarray and str)"
     )
-    assert message(lines(path, [{"tokens": row, "count": -1}])) == (
-        f"{path}: column 'count' (expected whole numbers from 0)"
+    assert message(lines(path, [{"prefix": "text", "suffix": row}])) == (
+        f"{path}: prefix and suffix must both be text, or token ids"
     )
-    assert message(lines(path, [{"tokens": row, "member": 1}])) == (
-        f"{path}: column 'member' (expected true or false)"
-    )
+    for name, value, got in (
+        ("count", -1, "0: input should be greater than or equal to 0"),
+        ("count", 2**63, "0: input should be a valid integer"),
+        ("member", 1, "0: input should be a valid boolean"),
+        ("id", 1.5, "0.str: input should be a valid string"),
+    ):
+        assert message(lines(path, [{"tokens": row, name: value}])) == (
+            f"{path}: cannot be used as samples (got {name}.{got})"
+        )
     assert message(lines(path, [{"tokens": row, "id": 7}, {"tokens": row, "id": "7"}])) == (
-        f"{path}: ids are not unique (got '7' twice)"
+        f"{path}: ids are not unique (got '7' 2 times)"
     )
     assert message(lines(path, [{"tokens": [-3] * 64}])) == f"{path}: not a token id (got -3)"
     assert message(lines(path, [{"tokens": [2**40] * 64}])) == (

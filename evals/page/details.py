@@ -66,7 +66,10 @@ def _calibration(record: Node) -> dict[str, Any]:
             if name != "blocks"
             for leaf in _leaves(node, _words(name))
         ],
-        "fits": [(block, fit["r2"].number(), fit["ridge"].text()) for block, fit in fits],
+        "fits": [
+            (block, fit["r2"].number() if fit.has("r2") else fit["r2"].text(), fit["ridge"].text())
+            for block, fit in fits
+        ],
     }
 
 

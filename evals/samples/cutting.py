@@ -9,6 +9,7 @@ import numpy as np
 
 from evals.samples.record import RowNote, Tokens
 from evals.samples.tables import IdRow, Table
+from surgery.corpus import token_ids
 from surgery.errors import SamplesError
 
 __all__ = ["pairs", "whole_rows"]
@@ -42,6 +43,8 @@ def pairs(
     """
     prefixes, suffixes = table.columns["prefix"], table.columns["suffix"]
     notes = []
+    if type(prefixes[0]) is not type(suffixes[0]):
+        raise SamplesError("prefix and suffix must both be text, or token ids", where=table.where)
     if isinstance(prefixes[0], str):
         encode, _ = _codec(table, tokenizer)
         texts = list(zip(prefixes, suffixes, strict=True))
@@ -77,11 +80,8 @@ def _codec(table: Table, tokenizer: Any) -> tuple[Any, Any]:
             fix="give samples as token ids, or a model with its tokenizer",
         )
 
-    def encode(text: Any) -> IdRow:
-        if not isinstance(text, str):
-            raise SamplesError("text expected", where=table.where, got=type(text).__name__)
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return np.asarray(ids, dtype=np.int64)
+    def encode(text: str) -> Tokens:
+        return token_ids(tokenizer, text)
 
     def decode(ids: IdRow) -> str:
         return str(tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))
@@ -93,12 +93,6 @@ def _check_lengths(
     table: Table, ids: list[str], rows: Sequence[Any], length: int, what: str, wanted: str
 ) -> None:
     for name, row in zip(ids, rows, strict=True):
-        if not isinstance(row, np.ndarray):
-            raise SamplesError(
-                f"row {name!r} is not a list of token ids",
-                where=table.where,
-                got=type(row).__name__,
-            )
         if len(row) < length:
             short = sum(len(other) < length for other in rows)
             raise SamplesError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evals.samples.cutting import pairs, whole_rows
 from evals.samples.record import Samples
@@ -26,6 +26,8 @@ __all__ = ["Passages", "load_samples", "open_samples"]
 
 DEFAULT_LENGTH = 32
 """Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
+MOST_TOKENS = 2**30
+"""Of all passages together, after they are cut."""
 FORMS = (
     "FILE.npy, PREFIX.npy,SUFFIX.npy, FILE.jsonl, FILE.parquet, hf:DATASET:SPLIT:COLUMN, lab:NAME"
 )
@@ -43,8 +45,6 @@ class Passages:
     ids: tuple[str, ...]
     prefix: int
     suffix: int
-    counts: npt.NDArray[np.int64] | None
-    members: npt.NDArray[np.bool_] | None
     ready: Samples | None = None
 
     def tokenized(self, tokenizer: Any) -> Samples:
@@ -57,16 +57,23 @@ class Passages:
         kept = np.asarray([name not in left_out for name in self.ids], dtype=bool)
         if not kept.any():
             raise SamplesError("no row can be used", where=self.table.where, got=notes[0].reason)
+        labels = self.table.labels
         samples = Samples(
             tokens=tokens,
             prefix_length=self.prefix,
             ids=self.ids,
             source=self.source,
-            counts=self.counts,
-            members=self.members,
+            counts=None if labels.count is None else np.asarray(labels.count, dtype=np.int64),
+            members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),
         )
-        return samples if kept.all() else samples.select(kept)
+        if not kept.all():
+            samples = samples.select(kept)
+        if samples.members is not None and not samples.members.any():
+            raise SamplesError(
+                "no row is a member", where=self.table.where, expected="at least one"
+            )
+        return samples
 
 
 def open_samples(
@@ -95,9 +102,11 @@ def open_samples(
         tuple(_ids(table)),
         own_prefix if prefix_length is None else prefix_length,
         own_suffix if suffix_length is None else suffix_length,
-        _numbers(table, "count"),
-        _flags(table),
     )
+    if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
+        raise SamplesError(
+            "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
+        )
     text = isinstance(table.columns[passage][0], str)
     return passages if text else replace(passages, ready=passages.tokenized(None))
 
@@ -158,29 +167,8 @@ def _file(path: Path) -> Path:
 
 
 def _ids(table: Table) -> list[str]:
-    size = len(next(iter(table.columns.values()), ()))
-    if not size:
-        raise SamplesError("no rows", where=table.where, expected="at least one")
-    ids = [str(name) for name in table.columns.get("id", range(size))]
-    if len(set(ids)) != size:
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise SamplesError("ids are not unique", where=table.where, got=f"{twice!r} twice")
+    ids = [str(name) for name in table.labels.id or range(table.number)]
+    ((name, times),) = Counter(ids).most_common(1)
+    if times > 1:
+        raise SamplesError("ids are not unique", where=table.where, got=f"{name!r} {times} times")
     return ids
-
-
-def _numbers(table: Table, name: str) -> npt.NDArray[np.int64] | None:
-    if name not in table.columns:
-        return None
-    values = table.columns[name]
-    if any(type(value) is not int or value < 0 for value in values):
-        raise SamplesError(f"column {name!r}", where=table.where, expected="whole numbers from 0")
-    return np.asarray(values, dtype=np.int64)
-
-
-def _flags(table: Table) -> npt.NDArray[np.bool_] | None:
-    if "member" not in table.columns:
-        return None
-    values = table.columns["member"]
-    if any(type(value) is not bool for value in values):
-        raise SamplesError("column 'member'", where=table.where, expected="true or false")
-    return np.asarray(values, dtype=bool)

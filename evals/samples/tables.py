@@ -2,40 +2,84 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
+from surgery.checkpoint.foreign import guard, parse_json, read_lines
+from surgery.corpus import parquet_batches
 from surgery.errors import SamplesError
 from surgery.hub_dataset import HubDataset
 
-__all__ = ["IdRow", "Table", "read_dataset", "read_npy", "read_npy_pair", "read_table"]
+__all__ = ["IdRow", "Labels", "Table", "read_dataset", "read_npy", "read_npy_pair", "read_table"]
 
-IdRow = npt.NDArray[np.int64]
-COLUMNS = ("tokens", "prefix", "suffix", "text", "id", "count", "member")
+IdRow = npt.NDArray[Any]
+PASSAGES = ("tokens", "prefix", "suffix", "text")
+LABELS = ("id", "count", "member")
+MOST_ROWS = 10_000_000
+MOST_BYTES = 2**33
+"""Of the columns of a parquet file, once they are unpacked: 8 GiB."""
+
+
+class Labels(BaseModel):
+    """What a file may say of its rows."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: list[str | int] | None = None
+    count: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = None
+    member: list[bool] | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length by name.
+    """Columns of `number` rows, by name.
 
-    A passage is in `tokens`, in `prefix` and `suffix`, or in `text`; each cell is text or an
-    int64 array of token ids. `shape` is the (prefix, suffix) length that a pair of arrays has.
+    A passage is in `tokens`, in `prefix` and `suffix`, or in `text`; a column's cells are all text
+    or all arrays of integers [T]. `shape` is the (prefix, suffix) length that a pair of arrays has.
     """
 
     where: str
-    columns: Mapping[str, Any]
+    number: int
+    columns: Mapping[str, Sequence[Any]]
+    labels: Labels
     shape: tuple[int, int] | None = None
+
+
+def _table(
+    where: object,
+    number: int,
+    columns: Mapping[str, Any],
+    shape: tuple[int, int] | None = None,
+) -> Table:
+    """The columns, checked."""
+    if not 0 < number <= MOST_ROWS:
+        expected = f"at most {MOST_ROWS:,}" if number else "at least one"
+        raise SamplesError("too many rows" if number else "no rows", where=where, expected=expected)
+    with guard(SamplesError, "cannot be used as samples", where):
+        labels = Labels.model_validate({n: columns[n] for n in LABELS if n in columns})
+    passages = {name: columns[name] for name in PASSAGES if name in columns}
+    for name, cells in passages.items():
+        kinds = {type(cell) for cell in cells}
+        if kinds not in ({str}, {np.ndarray}):
+            raise SamplesError(
+                f"column {name!r}",
+                where=where,
+                expected="text in every row, or a list of token ids in every row",
+                got=" and ".join(sorted(kind.__name__ for kind in kinds)),
+            )
+    return Table(str(where), number, passages, labels, shape)
 
 
 def read_npy(path: Path) -> Table:
     """An array of token ids, integers [N, T]."""
-    return Table(str(path), {"tokens": _array(path)})
+    array = _array(path)
+    return _table(path, len(array), {"tokens": array})
 
 
 def read_npy_pair(prefix: Path, suffix: Path) -> Table:
@@ -50,97 +94,89 @@ def read_npy_pair(prefix: Path, suffix: Path) -> Table:
             got=len(suffixes),
         )
     shape = (int(prefixes.shape[1]), int(suffixes.shape[1]))
-    return Table(where, {"prefix": prefixes, "suffix": suffixes}, shape)
+    return _table(where, len(prefixes), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
 def read_table(path: Path) -> Table:
     """`.jsonl` or `.parquet` with the columns that `Table` names; others are ignored."""
     if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            names = pyarrow.parquet.read_schema(path).names
-            table = pyarrow.parquet.read_table(path, columns=[n for n in COLUMNS if n in names])
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise SamplesError("cannot be read as parquet", where=path, got=error) from error
-        return Table(str(path), {name: _arrow(table[name]) for name in table.column_names})
-    return Table(str(path), _json_lines(path))
+        with guard(SamplesError, "cannot be read as parquet", path):
+            columns = _arrow_columns(parquet_batches(path, PASSAGES + LABELS))
+        return _table(path, *columns)
+    return _table(path, *_json_lines(path))
 
 
 def read_dataset(dataset: HubDataset) -> Table:
     """Its column, of token ids or text, with `id`, `count` and `member`."""
     data, column = dataset.load(), dataset.column
-    wanted = [column, *(n for n in ("id", "count", "member") if n in data.column_names)]
-    table = data.select_columns(wanted).with_format("arrow")[:]
-    columns = {name: _arrow(table[name]) for name in wanted}
-    passages = columns.pop(column)
+    wanted = [column, *(label for label in LABELS if label in data.column_names)]
+    with guard(SamplesError, "cannot be read", dataset):
+        batches = data.select_columns(wanted).with_format("arrow").iter(1_000)
+        number, columns = _arrow_columns(b for table in batches for b in table.to_batches())
+    passages = columns.pop(column, [])
     kind = "text" if len(passages) and isinstance(passages[0], str) else "tokens"
-    return Table(str(dataset), {kind: passages, **columns})
+    return _table(dataset, number, {kind: passages, **columns})
 
 
-def _array(path: Path) -> IdRow:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SamplesError(
-            "cannot be read as an array of numbers", where=path, got=error
-        ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
-        got = (
-            f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
-        )
+def _array(path: Path) -> npt.NDArray[Any]:
+    """Mapped into memory: only what a test is made of is read."""
+    with guard(SamplesError, "cannot be read as an array of numbers", path):
+        array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        got = f"{array.dtype} {list(array.shape)}"
+    if array.ndim != 2 or array.dtype.kind not in "iu":
         raise SamplesError("not token ids", where=path, expected="integers [rows, tokens]", got=got)
-    return array.astype(np.int64)
+    return array
 
 
-def _json_lines(path: Path) -> dict[str, list[Any]]:
-    rows: list[dict[str, Any]] = []
+def _json_lines(path: Path) -> tuple[int, dict[str, Sequence[Any]]]:
+    """The number of rows, and the columns that the first of them has."""
+    columns: dict[str, list[Any]] | None = None
     number = 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("not an object")
-                    rows.append(row)
-    except OSError as error:
-        raise SamplesError("cannot be read", where=path, got=error.strerror) from error
-    except ValueError as error:
-        raise SamplesError("not JSON lines", where=f"{path} line {number}", got=error) from error
-    if not rows:
-        raise SamplesError("no rows", where=path, expected="at least one")
-    names = [name for name in COLUMNS if name in rows[0]]
-    for number, row in enumerate(rows, 1):
-        for name in names:
-            if row.get(name) is None:
-                raise SamplesError(f"row {number} has no {name!r}", where=path)
-    return {name: [_cell(row[name], path, n) for n, row in enumerate(rows, 1)] for name in names}
+    with path.open("rb") as file:
+        for where, line in read_lines(file, path, SamplesError):
+            with guard(SamplesError, "not JSON lines of samples", where):
+                row = parse_json(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+                if columns is None:
+                    columns = {name: [] for name in PASSAGES + LABELS if name in row}
+                for name, cells in columns.items():
+                    cells.append(_cell(row.get(name), name))
+            number += 1
+    return number, {**(columns or {})}
 
 
-def _cell(value: Any, path: Path, number: int) -> Any:
+def _cell(value: Any, name: str) -> Any:
+    if value is None:
+        raise ValueError(f"no {name!r}")
     if not isinstance(value, list):
         return value
     if any(type(item) is not int for item in value):
-        raise SamplesError(f"row {number} holds a list that is not of token ids", where=path)
+        raise ValueError(f"{name!r} is a list that is not of token ids")
     return np.asarray(value, dtype=np.int64)
 
 
-def _arrow(column: Any) -> Sequence[Any]:
-    import pyarrow
+def _arrow_columns(batches: Iterable[Any]) -> tuple[int, dict[str, Sequence[Any]]]:
+    """The number of rows, and the columns: of arrays where they are lists of integers."""
+    columns: dict[str, list[Any]] = {}
+    number = size = 0
+    for batch in batches:
+        number, size = number + batch.num_rows, size + batch.nbytes
+        if number > MOST_ROWS or size > MOST_BYTES:
+            raise ValueError(f"more than {MOST_ROWS:,} rows or {MOST_BYTES:,} bytes")
+        for name, array in zip(batch.schema.names, batch.columns, strict=True):
+            columns.setdefault(name, []).extend(_cells(array, name))
+    return number, {**columns}
 
-    array = column.combine_chunks()
-    if isinstance(array, pyarrow.ChunkedArray):
-        array = pyarrow.concat_arrays(array.chunks) if array.num_chunks else array
-    kinds = pyarrow.types
-    is_list = kinds.is_list(array.type) or kinds.is_large_list(array.type)
-    if (is_list or kinds.is_fixed_size_list(array.type)) and not array.null_count:
-        if not kinds.is_integer(array.type.value_type):
-            raise SamplesError("a list column is not of token ids", got=array.type)
-        lengths = pyarrow.compute.list_value_length(array).to_numpy(zero_copy_only=False)
-        flat = array.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-        return np.split(flat, np.cumsum(lengths)[:-1]) if len(array) else []
-    values: list[Any] = array.to_pylist()
-    return values
+
+def _cells(array: Any, name: str) -> Sequence[Any]:
+    import pyarrow.compute
+    from pyarrow import types
+
+    kind = array.type
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    flat = array.flatten() if is_list and len(array) else None
+    if flat is None or array.null_count or flat.null_count or not types.is_integer(flat.type):
+        return [_cell(value, name) for value in array.to_pylist()]
+    lengths = pyarrow.compute.list_value_length(array).to_numpy(zero_copy_only=False)
+    return np.split(flat.to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])

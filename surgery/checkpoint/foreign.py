@@ -7,7 +7,6 @@ parser raises into an error of ours.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -81,13 +80,12 @@ def read_lines(
     file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
 ) -> Iterator[tuple[str, str]]:
     """The lines of an open file of UTF-8 text that are not blank: (where it is, the line)."""
-    buffered = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
     number = 0
     while True:
         number += 1
         place = f"{where} line {number}"
         with guard(error, "cannot be read", place):
-            line = buffered.readline(limit + 1)
+            line = file.readline(limit + 1)
             if len(line) > limit:
                 raise error("is too long", where=place, expected=f"at most {limit:,} bytes")
             text = line.decode("utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.tensors import StoredTensor
 from surgery.checkpoint.torch_tensors import TAGS, as_stored
 from surgery.errors import CheckpointError
@@ -22,27 +23,29 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
 
     **Raises:** `CheckpointError` when the file is damaged or holds anything but tensors.
     """
-    try:
+    what = "cannot be read as a pickled state dict of tensors alone"
+    fix = "download it again, or convert it to safetensors where you trust its author"
+    with guard(CheckpointError, what, path.name, fix):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler meets
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            "cannot be read as a pickled state dict of tensors alone",
-            where=path.name,
-            got=reason[0][:200],
-            fix="download it again, or convert it to safetensors where you trust its author",
-        ) from None
     if not isinstance(state, dict):
         raise CheckpointError("is not a state dict", where=path.name, got=type(state).__name__)
     for name, tensor in state.items():
         if not _is_plain(tensor):
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
+        stored, size = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+        if size > stored:  # strides that repeat a few numbers over and over
+            raise CheckpointError(
+                f"tensor {name!r} is larger than what is stored of it",
+                where=path.name,
+                expected=f"at most {stored:,} bytes",
+                got=f"{size:,}",
+            )
     named = {str(name): tensor for name, tensor in state.items()}
     others = {_memory(tensor) for name, tensor in named.items() if name not in aliases}
     return [

@@ -23,7 +23,7 @@ HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by l
 
 # What a user needs beside the weights. Model cards describe the source, not the result; code is
 # never carried.
-SIDECARS = (
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -31,6 +31,9 @@ SIDECARS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+)
+SIDECARS = (
+    *TOKENIZER,
     "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",

@@ -29,14 +29,15 @@ class Fit:
     - `weight`, `bias`: [num_heads, head_size, d] and [num_heads, head_size], the least squares of
       z_h on x.
     - `ridge`: the penalty that was chosen, as a share of the mean variance of x.
-    - `r2`: the share of the variance of z (all heads) that the map explains on held-out text.
+    - `r2`: the share of the variance of z (all heads) that the map explains on held-out text, at
+      most 1; None where z does not vary.
     """
 
     mean: npt.NDArray[np.float32]
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
     ridge: float
-    r2: float
+    r2: float | None
 
 
 @dataclass(frozen=True)

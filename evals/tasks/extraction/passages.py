@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from evals.samples import Samples, load_samples
+from surgery.checkpoint.source import TOKENIZER
 from surgery.errors import SamplesError
 
 __all__ = ["documents", "load", "score"]
@@ -36,7 +38,9 @@ def load(
     Raises `SamplesError` when either is missing, or when no row survives.
     """
     import datasets
-    from transformers import AutoTokenizer
+    from huggingface_hub import snapshot_download
+
+    from surgery.loading import load_tokenizer
 
     samples = samples or os.environ.get("ATTN_SURGERY_SAMPLES")
     tokenizer = tokenizer or os.environ.get("ATTN_SURGERY_TOKENIZER") or pretrained
@@ -47,7 +51,9 @@ def load(
                 where="discoverable_extraction",
                 fix=f"""give --metadata '{{"{name}": "…"}}' or ATTN_SURGERY_{name.upper()}""",
             )
-    encoder = AutoTokenizer.from_pretrained(tokenizer)
+    if not Path(str(tokenizer)).is_dir():
+        tokenizer = snapshot_download(str(tokenizer), allow_patterns=["config.json", *TOKENIZER])
+    encoder = load_tokenizer(str(tokenizer))
     loaded = load_samples(
         str(samples), tokenizer=encoder, prefix_length=prefix_length, suffix_length=suffix_length
     )
