@@ -130,7 +130,7 @@ def _short(model: str) -> str:
 
 def _typed(ctx: click.Context) -> str:
     """The command with the options that were given, to be typed again where the files are."""
-    from surgery.hub import shown_name
+    from surgery.hub import last_name, shown_name
 
     words = ["attn-surgery", "evaluate", shown_name(ctx.params["model"])]
     for parameter in ctx.command.params:
@@ -142,8 +142,8 @@ def _typed(ctx: click.Context) -> str:
             words.append(parameter.opts[0])
             continue
         for item in value if parameter.multiple else [value]:
-            names = ",".join(map(shown_name, str(item).split(",")))  # of files: no paths
-            words += [parameter.opts[0], names]
+            named = last_name(item) if isinstance(item, Path) else shown_name(str(item))
+            words += [parameter.opts[0], named]
     return shlex.join(words)
 
 

@@ -13,7 +13,6 @@ from evals.forward import hidden_states
 from evals.report import Size
 from evals.subjects import Subject
 from surgery.checkpoint.source import open_checkpoint
-from surgery.hub import find_model
 
 __all__ = ["content_of", "size_of"]
 
@@ -38,13 +37,12 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def size_of(subject: Subject, source: str, revision: str | None) -> Size:
-    folder, _ = find_model(source, revision)
+def size_of(subject: Subject) -> Size:
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=subject.model.device)
     with torch.inference_mode():
         _, cache = hidden_states(subject.model, ids, use_cache=True)
     return Size(
         parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
-        weight_bytes=sum(info.nbytes for info in open_checkpoint(folder).infos.values()),
+        weight_bytes=sum(info.nbytes for info in open_checkpoint(subject.folder).infos.values()),
         cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
     )

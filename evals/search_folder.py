@@ -24,9 +24,13 @@ def check_target(folder: Path) -> None:
 
 
 def write_search(folder: Path, result: dict[str, Any], plan: PlanFile | None) -> None:
-    """search.json, front.png, front.svg, and plan.json where there is a plan: all at once."""
+    """search.json, front.png, front.svg, and plan.json where there is a plan: all at once.
+
+    search.json is `result`, with the name of the plan that lies beside it.
+    """
+    kept = {**result, "plan": None if plan is None else PLAN}
     with atomic_folder(folder) as partial:
-        write_lines(partial / "search.json", [json.dumps(result, indent=2)])
+        write_lines(partial / "search.json", [json.dumps(kept, indent=2)])
         draw_front(result, partial)
         if plan is not None:
             write_lines(partial / PLAN, plan.to_text().splitlines())

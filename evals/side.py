@@ -138,7 +138,7 @@ def _side(
         found,
         test,
         control,
-        size_of(subject, target.source, target.revision),
+        size_of(subject),
         identity,
         shared,
     )

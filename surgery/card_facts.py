@@ -94,7 +94,9 @@ class Markdown(str):
 
 def as_line(text: object) -> Markdown:
     """Text that is shown as it is, in one line: no Markdown, no HTML, no comment of ours."""
-    escaped = re.sub(r"[\\`*_\[\]{}|~#$]|^[-+=]", r"\\\g<0>", printable(text))
+    escaped = re.sub(
+        r"[\\`*\[\]{}|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=]", r"\\\g<0>", printable(text)
+    )
     return Markdown(html.escape(escaped, quote=False))
 
 

@@ -113,10 +113,14 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
 
 
 def shown_name(model: str | Path) -> str:
-    """What a model or file is called in all that may leave this machine: its id, or last name."""
-    path = Path(model).expanduser()
-    lab = str(model).startswith(PREFIX)
-    return last_name(path) if path.exists() and not lab else str(model)
+    """What a model or file is called in all that may leave this machine: its id, or last name.
+
+    Of several, `PREFIX.npy,SUFFIX.npy`, each.
+    """
+    path, name = Path(model).expanduser(), str(model)
+    if path.exists() and not name.startswith(PREFIX):
+        return last_name(path)
+    return ",".join(map(shown_name, name.split(","))) if "," in name else name
 
 
 def last_name(path: Path) -> str:

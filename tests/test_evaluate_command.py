@@ -165,6 +165,19 @@ def test_pages_stand_beside_the_report(done):
     assert names == {"report.json", "report.html", "report.md", "lm_eval"}
 
 
+def test_no_path_of_this_machine_is_written(work, done):
+    report = report_in(done[1])
+    assert report.models.model_dump() == {"base": "base", "edited": "edited"}
+    assert "evaluate edited --baseline base " in report.commands[-1]
+    assert "--samples samples.jsonl " in report.commands[-1]
+    for folder in (done[1], work / "edited"):
+        written = [path for path in folder.iterdir() if path.is_file()]
+        assert {"report.json", "report.html", "report.md"} <= {path.name for path in written}
+        for path in written:
+            at = (data := path.read_bytes()).find(str(work).encode())
+            assert at < 0, (path, data[at - 30 : at + 60])
+
+
 def test_no_text_of_a_passage_is_written(work, done):
     report = (done[1] / "report.json").read_text()
     passages = report_in(done[1]).passages

@@ -78,7 +78,8 @@ def everything(files, tmp_path_factory) -> tuple[dict, Path]:
 
 
 def test_the_keys_of_the_contract(everything):
-    result, _ = everything
+    result, output = everything
+    assert str(output.parent.parent) not in (output / "sweep.json").read_text(), "no path"
     assert (result["n"], result["prefix_length"], result["suffix_length"]) == (30, 6, 5)
     assert set(result["base"]) == EDIT
     assert result["base"]["exact_count"] == 24

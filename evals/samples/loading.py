@@ -19,6 +19,7 @@ from evals.samples.tables import (
     read_table,
 )
 from surgery.errors import SamplesError
+from surgery.hub import shown_name
 from surgery.hub_dataset import PREFIX as HUB
 from surgery.hub_dataset import HubDataset
 
@@ -62,7 +63,7 @@ class Passages:
             tokens=tokens,
             prefix_length=self.prefix,
             ids=self.ids,
-            source=self.source,
+            source=shown_name(self.source),
             counts=None if labels.count is None else np.asarray(labels.count, dtype=np.int64),
             members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),
