@@ -51,14 +51,27 @@ def shown(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def typed(line: object) -> str:
+    """A line of an error, which names arguments of the Python API, with options in their place.
+
+    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value = "--" + match[1].replace("_", "-"), match[2]
+        return name if value in (None, "True") else f"{name} {value}"
+
+    return re.sub(r"`([a-z_]+)(?:=(\w+))?`", option, str(line))
+
+
 def echo(line: object = "") -> None:
     """A line of results, on stdout."""
     click.echo(shown(line))
 
 
 def note(line: object) -> None:
-    """A line for people, on stderr."""
-    click.echo(shown(line), err=True)
+    """A line for people, on stderr: an error, a warning, what was decided for the user."""
+    click.echo(shown(typed(line)), err=True)
 
 
 def human_bytes(nbytes: int) -> str:

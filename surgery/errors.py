@@ -39,6 +39,9 @@ class SurgeryError(Exception):
     - `where`: the file, tensor, option or row it is about.
     - `expected`, `got`: what was needed and what was found.
     - `fix`: what the user can do, as a clause without a full stop.
+
+    A line names arguments of the Python API, `overwrite=True` or `output`, in backticks; the
+    command line shows them as its options.
     """
 
     def __init__(

@@ -308,5 +308,5 @@ def _check_apart(source: Path, target: Path) -> None:
         raise OutputError(
             "the output and the source overlap, and the source is never touched",
             where=target,
-            fix="choose another --output",
+            fix="choose another `output`",
         )

@@ -107,7 +107,7 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
         return None
     if revision is not None:
         raise SourceError(
-            "--revision goes with a Hub id, and this is a folder", where=folder, got=revision
+            "`revision` goes with a Hub id, and this is a folder", where=folder, got=revision
         )
     return folder
 

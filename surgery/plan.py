@@ -196,7 +196,7 @@ def _choose(layout: str, target: Target, edits: Iterable[BlockEdit]) -> tuple[La
     if neither is not None:
         raise UnsupportedError(
             f"no layout holds this edit: {refusal.what}; and {neither.what}",
-            fix="name whole blocks, or take --variant zero or mean for single heads",
+            fix="name whole blocks, or take `variant=zero` or mean for single heads",
         )
     return compact, f"the stock layout cannot: {refusal.what}"
 

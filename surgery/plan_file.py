@@ -102,7 +102,7 @@ class PlanFile(_Model):
             "the plan was made for another model",
             expected=self.model,
             got=PlannedModel.of(source, config),
-            fix="search on this model, or take `model` out of the plan",
+            fix="search on this model, or take the model out of the plan",
         )
 
     def to_text(self) -> str:

@@ -90,7 +90,7 @@ def _check_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> No
         raise OutputError(
             f"{shown} may show the text of passages, which is never published",
             where=where,
-            fix="evaluate again without --show-text, or remove the report",
+            fix="evaluate again without `show_text=True`, or remove the report",
         )
     measured = (report.get("provenance") or {}).get("edited") or {}
     if measured.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():

@@ -120,17 +120,17 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
         if error.response.status_code != 404:
             raise
         if create_pr:
-            what, fix = "not found, so nothing can be proposed", "push without --create-pr"
+            what, fix = "not found, so nothing can be proposed", "push without `create_pr=True`"
             raise OutputError(what, where=where, fix=fix) from None
         return False
     if public and private:
         raise OutputError(
-            "exists and is private, and --public opens none that exists",
+            "exists and is private, and `public=True` opens none that exists",
             where=where,
-            fix="open it in its settings, or push without --public",
+            fix="open it in its settings, or push without `public=True`",
         )
     if not public and not private:
-        fix = "push with --public if that is meant, or choose another name"
+        fix = "push with `public=True` if that is meant, or choose another name"
         raise OutputError("exists and is public", where=where, fix=fix)
     return True
 

@@ -134,7 +134,7 @@ def _source(original: Original) -> str:
         raise SourceError(
             f"was made from a folder, {source.model}, that is not here",
             where=original.model,
-            fix="name it, or a copy of it, with --source",
+            fix="name it, or a copy of it, with `source`",
         )
     return source.model
 
@@ -146,7 +146,7 @@ def _check_source(recorded: Source, model: str | Path, folder: Path, found: Sour
             where=model,
             expected=f"{recorded.model} with content {recorded.content[:12]}",
             got=(found.content or "")[:12],
-            fix="give a copy of it with --source",
+            fix="give a copy of it with `source`",
         )
 
 

@@ -55,14 +55,15 @@ def _refusal(where: str, name: str, status: int) -> OutputError:
         ),
         403: (
             "the token may not write there",
-            f"use one that may write to what {owner} owns, or propose the model with --create-pr",
+            f"use one that may write to what {owner} owns, or propose the model with "
+            "`create_pr=True`",
         ),
         404: ("not found", "check the name"),
         409: ("the Hub sees a conflict with what is there or with another upload", _AGAIN),
         412: ("has changed while this was uploaded", _AGAIN),
         413: (
             "the Hub finds a file or the whole too large",
-            "export again with a smaller --max-shard-size",
+            "export again with a smaller `max_shard_size`",
         ),
         429: ("too many requests to the Hub", f"wait a while and {_AGAIN}"),
     }.get(status, ("the Hub refuses the upload", None))

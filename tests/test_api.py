@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_line import ROOT, attn_surgery
 
 import surgery
 from surgery.embedded import model_path
@@ -32,3 +36,59 @@ def test_an_embedded_model_by_its_name(tmp_path: Path) -> None:
         surgery.inspect("lab:llama")
     with pytest.raises(SourceError, match="revision"):
         surgery.inspect("lab:pythia", revision="main")
+
+
+def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> None:
+    """One line for both: a command shows an argument as the option that is typed."""
+    out = tmp_path / "out"
+    cases: list[tuple[dict[str, Any], list[object], str, str]] = [
+        (
+            {"variant": "mean"},
+            ["--variant", "mean"],
+            "name text files that resemble the model's use with `calibration`",
+            "name text files that resemble the model's use with --calibration",
+        ),
+        (
+            {"layout": "stock"},
+            ["--layout", "stock"],
+            "use `layout=compact`, or `variant=zero`",
+            "use --layout compact, or --variant zero",
+        ),
+        (
+            {},
+            [],
+            "already exists; choose another `output` or give `overwrite=True`",
+            "already exists; choose another --output or give --overwrite",
+        ),
+        (
+            {"revision": "main"},
+            ["--revision", "main"],
+            "`revision` goes with a Hub id, and this is a folder",
+            "--revision goes with a Hub id, and this is a folder",
+        ),
+    ]
+    out.mkdir()
+    source = model_path("gpt-neo")
+    for arguments, options, called, typed in cases:
+        with pytest.raises(surgery.SurgeryError) as caught:
+            surgery.export(source, "1", output=out, **arguments)
+        assert called in str(caught.value)
+        command = attn_surgery("export", source, "--drop-attn", "1", "--output", out, *options)
+        command.assert_error(typed)
+
+
+def test_no_error_of_the_api_names_an_option() -> None:
+    for path in (ROOT / "surgery").rglob("*.py"):
+        if path.name == "card_facts.py":  # writes commands
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value)
+                assert not named or id(node) in docstrings, f"{path}:{node.lineno}: {named}"

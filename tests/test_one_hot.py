@@ -98,7 +98,7 @@ def test_refuses_with_the_figure(
 ) -> None:
     with pytest.raises(MarginError, match=figure) as error:
         one_hot(inverse_frequencies(config, head_size), head_size, positions)
-    assert "use --layout compact" in str(error.value)
+    assert "use `layout=compact`" in str(error.value)
 
 
 @pytest.mark.parametrize(

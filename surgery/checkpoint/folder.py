@@ -59,15 +59,15 @@ def check_free(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputError(
-            "already exists", where=target, fix="choose another --output or give --overwrite"
+            "already exists", where=target, fix="choose another `output` or give `overwrite=True`"
         )
     if not target.is_dir() or target.is_symlink():
         raise OutputError("is not a folder, so it is not overwritten", where=target)
     if any(target.iterdir()) and not (target / "config.json").is_file():
         raise OutputError(
-            "holds no model, so --overwrite does not replace it",
+            "holds no model, so `overwrite=True` does not replace it",
             where=target,
-            fix="choose another --output",
+            fix="choose another `output`",
         )
 
 

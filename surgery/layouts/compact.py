@@ -33,7 +33,7 @@ def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
     return UnsupportedError(
         f"{left} of {edit.num_heads} heads of block {edit.block} still attend, and the compact "
         "layout takes the whole attention module out",
-        fix="use --layout stock, or name the whole block",
+        fix="use `layout=stock`, or name the whole block",
     )
 
 

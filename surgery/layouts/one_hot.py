@@ -61,7 +61,7 @@ def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[n
             f"rotary scaling {kind!r} is not supported by the stock layout",
             where="config.json",
             expected="default rotary positions",
-            fix="use --layout compact",
+            fix="use `layout=compact`",
         )
     share = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
     base = rope.get("rope_theta", config.get("rotary_emb_base", 10_000))
@@ -101,7 +101,7 @@ def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions:
             where="config.json",
             expected=f"max_position_embeddings up to {MOST_POSITIONS:,}",
             got=max_positions,
-            fix="use --layout compact",
+            fix="use `layout=compact`",
         )
     offsets = np.arange(1, max(max_positions, 2), dtype=np.float64)
     lost = np.zeros_like(offsets)  # Σ_{m<k} (1 - cos θ_m Δ)
@@ -130,6 +130,6 @@ def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions:
             f"max_position_embeddings {max_positions}",
             expected=f"a score gap above {needed:.1f}",
             got=figure,
-            fix="use --layout compact",
+            fix="use `layout=compact`",
         )
     return best

@@ -29,7 +29,7 @@ from surgery.layouts.one_hot import one_hot as find_one_hot
 from surgery.variants import Fit
 
 NAME = "stock"
-_FIX = "use --layout compact, or --variant zero"
+_FIX = "use `layout=compact`, or `variant=zero`"
 
 
 def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
@@ -37,7 +37,7 @@ def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
     if target.is_compact:
         return UnsupportedError(
             "the source is a compact checkpoint, which needs its own modeling file in any case",
-            fix="use --layout compact",
+            fix="use `layout=compact`",
         )
     if edit.kind == "constant" and not target.has_attention_bias:
         return UnsupportedError(

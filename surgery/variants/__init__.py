@@ -18,7 +18,7 @@ def needs_text(names: Iterable[str]) -> UnsupportedError:
     """What to say where fitted variants have no calibration text."""
     return UnsupportedError(
         f"variant {' and '.join(sorted(set(names)))} needs calibration text",
-        fix="name text files that resemble the model's use with --calibration",
+        fix="name text files that resemble the model's use with `calibration`",
     )
 
 
