@@ -39,7 +39,7 @@ from surgery.modeling import MODELING_FILE
 from surgery.plan import Plan, make_plan
 from surgery.plan_file import PlanFile
 from surgery.rewriting import Fits, changed_by, output_shards
-from surgery.selection import Selection
+from surgery.selection import Selection, checked, parse_selection
 from surgery.variants import needs_text
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
@@ -118,27 +118,31 @@ def prepare(
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
-    folder, source = find_model(model, revision)
+
+    def select(config: dict[str, Any]) -> Selection:
+        size = family_of(config).dimensions(config)
+        if isinstance(drop_attn, PlanFile):
+            return drop_attn.selection(size.num_blocks, size.num_heads)
+        if isinstance(drop_attn, str):
+            return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads)
+        return checked(drop_attn, size.num_blocks, size.num_heads)
+
+    folder, source = find_model(model, revision, check=select)
     if name is not None:
         source = source.model_copy(update={"model": name})
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
     if isinstance(drop_attn, PlanFile):
         drop_attn.check_model(folder, source, config)
+        layout = drop_attn.layout if layout == "auto" else layout
     checkpoint = open_checkpoint(folder)
     for path in checkpoint.files:
         own_file(path, folder)
     inventory = take_inventory(checkpoint.config, checkpoint.infos)
     earlier = read_manifest(folder)
-    if isinstance(drop_attn, PlanFile):
-        if layout == "auto":
-            layout = drop_attn.layout
-        dimensions = inventory.dimensions
-        drop_attn = drop_attn.selection(dimensions.num_blocks, dimensions.num_heads)
     plan = make_plan(
         inventory,
-        drop_attn,
-        variant=variant,
+        select(config),
         layout=layout,
         earlier=earlier.edited_heads if earlier else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -52,13 +52,19 @@ class Outline:
     infos: dict[str, TensorInfo] | None
 
 
-def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, Source]:
+def find_model(
+    model: str | Path,
+    revision: str | None = None,
+    *,
+    check: Callable[[dict[str, Any]], object] = lambda config: None,
+) -> tuple[Path, Source]:
     """A local folder with the model's files, and where they come from.
 
     **Arguments:** `model` is a folder, an embedded model (`lab:pythia`) or a Hub id; `revision` a
     branch, tag or commit of the last. The configuration is fetched and checked before any weights
     are, and one format of weights is fetched. Where the Hub cannot be reached, an earlier download
-    is used.
+    is used. `check` is given the configuration of a Hub model before the weights are fetched, and
+    raises where they would be for nothing.
 
     **Raises:** `SourceError` when there is no such model or it cannot be fetched;
     `UnsupportedError` when its architecture cannot be edited.
@@ -69,7 +75,9 @@ def find_model(model: str | Path, revision: str | None = None) -> tuple[Path, So
     name = str(model)
     try:
         with hub_client(name, revision) as api:
-            folder = _look_up(api, name, revision).download()
+            found = _look_up(api, name, revision)
+            check(found.config)
+            folder = found.download()
     except UnreachableError:
         folder = _earlier_download(name, revision)
         if folder is None:

@@ -17,7 +17,7 @@ from surgery.checkpoint.source import open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.errors import SamplesError, SourceError
 from surgery.exporting import Fitting, Prepared, prepare, write
-from surgery.hub import find_model
+from surgery.hub import find_model, local_folder
 from surgery.manifest import Edit, Manifest, Source, versions
 from surgery.original import Original
 from surgery.tensor_differences import largest_difference
@@ -130,7 +130,7 @@ def reproduce(
 
 def _source(original: Original) -> str:
     source = original.manifest.edit.source
-    if source.commit is None and not Path(source.model).is_dir():
+    if source.commit is None and local_folder(source.model) is None:
         raise SourceError(
             f"was made from a folder, {source.model}, that is not here",
             where=original.model,

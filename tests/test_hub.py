@@ -174,12 +174,15 @@ def test_what_cannot_be_edited_is_refused_before_any_weights(hub: HubServer, run
         "other": {"model_type": "t5"},
         "quantized": neox_config(quantization_config={"quant_method": "gptq"}),
         "code": neox_config(auto_map={"AutoModelForCausalLM": "modeling_model.Model"}),
+        "plain": neox_config(),
     }.items():
         hub.create(f"me/{name}").commit({"config.json": json.dumps(config).encode(), **weights})
-    results = run(*(f"export me/{name} --drop-attn 0" for name in ("other", "quantized", "code")))
+    cases = ("other 0", "quantized 0", "code 0", "plain 4")
+    results = run(*("export me/{} --drop-attn {}".format(*case.split()) for case in cases))
     assert error(results[0]) == "unsupported model_type t5; supported: gpt_neox, gpt_neo"
     assert "is quantized" in error(results[1])
     assert "brings its own modeling code" in error(results[2])
+    assert "'4' is out of range; the model has 4 blocks, 0 to 3" in error(results[3])
     assert set(hub.downloads) == {"config.json"}
 
 
