@@ -15,6 +15,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
 from evals.report import Report, read_report
+from surgery.report_text import texts_in
 
 PREFIX, SUFFIX = 6, 4
 
@@ -180,6 +181,7 @@ def test_no_path_of_this_machine_is_written(work, done):
 
 def test_no_text_of_a_passage_is_written(work, done):
     report = (done[1] / "report.json").read_text()
+    assert not list(texts_in(json.loads(report))), "what push refuses"
     passages = report_in(done[1]).passages
     assert 0 < len(passages) <= 12
     assert passages[0]["baseline"]["exact"]

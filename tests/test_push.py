@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
-from example_report import example
+from example_report import example, task
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
@@ -271,6 +271,9 @@ def test_text_under_any_key_is_text(change: dict[str, Any], where: str) -> None:
 
 def test_a_report_that_evaluate_writes_holds_none() -> None:
     assert not list(texts_in(example()))
+    many = {f"task_{number}": task(0.9, 0.1) for number in range(57)}
+    found = example(tasks=many, verdict=f"Loss on {', '.join(many)}.")
+    assert not list(texts_in(found))
 
 
 def test_nothing_else_of_this_machine_is_sent(
