@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +15,11 @@ from cli.options import json_option, note, print_json, revision_option
 from cli.progress import progress
 from cli.sweep_table import show_sweep
 from cli.sweeping import fitter_for, stored_dtype
+from surgery.embedded import PREFIX
 from surgery.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from surgery.selection import Part
 
 BOUND_WINDOWS = 32
 """Windows of held-out text for --bounds: more do not move its means."""
@@ -70,6 +75,13 @@ BOUND_WINDOWS = 32
     "to every later block.",
 )
 @click.option(
+    "--estimate",
+    "estimates",
+    is_flag=True,
+    help="Also estimate what every head and every block would cost and move, from a few passes "
+    "over the text. A lab model is then swept in all variants, unless told otherwise.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -87,6 +99,7 @@ def command(
     calibration: tuple[str, ...],
     exact_only: bool,
     with_bounds: bool,
+    estimates: bool,
     revision: str | None,
     prefix_length: int | None,
     suffix_length: int | None,
@@ -106,6 +119,7 @@ def command(
     from evals.controls import control_windows
     from evals.pictures import draw_sweep
     from evals.processes import Processes
+    from evals.response import draw_estimates, estimable, estimate, with_estimates
     from evals.samples import open_samples
     from evals.sweep import BASE, Engine
     from evals.sweep_edits import left_out, swept
@@ -121,14 +135,17 @@ def command(
     from surgery.checkpoint.folder import atomic_folder, check_free
     from surgery.families import family_of
 
-    if exact_only and (corpora or with_bounds):
-        raise click.UsageError("--exact-only reads no held-out text, so no --corpus or --bounds")
+    if exact_only and (corpora or with_bounds or estimates):
+        raise click.UsageError(
+            "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
+        )
     if output is not None:
         check_free(output, overwrite=False)
     processes = Processes.launched()
     passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
     texts = [] if exact_only else needed_texts(corpora, model)
-    chosen = dict.fromkeys(variants) or (list(VARIANTS) if calibration else ["identity", "zero"])
+    fitted = calibration or (estimates and model.startswith(PREFIX))
+    chosen = dict.fromkeys(variants) or (list(VARIANTS) if fitted else ["identity", "zero"])
     calibrated = calibration_text(calibration, model, chosen)
     subject = open_model(
         model,
@@ -147,6 +164,10 @@ def command(
         dimensions.num_blocks, dimensions.num_heads, list(chosen), ranges=ranges, heads=heads
     )
     refused = left_out(subject.model, edits)
+    estimated: tuple[Part, ...] = ()
+    if estimates:
+        estimated, reasons = estimable(subject.model, list(chosen))
+        refused = reasons | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
@@ -174,23 +195,42 @@ def command(
     journal = None if output is None else journal_of(output, setting, edits)
     with progress(f"sweep {model}", engine.work(edits)) as advance:
         measured = engine.measure([BASE, *edits], advance=advance, journal=journal)
+    found = None
+    if estimated and heldout is not None:
+        with progress("estimate", None) as advance:
+            found = estimate(
+                subject.model,
+                loaded,
+                heldout,
+                list(chosen),
+                fitter,
+                processes=processes,
+                advance=advance,
+            )
     if not processes.is_main:
         return
     result = sweep_report(setting, measured, edits)
     for warning in result["warnings"][len(warnings) :]:
         note(f"warning: {warning}")
+    if found is not None:
+        result = with_estimates(result, [BASE, *edits], found, estimated)
     if with_bounds and heldout is not None:
         from evals.divergence import bounds
 
         with progress("bounds", len(heldout[:BOUND_WINDOWS])) as advance:
             windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
-            found = bounds(subject.model, windows, advance=advance)
-        result = with_divergence(result, found.to_json())
+            bounded = bounds(subject.model, windows, advance=advance)
+        result = with_divergence(result, bounded.to_json())
     if output is not None:
+        rows = [result["base"], *result["edits"]]
         with atomic_folder(output) as folder:
             write_lines(folder / "sweep.json", [json.dumps(result, indent=2)])
-            write_lines(folder / "sweep.csv", as_csv(result).splitlines())
+            write_lines(folder / "sweep.csv", as_csv(rows).splitlines())
             draw_sweep(result, folder)
+            if "estimates" in result:
+                lines = as_csv(result["estimates"]).splitlines()
+                write_lines(folder / "estimates.csv", lines)
+                draw_estimates(result, folder)
             if "bounds" in result:
                 draw_divergence(result["bounds"], folder, model=model)
     if journal is not None:

@@ -13,9 +13,12 @@ COLUMNS = (
     ("held-out loss", "heldout_loss", "{:.3f}"),
     ("perplexity", "heldout_perplexity", "{:.4g}"),
     ("KL", "heldout_kl", "{:.3f}"),
+    ("est. KL", "estimated_kl", "{:.3f}"),
+    ("est. margin", "estimated_margin", "{:.3f}"),
     ("mixing", "mixing_measured", "{:.2f}"),
     ("bound", "mixing_bound", "{:.2f}"),
 )
+_MOST_ESTIMATES = 12
 
 
 def show_sweep(result: dict[str, Any]) -> None:
@@ -59,6 +62,24 @@ def show_sweep(result: dict[str, Any]) -> None:
         f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match "
         f"{base['exact_match']:.1%} to {best['exact_match']:.1%}{cost}"
     )
+    if "estimates" in result:
+        _show_estimates(result)
+
+
+def _show_estimates(result: dict[str, Any]) -> None:
+    """The heads and blocks that none beats in both estimates, with standard errors."""
+    from evals.response import front_of
+
+    front = front_of(result["estimates"])
+    echo(
+        f"estimates of {len(result['estimates'])} heads and blocks; those that move the margins of "
+        f"recited tokens most for what they cost:"
+    )
+    for one in front[-_MOST_ESTIMATES:]:
+        echo(
+            f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} ± {one['kl_error']:.4f}, "
+            f"margins {one['margin']:.3f} ± {one['margin_error']:.3f} nats²"
+        )
 
 
 def _by_block(edit: dict[str, Any]) -> tuple[Any, ...]:

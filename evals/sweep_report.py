@@ -142,9 +142,8 @@ def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) 
     return Journal(output.parent / f".{output.name}.progress", settings)
 
 
-def as_csv(result: Mapping[str, Any]) -> str:
-    """The base model and every edit of a report, one line each, under a line of names."""
-    rows = [result["base"], *result["edits"]]
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records of a report, one line each, under a line of names: those of the first."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text,

@@ -13,6 +13,7 @@ import pytest
 from evals.bound_pictures import draw_bounds, draw_propagation
 from evals.drawing import line_of
 from evals.pictures import draw_front, draw_sweep
+from evals.response import draw_estimates
 from surgery.variants import VARIANTS
 
 BLOCKS = 6
@@ -71,6 +72,22 @@ def bounds():
             for block in range(BLOCKS)]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def estimated():
+    rng = np.random.default_rng(4)
+    estimates = [
+        {"spec": f"{block}.{head}" if kind == "head" else str(block), "kind": kind, "block": block,
+         "variant": variant, "kl": rng.lognormal(), "margin": rng.lognormal()}
+        for variant in ("zero", "mean", "linear")
+        for block in range(BLOCKS)
+        for kind, head in (("block", 0), ("head", 0), ("head", 1))
+    ]  # fmt: skip
+    return {
+        "model": "tiny", "num_blocks": BLOCKS, "estimates": estimates,
+        "estimated_on": {"windows": 20, "passages": 12, "draws": 2},
+    }  # fmt: skip
+
+
 def matrix(blocks):
     rng = np.random.default_rng(3)
     return [
@@ -80,8 +97,9 @@ def matrix(blocks):
 
 
 @pytest.fixture
-def drawings(sweep, found, bounds):
+def drawings(sweep, found, bounds, estimated):
     return {
+        "estimates": lambda folder: draw_estimates(estimated, folder),
         "sweep": lambda folder: draw_sweep(sweep, folder),
         "front": lambda folder: draw_front(found, folder),
         "propagation": lambda folder: draw_propagation(
@@ -91,7 +109,7 @@ def drawings(sweep, found, bounds):
     }
 
 
-NAMES = ("sweep", "front", "propagation", "bounds")
+NAMES = ("estimates", "sweep", "front", "propagation", "bounds")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,6 +139,8 @@ def texts(path) -> str:
                    "nats per token", "unedited", "one block alone"]),
         ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
                    "nats per token", "paper's recipe", "chosen: 5", "on the other half", "goal"]),
+        ("estimates", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "one head",
+                       "whole block", "front", "nats²", "nats per token", "5", "block"]),
         ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
         ("bounds", ["tiny", "identity", "n = 500 tokens", "measured", "bound in closed form"]),
     ],

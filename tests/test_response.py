@@ -25,7 +25,7 @@ from surgery.errors import MeasurementError
 from surgery.families import family_of
 from surgery.in_memory import short_circuit
 from surgery.selection import Part, Selection, parse_selection
-from surgery.variants import VARIANTS, Fit
+from surgery.variants import VARIANTS, Fit, Sources, variant_of
 
 SIZE = WIDTH // HEADS
 FITS = random_fits(range(BLOCKS), HEADS, WIDTH)
@@ -55,7 +55,8 @@ def maps_of(name: str, block: Any, fit: Fit, variant: str) -> tuple[torch.Tensor
     if variant == "mean":
         c = torch.from_numpy(fit.mean).double()
     elif variant == "linear":
-        M, c = torch.from_numpy(fit.weight).double(), torch.from_numpy(fit.bias).double()
+        affine = variant_of("linear").affine(Sources(None, None, fit))
+        M, c = torch.from_numpy(affine.weight).double(), torch.from_numpy(affine.bias).double()
     elif variant == "identity" and name == "neo":
         M = block.attn.attention.v_proj.weight.view(HEADS, SIZE, WIDTH)
     elif variant == "identity":

@@ -269,7 +269,7 @@ def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
     script.write_text("import sys\nfrom cli.sweep import command\ncommand(sys.argv[1:])\n")
     call = [str(model), "--samples", str(samples), *LENGTHS, "--batch-size", "8", "--json", *more]
     if not more:
-        call += ["--corpus", str(text), "--calibration", str(text)]
+        call += ["--corpus", str(text), "--calibration", str(text), "--estimate"]
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
@@ -284,9 +284,66 @@ def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode()[-3000:]
-        results.append((done.stdout, (output / "sweep.csv").read_bytes()))
+        results.append((done.stdout, *(path.read_bytes() for path in output.glob("*.csv"))))
     assert results[0] == results[1]
     assert json.loads(results[0][0])["base"]["exact_count"] == 24
+
+
+@pytest.fixture(scope="module")
+def estimated(files, tmp_path_factory) -> tuple[dict, Path]:
+    output = tmp_path_factory.mktemp("out") / "estimated"
+    done = sweep(files, "--estimate", "--calibration", files[2], "--output", output, "--json")
+    assert done.code == 0, done.stderr
+    return done.json, output
+
+
+def test_estimates_of_every_head_and_block_in_every_variant(files, estimated):
+    result, _ = estimated
+    estimates = {(one["spec"], one["variant"]): one for one in result["estimates"]}
+    assert len(estimates) == len(result["estimates"]) == 2 * 4 + 4 * 2  # as of single edits
+    assert {one["kind"] for one in estimates.values()} == {"block", "head"}
+    assert result["estimated_on"] == {
+        "windows": result["heldout"]["windows"], "passages": 30, "draws": 2
+    }  # fmt: skip
+    for one in estimates.values():
+        assert 0 < one["kl_error"] < one["kl"]
+        assert 0 < one["margin_error"] < one["margin"]
+    figures = ("kl", "kl_error", "margin", "margin_error")
+    for edit in result["edits"]:
+        assert set(edit) == EDIT | {f"estimated_{name}" for name in figures}
+        if edit["kind"] == "block":
+            one = estimates[edit["spec"], edit["variant"]]
+            assert [edit[f"estimated_{name}"] for name in figures] == [one[n] for n in figures]
+    assert [result["base"][f"estimated_{name}"] for name in figures] == [0] * 4
+
+
+def test_estimates_do_not_depend_on_the_batch_size(files, estimated):
+    again = sweep(files, "--estimate", "--calibration", files[2], "--batch-size", 3, "--json")
+    assert again.json["estimates"] == estimated[0]["estimates"]
+
+
+def test_estimates_are_a_table_and_a_picture(estimated):
+    result, output = estimated
+    rows = list(csv.DictReader((output / "estimates.csv").read_text().splitlines()))
+    assert [(row["spec"], row["variant"]) for row in rows] == [
+        (one["spec"], one["variant"]) for one in result["estimates"]
+    ]
+    assert [float(row["margin"]) for row in rows] == [one["margin"] for one in result["estimates"]]
+    assert "estimated_kl" in (output / "sweep.csv").read_text().splitlines()[0]
+    assert {"estimates.png", "estimates.svg"} <= {path.name for path in output.iterdir()}
+
+
+def test_people_get_the_front_of_the_estimates(files):
+    done = sweep(files, "--estimate")
+    assert "est. KL" in done.stdout
+    head, *front = done.stdout.split("\nestimates of ")[1].splitlines()
+    assert head.startswith("8 heads and blocks; those that move the margins of recited tokens")
+    costs = [float(line.split("KL ")[1].split()[0]) for line in front]
+    moves = [float(line.split("margins ")[1].split()[0]) for line in front]
+    assert costs == sorted(costs)
+    assert moves == sorted(moves)
+    assert "single heads with identity are left out" in done.stderr
+    assert sweep(files, "--estimate", "--exact-only", corpus=False).code == 2
 
 
 @pytest.mark.slow

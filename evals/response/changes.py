@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -28,7 +29,10 @@ def changes(
     sources = block.sources(fit)
 
     def like(z: torch.Tensor, values: Any, *shape: int) -> torch.Tensor:
-        return torch.as_tensor(values).to(z).reshape(shape)
+        if not isinstance(values, torch.Tensor):
+            values = torch.from_numpy(np.array(values))  # it may lie in a file, to be read only
+        moved: torch.Tensor = values.to(z)
+        return moved.reshape(shape)
 
     d = z.shape[-1]
     for variant in map(variant_of, variants):

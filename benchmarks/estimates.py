@@ -1,0 +1,167 @@
+"""How near response estimates come to what is measured, for single heads, sets and whole blocks.
+
+    python benchmarks/estimates.py lab:pythia
+    python benchmarks/estimates.py DIR --samples FILE --corpus FILE --calibration FILE --output DIR
+
+Edits are drawn at random, variants mixed within a set; each is then measured on the same windows
+and passages, fitted anew where others stand below it. Printed are Spearman's rank correlation of
+the estimated and the measured KL divergence on held-out text and the quartiles of their ratio, and
+the rank correlation of the estimated change of margins with the measured rise of the passages'
+negative log-likelihood. `--output` saves all points as a picture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from scipy.stats import spearmanr
+
+from cli.calibrating import calibration_text
+from cli.heldout import needed_texts
+from cli.measuring import open_model
+from cli.sweeping import fitter_for
+from evals.candidates import clash, merged, units
+from evals.controls import control_windows
+from evals.drawing import draw
+from evals.response import fits_alone, heldout_text, passages_text, respond
+from evals.samples import Samples, load_samples
+from evals.sweep import Engine
+from surgery.families import family_of
+from surgery.selection import Part, Selection
+from surgery.variants import VARIANTS
+
+SETS = {"single heads": 1, "pairs of heads": 2, "sets of 5 heads": 5}
+MARKERS = {"single heads": ".", "pairs of heads": "x", "sets of 5 heads": "^", "whole blocks": "s"}
+
+
+def drawn(heads: list[Part], size: int, number: int, rng: np.random.Generator) -> list[Selection]:
+    """Random sets of that many heads, none twice."""
+    found: dict[Selection, None] = {}
+    while len(found) < number:
+        some = [heads[index] for index in rng.choice(len(heads), size, replace=False)]
+        if not any(clash(a, b) for i, a in enumerate(some) for b in some[:i]):
+            found[merged(some)] = None
+    return list(found)
+
+
+def evenly(rows: Any, most: int) -> Any:
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+
+
+def members(samples: Samples, most: int) -> Samples:
+    known = samples.members
+    every = np.arange(len(samples)) if known is None else np.flatnonzero(known)
+    return samples.select(np.isin(np.arange(len(samples)), evenly(every, most)))
+
+
+def quartiles(values: Iterable[float]) -> str:
+    low, median, high = np.quantile(list(values), [0.25, 0.5, 0.75])
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+@click.command()
+@click.argument("model")
+@click.option("--samples")
+@click.option("--corpus", multiple=True, type=Path)
+@click.option("--calibration", multiple=True)
+@click.option("--variant", "variants", multiple=True, type=click.Choice(list(VARIANTS)))
+@click.option("--rows", default=128, help="Windows, and passages.")
+@click.option("--edits", default=40, help="Random sets of each size, and of whole blocks.")
+@click.option("--output", type=Path)
+def main(
+    model: str,
+    samples: str | None,
+    corpus: tuple[Path, ...],
+    calibration: tuple[str, ...],
+    variants: tuple[str, ...],
+    rows: int,
+    edits: int,
+    output: Path | None,
+) -> None:
+    """Compare estimates with what is measured on MODEL."""
+    chosen = tuple(variants or VARIANTS)
+    subject = open_model(model, dtype="auto", device="cpu", device_map=None)
+    loaded = load_samples(samples or model, tokenizer=subject.tokenizer)
+    passages = members(loaded, rows)
+    texts = needed_texts(corpus, model)
+    windows = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1], most=rows)
+    config = subject.model.config.to_dict()
+    sizes = family_of(config).dimensions(config)
+    heads = list(units(sizes.num_blocks, sizes.num_heads, "heads", chosen))
+    blocks = list(units(sizes.num_blocks, sizes.num_heads, "blocks", chosen))
+    text = calibration_text(calibration, model, chosen)
+    fitter = fitter_for([(block,) for block in blocks], text, subject, "F32")
+    fits = {} if fitter is None else fits_alone(fitter, sizes, chosen)
+
+    begun = time.process_time()
+    cost = respond(subject.model, heldout_text(windows), chosen, fits)
+    moved = respond(subject.model, passages_text(passages), chosen, fits)
+    spent = time.process_time() - begun
+    click.echo(
+        f"{model}: {sizes.num_blocks} blocks of {sizes.num_heads} heads, {', '.join(chosen)}; "
+        f"{len(windows)} windows and {len(passages)} passages of {windows.shape[1]} tokens; all "
+        f"{len(heads)} heads and {len(blocks)} blocks estimated in {spent:.1f} s of CPU time"
+    )
+    rng = np.random.default_rng(0)
+    engine = Engine(subject.model, passages, windows, fitter=fitter, layout="auto")
+    base = engine.base.nll.mean()
+    points: dict[str, np.ndarray] = {}
+    sets = {name: drawn(heads, size, edits, rng) for name, size in SETS.items()}
+    some = rng.permutation(len(blocks))[:edits]
+    sets["whole blocks"] = [(blocks[index],) for index in some]
+    for name, selections in sets.items():
+        begun = time.process_time()
+        found = engine.measure(selections)
+        spent = time.process_time() - begun
+        points[name] = np.array(
+            [
+                [
+                    cost.of(one.selection).value,
+                    one.heldout_kl.mean(),
+                    moved.of(one.selection).value,
+                    one.nll.mean() - base,
+                ]
+                for one in found
+            ]
+        )
+        kl, true_kl, margin, rise = points[name].T
+        click.echo(
+            f"  {name:16} n {len(found):3}: KL rank correlation {spearmanr(kl, true_kl)[0]:.3f}, "
+            f"estimated / measured {quartiles(kl / true_kl)}; margins and NLL "
+            f"{spearmanr(margin, rise)[0]:.3f}; measured in {spent:.1f} s"
+        )
+    if output is not None:
+        picture(points, model, output)
+
+
+def picture(points: dict[str, np.ndarray], model: str, folder: Path) -> None:
+    def paint(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        for name, (kl, true_kl, margin, rise) in ((n, p.T) for n, p in points.items()):
+            style = {"linestyle": "none", "marker": MARKERS[name], "markersize": 4, "alpha": 0.8}
+            left.plot(true_kl, kl, label=name, **style)
+            right.plot(rise, margin, **style)
+        ends = left.get_xlim()
+        left.axline((1, 1), slope=1, color="0.6", linewidth=0.8, zorder=0)
+        left.set_xlim(ends)
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        left.set_xlabel("measured KL, nats per token")
+        left.set_ylabel("estimated KL, nats per token")
+        right.set_xlabel("measured rise of the passages' NLL, nats")
+        right.set_ylabel("estimated change of margins, nats²")
+        figure.legend(loc="outside lower center", ncols=len(points))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "estimates-" + Path(model).name.replace("lab:", "")
+    draw(paint, folder, name, title=f"{model}: estimated and measured edits", size=(7.5, 4.0))
+
+
+if __name__ == "__main__":
+    main()
