@@ -19,9 +19,10 @@ from cli.options import echo, json_option, note, print_json, revision_option
 def command(folder: str, source: str | None, revision: str | None, as_json: bool) -> None:
     """Prove that the exported folder DIR is what its manifest says.
 
-    Checks the SHA-256 of every file; with --source, that untouched tensors are byte-equal and
-    edited ones repeat; and, on the loaded model, that the attention output of edited blocks depends
-    on each token alone while other blocks still mix tokens. Exit code 1 when a check fails.
+    Checks the SHA-256 of every file, and that nothing else lies there; that edited heads hold
+    exactly the constants that make them attention-free; with --source, that all else is byte-equal
+    and the edit repeats; and, on the loaded model and a new random input, that edited heads depend
+    on each token alone while others still mix tokens. Exit code 1 when a check fails.
     """
     from surgery.verification import verify
 

@@ -24,7 +24,7 @@ from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_n
 from surgery.errors import OutputError
 from surgery.families import family_of
 from surgery.hub import find_model, last_name
-from surgery.inventory import check_config, take_inventory
+from surgery.inventory import check_config, check_tokenizer, take_inventory
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import (
     CalibrationRecord,
@@ -132,6 +132,7 @@ def prepare(
         source = source.model_copy(update={"model": name})
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
+    check_tokenizer(folder)
     if isinstance(drop_attn, PlanFile):
         drop_attn.check_model(folder, source, config)
         layout = drop_attn.layout if layout == "auto" else layout

@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
-from surgery.checkpoint.source import HEADS
+from surgery.checkpoint.source import HEADS, read_json
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Dimensions, Family, Role, family_of
+from surgery.families.rotary import rotary_positions
 from surgery.variants import Kind
 
 
@@ -55,6 +57,8 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     family = family_of(config)
     check_config(config, family)
     dimensions = family.dimensions(config)
+    if family.rotary:
+        rotary_positions(config, dimensions.head_size)
     compact_blocks = _compact_blocks(config, family, dimensions)
     biased = not family.fused or bool(config.get("attention_bias", True))
     for name, info in infos.items():
@@ -76,7 +80,7 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
-    """Refuses what the weights cannot tell: quantized models and code that the source brings."""
+    """Refuses what the weights cannot tell: quantized models, code, what the library cannot run."""
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
@@ -86,12 +90,14 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             got=method or "quantization_config",
             fix="start from the unquantized model and quantize the result",
         )
-    if config.get("auto_map") and config.get("model_type") != family.compact_model_type:
-        raise UnsupportedError(
-            "the checkpoint brings its own modeling code (auto_map), which is never run",
-            where="config.json",
-            expected=f"the library's own {family.architecture}",
-        )
+    compact = config.get("model_type") == family.compact_model_type
+    for key in ("auto_map", "custom_pipelines"):
+        if config.get(key) and not (compact and key == "auto_map"):
+            raise UnsupportedError(
+                f"the checkpoint brings its own modeling code ({key}), which is never run",
+                where="config.json",
+                expected=f"the library's own {family.architecture}",
+            )
     for key, value in config.items():  # the library would fetch such a kernel and run it
         if key.endswith("attn_implementation") and "/" in str(value):
             raise UnsupportedError(
@@ -100,6 +106,29 @@ def check_config(config: dict[str, Any], family: Family) -> None:
                 got=value,
                 fix="remove the key",
             )
+    if config.get("attention_free_blocks") and not compact:
+        raise CheckpointError(
+            "'attention_free_blocks' stands in the configuration of a model that has none",
+            where="config.json",
+            fix=f"remove it, or restore model_type {family.compact_model_type}",
+        )
+    epsilon = config.get(family.epsilon, 1e-5)
+    if type(epsilon) is not float or not 0 <= epsilon < 1:
+        raise CheckpointError(
+            f"the library cannot load this {family.epsilon!r}",
+            where="config.json",
+            expected="a decimal number from 0.0 up, such as 1e-05",
+            got=repr(epsilon)[:50],
+        )
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuses a tokenizer that asks for code."""
+    settings = folder / "tokenizer_config.json"
+    if read_json(settings).get("auto_map"):
+        raise UnsupportedError(
+            "the tokenizer brings its own code (auto_map), which is never run", where=settings
+        )
 
 
 _AFFINE = ("affine_weight", "affine_bias")

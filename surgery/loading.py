@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
 from surgery.checkpoint.foreign import guard, read_bytes
-from surgery.checkpoint.source import TOKENIZER, open_checkpoint, read_json
+from surgery.checkpoint.source import TOKENIZER, open_checkpoint
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
 from surgery.families import family_of
-from surgery.inventory import check_config
+from surgery.inventory import check_config, check_tokenizer
 
 __all__ = ["has_tokenizer", "load_model", "load_tokenizer", "model_ids"]
 
@@ -120,11 +120,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     for path in (Path(folder) / name for name in TOKENIZER):
         if path.exists():
             read_bytes(path, SourceError)
-    settings = Path(folder) / "tokenizer_config.json"
-    if read_json(settings).get("auto_map"):
-        raise UnsupportedError(
-            "the tokenizer brings its own code (auto_map), which is never run", where=settings
-        )
+    check_tokenizer(Path(folder))
     with guard(SourceError, "the tokenizer cannot be loaded", folder), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

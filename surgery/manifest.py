@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import platform
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
-from surgery.errors import ManifestError
+from surgery.errors import ManifestError, SurgeryError
 from surgery.layouts.one_hot import OneHot
-from surgery.selection import Part, blocks_of, variant_name
+from surgery.selection import Part, blocks_of, checked, variant_name
+from surgery.variants import variant_of
 
 NAME = "surgery.json"
 SCHEMA: Literal[1] = 1
+REPORTS = ("report.json", "report.html", "report.md")
+UNLISTED = (NAME, "README.md", *REPORTS, "lm_eval/*/results_*.json", "lm_eval/*/samples_*.jsonl")
+"""What may lie beside the listed files of a folder, as patterns: the card, an evaluation."""
+_SHA256 = "^[0-9a-f]{64}$"
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
 
@@ -36,7 +43,7 @@ class Source(_Model):
     model: str
     revision: str | None = None
     commit: str | None = None
-    content: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    content: str | None = Field(default=None, pattern=_SHA256)
 
     @property
     def hub_id(self) -> str | None:
@@ -68,14 +75,14 @@ class TextSource(_Model):
     """Where calibration text came from. `sha256`: of the file; None where it is no file."""
 
     name: str
-    sha256: str | None = None
+    sha256: str | None = Field(default=None, pattern=_SHA256)
 
 
 class BlockFit(_Model):
     """How well a block's context vectors could be told from the token alone: see `Fit`."""
 
-    ridge: float
-    r2: float | None = Field(le=1)
+    ridge: float = Field(ge=0, allow_inf_nan=False)
+    r2: float | None = Field(le=1, allow_inf_nan=False)
 
 
 class CalibrationRecord(_Model):
@@ -85,9 +92,9 @@ class CalibrationRecord(_Model):
     """
 
     sources: list[TextSource]
-    tokens: int
-    window: int
-    sha256: str
+    tokens: int = Field(ge=1)
+    window: int = Field(ge=1)
+    sha256: str = Field(pattern=_SHA256)
     blocks: dict[int, BlockFit] = {}
 
 
@@ -110,6 +117,18 @@ class Edit(_Model):
     changed: Changed
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _of_the_model(self) -> Edit:
+        """The parts are ascending, of known variants, and within a model of that size."""
+        try:
+            if list(checked(self.parts, self.num_blocks, self.num_heads)) != self.parts:
+                raise ValueError("parts and heads are not ascending")
+            for part in self.parts:
+                variant_of(part.variant)
+        except SurgeryError as error:
+            raise ValueError(str(error)) from None
+        return self
+
     @property
     def blocks(self) -> tuple[int, ...]:
         """Blocks that were edited, whole or in part, ascending."""
@@ -125,7 +144,7 @@ class FileRecord(_Model):
     """A file of the folder: bytes and SHA-256, hexadecimal."""
 
     size: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=_SHA256)
 
 
 class Manifest(_Model):
@@ -152,11 +171,7 @@ class Manifest(_Model):
     @property
     def edited_heads(self) -> dict[int, dict[int, str]]:
         """Block → head → variant, over all edits."""
-        heads: dict[int, dict[int, str]] = {}
-        for edit in [*self.history, self.edit]:
-            for part in edit.parts:
-                heads.setdefault(part.block, {}).update(dict.fromkeys(part.heads, part.variant))
-        return {block: dict(sorted(heads[block].items())) for block in sorted(heads)}
+        return edited_heads([*self.history, self.edit])
 
     @property
     def attention_free(self) -> dict[int, str]:
@@ -168,8 +183,22 @@ class Manifest(_Model):
                 free[block] = names.pop() if len(names) == 1 else "mixed"
         return free
 
+    def accounts_for(self, name: str) -> bool:
+        """Whether a file of that name may lie in the folder: recorded, `UNLISTED`, or the Hub's."""
+        patterns = (*UNLISTED, ".gitattributes")
+        return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
+
     def to_text(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
+    """Block → head → variant, ascending."""
+    heads: dict[int, dict[int, str]] = {}
+    for edit in edits:
+        for part in edit.parts:
+            heads.setdefault(part.block, {}).update(dict.fromkeys(part.heads, part.variant))
+    return {block: dict(sorted(heads[block].items())) for block in sorted(heads)}
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -181,7 +210,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     with guard(ManifestError, "is not valid", path):
-        data = parse_json(read_bytes(path, ManifestError))
+        text = read_bytes(path, ManifestError)
+        data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ManifestError(
@@ -191,7 +221,7 @@ def read_manifest(folder: Path) -> Manifest | None:
                 got=schema,
                 fix="read it with the version of attn-surgery that wrote it",
             )
-        return Manifest.model_validate(data)
+        return Manifest.model_validate_json(text, strict=True)
 
 
 def versions() -> dict[str, str]:

@@ -15,11 +15,10 @@ from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import read_json
 from surgery.errors import ManifestError, OutputError
 from surgery.manifest import NAME as MANIFEST
-from surgery.manifest import Manifest, read_manifest
+from surgery.manifest import REPORTS, Manifest, read_manifest
 from surgery.report_text import texts_in
 from surgery.verification import verify
 
-REPORTS = ("report.json", "report.html", "report.md")
 Render = Callable[[Mapping[str, Any]], Mapping[str, str]]
 """A report → its pages, by name. Raises ValueError for what is no report."""
 

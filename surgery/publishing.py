@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.card import NAME as CARD
 from surgery.card import card_text, merged
+from surgery.checkpoint.source import CODE_OR_WEIGHTS
 from surgery.errors import ManifestError, OutputError
 from surgery.hub_client import hub_client, progress_bars
 from surgery.hub_state import TIMEOUT, Published, published
 from surgery.manifest import NAME as MANIFEST
-from surgery.manifest import Manifest, read_manifest
-from surgery.publishable import REPORTS, Publishable, Render, publishable
+from surgery.manifest import REPORTS, Manifest, read_manifest
+from surgery.publishable import Publishable, Render, publishable
 from surgery.upload_errors import upload_error
-from surgery.verification import CODE_OR_WEIGHTS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -41,7 +41,10 @@ _LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds"}
 _NAMED = {"versions", "attention_free"}  # their keys are names, and their values are strings
 _KEY, _ID = re.compile(r"[ -~]{1,100}"), re.compile(r"[!-~]{1,64}")
 _SENTENCE = 300  # characters
-_LONGEST = {("verdict",): 6_000, ("commands",): 6_000}  # they name every task
+_LONGEST: dict[tuple[str, ...], int] = {
+    ("verdict",): 6_000,
+    ("commands",): 6_000,
+}  # they name every task
 
 
 def texts_in(report: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -64,12 +65,15 @@ def parse_selection(spec: str, variant: str, num_blocks: int, num_heads: int) ->
 
 
 def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selection:
-    """The parts, sorted, when they fit a model of that size.
+    """The parts, they and their heads ascending, when they fit a model of that size.
 
-    **Raises:** `BlockSpecError` when there is none, one is out of range, or a head is in two.
+    **Raises:** `BlockSpecError` when there is none, one is empty or out of range, or a head is in
+    two.
     """
-    parts = tuple(sorted(selection))
-    if not any(part.heads for part in parts):
+    parts = tuple(
+        sorted(Part(part.block, tuple(sorted(part.heads)), part.variant) for part in selection)
+    )
+    if not parts or not all(part.heads for part in parts):
         raise BlockSpecError("the selection names no block")
     for part in parts:
         for head in part.heads:
@@ -112,8 +116,8 @@ def heads_of(selection: Iterable[Part]) -> dict[int, tuple[int, ...]]:
     for part in sorted(selection):
         heads.setdefault(part.block, []).extend(part.heads)
     for block, some in heads.items():
-        for head in some:
-            if some.count(head) > 1:
+        for head, count in Counter(some).items():
+            if count > 1:
                 raise BlockSpecError(f"names head {head} of block {block} more than once")
     return {block: tuple(sorted(heads[block])) for block in sorted(heads)}
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from surgery.blocks import format_blocks
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.source import Checkpoint, open_checkpoint
-from surgery.errors import ManifestError, SurgeryError
+from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.links import own_file
+from surgery.checkpoint.source import SAFETENSORS, SAFETENSORS_INDEX, Checkpoint, open_checkpoint
+from surgery.errors import CheckpointError, ManifestError, SurgeryError
+from surgery.families import family_of
 from surgery.hub import find_model
-from surgery.inventory import take_inventory
+from surgery.inventory import check_tokenizer
 from surgery.manifest import NAME as MANIFEST
-from surgery.manifest import Edit, Manifest, read_manifest
+from surgery.manifest import Manifest, Source, read_manifest
 from surgery.modeling import MODELING_FILE
-from surgery.plan import Plan, make_plan
-from surgery.rewriting import changed_by, new_content
+from surgery.plan import Plan
+from surgery.proofs import check_repeats, replanned
 from surgery.selection import Part, format_selection
-
-CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder; `ok` when every one holds."""
+    """All checks of a folder; `ok` when every one holds. `seed`: of the behavior's random input."""
 
     folder: Path
     checks: tuple[Check, ...]
+    seed: int
 
     @property
     def ok(self) -> bool:
@@ -52,26 +52,37 @@ class Verification:
         return {
             "ok": self.ok,
             "folder": str(self.folder),
+            "seed": self.seed,
             "checks": [check.to_json() for check in self.checks],
         }
 
 
 def verify(
-    folder: str | Path, *, source: str | Path | None = None, revision: str | None = None
+    folder: str | Path,
+    *,
+    source: str | Path | None = None,
+    revision: str | None = None,
+    seed: int | None = None,
 ) -> Verification:
-    """Checks an exported folder.
+    """Checks an exported folder. Each check rests on those before: it ends with one that fails.
 
-    1. `files`: every file has its recorded SHA-256, and no weights or code lie beside them.
-    2. With `source`, the edit is planned anew. `edit`: the manifest and config.json say what that
-       plan says; `carried`: tokenizer, license and the like are the source's; `untouched`: every
-       tensor that the plan leaves alone is byte-equal to the source's; `rewritten`: every other one
-       equals what the edit computes from it.
-    3. `attention-free`: the model is loaded through transformers, and for each edited block the
-       attention output of a token does not change when every other token does; for the other
-       blocks it does.
+    1. `files`: every file has its recorded SHA-256, nothing else lies there but the card and the
+       reports, and no link leaves the folder.
+    2. `contents`: weights, tokenizer and license, and no code but the compact layout's own file,
+       byte for byte.
+    3. `edit`: the edits, planned anew, are what the manifest and config.json say; with `source`,
+       for that one.
+    4. `tensors`: edited heads are exactly what makes them attention-free (see `surgery.proofs`).
+    5. With `source`, `carried`: tokenizer, license and the like are the source's; `untouched`:
+       every tensor that the plan leaves alone is byte-equal to the source's; `rewritten`: every
+       other one equals what the edit computes from it, except for what was fitted to text.
+    6. `loads`, and for each edited block `attention-free`: the model is loaded through transformers
+       and run on random tokens, and a token's context does not change when others do; for all other
+       heads it does.
 
-    The model is loaded only if the files are sound. **Raises:** `ManifestError` when the folder has
-    no manifest; errors of reading the source.
+    **Arguments:** `seed`: repeats the random input of an earlier run (default: a new one).
+
+    **Raises:** `ManifestError` when the folder has no manifest; errors of finding the source.
     """
     path = Path(folder)
     manifest = read_manifest(path)
@@ -79,160 +90,170 @@ def verify(
         raise ManifestError(
             f"has no {MANIFEST}", where=path, fix="verify a folder that `attn-surgery export` wrote"
         )
-    checks = [_guarded("files", lambda: _check_files(path, manifest))]
-    if checks[0].ok and source is not None:
-        original = open_checkpoint(find_model(source, revision)[0])
-        checks += _check_source(path, original, manifest)
-    if all(check.ok for check in checks):
-        checks += _check_behavior(path, manifest)
-    return Verification(path, tuple(checks))
-
-
-def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    found = None if source is None else find_model(source, revision)
+    proof = _Proof(path, manifest, found)
+    names = [*_ALWAYS, *(_WITH_SOURCE if found is not None else ())]
+    seed = secrets.randbits(32) if seed is None else seed
+    checks: list[Check] = []
     try:
-        return check()
+        for name in names:
+            with guard(CheckpointError, "cannot be verified", path):
+                detail = getattr(proof, name)()
+            checks.append(Check(name, True, detail))
+        name = "loads"
+        checks += _behavior(path, manifest, seed)
     except SurgeryError as error:
-        return Check(name, False, str(error))
+        checks.append(Check(name, False, str(error)))
+    return Verification(path, tuple(checks), seed)
 
 
-def _check_files(folder: Path, manifest: Manifest) -> Check:
-    if "config.json" not in manifest.files:
-        return Check("files", False, "config.json is not in the manifest")
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            return Check("files", False, f"{name} is missing")
-        if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
-            return Check("files", False, f"{name} differs from its recorded SHA-256")
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder).as_posix()
-        if path.suffix in CODE_OR_WEIGHTS and relative not in manifest.files:
-            return Check("files", False, f"{relative} is not in the manifest")
-    total = sum(record.size for record in manifest.files.values())
-    return Check("files", True, f"{len(manifest.files)} files, {total:,} bytes, SHA-256 equal")
+_ALWAYS = ("files", "contents", "edit", "tensors")
+_WITH_SOURCE = ("carried", "untouched", "rewritten")
 
 
-def _check_source(folder: Path, original: Checkpoint, manifest: Manifest) -> list[Check]:
-    edit = manifest.edit
-    try:
-        result = open_checkpoint(folder)
-        inventory = take_inventory(original.config, original.infos)
-        plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout)
-    except SurgeryError as error:
-        return [Check("edit", False, str(error))]
-    return [
-        _check_edit(result, edit, plan),
-        _check_carried(result, original, manifest, plan),
-        _check_untouched(result, original, plan),
-        _guarded("rewritten", lambda: _check_rewritten(result, original, plan)),
-    ]
+@dataclass(frozen=True)
+class _Proof:
+    """The checks that run no model. Each says what it found, or raises a `SurgeryError`."""
 
+    folder: Path
+    manifest: Manifest
+    found: tuple[Path, Source] | None  # the source, if it is given
 
-def _check_edit(result: Checkpoint, edit: Edit, plan: Plan) -> Check:
-    expected = dict(plan.config)
-    if "auto_map" in expected:  # `carried` judges it together with the code that it names
-        expected["auto_map"] = result.config.get("auto_map")
-    if result.config != expected:
-        return Check("edit", False, "config.json is not what the edit makes of the source's")
-    planned = {
-        "family": plan.family.model_type,
-        "num_blocks": plan.inventory.dimensions.num_blocks,
-        "num_heads": plan.inventory.dimensions.num_heads,
-        "changed": changed_by(plan),
-        "one_hot": plan.one_hot,
-    }
-    for field, value in planned.items():
-        if value != getattr(edit, field):
-            return Check("edit", False, f"the manifest's {field} is not what the edit does")
-    return Check("edit", True, f"blocks {plan.spec}, {edit.variant}")
+    @cached_property
+    def result(self) -> Checkpoint:
+        return open_checkpoint(self.folder)
 
+    @cached_property
+    def original(self) -> Checkpoint:
+        assert self.found is not None
+        return open_checkpoint(self.found[0])
 
-def _check_carried(
-    result: Checkpoint, original: Checkpoint, manifest: Manifest, plan: Plan
-) -> Check:
-    names = [path.relative_to(original.folder).as_posix() for path in original.sidecars]
-    for name, path in zip(names, original.sidecars, strict=True):
-        if name not in manifest.files or manifest.files[name].sha256 != sha256_of(path):
-            return Check("carried", False, f"{name} is not the source's")
-    if plan.layout.NAME == "compact":
-        code = {n: file.sha256 for n, file in manifest.files.items() if n.endswith(".py")}
-        ours = {MODELING_FILE.name: sha256_of(MODELING_FILE)}
-        if code != ours or result.config.get("auto_map") != plan.config["auto_map"]:
-            wrote = manifest.edit.versions.get("attn-surgery", "unknown")
-            found = ", ".join(code) or MODELING_FILE.name
-            detail = f"{found} is not this version's (exported by version {wrote})"
-            return Check("carried", False, detail)
-    return Check("carried", True, f"{len(names)} files equal to the source's")
+    @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        return replanned(self.result, self.manifest, self.original if self.found else None)
 
+    def files(self) -> str:
+        listed = self.manifest.files
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink():
+                own_file(path, self.folder)
+            elif path.is_dir():
+                continue
+            if not self.manifest.accounts_for(name):
+                raise CheckpointError(f"{name} is not in the manifest")
+        for name, record in listed.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise CheckpointError(f"{name} is missing")
+            if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+                raise CheckpointError(f"{name} differs from its recorded SHA-256")
+        total = sum(record.size for record in listed.values())
+        return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
 
-def _check_untouched(result: Checkpoint, original: Checkpoint, plan: Plan) -> Check:
-    untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
-    wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing, or of no one
-    wrong |= {
-        name
-        for name in untouched & set(result.tensors)
-        if result.infos[name] != original.infos[name]
-        or result.tensors[name].raw() != original.tensors[name].raw()
-    }
-    if wrong:
-        return Check("untouched", False, f"tensor {min(wrong)!r} is not the source's")
-    return Check("untouched", True, f"{len(untouched)} tensors byte-equal to the source")
-
-
-def _check_rewritten(result: Checkpoint, original: Checkpoint, plan: Plan) -> Check:
-    """Repeats the edit. What was fitted cannot be repeated without its calibration text."""
-    repeated = 0
-    for change in plan.changes:
-        if change.action == "drop" or change.block in plan.fitted:
-            continue
-        repeated += 1
-        expected, found = new_content(change, plan, original.read), result.read(change.name)
-        if (expected.shape, expected.dtype) != (found.shape, found.dtype) or not np.array_equal(
-            expected.reshape(-1).view(np.uint8), found.reshape(-1).view(np.uint8)
-        ):
-            detail = f"tensor {change.name!r} is not what {plan.variant} makes of it"
-            return Check("rewritten", False, detail)
-    detail = f"{repeated} tensors repeat bit for bit"
-    fitted = len(plan.rewritten) - repeated
-    if fitted:
-        detail += (
-            f"; {fitted} were fitted to calibration text (attn-surgery reproduce repeats that)"
+    def contents(self) -> str:
+        result, edit = self.result, self.manifest.edit
+        weights = {shard.path.name for shard in result.shards if shard.verbatim}
+        index = set() if SAFETENSORS in weights else {SAFETENSORS_INDEX}
+        code = set()
+        if edit.layout == "compact":
+            code = {MODELING_FILE.name}
+            path = self.folder / MODELING_FILE.name
+            if not path.is_file() or path.read_bytes() != MODELING_FILE.read_bytes():
+                wrote = edit.versions.get("attn-surgery", "unknown")
+                raise CheckpointError(f"{path.name} is not this version's (exported by {wrote})")
+        known = {"config.json", *weights, *index, *code, *result.carried}
+        strangers = sorted(set(self.manifest.files) - known)
+        if strangers:
+            raise CheckpointError(f"{strangers[0]} is no part of an edited model")
+        check_tokenizer(self.folder)
+        return "weights, tokenizer and license, " + (
+            f"and {min(code)} of this version" if code else "and no code"
         )
-    return Check("rewritten", True, detail)
+
+    def edit(self) -> str:
+        if self.found is not None:
+            ours, theirs = (family_of(c.config).title for c in (self.result, self.original))
+            if ours != theirs:
+                raise CheckpointError(f"the source is a {theirs} model, and this is a {ours} model")
+            recorded = self.manifest.edit.source
+            if recorded.content is not None and not recorded.is_that(*self.found):
+                raise CheckpointError("the source is not the one that the manifest records")
+            earlier = read_manifest(self.original.folder)
+            if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
+                raise ManifestError("the manifest's history is not the source's")
+        return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"
+
+    def tensors(self) -> str:
+        for plan in self.plans:
+            check_repeats(plan, self.result, self.result.read, {"rewrite"})
+        hot = self.manifest.edit.one_hot
+        if hot is None:
+            return "hold what the layout puts there"
+        return (
+            f"queries and keys are the constants that leave a gap of {hot.gap:g} (needed: "
+            f"{hot.required:g}) over {hot.num_offsets:,} offsets"
+        )
+
+    def carried(self) -> str:
+        theirs = self.original.carried
+        for name in sorted({*self.result.carried, *theirs}):
+            record = self.manifest.files.get(name)
+            if name not in theirs or record is None or record.sha256 != sha256_of(theirs[name]):
+                raise CheckpointError(f"{name} is not the source's")
+        return f"{len(theirs)} files equal to the source's"
+
+    def untouched(self) -> str:
+        result, original, plan = self.result, self.original, self.plans[0]
+        untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
+        wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing, or of no one
+        wrong |= {
+            name
+            for name in untouched & set(result.tensors)
+            if result.infos[name] != original.infos[name]
+            or result.tensors[name].raw() != original.tensors[name].raw()
+        }
+        if wrong:
+            raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
+        return f"{len(untouched)} tensors byte-equal to the source"
+
+    def rewritten(self) -> str:
+        compared, fitted = check_repeats(
+            self.plans[0], self.result, self.original.read, {"rewrite", "add"}
+        )
+        detail = f"{compared} tensors repeat bit for bit"
+        if fitted:
+            detail += f", {fitted} of them but for what was fitted to calibration text"
+            detail += " (attn-surgery reproduce repeats that)"
+        return detail
 
 
-def _check_behavior(folder: Path, manifest: Manifest) -> list[Check]:
+def _behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
     from surgery.mixing import mixing_heads  # needs torch and transformers
 
-    try:
-        opened = open_checkpoint(folder)
-        take_inventory(opened.config, opened.infos)
-        mixes = mixing_heads(folder)
-    except (SurgeryError, FloatingPointError) as error:
-        return [Check("loads", False, str(error))]
-    checks = [Check("loads", True, "through transformers, no weight missing")]
+    mixes = mixing_heads(folder, seed)
+    checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
     edited, heads = manifest.edited_heads, manifest.edit.num_heads
     for block, variants in edited.items():
-        mixing = mixes.get(block)  # None: no such block
         whole = len(variants) == heads
         spec = format_selection([Part(block, tuple(variants), "")], heads)
         name = f"block {block} attention-free" if whole else f"heads {spec} attention-free"
-        wrong = [] if mixing is None else [head for head in variants if mixing[head]]
+        wrong = any(mixes[block][head] for head in variants)
         detail = "depends on other tokens" if wrong else "depends on its own token alone"
         checks.append(
-            Check(
-                f"{name} ({', '.join(sorted(set(variants.values())))})",
-                mixing is not None and not wrong,
-                "no such block" if mixing is None else detail,
-            )
+            Check(f"{name} ({', '.join(sorted(set(variants.values())))})", not wrong, detail)
         )
-    attending = [block for block in mixes if len(edited.get(block, {})) < heads]
-    idle = [
-        block
-        for block in attending
-        if not any(mixes[block][head] for head in range(heads) if head not in edited.get(block, {}))
-    ]
-    blocks = format_blocks(tuple(idle or attending)) or "no other block"
-    detail = f"blocks {blocks} no longer mix tokens" if idle else f"{blocks}: attention still mixes"
-    checks.append(Check("other blocks", not idle, detail))
+    others = {
+        block: [head for head in range(heads) if head not in edited.get(block, {})]
+        for block in mixes
+    }
+    idle = _spec({b: [h for h in others[b] if not mixes[b][h]] for b in others}, heads)
+    detail = f"{idle} no longer mix tokens, and the manifest does not say so"
+    fine = f"{_spec(others, heads) or 'none left'}: attention still mixes"
+    checks.append(Check("other blocks", not idle, detail if idle else fine))
     return checks
+
+
+def _spec(heads: dict[int, list[int]], num_heads: int) -> str:
+    parts = [Part(block, tuple(some), "") for block, some in heads.items() if some]
+    return format_selection(parts, num_heads)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.exporting import Export, Fitting, prepare, write
+from surgery.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import Fit
 
 
@@ -41,4 +42,11 @@ def export_with_any(
     prepared = prepare(source, spec, variant=variant, layout=layout)
     sizes = prepared.plan.inventory.dimensions
     fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d)
-    return write(prepared, output, fitting=Fitting(fits))
+    record = CalibrationRecord(
+        sources=[TextSource(name="random numbers")],
+        tokens=1,
+        window=1,
+        sha256="0" * 64,
+        blocks={block: BlockFit(ridge=fit.ridge, r2=fit.r2) for block, fit in fits.items()},
+    )
+    return write(prepared, output, fitting=Fitting(fits, record if fits else None))

@@ -114,6 +114,51 @@ CONFIGURATION: list[tuple[str, Damage, list[str]]] = [
         ["brings its own modeling code (auto_map), which is never run"],
     ),
     (
+        "pipeline of its own",
+        set_config(custom_pipelines={"text-generation": {"impl": "evil.Pipe"}}),
+        ["brings its own modeling code (custom_pipelines), which is never run"],
+    ),
+    (
+        "attention kernel of its own",
+        set_config(attn_implementation="me/kernel"),
+        ["asks for attention code from the Hub, which is never run"],
+    ),
+    (
+        "attention-free blocks, in a list",
+        set_config(attention_free_blocks=[1]),
+        ["'attention_free_blocks' stands in the configuration of a model that has none"],
+    ),
+    (
+        "attention-free blocks of a stock model",
+        set_config(attention_free_blocks={"2": "none"}),
+        ["remove it, or restore model_type attention_free_gpt_neox"],
+    ),
+    (
+        "epsilon that the library refuses",
+        set_config(layer_norm_eps=0),
+        ["the library cannot load this 'layer_norm_eps'", "such as 1e-05, got 0)"],
+    ),
+    (
+        "epsilon of text",
+        set_config(layer_norm_eps="x" * 500),
+        ["the library cannot load this 'layer_norm_eps'", f"got '{'x' * 49})"],
+    ),
+    (
+        "odd heads, rotated whole",
+        set_config(hidden_size=66, rotary_pct=1.0),
+        ["rotates dimensions in pairs", "a rotary share below 1 for heads of 33, got 1.0)"],
+    ),
+    (
+        "heads of another size",
+        set_config(head_dim=8),
+        ["'head_dim' is not hidden_size divided by the number of heads (expected 32, got 8)"],
+    ),
+    (
+        "two rotary shares",
+        set_config(rope_parameters={"partial_rotary_factor": 1.0}),
+        ["the rotary share is given twice", "got 1.0 and 0.25)"],
+    ),
+    (
         "no size",
         set_config(hidden_size=...),
         ["config.json: 'hidden_size' is not a positive whole number"],
@@ -166,6 +211,14 @@ def test_configuration(tmp_path: Path, damage: Damage, texts: list[str]) -> None
     damage(source)
     refused(tmp_path, source).assert_error(*texts)
     attn_surgery("inspect", source, "--json").assert_error(*texts)
+
+
+def test_a_tokenizer_with_code_of_its_own(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", NEOX)
+    settings = {"auto_map": {"AutoTokenizer": ["tokenization.T", None]}}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    text = "tokenizer_config.json: the tokenizer brings its own code (auto_map)"
+    refused(tmp_path, source).assert_error(text)
 
 
 @pytest.mark.parametrize("weights", [b"", b"not weights", None])
@@ -474,6 +527,12 @@ UNSUPPORTED: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
         neox_config(rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000}),
         ("--layout", "stock"),
         ["rotary scaling 'yarn' is not supported by the stock layout"],
+    ),
+    (
+        "rotary settings in the place of their scaling",
+        neox_config(rope_scaling={"rope_type": "default", "rope_theta": 1e9}),
+        ["--layout", "stock"],
+        ["rotary scaling 'default, with more' is not supported by the stock layout"],
     ),
     (
         "very long contexts",

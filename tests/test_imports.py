@@ -87,6 +87,7 @@ MAY_IMPORT = {
         "surgery.checkpoint.foreign",
         "surgery.layouts.one_hot",
         "surgery.selection",
+        "surgery.variants",
     },
     "surgery.inventory": PLANNING - {"surgery.layouts"},
     "surgery.plan": PLANNING,

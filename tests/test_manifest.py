@@ -138,6 +138,7 @@ def damage(exported: Path, path: list[Any], value: object) -> None:
 
 
 DIGEST = "0" * 64
+FIT = {"sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "blocks": {}}
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,24 @@ DIGEST = "0" * 64
         (["files", "config.json", "sha256"], DIGEST + "\n", "files.config.json.sha256: "),
         (["files", "config.json", "size"], -1, "files.config.json.size: "),
         (["history"], [{}], "history.0."),
+        (["edit", "num_blocks"], "4", "edit.num_blocks: input should be a valid integer"),
+        (["edit", "num_heads"], True, "edit.num_heads: "),
+        (["edit", "num_blocks"], 3, "head 0 of block 3 is out of range"),
+        (["edit", "num_heads"], -1, "is out of range"),
+        (["edit", "parts"], [], "the selection names no block"),
+        (["edit", "parts", 0, "heads"], [], "the selection names no block"),
+        (["edit", "parts", 0, "heads"], [0, 0], "names head 0 of block 1 more than once"),
+        (["edit", "parts", 0, "heads"], [0, 9], "head 9 of block 1 is out of range"),
+        (["edit", "parts", 0, "heads"], [-1], "head -1 of block 1 is out of range"),
+        (["edit", "parts", 0, "heads"], [1, 0], "parts and heads are not ascending"),
+        (["edit", "parts", 0, "block"], 2**80, "is out of range"),
+        (["edit", "parts", 1, "block"], 1, "names head 0 of block 1 more than once"),
+        (["edit", "parts", 0, "block"], 3, "names head 0 of block 3 more than once"),
+        (["edit", "parts", 0, "variant"], "soft", "unknown variant 'soft'"),
+        (["edit", "calibration"], FIT | {"tokens": 0}, "edit.calibration.tokens: "),
+        (["edit", "calibration"], FIT | {"sha256": "x"}, "edit.calibration.sha256: "),
+        (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": -1, "r2": 0.5}}}, ".ridge: "),
+        (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": 0, "r2": 1e21}}}, ".r2: "),
     ],
 )
 def test_wrong_fields(exported: Path, path: list[Any], value: object, text: str) -> None:
@@ -170,6 +189,14 @@ def test_wrong_fields(exported: Path, path: list[Any], value: object, text: str)
         read_manifest(exported)
     assert str(caught.value).startswith(f"{exported / 'surgery.json'}: ")
     assert text in str(caught.value)
+
+
+def test_a_million_heads(exported: Path) -> None:
+    """Refused as fast as they are read."""
+    damage(exported, ["edit", "num_heads"], 10**6)
+    damage(exported, ["edit", "parts", 0, "heads"], [*range(10**6), 5])
+    with pytest.raises(ManifestError, match="more than once"):
+        read_manifest(exported)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b", "", "."])

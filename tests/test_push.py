@@ -1,7 +1,7 @@
 """Publishing, by the real client to a server that speaks the Hub's protocol.
 
 - One commit holds what the manifest lists, the manifest, the card and a report without texts, byte
-  for byte, and nothing else that lies in the folder. Private unless asked otherwise.
+  for byte. A folder in which anything else lies is refused. Private unless asked otherwise.
 - A report in which text may stand, under whatever key, is refused; its pages are made from it anew.
   No link is followed out of the folder, and no path of this machine is sent.
 - What has arrived is compared with the manifest, whatever became of the folder meanwhile.
@@ -60,13 +60,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "stock": surgery.export(source, "0", output=root / "stock").output,
         "compact": surgery.export(source, "1", layout="compact", output=root / "compact").output,
     }
-    for name, text in BESIDE.items():
-        (folders["stock"] / name).write_text(text)
-    for name in ("damaged", "foreign", "shown", "stranger", "reported"):
+    for name in ("damaged", "foreign", "beside", "shown", "stranger", "reported"):
         folders[name] = Path(shutil.copytree(folders["stock"], root / name))
     with (folders["damaged"] / WEIGHTS[0]).open("ab") as file:
         file.write(b"x")
     (folders["foreign"] / "pytorch_model.bin").write_bytes(b"x")
+    for name, text in BESIDE.items():
+        (folders["beside"] / name).write_text(text)
     (folders["shown"] / "report.json").write_text(json.dumps(report(folders["shown"], text="x")))
     other = report(folders["compact"])
     (folders["stranger"] / "report.json").write_text(json.dumps(other))
@@ -145,7 +145,6 @@ def test_a_push_is_the_manifest_s_files_and_no_others(
     result, repository = json.loads(pushed.out), hub.repositories["me/edited"]
     there = files(repository)
     assert set(there) == {*listed(exported["stock"]), "surgery.json", "README.md"}
-    assert set(there) & set(BESIDE) == set()
     for name in set(there) - {"README.md"}:
         assert there[name] == (exported["stock"] / name).read_bytes(), name
     assert result == {
@@ -374,6 +373,8 @@ REFUSED = {
     f"{WEIGHTS[0]} differs from its recorded SHA-256; export it again",
     "push foreign me/x": "foreign: does not verify, so it is not published: files: "
     "pytorch_model.bin is not in the manifest; export it again",
+    "push beside me/x": "beside: does not verify, so it is not published: files: .env is not in "
+    "the manifest; export it again",
     "push stock you/x": "Hub model you/x: the token may not write there (got HTTP 403); use one "
     "that may write to what you owns, or propose the model with --create-pr",
     "push stock me/x --create-pr": "Hub model me/x: not found, so nothing can be proposed; push "

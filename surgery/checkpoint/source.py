@@ -21,6 +21,8 @@ PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MANIFEST, CARD = "surgery.json", "README.md"
 HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
+CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+
 # What a user needs beside the weights. Model cards describe the source, not the result; code is
 # never carried.
 TOKENIZER = (
@@ -89,7 +91,12 @@ class Checkpoint:
     def sidecars(self) -> tuple[Path, ...]:
         """Tokenizer, generation, chat template and license files, ascending by name."""
         found = {path for pattern in SIDECARS for path in self.folder.glob(pattern)}
-        return tuple(sorted(path for path in found if path.is_file()))
+        return tuple(sorted(p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS))
+
+    @property
+    def carried(self) -> dict[str, Path]:
+        """The same by their names within the folder."""
+        return {path.relative_to(self.folder).as_posix(): path for path in self.sidecars}
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

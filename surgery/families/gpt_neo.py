@@ -16,6 +16,7 @@ GPT_NEO = Family(
     architecture="GPTNeoForCausalLM",
     title="GPT-Neo",
     attention=_B + "attn.attention",
+    epsilon="layer_norm_epsilon",
     config_keys={
         "num_blocks": "num_layers",
         "num_heads": "num_heads",

@@ -15,6 +15,7 @@ GPT_NEOX = Family(
     architecture="GPTNeoXForCausalLM",
     title="GPT-NeoX (Pythia)",
     attention=_B + "attention",
+    epsilon="layer_norm_eps",
     config_keys={
         "num_blocks": "num_hidden_layers",
         "num_heads": "num_attention_heads",

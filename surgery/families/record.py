@@ -72,15 +72,17 @@ class Dimensions:
 class Family:
     """One architecture: where its tensors are and which config keys give its sizes.
 
-    `attention` is the template of the attention module's name; `rotary` tells whether positions are
-    rotary; `fused` whether query, key and value are one tensor;
-    `tied_head` whether the head is the embedding unless config.json says otherwise.
+    `attention` is the template of the attention module's name; `epsilon` the config key of the
+    layer norms' constant; `rotary` tells whether positions are rotary; `fused` whether query, key
+    and value are one tensor; `tied_head` whether the head is the embedding unless config.json says
+    otherwise.
     """
 
     model_type: str
     architecture: str
     title: str
     attention: str
+    epsilon: str
     rules: tuple[TensorRule, ...]
     config_keys: dict[str, str]  # field of Dimensions → key of config.json
     rotary: bool

@@ -62,9 +62,18 @@ class Layout(Protocol):
         one_hot: OneHot | None,
         /,
     ) -> Array:
-        """A tensor's new content, in its stored dtype or in float64, for the caller to cast."""
+        """A tensor's new content, in its stored dtype or in float64, for the caller to cast.
+
+        Computed again from a tensor that it has rewritten, it changes nothing: so a result is
+        proved without its source.
+        """
 
     def config(
         self, config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit], /
     ) -> dict[str, Any]:
         """The result's config.json, as a new dict."""
+
+    def source_config(
+        self, config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit], /
+    ) -> dict[str, Any]:
+        """What `config` was made from, as a new dict, as far as the layout needs to know it."""

@@ -80,3 +80,14 @@ def config(
         "model_type": family.compact_model_type,
         "attention_free_blocks": {str(block): kinds[block] for block in sorted(kinds)},
     }
+
+
+def source_config(
+    config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit]
+) -> dict[str, Any]:
+    source = {key: value for key, value in config.items() if key != "auto_map"}
+    kinds = source.pop("attention_free_blocks", None) or {}
+    earlier = {block: kind for block, kind in kinds.items() if int(block) not in edits}
+    if earlier:
+        return {**config, "attention_free_blocks": earlier}
+    return {**source, "architectures": [family.architecture], "model_type": family.model_type}

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.errors import CheckpointError, MarginError
+from surgery.errors import MarginError
+from surgery.families.rotary import rotary_kind, rotary_positions
 
 UNDERFLOW = 104.0  # exp(-104) rounds to zero in float32: its smallest positive number is e^-103.28
 SCORE_LIMIT = 30_000.0  # κ² k before scaling; float16 ends at 65,504
@@ -48,14 +49,10 @@ class OneHot:
 def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[np.float64]:
     """θ_m = base^(-2m / rotary dimensions) for m < rotary dimensions / 2, from config.json.
 
-    Reads both spellings: `rotary_pct` and `rotary_emb_base`, or `rope_parameters`.
-
     **Raises:** `MarginError` for any rotary scaling other than the default, `CheckpointError` for
     values that make no sense.
     """
-    rope = _mapping(config, "rope_parameters")
-    scaling = _mapping(config, "rope_scaling")
-    kind = scaling.get("rope_type", scaling.get("type", rope.get("rope_type", "default")))
+    kind = rotary_kind(config)
     if kind != "default":
         raise MarginError(
             f"rotary scaling {kind!r} is not supported by the stock layout",
@@ -63,28 +60,8 @@ def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[n
             expected="default rotary positions",
             fix="use `layout=compact`",
         )
-    share = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
-    base = rope.get("rope_theta", config.get("rotary_emb_base", 10_000))
-    for name, value, least, most in (("share", share, 0, 1), ("base", base, 1, 1e30)):
-        if type(value) not in (int, float) or not least <= value <= most:
-            raise CheckpointError(
-                f"the rotary {name} makes no sense",
-                where="config.json",
-                expected=f"a number from {least} to {most:g}",
-                got=repr(value)[:50],
-            )
-    rotary_dimensions = int(head_size * share)
-    exponents = np.arange(0, rotary_dimensions, 2, dtype=np.float64) / max(rotary_dimensions, 1)
-    return float(base) ** -exponents
-
-
-def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key) or {}
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{key!r} is not an object", where="config.json", got=repr(value)[:50]
-        )
-    return value
+    dimensions, base = rotary_positions(config, head_size)
+    return base ** -(np.arange(0, dimensions, 2, dtype=np.float64) / max(dimensions, 1))
 
 
 def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions: int) -> OneHot:

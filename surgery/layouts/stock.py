@@ -128,3 +128,6 @@ def config(
     config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit]
 ) -> dict[str, Any]:
     return dict(config)
+
+
+source_config = config

@@ -1,0 +1,67 @@
+"""Changes to an exported folder by one who wants to deceive: the recorded hashes fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import attn_surgery
+from safetensors.torch import load_file, save_file
+
+import surgery
+from cli.options import typed
+from surgery.errors import OutputError
+from surgery.publishable import publishable
+
+WEIGHTS = "model.safetensors"
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    seal(folder)
+
+
+def seal(folder: Path, *more: str) -> None:
+    """Records the files as they now are, and more of them."""
+
+    def record(manifest: Any) -> None:
+        manifest["files"].update({name: {} for name in more})
+        for name, entry in manifest["files"].items():
+            content = (folder / name).read_bytes()
+            entry.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    edit_json(folder / "surgery.json", record)
+
+
+def assert_fails(folder: Path, name: str, detail: str, source: Path | None = None) -> None:
+    """That check fails, with exit code 1 and a line that names it, for people and for programs."""
+    options = () if source is None else ("--source", source)
+    outcome = attn_surgery("verify", folder, *options, "--json")
+    assert outcome.code == 1
+    assert outcome.json["ok"] is False
+    failed = [check for check in outcome.json["checks"] if not check["ok"]]
+    assert [check["name"] for check in failed] == [name], outcome.json
+    assert detail in failed[0]["detail"]
+    assert outcome.stderr == typed(f"error: {folder}: {name}: {failed[0]['detail']}\n")
+    assert not surgery.verify(folder, source=source).ok
+
+
+def assert_refused(folder: Path, name: str, detail: str, source: Path) -> None:
+    """That check fails without the source and with it, and nothing is published."""
+    assert_fails(folder, name, detail)
+    assert_fails(folder, name, detail, source)
+    with pytest.raises(OutputError, match=f"does not verify, so it is not published: {name}: "):
+        publishable(folder)
