@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cli.measuring import open_model, running_options
-from cli.options import echo, json_option, note, print_json, revision_option
+from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 
 
@@ -30,6 +30,7 @@ from cli.progress import progress
     metavar="SAMPLES",
     help="The .jsonl file to write, as samples for extract.",
 )
+@overwrite_option
 @revision_option
 @click.option(
     "--prefix-length",
@@ -70,6 +71,7 @@ def command(
     model: str,
     corpora: tuple[Path, ...],
     output: Path,
+    overwrite: bool,
     revision: str | None,
     prefix_length: int,
     suffix_length: int,
@@ -92,7 +94,9 @@ def command(
     from evals.collecting import Cut, collect
     from evals.processes import Processes
     from surgery.corpus import open_corpus
+    from surgery.output import check_output
 
+    check_output(output, overwrite=overwrite, say=note)
     cut = Cut(prefix_length, suffix_length, stride, min_score)
     cut.check()
     corpus = open_corpus(corpora)
@@ -114,6 +118,7 @@ def command(
             cut,
             settings={**subject.identity, "dtype": subject.dtype},
             text=show_text,
+            overwrite=overwrite,
             batch_size=batch_size,
             processes=processes,
             advance=advance,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli.evaluating import OPTIONS
+from cli.options import note, overwrite_option
 
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
@@ -26,9 +27,10 @@ SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
     default="attn-surgery-demo",
     show_default=True,
     metavar="DIR",
-    help="Folder for the edited model; replaced if an earlier demo is there.",
+    help="Folder for the edited model, with its report.",
 )
-def command(output: Path) -> None:
+@overwrite_option
+def command(output: Path, overwrite: bool) -> None:
     """Run the whole story on an embedded model, offline, in under three minutes.
 
     Exports lab:pythia with its deep blocks edited, verifies it, reloads it through transformers,
@@ -38,14 +40,15 @@ def command(output: Path) -> None:
     from cli.evaluating import make_plan
     from cli.evaluation_table import print_evaluation
     from cli.tables import console
-    from surgery.exporting import prepare, write
+    from surgery.exporting import check_target, prepare, write
     from surgery.verification import verify
 
+    prepared = prepare(MODEL, BLOCKS)
+    check_target(prepared.checkpoint.folder, output, overwrite=overwrite, say=note)
     out = console()
     out.rule("1. Export")
     out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {output}", style="bold")
-    prepared = prepare(MODEL, BLOCKS)
-    export = write(prepared, output, overwrite=True)
+    export = write(prepared, output, overwrite=overwrite)
     blocks = ", ".join(map(str, export.plan.blocks))
     total = prepared.plan.inventory.dimensions.num_blocks
     out.print(

@@ -19,7 +19,7 @@ from cli.evaluating import (
 )
 from cli.evaluation_table import print_evaluation
 from cli.measuring import running_options
-from cli.options import json_option, note, print_json, revision_option
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=FOLDER, metavar="DIR", help="Folder of the report.  [default: NAME-evaluation]"
 )
+@overwrite_option
 @running_options
 @click.option("--no-cache", is_flag=True, help="Run the base's benchmarks again.")
 @click.option("--show-text", is_flag=True, help="Put the passages' text into the report.")
@@ -50,6 +51,7 @@ def command(
     revision: str | None,
     front: Path | None,
     output: Path | None,
+    overwrite: bool,
     dtype: str,
     device: str | None,
     device_map: str | None,
@@ -72,10 +74,11 @@ def command(
 
     from evals.baseline_cache import BaselineCache, cache_folder
     from evals.evaluation import Target, evaluate
-    from evals.evaluation_files import check_output, output_folder, write_evaluation
+    from evals.evaluation_files import owned, write_evaluation
     from evals.findings import read_front
+    from surgery.output import atomic_folder, check_output
 
-    check_output(output)
+    check_output(output, owned, overwrite=overwrite, say=note)
     plan = make_plan(
         asked,
         lab,
@@ -95,7 +98,7 @@ def command(
         say=note,
         progress=progress,
     )
-    with output_folder(output) as folder:
+    with atomic_folder(output, owned, overwrite=overwrite) as folder:
         write_evaluation(found, folder)
     _attach(found, Path(model), show_text)
     for warning in found.report.warnings:

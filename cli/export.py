@@ -18,6 +18,7 @@ from cli.options import (
     human_bytes,
     json_option,
     note,
+    overwrite_option,
     print_json,
     revision_option,
 )
@@ -69,7 +70,7 @@ from surgery.variants import VARIANTS
     help="Folder to create.  [default: NAME-VARIANT-BLOCKS]",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan; read no weights and write nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace DIR, once the new one is complete.")
+@overwrite_option
 @click.option(
     "--max-shard-size",
     type=Size(),
@@ -113,7 +114,7 @@ def command(
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
     EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
     """
-    from surgery.exporting import prepare, variants_of, write
+    from surgery.exporting import check_target, prepare, variants_of, write
     from surgery.plan_file import read_plan_file
 
     if drop_attn is None and plan_file is None:
@@ -122,6 +123,9 @@ def command(
         raise click.UsageError("give --drop-attn or --plan, not both")
     if variant is not None and plan_file is not None:
         raise click.UsageError("a --plan names the variants itself: give it without --variant")
+    writing = {"overwrite": overwrite, "say": note}
+    if output is not None and not dry_run:
+        check_target(model, Path(output), **writing)
     wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
     variant = variant or "identity"
     edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
@@ -132,6 +136,8 @@ def command(
     plan = prepared.plan
     export = None
     if not dry_run:
+        if output is None:
+            check_target(prepared.checkpoint.folder, prepared.default_output, **writing)
         fitting = None if text is None else fitted(prepared, text)
         with progress("export", prepared.total_bytes) as advance:
             export = write(

@@ -11,7 +11,7 @@ import click
 from cli.extraction_table import print_extraction
 from cli.heldout import heldout_texts
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, revision_option
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -64,6 +64,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @running_options
 @click.option("--rows", type=FILE, metavar="FILE", help="Also write one JSON line a row.")
 @click.option("--output", type=FILE, metavar="FILE", help="Also write the JSON object.")
+@overwrite_option
 @click.option("--show-text", is_flag=True, help="Put the passages' text into the rows.")
 @json_option
 def command(
@@ -83,6 +84,7 @@ def command(
     batch_size: int | None,
     rows: Path | None,
     output: Path | None,
+    overwrite: bool,
     show_text: bool,
     as_json: bool,
 ) -> None:
@@ -102,12 +104,14 @@ def command(
     from evals.processes import Processes
     from evals.samples import open_samples
     from evals.summary import rows as row_records
-    from evals.writing import check_writable, write_lines
     from surgery.hub import find_model
+    from surgery.output import check_output, write_lines
 
-    for file in (rows, output):
+    if rows is not None and rows == output:
+        raise click.UsageError("--rows and --output name the same file")
+    for file, argument in ((rows, "rows"), (output, "output")):
         if file is not None:
-            check_writable(file)
+            check_output(file, overwrite=overwrite, argument=argument, say=note)
     passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
     texts = heldout_texts(controls, model, baseline, samples)
     processes = Processes.launched()
@@ -144,9 +148,11 @@ def command(
         records = row_records(
             edited.test, baseline=None if before is None else before.test, tokenizer=tokenizer
         )
-        write_lines(rows, (json.dumps(record, ensure_ascii=False) for record in records))
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        write_lines(rows, lines, overwrite=overwrite)
     if output is not None:
-        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)])
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        write_lines(output, [text], overwrite=overwrite)
     if as_json:
         print_json(result)
     else:

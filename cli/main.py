@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
+import threading
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -90,6 +92,8 @@ def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. The one place where errors become exit codes."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():  # others may not
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
     except click.ClickException as error:

@@ -39,6 +39,14 @@ def revision_option(command: F) -> F:
     )(command)
 
 
+def overwrite_option(command: F) -> F:
+    return click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace what an earlier run wrote there, at once, when the new one is complete.",
+    )(command)
+
+
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
 

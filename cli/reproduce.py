@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import echo, json_option, note, print_json, revision_option
+from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
 
 if TYPE_CHECKING:
     from cli.repeated_evaluation import Figure
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="The text that mean and linear were fitted on; may be repeated.  [default: a lab model's]",
 )
 @click.option("--output", metavar="DIR", help="Keep the repeated export in DIR.")
+@overwrite_option
 @click.option(
     "--evaluate",
     is_flag=True,
@@ -43,6 +44,7 @@ def command(
     source: str | None,
     calibration: tuple[str, ...],
     output: str | None,
+    overwrite: bool,
     evaluate: bool,
     as_json: bool,
 ) -> None:
@@ -56,9 +58,12 @@ def command(
     from cli.calibrating import calibration_text, fitted
     from cli.progress import progress
     from cli.repeated_evaluation import measured_again
+    from surgery.exporting import check_target
     from surgery.original import open_original
     from surgery.reproduction import reproduce
 
+    if output is not None:
+        check_target(model, Path(output), overwrite=overwrite, say=note)
     original = open_original(model, revision)
     report = original.read("report.json") if evaluate else None  # missed before any work
     recorded = original.manifest.edit.source.model
@@ -75,6 +80,7 @@ def command(
                 original,
                 output,
                 source=source,
+                overwrite=overwrite,
                 fit=None if text is None else lambda prepared: fitted(prepared, text),
                 progress=advance,
             )

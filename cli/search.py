@@ -11,7 +11,7 @@ import click
 from cli.calibrating import calibration_text
 from cli.heldout import needed_texts
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, revision_option
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 from cli.search_table import export_command, show_search
 from cli.sweeping import fitter_for, stored_dtype
@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to create: plan.json, search.json and a picture.  [default: NAME-search]",
 )
+@overwrite_option
 @json_option
 def command(
     model: str,
@@ -120,6 +121,7 @@ def command(
     device_map: str | None,
     batch_size: int | None,
     output: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Find the blocks or heads of MODEL whose edit meets a goal at the least cost.
@@ -134,15 +136,16 @@ def command(
     from evals.goals import MaxExtraction, MaxLossIncrease
     from evals.processes import Processes
     from evals.samples import open_samples
-    from evals.search_folder import check_target, write_search
+    from evals.search_folder import owned, write_search
     from evals.search_report import missed, plan_of, search_report
     from evals.search_run import Task, run
     from surgery.hub import find_model
+    from surgery.output import check_output
 
     if (max_extraction is None) == (max_loss_increase is None):
         raise click.UsageError("give one goal: --max-extraction X or --max-loss-increase Y")
     folder = output or Path(f"{re.split('[:/]', model.rstrip('/'))[-1]}-search")
-    check_target(folder)
+    check_output(folder, owned, overwrite=overwrite, say=note)
     fits = bool(calibration) or model.startswith("lab:")
     default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
     chosen_variants = tuple(dict.fromkeys(variants or default))
@@ -187,7 +190,7 @@ def command(
     result = search_report(task, chosen, fitter)
     plan = plan_of(task, chosen, result)
     result["plan"] = None if plan is None else str(folder / "plan.json")
-    write_search(folder, result, plan)
+    write_search(folder, result, plan, overwrite=overwrite)
     if plan is None:
         raise missed(result, folder)
     if as_json:

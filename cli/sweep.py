@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 from cli.calibrating import calibration_text
 from cli.heldout import needed_texts
 from cli.measuring import open_model, running_options
-from cli.options import json_option, note, print_json, revision_option
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 from cli.sweep_table import show_sweep
 from cli.sweeping import fitter_for, stored_dtype
@@ -88,6 +87,7 @@ BOUND_WINDOWS = 32
     help="Folder to create: sweep.json, sweep.csv and pictures. A run that was killed is taken up "
     "where it was.",
 )
+@overwrite_option
 @json_option
 def command(
     model: str,
@@ -108,6 +108,7 @@ def command(
     device_map: str | None,
     batch_size: int | None,
     output: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Measure what editing each block of MODEL does: to what it recites, and to held-out text.
@@ -115,32 +116,29 @@ def command(
     Every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are as for
     extract. Nothing is exported; the figures are those that extract gives for the exported models.
     """
-    from evals.bound_pictures import draw_divergence
     from evals.controls import control_windows
-    from evals.pictures import draw_sweep
     from evals.processes import Processes
-    from evals.response import draw_estimates, estimable, estimate, with_estimates
+    from evals.response import estimable, estimate, with_estimates
     from evals.samples import open_samples
     from evals.sweep import BASE, Engine
     from evals.sweep_edits import left_out, swept
+    from evals.sweep_folder import owned, write_sweep
     from evals.sweep_report import (
         Setting,
-        as_csv,
         fitted_alone,
         journal_of,
         sweep_report,
         with_divergence,
     )
-    from evals.writing import write_lines
-    from surgery.checkpoint.folder import atomic_folder, check_free
     from surgery.families import family_of
+    from surgery.output import check_output
 
     if exact_only and (corpora or with_bounds or estimates):
         raise click.UsageError(
             "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
         )
     if output is not None:
-        check_free(output, overwrite=False)
+        check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched()
     passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
     texts = [] if exact_only else needed_texts(corpora, model)
@@ -222,17 +220,7 @@ def command(
             bounded = bounds(subject.model, windows, advance=advance)
         result = with_divergence(result, bounded.to_json())
     if output is not None:
-        rows = [result["base"], *result["edits"]]
-        with atomic_folder(output) as folder:
-            write_lines(folder / "sweep.json", [json.dumps(result, indent=2)])
-            write_lines(folder / "sweep.csv", as_csv(rows).splitlines())
-            draw_sweep(result, folder)
-            if "estimates" in result:
-                lines = as_csv(result["estimates"]).splitlines()
-                write_lines(folder / "estimates.csv", lines)
-                draw_estimates(result, folder)
-            if "bounds" in result:
-                draw_divergence(result["bounds"], folder, model=model)
+        write_sweep(output, result, overwrite=overwrite)
     if journal is not None:
         journal.remove()
     if as_json:

@@ -23,9 +23,9 @@ from evals.journal import Journal
 from evals.measures import memorization_score
 from evals.processes import Processes, map_in_order
 from evals.samples import row_hash
-from evals.writing import write_lines
 from surgery.corpus import Corpus, Place, Window, windows
 from surgery.errors import SamplesError
+from surgery.output import write_lines
 
 __all__ = ["Collection", "Cut", "collect"]
 
@@ -104,6 +104,7 @@ def collect(
     *,
     settings: dict[str, Any] | None = None,
     text: bool = False,
+    overwrite: bool = False,
     batch_size: int | None = None,
     processes: Processes | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
@@ -117,7 +118,8 @@ def collect(
     Progress is kept in `output` + ".progress". A run that was killed is taken up there when it is
     started again with the same model, corpus and cut, and ends with the same file.
 
-    **Arguments:** `settings`: what identifies the model; `advance` is told of tokens read.
+    **Arguments:** `settings`: what identifies the model; `overwrite`: replace an earlier
+    output, once the new one is whole; `advance` is told of tokens read.
 
     Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
     """
@@ -167,7 +169,8 @@ def collect(
             )
     rows = list(_distinct(found, corpus, tokenizer if text else None))
     if processes.is_main:
-        write_lines(output, (json.dumps(row, ensure_ascii=False) for row in rows))
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        write_lines(output, lines, overwrite=overwrite)
         journal.remove()
     return Collection(tested, len(found), len(rows), read, bool(steps))
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from evals.benchmarks import write_results
 from evals.evaluation import Evaluation
 from evals.page import write_page
-from evals.writing import write_lines
 from surgery.card_file import refresh_card
-from surgery.checkpoint.folder import atomic_folder, writing
-from surgery.errors import OutputError
+from surgery.manifest import REPORTS, UNLISTED
+from surgery.output import known_by, staging_in, write_lines
 
-__all__ = ["REPORT", "attach", "check_output", "output_folder", "write_evaluation"]
+__all__ = ["attach", "owned", "write_evaluation"]
 
-REPORT = "report.json"
+owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Writes everything into `folder`, which exists. Raises `OutputError`."""
     report = evaluation.report
-    write_lines(folder / REPORT, [report.to_text().rstrip("\n")])
+    write_lines(folder / REPORTS[0], report.to_text().splitlines())
     write_page(report.to_dict(), folder)
     sides = ((report.models.base, "base", evaluation.base_runs),)
     for name, side, runs in (*sides, (report.models.edited, "edited", evaluation.edited_runs)):
@@ -37,42 +33,11 @@ def attach(evaluation: Evaluation, folder: Path) -> None:
 
     `push` then takes them along. Raises `OutputError` when the folder cannot be written.
     """
-    with writing(folder), tempfile.TemporaryDirectory(prefix=".evaluation-", dir=folder) as staging:
-        write_evaluation(evaluation, Path(staging))
-        for part in sorted(Path(staging).iterdir()):
+    with staging_in(folder) as staging:
+        write_evaluation(evaluation, staging)
+        for part in sorted(staging.iterdir()):
             place = folder / part.name
             if place.is_dir():
                 shutil.rmtree(place)  # lm-eval's results of an earlier evaluation
             part.replace(place)
     refresh_card(folder, evaluation.report.to_dict())
-
-
-def check_output(folder: Path) -> None:
-    """Raises `OutputError` for a folder that holds anything but an earlier evaluation."""
-    if folder.is_dir():
-        if (folder / REPORT).is_file() or not any(folder.iterdir()):
-            return
-        raise OutputError(
-            "holds something else than an evaluation", where=folder, fix="choose another --output"
-        )
-    if folder.exists() or folder.is_symlink():
-        raise OutputError("is not a folder", where=folder, fix="choose another --output")
-
-
-@contextlib.contextmanager
-def output_folder(target: Path) -> Iterator[Path]:
-    """Yields a folder to write into; it takes the place of `target` when the block ends well."""
-    target = target.absolute()
-    check_output(target)
-    if not target.exists():
-        with atomic_folder(target) as folder:
-            yield folder
-        return
-    new, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    with atomic_folder(new) as folder:
-        yield folder
-    shutil.rmtree(old, ignore_errors=True)
-    target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

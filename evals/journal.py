@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from surgery.checkpoint.foreign import guard, parse_json, read_lines
-from surgery.errors import OutputError, SamplesError
+from surgery.errors import SamplesError
+from surgery.output import locked, parents_of, writing
 
 __all__ = ["Journal"]
 
@@ -56,15 +57,17 @@ class Journal:
 
     @contextmanager
     def appending(self) -> Iterator[None]:
-        """Opens the file for `append`, after what `read` found. Raises `OutputError`.
+        """Opens the file for `append`, after what `read` found.
 
-        If the work fails before its first step, no file is left.
+        If the work fails before its first step, no file is left. Raises `OutputError`, also where
+        another process has it open.
         """
-        try:
-            file = self._path.open("r+b" if self._path.exists() else "w+b")
-        except OSError as error:
-            raise OutputError("cannot be written", where=self._path, got=error.strerror) from error
-        with file:
+        with ExitStack() as stack:
+            with writing(self._path):
+                stack.enter_context(parents_of(self._path))
+                self._path.touch()
+                stack.enter_context(locked(self._path))
+                file = stack.enter_context(self._path.open("r+b"))
             self._file = file
             file.truncate(self._complete)
             file.seek(self._complete)

@@ -7,29 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from evals.pictures import draw_front
-from evals.writing import write_lines
-from surgery.checkpoint.folder import atomic_folder
-from surgery.errors import OutputError
+from surgery.output import atomic_folder, known_by, write_lines
 from surgery.plan_file import PlanFile
 
-__all__ = ["PLAN", "check_target", "write_search"]
+__all__ = ["PLAN", "owned", "write_search"]
 
 PLAN = "plan.json"
+owned = known_by("search.json", ("goal", "front", "selected"), PLAN, "front.png", "front.svg")
 
 
-def check_target(folder: Path) -> None:
-    """Refuses a folder that is there already, before any work is done."""
-    if folder.exists() or folder.is_symlink():
-        raise OutputError("already exists", where=folder, fix="choose another --output")
-
-
-def write_search(folder: Path, result: dict[str, Any], plan: PlanFile | None) -> None:
+def write_search(
+    folder: Path, result: dict[str, Any], plan: PlanFile | None, *, overwrite: bool = False
+) -> None:
     """search.json, front.png, front.svg, and plan.json where there is a plan: all at once.
 
     search.json is `result`, with the name of the plan that lies beside it.
     """
     kept = {**result, "plan": None if plan is None else PLAN}
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, owned, overwrite=overwrite) as partial:
         write_lines(partial / "search.json", [json.dumps(kept, indent=2)])
         draw_front(result, partial)
         if plan is not None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from surgery.card import NAME, card_text
-from surgery.checkpoint.folder import writing
 from surgery.checkpoint.links import own_file
 from surgery.errors import ManifestError
 from surgery.hub import last_name
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import read_manifest
+from surgery.output import atomic_file
 
 
 def read_card(folder: Path) -> str | None:
@@ -34,13 +32,6 @@ def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     text = card_text(manifest, name=last_name(folder), report=report, existing=read_card(folder))
     path = folder / NAME
-    with writing(path):
-        handle, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+    with atomic_file(path, overwrite=True) as file:
+        file.write(text)
     return path

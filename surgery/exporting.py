@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,25 @@ from surgery.calibration import calibration_of
 from surgery.card import NAME as CARD
 from surgery.card import card_text
 from surgery.card_file import read_card
-from surgery.checkpoint.content import ContentHash
+from surgery.checkpoint.content import ContentHash, file_hash
 from surgery.checkpoint.copying import HashedFile
-from surgery.checkpoint.folder import atomic_folder, hidden_siblings
 from surgery.checkpoint.links import own_file
-from surgery.checkpoint.source import SAFETENSORS_INDEX, Checkpoint, open_checkpoint, read_json
+from surgery.checkpoint.source import (
+    SAFETENSORS_INDEX,
+    SIDECARS,
+    Checkpoint,
+    open_checkpoint,
+    read_json,
+)
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
-from surgery.errors import OutputError
+from surgery.errors import CheckpointError, OutputError, SourceError
 from surgery.families import family_of
 from surgery.hub import find_model, last_name
 from surgery.inventory import check_config, check_tokenizer, take_inventory
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import (
+    UNLISTED,
     CalibrationRecord,
     Edit,
     FileRecord,
@@ -36,6 +43,7 @@ from surgery.manifest import (
     versions,
 )
 from surgery.modeling import MODELING_FILE
+from surgery.output import atomic_folder, check_output, is_unfinished
 from surgery.plan import Plan, make_plan
 from surgery.plan_file import PlanFile
 from surgery.rewriting import Fits, changed_by, output_shards
@@ -43,6 +51,9 @@ from surgery.selection import Selection, checked, parse_selection
 from surgery.variants import needs_text
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
+
+FileState = tuple[int, int]
+"""Bytes, and the time of the last change in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,12 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source that has been opened and checked, and what will be done to it."""
+    """A source that has been opened and checked, and what will be done to it.
 
+    `found`: the state of its files before anything of them was read.
+    """
+
+    found: Mapping[Path, FileState]
     checkpoint: Checkpoint
     source: Source
     earlier: Manifest | None
@@ -69,7 +84,8 @@ class Prepared:
         spec = self.plan.spec
         if len(spec) > _LONGEST_SPEC:
             spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
-        return Path(f"{name}-{self.plan.variant}-{spec}")
+        # a comma would end the name in `lm_eval --model_args pretrained=NAME,…`
+        return Path(f"{name}-{self.plan.variant}-{spec}".replace(",", "+"))
 
     @property
     def total_bytes(self) -> int:
@@ -130,6 +146,7 @@ def prepare(
     folder, source = find_model(model, revision, check=select)
     if name is not None:
         source = source.model_copy(update={"model": name})
+    found = _states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
     check_tokenizer(folder)
@@ -147,7 +164,7 @@ def prepare(
         layout=layout,
         earlier=earlier.edited_heads if earlier else None,
     )
-    return Prepared(checkpoint, source, earlier, plan)
+    return Prepared(found, checkpoint, source, earlier, plan)
 
 
 def export(
@@ -209,14 +226,15 @@ def write(
 ) -> Export:
     """Carries out a plan. `progress` is called with the number of bytes just written.
 
-    **Raises:** `UnsupportedError` when a variant needs a `fitting` that is not there.
+    **Raises:** `UnsupportedError` when a variant needs a `fitting` that is not there,
+    `CheckpointError` when the source has changed since it was prepared.
     """
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
-    with atomic_folder(target, overwrite=overwrite) as folder:
+    with atomic_folder(target, owned, overwrite=overwrite) as folder:
         files: dict[str, WrittenFile] = {}
         shards = output_shards(checkpoint, plan, fitting.fits, max_shard_size)
         copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
@@ -240,8 +258,38 @@ def write(
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
         card = card_text(manifest, read_card(checkpoint.folder), name=last_name(target))
         _write_bytes(folder / CARD, card.encode())
+        _check_unchanged(prepared)
         _write_bytes(folder / "config.json", config)  # last: without it, nothing loads
     return Export(target, plan, manifest)
+
+
+def owned(folder: Path) -> Collection[str]:
+    """What attn-surgery wrote into the folder of a model, as patterns: see `surgery.output.Owned`.
+
+    A listed file whose content is another by now is not among it.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return ()
+    listed = manifest.files.items()
+    return (*UNLISTED, *(escape(name) for name, file in listed if _is_as(folder / name, file)))
+
+
+def _is_as(path: Path, recorded: FileRecord) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    return path.stat().st_size == recorded.size and file_hash(path) == recorded.sha256
+
+
+def check_target(source: str | Path, target: Path, **options: Any) -> None:
+    """Refuses, before any work is done, an output that could not be written in the end.
+
+    `options` are those of `check_output`. Raises `OutputError`, also for one that overlaps the
+    folder `source`.
+    """
+    if Path(source).is_dir():
+        _check_apart(Path(source), target)
+    check_output(target, owned, **options)
 
 
 def check_fitted(plan: Plan, fits: Fits) -> None:
@@ -304,14 +352,33 @@ def _write_bytes(path: Path, data: bytes) -> WrittenFile:
     return WrittenFile(file.size, file.sha256)
 
 
+def _states(paths: Iterable[Path]) -> dict[Path, FileState]:
+    stats = ((path, path.stat()) for path in paths if path.is_file())
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
+
+
+def _check_unchanged(prepared: Prepared) -> None:
+    files = prepared.checkpoint.files
+    now = _states(files)
+    for path in files:
+        if now.get(path) != prepared.found.get(path):
+            raise CheckpointError(
+                "changed while it was read", where=path, fix="export again once it is complete"
+            )
+
+
 def _check_apart(source: Path, target: Path) -> None:
     outside = Path(os.path.realpath(source))
     inside = Path(os.path.realpath(target))
-    if outside in inside.parents or any(
-        folder in (outside, *outside.parents) for folder in (inside, *hidden_siblings(inside))
-    ):
+    if outside in inside.parents or inside in (outside, *outside.parents):
         raise OutputError(
             "the output and the source overlap, and the source is never touched",
             where=target,
             fix="choose another `output`",
+        )
+    if is_unfinished(outside):
+        raise SourceError(
+            "is what a run that was killed has left, and will be removed",
+            where=source,
+            fix="give it another name to keep it",
         )

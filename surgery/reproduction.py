@@ -86,13 +86,14 @@ def reproduce(
     *,
     source: str | Path | None = None,
     fit: Callable[[Prepared], Fitting] | None = None,
+    overwrite: bool = False,
     progress: Progress = lambda nbytes: None,
 ) -> Reproduction:
     """Repeats the latest edit from its recorded source and compares every file.
 
-    **Arguments:** `output`: the folder to create for the repeated export; `source`: a folder that
-    holds the source, where the recorded one cannot be found; `fit`: fits what a prepared
-    export needs, from the calibration text that was recorded.
+    **Arguments:** `output`: the folder to create for the repeated export, and with `overwrite` to
+    replace; `source`: a folder that holds the source, where the recorded one cannot be found;
+    `fit`: fits what a prepared export needs, from the calibration text that was recorded.
 
     **Raises:** a `SurgeryError` when the source or the text is not there, and `SourceError` when
     the source has another content than the recorded one, unless all files come out equal: its
@@ -113,6 +114,7 @@ def reproduce(
         prepared,
         output,
         fitting=fitting,
+        overwrite=overwrite,
         max_shard_size=edit.max_shard_size,
         progress=progress,
     )

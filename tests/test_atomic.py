@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import resource
 import signal
@@ -26,9 +27,10 @@ from command_line import Outcome, attn_surgery, finish, snapshot, start
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from surgery.checkpoint import folder as folders
-from surgery.checkpoint.folder import atomic_folder
+from surgery import output as outputs
+from surgery.checkpoint.copying import HashedFile
 from surgery.errors import OutputError
+from surgery.output import atomic_folder
 
 WIDTH = 768
 MANIFEST = "surgery.json"
@@ -57,6 +59,11 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.fixture(scope="module")
 def source_before(source: Path) -> dict[str, str]:
     return snapshot(source)
+
+
+def mine(folder: Path) -> tuple[str, ...]:
+    """What the folders of tests hold that do without a model."""
+    return ("config.json",)
 
 
 def export(source: Path, out: Path, *options: object) -> tuple[object, ...]:
@@ -109,7 +116,7 @@ def test_killed_when_so_much_is_written(
         return
     assert outcome.code == -signal.SIGKILL
     if not (tmp_path / "out").exists():
-        assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+        assert [path.name for path in tmp_path.iterdir()] == [".out.attn-surgery-partial"]
         assert_nothing_loads(tmp_path)
         assert_next_run_succeeds(source, tmp_path / "out", undisturbed)
     assert snapshot(tmp_path / "out") == undisturbed
@@ -171,7 +178,7 @@ def test_killed_at_every_step(tmp_path: Path, small: Path) -> None:
             break
         assert outcome.code == -signal.SIGKILL, outcome
         assert not out.exists()
-        complete = parent / ".out.partial" / "config.json"
+        complete = parent / ".out.attn-surgery-partial" / "config.json"
         if not complete.exists() or complete.stat().st_size == 0:
             assert not any(load(path) for path in parent.rglob("*") if path.is_dir())
         assert attn_surgery(*export(small, out)).code == 0
@@ -221,8 +228,13 @@ def test_overwrite_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     assert step > 8
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(
-    tmp_path: Path, source: Path, undisturbed: dict[str, str], source_before: dict[str, str]
+    how: signal.Signals,
+    tmp_path: Path,
+    source: Path,
+    undisturbed: dict[str, str],
+    source_before: dict[str, str],
 ) -> None:
     caught = 0
     for share in (0.0, 0.3, 0.7):
@@ -230,7 +242,7 @@ def test_interrupted(
         parent.mkdir()
         process = start(*export(source, parent / "deep" / "out"))
         wait_for(process, parent, 1 + int(45e6 * share))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         outcome = finish(process)
         if outcome.code == 0:
             assert snapshot(parent / "deep" / "out") == undisturbed
@@ -242,6 +254,14 @@ def test_interrupted(
         assert list(parent.iterdir()) == []
     assert caught
     assert snapshot(source) == source_before
+
+
+def test_a_hash_ends_though_a_signal_has_swallowed_a_notification(tmp_path: Path) -> None:
+    with HashedFile(tmp_path / "file") as file:
+        time.sleep(0.05)  # the hashing thread waits
+        file._grown._waiters.clear()  # an interrupt in the middle of notify()
+        file.write(b"content")
+    assert file.sha256 == hashlib.sha256(b"content").hexdigest()
 
 
 # --- no space
@@ -334,9 +354,9 @@ def test_overwrite_fails(tmp_path: Path, small: Path) -> None:
 
 
 def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system call answers as on a file system that cannot exchange two folders."""
+    """The system call answers as on a file system that cannot exchange two outputs."""
     libc = type("libc", (), {"renameat2": staticmethod(lambda *arguments: -1)})
-    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *arguments, **options: libc)
+    monkeypatch.setattr(outputs.ctypes, "CDLL", lambda *arguments, **options: libc)
 
 
 def test_overwrite_without_exchange(
@@ -347,8 +367,8 @@ def test_overwrite_without_exchange(
     assert attn_surgery(*export(small, out)).code == 0
     new = snapshot(out)
     (out / "README.md").write_text("of the old model")
-    (tmp_path / ".out.old").mkdir()  # of a run that was killed
-    (tmp_path / ".out.old" / "config.json").write_text("{}")
+    (tmp_path / ".out.attn-surgery-old").mkdir()  # of a run that was killed
+    (tmp_path / ".out.attn-surgery-old" / "config.json").write_text("{}")
     assert attn_surgery(*export(small, out, "--overwrite")).code == 0
     assert snapshot(out) == new
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -360,7 +380,7 @@ def test_the_old_folder_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     target = tmp_path / "out"
     target.mkdir()
     (target / "config.json").write_text("old")
-    with pytest.raises(OutputError), atomic_folder(target, overwrite=True) as partial:
+    with pytest.raises(OutputError), atomic_folder(target, mine, overwrite=True) as partial:
         partial.rmdir()
     assert snapshot(tmp_path).keys() == {"out", "out/config.json"}
 
@@ -377,7 +397,7 @@ def test_two_exports_to_one_output(
     for outcome in outcomes:
         if outcome.code:
             outcome.assert_error(f"{tmp_path / 'out'}: ")
-            reasons = ("another process is writing this folder", "already exists")
+            reasons = ("another process is writing it", "already exists")
             assert any(reason in outcome.stderr for reason in reasons), outcome.stderr
     assert snapshot(tmp_path / "out") == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -385,10 +405,10 @@ def test_two_exports_to_one_output(
 
 def test_the_second_leaves_the_first_alone(tmp_path: Path, small: Path) -> None:
     out = tmp_path / "out"
-    with atomic_folder(out) as partial:
+    with atomic_folder(out, mine) as partial:
         (partial / "config.json").write_text("mine")
         before = snapshot(tmp_path)
-        attn_surgery(*export(small, out)).assert_error("another process is writing this folder")
+        attn_surgery(*export(small, out)).assert_error("another process is writing it")
         assert snapshot(tmp_path) == before
     assert (out / "config.json").read_text() == "mine"
 
@@ -397,7 +417,7 @@ def test_an_output_that_appears_meanwhile(tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def write_late() -> None:
-        with atomic_folder(out) as partial:
+        with atomic_folder(out, mine) as partial:
             (partial / "config.json").write_text("late")
             out.mkdir()
             (out / "config.json").write_text("first")
@@ -416,21 +436,21 @@ def test_the_old_folder_is_not_reused_while_it_is_removed(
     target.mkdir()
     (target / "config.json").write_text("old")
     refusals = []
-    remove = folders.shutil.rmtree
+    remove = outputs.shutil.rmtree
 
     def slow(path: Any, **options: Any) -> None:
         with (
             pytest.raises(OutputError, match="another process"),
-            atomic_folder(tmp_path / "out", overwrite=True),
+            atomic_folder(tmp_path / "out", mine, overwrite=True),
         ):
             pass
         refusals.append(Path(path).name)
         remove(path, **options)
 
-    with atomic_folder(target, overwrite=True) as partial:
+    with atomic_folder(target, mine, overwrite=True) as partial:
         (partial / "config.json").write_text("new")
-        monkeypatch.setattr(folders.shutil, "rmtree", slow)
-    assert refusals == [".out.partial"]
+        monkeypatch.setattr(outputs.shutil, "rmtree", slow)
+    assert refusals == [".out.attn-surgery-partial"]
     assert (target / "config.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -444,11 +464,11 @@ def test_a_lock_on_a_folder_that_has_moved_is_no_lock(
 
     def late(file: int, how: int) -> None:
         monkeypatch.setattr(fcntl, "flock", lock)
-        (tmp_path / ".out.partial").rename(target)  # what the first run does last
+        (tmp_path / ".out.attn-surgery-partial").rename(target)  # what the first run does last
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(OutputError, match="another process"), atomic_folder(target):
+    with pytest.raises(OutputError, match="already exists"), atomic_folder(target, mine):
         raise AssertionError("the folder is not ours")
     assert target.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -456,7 +476,7 @@ def test_a_lock_on_a_folder_that_has_moved_is_no_lock(
 
 def test_parents_are_taken_back_unless_others_use_them(tmp_path: Path) -> None:
     def fail() -> None:
-        with atomic_folder(tmp_path / "a" / "b" / "out") as partial:
+        with atomic_folder(tmp_path / "a" / "b" / "out", mine) as partial:
             (partial / "x").write_text("")
             (tmp_path / "a" / "theirs").write_text("")
             raise ZeroDivisionError
@@ -467,11 +487,11 @@ def test_parents_are_taken_back_unless_others_use_them(tmp_path: Path) -> None:
 
 
 def test_leftovers_are_cleared(tmp_path: Path) -> None:
-    partial = tmp_path / ".out.partial"
+    partial = tmp_path / ".out.attn-surgery-partial"
     (partial / "deep").mkdir(parents=True)
     save_file({"a": torch.ones(1)}, partial / "deep" / "model.safetensors")
     (partial / "link").symlink_to(tmp_path)
-    with atomic_folder(tmp_path / "out") as fresh:
+    with atomic_folder(tmp_path / "out", mine) as fresh:
         assert list(fresh.iterdir()) == []
         (fresh / "config.json").write_text("{}")
     assert snapshot(tmp_path).keys() == {"out", "out/config.json"}

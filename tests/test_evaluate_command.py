@@ -15,6 +15,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
 from evals.report import Report, read_report
+from surgery.errors import OutputError
 from surgery.report_text import texts_in
 
 PREFIX, SUFFIX = 6, 4
@@ -219,6 +220,8 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
 
     ran.clear()
     more = ("--output", work / "again", "--no-cache", "--tasks", "local_choice")
+    attn_surgery(*arguments(work, *more)).assert_error("already exists", "give --overwrite")
+    more = (*more, "--overwrite")
     assert attn_surgery(*arguments(work, *more)).code == 0  # an earlier report is replaced
     assert ran == ["local_choice base", "local_choice edited"]
     assert list(report_in(work / "again").tasks) == ["local_choice"]
@@ -297,10 +300,31 @@ def test_the_baseline_is_required(work):
     assert "give --baseline" in outcome.stderr
 
 
-def test_other_folders_are_left_alone(work):
-    attn_surgery(*arguments(work, "--output", work / "base")).assert_error(
-        "base: holds something else than an evaluation; choose another --output"
-    )
+def test_other_folders_are_left_alone(work, done):
+    """Also the folder of the edited model, where an evaluation lies beside it."""
+    assert (work / "edited" / "report.json").is_file()
+    before = snapshot(work)
+    for name in ("base", "edited"):
+        attn_surgery(*arguments(work, "--output", work / name, "--overwrite")).assert_error(
+            f"{name}: holds config.json, which attn-surgery did not write, so it is not "
+            "overwritten; choose another --output"
+        )
+    assert snapshot(work) == before
+
+
+def test_all_that_is_written_may_be_overwritten(work, done):
+    from evals.evaluation_files import owned
+    from surgery import exporting
+    from surgery.output import check_output
+
+    check_output(done[1], owned, overwrite=True)
+    assert not [path for path in (work / "edited").iterdir() if path.name.startswith(".")]
+    check_output(work / "edited", exporting.owned, overwrite=True)  # with its report
+    own = work / "edited" / "lm_eval" / "base" / "notes.txt"
+    own.write_text("mine")
+    with pytest.raises(OutputError, match=r"holds lm_eval/base/notes\.txt, which"):
+        check_output(work / "edited", exporting.owned, overwrite=True)
+    own.unlink()
 
 
 def test_precisions_must_agree(work):

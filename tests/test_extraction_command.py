@@ -108,8 +108,8 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("--rows", "no/rows.jsonl", "cannot be written"),
-        ("--output", "no/result.json", "cannot be written"),
+        ("--rows", "/dev/null/rows.jsonl", "cannot write: not a directory"),
+        ("--output", "/dev/null/result.json", "cannot write: not a directory"),
         ("--baseline", "lab:none", "no embedded model"),
         ("--baseline", "./none", "no such folder"),
     ],
@@ -213,7 +213,7 @@ def test_privacy_no_token_and_no_text_unless_asked_for(models, samples, tmp_path
         assert str(row["tokens"][6:])[1:-1] not in text
         assert said not in text
     assert set(lines(rows_file)[1]) >= {"id", "hash", "exact", "first_divergence", "score", "nll"}
-    run(models[0], *options, "--show-text")
+    run(models[0], *options, "--show-text", "--overwrite")
     shown = lines(rows_file)[1]
     assert shown["suffix"] == said
     assert shown["decoded"] == said
@@ -225,6 +225,8 @@ def test_output_is_what_is_printed_and_complete(models, samples, tmp_path):
     printed = run_json(models[0], "--samples", samples, "--output", output)
     assert json.loads(output.read_text()) == printed
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    both = run(models[0], "--samples", samples, "--output", "x", "--rows", "x", expect=2)
+    assert "--rows and --output name the same file" in both.output
 
 
 def test_provenance_is_complete(models, samples):

@@ -23,7 +23,9 @@ from command_line import Outcome, attn_surgery
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
+from evals.sweep_folder import owned
 from surgery.exporting import export
+from surgery.output import check_output
 
 LENGTHS = ("--prefix-length", "6", "--suffix-length", "5", "--device", "cpu")
 EDIT = {
@@ -149,6 +151,7 @@ def test_the_folder_is_complete(everything):
         for name in EDIT - {"spec", "kind", "blocks", "variant"}:
             assert float(row[name]) == edit[name]
     assert [path.name for path in output.parent.iterdir()] == ["swept"]
+    check_output(output, owned, overwrite=True)  # all that a sweep writes may be overwritten
 
 
 def test_privacy_no_token_and_no_text(files, everything):

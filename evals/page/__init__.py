@@ -12,7 +12,7 @@ from typing import Any
 from evals.page.figures import Figure
 from evals.page.view import view_of
 from evals.report import Report
-from evals.writing import write_lines
+from surgery.output import write_lines
 
 __all__ = ["html", "markdown", "pages", "write_page"]
 

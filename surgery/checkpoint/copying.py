@@ -13,6 +13,7 @@ from surgery.checkpoint.tensors import FileRange
 
 _STEP = 32 << 20  # bytes handed to the kernel at a time: few calls, and the hash can follow
 _READ = 1 << 20  # bytes hashed at a time: stays in the processor's cache
+_PATIENCE = 0.1  # seconds after which the hashing thread looks for itself
 _NOT_HERE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -80,8 +81,9 @@ class HashedFile:
 
     def _wait_beyond(self, hashed: int) -> int:
         """The file's size, once it is larger than `hashed` or final."""
-        with self._grown:
-            self._grown.wait_for(lambda: self.size > hashed or self._done)
+        with self._grown:  # a signal may interrupt a notification, which is then lost
+            while not self._grown.wait_for(lambda: self.size > hashed or self._done, _PATIENCE):
+                pass
             return self.size
 
     def _hash(self) -> None:

@@ -1,0 +1,344 @@
+"""Output that appears under its name only when it is whole: a folder, or a single file.
+
+It is written under a hidden name beside its own, held by an advisory lock, brought to the disk, and
+renamed at the end. What a killed run leaves under such a name is removed by the next one. What is
+there already is replaced only when that is asked for, at once, and a folder only where nothing lies
+in it but what attn-surgery wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TextIO
+
+from surgery.checkpoint.source import read_json
+from surgery.errors import OutputError, SurgeryError
+
+_PARTIAL, _OLD = ".attn-surgery-partial", ".attn-surgery-old"  # no one else names a file so
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+_CURRENT_FOLDER = -100  # AT_FDCWD
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES, _PAUSE = 25, 0.02  # seconds; another run that clears leftovers holds a lock for less
+
+Owned = Callable[[Path], Collection[str]]
+"""A folder → what attn-surgery wrote there, as patterns of fnmatch; none where it is not of the
+kind that is about to be written. May raise `SurgeryError`."""
+
+
+def known_by(main: str, keys: Collection[str], *others: str) -> Owned:
+    """Folders whose file `main` is a JSON object with these keys; `others` may lie beside it."""
+
+    def owned(folder: Path) -> Collection[str]:
+        return (main, *others) if set(keys) <= read_json(folder / main).keys() else ()
+
+    return owned
+
+
+def check_output(
+    target: Path,
+    owned: Owned | None = None,
+    *,
+    overwrite: bool = False,
+    argument: str = "output",
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Refuses, before any work is done, what could not be written in the end; leaves no trace.
+
+    First removes what runs that were killed have left beside the target.
+
+    **Arguments:** `owned`: what a folder that may be replaced may hold; None: the target is a file;
+    `argument`: what names the target; `say` is told of leftovers that cannot be removed.
+
+    **Raises:** `OutputError`.
+    """
+    target = target.absolute()
+    with writing(target):
+        nearest = _existing(target.parent)
+        _clear(nearest, say)
+        _check_free(target, owned, overwrite, argument)
+        with _staged(nearest / target.name, file=owned is None):
+            pass
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a folder to write into; renames it to `target` when the block ends well.
+
+    With `overwrite` an existing target stays untouched until the new one is whole, then the two
+    change places at once and the old one is removed. `owned` None: the target is a file, and so is
+    what is yielded.
+
+    **Raises:** `OutputError` when the target exists and is not to be replaced, cannot be written,
+    or is being written by another process.
+    """
+    target = target.absolute()
+    with (
+        writing(target),
+        parents_of(target),
+        _staged(target, file=owned is None) as partial,
+    ):
+        _check_free(target, owned, overwrite)
+        yield partial
+        _sync(partial)
+        _check_free(target, owned, overwrite)  # it may have appeared meanwhile
+        _publish(partial, target)
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
+    """Yields a text file (UTF-8); what is written is in `target` when the block ends well.
+
+    Half a surrogate pair becomes its escape, which JSON reads back. Raises as `atomic_folder`.
+    """
+    with (
+        atomic_folder(target, None, overwrite=overwrite) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        yield file
+
+
+def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
+    """Writes lines, a newline after each, into a file that is whole or not there."""
+    with atomic_file(target, overwrite=overwrite) as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+@contextlib.contextmanager
+def staging_in(folder: Path) -> Iterator[Path]:
+    """Yields a hidden folder inside `folder`, which no other process may write meanwhile."""
+    with writing(folder), locked(folder):
+        _clear(folder)
+        with _staged(folder / "staging", file=False) as staging:
+            yield staging
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one line about the target."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        if error.filename is not None and Path(os.fsdecode(error.filename)) != target:
+            reason += f": {os.fsdecode(error.filename)}"
+        fix = "nothing was left behind"
+        if error.errno in _FULL:
+            with contextlib.suppress(OSError):
+                fix = f"{shutil.disk_usage(_existing(target)).free:,} bytes are free; {fix}"
+        raise OutputError(f"cannot write: {reason}", where=target, fix=fix) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the advisory lock of a file or folder. Raises `OutputError` where another has it."""
+    lock = _lock(path)
+    if lock is None:
+        raise OutputError("another process is writing it", where=path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def parents_of(target: Path) -> Iterator[None]:
+    """Creates the folders above the target; those that are empty in the end are taken back."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in missing:  # deepest first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path lies in what a run has not finished, which the next one removes."""
+    return any(name[0] == "." and name.endswith((_PARTIAL, _OLD)) for name in path.parts)
+
+
+def _check_free(
+    target: Path, owned: Owned | None, overwrite: bool, argument: str = "output"
+) -> None:
+    elsewhere = f"choose another `{argument}`"
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise OutputError(
+            "already exists", where=target, fix=f"{elsewhere} or give `overwrite=True`"
+        )
+    kind, known = ("file", target.is_file()) if owned is None else ("folder", target.is_dir())
+    what = None
+    if target.is_symlink() or not known:
+        what = f"is not a {kind}"
+    elif owned is not None:
+        try:
+            stranger = _stranger(target, owned(target))
+        except SurgeryError as error:
+            what = str(error)
+        else:
+            what = stranger and f"holds {stranger}, which attn-surgery did not write"
+    if what is not None:
+        raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
+
+
+def _stranger(folder: Path, owned: Collection[str]) -> str | None:
+    """The first file or link in a folder that fits none of the patterns."""
+    patterns = (*owned, f".*{_PARTIAL}*")
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for at, folders, files in os.walk(folder, onerror=fail):
+        folders.sort()
+        links = [name for name in folders if Path(at, name).is_symlink()]
+        for name in sorted(files + links):
+            path = Path(at, name).relative_to(folder).as_posix()
+            if not any(fnmatchcase(path, pattern) for pattern in patterns):
+                return path
+    return None
+
+
+@contextlib.contextmanager
+def _staged(target: Path, *, file: bool) -> Iterator[Path]:
+    """A hidden, empty sibling of the target, locked; removed in the end if it is still there."""
+    partial = target.with_name(f".{target.name}{_PARTIAL}")
+    for _ in range(_TRIES):
+        if file:
+            partial.touch()
+        else:
+            partial.mkdir(exist_ok=True)
+        lock = _lock(partial)
+        if lock is not None:
+            break
+        time.sleep(_PAUSE)
+    else:
+        raise OutputError("another process is writing it", where=target)
+    try:
+        for leftover in () if file else partial.iterdir():
+            _remove(leftover)
+        yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            if _is_at(lock, partial):
+                _remove(partial)
+        os.close(lock)
+
+
+def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
+    """Removes what killed runs have left in a folder. An old output that stands aside comes back
+    where its place was not taken."""
+    for path in sorted([*folder.glob(f".*{_OLD}"), *folder.glob(f".*{_PARTIAL}")]):
+        lock = None
+        try:
+            lock = _lock(path)
+            if lock is None:  # its run is alive
+                continue
+            place = folder / path.name[1:].removesuffix(_OLD)
+            if path.suffix == _OLD and not os.path.lexists(place):
+                path.rename(place)
+            else:
+                _remove(path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            say(f"{path}: left by a run that was killed, and cannot be removed: {reason}")
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def _publish(partial: Path, target: Path) -> None:
+    if partial.is_file() or not target.exists():
+        partial.replace(target)
+        _sync(target.parent, deep=False)
+        return
+    with locked(target):  # it goes to the hidden name, where another run would reuse it
+        if not _exchange(partial, target):
+            _replace(partial, target)
+        _sync(target.parent, deep=False)
+        _remove(partial)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Where the system cannot exchange two folders: the old one steps aside for a moment."""
+    old = target.with_name(f".{target.name}{_OLD}")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    old.rename(partial)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    arguments = (_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE)
+    return bool(renameat2(*arguments) == 0)
+
+
+def _lock(path: Path) -> int | None:
+    """An open file that holds the lock of a path; None where another has it, or it has gone."""
+    access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+    try:
+        lock = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    held = False
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = _is_at(lock, path)
+    finally:
+        if not held:
+            os.close(lock)
+    return lock if held else None
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    """Whether an open file is the one under that name."""
+    try:
+        return os.path.samestat(os.fstat(lock), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _sync(path: Path, *, deep: bool = True) -> None:
+    """Brings a file, or a folder with all that is in it, to the disk."""
+    for inner in path.iterdir() if deep and path.is_dir() else ():
+        _sync(inner)
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no need to
+            raise
+    finally:
+        os.close(file)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _existing(path: Path) -> Path:
+    while not os.path.lexists(path):
+        path = path.parent
+    return path

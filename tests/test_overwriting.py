@@ -1,0 +1,457 @@
+"""Contract: one policy for every command that writes.
+
+What is there already is refused before any work is done, and the line names only options that the
+command has. `--overwrite` replaces it whole and at once: a folder only where it is of the kind that
+the command writes, with nothing in it that attn-surgery did not write as it is; of single files
+only regular ones. What killed runs have left is removed by the next run into the same folder, and
+what a living run is writing is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from command_line import ROOT, attn_surgery, snapshot
+
+from cli.main import COMMANDS
+from evals.journal import Journal
+from surgery import output as outputs
+from surgery.errors import OutputError
+from surgery.exporting import export, owned, prepare
+from surgery.manifest import UNLISTED
+from surgery.output import atomic_file, atomic_folder, check_output, known_by, staging_in
+
+NONE = "no/such/model"  # so that an error about it would come first, were any work begun
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "export": (NONE, "--drop-attn", "1"),
+    "reproduce": (NONE,),
+    "sweep": (NONE, "--samples", "none.jsonl"),
+    "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),
+    "evaluate": (NONE, "--baseline", NONE),
+    "demo": (),
+}
+FILES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("collect", "--output"): (NONE, "--corpus", "none.txt"),
+    ("extract", "--output"): (NONE, "--samples", "none.jsonl"),
+    ("extract", "--rows"): (NONE, "--samples", "none.jsonl"),
+}
+PARTIAL, OLD = ".attn-surgery-partial", ".attn-surgery-old"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(
+        tmp_path_factory.mktemp("model") / "source",
+        neox_config(max_position_embeddings=64, num_hidden_layers=6),
+    )
+
+
+@pytest.fixture
+def exported(source: Path, tmp_path: Path) -> Path:
+    return export(source, "1", output=tmp_path / "out").output
+
+
+# --- what is there is refused, whatever the command
+
+
+def test_all_commands_that_write_are_here() -> None:
+    asked = {"bench", "inspect", "push", "tasks", "verify"}  # write no file of the user's choice
+    assert {*FOLDERS, *(name for name, _ in FILES)} == COMMANDS.keys() - asked
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_folder_that_is_there(command: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")  # of a model of the user's own
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "file").write_text("mine")
+    before = snapshot(tmp_path)
+    call = (command, *FOLDERS[command], "--output")
+    attn_surgery(*call, out).assert_error(
+        f"{out}: already exists; choose another --output or give --overwrite\n"
+    )
+    attn_surgery(*call, out, "--overwrite").assert_error(
+        f"{out}: holds config.json, which attn-surgery did not write, so it is not overwritten; "
+        "choose another --output\n"
+    )
+    for name in ("link", "file"):
+        if command != "evaluate" or name == "link":  # there a file is an error of usage
+            attn_surgery(*call, tmp_path / name, "--overwrite").assert_error(
+                f"{name}: is not a folder, so it is not overwritten; choose another --output\n"
+            )
+    attn_surgery(*call, "/dev/null/out").assert_error(
+        "/dev/null/out: cannot write: not a directory"
+    )
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(("command", "option"), FILES)
+def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to("out.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    before = snapshot(tmp_path)
+    call = (command, *FILES[command, option], option)
+    attn_surgery(*call, out).assert_error(
+        f"{out}: already exists; choose another {option} or give --overwrite\n"
+    )
+    for name in ("link.jsonl", "pipe.jsonl"):
+        attn_surgery(*call, tmp_path / name, "--overwrite").assert_error(
+            f"{name}: is not a file, so it is not overwritten; choose another {option}\n"
+        )
+    attn_surgery(*call, "/dev/null/x.jsonl").assert_error("cannot write: not a directory")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_default_output_is_refused_as_well(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("source-identity-1").mkdir()
+    attn_surgery("export", source, "--drop-attn", "1").assert_error(
+        "source-identity-1: already exists; choose another --output or give --overwrite"
+    )
+
+
+# --- what --overwrite replaces
+
+
+def test_a_model_is_replaced_with_all_that_belongs_to_it(source: Path, exported: Path) -> None:
+    for name in ("report.json", "report.html", "lm_eval/base/me/results_2026.json"):
+        (exported / name).parent.mkdir(parents=True, exist_ok=True)
+        (exported / name).write_text("{}")
+    (exported / f".README.md{PARTIAL}").write_text("of a run that was killed")
+    (exported / "README.md").write_text("mine")
+    export(source, "1", output=exported, overwrite=True)
+    assert {path.name for path in exported.iterdir()} == {
+        "config.json", "model.safetensors", "surgery.json", "README.md"
+    }  # fmt: skip
+    assert "mine" not in (exported / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{}"),  # saved again by another program
+        ("zebra.txt", "mine"),
+        (".hidden", "mine"),
+        ("lm_eval/notes.txt", "mine"),
+        ("deep/er/model.safetensors", "mine"),
+    ],
+)
+def test_a_model_with_a_stranger_is_not_replaced(
+    name: str, content: str, source: Path, exported: Path
+) -> None:
+    (exported / name).parent.mkdir(parents=True, exist_ok=True)
+    (exported / name).write_text(content)
+    before = snapshot(exported)
+    with pytest.raises(OutputError) as refusal:
+        export(source, "1", output=exported, overwrite=True)
+    assert str(refusal.value) == (
+        f"{exported}: holds {name}, which attn-surgery did not write, so it is not overwritten; "
+        "choose another `output`"
+    )
+    assert snapshot(exported) == before
+
+
+def test_links_are_strangers(source: Path, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "data").write_text("mine")
+    (exported / "lm_eval").symlink_to(tmp_path / "theirs")
+    weights = exported / "model.safetensors"
+    weights.rename(tmp_path / "weights")
+    with pytest.raises(OutputError, match="holds lm_eval, which"):
+        export(source, "1", output=exported, overwrite=True)
+    (exported / "lm_eval").unlink()
+    weights.symlink_to(tmp_path / "weights")
+    with pytest.raises(OutputError, match=r"holds model\.safetensors, which"):
+        export(source, "1", output=exported, overwrite=True)
+
+
+def test_weights_of_the_same_size_are_not_those_that_were_written(
+    source: Path, exported: Path
+) -> None:
+    weights = exported / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(OutputError, match=r"holds model\.safetensors, which"):
+        export(source, "1", output=exported, overwrite=True)
+
+
+def test_a_manifest_that_does_not_read_protects_the_folder(source: Path, exported: Path) -> None:
+    (exported / "surgery.json").write_text("{")
+    with pytest.raises(OutputError, match=r"surgery\.json: .*, so it is not overwritten; choose"):
+        export(source, "1", output=exported, overwrite=True)
+
+
+def test_folders_are_known_by_what_is_in_their_main_file(tmp_path: Path) -> None:
+    kind = known_by("sweep.json", ("base", "edits"), "sweep.csv")
+    main = tmp_path / "out" / "sweep.json"
+    main.parent.mkdir()
+    check_output(main.parent, kind, overwrite=True)  # empty
+    (main.parent / "sweep.csv").write_text("")
+    for content, text in (("{}", "holds sweep.csv"), ("[", "not valid JSON"), ("[]", "not a JSON")):
+        main.write_text(content)
+        with pytest.raises(OutputError, match=text):
+            check_output(main.parent, kind, overwrite=True)
+    main.write_text('{"base": 1, "edits": 2}')
+    check_output(main.parent, kind, overwrite=True)
+
+
+def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def fail() -> None:
+        with atomic_file(file, overwrite=True) as new:
+            new.write("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert snapshot(tmp_path).keys() == {"file"}
+    assert file.read_text() == "old"
+    with atomic_file(file, overwrite=True) as new:
+        new.write("new \udce9")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new \\udce9", "half a surrogate pair, as JSON reads it back"
+    assert snapshot(tmp_path).keys() == {"file"}
+
+
+def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "file"
+
+    def write_late() -> None:
+        with atomic_file(file) as new:
+            new.write("late")
+            file.write_text("first")
+
+    with pytest.raises(OutputError, match="already exists"):
+        write_late()
+    assert snapshot(tmp_path).keys() == {"deep", "deep/file"}
+    assert file.read_text() == "first"
+
+
+# --- what killed runs have left
+
+
+@contextmanager
+def living(path: Path) -> Iterator[None]:
+    """A file or folder whose lock another process holds."""
+    script = (
+        "import fcntl, os, sys; f = os.open(sys.argv[1], os.O_RDONLY); "
+        "fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
+    call = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.communicate()
+
+
+@pytest.mark.parametrize("option", ["--output", "--rows"])
+def test_leftovers_of_any_command_are_removed_by_any_other(option: str, tmp_path: Path) -> None:
+    dead, file, alive = (tmp_path / f".{name}{PARTIAL}" for name in ("dead", "file", "alive"))
+    for folder in (dead, alive):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "model.safetensors").write_text("half")
+    file.write_text("half")
+    for name in (".theirs.partial", f"not-hidden{PARTIAL}", ".swept.progress"):
+        (tmp_path / name).write_text("mine")
+    out = tmp_path / "new"
+    with living(alive):
+        attn_surgery("extract", NONE, "--samples", "none", option, out).assert_error("none")
+        assert alive.is_dir()
+    names = {path.name for path in tmp_path.iterdir()}
+    kept = {alive.name, ".theirs.partial", f"not-hidden{PARTIAL}", ".swept.progress"}
+    assert names == kept
+
+
+def test_an_old_output_comes_back_where_its_place_is_free(tmp_path: Path) -> None:
+    """Killed between the two steps of an exchange, where the system has none."""
+    for name in ("lost", "there"):
+        (tmp_path / f".{name}{OLD}").mkdir()
+        (tmp_path / f".{name}{OLD}" / "config.json").write_text("old")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OutputError, match="lost: already exists"):
+        check_output(tmp_path / "lost", owned)
+    assert snapshot(tmp_path).keys() == {"lost", "lost/config.json", "there"}
+
+
+def test_a_leftover_that_cannot_be_removed_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / f".linked{PARTIAL}").symlink_to(source)
+    done = attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
+    assert done.code == 0
+    assert (
+        f"{tmp_path}/.linked{PARTIAL}: left by a run that was killed, and cannot be removed: too "
+        "many levels of symbolic links\n"
+    ) in done.stderr
+
+
+def test_nothing_is_left_by_trying(tmp_path: Path) -> None:
+    check_output(tmp_path / "deep" / "er" / "out", owned)
+    check_output(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+    with atomic_folder(tmp_path / "out", owned), pytest.raises(OutputError, match="another proc"):
+        check_output(tmp_path / "out", owned)
+
+
+def test_what_is_put_into_a_folder_waits_for_no_one(tmp_path: Path, exported: Path) -> None:
+    """While an evaluation is put into a model's folder, no export takes its place."""
+    (exported / f".staging{PARTIAL}").mkdir()  # of a run that was killed
+    (exported / f".staging{PARTIAL}" / "report.json").write_text("half")
+    with staging_in(exported) as staging:
+        assert list(staging.iterdir()) == []
+        assert staging.parent == exported
+        with (
+            pytest.raises(OutputError, match="another process is writing it"),
+            atomic_folder(exported, owned, overwrite=True),
+        ):
+            pass
+    assert not [path for path in exported.iterdir() if path.name.startswith(".")]
+
+
+def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / ".progress"
+    first, second = Journal(path, {}), Journal(path, {})
+    with first.appending():
+        first.append({"step": 1})
+        with pytest.raises(OutputError, match="another process"), second.appending():
+            pass
+        first.append({"step": 2})
+    assert second.read(dict) == [{"step": 1}, {"step": 2}]
+    second.remove()
+    with pytest.raises(ZeroDivisionError), second.appending():
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
+
+
+# --- how it is written
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def seen(file: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        sync(file)
+
+    def renamed(self: Path, target: Path) -> Path:
+        synced.append(f"rename to {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with atomic_folder(tmp_path / "out", owned) as partial:
+        (partial / "lm_eval").mkdir()
+        (partial / "lm_eval" / "file").write_text("x")
+    names = [name.replace(str(partial), "PARTIAL") for name in synced]
+    assert names == [
+        "PARTIAL/lm_eval/file", "PARTIAL/lm_eval", "PARTIAL", "rename to out", str(tmp_path)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_permissions_of_any_new_file(
+    umask: int, tmp_path: Path, exported: Path
+) -> None:
+    from surgery.card_file import refresh_card
+
+    old = os.umask(umask)
+    try:
+        with atomic_file(tmp_path / "new" / "file") as file:
+            file.write("x")
+        refresh_card(exported, None)
+        with staging_in(exported) as staging:
+            (staging / "report.json").write_text("{}")
+            (staging / "report.json").replace(exported / "report.json")
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "new" / "file", exported / "README.md", exported / "report.json"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("0,2", "source-identity-0+2"),
+        ("0-1,3.0,5", "source-identity-0-1+5+3.0"),
+        ("last:2", "source-identity-4-5"),
+    ],
+)
+def test_a_default_name_may_stand_in_model_args(source: Path, spec: str, name: str) -> None:
+    """lm-eval splits `pretrained=NAME,dtype=float32` at commas."""
+    from lm_eval.utils import simple_parse_args_string
+
+    prepared = prepare(source, spec)
+    assert str(prepared.default_output) == name
+    parsed = simple_parse_args_string(f"pretrained={name},dtype=float32")
+    assert parsed == {"pretrained": name, "dtype": "float32"}
+
+
+# --- the source that changes
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_source_that_changes_is_noticed(name: str, tmp_path: Path) -> None:
+    """Same size, other content, at any time between the first look and the end."""
+    from surgery.exporting import write
+
+    config = neox_config(max_position_embeddings=64)
+    folder = write_checkpoint(tmp_path / "source", config)
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    prepared = prepare(folder, "1")
+
+    def change(nbytes: int) -> None:
+        path = folder / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + b" " + content[-1:])
+
+    with pytest.raises(outputs.SurgeryError) as error:
+        write(prepared, tmp_path / "out", progress=change)
+    assert str(error.value) == (
+        f"{folder / name}: changed while it was read; export again once it is complete"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_other_files_beside_a_source_may_change(tmp_path: Path) -> None:
+    from surgery.exporting import write
+
+    folder = write_checkpoint(tmp_path / "source", neox_config(max_position_embeddings=64))
+    prepared = prepare(folder, "1")
+    (folder / "training.log").write_text("step 2")
+    write(prepared, tmp_path / "out")
+    assert set(UNLISTED) & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_program_that_ends_takes_its_lock_along(tmp_path: Path) -> None:
+    """What `living` stands for: killed without a chance to clean up, a run leaves no lock."""
+    script = (
+        "import os, signal\nfrom pathlib import Path\nfrom surgery.output import atomic_file\n"
+        "import sys\n"
+        "with atomic_file(Path(sys.argv[1])) as file:\n"
+        "    file.write('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, "-c", script, str(out)], cwd=ROOT, check=False)
+    assert [path.name for path in tmp_path.iterdir()] == [f".out{PARTIAL}"]
+    check_output(out)
+    assert list(tmp_path.iterdir()) == []
