@@ -253,7 +253,11 @@ class _Connection(BaseHTTPRequestHandler):
         """The body of the request, of known length or in chunks; at most so many bytes of it."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             length = int(self.headers.get("Content-Length") or 0)
-            return self.rfile.read(length if most is None else min(length, most))
+            wanted = length if most is None else min(length, most)
+            body = self.rfile.read(wanted)
+            if len(body) < wanted:
+                raise ConnectionError("the client went away in the middle of a request")
+            return body
         body = b""
         while most is None or len(body) < most:
             size = int(self.rfile.readline().split(b";")[0], 16)
