@@ -45,8 +45,7 @@ def publishable(
     The report's pages are never taken from a folder: `render` makes them from what was checked.
 
     **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify or
-    records a path, or when its report may show passages or is of another model; `CheckpointError`
-    for a link that leaves the folder.
+    records a path, or when its report may show passages or is of another model.
     """
     result = verify(folder)
     failed = next((check for check in result.checks if not check.ok), None)
@@ -60,9 +59,7 @@ def publishable(
         if Path(edit.source.model).is_absolute():  # as early versions recorded it
             what = "records the path of its source, which is never published"
             raise OutputError(what, where=folder / MANIFEST, fix="export it again")
-    written: dict[str, bytes] = {
-        MANIFEST: read_bytes(own_file(folder / MANIFEST, folder), ManifestError)
-    }
+    written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
     place = evaluation or folder
     report = read_json(own_file(place / REPORTS[0], place), needed=evaluation is not None) or None
     if report is not None:
@@ -71,7 +68,7 @@ def publishable(
             pages = {} if render is None else render(report)
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         written |= {name: page.encode() for name, page in {**pages, REPORTS[0]: text}.items()}
-    listed = {name: own_file(folder / name, folder) for name in manifest.files}
+    listed = {name: folder / name for name in manifest.files}
     return Publishable(
         manifest,
         {**listed, **written},

@@ -305,6 +305,27 @@ def test_nothing_else_of_this_machine_is_sent(
     assert not hub.repositories
 
 
+@pytest.mark.parametrize(
+    "name",
+    [".env", "notes.txt", "data/rows.jsonl", "helper.py", "tokenizer.json.bak", "LICENSE.py",
+     "additional_chat_templates/.hidden/x.jinja", "report.json", "pytorch_model.bin"],
+)  # fmt: skip
+def test_only_files_of_a_model_are_sent_whatever_the_manifest_lists(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    local = Path(shutil.copytree(exported["stock"], tmp_path / "listed"))
+    (local / name).parent.mkdir(parents=True, exist_ok=True)
+    (local / name).write_text("mine")
+    manifest = json.loads((local / "surgery.json").read_text())
+    digest = hashlib.sha256(b"mine").hexdigest()
+    manifest["files"][name] = {"size": 4, "sha256": digest}
+    (local / "surgery.json").write_text(json.dumps(manifest))
+    assert f"{name} is no part of an edited model" in error(
+        run(f"push {local} me/x", token=TOKEN)[0]
+    )
+    assert not hub.repositories
+
+
 CHANGED = """
 import sys
 from pathlib import Path
