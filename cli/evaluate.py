@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +88,6 @@ def command(
         cache=BaselineCache(None if no_cache else cache_folder()),
         show_text=show_text,
         front=read_front(front) if front else (),
-        commands=[_typed(ctx)],
     )
     found = evaluate(
         Target(model, revision),
@@ -112,11 +110,20 @@ def command(
 
 
 def _attach(found: Evaluation, folder: Path, show_text: bool) -> None:
-    """Into the folder of an exported MODEL, for its card and for push; passages' text never."""
+    """Into the folder of an exported MODEL, for its card and for push: what holds for it whole."""
     from evals.evaluation_files import attach
     from surgery.errors import SurgeryError
 
-    if show_text or not (folder / "surgery.json").is_file():
+    if not (folder / "surgery.json").is_file():
+        return
+    report = found.report
+    reasons = {
+        f"{report.models.base} is not known to be its source": report.relation != "source",
+        "of the benchmarks only a part was measured (--limit)": report.settings.limit is not None,
+        "this report shows the text of passages": show_text,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        note(f"{folder}: report and model card stay as they are: {reason}")
         return
     try:
         attach(found, folder)
@@ -129,25 +136,3 @@ def _attach(found: Evaluation, folder: Path, show_text: bool) -> None:
 def _short(model: str) -> str:
     """The last part of a model's name, as a folder may be called."""
     return Path(model.replace(":", "-")).expanduser().resolve().name
-
-
-def _typed(ctx: click.Context) -> str:
-    """The command with the options that were given, to be typed again where the files are."""
-    from surgery.hub import last_name, shown_name
-
-    words = ["attn-surgery", "evaluate", shown_name(ctx.params["model"])]
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        if not isinstance(parameter, click.Option) or source is not _GIVEN:
-            continue
-        value = ctx.params[parameter.name or ""]
-        if parameter.is_flag:
-            words.append(parameter.opts[0])
-            continue
-        for item in value if parameter.multiple else [value]:
-            named = last_name(item) if isinstance(item, Path) else shown_name(str(item))
-            words += [parameter.opts[0], named]
-    return shlex.join(words)
-
-
-_GIVEN = click.core.ParameterSource.COMMANDLINE

@@ -143,6 +143,9 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     from evals.evaluation import Plan
     from evals.samples import open_samples
     from evals.task_sources import SUITES
+    from surgery.checkpoint.copying import sha256_of
+    from surgery.hub import last_name
+    from surgery.manifest import TextSource
 
     tasks, suite = asked["tasks"], asked["suite"]
     names = _listed(tasks) if tasks else SUITES[suite or ("lab" if lab else "standard")]
@@ -150,12 +153,16 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
     passages = None if named is None else open_samples(named, **lengths)
     heldout = heldout_texts(asked["controls"], lab)
+    controls = [
+        TextSource(name=last_name(file), sha256=sha256_of(file)) for file in asked["controls"]
+    ]
     return Plan(
         benchmarks=_benchmarks(
             names, asked["limits"], asked["include_paths"], asked["num_fewshot"], asked["limit"]
         ),
         samples=passages,
         heldout=heldout,
+        controls=controls or ([TextSource(name=lab)] if lab else []),
         limits=asked["limits"],
         max_extraction=asked["max_extraction"],
         **more,

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from cli.after_export import evaluated, evaluation_wanted, finish, published
+from cli.after_export import evaluated, evaluation_wanted, published
 from cli.calibrating import calibration_text, fitted
-from cli.evaluating import evaluation_options
+from cli.evaluating import evaluation_options, say_gates
 from cli.evaluation_table import print_evaluation
 from cli.options import (
     DEFAULT_MODEL,
@@ -116,6 +116,7 @@ def command(
     """
     from surgery.exporting import check_target, prepare, variants_of, write
     from surgery.plan_file import read_plan_file
+    from surgery.publishing import check_destination
 
     if drop_attn is None and plan_file is None:
         raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
@@ -123,6 +124,10 @@ def command(
         raise click.UsageError("give --drop-attn or --plan, not both")
     if variant is not None and plan_file is not None:
         raise click.UsageError("a --plan names the variants itself: give it without --variant")
+    if repo is not None:
+        if dry_run:
+            raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+        check_destination(repo)
     writing = {"overwrite": overwrite, "say": note}
     if output is not None and not dry_run:
         check_target(model, Path(output), **writing)
@@ -157,25 +162,33 @@ def command(
             _show_plan(plan.to_json())
         return
     result = export.to_json()
-    report = None
-    if wanted is not None:
-        report = evaluated(export.output, model, revision, wanted)
-        result["evaluation"] = report.to_dict()
-    if repo is not None:
-        result["push"] = published(export.output, repo, report).to_json()
-    if as_json:
-        print_json(result)
-        finish(report)
-        return
-    echo(
-        f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
-        f"{human_bytes(result['bytes'])}"
-    )
-    if "push" in result:
+    if not as_json:
+        echo(
+            f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
+            f"{human_bytes(result['bytes'])}"
+        )
+    passed = True
+    try:
+        if wanted is not None:
+            result["evaluation"] = None
+            report = evaluated(export.output, model, revision, wanted)
+            result["evaluation"] = report.to_dict()
+            passed = say_gates(report)
+            if not as_json:
+                print_evaluation(report, export.output)
+        if repo is not None:
+            result["push"] = None
+            if passed:
+                result["push"] = published(export.output, repo).to_json()
+    finally:  # the export is there, whatever becomes of the rest
+        if as_json:
+            print_json(result)
+    if repo is not None and not as_json and passed:
         echo(f"pushed to {result['push']['url']}")
-    if report is not None:
-        print_evaluation(report, export.output)
-    finish(report)
+    if not passed:
+        if repo is not None:
+            note(f"not pushed to {repo}: a gate failed")
+        raise click.exceptions.Exit(3)
 
 
 def _show_plan(plan: dict[str, object]) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import shlex
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
+from cli.evaluating import make_plan
+from cli.options import note
+from cli.progress import progress
+from surgery.checkpoint.foreign import guard
+from surgery.embedded import PREFIX
+from surgery.errors import MeasurementError, SamplesError
 
-from surgery.errors import MeasurementError
-
-# a report comes from anywhere: what it asks for is measured, but no file is written where it says,
-# and no code is run that it names
-_OPTIONS = (
-    "tasks", "suite", "num_fewshot", "limit", "samples", "prefix_length", "suffix_length",
-    "controls", "dtype", "device", "device_map", "batch_size",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from evals.evaluation import Plan, Target
+    from evals.report import Report
+    from surgery.manifest import Manifest, TextSource
 
 
 @dataclass(frozen=True)
@@ -43,44 +39,111 @@ class Figure:
         return {**vars(self), "ci95": list(self.ci95), "ok": self.ok}
 
 
-def measured_again(report: Mapping[str, Any], edited: Path, base: str) -> list[Figure]:
-    """Evaluates the folder `edited` against `base` with the options that the report records.
+def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) -> Plan:
+    """The evaluation that a report records, before any work is done.
 
-    **Raises:** `MeasurementError` when the report does not say how it was made; errors of
-    `evaluate`.
+    **Arguments:** `samples`, `controls`: where its passages and held-out text are, since a report
+    names files without their paths; by default in the current folder.
+
+    **Raises:** `SamplesError` for what is not here or is not what was recorded, `MeasurementError`
+    for tasks that cannot be loaded: no code is run that a report brings.
     """
-    from cli.evaluate import command
+    settings = report.settings
+    lab = next((text.name for text in settings.controls if text.name.startswith(PREFIX)), None)
+    asked: dict[str, Any] = {
+        "tasks": ",".join(settings.tasks),
+        "suite": None,
+        "include_paths": (),
+        "num_fewshot": settings.num_fewshot,
+        "limit": settings.limit,
+        "samples": samples or _here(settings.samples),
+        "prefix_length": settings.prefix_length,
+        "suffix_length": settings.suffix_length,
+        "controls": () if lab else _same(settings.controls, controls),
+        "limits": [],
+        "max_extraction": None,
+    }
+    return make_plan(asked, lab, dtype=settings.dtype, batch_size=settings.batch_size)
 
-    options = _recorded_options(report)
-    with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
-        output = Path(folder) / "evaluation"
-        words = [str(edited), "--baseline", base, "--output", str(output), "--json", *options]
-        with contextlib.redirect_stdout(io.StringIO()):
-            command.main(words, prog_name="attn-surgery evaluate", standalone_mode=False)
-        again = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    found = dict(_figures(again))
-    return [
-        Figure(name, value, ci95, found[name][0])
-        for name, (value, ci95) in _figures(report)
-        if name in found
-    ]
+
+def measured_again(
+    report: Report, plan: Plan, edited: Path, source: Path, manifest: Manifest
+) -> list[Figure]:
+    """Evaluates the folder `edited` against its source, as the report says, or that one's source.
+
+    **Raises:** `MeasurementError` when the baseline was a folder that is not here, `SamplesError`
+    for other passages than the recorded ones; errors of `evals.evaluation.evaluate`.
+    """
+    from evals.evaluation import Target, evaluate
+
+    with guard(MeasurementError, "cannot be measured again", "report.json"):
+        base = _baseline(report, source, manifest)
+        recorded = dict(_figures(report.to_dict()))
+    again = evaluate(Target(str(edited)), base, plan, say=note, progress=progress).report
+    hashes = [made.provenance.samples_sha256 for made in (report, again)]
+    if hashes[0] != hashes[1]:
+        raise SamplesError(
+            "are not the passages that were recorded",
+            where=again.settings.samples,
+            expected=f"tokens of SHA-256 {str(hashes[0])[:12]}",
+            got=str(hashes[1])[:12],
+        )
+    found = dict(_figures(again.to_dict()))
+    missing = next((name for name in recorded if name not in found), None)
+    if missing is not None:
+        what = f"records {missing}, which its settings do not measure"
+        raise MeasurementError(what, where="report.json")
+    return [Figure(name, *figure, found[name][0]) for name, figure in recorded.items()]
 
 
-def _recorded_options(report: Mapping[str, Any]) -> list[str]:
-    from cli.evaluate import command
+def _here(recorded: str | None) -> str | None:
+    """Recorded samples: an embedded model's, a data set on the Hub, or files of that name."""
+    if recorded is None or recorded.startswith((PREFIX, "hf:")):
+        return recorded
+    if not all(Path(file).is_file() for file in recorded.split(",")):
+        raise SamplesError(
+            "the passages that were measured are not here",
+            where=recorded,
+            fix="name them with --samples",
+        )
+    return recorded
 
-    words = shlex.split(str((report.get("commands") or [""])[-1]))
-    if words[:2] != ["attn-surgery", "evaluate"]:
-        raise MeasurementError("the report does not say how it was made", where="report.json")
-    context = click.Context(command)
-    given, _, _ = command.make_parser(context).parse_args(args=words[2:])
-    options = []
-    for parameter in command.params:
-        if parameter.name in _OPTIONS and parameter.name in given:
-            value = given[parameter.name]
-            for item in value if isinstance(value, list) else [value]:
-                options += [parameter.opts[0], str(item)]
-    return options
+
+def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, ...]:
+    """Files of held-out text, which must have the recorded hashes."""
+    from surgery.checkpoint.copying import sha256_of
+
+    files = tuple(given) or tuple(Path(text.name) for text in recorded)
+    for file in files:
+        if not file.is_file():
+            raise SamplesError(
+                "the held-out text that was measured is not here",
+                where=file,
+                fix="name it with --control",
+            )
+    if [sha256_of(file) for file in files] != [text.sha256 for text in recorded]:
+        raise SamplesError(
+            "is not the held-out text that was recorded",
+            where=", ".join(map(str, files)),
+            expected=", ".join(f"{text.name} ({str(text.sha256)[:12]})" for text in recorded),
+        )
+    return files
+
+
+def _baseline(report: Report, source: Path, manifest: Manifest) -> Target:
+    """What the report compares with: the source that was repeated, or an earlier one of a chain."""
+    from evals.evaluation import Target
+
+    base = report.provenance.base
+    if base["content"] == manifest.edit.source.content:
+        return Target(str(source))
+    if base["commit"] is None and not base["model"].startswith(PREFIX):
+        raise MeasurementError(
+            f"compares with {base['model']}, a folder that is not the source of this edit",
+            where="report.json",
+            fix="reproduce without --evaluate, and evaluate against a copy of it",
+        )
+    return Target(base["model"], base["commit"])
 
 
 def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, tuple[float, float]]]]:

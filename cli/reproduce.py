@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.evaluating import FILE
 from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ if TYPE_CHECKING:
     help="Also repeat the measurements of MODEL's report.json: each figure must come out within "
     "its recorded interval.",
 )
+@click.option(
+    "--samples", metavar="SAMPLES", help="The passages that were measured.  [default: as recorded]"
+)
+@click.option(
+    "--control",
+    "controls",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="The held-out text that was measured; may be repeated.  [default: as recorded]",
+)
 @json_option
 def command(
     model: str,
@@ -46,6 +58,8 @@ def command(
     output: str | None,
     overwrite: bool,
     evaluate: bool,
+    samples: str | None,
+    controls: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Repeat the edit that MODEL records and compare the result with MODEL, file by file.
@@ -57,15 +71,21 @@ def command(
     """
     from cli.calibrating import calibration_text, fitted
     from cli.progress import progress
-    from cli.repeated_evaluation import measured_again
+    from cli.repeated_evaluation import measured_again, plan_again
     from surgery.exporting import check_target
     from surgery.original import open_original
     from surgery.reproduction import reproduce
 
+    if not evaluate and (samples or controls):
+        raise click.UsageError("what was measured is for use with --evaluate")
     if output is not None:
         check_target(model, Path(output), overwrite=overwrite, say=note)
     original = open_original(model, revision)
-    report = original.read("report.json") if evaluate else None  # missed before any work
+    if evaluate:
+        from evals.report import read_report
+
+        report = read_report(original.read("report.json"))
+        plan = plan_again(report, samples, controls)
     recorded = original.manifest.edit.source.model
     variants = [part.variant for part in original.manifest.edit.parts]
     text = calibration_text(calibration, recorded, variants)
@@ -85,9 +105,9 @@ def command(
                 progress=advance,
             )
         figures = []
-        if report is not None:
-            base = recorded if recorded.startswith("lab:") else str(result.source)
-            figures = measured_again(report, Path(output), base)
+        if evaluate:
+            where = (Path(output), result.source, original.manifest)
+            figures = measured_again(report, plan, *where)
     differing = [file.name for file in result.files if not file.ok]
     differing += [figure.name for figure in figures if not figure.ok]
     if as_json:

@@ -41,10 +41,14 @@ and `samples` as lm-eval gives them; `aggregation` (metric → name), `batch_siz
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Loaded tasks, and how they are asked. `limit`: documents, or below 1 a share of them."""
+    """Loaded tasks, and how they are asked. `limit`: documents, or below 1 a share of them.
+
+    `names`: the tasks, groups and patterns that were asked for.
+    """
 
     tasks: dict[str, Any]
     manager: Any
+    names: tuple[str, ...] = ()
     num_fewshot: int | None = None
     limit: float | None = None
 
@@ -66,7 +70,7 @@ class Benchmarks:
             tasks: dict[str, Any] = {}
             for name in found:
                 tasks |= load_task(manager, name)
-        return Benchmarks(tasks, manager, num_fewshot, limit)
+        return Benchmarks(tasks, manager, tuple(names), num_fewshot, limit)
 
     def fingerprint(self, name: str) -> str:
         """SHA-256 of a task's configuration and of all its documents."""

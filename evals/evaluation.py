@@ -13,7 +13,17 @@ from evals import memorization
 from evals.benchmarks import SEEDS, Benchmarks, TaskRun
 from evals.compare import compare_scores
 from evals.evaluation_plan import Plan, Progress, Target
-from evals.findings import edit_of, export_command, heldout_of, passages_of, trade_off_of, verdict
+from evals.findings import (
+    RELATIONS,
+    edit_of,
+    evaluate_command,
+    export_command,
+    heldout_of,
+    passages_of,
+    relation_of,
+    trade_off_of,
+    verdict,
+)
 from evals.gates import DropLimit, check_gates, limit_of
 from evals.report import Names, Provenance, Report, Sizes, Task
 from evals.side import Side, measure_base, measure_edited, tool_versions
@@ -56,6 +66,9 @@ def evaluate(
         )
     folder, _ = find_model(edited.source, edited.revision)  # measured last, so looked for first
     manifest = read_manifest(folder)
+    relation = relation_of(manifest, *find_model(base.source, base.revision))
+    if relation == "unrelated":  # a mistake, most likely
+        say(f"warning: {RELATIONS[relation]}")
     before = measure_base(base, plan, say=say, progress=progress)
     after = measure_edited(edited, plan, before, say=say, progress=progress)
     extraction = None
@@ -65,11 +78,15 @@ def evaluate(
     heldout = heldout_of(before.control, after.control)
     gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
     edit = edit_of(manifest) if manifest else None
+    models = Names(base=base.name, edited=edited.name)
+    samples = after.test.test.samples if after.test else None
+    settings = plan.settings(samples, before.shared.dtype)
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        verdict=verdict(tasks, extraction, heldout, gates),
+        verdict=verdict(tasks, extraction, heldout, gates, relation=relation, limit=settings.limit),
         passed=all(gate.ok for gate in gates) if gates else None,
-        models=Names(base=base.name, edited=edited.name),
+        models=models,
+        relation=relation,
         tasks=tasks,
         extraction=extraction,
         heldout=heldout,
@@ -82,18 +99,19 @@ def evaluate(
             before.test, after.test, before.shared.tokenizer if plan.show_text else None
         ),
         warnings=_warnings(before, after, extraction),
+        settings=settings,
         provenance=Provenance(
             base=before.identity,
             edited=after.identity,
-            batch_size=(plan.batch_size or "auto") if plan.benchmarks else None,
-            num_fewshot=plan.benchmarks.num_fewshot if plan.benchmarks else None,
-            limit=plan.benchmarks.limit if plan.benchmarks else None,
             seeds={"bootstrap": SEED, **SEEDS},
             versions=tool_versions(),
             baseline_from_cache=before.from_cache,
-            samples_sha256=after.test.test.samples.sha256 if after.test else None,
+            samples_sha256=samples.sha256 if samples else None,
         ),
-        commands=[*(export_command(edit) if edit else []), *plan.commands],
+        commands=[
+            *(export_command(edit) if edit else []),
+            evaluate_command(models, edited.revision, settings),
+        ],
     )
     return Evaluation(report, before.runs, after.runs)
 

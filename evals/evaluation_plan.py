@@ -10,9 +10,10 @@ from typing import Any
 from evals.baseline_cache import BaselineCache
 from evals.benchmarks import Benchmarks
 from evals.gates import DropLimit
-from evals.report import Point
-from evals.samples import Passages
+from evals.report import Point, Settings
+from evals.samples import Passages, Samples
 from surgery.hub import shown_name
+from surgery.manifest import TextSource
 
 __all__ = ["Plan", "Progress", "Target"]
 
@@ -37,17 +38,18 @@ class Plan:
     """What is measured, and how; the same for both models.
 
     - `benchmarks`: the tasks, or None for none.
-    - `samples`: passages, or None. `heldout`: texts that neither model was trained on.
+    - `samples`: passages, or None. `heldout`: texts that neither model was trained on; `controls`:
+      what they are called.
     - `batch_size`: of everything; None: what memory allows, found for the base.
     - `limits`, `max_extraction`: the gates.
     - `front`: points that a search found, for the trade-off picture (`evals.findings.read_front`).
     - `speed`: the object of `bench --json`.
-    - `commands`: shell commands that lead to this evaluation.
     """
 
     benchmarks: Benchmarks | None = None
     samples: Passages | None = None
     heldout: Sequence[str] = ()
+    controls: Sequence[TextSource] = ()
     batch_size: int | None = None
     dtype: str = "auto"
     device: str | None = None
@@ -58,4 +60,20 @@ class Plan:
     show_text: bool = False
     front: Sequence[Point] = ()
     speed: dict[str, Any] | None = None
-    commands: Sequence[str] = ()
+
+    def settings(self, samples: Samples | None, dtype: str) -> Settings:
+        """The plan as the report records it. `samples`, `dtype`: as they were measured."""
+        tasks = self.benchmarks
+        return Settings(
+            tasks=list(tasks.names) if tasks else [],
+            num_fewshot=tasks.num_fewshot if tasks else None,
+            limit=tasks.limit if tasks else None,
+            samples=samples.source if samples else None,
+            prefix_length=samples.prefix_length if samples else None,
+            suffix_length=samples.suffix_length if samples else None,
+            controls=list(self.controls),
+            max_drop={limit.pattern: limit.limit for limit in self.limits},
+            max_extraction=self.max_extraction,
+            dtype=dtype,
+            batch_size=self.batch_size,
+        )

@@ -11,20 +11,35 @@ from pydantic import BaseModel
 
 from evals.compare import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.memorization import Measured
-from evals.report import Difference, Edit, Gate, HeldOut, Mean, Point, Task, TradeOff
+from evals.report import (
+    Difference,
+    Edit,
+    Gate,
+    HeldOut,
+    Mean,
+    Names,
+    Point,
+    Relation,
+    Settings,
+    Task,
+    TradeOff,
+)
 from evals.statistics import Interval, bootstrap_mean
 from evals.summary import Control, rows
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
-from surgery.manifest import Manifest
+from surgery.manifest import Manifest, Source
 from surgery.selection import format_selection
 
 __all__ = [
+    "RELATIONS",
     "edit_of",
+    "evaluate_command",
     "export_command",
     "heldout_of",
     "passages_of",
     "read_front",
+    "relation_of",
     "trade_off_of",
     "verdict",
 ]
@@ -114,6 +129,27 @@ def read_front(path: Path) -> list[Point]:
         ]
 
 
+def evaluate_command(models: Names, revision: str | None, settings: Settings) -> str:
+    """The command for people to type where the files are: they are named without their paths."""
+    options: list[tuple[str, object]] = [
+        ("--baseline", models.base),
+        ("--revision", revision),
+        ("--tasks", ",".join(settings.tasks) or None),
+        ("--num-fewshot", settings.num_fewshot),
+        ("--limit", settings.limit),
+        ("--samples", settings.samples),
+        ("--prefix-length", settings.prefix_length),
+        ("--suffix-length", settings.suffix_length),
+        *(("--control", text.name) for text in settings.controls if text.sha256),
+        *(("--max-drop", f"{task}={limit:g}") for task, limit in settings.max_drop.items()),
+        ("--max-extraction", settings.max_extraction),
+        ("--dtype", settings.dtype),
+        ("--batch-size", settings.batch_size),
+    ]
+    given = [word for name, value in options if value is not None for word in (name, str(value))]
+    return shlex.join(["attn-surgery", "evaluate", models.edited, *given])
+
+
 def trade_off_of(
     base: str,
     edited: str,
@@ -165,13 +201,46 @@ def passages_of(
     return [{key: row[key] for key in keys if key in row} for row in found[:MOST_PASSAGES]]
 
 
+def relation_of(manifest: Manifest | None, folder: Path, base: Source) -> Relation:
+    """Whether the base, found in `folder`, is a source of the edits of a manifest: by content."""
+    if manifest is None:
+        return "not recorded"
+    if manifest.knows(folder, base):
+        return "source"
+    sources = [edit.source for edit in (*manifest.history, manifest.edit)]
+    return "unrelated" if all(source.content for source in sources) else "not recorded"
+
+
+RELATIONS: dict[Relation, str] = {
+    "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
+    "not recorded": "the relation of the models is not recorded",
+}
+"""What must be said first where it is not known that one model is an edit of the other."""
+
+
 def verdict(
     tasks: Mapping[str, Task],
     extraction: dict[str, Any] | None,
     heldout: HeldOut | None,
     gates: Sequence[Gate],
+    *,
+    relation: Relation = "source",
+    limit: float | None = None,
 ) -> str:
-    """The result in one sentence."""
+    """The result in one sentence, after what a reader must know first. `limit`: as of `Settings`"""
+    said = [RELATIONS[relation]] if relation in RELATIONS else []
+    if limit is not None:
+        said.append(f"of the benchmarks only a part was measured (--limit {limit:g})")
+    said.append(_result(tasks, extraction, heldout, gates))
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+
+
+def _result(
+    tasks: Mapping[str, Task],
+    extraction: dict[str, Any] | None,
+    heldout: HeldOut | None,
+    gates: Sequence[Gate],
+) -> str:
     parts = []
     if extraction is None:
         parts.append("memorization was not measured")
@@ -188,8 +257,7 @@ def verdict(
         parts.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
     if gates:
         parts.append(_of_gates(gates))
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    return "; ".join(parts)
 
 
 def _of_tasks(tasks: Mapping[str, Task]) -> str:
@@ -206,23 +274,28 @@ def _of_tasks(tasks: Mapping[str, Task]) -> str:
     every = "its task" if len(tasks) == 1 else f"any of {len(tasks)} tasks"
     parts = []
     if losses:
-        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {', '.join(losses)}")
+        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {_first(losses)}")
     elif others:
         n = " to ".join(dict.fromkeys(f"{end(others):,}" for end in (min, max)))
         where = f"{len(others)} of {len(tasks)} tasks" if unsure else every
         parts.append(f"no loss shown on {where} (n = {n})")
     if unsure:
-        parts.append(f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {', '.join(unsure)}")
+        parts.append(f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {_first(unsure)}")
     return ", ".join(parts)
 
 
 def _of_gates(gates: Sequence[Gate]) -> str:
     failed = [gate.name for gate in gates if not gate.ok]
     if failed:
-        return f"failed: {', '.join(failed)}"
+        return f"failed: {_first(failed)}"
     unsure = [f"{gate.name} (n = {gate.n:,})" for gate in gates if not gate.conclusive]
     text = "every gate holds"
-    return f"{text} as measured, but inconclusive: {', '.join(unsure)}" if unsure else text
+    return f"{text} as measured, but inconclusive: {_first(unsure)}" if unsure else text
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _mean(values: Any) -> Mean:

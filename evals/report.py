@@ -6,9 +6,14 @@ Numbers are plain floats and ints; a figure that could not be taken is null, nev
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from surgery.checkpoint.foreign import guard, parse_json
+from surgery.errors import MeasurementError
+from surgery.manifest import TextSource
 
 __all__ = [
     "SCHEMA",
@@ -22,7 +27,9 @@ __all__ = [
     "Outcome",
     "Point",
     "Provenance",
+    "Relation",
     "Report",
+    "Settings",
     "Size",
     "Sizes",
     "Task",
@@ -32,6 +39,7 @@ __all__ = [
 
 SCHEMA: Literal[1] = 1
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
+Relation = Literal["source", "unrelated", "not recorded"]
 
 
 class _Model(BaseModel):
@@ -169,14 +177,31 @@ class TradeOff(_Model):
     note: str | None = None
 
 
+class Settings(_Model):
+    """What was asked for, as data: with it `reproduce --evaluate` measures again.
+
+    Of files there are names and hashes, never paths. `controls`: held-out text, a lab model's name
+    for its own; `batch_size` None: found for each task; `dtype`: as it was run.
+    """
+
+    tasks: list[str]
+    num_fewshot: int | None
+    limit: int | float | None
+    samples: str | None
+    prefix_length: int | None
+    suffix_length: int | None
+    controls: list[TextSource]
+    max_drop: dict[str, float]
+    max_extraction: float | None
+    dtype: str
+    batch_size: int | None
+
+
 class Provenance(_Model):
     """What the figures hang on: models by content, precision, device, sizes, seeds, versions."""
 
     base: dict[str, Any]
     edited: dict[str, Any]
-    batch_size: int | Literal["auto"] | None
-    num_fewshot: int | None
-    limit: float | None
     seeds: dict[str, int]
     versions: dict[str, str]
     baseline_from_cache: bool
@@ -184,11 +209,14 @@ class Provenance(_Model):
 
 
 class Report(_Model):
+    """`relation`: whether the base is a recorded source of the edited model."""
+
     schema_version: Literal[1] = SCHEMA
     created: str
     verdict: str
     passed: bool | None
     models: Names
+    relation: Relation
     tasks: dict[str, Task]
     extraction: dict[str, Any] | None
     heldout: HeldOut | None
@@ -199,6 +227,7 @@ class Report(_Model):
     trade_off: TradeOff | None
     passages: list[dict[str, Any]] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+    settings: Settings
     provenance: Provenance
     commands: list[str]
 
@@ -209,14 +238,10 @@ class Report(_Model):
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-def read_report(text: str) -> Report:
-    """report.json → the report.
+def read_report(report: str | Mapping[str, Any]) -> Report:
+    """report.json, or what stands in it → the report.
 
-    Raises ValueError, in one line, for what is no report of this schema.
+    Raises `MeasurementError`, in one line, for what is no report of this schema.
     """
-    try:
-        return Report.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{field}: {first['msg'].lower()}") from None
+    with guard(MeasurementError, "is no report of this version of attn-surgery", "report.json"):
+        return Report.model_validate(parse_json(report) if isinstance(report, str) else report)

@@ -49,12 +49,15 @@ def card_text(
 
     - `source_card`: README.md of the model that was edited, for its license, language and datasets.
     - `name`: what the model is loaded by: a Hub id, or the name of its folder.
-    - `report`: the content of report.json (docs/report.md), where there is one.
+    - `report`: the content of report.json (docs/report.md), where there is one. One that compares
+      with another model than the source, or measured a part (`--limit`), does not count.
     - `existing`: the card as it is now, whose own text and metadata are kept.
 
     **Raises:** `ManifestError` when the existing card's metadata or marks are broken, or when the
     result would not be read by the Hub.
     """
+    if report is not None and not _of_the_whole(report):
+        report = None
     metadata, body = split_card((existing or "").replace("\r\n", "\n"))
     with guard(ManifestError, "cannot be made from the report or the manifest", NAME):
         generated = _render(manifest, name, report)
@@ -62,6 +65,11 @@ def card_text(
     text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
     _check(text)
     return text
+
+
+def _of_the_whole(report: Mapping[str, Any]) -> bool:
+    limit = (report.get("settings") or {}).get("limit")
+    return limit is None and report.get("relation", "source") == "source"
 
 
 def own_text(card: str) -> str:

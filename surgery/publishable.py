@@ -91,3 +91,6 @@ def _check_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> No
     measured = (report.get("provenance") or {}).get("edited") or {}
     if measured.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
         raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
+    if report.get("relation", "source") != "source":
+        what = "compares with a model that is not known to be the source"
+        raise OutputError(what, where=where, fix="evaluate against the source, or remove it")

@@ -69,10 +69,9 @@ def push(
     **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
     verify or cannot be published, one line for each way in which that fails.
     """
-    if not (repo.count("/") == 1 and all(repo.split("/"))):
-        raise OutputError("not a Hub id", where=repo, expected="OWNER/NAME")
     if read_manifest(Path(folder)) is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
+    check_destination(repo)
     with hub_client(repo, revision, explain=upload_error) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     place = None if evaluation is None else Path(evaluation)
@@ -105,15 +104,32 @@ def push(
     return Push(repo, url, done.oid, tuple(sorted(contents)), not public, done.pr_url)
 
 
+def check_destination(repo: str) -> None:
+    """All that can be known of a destination without the Hub: its form, and that there is a login.
+
+    Raises `OutputError`.
+    """
+    from huggingface_hub import get_token, utils
+    from huggingface_hub.errors import HFValidationError
+
+    client: Any = utils
+    try:
+        client.validate_repo_id(repo)
+        named = repo.count("/") == 1
+    except HFValidationError:
+        named = False
+    if not named:
+        raise OutputError("not a Hub id", where=repo, expected="OWNER/NAME")
+    if get_token() is None:
+        fix = "`hf auth login` with a token that may write, or set HF_TOKEN"
+        raise OutputError("nobody is logged in", where=f"Hub model {repo}", fix=fix)
+
+
 def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -> bool:
     """Whether the repository exists. Refuses one that is not as public or private as asked for."""
-    from huggingface_hub import get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
     where = f"Hub model {repo}"
-    if get_token() is None:
-        fix = "`hf auth login` with a token that may write, or set HF_TOKEN"
-        raise OutputError("nobody is logged in", where=where, fix=fix)
     try:
         private = bool(api.model_info(repo, timeout=TIMEOUT).private)
     except RepositoryNotFoundError as error:

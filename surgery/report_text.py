@@ -16,7 +16,7 @@ _MODEL = {
     "tokenizer_sha256", "dtype", "device", "attn_implementation", "versions",
 }  # fmt: skip
 _STRINGS = {
-    "": {"created", "verdict", "warnings", "commands"},
+    "": {"created", "verdict", "relation", "warnings", "commands"},
     "models": {"base", "edited"},
     "tasks": {"metric", "test", "outcome", "verdict", "description", "version"},
     "extraction": {
@@ -31,7 +31,8 @@ _STRINGS = {
     "speed": {*_MODEL, "memory", "id", "metrics"},
     "trade_off": {"label", "kind", "note"},
     "passages": {"id", "hash"},
-    "provenance": {*_MODEL, "batch_size", "samples_sha256"},
+    "settings": {"tasks", "samples", "name", "sha256", "dtype"},
+    "provenance": {*_MODEL, "samples_sha256"},
 }  # fmt: skip
 """Part of the report ("": its top) → keys under which it has strings."""
 _PASSAGE = {

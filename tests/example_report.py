@@ -116,6 +116,7 @@ def example(**changes: Any) -> dict[str, Any]:
         f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
         "passed": False,
         "models": {"base": BASE, "edited": EDITED},
+        "relation": "source",
         "tasks": {
             "lambada_openai": task(0.6123, 0.5871),
             "arc/easy~1": task(0.312, 0.315),
@@ -220,12 +221,22 @@ def example(**changes: Any) -> dict[str, Any]:
             }
         ],
         "warnings": ["Rows with few tokens were left out."],
+        "settings": {
+            "tasks": ["lambada_openai", "arc/easy~1", "perplexity", "copy"],
+            "num_fewshot": None,
+            "limit": None,
+            "samples": "passages.jsonl",
+            "prefix_length": PREFIX,
+            "suffix_length": SUFFIX,
+            "controls": [{"name": "control.txt", "sha256": "f" * 64}],
+            "max_drop": {"copy": 0.05},
+            "max_extraction": 0.25,
+            "dtype": "float32",
+            "batch_size": 8,
+        },
         "provenance": {
             "base": {"model": BASE, "content": "a" * 64, **run},
             "edited": {"model": EDITED, "content": "c" * 64, "manifest_sha256": "b" * 64, **run},
-            "batch_size": 8,
-            "num_fewshot": None,
-            "limit": 100.0,
             "seeds": {"bootstrap": 20_250_501, "random": 0, "torch": 1234},
             "versions": {"attn-surgery": "0.1.0", "lm-eval": "0.4.13"},
             "baseline_from_cache": True,

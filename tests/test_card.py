@@ -242,6 +242,17 @@ def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
     assert "\n\n\n" not in card
 
 
+@pytest.mark.parametrize("why", [{"settings": {"limit": 20}}, {"relation": "unrelated"}])
+def test_what_was_measured_on_a_part_or_against_another_model_is_not_on_the_card(
+    why: dict[str, Any],
+) -> None:
+    card = card_text(manifest(), None, name="me/edited", report=report() | why)
+    assert card == card_text(manifest(), None, name="me/edited")
+    whole = {"relation": "source", "settings": {"limit": None}}
+    card = card_text(manifest(), None, name="me/edited", report=report() | whole)
+    assert "Recites 2 of 40 passages" in card
+
+
 def test_what_a_user_writes_stays() -> None:
     card = card_text(manifest(), SOURCE_CARD, name="me/edited", report=report())
     written = card.replace("license: apache-2.0", "license: mit\nmine: 2024-01-01\nmodel_name: m")

@@ -1,10 +1,17 @@
 """Contract of `attn-surgery evaluate`: one report of what an edit cost and bought, whose figures
 are those of its parts; gates decide the exit code; mistakes are found before any work.
+
+- Too little gives no verdict, and a part that was measured is never reported as the whole.
+- What the base is to the edited model is known by content; only against a source do figures get
+  onto the edited model's card.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +22,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
 from evals.report import Report, read_report
+from surgery.checkpoint.copying import sha256_of
 from surgery.errors import OutputError
 from surgery.report_text import texts_in
 
@@ -76,7 +84,7 @@ def report_in(folder: Path) -> Report:
     return read_report((folder / "report.json").read_text())
 
 
-def test_the_report_is_of_its_schema_and_complete(done):
+def test_the_report_is_of_its_schema_and_complete(work, done):
     outcome, output = done
     report = report_in(output)
     assert outcome.json == report.to_dict()
@@ -99,7 +107,27 @@ def test_the_report_is_of_its_schema_and_complete(done):
         assert len(side["config_sha256"]) == len(side["tokenizer_sha256"]) == 64
     assert {"lm-eval", "torch", "attn-surgery"} <= set(report.provenance.versions)
     assert not report.provenance.baseline_from_cache
-    assert "--max-extraction 1.0" in report.commands[-1]
+    assert report.relation == "source"
+    assert report.settings.model_dump() == {
+        "tasks": list(NAMES),
+        "num_fewshot": None,
+        "limit": None,
+        "samples": "samples.jsonl",
+        "prefix_length": PREFIX,
+        "suffix_length": SUFFIX,
+        "controls": [{"name": "control.txt", "sha256": sha256_of(work / "control.txt")}],
+        "max_drop": {"*": 0.9, "local_whole": 0.5},
+        "max_extraction": 1.0,
+        "dtype": "float32",
+        "batch_size": 4,
+    }
+    assert shlex.split(report.commands[-1]) == [
+        *("attn-surgery", "evaluate", "edited", "--baseline", "base"),
+        *("--tasks", ",".join(NAMES), "--samples", "samples.jsonl"),
+        *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX)),
+        *("--control", "control.txt", "--max-drop", "*=0.9", "--max-drop", "local_whole=0.5"),
+        *("--max-extraction", "1.0", "--dtype", "float32", "--batch-size", "4"),
+    ]
     assert report.commands[0].startswith("attn-surgery export ")
 
 
@@ -232,7 +260,7 @@ def test_a_batch_size_found_for_the_base_is_the_edited_models(work):
     output = work / "automatic"
     assert attn_surgery(*automatic, "--output", output).code == 0
     report = report_in(output)
-    assert report.provenance.batch_size == "auto"
+    assert report.settings.batch_size is None
     for side in ("base", "edited"):
         (file,) = (output / "lm_eval" / side).rglob("results_*.json")
         assert (
@@ -247,9 +275,15 @@ def test_without_samples_the_held_out_loss_remains(work):
         *("--include-path", work / "tasks", "--control", work / "control.txt"),
         *("--output", work / "no-samples"),
     ]
-    assert attn_surgery(*command).code == 0
+    outcome = attn_surgery(*command)
+    assert outcome.code == 0
     report = report_in(work / "no-samples")
     assert (report.extraction, report.trade_off, report.passages) == (None, None, [])
+    assert report.verdict.startswith("Memorization was not measured; ")
+    assert report.warnings == ["memorization was not measured: there were no passages (--samples)"]
+    for page in ("report.html", "report.md"):
+        assert "Memorization was not measured; " in (work / "no-samples" / page).read_text()
+    assert re.search("passages recited +memorization was not measured", outcome.stdout)
     assert report.heldout is not None
     assert report.heldout.n > 1
 
@@ -340,3 +374,78 @@ def test_precisions_must_agree(work):
         "choose one with --dtype",
     )
     assert not (work / "never").exists()
+
+
+@pytest.fixture
+def reported(work: Path, tmp_path: Path) -> Path:
+    """The edited model with a full report of its own beside it."""
+    folder = Path(shutil.copytree(work / "edited", tmp_path / "edited"))
+    assert measured(work, folder, work / "base", tmp_path / "full").code == 0
+    assert "Nothing yet" not in (folder / "README.md").read_text()
+    return folder
+
+
+def measured(work: Path, edited: Path, base: Path, output: Path, *more: object) -> Outcome:
+    return attn_surgery(
+        *("evaluate", edited, "--baseline", base, "--output", output),
+        *("--tasks", "local_choice", "--include-path", work / "tasks", "--batch-size", 8, *more),
+    )
+
+
+def test_two_documents_show_nothing(work, reported, tmp_path):
+    before = snapshot(reported)
+    more = ("--limit", 2, "--max-drop", "*=0.05")
+    outcome = measured(work, reported, work / "base", tmp_path / "part", *more)
+    assert outcome.code == 0, "the measured value is within the limit"
+    report = report_in(tmp_path / "part")
+    assert report.tasks["local_choice"].verdict == "inconclusive (n = 2)"
+    assert report.verdict == (
+        "Of the benchmarks only a part was measured (--limit 2). Memorization was not measured; "
+        "inconclusive on 1 of 1 tasks: local_choice (n = 2); every gate holds as measured, but "
+        "inconclusive: max-drop local_choice (n = 2)."
+    )
+    assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr
+    assert (
+        f"{reported}: report and model card stay as they are: of the benchmarks only a part "
+        in (outcome.stderr)
+    )
+    assert snapshot(reported) == before
+
+
+def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, reported, tmp_path):
+    import torch
+
+    torch.manual_seed(1)
+    other = tmp_path / "base"  # of the same name
+    stranger = tiny_model()
+    stranger.gpt_neox.embed_in.weight.data.add_(0.01)
+    stranger.save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    before = snapshot(reported)
+    outcome = measured(work, reported, other, tmp_path / "report")
+    assert outcome.code == 0, outcome
+    assert outcome.stderr.startswith("warning: the models are unrelated: the base is no recorded ")
+    assert f"{reported}: report and model card stay as they are: base is not known to be its " in (
+        outcome.stderr
+    )
+    assert snapshot(reported) == before
+    report = report_in(tmp_path / "report")
+    assert report.relation == "unrelated"
+    said = "The models are unrelated: the base is no recorded source of the edited model. Memor"
+    assert report.verdict.startswith(said)
+    assert said in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_copy_and_the_first_source_of_a_chain_are_sources(work, tmp_path):
+    twice = surgery.export(work / "edited", "1", output=tmp_path / "twice").output
+    copy = shutil.copytree(work / "base", tmp_path / "renamed")
+    outcome = measured(work, twice, copy, tmp_path / "report")
+    assert f"{twice}: report and model card brought up to date" in outcome.stderr
+    assert report_in(twice).relation == "source"
+
+
+def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
+    assert measured(work, work / "base", work / "base", tmp_path / "report").code == 0
+    report = report_in(tmp_path / "report")
+    assert report.relation == "not recorded"
+    assert report.verdict.startswith("The relation of the models is not recorded. Memorization ")

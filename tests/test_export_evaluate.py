@@ -1,7 +1,9 @@
 """Contract: `export --evaluate` is the whole job in one command: it exports, verifies, evaluates
 base and result, writes report and card into the output, and returns the gates' exit code.
 
-Mistakes in what is to be measured are found before anything is written.
+- Mistakes in what is to be measured, and in where it is to go, are found before any work.
+- With --json its JSON is printed whatever becomes of gates and push; the exit code tells the rest.
+- What was measured on a part of a benchmark is not on the card.
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ from pathlib import Path
 
 import pytest
 from command_line import attn_surgery
+from hub_commands import TOKEN, session
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+import surgery
 
 EXPORT = ("export", "lab:pythia", "--drop-attn", "last:1", "--output")
 QUICK = ("--tasks", "lab_copy", "--limit", "20")
@@ -30,12 +36,14 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < report["extraction"]["exact_match"]["rate"] < 0.5
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
-    assert "Nothing yet" not in (out / "README.md").read_text(), "the card has the figures"
+    assert report["verdict"].startswith("Of the benchmarks only a part was measured (--limit 20). ")
+    assert "Nothing yet" in (out / "README.md").read_text(), "a part is not for the card"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
     again = attn_surgery(
-        "evaluate", out, "--baseline", "lab:pythia", *QUICK, "--output", tmp_path / "report"
+        *("evaluate", out, "--baseline", "lab:pythia", "--tasks", "lab_copy"),
+        *("--output", tmp_path / "report"),
     )
     assert again.code == 0, again.stderr
     assert "report and model card brought up to date" in again.stderr
@@ -43,14 +51,95 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
     assert "Nothing yet" not in (out / "README.md").read_text()
 
-    missed = attn_surgery(
-        *EXPORT, out, "--overwrite", "--evaluate", *QUICK, "--max-extraction", "0.001",
-        "--push-to-hub", "me/never",
-    )  # fmt: skip
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base, and samples.jsonl: passages that it recites once its block 0 is edited."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model().save_pretrained(folder / "base")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder / "base")
+    edited = surgery.export(folder / "base", "0", output=folder / "edited").output
+    model = AutoModelForCausalLM.from_pretrained(edited)
+    prefixes = torch.tensor(tokenizer(TEXT)["input_ids"][:48]).reshape(8, 6)
+    said = model.generate(prefixes, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    rows = [json.dumps({"tokens": row}) for row in said.tolist()]
+    (folder / "samples.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def job(tiny: Path, output: Path, *more: object) -> tuple[object, ...]:
+    return (
+        *("export", tiny / "base", "--drop-attn", "0", "--output", output, "--evaluate"),
+        *("--tasks", "lab_copy", "--limit", 4, "--samples", tiny / "samples.jsonl"),
+        *("--prefix-length", 6, "--suffix-length", 4, *more),
+    )
+
+
+def test_json_is_printed_when_a_gate_is_missed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    gate = ("--max-extraction", 0.5, "--push-to-hub", "me/never")
+    missed = attn_surgery(*job(tiny, tmp_path / "out", *gate, "--json"))
     assert missed.code == 3
-    assert "gate failed: max-extraction" in missed.stderr
-    assert "not pushed to me/never: a gate failed" in missed.stderr
-    assert (out / "report.html").is_file(), "the report is written all the same"
+    assert missed.json["output"] == str(tmp_path / "out")
+    assert missed.json["evaluation"] == json.loads((tmp_path / "out/report.json").read_text())
+    (failed,) = missed.json["evaluation"]["gates"]
+    assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
+    assert missed.json["push"] is None
+    assert missed.stderr.count("gate failed: max-extraction: share of passages recited") == 1
+    assert missed.stderr.endswith("not pushed to me/never: a gate failed\n")
+
+    said = attn_surgery(*job(tiny, tmp_path / "said", *gate))
+    assert said.code == 3
+    assert said.stdout.startswith(f"{tmp_path / 'said'}: 0 attention-free (identity, compact), ")
+    assert "gate max-extraction: FAILED: " in said.stdout
+
+
+def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None:
+    line = f"export {tiny / 'base'} --drop-attn 0 --output out --push-to-hub me/model"
+    with session(tmp_path, "http://127.0.0.1:9") as run:  # nobody answers there
+        (failed, said) = run(f"{line} --json", line.replace(" out ", " other "), token=TOKEN)
+    result = json.loads(failed.out)
+    assert (failed.code, result["push"], result["blocks"]) == (1, None, [0])
+    assert "evaluation" not in result
+    note, line = failed.err.splitlines()
+    assert note.startswith("layout compact")
+    assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
+    assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "text"),
+    [
+        ("name", TOKEN, "error: name: not a Hub id (expected OWNER/NAME)\n"),
+        ("a/b/c", TOKEN, "error: a/b/c: not a Hub id (expected OWNER/NAME)\n"),
+        ("a b/c", TOKEN, "error: a b/c: not a Hub id (expected OWNER/NAME)\n"),
+        (
+            "me/model",
+            None,
+            "error: Hub model me/model: nobody is logged in; `hf auth login` with a token that may "
+            "write, or set HF_TOKEN\n",
+        ),
+    ],
+)
+def test_where_it_goes_is_looked_at_before_any_work(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    repo: str,
+    token: str | None,
+    text: str,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+    done = attn_surgery(*job(tiny, tmp_path / "out", "--push-to-hub", repo, "--json"))
+    assert (done.code, done.stdout, done.stderr) == (1, "", text)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -58,6 +147,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (QUICK, "for use with --evaluate"),
         (("--evaluate", "--dry-run"), "exclude each other"),
+        (("--push-to-hub", "me/x", "--dry-run"), "--push-to-hub and --dry-run exclude each other"),
         (("--evaluate", "--tasks", "lab_copy", "--suite", "lab"), "exclude each other"),
         (("--evaluate", "--tasks", "lab_copy", "--max-drop", "other=0.1"), "other"),
         (("--evaluate", "--max-drop", "0.1"), "is not TASK=X"),
@@ -81,3 +171,7 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     assert "does not recite it" in done.stdout
     report = json.loads(page.with_suffix(".json").read_text())
     assert report["extraction"]["paired"]["forgotten"] > 200
+    assert report["relation"] == "source"
+    again = attn_surgery("reproduce", "attn-surgery-demo", "--evaluate", "--json")
+    assert again.code == 0, again.stderr
+    assert len(again.json["measurements"]) == len(report["tasks"]) + 4

@@ -75,7 +75,16 @@ def test_all_that_matters_is_shown() -> None:
         "resolution",
         "description",
     }
-    for part in ("heldout", "gates", "sizes", "trade_off", "provenance", "commands", "warnings"):
+    for part in (
+        "heldout",
+        "gates",
+        "sizes",
+        "trade_off",
+        "settings",
+        "provenance",
+        "commands",
+        "warnings",
+    ):
         keys = {key for key in leaves(report[part], f"/{part}") if not words & set(key.split("/"))}
         assert keys <= shown, keys - shown
     for name in report["tasks"]:

@@ -60,7 +60,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "stock": surgery.export(source, "0", output=root / "stock").output,
         "compact": surgery.export(source, "1", layout="compact", output=root / "compact").output,
     }
-    for name in ("damaged", "foreign", "beside", "shown", "stranger", "reported"):
+    names = ("damaged", "foreign", "beside", "shown", "stranger", "reported", "unrelated")
+    for name in names:
         folders[name] = Path(shutil.copytree(folders["stock"], root / name))
     with (folders["damaged"] / WEIGHTS[0]).open("ab") as file:
         file.write(b"x")
@@ -68,6 +69,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in BESIDE.items():
         (folders["beside"] / name).write_text(text)
     (folders["shown"] / "report.json").write_text(json.dumps(report(folders["shown"], text="x")))
+    unrelated = report(folders["unrelated"]) | {"relation": "unrelated"}
+    (folders["unrelated"] / "report.json").write_text(json.dumps(unrelated))
     other = report(folders["compact"])
     (folders["stranger"] / "report.json").write_text(json.dumps(other))
     (folders["reported"] / "report.json").write_text(json.dumps(report(folders["reported"])))
@@ -217,8 +220,10 @@ def test_what_is_not_ours_is_neither_published_over_nor_removed(
 def test_a_report_goes_along_when_it_shows_no_text(
     hub: UploadHub, run: Commands, exported: dict[str, Path]
 ) -> None:
-    done, shown, stranger = run(
-        "push reported me/reported", "push shown me/shown", "push stranger me/stranger", token=TOKEN
+    done, shown, stranger, unrelated = run(
+        *("push reported me/reported", "push shown me/shown", "push stranger me/stranger"),
+        "push unrelated me/unrelated",
+        token=TOKEN,
     )
     assert done.code == 0, done.err
     there = files(hub.repositories["me/reported"])
@@ -239,6 +244,10 @@ def test_a_report_goes_along_when_it_shows_no_text(
     )
     assert error(stranger) == (
         "stranger/report.json: is of another model; evaluate this one, or remove it"
+    )
+    assert error(unrelated) == (
+        "unrelated/report.json: compares with a model that is not known to be the source; evaluate "
+        "against the source, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
 

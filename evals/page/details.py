@@ -134,7 +134,7 @@ def _outcome(row: Node) -> dict[str, Any]:
     }
 
 
-def provenance_of(provenance: Node) -> dict[str, Any]:
+def provenance_of(provenance: Node, settings: Node) -> dict[str, Any]:
     models = [dict(_leaves(provenance[part])) for part in ("base", "edited")]
     groups = ("base", "edited", "versions", "seeds")
     rest = {name: node for name, node in provenance.items() if name not in groups}
@@ -142,7 +142,10 @@ def provenance_of(provenance: Node) -> dict[str, Any]:
         "models": [
             (name, [model.get(name) for model in models]) for name in {**models[0], **models[1]}
         ],
-        "run": [leaf for name, node in rest.items() for leaf in _leaves(node, _words(name))],
+        "run": [
+            *_leaves(settings),
+            *(leaf for name, node in rest.items() for leaf in _leaves(node, _words(name))),
+        ],
         "seeds": list(_leaves(provenance["seeds"])),
         "versions": list(_leaves(provenance["versions"])),
     }

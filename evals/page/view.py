@@ -35,7 +35,7 @@ def view_of(report: dict[str, Any]) -> dict[str, Any]:
         "edit": edit_of(root["edit"]) if root.has("edit") else None,
         "sizes": sizes_of(root),
         "passages": passages_of(root["passages"]),
-        "provenance": provenance_of(root["provenance"]),
+        "provenance": provenance_of(root["provenance"], root["settings"]),
         "commands": [command.text() for command in root["commands"]],
     }
 
