@@ -1,9 +1,9 @@
 """Output that appears under its name only when it is whole: a folder, or a single file.
 
-It is written under a hidden name beside its own, held by an advisory lock, brought to the disk, and
-renamed at the end. What a killed run leaves under such a name is removed by the next one. What is
-there already is replaced only when that is asked for, at once, and a folder only where nothing lies
-in it but what attn-surgery wrote.
+It is written under a hidden name beside its own, which a locked file claims, brought to the disk,
+and renamed at the end. What a killed run leaves there is removed by the next one. What is there
+already is replaced only when that is asked for, at once, and a folder only where nothing lies in it
+but what attn-surgery wrote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TextIO
 from surgery.checkpoint.source import read_json
 from surgery.errors import OutputError, SurgeryError
 
-_PARTIAL, _OLD = ".attn-surgery-partial", ".attn-surgery-old"  # no one else names a file so
+_OURS = ".{}.attn-surgery-{}"  # no one else names a file so
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -65,7 +65,7 @@ def check_output(
         nearest = _existing(target.parent)
         _clear(nearest, say)
         _check_free(target, owned, overwrite, argument)
-        with _staged(nearest / target.name, file=owned is None):
+        with _staged(nearest / target.name):
             pass
 
 
@@ -84,9 +84,11 @@ def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False)
     with (
         writing(target),
         parents_of(target),
-        _staged(target, file=owned is None) as partial,
+        _staged(target) as partial,
     ):
         _check_free(target, owned, overwrite)
+        if owned is not None:
+            partial.mkdir()
         yield partial
         _sync(partial)
         _check_free(target, owned, overwrite)  # it may have appeared meanwhile
@@ -114,10 +116,11 @@ def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) 
 
 @contextlib.contextmanager
 def staging_in(folder: Path) -> Iterator[Path]:
-    """Yields a hidden folder inside `folder`, which no other process may write meanwhile."""
-    with writing(folder), locked(folder):
+    """Yields a hidden folder inside `folder`, which is removed in the end."""
+    with writing(folder):
         _clear(folder)
-        with _staged(folder / "staging", file=False) as staging:
+        with _staged(folder / "staging") as staging:
+            staging.mkdir()
             yield staging
 
 
@@ -139,8 +142,8 @@ def writing(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the advisory lock of a file or folder. Raises `OutputError` where another has it."""
-    lock = _lock(path)
+    """Holds the advisory lock of a file. Raises `OutputError` where another has it."""
+    lock = _hold(path)
     if lock is None:
         raise OutputError("another process is writing it", where=path)
     try:
@@ -164,7 +167,7 @@ def parents_of(target: Path) -> Iterator[None]:
 
 def is_unfinished(path: Path) -> bool:
     """Whether a path lies in what a run has not finished, which the next one removes."""
-    return any(name[0] == "." and name.endswith((_PARTIAL, _OLD)) for name in path.parts)
+    return any(fnmatchcase(name, _OURS.format("*", "*")) for name in path.parts)
 
 
 def _check_free(
@@ -194,7 +197,7 @@ def _check_free(
 
 def _stranger(folder: Path, owned: Collection[str]) -> str | None:
     """The first file or link in a folder that fits none of the patterns."""
-    patterns = (*owned, f".*{_PARTIAL}*")
+    patterns = (*owned, _OURS.format("*", "*"))
 
     def fail(error: OSError) -> None:
         raise error
@@ -210,68 +213,61 @@ def _stranger(folder: Path, owned: Collection[str]) -> str | None:
 
 
 @contextlib.contextmanager
-def _staged(target: Path, *, file: bool) -> Iterator[Path]:
-    """A hidden, empty sibling of the target, locked; removed in the end if it is still there."""
-    partial = target.with_name(f".{target.name}{_PARTIAL}")
+def _staged(target: Path) -> Iterator[Path]:
+    """A hidden name beside the target that no other process uses meanwhile; what has it in the end
+    is removed."""
+    partial, lock = _hidden(target, "partial"), _hidden(target, "lock")
     for _ in range(_TRIES):
-        if file:
-            partial.touch()
-        else:
-            partial.mkdir(exist_ok=True)
-        lock = _lock(partial)
-        if lock is not None:
+        held = _hold(lock, os.O_CREAT)
+        if held is not None:
             break
         time.sleep(_PAUSE)
     else:
         raise OutputError("another process is writing it", where=target)
     try:
-        for leftover in () if file else partial.iterdir():
-            _remove(leftover)
+        _remove(partial)
         yield partial
     finally:
         with contextlib.suppress(OSError):
-            if _is_at(lock, partial):
-                _remove(partial)
-        os.close(lock)
+            _remove(partial)
+            lock.unlink()
+        os.close(held)
 
 
 def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
     """Removes what killed runs have left in a folder. An old output that stands aside comes back
     where its place was not taken."""
-    for path in sorted([*folder.glob(f".*{_OLD}"), *folder.glob(f".*{_PARTIAL}")]):
-        lock = None
+    for lock in sorted(folder.glob(_OURS.format("?*", "lock"))):
+        held = None
         try:
-            lock = _lock(path)
-            if lock is None:  # its run is alive
+            held = _hold(lock)
+            if held is None:  # its run is alive
                 continue
-            place = folder / path.name[1:].removesuffix(_OLD)
-            if path.suffix == _OLD and not os.path.lexists(place):
-                path.rename(place)
-            else:
-                _remove(path)
+            target = lock.with_name(lock.name[1:].rpartition(".")[0])
+            old = _hidden(target, "old")
+            if old.exists() and not os.path.lexists(target):
+                old.rename(target)
+            for leftover in (_hidden(target, "partial"), old, lock):
+                _remove(leftover)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            say(f"{path}: left by a run that was killed, and cannot be removed: {reason}")
+            say(f"{lock}: left by a run that was killed, and cannot be removed: {reason}")
         finally:
-            if lock is not None:
-                os.close(lock)
+            if held is not None:
+                os.close(held)
 
 
 def _publish(partial: Path, target: Path) -> None:
     if partial.is_file() or not target.exists():
         partial.replace(target)
-        _sync(target.parent, deep=False)
-        return
-    with locked(target):  # it goes to the hidden name, where another run would reuse it
-        if not _exchange(partial, target):
-            _replace(partial, target)
-        _sync(target.parent, deep=False)
-        _remove(partial)
+    elif not _exchange(partial, target):
+        _replace(partial, target)
+    _sync(target.parent, deep=False)
 
 
 def _replace(partial: Path, target: Path) -> None:
     """Where the system cannot exchange two folders: the old one steps aside for a moment."""
-    old = target.with_name(f".{target.name}{_OLD}")
+    old = _hidden(target, "old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
     try:
@@ -291,30 +287,31 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(*arguments) == 0)
 
 
-def _lock(path: Path) -> int | None:
-    """An open file that holds the lock of a path; None where another has it, or it has gone."""
-    access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+def _hold(lock: Path, flags: int = 0) -> int | None:
+    """An open file that holds its own lock; None where another has it, or there is none.
+
+    Of a file, and not of a folder: those of a network file system hold only on one machine.
+    """
+    flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        lock = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(lock, flags, 0o666)
     except FileNotFoundError:
+        if flags & os.O_CREAT:
+            raise
         return None
     held = False
     try:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = _is_at(lock, path)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(file), lock.lstat())  # it may have been removed
     finally:
         if not held:
-            os.close(lock)
-    return lock if held else None
+            os.close(file)
+    return file if held else None
 
 
-def _is_at(lock: int, path: Path) -> bool:
-    """Whether an open file is the one under that name."""
-    try:
-        return os.path.samestat(os.fstat(lock), path.lstat())
-    except FileNotFoundError:
-        return False
+def _hidden(target: Path, what: str) -> Path:
+    return target.with_name(_OURS.format(target.name, what))
 
 
 def _sync(path: Path, *, deep: bool = True) -> None:

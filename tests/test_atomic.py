@@ -116,7 +116,7 @@ def test_killed_when_so_much_is_written(
         return
     assert outcome.code == -signal.SIGKILL
     if not (tmp_path / "out").exists():
-        assert [path.name for path in tmp_path.iterdir()] == [".out.attn-surgery-partial"]
+        assert all(path.name.startswith(".out.attn-surgery-") for path in tmp_path.iterdir())
         assert_nothing_loads(tmp_path)
         assert_next_run_succeeds(source, tmp_path / "out", undisturbed)
     assert snapshot(tmp_path / "out") == undisturbed
@@ -177,7 +177,11 @@ def test_killed_at_every_step(tmp_path: Path, small: Path) -> None:
         if outcome.code == 0:
             break
         assert outcome.code == -signal.SIGKILL, outcome
-        assert not out.exists()
+        if out.exists():  # all but the lock is done
+            assert snapshot(out) == whole
+            attn_surgery(*export(small, out)).assert_error("already exists")
+            assert [path.name for path in parent.iterdir()] == ["out"]
+            continue
         complete = parent / ".out.attn-surgery-partial" / "config.json"
         if not complete.exists() or complete.stat().st_size == 0:
             assert not any(load(path) for path in parent.rglob("*") if path.is_dir())
@@ -369,6 +373,7 @@ def test_overwrite_without_exchange(
     (out / "README.md").write_text("of the old model")
     (tmp_path / ".out.attn-surgery-old").mkdir()  # of a run that was killed
     (tmp_path / ".out.attn-surgery-old" / "config.json").write_text("{}")
+    (tmp_path / ".out.attn-surgery-lock").touch()
     assert attn_surgery(*export(small, out, "--overwrite")).code == 0
     assert snapshot(out) == new
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -455,22 +460,24 @@ def test_the_old_folder_is_not_reused_while_it_is_removed(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_lock_on_a_folder_that_has_moved_is_no_lock(
+def test_a_lock_on_a_file_that_is_gone_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first run ends between the second's opening of the folder and its lock."""
-    target = tmp_path / "out"
+    """The first run ends between the second's opening of the file and its lock."""
+    target, locks = tmp_path / "out", []
     lock = fcntl.flock
 
     def late(file: int, how: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", lock)
-        (tmp_path / ".out.attn-surgery-partial").rename(target)  # what the first run does last
+        if not locks:
+            (tmp_path / ".out.attn-surgery-lock").unlink()  # what the first run does last
+            target.mkdir()
+        locks.append(file)
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(OutputError, match="already exists"), atomic_folder(target, mine):
         raise AssertionError("the folder is not ours")
-    assert target.is_dir()
+    assert len(locks) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
