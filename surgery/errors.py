@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_LONGEST = 1_000  # characters of a part of the line
+
+
 class SurgeryError(Exception):
     """Root of the tree. Reads as one line: where, what, expected, got, what to do.
 
@@ -54,17 +57,23 @@ class SurgeryError(Exception):
         fix: str | None = None,
     ) -> None:
         self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
-        line = what if where is None else f"{where}: {what}"
+        line = _cut(what) if where is None else f"{_cut(where)}: {_cut(what)}"
         details = [
-            f"{label} {value}"
+            f"{label} {_cut(value)}"
             for label, value in (("expected", expected), ("got", got))
             if value is not None
         ]
         if details:
             line += f" ({', '.join(details)})"
         if fix is not None:
-            line += f"; {fix}"
+            line += f"; {_cut(fix)}"
         super().__init__(" ".join(line.split()))
+
+
+def _cut(part: object) -> str:
+    """Text of foreign files can be of any length, and a line is read by people."""
+    text = str(part)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 class BlockSpecError(SurgeryError):

@@ -60,10 +60,21 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     if family.rotary:
         rotary_positions(config, dimensions.head_size)
     compact_blocks = _compact_blocks(config, family, dimensions)
-    biased = not family.fused or bool(config.get("attention_bias", True))
+    biased = _is_biased(config, family)
     for name, info in infos.items():
         _check_tensor(family, dimensions, compact_blocks, biased, name, info)
-    for name in _needed(family, dimensions, compact_blocks, biased):
+    check_complete(config, infos)
+    return Inventory(
+        family, dimensions, config, infos, _single_dtype(family, infos), compact_blocks
+    )
+
+
+def check_complete(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> None:
+    """Raises `CheckpointError` unless there is every tensor that config.json speaks of."""
+    family = family_of(config)
+    dimensions = family.dimensions(config)
+    compact_blocks = _compact_blocks(config, family, dimensions)
+    for name in _needed(family, dimensions, compact_blocks, _is_biased(config, family)):
         if name not in infos:
             raise CheckpointError(
                 f"tensor {name!r} is missing from the checkpoint",
@@ -74,9 +85,6 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
             f"tensor {next(head for head in HEADS if family.match(head))!r} is missing from the "
             "checkpoint, and config.json does not tie it to the embedding"
         )
-    return Inventory(
-        family, dimensions, config, infos, _single_dtype(family, infos), compact_blocks
-    )
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
@@ -237,6 +245,10 @@ def _single_dtype(family: Family, infos: Mapping[str, TensorInfo]) -> str:
             fix="load and save the model in one dtype first",
         )
     return next(iter(first))
+
+
+def _is_biased(config: dict[str, Any], family: Family) -> bool:
+    return not family.fused or bool(config.get("attention_bias", True))
 
 
 def _is_tied(config: dict[str, Any], family: Family) -> bool:

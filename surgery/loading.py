@@ -15,7 +15,7 @@ from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.source import TOKENIZER, open_checkpoint
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
 from surgery.families import family_of
-from surgery.inventory import check_config, check_tokenizer
+from surgery.inventory import check_complete, check_config, check_tokenizer
 
 __all__ = ["has_tokenizer", "load_model", "load_tokenizer", "model_ids"]
 
@@ -41,8 +41,9 @@ def load_model(
     another architecture or asks for code of its own, `CheckpointError` when it is broken or the
     library would have to invent a weight.
     """
-    config = open_checkpoint(Path(folder)).config  # what the library would stumble over
-    check_config(config, family_of(config))
+    checkpoint = open_checkpoint(Path(folder))  # what the library would stumble over
+    check_config(checkpoint.config, family_of(checkpoint.config))
+    check_complete(checkpoint.config, checkpoint.infos)
     if (Path(folder) / ADAPTER).exists():
         raise UnsupportedError(
             "holds an adapter, which the library would put into the model",

@@ -179,7 +179,7 @@ def example(**changes: Any) -> dict[str, Any]:
                 "tokens": 65_536,
                 "window": 256,
                 "sha256": "d" * 64,
-                "blocks": {"3": {"ridge": 0.0001, "r2": 0.6123}},
+                "blocks": {"2": {"ridge": 100.0, "r2": None}, "3": {"ridge": 0.0001, "r2": 0.6123}},
             },
             "earlier_edits": 1,
         },

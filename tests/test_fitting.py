@@ -279,3 +279,45 @@ def test_a_plan_file_is_exported(tmp_path: Path) -> None:
         (5, "zero"),
     ]
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([0.0, 1.0, -3.7, 1e-30, 1e15]), st.booleans(), st.integers(0, 2**31))
+def test_what_does_not_vary_has_no_r2(value: float, x_varies: bool, seed: int) -> None:
+    """There is nothing to explain: the map is the mean, whatever rounding leaves of a variance."""
+    draw, d = np.random.default_rng(seed), 5
+    x = draw.normal(size=(50, d)) if x_varies else np.full((50, d), draw.normal())
+    z = np.full((50, d), value) * draw.normal(size=d)
+    train, heldout = Moments(d, torch.device("cpu")), Moments(d, torch.device("cpu"))
+    train.add(torch.from_numpy(x[:40]), torch.from_numpy(z[:40]))
+    heldout.add(torch.from_numpy(x[40:]), torch.from_numpy(z[40:]))
+    found = fit(train, heldout, 1)
+    assert found.r2 is None
+    assert not found.weight.any()
+    np.testing.assert_allclose(found.bias[0], z[0], rtol=1e-6)
+    np.testing.assert_allclose(found.mean[0], z[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-12, 1e12])
+def test_r2_is_never_above_one(factor: float) -> None:
+    draw, d = np.random.default_rng(0), 6
+    x = draw.normal(size=(500, d))
+    z = factor * (x @ draw.normal(size=(d, d)))  # wholly a map of x
+    train, heldout = Moments(d, torch.device("cpu")), Moments(d, torch.device("cpu"))
+    train.add(torch.from_numpy(x[:400]), torch.from_numpy(z[:400]))
+    heldout.add(torch.from_numpy(x[400:]), torch.from_numpy(z[400:]))
+    found = fit(train, heldout, 1)
+    assert found.r2 is not None
+    assert 1 - 1e-9 < found.r2 <= 1
+
+
+def test_calibration_text_of_one_token(tmp_path: Path, source: Path) -> None:
+    """As an export records it: no R², rather than one of 1e21."""
+    (tmp_path / "same.txt").write_text("\n" * 20 * WINDOW)
+    done = attn_surgery(
+        "export", source, "--drop-attn", "1", "--variant", "linear", "--json",
+        "--calibration", tmp_path / "same.txt", "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert done.json["calibration"]["blocks"]["1"]["r2"] is None
+    load_model(tmp_path / "out")

@@ -67,7 +67,7 @@ def _calibration(record: Node) -> dict[str, Any]:
             for leaf in _leaves(node, _words(name))
         ],
         "fits": [
-            (block, fit["r2"].number() if fit.has("r2") else fit["r2"].text(), fit["ridge"].text())
+            (block, fit["r2"].number() if fit.has("r2") else "none", fit["ridge"].text())
             for block, fit in fits
         ],
     }

@@ -120,7 +120,8 @@ def read_dataset(dataset: HubDataset) -> Table:
 
 def _array(path: Path) -> npt.NDArray[Any]:
     """Mapped into memory: only what a test is made of is read."""
-    with guard(SamplesError, "cannot be read as an array of numbers", path):
+    what = "cannot be read as an array of numbers"
+    with guard(SamplesError, what, path), np.errstate(over="raise"):  # of sizes that are claimed
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
         got = f"{array.dtype} {list(array.shape)}"
     if array.ndim != 2 or array.dtype.kind not in "iu":

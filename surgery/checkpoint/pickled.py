@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
     """
     what = "cannot be read as a pickled state dict of tensors alone"
     fix = "download it again, or convert it to safetensors where you trust its author"
-    with guard(CheckpointError, what, path.name, fix):
+    with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other protocols: what is read is checked below
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:

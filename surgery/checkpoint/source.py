@@ -6,6 +6,7 @@ weights_only). Nothing of the source is executed, and an index cannot lead outsi
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ MANIFEST, CARD = "surgery.json", "README.md"
 HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
 CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+_LONGEST_NAME = 255  # bytes, of a file on any system
 
 # What a user needs beside the weights. Model cards describe the source, not the result; code is
 # never carried.
@@ -143,7 +145,12 @@ def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkp
         raise CheckpointError("has metadata that is no object", where=index_name)
     shards: dict[str, Shard] = {}
     for file_name in weight_map.values():
-        if not isinstance(file_name, str) or Path(file_name).name != file_name or file_name == "..":
+        if (
+            not isinstance(file_name, str)
+            or Path(file_name).name != file_name
+            or file_name == ".."
+            or len(os.fsencode(file_name)) > _LONGEST_NAME
+        ):
             raise CheckpointError(
                 "names a file outside the folder", where=index_name, got=repr(file_name)
             )

@@ -40,6 +40,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 FLOATING = ("F64", "F32", "F16", "BF16")
 _HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
 _ALIGNMENT = 8
+_MOST_DIMENSIONS = 32  # of an array, in every version of numpy
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def _entry(name: str, entry: dict[str, Any]) -> tuple[int, int, TensorInfo]:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if dtype not in DTYPES:
         raise ValueError(f"{name} has dtype {dtype}")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{name} has {len(shape)} dimensions")
     begin, stop = entry["data_offsets"]
     if not all(type(size) is int and size >= 0 for size in (*shape, begin, stop)):
         raise ValueError(f"{name} has shape {shape} at {begin}, {stop}")

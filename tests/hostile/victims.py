@@ -13,7 +13,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 SIZES = {
     "vocab_size": 512,
     "max_position_embeddings": 64,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "torch_dtype": "float32",
@@ -22,7 +22,7 @@ LENGTHS = ("--prefix-length", "8", "--suffix-length", "8")
 
 
 def model(folder: Path, *, tokenizer: bool = True, **options: Any) -> Path:
-    """A GPT-NeoX model of 2 blocks and 2 heads, d 32, 512 tokens, 64 positions."""
+    """A GPT-NeoX model of 2 blocks and 2 heads, d 64, 512 tokens, 64 positions."""
     config = neox_config(**{**SIZES, **options.pop("config", {})})
     write_checkpoint(folder, config, **options)
     if tokenizer:

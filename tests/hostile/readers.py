@@ -1,0 +1,206 @@
+"""Every reader of foreign files, with a small valid file to begin from."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from example_report import example
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+import surgery
+from evals.collecting import _Step
+from evals.findings import edit_of, read_front
+from evals.journal import Journal
+from evals.page import pages
+from evals.samples import load_samples
+from evals.sweep import _stored_columns
+from hostile.victims import model
+from surgery.card_facts import facts
+from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.source import open_checkpoint, read_json
+from surgery.corpus import open_corpus, windows
+from surgery.errors import OutputError
+from surgery.inventory import take_inventory
+from surgery.loading import load_tokenizer
+from surgery.manifest import read_manifest
+from surgery.plan import make_plan
+from surgery.plan_file import read_plan_file
+from surgery.publishable import texts_in
+from surgery.selection import parse_selection
+
+SETTINGS = {"model": "some", "cut": [8, 8]}
+ROWS = [{"tokens": list(range(i, i + 20)), "id": f"row-{i}", "count": i} for i in range(4)]
+TEXTS = [{"text": TEXT[20 * i :], "id": i, "member": i > 0} for i in range(3)]
+PAIRS = [{"prefix": "the quick brown fox", "suffix": " jumps over the lazy dog"}] * 2
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`read` takes the file at `path`, whose valid content is `content`.
+
+    `form`: how it is made hostile (`hostile.fuzz`); `share`: of all inputs, about.
+    """
+
+    path: Path
+    content: bytes
+    read: Callable[[Path], object]
+    form: str = "json"
+    share: float = 1.0
+
+
+Read = Callable[[Path], object]
+
+
+def readers(folder: Path) -> dict[str, Reader]:
+    """All of them, each with a place of its own below `folder`."""
+    source = model(folder / "source")
+    places = {
+        "pickle": model(folder / "pickle", weights="bin"),
+        "sharded": model(folder / "sharded", num_shards=2),
+    }
+    legacy = shutil.copytree(places["pickle"], folder / "legacy")
+    state = torch.load(legacy / "pytorch_model.bin", weights_only=True)
+    torch.save(state, legacy / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    edited = surgery.export(source, "1", output=folder / "edited", layout="compact").output
+
+    def at(path: Path, read: Read, form: str = "json", share: float = 1.0) -> Reader:
+        return Reader(path, path.read_bytes(), read, form, share)
+
+    def of(name: str, content: bytes, read: Read, form: str = "json", share: float = 1.0) -> Reader:
+        return Reader(folder / name, content, read, form, share)
+
+    plan = {
+        "schema_version": 1,
+        "edits": [{"drop_attn": "0,1.0", "variant": "zero"}],
+        "provenance": {"by": "hand"},
+    }
+    search = {
+        "front": [{"spec": "1", "blocks": [1], "variant": "zero", "exact_match": 0.5,
+                   "exact_match_ci95": [0.1, 0.9], "memorization_score": 0.5, "heldout_loss": 2.0}],
+    }  # fmt: skip
+    place = {"file": 0, "document": 0, "position": 16}
+    step = {"place": place, "windows": 2, "found": [{**place, "score": 1.0, "tokens": [1, 2]}]}
+    columns = {"first_divergence": ["<i8", "AQAAAAAAAAA="], "nll": ["<f8", "AAAAAAAA8D8="]}
+    return {
+        "config.json": at(source / "config.json", checkpoint, share=2),
+        "config.json, compact": at(edited / "config.json", checkpoint, share=2),
+        "surgery.json": at(edited / "surgery.json", manifest, share=2),
+        "model.safetensors.index.json": at(
+            places["sharded"] / "model.safetensors.index.json", checkpoint
+        ),
+        "model.safetensors": at(source / "model.safetensors", checkpoint, "safetensors", 2),
+        "pytorch_model.bin": at(places["pickle"] / "pytorch_model.bin", checkpoint, "zip", 2),
+        "pytorch_model.bin, legacy": at(legacy / "pytorch_model.bin", checkpoint, "bytes"),
+        "tokenizer.json": at(folder / "source" / "tokenizer.json", tokenizer, share=0.3),
+        "tokenizer_config.json": at(source / "tokenizer_config.json", tokenizer, share=0.3),
+        "samples .npy": of("samples.npy", npy(), passages, "npy", 2),
+        "samples .jsonl, ids": of("ids.jsonl", lines(ROWS), passages, "lines"),
+        "samples .jsonl, text": of("texts.jsonl", lines(TEXTS), passages, "lines"),
+        "samples .jsonl, pairs": of("pairs.jsonl", lines(PAIRS), passages, "lines"),
+        "samples .parquet, ids": of("ids.parquet", parquet(ROWS), passages, "parquet"),
+        "samples .parquet, text": of("texts.parquet", parquet(TEXTS), passages, "parquet"),
+        "corpus .txt": of("corpus.txt", TEXT.encode(), corpus, "bytes", 0.5),
+        "corpus .jsonl": of("corpus.jsonl", lines(TEXTS), corpus, "lines"),
+        "corpus .jsonl.zst": of("corpus.jsonl.zst", zst(lines(TEXTS)), corpus, "zst"),
+        "corpus .parquet": of("corpus.parquet", parquet(TEXTS), corpus, "parquet"),
+        "plan.json": of("plan.json", dumped(plan), selection),
+        "search.json (--front)": of("search.json", dumped(search), read_front),
+        "progress of collect": of(
+            "collect.progress",
+            lines([SETTINGS, step, step]),
+            progress(_Step.model_validate),
+            "lines",
+        ),
+        "progress of sweep": of(
+            "sweep.progress",
+            lines([SETTINGS, {"edits": [columns, columns]}]),
+            progress(_stored_columns),
+            "lines",
+        ),
+        "report.json": of("report.json", dumped(example()), published, share=0.3),
+        "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", specification, "bytes"),
+    }
+
+
+def checkpoint(path: Path) -> object:
+    """As inspect, export and verify read a source."""
+    surgery.inspect(path.parent)
+    opened = open_checkpoint(path.parent)
+    inventory = take_inventory(opened.config, opened.infos)
+    make_plan(inventory, "0")
+    return [opened.read(name) for name in opened.tensors]
+
+
+def manifest(path: Path) -> object:
+    """As verify, evaluate and the card read one."""
+    found = read_manifest(path.parent)
+    assert found is not None
+    return facts(found, "some"), edit_of(found), checkpoint(path), surgery.verify(path.parent)
+
+
+def tokenizer(path: Path) -> object:
+    return load_tokenizer(path.parent)
+
+
+def passages(path: Path) -> object:
+    """As extract reads samples."""
+    found = load_samples(str(path), tokenizer=tiny_tokenizer(), prefix_length=4, suffix_length=4)
+    return found.sha256
+
+
+def corpus(path: Path) -> object:
+    return list(windows(open_corpus([path]), tiny_tokenizer(), 8, 8))
+
+
+def selection(path: Path) -> object:
+    return read_plan_file(path).selection(2, 2)
+
+
+def progress(parse: Callable[[Any], object]) -> Callable[[Path], object]:
+    return lambda path: Journal(path, SETTINGS).read(parse)
+
+
+def specification(path: Path) -> object:
+    return parse_selection(path.read_text("utf-8", "surrogateescape"), "zero", 4, 2)
+
+
+def published(path: Path) -> object:
+    """As push reads a report."""
+    report = read_json(path, needed=True)
+    with guard(OutputError, "is no report", path):
+        return [*texts_in(report)], pages(report)
+
+
+def dumped(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def lines(rows: list[Mapping[str, Any]]) -> bytes:
+    return b"".join(dumped(row) + b"\n" for row in rows)
+
+
+def npy() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.arange(60, dtype=np.uint16).reshape(4, 15))
+    return file.getvalue()
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def zst(data: bytes) -> bytes:
+    half = len(data) // 2
+    return b"".join(pa.compress(part, "zstd", asbytes=True) for part in (data[:half], data[half:]))

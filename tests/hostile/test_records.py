@@ -1,0 +1,324 @@
+"""Contract: samples, texts, plans and progress are taken only as what they are.
+
+Nested without end, numbers beyond 64 bits, halves of surrogate pairs, mixed rows, headers and
+frames that are broken off: each is one line that names the file and the place, and nothing is lost
+in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import attn_surgery
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+from evals.samples import load_samples
+from hostile.victims import commands, model, refused
+from surgery.corpus import open_corpus, windows
+from surgery.errors import SamplesError
+
+DEEP = "[" * 100_000 + "]" * 100_000
+TOKENS = f'"tokens": {list(range(16))}'
+TEXTS = {
+    "nested": DEEP,
+    "an object without end": '{"a":' * 100_000,
+    "half a surrogate pair": f'{{"text": "a\\ud800b", {TOKENS}}}',
+    "not a number": f'{{"text": "some", {TOKENS}, "count": NaN}}',
+    "digits without end": '{"text": "some", "tokens": [' + "9" * 5_000 + "]}",
+    "twice": f'{{"text": "one", "text": "two", {TOKENS}}}',
+    "no object": "[]",
+    "broken off": '{"text": "so',
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model(tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_lines(tmp_path: Path, source: Path, case: str) -> None:
+    """Samples and a corpus of JSON lines, of which one is bad."""
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f'{{"text": "good", {TOKENS}}}\n{TEXTS[case]}\n')
+    lengths = ("--prefix-length", "8", "--suffix-length", "8")
+    refused(("extract", source, "--samples", path, *lengths), "bad.jsonl line 2: ")
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    outcome = attn_surgery("collect", source, *more, *lengths)
+    if case != "digits without end":  # a corpus has texts alone
+        outcome.assert_error("bad.jsonl line 2: ")
+    assert outcome.stderr.count("\n") <= 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_objects(tmp_path: Path, source: Path, case: str) -> None:
+    """A plan, a manifest, a search's result and a tokenizer's settings."""
+    path = tmp_path / "bad.json"
+    path.write_text(TEXTS[case])
+    refused(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.json: ")
+    arguments = commands(source, tmp_path)["evaluate"]
+    refused((*arguments, "--front", path), "bad.json: is no result of a search")
+    edited = model(tmp_path / "edited")
+    (edited / "surgery.json").write_text(TEXTS[case])
+    refused(("inspect", edited), "surgery.json: ")
+    (edited / "tokenizer_config.json").write_text(TEXTS[case])
+    (edited / "surgery.json").unlink()
+    if case not in ("half a surrogate pair", "digits without end", "not a number", "twice"):
+        refused(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (DEEP, "line 2: is damaged"),
+        ("{", "line 2: is damaged"),
+        ("{}", "is damaged (got place: field required)"),
+        ('{"place": {"file": 0}, "windows": 1, "found": []}', "is damaged (got place.document"),
+        (
+            '{"place": {"file": "x", "document": 0, "position": 0}, "windows": 1, "found": []}',
+            "file",
+        ),
+        ('{"place": [], "windows": 1, "found": [1]}', "is damaged"),
+    ],
+)
+def test_damaged_progress(tmp_path: Path, source: Path, line: str, text: str) -> None:
+    """Nothing is begun anew, and nothing is removed: that is for the user to decide."""
+    (tmp_path / "text.txt").write_text(TEXT * 200)
+    arguments = commands(source, tmp_path)["collect"]
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    journal = tmp_path / "found.jsonl.progress"
+    settings = first_line(source, tmp_path, arguments)
+    journal.write_text(f"{settings}\n{line}\n")
+    before = journal.read_text()
+    refused(arguments, "found.jsonl.progress", text, "remove it to begin anew")
+    assert journal.read_text() == before
+
+
+def first_line(source: Path, work: Path, arguments: tuple[object, ...]) -> str:
+    """The settings of a run, as its journal has them."""
+    from unittest import mock
+
+    from evals.journal import Journal
+
+    found: list[str] = []
+
+    def keep(journal: Journal, path: Path, settings: dict[str, Any]) -> None:
+        found.append(json.dumps(settings))
+        raise SamplesError("seen")
+
+    with mock.patch.object(Journal, "__init__", keep):
+        refused(arguments, "seen")
+    return found[0]
+
+
+# --- arrays
+
+
+def npy(header: str, version: int = 1, data: bytes = bytes(200)) -> bytes:
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header.encode() + data
+
+
+SHAPE = "{'descr': '<i4', 'fortran_order': False, 'shape': %s}\n"
+ARRAYS = {
+    "no header": b"\x93NUMPY",
+    "an empty header": npy(""),
+    "a header of ten thousand brackets": npy("(" * 10_000),
+    "a header that is no dictionary": npy("[]\n"),
+    "no type": npy("{'descr': '', 'fortran_order': False, 'shape': (2, 16)}\n"),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 16)}\n"),
+    "a negative size": npy(SHAPE % "(-2, 16)"),
+    "sizes beyond 64 bits": npy(SHAPE % f"({2**62}, {2**62})"),
+    "thousands of digits": npy(SHAPE % f"({'9' * 5_000}, 16)"),
+    "more than there is": npy(SHAPE % "(1000000, 1000000)"),
+    "an unknown version": npy(SHAPE % "(2, 16)", version=9),
+    "a claimed header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_arrays(tmp_path: Path, source: Path, case: str) -> None:
+    (tmp_path / "bad.npy").write_bytes(ARRAYS[case])
+    refused(
+        ("extract", source, "--samples", tmp_path / "bad.npy", "--prefix-length", "8"),
+        "bad.npy: cannot be read as an array of numbers",
+    )
+
+
+def test_an_array_is_cut_before_it_is_held(tmp_path: Path) -> None:
+    """Of a terabyte in the file, only what the test is made of is read."""
+    header = SHAPE % f"(8, {2**35})"
+    path = tmp_path / "wide.npy"
+    path.write_bytes(npy(header, data=b""))
+    with path.open("r+b") as file:
+        file.truncate(len(npy(header, data=b"")) + 8 * 2**35 * 4)
+    tracemalloc.start()
+    try:
+        found = load_samples(str(path), prefix_length=8, suffix_length=8)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert found.tokens.shape == (8, 16)
+    pair = f"{path},{path}"  # whole prefixes and suffixes, since no length was asked for
+    with pytest.raises(SamplesError, match=r"too many tokens to hold \(expected at most 1,073,741"):
+        load_samples(pair)
+
+
+def test_rows_without_end(tmp_path: Path) -> None:
+    header = SHAPE % f"({2**36}, 4)"
+    path = tmp_path / "long.npy"
+    path.write_bytes(npy(header, data=b""))
+    with path.open("r+b") as file:
+        file.truncate(len(npy(header, data=b"")) + 2**36 * 16)
+    with pytest.raises(SamplesError, match=r"too many rows \(expected at most 10,000,000\)"):
+        load_samples(str(path), prefix_length=2, suffix_length=2)
+
+
+@pytest.mark.parametrize("value", [2**31, 2**63, 2**64, -1, 1.5, "1", True, None, [1]])
+def test_ids_that_are_none(tmp_path: Path, source: Path, value: object) -> None:
+    path = tmp_path / "bad.jsonl"
+    row = {"tokens": [1] * 15 + [value]}
+    path.write_text(json.dumps({"tokens": [1] * 16}) + "\n" + json.dumps(row) + "\n")
+    options = ("--prefix-length", "8", "--suffix-length", "8")
+    refused(("extract", source, "--samples", path, *options), "bad.jsonl")
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64, -1, 1.5, "1", [1], None])
+@pytest.mark.parametrize("column", ["count", "member", "id"])
+def test_labels_that_are_none(tmp_path: Path, column: str, value: object) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"tokens": [1] * 16, column: value}) + "\n")
+    if column == "id" and value in ("1", -1):
+        assert load_samples(str(path), prefix_length=8, suffix_length=8).ids == (str(value),)
+        return
+    with pytest.raises(SamplesError, match=r"bad\.jsonl"):
+        load_samples(str(path), prefix_length=8, suffix_length=8)
+
+
+ROW, WORD = {"tokens": list(range(16))}, {"tokens": "a text of many words"}
+MIXED = [
+    [ROW, WORD],
+    [WORD, ROW],
+    [{"prefix": "a text", "suffix": list(range(16))}],
+    [{"prefix": list(range(16)), "suffix": "a text"}],
+    [{"text": {"a": 1}}],
+    [{"text": 5}, {"text": "a"}],
+    [ROW, {}],
+]
+
+
+@pytest.mark.parametrize("rows", MIXED)
+def test_mixed_rows(tmp_path: Path, source: Path, rows: list[Any]) -> None:
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
+
+
+# --- tables
+
+
+def invalid() -> pa.Array:
+    """Text that is not UTF-8."""
+    good = pa.array([b"\xff\xfe"] * 2)
+    return pa.Array.from_buffers(pa.string(), 2, good.buffers())
+
+
+COLUMNS: dict[str, pa.Array] = {
+    "invalid UTF-8": invalid(),
+    "bytes": pa.array([b"a", b"b"]),
+    "structures": pa.array([{"a": 1}] * 2),
+    "maps": pa.array([[("a", 1)]] * 2, pa.map_(pa.string(), pa.int64())),
+    "times": pa.array([1, 2], pa.timestamp("ns")),
+    "durations": pa.array([1, 2], pa.duration("ns")),
+    "nothing": pa.nulls(2),
+    "some nothing": pa.array(["a", None]),
+    "lists of nothing": pa.array([[None] * 16, [1] * 16]),
+    "lists of fractions": pa.array([[1.5] * 16] * 2),
+    "lists of lists": pa.array([[[1]] * 16] * 2),
+    "lists beyond 32 bits": pa.array([[2**40] * 16] * 2),
+    "lists beyond 63 bits": pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64())),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.table({"text": COLUMNS[case]}), path)
+    options = ("--prefix-length", "8", "--suffix-length", "8")
+    refused(("extract", source, "--samples", path, *options), "bad.parquet")
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    refused(("collect", source, *more, *options), "bad.parquet")
+
+
+# --- compressed text
+
+
+def zst(text: str) -> bytes:
+    return pa.compress(text.encode(), "zstd", asbytes=True)
+
+
+def documents(path: Path) -> int:
+    return len(
+        {window.place.document for window in windows(open_corpus([path]), tiny_tokenizer(), 4, 4)}
+    )
+
+
+def rows(first: int, last: int) -> str:
+    return "".join(json.dumps({"text": f"{n} {TEXT[:80]}"}) + "\n" for n in range(first, last))
+
+
+def test_frames_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zst(rows(0, 3)) + zst(rows(3, 5)))
+    assert documents(path) == 5
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 30])
+def test_a_frame_that_is_half_written(tmp_path: Path, source: Path, cut: int) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes((zst(rows(0, 3)) + zst(rows(3, 5)))[:-cut])
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    lengths = ("--prefix-length", "2", "--suffix-length", "2")
+    refused(
+        ("collect", source, *more, *lengths),
+        "a.jsonl.zst line ",
+        "cannot be read (got Truncated compressed stream)",
+    )
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    with pa.OSFile(str(path), "wb") as raw, pa.CompressedOutputStream(raw, "zstd") as file:
+        file.write(b'{"text": "')
+        for _ in range(2**6):
+            file.write(b"a" * 2**24)
+        file.write(b'"}\n')
+    assert path.stat().st_size < 150_000
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    tracemalloc.start()
+    try:
+        refused(
+            ("collect", source, *more),
+            "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)",
+        )
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_line_of_text_is_read_in_pieces(tmp_path: Path) -> None:
+    """A text without a newline has no limit: it is one document, of any length."""
+    path = tmp_path / "a.txt"
+    path.write_text("the quick brown fox " * 150_000)
+    found = list(windows(open_corpus([path]), tiny_tokenizer(), 1_000, 1_000))
+    assert len(found) > 300
+    assert np.max([window.tokens.max() for window in found]) < 400

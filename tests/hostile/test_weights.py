@@ -1,0 +1,180 @@
+"""Contract: a model's files take no more memory than they have, and claim nothing unseen.
+
+Configurations that are no small file, tensors larger than what is stored of them, names and shapes
+without end: each is one line that names the file, and the limit where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import attn_surgery
+
+from hostile.victims import change, commands, model, refused
+
+INDEX = "model.safetensors.index.json"
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)  # whoever opens it waits for a writer that never comes
+
+
+def device(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def gigabytes(path: Path) -> None:
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.truncate(2**36)  # takes no room on the disk
+
+
+NO_FILES: list[tuple[Callable[[Path], None], str]] = [
+    (pipe, "is not a regular file"),
+    (device, "not"),  # a regular file, or followed
+    (folder, "is a"),  # directory, or not a regular file
+    (gigabytes, "is too large (expected at most 67,108,864 bytes)"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "text"), NO_FILES)
+@pytest.mark.parametrize("name", ["config.json", "surgery.json", INDEX, "tokenizer_config.json"])
+def test_small_files_that_are_none(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None], text: str
+) -> None:
+    source = model(tmp_path / "model", num_shards=2)
+    spoil(source / name)
+    command = "extract" if name.startswith("tokenizer") else "export"
+    tracemalloc.start()
+    try:
+        outcome = attn_surgery(*commands(source, tmp_path)[command])
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    if name != INDEX or spoil is gigabytes:  # a pipe is no index: there are no weights then
+        outcome.assert_error(name, text)
+    outcome.assert_error()
+
+
+def test_a_terabyte_of_one_number(tmp_path: Path) -> None:
+    source = model(tmp_path / "model", weights="bin")
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    name = "gpt_neox.embed_in.weight"
+    state[name] = torch.zeros(1).expand(2**32, 64)
+    torch.save(state, source / "pytorch_model.bin")
+    change(source / "config.json", vocab_size=2**32)
+    for command in ("extract", "export"):
+        refused(
+            commands(source, tmp_path)[command],
+            f"pytorch_model.bin: tensor {name!r} is larger than what is stored of it",
+            "(expected at most 4 bytes, got 1,099,511,627,776)",
+        )
+
+
+def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
+    """Views of what is stored are as they were, whatever their strides."""
+    from surgery.checkpoint.pickled import read_pickle
+
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {"a": whole, "b": whole.T, "c": whole[1:], "d": whole[:1]}
+    torch.save(tensors, tmp_path / "some.bin")
+    found = {read.info.name: read.array().tolist() for read in read_pickle(tmp_path / "some.bin")}
+    assert found == {name: tensor.tolist() for name, tensor in tensors.items()}
+
+
+def test_a_pickle_that_unpacks_itself(tmp_path: Path) -> None:
+    """Compressed records would be unpacked before anything is known of them."""
+    source = model(tmp_path / "model", weights="bin")
+    path = source / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as old:
+        records = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in records.items():
+            new.writestr(name, data)
+    refused(commands(source, tmp_path)["export"], "cannot be read as a pickled state dict")
+
+
+def rewritten(path: Path, change_header: Callable[[dict], None]) -> None:
+    data = path.read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    change_header(header)
+    text = json.dumps(header).replace('"@"', "9" * 5_000).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[size:])
+
+
+BIAS = "gpt_neox.final_layer_norm.bias"
+HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
+    "a block of thousands of digits": (
+        lambda header: header.update({f"gpt_neox.layers.{'9' * 5_000}.mlp.bias": header.pop(BIAS)}),
+        "unknown tensor",
+    ),
+    "a name of a hundred thousand letters": (
+        lambda header: header.update({"x" * 100_000: header.pop(BIAS)}),
+        "unknown tensor",
+    ),
+    "a size of thousands of digits": (
+        lambda header: header[BIAS].update(shape=["@"]),
+        "the header is not valid",
+    ),
+    "a size beyond 64 bits": (
+        lambda header: header[BIAS].update(shape=[2**70]),
+        "the header is not valid",
+    ),
+    "a thousand dimensions": (
+        lambda header: header[BIAS].update(shape=[64] + [1] * 1_000),
+        "has 1001 dimensions",
+    ),
+    "no numbers": (
+        lambda header: header[BIAS].update(shape=None),
+        "the header is not valid",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+@pytest.mark.parametrize("command", ["extract", "export"])
+def test_headers(tmp_path: Path, command: str, case: str) -> None:
+    source = model(tmp_path / "model")
+    spoil, text = HEADERS[case]
+    rewritten(source / "model.safetensors", lambda header: spoil(header))
+    outcome = refused(commands(source, tmp_path)[command], text if command == "export" else "")
+    assert len(outcome.stderr) < 5_000
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.safetensors", "/dev/zero", "..", "", "x" * 5_000, "a\x00b", 3, None, ["a"]]
+)
+def test_shards_outside_the_folder(tmp_path: Path, name: object) -> None:
+    source = model(tmp_path / "model", num_shards=2)
+    index = json.loads((source / INDEX).read_text())
+    index["weight_map"][BIAS] = name
+    (source / INDEX).write_text(json.dumps(index))
+    for command in ("extract", "export"):
+        outcome = refused(commands(source, tmp_path)[command], INDEX)
+        assert len(outcome.stderr) < 5_000
+
+
+@pytest.mark.parametrize("value", ["@", 0, True, [64], 2**62])
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"]
+)
+def test_sizes_that_are_none(tmp_path: Path, key: str, value: object) -> None:
+    source = model(tmp_path / "model")
+    change(source / "config.json", **{key: value})
+    path = source / "config.json"
+    path.write_text(path.read_text().replace('"@"', "9" * 5_000))
+    refused(commands(source, tmp_path)["extract"])
