@@ -232,6 +232,22 @@ def test_overwrite_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     assert step > 8
 
 
+SLOW_DISK = """
+import sys, time
+from cli.main import run
+from surgery.checkpoint import copying
+
+at_once = copying._copy_some
+
+def slowly(*arguments):
+    time.sleep(0.2)
+    return at_once(*arguments)
+
+copying._copy_some = slowly
+run(sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(
     how: signal.Signals,
@@ -244,7 +260,7 @@ def test_interrupted(
     for share in (0.0, 0.3, 0.7):
         parent = tmp_path / str(share)
         parent.mkdir()
-        process = start(*export(source, parent / "deep" / "out"))
+        process = start(*export(source, parent / "deep" / "out"), program=["-c", SLOW_DISK])
         wait_for(process, parent, 1 + int(45e6 * share))
         process.send_signal(how)
         outcome = finish(process)

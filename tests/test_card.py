@@ -147,7 +147,10 @@ def test_a_source_without_a_readable_card(card: str | None) -> None:
 
 
 def test_the_base_model_is_the_nearest_on_the_hub() -> None:
-    published, local = edit("me/base", "c" * 40, (0, [0], "zero")), edit("/home/me/x", None)
+    published, local = (
+        edit("me/base", "c" * 40, (0, [0], "zero")),
+        edit("/home/me/x", None, (1, [0], "zero")),
+    )
     assert metadata(card_text(manifest(published, local), name="x"))["base_model"] == "me/base"
     alone = metadata(card_text(manifest(edit("lab:pythia", None, (1, [0], "zero"))), name="x"))
     assert not {"base_model", "base_model_relation"} & set(alone)

@@ -174,8 +174,8 @@ def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str) -> None:
     [
         (neox_config(**NEOX), "1.0", "zero", "compact", "3 of 4 heads of block 1 still attend"),
         (neo_config(**NEO), "1.0", "identity", "stock", "cannot make a token attend to itself"),
-        (neo_config(**NEO), "1.0", "linear", "auto", "no layout holds this edit"),
-        (neo_config(**NEO), "0,1.0", "identity", "auto", "zero or mean for single heads"),
+        (neo_config(**NEO), "1.0", "identity", "auto", "no layout holds this edit"),
+        (neo_config(**NEO), "0,1.0", "identity", "auto", "or mean for single heads"),
     ],
 )
 def test_what_cannot_be_held_is_refused(
