@@ -1,7 +1,7 @@
 """What editing any heads or blocks would do, to first order, from a few passes over the text.
 
 In come a loaded model, held-out windows and passages; out go the responses of every head in every
-variant, which add up for any set of them. docs/search.md says how near the estimates come.
+variant, which add up for any set of them. benchmarks/estimates.py prints how near they come.
 """
 
 from __future__ import annotations
