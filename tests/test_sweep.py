@@ -34,6 +34,7 @@ from surgery.exporting import export
 from surgery.fitting import Fitter
 from surgery.in_memory import short_circuit
 from surgery.selection import Part, Selection, parse_selection
+from surgery.variants import variant_of
 
 BLOCKS = 4
 COMMON = {
@@ -121,7 +122,9 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     measured = engine.measure(list(edits))
     for (number, selection), found in zip(enumerate(edits), measured, strict=True):
         output = tmp_path / str(number)
-        export(source, selection, output=output, layout=layout, calibration=[text])
+        fitted = any(variant_of(part.variant).FITTED for part in selection)
+        named = [text] if fitted else []
+        export(source, selection, output=output, layout=layout, calibration=named)
         edited = open_subject(str(output), device="cpu", dtype="float32").model
         theirs = extract(edited, samples, batch_size=4)
         assert found.selection == selection
