@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card import NAME, card_text
+from surgery.checkpoint.foreign import read_bytes
 from surgery.checkpoint.links import own_file
-from surgery.errors import ManifestError
+from surgery.errors import ManifestError, SourceError
 from surgery.hub import last_name
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import read_manifest
 from surgery.output import atomic_file
 
+_LARGEST = 2**20  # bytes of a card
+
 
 def read_card(folder: Path) -> str | None:
     """A folder's own README.md; None without one. Bytes that are no text are replaced."""
     path = own_file(folder / NAME, folder)
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    if not path.is_file():
+        return None
+    return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
 
 
 def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:

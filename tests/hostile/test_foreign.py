@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from surgery.card_file import read_card
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes, read_lines
 from surgery.errors import SamplesError, SourceError
 
@@ -160,3 +161,10 @@ def test_a_line_of_a_gigabyte_is_not_held() -> None:
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_card_of_gigabytes_is_refused_before_it_is_read(tmp_path) -> None:
+    with (tmp_path / "README.md").open("wb") as file:
+        file.truncate(64 << 30)
+    with pytest.raises(SourceError, match=r"README\.md"):
+        read_card(tmp_path)
