@@ -25,10 +25,10 @@ from cli.calibrating import calibration_text
 from cli.heldout import needed_texts
 from cli.measuring import open_model
 from cli.sweeping import fitter_for
-from evals.candidates import clash, merged, units
+from evals.candidates import clash, merged
 from evals.controls import control_windows
 from evals.drawing import draw
-from evals.response import fits_alone, heldout_text, passages_text, respond
+from evals.response import estimable, fits_alone, heldout_text, passages_text, respond
 from evals.samples import Samples, load_samples
 from evals.sweep import Engine
 from surgery.families import family_of
@@ -92,8 +92,9 @@ def main(
     windows = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1], most=rows)
     config = subject.model.config.to_dict()
     sizes = family_of(config).dimensions(config)
-    heads = list(units(sizes.num_blocks, sizes.num_heads, "heads", chosen))
-    blocks = list(units(sizes.num_blocks, sizes.num_heads, "blocks", chosen))
+    every, _ = estimable(subject.model, chosen)
+    blocks = [part for part in every if len(part.heads) == sizes.num_heads]
+    heads = [part for part in every if len(part.heads) == 1]
     text = calibration_text(calibration, model, chosen)
     fitter = fitter_for([(block,) for block in blocks], text, subject, "F32")
     fits = {} if fitter is None else fits_alone(fitter, sizes, chosen)

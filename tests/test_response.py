@@ -14,13 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from fits import random_fits
 from reciting import model_named, passages
 from scipy.stats import spearmanr
 from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 
+from evals.candidates import units
+from evals.controls import control_windows
+from evals.lab import heldout_texts
 from evals.response import Text, Units, engine, heldout_text, passages_text, respond
-from evals.samples import Samples, Tokens
+from evals.samples import Samples, Tokens, load_samples
+from evals.subjects import open_subject
+from evals.sweep import Engine
 from surgery.errors import MeasurementError
 from surgery.families import family_of
 from surgery.in_memory import short_circuit
@@ -187,16 +193,16 @@ def test_estimates_of_small_edits_are_what_is_measured(name):
 
 def test_units_are_counted_head_by_head_and_a_bias_goes_only_with_a_silent_block():
     config = stock("neox-parallel").config.to_dict()
-    units = Units(family_of(config).dimensions(config), (0, 2), ("zero", "mean"))
-    assert len(units) == 2 * (4 * 2 + 1)
-    assert units.of(edit("0.1", "mean")) == [3]
-    assert units.of(edit("2", "mean")) == [10, 12, 14, 16]
-    assert units.of(edit("2", "zero")) == [9, 11, 13, 15, 17]
-    assert units.of((Part(0, (0, 1, 2), "zero"), Part(0, (3,), "mean"))) == [0, 2, 4, 7]
+    every = Units(family_of(config).dimensions(config), (0, 2), ("zero", "mean"))
+    assert len(every) == 2 * (4 * 2 + 1)
+    assert every.of(edit("0.1", "mean")) == [3]
+    assert every.of(edit("2", "mean")) == [10, 12, 14, 16]
+    assert every.of(edit("2", "zero")) == [9, 11, 13, 15, 17]
+    assert every.of((Part(0, (0, 1, 2), "zero"), Part(0, (3,), "mean"))) == [0, 2, 4, 7]
     with pytest.raises(ValueError, match="not in tuple"):
-        units.of(edit("1", "zero"))
+        every.of(edit("1", "zero"))
     with pytest.raises(ValueError, match="not in tuple"):
-        units.of(edit("0", "linear"))
+        every.of(edit("0", "linear"))
 
 
 def test_responses_of_a_set_add_up():
@@ -264,6 +270,20 @@ def test_half_precision_gives_about_the_same():
     assert spearmanr(ours, theirs).statistic > 0.95
 
 
+@pytest.mark.parametrize("name", ["neox-parallel", "neo"])
+def test_an_offloaded_model_answers_the_same(name):
+    whole = respond(stock(name), heldout_text(windows()), EVERY, FITS)
+    model = stock(name)
+    for block in blocks_of(model):
+        cpu_offload(block, torch.device("cpu"))
+    np.testing.assert_array_equal(
+        respond(model, heldout_text(windows()), EVERY, FITS).values, whole.values
+    )
+    for parameter in blocks_of(model).parameters():
+        assert parameter.is_meta
+        assert parameter.requires_grad
+
+
 def test_gradients_that_are_not_finite_are_an_error():
     model = stock("neox-parallel")
     with torch.no_grad():
@@ -277,3 +297,54 @@ def test_gradients_that_are_not_finite_are_an_error():
 def test_a_fitted_variant_needs_its_fit():
     with pytest.raises(ValueError, match="needs the fit of its block"):
         respond(stock("neox-parallel"), heldout_text(windows()), ("mean",))
+
+
+# --- trained models -------------------------------------------------------------------------------
+
+
+def agreement(model: Any, samples: Samples, heldout: Tokens, number: int) -> tuple[float, ...]:
+    """Of random single heads with `identity` or `zero`: rank correlation of estimated and measured
+    KL, their median ratio, and rank correlation of margins with the rise of the passages' NLL."""
+    cost = respond(model, heldout_text(heldout), ("identity", "zero"), draws=4)
+    moved = respond(model, passages_text(samples), ("identity", "zero"), draws=4)
+    size = cost.units.dimensions
+    heads = units(size.num_blocks, size.num_heads, "heads", cost.units.variants)
+    chosen = np.random.default_rng(0).choice(len(heads), number, replace=False)
+    measured = Engine(model, samples, heldout).measure([(heads[index],) for index in chosen])
+    estimated = [cost.of(one.selection).value for one in measured]
+    kl = [one.heldout_kl.mean() for one in measured]
+    margins_moved = [moved.of(one.selection).value for one in measured]
+    nll = [one.nll.mean() for one in measured]
+    return (
+        spearmanr(estimated, kl).statistic,
+        float(np.median(np.divide(estimated, kl))),
+        spearmanr(margins_moved, nll).statistic,
+    )
+
+
+@pytest.mark.slow
+def test_single_heads_of_a_lab_model_are_ranked_as_they_are_measured():
+    subject = open_subject("lab:pythia", device="cpu")
+    samples = load_samples("lab:pythia", tokenizer=subject.tokenizer)
+    some = samples.select(samples.members & (np.arange(len(samples)) % 4 == 0))
+    heldout = control_windows(heldout_texts(), subject.tokenizer, 64, most=64)
+    kl, ratio, margin = agreement(subject.model, some, heldout, 36)
+    assert kl > 0.95
+    assert 0.85 < ratio < 1.15
+    assert margin > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_single_heads_of_a_deep_model_are_ranked_as_they_are_measured(data):
+    deep = data / "deep"
+    subject = open_subject(str(deep), device="cpu")
+    samples = load_samples(str(deep / "records.jsonl"), tokenizer=subject.tokenizer)
+    recited = samples.counts >= 32
+    some = samples.select(recited & (np.arange(len(samples)) % 3 == 0))
+    text = (deep / "heldout.txt").read_text()
+    heldout = control_windows([text], subject.tokenizer, 64, most=48)
+    kl, ratio, margin = agreement(subject.model, some, heldout, 30)
+    assert kl > 0.95
+    assert 0.85 < ratio < 1.15
+    assert margin > 0.9

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import align_module_device
 from transformers import PreTrainedModel
 
 from evals.batches import row_ranges
@@ -89,7 +90,7 @@ def respond(
         advance(processes.count * found.shape[-1])
         return found
 
-    chunks = row_ranges(len(text.tokens), _rows_at_once(dimensions, text.tokens.shape[1]))
+    chunks = row_ranges(len(text.tokens), _rows_at_once(dimensions, text.tokens.shape[1], draws))
     values = np.concatenate(map_in_order(chunks, one, processes=processes), axis=-1)
     if not np.isfinite(values).all():
         raise MeasurementError(
@@ -101,7 +102,10 @@ def respond(
 
 
 def _tensor(model: PreTrainedModel, name: str) -> Any:
-    return model.get_parameter(name).detach()
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module):  # it may be offloaded
+        return getattr(module, leaf).detach()
 
 
 @torch.no_grad()
@@ -128,8 +132,8 @@ def _dot(gradient: torch.Tensor, change: torch.Tensor, heads: int) -> torch.Tens
     return products.cpu().double().sum(1)
 
 
-def _rows_at_once(dimensions: Dimensions, length: int) -> int:
-    """What a backward pass needs of each row: about 22 vectors of every block, and its scores."""
-    vectors = 22 * dimensions.d + 4 * dimensions.num_heads * length
+def _rows_at_once(dimensions: Dimensions, length: int, draws: int) -> int:
+    """What passes back need of each row: vectors of every block, gradients, attention's scores."""
+    vectors = (18 + 2 * draws) * dimensions.d + 4 * dimensions.num_heads * length
     row = 4 * length * dimensions.num_blocks * vectors
     return max(1, _BYTES // row)

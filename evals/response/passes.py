@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from evals.response.texts import Text
 from surgery.families import Family
+from surgery.loading import model_ids
 
 __all__ = ["Seen", "attending", "see"]
 
@@ -50,8 +53,7 @@ def see(
     draws: int,
 ) -> dict[int, Seen]:
     """Runs `rows` of `text` through the model and back. `blocks`: those to look at."""
-    embedding: Any = model.get_input_embeddings()
-    tokens = torch.from_numpy(text.tokens[rows].astype(np.int64)).to(embedding.weight.device)
+    tokens = model_ids(model, torch.from_numpy(text.tokens[rows].astype(np.int64)))
     with torch.enable_grad(), _frozen(model), _watched(model, family, blocks) as (xs, zs, outputs):
         # The last token predicts nothing, so it is not read.
         hidden = model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
@@ -80,29 +82,36 @@ def _at_the_end(
 ) -> torch.Tensor:
     """The scalar's gradient at the final hidden states [D, B, S, d], `hidden` being [B, S, d]."""
     head = cast(Any, model).get_output_embeddings()
-    device = head.weight.device
-    random = text.random(range(len(text.tokens))[rows], draws).flatten(0, 1).to(device)
-    targets = tokens[:, text.prefix_length :].flatten().to(device)
+    targets = tokens[:, text.prefix_length :].flatten()
+    random = text.random(range(len(text.tokens))[rows], draws).flatten(0, 1)
     pieces = []
-    for states, true, numbers in zip(
-        *(torch.split(t, _POSITIONS_AT_ONCE) for t in (hidden.flatten(0, 1), targets, random)),
-        strict=True,
-    ):
-        logits = head(states.to(device))
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        pieces.append(text.score(precise, head.weight, true, numbers))
+    with align_module_device(head):  # it may be offloaded
+        weight = head.weight
+        each = (t.to(weight.device) for t in (hidden.flatten(0, 1), targets, random))
+        for states, true, numbers in zip(
+            *(torch.split(t, _POSITIONS_AT_ONCE) for t in each), strict=True
+        ):
+            logits = functional.linear(states, weight)
+            precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            pieces.append(text.score(precise, weight, true, numbers))
     return torch.cat(pieces, dim=1).view(draws, *hidden.shape).to(hidden)
 
 
 @contextmanager
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """Weights need no gradient, only the context vectors do."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with ExitStack() as undo:
-        for parameter in learning:
-            undo.callback(parameter.requires_grad_, True)
-            parameter.requires_grad_(False)
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def set_all(needed: bool) -> None:
+        with torch.inference_mode():  # offloaded parameters may have been made in it
+            for name in learning:  # and are other objects after a pass
+                model.get_parameter(name).requires_grad_(needed)
+
+    set_all(False)
+    try:
         yield
+    finally:
+        set_all(True)
 
 
 _Captured = dict[int, torch.Tensor]
