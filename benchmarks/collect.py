@@ -26,7 +26,7 @@ from evals.lab import LAB_MODELS, model_path
 from evals.lab.corpus import training_texts
 from evals.samples import load_samples
 from evals.subjects import open_subject
-from surgery.corpus import open_corpus
+from surgery.fitting.corpus import open_corpus
 
 SEED = 1
 END = "<|endoftext|>"

@@ -25,7 +25,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from evals.response import heldout_text, passages_text, respond
 from evals.samples import Samples
 from evals.sweep import BASE, Engine
-from surgery.moments import Moments, fit
+from surgery.fitting.moments import Moments, fit
 from surgery.selection import Part
 from surgery.variants import VARIANTS, Fit
 

@@ -93,7 +93,7 @@ def command(
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
     from evals.collecting import Cut, collect
     from evals.processes import Processes
-    from surgery.corpus import open_corpus
+    from surgery.fitting.corpus import open_corpus
     from surgery.output import check_output
 
     check_output(output, overwrite=overwrite, say=note)

@@ -15,7 +15,7 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     `SamplesError` for what cannot be read.
     """
     from evals import lab
-    from surgery.corpus import documents, open_corpus
+    from surgery.fitting.corpus import documents, open_corpus
 
     if files:
         found = open_corpus(files).files

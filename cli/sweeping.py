@@ -9,8 +9,8 @@ from cli.progress import progress
 
 if TYPE_CHECKING:
     from evals.subjects import Subject
-    from surgery.calibration import Text
-    from surgery.fitting import Fitter
+    from surgery.fitting.calibration import Text
+    from surgery.fitting.fitter import Fitter
     from surgery.selection import Selection
 
 
@@ -35,7 +35,7 @@ def fitter_for(
     """A fitter that has fitted what `selections` need; None where there is no text for it."""
     from surgery.errors import SamplesError
     from surgery.families import family_of
-    from surgery.fitting import Fitter
+    from surgery.fitting.fitter import Fitter
     from surgery.in_memory import plan_for
 
     if text is None:

@@ -23,8 +23,8 @@ from evals.journal import Journal
 from evals.measures import memorization_score
 from evals.processes import Processes, map_in_order
 from evals.samples import row_hash
-from surgery.corpus import Corpus, Place, Window, windows
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import Corpus, Place, Window, windows
 from surgery.output import write_lines
 
 __all__ = ["Collection", "Cut", "collect"]

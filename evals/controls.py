@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from evals.samples import Tokens
 from evals.statistics import SEED, Interval, bootstrap
-from surgery.corpus import token_ids
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import token_ids
 
 __all__ = ["SELECTIVITY", "control_windows", "selectivity"]
 

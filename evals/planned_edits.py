@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from evals.branches import Branch, branches
 from surgery.exporting import check_fitted
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.in_memory import Replacements, plan_for, replacements
 from surgery.selection import Selection, blocks_of
 

@@ -13,7 +13,7 @@ from evals.search_run import Chosen, Task
 from evals.statistics import wilson
 from surgery.errors import MeasurementError
 from surgery.families import family_of
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.manifest import versions
 from surgery.plan_file import PlanFile, PlannedModel
 from surgery.selection import Selection, blocks_of, format_selection, variant_name

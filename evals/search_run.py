@@ -18,7 +18,7 @@ from evals.subjects import Subject
 from evals.sweep import BASE, Engine
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions, family_of
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection
 
 __all__ = ["Chosen", "Task", "Twice", "run"]

@@ -28,7 +28,7 @@ from evals.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from evals.stored_arrays import as_json, from_json
 from surgery.errors import MeasurementError
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.selection import Selection, blocks_of
 
 __all__ = ["BASE", "Engine", "Measured"]

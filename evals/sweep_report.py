@@ -19,7 +19,7 @@ from evals.subjects import Subject
 from evals.sweep import BASE, Measured
 from evals.sweep_edits import Kind
 from surgery.families import family_of
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.manifest import CalibrationRecord, versions
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
 

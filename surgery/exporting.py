@@ -11,7 +11,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from surgery.calibration import calibration_of
 from surgery.card import NAME as CARD
 from surgery.card import card_text
 from surgery.card_file import read_card
@@ -29,6 +28,7 @@ from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
 from surgery.errors import CheckpointError, OutputError, SourceError
 from surgery.families import family_of
+from surgery.fitting.calibration import calibration_of
 from surgery.hub import find_model, last_name
 from surgery.inventory import check_config, check_tokenizer, take_inventory
 from surgery.manifest import NAME as MANIFEST
@@ -199,7 +199,7 @@ def export(
     prepared = prepare(model, drop_attn, variant=variant, layout=layout, revision=revision)
     fitting = None
     if text is not None:
-        from surgery.fitting import fit_checkpoint  # needs torch, as most exports do not
+        from surgery.fitting.fitter import fit_checkpoint  # needs torch, as most exports do not
 
         fitting = fit_checkpoint(prepared, text)
     return write(

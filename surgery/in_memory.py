@@ -40,7 +40,7 @@ def apply(
 
     **Arguments:** `model`: a loaded GPT-NeoX or GPT-Neo model with its language modeling head;
     `drop_attn`, `variant`, `layout`: as for `export`; `fits`: by block, for variants that are
-    fitted (`surgery.fitting.Fitter`).
+    fitted (`surgery.fitting.fitter.Fitter`).
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """

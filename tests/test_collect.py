@@ -31,8 +31,8 @@ from evals.collecting import Cut, collect
 from evals.extraction import extract
 from evals.measures import memorization_score
 from evals.samples import load_samples
-from surgery.corpus import Corpus, Place, open_corpus, windows
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import Corpus, Place, open_corpus, windows
 
 CUT = Cut(prefix_length=6, suffix_length=5, stride=3)
 
@@ -242,7 +242,7 @@ def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, 
 
     folder = tmp_path_factory.mktemp("pieces")
     (folder / "a.txt").write_text(TEXT)
-    with mock.patch("surgery.corpus._PIECE", piece):
+    with mock.patch("surgery.fitting.corpus._PIECE", piece):
         found = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride))
         after = found[len(found) // 2].place
         rest = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride, after=after))

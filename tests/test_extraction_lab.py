@@ -21,7 +21,7 @@ from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
 from evals.samples import load_samples
 from evals.subjects import open_subject
-from surgery.corpus import open_corpus
+from surgery.fitting.corpus import open_corpus
 from surgery.in_memory import apply
 
 pytestmark = pytest.mark.slow

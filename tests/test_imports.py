@@ -75,7 +75,7 @@ MAY_IMPORT = {
     "surgery.errors": set(),
     "surgery.blocks": BASE,
     "surgery.selection": BASE | {"surgery.blocks"},
-    "surgery.moments": {"surgery.variants"},
+    "surgery.fitting.moments": {"surgery.variants"},
     "surgery.families": BASE,
     "surgery.variants": BASE,
     "surgery.checkpoint": BASE,

@@ -28,10 +28,10 @@ from evals.samples import Samples
 from evals.subjects import open_subject
 from evals.sweep import BASE, Engine, Measured
 from evals.trace import from_block, from_tokens
-from surgery.calibration import open_calibration
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.exporting import export
-from surgery.fitting import Fitter
+from surgery.fitting.calibration import open_calibration
+from surgery.fitting.fitter import Fitter
 from surgery.in_memory import short_circuit
 from surgery.selection import Part, Selection, parse_selection
 from surgery.variants import variant_of

@@ -24,7 +24,7 @@ from evals.response.texts import Text
 from evals.response.units import Units
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, family_of
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.layouts import Block
 from surgery.selection import Part
 from surgery.variants import Fit, variant_of

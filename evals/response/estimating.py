@@ -17,7 +17,7 @@ from evals.response.texts import heldout_text, passages_text
 from evals.samples import Samples, Tokens
 from evals.sweep_edits import Kind, left_out
 from surgery.families import Dimensions, family_of
-from surgery.fitting import Fitter
+from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection, format_selection
 
 __all__ = ["Estimates", "estimable", "estimate", "front_of", "with_estimates"]

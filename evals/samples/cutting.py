@@ -9,8 +9,8 @@ import numpy as np
 
 from evals.samples.record import RowNote, Tokens
 from evals.samples.tables import IdRow, Table
-from surgery.corpus import token_ids
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import token_ids
 
 __all__ = ["pairs", "whole_rows"]
 

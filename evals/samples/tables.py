@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgery.checkpoint.foreign import guard, parse_json, read_lines
-from surgery.corpus import parquet_batches
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import parquet_batches
 from surgery.hub_dataset import HubDataset
 
 __all__ = ["IdRow", "Labels", "Table", "read_dataset", "read_npy", "read_npy_pair", "read_table"]

@@ -28,8 +28,8 @@ from hostile.victims import model
 from surgery.card_facts import facts
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import open_checkpoint, read_json
-from surgery.corpus import open_corpus, windows
 from surgery.errors import OutputError
+from surgery.fitting.corpus import open_corpus, windows
 from surgery.inventory import take_inventory
 from surgery.loading import load_tokenizer
 from surgery.manifest import read_manifest

@@ -111,7 +111,7 @@ def test_a_task_without_documents(tmp_path: Path) -> None:
 
 
 def test_calibration_text_of_no_tokens(tmp_path: Path) -> None:
-    from surgery.calibration import open_calibration
+    from surgery.fitting.calibration import open_calibration
 
     (tmp_path / "empty.txt").write_text("")
     found = open_calibration([tmp_path / "empty.txt"])

@@ -21,8 +21,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.samples import load_samples
 from hostile.victims import commands, model, refused
-from surgery.corpus import open_corpus, windows
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import open_corpus, windows
 
 DEEP = "[" * 100_000 + "]" * 100_000
 TOKENS = f'"tokens": {list(range(16))}'

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from surgery.calibration import Calibration, Text
 from surgery.exporting import Fitting, Prepared
 from surgery.families import family_of
+from surgery.fitting.calibration import Calibration, Text
+from surgery.fitting.moments import Moments, fit
 from surgery.in_memory import plan_for, replacements
 from surgery.loading import load_model, load_tokenizer, model_ids
-from surgery.moments import Moments, fit
 from surgery.selection import Part, Selection, blocks_of
 from surgery.variants import Fit, variant_of
 

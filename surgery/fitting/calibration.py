@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.corpus import Tokens, documents, open_corpus, token_ids
 from surgery.errors import SamplesError, UnsupportedError
+from surgery.fitting.corpus import Tokens, documents, open_corpus, token_ids
 from surgery.hub_dataset import PREFIX, HubDataset
 from surgery.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
@@ -171,7 +171,7 @@ def calibration_of(
 
 
 def open_calibration(sources: Sequence[str | Path]) -> Text:
-    """Calibration text from files and folders (see `surgery.corpus`) or a Hub dataset.
+    """Calibration text from files and folders (see `surgery.fitting.corpus`) or a Hub dataset.
 
     `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`. Each is begun, so that what cannot be read is
     known before any work is done. Raises `SamplesError`.
