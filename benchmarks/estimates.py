@@ -25,11 +25,11 @@ from cli.calibrating import calibration_text
 from cli.heldout import needed_texts
 from cli.measuring import open_model
 from cli.sweeping import fitter_for
-from evals.candidates import clash, merged
 from evals.controls import control_windows
 from evals.drawing import draw
 from evals.response import estimable, fits_alone, heldout_text, passages_text, respond
 from evals.samples import Samples, load_samples
+from evals.search.units import clash, merged
 from evals.sweep import Engine
 from surgery.families import family_of
 from surgery.selection import Part, Selection

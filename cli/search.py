@@ -18,7 +18,7 @@ from cli.sweeping import fitter_for, stored_dtype
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from evals.candidates import Grain
+    from evals.search.units import Grain
 
 
 @click.command("search")
@@ -133,12 +133,12 @@ def command(
     Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
     """
     from evals.controls import control_windows
-    from evals.goals import MaxExtraction, MaxLossIncrease
     from evals.processes import Processes
     from evals.samples import open_samples
-    from evals.search_folder import owned, write_search
-    from evals.search_report import missed, plan_of, search_report
-    from evals.search_run import Task, run
+    from evals.search.folder import owned, write_search
+    from evals.search.goals import MaxExtraction, MaxLossIncrease
+    from evals.search.report import missed, plan_of, search_report
+    from evals.search.run import Task, run
     from surgery.hub import find_model
     from surgery.output import check_output
 

@@ -20,11 +20,11 @@ from reciting import model_named, passages
 from scipy.stats import spearmanr
 from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 
-from evals.candidates import units
 from evals.controls import control_windows
 from evals.lab import heldout_texts
 from evals.response import Text, Units, engine, heldout_text, passages_text, respond
 from evals.samples import Samples, Tokens, load_samples
+from evals.search.units import units
 from evals.subjects import open_subject
 from evals.sweep import Engine
 from surgery.errors import MeasurementError

@@ -16,7 +16,12 @@ from checkpoints import neo_config, neox_config, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.candidates import (
+from evals.samples import Samples
+from evals.search.algorithm import search
+from evals.search.front import Point, pareto_front
+from evals.search.goals import MaxExtraction, MaxLossIncrease
+from evals.search.held_back import halves
+from evals.search.units import (
     every_set,
     last_quarter,
     merged,
@@ -25,11 +30,6 @@ from evals.candidates import (
     refuser,
     units,
 )
-from evals.goals import MaxExtraction, MaxLossIncrease
-from evals.halves import halves
-from evals.pareto import Point, pareto_front
-from evals.samples import Samples
-from evals.search import search
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.exporting import export
 from surgery.selection import Part, heads_of

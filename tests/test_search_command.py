@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.controls import control_windows
-from evals.halves import halves
 from evals.samples import load_samples
+from evals.search.held_back import halves
 from surgery.plan_file import read_plan_file
 
 EDIT = {"spec", "blocks", "variant"}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from evals.candidates import units
 from evals.processes import Processes
 from evals.response.engine import DRAWS, fits_alone, respond
 from evals.response.responses import Responses
 from evals.response.texts import heldout_text, passages_text
 from evals.samples import Samples, Tokens
+from evals.search.units import units
 from evals.sweep_edits import Kind, left_out
 from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter

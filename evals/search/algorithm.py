@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from evals.candidates import Units, clash, every_set, number_of_sets
-from evals.goals import Goal
-from evals.pareto import Point, pareto_front
-from evals.search_trail import Evaluate, Promise, Trail
+from evals.search.front import Point, pareto_front
+from evals.search.goals import Goal
+from evals.search.trail import Evaluate, Promise, Trail
+from evals.search.units import Units, clash, every_set, number_of_sets
 from surgery.selection import Part, Selection
 
 __all__ = ["Found", "search"]

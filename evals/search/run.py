@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evals.candidates import Grain, last_quarter, possible, refuser, units
-from evals.goals import Goal
-from evals.halves import Half, halves
-from evals.pareto import Point, point_of
 from evals.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.search import Found, search
+from evals.search.algorithm import Found, search
+from evals.search.front import Point, point_of
+from evals.search.goals import Goal
+from evals.search.held_back import Half, halves
+from evals.search.units import Grain, last_quarter, possible, refuser, units
 from evals.subjects import Subject
 from evals.sweep import BASE, Engine
 from surgery.errors import MeasurementError, UnsupportedError
@@ -31,7 +31,7 @@ class Task:
     - `checkpoint`: the folder that `subject` was loaded from, which will be edited.
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `layout`: what the result must fit into.
-    - `seed`: of the halves. `max_evaluations`: see `evals.search.search`.
+    - `seed`: of the halves. `max_evaluations`: see `evals.search.algorithm.search`.
     - `batch_size`, `processes`, `stored_dtype`: as for `evals.sweep.Engine`.
     """
 

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.pareto import Point
 from evals.samples import row_hash
-from evals.search_run import Chosen, Task
+from evals.search.front import Point
+from evals.search.run import Chosen, Task
 from evals.statistics import wilson
 from surgery.errors import MeasurementError
 from surgery.families import family_of

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from evals.candidates import Units, clash, merged
-from evals.goals import Goal
-from evals.pareto import Point
+from evals.search.front import Point
+from evals.search.goals import Goal
+from evals.search.units import Units, clash, merged
 from surgery.selection import Part, Selection
 
 __all__ = ["Evaluate", "Promise", "Trail"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from evals.pareto import Point, size_of
+from evals.search.front import Point, size_of
 from surgery.selection import Selection
 
 __all__ = ["Goal", "MaxExtraction", "MaxLossIncrease", "Order"]
