@@ -65,7 +65,7 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
 
 def published(output: Path, repo: str) -> Push:
     """Pushes an export, private, with the report that is in it."""
-    from evals.page import pages
+    from evals.publication import publication
     from surgery.publishing import push
 
-    return push(output, repo, render=pages)
+    return push(output, repo, render=publication)

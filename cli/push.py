@@ -35,11 +35,11 @@ def command(
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
     DIR is verified first. Uploads the files of its manifest, the manifest, a fresh model card, and
-    its report, with fresh pages, if no text can be in it; never samples or rows. Private unless
-    --public. After an interruption, run it again: what has arrived is not sent twice. Log in with
-    `hf auth login`.
+    its report, with fresh sentences and pages, if no text can be in it; never samples or rows.
+    Private unless --public. After an interruption, run it again: what has arrived is not sent
+    twice. Log in with `hf auth login`.
     """
-    from evals.page import pages
+    from evals.publication import publication
     from surgery.publishing import push
 
     done = push(
@@ -50,7 +50,7 @@ def command(
         revision=revision,
         message=message,
         evaluation=evaluation,
-        render=pages,
+        render=publication,
     )
     if as_json:
         print_json(done.to_json())

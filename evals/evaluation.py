@@ -23,10 +23,11 @@ from evals.findings import (
     relation_of,
     trade_off_of,
     verdict,
+    warnings_of,
 )
 from evals.gates import DropLimit, check_gates, limit_of
 from evals.report import Names, Provenance, Report, Sizes, Task
-from evals.side import Side, measure_base, measure_edited, tool_versions
+from evals.side import measure_base, measure_edited, tool_versions
 from evals.statistics import SEED
 from evals.task_scores import main_metric
 from surgery.errors import MeasurementError
@@ -98,7 +99,7 @@ def evaluate(
         passages=passages_of(
             before.test, after.test, before.shared.tokenizer if plan.show_text else None
         ),
-        warnings=_warnings(before, after, extraction),
+        warnings=warnings_of(extraction, before.identity, after.identity),
         settings=settings,
         provenance=Provenance(
             base=before.identity,
@@ -146,12 +147,3 @@ def _tasks(
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _warnings(before: Side, after: Side, extraction: dict[str, Any] | None) -> list[str]:
-    found = ["memorization was not measured: there were no passages (--samples)"]
-    if extraction is not None:
-        found = list(extraction["warnings"])
-    if before.identity["tokenizer_sha256"] != after.identity["tokenizer_sha256"]:
-        found.append("base and edited model have different tokenizers")
-    return found

@@ -42,6 +42,7 @@ __all__ = [
     "relation_of",
     "trade_off_of",
     "verdict",
+    "warnings_of",
 ]
 
 MOST_PASSAGES = 12
@@ -233,6 +234,18 @@ def verdict(
         said.append(f"of the benchmarks only a part was measured (--limit {limit:g})")
     said.append(_result(tasks, extraction, heldout, gates))
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+
+
+def warnings_of(
+    extraction: dict[str, Any] | None, base: Mapping[str, Any], edited: Mapping[str, Any]
+) -> list[str]:
+    """What to know before believing a figure. `base`, `edited`: the models, as of `Provenance`."""
+    found = ["memorization was not measured: there were no passages (--samples)"]
+    if extraction is not None:
+        found = list(extraction["warnings"])
+    if base.get("tokenizer_sha256") != edited.get("tokenizer_sha256"):
+        found.append("base and edited model have different tokenizers")
+    return found
 
 
 def _result(

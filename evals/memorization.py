@@ -18,7 +18,7 @@ from evals.subjects import Subject
 from evals.summary import Control, compare, summarize
 from surgery.manifest import versions
 
-__all__ = ["Measured", "Protocol", "measure", "report"]
+__all__ = ["Measured", "Protocol", "measure", "report", "warnings_of"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
         result["baseline"] = summarize(baseline.test, before)
         controls = (before, after) if before is not None and after is not None else None
         result["paired"] = compare(baseline.test, test, controls)
-    result["warnings"] = _warnings(result)
+    result["warnings"] = warnings_of(result)
     result["provenance"] = {
         "model": measured.provenance,
         "baseline": baseline and baseline.provenance,
@@ -127,7 +127,8 @@ def _described(samples: Samples) -> dict[str, Any]:
     }
 
 
-def _warnings(result: dict[str, Any]) -> list[str]:
+def warnings_of(result: dict[str, Any]) -> list[str]:
+    """What to know before believing a figure of `report`. A published one gives no reasons."""
     found = [
         f"membership score {name}: AUC {area['auc']:.2f} is far below 0.5: members are told apart "
         "by being avoided, which leaks them as well (over-correction)"
@@ -137,7 +138,6 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         rows = result["samples"][key]
         if rows:
-            found.append(
-                f"{len(rows)} rows {text}, the first {rows[0]['id']!r}: {rows[0]['reason']}"
-            )
+            which = f"{len(rows)} rows {text}, the first {rows[0]['id']!r}"
+            found.append(": ".join((which, *filter(None, [rows[0].get("reason")]))))
     return found

@@ -1,4 +1,4 @@
-"""What of a folder may be published: what its manifest lists, and a report without texts."""
+"""What of a folder may be published: what its manifest lists, and a report as `render` makes it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from surgery.checkpoint.source import read_json
 from surgery.errors import ManifestError, OutputError
 from surgery.manifest import NAME as MANIFEST
 from surgery.manifest import REPORTS, Manifest, read_manifest
-from surgery.report_text import texts_in
 from surgery.verification import verify
 
-Render = Callable[[Mapping[str, Any]], Mapping[str, str]]
-"""A report → its pages, by name. Raises ValueError for what is no report."""
+Render = Callable[[Mapping[str, Any], Path], tuple[Mapping[str, Any], Mapping[str, str]]]
+"""A report and the file it is from → the report as it may be published, and its pages by name.
+
+Raises ValueError for what is no report, and `OutputError` where it may show a passage.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def publishable(
 ) -> Publishable:
     """Looks through an exported folder. `evaluation`: where its report is, if not in the folder.
 
-    The report's pages are never taken from a folder: `render` makes them from what was checked.
+    A report and its pages are sent as `render` makes them; without it there is none.
 
     **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify or
     records a path, or when its report may show passages or is of another model.
@@ -61,11 +63,12 @@ def publishable(
             raise OutputError(what, where=folder / MANIFEST, fix="export it again")
     written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
     place = evaluation or folder
-    report = read_json(own_file(place / REPORTS[0], place), needed=evaluation is not None) or None
-    if report is not None:
-        _check_report(report, place / REPORTS[0], written[MANIFEST])
-        with guard(OutputError, "is no report", place / REPORTS[0], "evaluate again, or remove it"):
-            pages = {} if render is None else render(report)
+    where, report = place / REPORTS[0], None
+    found = render and read_json(own_file(where, place), needed=evaluation is not None)
+    if render and found:
+        with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
+            report, pages = render(found, where)
+        _check_model(report, where, written[MANIFEST])
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         written |= {name: page.encode() for name, page in {**pages, REPORTS[0]: text}.items()}
     listed = {name: folder / name for name in manifest.files}
@@ -79,15 +82,8 @@ def publishable(
     )
 
 
-def _check_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> None:
-    """Refuses a report that may hold passages, or is of another model."""
-    shown = next(texts_in(report), None)
-    if shown is not None:
-        raise OutputError(
-            f"{shown} may show the text of passages, which is never published",
-            where=where,
-            fix="evaluate again without `show_text=True`, or remove the report",
-        )
+def _check_model(report: Mapping[str, Any], where: Path, manifest: bytes) -> None:
+    """Refuses a report that is of another model, or compares with one that is not its source."""
     measured = (report.get("provenance") or {}).get("edited") or {}
     if measured.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
         raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")

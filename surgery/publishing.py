@@ -55,20 +55,23 @@ def push(
 ) -> Push:
     """Uploads an exported folder to the Hub, as one commit.
 
-    Only what the manifest lists goes there, with the manifest, a fresh card, and the report if it
-    is of this model and holds no text. What has arrived is compared with the hashes of the
-    manifest. The repository is created if it is not there, private unless
-    `public`. The Hub keeps large files that have arrived, so a push that was interrupted is
-    completed by another, and until then nothing of it shows. The folder is left as it is.
+    Only what the manifest lists goes there, with the manifest, a fresh card, and the report, made
+    anew, if it is of this model and holds no text. What has arrived is compared with the hashes of
+    the manifest. The repository is created if it is not there, private unless `public`. The Hub
+    keeps large files that have arrived, so a push that was interrupted is completed by another, and
+    until then nothing of it shows. The folder is left as it is.
 
     **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
     proposes the commit as a pull request; `evaluation` is the folder of the model's report, where
-    that is not in the model's own; `render` makes the pages of a report, of which otherwise only
-    report.json is sent (`evals.page.pages`).
+    that is not in the model's own; `render` makes what is published of a report
+    (`evals.publication.publication`), and without it none is sent.
 
     **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
-    verify or cannot be published, one line for each way in which that fails.
+    verify or cannot be published, one line for each way in which that fails; ValueError for
+    `evaluation` without `render`.
     """
+    if evaluation is not None and render is None:
+        raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
     if read_manifest(Path(folder)) is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
     check_destination(repo)

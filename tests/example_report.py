@@ -202,8 +202,8 @@ def example(**changes: Any) -> dict[str, Any]:
                         (BASE, EDITED), ("base", "edited"), recited, losses, strict=True
                     )
                 ),
-                {"label": "2", "kind": "front", "exact_match": 0.2, "heldout_loss": 5.1},
-                {"label": "1-2", "kind": "front", "exact_match": 0.1, "heldout_loss": 5.2},
+                {"label": "2 identity", "kind": "front", "exact_match": 0.2, "heldout_loss": 5.1},
+                {"label": "1-2 identity", "kind": "front", "exact_match": 0.1, "heldout_loss": 5.2},
             ],
             "note": "The search saw other passages.",
         },

@@ -17,6 +17,7 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
+from evals.publication import publication
 
 EXPORT = ("export", "lab:pythia", "--drop-attn", "last:1", "--output")
 QUICK = ("--tasks", "lab_copy", "--limit", "20")
@@ -46,6 +47,8 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         *("--output", tmp_path / "report"),
     )
     assert again.code == 0, again.stderr
+    for found in (done.json["evaluation"], json.loads((out / "report.json").read_text())):
+        assert publication(found, out)[0] == found, "push takes what evaluate says"
     assert "report and model card brought up to date" in again.stderr
     beside = (out / "report.json").read_bytes()
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
@@ -172,6 +175,7 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     report = json.loads(page.with_suffix(".json").read_text())
     assert report["extraction"]["paired"]["forgotten"] > 200
     assert report["relation"] == "source"
+    assert publication(report, page)[0] == report
     again = attn_surgery("reproduce", "attn-surgery-demo", "--evaluate", "--json")
     assert again.code == 0, again.stderr
     assert len(again.json["measurements"]) == len(report["tasks"]) + 4

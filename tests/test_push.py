@@ -28,16 +28,20 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
-from example_report import example, task
+from example_report import example
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
 from evals.page import pages
+from evals.publication import told
+from evals.report import Report
+from evals.report_text import texts_in
 from surgery.card import own_text
-from surgery.report_text import texts_in
+from surgery.publishable import publishable
 
+PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 BESIDE = {  # what must not be published
@@ -69,7 +73,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in BESIDE.items():
         (folders["beside"] / name).write_text(text)
     (folders["shown"] / "report.json").write_text(json.dumps(report(folders["shown"], text="x")))
-    unrelated = report(folders["unrelated"]) | {"relation": "unrelated"}
+    unrelated = report(folders["unrelated"], relation="unrelated")
     (folders["unrelated"] / "report.json").write_text(json.dumps(unrelated))
     other = report(folders["compact"])
     (folders["stranger"] / "report.json").write_text(json.dumps(other))
@@ -79,9 +83,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-def report(folder: Path, text: str | None = None) -> dict[str, Any]:
+def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, Any]:
     """A report of the model in the folder, with everything that one may have."""
-    found = example()
+    found = told(Report.model_validate(example(**changes))).to_dict()
     manifest = hashlib.sha256((folder / "surgery.json").read_bytes()).hexdigest()
     found["provenance"]["edited"]["manifest_sha256"] = manifest
     if text is not None:
@@ -267,21 +271,26 @@ def test_a_report_goes_along_when_it_shows_no_text(
         ({"extraction": {"Call me Ishmael. " * 10: 1}}, "a key of extraction"),
         ({"extraction": {"\u767d\u9be8": 1}}, "a key of extraction"),
         ({"provenance": {"note": "Call me Ishmael"}}, "provenance.note"),
-        ({"tasks": {"x": {"doc": {"verdict": "a" * 301}}}}, "tasks.x.doc.verdict"),
-        ({"verdict": "Call me\nIshmael"}, "verdict"),
-        ({"warnings": ["Some years ago, never mind how long precisely, " * 7]}, "warnings"),
+        ({"tasks": {"Call me Ishmael": {"n": 1}}}, "a key of tasks"),
+        ({"models": {"base": "Some years ago, never mind how long precisely"}}, None),
+        ({"models": {"base": PASSAGE}}, "models.base"),
+        ({"models": {"base": "a" * 201}}, "models.base"),
+        ({"models": {"base": "Call me\nIshmael"}}, "models.base"),
+        ({"tasks": {"x": {"description": "Call me Ishmael"}}}, "tasks.x.description"),
+        ({"extraction": {"control": {"definition": "Call"}}}, "extraction.control.definition"),
         ({"Call": "me Ishmael"}, "Call"),
     ],
 )
-def test_text_under_any_key_is_text(change: dict[str, Any], where: str) -> None:
-    assert next(texts_in({**example(), **change})) == where
+def test_text_under_any_key_is_text(change: dict[str, Any], where: str | None) -> None:
+    assert next(texts_in({**example(), **change}), None) == where
 
 
-def test_a_report_that_evaluate_writes_holds_none() -> None:
-    assert not list(texts_in(example()))
-    many = {f"task_{number}": task(0.9, 0.1) for number in range(57)}
-    found = example(tasks=many, verdict=f"Loss on {', '.join(many)}.")
-    assert not list(texts_in(found))
+def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
+    found = publishable(exported["shown"])
+    assert found.report is None
+    assert set(found.contents) == {*listed(exported["shown"]), "surgery.json"}
+    with pytest.raises(ValueError, match="`evaluation` goes with `render`"):
+        surgery.push(exported["stock"], "me/x", evaluation=exported["reported"])
 
 
 def test_nothing_else_of_this_machine_is_sent(
@@ -341,10 +350,10 @@ from pathlib import Path
 from surgery.errors import OutputError
 from surgery.publishing import push
 
-def render(report):  # called after the folder was verified
+def render(report, where):  # called after the folder was verified
     path = Path("changed/model-00001-of-00002.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    return {}
+    return report, {}
 
 try:
     push("changed", "me/changed", render=render)

@@ -21,7 +21,7 @@ import surgery
 from evals.collecting import _Step
 from evals.findings import edit_of, read_front
 from evals.journal import Journal
-from evals.page import pages
+from evals.publication import publication
 from evals.samples import load_samples
 from evals.sweep import _stored_columns
 from hostile.victims import model
@@ -35,7 +35,6 @@ from surgery.loading import load_tokenizer
 from surgery.manifest import read_manifest
 from surgery.plan import make_plan
 from surgery.plan_file import read_plan_file
-from surgery.publishable import texts_in
 from surgery.selection import parse_selection
 
 SETTINGS = {"model": "some", "cut": [8, 8]}
@@ -178,7 +177,7 @@ def published(path: Path) -> object:
     """As push reads a report."""
     report = read_json(path, needed=True)
     with guard(OutputError, "is no report", path):
-        return [*texts_in(report)], pages(report)
+        return publication(report, path)
 
 
 def dumped(value: object) -> bytes:

@@ -1,0 +1,117 @@
+"""Contract: no sentence of a report can carry a passage out of this machine.
+
+- Of an untouched report everything is published but a task's description and the reasons why rows
+  were left out; warnings then go without reasons.
+- A sentence that is not the one its figures tell is refused, by its key. What stays behind may hold
+  anything, and is nowhere in what is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_report import bare, example, task
+
+from evals.page import pages
+from evals.publication import publication, told
+from evals.report import Report
+from surgery.errors import OutputError
+
+PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
+FILE = Path("out/report.json")
+NOTES = {
+    "left_out": [{"id": "row-3", "reason": "prefix and suffix together tokenize otherwise"}],
+    "reservations": [{"id": "row-5", "reason": "cut after 64 tokens"}],
+}
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    """A report whose sentences are those of `evaluate`, with rows left out and a described task."""
+    found = example(**changes)
+    found["tasks"]["copy"]["description"] = "Copies."
+    found["extraction"]["samples"] |= NOTES
+    return told(Report.model_validate(found)).to_dict()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        measured(),
+        measured(relation="unrelated"),
+        measured(settings={**example()["settings"], "limit": 20}),
+        measured(tasks={name: task(0.9, 0.1) for name in ["copy", *map(str, range(57))]}),
+        told(Report.model_validate(bare())).to_dict(),
+    ],
+    ids=["whole", "unrelated", "limit", "many", "bare"],
+)  # fmt: skip
+def test_an_untouched_report_is_published(report: dict[str, Any]) -> None:
+    sent, made = publication(report, FILE)
+    assert made == pages(sent)
+    assert sent["verdict"] == report["verdict"]
+    for part in ("gates", "heldout", "trade_off", "commands"):
+        assert sent[part] == report[part], part
+    if report["extraction"] is not None:
+        assert report["warnings"][0].startswith("1 rows left out, the first 'row-3': prefix and")
+        assert sent["warnings"] == [
+            "1 rows left out, the first 'row-3'",
+            "1 rows kept with a reservation, the first 'row-5'",
+        ]
+        assert report["tasks"]["copy"]["description"] == "Copies."
+        assert "Copies." not in json.dumps(sent)
+
+
+def at(report: Any, path: str) -> tuple[Any, Any]:
+    """The dict or list that holds the value at a path, and the value's key in it."""
+    *way, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+    for key in way:
+        report = report[key]
+    return report, last
+
+
+REFUSED = [
+    "verdict", "commands/0", "warnings/0", "tasks/copy/verdict",
+    "tasks/copy/metrics/acc/verdict", "gates/0/name", "gates/0/description", "gates/1/description",
+    "heldout/verdict", "trade_off/note", "trade_off/points/0/label", "trade_off/points/1/label",
+    "trade_off/points/2/label", "extraction/warnings/0", "edit/drop_attn",
+    "extraction/paired/selectivity/definition",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", REFUSED)
+@pytest.mark.parametrize("also", [True, False], ids=["whole", "after our words"])
+def test_a_sentence_of_another_hand_is_refused(path: str, also: bool) -> None:
+    report = deepcopy(measured())
+    place, key = at(report, path)
+    place[key] = PASSAGE if also else f"{place[key]} {PASSAGE}"
+    shown = ".".join(part for part in path.split("/") if not part.isdigit())
+    with pytest.raises(OutputError) as refusal:
+        publication(report, FILE)
+    assert str(refusal.value) == (
+        f"out/report.json: {shown} may show the text of passages, which is never published; "
+        "evaluate again without `show_text=True`, or remove the report"
+    )
+
+
+@pytest.mark.parametrize("name", ["warnings", "commands", "gates"])
+def test_one_more_sentence_is_refused(name: str) -> None:
+    report = measured()
+    more = {**report["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
+    with pytest.raises(OutputError, match=f"{name} may show the text of passages"):
+        publication({**report, name: [*report[name], more]}, FILE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["tasks/copy/description", "extraction/samples/left_out/0/reason",
+     "extraction/samples/reservations/0/reason"],
+)  # fmt: skip
+def test_what_no_figure_tells_stays_behind(path: str) -> None:
+    report = deepcopy(measured())
+    place, key = at(report, path)
+    place[key] = PASSAGE
+    sent, made = publication(told(Report.model_validate(report)).to_dict(), FILE)
+    assert PASSAGE not in json.dumps([sent, made])
