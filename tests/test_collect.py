@@ -293,7 +293,7 @@ def test_mistakes_in_a_corpus(tmp_path):
     assert "not parquet with a column text" in message(tmp_path / "a.parquet")
     for column in (["a", None], [1, 2]):
         pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
-        assert "not parquet with a column text (got text: input" in message(tmp_path / "a.parquet")
+        assert "not parquet with a column text (got " in message(tmp_path / "a.parquet")
 
 
 def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):

@@ -97,6 +97,19 @@ def test_parquet_with_any_kind_of_list(tmp_path, kind):
     check_every_column(load_samples(str(tmp_path / "s.parquet")))
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_parquet_with_any_kind_of_text(tmp_path, kind):
+    texts = pa.array(["the quick brown fox jumps"] * 3)
+    column = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "s.parquet")
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 2, "suffix_length": 2}
+    found = load_samples(str(tmp_path / "s.parquet"), **options)
+    lines(tmp_path / "s.jsonl", [{"text": text} for text in texts.to_pylist()])
+    assert found.sha256 == load_samples(str(tmp_path / "s.jsonl"), **options).sha256
+
+
 def test_a_data_set_with_split_and_column(tmp_path):
     folder = tmp_path / "evals"
     folder.mkdir()

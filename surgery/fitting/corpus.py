@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from surgery.checkpoint.foreign import guard, parse_json, read_lines
+from surgery.checkpoint.foreign import LIMIT, guard, parse_json, read_lines
 from surgery.errors import SamplesError
 
 __all__ = [
@@ -34,7 +34,13 @@ TABLES = (".jsonl", ".jsonl.zst", ".parquet")
 _PIECE = 2**20
 """Characters of a text file that are tokenized together."""
 _ROWS = 256
-"""Rows of a parquet file that are read together."""
+"""Rows of a parquet file that are read together, at most."""
+_UNPACKED = 2**30
+"""Bytes that columns of a row group may unpack to, whatever they are packed in: 1 GiB."""
+_RATIO = 16
+"""How many times their packed size larger ones may unpack to."""
+_TEXTS = ("string", "large_string", "string_view")
+"""Types of text in a parquet file."""
 
 
 @dataclass(frozen=True, order=True)
@@ -150,12 +156,79 @@ def token_ids(tokenizer: Any, text: str) -> Tokens:
 
 
 def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
-    """Record batches of those of `columns` that a parquet file has, a few rows at a time."""
+    """Record batches of those of `columns` that a parquet file has, a few rows at a time.
+
+    A column is of text, integers, booleans or lists of integers. Text in a batch of several rows
+    comes to `LIMIT` bytes at most, and so does any one text.
+
+    **Raises:** ValueError for a column of another type, a text that is longer, and a row group
+    that unpacks to more than 1 GiB and 16 times its packed size; whatever pyarrow raises.
+    """
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        present = [name for name in columns if name in file.schema_arrow.names]
-        yield from file.iter_batches(batch_size=_ROWS, columns=present)
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        fields = [field for field in file.schema_arrow if field.name in columns]
+        packed = [_is_packed(field) for field in fields]
+        names = [field.name for field in fields]
+        for group in range(file.num_row_groups):
+            rows = _rows_together(file.metadata.row_group(group), names)
+            for batch in file.iter_batches(
+                rows, row_groups=[group], columns=names, use_threads=False
+            ):
+                if any(packed):
+                    batch = _unpacked(batch)
+                if batch.nbytes > LIMIT:
+                    _check_lengths(batch)
+                yield batch
+
+
+def _rows_together(group: Any, names: Sequence[str]) -> int:
+    """How many rows of a row group to read together, from what its metadata say.
+
+    However often it is repeated, no row is larger than all of its row group unpacked, where
+    numbers, which need no room at all when they are packed, are counted by their number.
+    """
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names]
+    size = sum(chunk.total_uncompressed_size + 8 * chunk.num_values for chunk in wanted)
+    most = max(_UNPACKED, _RATIO * sum(chunk.total_compressed_size for chunk in wanted))
+    if size > most:
+        raise ValueError(
+            f"a row group unpacks to {size:,} bytes, more than {most:,}: write smaller ones"
+        )
+    texts = (int(c.total_uncompressed_size) for c in wanted if c.physical_type == "BYTE_ARRAY")
+    return max(1, min(_ROWS, LIMIT // max(1, sum(texts))))
+
+
+def _is_packed(field: Any) -> bool:
+    """Whether a column comes with a dictionary. Raises ValueError for a type that none may have."""
+    from pyarrow import types
+
+    packed = bool(types.is_dictionary(field.type))
+    kind = field.type.value_type if packed else field.type
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_list and types.is_integer(kind.value_type):
+        return packed
+    if types.is_integer(kind) or types.is_boolean(kind) or str(kind) in _TEXTS:
+        return packed
+    raise ValueError(f"column {field.name!r} is of type {field.type}")
+
+
+def _unpacked(batch: Any) -> Any:
+    from pyarrow import RecordBatch, types
+
+    columns = [c.dictionary_decode() if types.is_dictionary(c.type) else c for c in batch.columns]
+    return RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _check_lengths(batch: Any) -> None:
+    from pyarrow import compute
+
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if str(field.type) in _TEXTS:
+            longest = compute.max(compute.binary_length(column.cast("binary"))).as_py() or 0
+            if longest > LIMIT:
+                raise ValueError(f"a {field.name!r} of {longest:,} bytes, more than {LIMIT:,}")
 
 
 class _Document(BaseModel):

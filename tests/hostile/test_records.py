@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from evals.samples import load_samples
 from hostile.victims import commands, model, refused
 from surgery.errors import SamplesError
+from surgery.fitting.corpus import documents as corpus_documents
 from surgery.fitting.corpus import open_corpus, windows
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -256,6 +259,67 @@ def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
     refused(("extract", source, "--samples", path, *options), "bad.parquet")
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
     refused(("collect", source, *more, *options), "bad.parquet")
+
+
+POOLS: list[Any] = []
+"""They outlive what was allocated from them."""
+TEXT_ALONE = pa.schema([("text", pa.string())])
+
+
+@contextmanager
+def arrow_takes(limit: int) -> Iterator[None]:
+    """Arrow has no more than `limit` bytes at any time."""
+    default = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(default)
+    POOLS.append(pool)
+    pa.set_memory_pool(pool)
+    try:
+        yield
+        assert pool.max_memory() <= limit
+    finally:
+        pa.set_memory_pool(default)
+
+
+PACKED: dict[str, dict[str, Any]] = {
+    "once": {"dictionary_pagesize_limit": 2**30},
+    "as what differs": {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
+}
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_one_text_again_and_again(tmp_path: Path, case: str) -> None:
+    """Half a gigabyte out of three kilobytes, of which a few texts are held at a time."""
+    path = tmp_path / "a.parquet"
+    with pq.ParquetWriter(path, TEXT_ALONE, compression="zstd", **PACKED[case]) as file:
+        file.write(pa.table({"text": ["a" * 2**23] * 64}))
+    assert path.stat().st_size < 4_000
+    with arrow_takes(2**28):
+        assert sum(len(piece) for pieces in corpus_documents(path) for piece in pieces) == 2**29
+
+
+def test_a_text_that_is_too_long(tmp_path: Path, source: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a" * (2**26 + 1)]}), path, compression="zstd")
+    text = "a.parquet: {} (got a 'text' of 67,108,865 bytes, more than 67,108,864)"
+    refused(("extract", source, "--samples", path), text.format("cannot be read as parquet"))
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    refused(("collect", source, *more), text.format("not parquet with a column text"))
+
+
+def test_a_row_of_numbers_without_end(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of one number takes no room, however long it is."""
+    monkeypatch.setattr("surgery.fitting.corpus._UNPACKED", 2**20)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"tokens": [[0] * 2**18]}), path)
+    assert path.stat().st_size < 1_000
+    with arrow_takes(2**16):
+        refused(
+            ("extract", source, "--samples", path),
+            "a.parquet: cannot be read as parquet (got a row group unpacks to 2,097,",
+            " bytes, more than 1,048,576: write smaller ones)",
+        )
 
 
 # --- compressed text
