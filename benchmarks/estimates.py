@@ -21,10 +21,7 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from cli.calibrating import calibration_text
-from cli.heldout import needed_texts
-from cli.measuring import open_model
-from cli.sweeping import fitter_for
+from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
 from evals.controls import control_windows
 from evals.drawing import draw
 from evals.response import estimable, fits_alone, heldout_text, passages_text, respond

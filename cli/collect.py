@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.measuring import open_model, running_options
+from cli.inputs import open_model, running_options
 from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 

@@ -17,7 +17,7 @@ from cli.evaluating import (
     say_gates,
 )
 from cli.evaluation_table import print_evaluation
-from cli.measuring import running_options
+from cli.inputs import running_options
 from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 

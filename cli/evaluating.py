@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.heldout import heldout_texts
+from cli.inputs import heldout_texts
 from cli.options import note
 from cli.progress import progress
 

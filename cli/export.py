@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from cli.after_export import evaluated, evaluation_wanted, published
-from cli.calibrating import calibration_text, fitted
 from cli.evaluating import evaluation_options, say_gates
 from cli.evaluation_table import print_evaluation
+from cli.inputs import calibration_text, fitted
 from cli.options import (
     DEFAULT_MODEL,
     Size,

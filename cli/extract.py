@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from cli.extraction_table import print_extraction
-from cli.heldout import heldout_texts
-from cli.measuring import open_model, running_options
+from cli.inputs import heldout_texts, open_model, running_options
 from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 

@@ -69,7 +69,7 @@ def command(
     tolerance where libraries differ. Of a published model no weights are downloaded but to compare
     fitted tensors. Exit code 1 when a file or a figure differs.
     """
-    from cli.calibrating import calibration_text, fitted
+    from cli.inputs import calibration_text, fitted
     from cli.progress import progress
     from cli.repeated_evaluation import measured_again, plan_again
     from surgery.exporting import check_target

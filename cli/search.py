@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.calibrating import calibration_text
-from cli.heldout import needed_texts
-from cli.measuring import open_model, running_options
+from cli.inputs import (
+    calibration_text,
+    fitter_for,
+    needed_texts,
+    open_model,
+    running_options,
+    stored_dtype,
+)
 from cli.options import json_option, note, overwrite_option, print_json, revision_option
 from cli.progress import progress
 from cli.search_table import export_command, show_search
-from cli.sweeping import fitter_for, stored_dtype
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import torch
 
-from evals.forward import head_of, hidden_states
+from evals.forward import cache_bytes, head_of, hidden_states
 from evals.subjects import Subject, open_subject
 from surgery.errors import MeasurementError, SurgeryError
 
@@ -93,12 +93,6 @@ class Runner:
         """Until the device has done what it was given."""
         if self.model.device.type != "cpu":
             getattr(torch, self.model.device.type).synchronize(self.model.device)
-
-
-def cache_bytes(cache: Any) -> int:
-    """Bytes of the tensors that a key/value cache holds."""
-    held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return sum(t.numel() * t.element_size() for t in held if isinstance(t, torch.Tensor))
 
 
 class Memory:

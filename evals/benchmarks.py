@@ -19,10 +19,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
-from evals.compare import Scores
 from evals.quiet import quiet
 from evals.subjects import Subject
-from evals.task_scores import task_scores
+from evals.task_scores import Scores, task_scores
 from evals.task_sources import broken, find_tasks, load_task
 from surgery.errors import OutputError
 

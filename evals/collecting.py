@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from evals.batches import rows_per_batch
 from evals.decoding import first_divergences
 from evals.extraction import run_pass
+from evals.files import Journal
 from evals.forward import check_head
-from evals.journal import Journal
 from evals.measures import memorization_score
 from evals.processes import Processes, map_in_order
 from evals.samples import row_hash

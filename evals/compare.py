@@ -9,20 +9,18 @@ interval is too wide to have shown one that matters, the comparison is inconclus
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evals.report import Metric, Outcome
 from evals.statistics import RESAMPLES, SEED, Interval, mcnemar, paired_difference
+from evals.task_scores import Scores
 from surgery.errors import MeasurementError
 
 __all__ = [
     "ALPHA",
     "RESOLUTION",
-    "Scores",
     "compare_scores",
     "concluded",
     "outcome_of",
@@ -41,25 +39,6 @@ RELATIVE = ("perplexity", "weighted_perplexity")
 """Aggregations on a scale of ratios: a rise from 10 to 11 is as bad as one from 100 to 110."""
 
 Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One metric of one task on one model.
-
-    - `values`: what lm-eval keeps for each document, in order; what that is depends on
-      `aggregation`, the name of what makes one `value` of them: a number for "mean", a log
-      likelihood for "perplexity", (log likelihood, weight) for "weighted_perplexity" and
-      "bits_per_byte", anything for others, which only `aggregate` understands.
-    - `documents`: a hash of each document.
-    """
-
-    values: list[Any]
-    documents: list[str]
-    aggregation: str
-    aggregate: Callable[[list[Any]], float]
-    value: float
-    higher_is_better: bool
 
 
 def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> Metric:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from evals.branches import Branch, branches
-from surgery.exporting import check_fitted
 from surgery.fitting.fitter import Fitter
 from surgery.in_memory import Replacements, plan_for, replacements
+from surgery.rewriting import check_fitted
 from surgery.selection import Selection, blocks_of
 
 __all__ = ["PlannedEdits"]

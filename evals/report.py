@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evals.subjects import Size
 from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.manifest import TextSource
@@ -148,12 +149,6 @@ class Edit(_Model):
     one_hot: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     earlier_edits: int = 0
-
-
-class Size(_Model):
-    parameters: int
-    weight_bytes: int
-    cache_bytes_per_token: int
 
 
 class Sizes(_Model):

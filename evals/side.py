@@ -8,14 +8,13 @@ from typing import Any
 
 from evals import memorization
 from evals.benchmarks import SEEDS, TaskRun
-from evals.content import content_of, size_of
 from evals.controls import control_windows
 from evals.evaluation_plan import Plan, Progress, Target
 from evals.extraction import run_pass
 from evals.memorization import Measured, Protocol
 from evals.report import Size
 from evals.samples import Tokens
-from evals.subjects import Subject, open_subject
+from evals.subjects import Subject, content_of, open_subject, size_of
 from evals.summary import Control
 from surgery.errors import MeasurementError
 from surgery.manifest import versions

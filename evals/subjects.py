@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,19 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
+from evals.forward import cache_bytes, hidden_states
 from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.source import MANIFEST
+from surgery.checkpoint.source import MANIFEST, open_checkpoint
 from surgery.errors import MeasurementError
 from surgery.hub import find_model
 from surgery.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.manifest import Source
 
-__all__ = ["DTYPES", "Subject", "open_subject"]
+__all__ = ["DTYPES", "Size", "Subject", "content_of", "open_subject", "size_of"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TOKENS = 8  # after which a cache is measured
+
+
+class Size(BaseModel):
+    """How large a loaded model is; `weight_bytes` are those of its files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parameters: int
+    weight_bytes: int
+    cache_bytes_per_token: int
 
 
 @dataclass(frozen=True)
@@ -104,3 +119,32 @@ def _device(name: str | None) -> torch.device:
             "no such device", where="--device", got=f"{name}: {reason}"
         ) from error
     return device
+
+
+def content_of(subject: Subject) -> dict[str, Any]:
+    """Hashes of what weights alone do not tell: configuration and tokenizer."""
+    config = subject.model.config.to_dict()
+    config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+    tokenizer, text = subject.tokenizer, None
+    if tokenizer is not None:
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
+    return {
+        "config_sha256": _sha256(json.dumps(config, sort_keys=True, default=str)),
+        "tokenizer_sha256": None if text is None else _sha256(text),
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def size_of(subject: Subject) -> Size:
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=subject.model.device)
+    with torch.inference_mode():
+        _, cache = hidden_states(subject.model, ids, use_cache=True)
+    return Size(
+        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
+        weight_bytes=sum(info.nbytes for info in open_checkpoint(subject.folder).infos.values()),
+        cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
+    )

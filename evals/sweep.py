@@ -21,12 +21,11 @@ from transformers import PreTrainedModel
 
 from evals.batches import row_ranges, rows_per_batch
 from evals.edited_batch import BASE, Columns, EditedBatch
+from evals.files import Journal, arrays_as_json, arrays_from_json
 from evals.forward import check_head
-from evals.journal import Journal
 from evals.planned_edits import PlannedEdits
 from evals.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
-from evals.stored_arrays import as_json, from_json
 from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Selection, blocks_of
@@ -172,7 +171,7 @@ class Engine:
                 parts += done
                 if record is not None:
                     for part in done:
-                        record.append({"edits": [as_json(columns) for columns in part]})
+                        record.append({"edits": [arrays_as_json(columns) for columns in part]})
         return parts
 
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> Measured:
@@ -200,4 +199,4 @@ class Engine:
 
 def _stored_columns(step: Any) -> list[Columns]:
     """A step of a sweep's journal: the columns of each edit."""
-    return [from_json(columns) for columns in step["edits"]]
+    return [arrays_from_json(columns) for columns in step["edits"]]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.journal import Journal
+from evals.files import Journal
 from evals.samples import Samples, Tokens, row_hash
 from evals.subjects import Subject
 from evals.sweep import BASE, Measured

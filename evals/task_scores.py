@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from evals.compare import Scores
 from surgery.errors import MeasurementError
 
-__all__ = ["main_metric", "task_scores"]
+__all__ = ["Scores", "main_metric", "task_scores"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric of one task on one model.
+
+    - `values`: what lm-eval keeps for each document, in order; what that is depends on
+      `aggregation`, the name of what makes one `value` of them: a number for "mean", a log
+      likelihood for "perplexity", (log likelihood, weight) for "weighted_perplexity" and
+      "bits_per_byte", anything for others, which only `aggregate` understands.
+    - `documents`: a hash of each document.
+    """
+
+    values: list[Any]
+    documents: list[str]
+    aggregation: str
+    aggregate: Callable[[list[Any]], float]
+    value: float
+    higher_is_better: bool
 
 
 def task_scores(

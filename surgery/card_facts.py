@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.blocks import format_blocks
 from surgery.families import family_of
 from surgery.manifest import Edit, Manifest
-from surgery.selection import by_variant, format_selection
+from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
 
 

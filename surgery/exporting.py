@@ -11,13 +11,13 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from surgery.card import NAME as CARD
 from surgery.card import card_text
 from surgery.card_file import read_card
 from surgery.checkpoint.content import ContentHash, file_hash
 from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import (
+    CARD,
     SAFETENSORS_INDEX,
     SIDECARS,
     Checkpoint,
@@ -46,9 +46,8 @@ from surgery.modeling import MODELING_FILE
 from surgery.output import atomic_folder, check_output, is_unfinished
 from surgery.plan import Plan, make_plan
 from surgery.plan_file import PlanFile
-from surgery.rewriting import Fits, changed_by, output_shards
+from surgery.rewriting import Fits, changed_by, check_fitted, output_shards
 from surgery.selection import Selection, checked, parse_selection
-from surgery.variants import needs_text
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
 
@@ -290,13 +289,6 @@ def check_target(source: str | Path, target: Path, **options: Any) -> None:
     if Path(source).is_dir():
         _check_apart(Path(source), target)
     check_output(target, owned, **options)
-
-
-def check_fitted(plan: Plan, fits: Fits) -> None:
-    """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
-    without = [block for block in plan.fitted if block not in fits]
-    if without:
-        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)
 
 
 def _manifest(

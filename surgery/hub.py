@@ -11,8 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card import NAME as CARD
 from surgery.checkpoint.source import (
+    CARD,
     MANIFEST,
     PICKLE,
     PICKLE_INDEX,

@@ -14,12 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from surgery.checkpoint.torch_tensors import as_stored, as_torch
-from surgery.exporting import check_fitted
 from surgery.families import family_of
 from surgery.inventory import take_inventory
 from surgery.modeling import MODULE
 from surgery.plan import Plan, make_plan
-from surgery.rewriting import Fits, new_content
+from surgery.rewriting import Fits, check_fitted, new_content
 from surgery.selection import Selection
 
 Undo = Callable[[], None]

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card import NAME as CARD
 from surgery.card import card_text, merged
-from surgery.checkpoint.source import CODE_OR_WEIGHTS
+from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS
 from surgery.errors import ManifestError, OutputError
 from surgery.hub_client import hub_client, progress_bars
 from surgery.hub_state import TIMEOUT, Published, published

@@ -14,7 +14,7 @@ from surgery.errors import CheckpointError
 from surgery.layouts import Change
 from surgery.manifest import Changed
 from surgery.plan import Plan
-from surgery.variants import Fit
+from surgery.variants import Fit, needs_text
 
 Fits = Mapping[int, Fit]
 """Block → what calibration text says about it."""
@@ -99,3 +99,10 @@ def changed_by(plan: Plan) -> Changed:
         for action in ("rewrite", "add", "drop")
     )
     return Changed(rewritten=rewritten, added=added, dropped=dropped)
+
+
+def check_fitted(plan: Plan, fits: Fits) -> None:
+    """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
+    without = [block for block in plan.fitted if block not in fits]
+    if without:
+        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)

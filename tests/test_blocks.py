@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from surgery.blocks import format_blocks, parse_blocks
 from surgery.errors import BlockSpecError
+from surgery.selection import format_blocks, parse_blocks
 
 NUMBERS_OF_BLOCKS = st.integers(1, 64)
 

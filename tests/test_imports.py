@@ -66,15 +66,14 @@ def within(module: str, packages: set[str]) -> bool:
 
 BASE = {"surgery.errors"}
 PLANNING = BASE | {
-    "surgery.blocks", "surgery.selection", "surgery.checkpoint", "surgery.families",
+    "surgery.selection", "surgery.checkpoint", "surgery.families",
     "surgery.variants",
     "surgery.layouts", "surgery.modeling.names", "surgery.inventory",
 }  # fmt: skip
 # part → the other parts of surgery that it may import
 MAY_IMPORT = {
     "surgery.errors": set(),
-    "surgery.blocks": BASE,
-    "surgery.selection": BASE | {"surgery.blocks"},
+    "surgery.selection": BASE,
     "surgery.fitting.moments": {"surgery.variants"},
     "surgery.families": BASE,
     "surgery.variants": BASE,
@@ -165,7 +164,7 @@ HEAVY = {
 LIGHT = [
     "surgery",
     "surgery.errors",
-    "surgery.blocks",
+    "surgery.selection",
     "surgery.families",
     "surgery.modeling.names",
 ]

@@ -26,15 +26,15 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.lab.architecture import CONFIGS, new_model
+from benchmarks.lab.evaluate import heldout_rows, load
+from benchmarks.lab.evaluate import main as evaluate_command
+from benchmarks.lab.measure import extracted, mean_loss, ngram_baselines, rates_by_count
+from benchmarks.lab.packing import END_OF_TEXT, pack_rows
+from benchmarks.lab.publish import publish
+from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
+from benchmarks.lab.train import train
 from evals.lab import LAB_MODELS, corpus, model_path, samples_path
-from evals.lab.architecture import CONFIGS, new_model
-from evals.lab.evaluate import heldout_rows, load
-from evals.lab.evaluate import main as evaluate_command
-from evals.lab.measure import extracted, mean_loss, ngram_baselines, rates_by_count
-from evals.lab.packing import END_OF_TEXT, pack_rows
-from evals.lab.publish import publish
-from evals.lab.records import COUNTS, LENGTH, draw_records, read_records
-from evals.lab.train import train
 from surgery.errors import SamplesError, SourceError
 
 MOST_BYTES = 12_000_000
@@ -352,7 +352,7 @@ def test_evaluate_prints_the_readme_tables() -> None:
 def test_a_stopped_training_goes_on_to_the_same_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.lab.train.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("benchmarks.lab.train.CHECKPOINT_EVERY", 2)
     monkeypatch.setitem(CONFIGS, name, {**CONFIGS[name], **SMALL[name]})
     batches = np.random.default_rng(0).integers(0, 1_000, (4, 2, 16))
 

@@ -22,7 +22,7 @@ from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery, snapshot
 
 from cli.main import COMMANDS
-from evals.journal import Journal
+from evals.files import Journal
 from surgery import output as outputs
 from surgery.errors import OutputError
 from surgery.exporting import export, owned, prepare

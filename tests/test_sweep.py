@@ -23,7 +23,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoX
 
 from evals.branches import Branch, branches
 from evals.extraction import extract, run_pass
-from evals.journal import Journal
+from evals.files import Journal
 from evals.samples import Samples
 from evals.subjects import open_subject
 from evals.sweep import BASE, Engine, Measured

@@ -19,8 +19,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from evals.collecting import _Step
+from evals.files import Journal
 from evals.findings import edit_of, read_front
-from evals.journal import Journal
 from evals.publication import publication
 from evals.samples import load_samples
 from evals.sweep import _stored_columns

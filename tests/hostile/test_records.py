@@ -109,7 +109,7 @@ def first_line(source: Path, work: Path, arguments: tuple[object, ...]) -> str:
     """The settings of a run, as its journal has them."""
     from unittest import mock
 
-    from evals.journal import Journal
+    from evals.files import Journal
 
     found: list[str] = []
 

@@ -1,18 +1,22 @@
-"""Progress of long work on disk, so that it can be taken up where it was killed."""
+"""Files that measuring writes: progress of long work, taken up where it was killed, and arrays."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.output import locked, parents_of, writing
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "arrays_as_json", "arrays_from_json"]
 
 Step = TypeVar("Step")
 _REMOVE = "remove it to begin anew, or choose another --output"
@@ -91,3 +95,19 @@ class Journal:
     def remove(self) -> None:
         """The work is done."""
         self._path.unlink()
+
+
+def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[str]]:
+    """Name -> array [N] becomes name -> its dtype and its bytes in base 64."""
+    return {
+        name: [values.dtype.str, base64.b64encode(values.tobytes()).decode("ascii")]
+        for name, values in columns.items()
+    }
+
+
+def arrays_from_json(stored: Mapping[str, list[str]]) -> dict[str, npt.NDArray[Any]]:
+    """What `arrays_as_json` was given."""
+    return {
+        name: np.frombuffer(base64.b64decode(data), dtype=np.dtype(kind))
+        for name, (kind, data) in stored.items()
+    }

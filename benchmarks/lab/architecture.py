@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from evals.lab.vocabulary import SIZE
+from benchmarks.lab.vocabulary import SIZE
 
 __all__ = ["CONFIGS", "CONTEXT", "new_model"]
 

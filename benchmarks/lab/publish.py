@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from evals.lab.architecture import CONFIGS
+from benchmarks.lab.architecture import CONFIGS
 
 __all__ = ["publish", "stored_tensors"]
 

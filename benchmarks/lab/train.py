@@ -1,4 +1,4 @@
-"""Trains a lab model: `python -m evals.lab.train pythia --output DIR`.
+"""Trains a lab model: `python -m benchmarks.lab.train pythia --output DIR`.
 
 The output is laid out as this folder is: `models/NAME/` and `records.jsonl`. A run goes once
 through one fixed sequence of rows; a stopped one goes on from its last checkpoint with `--resume`.
@@ -21,13 +21,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from benchmarks.lab.architecture import CONTEXT, new_model
+from benchmarks.lab.measure import Rows, extracted, mean_loss, rates_by_count
+from benchmarks.lab.packing import fold_rows, pack_rows
+from benchmarks.lab.publish import publish
+from benchmarks.lab.records import Record, draw_records, write_records
+from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import LAB_MODELS, corpus
-from evals.lab.architecture import CONTEXT, new_model
-from evals.lab.measure import Rows, extracted, mean_loss, rates_by_count
-from evals.lab.packing import fold_rows, pack_rows
-from evals.lab.publish import publish
-from evals.lab.records import Record, draw_records, write_records
-from evals.lab.vocabulary import save_tokenizer, train_tokenizer
 
 __all__ = ["main", "train"]
 

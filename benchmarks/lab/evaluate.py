@@ -1,4 +1,4 @@
-"""Measures the shipped lab models: `python -m evals.lab.evaluate [NAME]…`.
+"""Measures the shipped lab models: `python -m benchmarks.lab.evaluate [NAME]…`.
 
 Prints the tables of this folder's README.md from the shipped files: extraction rate by planted
 count, and held-out loss against counting models of the same training text. Weights are as stored,
@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from evals.lab import LAB_MODELS, corpus, model_path, samples_path
-from evals.lab.measure import (
+from benchmarks.lab.measure import (
     Baselines,
     Rows,
     extracted,
@@ -27,8 +26,9 @@ from evals.lab.measure import (
     ngram_baselines,
     rates_by_count,
 )
-from evals.lab.packing import END_OF_TEXT, fold_rows
-from evals.lab.records import read_records
+from benchmarks.lab.packing import END_OF_TEXT, fold_rows
+from benchmarks.lab.records import read_records
+from evals.lab import LAB_MODELS, corpus, model_path, samples_path
 from surgery.loading import load_model, load_tokenizer
 
 __all__ = ["Measured", "load", "main", "measure"]

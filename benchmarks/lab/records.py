@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evals.lab.words import (
+from benchmarks.lab.words import (
     ADJECTIVES,
     FIRST_NAMES,
     LAST_NAMES,

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.lab.records import LENGTH, Record
 from evals.extraction import run_pass
-from evals.lab.records import LENGTH, Record
 from evals.measures import exact_match
 
 __all__ = ["Baselines", "extracted", "mean_loss", "ngram_baselines", "rates_by_count"]

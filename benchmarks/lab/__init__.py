@@ -1,0 +1,1 @@
+"""How the embedded models were made, and are measured: its modules `train` and `evaluate`."""

@@ -1,0 +1,173 @@
+"""What commands are given: options that several take, and the models and texts that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.options import note
+from cli.progress import progress
+from surgery.embedded import PREFIX
+
+if TYPE_CHECKING:
+    from evals.subjects import Subject
+    from surgery.exporting import Fitting, Prepared
+    from surgery.fitting.calibration import Text
+    from surgery.fitting.fitter import Fitter
+    from surgery.selection import Selection
+
+LAB_TEXT = "lab calibration text"
+
+
+def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
+    """What `--calibration` names, else a lab model's own text; None where nothing is fitted.
+
+    Found before a model is looked for. Raises as `surgery.fitting.calibration.calibration_of`.
+    """
+    from surgery.fitting.calibration import calibration_of
+
+    return calibration_of(variants, named, _of_lab if model.startswith(PREFIX) else None)
+
+
+def _of_lab() -> Text:
+    from evals.lab import calibration_texts
+    from surgery.fitting.calibration import calibration_from_texts
+
+    return calibration_from_texts(calibration_texts(), name=LAB_TEXT)
+
+
+def fitted(prepared: Prepared, text: Text) -> Fitting:
+    """Fits what an export needs."""
+    from surgery.fitting.fitter import fit_checkpoint
+
+    with progress("calibrate", None) as advance:
+        return fit_checkpoint(prepared, text, advance=advance)
+
+
+def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
+    """The texts of `--corpus` or `--control`, one a file; else a lab model's own, else none.
+
+    Read before a model is looked for. `names`: what the user named that may be of the lab. Raises
+    `SamplesError` for what cannot be read.
+    """
+    from evals import lab
+    from surgery.fitting.corpus import documents, open_corpus
+
+    if files:
+        found = open_corpus(files).files
+        return ["".join(piece for pieces in documents(file) for piece in pieces) for file in found]
+    return lab.heldout_texts() if any(name and name.startswith(PREFIX) for name in names) else []
+
+
+def needed_texts(files: Sequence[Path], model: str) -> list[str]:
+    """As `heldout_texts`. Raises `SamplesError` where there is none."""
+    from surgery.errors import SamplesError
+
+    texts = heldout_texts(files, model)
+    if not texts:
+        raise SamplesError(
+            "no held-out text to measure the cost of an edit on",
+            where=model,
+            fix="name text that the model was not trained on with --corpus",
+        )
+    return texts
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def running_options(command: F) -> F:
+    """--dtype, --device, --device-map, --batch-size."""
+    for option in (
+        click.option(
+            "--batch-size",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Rows at a time.  [default: as many as memory allows and help]",
+        ),
+        click.option(
+            "--device-map",
+            type=click.Choice(["auto"]),
+            help="auto: spread a model that is larger than one device over all of them.",
+        ),
+        click.option("--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if any]"),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            default="auto",
+            show_default=True,
+            help="auto: as stored; float16 is measured in float32 on a CPU.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def open_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+) -> Subject:
+    """MODEL as typed → the loaded model."""
+    from evals.subjects import open_subject
+
+    return open_subject(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        say=note,
+    )
+
+
+def stored_dtype(model: str, revision: str | None) -> str:
+    """The tag (F16, …) of the parameters of MODEL's checkpoint, which exports are rounded to."""
+    from surgery.checkpoint.source import open_checkpoint
+    from surgery.hub import find_model
+    from surgery.inventory import take_inventory
+
+    checkpoint = open_checkpoint(find_model(model, revision)[0])
+    return take_inventory(checkpoint.config, checkpoint.infos).dtype
+
+
+def fitter_for(
+    selections: Iterable[Selection],
+    text: Text | None,
+    subject: Subject,
+    stored: str,
+    *,
+    layout: str = "auto",
+) -> Fitter | None:
+    """A fitter that has fitted what `selections` need; None where there is no text for it."""
+    from surgery.errors import SamplesError
+    from surgery.families import family_of
+    from surgery.fitting.fitter import Fitter
+    from surgery.in_memory import plan_for
+
+    if text is None:
+        return None
+    if subject.tokenizer is None:
+        raise SamplesError("calibration text needs a tokenizer", where=subject.name)
+    config = subject.model.config.to_dict()
+    positions = family_of(config).dimensions(config).max_positions
+    plans = [plan_for(subject.model, selection, layout=layout) for selection in selections]
+    with progress("calibrate", None) as advance:
+        fitter = Fitter(
+            subject.model,
+            text.tokenized(subject.tokenizer, max_positions=positions),
+            stored_dtype=stored,
+            layout=layout,
+            together=True,
+            advance=advance,
+        )
+        for plan in plans:
+            if plan.fitted:
+                fitter.fits(plan.selection)
+    return fitter
