@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.collecting import Cut, collect
-from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
 from evals.lab.corpus import training_texts
+from evals.memorization.collecting import Cut, collect
+from evals.memorization.extraction import extract
+from evals.models import open_subject
 from evals.samples import load_samples
-from evals.subjects import open_subject
 from surgery.fitting.corpus import open_corpus
 
 SEED = 1

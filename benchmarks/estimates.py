@@ -22,12 +22,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
-from evals.controls import control_windows
 from evals.drawing import draw
-from evals.response import estimable, fits_alone, heldout_text, passages_text, respond
+from evals.response import fits_alone, heldout_text, passages_text, respond
 from evals.samples import Samples, load_samples
+from evals.samples.windows import control_windows
 from evals.search.units import clash, merged
-from evals.sweep import Engine
+from evals.sweep.engine import Engine
+from evals.sweep.estimates import estimable
 from surgery.families import family_of
 from surgery.selection import Part, Selection
 from surgery.variants import VARIANTS

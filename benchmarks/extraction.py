@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.batches import row_ranges, rows_per_batch
-from evals.decoding import first_divergences
-from evals.extraction import extract
+from evals.memorization.extraction import extract
+from evals.models import DTYPES, open_subject
+from evals.running.batching import row_ranges, rows_per_batch
+from evals.running.decoding import first_divergences
 from evals.samples import Samples, load_samples
-from evals.subjects import DTYPES, open_subject
-from surgery.in_memory import apply
+from surgery.editing.in_memory import apply
 
 PREFIX = SUFFIX = 32
 

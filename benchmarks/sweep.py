@@ -30,13 +30,13 @@ import torch
 from checkpoints import SHAPES, config_of
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.batches import row_ranges
-from evals.forward import head_of, hidden_states
-from evals.positions import measure_positions
+from evals.models import DTYPES
+from evals.running.batching import row_ranges
+from evals.running.forward import head_of, hidden_states
+from evals.running.predictions import measure_positions
 from evals.samples import Samples
-from evals.subjects import DTYPES
-from evals.sweep import Engine, Measured
-from surgery.in_memory import short_circuit
+from evals.sweep.engine import Engine, Measured
+from surgery.editing.in_memory import short_circuit
 from surgery.selection import Selection, parse_selection
 
 PREFIX = SUFFIX = 32

@@ -12,9 +12,9 @@ from cli.options import note
 from cli.progress import progress
 
 if TYPE_CHECKING:
-    from evals.evaluation import Plan
-    from evals.report import Report
-    from surgery.publishing import Push
+    from evals.evaluation.evaluation import Plan
+    from evals.evaluation.report import Report
+    from surgery.publishing.upload import Push
 
 
 def evaluation_wanted(
@@ -30,7 +30,7 @@ def evaluation_wanted(
         raise click.UsageError("--evaluate and --dry-run exclude each other")
     lab = lab_of(model)
     check_asked(asked, lab)
-    from evals.baseline_cache import BaselineCache, cache_folder
+    from evals.benchmarks.cache import BaselineCache, cache_folder
 
     return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
 
@@ -41,10 +41,10 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
     The model card is written anew with the figures. Raises `OutputError` when the export does not
     verify.
     """
-    from evals.evaluation import Target, evaluate
-    from evals.evaluation_files import attach
+    from evals.evaluation.evaluation import Target, evaluate
+    from evals.evaluation.files import attach
     from surgery.errors import OutputError
-    from surgery.verification import verify
+    from surgery.proof.verification import verify
 
     verification = verify(output, source=source, revision=revision)
     for check in verification.checks:
@@ -65,7 +65,7 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
 
 def published(output: Path, repo: str) -> Push:
     """Pushes an export, private, with the report that is in it."""
-    from evals.publication import publication
-    from surgery.publishing import push
+    from evals.evaluation.publication import publication
+    from surgery.publishing.upload import push
 
     return push(output, repo, render=publication)

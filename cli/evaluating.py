@@ -13,10 +13,10 @@ from cli.options import note
 from cli.progress import progress
 
 if TYPE_CHECKING:
-    from evals.benchmarks import Benchmarks
-    from evals.evaluation import Plan
-    from evals.gates import DropLimit
-    from evals.report import Report
+    from evals.benchmarks.running import Benchmarks
+    from evals.evaluation.evaluation import Plan
+    from evals.evaluation.gates import DropLimit
+    from evals.evaluation.report import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -29,7 +29,7 @@ OPTIONS = (
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
-    from evals.gates import parse_drop_limit
+    from evals.evaluation.gates import parse_drop_limit
 
     try:
         return [parse_drop_limit(value) for value in values]
@@ -138,14 +138,14 @@ def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
 def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     """The evaluation that the options ask for; tasks are loaded, and gates checked against them.
 
-    `more`: further fields of `evals.evaluation.Plan`.
+    `more`: further fields of `evals.evaluation.evaluation.Plan`.
     """
-    from evals.evaluation import Plan
+    from evals.benchmarks.tasks import SUITES
+    from evals.evaluation.evaluation import Plan
     from evals.samples import open_samples
-    from evals.task_sources import SUITES
     from surgery.checkpoint.copying import sha256_of
-    from surgery.hub import last_name
-    from surgery.manifest import TextSource
+    from surgery.hub.finding import last_name
+    from surgery.record.manifest import TextSource
 
     tasks, suite = asked["tasks"], asked["suite"]
     names = _listed(tasks) if tasks else SUITES[suite or ("lab" if lab else "standard")]
@@ -193,8 +193,8 @@ def _benchmarks(
     limit: float | None,
 ) -> Benchmarks:
     """The loaded tasks; a gate on one that is not among them is a usage error."""
-    from evals.benchmarks import Benchmarks
-    from evals.gates import check_named
+    from evals.benchmarks.running import Benchmarks
+    from evals.evaluation.gates import check_named
 
     with progress("loading tasks", None):
         benchmarks = Benchmarks.load(

@@ -10,11 +10,11 @@ import click
 
 from cli.options import note
 from cli.progress import progress
-from surgery.embedded import PREFIX
+from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
-    from evals.subjects import Subject
-    from surgery.exporting import Fitting, Prepared
+    from evals.models import Subject
+    from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.selection import Selection
@@ -115,7 +115,7 @@ def open_model(
     device_map: str | None,
 ) -> Subject:
     """MODEL as typed → the loaded model."""
-    from evals.subjects import open_subject
+    from evals.models import open_subject
 
     return open_subject(
         model,
@@ -129,9 +129,9 @@ def open_model(
 
 def stored_dtype(model: str, revision: str | None) -> str:
     """The tag (F16, …) of the parameters of MODEL's checkpoint, which exports are rounded to."""
+    from surgery.checkpoint.inventory import take_inventory
     from surgery.checkpoint.source import open_checkpoint
-    from surgery.hub import find_model
-    from surgery.inventory import take_inventory
+    from surgery.hub.finding import find_model
 
     checkpoint = open_checkpoint(find_model(model, revision)[0])
     return take_inventory(checkpoint.config, checkpoint.infos).dtype
@@ -146,10 +146,10 @@ def fitter_for(
     layout: str = "auto",
 ) -> Fitter | None:
     """A fitter that has fitted what `selections` need; None where there is no text for it."""
+    from surgery.editing.in_memory import plan_for
     from surgery.errors import SamplesError
     from surgery.families import family_of
     from surgery.fitting.fitter import Fitter
-    from surgery.in_memory import plan_for
 
     if text is None:
         return None

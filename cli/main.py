@@ -14,28 +14,34 @@ import click
 from cli.options import echo, note
 from surgery.errors import SurgeryError
 
-# command → module and one line of help; a module is imported only when its command runs
-COMMANDS: dict[str, tuple[str, str]] = {
-    "export": (
-        "cli.export",
-        "Rewrite chosen blocks into attention-free ones and save a checkpoint.",
-    ),
-    "inspect": ("cli.inspect", "Show a model's blocks, and which of them are attention-free."),
-    "verify": ("cli.verify", "Prove that an exported folder is what it claims to be."),
-    "extract": ("cli.extract", "Test what a model recites, before and after an edit."),
-    "collect": ("cli.collect", "Find the passages of a corpus that a model recites."),
-    "sweep": ("cli.sweep", "Measure what editing each block, or each head, does."),
-    "search": ("cli.search", "Find the blocks or heads whose edit meets a goal at the least cost."),
-    "evaluate": (
-        "cli.evaluate",
-        "Measure what an edit cost and bought: benchmarks, gates, one report.",
-    ),
-    "bench": ("cli.bench", "Time an edited model beside its base; measure cache and memory."),
-    "push": ("cli.push", "Publish an exported folder on the Hub, with its model card."),
-    "reproduce": ("cli.reproduce", "Repeat a recorded edit and compare the result file by file."),
-    "tasks": ("cli.tasks", "Print the folder of lm-eval tasks."),
-    "demo": ("cli.demo", "Run the whole story on an embedded model, offline."),
+GROUPS: dict[str, dict[str, str]] = {
+    "edit": {
+        "export": "Rewrite chosen blocks into attention-free ones and save a checkpoint.",
+        "inspect": "Show a model's blocks, and which of them are attention-free.",
+        "verify": "Prove that an exported folder is what it claims to be.",
+    },
+    "measure": {
+        "extract": "Test what a model recites, before and after an edit.",
+        "collect": "Find the passages of a corpus that a model recites.",
+        "evaluate": "Measure what an edit cost and bought: benchmarks, gates, one report.",
+        "bench": "Time an edited model beside its base; measure cache and memory.",
+        "tasks": "Print the folder of lm-eval tasks.",
+    },
+    "choose": {
+        "sweep": "Measure what editing each block, or each head, does.",
+        "search": "Find the blocks or heads whose edit meets a goal at the least cost.",
+    },
+    "publish": {
+        "push": "Publish an exported folder on the Hub, with its model card.",
+        "reproduce": "Repeat a recorded edit and compare the result file by file.",
+    },
+    "whole": {
+        "demo": "Run the whole story on an embedded model, offline.",
+    },
 }
+"""Folder of `cli.commands` -> its commands, each a module of that name, and one line of help."""
+HEADINGS = {"whole": "The whole job"}
+COMMANDS = {name: group for group, commands in GROUPS.items() for name in commands}
 
 
 class LazyGroup(click.Group):
@@ -47,7 +53,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name}")
+        command: click.Command = module.command
         return command
 
     def resolve_command(
@@ -59,8 +66,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))  # so that all groups have their texts in one column
+        for group, commands in GROUPS.items():
+            with formatter.section(HEADINGS.get(group, group.capitalize())):
+                formatter.write_dl([(f"{name:{width}}", text) for name, text in commands.items()])
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -11,13 +11,13 @@ from cli.evaluating import make_plan
 from cli.options import note
 from cli.progress import progress
 from surgery.checkpoint.foreign import guard
-from surgery.embedded import PREFIX
 from surgery.errors import MeasurementError, SamplesError
+from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
-    from evals.evaluation import Plan, Target
-    from evals.report import Report
-    from surgery.manifest import Manifest, TextSource
+    from evals.evaluation.evaluation import Plan, Target
+    from evals.evaluation.report import Report
+    from surgery.record.manifest import Manifest, TextSource
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def measured_again(
     """Evaluates the folder `edited` against its source, as the report says, or that one's source.
 
     **Raises:** `MeasurementError` when the baseline was a folder that is not here, `SamplesError`
-    for other passages than the recorded ones; errors of `evals.evaluation.evaluate`.
+    for other passages than the recorded ones; errors of `evals.evaluation.evaluation.evaluate`.
     """
-    from evals.evaluation import Target, evaluate
+    from evals.evaluation.evaluation import Target, evaluate
 
     with guard(MeasurementError, "cannot be measured again", "report.json"):
         base = _baseline(report, source, manifest)
@@ -132,7 +132,7 @@ def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, 
 
 def _baseline(report: Report, source: Path, manifest: Manifest) -> Target:
     """What the report compares with: the source that was repeated, or an earlier one of a chain."""
-    from evals.evaluation import Target
+    from evals.evaluation.evaluation import Target
 
     base = report.provenance.base
     if base["content"] == manifest.edit.source.content:

@@ -19,25 +19,25 @@ from typing import TYPE_CHECKING, Any
 from surgery.modeling import register
 
 if TYPE_CHECKING:
+    from surgery.editing.in_memory import apply, short_circuit
     from surgery.errors import SurgeryError
     from surgery.exporting import Export, export
-    from surgery.in_memory import apply, short_circuit
-    from surgery.inspection import Inspection, inspect
-    from surgery.publishing import Push, push
-    from surgery.verification import Verification, verify
+    from surgery.proof.inspection import Inspection, inspect
+    from surgery.proof.verification import Verification, verify
+    from surgery.publishing.upload import Push, push
 
 _HOMES = {
     "Export": "surgery.exporting",
-    "Inspection": "surgery.inspection",
-    "Push": "surgery.publishing",
+    "Inspection": "surgery.proof.inspection",
+    "Push": "surgery.publishing.upload",
     "SurgeryError": "surgery.errors",
-    "Verification": "surgery.verification",
-    "apply": "surgery.in_memory",
+    "Verification": "surgery.proof.verification",
+    "apply": "surgery.editing.in_memory",
     "export": "surgery.exporting",
-    "inspect": "surgery.inspection",
-    "push": "surgery.publishing",
-    "short_circuit": "surgery.in_memory",
-    "verify": "surgery.verification",
+    "inspect": "surgery.proof.inspection",
+    "push": "surgery.publishing.upload",
+    "short_circuit": "surgery.editing.in_memory",
+    "verify": "surgery.proof.verification",
 }
 
 __all__ = [

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from surgery.checkpoint.inventory import Inventory
 from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family
-from surgery.inventory import Inventory
 from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, Target, layout_of
 from surgery.selection import (
     Part,

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.memorization import Protocol, measure
-from evals.memorization import report as extraction_report
-from evals.report import Report
-from evals.subjects import Subject
-from surgery.manifest import Source
+from evals.evaluation.report import Report
+from evals.memorization.comparison import Protocol, measure
+from evals.memorization.comparison import report as extraction_report
+from evals.models import Subject
+from surgery.record.manifest import Source
 
 BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.exporting import Export, Fitting, prepare, write
-from surgery.manifest import BlockFit, CalibrationRecord, TextSource
+from surgery.editing.preparing import Fitting, prepare
+from surgery.exporting import Export, write
+from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import Fit
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import surgery
 from cli.options import typed
 from surgery.errors import OutputError
-from surgery.publishable import publishable
+from surgery.publishing.publishable import publishable
 
 WEIGHTS = "model.safetensors"
 

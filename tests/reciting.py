@@ -15,7 +15,7 @@ from tiny_compact import CONFIGS, VOCABULARY, stock
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.samples import Samples
-from surgery.in_memory import apply
+from surgery.editing.in_memory import apply
 
 PREFIX, SUFFIX = 7, 9
 MODELS = (

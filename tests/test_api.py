@@ -11,8 +11,8 @@ import pytest
 from command_line import ROOT, attn_surgery
 
 import surgery
-from surgery.embedded import model_path
 from surgery.errors import SourceError
+from surgery.hub.embedded import model_path
 
 
 def test_dir_shows_the_api() -> None:

@@ -18,10 +18,10 @@ from command_line import attn_surgery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.bench import SPEEDS, _ratios, _spread, bench
+from evals.speed.bench import SPEEDS, _ratios, _spread, bench
 from surgery import export
+from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
-from surgery.loading import load_model
 
 ROWS, PROMPT, NEW = 2, 12, 3
 SMALL = ["--prompt-tokens", PROMPT, "--new-tokens", NEW, "--batch-size", ROWS, "--rounds", 3]

@@ -15,12 +15,12 @@ from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 from tiny_tokenizer import tiny_model, tiny_tokenizer
 
-from evals.baseline_cache import BaselineCache, cache_folder
-from evals.benchmarks import Benchmarks, write_results
+from evals.benchmarks.cache import BaselineCache, cache_folder
+from evals.benchmarks.running import Benchmarks, write_results
+from evals.benchmarks.scores import main_metric
+from evals.benchmarks.tasks import SUITES
 from evals.lab import LAB_MODELS, heldout_texts
-from evals.subjects import Subject, open_subject
-from evals.task_scores import main_metric
-from evals.task_sources import SUITES
+from evals.models import Subject, open_subject
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.errors import MeasurementError, OutputError
 
@@ -65,7 +65,7 @@ def test_one_file_imports_lm_eval() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "lm_eval" for name in names):
                 importing.append(path.relative_to(ROOT).as_posix())
-    assert set(importing) == {"evals/benchmarks.py"}
+    assert set(importing) == {"evals/benchmarks/running.py"}
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs

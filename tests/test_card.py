@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from surgery.card import card_text, merged, own_text
-from surgery.card_file import refresh_card
+from surgery.card.file import refresh_card
+from surgery.card.text import card_text, merged, own_text
 from surgery.errors import ManifestError
-from surgery.manifest import Manifest
+from surgery.record.manifest import Manifest
 
 SOURCE_CARD = """---
 license: apache-2.0

@@ -17,7 +17,7 @@ import click
 import pytest
 from command_line import ROOT, attn_surgery, finish, start
 
-from cli.main import COMMANDS, main
+from cli.main import COMMANDS, GROUPS, main
 
 HEAVY = {
     "torch", "transformers", "numpy", "scipy", "datasets", "lm_eval", "accelerate", "matplotlib",
@@ -100,7 +100,7 @@ def test_options_mean_the_same_everywhere(name: str) -> None:
 def test_help_lists_the_commands() -> None:
     outcome = attn_surgery("--help")
     assert (outcome.code, outcome.stderr) == (0, "")
-    for name, (_, summary) in COMMANDS.items():
+    for name, summary in (item for some in GROUPS.values() for item in some.items()):
         assert re.search(rf"^  {name} +{re.escape(summary[:30])}", outcome.stdout, re.MULTILINE)
     assert "Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted." in (
         " ".join(outcome.stdout.split())
@@ -114,7 +114,7 @@ def test_version() -> None:
     assert outcome.stdout == f"attn-surgery {version('attn-surgery')}\n"
 
 
-@pytest.mark.parametrize("name", ["nothing", "cli.export", "EXPORT", "__init__", ""])
+@pytest.mark.parametrize("name", ["nothing", "cli.commands.edit.export", "EXPORT", "__init__", ""])
 def test_unknown_commands(name: str) -> None:
     outcome = attn_surgery(name)
     assert outcome.code == 2

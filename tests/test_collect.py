@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.collecting import Cut, collect
-from evals.extraction import extract
-from evals.measures import memorization_score
+from evals.memorization.collecting import Cut, collect
+from evals.memorization.extraction import extract
+from evals.memorization.measures import memorization_score
 from evals.samples import load_samples
 from surgery.errors import SamplesError
 from surgery.fitting.corpus import Corpus, Place, open_corpus, windows
@@ -342,7 +342,7 @@ def arguments(folder: Path, corpus: Path, output: Path) -> list[str]:
 
 
 def test_the_command(folder, model, planted, tmp_path):
-    from cli.collect import command
+    from cli.commands.measure.collect import command
 
     corpus = write(tmp_path, planted)
     expected, _ = run(model, corpus, tmp_path / "library.jsonl")
@@ -359,7 +359,7 @@ def test_the_command(folder, model, planted, tmp_path):
 def test_the_command_survives_being_killed(folder, planted, tmp_path):
     corpus = write(tmp_path, planted * 60)
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    script = "import sys; from cli.collect import command; command(sys.argv[1:])"
+    script = "import sys; from cli.commands.measure.collect import command; command(sys.argv[1:])"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(to: Path) -> subprocess.Popen:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.compare import compare_scores, concluded, outcome_of, verdict_of, wilcoxon
+from evals.benchmarks.scores import Scores
+from evals.evaluation.comparing import compare_scores, concluded, outcome_of, verdict_of, wilcoxon
 from evals.statistics import Interval, mcnemar, paired_difference
-from evals.task_scores import Scores
 from surgery.errors import MeasurementError
 
 

@@ -22,8 +22,8 @@ import surgery
 from surgery.checkpoint import content
 from surgery.checkpoint.content import content_hash, file_hash
 from surgery.checkpoint.source import open_checkpoint
-from surgery.hub import find_model
-from surgery.manifest import Source
+from surgery.hub.finding import find_model
+from surgery.record.manifest import Source
 
 CONFIG = neox_config(max_position_embeddings=64, num_hidden_layers=2)
 

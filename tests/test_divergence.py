@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import surgery
-from evals.attention_patterns import AttentionView, watch_attention
-from evals.controls import control_windows
-from evals.divergence import bounds
+from evals.bounds.attention import AttentionView, watch_attention
+from evals.bounds.divergence import bounds
+from evals.bounds.mixing import differences, norms_of
 from evals.lab import heldout_texts, model_path
-from evals.mixing_bounds import differences, norms_of
+from evals.samples.windows import control_windows
+from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import family_of
-from surgery.loading import load_model, load_tokenizer
 
 SLACK = 2e-6
 FAMILIES = {"neox": neox_config, "neo": neo_config}

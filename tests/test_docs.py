@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.main import COMMANDS, main
+from cli.main import COMMANDS, GROUPS, main
 from surgery.layouts import LAYOUTS
 from surgery.variants import VARIANTS
 
@@ -43,7 +43,7 @@ def test_every_option_is_explained(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.help
-    assert COMMANDS[name][1]
+    assert GROUPS[COMMANDS[name]][name]
     for parameter in command.params:
         if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.help, f"{name} {parameter.opts[0]}"

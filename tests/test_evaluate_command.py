@@ -21,8 +21,8 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.publication import publication
-from evals.report import Report, read_report
+from evals.evaluation.publication import publication
+from evals.evaluation.report import Report, read_report
 from surgery.checkpoint.copying import sha256_of
 from surgery.errors import OutputError
 
@@ -223,7 +223,7 @@ def test_no_text_of_a_passage_is_written(work, done):
 
 
 def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
-    from evals.benchmarks import Benchmarks
+    from evals.benchmarks.running import Benchmarks
 
     ran: list[str] = []
     run = Benchmarks.run
@@ -314,7 +314,7 @@ def test_what_a_search_found_is_in_the_picture(work):
     ],
 )
 def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
-    monkeypatch.setattr("evals.subjects.load_model", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr("evals.models.load_model", lambda *_, **__: pytest.fail("work was done"))
     before = snapshot(work)
     outcome = attn_surgery(*arguments(work, *more))
     assert outcome.code == 2, outcome
@@ -348,7 +348,7 @@ def test_other_folders_are_left_alone(work, done):
 
 
 def test_all_that_is_written_may_be_overwritten(work, done):
-    from evals.evaluation_files import owned
+    from evals.evaluation.files import owned
     from surgery import exporting
     from surgery.output import check_output
 

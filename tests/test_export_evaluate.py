@@ -17,7 +17,7 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.publication import publication
+from evals.evaluation.publication import publication
 
 EXPORT = ("export", "lab:pythia", "--drop-attn", "last:1", "--output")
 QUICK = ("--tasks", "lab_copy", "--limit", "20")

@@ -22,10 +22,10 @@ from reciting import generate
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from cli.extract import command
+from cli.commands.measure.extract import command
 from surgery.checkpoint.content import content_hash
+from surgery.editing.in_memory import apply
 from surgery.errors import MeasurementError, SamplesError, SurgeryError
-from surgery.in_memory import apply
 
 LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
 HEADLINE = {"exact_match", "memorization_score", "suffix_nll"}
@@ -46,7 +46,7 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def samples(models, tmp_path_factory) -> Path:
     """40 rows: 30 members of counts 1, 5 and 9, most of them recited by the base, 10 others."""
-    from surgery.loading import load_model
+    from surgery.editing.loading import load_model
 
     base, ids = load_model(models[0]), tiny_tokenizer()(TEXT)["input_ids"]
     prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
@@ -117,7 +117,7 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
 def test_a_mistake_is_found_before_anything_is_measured(models, samples, option, value, text):
     from unittest import mock
 
-    with mock.patch("evals.memorization.measure") as measure:
+    with mock.patch("evals.memorization.comparison.measure") as measure:
         result = run(models[0], "--samples", samples, option, value, expect=1)
     assert isinstance(result.exception, SurgeryError)
     assert text in str(result.exception)
@@ -246,7 +246,7 @@ def test_provenance_is_complete(models, samples):
 def test_a_manifest_identifies_an_exported_model(models, tmp_path):
     import hashlib
 
-    from evals.subjects import open_subject
+    from evals.models import open_subject
     from surgery.exporting import export
 
     out = tmp_path / "out"
@@ -257,7 +257,7 @@ def test_a_manifest_identifies_an_exported_model(models, tmp_path):
 
 
 def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tmp_path):
-    from surgery.loading import load_model
+    from surgery.editing.loading import load_model
 
     load_model(models[0]).half().save_pretrained(tmp_path)
     result = run(tmp_path, "--samples", samples, "--json")
@@ -319,7 +319,9 @@ def test_errors_are_the_packages_own(models, samples, tmp_path):
 @pytest.mark.parametrize("metrics", ["exact", "full"])
 def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics):
     script = tmp_path / "run.py"
-    script.write_text("import sys\nfrom cli.extract import command\ncommand(sys.argv[1:])\n")
+    script.write_text(
+        "import sys\nfrom cli.commands.measure.extract import command\ncommand(sys.argv[1:])\n"
+    )
     call = [str(models[1]), "--samples", str(samples), "--baseline", str(models[0]), *LENGTHS]
     call += ["--metrics", metrics, "--batch-size", "8", "--json"]
     root = str(Path(__file__).resolve().parent.parent)

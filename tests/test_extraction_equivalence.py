@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import MODELS, PREFIX, SUFFIX, generate, model_named, passages
 
-from evals.decoding import first_divergences
-from evals.extraction import extract, run_pass
-from evals.forward import check_head
-from evals.positions import Sampling
+from evals.memorization.extraction import extract, run_pass
+from evals.running.decoding import first_divergences
+from evals.running.forward import check_head
+from evals.running.predictions import Sampling
 from surgery.errors import MeasurementError, UnsupportedError
 
 

@@ -15,14 +15,14 @@ import torch
 from click.testing import CliRunner
 from reciting import generate
 
-from cli.extract import command
-from evals.collecting import Cut, collect
-from evals.extraction import extract
+from cli.commands.measure.extract import command
 from evals.lab import LAB_MODELS, model_path
+from evals.memorization.collecting import Cut, collect
+from evals.memorization.extraction import extract
+from evals.models import open_subject
 from evals.samples import load_samples
-from evals.subjects import open_subject
+from surgery.editing.in_memory import apply
 from surgery.fitting.corpus import open_corpus
-from surgery.in_memory import apply
 
 pytestmark = pytest.mark.slow
 

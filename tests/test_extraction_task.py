@@ -1,8 +1,8 @@
 """The lm-eval task finds what `extract` finds, row by row, through plain `lm_eval`.
 
 The command `lm_eval` runs in its own process with `--include_path`, offline; its exact match and
-NLL are those of `evals.extraction` on the same rows. Rows that text cannot carry are left out by
-rule, counted, and never scored otherwise.
+NLL are those of `evals.memorization.extraction` on the same rows. Rows that text cannot carry are
+left out by rule, counted, and never scored otherwise.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.extraction import extract
 from evals.lab import LAB_MODELS, model_path
+from evals.memorization.extraction import extract
 from evals.samples import Samples, load_samples
 from evals.tasks import INCLUDE_PATH
 from evals.tasks.extraction.passages import documents, load, score
@@ -85,7 +85,7 @@ def lm_eval(folder: Path, metadata: dict | None, tmp_path: Path, **environment: 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_lm_eval_and_extract_agree_row_by_row(recited, tmp_path, by_environment):
-    from surgery.loading import load_model
+    from surgery.editing.loading import load_model
 
     folder, source = recited
     metadata = {"samples": str(source), "prefix_length": PREFIX, "suffix_length": SUFFIX}
@@ -110,7 +110,7 @@ def test_lm_eval_and_extract_agree_row_by_row(recited, tmp_path, by_environment)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_they_agree_on_every_record_of_the_lab(name, tmp_path):
-    from surgery.loading import load_model
+    from surgery.editing.loading import load_model
 
     theirs = lm_eval(model_path(name), {"samples": f"lab:{name}"}, tmp_path)
     rows = {row["doc"]["id"]: row for row in theirs["rows"]}
@@ -175,7 +175,7 @@ def test_what_is_missing_is_said(monkeypatch):
 
 
 def test_the_command_prints_the_include_path():
-    from cli.tasks import command
+    from cli.commands.measure.tasks import command
 
     result = CliRunner().invoke(command)
     assert result.output == f"{INCLUDE_PATH}\n"

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
+from surgery.editing.in_memory import replacements
+from surgery.editing.loading import load_model
 from surgery.errors import SamplesError
 from surgery.fitting.calibration import ROWS, Calibration, calibration_from_texts, open_calibration
 from surgery.fitting.fitter import Fitter
 from surgery.fitting.moments import RIDGES, Moments, fit
-from surgery.in_memory import replacements
-from surgery.loading import load_model
-from surgery.manifest import read_manifest
+from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
 
 WINDOW, HEADS, D = 32, 2, 64

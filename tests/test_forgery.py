@@ -23,11 +23,11 @@ from fits import export_with_any
 from forging import WEIGHTS, assert_fails, assert_refused, edit_json, edit_weights, seal
 
 import surgery
+from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
-from surgery.loading import load_model
-from surgery.manifest import read_manifest
-from surgery.mixing import mixing_heads
+from surgery.proof.mixing import mixing_heads
+from surgery.record.manifest import read_manifest
 from surgery.selection import Part
 from surgery.variants import VARIANTS
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.findings import verdict
-from evals.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
-from evals.report import Metric
+from evals.evaluation.conclusions import verdict
+from evals.evaluation.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
+from evals.evaluation.report import Metric
 
 
 def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:

@@ -19,14 +19,14 @@ from fits import export_with_any, random_fits
 from torch.nn import functional
 
 import surgery
+from surgery.editing.in_memory import replacements
+from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, family_of
-from surgery.in_memory import replacements
 from surgery.layouts import BlockEdit
-from surgery.loading import load_model
 from surgery.plan import block_edits
+from surgery.proof.verification import verify
 from surgery.selection import Part, parse_selection
-from surgery.verification import verify
 
 VARIANTS = ("identity", "zero", "mean", "linear")
 HEADS, SIZE, D = 4, 32, 128

@@ -64,58 +64,83 @@ def within(module: str, packages: set[str]) -> bool:
     return any(module == package or module.startswith(package + ".") for package in packages)
 
 
-BASE = {"surgery.errors"}
-PLANNING = BASE | {
-    "surgery.selection", "surgery.checkpoint", "surgery.families",
+# Rooms, lowest first: a module imports from its own room and from lower ones. What stands beside
+# the rooms of a package is a room of its own.
+ORDER = [
+    "surgery.errors",
+    "surgery.selection",
+    "surgery.families",
     "surgery.variants",
-    "surgery.layouts", "surgery.modeling.names", "surgery.inventory",
-}  # fmt: skip
-# part → the other parts of surgery that it may import
-MAY_IMPORT = {
-    "surgery.errors": set(),
-    "surgery.selection": BASE,
-    "surgery.fitting.moments": {"surgery.variants"},
-    "surgery.families": BASE,
-    "surgery.variants": BASE,
-    "surgery.checkpoint": BASE,
-    "surgery.modeling": {"surgery.families"},
-    "surgery.layouts": BASE | {"surgery.families", "surgery.variants", "surgery.modeling.names"},
-    "surgery.manifest": BASE
-    | {
-        "surgery.checkpoint.content",
-        "surgery.checkpoint.foreign",
-        "surgery.layouts.one_hot",
-        "surgery.selection",
-        "surgery.variants",
-    },
-    "surgery.inventory": PLANNING - {"surgery.layouts"},
-    "surgery.plan": PLANNING,
-}
+    "surgery.modeling",
+    "surgery.layouts",
+    "surgery.checkpoint",
+    "surgery.plan",
+    "surgery.output",
+    "surgery.record",
+    "surgery.hub",
+    "surgery.editing",
+    "surgery.fitting",
+    "surgery.card",
+    "surgery.exporting",
+    "surgery.proof",
+    "surgery.publishing",
+    "evals.statistics",
+    "evals.files",
+    "evals.drawing",
+    "evals.lab",
+    "evals.samples",
+    "evals.running",
+    "evals.models",
+    "evals.memorization",
+    "evals.bounds",
+    "evals.response",
+    "evals.sweep",
+    "evals.search",
+    "evals.tasks",
+    "evals.benchmarks",
+    "evals.evaluation",
+    "evals.speed",
+    "cli.options",
+    "cli.progress",
+    "cli.inputs",
+    "cli.tables",
+    "cli.evaluating",
+    "cli.after_export",
+    "cli.repeated_evaluation",
+    "cli.commands",
+    "cli.main",
+]
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def test_the_packages_are_found() -> None:
     assert len(FILES) > 40
     assert {module.partition(".")[0] for module in MODULES} == OURS
     assert "surgery.plan" in ours(ROOT / "surgery" / "exporting.py")  # the parser sees imports
-    assert "torch" in imports(ROOT / "surgery" / "loading.py") | imports(
-        ROOT / "surgery" / "mixing.py"
+    assert "torch" in imports(ROOT / "surgery" / "editing" / "loading.py") | imports(
+        ROOT / "surgery" / "proof" / "mixing.py"
     )
 
 
-@pytest.mark.parametrize("part", MAY_IMPORT)
-def test_direction_within_surgery(part: str) -> None:
-    members = {name: path for name, path in MODULES.items() if within(name, {part})}
-    assert members
-    for name, path in members.items():
-        for imported in ours(path):
-            assert within(imported, {part} | MAY_IMPORT[part]), f"{name} imports {imported}"
+def test_every_room_has_its_place() -> None:
+    assert {room(module) for module in MODULES} - OURS == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
 
 
-def test_exporting_is_above_planning() -> None:
-    above = {"surgery.exporting", "surgery.verification", "surgery.inspection", "surgery.in_memory"}
-    for name, path in MODULES.items():
-        if within(name, set(MAY_IMPORT)):
-            assert not {module for module in ours(path) if within(module, above)}, name
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - OURS))
+def test_rooms_import_downward_only(name: str) -> None:
+    above = ORDER[ORDER.index(room(name)) + 1 :]
+    wrong = {module for module in ours(MODULES[name]) if room(module) in above}
+    assert not wrong, f"{name} imports from rooms above its own"
+
+
+def test_rooms_are_small_and_little_stands_beside_them() -> None:
+    for folder in {path.parent for path in FILES}:
+        assert len(list(folder.glob("*.py"))) <= 12 + 1, folder  # and its __init__
+    assert len(list((ROOT / "evals").glob("*.py"))) <= 5 + 1
 
 
 @pytest.mark.parametrize("package", PACKAGES)

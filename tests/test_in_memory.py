@@ -13,8 +13,8 @@ import torch
 from checkpoints import neo_config, neox_config, write_checkpoint
 
 import surgery
+from surgery.editing.loading import load_model
 from surgery.errors import BlockSpecError, UnsupportedError
-from surgery.loading import load_model
 
 IDS = torch.randint(128, (2, 60), generator=torch.Generator().manual_seed(3))
 CASES = [

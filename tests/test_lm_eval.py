@@ -17,7 +17,7 @@ import pytest
 
 import surgery
 from evals.lab import model_path
-from surgery.loading import load_model, load_tokenizer
+from surgery.editing.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ import surgery
 from surgery.checkpoint.content import content_hash
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
-from surgery.manifest import Manifest, read_manifest
+from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import Part
 from surgery.variants import VARIANTS
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evals import measures, membership
-from evals.positions import Positions, Sampling, measure_positions
+from evals.memorization import measures, membership
+from evals.running.predictions import Positions, Sampling, measure_positions
 
 settings.register_profile("measures", max_examples=40, deadline=None)
 settings.load_profile("measures")

@@ -24,10 +24,11 @@ from command_line import ROOT, attn_surgery, snapshot
 from cli.main import COMMANDS
 from evals.files import Journal
 from surgery import output as outputs
+from surgery.editing.preparing import prepare
 from surgery.errors import OutputError
-from surgery.exporting import export, owned, prepare
-from surgery.manifest import UNLISTED
+from surgery.exporting import export, owned
 from surgery.output import atomic_file, atomic_folder, check_output, known_by, staging_in
+from surgery.record.manifest import UNLISTED
 
 NONE = "no/such/model"  # so that an error about it would come first, were any work begun
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -368,7 +369,7 @@ def test_all_is_on_the_disk_before_it_has_its_name(
 def test_files_have_the_permissions_of_any_new_file(
     umask: int, tmp_path: Path, exported: Path
 ) -> None:
-    from surgery.card_file import refresh_card
+    from surgery.card.file import refresh_card
 
     old = os.umask(umask)
     try:

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_figures import assert_figures, parse
 
-from evals.page import html, markdown, write_page
-from evals.page.drawings import columns, nice_axis
-from evals.page.figures import Node
+from evals.evaluation.page import html, markdown, write_page
+from evals.evaluation.page.drawings import columns, nice_axis
+from evals.evaluation.page.figures import Node
 from surgery.errors import OutputError
 
 NUMBER = r"[+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:%| [kMG]?B\b)?"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from example_report import bare, example
 
-from evals.page import write_page
+from evals.evaluation.page import write_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from evals.bound_pictures import draw_bounds, draw_propagation
+from evals.bounds.pictures import draw_bounds, draw_propagation
 from evals.drawing import line_of
-from evals.pictures import draw_front, draw_sweep
-from evals.response import draw_estimates
+from evals.sweep.estimates_picture import draw_estimates
+from evals.sweep.pictures import draw_front, draw_sweep
 from surgery.variants import VARIANTS
 
 BLOCKS = 6

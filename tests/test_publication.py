@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from example_report import bare, example, task
 
-from evals.page import pages
-from evals.publication import publication, told
-from evals.report import Report
+from evals.evaluation.page import pages
+from evals.evaluation.publication import publication, told
+from evals.evaluation.report import Report
 from surgery.errors import OutputError
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"

@@ -34,12 +34,12 @@ from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
-from evals.page import pages
-from evals.publication import told
-from evals.report import Report
-from evals.report_text import texts_in
-from surgery.card import own_text
-from surgery.publishable import publishable
+from evals.evaluation.page import pages
+from evals.evaluation.publication import told
+from evals.evaluation.report import Report
+from evals.evaluation.report_text import texts_in
+from surgery.card.text import own_text
+from surgery.publishing.publishable import publishable
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
 READER = "hf_readerreaderreaderreaderreader"
@@ -348,7 +348,7 @@ CHANGED = """
 import sys
 from pathlib import Path
 from surgery.errors import OutputError
-from surgery.publishing import push
+from surgery.publishing.upload import push
 
 def render(report, where):  # called after the folder was verified
     path = Path("changed/model-00001-of-00002.safetensors")

@@ -28,7 +28,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
-from surgery.reproduction import TOLERANCE
+from surgery.proof.reproduction import TOLERANCE
 
 
 @pytest.fixture(scope="module")

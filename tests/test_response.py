@@ -20,16 +20,16 @@ from reciting import model_named, passages
 from scipy.stats import spearmanr
 from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 
-from evals.controls import control_windows
 from evals.lab import heldout_texts
+from evals.models import open_subject
 from evals.response import Text, Units, engine, heldout_text, passages_text, respond
 from evals.samples import Samples, Tokens, load_samples
+from evals.samples.windows import control_windows
 from evals.search.units import units
-from evals.subjects import open_subject
-from evals.sweep import Engine
+from evals.sweep.engine import Engine
+from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
 from surgery.families import family_of
-from surgery.in_memory import short_circuit
 from surgery.selection import Part, Selection, parse_selection
 from surgery.variants import VARIANTS, Fit, Sources, variant_of
 

@@ -20,10 +20,10 @@ from reciting import generate
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.controls import control_windows
 from evals.samples import load_samples
+from evals.samples.windows import control_windows
 from evals.search.held_back import halves
-from surgery.plan_file import read_plan_file
+from surgery.record.plan_file import read_plan_file
 
 EDIT = {"spec", "blocks", "variant"}
 FIGURES = {

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.errors import BlockSpecError, SourceError
-from surgery.plan_file import PlanFile, read_plan_file
+from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import (
     Part,
     blocks_of,

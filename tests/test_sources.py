@@ -23,7 +23,7 @@ from safetensors.torch import load_file as load_torch
 
 import surgery
 from surgery.checkpoint.source import open_checkpoint
-from surgery.loading import load_model
+from surgery.editing.loading import load_model
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from evals import statistics
-from evals.controls import control_windows, selectivity
+from evals.samples.windows import control_windows, selectivity
 from surgery.errors import SamplesError
 
 

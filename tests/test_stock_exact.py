@@ -17,7 +17,7 @@ from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from torch import nn
 
 import surgery
-from surgery.loading import load_model
+from surgery.editing.loading import load_model
 
 HEAD_SIZES = (32, 64, 80, 128, 256)
 POSITIONS = 2048

@@ -21,18 +21,18 @@ from tiny_compact import VOCABULARY, stock
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.branches import Branch, branches
-from evals.extraction import extract, run_pass
 from evals.files import Journal
+from evals.memorization.extraction import extract, run_pass
+from evals.models import open_subject
+from evals.running.resuming import from_block, from_tokens
 from evals.samples import Samples
-from evals.subjects import open_subject
-from evals.sweep import BASE, Engine, Measured
-from evals.trace import from_block, from_tokens
+from evals.sweep.engine import BASE, Engine, Measured
+from evals.sweep.shared_prefixes import Branch, branches
+from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.exporting import export
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import Fitter
-from surgery.in_memory import short_circuit
 from surgery.selection import Part, Selection, parse_selection
 from surgery.variants import variant_of
 

@@ -24,7 +24,7 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.options import typed
-from evals.sweep_folder import owned
+from evals.sweep.folder import owned
 from surgery.exporting import export
 from surgery.output import check_output
 
@@ -237,7 +237,7 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")
-    from evals.edited_batch import EditedBatch
+    from evals.sweep.batch import EditedBatch
 
     whole, batches = EditedBatch.measure, 0
 
@@ -270,7 +270,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
 def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
     model, samples, text = files
     script = tmp_path / "run.py"
-    script.write_text("import sys\nfrom cli.sweep import command\ncommand(sys.argv[1:])\n")
+    script.write_text(
+        "import sys\nfrom cli.commands.choose.sweep import command\ncommand(sys.argv[1:])\n"
+    )
     call = [str(model), "--samples", str(samples), *LENGTHS, "--batch-size", "8", "--json", *more]
     if not more:
         call += ["--corpus", str(text), "--calibration", str(text), "--estimate"]

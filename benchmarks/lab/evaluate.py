@@ -29,7 +29,7 @@ from benchmarks.lab.measure import (
 from benchmarks.lab.packing import END_OF_TEXT, fold_rows
 from benchmarks.lab.records import read_records
 from evals.lab import LAB_MODELS, corpus, model_path, samples_path
-from surgery.loading import load_model, load_tokenizer
+from surgery.editing.loading import load_model, load_tokenizer
 
 __all__ = ["Measured", "load", "main", "measure"]
 

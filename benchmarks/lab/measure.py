@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.lab.records import LENGTH, Record
-from evals.extraction import run_pass
-from evals.measures import exact_match
+from evals.memorization.extraction import run_pass
+from evals.memorization.measures import exact_match
 
 __all__ = ["Baselines", "extracted", "mean_loss", "ngram_baselines", "rates_by_count"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evals.lab.corpus import calibration_texts, heldout_texts
-from surgery.embedded import LAB_MODELS, lab_file, model_path
+from surgery.hub.embedded import LAB_MODELS, lab_file, model_path
 
 __all__ = ["LAB_MODELS", "calibration_texts", "heldout_texts", "model_path", "samples_path"]
 

@@ -7,8 +7,6 @@ variant, which add up for any set of them. benchmarks/estimates.py prints how ne
 from __future__ import annotations
 
 from evals.response.engine import DRAWS, fits_alone, respond
-from evals.response.estimating import Estimates, estimable, estimate, front_of, with_estimates
-from evals.response.picture import draw_estimates
 from evals.response.responses import Estimate, Responses
 from evals.response.texts import Text, heldout_text, passages_text
 from evals.response.units import Units
@@ -16,17 +14,11 @@ from evals.response.units import Units
 __all__ = [
     "DRAWS",
     "Estimate",
-    "Estimates",
     "Responses",
     "Text",
     "Units",
-    "draw_estimates",
-    "estimable",
-    "estimate",
     "fits_alone",
-    "front_of",
     "heldout_text",
     "passages_text",
     "respond",
-    "with_estimates",
 ]

@@ -14,14 +14,14 @@ import torch
 from accelerate.utils import align_module_device
 from transformers import PreTrainedModel
 
-from evals.batches import row_ranges
-from evals.forward import check_head
-from evals.processes import Processes, map_in_order
 from evals.response.changes import changes
 from evals.response.passes import Seen, attending, see
 from evals.response.responses import Responses
 from evals.response.texts import Text
 from evals.response.units import Units
+from evals.running.batching import row_ranges
+from evals.running.forward import check_head
+from evals.running.processes import Processes, map_in_order
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter

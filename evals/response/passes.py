@@ -18,8 +18,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from evals.response.texts import Text
+from surgery.editing.loading import model_ids
 from surgery.families import Family
-from surgery.loading import model_ids
 
 __all__ = ["Seen", "attending", "see"]
 

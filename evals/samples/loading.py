@@ -19,9 +19,9 @@ from evals.samples.tables import (
     read_table,
 )
 from surgery.errors import SamplesError
-from surgery.hub import shown_name
-from surgery.hub_dataset import PREFIX as HUB
-from surgery.hub_dataset import HubDataset
+from surgery.hub.datasets import PREFIX as HUB
+from surgery.hub.datasets import HubDataset
+from surgery.hub.finding import shown_name
 
 __all__ = ["Passages", "load_samples", "open_samples"]
 

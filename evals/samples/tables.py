@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.fitting.corpus import parquet_batches
-from surgery.hub_dataset import HubDataset
+from surgery.hub.datasets import HubDataset
 
 __all__ = ["IdRow", "Labels", "Table", "read_dataset", "read_npy", "read_npy_pair", "read_table"]
 

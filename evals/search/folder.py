@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evals.pictures import draw_front
+from evals.sweep.pictures import draw_front
 from surgery.output import atomic_folder, known_by, write_lines
-from surgery.plan_file import PlanFile
+from surgery.record.plan_file import PlanFile
 
 __all__ = ["PLAN", "owned", "write_search"]
 

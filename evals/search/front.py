@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.sweep import Measured
+from evals.sweep.engine import Measured
 from surgery.selection import Selection
 
 __all__ = ["Point", "pareto_front", "point_of"]

@@ -14,8 +14,8 @@ from evals.statistics import wilson
 from surgery.errors import MeasurementError
 from surgery.families import family_of
 from surgery.fitting.fitter import Fitter
-from surgery.manifest import versions
-from surgery.plan_file import PlanFile, PlannedModel
+from surgery.record.manifest import versions
+from surgery.record.plan_file import PlanFile, PlannedModel
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
 
 __all__ = ["edit_record", "figures", "missed", "plan_of", "search_report"]

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evals.processes import Processes
+from evals.models import Subject
+from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.search.algorithm import Found, search
 from evals.search.front import Point, point_of
 from evals.search.goals import Goal
 from evals.search.held_back import Half, halves
 from evals.search.units import Grain, last_quarter, possible, refuser, units
-from evals.subjects import Subject
-from evals.sweep import BASE, Engine
+from evals.sweep.engine import BASE, Engine
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter
@@ -32,7 +32,7 @@ class Task:
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `layout`: what the result must fit into.
     - `seed`: of the halves. `max_evaluations`: see `evals.search.algorithm.search`.
-    - `batch_size`, `processes`, `stored_dtype`: as for `evals.sweep.Engine`.
+    - `batch_size`, `processes`, `stored_dtype`: as for `evals.sweep.engine.Engine`.
     """
 
     subject: Subject

@@ -8,11 +8,11 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import UnsupportedError
-from surgery.inventory import take_inventory
-from surgery.manifest import read_manifest
 from surgery.plan import make_plan
+from surgery.record.manifest import read_manifest
 from surgery.selection import Part, Selection
 
 __all__ = [

@@ -15,8 +15,8 @@ import numpy as np
 from surgery.checkpoint.copying import sha256_of
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.fitting.corpus import Tokens, documents, open_corpus, token_ids
-from surgery.hub_dataset import PREFIX, HubDataset
-from surgery.manifest import BlockFit, CalibrationRecord, TextSource
+from surgery.hub.datasets import PREFIX, HubDataset
+from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
 __all__ = ["Calibration", "Text", "calibration_from_texts", "calibration_of", "open_calibration"]

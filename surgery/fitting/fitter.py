@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from surgery.exporting import Fitting, Prepared
+from surgery.editing.in_memory import plan_for, replacements
+from surgery.editing.loading import load_model, load_tokenizer, model_ids
+from surgery.editing.preparing import Fitting, Prepared
 from surgery.families import family_of
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.moments import Moments, fit
-from surgery.in_memory import plan_for, replacements
-from surgery.loading import load_model, load_tokenizer, model_ids
 from surgery.selection import Part, Selection, blocks_of
 from surgery.variants import Fit, variant_of
 
@@ -30,7 +30,7 @@ class Fitter:
 
     - `model`: a loaded GPT-NeoX or GPT-Neo model; it is edited for a while and restored.
     - `calibration`: of it, as much as the model's width asks for is read.
-    - `stored_dtype`, `layout`: as for `surgery.in_memory.replacements`, which makes the edits.
+    - `stored_dtype`, `layout`: as for `surgery.editing.in_memory.replacements`.
     - `together`: fit all blocks of the unedited model in its first pass, for callers that will ask
       for one after the other; memory is O(d²) for each block.
     - `advance`: called with the number of tokens just read.

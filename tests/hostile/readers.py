@@ -18,23 +18,23 @@ from example_report import example
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from evals.collecting import _Step
+from evals.evaluation.conclusions import edit_of, read_front
+from evals.evaluation.publication import publication
 from evals.files import Journal
-from evals.findings import edit_of, read_front
-from evals.publication import publication
+from evals.memorization.collecting import _Step
 from evals.samples import load_samples
-from evals.sweep import _stored_columns
+from evals.sweep.engine import _stored_columns
 from hostile.victims import model
-from surgery.card_facts import facts
+from surgery.card.facts import facts
 from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint, read_json
+from surgery.editing.loading import load_tokenizer
 from surgery.errors import OutputError
 from surgery.fitting.corpus import open_corpus, windows
-from surgery.inventory import take_inventory
-from surgery.loading import load_tokenizer
-from surgery.manifest import read_manifest
 from surgery.plan import make_plan
-from surgery.plan_file import read_plan_file
+from surgery.record.manifest import read_manifest
+from surgery.record.plan_file import read_plan_file
 from surgery.selection import parse_selection
 
 SETTINGS = {"model": "some", "cut": [8, 8]}

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoConfig
 
 from hostile.victims import change, commands, model, refused
-from surgery.loading import load_model, load_tokenizer
+from surgery.editing.loading import load_model, load_tokenizer
 
 EVIL = """
 from pathlib import Path

@@ -16,8 +16,8 @@ from command_line import attn_surgery
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from hostile.victims import LENGTHS, change, commands, model, refused, samples
+from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError, SourceError
-from surgery.loading import load_tokenizer
 
 COMMANDS = ["extract", "collect", "sweep", "search", "evaluate", "export"]
 
@@ -94,7 +94,7 @@ def test_passages_of_which_none_was_trained_on(tmp_path: Path, command: str) -> 
 
 
 def test_a_task_without_documents(tmp_path: Path) -> None:
-    from evals.benchmarks import Benchmarks
+    from evals.benchmarks.running import Benchmarks
     from surgery.errors import MeasurementError
 
     (tmp_path / "none.jsonl").write_text("")

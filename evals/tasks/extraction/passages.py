@@ -40,7 +40,7 @@ def load(
     import datasets
     from huggingface_hub import snapshot_download
 
-    from surgery.loading import load_tokenizer
+    from surgery.editing.loading import load_tokenizer
 
     samples = samples or os.environ.get("ATTN_SURGERY_SAMPLES")
     tokenizer = tokenizer or os.environ.get("ATTN_SURGERY_TOKENIZER") or pretrained

@@ -1,0 +1,204 @@
+"""attn-surgery search"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.inputs import (
+    calibration_text,
+    fitter_for,
+    needed_texts,
+    open_model,
+    running_options,
+    stored_dtype,
+)
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.progress import progress
+from cli.tables.search import export_command, show_search
+from surgery.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from evals.search.units import Grain
+
+
+@click.command("search")
+@click.argument("model")
+@click.option("--samples", required=True, metavar="SAMPLES", help="The passages, as for extract.")
+@click.option(
+    "--max-extraction",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Leave at most this share of the passages recited, at the least held-out KL: 0.01.",
+)
+@click.option(
+    "--max-loss-increase",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="Y",
+    help="Leave as few as can be, with held-out loss at most Y nats per token higher.",
+)
+@click.option(
+    "--grain",
+    type=click.Choice(["blocks", "heads"]),
+    default="blocks",
+    show_default=True,
+    help="What is chosen: whole blocks, or single heads.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(list(VARIANTS)),
+    help="What a block or head may become; may be repeated.  [default: all where there is "
+    "calibration text, else identity and zero]",
+)
+@click.option(
+    "--corpus",
+    "corpora",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "stock", "compact"]),
+    default="auto",
+    show_default=True,
+    help="Choose only what this layout can hold; auto: what either can.",
+)
+@click.option(
+    "--max-evaluations",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    metavar="N",
+    help="How many edits to measure at most. Where there are no more than that, all are.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
+)
+@revision_option
+@click.option(
+    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
+)
+@click.option(
+    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
+)
+@running_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to create: plan.json, search.json and a picture.  [default: NAME-search]",
+)
+@overwrite_option
+@json_option
+def command(
+    model: str,
+    samples: str,
+    max_extraction: float | None,
+    max_loss_increase: float | None,
+    grain: Grain,
+    variants: tuple[str, ...],
+    corpora: tuple[Path, ...],
+    calibration: tuple[str, ...],
+    layout: str,
+    max_evaluations: int,
+    seed: int,
+    revision: str | None,
+    prefix_length: int | None,
+    suffix_length: int | None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Find the blocks or heads of MODEL whose edit meets a goal at the least cost.
+
+    Give one goal: --max-extraction or --max-loss-increase. MODEL and SAMPLES are as for extract.
+    The edit is chosen on one half of the samples and of the held-out text, and reported on the
+    other. `attn-surgery export MODEL --plan DIR/plan.json` makes it.
+
+    Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
+    """
+    from evals.running.processes import Processes
+    from evals.samples import open_samples
+    from evals.samples.windows import control_windows
+    from evals.search.folder import owned, write_search
+    from evals.search.goals import MaxExtraction, MaxLossIncrease
+    from evals.search.report import missed, plan_of, search_report
+    from evals.search.run import Task, run
+    from surgery.hub.finding import find_model
+    from surgery.output import check_output
+
+    if (max_extraction is None) == (max_loss_increase is None):
+        raise click.UsageError("give one goal: --max-extraction X or --max-loss-increase Y")
+    folder = output or Path(f"{re.split('[:/]', model.rstrip('/'))[-1]}-search")
+    check_output(folder, owned, overwrite=overwrite, say=note)
+    fits = bool(calibration) or model.startswith("lab:")
+    default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+    chosen_variants = tuple(dict.fromkeys(variants or default))
+    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    texts = needed_texts(corpora, model)
+    calibrated = calibration_text(calibration, model, chosen_variants)
+    processes = Processes.launched()
+    subject = open_model(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device or processes.device,
+        device_map=device_map,
+    )
+    loaded = passages.tokenized(subject.tokenizer)
+    task = Task(
+        subject=subject,
+        checkpoint=find_model(model, revision)[0],
+        samples=loaded,
+        windows=control_windows(texts, subject.tokenizer, loaded.tokens.shape[1]),
+        goal=MaxLossIncrease(max_loss_increase or 0.0)
+        if max_extraction is None
+        else MaxExtraction(max_extraction),
+        grain=grain,
+        variants=chosen_variants,
+        layout=layout,
+        seed=seed,
+        max_evaluations=max_evaluations,
+        batch_size=batch_size,
+        processes=processes,
+        stored_dtype=stored_dtype(model, revision),
+    )
+    offered, warnings = task.offered
+    for warning in warnings if processes.is_main else ():
+        note(f"warning: {warning}")
+    alone = [(unit,) for unit in offered]
+    fitter = fitter_for(alone, calibrated, subject, task.stored_dtype, layout=layout)
+    with progress(f"search {model}", max_evaluations * task.rows) as advance:
+        chosen = run(task, fitter, advance=advance)
+    if not processes.is_main:
+        return
+    result = search_report(task, chosen, fitter)
+    plan = plan_of(task, chosen, result)
+    result["plan"] = None if plan is None else str(folder / "plan.json")
+    write_search(folder, result, plan, overwrite=overwrite)
+    if plan is None:
+        raise missed(result, folder)
+    if as_json:
+        print_json(result)
+    else:
+        needed = calibration if result["calibration"] else ()  # of what was chosen
+        show_search(result, export_command(model, revision, folder / "plan.json", needed))

@@ -1,0 +1,233 @@
+"""attn-surgery sweep"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.inputs import (
+    calibration_text,
+    fitter_for,
+    needed_texts,
+    open_model,
+    running_options,
+    stored_dtype,
+)
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.progress import progress
+from cli.tables.sweep import show_sweep
+from surgery.hub.embedded import PREFIX
+from surgery.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from surgery.selection import Part
+
+BOUND_WINDOWS = 32
+"""Windows of held-out text for --bounds: more do not move its means."""
+
+
+@click.command("sweep")
+@click.argument("model")
+@click.option("--samples", required=True, metavar="SAMPLES", help="The passages, as for extract.")
+@click.option(
+    "--corpus",
+    "corpora",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(list(VARIANTS)),
+    help="May be repeated.  [default: identity and zero; all with --calibration]",
+)
+@click.option("--ranges", is_flag=True, help="Also every contiguous range of blocks.")
+@click.option("--heads", is_flag=True, help="Also every head alone.")
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--exact-only",
+    is_flag=True,
+    help="Only which passages are recited, much faster: a passage is left at its first wrong "
+    "token, and no held-out text is read.",
+)
+@revision_option
+@click.option(
+    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
+)
+@click.option(
+    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
+)
+@running_options
+@click.option(
+    "--bounds",
+    "with_bounds",
+    is_flag=True,
+    help="Also bound what each block's attention adds by mixing tokens, and follow an edit of it "
+    "to every later block.",
+)
+@click.option(
+    "--estimate",
+    "estimates",
+    is_flag=True,
+    help="Also estimate what every head and every block would cost and move, from a few passes "
+    "over the text. A lab model is then swept in all variants, unless told otherwise.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to create: sweep.json, sweep.csv and pictures. A run that was killed is taken up "
+    "where it was.",
+)
+@overwrite_option
+@json_option
+def command(
+    model: str,
+    samples: str,
+    corpora: tuple[Path, ...],
+    variants: tuple[str, ...],
+    ranges: bool,
+    heads: bool,
+    calibration: tuple[str, ...],
+    exact_only: bool,
+    with_bounds: bool,
+    estimates: bool,
+    revision: str | None,
+    prefix_length: int | None,
+    suffix_length: int | None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure what editing each block of MODEL does: to what it recites, and to held-out text.
+
+    Every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are as for
+    extract. Nothing is exported; the figures are those that extract gives for the exported models.
+    """
+    from evals.running.processes import Processes
+    from evals.samples import open_samples
+    from evals.samples.windows import control_windows
+    from evals.sweep.edits import left_out, swept
+    from evals.sweep.engine import BASE, Engine
+    from evals.sweep.estimates import estimable, estimate, with_estimates
+    from evals.sweep.folder import owned, write_sweep
+    from evals.sweep.report import (
+        Setting,
+        fitted_alone,
+        journal_of,
+        sweep_report,
+        with_divergence,
+    )
+    from surgery.families import family_of
+    from surgery.output import check_output
+
+    if exact_only and (corpora or with_bounds or estimates):
+        raise click.UsageError(
+            "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
+        )
+    if output is not None:
+        check_output(output, owned, overwrite=overwrite, say=note)
+    processes = Processes.launched()
+    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    texts = [] if exact_only else needed_texts(corpora, model)
+    fitted = calibration or (estimates and model.startswith(PREFIX))
+    chosen = dict.fromkeys(variants) or (list(VARIANTS) if fitted else ["identity", "zero"])
+    calibrated = calibration_text(calibration, model, chosen)
+    subject = open_model(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device or processes.device,
+        device_map=device_map,
+    )
+    loaded = passages.tokenized(subject.tokenizer)
+    heldout = None
+    if not exact_only:
+        heldout = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1])
+    config = subject.model.config.to_dict()
+    dimensions = family_of(config).dimensions(config)
+    edits = swept(
+        dimensions.num_blocks, dimensions.num_heads, list(chosen), ranges=ranges, heads=heads
+    )
+    refused = left_out(subject.model, edits)
+    estimated: tuple[Part, ...] = ()
+    if estimates:
+        estimated, reasons = estimable(subject.model, list(chosen))
+        refused = reasons | refused
+    warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
+    for warning in warnings if processes.is_main else ():
+        note(f"warning: {warning}")
+    stored = stored_dtype(model, revision)
+    fitter = fitter_for(edits, calibrated, subject, stored)
+    engine = Engine(
+        subject.model,
+        loaded,
+        heldout,
+        exact_only=exact_only,
+        batch_size=batch_size,
+        processes=processes,
+        fitter=fitter,
+        stored_dtype=stored,
+    )
+    setting = Setting(
+        subject,
+        loaded,
+        heldout,
+        exact_only,
+        engine.batch_size,
+        fitted_alone(fitter, edits),
+        warnings,
+    )
+    journal = None if output is None else journal_of(output, setting, edits)
+    with progress(f"sweep {model}", engine.work(edits)) as advance:
+        measured = engine.measure([BASE, *edits], advance=advance, journal=journal)
+    found = None
+    if estimated and heldout is not None:
+        with progress("estimate", None) as advance:
+            found = estimate(
+                subject.model,
+                loaded,
+                heldout,
+                list(chosen),
+                fitter,
+                processes=processes,
+                advance=advance,
+            )
+    if not processes.is_main:
+        return
+    result = sweep_report(setting, measured, edits)
+    for warning in result["warnings"][len(warnings) :]:
+        note(f"warning: {warning}")
+    if found is not None:
+        result = with_estimates(result, [BASE, *edits], found, estimated)
+    if with_bounds and heldout is not None:
+        from evals.bounds.divergence import bounds
+
+        with progress("bounds", len(heldout[:BOUND_WINDOWS])) as advance:
+            windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
+            bounded = bounds(subject.model, windows, advance=advance)
+        result = with_divergence(result, bounded.to_json())
+    if output is not None:
+        write_sweep(output, result, overwrite=overwrite)
+    if journal is not None:
+        journal.remove()
+    if as_json:
+        print_json(result)
+    else:
+        show_sweep(result)

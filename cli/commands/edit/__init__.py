@@ -1,0 +1,1 @@
+"""Commands that edit checkpoints and look at them."""

@@ -1,0 +1,213 @@
+"""attn-surgery export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.after_export import evaluated, evaluation_wanted, published
+from cli.evaluating import evaluation_options, say_gates
+from cli.inputs import calibration_text, fitted
+from cli.options import (
+    DEFAULT_MODEL,
+    Size,
+    echo,
+    human_bytes,
+    json_option,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+)
+from cli.progress import progress
+from cli.tables.evaluation import print_evaluation
+from surgery.variants import VARIANTS
+
+
+@click.command("export")
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option(
+    "--drop-attn",
+    metavar="SPEC",
+    help="Blocks to make attention-free: 20-23, 20,22, last:4, -1; or single heads of a block: "
+    "6.0, 7.1-3.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take blocks, heads and variants from a file that `search` wrote.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(list(VARIANTS)),
+    help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
+    + ".  [default: identity]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "stock", "compact"]),
+    default="auto",
+    show_default=True,
+    help="stock: loads in the library's own class. compact: smaller, no key/value cache for these "
+    "blocks, needs its modeling file. auto: stock where it can hold the variant exactly.",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
+    "be repeated.  [default: a lab model's own]",
+)
+@revision_option
+@click.option(
+    "--output",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder to create.  [default: NAME-VARIANT-BLOCKS]",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan; read no weights and write nothing.")
+@overwrite_option
+@click.option(
+    "--max-shard-size",
+    type=Size(),
+    metavar="S",
+    help="Largest weight file (5GB).  [default: as the source is sharded]",
+)
+@click.option(
+    "--evaluate",
+    "with_evaluation",
+    is_flag=True,
+    help="Verify the result, evaluate it against MODEL, and put the report into DIR; the options "
+    "below say what is measured. Exit code 3 when a gate is missed.",
+)
+@evaluation_options
+@click.option(
+    "--push-to-hub",
+    "repo",
+    metavar="REPO",
+    help="Push the result to OWNER/NAME on the Hub, private; not when a gate is missed.",
+)
+@json_option
+def command(
+    model: str,
+    drop_attn: str | None,
+    plan_file: Path | None,
+    variant: str | None,
+    layout: str,
+    calibration: tuple[str, ...],
+    revision: str | None,
+    output: str | None,
+    dry_run: bool,
+    overwrite: bool,
+    max_shard_size: int | None,
+    with_evaluation: bool,
+    repo: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Rewrite chosen blocks of MODEL into attention-free ones and save a checkpoint.
+
+    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
+    EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
+    """
+    from surgery.editing.preparing import prepare, variants_of
+    from surgery.exporting import check_target, write
+    from surgery.publishing.upload import check_destination
+    from surgery.record.plan_file import read_plan_file
+
+    if drop_attn is None and plan_file is None:
+        raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
+    if drop_attn is not None and plan_file is not None:
+        raise click.UsageError("give --drop-attn or --plan, not both")
+    if variant is not None and plan_file is not None:
+        raise click.UsageError("a --plan names the variants itself: give it without --variant")
+    if repo is not None:
+        if dry_run:
+            raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+        check_destination(repo)
+    writing = {"overwrite": overwrite, "say": note}
+    if output is not None and not dry_run:
+        check_target(model, Path(output), **writing)
+    wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
+    variant = variant or "identity"
+    edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
+    text = None
+    if calibration or not dry_run:
+        text = calibration_text(calibration, model, variants_of(edit, variant))
+    prepared = prepare(model, edit, variant=variant, layout=layout, revision=revision)
+    plan = prepared.plan
+    export = None
+    if not dry_run:
+        if output is None:
+            check_target(prepared.checkpoint.folder, prepared.default_output, **writing)
+        fitting = None if text is None else fitted(prepared, text)
+        with progress("export", prepared.total_bytes) as advance:
+            export = write(
+                prepared,
+                output,
+                fitting=fitting,
+                overwrite=overwrite,
+                max_shard_size=max_shard_size,
+                progress=advance,
+            )
+    if layout == "auto":
+        note(f"layout {plan.layout.NAME}: {plan.reason}")
+    if export is None:
+        if as_json:
+            print_json({"dry_run": True, **plan.to_json()})
+        else:
+            _show_plan(plan.to_json())
+        return
+    result = export.to_json()
+    if not as_json:
+        echo(
+            f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
+            f"{human_bytes(result['bytes'])}"
+        )
+    passed = True
+    try:
+        if wanted is not None:
+            result["evaluation"] = None
+            report = evaluated(export.output, model, revision, wanted)
+            result["evaluation"] = report.to_dict()
+            passed = say_gates(report)
+            if not as_json:
+                print_evaluation(report, export.output)
+        if repo is not None:
+            result["push"] = None
+            if passed:
+                result["push"] = published(export.output, repo).to_json()
+    finally:  # the export is there, whatever becomes of the rest
+        if as_json:
+            print_json(result)
+    if repo is not None and not as_json and passed:
+        echo(f"pushed to {result['push']['url']}")
+    if not passed:
+        if repo is not None:
+            note(f"not pushed to {repo}: a gate failed")
+        raise click.exceptions.Exit(3)
+
+
+def _show_plan(plan: dict[str, object]) -> None:
+    changes = plan["changes"]
+    assert isinstance(changes, list)
+    for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
+        echo(f"{key + ':':<12}{plan[key]}")
+    parts = plan["parts"]
+    assert isinstance(parts, list)
+    for part in parts:
+        heads = ", ".join(map(str, part["heads"]))
+        echo(f"{'part:':<12}block {part['block']}, heads {heads}: {part['variant']}")
+    one_hot = plan["one_hot"]
+    if isinstance(one_hot, dict):
+        echo(
+            f"{'one-hot:':<12}constant {one_hot['kappa']} on {one_hot['num_pairs']} rotary pairs, "
+            f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
+            f"{one_hot['num_offsets']} offsets"
+        )
+    for change in changes:
+        echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")

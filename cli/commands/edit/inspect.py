@@ -1,0 +1,42 @@
+"""attn-surgery inspect"""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import echo, json_option, print_json, revision_option
+
+
+@click.command("inspect")
+@click.argument("model")
+@revision_option
+@json_option
+def command(model: str, revision: str | None, as_json: bool) -> None:
+    """Show MODEL's family, blocks, dtype and size, and which blocks are attention-free and how.
+
+    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). No weights are
+    read, and of a Hub model none are downloaded.
+    """
+    from surgery.proof.inspection import inspect
+    from surgery.selection import format_selection
+
+    found = inspect(model, revision=revision)
+    if as_json:
+        print_json(found.to_json())
+        return
+    echo(found.model)
+    size = "dtype and size unknown: pickled weights do not tell before they are downloaded"
+    if found.parameters is not None:
+        size = f"{found.parameters:,} parameters, {found.dtype}"
+    echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
+    if not found.attention_free and not found.edited_heads:
+        echo("  every block has attention")
+    for block, variant in found.attention_free.items():
+        echo(f"  block {block}: attention-free ({variant}, {found.layout})")
+    for block, heads in found.edited_heads.items():
+        named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
+        echo(f"  block {block}: heads without attention {named}")
+    for edit in found.edits:
+        blocks = format_selection(edit.parts, edit.num_heads)
+        commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
+        echo(f"  edited from {edit.source.model}{commit}: blocks {blocks}, {edit.variant}")

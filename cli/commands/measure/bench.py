@@ -1,0 +1,118 @@
+"""attn-surgery bench"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cli.options import F, echo, human_bytes, json_option, note, print_json
+from cli.progress import progress
+
+
+def _count(option: str, default: int, text: str, *, least: int = 1) -> Callable[[F], F]:
+    return click.option(
+        option,
+        type=click.IntRange(min=least),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help=text,
+    )
+
+
+@click.command("bench")
+@click.argument("base")
+@click.argument("edited")
+@_count("--prompt-tokens", 128, "Tokens of the prompt, which is random.")
+@_count("--new-tokens", 64, "Tokens decoded greedily after it.")
+@_count("--batch-size", 1, "Rows at a time.")
+@_count("--rounds", 5, "Turns of each model; more of them show smaller differences.", least=3)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="auto: as stored; float16 runs in float32 on a CPU.",
+)
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if any]")
+@json_option
+def command(
+    base: str,
+    edited: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    batch_size: int,
+    rounds: int,
+    dtype: str,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Time the model EDITED beside the model BASE, and measure cache, parameters and memory.
+
+    Each runs in a process of its own, and they take turns after a warm-up; both are in memory at
+    once. Speeds are medians over the rounds with the lowest and the highest, and a difference is
+    called noise where these ranges touch.
+    """
+    from evals.speed.bench import bench
+
+    with progress(f"bench {edited}", 2 * rounds) as advance:
+        result = bench(
+            base,
+            edited,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            rounds=rounds,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            say=note,
+            advance=advance,
+        )
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    """For people: one line a figure, base and edited side by side."""
+    settings = result["settings"]
+    rows, threads = settings["batch_size"], settings["threads"]
+    echo(
+        f"{_counted(rows, 'row')} of {settings['prompt_tokens']} prompt and "
+        f"{settings['new_tokens']} new tokens, {settings['dtype']} on {settings['device']}"
+        + (f", {_counted(threads, 'thread')}" if settings["device"] == "cpu" else "")
+    )
+    echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
+    echo()
+    echo(f"{'':20}{'base':28}{'edited':28}edited / base")
+    for label, key in (("prefill, tokens/s", "prefill"), ("decode, tokens/s", "decode")):
+        speeds = [result[part][f"{key}_tokens_per_second"] for part in ("base", "edited")]
+        ratio = result["ratios"][f"{key}_tokens_per_second"]
+        noise = "  within noise" if ratio["within_noise"] else ""
+        _line(label, [_range(speed, ",.0f") for speed in speeds], _range(ratio, ".2f") + noise)
+    for label, key, form in (
+        ("key/value cache", "cache_bytes", human_bytes),
+        ("parameters", "parameters", "{:,}".format),
+        ("peak memory", "peak_memory_bytes", human_bytes),
+    ):
+        ratio = result["ratios"][key]
+        cells = [form(result[part][key]) for part in ("base", "edited")]
+        _line(label, cells, "" if ratio is None else f"{ratio:.3f}")
+    echo()
+    echo(f"peak memory: {settings['memory']}")
+
+
+def _line(label: str, cells: list[str], ratio: str) -> None:
+    echo((f"{label:20}" + "".join(f"{cell:28}" for cell in cells) + ratio).rstrip())
+
+
+def _range(value: dict[str, Any], form: str) -> str:
+    middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
+    return f"{middle} [{low}, {high}]"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,150 @@
+"""attn-surgery collect"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from cli.inputs import open_model, running_options
+from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
+from cli.progress import progress
+
+
+@click.command("collect")
+@click.argument("model")
+@click.option(
+    "--corpus",
+    "corpora",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text, .jsonl, .jsonl.zst or .parquet (column text), or a folder; may be repeated.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="SAMPLES",
+    help="The .jsonl file to write, as samples for extract.",
+)
+@overwrite_option
+@revision_option
+@click.option(
+    "--prefix-length",
+    type=int,
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window that the model is given.",
+)
+@click.option(
+    "--suffix-length",
+    type=int,
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window that the model must recite.",
+)
+@click.option(
+    "--stride",
+    type=int,
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Tokens between the starts of windows; 1 finds most, and takes longest.",
+)
+@click.option(
+    "--min-score",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="Keep windows with at least this share of the suffix right, teacher-forced; 1 is exact.",
+)
+@running_options
+@click.option("--show-text", is_flag=True, help="Write the passages' text too, not only tokens.")
+@json_option
+def command(
+    model: str,
+    corpora: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    revision: str | None,
+    prefix_length: int,
+    suffix_length: int,
+    stride: int,
+    min_score: float,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    show_text: bool,
+    as_json: bool,
+) -> None:
+    """Find the passages of a corpus that the MODEL recites, and write them as SAMPLES.
+
+    The corpus may be larger than memory. A run that was interrupted goes on where it was when it is
+    started again. The samples hold the passages' tokens: treat them as the private data they are.
+    """
+    if output.suffix != ".jsonl":
+        raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
+    from evals.memorization.collecting import Cut, collect
+    from evals.running.processes import Processes
+    from surgery.fitting.corpus import open_corpus
+    from surgery.output import check_output
+
+    check_output(output, overwrite=overwrite, say=note)
+    cut = Cut(prefix_length, suffix_length, stride, min_score)
+    cut.check()
+    corpus = open_corpus(corpora)
+    processes = Processes.launched()
+    subject = open_model(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device or processes.device,
+        device_map=device_map,
+    )
+    begun = time.perf_counter()
+    with progress(f"collect {model}: tokens", None) as advance:
+        found = collect(
+            subject.model,
+            subject.tokenizer,
+            corpus,
+            output,
+            cut,
+            settings={**subject.identity, "dtype": subject.dtype},
+            text=show_text,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            processes=processes,
+            advance=advance,
+        )
+    seconds = time.perf_counter() - begun
+    if not processes.is_main:
+        return
+    if found.resumed:
+        note("an earlier run was taken up where it was")
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "windows": found.windows,
+                "recited": found.recited,
+                "distinct": found.distinct,
+                "tokens": found.tokens_read,
+                "seconds": seconds,
+                "tokens_per_second": found.tokens_read / seconds,
+                "resumed": found.resumed,
+            }
+        )
+        return
+    echo(
+        f"{found.windows:,} windows tested, {found.recited:,} recited, {found.distinct:,} of them "
+        f"different; {found.tokens_read:,} tokens in {seconds:.1f} s "
+        f"({found.tokens_read / seconds:,.0f} per second)"
+    )
+    echo(f"{output}")

@@ -1,0 +1,138 @@
+"""attn-surgery evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.evaluating import (
+    FILE,
+    FOLDER,
+    check_asked,
+    evaluation_options,
+    lab_of,
+    make_plan,
+    say_gates,
+)
+from cli.inputs import running_options
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.progress import progress
+from cli.tables.evaluation import print_evaluation
+
+if TYPE_CHECKING:
+    from evals.evaluation.evaluation import Evaluation
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.option("--baseline", metavar="BASE", help="The model before the edit; required.")
+@revision_option
+@evaluation_options
+@click.option(
+    "--front", type=FILE, metavar="FILE", help="A search's JSON, shown in the trade-off picture."
+)
+@click.option(
+    "--output", type=FOLDER, metavar="DIR", help="Folder of the report.  [default: NAME-evaluation]"
+)
+@overwrite_option
+@running_options
+@click.option("--no-cache", is_flag=True, help="Run the base's benchmarks again.")
+@click.option("--show-text", is_flag=True, help="Put the passages' text into the report.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    model: str,
+    baseline: str | None,
+    revision: str | None,
+    front: Path | None,
+    output: Path | None,
+    overwrite: bool,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    no_cache: bool,
+    show_text: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Measure what an edit cost and what it bought: benchmarks, extraction, gates, one report.
+
+    MODEL is compared with BASE on the same documents and passages. The folder gets report.html,
+    report.md, report.json and lm-eval's own results. Exit code 3 when a gate is missed.
+    """
+    if baseline is None:
+        raise click.UsageError("evaluate compares with the model before the edit: give --baseline")
+    lab = lab_of(model, baseline)
+    check_asked(asked, lab)
+    output = output or Path(f"{_short(model)}-evaluation")
+
+    from evals.benchmarks.cache import BaselineCache, cache_folder
+    from evals.evaluation.conclusions import read_front
+    from evals.evaluation.evaluation import Target, evaluate
+    from evals.evaluation.files import owned, write_evaluation
+    from surgery.output import atomic_folder, check_output
+
+    check_output(output, owned, overwrite=overwrite, say=note)
+    plan = make_plan(
+        asked,
+        lab,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        cache=BaselineCache(None if no_cache else cache_folder()),
+        show_text=show_text,
+        front=read_front(front) if front else (),
+    )
+    found = evaluate(
+        Target(model, revision),
+        Target(baseline),
+        plan,
+        say=note,
+        progress=progress,
+    )
+    with atomic_folder(output, owned, overwrite=overwrite) as folder:
+        write_evaluation(found, folder)
+    _attach(found, Path(model), show_text)
+    for warning in found.report.warnings:
+        note(f"warning: {warning}")
+    if as_json:
+        print_json(found.report.to_dict())
+    else:
+        print_evaluation(found.report, output)
+    if not say_gates(found.report):
+        ctx.exit(3)
+
+
+def _attach(found: Evaluation, folder: Path, show_text: bool) -> None:
+    """Into the folder of an exported MODEL, for its card and for push: what holds for it whole."""
+    from evals.evaluation.files import attach
+    from surgery.errors import SurgeryError
+
+    if not (folder / "surgery.json").is_file():
+        return
+    report = found.report
+    reasons = {
+        f"{report.models.base} is not known to be its source": report.relation != "source",
+        "of the benchmarks only a part was measured (--limit)": report.settings.limit is not None,
+        "this report shows the text of passages": show_text,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        note(f"{folder}: report and model card stay as they are: {reason}")
+        return
+    try:
+        attach(found, folder)
+    except SurgeryError as error:  # the evaluation itself is done and written
+        note(f"warning: the report is not beside the model: {error}")
+    else:
+        note(f"{folder}: report and model card brought up to date")
+
+
+def _short(model: str) -> str:
+    """The last part of a model's name, as a folder may be called."""
+    return Path(model.replace(":", "-")).expanduser().resolve().name

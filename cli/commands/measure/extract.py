@@ -1,0 +1,158 @@
+"""attn-surgery extract"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.inputs import heldout_texts, open_model, running_options
+from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.progress import progress
+from cli.tables.extraction import print_extraction
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("extract")
+@click.argument("model")
+@click.option(
+    "--samples", required=True, metavar="SAMPLES", help="The passages to test: see below."
+)
+@click.option("--baseline", metavar="MODEL", help="The unedited model: compare on the same rows.")
+@revision_option
+@click.option(
+    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
+)
+@click.option(
+    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
+)
+@click.option(
+    "--metrics",
+    type=click.Choice(["exact", "full"]),
+    default="exact",
+    show_default=True,
+    help="exact: one pass, no decoding. full: also near matches, free-running scores, entropy, "
+    "probabilistic extraction and min-k++.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    help="Sampling scheme of probabilistic extraction.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Likewise.",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the model was not trained on, measured beside the samples; may be repeated.  "
+    "[default: a lab model's own, or the samples' non-members]",
+)
+@running_options
+@click.option("--rows", type=FILE, metavar="FILE", help="Also write one JSON line a row.")
+@click.option("--output", type=FILE, metavar="FILE", help="Also write the JSON object.")
+@overwrite_option
+@click.option("--show-text", is_flag=True, help="Put the passages' text into the rows.")
+@json_option
+def command(
+    model: str,
+    samples: str,
+    baseline: str | None,
+    revision: str | None,
+    prefix_length: int | None,
+    suffix_length: int | None,
+    metrics: str,
+    top_k: int,
+    temperature: float,
+    controls: tuple[Path, ...],
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    rows: Path | None,
+    output: Path | None,
+    overwrite: bool,
+    show_text: bool,
+    as_json: bool,
+) -> None:
+    """Test which of SAMPLES the MODEL recites: it is given each prefix, and must say the suffix.
+
+    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). SAMPLES is
+    FILE.npy (token ids), PREFIX.npy,SUFFIX.npy, FILE.jsonl or FILE.parquet (tokens, or prefix and
+    suffix, or text; optionally id, count, member), hf:DATASET:SPLIT:COLUMN, or lab:pythia or
+    lab:gpt-neo.
+
+    Runs on many processes under `accelerate launch`, with the same result. Results hold ids,
+    scores and hashes, and no text unless asked for.
+    """
+    from evals.memorization.comparison import Protocol, measure, report
+    from evals.memorization.summary import rows as row_records
+    from evals.running.predictions import Sampling
+    from evals.running.processes import Processes
+    from evals.samples import open_samples
+    from evals.samples.windows import control_windows
+    from surgery.hub.finding import find_model
+    from surgery.output import check_output, write_lines
+
+    if rows is not None and rows == output:
+        raise click.UsageError("--rows and --output name the same file")
+    for file, argument in ((rows, "rows"), (output, "output")):
+        if file is not None:
+            check_output(file, overwrite=overwrite, argument=argument, say=note)
+    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    texts = heldout_texts(controls, model, baseline, samples)
+    processes = Processes.launched()
+    running: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device or processes.device,
+        "device_map": device_map,
+    }
+    if baseline is not None:
+        find_model(baseline)  # measured last, so looked for first
+    subject = open_model(model, revision=revision, **running)
+    loaded, windows = passages.tokenized(subject.tokenizer), None
+    if texts and (controls or subject.tokenizer is not None):
+        windows = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1])
+    protocol = Protocol(
+        loaded, windows, metrics == "full", Sampling(top_k, temperature), batch_size
+    )
+    total = len(loaded) + (0 if windows is None else len(windows))
+    with progress(f"extract {model}", total) as advance:
+        edited = measure(subject, protocol, processes=processes, advance=advance)
+    tokenizer, before = subject.tokenizer if show_text else None, None
+    if baseline is not None:
+        del subject  # one model in memory at a time
+        original = open_model(baseline, **running)
+        same = Protocol(loaded, windows, protocol.full, protocol.sampling, edited.test.batch_size)
+        with progress(f"extract {baseline}", total) as advance:
+            before = measure(original, same, processes=processes, advance=advance)
+    if not processes.is_main:
+        return
+    result = report(edited, before)
+    for warning in result["warnings"]:
+        note(f"warning: {warning}")
+    if rows is not None:
+        records = row_records(
+            edited.test, baseline=None if before is None else before.test, tokenizer=tokenizer
+        )
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        write_lines(rows, lines, overwrite=overwrite)
+    if output is not None:
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        write_lines(output, [text], overwrite=overwrite)
+    if as_json:
+        print_json(result)
+    else:
+        print_extraction(result)

@@ -1,0 +1,1 @@
+"""Commands that publish an edit and repeat a published one."""

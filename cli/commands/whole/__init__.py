@@ -1,0 +1,1 @@
+"""Commands that do the whole job."""

@@ -1,0 +1,86 @@
+"""A sweep for people: one line an edit, ordered by block, and the one that stands out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.options import echo
+
+COLUMNS = (
+    ("exact", "exact_match", "{:.1%}"),
+    ("score", "memorization_score", "{:.1%}"),
+    ("suffix NLL", "suffix_nll", "{:.3f}"),
+    ("held-out loss", "heldout_loss", "{:.3f}"),
+    ("perplexity", "heldout_perplexity", "{:.4g}"),
+    ("KL", "heldout_kl", "{:.3f}"),
+    ("est. KL", "estimated_kl", "{:.3f}"),
+    ("est. margin", "estimated_margin", "{:.3f}"),
+    ("mixing", "mixing_measured", "{:.2f}"),
+    ("bound", "mixing_bound", "{:.2f}"),
+)
+_MOST_ESTIMATES = 12
+
+
+def show_sweep(result: dict[str, Any]) -> None:
+    """Prints the table of a report; figures that were not taken have no column."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from cli.tables import console
+    from evals.sweep.report import best_edit
+
+    base, edits = result["base"], sorted(result["edits"], key=_by_block)
+    columns = [
+        column for column in COLUMNS if any(e.get(column[1]) is not None for e in [base, *edits])
+    ]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("edit", "variant"):
+        table.add_column(name, no_wrap=True)
+    for name, _, _ in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for edit in [base, *edits]:
+        figures = [
+            "-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns
+        ]
+        table.add_row(edit["spec"] or "none", edit["variant"] or "", *figures)
+    out = console()
+    if not out.is_terminal:
+        out.width = 10_000  # a pipe has no edge to wrap at
+    echo(
+        f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens given, "
+        f"{result['suffix_length']} asked for; losses and KL in nats per token"
+    )
+    out.print(table)
+    if not base["exact_count"]:
+        return
+    best = best_edit(result)
+    cost = ""
+    if not result["exact_only"]:
+        rise = best["heldout_loss"] - base["heldout_loss"]
+        cost = f" at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
+    echo(
+        f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match "
+        f"{base['exact_match']:.1%} to {best['exact_match']:.1%}{cost}"
+    )
+    if "estimates" in result:
+        _show_estimates(result)
+
+
+def _show_estimates(result: dict[str, Any]) -> None:
+    """The heads and blocks that none beats in both estimates, with standard errors."""
+    from evals.sweep.estimates import front_of
+
+    front = front_of(result["estimates"])
+    echo(
+        f"estimates of {len(result['estimates'])} heads and blocks; those that move the margins of "
+        f"recited tokens most for what they cost:"
+    )
+    for one in front[-_MOST_ESTIMATES:]:
+        echo(
+            f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} ± {one['kl_error']:.4f}, "
+            f"margins {one['margin']:.3f} ± {one['margin_error']:.3f} nats²"
+        )
+
+
+def _by_block(edit: dict[str, Any]) -> tuple[Any, ...]:
+    return edit["blocks"], sorted(edit.get("heads", {}).items()), edit["variant"]

@@ -1,0 +1,204 @@
+"""Benchmarks through lm-eval: tasks by name, run on a loaded model, kept document by document.
+
+The one file that imports lm-eval. A `TaskRun` is plain JSON, so that it can be kept and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import handle_non_serializable
+
+from evals.benchmarks.scores import Scores, task_scores
+from evals.benchmarks.silence import quiet
+from evals.benchmarks.tasks import broken, find_tasks, load_task
+from evals.models import Subject
+from surgery.errors import OutputError
+
+__all__ = ["SEEDS", "Benchmarks", "TaskRun", "write_results"]
+
+SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
+"""lm-eval's own defaults."""
+_LOGITS_BYTES = 2**31
+"""lm-eval keeps all logits of a batch, and their softmax: about 12 bytes each."""
+_MOST_ROWS = 64
+
+TaskRun = dict[str, Any]
+"""One task on one model: `results`, `config`, `version`, `n-shot`, `higher_is_better`, `n-samples`
+and `samples` as lm-eval gives them; `aggregation` (metric → name), `batch_size`, `environment`."""
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """Loaded tasks, and how they are asked. `limit`: documents, or below 1 a share of them.
+
+    `names`: the tasks, groups and patterns that were asked for.
+    """
+
+    tasks: dict[str, Any]
+    manager: Any
+    names: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    limit: float | None = None
+
+    @staticmethod
+    def load(
+        names: Sequence[str],
+        *,
+        include_paths: Sequence[Path] = (),
+        num_fewshot: int | None = None,
+        limit: float | None = None,
+    ) -> Benchmarks:
+        """Loads tasks by name, group, tag or pattern, and the data they need.
+
+        What was downloaded before, or is local, needs no network. Raises `MeasurementError` for a
+        name that no task has, data that cannot be fetched, or a task file that does not load.
+        """
+        with quiet():
+            found, manager = find_tasks(names, include_paths, TaskManager)
+            tasks: dict[str, Any] = {}
+            for name in found:
+                tasks |= load_task(manager, name)
+        return Benchmarks(tasks, manager, tuple(names), num_fewshot, limit)
+
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of a task's configuration and of all its documents."""
+        task = self.tasks[name]
+        digest = hashlib.sha256(_dump(task.dump_config()))
+        documents = [task.eval_docs]
+        with quiet():
+            if self.num_fewshot or task.config.num_fewshot:
+                documents.append(task.fewshot_docs() or [])
+        for document in (document for part in documents for document in part):
+            digest.update(_dump(document))
+        return digest.hexdigest()
+
+    def batch_size(self, name: str, subject: Subject) -> int:
+        """Rows at a time for a task: what its longest document allows, up to what helps."""
+        from evals.running.batching import rows_per_batch
+
+        task, config = self.tasks[name], subject.model.config
+        longest = max((_dump(document) for document in task.eval_docs), key=len)
+        shots = 1 + (self.num_fewshot or task.config.num_fewshot or 0)
+        tokens = shots * len(subject.tokenizer(longest.decode(), verbose=False)["input_ids"])
+        length = max(1, min(tokens, int(config.max_position_embeddings)))
+        by_logits = _LOGITS_BYTES // (12 * length * int(config.vocab_size))
+        return max(1, min(by_logits, _MOST_ROWS, rows_per_batch(subject.model, length)))
+
+    def run(
+        self,
+        name: str,
+        subject: Subject,
+        *,
+        batch_size: int,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> TaskRun:
+        """One task on one model. `advance` is told the rows that went through it.
+
+        Raises `MeasurementError` in one line, whatever lm-eval and the task's code raise.
+        """
+        task = self.tasks[name]
+        try:
+            results = self._evaluate(task, _Model(subject, batch_size, advance), batch_size)
+        except Exception as error:  # a task file may hold any code
+            raise broken(name, "cannot be run", error) from error
+        run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
+        run["aggregation"] = {key: form.__name__ for key, form in task.aggregation().items()}
+        run |= {
+            "batch_size": batch_size,
+            "environment": {k: results[k] for k in _environment(results)},
+        }
+        plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
+        return plain
+
+    def _evaluate(self, task: Any, model: Any, batch_size: int) -> dict[str, Any]:
+        with quiet():
+            results: dict[str, Any] = simple_evaluate(
+                model,
+                tasks=[task],
+                task_manager=self.manager,
+                num_fewshot=self.num_fewshot,
+                limit=self.limit,
+                batch_size=batch_size,
+                bootstrap_iters=0,  # its intervals are not paired
+                random_seed=SEEDS["random"],
+                numpy_random_seed=SEEDS["numpy"],
+                torch_random_seed=SEEDS["torch"],
+                fewshot_random_seed=SEEDS["fewshot"],
+            )
+            return results
+
+    def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
+        """What each document scored, by metric: see `task_scores`."""
+        return task_scores(name, run, self.tasks[name].aggregation())
+
+
+_PER_TASK = {
+    "results": "results",
+    "configs": "config",
+    "versions": "version",
+    "n-shot": "n-shot",
+    "higher_is_better": "higher_is_better",
+    "n-samples": "n-samples",
+    "samples": "samples",
+}
+
+
+def _environment(results: dict[str, Any]) -> Iterator[str]:
+    return (key for key in results if key not in ("group_subtasks", "groups"))
+
+
+def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
+    """Writes results and samples of a model called `name` as lm-eval itself would."""
+    first = next(iter(runs.values()))
+    results: dict[str, Any] = {
+        key: {task: run[short] for task, run in runs.items()}
+        for key, short in _PER_TASK.items()
+        if key != "samples"
+    }
+    results |= {"group_subtasks": {task: [] for task in runs}, **deepcopy(first["environment"])}
+    results["config"] |= {"model": "hf", "model_args": {"pretrained": name}}
+    samples = {task: deepcopy(run["samples"]) for task, run in runs.items()}
+    with quiet():
+        tracker = EvaluationTracker(output_path=str(folder))
+        tracker.general_config_tracker.log_experiment_args(
+            "hf", {"pretrained": name}, "", "", False
+        )
+        tracker.save_results_aggregated(results=results, samples=samples)
+        for task, rows in samples.items():
+            tracker.save_results_samples(task_name=task, samples=rows)
+    if len([*folder.rglob("*.json*")]) != 1 + len(runs):  # it logs what fails, and goes on
+        raise OutputError("lm-eval's results cannot be written", where=folder)
+
+
+class _Model(HFLM):  # type: ignore[misc]
+    """lm-eval's model around one that is loaded: its dtype and device are those it has."""
+
+    def __init__(self, subject: Subject, batch_size: int, advance: Callable[[int], None]) -> None:
+        with quiet():
+            super().__init__(
+                pretrained=subject.model,
+                tokenizer=subject.tokenizer,
+                backend="causal",
+                batch_size=batch_size,
+            )
+        self._advance = advance
+
+    def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
+        logits = super()._model_call(inps, *arguments, **options)
+        self._advance(len(inps))
+        return logits
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()

@@ -1,0 +1,93 @@
+"""Pictures of what an edit of one block does to the blocks after it, and of the bound on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.drawing import draw, whole_numbers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_bounds", "draw_divergence", "draw_propagation"]
+
+_MOST_NUMBERS = 14  # blocks up to which every cell holds its number
+
+
+def draw_divergence(divergence: Mapping[str, Any], folder: Path, *, model: str) -> list[Path]:
+    """Both pictures of the object that `evals.bounds.divergence.Divergence.to_json` gives."""
+    tokens = divergence["tokens"]
+    return [
+        *draw_propagation(divergence["propagation"], folder, model=model, tokens=tokens),
+        *draw_bounds(divergence["blocks"], folder, model=model, tokens=tokens),
+    ]
+
+
+def draw_propagation(
+    matrix: Sequence[Sequence[float | None]], folder: Path, *, model: str, tokens: int
+) -> list[Path]:
+    """`propagation.png`, `propagation.svg`: how far the edit of each block carries.
+
+    `matrix`: [L][L + 1], see `evals.bounds.propagation.Propagation.relative`.
+    """
+    blocks = len(matrix)
+    values = [[float("nan") if x is None else 100 * x for x in row] for row in matrix]
+    darkest = max(100 * x for row in matrix for x in row if x is not None)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        image = axes.imshow(values, cmap="Greys", vmin=0, vmax=darkest)
+        axes.set_xlabel("residual that leaves block …, and the logits")
+        axes.set_ylabel("block that is edited")
+        step = 1 if blocks <= _MOST_NUMBERS else 4
+        at = list(range(0, blocks, step))
+        axes.set_xticks([*at, blocks], [*map(str, at), "logits"])
+        axes.set_yticks(at)
+        for row, line in enumerate(values if blocks <= _MOST_NUMBERS else []):
+            for column, value in enumerate(line):
+                if column >= row:
+                    color = "white" if value > darkest / 2 else "black"
+                    axes.text(
+                        column, row, f"{value:.0f}", color=color, ha="center", va="center", size=8
+                    )
+        figure.colorbar(image, label="‖difference‖ / ‖unedited‖, %", shrink=0.8)
+
+    side = min(3.2 + 0.42 * blocks, 9.0)
+    title = f"{model}: how far an edit carries (identity, n = {tokens:,} tokens)"
+    return draw(paint, folder, "propagation", title=title, size=(side + 1.3, side))
+
+
+def draw_bounds(
+    records: Sequence[Mapping[str, Any]], folder: Path, *, model: str, tokens: int
+) -> list[Path]:
+    """`bounds.png`, `bounds.svg`: a block's output with and without attention, and its bounds.
+
+    `records`: one for each block, the fields of `evals.bounds.divergence.BlockDivergence`.
+    """
+    series: dict[str, tuple[str, dict[str, Any]]] = {
+        "measured": ("measured_mean", {"color": "black", "marker": "o", "linestyle": "-"}),
+        "bound": ("bound_mean", {"color": "#8f2d00", "marker": "s", "linestyle": "--"}),
+        "bound in closed form": (
+            "pairwise_mean",
+            {"color": "#4a9bd9", "marker": "^", "linestyle": ":"},
+        ),
+    }
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        at = [record["block"] for record in records]
+        for label, (key, style) in series.items():
+            axes.plot(at, [record[key] for record in records], label=label, **style)
+        axes.set_yscale("log")
+        for numbers in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            numbers(lambda value, place: f"{value:g}")
+        axes.set_xlabel("block")
+        axes.set_ylabel("‖difference‖ / ‖residual‖, mean over tokens")
+        whole_numbers(axes)
+        figure.legend(loc="outside lower center", ncols=len(series))
+
+    title = f"{model}: what attention adds to each block (identity, n = {tokens:,} tokens)"
+    return draw(paint, folder, "bounds", title=title, size=(6.0, 3.8))

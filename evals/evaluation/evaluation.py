@@ -1,0 +1,149 @@
+"""The whole evaluation: base and edited model, measured in the same way one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
+from evals.benchmarks.scores import main_metric
+from evals.evaluation.comparing import compare_scores
+from evals.evaluation.conclusions import (
+    RELATIONS,
+    edit_of,
+    evaluate_command,
+    export_command,
+    heldout_of,
+    passages_of,
+    relation_of,
+    trade_off_of,
+    verdict,
+    warnings_of,
+)
+from evals.evaluation.gates import DropLimit, check_gates, limit_of
+from evals.evaluation.measuring import measure_base, measure_edited, tool_versions
+from evals.evaluation.plan import Plan, Progress, Target
+from evals.evaluation.report import Names, Provenance, Report, Sizes, Task
+from evals.memorization import comparison as memorization
+from evals.statistics import SEED
+from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
+from surgery.record.manifest import read_manifest
+
+__all__ = ["Evaluation", "Plan", "Target", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, and lm-eval's own results of both models."""
+
+    report: Report
+    base_runs: dict[str, TaskRun]
+    edited_runs: dict[str, TaskRun]
+
+
+def evaluate(
+    edited: Target,
+    base: Target,
+    plan: Plan,
+    *,
+    say: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda text, total: nullcontext(lambda done: None),
+) -> Evaluation:
+    """Measures both models, one in memory at a time, and compares them.
+
+    `say` is told what was decided on the user's behalf; `progress` makes a bar for a text and a
+    total. Raises `SourceError`, `CheckpointError` or `UnsupportedError` for a model that cannot be
+    loaded, `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where
+    the two cannot be compared.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MeasurementError(
+            "evaluate runs in one process", fix="start it without a launcher; --device-map auto"
+        )
+    folder, _ = find_model(edited.source, edited.revision)  # measured last, so looked for first
+    manifest = read_manifest(folder)
+    relation = relation_of(manifest, *find_model(base.source, base.revision))
+    if relation == "unrelated":  # a mistake, most likely
+        say(f"warning: {RELATIONS[relation]}")
+    before = measure_base(base, plan, say=say, progress=progress)
+    after = measure_edited(edited, plan, before, say=say, progress=progress)
+    extraction = None
+    if after.test is not None:
+        extraction = memorization.report(after.test, before.test)
+    tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
+    heldout = heldout_of(before.control, after.control)
+    gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
+    edit = edit_of(manifest) if manifest else None
+    models = Names(base=base.name, edited=edited.name)
+    samples = after.test.test.samples if after.test else None
+    settings = plan.settings(samples, before.shared.dtype)
+    report = Report(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        verdict=verdict(tasks, extraction, heldout, gates, relation=relation, limit=settings.limit),
+        passed=all(gate.ok for gate in gates) if gates else None,
+        models=models,
+        relation=relation,
+        tasks=tasks,
+        extraction=extraction,
+        heldout=heldout,
+        gates=gates,
+        edit=edit,
+        sizes=Sizes(base=before.size, edited=after.size),
+        speed=plan.speed,
+        trade_off=trade_off_of(base.name, edited.name, extraction, heldout, plan.front),
+        passages=passages_of(
+            before.test, after.test, before.shared.tokenizer if plan.show_text else None
+        ),
+        warnings=warnings_of(extraction, before.identity, after.identity),
+        settings=settings,
+        provenance=Provenance(
+            base=before.identity,
+            edited=after.identity,
+            seeds={"bootstrap": SEED, **SEEDS},
+            versions=tool_versions(),
+            baseline_from_cache=before.from_cache,
+            samples_sha256=samples.sha256 if samples else None,
+        ),
+        commands=[
+            *(export_command(edit) if edit else []),
+            evaluate_command(models, edited.revision, settings),
+        ],
+    )
+    return Evaluation(report, before.runs, after.runs)
+
+
+def _tasks(
+    benchmarks: Benchmarks | None,
+    before: dict[str, TaskRun],
+    after: dict[str, TaskRun],
+    limits: Sequence[DropLimit],
+) -> dict[str, Task]:
+    found = {}
+    for name in before if benchmarks else ():
+        assert benchmarks is not None
+        base, edited = benchmarks.scores(name, before[name]), benchmarks.scores(name, after[name])
+        shared = {key: score for key, score in base.items() if key in edited}
+        if not shared:
+            raise MeasurementError("has no metric that both models give", where=f"task {name}")
+        main = main_metric(shared)
+        gates = {main: limit_of(limits, name)}
+        metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
+        found[name] = Task(
+            **metrics[main].model_dump(),
+            metric=main,
+            metrics=metrics,
+            description=before[name]["config"].get("task_alias"),
+            num_fewshot=before[name]["n-shot"],
+            batch_size=before[name]["batch_size"],
+            version=_text(before[name]["version"]),
+        )
+    return found
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

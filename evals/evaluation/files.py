@@ -1,0 +1,43 @@
+"""The folder of an evaluation: report.json, the pages made from it, lm-eval's own results."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from evals.benchmarks.running import write_results
+from evals.evaluation.evaluation import Evaluation
+from evals.evaluation.page import write_page
+from surgery.card.file import refresh_card
+from surgery.output import known_by, staging_in, write_lines
+from surgery.record.manifest import REPORTS, UNLISTED
+
+__all__ = ["attach", "owned", "write_evaluation"]
+
+owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Writes everything into `folder`, which exists. Raises `OutputError`."""
+    report = evaluation.report
+    write_lines(folder / REPORTS[0], report.to_text().splitlines())
+    write_page(report.to_dict(), folder)
+    sides = ((report.models.base, "base", evaluation.base_runs),)
+    for name, side, runs in (*sides, (report.models.edited, "edited", evaluation.edited_runs)):
+        if runs:
+            write_results(folder / "lm_eval" / side, name, runs)
+
+
+def attach(evaluation: Evaluation, folder: Path) -> None:
+    """Puts an evaluation into the folder of the edited model, and its figures on the card there.
+
+    `push` then takes them along. Raises `OutputError` when the folder cannot be written.
+    """
+    with staging_in(folder) as staging:
+        write_evaluation(evaluation, staging)
+        for part in sorted(staging.iterdir()):
+            place = folder / part.name
+            if place.is_dir():
+                shutil.rmtree(place)  # lm-eval's results of an earlier evaluation
+            part.replace(place)
+    refresh_card(folder, evaluation.report.to_dict())

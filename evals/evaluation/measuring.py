@@ -1,0 +1,218 @@
+"""One model of an evaluation: everything that is measured while it is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from evals.benchmarks.running import SEEDS, TaskRun
+from evals.evaluation.plan import Plan, Progress, Target
+from evals.evaluation.report import Size
+from evals.memorization import comparison as memorization
+from evals.memorization.comparison import Measured, Protocol
+from evals.memorization.extraction import run_pass
+from evals.memorization.summary import Control
+from evals.models import Subject, open_subject
+from evals.running.forward import cache_bytes, hidden_states
+from evals.samples import Tokens
+from evals.samples.windows import control_windows
+from surgery.checkpoint.source import open_checkpoint
+from surgery.errors import MeasurementError
+from surgery.record.manifest import versions
+
+__all__ = ["Side", "measure_base", "measure_edited", "tool_versions"]
+
+WINDOW = 64
+"""Tokens of a held-out window where no samples say how long; the first half is given."""
+
+_TOKENS = 8  # after which a cache is measured
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model's results, without the model. `shared`: what the other must be measured with."""
+
+    runs: dict[str, TaskRun]
+    from_cache: bool
+    test: Measured | None
+    control: Control | None
+    size: Size
+    identity: dict[str, Any]
+    shared: Shared
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Text and passages as token ids, and the tokenizer that made them."""
+
+    tokenizer: Any
+    dtype: str
+    protocol: Protocol | None
+    windows: Tokens | None
+
+
+def measure_base(
+    target: Target, plan: Plan, *, say: Callable[[str], None], progress: Progress
+) -> Side:
+    """The first model. Its batch sizes and its tokens are also those of the second."""
+    subject = _open(target, plan, say)
+    protocol = windows = None
+    if plan.samples is not None:
+        samples = plan.samples.tokenized(subject.tokenizer)
+        windows = _windows(plan, subject, samples.tokens.shape[1])
+        protocol = Protocol(samples, windows, batch_size=plan.batch_size)
+    else:
+        windows = _windows(plan, subject, WINDOW)
+    shared = Shared(subject.tokenizer, subject.dtype, protocol, windows)
+    return _side(subject, target, plan, shared, progress, None)
+
+
+def measure_edited(
+    target: Target, plan: Plan, base: Side, *, say: Callable[[str], None], progress: Progress
+) -> Side:
+    """The second model, as the first was. Raises `MeasurementError` where that cannot be."""
+    subject, shared = _open(target, plan, say), base.shared
+    if subject.dtype != shared.dtype:
+        raise MeasurementError(
+            "the models would run in different precisions",
+            expected=f"{shared.dtype}, as the baseline",
+            got=f"{subject.dtype} for {target.name}",
+            fix="choose one with --dtype",
+        )
+    if subject.tokenizer is None:
+        subject = replace(subject, tokenizer=shared.tokenizer)
+    if shared.protocol is not None and base.test is not None:
+        protocol = replace(shared.protocol, batch_size=base.test.test.batch_size)
+        shared = replace(shared, protocol=protocol)
+    return _side(subject, target, plan, shared, progress, base)
+
+
+def tool_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
+
+
+def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> Subject:
+    return open_subject(
+        target.source,
+        revision=target.revision,
+        dtype=plan.dtype,
+        device=plan.device,
+        device_map=plan.device_map,
+        say=say,
+    )
+
+
+def _windows(plan: Plan, subject: Subject, length: int) -> Tokens | None:
+    return control_windows(plan.heldout, subject.tokenizer, length) if plan.heldout else None
+
+
+def _side(
+    subject: Subject,
+    target: Target,
+    plan: Plan,
+    shared: Shared,
+    progress: Progress,
+    base: Side | None,
+) -> Side:
+    identity = {
+        **subject.identity,
+        **content_of(subject),
+        "dtype": subject.dtype,
+        "device": subject.device,
+        "attn_implementation": subject.model.config._attn_implementation,
+    }
+    test = control = None
+    protocol, windows = shared.protocol, shared.windows
+    if protocol is not None:
+        total = len(protocol.samples) + (0 if windows is None else len(windows))
+        with progress(f"extraction, {target.name}", total) as advance:
+            test = memorization.measure(subject, protocol, advance=advance)
+        control = test.control
+    elif windows is not None:
+        result = run_pass(subject.model, windows, WINDOW // 2, batch_size=plan.batch_size)
+        nll = -result.positions.log_likelihood.mean(axis=1, dtype="float64")
+        control = Control.of("text", nll, windows)
+    runs, found = _runs(subject, target, plan, identity, progress, base)
+    return Side(
+        runs,
+        found,
+        test,
+        control,
+        size_of(subject),
+        identity,
+        shared,
+    )
+
+
+def _runs(
+    subject: Subject,
+    target: Target,
+    plan: Plan,
+    identity: dict[str, Any],
+    progress: Progress,
+    base: Side | None,
+) -> tuple[dict[str, TaskRun], bool]:
+    """Benchmark results by task, and whether all of them are an earlier run's."""
+    tasks, runs, cached = plan.benchmarks, {}, []
+    if tasks is None:
+        return {}, False
+    if subject.tokenizer is None:
+        raise MeasurementError("benchmarks need a tokenizer", where=target.name)
+    for name in tasks.tasks:
+        key = {
+            "task": name,
+            "fingerprint": tasks.fingerprint(name),
+            "model": {k: v for k, v in identity.items() if k != "model" or identity["commit"]},
+            "batch_size": plan.batch_size or "auto",
+            "num_fewshot": tasks.num_fewshot,
+            "limit": tasks.limit,
+            "seeds": SEEDS,
+            "versions": tool_versions(),
+        }
+        run = plan.cache.get(key) if base is None else None
+        cached.append(run is not None)
+        if run is None:
+            size = base.runs[name]["batch_size"] if base else plan.batch_size
+            size = size or tasks.batch_size(name, subject)
+            with progress(f"{name}, {target.name}", None) as advance:
+                run = tasks.run(name, subject, batch_size=size, advance=advance)
+            if base is None:
+                plan.cache.put(key, run)
+        runs[name] = run
+    return runs, all(cached)
+
+
+def content_of(subject: Subject) -> dict[str, Any]:
+    """Hashes of what weights alone do not tell: configuration and tokenizer."""
+    config = subject.model.config.to_dict()
+    config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+    tokenizer, text = subject.tokenizer, None
+    if tokenizer is not None:
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
+    return {
+        "config_sha256": _sha256(json.dumps(config, sort_keys=True, default=str)),
+        "tokenizer_sha256": None if text is None else _sha256(text),
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def size_of(subject: Subject) -> Size:
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=subject.model.device)
+    with torch.inference_mode():
+        _, cache = hidden_states(subject.model, ids, use_cache=True)
+    return Size(
+        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
+        weight_bytes=sum(info.nbytes for info in open_checkpoint(subject.folder).infos.values()),
+        cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
+    )

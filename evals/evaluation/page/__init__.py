@@ -1,0 +1,72 @@
+"""The report as a page for people: one self-contained HTML file, and Markdown of the same figures.
+
+The page asks nothing of the network and runs no script. docs/report.md describes the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evals.evaluation.page.figures import Figure
+from evals.evaluation.page.view import view_of
+from evals.evaluation.report import Report
+from surgery.output import write_lines
+
+__all__ = ["html", "markdown", "pages", "write_page"]
+
+
+def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes report.html and report.md into `folder`, and returns their paths.
+
+    `report`: as docs/report.md describes. Raises `OutputError` where a file cannot be written.
+    """
+    made = pages(report)
+    for name, text in made.items():
+        write_lines(folder / name, [text.rstrip("\n")])
+    return [folder / name for name in made]
+
+
+def pages(report: Mapping[str, Any]) -> dict[str, str]:
+    """The content of report.html and report.md. Raises ValueError for what is no report."""
+    checked = Report.model_validate(report).to_dict()
+    made = {"report.html": html(checked), "report.md": markdown(checked)}
+    return {name: text.rstrip("\n") + "\n" for name, text in made.items()}
+
+
+def html(report: dict[str, Any]) -> str:
+    """The whole page. Text of the report is escaped; every figure carries its key and value."""
+    return _render("report.html.jinja", report, autoescape=True)
+
+
+def markdown(report: dict[str, Any], *, level: int = 1) -> str:
+    """The report in Markdown, for pull requests and model cards. `level`: of its heading."""
+    return _render("report.md.jinja", report, finalize=_inert, level=level)
+
+
+def _render(template: str, report: dict[str, Any], *, level: int = 1, **options: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("evals.evaluation.page"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    environment.filters["inert"] = _plain
+    text: str = environment.get_template(template).render(view_of(report), level=level)
+    return text
+
+
+_SPECIAL = {ord(letter): "\\" + letter for letter in "\\`*_[]|#~"}
+
+
+def _inert(value: Any) -> Any:
+    """Names and sentences of the report as Markdown that shows them and does nothing else."""
+    return _plain(value.text) if isinstance(value, Figure) else value
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).translate(_SPECIAL).replace("&", "&amp;").replace("<", "&lt;")

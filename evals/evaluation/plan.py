@@ -1,0 +1,80 @@
+"""What an evaluation measures, and how: the same for both models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from evals.benchmarks.cache import BaselineCache
+from evals.benchmarks.running import Benchmarks
+from evals.evaluation.gates import DropLimit
+from evals.evaluation.report import Point, Settings
+from evals.samples import Passages, Samples
+from surgery.hub.finding import shown_name
+from surgery.record.manifest import TextSource
+
+__all__ = ["Plan", "Progress", "Target"]
+
+Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+"""A bar for a text and a total, which is told how much has just been done."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model: what `surgery` opens."""
+
+    source: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        return shown_name(self.source)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how; the same for both models.
+
+    - `benchmarks`: the tasks, or None for none.
+    - `samples`: passages, or None. `heldout`: texts that neither model was trained on; `controls`:
+      what they are called.
+    - `batch_size`: of everything; None: what memory allows, found for the base.
+    - `limits`, `max_extraction`: the gates.
+    - `front`: points that a search found, for the trade-off picture
+      (`evals.evaluation.conclusions.read_front`).
+    - `speed`: the object of `bench --json`.
+    """
+
+    benchmarks: Benchmarks | None = None
+    samples: Passages | None = None
+    heldout: Sequence[str] = ()
+    controls: Sequence[TextSource] = ()
+    batch_size: int | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    device_map: str | None = None
+    limits: Sequence[DropLimit] = ()
+    max_extraction: float | None = None
+    cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
+    show_text: bool = False
+    front: Sequence[Point] = ()
+    speed: dict[str, Any] | None = None
+
+    def settings(self, samples: Samples | None, dtype: str) -> Settings:
+        """The plan as the report records it. `samples`, `dtype`: as they were measured."""
+        tasks = self.benchmarks
+        return Settings(
+            tasks=list(tasks.names) if tasks else [],
+            num_fewshot=tasks.num_fewshot if tasks else None,
+            limit=tasks.limit if tasks else None,
+            samples=samples.source if samples else None,
+            prefix_length=samples.prefix_length if samples else None,
+            suffix_length=samples.suffix_length if samples else None,
+            controls=list(self.controls),
+            max_drop={limit.pattern: limit.limit for limit in self.limits},
+            max_extraction=self.max_extraction,
+            dtype=dtype,
+            batch_size=self.batch_size,
+        )

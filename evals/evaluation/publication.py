@@ -1,0 +1,148 @@
+"""What of a report is published: its figures and names, and sentences made anew from them.
+
+Text of a passage can so stand in none of them, whoever typed it there. What no figure tells, such
+as a task's description and why a row was left out, stays behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from evals.evaluation.comparing import verdict_of
+from evals.evaluation.conclusions import (
+    evaluate_command,
+    export_command,
+    trade_off_of,
+    verdict,
+    warnings_of,
+)
+from evals.evaluation.gates import DropLimit, check_gates
+from evals.evaluation.page import pages
+from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report
+from evals.evaluation.report_text import texts_in
+from evals.memorization import comparison as memorization
+from evals.samples.windows import SELECTIVITY
+from evals.statistics import Interval
+from surgery.errors import OutputError
+from surgery.selection import Part, format_selection
+from surgery.variants import VARIANTS
+
+__all__ = ["publication", "told"]
+
+_FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
+"""Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
+_M = TypeVar("_M", bound=Metric)
+
+
+def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """The report as it may be published, and its pages by name. `where`: the file it is from.
+
+    Raises ValueError for what is no report, and `OutputError` where text of a passage may stand in
+    it: in a sentence that its figures do not tell, or in place of a name.
+    """
+    given = Report.model_validate(report)
+    sent = told(_without_notes(given)).to_dict()
+    untold = _differing(given.to_dict(), told(given).to_dict())
+    shown = next(chain(untold, texts_in(sent)), None)
+    if shown is not None:
+        raise OutputError(
+            f"{shown} may show the text of passages, which is never published",
+            where=where,
+            fix="evaluate again without `show_text=True`, or remove the report",
+        )
+    return sent, pages(sent)
+
+
+def told(report: Report) -> Report:
+    """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
+    settings, names, sides = report.settings, report.models, report.provenance
+    extraction = report.extraction and _of_extraction(report.extraction)
+    heldout = report.heldout and _of_heldout(report.heldout)
+    tasks = {
+        name: _of_metric(task).model_copy(
+            update={"metrics": {key: _of_metric(metric) for key, metric in task.metrics.items()}}
+        )
+        for name, task in report.tasks.items()
+    }
+    limits = [DropLimit(pattern, limit) for pattern, limit in settings.max_drop.items()]
+    gates = check_gates(tasks, extraction, limits, settings.max_extraction)
+    edit = report.edit and _of_edit(report.edit)
+    points = report.trade_off.points if report.trade_off else []
+    front = [_of_front(point) for point in points if point.kind == "front"]
+    said = verdict(
+        tasks, extraction, heldout, gates, relation=report.relation, limit=settings.limit
+    )
+    evaluated = evaluate_command(names, sides.edited.get("revision"), settings)
+    return report.model_copy(
+        update={
+            "verdict": said,
+            "tasks": tasks,
+            "extraction": extraction,
+            "heldout": heldout,
+            "gates": gates,
+            "edit": edit,
+            "trade_off": trade_off_of(names.base, names.edited, extraction, heldout, front),
+            "warnings": warnings_of(extraction, sides.base, sides.edited),
+            "commands": [*(export_command(edit) if edit else []), evaluated],
+        }
+    )
+
+
+def _of_metric(metric: _M) -> _M:
+    said = verdict_of(metric.outcome, Interval(*metric.ci95), metric.n)
+    return metric.model_copy(update={"verdict": said})
+
+
+def _of_heldout(heldout: HeldOut) -> HeldOut:
+    said = verdict_of(heldout.outcome, Interval(*heldout.difference.ci95), heldout.n)
+    return heldout.model_copy(update={"verdict": said})
+
+
+def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
+    made = {**extraction, "warnings": memorization.warnings_of(extraction)}
+    if selectivity := extraction["paired"].get("selectivity"):
+        defined = {**selectivity, "definition": SELECTIVITY}
+        made["paired"] = {**extraction["paired"], "selectivity": defined}
+    return made
+
+
+def _of_edit(edit: Edit) -> Edit:
+    parts = [Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit.parts]
+    if edit.num_heads is None:
+        raise ValueError("edit.num_heads: expected a number")
+    return edit.model_copy(update={"drop_attn": format_selection(parts, edit.num_heads)})
+
+
+def _of_front(point: Point) -> Point:
+    return point if _FRONT.fullmatch(point.label) else point.model_copy(update={"label": ""})
+
+
+def _without_notes(report: Report) -> Report:
+    """The report without what others wrote in words: of tasks, and about rows of the samples."""
+    tasks = {
+        name: task.model_copy(update={"description": None}) for name, task in report.tasks.items()
+    }
+    extraction = report.extraction
+    if extraction is not None:
+        samples = {
+            key: [{"id": row["id"]} for row in value] if isinstance(value, list) else value
+            for key, value in extraction["samples"].items()
+        }
+        extraction = {**extraction, "samples": samples}
+    return report.model_copy(update={"tasks": tasks, "extraction": extraction})
+
+
+def _differing(said: Any, made: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Where two reports differ: keys, with dots."""
+    if isinstance(said, dict) and isinstance(made, dict) and said.keys() == made.keys():
+        for key in said:
+            yield from _differing(said[key], made[key], (*path, key))
+    elif isinstance(said, list) and isinstance(made, list) and len(said) == len(made):
+        for one, other in zip(said, made, strict=True):
+            yield from _differing(one, other, path)
+    elif said != made:
+        yield ".".join(path)

@@ -1,0 +1,247 @@
+"""report.json: everything an evaluation found, in one checked schema. docs/report.md explains it.
+
+Numbers are plain floats and ints; a figure that could not be taken is null, never left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from surgery.checkpoint.foreign import guard, parse_json
+from surgery.errors import MeasurementError
+from surgery.record.manifest import TextSource
+
+__all__ = [
+    "SCHEMA",
+    "Difference",
+    "Edit",
+    "Gate",
+    "HeldOut",
+    "Mean",
+    "Metric",
+    "Names",
+    "Outcome",
+    "Point",
+    "Provenance",
+    "Relation",
+    "Report",
+    "Settings",
+    "Size",
+    "Sizes",
+    "Task",
+    "TradeOff",
+    "read_report",
+]
+
+SCHEMA: Literal[1] = 1
+Outcome = Literal["loss", "gain", "none", "inconclusive"]
+Relation = Literal["source", "unrelated", "not recorded"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Names(_Model):
+    """What the two models are called: as typed, or as their manifest names them."""
+
+    base: str
+    edited: str
+
+
+class Metric(_Model):
+    """One metric of one task, base and edited on the same documents.
+
+    `resolution`: the width of `ci95` up to which no difference shown is a verdict.
+    """
+
+    base: float
+    edited: float
+    difference: float
+    ci95: tuple[float, float]
+    p_value: float
+    test: str
+    outcome: Outcome
+    verdict: str
+    n: int
+    resolution: float
+    higher_is_better: bool
+    drop: float
+    drop_is_relative: bool
+
+    @property
+    def drop_ci95(self) -> tuple[float, float]:
+        """The interval of `drop`."""
+        unit = self.base if self.drop_is_relative else 1.0
+        low, high = (end / unit for end in self.ci95)
+        return (-high, -low) if self.higher_is_better else (low, high)
+
+
+class Task(Metric):
+    """A task: its main metric's figures at the top, and those of all its metrics below."""
+
+    metric: str
+    metrics: dict[str, Metric]
+    description: str | None = None
+    num_fewshot: int
+    batch_size: int
+    version: str | None = None
+
+
+class Mean(_Model):
+    mean: float
+    ci95: tuple[float, float]
+
+
+class Difference(Mean):
+    p_value: float
+    test: str
+
+
+class HeldOut(_Model):
+    """Loss on text that was not trained on, in nats per token, lower being better."""
+
+    kind: str
+    n: int
+    base: Mean
+    edited: Mean
+    difference: Difference
+    resolution: float
+    outcome: Outcome
+    verdict: str
+
+
+class Gate(_Model):
+    """A limit that was set, and what was measured on `n` documents or passages.
+
+    `ok` if and only if value <= limit; `conclusive` where enough was measured for a verdict and all
+    of the value's interval is on the same side of the limit.
+    """
+
+    name: str
+    ok: bool
+    limit: float
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    conclusive: bool
+    description: str
+
+
+class Edit(_Model):
+    """What was done, from the edited folder's manifest."""
+
+    source: str
+    family: str
+    num_blocks: int
+    num_heads: int | None = None
+    drop_attn: str
+    blocks: list[int]
+    parts: list[dict[str, Any]]
+    variant: str
+    layout: Literal["stock", "compact"]
+    attention_free: dict[str, str]
+    one_hot: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    earlier_edits: int = 0
+
+
+class Size(_Model):
+    parameters: int
+    weight_bytes: int
+    cache_bytes_per_token: int
+
+
+class Sizes(_Model):
+    base: Size
+    edited: Size
+
+
+class Point(_Model):
+    """One model in the trade-off picture. `exact_match` is a rate; losses are nats per token."""
+
+    label: str
+    kind: Literal["base", "edited", "front"]
+    exact_match: float
+    exact_match_ci95: tuple[float, float] | None = None
+    memorization_score: float | None = None
+    heldout_loss: float
+
+
+class TradeOff(_Model):
+    points: list[Point]
+    note: str | None = None
+
+
+class Settings(_Model):
+    """What was asked for, as data: with it `reproduce --evaluate` measures again.
+
+    Of files there are names and hashes, never paths. `controls`: held-out text, a lab model's name
+    for its own; `batch_size` None: found for each task; `dtype`: as it was run.
+    """
+
+    tasks: list[str]
+    num_fewshot: int | None
+    limit: int | float | None
+    samples: str | None
+    prefix_length: int | None
+    suffix_length: int | None
+    controls: list[TextSource]
+    max_drop: dict[str, float]
+    max_extraction: float | None
+    dtype: str
+    batch_size: int | None
+
+
+class Provenance(_Model):
+    """What the figures hang on: models by content, precision, device, sizes, seeds, versions."""
+
+    base: dict[str, Any]
+    edited: dict[str, Any]
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    baseline_from_cache: bool
+    samples_sha256: str | None = None
+
+
+class Report(_Model):
+    """`relation`: whether the base is a recorded source of the edited model."""
+
+    schema_version: Literal[1] = SCHEMA
+    created: str
+    verdict: str
+    passed: bool | None
+    models: Names
+    relation: Relation
+    tasks: dict[str, Task]
+    extraction: dict[str, Any] | None
+    heldout: HeldOut | None
+    gates: list[Gate]
+    edit: Edit | None
+    sizes: Sizes
+    speed: dict[str, Any] | None = None
+    trade_off: TradeOff | None
+    passages: list[dict[str, Any]] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    settings: Settings
+    provenance: Provenance
+    commands: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def to_text(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_report(report: str | Mapping[str, Any]) -> Report:
+    """report.json, or what stands in it → the report.
+
+    Raises `MeasurementError`, in one line, for what is no report of this schema.
+    """
+    with guard(MeasurementError, "is no report of this version of attn-surgery", "report.json"):
+        return Report.model_validate(parse_json(report) if isinstance(report, str) else report)

@@ -1,0 +1,212 @@
+"""Which passages of a corpus does a model recite? A stream of windows, tested as it passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from transformers import PreTrainedModel
+
+from evals.files import Journal
+from evals.memorization.extraction import run_pass
+from evals.memorization.measures import memorization_score
+from evals.running.batching import rows_per_batch
+from evals.running.decoding import first_divergences
+from evals.running.forward import check_head
+from evals.running.processes import Processes, map_in_order
+from evals.samples import row_hash
+from surgery.errors import SamplesError
+from surgery.fitting.corpus import Corpus, Place, Window, windows
+from surgery.output import write_lines
+
+__all__ = ["Collection", "Cut", "collect"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a corpus is cut and what is kept.
+
+    Windows of prefix + suffix tokens start at every multiple of `stride`; a window is kept when at
+    least `min_score` of its suffix is right: 1.0 keeps exact repetitions (greedy decoding), less
+    is the teacher-forced memorization score.
+    """
+
+    prefix_length: int = 32
+    suffix_length: int = 32
+    stride: int = 16
+    min_score: float = 1.0
+
+    @property
+    def length(self) -> int:
+        return self.prefix_length + self.suffix_length
+
+    def check(self, max_positions: int | None = None) -> None:
+        """Raises `SamplesError` for values that mean nothing, or windows beyond the context."""
+        for name in ("prefix_length", "suffix_length", "stride"):
+            value = getattr(self, name)
+            if value < 1:
+                raise SamplesError(
+                    f"wrong {name.replace('_', ' ')}", expected="at least 1", got=value
+                )
+        if max_positions is not None and self.length > max_positions:
+            raise SamplesError(
+                "windows longer than the model's context",
+                expected=f"prefix + suffix of at most {max_positions} tokens",
+                got=self.length,
+            )
+        if not 0 < self.min_score <= 1:
+            raise SamplesError(
+                "wrong least score", expected="above 0, at most 1", got=self.min_score
+            )
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What came of it: windows tested and kept, different ones among them, tokens read just now."""
+
+    windows: int
+    recited: int
+    distinct: int
+    tokens_read: int
+    resumed: bool
+
+
+class _Row(BaseModel):
+    """A window that was kept, as the journal has it."""
+
+    file: int
+    document: int
+    position: int
+    score: float
+    tokens: list[int]
+
+
+class _Step(BaseModel):
+    place: Place
+    windows: int
+    found: list[_Row]
+
+
+def collect(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    corpus: Corpus,
+    output: Path,
+    cut: Cut,
+    *,
+    settings: dict[str, Any] | None = None,
+    text: bool = False,
+    overwrite: bool = False,
+    batch_size: int | None = None,
+    processes: Processes | None = None,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Collection:
+    """Writes the windows of `corpus` that `model` recites to `output`, as samples.
+
+    One JSON line for each different window, at its first place: `id`, `tokens`, `file`, `document`,
+    `position` (of its first token in the document), `score`, `hash`, `seen` (windows of the
+    corpus that equal it), and `text` if asked for.
+
+    Progress is kept in `output` + ".progress". A run that was killed is taken up there when it is
+    started again with the same model, corpus and cut, and ends with the same file.
+
+    **Arguments:** `settings`: what identifies the model; `overwrite`: replace an earlier
+    output, once the new one is whole; `advance` is told of tokens read.
+
+    Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
+    """
+    cut.check(getattr(model.config, "max_position_embeddings", None))
+    if tokenizer is None:
+        raise SamplesError("a corpus needs a tokenizer", got="a model without one")
+    processes = processes or Processes()
+    size = batch_size or processes.agree(
+        rows_per_batch(model, cut.length, processes=processes.count)
+    )
+    described = {"model": settings, "corpus": corpus.fingerprint, "cut": asdict(cut)}
+    journal = Journal(Path(f"{output}.progress"), described)
+    steps = processes.agree(journal.read(_Step.model_validate))
+    found = [row.model_dump() for step in steps for row in step.found]
+    tested = steps[-1].windows if steps else 0
+    after = steps[-1].place if steps else None
+    read = 0
+
+    def count(tokens: int) -> None:
+        nonlocal read
+        read += tokens
+        advance(tokens)
+
+    stream = windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
+    with journal.appending() if processes.is_main else nullcontext():
+        for batch in _batches(stream, size * processes.count):
+            if not tested:
+                check_head(model, _tokens(batch[:1])[:, :4])
+            parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+            scores = np.concatenate(
+                map_in_order(parts, lambda part: _scores(model, part, cut), processes=processes)
+            )
+            kept = [
+                {**asdict(window.place), "score": float(score), "tokens": window.tokens.tolist()}
+                for window, score in zip(batch, scores, strict=True)
+                if score >= cut.min_score
+            ]
+            tested += len(batch)
+            found.extend(kept)
+            if processes.is_main:
+                journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
+        if not tested:
+            raise SamplesError(
+                "nothing to test: no document has a whole window",
+                where=", ".join(corpus.names[:3]),
+                expected=f"at least {cut.length} tokens in a document",
+            )
+    rows = list(_distinct(found, corpus, tokenizer if text else None))
+    if processes.is_main:
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        write_lines(output, lines, overwrite=overwrite)
+        journal.remove()
+    return Collection(tested, len(found), len(rows), read, bool(steps))
+
+
+def _batches(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+def _tokens(batch: list[Window]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([window.tokens for window in batch]).astype(np.int64))
+
+
+def _scores(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
+    tokens = _tokens(batch)
+    if cut.min_score == 1.0:
+        leaves = first_divergences(model, tokens, cut.prefix_length).numpy()
+        return (leaves == cut.suffix_length).astype(np.float64)
+    rows = tokens.numpy().astype(np.int32)
+    result = run_pass(model, rows, cut.prefix_length, batch_size=len(rows))
+    return memorization_score(result.positions.greedy, rows[:, cut.prefix_length :])
+
+
+def _distinct(
+    found: list[dict[str, Any]], corpus: Corpus, decoder: Any
+) -> Iterator[dict[str, Any]]:
+    seen: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        seen.setdefault(row_hash(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
+    for name, (first, *others) in seen.items():
+        file = corpus.names[first["file"]]
+        yield {
+            "id": f"{file}:{first['document']}:{first['position']}",
+            **first,
+            "file": file,
+            "hash": name,
+            "seen": 1 + len(others),
+            **({} if decoder is None else {"text": decoder.decode(first["tokens"])}),
+        }

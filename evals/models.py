@@ -1,0 +1,106 @@
+"""The model under test: found, loaded in a known precision on a known device, and identified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.source import MANIFEST
+from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
+from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
+from surgery.record.manifest import Source
+
+__all__ = ["DTYPES", "Subject", "open_subject"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model in eval mode, its tokenizer (None where it has none), and where it is from."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any
+    folder: Path
+    source: Source
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the model is: its name, the hash of its content, and the manifest's of an edit."""
+        identity = {
+            **self.source.model_dump(),
+            "content": self.source.content or content_hash(self.folder),
+        }
+        manifest = self.folder / MANIFEST
+        return identity | ({"manifest_sha256": sha256_of(manifest)} if manifest.is_file() else {})
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Type and product name of the device that holds the first weights."""
+        device = self.model.device
+        if device.type != "cuda":
+            return device.type
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+def open_subject(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Subject:
+    """Finds and loads a model.
+
+    **Arguments:**
+
+    - `source`, `revision`: a folder, an embedded model, or a Hub id.
+    - `dtype`: "auto" (as stored; but float16 becomes float32 on a CPU, which has no arithmetic of
+      its own for it), or a name in `DTYPES`.
+    - `device`: by default a GPU where there is one. `device_map`: "auto" spreads the model over
+      all devices instead.
+    - `say`: told what was decided on the user's behalf.
+
+    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a device
+    that is not there.
+    """
+    place = None if device_map else _device(device)
+    folder, found = find_model(source, revision)
+    model: Any = load_model(
+        folder, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
+    )
+    if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
+        say(f"{source}: float16 weights are measured in float32 on a CPU (--dtype)")
+        model = model.float()
+    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
+    return Subject(found.model, model, tokenizer, folder, found)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MeasurementError(
+            "no such device", where="--device", got=f"{name}: {reason}"
+        ) from error
+    return device

@@ -1,0 +1,102 @@
+"""Greedy decoding of many rows at once: only as far, and only for the rows, that it takes.
+
+Greedy decoding repeats a suffix exactly if and only if the most likely token, given the true
+tokens before it, is the true one at every position. The end-of-text token is a token like any
+other here: passages are windows of a training stream, in which it stands between documents.
+
+Shape letters: B rows, P prefix tokens, S suffix tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from evals.running.cache import rewind, rewritable
+from evals.running.forward import head_of, hidden_states, keep_rows
+
+__all__ = ["first_divergences", "free_running"]
+
+_FIRST_CHUNK = 4
+
+
+@torch.inference_mode()
+def first_divergences(
+    model: PreTrainedModel, tokens: torch.Tensor, prefix_length: int
+) -> torch.Tensor:
+    """Where greedy decoding first leaves each suffix, leaving off a row there.
+
+    The prefix is read once; the suffix follows on its cache in chunks of 4, 8, 16, … tokens, and
+    rows that have diverged are not in the next one.
+
+    **Arguments:**
+
+    - `tokens`: int64 [B, P + S].
+    - `prefix_length`: P.
+
+    Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
+    """
+    suffix_length = tokens.shape[1] - prefix_length
+    head = head_of(model)
+    found = torch.full((len(tokens),), suffix_length)
+    alive = torch.arange(len(tokens))
+    cache: Any = None
+    read, size = 0, _FIRST_CHUNK
+    upto = prefix_length
+    while len(alive) and read < tokens.shape[1] - 1:
+        hidden, cache = hidden_states(model, tokens[alive, read:upto], cache=cache, use_cache=True)
+        checked = max(read, prefix_length - 1) + 1  # the first token that these states predict
+        guesses = head(hidden[:, checked - 1 - read :].flatten(0, 1)).argmax(-1).cpu()
+        wrong = guesses.view(len(alive), -1) != tokens[alive, checked : upto + 1]
+        diverged = wrong.any(-1)
+        found[alive[diverged]] = checked - prefix_length + wrong[diverged].int().argmax(-1)
+        read, upto, size = upto, min(upto + size, tokens.shape[1] - 1), 2 * size
+        if diverged.any():
+            kept = (~diverged).nonzero().flatten()
+            alive = alive[kept]
+            keep_rows(cache, kept)
+    return found
+
+
+@torch.inference_mode()
+def free_running(
+    model: PreTrainedModel,
+    suffix: torch.Tensor,
+    prefix_length: int,
+    first_divergence: torch.Tensor,
+    greedy: torch.Tensor,
+    cache: Any,
+) -> torch.Tensor:
+    """What greedy decoding gives after each prefix, from a teacher-forced pass and its cache.
+
+    Up to and including a row's first divergence the pass has the tokens; only what follows is
+    decoded. A row joins where it diverges, with the keys and values of the pass, so that no token
+    is read twice and rows never need padding.
+
+    **Arguments:**
+
+    - `suffix`: int64 [B, S], the true tokens.
+    - `prefix_length`: P.
+    - `first_divergence`: int64 [B], S where the row is exact.
+    - `greedy`: int64 [B, S], the pass's most likely tokens.
+    - `cache`: the pass's, of the tokens before the last, P + S - 1 of them.
+
+    Returns int64 [B, S].
+    """
+    length = suffix.shape[1]
+    head = head_of(model)
+    before = torch.arange(length) <= first_divergence.unsqueeze(-1)
+    decoded = torch.where(before, greedy, suffix)
+    # In the order in which they diverge, the rows to decode at a step are the first so many.
+    order = first_divergence.argsort(stable=True)
+    order = order[first_divergence[order] < length - 1]
+    leaving = first_divergence[order]
+    kept = rewritable(cache, order)
+    for step in range(int(first_divergence.min()), length - 1):
+        active = order[: int((leaving <= step).sum())]
+        rewind(kept, len(active), prefix_length + step)
+        hidden, _ = hidden_states(model, decoded[active, step : step + 1], cache=kept)
+        decoded[active, step + 1] = head(hidden[:, -1]).argmax(-1).cpu()
+    return decoded

@@ -1,0 +1,99 @@
+"""How a causal language model is run: the one place that knows its parts and its cache.
+
+Shape letters: B rows, T tokens, S suffix tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from surgery.editing.loading import model_ids
+from surgery.errors import UnsupportedError
+
+__all__ = [
+    "CACHE",
+    "check_head",
+    "head_of",
+    "hidden_states",
+    "keep_rows",
+]
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+
+# The library renamed the argument, and the output's field with it, in the course of version 5.
+_FIELDS = {field.name for field in fields(BaseModelOutputWithPast)}
+CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
+
+
+@torch.inference_mode()
+def hidden_states(
+    model: PreTrainedModel, tokens: torch.Tensor, *, cache: Any = None, use_cache: bool = False
+) -> tuple[torch.Tensor, Any]:
+    """Final hidden states, after the last layer norm and before the output embedding.
+
+    **Arguments:**
+
+    - `tokens`: int64 [B, T] that follow whatever `cache` holds.
+    - `cache`: a cache of earlier tokens; it is extended in place.
+    - `use_cache`: whether to start a cache where none is given.
+
+    Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
+    """
+    base = model.base_model
+    arguments = {} if cache is None else {CACHE: cache}
+    output = base(
+        input_ids=model_ids(model, tokens),
+        use_cache=use_cache or cache is not None,
+        return_dict=True,
+        **arguments,
+    )
+    return output.last_hidden_state, getattr(output, CACHE)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output embedding: hidden states [..., d] -> logits [..., V]."""
+    embedding: Any = cast(Any, model).get_output_embeddings()
+    if embedding is None:
+        raise UnsupportedError("the model has no output embedding", where=model.config.model_type)
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = embedding(hidden.to(embedding.weight.device))
+        return logits
+
+    return head
+
+
+@torch.inference_mode()
+def check_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
+    """Raises `UnsupportedError` unless logits are the output embedding of the hidden states.
+
+    Some architectures scale or cap them; measuring such a model by its parts would be wrong.
+    `tokens`: int64 [1, T].
+    """
+    hidden, _ = hidden_states(model, tokens)
+    ours = head_of(model)(hidden[:, -1]).float()
+    theirs = model(input_ids=tokens.to(hidden.device), use_cache=False).logits[:, -1].float()
+    scale = max(1.0, float(theirs.abs().max()))
+    close = torch.isclose(ours, theirs.to(ours.device), rtol=0.0, atol=0.02 * scale, equal_nan=True)
+    if not close.all():
+        raise UnsupportedError(
+            "the model's logits are not its output embedding of its hidden states",
+            where=model.config.model_type,
+        )
+
+
+def keep_rows(cache: Any, rows: torch.Tensor) -> None:
+    """Keeps the cache's `rows` (int64 [K]) only, in place."""
+    cache.batch_select_indices(rows)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the tensors that a key/value cache holds."""
+    held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(t.numel() * t.element_size() for t in held if isinstance(t, torch.Tensor))

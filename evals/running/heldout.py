@@ -1,0 +1,58 @@
+"""Text the model was not trained on, under an edit: its likelihood, and how far predictions moved.
+
+Shape letters: B rows, T tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evals.running.forward import Head
+
+__all__ = ["measure_heldout"]
+
+Scores = npt.NDArray[np.float64]
+_POSITIONS_AT_ONCE = 256
+"""As in `evals.running.predictions`, so that equal text gives equal numbers."""
+
+
+@torch.inference_mode()
+def measure_heldout(
+    hidden: torch.Tensor, base: torch.Tensor | None, head: Head, targets: torch.Tensor
+) -> tuple[Scores, Scores]:
+    """Mean negative log-likelihood and mean KL divergence of each row, in nats per token.
+
+    KL(base || edited) = Σ_v p(v) (log p(v) - log q(v)), p the base model's predicted distribution
+    and q the edited model's. The logits of a few positions exist at a time.
+
+    **Arguments:**
+
+    - `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
+      tokens before each target; `base` is None where the base itself is measured.
+    - `head`: hidden states [n, d] -> logits [n, V].
+    - `targets`: int64 [B, T].
+
+    Returns float64 [B] twice.
+    """
+    states, true = hidden.flatten(0, 1), targets.flatten()
+    before = states if base is None else base.flatten(0, 1)
+    log_likelihood, divergence = [], []
+    for begin in range(0, len(states), _POSITIONS_AT_ONCE):
+        some = slice(begin, begin + _POSITIONS_AT_ONCE)
+        logits = head(states[some]).float()
+        index = true[some].to(logits.device).unsqueeze(-1)
+        log_likelihood.append(logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1))
+        if base is not None:
+            log_p = head(before[some]).float().log_softmax(-1)
+            log_q = logits.log_softmax(-1)
+            divergence.append((log_p.exp() * log_q.neg_().add_(log_p)).sum(-1))
+    mean = -_means(log_likelihood, targets)
+    return mean, _means(divergence, targets) if divergence else np.zeros(len(mean))
+
+
+def _means(pieces: list[torch.Tensor], like: torch.Tensor) -> Scores:
+    values = torch.cat(pieces).view(like.shape).cpu().numpy()
+    means: Scores = values.mean(axis=1, dtype=np.float64)
+    return means

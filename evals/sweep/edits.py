@@ -1,0 +1,72 @@
+"""What a sweep measures: every block alone, the last k together, every range, every head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from surgery.editing.in_memory import plan_for
+from surgery.errors import UnsupportedError
+from surgery.selection import Part, Selection
+
+__all__ = ["Kind", "left_out", "swept"]
+
+Kind = Literal["block", "last", "range", "head"]
+
+
+def swept(
+    num_blocks: int,
+    num_heads: int,
+    variants: Sequence[str],
+    *,
+    ranges: bool = False,
+    heads: bool = False,
+) -> dict[Selection, Kind]:
+    """Edits in the order of a report, each under the first kind that it is of.
+
+    Every block alone; the last 2, 3, … of them; with `ranges` every contiguous range; with `heads`
+    every head alone. Each with every variant.
+    """
+    whole = tuple(range(num_heads))
+    spans: list[tuple[Kind, range]] = [("block", range(b, b + 1)) for b in range(num_blocks)]
+    spans += [("last", range(first, num_blocks)) for first in reversed(range(num_blocks))]
+    if ranges:
+        spans += [
+            ("range", range(first, end))
+            for first in range(num_blocks)
+            for end in range(first + 1, num_blocks + 1)
+        ]
+    shapes: list[tuple[Kind, list[tuple[int, tuple[int, ...]]]]]
+    shapes = [(kind, [(block, whole) for block in blocks]) for kind, blocks in spans]
+    if heads:
+        shapes += [("head", [(block, (head,))]) for block in range(num_blocks) for head in whole]
+    found: dict[Selection, Kind] = {}
+    for kind, shape in shapes:
+        for variant in variants:
+            selection = tuple(Part(block, some, variant) for block, some in shape)
+            found.setdefault(selection, kind)
+    return found
+
+
+def left_out(model: Any, edits: dict[Selection, Kind]) -> dict[str, str]:
+    """Takes out the single heads that no layout holds. Returns variant -> why.
+
+    Raises `UnsupportedError` where whole blocks cannot be edited.
+    """
+    reasons: dict[str, str] = {}
+    for selection, kind in list(edits.items()):
+        error = _refusal(model, selection)
+        if error is not None and kind != "head":
+            raise error
+        if error is not None:
+            reasons.setdefault(selection[0].variant, str(error))
+            del edits[selection]
+    return reasons
+
+
+def _refusal(model: Any, selection: Selection) -> UnsupportedError | None:
+    try:
+        plan_for(model, selection)
+    except UnsupportedError as error:
+        return error
+    return None

@@ -1,0 +1,80 @@
+"""The picture of a sweep's estimates. `result` is the JSON object of `sweep --estimate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.drawing import draw
+from evals.sweep.estimates import front_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_estimates"]
+
+_DEPTH = "viridis_r"  # from light to dark, so that depth shows in gray as well
+
+
+def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """What each head and block would cost against what it would move: `estimates.png`, `.svg`.
+
+    A panel for every variant; squares with their number are whole blocks, dots are heads.
+    """
+    estimates = [e for e in result["estimates"] if min(e["kl"], e["margin"]) > 0]
+    variants = list(dict.fromkeys(e["variant"] for e in estimates))
+    rows, columns = -(-len(variants) // 2), min(2, len(variants))
+    front = front_of(estimates)
+
+    def paint(figure: Figure) -> None:
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(variants) :]:
+            axes.set_axis_off()
+        for axes, variant in zip(grid.flat, variants, strict=False):
+            some = [e for e in estimates if e["variant"] == variant]
+            axes.set_title(variant)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.plot(
+                [e["kl"] for e in front],
+                [e["margin"] for e in front],
+                color="0.6",
+                drawstyle="steps-post",
+                label="front of all variants",
+                zorder=1,
+            )
+            for kind, style in (("head", ("o", 9)), ("block", ("s", 60))):
+                of_kind = [e for e in some if e["kind"] == kind]
+                marker, size = style
+                points = axes.scatter(
+                    [e["kl"] for e in of_kind],
+                    [e["margin"] for e in of_kind],
+                    c=[e["block"] for e in of_kind],
+                    cmap=_DEPTH,
+                    vmin=0,
+                    vmax=result["num_blocks"] - 1,
+                    marker=marker,
+                    s=size,
+                    label={"head": "one head", "block": "whole block"}[kind],
+                    zorder=2,
+                )
+            for one in some:
+                if one["kind"] == "block":
+                    color = "white" if 2 * one["block"] >= result["num_blocks"] else "black"
+                    where = {"ha": "center", "va": "center_baseline"}
+                    at = one["kl"], one["margin"]
+                    axes.text(*at, str(one["block"]), color=color, size=5, zorder=3, **where)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("change of recited tokens'\nmargins, nats²")
+        for axes in grid[-1]:
+            axes.set_xlabel("KL divergence on held-out text, nats per token")
+        figure.colorbar(points, ax=grid, label="block", shrink=0.8)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+
+    on = result["estimated_on"]
+    title = (
+        f"{result['model']}, estimates from {on['windows']} windows and {on['passages']} passages"
+    )
+    return draw(paint, folder, "estimates", title=title, size=(8.0, 1.6 + 2.6 * rows))

@@ -1,0 +1,226 @@
+"""What a sweep found, as plain JSON values, as a table in CSV, and the edit that stands out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.files import Journal
+from evals.models import Subject
+from evals.samples import Samples, Tokens, row_hash
+from evals.sweep.edits import Kind
+from evals.sweep.engine import BASE, Measured
+from surgery.families import family_of
+from surgery.fitting.fitter import Fitter
+from surgery.record.manifest import CalibrationRecord, versions
+from surgery.selection import Selection, blocks_of, format_selection, variant_name
+
+__all__ = [
+    "Setting",
+    "as_csv",
+    "best_edit",
+    "fitted_alone",
+    "journal_of",
+    "sweep_report",
+    "with_divergence",
+]
+
+LOW_EXTRACTION = 0.01
+"""The share of passages that an edit may leave and still count as effective."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was swept, on what: everything but the results.
+
+    `heldout`: int32 [M, T] windows, None where none were measured. `calibration`: the text that
+    variants were fitted on, with the fit of each block alone.
+    """
+
+    subject: Subject
+    samples: Samples
+    heldout: Tokens | None
+    exact_only: bool
+    batch_size: int
+    calibration: CalibrationRecord | None = None
+    warnings: Sequence[str] = ()
+
+
+def sweep_report(
+    setting: Setting, measured: Sequence[Measured], kinds: Mapping[Selection, Kind]
+) -> dict[str, Any]:
+    """The JSON object of `sweep --json`. `measured`: the base model first, then every edit.
+
+    Figures on samples are over members, where membership is known. An edit's `heads` are there
+    only where it is not of whole blocks.
+    """
+    subject, samples = setting.subject, setting.samples
+    config = subject.model.config.to_dict()
+    family = family_of(config)
+    dimensions = family.dimensions(config)
+    everyone = np.ones(len(samples), dtype=bool)
+    members = everyone if samples.members is None else samples.members
+    records = [
+        {**_named(one.selection, kinds, dimensions.num_heads), **_figures(one, members)}
+        for one in measured
+    ]
+    heldout = setting.heldout
+    nothing = "the unedited model recites none of the passages: there is nothing to remove"
+    return {
+        "model": subject.name,
+        "family": family.model_type,
+        "num_blocks": dimensions.num_blocks,
+        "num_heads": dimensions.num_heads,
+        "n": int(members.sum()),
+        "prefix_length": samples.prefix_length,
+        "suffix_length": samples.suffix_length,
+        "exact_only": setting.exact_only,
+        "base": records[0],
+        "edits": records[1:],
+        "samples": {
+            "source": samples.source,
+            "sha256": samples.sha256,
+            "rows": len(samples),
+            "left_out": sum(not note.kept for note in samples.notes),
+        },
+        "heldout": heldout
+        if heldout is None
+        else {
+            "windows": len(heldout),
+            "tokens": int(heldout.size),
+            "sha256": row_hash(heldout),
+        },
+        "calibration": setting.calibration and setting.calibration.model_dump(mode="json"),
+        "warnings": [*setting.warnings, *([] if records[0]["exact_count"] else [nothing])],
+        "provenance": {
+            "model": {
+                **subject.identity,
+                "dtype": subject.dtype,
+                "device": subject.device,
+                "attn_implementation": subject.model.config._attn_implementation,
+                "batch_size": setting.batch_size,
+            },
+            "versions": versions(),
+        },
+    }
+
+
+def fitted_alone(
+    fitter: Fitter | None, edits: Mapping[Selection, Kind]
+) -> CalibrationRecord | None:
+    """The text that variants were fitted on, and how well each block fits when edited alone."""
+    if fitter is None:
+        return None
+    fits = {}
+    for selection, kind in edits.items():
+        if kind == "block":
+            fits.update(fitter.fits(selection))
+    return fitter.calibration.record(fits)
+
+
+def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) -> Journal:
+    """Where the progress of a sweep is kept: in a hidden file beside its output folder."""
+    subject, calibration = setting.subject, setting.calibration
+    settings = {
+        "model": subject.identity,
+        "dtype": subject.dtype,
+        "samples": [setting.samples.sha256, setting.samples.prefix_length],
+        "heldout": None if setting.heldout is None else row_hash(setting.heldout),
+        "exact_only": setting.exact_only,
+        "batch_size": setting.batch_size,
+        "calibration": calibration and calibration.sha256,
+        "edits": hashlib.sha256(repr(list(edits)).encode()).hexdigest(),
+    }
+    return Journal(output.parent / f".{output.name}.progress", settings)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records of a report, one line each, under a line of names: those of the first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text,
+        fieldnames=[name for name in rows[0] if name != "blocks"],
+        extrasaction="ignore",  # spec says in one cell what blocks and heads say
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def best_edit(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The edit with the least held-out loss among those that leave at most 1 % of the passages.
+
+    Where none does, or no held-out text was measured, the one that leaves the fewest.
+    """
+    edits: list[dict[str, Any]] = result["edits"]
+    low = [edit for edit in edits if edit["exact_match"] <= LOW_EXTRACTION]
+    if low and not result["exact_only"]:
+        return min(low, key=lambda edit: float(edit["heldout_loss"]))
+    return min(edits, key=lambda edit: float(edit["exact_match"]))
+
+
+def _named(selection: Selection, kinds: Mapping[Selection, Kind], num_heads: int) -> dict[str, Any]:
+    if selection == BASE:
+        return {"spec": "", "kind": "base", "blocks": [], "variant": None}
+    parts = {part.block: list(part.heads) for part in selection}
+    named: dict[str, Any] = {
+        "spec": format_selection(selection, num_heads),
+        "kind": kinds[selection],
+        "blocks": list(blocks_of(selection)),
+        "variant": variant_name(selection),
+    }
+    if any(len(heads) < num_heads for heads in parts.values()):
+        named["heads"] = {str(block): heads for block, heads in parts.items()}
+    return named
+
+
+def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    exact = one.exact[members]
+    loss = _mean(one.heldout_nll)
+    return {
+        "exact_match": int(exact.sum()) / len(exact),
+        "exact_count": int(exact.sum()),
+        "memorization_score": _mean(one.score[members]),
+        "suffix_nll": _mean(one.nll[members]),
+        "heldout_loss": loss,
+        "heldout_perplexity": None if loss is None else _finite(float(np.exp(loss))),
+        "heldout_kl": _mean(one.heldout_kl),
+    }
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    return _finite(float(values.mean())) if len(values) else None
+
+
+def _finite(value: float) -> float | None:
+    # JSON has neither NaN, for what was not measured, nor infinity, for a perplexity beyond reach.
+    return value if np.isfinite(value) else None
+
+
+def with_divergence(result: dict[str, Any], divergence: dict[str, Any]) -> dict[str, Any]:
+    """A sweep's result with the bounds of `evals.bounds.divergence`, also in the blocks' records.
+
+    `mixing_measured`, `mixing_bound`: means over tokens, relative to the residual's norm.
+    """
+    of_block = {record["block"]: record for record in divergence["blocks"]}
+
+    def extended(edit: dict[str, Any]) -> dict[str, Any]:
+        if edit["kind"] != "block":
+            return edit
+        record = of_block[edit["blocks"][0]]
+        return {
+            **edit,
+            "mixing_measured": record["measured_mean"],
+            "mixing_bound": record["bound_mean"],
+        }
+
+    return {**result, "edits": [extended(e) for e in result["edits"]], "bounds": divergence}

@@ -1,0 +1,147 @@
+"""What a card says of an edit and its measurements, as the template takes it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from surgery.families import family_of
+from surgery.record.manifest import Edit, Manifest
+from surgery.selection import by_variant, format_blocks, format_selection
+from surgery.variants import VARIANTS
+
+
+def facts(manifest: Manifest, name: str) -> dict[str, Any]:
+    """What was done to which model, and what files came of it. `name`: what it is loaded by."""
+    edits, edit = [*manifest.history, manifest.edit], manifest.edit
+    family = family_of({"model_type": edit.family})
+    whole = format_blocks(tuple(manifest.attention_free))
+    partial = format_blocks(tuple(set(manifest.edited_heads) - set(manifest.attention_free)))
+    modeling = next((file for file in manifest.files if file.endswith(".py")), None)
+    calibration = [source.name for e in edits if e.calibration for source in e.calibration.sources]
+    return {
+        "title": name,
+        "name": as_command(shlex.quote(name)),
+        "quoted": as_python(name),
+        "base": _base(edits[0]),
+        "whole": whole,
+        "partial": partial,
+        "num_blocks": edit.num_blocks,
+        "edits": [_described(edit) for edit in edits],
+        "layout": "stock" if modeling is None else "compact",
+        "modeling": modeling,
+        "architecture": family.architecture,
+        "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
+        "fitted": Markdown(", ".join(map(as_code, dict.fromkeys(calibration)))),
+        "files": list(manifest.files.items()),
+        "versions": edit.versions,
+    }
+
+
+def measured(report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parts of report.json that a card shows; {"report": None} where there is none."""
+    if report is None:
+        return {"report": None}
+    run = report["provenance"]["edited"]
+    settings = [f"{key} {run[key]}" for key in ("dtype", "device") if run.get(key)]
+    versions = report["provenance"]["versions"]
+    settings += [f"{key} {versions[key]}" for key in ("lm-eval", "transformers") if key in versions]
+    keys = ("tasks", "heldout", "extraction", "gates")
+    return {"report": report, "settings": ", ".join(settings), **{k: report[k] for k in keys}}
+
+
+def _base(first: Edit) -> Markdown:
+    """The model that it all began with, as a link where it is on the Hub."""
+    if (hub := first.source.hub_id) is not None:
+        return Markdown(f"[{as_line(hub)}](https://huggingface.co/{hub})")
+    return as_code(_name(first))
+
+
+def _name(edit: Edit) -> str:
+    """The source's name; of a folder only the last part, as early versions recorded its path."""
+    model = edit.source.model
+    return model if edit.source.commit or model.startswith("lab:") else Path(model).name
+
+
+def _described(edit: Edit) -> dict[str, Any]:
+    spec = format_selection(edit.parts, edit.num_heads)
+    chosen = ["--drop-attn", spec, "--variant", edit.variant]
+    if edit.variant == "mixed":
+        chosen = ["--plan", "PLAN"]  # a file of the rows of the table
+    revision = ["--revision", edit.source.commit] if edit.source.commit else []
+    calibration = ["--calibration", "TEXT"] if edit.calibration else []
+    return {
+        "source": _name(edit),
+        "commit": edit.source.commit,
+        "parts": [
+            (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
+            for variant, parts in by_variant(edit.parts).items()
+        ],
+        "command": as_command(shlex.join(["attn-surgery", "export", _name(edit), *revision])),
+        "options": as_command(shlex.join([*chosen, *calibration, "--layout", edit.layout])),
+    }
+
+
+class Markdown(str):
+    """What stands in the card as it is. All other text, wherever it is from, goes by `as_line`."""
+
+
+def as_line(text: object) -> Markdown:
+    """Text that is shown as it is, in one line: no Markdown, no HTML, no comment of ours."""
+    escaped = re.sub(
+        r"[\\`*\[\]{}|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=]", r"\\\g<0>", printable(text)
+    )
+    return Markdown(html.escape(escaped, quote=False))
+
+
+def as_code(text: object) -> Markdown:
+    """Text in a code span that nothing in it can end, in one line of a table."""
+    return Markdown(f"`{_command(text).replace('`', '')}`".replace("|", "\\|"))
+
+
+def as_command(text: object) -> Markdown:
+    """Text in a block of code: one line of it, in which no comment of ours can begin."""
+    return Markdown(_command(text))
+
+
+def as_python(text: str) -> Markdown:
+    """A string literal of Python, for a block of code."""
+    return Markdown(json.dumps(printable(text)).replace("<", "\\u003c"))
+
+
+def as_figure(value: float, sign: str = "-") -> Markdown:
+    """Three decimals; `sign` "+" shows it for positive numbers too."""
+    return Markdown(f"{value:{sign}.4g}" if abs(value) >= 1000 else f"{value:{sign}.3f}")
+
+
+def as_interval(ends: Sequence[float], sign: str = "-") -> Markdown:
+    """[-0.050, 0.010]"""
+    return Markdown(f"[{', '.join(as_figure(end, sign) for end in ends)}]")
+
+
+def as_mean(found: Mapping[str, Any]) -> Markdown:
+    """A mean with its interval."""
+    return Markdown(f"{as_figure(found['mean'])} {as_interval(found['ci95'])}")
+
+
+def as_rate(found: Mapping[str, Any]) -> Markdown:
+    """A share with its interval, in percent, after the count where there is one."""
+    share = f"{100 * found['rate' if 'rate' in found else 'mean']:.1f} %"
+    low, high = (100 * end for end in found["ci95"])
+    shown = f"{found['count']} ({share})" if "count" in found else share
+    return Markdown(f"{shown} [{low:.1f}, {high:.1f}]")
+
+
+def printable(text: object) -> str:
+    """In one line, without control characters and those that turn the direction of text."""
+    kept = (letter if letter.isprintable() else " " for letter in str(text))
+    return " ".join("".join(kept).split())
+
+
+def _command(text: object) -> str:
+    return printable(text).replace("<", "‹")

@@ -1,0 +1,42 @@
+"""README.md in the folder of an edited model: read, written anew, replaced at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from surgery.card.text import NAME, card_text
+from surgery.checkpoint.foreign import read_bytes
+from surgery.checkpoint.links import own_file
+from surgery.errors import ManifestError, SourceError
+from surgery.hub.finding import last_name
+from surgery.output import atomic_file
+from surgery.record.manifest import NAME as MANIFEST
+from surgery.record.manifest import read_manifest
+
+_LARGEST = 2**20  # bytes of a card
+
+
+def read_card(folder: Path) -> str | None:
+    """A folder's own README.md; None without one. Bytes that are no text are replaced."""
+    path = own_file(folder / NAME, folder)
+    if not path.is_file():
+        return None
+    return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
+
+
+def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:
+    """Writes a folder's card anew, with the figures of a report. The user's own text stays.
+
+    **Raises:** `ManifestError` when the folder has no manifest or its card is broken, `OutputError`
+    when it cannot be written; the card is then as it was.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ManifestError(f"has no {MANIFEST}", where=folder)
+    text = card_text(manifest, name=last_name(folder), report=report, existing=read_card(folder))
+    path = folder / NAME
+    with atomic_file(path, overwrite=True) as file:
+        file.write(text)
+    return path

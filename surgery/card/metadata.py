@@ -1,0 +1,133 @@
+"""The YAML at the top of a model card: what the Hub reads.
+
+Four kinds of keys. Those of the edit (base model, library, results) are written anew each time.
+Tags are added to. License, datasets and language come from the source's card, unless the card
+already has them. Every other key is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgery.card.facts import printable
+from surgery.errors import ManifestError
+from surgery.record.manifest import Edit, Manifest
+
+CARRIED = ("license", "license_name", "license_link", "language", "datasets")
+_TAGS = ("attention-free", "attn-surgery", "memorization")
+# the Hub knows adapter, merge, quantized and finetune; full weights that derive from one model
+# without being merged or quantized are what it lists as fine-tunes
+_RELATION = "finetune"
+_TASK = "text-generation"
+_INDEX = "model-index"
+
+
+def split_card(text: str) -> tuple[dict[str, Any], str]:
+    """A card's metadata and the rest. Raises `ManifestError` where the metadata is no mapping."""
+    import yaml
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    match = REGEX_YAML_BLOCK.search(text)
+    if match is None:
+        return {}, text
+    try:
+        data = yaml.safe_load(match[2])
+    except (yaml.YAMLError, RecursionError, ValueError):
+        data = ""
+    data = {} if data is None else data
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ManifestError(
+            "the metadata is not valid YAML",
+            where="README.md",
+            fix="correct it between the two lines of ---",
+        )
+    return data, text[match.end() :]
+
+
+def to_yaml(metadata: Mapping[str, Any]) -> str:
+    """Metadata as it stands between the two lines of ---."""
+    from huggingface_hub.repocard_data import CardData
+
+    return str(CardData(**metadata).to_yaml())
+
+
+def source_metadata(text: str | None) -> dict[str, Any]:
+    """What is carried from the card of the source; nothing where there is none to be read."""
+    try:
+        data, _ = split_card(text or "")
+    except ManifestError:
+        return {}
+    return {key: data[key] for key in CARRIED if data.get(key)}
+
+
+def metadata_yaml(
+    manifest: Manifest,
+    name: str,
+    source: Mapping[str, Any],
+    existing: Mapping[str, Any],
+    report: Mapping[str, Any] | None,
+) -> str:
+    """The card's metadata, see `to_yaml`."""
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    edits = [*manifest.history, manifest.edit]
+    ours = {
+        "base_model": base_model(edits),
+        "base_model_relation": _RELATION if base_model(edits) else None,
+        "library_name": "transformers",
+        "pipeline_tag": _TASK,
+        "tags": _tags(existing.get("tags"), manifest.edit.family),
+    }
+    kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
+    data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
+    if report is not None and (results := _results(report)):
+        data[_INDEX] = eval_results_to_model_index(printable(name), results)
+    return to_yaml(data)
+
+
+def base_model(edits: list[Edit]) -> str | None:
+    """The Hub id of the nearest model on the Hub that the edits lead back to."""
+    return next((e.source.hub_id for e in reversed(edits) if e.source.hub_id is not None), None)
+
+
+def _tags(existing: object, family: str) -> list[str]:
+    kept = [existing] if isinstance(existing, str) else existing
+    tags = [*_TAGS, family, *(kept if isinstance(kept, list) else [])]
+    return list(dict.fromkeys(map(str, tags)))
+
+
+def _results(report: Mapping[str, Any]) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    found = [
+        EvalResult(
+            task_type=_TASK,
+            dataset_type=printable(name),
+            dataset_name=printable(name),
+            dataset_args={"num_fewshot": task["num_fewshot"]},
+            metric_type=printable(task["metric"]),
+            metric_value=task["edited"],
+            metric_args={"n": task["n"], "before_the_edit": task["base"]},
+        )
+        for name, task in report["tasks"].items()
+    ]
+    if (extraction := report["extraction"]) is not None:
+        lengths = {key: extraction[key] for key in ("prefix_length", "suffix_length")}
+        samples = report["provenance"].get("samples_sha256")
+        for metric, key in (("exact_match", "rate"), ("memorization_score", "mean")):
+            baseline = extraction.get("baseline") or {}
+            before = {"before_the_edit": baseline[metric][key]} if metric in baseline else {}
+            found.append(
+                EvalResult(
+                    task_type=_TASK,
+                    task_name="verbatim extraction",
+                    dataset_type="memorized-passages",
+                    dataset_name="passages of the training data",
+                    dataset_args={**lengths, "samples_sha256": samples},
+                    metric_type=metric,
+                    metric_value=extraction[metric][key],
+                    metric_args={"n": extraction["n"], "decoding": "greedy", **before},
+                )
+            )
+    return found

@@ -1,0 +1,201 @@
+"""The same surgery on a loaded model: for good (`apply`), or for a while (`short_circuit`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from surgery.checkpoint.inventory import take_inventory
+from surgery.checkpoint.torch_tensors import as_stored, as_torch
+from surgery.editing.rewriting import Fits, check_fitted, new_content
+from surgery.families import family_of
+from surgery.modeling import MODULE
+from surgery.plan import Plan, make_plan
+from surgery.selection import Selection
+
+Undo = Callable[[], None]
+
+
+def apply(
+    model: Any,
+    drop_attn: str | Selection,
+    variant: str = "identity",
+    *,
+    layout: str = "auto",
+    fits: Fits | None = None,
+) -> Any:
+    """A new model with the chosen blocks attention-free; the given one is left unchanged.
+
+    The new model shares every untouched tensor with the given one. It equals what `export` writes:
+    `save_pretrained` of it gives a checkpoint of the same layout (without a manifest).
+
+    **Arguments:** `model`: a loaded GPT-NeoX or GPT-Neo model with its language modeling head;
+    `drop_attn`, `variant`, `layout`: as for `export`; `fits`: by block, for variants that are
+    fitted (`surgery.fitting.fitter.Fitter`).
+
+    **Raises:** `BlockSpecError`, `UnsupportedError`.
+    """
+    edited = replacements(model, drop_attn, fits, variant=variant, layout=layout)
+    dropped = set(edited.plan.dropped)
+    state = {name: value for name, value in model.state_dict().items() if name not in dropped}
+    return _rebuilt(model, edited.plan, {**state, **edited.tensors})
+
+
+@contextmanager
+def short_circuit(
+    model: Any,
+    drop_attn: str | Selection,
+    variant: str = "identity",
+    *,
+    layout: str = "auto",
+    fits: Fits | None = None,
+) -> Iterator[Any]:
+    """Makes blocks of a loaded model attention-free inside a `with` block, and restores it exactly.
+
+    Inside, the model computes what the exported checkpoint computes, to the last bit. The key/value
+    cache keeps its shape, so generation works. Do not save the model inside.
+
+    **Arguments:** as for `apply`. **Raises:** `BlockSpecError`, `UnsupportedError`.
+    """
+    with replacements(model, drop_attn, fits, variant=variant, layout=layout).active():
+        yield model
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """An edit of a loaded model, computed but not in force: the new tensors by name."""
+
+    model: Any
+    plan: Plan
+    tensors: Mapping[str, torch.Tensor]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Puts the edit in force inside a `with` block, and the model back as it was after it."""
+        with ExitStack() as undo:
+            if self.plan.layout.NAME == "compact":
+                for block in self.plan.blocks:
+                    name = self.plan.family.attention.format(block=block)
+                    module = self.model.get_submodule(name)
+                    undo.callback(_replace_forward(module, self._per_token(module, block)))
+            else:
+                for name, tensor in self.tensors.items():
+                    owner, _, leaf = name.rpartition(".")
+                    module = self.model.get_submodule(owner)
+                    undo.callback(_replace_parameter(module, leaf, tensor))
+            yield
+
+    def _per_token(self, module: nn.Module, block: int) -> Callable[..., Any]:
+        """What the compact layout has in place of attention, in the shape of the module's call."""
+        family, dimensions = self.plan.family, self.plan.inventory.dimensions
+        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
+        weight = self.tensors.get(family.name("affine_weight", block))
+        bias = self.tensors.get(family.name("affine_bias", block))
+        heads, size = dimensions.num_heads, dimensions.head_size
+
+        def forward(x_BTd: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+            cache = kwargs.get("layer_past")
+            if cache is not None:  # keeps its length right; nothing ever reads the content
+                x_BHTh = x_BTd.reshape(*x_BTd.shape[:2], heads, size).transpose(1, 2)
+                cache.update(x_BHTh, x_BHTh, layer)
+            if weight is not None:
+                return functional.linear(x_BTd, weight, bias), None
+            return (x_BTd.new_zeros(1) if bias is None else bias).expand_as(x_BTd), None
+
+        return forward
+
+
+def replacements(
+    model: Any,
+    drop_attn: str | Selection,
+    fits: Fits | None = None,
+    *,
+    variant: str = "identity",
+    layout: str = "auto",
+    stored_dtype: str | None = None,
+) -> Replacements:
+    """Plans an edit of a loaded model and computes its tensors. The model is left unchanged.
+
+    **Arguments:** as for `apply`; `stored_dtype`: the tag (F16, BF16, F32) of the checkpoint that
+    the edit would be exported to, where the model is loaded in a wider dtype: new tensors are
+    rounded to it, as in the export.
+
+    **Raises:** `BlockSpecError`, `UnsupportedError`.
+    """
+    plan, read = _planned(model, drop_attn, variant, layout)
+    check_fitted(plan, fits or {})
+    tag = stored_dtype or plan.inventory.dtype
+    tensors: dict[str, torch.Tensor] = {}
+    for change in plan.changes:
+        if change.action != "drop":
+            new = as_torch(new_content(change, plan, read, fits, dtype=tag), tag)
+            beside = model.get_parameter(plan.family.name("output_weight", change.block))
+            tensors[change.name] = new.to(beside)  # its device and dtype
+    return Replacements(model, plan, tensors)
+
+
+def plan_for(
+    model: Any, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
+) -> Plan:
+    """The plan of an edit of a loaded model. Raises `BlockSpecError`, `UnsupportedError`."""
+    return _planned(model, drop_attn, variant, layout)[0]
+
+
+def _planned(
+    model: Any, drop_attn: str | Selection, variant: str, layout: str
+) -> tuple[Plan, Callable[[str], Any]]:
+    config = model.config.to_dict()
+    family_of(config)
+    stored = {name: as_stored(name, tensor) for name, tensor in model.state_dict().items()}
+    inventory = take_inventory(config, {name: tensor.info for name, tensor in stored.items()})
+    plan = make_plan(inventory, drop_attn, variant=variant, layout=layout)
+    return plan, lambda name: stored[name].array()
+
+
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
+    before = module.__dict__.get("forward")  # set where a library has wrapped the module already
+    module.forward = forward
+
+    def undo() -> None:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.forward = before
+
+    return undo
+
+
+def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
+    before = getattr(module, leaf)
+    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+    return lambda: setattr(module, leaf, before)
+
+
+def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
+    """A new module tree around existing tensors: no weight is copied or initialized."""
+    if plan.layout.NAME == "compact":
+        (architecture,) = plan.config["architectures"]
+        cls = getattr(import_module(MODULE), architecture)
+        config = cls.config_class(**plan.config)
+        config._attn_implementation = model.config._attn_implementation
+    else:
+        cls, config = type(model), copy.deepcopy(model.config)
+    with torch.device("meta"):
+        new = cls(config)
+    new.load_state_dict(state, strict=True, assign=True)
+    new.tie_weights()
+    ours = dict(new.named_buffers())
+    for name, buffer in model.named_buffers():
+        if name in ours:
+            owner, _, leaf = name.rpartition(".")
+            setattr(new.get_submodule(owner), leaf, buffer)
+    new.generation_config = copy.deepcopy(model.generation_config)
+    return new.train(model.training)

@@ -1,0 +1,132 @@
+"""Loading a folder through transformers, strictly: a model with a missing weight is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as _logging
+
+from surgery.checkpoint.foreign import guard, read_bytes
+from surgery.checkpoint.inventory import check_complete, check_config, check_tokenizer
+from surgery.checkpoint.source import TOKENIZER, open_checkpoint
+from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
+from surgery.families import family_of
+
+__all__ = ["has_tokenizer", "load_model", "load_tokenizer", "model_ids"]
+
+ADAPTER = "adapter_config.json"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_PROBE = "The quick brown fox jumps over the lazy dog."
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    dtype: Any = "auto",
+    device: Any = None,
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+) -> Any:
+    """A causal language model in eval mode, from a local folder. Runs no code of the folder.
+
+    **Arguments:** `dtype`: "auto" (as stored) or a torch dtype; `device` moves the whole model,
+    `device_map` spreads it; `attn_implementation`: eager, sdpa, … (default: the library's choice).
+
+    **Raises:** `SourceError` when the folder holds no model, `UnsupportedError` when it is of
+    another architecture or asks for code of its own, `CheckpointError` when it is broken or the
+    library would have to invent a weight.
+    """
+    checkpoint = open_checkpoint(Path(folder))  # what the library would stumble over
+    check_config(checkpoint.config, family_of(checkpoint.config))
+    check_complete(checkpoint.config, checkpoint.infos)
+    if (Path(folder) / ADAPTER).exists():
+        raise UnsupportedError(
+            "holds an adapter, which the library would put into the model",
+            where=Path(folder) / ADAPTER,
+            fix="merge it into the weights, or remove it",
+        )
+    optional: dict[str, Any] = {}
+    if device_map is not None:
+        optional["device_map"] = device_map
+    if attn_implementation is not None:
+        optional["attn_implementation"] = attn_implementation
+    with guard(CheckpointError, "cannot be loaded", folder), _quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **optional,
+        )
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"weight {missing[0]!r} is missing, and the library would fill it with random numbers",
+            where=folder,
+        )
+    if device is not None:
+        model = model.to(device)
+    return model.eval()
+
+
+def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """int64 token ids, where the model takes them. Raises `SamplesError` for unknown ones."""
+    weight = model.get_input_embeddings().weight
+    most = int(tokens.max()) if tokens.numel() else 0
+    if most >= len(weight):
+        raise SamplesError(
+            "token ids beyond the model's vocabulary",
+            expected=f"ids below {len(weight)}",
+            got=most,
+            fix="the tokenizer is another model's",
+        )
+    return tokens.to(weight.device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back the library's report on stored buffers that it no longer uses, and its bar."""
+    logging: Any = _logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether a local folder has files of a tokenizer; without them the library makes one up."""
+    return any((Path(folder) / name).is_file() for name in VOCABULARIES)
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a local folder. Runs no code of the folder.
+
+    **Raises:** `SourceError` when the folder holds none, or one that gives no tokens for text;
+    `UnsupportedError` when it asks for code of its own.
+    """
+    if not has_tokenizer(folder):
+        raise SourceError("holds no tokenizer", where=folder, expected=" or ".join(VOCABULARIES))
+    for path in (Path(folder) / name for name in TOKENIZER):
+        if path.exists():
+            read_bytes(path, SourceError)
+    check_tokenizer(Path(folder))
+    with guard(SourceError, "the tokenizer cannot be loaded", folder), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise SourceError("the tokenizer gives no tokens for text", where=folder, got="none")
+    return tokenizer

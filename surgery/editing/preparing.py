@@ -1,0 +1,145 @@
+"""Before an export: a source is found, opened and checked, and the edit of it is planned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.inventory import check_config, check_tokenizer, take_inventory
+from surgery.checkpoint.links import own_file
+from surgery.checkpoint.source import (
+    SIDECARS,
+    Checkpoint,
+    open_checkpoint,
+    read_json,
+)
+from surgery.editing.rewriting import Fits
+from surgery.errors import CheckpointError
+from surgery.families import family_of
+from surgery.hub.finding import find_model
+from surgery.plan import Plan, make_plan
+from surgery.record.manifest import (
+    CalibrationRecord,
+    Manifest,
+    Source,
+    read_manifest,
+)
+from surgery.record.plan_file import PlanFile
+from surgery.selection import Selection, checked, parse_selection
+
+_LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
+
+FileState = tuple[int, int]
+"""Bytes, and the time of the last change in nanoseconds."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What calibration text gave: fits by block, and the record of the text for the manifest."""
+
+    fits: Fits = field(default_factory=dict)
+    record: CalibrationRecord | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source that has been opened and checked, and what will be done to it.
+
+    `found`: the state of its files before anything of them was read.
+    """
+
+    found: Mapping[Path, FileState]
+    checkpoint: Checkpoint
+    source: Source
+    earlier: Manifest | None
+    plan: Plan
+
+    @property
+    def default_output(self) -> Path:
+        """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
+        name = self.source.model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
+        spec = self.plan.spec
+        if len(spec) > _LONGEST_SPEC:
+            spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
+        # a comma would end the name in `lm_eval --model_args pretrained=NAME,…`
+        return Path(f"{name}-{self.plan.variant}-{spec}".replace(",", "+"))
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of weights to read, an upper bound of what is written."""
+        return sum(info.nbytes for info in self.checkpoint.infos.values())
+
+
+def prepare(
+    model: str | Path,
+    drop_attn: str | Selection | PlanFile,
+    *,
+    variant: str = "identity",
+    layout: str = "auto",
+    revision: str | None = None,
+    name: str | None = None,
+) -> Prepared:
+    """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
+
+    **Arguments:** as for `export`; `name` is what the manifest calls the source (default: the Hub
+    id or the folder's name).
+
+    **Raises:** a `SurgeryError` for anything that would make the export fail.
+    """
+
+    def select(config: dict[str, Any]) -> Selection:
+        size = family_of(config).dimensions(config)
+        if isinstance(drop_attn, PlanFile):
+            return drop_attn.selection(size.num_blocks, size.num_heads)
+        if isinstance(drop_attn, str):
+            return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads)
+        return checked(drop_attn, size.num_blocks, size.num_heads)
+
+    folder, source = find_model(model, revision, check=select)
+    if name is not None:
+        source = source.model_copy(update={"model": name})
+    found = _states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
+    config = read_json(folder / "config.json", needed=True)
+    check_config(config, family_of(config))  # before any weights are looked at
+    check_tokenizer(folder)
+    if isinstance(drop_attn, PlanFile):
+        drop_attn.check_model(folder, source, config)
+        layout = drop_attn.layout if layout == "auto" else layout
+    checkpoint = open_checkpoint(folder)
+    for path in checkpoint.files:
+        own_file(path, folder)
+    inventory = take_inventory(checkpoint.config, checkpoint.infos)
+    earlier = read_manifest(folder)
+    plan = make_plan(
+        inventory,
+        select(config),
+        layout=layout,
+        earlier=earlier.edited_heads if earlier else None,
+    )
+    return Prepared(found, checkpoint, source, earlier, plan)
+
+
+def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
+    """The variants that an edit names, before there is a model to plan it for."""
+    if isinstance(drop_attn, str):
+        return {variant}
+    parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn
+    return {part.variant for part in parts}
+
+
+def check_unchanged(prepared: Prepared) -> None:
+    files = prepared.checkpoint.files
+    now = _states(files)
+    for path in files:
+        if now.get(path) != prepared.found.get(path):
+            raise CheckpointError(
+                "changed while it was read", where=path, fix="export again once it is complete"
+            )
+
+
+def _states(paths: Iterable[Path]) -> dict[Path, FileState]:
+    stats = ((path, path.stat()) for path in paths if path.is_file())
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}

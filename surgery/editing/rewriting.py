@@ -1,0 +1,108 @@
+"""A plan applied to the tensors of an opened source: what each file of the result will hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from surgery.checkpoint.source import Checkpoint
+from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
+from surgery.checkpoint.writer import Entry, NewTensor, OutputShard, shard_names, split_shards
+from surgery.errors import CheckpointError
+from surgery.layouts import Change
+from surgery.plan import Plan
+from surgery.record.manifest import Changed
+from surgery.variants import Fit, needs_text
+
+Fits = Mapping[int, Fit]
+"""Block → what calibration text says about it."""
+
+
+def output_shards(
+    checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
+) -> dict[str, OutputShard]:
+    """File name → what to write there. The source's sharding is kept unless a size is asked for."""
+    changes = {change.name: change for change in plan.changes}
+    added = {
+        block: [c for c in plan.changes if c.action == "add" and c.block == block]
+        for block in plan.blocks
+    }
+
+    def new(change: Change) -> NewTensor:
+        info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
+        return NewTensor(info, partial(new_content, change, plan, checkpoint.read, fits))
+
+    edited: list[tuple[str, OutputShard]] = []
+    names = _source_names(checkpoint)
+    for shard, name in zip(checkpoint.shards, names, strict=True):
+        entries: list[Entry] = []
+        touched = False
+        for tensor in shard.tensors:
+            change = changes.get(tensor.info.name)
+            touched |= change is not None
+            if change is None:
+                entries.append(tensor)
+            elif change.action == "rewrite":
+                entries.append(new(change))
+            else:  # dropped: what is added stands in the place of the block's first dropped tensor
+                entries += [new(add) for add in added.pop(change.block, ())]
+        whole = shard.path if shard.verbatim and not touched else None
+        edited.append((name, OutputShard(tuple(entries), shard.metadata, copy_of=whole)))
+    if max_shard_size is None:
+        return {name: shard for name, shard in edited if shard.entries}
+    metadata = checkpoint.shards[0].metadata
+    packed = split_shards((entry for _, shard in edited for entry in shard.entries), max_shard_size)
+    return {
+        name: OutputShard(entries, metadata)
+        for name, entries in zip(shard_names(len(packed)), packed, strict=True)
+    }
+
+
+def _source_names(checkpoint: Checkpoint) -> list[str]:
+    if all(shard.verbatim for shard in checkpoint.shards):
+        return [shard.path.name for shard in checkpoint.shards]
+    return shard_names(len(checkpoint.shards))
+
+
+def new_content(
+    change: Change,
+    plan: Plan,
+    read: Callable[[str], Array],
+    fits: Fits | None = None,
+    *,
+    dtype: str | None = None,
+) -> Array:
+    """The content of a changed tensor, from the source's tensors.
+
+    `dtype`: a safetensors tag (F32, F16, BF16); by default the source's.
+
+    **Raises:** `CheckpointError` when a number is not finite.
+    """
+    tag = dtype or plan.inventory.dtype
+    with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
+        array = plan.compute(change, read, fits).astype(DTYPES[tag], copy=False)
+    if not np.isfinite(array.astype(np.float32, copy=False)).all():
+        raise CheckpointError(
+            f"the new content of {change.name!r} is not finite in {tag}",
+            expected="finite weights",
+            fix="the source holds infinities or NaN, or needs a wider dtype for this variant",
+        )
+    return array
+
+
+def changed_by(plan: Plan) -> Changed:
+    """The names of the tensors that a plan rewrites, adds and drops, in its order."""
+    rewritten, added, dropped = (
+        [change.name for change in plan.changes if change.action == action]
+        for action in ("rewrite", "add", "drop")
+    )
+    return Changed(rewritten=rewritten, added=added, dropped=dropped)
+
+
+def check_fitted(plan: Plan, fits: Fits) -> None:
+    """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
+    without = [block for block in plan.fitted if block not in fits]
+    if without:
+        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)

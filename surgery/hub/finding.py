@@ -1,0 +1,247 @@
+"""Finding a model: a folder, an embedded one, or a Hub id of which only the needed is fetched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.checkpoint.inventory import check_config
+from surgery.checkpoint.source import (
+    CARD,
+    MANIFEST,
+    PICKLE,
+    PICKLE_INDEX,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    SIDECARS,
+    open_checkpoint,
+    read_json,
+)
+from surgery.checkpoint.tensors import TensorInfo
+from surgery.errors import CheckpointError, SourceError, SurgeryError
+from surgery.families import family_of
+from surgery.hub.client import UnreachableError, hub_client, progress_bars
+from surgery.hub.embedded import PREFIX, model_path
+from surgery.record.manifest import Source
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CONFIG = "config.json"
+_TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to wait forever
+_WORKERS = 8  # headers read at a time, as many as the client downloads files
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model without its weights.
+
+    `folder` holds its configuration and manifest. `infos` are the stored tensors by name; None for
+    pickled weights on the Hub, which tell nothing before they are downloaded.
+    """
+
+    folder: Path
+    source: Source
+    config: dict[str, Any]
+    infos: dict[str, TensorInfo] | None
+
+
+def find_model(
+    model: str | Path,
+    revision: str | None = None,
+    *,
+    check: Callable[[dict[str, Any]], object] = lambda config: None,
+) -> tuple[Path, Source]:
+    """A local folder with the model's files, and where they come from.
+
+    **Arguments:** `model` is a folder, an embedded model (`lab:pythia`) or a Hub id; `revision` a
+    branch, tag or commit of the last. The configuration is fetched and checked before any weights
+    are, and one format of weights is fetched. Where the Hub cannot be reached, an earlier download
+    is used. `check` is given the configuration of a Hub model before the weights are fetched, and
+    raises where they would be for nothing.
+
+    **Raises:** `SourceError` when there is no such model or it cannot be fetched;
+    `UnsupportedError` when its architecture cannot be edited.
+    """
+    folder = local_folder(model, revision)
+    if folder is not None:
+        return folder, Source(model=shown_name(model))
+    name = str(model)
+    try:
+        with hub_client(name, revision) as api:
+            found = _look_up(api, name, revision)
+            check(found.config)
+            folder = found.download()
+    except UnreachableError:
+        folder = _earlier_download(name, revision)
+        if folder is None:
+            raise
+    return folder, Source(model=name, revision=revision, commit=folder.name)
+
+
+def find_outline(model: str | Path, revision: str | None = None) -> Outline:
+    """As `find_model`, but of a Hub model's weights only the headers are read."""
+    folder = local_folder(model, revision)
+    if folder is not None:
+        opened = open_checkpoint(folder)
+        return Outline(folder, Source(model=shown_name(model)), opened.config, opened.infos)
+    name = str(model)
+    try:
+        with hub_client(name, revision) as api:
+            found = _look_up(api, name, revision)
+            folder, config, infos = found.folder, found.config, found.headers(api)
+    except UnreachableError:
+        folder = _earlier_download(name, revision)
+        if folder is None:
+            raise
+        opened = open_checkpoint(folder)
+        config, infos = opened.config, opened.infos
+    return Outline(folder, Source(model=name, revision=revision, commit=folder.name), config, infos)
+
+
+def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
+    """The folder that `model` names; None for a Hub id. Raises `SourceError` for neither."""
+    lab = str(model).startswith(PREFIX)
+    folder = model_path(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise SourceError("is a file; expected a folder or a Hub id", where=model)
+        return None
+    if revision is not None:
+        raise SourceError(
+            "`revision` goes with a Hub id, and this is a folder", where=folder, got=revision
+        )
+    return folder
+
+
+def shown_name(model: str | Path) -> str:
+    """What a model or file is called in all that may leave this machine: its id, or last name.
+
+    Of several, `PREFIX.npy,SUFFIX.npy`, each.
+    """
+    path, name = Path(model).expanduser(), str(model)
+    if path.exists() and not name.startswith(PREFIX):
+        return last_name(path)
+    return ",".join(map(shown_name, name.split(","))) if "," in name else name
+
+
+def last_name(path: Path) -> str:
+    """The name of a file or folder, without the path to it, as text: it may be any bytes."""
+    name = (path.resolve() if path.name in ("", "..") else path).name
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A Hub model that can be edited; `folder`, the cache's place for the commit, has its config.
+
+    `files` are all files of the repository, `weights` those of the one format that is used.
+    """
+
+    name: str
+    folder: Path
+    files: tuple[str, ...]
+    config: dict[str, Any]
+    weights: tuple[str, ...]
+
+    def download(self) -> Path:
+        """Fetches what is not in the cache yet. Weights come last: once they are there, all is."""
+        from huggingface_hub import snapshot_download
+
+        beside = (*SIDECARS, CARD)  # the source's card tells its license
+        along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
+        for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
+            missing = [file for file in wanted if not (self.folder / file).exists()]
+            if missing:
+                with progress_bars(shown=shown):
+                    snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
+        return self.folder
+
+    def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
+        """The stored tensors, from the headers of safetensors files; None for pickles."""
+        if not self.weights[0].endswith(".safetensors"):
+            return None
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            shards = list(pool.map(lambda file: self._header(api, file), self.weights))
+        return {name: info for shard in shards for name, info in shard.items()}
+
+    def _header(self, api: HfApi, file: str) -> dict[str, TensorInfo]:
+        from huggingface_hub.errors import SafetensorsParsingError
+
+        try:
+            header = api.parse_safetensors_file_metadata(self.name, file, revision=self.folder.name)
+            return {
+                name: TensorInfo(name, info.dtype, tuple(info.shape))
+                for name, info in header.tensors.items()
+            }
+        except (SafetensorsParsingError, AttributeError, TypeError):
+            raise CheckpointError("the header is not valid", where=file) from None
+
+
+def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
+    """Fetches the small files, and checks that the model can be edited and has weights."""
+    from huggingface_hub import snapshot_download
+
+    info = api.model_info(name, revision=revision, timeout=_TIMEOUT)
+    files = tuple(file.rfilename for file in info.siblings or ())
+    if CONFIG not in files:
+        raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
+    entry = _entry(files)
+    small = [file for file in (CONFIG, MANIFEST, entry) if file in files and file not in _WEIGHTS]
+    # by its name and not by its commit, so that the cache remembers the name for work offline
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
+    config = read_json(folder / CONFIG, needed=True)
+    check_config(config, family_of(config))
+    if entry is None:
+        raise SourceError(
+            "has no weights that can be read",
+            where=f"Hub model {name}",
+            expected=f"{SAFETENSORS} or {PICKLE}, single or sharded",
+        )
+    return _Found(name, folder, files, config, _weights(entry, folder, files))
+
+
+_WEIGHTS = (SAFETENSORS, PICKLE)
+
+
+def _entry(files: Collection[str]) -> str | None:
+    """The file by which the weights are found, in the order in which a folder is opened."""
+    formats = (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)
+    return next((file for file in formats if file in files), None)
+
+
+def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
+    """The file of weights itself, or the shards that an index names, all of which must exist."""
+    if entry in _WEIGHTS:
+        return (entry,)
+    weight_map = read_json(folder / entry).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("has no weight_map", where=entry)
+    shards = tuple(dict.fromkeys(map(str, weight_map.values())))
+    missing = next((shard for shard in shards if shard not in files), None)
+    if missing is not None:
+        raise CheckpointError(f"names shard {missing}, which is missing", where=entry)
+    return shards
+
+
+def _earlier_download(name: str, revision: str | None) -> Path | None:
+    """The folder of an earlier download, if it is complete."""
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client then says if one of these is missing
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
+        )
+        files = [path.name for path in folder.iterdir()]
+        entry = _entry(files)
+        complete = CONFIG in files and entry is not None and _weights(entry, folder, files)
+    except (OSError, ValueError, SurgeryError):
+        return None
+    return folder if complete else None

@@ -1,0 +1,126 @@
+"""What a result's configuration, manifest and tensors must be, with its source or without.
+
+Without one, edits are undone, newest first, in the names of tensors and in config.json, and each is
+planned anew: a plan needs no more. Then each is carried out again on its own result, which must
+change nothing: so query and key rows are exactly the constants that make attention one-hot, values
+are zero where they should be, and so on, as the layout computes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from surgery.checkpoint.inventory import Inventory, take_inventory
+from surgery.checkpoint.source import Checkpoint
+from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
+from surgery.editing.rewriting import changed_by
+from surgery.errors import CheckpointError, ManifestError
+from surgery.families import Dimensions
+from surgery.layouts import layout_of
+from surgery.plan import Plan, block_edits, make_plan
+from surgery.record.manifest import Edit, Manifest, edited_heads
+from surgery.variants import Fit
+
+
+def replanned(
+    result: Checkpoint, manifest: Manifest, original: Checkpoint | None = None
+) -> tuple[Plan, ...]:
+    """The plans of all recorded edits, newest first; of the latest for `original`, if it is given.
+
+    **Raises:** a `SurgeryError` when the configuration, the tensors' names or the manifest are not
+    what the edits make of a source.
+    """
+    config = result.config
+    inventory = take_inventory(config, result.infos)
+    edits = [*manifest.history, manifest.edit]
+    plans: list[Plan] = []
+    while edits:
+        edit = edits.pop()
+        if original is not None and not plans:
+            before = original.config, original.infos
+        else:
+            before = _undone(edit, inventory)
+        earlier, inventory = edited_heads(edits), take_inventory(*before)
+        plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
+        _compare(edit, plan, config)
+        plans.append(plan)
+        config = inventory.config
+    return tuple(plans)
+
+
+def _undone(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """The configuration and the tensors, by name, that an edit must have found."""
+    family, sizes = result.family, result.dimensions.sizes
+    infos = {name: info for name, info in result.infos.items() if name not in edit.changed.added}
+    for name in edit.changed.dropped:
+        rule, _ = family.match(name) or (None, None)
+        shape = () if rule is None or rule.shape is None else rule.shape
+        infos[name] = TensorInfo(name, result.dtype, tuple(sizes[size] for size in shape))
+    edits = block_edits(edit.parts, result.dimensions)
+    return layout_of(edit.layout).source_config(result.config, family, edits), infos
+
+
+def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
+    """Raises `ManifestError` where a plan differs from what is recorded or stored."""
+    if json.dumps(plan.config, sort_keys=True) != json.dumps(config, sort_keys=True):
+        raise ManifestError("config.json is not what the edit makes of the source's")
+    dimensions, record = plan.inventory.dimensions, edit.calibration
+    planned = {
+        "family": (edit.family, plan.family.model_type),
+        "num_blocks": (edit.num_blocks, dimensions.num_blocks),
+        "num_heads": (edit.num_heads, dimensions.num_heads),
+        "changed": (edit.changed, changed_by(plan)),
+        "one_hot": (edit.one_hot, plan.one_hot),
+        "calibration": (() if record is None else tuple(sorted(record.blocks)), plan.fitted),
+    }
+    for field, (found, expected) in planned.items():
+        if found != expected:
+            raise ManifestError(f"the manifest's {field} is not what the edit does")
+
+
+def check_repeats(
+    plan: Plan, result: Checkpoint, read: Callable[[str], Array], actions: Collection[str]
+) -> tuple[int, int]:
+    """Carries an edit out again and compares, bit for bit, what was not fitted to text.
+
+    **Arguments:** `read` gives the tensors of the source, or of the result itself, by name;
+    `actions`: which changes are compared.
+
+    **Returns:** how many tensors were compared, and how many of them hold fitted numbers.
+
+    **Raises:** `CheckpointError` for the first that is not what the edit makes.
+    """
+    compared = fitted = 0
+    fits = dict.fromkeys(plan.fitted, _unknown(plan.inventory.dimensions))
+    for change in plan.changes:
+        if change.action not in actions:
+            continue
+        found = result.read(change.name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = plan.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
+        known = ~np.isnan(expected)
+        if (
+            (found.shape, found.dtype) != (expected.shape, expected.dtype)
+            or not np.isfinite(found).all()
+            or found[known].tobytes() != expected[known].tobytes()
+        ):
+            raise CheckpointError(f"tensor {change.name!r} is not what {plan.variant} makes of it")
+        compared += 1
+        fitted += not known.all()
+    return compared, fitted
+
+
+def _unknown(dimensions: Dimensions) -> Fit:
+    """A fit of which nothing is known: not-a-number wherever the edit takes a number from it."""
+
+    def unknown(*shape: int) -> Array:
+        return np.broadcast_to(np.float32(math.nan), shape)
+
+    heads, size = dimensions.num_heads, dimensions.head_size
+    weight = unknown(heads, size, dimensions.d)
+    return Fit(unknown(heads, size), weight, unknown(heads, size), ridge=math.nan, r2=math.nan)

@@ -1,0 +1,87 @@
+"""What a model is, from its configuration, headers and manifest alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.inventory import take_inventory
+from surgery.families import family_of
+from surgery.hub.finding import find_outline
+from surgery.record.manifest import Edit, read_manifest
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`attention_free` maps blocks without attention to their variant, `edited_heads` the edited
+    heads of blocks that still attend; `edits` are recorded ones, oldest first.
+
+    `dtype` and `parameters` are None for pickled weights on the Hub, which do not tell before they
+    are downloaded.
+    """
+
+    model: str
+    family: str
+    num_blocks: int
+    dtype: str | None
+    parameters: int | None
+    attention_free: dict[int, str]
+    edited_heads: dict[int, dict[int, str]]
+    layout: str | None
+    edits: tuple[Edit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "family": self.family,
+            "num_blocks": self.num_blocks,
+            "dtype": self.dtype,
+            "parameters": self.parameters,
+            "attention_free": {str(block): name for block, name in self.attention_free.items()},
+            "edited_heads": {
+                str(block): {str(head): name for head, name in heads.items()}
+                for block, heads in self.edited_heads.items()
+            },
+            "layout": self.layout,
+            "edits": [
+                {
+                    "blocks": list(edit.blocks),
+                    "variant": edit.variant,
+                    **edit.model_dump(mode="json"),
+                }
+                for edit in self.edits
+            ],
+        }
+
+
+def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
+    """Looks at a folder or a Hub model. Reads no weights, and downloads none.
+
+    Blocks of a compact checkpoint without a manifest are reported by what stands in their place
+    (affine, constant, none), since the variant is not recorded elsewhere.
+
+    **Raises:** `SourceError`, `CheckpointError`, `UnsupportedError`, `ManifestError`.
+    """
+    outline = find_outline(model, revision)
+    config, family = outline.config, family_of(outline.config)
+    inventory = take_inventory(config, outline.infos) if outline.infos is not None else None
+    manifest = read_manifest(outline.folder)
+    is_compact = config["model_type"] == family.compact_model_type
+    free = dict(inventory.compact_blocks) if inventory else {}
+    heads: dict[int, dict[int, str]] = {}
+    if manifest:
+        free |= manifest.attention_free
+        edited = manifest.edited_heads
+        heads = {block: edited[block] for block in edited if block not in free}
+    return Inspection(
+        model=outline.source.model,
+        family=family.model_type,
+        num_blocks=family.dimensions(config).num_blocks,
+        dtype=inventory.dtype if inventory else None,
+        parameters=inventory.num_parameters if inventory else None,
+        attention_free=dict(sorted(free.items())),
+        edited_heads=heads,
+        layout="compact" if is_compact else ("stock" if free or heads else None),
+        edits=(*manifest.history, manifest.edit) if manifest else (),
+    )

@@ -1,0 +1,93 @@
+"""Does a head look at other tokens? Found out by changing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.checkpoint.foreign import guard
+from surgery.editing.loading import load_model
+from surgery.errors import CheckpointError
+from surgery.families import family_of
+
+_MOST_TOKENS = 2048  # offsets that are tried at once; more than any supported model was trained on
+
+
+def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
+    """Block → for each head, whether its context of any token depends on any other token.
+
+    The model runs once on random tokens, as many as its positions allow (at most 2,048). At each
+    block, the attention module is run again with the same arguments, but with other inputs for all
+    tokens but some: scaled, shifted and in another order. A head that mixes tokens has another
+    context vector at a token that was kept; an attention-free one has the same bits. Kept are the
+    last token alone, so that every offset is tried, then a random half, then the other half, so
+    that every position is. Where the module is gone, what stands there answers for all heads.
+
+    **Arguments:** `seed` of all that is random.
+
+    **Raises:** `CheckpointError` when the model cannot be loaded or run, or what attention adds is
+    not finite.
+    """
+    model = load_model(folder)
+    family = family_of(model.config.to_dict())
+    dimensions = family.dimensions(model.config.to_dict())
+    generator = torch.Generator().manual_seed(seed)
+    length = min(dimensions.max_positions, _MOST_TOKENS)
+    tokens_BT = torch.randint(dimensions.vocabulary, (1, length), generator=generator)
+    order_T = torch.randperm(length, generator=generator)
+    half_T = torch.rand(length, generator=generator) < 0.5
+    kept = (torch.arange(length) == length - 1, half_T, ~half_T)
+    modules = dict(model.named_modules())
+    probes = {}
+    hooks = []
+    for block in range(dimensions.num_blocks):
+        probe = probes[block] = _Probe(dimensions.num_heads, kept, order_T)
+        attention = modules[family.attention.format(block=block)]
+        hooks.append(attention.register_forward_hook(probe, with_kwargs=True))
+        projection = modules.get(family.name("output_weight", block).removesuffix(".weight"))
+        if projection is not None:
+            hooks.append(projection.register_forward_pre_hook(probe.take_context))
+    try:
+        with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
+            model(tokens_BT, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
+
+
+class _Probe:
+    """A forward hook that runs its module again on changed tokens."""
+
+    def __init__(
+        self, num_heads: int, kept: tuple[torch.Tensor, ...], order_T: torch.Tensor
+    ) -> None:
+        self.kept, self.order_T = kept, order_T
+        self.running = False
+        self.context: torch.Tensor | None = None
+        self.mixing = torch.zeros(num_heads, dtype=torch.bool)
+
+    def take_context(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self.context = args[0]
+
+    def __call__(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if self.running:
+            return
+        x_BTd, before = args[0], output[0] if self.context is None else self.context
+        others_BTd = x_BTd[:, self.order_T] * -3 + 1
+        self.running = True
+        for kept_T in self.kept:
+            changed_BTd = torch.where(kept_T[:, None], x_BTd, others_BTd)
+            output = module(changed_BTd, *args[1:], **kwargs)[0]
+            if not torch.isfinite(output).all():
+                raise FloatingPointError("attention output is not finite")
+            after = output if self.context is None else self.context
+            differs = (after != before)[0, kept_T]
+            if self.context is not None:
+                differs = differs.view(len(differs), len(self.mixing), -1).any(-1).any(0)
+            self.mixing |= differs if self.context is not None else differs.any()
+        self.running = False

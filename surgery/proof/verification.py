@@ -1,0 +1,259 @@
+"""Proves that an exported folder is what its manifest says, down to the last byte."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.inventory import check_tokenizer
+from surgery.checkpoint.links import own_file
+from surgery.checkpoint.source import SAFETENSORS, SAFETENSORS_INDEX, Checkpoint, open_checkpoint
+from surgery.errors import CheckpointError, ManifestError, SurgeryError
+from surgery.families import family_of
+from surgery.hub.finding import find_model
+from surgery.modeling import MODELING_FILE
+from surgery.plan import Plan
+from surgery.proof.expected import check_repeats, replanned
+from surgery.record.manifest import NAME as MANIFEST
+from surgery.record.manifest import Manifest, Source, read_manifest
+from surgery.selection import Part, format_selection
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was proved or refuted."""
+
+    name: str
+    ok: bool
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "ok": self.ok, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of a folder; `ok` when every one holds. `seed`: of the behavior's random input."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+    seed: int
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "folder": str(self.folder),
+            "seed": self.seed,
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+
+def verify(
+    folder: str | Path,
+    *,
+    source: str | Path | None = None,
+    revision: str | None = None,
+    seed: int | None = None,
+) -> Verification:
+    """Checks an exported folder. Each check rests on those before: it ends with one that fails.
+
+    1. `files`: every file has its recorded SHA-256, nothing else lies there but the card and the
+       reports, and no link leaves the folder.
+    2. `contents`: weights, tokenizer and license, and no code but the compact layout's own file,
+       byte for byte.
+    3. `edit`: the edits, planned anew, are what the manifest and config.json say; with `source`,
+       for that one.
+    4. `tensors`: edited heads are exactly what makes them attention-free: `surgery.proof.expected`.
+    5. With `source`, `carried`: tokenizer, license and the like are the source's; `untouched`:
+       every tensor that the plan leaves alone is byte-equal to the source's; `rewritten`: every
+       other one equals what the edit computes from it, except for what was fitted to text.
+    6. `loads`, and for each edited block `attention-free`: the model is loaded through transformers
+       and run on random tokens, and a token's context does not change when others do; for all other
+       heads it does.
+
+    **Arguments:** `seed`: repeats the random input of an earlier run (default: a new one).
+
+    **Raises:** `ManifestError` when the folder has no manifest; errors of finding the source.
+    """
+    path = Path(folder)
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise ManifestError(
+            f"has no {MANIFEST}", where=path, fix="verify a folder that `attn-surgery export` wrote"
+        )
+    found = None if source is None else find_model(source, revision)
+    proof = _Proof(path, manifest, found)
+    names = [*_ALWAYS, *(_WITH_SOURCE if found is not None else ())]
+    seed = secrets.randbits(32) if seed is None else seed
+    checks: list[Check] = []
+    try:
+        for name in names:
+            with guard(CheckpointError, "cannot be verified", path):
+                detail = getattr(proof, name)()
+            checks.append(Check(name, True, detail))
+        name = "loads"
+        checks += _behavior(path, manifest, seed)
+    except SurgeryError as error:
+        checks.append(Check(name, False, str(error)))
+    return Verification(path, tuple(checks), seed)
+
+
+_ALWAYS = ("files", "contents", "edit", "tensors")
+_WITH_SOURCE = ("carried", "untouched", "rewritten")
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """The checks that run no model. Each says what it found, or raises a `SurgeryError`."""
+
+    folder: Path
+    manifest: Manifest
+    found: tuple[Path, Source] | None  # the source, if it is given
+
+    @cached_property
+    def result(self) -> Checkpoint:
+        return open_checkpoint(self.folder)
+
+    @cached_property
+    def original(self) -> Checkpoint:
+        assert self.found is not None
+        return open_checkpoint(self.found[0])
+
+    @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        return replanned(self.result, self.manifest, self.original if self.found else None)
+
+    def files(self) -> str:
+        listed = self.manifest.files
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink():
+                own_file(path, self.folder)
+            elif path.is_dir():
+                continue
+            if not self.manifest.accounts_for(name):
+                raise CheckpointError(f"{name} is not in the manifest")
+        for name, record in listed.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise CheckpointError(f"{name} is missing")
+            if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+                raise CheckpointError(f"{name} differs from its recorded SHA-256")
+        total = sum(record.size for record in listed.values())
+        return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
+
+    def contents(self) -> str:
+        result, edit = self.result, self.manifest.edit
+        weights = {shard.path.name for shard in result.shards if shard.verbatim}
+        index = set() if SAFETENSORS in weights else {SAFETENSORS_INDEX}
+        code = set()
+        if edit.layout == "compact":
+            code = {MODELING_FILE.name}
+            path = self.folder / MODELING_FILE.name
+            if not path.is_file() or path.read_bytes() != MODELING_FILE.read_bytes():
+                wrote = edit.versions.get("attn-surgery", "unknown")
+                raise CheckpointError(f"{path.name} is not this version's (exported by {wrote})")
+        known = {"config.json", *weights, *index, *code, *result.carried}
+        strangers = sorted(set(self.manifest.files) - known)
+        if strangers:
+            raise CheckpointError(f"{strangers[0]} is no part of an edited model")
+        check_tokenizer(self.folder)
+        return "weights, tokenizer and license, " + (
+            f"and {min(code)} of this version" if code else "and no code"
+        )
+
+    def edit(self) -> str:
+        if self.found is not None:
+            ours, theirs = (family_of(c.config).title for c in (self.result, self.original))
+            if ours != theirs:
+                raise CheckpointError(f"the source is a {theirs} model, and this is a {ours} model")
+            recorded = self.manifest.edit.source
+            if recorded.content is not None and not recorded.is_that(*self.found):
+                raise CheckpointError("the source is not the one that the manifest records")
+            earlier = read_manifest(self.original.folder)
+            if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
+                raise ManifestError("the manifest's history is not the source's")
+        return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"
+
+    def tensors(self) -> str:
+        for plan in self.plans:
+            check_repeats(plan, self.result, self.result.read, {"rewrite"})
+        hot = self.manifest.edit.one_hot
+        if hot is None:
+            return "hold what the layout puts there"
+        return (
+            f"queries and keys are the constants that leave a gap of {hot.gap:g} (needed: "
+            f"{hot.required:g}) over {hot.num_offsets:,} offsets"
+        )
+
+    def carried(self) -> str:
+        theirs = self.original.carried
+        for name in sorted({*self.result.carried, *theirs}):
+            record = self.manifest.files.get(name)
+            if name not in theirs or record is None or record.sha256 != sha256_of(theirs[name]):
+                raise CheckpointError(f"{name} is not the source's")
+        return f"{len(theirs)} files equal to the source's"
+
+    def untouched(self) -> str:
+        result, original, plan = self.result, self.original, self.plans[0]
+        untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
+        wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing, or of no one
+        wrong |= {
+            name
+            for name in untouched & set(result.tensors)
+            if result.infos[name] != original.infos[name]
+            or result.tensors[name].raw() != original.tensors[name].raw()
+        }
+        if wrong:
+            raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
+        return f"{len(untouched)} tensors byte-equal to the source"
+
+    def rewritten(self) -> str:
+        compared, fitted = check_repeats(
+            self.plans[0], self.result, self.original.read, {"rewrite", "add"}
+        )
+        detail = f"{compared} tensors repeat bit for bit"
+        if fitted:
+            detail += f", {fitted} of them but for what was fitted to calibration text"
+            detail += " (attn-surgery reproduce repeats that)"
+        return detail
+
+
+def _behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
+    from surgery.proof.mixing import mixing_heads  # needs torch and transformers
+
+    mixes = mixing_heads(folder, seed)
+    checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
+    edited, heads = manifest.edited_heads, manifest.edit.num_heads
+    for block, variants in edited.items():
+        whole = len(variants) == heads
+        spec = format_selection([Part(block, tuple(variants), "")], heads)
+        name = f"block {block} attention-free" if whole else f"heads {spec} attention-free"
+        wrong = any(mixes[block][head] for head in variants)
+        detail = "depends on other tokens" if wrong else "depends on its own token alone"
+        checks.append(
+            Check(f"{name} ({', '.join(sorted(set(variants.values())))})", not wrong, detail)
+        )
+    others = {
+        block: [head for head in range(heads) if head not in edited.get(block, {})]
+        for block in mixes
+    }
+    idle = _spec({b: [h for h in others[b] if not mixes[b][h]] for b in others}, heads)
+    detail = f"{idle} no longer mix tokens, and the manifest does not say so"
+    fine = f"{_spec(others, heads) or 'none left'}: attention still mixes"
+    checks.append(Check("other blocks", not idle, detail if idle else fine))
+    return checks
+
+
+def _spec(heads: dict[int, list[int]], num_heads: int) -> str:
+    parts = [Part(block, tuple(some), "") for block, some in heads.items() if some]
+    return format_selection(parts, num_heads)

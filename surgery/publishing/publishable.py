@@ -1,0 +1,92 @@
+"""What of a folder may be published: what its manifest lists, and a report as `render` makes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.card.file import read_card
+from surgery.checkpoint.foreign import guard, read_bytes
+from surgery.checkpoint.links import own_file
+from surgery.checkpoint.source import read_json
+from surgery.errors import ManifestError, OutputError
+from surgery.proof.verification import verify
+from surgery.record.manifest import NAME as MANIFEST
+from surgery.record.manifest import REPORTS, Manifest, read_manifest
+
+Render = Callable[[Mapping[str, Any], Path], tuple[Mapping[str, Any], Mapping[str, str]]]
+"""A report and the file it is from → the report as it may be published, and its pages by name.
+
+Raises ValueError for what is no report, and `OutputError` where it may show a passage.
+"""
+
+
+@dataclass(frozen=True)
+class Publishable:
+    """A folder that verifies. `card`: README.md as it is, "" without one.
+
+    `contents`: file → what is sent; `hashes`: file → the SHA-256 that must arrive.
+    """
+
+    manifest: Manifest
+    contents: Mapping[str, Path | bytes]
+    hashes: Mapping[str, str]
+    card: str
+    report: Mapping[str, Any] | None
+
+
+def publishable(
+    folder: Path, evaluation: Path | None = None, render: Render | None = None
+) -> Publishable:
+    """Looks through an exported folder. `evaluation`: where its report is, if not in the folder.
+
+    A report and its pages are sent as `render` makes them; without it there is none.
+
+    **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify or
+    records a path, or when its report may show passages or is of another model.
+    """
+    result = verify(folder)
+    failed = next((check for check in result.checks if not check.ok), None)
+    if failed is not None:
+        what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
+        raise OutputError(what, where=folder, fix="export it again")
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ManifestError(f"has lost its {MANIFEST}", where=folder)
+    for edit in (manifest.edit, *manifest.history):
+        if Path(edit.source.model).is_absolute():  # as early versions recorded it
+            what = "records the path of its source, which is never published"
+            raise OutputError(what, where=folder / MANIFEST, fix="export it again")
+    written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
+    place = evaluation or folder
+    where, report = place / REPORTS[0], None
+    found = render and read_json(own_file(where, place), needed=evaluation is not None)
+    if render and found:
+        with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
+            report, pages = render(found, where)
+        _check_model(report, where, written[MANIFEST])
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        written |= {name: page.encode() for name, page in {**pages, REPORTS[0]: text}.items()}
+    listed = {name: folder / name for name in manifest.files}
+    return Publishable(
+        manifest,
+        {**listed, **written},
+        {name: file.sha256 for name, file in manifest.files.items()}
+        | {name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
+        read_card(folder) or "",
+        report,
+    )
+
+
+def _check_model(report: Mapping[str, Any], where: Path, manifest: bytes) -> None:
+    """Refuses a report that is of another model, or compares with one that is not its source."""
+    measured = (report.get("provenance") or {}).get("edited") or {}
+    if measured.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
+        raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
+    if report.get("relation", "source") != "source":
+        what = "compares with a model that is not known to be the source"
+        raise OutputError(what, where=where, fix="evaluate against the source, or remove it")

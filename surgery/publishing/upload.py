@@ -1,0 +1,210 @@
+"""Publishing an exported folder: one commit, of files that were verified and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.card.text import card_text, merged
+from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS
+from surgery.errors import ManifestError, OutputError
+from surgery.hub.client import hub_client, progress_bars
+from surgery.hub.refusals import upload_error
+from surgery.hub.state import TIMEOUT, Published, published
+from surgery.publishing.publishable import Publishable, Render, publishable
+from surgery.record.manifest import NAME as MANIFEST
+from surgery.record.manifest import REPORTS, Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_FIX = "push a folder that `attn-surgery export` wrote"
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is on the Hub now. `pr`: the URL of the pull request, where one was asked for."""
+
+    repo: str
+    url: str
+    commit: str
+    files: tuple[str, ...]
+    private: bool
+    pr: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "files": list(self.files)}
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    public: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    evaluation: str | Path | None = None,
+    render: Render | None = None,
+) -> Push:
+    """Uploads an exported folder to the Hub, as one commit.
+
+    Only what the manifest lists goes there, with the manifest, a fresh card, and the report, made
+    anew, if it is of this model and holds no text. What has arrived is compared with the hashes of
+    the manifest. The repository is created if it is not there, private unless `public`. The Hub
+    keeps large files that have arrived, so a push that was interrupted is completed by another, and
+    until then nothing of it shows. The folder is left as it is.
+
+    **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
+    proposes the commit as a pull request; `evaluation` is the folder of the model's report, where
+    that is not in the model's own; `render` makes what is published of a report
+    (`evals.evaluation.publication.publication`), and without it none is sent.
+
+    **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
+    verify or cannot be published, one line for each way in which that fails; ValueError for
+    `evaluation` without `render`.
+    """
+    if evaluation is not None and render is None:
+        raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
+    if read_manifest(Path(folder)) is None:
+        raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
+    check_destination(repo)
+    with hub_client(repo, revision, explain=upload_error) as api:  # before the long verification
+        exists = _check_repository(api, repo, public=public, create_pr=create_pr)
+    place = None if evaluation is None else Path(evaluation)
+    source = publishable(Path(folder), place, render)
+    with hub_client(repo, revision, explain=upload_error) as api:
+        if not exists:
+            api.create_repo(repo, private=not public)
+        if revision is not None and not create_pr and not revision.startswith("refs/"):
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        there = published(api, repo, revision)
+        stale = _stale(api, there, source)
+        card = _card(api, there, source).encode()
+        contents: dict[str, Path | bytes] = {**source.contents, CARD: card}
+        hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
+        done = _commit(
+            api,
+            there,
+            contents,
+            stale,
+            commit_message=message or _message(source.manifest),
+            revision=revision,
+            create_pr=create_pr,
+        )
+        now = published(api, repo, done.pr_revision or done.oid)
+        for name, content in contents.items():
+            if name not in now.files or not now.files[name].holds(hashes[name], content):
+                what = f"{name} has not arrived as it was sent"
+                raise OutputError(what, where=f"Hub model {repo}", fix="push again")
+        url = f"{api.endpoint}/{repo}"
+    return Push(repo, url, done.oid, tuple(sorted(contents)), not public, done.pr_url)
+
+
+def check_destination(repo: str) -> None:
+    """All that can be known of a destination without the Hub: its form, and that there is a login.
+
+    Raises `OutputError`.
+    """
+    from huggingface_hub import get_token, utils
+    from huggingface_hub.errors import HFValidationError
+
+    client: Any = utils
+    try:
+        client.validate_repo_id(repo)
+        named = repo.count("/") == 1
+    except HFValidationError:
+        named = False
+    if not named:
+        raise OutputError("not a Hub id", where=repo, expected="OWNER/NAME")
+    if get_token() is None:
+        fix = "`hf auth login` with a token that may write, or set HF_TOKEN"
+        raise OutputError("nobody is logged in", where=f"Hub model {repo}", fix=fix)
+
+
+def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -> bool:
+    """Whether the repository exists. Refuses one that is not as public or private as asked for."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    where = f"Hub model {repo}"
+    try:
+        private = bool(api.model_info(repo, timeout=TIMEOUT).private)
+    except RepositoryNotFoundError as error:
+        if error.response.status_code != 404:
+            raise
+        if create_pr:
+            what, fix = "not found, so nothing can be proposed", "push without `create_pr=True`"
+            raise OutputError(what, where=where, fix=fix) from None
+        return False
+    if public and private:
+        raise OutputError(
+            "exists and is private, and `public=True` opens none that exists",
+            where=where,
+            fix="open it in its settings, or push without `public=True`",
+        )
+    if not public and not private:
+        fix = "push with `public=True` if that is meant, or choose another name"
+        raise OutputError("exists and is public", where=where, fix=fix)
+    return True
+
+
+def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
+    """Files of an earlier push, to be removed.
+
+    **Raises:** `OutputError` for weights or code of someone else: they would be taken for the
+    model's, and they are not ours to remove.
+    """
+    ours = set(REPORTS)
+    if MANIFEST in there.files:
+        earlier = read_manifest(there.fetch(api, MANIFEST).parent)
+        ours |= set(earlier.files) if earlier else set()
+    others = set(there.files) - {*source.contents, CARD}
+    foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
+    if foreign:
+        raise OutputError(
+            f"holds {foreign[0]}, which is not of this model and would be taken for a part of it",
+            where=f"Hub model {there.repo}",
+            fix="choose another name, or delete the file there",
+        )
+    return sorted(others & ours)
+
+
+def _card(api: HfApi, there: Published, source: Publishable) -> str:
+    """A fresh card with what the user has written, in the folder or on the Hub."""
+    card = source.card
+    if CARD in there.files:
+        card = merged(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
+    return card_text(source.manifest, name=there.repo, report=source.report, existing=card)
+
+
+def _message(manifest: Manifest) -> str:
+    blocks = ", ".join(map(str, manifest.edit.blocks))
+    return f"Upload an edit of blocks {blocks} ({manifest.edit.variant})"
+
+
+def _commit(
+    api: HfApi,
+    there: Published,
+    contents: Mapping[str, Path | bytes],
+    stale: list[str],
+    **choices: Any,
+) -> Any:
+    """Sends what is not there yet, then the commit on top of the state that was looked at."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    with progress_bars(shown=sys.stderr.isatty()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the client, on metadata that could be there
+        return api.create_commit(
+            there.repo,
+            [
+                *(CommitOperationAdd(name, content) for name, content in contents.items()),
+                *(CommitOperationDelete(name, is_folder=False) for name in stale),
+            ],
+            parent_commit=there.commit,
+            **choices,
+        )

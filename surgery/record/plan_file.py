@@ -1,0 +1,118 @@
+"""A choice of blocks, heads and variants in a file: what `search` writes and `export` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.foreign import guard, parse_json, read_bytes
+from surgery.errors import SourceError, UnsupportedError
+from surgery.families import family_of
+from surgery.record.manifest import Source
+from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
+
+SCHEMA: Literal[1] = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PlannedEdit(_Model):
+    """Blocks and heads, as they are typed, and the variant that they get."""
+
+    drop_attn: str
+    variant: str
+
+
+class PlannedModel(_Model):
+    """The model that a choice is for."""
+
+    source: Source
+    family: str
+    num_blocks: int
+    num_heads: int
+
+    @staticmethod
+    def of(source: Source, config: dict[str, Any]) -> PlannedModel:
+        """A model that `find_model` has found, and its configuration."""
+        family = family_of(config)
+        size = family.dimensions(config)
+        return PlannedModel(
+            source=source,
+            family=family.model_type,
+            num_blocks=size.num_blocks,
+            num_heads=size.num_heads,
+        )
+
+    def __str__(self) -> str:
+        content = "" if self.source.content is None else f", content {self.source.content[:12]}"
+        size = f"{self.num_blocks} blocks of {self.num_heads} heads"
+        return f"{self.source.model}: {self.family}, {size}{content}"
+
+
+class PlanFile(_Model):
+    """`model`: the one that the choice was made for; None: it says nothing of that. `provenance` is
+    whatever the author of the choice wants to say about it."""
+
+    schema_version: Literal[1] = SCHEMA
+    model: PlannedModel | None = None
+    edits: list[PlannedEdit]
+    layout: Literal["auto", "stock", "compact"] = "auto"
+    provenance: dict[str, Any] = {}
+
+    @staticmethod
+    def of(
+        selection: Iterable[Part],
+        num_heads: int,
+        *,
+        layout: Literal["auto", "stock", "compact"] = "auto",
+        model: PlannedModel | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> PlanFile:
+        """The file of a selection for a model with `num_heads` heads a block."""
+        edits = [
+            PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
+            for variant, parts in by_variant(selection).items()
+        ]
+        return PlanFile(edits=edits, layout=layout, model=model, provenance=provenance or {})
+
+    def selection(self, num_blocks: int, num_heads: int) -> Selection:
+        """The selection for a model of that size. Raises `BlockSpecError`."""
+        parts: list[Part] = []
+        for edit in self.edits:
+            parts += parse_selection(edit.drop_attn, edit.variant, num_blocks, num_heads)
+        return tuple(sorted(parts))
+
+    def check_model(self, folder: Path, source: Source, config: dict[str, Any]) -> None:
+        """Raises `UnsupportedError` when a model, found in `folder`, is not that of the choice."""
+        if self.model is None:
+            return
+        found = PlannedModel.of(source, config)
+        size = self.model.model_copy(update={"source": source})
+        if size == found and self.model.source.is_that(folder, source):
+            return
+        source = source.model_copy(update={"content": source.content or content_hash(folder)})
+        raise UnsupportedError(
+            "the plan was made for another model",
+            expected=self.model,
+            got=PlannedModel.of(source, config),
+            fix="search on this model, or take the model out of the plan",
+        )
+
+    def to_text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def read_plan_file(path: Path) -> PlanFile:
+    """Raises `SourceError` for a file that is not there or no plan."""
+    with guard(SourceError, "no plan", path):
+        plan = PlanFile.model_validate(parse_json(read_bytes(path, SourceError)))
+    if not plan.edits:
+        raise SourceError("no plan: it edits nothing", where=path)
+    return plan
