@@ -24,7 +24,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.response import heldout_text, passages_text, respond
 from evals.samples import Samples
-from evals.sweep.engine import BASE, Engine
+from evals.sweep.batch import BASE
+from evals.sweep.engine import Engine
 from surgery.fitting.moments import Moments, fit
 from surgery.selection import Part
 from surgery.variants import VARIANTS, Fit

@@ -12,7 +12,7 @@ from cli.options import note
 from cli.progress import progress
 
 if TYPE_CHECKING:
-    from evals.evaluation.evaluation import Plan
+    from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
     from surgery.publishing.upload import Push
 
@@ -30,7 +30,8 @@ def evaluation_wanted(
         raise click.UsageError("--evaluate and --dry-run exclude each other")
     lab = lab_of(model)
     check_asked(asked, lab)
-    from evals.benchmarks.cache import BaselineCache, cache_folder
+    from evals.benchmarks.cache import BaselineCache
+    from surgery.checkpoint.content import cache_folder
 
     return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
 
@@ -41,8 +42,9 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
     The model card is written anew with the figures. Raises `OutputError` when the export does not
     verify.
     """
-    from evals.evaluation.evaluation import Target, evaluate
+    from evals.evaluation.evaluation import evaluate
     from evals.evaluation.files import attach
+    from evals.evaluation.plan import Target
     from surgery.errors import OutputError
     from surgery.proof.verification import verify
 

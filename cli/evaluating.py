@@ -14,8 +14,8 @@ from cli.progress import progress
 
 if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
-    from evals.evaluation.evaluation import Plan
     from evals.evaluation.gates import DropLimit
+    from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,7 +141,7 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     `more`: further fields of `evals.evaluation.evaluation.Plan`.
     """
     from evals.benchmarks.tasks import SUITES
-    from evals.evaluation.evaluation import Plan
+    from evals.evaluation.plan import Plan
     from evals.samples import open_samples
     from surgery.checkpoint.copying import sha256_of
     from surgery.hub.finding import last_name

@@ -15,7 +15,7 @@ from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
-    from evals.evaluation.evaluation import Plan, Target
+    from evals.evaluation.plan import Plan, Target
     from evals.evaluation.report import Report
     from surgery.record.manifest import Manifest, TextSource
 
@@ -74,7 +74,8 @@ def measured_again(
     **Raises:** `MeasurementError` when the baseline was a folder that is not here, `SamplesError`
     for other passages than the recorded ones; errors of `evals.evaluation.evaluation.evaluate`.
     """
-    from evals.evaluation.evaluation import Target, evaluate
+    from evals.evaluation.evaluation import evaluate
+    from evals.evaluation.plan import Target
 
     with guard(MeasurementError, "cannot be measured again", "report.json"):
         base = _baseline(report, source, manifest)
@@ -132,7 +133,7 @@ def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, 
 
 def _baseline(report: Report, source: Path, manifest: Manifest) -> Target:
     """What the report compares with: the source that was repeated, or an earlier one of a chain."""
-    from evals.evaluation.evaluation import Target
+    from evals.evaluation.plan import Target
 
     base = report.provenance.base
     if base["content"] == manifest.edit.source.content:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "line_of", "whole_numbers"]
 
 _SETTINGS: Any = {
     "axes.axisbelow": True,

@@ -16,8 +16,6 @@ from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.output import locked, parents_of, writing
 
-__all__ = ["Journal", "arrays_as_json", "arrays_from_json"]
-
 Step = TypeVar("Step")
 _REMOVE = "remove it to begin anew, or choose another --output"
 

@@ -19,8 +19,6 @@ from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.record.manifest import Source
 
-__all__ = ["DTYPES", "Subject", "open_subject"]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -10,17 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "SEED",
-    "Interval",
-    "bootstrap",
-    "bootstrap_mean",
-    "mcnemar",
-    "paired_difference",
-    "strata",
-    "wilson",
-]
-
 SEED = 20_250_501
 """Of every bootstrap, so that the same rows give the same interval."""
 RESAMPLES = 2_000

@@ -16,20 +16,6 @@ ValueError and TypeError stay what they are: misuse of the Python API by a progr
 
 from __future__ import annotations
 
-__all__ = [
-    "BlockSpecError",
-    "CheckpointError",
-    "ManifestError",
-    "MarginError",
-    "MeasurementError",
-    "OutputError",
-    "SamplesError",
-    "SourceError",
-    "SurgeryError",
-    "UnsupportedError",
-]
-
-
 _LONGEST = 1_000  # characters of a part of the line
 
 

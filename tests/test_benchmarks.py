@@ -15,13 +15,14 @@ from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 from tiny_tokenizer import tiny_model, tiny_tokenizer
 
-from evals.benchmarks.cache import BaselineCache, cache_folder
+from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks, write_results
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import SUITES
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import Subject, open_subject
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
+from surgery.checkpoint.content import cache_folder
 from surgery.errors import MeasurementError, OutputError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,7 +26,8 @@ from evals.memorization.extraction import extract, run_pass
 from evals.models import open_subject
 from evals.running.resuming import from_block, from_tokens
 from evals.samples import Samples
-from evals.sweep.engine import BASE, Engine, Measured
+from evals.sweep.batch import BASE
+from evals.sweep.engine import Engine, Measured
 from evals.sweep.shared_prefixes import Branch, branches
 from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError, UnsupportedError

@@ -18,8 +18,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.lab.vocabulary import SIZE
 
-__all__ = ["CONFIGS", "CONTEXT", "new_model"]
-
 CONTEXT = 256
 
 _NEO_LAYERS = 6

@@ -31,8 +31,6 @@ from benchmarks.lab.records import read_records
 from evals.lab import LAB_MODELS, corpus, model_path, samples_path
 from surgery.editing.loading import load_model, load_tokenizer
 
-__all__ = ["Measured", "load", "main", "measure"]
-
 
 @dataclass(frozen=True)
 class Measured:

@@ -20,8 +20,6 @@ from benchmarks.lab.records import LENGTH, Record
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import exact_match
 
-__all__ = ["Baselines", "extracted", "mean_loss", "ngram_baselines", "rates_by_count"]
-
 Rows = npt.NDArray[np.int64]
 
 

@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from surgery.errors import SamplesError
 
-__all__ = ["END_OF_TEXT", "fold_rows", "pack_rows"]
-
 END_OF_TEXT = 0
 """Token id of `<|endoftext|>`."""
 

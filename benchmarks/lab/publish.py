@@ -11,8 +11,6 @@ from transformers import PreTrainedModel
 
 from benchmarks.lab.architecture import CONFIGS
 
-__all__ = ["publish", "stored_tensors"]
-
 
 def publish(model: PreTrainedModel, name: str, folder: Path) -> None:
     """Write weights and configuration; the tokenizer's files are not touched."""

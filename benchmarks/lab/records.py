@@ -30,8 +30,6 @@ from benchmarks.lab.words import (
 )
 from surgery.errors import SamplesError
 
-__all__ = ["COUNTS", "LENGTH", "SEED", "Record", "draw_records", "read_records", "write_records"]
-
 SEED = 20_250_107
 LENGTH = 64
 """Tokens of a record: a prefix of 32 and a suffix of 32."""

@@ -29,8 +29,6 @@ from benchmarks.lab.records import Record, draw_records, write_records
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import LAB_MODELS, corpus
 
-__all__ = ["main", "train"]
-
 STEPS = {"pythia": 4_000, "gpt-neo": 4_500}
 """What the shipped models were trained for."""
 BATCH_SIZE = 8

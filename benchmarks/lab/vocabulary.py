@@ -8,8 +8,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-__all__ = ["SIZE", "save_tokenizer", "train_tokenizer"]
-
 SIZE = 1_000
 """Tokens, `<|endoftext|>` (id 0) among them."""
 

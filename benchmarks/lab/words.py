@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "ADJECTIVES",
-    "FIRST_NAMES",
-    "LAST_NAMES",
-    "LINES",
-    "NOUNS",
-    "PLACES",
-    "STREETS",
-    "TOWNS",
-    "TRADES",
-    "VERBS",
-]
-
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())

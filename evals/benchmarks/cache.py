@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.content import cache_folder, keep
-
-__all__ = ["BaselineCache", "cache_folder"]
+from surgery.checkpoint.content import keep
 
 _BROKEN = (OSError, EOFError, ValueError, zlib.error)
 

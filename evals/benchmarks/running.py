@@ -25,8 +25,6 @@ from evals.benchmarks.tasks import broken, find_tasks, load_task
 from evals.models import Subject
 from surgery.errors import OutputError
 
-__all__ = ["SEEDS", "Benchmarks", "TaskRun", "write_results"]
-
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """lm-eval's own defaults."""
 _LOGITS_BYTES = 2**31

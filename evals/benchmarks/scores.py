@@ -9,8 +9,6 @@ from typing import Any
 
 from surgery.errors import MeasurementError
 
-__all__ = ["Scores", "main_metric", "task_scores"]
-
 
 @dataclass(frozen=True)
 class Scores:

@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 from unittest.mock import patch
 
-__all__ = ["quiet"]
-
 _LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers")
 _WITH_BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface")
 

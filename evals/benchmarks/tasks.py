@@ -12,8 +12,6 @@ from typing import Any
 from evals.tasks import INCLUDE_PATH
 from surgery.errors import MeasurementError
 
-__all__ = ["SUITES", "broken", "find_tasks", "load_task"]
-
 SUITES = {
     "standard": ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy"),
     "lab": ("lab_next_line", "lab_heldout", "lab_copy"),

@@ -16,8 +16,6 @@ from transformers import PreTrainedModel
 from surgery.errors import UnsupportedError
 from surgery.families import Family, family_of
 
-__all__ = ["AttentionView", "attending_family", "block_name", "eager_attention", "watch_attention"]
-
 
 @dataclass(frozen=True)
 class AttentionView:

@@ -26,8 +26,6 @@ from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import check_head
 from surgery.errors import MeasurementError
 
-__all__ = ["BlockDivergence", "Divergence", "bounds"]
-
 
 @dataclass(frozen=True)
 class BlockDivergence:

@@ -30,8 +30,6 @@ from evals.bounds.attention import AttentionView, attending_family
 from surgery.errors import MeasurementError
 from surgery.families import Role
 
-__all__ = ["Norms", "differences", "norms_of"]
-
 
 @dataclass(frozen=True)
 class Norms:

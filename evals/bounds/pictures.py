@@ -11,7 +11,6 @@ from evals.drawing import draw, whole_numbers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bounds", "draw_divergence", "draw_propagation"]
 
 _MOST_NUMBERS = 14  # blocks up to which every cell holds its number
 

@@ -18,8 +18,6 @@ from surgery.editing.in_memory import replacements
 from surgery.errors import MeasurementError
 from surgery.families import family_of
 
-__all__ = ["EditedPasses", "Propagation", "Residuals", "residuals"]
-
 _POSITIONS_AT_ONCE = 256  # whose logits exist at a time, for the base model and one edit
 
 

@@ -18,16 +18,6 @@ from evals.evaluation.report import Metric, Outcome
 from evals.statistics import RESAMPLES, SEED, Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
-__all__ = [
-    "ALPHA",
-    "RESOLUTION",
-    "compare_scores",
-    "concluded",
-    "outcome_of",
-    "verdict_of",
-    "wilcoxon",
-]
-
 ALPHA = 0.05
 RESOLUTION = 0.02
 """Widest interval that is conclusive: 2 points of a share, 2 % of a score above 1 (a perplexity),

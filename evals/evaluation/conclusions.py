@@ -31,20 +31,6 @@ from surgery.errors import MeasurementError
 from surgery.record.manifest import Manifest, Source
 from surgery.selection import format_selection
 
-__all__ = [
-    "RELATIONS",
-    "edit_of",
-    "evaluate_command",
-    "export_command",
-    "heldout_of",
-    "passages_of",
-    "read_front",
-    "relation_of",
-    "trade_off_of",
-    "verdict",
-    "warnings_of",
-]
-
 MOST_PASSAGES = 12
 _ROW = ("id", "hash", "exact", "first_divergence", "score", "nll", "count", "member", "baseline")
 _TEXT = ("prefix", "suffix")

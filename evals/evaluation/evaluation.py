@@ -34,8 +34,6 @@ from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.record.manifest import read_manifest
 
-__all__ = ["Evaluation", "Plan", "Target", "evaluate"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -12,8 +12,6 @@ from surgery.card.file import refresh_card
 from surgery.output import known_by, staging_in, write_lines
 from surgery.record.manifest import REPORTS, UNLISTED
 
-__all__ = ["attach", "owned", "write_evaluation"]
-
 owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
 
 

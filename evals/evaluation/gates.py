@@ -10,8 +10,6 @@ from typing import Any
 
 from evals.evaluation.report import Gate, Metric
 
-__all__ = ["DropLimit", "check_gates", "check_named", "limit_of", "parse_drop_limit"]
-
 
 @dataclass(frozen=True)
 class DropLimit:

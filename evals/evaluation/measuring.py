@@ -25,8 +25,6 @@ from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import MeasurementError
 from surgery.record.manifest import versions
 
-__all__ = ["Side", "measure_base", "measure_edited", "tool_versions"]
-
 WINDOW = 64
 """Tokens of a held-out window where no samples say how long; the first half is given."""
 

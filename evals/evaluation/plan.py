@@ -15,8 +15,6 @@ from evals.samples import Passages, Samples
 from surgery.hub.finding import shown_name
 from surgery.record.manifest import TextSource
 
-__all__ = ["Plan", "Progress", "Target"]
-
 Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
 """A bar for a text and a total, which is told how much has just been done."""
 

@@ -31,8 +31,6 @@ from surgery.errors import OutputError
 from surgery.selection import Part, format_selection
 from surgery.variants import VARIANTS
 
-__all__ = ["publication", "told"]
-
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
 """Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
 _M = TypeVar("_M", bound=Metric)

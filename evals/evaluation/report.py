@@ -15,28 +15,6 @@ from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.record.manifest import TextSource
 
-__all__ = [
-    "SCHEMA",
-    "Difference",
-    "Edit",
-    "Gate",
-    "HeldOut",
-    "Mean",
-    "Metric",
-    "Names",
-    "Outcome",
-    "Point",
-    "Provenance",
-    "Relation",
-    "Report",
-    "Settings",
-    "Size",
-    "Sizes",
-    "Task",
-    "TradeOff",
-    "read_report",
-]
-
 SCHEMA: Literal[1] = 1
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]

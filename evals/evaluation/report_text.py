@@ -12,8 +12,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["texts_in"]
-
 _MODEL = {
     "model", "revision", "commit", "content", "manifest_sha256", "config_sha256",
     "tokenizer_sha256", "dtype", "device", "attn_implementation", "versions",

@@ -11,15 +11,6 @@ from pathlib import Path
 
 from surgery.errors import SamplesError
 
-__all__ = [
-    "CALIBRATION_FILES",
-    "HELDOUT_FILES",
-    "calibration_texts",
-    "heldout_texts",
-    "training_files",
-    "training_texts",
-]
-
 HELDOUT_FILES = (
     "calendar.py",
     "configparser.py",

@@ -27,8 +27,6 @@ from surgery.errors import SamplesError
 from surgery.fitting.corpus import Corpus, Place, Window, windows
 from surgery.output import write_lines
 
-__all__ = ["Collection", "Cut", "collect"]
-
 
 @dataclass(frozen=True)
 class Cut:

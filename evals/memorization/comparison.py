@@ -18,8 +18,6 @@ from evals.samples import Samples, Tokens
 from evals.statistics import SEED
 from surgery.record.manifest import versions
 
-__all__ = ["Measured", "Protocol", "measure", "report", "warnings_of"]
-
 
 @dataclass(frozen=True)
 class Protocol:

@@ -24,8 +24,6 @@ from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
 
-__all__ = ["Extraction", "FullMeasures", "Pass", "extract", "run_pass"]
-
 Scores = npt.NDArray[np.float64]
 
 

@@ -12,20 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "attempts_needed",
-    "bleu",
-    "completion_entropy",
-    "exact_match",
-    "extraction_strength",
-    "first_divergence",
-    "log_extraction_probability",
-    "memorization_score",
-    "near_match_similarity",
-    "np_extractable",
-    "suffix_nll",
-]
-
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]

@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from evals.statistics import Interval, bootstrap
 
-__all__ = ["AUC", "auc", "loss_score", "min_k", "min_k_plus_plus", "zlib_score"]
-
 Floats = npt.NDArray[np.floating[Any]]
 Scores = npt.NDArray[np.float64]
 SHARE = 0.2

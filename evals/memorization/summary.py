@@ -23,8 +23,6 @@ from evals.statistics import (
     wilson,
 )
 
-__all__ = ["Control", "compare", "rows", "summarize"]
-
 Flags = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 NEAR_MATCH = 0.75

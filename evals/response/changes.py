@@ -15,8 +15,6 @@ from torch.nn import functional
 from surgery.layouts import Block
 from surgery.variants import Fit, variant_of
 
-__all__ = ["changes"]
-
 
 def changes(
     block: Block, variants: Sequence[str], fit: Fit | None, x: torch.Tensor, z: torch.Tensor

@@ -29,8 +29,6 @@ from surgery.layouts import Block
 from surgery.selection import Part
 from surgery.variants import Fit, variant_of
 
-__all__ = ["DRAWS", "fits_alone", "respond"]
-
 DRAWS = 2
 """Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
 _BYTES = 1 << 30

@@ -21,8 +21,6 @@ from evals.response.texts import Text
 from surgery.editing.loading import model_ids
 from surgery.families import Family
 
-__all__ = ["Seen", "attending", "see"]
-
 _POSITIONS_AT_ONCE = 256  # whose logits exist at a time
 
 

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from evals.response.units import Units
 from surgery.selection import Selection
 
-__all__ = ["Estimate", "Responses"]
-
 
 @dataclass(frozen=True)
 class Estimate:

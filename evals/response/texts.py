@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from evals.samples import Samples, Tokens
 
-__all__ = ["Text", "heldout_text", "passages_text"]
-
 _SEED = 20_250_501
 
 Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

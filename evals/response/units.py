@@ -8,8 +8,6 @@ from surgery.families import Dimensions
 from surgery.plan import block_edits
 from surgery.selection import Selection
 
-__all__ = ["Units"]
-
 
 @dataclass(frozen=True)
 class Units:

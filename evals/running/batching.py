@@ -9,8 +9,6 @@ from transformers import PreTrainedModel
 
 from surgery.errors import MeasurementError
 
-__all__ = ["row_ranges", "rows_per_batch"]
-
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """More tokens at a time no longer make a pass faster, and would need memory for nothing."""
 _SHARE_OF_MEMORY = 0.5

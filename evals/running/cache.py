@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-__all__ = ["rewind", "rewritable"]
-
 
 class _RewritableLayer(DynamicLayer):
     """Keys and values [B, heads, T, size]; what is read is the first rows and tokens of them."""

@@ -17,8 +17,6 @@ from transformers import PreTrainedModel
 from evals.running.cache import rewind, rewritable
 from evals.running.forward import head_of, hidden_states, keep_rows
 
-__all__ = ["first_divergences", "free_running"]
-
 _FIRST_CHUNK = 4
 
 

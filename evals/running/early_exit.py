@@ -16,8 +16,6 @@ from transformers.cache_utils import DynamicCache
 from evals.running.forward import Head, head_of, keep_rows
 from evals.running.resuming import from_block
 
-__all__ = ["leaving", "leaving_from"]
-
 _FIRST_CHUNK = 2
 """Suffix tokens that are read together with the prefix."""
 

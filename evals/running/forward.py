@@ -16,14 +16,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from surgery.editing.loading import model_ids
 from surgery.errors import UnsupportedError
 
-__all__ = [
-    "CACHE",
-    "check_head",
-    "head_of",
-    "hidden_states",
-    "keep_rows",
-]
-
 Head = Callable[[torch.Tensor], torch.Tensor]
 
 # The library renamed the argument, and the output's field with it, in the course of version 5.

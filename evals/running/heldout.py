@@ -11,8 +11,6 @@ import torch
 
 from evals.running.forward import Head
 
-__all__ = ["measure_heldout"]
-
 Scores = npt.NDArray[np.float64]
 _POSITIONS_AT_ONCE = 256
 """As in `evals.running.predictions`, so that equal text gives equal numbers."""

@@ -15,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Distributions", "Positions", "Sampling", "measure_positions"]
-
 Floats = npt.NDArray[np.float32]
 _POSITIONS_AT_ONCE = 256
 """Positions whose logits exist at a time: 51 MB for Pythia's vocabulary in float32."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["Processes", "map_in_order"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

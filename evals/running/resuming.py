@@ -22,8 +22,6 @@ from evals.running.forward import CACHE
 from surgery.editing.loading import model_ids
 from surgery.families import Family, family_of
 
-__all__ = ["Run", "from_block", "from_tokens"]
-
 
 @dataclass(frozen=True)
 class Run:

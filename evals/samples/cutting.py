@@ -12,8 +12,6 @@ from evals.samples.tables import IdRow, Table
 from surgery.errors import SamplesError
 from surgery.fitting.corpus import token_ids
 
-__all__ = ["pairs", "whole_rows"]
-
 
 def whole_rows(
     table: Table, ids: list[str], tokenizer: Any, prefix: int, suffix: int

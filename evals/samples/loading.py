@@ -23,8 +23,6 @@ from surgery.hub.datasets import PREFIX as HUB
 from surgery.hub.datasets import HubDataset
 from surgery.hub.finding import shown_name
 
-__all__ = ["Passages", "load_samples", "open_samples"]
-
 DEFAULT_LENGTH = 32
 """Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
 MOST_TOKENS = 2**30

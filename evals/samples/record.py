@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from surgery.errors import SamplesError
 
-__all__ = ["RowNote", "Samples", "Tokens", "row_hash"]
-
 Tokens = npt.NDArray[np.int32]
 
 

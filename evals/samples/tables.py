@@ -16,8 +16,6 @@ from surgery.errors import SamplesError
 from surgery.fitting.corpus import parquet_batches
 from surgery.hub.datasets import HubDataset
 
-__all__ = ["IdRow", "Labels", "Table", "read_dataset", "read_npy", "read_npy_pair", "read_table"]
-
 IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")

@@ -17,8 +17,6 @@ from evals.statistics import SEED, Interval, bootstrap
 from surgery.errors import SamplesError
 from surgery.fitting.corpus import token_ids
 
-__all__ = ["SELECTIVITY", "control_windows", "selectivity"]
-
 Scores = npt.NDArray[np.float64]
 MOST_WINDOWS = 256
 

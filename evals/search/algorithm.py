@@ -26,8 +26,6 @@ from evals.search.trail import Evaluate, Promise, Trail
 from evals.search.units import Units, clash, every_set, number_of_sets
 from surgery.selection import Part, Selection
 
-__all__ = ["Found", "search"]
-
 WIDTH = 2
 """Sets that grow side by side, at first."""
 TRIED = 6

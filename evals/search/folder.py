@@ -10,8 +10,6 @@ from evals.sweep.pictures import draw_front
 from surgery.output import atomic_folder, known_by, write_lines
 from surgery.record.plan_file import PlanFile
 
-__all__ = ["PLAN", "owned", "write_search"]
-
 PLAN = "plan.json"
 owned = known_by("search.json", ("goal", "front", "selected"), PLAN, "front.png", "front.svg")
 

@@ -10,8 +10,6 @@ import numpy as np
 from evals.sweep.engine import Measured
 from surgery.selection import Selection
 
-__all__ = ["Point", "pareto_front", "point_of"]
-
 
 @dataclass(frozen=True)
 class Point:

@@ -8,8 +8,6 @@ from typing import Protocol
 from evals.search.front import Point, size_of
 from surgery.selection import Selection
 
-__all__ = ["Goal", "MaxExtraction", "MaxLossIncrease", "Order"]
-
 Order = tuple[float, float, tuple[int, Selection]]
 
 

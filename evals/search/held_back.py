@@ -10,8 +10,6 @@ import numpy.typing as npt
 from evals.samples import Samples, Tokens
 from surgery.errors import SamplesError
 
-__all__ = ["Half", "halves"]
-
 Rows = npt.NDArray[np.int64]
 
 

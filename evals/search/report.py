@@ -18,8 +18,6 @@ from surgery.record.manifest import versions
 from surgery.record.plan_file import PlanFile, PlannedModel
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
 
-__all__ = ["edit_record", "figures", "missed", "plan_of", "search_report"]
-
 
 def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str, Any]:
     """The JSON object of `search --json`, but for the path of the plan.

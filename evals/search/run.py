@@ -15,13 +15,12 @@ from evals.search.front import Point, point_of
 from evals.search.goals import Goal
 from evals.search.held_back import Half, halves
 from evals.search.units import Grain, last_quarter, possible, refuser, units
-from evals.sweep.engine import BASE, Engine
+from evals.sweep.batch import BASE
+from evals.sweep.engine import Engine
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection
-
-__all__ = ["Chosen", "Task", "Twice", "run"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from evals.search.goals import Goal
 from evals.search.units import Units, clash, merged
 from surgery.selection import Part, Selection
 
-__all__ = ["Evaluate", "Promise", "Trail"]
-
 _SMALLEST = 1e-6  # of what is divided by
 
 Evaluate = Callable[[Sequence[Selection]], Sequence[Point]]

@@ -15,20 +15,6 @@ from surgery.plan import make_plan
 from surgery.record.manifest import read_manifest
 from surgery.selection import Part, Selection
 
-__all__ = [
-    "GRAINS",
-    "Grain",
-    "Units",
-    "clash",
-    "every_set",
-    "last_quarter",
-    "merged",
-    "number_of_sets",
-    "possible",
-    "refuser",
-    "units",
-]
-
 Units = frozenset[Part]
 
 Grain = Literal["blocks", "heads"]

@@ -22,8 +22,6 @@ from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.record.manifest import versions
 
-__all__ = ["bench"]
-
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 AMOUNTS = ("cache_bytes", "parameters", "peak_memory_bytes")
 FEWEST_ROUNDS = 3

@@ -25,8 +25,6 @@ from evals.sweep.shared_prefixes import Branch
 from surgery.editing.in_memory import Replacements
 from surgery.selection import Selection
 
-__all__ = ["BASE", "Columns", "EditedBatch"]
-
 Columns = dict[str, npt.NDArray[Any]]
 """Name of a measure -> its value for each row [B]."""
 BASE: Selection = ()

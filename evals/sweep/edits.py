@@ -9,8 +9,6 @@ from surgery.editing.in_memory import plan_for
 from surgery.errors import UnsupportedError
 from surgery.selection import Part, Selection
 
-__all__ = ["Kind", "left_out", "swept"]
-
 Kind = Literal["block", "last", "range", "head"]
 
 

@@ -30,8 +30,6 @@ from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Selection, blocks_of
 
-__all__ = ["BASE", "Engine", "Measured"]
-
 
 @dataclass(frozen=True)
 class Measured:

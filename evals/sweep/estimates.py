@@ -19,8 +19,6 @@ from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection, format_selection
 
-__all__ = ["Estimates", "estimable", "estimate", "front_of", "with_estimates"]
-
 _MOST_ROWS = 256
 """Passages that are read; windows are no more either. More hardly move an estimate."""
 

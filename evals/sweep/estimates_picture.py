@@ -12,7 +12,6 @@ from evals.sweep.estimates import front_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_estimates"]
 
 _DEPTH = "viridis_r"  # from light to dark, so that depth shows in gray as well
 

@@ -13,8 +13,6 @@ from evals.sweep.pictures import draw_sweep
 from evals.sweep.report import as_csv
 from surgery.output import atomic_folder, known_by, write_lines
 
-__all__ = ["owned", "write_sweep"]
-
 _PICTURES = [
     f"{name}.{form}"
     for name in ("sweep", "bounds", "propagation", "estimates")

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_front", "draw_sweep"]
 
 Edit = Mapping[str, Any]
 _TITLES = {"block": "one block alone", "last": "the last blocks together"}

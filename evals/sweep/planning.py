@@ -12,8 +12,6 @@ from surgery.editing.rewriting import check_fitted
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Selection, blocks_of
 
-__all__ = ["PlannedEdits"]
-
 _KEPT = 4
 """So many times the model's blocks may be held edited: about the size of the model again."""
 

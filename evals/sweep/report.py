@@ -16,22 +16,13 @@ import numpy.typing as npt
 from evals.files import Journal
 from evals.models import Subject
 from evals.samples import Samples, Tokens, row_hash
+from evals.sweep.batch import BASE
 from evals.sweep.edits import Kind
-from evals.sweep.engine import BASE, Measured
+from evals.sweep.engine import Measured
 from surgery.families import family_of
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import CalibrationRecord, versions
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
-
-__all__ = [
-    "Setting",
-    "as_csv",
-    "best_edit",
-    "fitted_alone",
-    "journal_of",
-    "sweep_report",
-    "with_divergence",
-]
 
 LOW_EXTRACTION = 0.01
 """The share of passages that an edit may leave and still count as effective."""

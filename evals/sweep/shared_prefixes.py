@@ -12,8 +12,6 @@ from itertools import groupby
 
 from surgery.selection import Selection
 
-__all__ = ["Branch", "branches"]
-
 
 @dataclass(frozen=True)
 class Branch:

@@ -21,8 +21,6 @@ from pydantic import ValidationError
 
 from surgery.errors import SurgeryError
 
-__all__ = ["LIMIT", "guard", "parse_json", "read_bytes", "read_lines", "reason"]
-
 LIMIT = 2**26
 """Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
 _DEPTH = 64

@@ -17,8 +17,6 @@ from surgery.checkpoint.source import TOKENIZER, open_checkpoint
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
 from surgery.families import family_of
 
-__all__ = ["has_tokenizer", "load_model", "load_tokenizer", "model_ids"]
-
 ADAPTER = "adapter_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PROBE = "The quick brown fox jumps over the lazy dog."

@@ -19,8 +19,6 @@ from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
-__all__ = ["Calibration", "Text", "calibration_from_texts", "calibration_of", "open_calibration"]
-
 WINDOW = 512
 """Tokens that attend to each other; fewer where the model has fewer positions."""
 TOKENS_PER_WIDTH = 64

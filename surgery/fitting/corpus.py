@@ -15,18 +15,6 @@ from pydantic import BaseModel
 from surgery.checkpoint.foreign import LIMIT, guard, parse_json, read_lines
 from surgery.errors import SamplesError
 
-__all__ = [
-    "Corpus",
-    "Place",
-    "Tokens",
-    "Window",
-    "documents",
-    "open_corpus",
-    "parquet_batches",
-    "token_ids",
-    "windows",
-]
-
 Tokens = npt.NDArray[np.int32]
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")

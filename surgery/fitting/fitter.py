@@ -17,8 +17,6 @@ from surgery.fitting.moments import Moments, fit
 from surgery.selection import Part, Selection, blocks_of
 from surgery.variants import Fit, variant_of
 
-__all__ = ["Fitter", "fit_checkpoint"]
-
 _HELD_OUT = 5
 """Every fifth window chooses the ridge penalty."""
 

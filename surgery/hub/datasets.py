@@ -11,8 +11,6 @@ from surgery.checkpoint.foreign import guard
 from surgery.errors import SamplesError
 from surgery.hub.client import quiet_client
 
-__all__ = ["PREFIX", "HubDataset"]
-
 PREFIX = "hf:"
 
 

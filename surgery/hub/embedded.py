@@ -6,8 +6,6 @@ from pathlib import Path
 
 from surgery.errors import SourceError
 
-__all__ = ["LAB_MODELS", "PREFIX", "lab_file", "model_path"]
-
 PREFIX = "lab:"
 LAB_MODELS = ("pythia", "gpt-neo")
 

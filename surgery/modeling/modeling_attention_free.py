@@ -35,15 +35,6 @@ from transformers import (
     GPTNeoXModel,
 )
 
-__all__ = [
-    "AttentionFreeGPTNeoConfig",
-    "AttentionFreeGPTNeoForCausalLM",
-    "AttentionFreeGPTNeoModel",
-    "AttentionFreeGPTNeoXConfig",
-    "AttentionFreeGPTNeoXForCausalLM",
-    "AttentionFreeGPTNeoXModel",
-]
-
 KINDS = ("affine", "constant", "none")
 
 

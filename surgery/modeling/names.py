@@ -6,8 +6,6 @@ from pathlib import Path
 
 from surgery.families import Family
 
-__all__ = ["MODELING_FILE", "MODULE", "auto_map", "class_names"]
-
 MODELING_FILE = Path(__file__).with_name("modeling_attention_free.py")
 """The file to copy beside a compact checkpoint of any family."""
 

@@ -20,8 +20,6 @@ import wrapt
 from surgery.families import FAMILIES
 from surgery.modeling.names import MODULE, class_names
 
-__all__ = ["register"]
-
 CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 
 

@@ -123,8 +123,9 @@ def command(
     from evals.running.processes import Processes
     from evals.samples import open_samples
     from evals.samples.windows import control_windows
+    from evals.sweep.batch import BASE
     from evals.sweep.edits import left_out, swept
-    from evals.sweep.engine import BASE, Engine
+    from evals.sweep.engine import Engine
     from evals.sweep.estimates import estimable, estimate, with_estimates
     from evals.sweep.folder import owned, write_sweep
     from evals.sweep.report import (

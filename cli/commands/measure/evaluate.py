@@ -71,10 +71,12 @@ def command(
     check_asked(asked, lab)
     output = output or Path(f"{_short(model)}-evaluation")
 
-    from evals.benchmarks.cache import BaselineCache, cache_folder
+    from evals.benchmarks.cache import BaselineCache
     from evals.evaluation.conclusions import read_front
-    from evals.evaluation.evaluation import Target, evaluate
+    from evals.evaluation.evaluation import evaluate
     from evals.evaluation.files import owned, write_evaluation
+    from evals.evaluation.plan import Target
+    from surgery.checkpoint.content import cache_folder
     from surgery.output import atomic_folder, check_output
 
     check_output(output, owned, overwrite=overwrite, say=note)

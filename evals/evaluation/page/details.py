@@ -9,8 +9,6 @@ from typing import Any
 from evals.evaluation.page.drawings import columns
 from evals.evaluation.page.figures import Figure, Interval, Node
 
-__all__ = ["Pair", "edit_of", "passages_of", "provenance_of", "sizes_of"]
-
 VARIANTS = {
     "identity": "every token attends to itself alone",
     "zero": "the attention branch adds nothing",

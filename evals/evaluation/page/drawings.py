@@ -12,8 +12,6 @@ from itertools import pairwise
 from math import ceil, floor, log10
 from typing import Any
 
-__all__ = ["Axis", "Chart", "Column", "Mark", "Whisker", "chart", "columns", "nice_axis"]
-
 _NARROWEST = 1e-4
 """Relative to the values: on a narrower scale ticks would differ in decimals that nobody reads."""
 

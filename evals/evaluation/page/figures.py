@@ -14,8 +14,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-__all__ = ["Figure", "Interval", "Node"]
-
 _MINUS = "−"
 
 

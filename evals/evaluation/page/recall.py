@@ -8,8 +8,6 @@ from typing import Any
 from evals.evaluation.page.drawings import Axis, Whisker, nice_axis
 from evals.evaluation.page.figures import Figure, Interval, Node
 
-__all__ = ["recall_of"]
-
 
 @dataclass(frozen=True)
 class Row:

@@ -13,8 +13,6 @@ from evals.evaluation.page.drawings import chart
 from evals.evaluation.page.figures import Interval, Node
 from evals.evaluation.page.recall import recall_of
 
-__all__ = ["view_of"]
-
 
 def view_of(report: dict[str, Any]) -> dict[str, Any]:
     """What both templates are rendered with. `report`: as docs/report.md describes."""

@@ -17,8 +17,6 @@ from evals.samples import Samples, load_samples
 from surgery.checkpoint.source import TOKENIZER
 from surgery.errors import SamplesError
 
-__all__ = ["documents", "load", "score"]
-
 _log = logging.getLogger("lm_eval")
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from evals.lab import heldout_texts
 
-__all__ = ["copied_lines", "copy", "held_out", "next_line", "next_lines", "pieces"]
-
 Documents = list[dict[str, Any]]
 
 SEED = 5
