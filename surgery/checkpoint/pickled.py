@@ -22,7 +22,8 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
     Files in torch's zip format are mapped, so only what is read takes memory. Files from before
     torch 1.6 cannot be mapped and are read whole.
 
-    **Raises:** `CheckpointError` when the file is damaged or holds anything but tensors.
+    **Raises:** `CheckpointError` when the file is damaged, holds anything but tensors, or tensors
+    that repeat what is stored: one beyond its storage, or all beyond twice the file.
     """
     what = "cannot be read as a pickled state dict of tensors alone"
     fix = "download it again, or convert it to safetensors where you trust its author"
@@ -50,11 +51,21 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
             )
     named = {str(name): tensor for name, tensor in state.items()}
     others = {_memory(tensor) for name, tensor in named.items() if name not in aliases}
-    return [
-        as_stored(name, tensor)
+    kept = {
+        name: tensor
         for name, tensor in named.items()
         if name not in aliases or _memory(tensor) not in others
-    ]
+    }
+    total = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+    most = 2 * path.stat().st_size  # tensors that are tied are stored once
+    if total > most:
+        raise CheckpointError(
+            "its tensors come to far more than is stored",
+            where=path.name,
+            expected=f"at most {most:,} bytes, twice the file",
+            got=f"{total:,}",
+        )
+    return [as_stored(name, tensor) for name, tensor in kept.items()]
 
 
 def _is_plain(value: object) -> bool:

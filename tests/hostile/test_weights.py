@@ -95,6 +95,25 @@ def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
     assert found == {name: tensor.tolist() for name, tensor in tensors.items()}
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_many_tensors_of_the_same_numbers(tmp_path: Path, same: bool) -> None:
+    """No tensor claims more than is stored of it, and together they claim a hundred times that."""
+    source = model(tmp_path / "model", weights="bin", config={"num_hidden_layers": 50})
+    path = source / "pytorch_model.bin"
+    state = torch.load(path, weights_only=True)
+    stored = torch.zeros(2**16)
+    for name, tensor in state.items():
+        start = 0 if same else len(name) % 5
+        state[name] = stored[start : start + tensor.numel()].view_as(tensor)
+    torch.save(state, path)
+    size = path.stat().st_size
+    refused(
+        commands(source, tmp_path)["export"],
+        "pytorch_model.bin: its tensors come to far more than is stored",
+        f"(expected at most {2 * size:,} bytes, twice the file, got ",
+    )
+
+
 def test_a_pickle_that_unpacks_itself(tmp_path: Path) -> None:
     """Compressed records would be unpacked before anything is known of them."""
     source = model(tmp_path / "model", weights="bin")
