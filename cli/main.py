@@ -120,8 +120,9 @@ def run(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         code = 0  # the reader of our output has seen enough
     except OSError as error:  # a file that may not be read, a disk that is full
-        reason = (error.strerror or str(error)).lower()
-        note(f"error: {SurgeryError(reason, where=error.filename)}")
+        from surgery.checkpoint.foreign import reason
+
+        note(f"error: {SurgeryError(reason(error), where=error.filename)}")
         code = 1
     sys.stderr.flush()
     sys.exit(code if isinstance(code, int) else 0)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import MeasurementError
@@ -97,8 +98,6 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MeasurementError(
-            "no such device", where="--device", got=f"{name}: {reason}"
-        ) from error
+        got = f"{name}: {reason(error)}"
+        raise MeasurementError("no such device", where="--device", got=got) from error
     return device

@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TextIO
 
+from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import read_json
 from surgery.errors import OutputError, SurgeryError
 
@@ -130,14 +131,14 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        why = reason(error)
         if error.filename is not None and Path(os.fsdecode(error.filename)) != target:
-            reason += f": {os.fsdecode(error.filename)}"
+            why += f": {os.fsdecode(error.filename)}"
         fix = "nothing was left behind"
         if error.errno in _FULL:
             with contextlib.suppress(OSError):
                 fix = f"{shutil.disk_usage(_existing(target)).free:,} bytes are free; {fix}"
-        raise OutputError(f"cannot write: {reason}", where=target, fix=fix) from error
+        raise OutputError(f"cannot write: {why}", where=target, fix=fix) from error
 
 
 @contextlib.contextmanager
@@ -250,8 +251,8 @@ def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None
             for leftover in (_hidden(target, "partial"), old, lock):
                 _remove(leftover)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            say(f"{lock}: left by a run that was killed, and cannot be removed: {reason}")
+            why = reason(error)
+            say(f"{lock}: left by a run that was killed, and cannot be removed: {why}")
         finally:
             if held is not None:
                 os.close(held)

@@ -197,7 +197,7 @@ def broken_task(folder: Path, change: tuple[str, str]) -> Path:
 def test_a_task_file_that_does_not_load(tmp_path):
     folder = broken_task(tmp_path, ("test_split: test", "test_split: exam"))
     text = error_of("local_choice", include_paths=[folder])
-    assert text == "task local_choice: cannot be loaded (got KeyError: 'exam')"
+    assert text == "task local_choice: cannot be loaded (got KeyError: no 'exam')"
 
 
 def test_a_task_file_that_fails_later(tmp_path, subject):

@@ -315,6 +315,15 @@ def test_errors_are_the_packages_own(models, samples, tmp_path):
     assert str(result.exception).startswith("--device: no such device (got cuda:99: ")
 
 
+def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
+    def fails(*size, device):
+        raise RuntimeError
+
+    monkeypatch.setattr("evals.models.torch.empty", fails)
+    result = run(models[0], "--samples", samples, expect=1)
+    assert str(result.exception) == "--device: no such device (got cpu: RuntimeError)"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metrics", ["exact", "full"])
 def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.samples import load_samples, row_hash
 from surgery.errors import SamplesError
+from surgery.hub.datasets import HubDataset
 
 TOKENS = np.arange(5 * 70).reshape(5, 70) % 300
 
@@ -341,6 +344,43 @@ def test_a_file_whose_every_row_is_left_out(tmp_path):
         f"{source}: no row can be used (got prefix and suffix together tokenize otherwise at "
         "their seam)"
     )
+
+
+@pytest.fixture
+def dead_hub(tmp_path, monkeypatch):
+    """No network, and a cache of data sets that holds nobody/something: texts, split train."""
+    import datasets
+
+    cache = tmp_path / "cache"
+    pq.write_table(pa.table({"text": ["the quick brown fox jumps"] * 3}), tmp_path / "t.parquet")
+    files = {"train": str(tmp_path / "t.parquet")}
+    data = datasets.load_dataset("parquet", data_files=files, cache_dir=str(cache), split="train")
+    made = Path(data.cache_files[0]["filename"])
+    kept = cache / "nobody___something" / "default" / "0.0.0" / ("0" * 40)
+    kept.mkdir(parents=True)
+    shutil.copy(made, kept / "something-train.arrow")
+    info = json.loads((made.parent / "dataset_info.json").read_text())
+    info.update(dataset_name="something", config_name="default", builder_name="parquet")
+    (kept / "dataset_info.json").write_text(json.dumps(info))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache))
+    for module in ("datasets.config", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+def test_an_unreachable_hub_is_said_at_once(dead_hub):
+    started = time.monotonic()
+    text = message("hf:nobody/nothing:train:text")
+    assert text.startswith("hf:nobody/nothing:train:text: the data set cannot be loaded (got Could")
+    with pytest.raises(SamplesError, match="cannot be loaded"):
+        next(HubDataset("nobody/nothing", "train", "text").texts())
+    assert time.monotonic() - started < 15  # its own client would try for half a minute, twice
+
+
+def test_a_data_set_that_was_downloaded_needs_no_hub(dead_hub):
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 2, "suffix_length": 2}
+    assert len(load_samples("hf:nobody/something:train:text", **options)) == 3
 
 
 def test_a_data_set_that_is_not_there(tmp_path):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from evals.tasks import INCLUDE_PATH
+from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError
+from surgery.hub.client import hub_answers, offline
 
 SUITES = {
     "standard": ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy"),
@@ -18,7 +19,6 @@ SUITES = {
 }
 PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without writing them down."""
-_TIMEOUT = 5  # seconds
 
 
 def find_tasks(
@@ -59,7 +59,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
 
     where = f"task {name}"
     try:
-        with _offline():
+        with offline():
             return dict(manager.load([name])["tasks"])
     except Exception as error:  # a task file may hold any code
         first = error
@@ -72,7 +72,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
                 fix="unset HF_HUB_OFFLINE, or give local task files with --include-path",
             ) from None
         raise broken(name, "cannot be loaded", first) from first
-    if not _hub_answers():
+    if not hub_answers():
         if missing:
             raise MeasurementError(
                 "the connection to the Hub failed, and its data were not downloaded before",
@@ -97,39 +97,5 @@ def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
 
 def broken(name: str, what: str, error: Exception) -> MeasurementError:
     """What a library or a task file raised, in one line."""
-    text = str(error).strip().splitlines() or [""]
-    return MeasurementError(
-        what, where=f"task {name}", got=f"{type(error).__name__}: {text[0][:200]}"
-    )
-
-
-def _hub_answers() -> bool:
-    """Whether anything answers at all: data sets' own client would try for half a minute."""
-    from huggingface_hub import constants, utils
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # the root of the HTTP library's errors, whichever it is
-    errors: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
-    client: Any = utils
-    try:
-        client.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-    except errors:
-        return False
-    return True
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Data sets come from this machine alone."""
-    import datasets.config
-    from huggingface_hub import constants
-
-    settings = [(module, "HF_HUB_OFFLINE") for module in (datasets.config, constants)]
-    before = [getattr(module, name) for module, name in settings]
-    try:
-        for module, name in settings:
-            setattr(module, name, True)
-        yield
-    finally:
-        for (module, name), value in zip(settings, before, strict=True):
-            setattr(module, name, value)
+    got = f"{type(error).__name__}: {reason(error)}"
+    return MeasurementError(what, where=f"task {name}", got=got)

@@ -20,6 +20,7 @@ import torch
 
 from evals.models import Subject, open_subject
 from evals.running.forward import cache_bytes, head_of, hidden_states
+from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError, SurgeryError
 
 SHORTEST = 0.25
@@ -150,8 +151,8 @@ def serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
         name = type(error).__name__
         answer({"error": name, "what": error.what, "where": str(error.where or ""), **texts})
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        answer({"error": "MeasurementError", "what": "does not fit into memory", "got": reason[0]})
+        what, got = "does not fit into memory", reason(error)
+        answer({"error": "MeasurementError", "what": what, "got": got})
 
 
 def _described(subject: Subject) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from surgery.errors import SourceError, SurgeryError
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_TIMEOUT = 5  # seconds to wait for any answer
+
 
 class UnreachableError(SourceError):
     """The Hub gives no answer that settles the question; an earlier download may do."""
@@ -110,6 +112,38 @@ def progress_bars(*, shown: bool) -> Iterator[None]:
     finally:
         if change:
             switches[not shown]()
+
+
+def hub_answers() -> bool:
+    """Whether anything answers at all: data sets' own client would try for half a minute."""
+    from huggingface_hub import constants, utils
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # the root of the HTTP library's errors, whichever it is
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    client: Any = utils
+    try:
+        client.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+    except errors:
+        return False
+    return True
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Data sets come from this machine alone."""
+    import datasets.config
+    from huggingface_hub import constants
+
+    settings = [(module, "HF_HUB_OFFLINE") for module in (datasets.config, constants)]
+    before = [getattr(module, name) for module, name in settings]
+    try:
+        for module, name in settings:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(settings, before, strict=True):
+            setattr(module, name, value)
 
 
 def _refusal(where: str, status: int) -> SourceError:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.foreign import guard
 from surgery.errors import SamplesError
-from surgery.hub.client import quiet_client
+from surgery.hub.client import hub_answers, offline, quiet_client
 
 PREFIX = "hf:"
 
@@ -53,9 +54,16 @@ class HubDataset:
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
-        """The library, without its chatter; whatever it raises becomes one line."""
+        """The library, without its chatter; whatever it raises becomes one line.
+
+        Where no Hub answers only what was downloaded before is looked for.
+        """
         import datasets
 
         fix = "check its name and split, and the network"
-        with quiet_client(), guard(SamplesError, "the data set cannot be loaded", self, fix):
+        with (
+            quiet_client(),
+            guard(SamplesError, "the data set cannot be loaded", self, fix),
+            nullcontext() if Path(self.name).exists() or hub_answers() else offline(),
+        ):
             yield datasets
