@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.inputs import heldout_texts
-from cli.options import note
+from cli.options import FOLDER, note, together
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
 
-F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 OPTIONS = (
     "tasks", "suite", "include_paths", "num_fewshot", "limit", "samples", "prefix_length",
     "suffix_length", "controls", "limits", "max_extraction",
@@ -52,74 +50,69 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         return int(limit) if limit >= 1 else limit
 
 
-def evaluation_options(command: F) -> F:
-    """What is measured: tasks, passages, held-out text, and the gates."""
-    for option in (
-        click.option(
-            "--max-extraction",
-            type=click.FloatRange(0, 1),
-            metavar="X",
-            help="Gate: at most this share of the passages may still be recited.",
-        ),
-        click.option(
-            "--max-drop",
-            "limits",
-            multiple=True,
-            callback=_drop_limits,
-            metavar="TASK=X",
-            help="Gate: TASK (or a pattern: '*') may lose at most X; may be repeated.",
-        ),
-        click.option(
-            "--control",
-            "controls",
-            type=FILE,
-            multiple=True,
-            metavar="FILE",
-            help="Text the models were not trained on; may be repeated.  [default: a lab's own]",
-        ),
-        click.option(
-            "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: 32]"
-        ),
-        click.option("--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32]"),
-        click.option(
-            "--samples",
-            metavar="SAMPLES",
-            help="Passages to test, as for extract.  [default: a lab's own]",
-        ),
-        click.option(
-            "--limit",
-            type=_Limit(),
-            metavar="N",
-            help="Only the first N documents of each task, or a share.",
-        ),
-        click.option(
-            "--num-fewshot",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Examples before each question.  [default: the task's own]",
-        ),
-        click.option(
-            "--include-path",
-            "include_paths",
-            type=FOLDER,
-            multiple=True,
-            metavar="DIR",
-            help="Also look for task files here; may be repeated.",
-        ),
-        click.option(
-            "--suite",
-            type=click.Choice(["standard", "lab"]),
-            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that "
-            "need no download.  [default: lab for a lab model, standard for any other]",
-        ),
-        click.option(
-            "--tasks",
-            metavar="A,B",
-            help="lm-eval tasks, groups or patterns.  [default: see --suite]",
-        ),
-    ):
-        command = option(command)
-    return command
+evaluation_options = together(
+    click.option(
+        "--tasks",
+        metavar="A,B",
+        help="lm-eval tasks, groups or patterns.  [default: see --suite]",
+    ),
+    click.option(
+        "--suite",
+        type=click.Choice(["standard", "lab"]),
+        help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that "
+        "need no download.  [default: lab for a lab model, standard for any other]",
+    ),
+    click.option(
+        "--include-path",
+        "include_paths",
+        type=FOLDER,
+        multiple=True,
+        metavar="DIR",
+        help="Also look for task files here; may be repeated.",
+    ),
+    click.option(
+        "--num-fewshot",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Examples before each question.  [default: the task's own]",
+    ),
+    click.option(
+        "--limit",
+        type=_Limit(),
+        metavar="N",
+        help="Only the first N documents of each task, or a share.",
+    ),
+    click.option(
+        "--samples",
+        metavar="SAMPLES",
+        help="Passages to test, as for extract.  [default: a lab's own]",
+    ),
+    click.option("--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32]"),
+    click.option("--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: 32]"),
+    click.option(
+        "--control",
+        "controls",
+        type=FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Text the models were not trained on; may be repeated.  [default: a lab's own]",
+    ),
+    click.option(
+        "--max-drop",
+        "limits",
+        multiple=True,
+        callback=_drop_limits,
+        metavar="TASK=X",
+        help="Gate: TASK (or a pattern: '*') may lose at most X; may be repeated.",
+    ),
+    click.option(
+        "--max-extraction",
+        type=click.FloatRange(0, 1),
+        metavar="X",
+        help="Gate: at most this share of the passages may still be recited.",
+    ),
+)
+"""What is measured: tasks, passages, held-out text, and the gates."""
 
 
 def lab_of(*models: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -27,24 +28,86 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
         return int(match[1]) * _UNITS[match[2].upper()]
 
 
-def json_option(command: F) -> F:
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
-    )(command)
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of `--help`."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def revision_option(command: F) -> F:
-    return click.option(
-        "--revision", metavar="R", help="Branch, tag or commit of a Hub model (step143000)."
-    )(command)
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
-
-def overwrite_option(command: F) -> F:
-    return click.option(
-        "--overwrite",
-        is_flag=True,
-        help="Replace what an earlier run wrote there, at once, when the new one is complete.",
-    )(command)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
+)
+revision_option = click.option(
+    "--revision", metavar="R", help="Branch, tag or commit of a Hub model (step143000)."
+)
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace what an earlier run wrote there, at once, when the new one is complete.",
+)
+samples_option = click.option(
+    "--samples", required=True, metavar="SAMPLES", help="The passages, as for extract."
+)
+length_options = together(
+    click.option(
+        "--prefix-length",
+        type=int,
+        metavar="N",
+        help="Tokens given.  [default: 32, or a pair's own]",
+    ),
+    click.option(
+        "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
+    ),
+)
+corpus_option = click.option(
+    "--corpus",
+    "corpora",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
+    "be repeated.  [default: a lab model's own]",
+)
+calibration_option = click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
+    "be repeated.  [default: a lab model's own]",
+)
+device_options = together(
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        show_default=True,
+        help="auto: as stored; float16 is measured in float32 on a CPU.",
+    ),
+    click.option("--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if any]"),
+)
+running_options = together(
+    device_options,
+    click.option(
+        "--device-map",
+        type=click.Choice(["auto"]),
+        help="auto: spread a model that is larger than one device over all of them.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Rows at a time.  [default: as many as memory allows and help]",
+    ),
+)
+"""--dtype, --device, --device-map, --batch-size."""
 
 
 def print_json(value: object) -> None:
@@ -80,13 +143,3 @@ def echo(line: object = "") -> None:
 def note(line: object) -> None:
     """A line for people, on stderr: an error, a warning, what was decided for the user."""
     click.echo(shown(typed(line)), err=True)
-
-
-def human_bytes(nbytes: int) -> str:
-    """1,234,567 → "1.2 MB"."""
-    size = float(nbytes)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"

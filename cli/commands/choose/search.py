@@ -13,10 +13,16 @@ from cli.inputs import (
     fitter_for,
     needed_texts,
     open_model,
-    running_options,
     stored_dtype,
 )
-from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.options import (
+    json_option,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    running_options,
+)
 from cli.progress import progress
 from cli.tables.search import export_command, show_search
 from surgery.variants import VARIANTS

@@ -12,10 +12,20 @@ from cli.inputs import (
     fitter_for,
     needed_texts,
     open_model,
-    running_options,
     stored_dtype,
 )
-from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.options import (
+    calibration_option,
+    corpus_option,
+    json_option,
+    length_options,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    running_options,
+    samples_option,
+)
 from cli.progress import progress
 from cli.tables.sweep import show_sweep
 from surgery.hub.embedded import PREFIX
@@ -30,16 +40,8 @@ BOUND_WINDOWS = 32
 
 @click.command("sweep")
 @click.argument("model")
-@click.option("--samples", required=True, metavar="SAMPLES", help="The passages, as for extract.")
-@click.option(
-    "--corpus",
-    "corpora",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
-    "be repeated.  [default: a lab model's own]",
-)
+@samples_option
+@corpus_option
 @click.option(
     "--variant",
     "variants",
@@ -49,13 +51,7 @@ BOUND_WINDOWS = 32
 )
 @click.option("--ranges", is_flag=True, help="Also every contiguous range of blocks.")
 @click.option("--heads", is_flag=True, help="Also every head alone.")
-@click.option(
-    "--calibration",
-    multiple=True,
-    metavar="FILE",
-    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
-    "be repeated.  [default: a lab model's own]",
-)
+@calibration_option
 @click.option(
     "--exact-only",
     is_flag=True,
@@ -63,12 +59,7 @@ BOUND_WINDOWS = 32
     "token, and no held-out text is read.",
 )
 @revision_option
-@click.option(
-    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
-)
-@click.option(
-    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
-)
+@length_options
 @running_options
 @click.option(
     "--bounds",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
 from cli.after_export import evaluated, evaluation_wanted, published
 from cli.evaluating import evaluation_options, say_gates
@@ -13,8 +14,8 @@ from cli.inputs import calibration_text, fitted
 from cli.options import (
     DEFAULT_MODEL,
     Size,
+    calibration_option,
     echo,
-    human_bytes,
     json_option,
     note,
     overwrite_option,
@@ -55,13 +56,7 @@ from surgery.variants import VARIANTS
     help="stock: loads in the library's own class. compact: smaller, no key/value cache for these "
     "blocks, needs its modeling file. auto: stock where it can hold the variant exactly.",
 )
-@click.option(
-    "--calibration",
-    multiple=True,
-    metavar="FILE",
-    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
-    "be repeated.  [default: a lab model's own]",
-)
+@calibration_option
 @revision_option
 @click.option(
     "--output",
@@ -166,7 +161,7 @@ def command(
     if not as_json:
         echo(
             f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
-            f"{human_bytes(result['bytes'])}"
+            f"{decimal(result['bytes'])}"
         )
     passed = True
     try:

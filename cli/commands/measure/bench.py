@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
-from cli.options import F, echo, human_bytes, json_option, note, print_json
+from cli.options import F, device_options, echo, json_option, note, print_json
 from cli.progress import progress
 
 
@@ -29,14 +30,7 @@ def _count(option: str, default: int, text: str, *, least: int = 1) -> Callable[
 @_count("--new-tokens", 64, "Tokens decoded greedily after it.")
 @_count("--batch-size", 1, "Rows at a time.")
 @_count("--rounds", 5, "Turns of each model; more of them show smaller differences.", least=3)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="auto: as stored; float16 runs in float32 on a CPU.",
-)
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if any]")
+@device_options
 @json_option
 def command(
     base: str,
@@ -94,9 +88,9 @@ def _print(result: dict[str, Any]) -> None:
         noise = "  within noise" if ratio["within_noise"] else ""
         _line(label, [_range(speed, ",.0f") for speed in speeds], _range(ratio, ".2f") + noise)
     for label, key, form in (
-        ("key/value cache", "cache_bytes", human_bytes),
+        ("key/value cache", "cache_bytes", decimal),
         ("parameters", "parameters", "{:,}".format),
-        ("peak memory", "peak_memory_bytes", human_bytes),
+        ("peak memory", "peak_memory_bytes", decimal),
     ):
         ratio = result["ratios"][key]
         cells = [form(result[part][key]) for part in ("base", "edited")]

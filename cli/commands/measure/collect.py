@@ -7,8 +7,16 @@ from pathlib import Path
 
 import click
 
-from cli.inputs import open_model, running_options
-from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
+from cli.inputs import open_model
+from cli.options import (
+    echo,
+    json_option,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    running_options,
+)
 from cli.progress import progress
 
 

@@ -9,15 +9,21 @@ import click
 
 from cli.evaluating import (
     FILE,
-    FOLDER,
     check_asked,
     evaluation_options,
     lab_of,
     make_plan,
     say_gates,
 )
-from cli.inputs import running_options
-from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.options import (
+    FOLDER,
+    json_option,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    running_options,
+)
 from cli.progress import progress
 from cli.tables.evaluation import print_evaluation
 

@@ -8,12 +8,19 @@ from typing import Any
 
 import click
 
-from cli.inputs import heldout_texts, open_model, running_options
-from cli.options import json_option, note, overwrite_option, print_json, revision_option
+from cli.inputs import heldout_texts, open_model
+from cli.options import (
+    FILE,
+    json_option,
+    length_options,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    running_options,
+)
 from cli.progress import progress
 from cli.tables.extraction import print_extraction
-
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("extract")
@@ -23,12 +30,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--baseline", metavar="MODEL", help="The unedited model: compare on the same rows.")
 @revision_option
-@click.option(
-    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
-)
-@click.option(
-    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
-)
+@length_options
 @click.option(
     "--metrics",
     type=click.Choice(["exact", "full"]),
