@@ -24,7 +24,7 @@ from evals.lab import LAB_MODELS, model_path
 from evals.lab.corpus import training_texts
 from evals.memorization.collecting import Cut, collect
 from evals.memorization.extraction import extract
-from evals.models import open_subject
+from evals.models import open_model
 from evals.samples import load_samples
 from surgery.fitting.corpus import open_corpus
 
@@ -63,15 +63,15 @@ def main() -> None:
     parser.add_argument("--model", default="pythia", choices=LAB_MODELS)
     parser.add_argument("--characters", type=int, default=100_000, help="of text around them")
     arguments = parser.parse_args()
-    subject = open_subject(str(model_path(arguments.model)), device="cpu", dtype="float32")
+    loaded = open_model(str(model_path(arguments.model)), device="cpu", dtype="float32")
     samples = load_samples(f"lab:{arguments.model}")
     samples = samples.select(samples.counts > 0)
     recited = {
         name
-        for name, exact in zip(samples.hashes, extract(subject.model, samples).exact, strict=True)
+        for name, exact in zip(samples.hashes, extract(loaded.model, samples).exact, strict=True)
         if exact
     }
-    texts = subject.tokenizer.batch_decode(samples.tokens.tolist())
+    texts = loaded.tokenizer.batch_decode(samples.tokens.tolist())
     print(f"lab:{arguments.model}: recites {len(recited)} of {len(samples)} planted records")
     for label, inside, cut in RUNS:
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def main() -> None:
             )
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             begun = time.perf_counter()
-            result = collect(subject.model, subject.tokenizer, open_corpus([path]), output, cut)
+            result = collect(loaded.model, loaded.tokenizer, open_corpus([path]), output, cut)
             seconds = time.perf_counter() - begun
             kept = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
         found = {row["hash"] for row in kept} & recited

@@ -83,23 +83,23 @@ def main(
 ) -> None:
     """Compare estimates with what is measured on MODEL."""
     chosen = tuple(variants or VARIANTS)
-    subject = open_model(model, dtype="auto", device="cpu", device_map=None)
-    loaded = load_samples(samples or model, tokenizer=subject.tokenizer)
-    passages = members(loaded, rows)
+    loaded = open_model(model, dtype="auto", device="cpu", device_map=None)
+    found = load_samples(samples or model, tokenizer=loaded.tokenizer)
+    passages = members(found, rows)
     texts = needed_texts(corpus, model)
-    windows = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1], most=rows)
-    config = subject.model.config.to_dict()
+    windows = control_windows(texts, loaded.tokenizer, found.tokens.shape[1], most=rows)
+    config = loaded.model.config.to_dict()
     sizes = family_of(config).dimensions(config)
-    every, _ = estimable(subject.model, chosen)
+    every, _ = estimable(loaded.model, chosen)
     blocks = [part for part in every if len(part.heads) == sizes.num_heads]
     heads = [part for part in every if len(part.heads) == 1]
     text = calibration_text(calibration, model, chosen)
-    fitter = fitter_for([(block,) for block in blocks], text, subject, "F32")
+    fitter = fitter_for([(block,) for block in blocks], text, loaded, "F32")
     fits = {} if fitter is None else fits_alone(fitter, sizes, chosen)
 
     begun = time.process_time()
-    cost = respond(subject.model, heldout_text(windows), chosen, fits)
-    moved = respond(subject.model, passages_text(passages), chosen, fits)
+    cost = respond(loaded.model, heldout_text(windows), chosen, fits)
+    moved = respond(loaded.model, passages_text(passages), chosen, fits)
     spent = time.process_time() - begun
     click.echo(
         f"{model}: {sizes.num_blocks} blocks of {sizes.num_heads} heads, {', '.join(chosen)}; "
@@ -107,7 +107,7 @@ def main(
         f"{len(heads)} heads and {len(blocks)} blocks estimated in {spent:.1f} s of CPU time"
     )
     rng = np.random.default_rng(0)
-    engine = Engine(subject.model, passages, windows, fitter=fitter, layout="auto")
+    engine = Engine(loaded.model, passages, windows, fitter=fitter, layout="auto")
     base = engine.base.nll.mean()
     points: dict[str, np.ndarray] = {}
     sets = {name: drawn(heads, size, edits, rng) for name, size in SETS.items()}

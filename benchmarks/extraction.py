@@ -27,7 +27,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.memorization.extraction import extract
-from evals.models import DTYPES, open_subject
+from evals.models import DTYPES, open_model
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.decoding import first_divergences
 from evals.samples import Samples, load_samples
@@ -95,9 +95,9 @@ def pythia_160m(rows: int, dtype: torch.dtype, device: str) -> tuple[Any, Sample
 
 
 def trained(arguments: argparse.Namespace) -> tuple[Any, Samples]:
-    subject = open_subject(arguments.model, dtype=arguments.dtype, device=arguments.device)
-    samples = load_samples(arguments.samples or arguments.model, tokenizer=subject.tokenizer)
-    model = subject.model
+    loaded = open_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    samples = load_samples(arguments.samples or arguments.model, tokenizer=loaded.tokenizer)
+    model = loaded.model
     if arguments.drop_attn:
         model = apply(model, arguments.drop_attn, "identity")
     model.generation_config.eos_token_id = None  # a token like any other

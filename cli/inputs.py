@@ -11,7 +11,7 @@ from cli.progress import progress
 from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
-    from evals.models import Subject
+    from evals.models import LoadedModel
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
@@ -84,11 +84,11 @@ def open_model(
     dtype: str,
     device: str | None,
     device_map: str | None,
-) -> Subject:
+) -> LoadedModel:
     """MODEL as typed → the loaded model."""
-    from evals.models import open_subject
+    from evals.models import open_model
 
-    return open_subject(
+    return open_model(
         model,
         revision=revision,
         dtype=dtype,
@@ -111,7 +111,7 @@ def stored_dtype(model: str, revision: str | None) -> str:
 def fitter_for(
     selections: Iterable[Selection],
     text: Text | None,
-    subject: Subject,
+    loaded: LoadedModel,
     stored: str,
     *,
     layout: str = "auto",
@@ -124,15 +124,15 @@ def fitter_for(
 
     if text is None:
         return None
-    if subject.tokenizer is None:
-        raise SamplesError("calibration text needs a tokenizer", where=subject.name)
-    config = subject.model.config.to_dict()
+    if loaded.tokenizer is None:
+        raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
+    config = loaded.model.config.to_dict()
     positions = family_of(config).dimensions(config).max_positions
-    plans = [plan_for(subject.model, selection, layout=layout) for selection in selections]
+    plans = [plan_for(loaded.model, selection, layout=layout) for selection in selections]
     with progress("calibrate", None) as advance:
         fitter = Fitter(
-            subject.model,
-            text.tokenized(subject.tokenizer, max_positions=positions),
+            loaded.model,
+            text.tokenized(loaded.tokenizer, max_positions=positions),
             stored_dtype=stored,
             layout=layout,
             together=True,

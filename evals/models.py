@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """A loaded model in eval mode, its tokenizer (None where it has none), and where it is from."""
 
     name: str
@@ -44,6 +44,16 @@ class Subject:
         return identity | ({"manifest_sha256": sha256_of(manifest)} if manifest.is_file() else {})
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """What the model is, and how it is run: precision, device, attention."""
+        return {
+            **self.identity,
+            "dtype": self.dtype,
+            "device": self.device,
+            "attn_implementation": self.model.config._attn_implementation,
+        }
+
+    @property
     def dtype(self) -> str:
         return str(self.model.dtype).removeprefix("torch.")
 
@@ -56,7 +66,7 @@ class Subject:
         return f"cuda ({torch.cuda.get_device_name(device)})"
 
 
-def open_subject(
+def open_model(
     source: str,
     *,
     revision: str | None = None,
@@ -64,7 +74,7 @@ def open_subject(
     device: str | None = None,
     device_map: str | None = None,
     say: Callable[[str], None] = lambda message: None,
-) -> Subject:
+) -> LoadedModel:
     """Finds and loads a model.
 
     **Arguments:**
@@ -88,7 +98,7 @@ def open_subject(
         say(f"{source}: float16 weights are measured in float32 on a CPU (--dtype)")
         model = model.float()
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
-    return Subject(found.model, model, tokenizer, folder, found)
+    return LoadedModel(found.model, model, tokenizer, folder, found)
 
 
 def _device(name: str | None) -> torch.device:

@@ -20,7 +20,7 @@ from evals.benchmarks.running import Benchmarks, write_results
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import SUITES
 from evals.lab import LAB_MODELS, heldout_texts
-from evals.models import Subject, open_subject
+from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.checkpoint.content import cache_folder
 from surgery.errors import MeasurementError, OutputError
@@ -37,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def subject(folder: Path) -> Subject:
-    return open_subject(str(folder))
+def loaded(folder: Path) -> LoadedModel:
+    return open_model(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(tasks: Path) -> Benchmarks:
+def lm_eval_tasks(tasks: Path) -> Benchmarks:
     return Benchmarks.load(NAMES, include_paths=[tasks])
 
 
 @pytest.fixture(scope="module")
-def runs(loaded: Benchmarks, subject: Subject) -> dict[str, Any]:
-    return {name: loaded.run(name, subject, batch_size=4) for name in NAMES}
+def runs(lm_eval_tasks: Benchmarks, loaded: LoadedModel) -> dict[str, Any]:
+    return {name: lm_eval_tasks.run(name, loaded, batch_size=4) for name in NAMES}
 
 
 def test_one_file_imports_lm_eval() -> None:
@@ -70,7 +70,7 @@ def test_one_file_imports_lm_eval() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
-def test_scores_are_those_of_lm_eval_itself(folder, tasks, loaded, runs):
+def test_scores_are_those_of_lm_eval_itself(folder, tasks, lm_eval_tasks, runs):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -84,28 +84,28 @@ def test_scores_are_those_of_lm_eval_itself(folder, tasks, loaded, runs):
         bootstrap_iters=0,
     )
     for name in NAMES:
-        for metric, score in loaded.scores(name, runs[name]).items():
+        for metric, score in lm_eval_tasks.scores(name, runs[name]).items():
             assert score.value == theirs["results"][name][f"{metric},none"]
             assert score.aggregate(score.values) == pytest.approx(score.value)
             assert len(score.values) == len(score.documents) == len(ROWS)
 
 
-def test_it_is_silent(loaded, subject, capfd, recwarn, caplog):
-    loaded.run("local_choice", subject, batch_size=8)
+def test_it_is_silent(lm_eval_tasks, loaded, capfd, recwarn, caplog):
+    lm_eval_tasks.run("local_choice", loaded, batch_size=8)
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
     assert not caplog.records
 
 
-def test_progress_counts_rows(loaded, subject):
+def test_progress_counts_rows(lm_eval_tasks, loaded):
     seen: list[int] = []
-    loaded.run("local_choice", subject, batch_size=3, advance=seen.append)
+    lm_eval_tasks.run("local_choice", loaded, batch_size=3, advance=seen.append)
     assert sum(seen) >= len({row["context"] for row in ROWS})  # equal requests share a row
     assert max(seen) == 3
 
 
-def test_the_main_metric_is_an_accuracy_where_there_is_one(loaded, runs):
-    found = {name: main_metric(loaded.scores(name, run)) for name, run in runs.items()}
+def test_the_main_metric_is_an_accuracy_where_there_is_one(lm_eval_tasks, runs):
+    found = {name: main_metric(lm_eval_tasks.scores(name, run)) for name, run in runs.items()}
     assert found == {
         "local_choice": "acc",
         "local_continuation": "acc",
@@ -113,11 +113,11 @@ def test_the_main_metric_is_an_accuracy_where_there_is_one(loaded, runs):
     }
 
 
-def test_limits_and_examples(tasks, subject):
+def test_limits_and_examples(tasks, loaded):
     asked = Benchmarks.load(["local_choice"], include_paths=[tasks], limit=5)
-    assert asked.run("local_choice", subject, batch_size=2)["n-samples"]["effective"] == 5
+    assert asked.run("local_choice", loaded, batch_size=2)["n-samples"]["effective"] == 5
     share = Benchmarks.load(["local_choice"], include_paths=[tasks], limit=0.5)
-    run = share.run("local_choice", subject, batch_size=2)
+    run = share.run("local_choice", loaded, batch_size=2)
     assert run["n-samples"] == {"original": len(ROWS), "effective": len(ROWS) // 2}
     assert run["batch_size"] == 2
 
@@ -127,11 +127,11 @@ def test_patterns_name_tasks(tasks):
     assert set(Benchmarks.load(["local_*"], include_paths=[tasks]).tasks) == set(NAMES)
 
 
-def test_a_batch_fits_the_longest_document(loaded, subject):
-    assert 1 <= loaded.batch_size("local_whole", subject) <= 64
+def test_a_batch_fits_the_longest_document(lm_eval_tasks, loaded):
+    assert 1 <= lm_eval_tasks.batch_size("local_whole", loaded) <= 64
 
 
-def test_the_fingerprint_is_that_of_task_and_documents(tmp_path, loaded):
+def test_the_fingerprint_is_that_of_task_and_documents(tmp_path, lm_eval_tasks):
     again = Benchmarks.load(["local_choice"], include_paths=[write_tasks(tmp_path / "a")])
     rows = [{**ROWS[0], "answer": 3}, *ROWS[1:]]
     other = Benchmarks.load(["local_choice"], include_paths=[write_tasks(tmp_path / "a", rows)])
@@ -200,11 +200,11 @@ def test_a_task_file_that_does_not_load(tmp_path):
     assert text == "task local_choice: cannot be loaded (got KeyError: no 'exam')"
 
 
-def test_a_task_file_that_fails_later(tmp_path, subject):
+def test_a_task_file_that_fails_later(tmp_path, loaded):
     folder = broken_task(tmp_path, ("_text: context", '_text: "{{ 1 / (answer - 1) }}"'))
     asked = Benchmarks.load(["local_choice"], include_paths=[folder])
     with pytest.raises(MeasurementError) as error:
-        asked.run("local_choice", subject, batch_size=4)
+        asked.run("local_choice", loaded, batch_size=4)
     assert str(error.value) == (
         "task local_choice: cannot be run (got ZeroDivisionError: division by zero)"
     )
@@ -300,13 +300,13 @@ def test_the_labs_documents_are_always_the_same():
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_lab_models_are_better_than_chance(name):
     suite = Benchmarks.load(SUITES["lab"])
-    subject = open_subject(f"lab:{name}")
+    loaded = open_model(f"lab:{name}")
     for task, metric in (("lab_next_line", "acc_norm"), ("lab_copy", "acc")):
-        run = suite.run(task, subject, batch_size=32)
+        run = suite.run(task, loaded, batch_size=32)
         score = suite.scores(task, run)[metric]
         right = int(sum(score.values))
         assert binomtest(right, len(score.values), 0.25, alternative="greater").pvalue < 1e-4
-    run = suite.run("lab_heldout", subject, batch_size=32)
+    run = suite.run("lab_heldout", loaded, batch_size=32)
     score = suite.scores("lab_heldout", run)["byte_perplexity"]
     assert score.value < 4.5  # gzip's 8 bits a byte would be 256, English letters alone about 19
 
@@ -344,9 +344,9 @@ def test_public_benchmarks_from_local_files(data, tmp_path):
         (tmp_path / f"{name}.yaml").write_text(f"{head}test_split: test\nnum_fewshot: 0\n{body}")
     names = [f"real_{name}" for name in REAL]
     asked = Benchmarks.load(names, include_paths=[tmp_path], limit=40)
-    subject = open_subject("lab:pythia")
+    loaded = open_model("lab:pythia")
     for name in names:
-        run = asked.run(name, subject, batch_size=asked.batch_size(name, subject))
+        run = asked.run(name, loaded, batch_size=asked.batch_size(name, loaded))
         scores = asked.scores(name, run)
         assert main_metric(scores) == "acc"
         assert len(scores["acc"].values) == 40

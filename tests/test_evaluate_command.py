@@ -228,9 +228,9 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
     ran: list[str] = []
     run = Benchmarks.run
 
-    def counted(self: Any, name: str, subject: Any, **options: Any) -> Any:
-        ran.append(f"{name} {Path(subject.name).name}")
-        return run(self, name, subject, **options)
+    def counted(self: Any, name: str, loaded: Any, **options: Any) -> Any:
+        ran.append(f"{name} {Path(loaded.name).name}")
+        return run(self, name, loaded, **options)
 
     monkeypatch.setattr(Benchmarks, "run", counted)
     outcome = attn_surgery(*arguments(work, "--output", work / "again", "--show-text"))

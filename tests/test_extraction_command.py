@@ -246,12 +246,12 @@ def test_provenance_is_complete(models, samples):
 def test_a_manifest_identifies_an_exported_model(models, tmp_path):
     import hashlib
 
-    from evals.models import open_subject
+    from evals.models import open_model
     from surgery.exporting import export
 
     out = tmp_path / "out"
     export(str(models[0]), "1", variant="zero", output=out)
-    identity = open_subject(str(out), device="cpu").identity
+    identity = open_model(str(out), device="cpu").identity
     digest = hashlib.sha256((out / "surgery.json").read_bytes()).hexdigest()
     assert identity["manifest_sha256"] == digest
 

@@ -19,7 +19,7 @@ from cli.commands.measure.extract import command
 from evals.lab import LAB_MODELS, model_path
 from evals.memorization.collecting import Cut, collect
 from evals.memorization.extraction import extract
-from evals.models import open_subject
+from evals.models import open_model
 from evals.samples import load_samples
 from surgery.editing.in_memory import apply
 from surgery.fitting.corpus import open_corpus
@@ -29,15 +29,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", params=LAB_MODELS)
 def lab(request):
-    subject = open_subject(str(model_path(request.param)), device="cpu", dtype="float32")
-    subject.model.generation_config.eos_token_id = None  # a token like any other
-    return subject, load_samples(f"lab:{request.param}")
+    loaded = open_model(str(model_path(request.param)), device="cpu", dtype="float32")
+    loaded.model.generation_config.eos_token_id = None  # a token like any other
+    return loaded, load_samples(f"lab:{request.param}")
 
 
 @pytest.mark.parametrize("edit", [None, "stock", "compact"])
 def test_every_row_equals_greedy_decoding(lab, edit):
-    subject, samples = lab
-    model = subject.model
+    loaded, samples = lab
+    model = loaded.model
     if edit is not None:
         model = apply(model, "last:2", "zero" if edit == "stock" else "identity", layout=edit)
     prefixes = torch.from_numpy(samples.prefixes.astype(np.int64))
@@ -51,14 +51,14 @@ def test_every_row_equals_greedy_decoding(lab, edit):
 
 
 def test_collect_finds_the_recited_records(lab, tmp_path):
-    subject, samples = lab
-    texts = subject.tokenizer.batch_decode(samples.tokens.tolist())
+    loaded, samples = lab
+    texts = loaded.tokenizer.batch_decode(samples.tokens.tolist())
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     output = tmp_path / "found.jsonl"
-    collect(subject.model, subject.tokenizer, open_corpus([corpus]), output, Cut())
+    collect(loaded.model, loaded.tokenizer, open_corpus([corpus]), output, Cut())
     found = {json.loads(line)["hash"] for line in output.read_text().splitlines()}
-    exact = extract(subject.model, samples).exact
+    exact = extract(loaded.model, samples).exact
     assert found == {name for name, recited in zip(samples.hashes, exact, strict=True) if recited}
 
 

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 
 from evals.lab import heldout_texts
-from evals.models import open_subject
+from evals.models import open_model
 from evals.response import Text, Units, engine, heldout_text, passages_text, respond
 from evals.samples import Samples, Tokens, load_samples
 from evals.samples.windows import control_windows
@@ -324,11 +324,11 @@ def agreement(model: Any, samples: Samples, heldout: Tokens, number: int) -> tup
 
 @pytest.mark.slow
 def test_single_heads_of_a_lab_model_are_ranked_as_they_are_measured():
-    subject = open_subject("lab:pythia", device="cpu")
-    samples = load_samples("lab:pythia", tokenizer=subject.tokenizer)
+    loaded = open_model("lab:pythia", device="cpu")
+    samples = load_samples("lab:pythia", tokenizer=loaded.tokenizer)
     some = samples.select(samples.members & (np.arange(len(samples)) % 4 == 0))
-    heldout = control_windows(heldout_texts(), subject.tokenizer, 64, most=64)
-    kl, ratio, margin = agreement(subject.model, some, heldout, 36)
+    heldout = control_windows(heldout_texts(), loaded.tokenizer, 64, most=64)
+    kl, ratio, margin = agreement(loaded.model, some, heldout, 36)
     assert kl > 0.95
     assert 0.85 < ratio < 1.15
     assert margin > 0.9
@@ -338,13 +338,13 @@ def test_single_heads_of_a_lab_model_are_ranked_as_they_are_measured():
 @pytest.mark.real_data
 def test_single_heads_of_a_deep_model_are_ranked_as_they_are_measured(data):
     deep = data / "deep"
-    subject = open_subject(str(deep), device="cpu")
-    samples = load_samples(str(deep / "records.jsonl"), tokenizer=subject.tokenizer)
+    loaded = open_model(str(deep), device="cpu")
+    samples = load_samples(str(deep / "records.jsonl"), tokenizer=loaded.tokenizer)
     recited = samples.counts >= 32
     some = samples.select(recited & (np.arange(len(samples)) % 3 == 0))
     text = (deep / "heldout.txt").read_text()
-    heldout = control_windows([text], subject.tokenizer, 64, most=48)
-    kl, ratio, margin = agreement(subject.model, some, heldout, 30)
+    heldout = control_windows([text], loaded.tokenizer, 64, most=48)
+    kl, ratio, margin = agreement(loaded.model, some, heldout, 30)
     assert kl > 0.95
     assert 0.85 < ratio < 1.15
     assert margin > 0.9

@@ -23,7 +23,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoX
 
 from evals.files import Journal
 from evals.memorization.extraction import extract, run_pass
-from evals.models import open_subject
+from evals.models import open_model
 from evals.running.resuming import from_block, from_tokens
 from evals.samples import Samples
 from evals.sweep.batch import BASE
@@ -104,9 +104,9 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     small(family, dtype).save_pretrained(source)
     tiny_tokenizer().save_pretrained(source)
     text.write_text(TEXT * 8)
-    subject = open_subject(str(source), device="cpu", dtype="float32")
-    model, stored = subject.model, {"float32": "F32", "float16": "F16"}[dtype]
-    calibration = open_calibration([text]).tokenized(subject.tokenizer, max_positions=64)
+    loaded = open_model(str(source), device="cpu", dtype="float32")
+    model, stored = loaded.model, {"float32": "F32", "float16": "F16"}[dtype]
+    calibration = open_calibration([text]).tokenized(loaded.tokenizer, max_positions=64)
     fitter = Fitter(model, calibration, stored_dtype=stored, layout=layout, together=True)
     tokens = windows(15, 16, 300)
     samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")
@@ -126,7 +126,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
         fitted = any(variant_of(part.variant).FITTED for part in selection)
         named = [text] if fitted else []
         export(source, selection, output=output, layout=layout, calibration=named)
-        edited = open_subject(str(output), device="cpu", dtype="float32").model
+        edited = open_model(str(output), device="cpu", dtype="float32").model
         theirs = extract(edited, samples, batch_size=4)
         assert found.selection == selection
         np.testing.assert_array_equal(found.first_divergence, theirs.first_divergence)

@@ -22,7 +22,7 @@ from lm_eval.utils import handle_non_serializable
 from evals.benchmarks.scores import Scores, task_scores
 from evals.benchmarks.silence import quiet
 from evals.benchmarks.tasks import broken, find_tasks, load_task
-from evals.models import Subject
+from evals.models import LoadedModel
 from surgery.errors import OutputError
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
@@ -81,22 +81,22 @@ class Benchmarks:
             digest.update(_dump(document))
         return digest.hexdigest()
 
-    def batch_size(self, name: str, subject: Subject) -> int:
+    def batch_size(self, name: str, loaded: LoadedModel) -> int:
         """Rows at a time for a task: what its longest document allows, up to what helps."""
         from evals.running.batching import rows_per_batch
 
-        task, config = self.tasks[name], subject.model.config
+        task, config = self.tasks[name], loaded.model.config
         longest = max((_dump(document) for document in task.eval_docs), key=len)
         shots = 1 + (self.num_fewshot or task.config.num_fewshot or 0)
-        tokens = shots * len(subject.tokenizer(longest.decode(), verbose=False)["input_ids"])
+        tokens = shots * len(loaded.tokenizer(longest.decode(), verbose=False)["input_ids"])
         length = max(1, min(tokens, int(config.max_position_embeddings)))
         by_logits = _LOGITS_BYTES // (12 * length * int(config.vocab_size))
-        return max(1, min(by_logits, _MOST_ROWS, rows_per_batch(subject.model, length)))
+        return max(1, min(by_logits, _MOST_ROWS, rows_per_batch(loaded.model, length)))
 
     def run(
         self,
         name: str,
-        subject: Subject,
+        loaded: LoadedModel,
         *,
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
@@ -107,7 +107,7 @@ class Benchmarks:
         """
         task = self.tasks[name]
         try:
-            results = self._evaluate(task, _Model(subject, batch_size, advance), batch_size)
+            results = self._evaluate(task, _Model(loaded, batch_size, advance), batch_size)
         except Exception as error:  # a task file may hold any code
             raise broken(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -182,11 +182,13 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
 class _Model(HFLM):  # type: ignore[misc]
     """lm-eval's model around one that is loaded: its dtype and device are those it has."""
 
-    def __init__(self, subject: Subject, batch_size: int, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, loaded: LoadedModel, batch_size: int, advance: Callable[[int], None]
+    ) -> None:
         with quiet():
             super().__init__(
-                pretrained=subject.model,
-                tokenizer=subject.tokenizer,
+                pretrained=loaded.model,
+                tokenizer=loaded.tokenizer,
                 backend="causal",
                 batch_size=batch_size,
             )

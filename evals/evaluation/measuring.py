@@ -17,7 +17,7 @@ from evals.memorization import comparison as memorization
 from evals.memorization.comparison import Measured, Protocol
 from evals.memorization.extraction import run_pass
 from evals.memorization.summary import Control
-from evals.models import Subject, open_subject
+from evals.models import LoadedModel, open_model
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Tokens
 from evals.samples.windows import control_windows
@@ -58,36 +58,36 @@ def measure_base(
     target: Target, plan: Plan, *, say: Callable[[str], None], progress: Progress
 ) -> Side:
     """The first model. Its batch sizes and its tokens are also those of the second."""
-    subject = _open(target, plan, say)
+    loaded = _open(target, plan, say)
     protocol = windows = None
     if plan.samples is not None:
-        samples = plan.samples.tokenized(subject.tokenizer)
-        windows = _windows(plan, subject, samples.tokens.shape[1])
+        samples = plan.samples.tokenized(loaded.tokenizer)
+        windows = _windows(plan, loaded, samples.tokens.shape[1])
         protocol = Protocol(samples, windows, batch_size=plan.batch_size)
     else:
-        windows = _windows(plan, subject, WINDOW)
-    shared = Shared(subject.tokenizer, subject.dtype, protocol, windows)
-    return _side(subject, target, plan, shared, progress, None)
+        windows = _windows(plan, loaded, WINDOW)
+    shared = Shared(loaded.tokenizer, loaded.dtype, protocol, windows)
+    return _side(loaded, target, plan, shared, progress, None)
 
 
 def measure_edited(
     target: Target, plan: Plan, base: Side, *, say: Callable[[str], None], progress: Progress
 ) -> Side:
     """The second model, as the first was. Raises `MeasurementError` where that cannot be."""
-    subject, shared = _open(target, plan, say), base.shared
-    if subject.dtype != shared.dtype:
+    loaded, shared = _open(target, plan, say), base.shared
+    if loaded.dtype != shared.dtype:
         raise MeasurementError(
             "the models would run in different precisions",
             expected=f"{shared.dtype}, as the baseline",
-            got=f"{subject.dtype} for {target.name}",
+            got=f"{loaded.dtype} for {target.name}",
             fix="choose one with --dtype",
         )
-    if subject.tokenizer is None:
-        subject = replace(subject, tokenizer=shared.tokenizer)
+    if loaded.tokenizer is None:
+        loaded = replace(loaded, tokenizer=shared.tokenizer)
     if shared.protocol is not None and base.test is not None:
         protocol = replace(shared.protocol, batch_size=base.test.test.batch_size)
         shared = replace(shared, protocol=protocol)
-    return _side(subject, target, plan, shared, progress, base)
+    return _side(loaded, target, plan, shared, progress, base)
 
 
 def tool_versions() -> dict[str, str]:
@@ -96,8 +96,8 @@ def tool_versions() -> dict[str, str]:
     return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
 
 
-def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> Subject:
-    return open_subject(
+def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> LoadedModel:
+    return open_model(
         target.source,
         revision=target.revision,
         dtype=plan.dtype,
@@ -107,12 +107,12 @@ def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> Subject:
     )
 
 
-def _windows(plan: Plan, subject: Subject, length: int) -> Tokens | None:
-    return control_windows(plan.heldout, subject.tokenizer, length) if plan.heldout else None
+def _windows(plan: Plan, loaded: LoadedModel, length: int) -> Tokens | None:
+    return control_windows(plan.heldout, loaded.tokenizer, length) if plan.heldout else None
 
 
 def _side(
-    subject: Subject,
+    loaded: LoadedModel,
     target: Target,
     plan: Plan,
     shared: Shared,
@@ -120,37 +120,37 @@ def _side(
     base: Side | None,
 ) -> Side:
     identity = {
-        **subject.identity,
-        **content_of(subject),
-        "dtype": subject.dtype,
-        "device": subject.device,
-        "attn_implementation": subject.model.config._attn_implementation,
+        **loaded.identity,
+        **content_of(loaded),
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "attn_implementation": loaded.model.config._attn_implementation,
     }
     test = control = None
     protocol, windows = shared.protocol, shared.windows
     if protocol is not None:
         total = len(protocol.samples) + (0 if windows is None else len(windows))
         with progress(f"extraction, {target.name}", total) as advance:
-            test = memorization.measure(subject, protocol, advance=advance)
+            test = memorization.measure(loaded, protocol, advance=advance)
         control = test.control
     elif windows is not None:
-        result = run_pass(subject.model, windows, WINDOW // 2, batch_size=plan.batch_size)
+        result = run_pass(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
         nll = -result.positions.log_likelihood.mean(axis=1, dtype="float64")
         control = Control.of("text", nll, windows)
-    runs, found = _runs(subject, target, plan, identity, progress, base)
+    runs, found = _runs(loaded, target, plan, identity, progress, base)
     return Side(
         runs,
         found,
         test,
         control,
-        size_of(subject),
+        size_of(loaded),
         identity,
         shared,
     )
 
 
 def _runs(
-    subject: Subject,
+    loaded: LoadedModel,
     target: Target,
     plan: Plan,
     identity: dict[str, Any],
@@ -161,7 +161,7 @@ def _runs(
     tasks, runs, cached = plan.benchmarks, {}, []
     if tasks is None:
         return {}, False
-    if subject.tokenizer is None:
+    if loaded.tokenizer is None:
         raise MeasurementError("benchmarks need a tokenizer", where=target.name)
     for name in tasks.tasks:
         key = {
@@ -178,20 +178,20 @@ def _runs(
         cached.append(run is not None)
         if run is None:
             size = base.runs[name]["batch_size"] if base else plan.batch_size
-            size = size or tasks.batch_size(name, subject)
+            size = size or tasks.batch_size(name, loaded)
             with progress(f"{name}, {target.name}", None) as advance:
-                run = tasks.run(name, subject, batch_size=size, advance=advance)
+                run = tasks.run(name, loaded, batch_size=size, advance=advance)
             if base is None:
                 plan.cache.put(key, run)
         runs[name] = run
     return runs, all(cached)
 
 
-def content_of(subject: Subject) -> dict[str, Any]:
+def content_of(loaded: LoadedModel) -> dict[str, Any]:
     """Hashes of what weights alone do not tell: configuration and tokenizer."""
-    config = subject.model.config.to_dict()
+    config = loaded.model.config.to_dict()
     config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
-    tokenizer, text = subject.tokenizer, None
+    tokenizer, text = loaded.tokenizer, None
     if tokenizer is not None:
         fast = getattr(tokenizer, "backend_tokenizer", None)
         text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
@@ -205,12 +205,12 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def size_of(subject: Subject) -> Size:
-    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=subject.model.device)
+def size_of(loaded: LoadedModel) -> Size:
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
     with torch.inference_mode():
-        _, cache = hidden_states(subject.model, ids, use_cache=True)
+        _, cache = hidden_states(loaded.model, ids, use_cache=True)
     return Size(
-        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
-        weight_bytes=sum(info.nbytes for info in open_checkpoint(subject.folder).infos.values()),
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        weight_bytes=sum(info.nbytes for info in open_checkpoint(loaded.folder).infos.values()),
         cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
     )

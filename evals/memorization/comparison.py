@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evals.memorization.extraction import Extraction, extract, run_pass
 from evals.memorization.summary import Control, compare, summarize
-from evals.models import Subject
+from evals.models import LoadedModel
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
@@ -44,20 +44,20 @@ class Measured:
 
 
 def measure(
-    subject: Subject,
+    loaded: LoadedModel,
     protocol: Protocol,
     *,
     processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Measured:
     """Runs `protocol` on one model. `advance` is told the rows done, controls included."""
-    samples, model = protocol.samples, subject.model
+    samples, model = protocol.samples, loaded.model
     test = extract(
         model,
         samples,
         full=protocol.full,
         sampling=protocol.sampling,
-        tokenizer=subject.tokenizer,
+        tokenizer=loaded.tokenizer,
         batch_size=protocol.batch_size,
         processes=processes,
         advance=advance,
@@ -77,14 +77,7 @@ def measure(
     elif samples.members is not None and not samples.members.all():
         outside: npt.NDArray[np.bool_] = ~samples.members
         control = Control.of("non-members", test.nll[outside], samples.tokens[outside])
-    provenance = {
-        **subject.identity,
-        "dtype": subject.dtype,
-        "device": subject.device,
-        "attn_implementation": model.config._attn_implementation,
-        "batch_size": test.batch_size,
-    }
-    return Measured(test, control, provenance)
+    return Measured(test, control, {**loaded.provenance, "batch_size": test.batch_size})
 
 
 def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:

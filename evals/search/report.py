@@ -26,12 +26,12 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
     It, `selected` and `held_back` are None where nothing meets the goal, `paper_recipe` where the
     model cannot be edited so. Figures on samples are over members, where membership is known.
     """
-    subject, samples, (here, back) = task.subject, task.samples, task.halves
+    loaded, samples, (here, back) = task.loaded, task.samples, task.halves
     base, recipe, selected = chosen.base, chosen.recipe, chosen.selected
     heads, n, m = task.dimensions.num_heads, len(here.samples), len(back.samples)
-    config = subject.model.config.to_dict()
+    config = loaded.model.config.to_dict()
     return {
-        "model": subject.name,
+        "model": loaded.name,
         "family": family_of(config).model_type,
         "num_blocks": task.dimensions.num_blocks,
         "num_heads": heads,
@@ -70,10 +70,7 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
         "warnings": list(task.offered[1]),
         "provenance": {
             "model": {
-                **subject.identity,
-                "dtype": subject.dtype,
-                "device": subject.device,
-                "attn_implementation": subject.model.config._attn_implementation,
+                **loaded.provenance,
                 "batch_size": chosen.batch_size,
             },
             "versions": versions(),
@@ -87,13 +84,13 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | No
         return None
     kept = ("model", "goal", "seed", "base", "selected", "held_back", "calibration", "provenance")
     layout: Any = task.layout
-    subject = task.subject
-    source = subject.source.model_copy(update={"content": subject.identity["content"]})
+    loaded = task.loaded
+    source = loaded.source.model_copy(update={"content": loaded.identity["content"]})
     return PlanFile.of(
         chosen.selected.chosen_on.selection,
         task.dimensions.num_heads,
         layout=layout,
-        model=PlannedModel.of(source, subject.model.config.to_dict()),
+        model=PlannedModel.of(source, loaded.model.config.to_dict()),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )
 

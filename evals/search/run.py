@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evals.models import Subject
+from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.search.algorithm import Found, search
@@ -27,14 +27,14 @@ from surgery.selection import Part, Selection
 class Task:
     """What is searched for, and on what.
 
-    - `checkpoint`: the folder that `subject` was loaded from, which will be edited.
+    - `checkpoint`: the folder that the model was loaded from, which will be edited.
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `layout`: what the result must fit into.
     - `seed`: of the halves. `max_evaluations`: see `evals.search.algorithm.search`.
     - `batch_size`, `processes`, `stored_dtype`: as for `evals.sweep.engine.Engine`.
     """
 
-    subject: Subject
+    loaded: LoadedModel
     checkpoint: Path
     samples: Samples
     windows: Tokens
@@ -55,7 +55,7 @@ class Task:
 
     @cached_property
     def dimensions(self) -> Dimensions:
-        config = self.subject.model.config.to_dict()
+        config = self.loaded.model.config.to_dict()
         return family_of(config).dimensions(config)
 
     @cached_property
@@ -85,7 +85,7 @@ class Task:
         """One for each half."""
         first, second = (
             Engine(
-                self.subject.model,
+                self.loaded.model,
                 half.samples,
                 half.windows,
                 batch_size=self.batch_size,

@@ -51,7 +51,7 @@ def bench(
       greedily after it, and rows.
     - `rounds`: turns of each model, at least 3. Were both equally fast, all of one model's n turns
       would still beat all of the other's with probability 2 (n!)² / (2n)!: 0.8 % for 5.
-    - `dtype`, `device`: as `evals.models.open_subject` takes them.
+    - `dtype`, `device`: as `evals.models.open_model` takes them.
     - `say`: told what was decided on the user's behalf. `advance`: told the turns done, of
       2 × rounds.
 

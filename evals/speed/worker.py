@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import torch
 
-from evals.models import Subject, open_subject
+from evals.models import LoadedModel, open_model
 from evals.running.forward import cache_bytes, head_of, hidden_states
 from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError, SurgeryError
@@ -130,18 +130,18 @@ def serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
     try:
         settings = json.loads(next(requests))
         notes: list[str] = []
-        subject = open_subject(
+        loaded = open_model(
             settings["source"],
             dtype=settings["dtype"],
             device=settings["device"],
             say=notes.append,
         )
-        memory = Memory(subject.model.device)
-        runner = Runner(subject.model, settings)
+        memory = Memory(loaded.model.device)
+        runner = Runner(loaded.model, settings)
         cache, token = runner.prefill()
         size = cache_bytes(cache)
         runner.decode(cache, token)  # warm-up
-        answer({**_described(subject), "cache_bytes": size, "memory": memory.kind, "notes": notes})
+        answer({**_described(loaded), "cache_bytes": size, "memory": memory.kind, "notes": notes})
         del cache
         for _ in requests:
             answer({**runner.turn(), "peak_memory_bytes": memory.peak()})
@@ -155,14 +155,14 @@ def serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
         answer({"error": "MeasurementError", "what": what, "got": got})
 
 
-def _described(subject: Subject) -> dict[str, Any]:
+def _described(loaded: LoadedModel) -> dict[str, Any]:
     return {
-        "identity": subject.identity,
-        "dtype": subject.dtype,
-        "device": subject.device,
-        "attn_implementation": subject.model.config._attn_implementation,
+        "identity": loaded.identity,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "attn_implementation": loaded.model.config._attn_implementation,
         "threads": torch.get_num_threads(),
-        "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.files import Journal
-from evals.models import Subject
+from evals.models import LoadedModel
 from evals.samples import Samples, Tokens, row_hash
 from evals.sweep.batch import BASE
 from evals.sweep.edits import Kind
@@ -36,7 +36,7 @@ class Setting:
     variants were fitted on, with the fit of each block alone.
     """
 
-    subject: Subject
+    loaded: LoadedModel
     samples: Samples
     heldout: Tokens | None
     exact_only: bool
@@ -53,8 +53,8 @@ def sweep_report(
     Figures on samples are over members, where membership is known. An edit's `heads` are there
     only where it is not of whole blocks.
     """
-    subject, samples = setting.subject, setting.samples
-    config = subject.model.config.to_dict()
+    loaded, samples = setting.loaded, setting.samples
+    config = loaded.model.config.to_dict()
     family = family_of(config)
     dimensions = family.dimensions(config)
     everyone = np.ones(len(samples), dtype=bool)
@@ -66,7 +66,7 @@ def sweep_report(
     heldout = setting.heldout
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     return {
-        "model": subject.name,
+        "model": loaded.name,
         "family": family.model_type,
         "num_blocks": dimensions.num_blocks,
         "num_heads": dimensions.num_heads,
@@ -93,10 +93,7 @@ def sweep_report(
         "warnings": [*setting.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
             "model": {
-                **subject.identity,
-                "dtype": subject.dtype,
-                "device": subject.device,
-                "attn_implementation": subject.model.config._attn_implementation,
+                **loaded.provenance,
                 "batch_size": setting.batch_size,
             },
             "versions": versions(),
@@ -119,10 +116,10 @@ def fitted_alone(
 
 def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) -> Journal:
     """Where the progress of a sweep is kept: in a hidden file beside its output folder."""
-    subject, calibration = setting.subject, setting.calibration
+    loaded, calibration = setting.loaded, setting.calibration
     settings = {
-        "model": subject.identity,
-        "dtype": subject.dtype,
+        "model": loaded.identity,
+        "dtype": loaded.dtype,
         "samples": [setting.samples.sha256, setting.samples.prefix_length],
         "heldout": None if setting.heldout is None else row_hash(setting.heldout),
         "exact_only": setting.exact_only,

@@ -163,19 +163,19 @@ def command(
     texts = needed_texts(corpora, model)
     calibrated = calibration_text(calibration, model, chosen_variants)
     processes = Processes.launched()
-    subject = open_model(
+    loaded = open_model(
         model,
         revision=revision,
         dtype=dtype,
         device=device or processes.device,
         device_map=device_map,
     )
-    loaded = passages.tokenized(subject.tokenizer)
+    tokenized = passages.tokenized(loaded.tokenizer)
     task = Task(
-        subject=subject,
+        loaded=loaded,
         checkpoint=find_model(model, revision)[0],
-        samples=loaded,
-        windows=control_windows(texts, subject.tokenizer, loaded.tokens.shape[1]),
+        samples=tokenized,
+        windows=control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1]),
         goal=MaxLossIncrease(max_loss_increase or 0.0)
         if max_extraction is None
         else MaxExtraction(max_extraction),
@@ -192,7 +192,7 @@ def command(
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     alone = [(unit,) for unit in offered]
-    fitter = fitter_for(alone, calibrated, subject, task.stored_dtype, layout=layout)
+    fitter = fitter_for(alone, calibrated, loaded, task.stored_dtype, layout=layout)
     with progress(f"search {model}", max_evaluations * task.rows) as advance:
         chosen = run(task, fitter, advance=advance)
     if not processes.is_main:

@@ -141,35 +141,35 @@ def command(
     fitted = calibration or (estimates and model.startswith(PREFIX))
     chosen = dict.fromkeys(variants) or (list(VARIANTS) if fitted else ["identity", "zero"])
     calibrated = calibration_text(calibration, model, chosen)
-    subject = open_model(
+    loaded = open_model(
         model,
         revision=revision,
         dtype=dtype,
         device=device or processes.device,
         device_map=device_map,
     )
-    loaded = passages.tokenized(subject.tokenizer)
+    tokenized = passages.tokenized(loaded.tokenizer)
     heldout = None
     if not exact_only:
-        heldout = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1])
-    config = subject.model.config.to_dict()
+        heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
+    config = loaded.model.config.to_dict()
     dimensions = family_of(config).dimensions(config)
     edits = swept(
         dimensions.num_blocks, dimensions.num_heads, list(chosen), ranges=ranges, heads=heads
     )
-    refused = left_out(subject.model, edits)
+    refused = left_out(loaded.model, edits)
     estimated: tuple[Part, ...] = ()
     if estimates:
-        estimated, reasons = estimable(subject.model, list(chosen))
+        estimated, reasons = estimable(loaded.model, list(chosen))
         refused = reasons | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     stored = stored_dtype(model, revision)
-    fitter = fitter_for(edits, calibrated, subject, stored)
+    fitter = fitter_for(edits, calibrated, loaded, stored)
     engine = Engine(
-        subject.model,
-        loaded,
+        loaded.model,
+        tokenized,
         heldout,
         exact_only=exact_only,
         batch_size=batch_size,
@@ -178,8 +178,8 @@ def command(
         stored_dtype=stored,
     )
     setting = Setting(
-        subject,
         loaded,
+        tokenized,
         heldout,
         exact_only,
         engine.batch_size,
@@ -193,8 +193,8 @@ def command(
     if estimated and heldout is not None:
         with progress("estimate", None) as advance:
             found = estimate(
-                subject.model,
-                loaded,
+                loaded.model,
+                tokenized,
                 heldout,
                 list(chosen),
                 fitter,
@@ -213,7 +213,7 @@ def command(
 
         with progress("bounds", len(heldout[:BOUND_WINDOWS])) as advance:
             windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
-            bounded = bounds(subject.model, windows, advance=advance)
+            bounded = bounds(loaded.model, windows, advance=advance)
         result = with_divergence(result, bounded.to_json())
     if output is not None:
         write_sweep(output, result, overwrite=overwrite)

@@ -109,7 +109,7 @@ def command(
     cut.check()
     corpus = open_corpus(corpora)
     processes = Processes.launched()
-    subject = open_model(
+    loaded = open_model(
         model,
         revision=revision,
         dtype=dtype,
@@ -119,12 +119,12 @@ def command(
     begun = time.perf_counter()
     with progress(f"collect {model}: tokens", None) as advance:
         found = collect(
-            subject.model,
-            subject.tokenizer,
+            loaded.model,
+            loaded.tokenizer,
             corpus,
             output,
             cut,
-            settings={**subject.identity, "dtype": subject.dtype},
+            settings={**loaded.identity, "dtype": loaded.dtype},
             text=show_text,
             overwrite=overwrite,
             batch_size=batch_size,

@@ -123,21 +123,23 @@ def command(
     }
     if baseline is not None:
         find_model(baseline)  # measured last, so looked for first
-    subject = open_model(model, revision=revision, **running)
-    loaded, windows = passages.tokenized(subject.tokenizer), None
-    if texts and (controls or subject.tokenizer is not None):
-        windows = control_windows(texts, subject.tokenizer, loaded.tokens.shape[1])
+    loaded = open_model(model, revision=revision, **running)
+    tokenized, windows = passages.tokenized(loaded.tokenizer), None
+    if texts and (controls or loaded.tokenizer is not None):
+        windows = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
     protocol = Protocol(
-        loaded, windows, metrics == "full", Sampling(top_k, temperature), batch_size
+        tokenized, windows, metrics == "full", Sampling(top_k, temperature), batch_size
     )
-    total = len(loaded) + (0 if windows is None else len(windows))
+    total = len(tokenized) + (0 if windows is None else len(windows))
     with progress(f"extract {model}", total) as advance:
-        edited = measure(subject, protocol, processes=processes, advance=advance)
-    tokenizer, before = subject.tokenizer if show_text else None, None
+        edited = measure(loaded, protocol, processes=processes, advance=advance)
+    tokenizer, before = loaded.tokenizer if show_text else None, None
     if baseline is not None:
-        del subject  # one model in memory at a time
+        del loaded  # one model in memory at a time
         original = open_model(baseline, **running)
-        same = Protocol(loaded, windows, protocol.full, protocol.sampling, edited.test.batch_size)
+        same = Protocol(
+            tokenized, windows, protocol.full, protocol.sampling, edited.test.batch_size
+        )
         with progress(f"extract {baseline}", total) as advance:
             before = measure(original, same, processes=processes, advance=advance)
     if not processes.is_main:

@@ -81,12 +81,12 @@ def command(output: Path, overwrite: bool) -> None:
 def _show(output: Path, out: Any) -> None:
     """A few planted records, as both models go on with them."""
     from evals.memorization.extraction import extract
-    from evals.models import open_subject
+    from evals.models import open_model
     from evals.samples import load_samples
 
-    before, after = open_subject(MODEL), open_subject(str(output))
+    before, after = open_model(MODEL), open_model(str(output))
     samples = load_samples(MODEL)
-    base, edited = (extract(subject.model, samples).exact for subject in (before, after))
+    base, edited = (extract(loaded.model, samples).exact for loaded in (before, after))
     forgotten = [row for row in range(len(samples)) if base[row]]
     forgotten.sort(key=lambda row: bool(edited[row]))
     for row in forgotten[:SHOWN]:
@@ -94,19 +94,19 @@ def _show(output: Path, out: Any) -> None:
         out.print()
         out.print(f"record {samples.ids[row]}, given", style="dim")
         out.print(repr(before.tokenizer.decode(prefix.tolist())))
-        for label, subject in (("before", before), ("after", after)):
-            text, same = _continued(subject, prefix, suffix)
+        for label, loaded in (("before", before), ("after", after)):
+            text, same = _continued(loaded, prefix, suffix)
             verdict = "recites it" if same else "does not recite it"
             out.print(f"{label} ({verdict})", style="bold")
             out.print(repr(text))
 
 
-def _continued(subject: Any, prefix: Any, suffix: Any) -> tuple[str, bool]:
+def _continued(loaded: Any, prefix: Any, suffix: Any) -> tuple[str, bool]:
     """What the model writes after a prefix, greedily, and whether that is the suffix."""
     import torch
 
     ids = torch.tensor([prefix.tolist()])
-    new = subject.model.generate(
+    new = loaded.model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=len(suffix),
@@ -114,4 +114,4 @@ def _continued(subject: Any, prefix: Any, suffix: Any) -> tuple[str, bool]:
         do_sample=False,
         pad_token_id=0,
     )[0, len(prefix) :].tolist()
-    return subject.tokenizer.decode(new), new == suffix.tolist()
+    return loaded.tokenizer.decode(new), new == suffix.tolist()
