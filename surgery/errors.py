@@ -16,6 +16,9 @@ ValueError and TypeError stay what they are: misuse of the Python API by a progr
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 _LONGEST = 1_000  # characters of a part of the line
 
 
@@ -54,6 +57,10 @@ class SurgeryError(Exception):
         if fix is not None:
             line += f"; {_cut(fix)}"
         super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it reaches another process whole
+        parts = {"where": self.where and str(self.where), "expected": self.expected}
+        return partial(type(self), self.what, **parts, got=self.got, fix=self.fix), ()
 
 
 def _cut(part: object) -> str:

@@ -8,6 +8,7 @@ under the same settings; every mistake is one line. How fast a model is, no test
 from __future__ import annotations
 
 import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -142,6 +143,7 @@ def test_the_same_precision_or_none(models, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_process_that_dies_is_an_error_and_the_other_ends(models) -> None:
+    resource_tracker.ensure_running()  # a process of Python's own
     ours = psutil.Process()
     before = set(ours.children())
 

@@ -8,16 +8,14 @@ do not touch.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
-from surgery import errors
+from evals.speed.worker import serve
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.record.manifest import versions
@@ -109,55 +107,42 @@ class _Process:
     """A process with one model in it, which runs when told to."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.name, self.settings = settings["source"], settings
-        self.process: subprocess.Popen[str] | None = None
+        self.name = settings["source"]
+        context = get_context("spawn")
+        self.pipe, self.theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(self.theirs, settings), daemon=True)
 
     def start(self) -> dict[str, Any]:
         """Loads the model and warms it up."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "evals.speed.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return self._ask(json.dumps(self.settings))
+        self.process.start()
+        self.theirs.close()
+        return self._answer()
 
     def turn(self) -> dict[str, Any]:
-        return self._ask("turn")
+        with suppress(OSError):  # it is gone, and so will its answer be
+            self.pipe.send(True)
+        return self._answer()
 
     def stop(self) -> None:
-        if self.process is not None:
+        if self.process.pid is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.join()
 
-    def _ask(self, request: str) -> dict[str, Any]:
-        assert self.process is not None
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+    def _answer(self) -> dict[str, Any]:
         try:
-            self.process.stdin.write(request + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is gone, and so will its answer be
-        line = self.process.stdout.readline()
-        if not line:
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
             raise MeasurementError(
                 "the process that ran the model ended",
                 where=self.name,
-                got=f"exit code {self.process.wait()}",
+                got=f"exit code {self.process.exitcode}",
                 fix="is there memory for both models at once?",
-            )
-        record: dict[str, Any] = json.loads(line)
-        if "error" in record:
-            raise _error(record, self.name)
+            ) from None
+        if isinstance(answer, SurgeryError):
+            raise answer
+        record: dict[str, Any] = answer
         return record
-
-
-def _error(record: dict[str, Any], name: str) -> SurgeryError:
-    kind = getattr(errors, record["error"], SurgeryError)
-    details = {key: record.get(key) for key in ("expected", "got", "fix")}
-    error: SurgeryError = kind(record["what"], where=record.get("where") or name, **details)
-    return error
 
 
 def _check_alike(base: dict[str, Any], edited: dict[str, Any]) -> None:

@@ -1,20 +1,18 @@
 """The process that the bench starts for each model: it loads the model and runs when told to.
 
-A process of its own, because peak memory belongs to a process. It speaks JSON lines: the settings
-come in, a description of the model goes out; then every line that comes in asks for one turn, and
-the turn's figures go out. It ends when nothing more can come in.
+A process of its own, because peak memory belongs to a process.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -125,10 +123,14 @@ class Memory:
             return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
-    """Answers `requests` until there are no more. An error of the user's is an answer as well."""
+def serve(pipe: Connection, settings: dict[str, Any]) -> None:
+    """Describes the model, then answers every request with a turn, until there are no more.
+
+    An error of the user's is an answer as well.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
+    os.dup2(2, 1)  # whatever a library prints goes to stderr
     try:
-        settings = json.loads(next(requests))
         notes: list[str] = []
         loaded = open_model(
             settings["source"],
@@ -141,18 +143,20 @@ def serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
         cache, token = runner.prefill()
         size = cache_bytes(cache)
         runner.decode(cache, token)  # warm-up
-        answer({**_described(loaded), "cache_bytes": size, "memory": memory.kind, "notes": notes})
+        pipe.send(
+            {**_described(loaded), "cache_bytes": size, "memory": memory.kind, "notes": notes}
+        )
         del cache
-        for _ in requests:
-            answer({**runner.turn(), "peak_memory_bytes": memory.peak()})
+        while pipe.recv():
+            pipe.send({**runner.turn(), "peak_memory_bytes": memory.peak()})
     except SurgeryError as error:
-        details = {name: getattr(error, name) for name in ("expected", "got", "fix")}
-        texts = {name: str(value) for name, value in details.items() if value is not None}
-        name = type(error).__name__
-        answer({"error": name, "what": error.what, "where": str(error.where or ""), **texts})
+        error.where = error.where or settings["source"]
+        pipe.send(error)
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         what, got = "does not fit into memory", reason(error)
-        answer({"error": "MeasurementError", "what": what, "got": got})
+        pipe.send(MeasurementError(what, where=settings["source"], got=got))
+    except EOFError:  # the process that started this one is gone
+        pass
 
 
 def _described(loaded: LoadedModel) -> dict[str, Any]:
@@ -164,19 +168,3 @@ def _described(loaded: LoadedModel) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
     }
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
-    with os.fdopen(os.dup(1), "w") as out:
-        os.dup2(2, 1)  # whatever a library prints goes to stderr
-
-        def answer(record: dict[str, Any]) -> None:
-            out.write(json.dumps(record) + "\n")
-            out.flush()
-
-        serve(sys.stdin, answer)
-
-
-if __name__ == "__main__":
-    main()
