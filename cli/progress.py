@@ -22,6 +22,10 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
     columns = Progress.get_default_columns()
     if total is None:  # how much there is only shows at the end
         columns = (*columns[:2], TextColumn("{task.completed:,.0f}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        *columns,
+        console=Console(file=sys.stderr),  # whatever it is while the bar is shown
+        transient=True,
+    ) as bar:
         task = bar.add_task(escape(shown(description)), total=total)
         yield lambda done: bar.update(task, advance=done)

@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from evals.benchmarks.scores import Scores, task_scores
-from evals.benchmarks.silence import quiet
+from evals.benchmarks.silence import silence
 from evals.benchmarks.tasks import broken, find_tasks, load_task
 from evals.models import LoadedModel
 from surgery.errors import OutputError
@@ -62,7 +62,7 @@ class Benchmarks:
         What was downloaded before, or is local, needs no network. Raises `MeasurementError` for a
         name that no task has, data that cannot be fetched, or a task file that does not load.
         """
-        with quiet():
+        with silence():
             found, manager = find_tasks(names, include_paths, TaskManager)
             tasks: dict[str, Any] = {}
             for name in found:
@@ -74,7 +74,7 @@ class Benchmarks:
         task = self.tasks[name]
         digest = hashlib.sha256(_dump(task.dump_config()))
         documents = [task.eval_docs]
-        with quiet():
+        with silence():
             if self.num_fewshot or task.config.num_fewshot:
                 documents.append(task.fewshot_docs() or [])
         for document in (document for part in documents for document in part):
@@ -120,7 +120,7 @@ class Benchmarks:
         return plain
 
     def _evaluate(self, task: Any, model: Any, batch_size: int) -> dict[str, Any]:
-        with quiet():
+        with silence():
             results: dict[str, Any] = simple_evaluate(
                 model,
                 tasks=[task],
@@ -167,7 +167,7 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
     results |= {"group_subtasks": {task: [] for task in runs}, **deepcopy(first["environment"])}
     results["config"] |= {"model": "hf", "model_args": {"pretrained": name}}
     samples = {task: deepcopy(run["samples"]) for task, run in runs.items()}
-    with quiet():
+    with silence():
         tracker = EvaluationTracker(output_path=str(folder))
         tracker.general_config_tracker.log_experiment_args(
             "hf", {"pretrained": name}, "", "", False
@@ -185,7 +185,7 @@ class _Model(HFLM):  # type: ignore[misc]
     def __init__(
         self, loaded: LoadedModel, batch_size: int, advance: Callable[[int], None]
     ) -> None:
-        with quiet():
+        with silence():
             super().__init__(
                 pretrained=loaded.model,
                 tokenizer=loaded.tokenizer,

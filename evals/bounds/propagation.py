@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
 from evals.running.forward import head_of
@@ -114,7 +115,8 @@ class EditedPasses:
             logits_nV -= logits_nV.mean(-1, keepdim=True)
             self.relative[edit, -1] += _relative(logits_nV, base_nV)
             log_q = logits_nV.log_softmax(-1)
-            self.kl[edit] += float((log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64))
+            kl = kl_div(log_q, log_p, reduction="none", log_target=True)
+            self.kl[edit] += float(kl.sum(dtype=torch.float64))
 
 
 def _relative(edited: torch.Tensor, base: torch.Tensor) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import kl_div
 
 from evals.running.forward import Head
 
@@ -45,7 +46,7 @@ def measure_heldout(
         if base is not None:
             log_p = head(before[some]).float().log_softmax(-1)
             log_q = logits.log_softmax(-1)
-            divergence.append((log_p.exp() * log_q.neg_().add_(log_p)).sum(-1))
+            divergence.append(kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
     mean = -_means(log_likelihood, targets)
     return mean, _means(divergence, targets) if divergence else np.zeros(len(mean))
 
