@@ -13,6 +13,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "EleutherAI/pythia-1.4b"
+_OPTIONS = {"include_paths": "include_path"}  # arguments whose option has another name
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -125,14 +126,15 @@ def shown(text: object) -> str:
 def typed(line: object) -> str:
     """A line of an error, which names arguments of the Python API, with options in their place.
 
-    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output.
+    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output,
+    `include_paths` → --include-path, which takes one and may be given again.
     """
 
     def option(match: re.Match[str]) -> str:
-        name, value = "--" + match[1].replace("_", "-"), match[2]
+        name, value = "--" + _OPTIONS.get(match[1], match[1]).replace("_", "-"), match[2]
         return name if value in (None, "True") else f"{name} {value}"
 
-    return re.sub(r"`([a-z_]+)(?:=(\w+))?`", option, str(line))
+    return re.sub(r"`([a-z_]+)(?:=([\w.+-]+))?`", option, str(line))
 
 
 def echo(line: object = "") -> None:

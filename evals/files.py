@@ -17,7 +17,7 @@ from surgery.errors import SamplesError
 from surgery.output import locked, parents_of, writing
 
 Step = TypeVar("Step")
-_REMOVE = "remove it to begin anew, or choose another --output"
+_REMOVE = "remove it to begin anew, or choose another `output`"
 
 
 class Journal:

@@ -95,7 +95,7 @@ def open_model(
         folder, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
-        say(f"{source}: float16 weights are measured in float32 on a CPU (--dtype)")
+        say(f"{source}: float16 weights are measured in float32 on a CPU (`dtype`)")
         model = model.float()
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
     return LoadedModel(found.model, model, tokenizer, folder, found)
@@ -109,5 +109,5 @@ def _device(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         got = f"{name}: {reason(error)}"
-        raise MeasurementError("no such device", where="--device", got=got) from error
+        raise MeasurementError("no such device", where="`device`", got=got) from error
     return device

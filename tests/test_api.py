@@ -11,6 +11,7 @@ import pytest
 from command_line import ROOT, attn_surgery
 
 import surgery
+from cli.options import typed
 from surgery.errors import SourceError
 from surgery.hub.embedded import model_path
 
@@ -69,26 +70,34 @@ def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> Non
     ]
     out.mkdir()
     source = model_path("gpt-neo")
-    for arguments, options, called, typed in cases:
+    for arguments, options, called, shown in cases:
         output = out if "already" in called else tmp_path / "new"
         with pytest.raises(surgery.SurgeryError) as caught:
             surgery.export(source, "1", output=output, **arguments)
         assert called in str(caught.value)
         command = attn_surgery("export", source, "--drop-attn", "1", "--output", output, *options)
-        command.assert_error(typed)
+        command.assert_error(shown)
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [
+        ("`max_extraction=0.25`: none", "--max-extraction 0.25: none"),
+        ("`max_rise=1e-05`: none", "--max-rise 1e-05: none"),
+        ("give task files with `include_paths`", "give task files with --include-path"),
+    ],
+)
+def test_an_option_has_its_value_and_its_own_name(called: str, shown: str) -> None:
+    assert typed(called) == shown
 
 
 def test_no_error_of_the_api_names_an_option() -> None:
-    for path in (ROOT / "surgery").rglob("*.py"):
-        if path.parts[-2:] == ("card", "facts.py"):  # writes commands
+    commands = {"facts.py", "conclusions.py", "passages.py"}  # write some
+    for path in (path for part in ("surgery", "evals") for path in (ROOT / part).rglob("*.py")):
+        if path.name in commands:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        docstrings = {
-            id(node.body[0].value)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and isinstance(node.body[0], ast.Expr)
-        }
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value)

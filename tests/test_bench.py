@@ -113,7 +113,7 @@ def test_the_prompt_must_fit(models) -> None:
     )
     outcome.assert_error(
         "prompt and new tokens do not fit the model (expected at most 2048 together, "
-        "got 2048 + 64); ask for fewer with --prompt-tokens or --new-tokens"
+        "got 2048 + 64); ask for fewer --prompt-tokens or --new-tokens"
     )
 
 

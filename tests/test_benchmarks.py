@@ -184,7 +184,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_private_passages_are_not_a_benchmark():
     assert error_of("discoverable_extraction") == (
         "discoverable_extraction would write the passages into the results; "
-        "give them with --samples"
+        "give them with `samples`"
     )
 
 
@@ -221,7 +221,7 @@ def test_offline_mode_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
         "task local_choice: offline mode is on, and its data were not downloaded before; "
-        "unset HF_HUB_OFFLINE, or give local task files with --include-path"
+        "unset HF_HUB_OFFLINE, or give local task files with `include_paths`"
     )
 
 
@@ -231,7 +231,7 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
     started = time.monotonic()
     assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
         "task local_choice: the connection to the Hub failed, and its data were not downloaded "
-        "before; check the network and HF_ENDPOINT, or give local task files with --include-path"
+        "before; check the network and HF_ENDPOINT, or give local task files with `include_paths`"
     )
     assert time.monotonic() - started < 20  # its own client would try five times
 

@@ -188,7 +188,7 @@ def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
             run(model, corpus, output, **options)
         assert str(error.value) == (
             f"{output}.progress: holds the progress of another model, corpus or cut; remove it to "
-            "begin anew, or choose another --output"
+            "begin anew, or choose another `output`"
         )
 
 

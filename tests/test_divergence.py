@@ -377,7 +377,7 @@ def broken(name: str) -> Any:
             lambda: broken("gpt_neox.embed_in.weight"),
             tokens_of(1, 8),
             MeasurementError,
-            "attention gives numbers that are not finite; use --dtype float32 or bfloat16; if it "
+            "attention gives numbers that are not finite; use `dtype=float32` or bfloat16; if it "
             "stays, the model is broken",
         ),
     ],

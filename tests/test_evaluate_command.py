@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import surgery
 from evals.evaluation.publication import publication
 from evals.evaluation.report import Report, read_report
 from surgery.checkpoint.copying import sha256_of
-from surgery.errors import OutputError
+from surgery.errors import MeasurementError, OutputError
 
 PREFIX, SUFFIX = 6, 4
 
@@ -206,6 +207,26 @@ def test_no_path_of_this_machine_is_written(work, done):
         for path in written:
             at = (data := path.read_bytes()).find(str(work).encode())
             assert at < 0, (path, data[at - 30 : at + 60])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", '{"a": 1, "a": 2}', '{"extraction": NaN}', '"\\ud800"', "[" * 10**5],
+)
+def test_what_is_no_report_is_one_error(text: str) -> None:
+    with pytest.raises(MeasurementError, match=r"report\.json: is no report of this version"):
+        read_report(text)
+
+
+@pytest.mark.parametrize("value", [object(), b"\xff", float("nan"), "\ud800", {1, 2}])
+def test_what_json_cannot_hold_is_in_no_report(done, value: object) -> None:
+    """It would else be an error of pydantic's when the report is written or compared."""
+    report = json.loads((done[1] / "report.json").read_text())
+    report["extraction"]["n"] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(MeasurementError, match=r"report\.json: is no report of this version"):
+            read_report(report)
 
 
 def test_no_text_of_a_passage_is_written(work, done):

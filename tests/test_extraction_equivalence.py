@@ -112,7 +112,7 @@ def test_a_model_of_nan_is_an_error_and_not_a_model_that_forgot():
         extract(model, passages("neox-parallel"))
     assert str(error.value) == (
         "the model gives likelihoods that are not finite (expected finite numbers, got NaN or "
-        "infinity in 15 of 15 rows); use --dtype float32 or bfloat16; if it stays, the model is "
+        "infinity in 15 of 15 rows); use `dtype=float32` or bfloat16; if it stays, the model is "
         "broken"
     )
 

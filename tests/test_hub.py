@@ -186,6 +186,18 @@ def test_what_cannot_be_edited_is_refused_before_any_weights(hub: HubServer, run
     assert set(hub.downloads) == {"config.json"}
 
 
+def test_a_default_output_that_is_there_is_refused_before_any_weights(
+    hub: HubServer, run: Commands, tmp_path: Path
+) -> None:
+    weights = {"model.safetensors": b"weights", "tokenizer.json": b"{}"}
+    hub.create("me/there").commit({"config.json": json.dumps(neox_config()).encode(), **weights})
+    (tmp_path / "there-identity-0").mkdir()
+    assert "there-identity-0: already exists; choose another --output or give --overwrite" in error(
+        run("export me/there --drop-attn 0")[0]
+    )
+    assert set(hub.downloads) == {"config.json"}
+
+
 REPOSITORIES: dict[str, dict[str, Any]] = {
     "no-config": {"model.safetensors": b"x"},
     "no-weights": {"config.json": neox_config(), "flax_model.msgpack": b"x"},

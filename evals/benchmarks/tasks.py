@@ -44,7 +44,7 @@ def find_tasks(
         found += matching
     if PASSAGES in found:
         raise MeasurementError(
-            f"{PASSAGES} would write the passages into the results", fix="give them with --samples"
+            f"{PASSAGES} would write the passages into the results", fix="give them with `samples`"
         )
     return list(dict.fromkeys(found)), manager
 
@@ -69,7 +69,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
             raise MeasurementError(
                 "offline mode is on, and its data were not downloaded before",
                 where=where,
-                fix="unset HF_HUB_OFFLINE, or give local task files with --include-path",
+                fix="unset HF_HUB_OFFLINE, or give local task files with `include_paths`",
             ) from None
         raise broken(name, "cannot be loaded", first) from first
     if not hub_answers():
@@ -78,7 +78,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
                 "the connection to the Hub failed, and its data were not downloaded before",
                 where=where,
                 fix="check the network and HF_ENDPOINT, or give local task files with "
-                "--include-path",
+                "`include_paths`",
             ) from None
         raise broken(name, "cannot be loaded", first) from first
     try:

@@ -143,7 +143,7 @@ def bounds(
     if not np.isfinite([[b.measured_max, b.bound_max] for b in blocks]).all():
         raise MeasurementError(
             "attention gives numbers that are not finite",
-            fix="use --dtype float32 or bfloat16; if it stays, the model is broken",
+            fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
         )
     return Divergence(len(windows), windows.size, blocks, edits.result())
 

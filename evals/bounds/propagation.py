@@ -90,7 +90,7 @@ class EditedPasses:
         if not (np.isfinite(relative).all() and np.isfinite(kl).all()):
             raise MeasurementError(
                 "an edited model gives logits that are not finite",
-                fix="use --dtype float32 or bfloat16",
+                fix="use `dtype=float32` or bfloat16",
             )
         rows = ((None,) * edit + tuple(row[edit:]) for edit, row in enumerate(relative.tolist()))
         return Propagation(tuple(rows), tuple(kl.tolist()))

@@ -61,7 +61,7 @@ def evaluate(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MeasurementError(
-            "evaluate runs in one process", fix="start it without a launcher; --device-map auto"
+            "evaluate runs in one process", fix="start it without a launcher; `device_map=auto`"
         )
     folder, _ = find_model(edited.source, edited.revision)  # measured last, so looked for first
     manifest = read_manifest(folder)

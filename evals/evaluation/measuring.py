@@ -80,7 +80,7 @@ def measure_edited(
             "the models would run in different precisions",
             expected=f"{shared.dtype}, as the baseline",
             got=f"{loaded.dtype} for {target.name}",
-            fix="choose one with --dtype",
+            fix="choose one with `dtype`",
         )
     if loaded.tokenizer is None:
         loaded = replace(loaded, tokenizer=shared.tokenizer)

@@ -217,9 +217,10 @@ class Report(_Model):
 
 
 def read_report(report: str | Mapping[str, Any]) -> Report:
-    """report.json, or what stands in it → the report.
+    """report.json, or what stands in it, as JSON takes it → the report.
 
     Raises `MeasurementError`, in one line, for what is no report of this schema.
     """
     with guard(MeasurementError, "is no report of this version of attn-surgery", "report.json"):
-        return Report.model_validate(parse_json(report) if isinstance(report, str) else report)
+        text = report if isinstance(report, str) else json.dumps(report)
+        return Report.model_validate(parse_json(text))

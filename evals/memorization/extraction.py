@@ -217,5 +217,5 @@ def _check_finite(positions: Positions) -> None:
             "the model gives likelihoods that are not finite",
             expected="finite numbers",
             got=f"NaN or infinity in {int(broken.sum())} of {len(broken)} rows",
-            fix="use --dtype float32 or bfloat16; if it stays, the model is broken",
+            fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
         )

@@ -94,7 +94,7 @@ def respond(
         raise MeasurementError(
             "the model's gradients are not finite",
             got=f"NaN or infinity in {int((~np.isfinite(values)).any((0, 1)).sum())} rows",
-            fix="use --dtype float32 or bfloat16; if it stays, the model is broken",
+            fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
         )
     return Responses(units, values, text.scale)
 

@@ -104,11 +104,11 @@ def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:
     ((option, limit),) = result["goal"].items()
     return MeasurementError(
         f"none of the {result['evaluations']} edits measured meets it",
-        where=f"--{option.replace('_', '-')} {limit:g}",
+        where=f"`{option}={limit:g}`",
         got=f"at best {best['spec']} {best['variant']}: {best['exact_match']:.1%} recited at "
         f"{rise:+.3f} nats per token",
-        fix=f"{folder} holds the front; ask for less, or allow more variants, --grain heads, or "
-        "more --max-evaluations",
+        fix=f"{folder} holds the front; ask for less, or allow more variants, `grain=heads`, or "
+        "more `max_evaluations`",
     )
 
 

@@ -151,7 +151,7 @@ def _check_alike(base: dict[str, Any], edited: dict[str, Any]) -> None:
         raise MeasurementError(
             "the models would run in different precisions",
             got=f"{base['dtype']} and {edited['dtype']}",
-            fix="choose one with --dtype",
+            fix="choose one with `dtype`",
         )
 
 

@@ -40,7 +40,7 @@ class Runner:
                 "prompt and new tokens do not fit the model",
                 expected=f"at most {limit} together",
                 got=f"{length} + {self.new_tokens}",
-                fix="ask for fewer with --prompt-tokens or --new-tokens",
+                fix="ask for fewer `prompt_tokens` or `new_tokens`",
             )
         generator = torch.Generator().manual_seed(SEED)
         vocabulary = int(model.config.vocab_size)

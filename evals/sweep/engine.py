@@ -190,7 +190,7 @@ class Engine:
                     "the model gives likelihoods that are not finite",
                     where=f"edit of blocks {blocks_of(selection)}" if selection else "base model",
                     got=f"NaN or infinity in {int((~np.isfinite(values)).sum())} rows",
-                    fix="use --dtype float32 or bfloat16; if it stays, the model is broken",
+                    fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
                 )
         return measured
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from surgery.record.manifest import (
     read_manifest,
 )
 from surgery.record.plan_file import PlanFile
-from surgery.selection import Selection, checked, parse_selection
+from surgery.selection import Selection, checked, format_selection, parse_selection, variant_name
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
 
@@ -60,12 +60,8 @@ class Prepared:
     @property
     def default_output(self) -> Path:
         """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
-        name = self.source.model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
-        spec = self.plan.spec
-        if len(spec) > _LONGEST_SPEC:
-            spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
-        # a comma would end the name in `lm_eval --model_args pretrained=NAME,…`
-        return Path(f"{name}-{self.plan.variant}-{spec}".replace(",", "+"))
+        num_heads = self.plan.inventory.dimensions.num_heads
+        return _default_output(self.source.model, self.plan.selection, num_heads)
 
     @property
     def total_bytes(self) -> int:
@@ -81,11 +77,13 @@ def prepare(
     layout: str = "auto",
     revision: str | None = None,
     name: str | None = None,
+    check_default: Callable[[Path], object] | None = None,
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
     **Arguments:** as for `export`; `name` is what the manifest calls the source (default: the Hub
-    id or the folder's name).
+    id or the folder's name); `check_default` is given the default output of a Hub model before
+    its weights are fetched, and raises where they would be for nothing.
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
@@ -98,7 +96,13 @@ def prepare(
             return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads)
         return checked(drop_attn, size.num_blocks, size.num_heads)
 
-    folder, source = find_model(model, revision, check=select)
+    def check(config: dict[str, Any]) -> None:
+        selection = select(config)
+        if check_default is not None:
+            num_heads = family_of(config).dimensions(config).num_heads
+            check_default(_default_output(str(model), selection, num_heads))
+
+    folder, source = find_model(model, revision, check=check)
     if name is not None:
         source = source.model_copy(update={"model": name})
     found = _states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
@@ -120,6 +124,15 @@ def prepare(
         earlier=earlier.edited_heads if earlier else None,
     )
     return Prepared(found, checkpoint, source, earlier, plan)
+
+
+def _default_output(model: str, selection: Selection, num_heads: int) -> Path:
+    name = model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
+    spec = format_selection(selection, num_heads)
+    if len(spec) > _LONGEST_SPEC:
+        spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
+    # a comma would end the name in `lm_eval --model_args pretrained=NAME,…`
+    return Path(f"{name}-{variant_name(selection)}-{spec}".replace(",", "+"))
 
 
 def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:

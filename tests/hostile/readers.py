@@ -19,7 +19,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from evals.evaluation.conclusions import edit_of, read_front
-from evals.evaluation.publication import publication
+from evals.evaluation.publication import publication, told
+from evals.evaluation.report import Report
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.samples import load_samples
@@ -126,7 +127,7 @@ def readers(folder: Path) -> dict[str, Reader]:
             progress(_stored_columns),
             "lines",
         ),
-        "report.json": of("report.json", dumped(example()), published, share=0.3),
+        "report.json": of("report.json", dumped(whole_report()), published, share=0.3),
         "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", specification, "bytes"),
     }
 
@@ -171,6 +172,10 @@ def progress(parse: Callable[[Any], object]) -> Callable[[Path], object]:
 
 def specification(path: Path) -> object:
     return parse_selection(path.read_text("utf-8", "surrogateescape"), "zero", 4, 2)
+
+
+def whole_report() -> dict[str, Any]:
+    return told(Report.model_validate(example())).to_dict()
 
 
 def published(path: Path) -> object:

@@ -124,21 +124,31 @@ def command(
         if dry_run:
             raise click.UsageError("--push-to-hub and --dry-run exclude each other")
         check_destination(repo)
-    writing = {"overwrite": overwrite, "say": note}
+
+    def check(target: Path) -> None:
+        check_target(model, target, overwrite=overwrite, say=note)
+
     if output is not None and not dry_run:
-        check_target(model, Path(output), **writing)
+        check(Path(output))
     wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
     variant = variant or "identity"
     edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
     text = None
     if calibration or not dry_run:
         text = calibration_text(calibration, model, variants_of(edit, variant))
-    prepared = prepare(model, edit, variant=variant, layout=layout, revision=revision)
+    prepared = prepare(
+        model,
+        edit,
+        variant=variant,
+        layout=layout,
+        revision=revision,
+        check_default=check if output is None and not dry_run else None,
+    )
     plan = prepared.plan
     export = None
     if not dry_run:
         if output is None:
-            check_target(prepared.checkpoint.folder, prepared.default_output, **writing)
+            check(prepared.default_output)
         fitting = None if text is None else fitted(prepared, text)
         with progress("export", prepared.total_bytes) as advance:
             export = write(
