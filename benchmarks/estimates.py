@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
 from evals.drawing import draw
-from evals.response import fits_alone, heldout_text, passages_text, respond
+from evals.response import heldout_text, passages_text, respond
 from evals.samples import Samples, load_samples
 from evals.samples.windows import control_windows
 from evals.search.units import clash, merged
@@ -95,7 +95,7 @@ def main(
     heads = [part for part in every if len(part.heads) == 1]
     text = calibration_text(calibration, model, chosen)
     fitter = fitter_for([(block,) for block in blocks], text, loaded, "F32")
-    fits = {} if fitter is None else fits_alone(fitter, sizes, chosen)
+    fits = {} if fitter is None else fitter.fits_alone(range(sizes.num_blocks), chosen)
 
     begun = time.process_time()
     cost = respond(loaded.model, heldout_text(windows), chosen, fits)

@@ -135,10 +135,12 @@ def fitter_for(
             text.tokenized(loaded.tokenizer, max_positions=positions),
             stored_dtype=stored,
             layout=layout,
-            together=True,
             advance=advance,
         )
-        for plan in plans:
-            if plan.fitted:
-                fitter.fits(plan.selection)
+        fitted = [plan for plan in plans if plan.fitted]
+        variants = {part.variant for plan in fitted for part in plan.selection}
+        lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
+        fitter.fits_alone(sorted(lowest), variants)
+        for plan in fitted:
+            fitter.fits(plan.selection)
     return fitter

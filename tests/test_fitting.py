@@ -7,15 +7,19 @@ records the text's hash and each block's R². Text that cannot be used is one cl
 
 from __future__ import annotations
 
+import errno
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery
+from fits import random_fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import TEXT, tiny_tokenizer
@@ -23,12 +27,16 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from surgery.editing.in_memory import replacements
 from surgery.editing.loading import load_model
-from surgery.errors import SamplesError
+from surgery.errors import CheckpointError, OutputError, SamplesError
+from surgery.fitting import fitter, moments
 from surgery.fitting.calibration import ROWS, Calibration, calibration_from_texts, open_calibration
 from surgery.fitting.fitter import Fitter
-from surgery.fitting.moments import RIDGES, Moments, fit
+from surgery.fitting.kept import KeptFits
+from surgery.fitting.moments import RIDGES, Moments, bytes_of_sums, fit
+from surgery.fitting.resuming import layers_of
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
+from surgery.variants import Fit
 
 WINDOW, HEADS, D = 32, 2, 64
 SIZES = {"max_position_embeddings": WINDOW, "vocab_size": 400}
@@ -125,20 +133,159 @@ def test_fits_are_of_the_inputs_after_earlier_edits(source: Path) -> None:
     np.testing.assert_allclose(alone[3].mean.reshape(-1), unedited.mean(0), atol=1e-5)
 
 
+def assert_same(found: dict[int, Fit], expected: dict[int, Fit]) -> None:
+    """To the last bit."""
+    assert list(found) == list(expected)
+    for block in found:
+        for name in ("mean", "weight", "bias", "ridge", "r2"):
+            one, other = getattr(found[block], name), getattr(expected[block], name)
+            assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other, name
+
+
+def block_calls(model: Any) -> list[int]:
+    """Grows by the number of every block that begins to run."""
+    called: list[int] = []
+    for number, layer in enumerate(layers_of(model)):
+        layer.register_forward_pre_hook(lambda m, args, number=number: called.append(number))
+    return called
+
+
+@pytest.mark.parametrize("group", [1, 3, 4])
 @pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
-def test_all_blocks_in_one_pass_equal_one_by_one(source: Path) -> None:
+def test_all_blocks_in_one_pass_equal_one_by_one(
+    source: Path, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many blocks' sums fit into memory: no block runs twice."""
+    monkeypatch.setattr(fitter, "_ROOM", group * bytes_of_sums(D))
+    model, words = load_model(source), calibration()
+    called = block_calls(model)
+    together = Fitter(model, words)
+    found = together.fits_alone(range(4), ["linear", "identity"])
+    batches = len(list(words.batches()))
+    ended = range(group, 4, group)  # a group's pass ends where the next one begins
+    assert sorted(called) == sorted([*range(4), *ended] * batches)
+    called.clear()
+    again = {b: together.fits(parse_selection(str(b), "linear", 4, HEADS))[b] for b in range(4)}
+    assert_same(again, found)
+    assert not called, "all were known"
+    for block in range(4):
+        single = Fitter(model, words).fits(parse_selection(str(block), "linear", 4, HEADS))
+        assert_same(single, {block: found[block]})
+        assert found[block].ridge in RIDGES
+        assert found[block].r2 <= 1
+
+
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_several_blocks_are_one_walk(source: Path) -> None:
+    """As whole passes with every edit below in force give it, and each fitted block runs twice."""
+    model, words = load_model(source), calibration()
+    selection = (*parse_selection("0,2", "linear", 4, HEADS), *parse_selection("3", "mean", 4, 2))
+    called = block_calls(model)
+    found = Fitter(model, words, layout="compact").fits(selection)
+    batches = len(list(words.batches()))
+    assert len(called) <= (4 + 2) * batches
+    for part in selection:
+        below = tuple(other for other in selection if other.block < part.block)
+        edit = replacements(model, below, found, layout="compact").active() if below else None
+        with edit or nullcontext():
+            x, z = activations(model, part.block, words)
+        rows = (np.arange(len(x)) // WINDOW + 1) % 5 != 0
+        sums = Moments(D, torch.device("cpu")), Moments(D, torch.device("cpu"))
+        for half, chosen in zip(sums, (rows, ~rows), strict=True):
+            half.add(torch.from_numpy(x[chosen]), torch.from_numpy(z[chosen]))
+        expected = fit(*sums, HEADS)
+        np.testing.assert_allclose(found[part.block].mean, expected.mean, atol=1e-6)
+        if part.variant == "linear":
+            np.testing.assert_allclose(found[part.block].weight, expected.weight, atol=1e-4)
+    again = Fitter(model, words, layout="compact")
+    again.fits(selection[:2])
+    assert_same(again.fits(selection), found)
+
+
+def test_a_mean_costs_a_mean(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No products are summed for it, and it is the same beside a map."""
     model = load_model(source)
-    read: list[int] = []
-    together = Fitter(model, calibration(), together=True, advance=read.append)
-    found = {b: together.fits(parse_selection(str(b), "linear", 4, HEADS))[b] for b in range(4)}
-    tokens = calibration().record({}).tokens
-    assert sum(read) == tokens, "one pass"
-    for block, expected in found.items():
-        single = Fitter(model, calibration()).fits(parse_selection(str(block), "linear", 4, HEADS))
-        assert np.array_equal(single[block].weight, expected.weight)
-        assert single[block].r2 == expected.r2
-        assert expected.ridge in RIDGES
-    assert all(fit.r2 <= 1 for fit in found.values())
+    selection = parse_selection("1,3.0", "mean", 4, HEADS)
+    beside = Fitter(model, calibration())
+    beside.fits_alone(range(4), ["mean", "linear"])
+    with monkeypatch.context() as patch:
+        patch.setattr(moments, "_Products", None)
+        alone = Fitter(model, calibration())
+        found = alone.fits(selection)
+        alone.fits_alone(range(4), ["mean"])
+    assert all(fit.weight is None for fit in found.values())
+    assert_same(beside.fits(selection), found)
+
+
+def test_fits_are_kept_within_bounds() -> None:
+    """The longest unused go first; what somebody still holds stays whole."""
+    fits = random_fits(range(3), 2, 8)
+    kept = KeptFits(room=2 * fits[0].weight.nbytes)
+    held = [kept.put(block, fit) for block, fit in fits.items() if block < 2]
+    assert kept.get(0) is held[0]
+    kept.put(2, fits[2])
+    assert kept.get(1) is None
+    assert kept.get(0) is not None
+    assert kept.get(2) is not None
+    np.testing.assert_array_equal(held[1].weight, fits[1].weight)
+    assert isinstance(held[1].weight.base, np.memmap)
+
+
+def test_no_file_is_seen_or_left(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "room").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "room"))
+    monkeypatch.setattr(fitter, "_ROOM", 1)
+    seen: list[str] = []
+    watch = lambda tokens: seen.extend(p.name for p in (tmp_path / "room").iterdir())  # noqa: E731
+    found = Fitter(load_model(source), calibration(), advance=watch).fits_alone([0, 2], ["linear"])
+    assert len(found) == 2
+    assert not [*seen, *(tmp_path / "room").iterdir()]
+
+
+def test_no_room_for_fits(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("surgery.fitting.kept.tempfile.TemporaryFile", full)
+    with pytest.raises(OutputError, match=r"no room for fits .*no space left .*set TMPDIR"):
+        Fitter(load_model(source), calibration()).fits_alone([0], ["linear"])
+
+
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_offloaded_blocks_are_fitted_as_others(source: Path, tmp_path: Path) -> None:
+    """Every weight waits on the disk, and comes back for its turn."""
+    whole = load_model(source)
+    model = disk_offload(load_model(source), tmp_path / "disk", torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    words = calibration()
+    assert_same(
+        Fitter(model, words).fits_alone(range(4), ["linear"]),
+        Fitter(whole, words).fits_alone(range(4), ["linear"]),
+    )
+
+
+def test_sums_on_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken on the CPU. The device here is torch's own for shapes alone."""
+    device, empty = torch.device("meta"), torch.empty
+
+    def limited(*shape: int, **options: Any) -> torch.Tensor:
+        if options.get("device") == device and options.get("dtype") == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", limited)
+    assert Moments(4, device).z.device == torch.device("cpu")
+
+
+def test_attention_that_is_not_finite(source: Path) -> None:
+    model = load_model(source)
+    with torch.no_grad():
+        model.gpt_neox.layers[1].attention.query_key_value.bias.fill_(float("nan"))
+    for variant in ("mean", "linear"):
+        with pytest.raises(CheckpointError, match=r"not finite .*float32"):
+            Fitter(model, calibration()).fits_alone([1], [variant])
 
 
 def test_only_fitted_variants_need_a_fit(source: Path) -> None:
@@ -196,7 +343,10 @@ def test_export_end_to_end(source: Path, tmp_path: Path, variant: str) -> None:
     record = done.json["calibration"]
     assert [part["name"] for part in record["sources"]] == ["calibration.txt"]
     assert set(record["blocks"]) == {"1", "3"}
-    assert all(-1 < block["r2"] <= 1 for block in record["blocks"].values())
+    for block in record["blocks"].values():
+        assert (
+            -1 < block["r2"] <= 1 if variant == "linear" else block == {"ridge": None, "r2": None}
+        )
     assert (tmp_path / "a/surgery.json").read_bytes() == (tmp_path / "b/surgery.json").read_bytes()
     manifest = read_manifest(tmp_path / "a")
     assert manifest is not None

@@ -6,7 +6,7 @@ variant, which add up for any set of them. benchmarks/estimates.py prints how ne
 
 from __future__ import annotations
 
-from evals.response.engine import DRAWS, fits_alone, respond
+from evals.response.engine import DRAWS, respond
 from evals.response.responses import Estimate, Responses
 from evals.response.texts import Text, heldout_text, passages_text
 from evals.response.units import Units
@@ -17,7 +17,6 @@ __all__ = [
     "Responses",
     "Text",
     "Units",
-    "fits_alone",
     "heldout_text",
     "passages_text",
     "respond",

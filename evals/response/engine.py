@@ -5,7 +5,7 @@ Shape letters: B rows, T tokens, H heads, h head size, d width, D draws, N rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,28 +24,13 @@ from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, family_of
-from surgery.fitting.fitter import Fitter
 from surgery.layouts import Block
-from surgery.selection import Part
-from surgery.variants import Fit, variant_of
+from surgery.variants import Fit
 
 DRAWS = 2
 """Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
 _BYTES = 1 << 30
 """About what the activations of the rows that go through the model together may take."""
-
-
-def fits_alone(fitter: Fitter, dimensions: Dimensions, variants: Iterable[str]) -> dict[int, Fit]:
-    """Block -> what `variants` need of it where nothing else is edited."""
-    fitted = [name for name in variants if variant_of(name).FITTED]
-    if not fitted:
-        return {}
-    most = next((name for name in fitted if variant_of(name).KIND == "affine"), fitted[0])
-    whole = tuple(range(dimensions.num_heads))
-    fits: dict[int, Fit] = {}
-    for block in range(dimensions.num_blocks):
-        fits |= fitter.fits((Part(block, whole, most),))
-    return fits
 
 
 def respond(

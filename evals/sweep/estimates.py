@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from evals.response.engine import DRAWS, fits_alone, respond
+from evals.response.engine import DRAWS, respond
 from evals.response.responses import Responses
 from evals.response.texts import heldout_text, passages_text
 from evals.running.processes import Processes
@@ -72,7 +72,8 @@ def estimate(
 
     `fitter`: for variants that are fitted; others as for `evals.response.respond`.
     """
-    fits = {} if fitter is None else fits_alone(fitter, _dimensions(model), variants)
+    blocks = range(_dimensions(model).num_blocks)
+    fits = {} if fitter is None else fitter.fits_alone(blocks, variants)
     texts = heldout_text(windows), passages_text(_read(samples))
     cost, moved = (
         respond(model, text, variants, fits, processes=processes, advance=advance) for text in texts

@@ -107,10 +107,8 @@ def fitted_alone(
     """The text that variants were fitted on, and how well each block fits when edited alone."""
     if fitter is None:
         return None
-    fits = {}
-    for selection, kind in edits.items():
-        if kind == "block":
-            fits.update(fitter.fits(selection))
+    parts = [part for selection, kind in edits.items() if kind == "block" for part in selection]
+    fits = fitter.fits_alone({part.block for part in parts}, {part.variant for part in parts})
     return fitter.calibration.record(fits)
 
 

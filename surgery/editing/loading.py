@@ -85,7 +85,7 @@ def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
             got=most,
             fix="the tokenizer is another model's",
         )
-    return tokens.to(weight.device)
+    return tokens if weight.is_meta else tokens.to(weight.device)  # an offloaded one moves them
 
 
 @contextmanager

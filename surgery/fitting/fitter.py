@@ -1,9 +1,13 @@
-"""Fits blocks to calibration text, each on the inputs it will really see after earlier edits."""
+"""Fits blocks to calibration text, each on the inputs it will really see after earlier edits.
+
+Every fit comes of one walk through the blocks: what a block was given is kept for all of the text,
+so that no block is run again for those above it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -13,25 +17,31 @@ from surgery.editing.loading import load_model, load_tokenizer, model_ids
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.families import family_of
 from surgery.fitting.calibration import Calibration, Text
-from surgery.fitting.moments import Moments, fit
-from surgery.selection import Part, Selection, blocks_of
+from surgery.fitting.kept import KeptFits, KeptStates
+from surgery.fitting.moments import Moments, bytes_of_sums, fit
+from surgery.fitting.resuming import layers_of, only
+from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
 _HELD_OUT = 5
 """Every fifth window chooses the ridge penalty."""
+_ROOM = 1 << 30
+"""Bytes for the sums of blocks that are fitted together; more on a device that has more."""
+
+_Sums = dict[int, tuple[Moments, Moments]]
 
 
 class Fitter:
     """Fits for one model and one calibration text, remembered.
 
+    Maps lie in files without a name, the longest unused dropped where the disk is half full.
+
     **Arguments:**
 
-    - `model`: a loaded GPT-NeoX or GPT-Neo model; it is edited for a while and restored.
-    - `calibration`: of it, as much as the model's width asks for is read.
+    - `model`: a loaded GPT-NeoX or GPT-Neo model, on one device, on several, or offloaded in part;
+      it is edited for a while and restored.
     - `stored_dtype`, `layout`: as for `surgery.editing.in_memory.replacements`.
-    - `together`: fit all blocks of the unedited model in its first pass, for callers that will ask
-      for one after the other; memory is O(d²) for each block.
-    - `advance`: called with the number of tokens just read.
+    - `advance`: called with the number of tokens that have just gone through some of the blocks.
     """
 
     def __init__(
@@ -41,39 +51,94 @@ class Fitter:
         *,
         stored_dtype: str | None = None,
         layout: str = "auto",
-        together: bool = False,
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self._model, self._stored_dtype, self._layout = model, stored_dtype, layout
-        self._together, self._advance = together, advance
+        self._advance = advance
         config = model.config.to_dict()
         self._family = family_of(config)
         self._dimensions = self._family.dimensions(config)
         self.calibration = calibration.for_width(self._dimensions.d)
-        self._known: dict[tuple[int, Selection, str], Fit] = {}
+        self._kept = KeptFits()
 
     def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
         """Block → fit, for the blocks of `selection` that a fitted variant is in.
 
-        A block's fit depends on the parts below it, which are fitted first and in force then.
+        A block's fit depends on the parts below it, which are fitted first and in force then. It
+        has a map where a variant needs one. Raises `CheckpointError` where the model's attention is
+        not finite, and as `surgery.editing.in_memory.replacements`.
         """
         layout = plan_for(self._model, tuple(selection), layout=self._layout).layout.NAME
-        found: dict[int, Fit] = {}
-        for block in blocks_of(part for part in selection if variant_of(part.variant).FITTED):
+        wanted = _wanted(selection)
+        keys = {}
+        for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
-            under = layout if below else ""
-            if (block, below, under) not in self._known:
-                blocks = self._attending() if self._together and not below else (block,)
-                earlier = {b: f for b, f in found.items() if b < block}
-                for index, result in self._pass(blocks, below, earlier, layout).items():
-                    self._known[index, below, under] = result
-            found[block] = self._known[block, below, under]
-        return found
+            keys[block] = (block, below, layout if below else "")
+        found = self._known(keys, wanted)
+        missing = [block for block in wanted if block not in found]
+        states: KeptStates | None = None
+        first = 0
+        for block in missing:
+            between = tuple(sorted(part for part in selection if first <= part.block < block))
+            with self._edited(between, found, layout):
+                keep = None if block == missing[-1] else block
+                sums, states = self._pass(first, states, {block: wanted[block]}, keep)
+            found |= self._fitted(sums, keys)
+            first = block
+        return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
 
-    def _attending(self) -> tuple[int, ...]:
+    def fits_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
+        """Block → what `variants` need of it where nothing else is edited.
+
+        For all of `blocks` that attend at all, at the cost of one forward pass and the sums. Raises
+        `CheckpointError` where the model's attention is not finite.
+        """
+        whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
+        attending = self._attending()
+        wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
+        keys = {block: (block, (), "") for block in wanted}
+        found = self._known(keys, wanted)
+        groups = self._groups({b: maps for b, maps in wanted.items() if b not in found})
+        states: KeptStates | None = None
+        first = 0
+        for number, group in enumerate(groups, 1):
+            keep = min(groups[number]) if number < len(groups) else None
+            sums, states = self._pass(first, states, group, keep)
+            found |= self._fitted(sums, keys)
+            first = keep or 0
+        return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
+
+    def _attending(self) -> set[int]:
         modules = dict(self._model.named_modules())
-        blocks = range(self._dimensions.num_blocks)
-        return tuple(block for block in blocks if self._names(block)[1] in modules)
+        return {b for b in range(self._dimensions.num_blocks) if self._names(b)[1] in modules}
+
+    def _known(self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool]) -> dict[int, Fit]:
+        """What is at hand; a fit with a map serves for its mean too."""
+        known = {block: self._kept.get(keys[block]) for block in wanted}
+        return {b: fit for b, fit in known.items() if fit and (fit.weight is not None) >= wanted[b]}
+
+    def _fitted(self, sums: _Sums, keys: Mapping[int, Hashable]) -> dict[int, Fit]:
+        heads = self._dimensions.num_heads
+        return {b: self._kept.put(keys[b], fit(*sums.pop(b), heads)) for b in list(sums)}
+
+    def _groups(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
+        """Blocks ascending, in groups whose sums fit into memory together."""
+        room = _ROOM
+        if torch.cuda.is_available():
+            room = max(room, torch.cuda.mem_get_info()[0] // 4)
+        maps = any(blocks.values())
+        size = max(1, room // bytes_of_sums(self._dimensions.d)) if maps else len(blocks)
+        order = list(blocks)
+        return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
+
+    def _edited(
+        self, selection: Selection, fits: Mapping[int, Fit], layout: str
+    ) -> AbstractContextManager[None]:
+        if not selection:
+            return nullcontext()
+        return replacements(
+            self._model, selection, fits, layout=layout, stored_dtype=self._stored_dtype
+        ).active()
 
     def _names(self, block: int) -> tuple[str, str]:
         """The modules whose inputs are x and z."""
@@ -83,67 +148,113 @@ class Fitter:
 
     @torch.inference_mode()
     def _pass(
-        self, blocks: Sequence[int], below: Selection, earlier: dict[int, Fit], layout: str
-    ) -> dict[int, Fit]:
-        """One pass over the text with the parts `below` in force, as deep as is needed."""
-        d, device = self._dimensions.d, self._model.device
-        sums = {b: (Moments(d, device), Moments(d, device)) for b in blocks}
+        self, first: int, states: KeptStates | None, blocks: Mapping[int, bool], keep: int | None
+    ) -> tuple[_Sums, KeptStates | None]:
+        """Sums over all of the text of `blocks`, with maps or without, and what `keep` was given.
+
+        The pass begins with what block `first` was given, `states`, or with the text where there
+        are none, and is as deep as is needed.
+        """
+        sums: _Sums = {}
+        kept = None if keep is None else KeptStates()
+        train = torch.empty(0, dtype=torch.bool)
+
+        def add(block: int, x: torch.Tensor, z: torch.Tensor) -> None:
+            if block not in sums:
+                sums[block] = self._no_sums(z.device, maps=blocks[block])
+            for moments, rows in zip(sums[block], (train, ~train), strict=True):
+                chosen = rows.to(z.device)
+                moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
+
         with ExitStack() as stack:
-            if below:
-                edited = replacements(
-                    self._model, below, earlier, layout=layout, stored_dtype=self._stored_dtype
-                )
-                stack.enter_context(edited.active())
-            inputs = stack.enter_context(self._captured(blocks))
+            stack.enter_context(self._watched(blocks, add, keep, kept))
+            if states is not None:
+                stack.enter_context(only(self._model, first))
             number = 0
-            for batch in self.calibration.batches():
-                tokens = model_ids(self._model, torch.from_numpy(batch.astype("int64")))
+            for tokens, entry in self._entries(states):
+                train = (torch.arange(number, number + len(tokens)) + 1) % _HELD_OUT != 0
+                number += len(tokens)
                 with suppress(_DeepEnough):
-                    self._model.base_model(input_ids=tokens, use_cache=False)
-                train = (torch.arange(number, number + len(batch)) + 1) % _HELD_OUT != 0
-                number += len(batch)
-                for block, (x, z) in inputs.items():
-                    for moments, rows in zip(sums[block], (train, ~train), strict=True):
-                        chosen = rows.to(x.device)
-                        moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
-                self._advance(batch.size)
-        heads = self._dimensions.num_heads
-        return {block: fit(*sums[block], heads) for block in blocks}
+                    self._model.base_model(**entry, use_cache=False)
+                self._advance(tokens.numel())
+        return sums, kept
+
+    def _no_sums(self, device: torch.device, *, maps: bool) -> tuple[Moments, Moments]:
+        d = self._dimensions.d
+        return Moments(d, device, maps=maps), Moments(d, device, maps=maps)
+
+    def _entries(
+        self, states: Iterable[torch.Tensor] | None
+    ) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Windows [B, T] of the text, and what the model is called with for them."""
+        given = None if states is None else iter(states)
+        for batch in self.calibration.batches():
+            tokens = torch.from_numpy(batch.astype("int64"))
+            if given is None:
+                yield tokens, {"input_ids": model_ids(self._model, tokens)}
+            else:
+                yield tokens, {"inputs_embeds": next(given)}
 
     @contextmanager
-    def _captured(self, blocks: Sequence[int]) -> Iterator[dict[int, list[torch.Tensor]]]:
-        """Block → [x, z], each [B, T, d], of the latest forward pass, which ends at the last z."""
-        inputs: dict[int, list[torch.Tensor]] = {}
+    def _watched(
+        self,
+        blocks: Collection[int],
+        add: Callable[[int, torch.Tensor, torch.Tensor], None],
+        keep: int | None,
+        kept: KeptStates | None,
+    ) -> Iterator[None]:
+        """Hands x and z of `blocks`, each [B, T, d], on to `add` and ends the pass at the last."""
+        xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 
         def take_x(block: int) -> Callable[..., None]:
             def hook(module: Any, args: tuple[Any, ...]) -> None:
-                inputs[block] = [args[0]]
+                xs[block] = args[0]
 
             return hook
 
         def take_z(block: int) -> Callable[..., None]:
             def hook(module: Any, args: tuple[Any, ...]) -> None:
-                inputs[block].append(args[0])
-                if block == deepest:
+                add(block, xs.pop(block), args[0])
+                if block == deepest and (keep is None or keep <= deepest):
                     raise _DeepEnough
 
             return hook
 
-        hooks = []
-        try:
+        def take_states(module: Any, args: tuple[Any, ...]) -> None:
+            assert kept is not None
+            kept.append(args[0])
+            if keep not in blocks:
+                raise _DeepEnough
+
+        with ExitStack() as hooks:
             for block in blocks:
                 for name, take in zip(self._names(block), (take_x, take_z), strict=True):
                     module = self._model.get_submodule(name)
-                    hooks.append(module.register_forward_pre_hook(take(block)))
-            yield inputs
-        finally:
-            for hook in hooks:
-                hook.remove()
+                    hooks.callback(module.register_forward_pre_hook(take(block)).remove)
+            if keep is not None:
+                module = layers_of(self._model)[keep]
+                hooks.callback(module.register_forward_pre_hook(take_states).remove)
+            yield
 
 
 class _DeepEnough(Exception):  # noqa: N818  # no error: the rest of the forward pass is not needed
     pass
+
+
+def _wanted(selection: Iterable[Part]) -> dict[int, bool]:
+    """The blocks that a fitted variant is in, ascending, and whether one needs a map."""
+    wanted: dict[int, bool] = {}
+    for part in sorted(selection):
+        variant = variant_of(part.variant)
+        if variant.FITTED:
+            wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
+    return wanted
+
+
+def _as_asked(found: Fit, maps: bool) -> Fit:
+    """The same whether a map was at hand or not."""
+    return found if maps else Fit(mean=found.mean)
 
 
 def fit_checkpoint(

@@ -1,125 +1,193 @@
 """Sums over calibration tokens, and the least squares that follow from them.
 
 n: tokens, d: model width. x is a block's attention input after its layer norm, z its heads' context
-vectors side by side.
+vectors side by side. Sums lie where the vectors are, or on the CPU where a device has no float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from surgery.errors import CheckpointError
 from surgery.variants import Fit
-
-Matrix = npt.NDArray[np.float64]
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Penalties that are tried, as shares of the mean variance of x."""
 _ROUNDING = 1e-10
-"""Share of z's second moment that float64 sums of a float32 pass can show as variance."""
+"""Share of a second moment that float64 sums of a float32 pass can show as variance."""
+
+
+def bytes_of_sums(d: int) -> int:
+    """What the `Moments` of one block take, those held out included: x x' and x z' twice."""
+    return 4 * d * d * torch.float64.itemsize
 
 
 class Moments:
-    """Float64 sums of x, z and their products: memory O(d²), however many tokens are added."""
+    """Float64 sums over tokens: memory O(d²), however many are added.
 
-    def __init__(self, d: int, device: torch.device) -> None:
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
+    `maps`: also of what least squares need; without, only of z, for its mean.
+    """
 
+    def __init__(self, d: int, device: torch.device, *, maps: bool = True) -> None:
+        self._device = _with_float64(device)
         self.n = 0
-        self.x, self.z, self.zz = zeros(d), zeros(d), zeros(d)
-        self.xx, self.xz = zeros(d, d), zeros(d, d)
+        self.z = self._zeros(d)
+        self.products: _Products | None = None
+        if maps:
+            zeros = self._zeros
+            self.products = _Products(zeros(d), zeros(d), zeros(d, d), zeros(d, d))
 
     def add(self, x: torch.Tensor, z: torch.Tensor) -> None:
-        """Adds tokens: x and z [n, d], in any dtype."""
-        x, z = x.double(), z.double()
-        self.n += len(x)
-        self.x += x.sum(0)
+        """Adds tokens: x and z [n, d], in any dtype, on any device."""
+        z = z.to(self._device).double()
+        self.n += len(z)
         self.z += z.sum(0)
-        self.zz += z.square().sum(0)
-        self.xx += x.T @ x
-        self.xz += x.T @ z
+        if self.products is not None:
+            self.products.add(x.to(self._device).double(), z)
 
-    def means(self) -> Means:
-        """The sums, divided by n, as numpy arrays."""
-        sums = (self.x, self.z, self.zz, self.xx, self.xz)
-        return Means(*(total.cpu().numpy() / self.n for total in sums))
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self._device)
 
 
 @dataclass(frozen=True)
-class Means:
-    """Means over tokens: of x [d], z [d], z² [d], x x' [d, d] and x z' [d, d]."""
+class _Products:
+    """Of x [d], z² [d], x x' and x z' [d, d]: sums over tokens, or means."""
 
-    x: Matrix
-    z: Matrix
-    zz: Matrix
-    xx: Matrix
-    xz: Matrix
+    x: torch.Tensor
+    zz: torch.Tensor
+    xx: torch.Tensor
+    xz: torch.Tensor
 
-    def about(self, x: Matrix, z: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    def add(self, x: torch.Tensor, z: torch.Tensor) -> None:
+        self.x.add_(x.sum(0))
+        self.zz.add_(z.square().sum(0))
+        self.xx.addmm_(x.T, x)
+        self.xz.addmm_(x.T, z)
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Means over tokens: of z [d], and of the products."""
+
+    z: torch.Tensor
+    of: _Products
+
+    @property
+    def vary(self) -> bool:
+        """Whether x and z vary beyond rounding."""
+        xx = self.of.xx.diagonal()
+        return _varies(xx - self.of.x**2, xx) and _varies(self.of.zz - self.z**2, self.of.zz)
+
+    def about(
+        self, x: torch.Tensor, z: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Second moments about the points `x` and `z`: of x x' and x z' [d, d], and of z² [d]."""
-        xx = self.xx - np.outer(self.x, x) - np.outer(x, self.x) + np.outer(x, x)
-        xz = self.xz - np.outer(self.x, z) - np.outer(x, self.z) + np.outer(x, z)
-        zz = self.zz - 2 * self.z * z + z**2
+        own_x, own_z = self.of.x, self.z
+        xx = self.of.xx - own_x.outer(x) - x.outer(own_x) + x.outer(x)
+        xz = self.of.xz - own_x.outer(z) - x.outer(own_z) + x.outer(z)
+        zz = self.of.zz - 2 * own_z * z + z**2
         return xx, xz, zz
 
 
 def fit(train: Moments, heldout: Moments, num_heads: int) -> Fit:
-    """Ridge regression of z on x.
+    """The mean of z, and where there are products its ridge regression on x.
 
     The penalty is the one of `RIDGES` that explains most of z on `heldout` when fitted on `train`
-    (the weaker one if equal). R² is that figure; the map itself is then fitted on both. Where z
-    does not vary beyond rounding there is nothing to explain: the map is its mean, without an R².
+    (the weaker one if equal). R² is that figure; the map itself is then fitted on both. Where x or
+    z does not vary beyond rounding there is nothing to explain: the map is the mean, without an R².
+
+    Raises `CheckpointError` for sums that are not finite.
     """
-    both = Moments(len(train.x), train.x.device)
-    both.n = train.n + heldout.n
-    for name in ("x", "z", "zz", "xx", "xz"):
-        setattr(both, name, getattr(train, name) + getattr(heldout, name))
-    means = both.means()
-    covariance, cross, variance = means.about(means.x, means.z)
-    if _varies(variance, means):
-        r2, ridge = _best(train.means(), heldout.means())
-        weight = next(_solve(covariance, cross, (ridge,)))
-    else:
-        r2, ridge, weight = None, RIDGES[-1], np.zeros_like(cross)
-    bias = means.z - weight @ means.x
-    d = len(bias)
-    return Fit(
-        mean=means.z.reshape(num_heads, -1).astype(np.float32),
-        weight=weight.reshape(num_heads, -1, d).astype(np.float32),
-        bias=bias.reshape(num_heads, -1).astype(np.float32),
-        ridge=ridge,
-        r2=r2,
+    mean = (train.z + heldout.z) / (train.n + heldout.n)
+    found = Fit(mean=_by_head(mean, num_heads))
+    if train.products is not None and heldout.products is not None:
+        both = _means([train, heldout])
+        if not (both.of.xx.isfinite().all() and both.of.xz.isfinite().all()):
+            raise _not_finite()
+        x = both.of.x
+        trained_on = _means([train])
+        if both.vary and trained_on.vary:
+            r2, ridge = _best(trained_on, _means([heldout]))
+            weight = _solved(*both.about(x, mean)[:2], ridge)
+        else:
+            r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz)
+        bias = mean - weight @ x
+        found = Fit(found.mean, _by_head(weight, num_heads), _by_head(bias, num_heads), ridge, r2)
+    if not np.isfinite(found.mean).all():
+        raise _not_finite()
+    return found
+
+
+def _means(sums: list[Moments]) -> _Means:
+    n = sum(one.n for one in sums)
+
+    def mean(values: Iterable[torch.Tensor]) -> torch.Tensor:
+        return functools.reduce(torch.add, values) / n
+
+    products = _Products(
+        *(mean(getattr(one.products, field.name) for one in sums) for field in fields(_Products))
     )
+    return _Means(mean(one.z for one in sums), products)
 
 
-def _varies(variance: Matrix, means: Means) -> bool:
-    """Whether the second moments of z about a point are more than what rounding leaves of them."""
-    return bool(variance.sum() > _ROUNDING * means.zz.sum())
+def _by_head(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
+    """[d, …] -> [num_heads, head_size, …]"""
+    array: npt.NDArray[np.float32] = values.float().cpu().numpy()
+    return array.reshape(num_heads, -1, *array.shape[1:])
 
 
-def _best(train: Means, heldout: Means) -> tuple[float | None, float]:
-    """(R² on held-out tokens, penalty) of the best penalty."""
-    covariance, cross, _ = train.about(train.x, train.z)
-    xx, xz, zz = heldout.about(train.x, train.z)
-    total = max(float(zz.sum()), np.finfo(np.float64).tiny)
+def _varies(variance: torch.Tensor, moment: torch.Tensor) -> bool:
+    """Whether second moments about a mean are more than what rounding leaves of those about 0."""
+    return bool(variance.sum() > _ROUNDING * moment.sum())
+
+
+def _best(train: _Means, heldout: _Means) -> tuple[float | None, float]:
+    """(R² on held-out tokens, penalty) of the best penalty.
+
+    One eigendecomposition X'X = V diag(λ) V' serves all: the map of penalty r is V G V' X'Z with
+    G = diag(g), g = 1 / (λ + r), so that with R = V' X'Z (train) and A, B the held-out moments of
+    x z' and x x' seen from V, what it leaves unexplained is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g.
+    """
+    covariance, cross, _ = train.about(train.of.x, train.z)
+    xx, xz, zz = heldout.about(train.of.x, train.z)
+    values, vectors = torch.linalg.eigh(covariance)
+    seen = vectors.T @ cross
+    linear = (seen * (vectors.T @ xz)).sum(1)
+    quadratic = (vectors.T @ xx @ vectors) * (seen @ seen.T)
+    total = zz.sum().clamp(min=torch.finfo(zz.dtype).tiny)
     scores = []
-    for ridge, weight in zip(RIDGES, _solve(covariance, cross, RIDGES), strict=True):
-        unexplained = zz.sum() - 2 * (weight.T * xz).sum() + (weight @ xx * weight).sum()
+    for ridge in RIDGES:
+        gain = 1 / (values.clamp(min=0) + ridge * values.mean())
+        unexplained = total - 2 * gain @ linear + gain @ quadratic @ gain
         scores.append((float(1 - unexplained / total), -ridge))
     r2, ridge = max(scores)
-    return min(r2, 1.0) if _varies(zz, heldout) else None, -ridge
+    return min(r2, 1.0) if _varies(zz, heldout.of.zz) else None, -ridge
 
 
-def _solve(covariance: Matrix, cross: Matrix, ridges: tuple[float, ...]) -> Iterator[Matrix]:
-    """For each penalty the weight [d, d] that maps x - mean x to z - mean z."""
-    values, vectors = np.linalg.eigh(covariance)
-    scale = max(float(values.mean()), np.finfo(np.float64).tiny)
-    rotated = vectors.T @ cross
-    for ridge in ridges:
-        shrunk = rotated / (np.maximum(values, 0) + ridge * scale)[:, None]
-        yield (vectors @ shrunk).T
+def _solved(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+    """The weight [d, d] that maps x - mean x to z - mean z."""
+    penalty = ridge * covariance.diagonal().mean()
+    lower = torch.linalg.cholesky(covariance + penalty * torch.eye(len(cross)).to(covariance))
+    return torch.cholesky_solve(cross, lower).T
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):  # Apple's, for one
+        return torch.device("cpu")
+    return device
+
+
+def _not_finite() -> CheckpointError:
+    return CheckpointError(
+        "the model's attention is not finite on calibration text",
+        expected="finite context vectors",
+        fix="load it in float32 or bfloat16; if it stays, the model is broken",
+    )

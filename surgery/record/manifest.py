@@ -79,9 +79,12 @@ class TextSource(_Model):
 
 
 class BlockFit(_Model):
-    """How well a block's context vectors could be told from the token alone: see `Fit`."""
+    """How well a block's context vectors could be told from the token alone: see `Fit`.
 
-    ridge: float = Field(ge=0, allow_inf_nan=False)
+    Both are None where only their mean was taken.
+    """
+
+    ridge: float | None = Field(ge=0, allow_inf_nan=False)
     r2: float | None = Field(le=1, allow_inf_nan=False)
 
 

@@ -27,17 +27,17 @@ class Fit:
 
     - `mean`: [num_heads, head_size], the mean of z_h.
     - `weight`, `bias`: [num_heads, head_size, d] and [num_heads, head_size], the least squares of
-      z_h on x.
+      z_h on x; None, as the rest, where only the mean was asked for.
     - `ridge`: the penalty that was chosen, as a share of the mean variance of x.
     - `r2`: the share of the variance of z (all heads) that the map explains on held-out text, at
-      most 1; None where z does not vary.
+      most 1; None where x or z does not vary.
     """
 
     mean: npt.NDArray[np.float32]
-    weight: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.float32]
-    ridge: float
-    r2: float | None
+    weight: npt.NDArray[np.float32] | None = None
+    bias: npt.NDArray[np.float32] | None = None
+    ridge: float | None = None
+    r2: float | None = None
 
 
 @dataclass(frozen=True)

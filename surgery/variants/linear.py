@@ -22,4 +22,7 @@ FITTED = True
 
 def affine(sources: Sources) -> Affine:
     """The least squares of z on x."""
-    return Affine(weight=sources.fitted.weight, bias=sources.fitted.bias)
+    fit = sources.fitted
+    if fit.weight is None:
+        raise ValueError("the fit of the block holds its mean alone")
+    return Affine(weight=fit.weight, bias=fit.bias)

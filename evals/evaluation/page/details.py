@@ -65,7 +65,11 @@ def _calibration(record: Node) -> dict[str, Any]:
             for leaf in _leaves(node, _words(name))
         ],
         "fits": [
-            (block, fit["r2"].number() if fit.has("r2") else "none", fit["ridge"].text())
+            (
+                block,
+                fit["r2"].number() if fit.has("r2") else "none",
+                fit["ridge"].text() if fit.has("ridge") else "none",
+            )
             for block, fit in fits
         ],
     }

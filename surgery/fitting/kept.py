@@ -1,0 +1,90 @@
+"""What would fill memory, kept in files that have no name: nothing is left, however a run ends.
+
+They lie where `TMPDIR` says. Shape letters: B windows, T tokens, d width.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from surgery.checkpoint.foreign import guard
+from surgery.errors import OutputError
+from surgery.variants import Fit
+
+_SHARE = 0.5
+"""Of the free space, for fits."""
+
+
+class KeptFits:
+    """Fits by key, their maps memory-mapped. Where `room` bytes are full the longest unused go."""
+
+    def __init__(self, room: int | None = None) -> None:
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        self._room = int(_SHARE * free) if room is None else room
+        self._fits: OrderedDict[Hashable, Fit] = OrderedDict()
+
+    def get(self, key: Hashable) -> Fit | None:
+        """What was put there and is still there."""
+        if key in self._fits:
+            self._fits.move_to_end(key)
+        return self._fits.get(key)
+
+    def put(self, key: Hashable, fit: Fit) -> Fit:
+        """The fit as it is kept from now on. Raises `OutputError` where it cannot be written."""
+        if fit.weight is not None:
+            fit = replace(fit, weight=_mapped(fit.weight))
+        self._fits[key] = fit
+        while sum(map(_size, self._fits.values())) > self._room and len(self._fits) > 1:
+            self._fits.popitem(last=False)
+        return fit
+
+
+class KeptStates:
+    """Hidden states [B, T, d], batch after batch, to be read again in the same order."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # goes with this object
+        weakref.finalize(self, self._file.close)
+        self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+
+    def append(self, states: torch.Tensor) -> None:
+        """Raises `OutputError` where they cannot be written."""
+        self._kinds.append((states.shape, states.dtype, states.device))
+        with _writing():
+            self._file.write(states.contiguous().cpu().view(torch.uint8).numpy().data)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Each where it was."""
+        self._file.seek(0)
+        for shape, dtype, device in self._kinds:
+            data = np.fromfile(self._file, np.uint8, shape.numel() * dtype.itemsize)
+            yield torch.from_numpy(data).view(dtype).view(shape).to(device)
+
+
+def _mapped(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    with _writing(), tempfile.TemporaryFile() as file:
+        file.write(np.ascontiguousarray(array).data)
+        file.flush()
+        mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
+    return mapped.view(np.ndarray)
+
+
+def _size(fit: Fit) -> int:
+    return 0 if fit.weight is None else fit.weight.nbytes
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    fix = "set TMPDIR to a folder with more room"
+    with guard(OutputError, "no room for fits", tempfile.gettempdir(), fix):
+        yield
