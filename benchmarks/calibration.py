@@ -4,7 +4,8 @@
     python benchmarks/calibration.py 1.4b --device cuda
 
 Both sides see the same text, the lab's, as many tokens as that width asks for (`--tokens` for
-fewer), and take turns, with batches of it where a turn is long. Weights are random.
+fewer), and take turns. Weights are random. Seconds are CPU seconds of one thread, or wall clock on
+another device.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def text(shape: str, tokens: int | None) -> Calibration:
 @click.option("--repeats", default=3)
 def main(shape: str, device: str, dtype: str, tokens: int | None, repeats: int) -> None:
     """Time both sides on a random model of a Pythia SHAPE."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = GPTNeoXConfig(**config_of(shape) | {"torch_dtype": dtype})
     with torch.device(device):
@@ -50,13 +52,10 @@ def main(shape: str, device: str, dtype: str, tokens: int | None, repeats: int) 
     batches = [torch.from_numpy(batch.astype("int64")) for batch in words.batches()]
 
     def timed(work: Callable[[], object]) -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
+        clock = time.process_time if device == "cpu" else synchronized
+        begun = clock()
         work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter() - begun
+        return clock() - begun
 
     @torch.inference_mode()
     def forward() -> None:
@@ -82,6 +81,11 @@ def main(shape: str, device: str, dtype: str, tokens: int | None, repeats: int) 
         click.echo(f"  {name:24} {median:8.2f} s  {median / passes:5.2f} x")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     click.echo(f"  peak memory {peak:,.0f} MiB, of which weights {model_bytes(model) >> 20:,} MiB")
+
+
+def synchronized() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def model_bytes(model: torch.nn.Module) -> int:
