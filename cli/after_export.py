@@ -14,6 +14,7 @@ from cli.progress import progress
 if TYPE_CHECKING:
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
+    from surgery.hub.resolved import ResolvedModel
     from surgery.publishing.upload import Push
 
 
@@ -36,7 +37,7 @@ def evaluation_wanted(
     return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
 
 
-def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Report:
+def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
     """Verifies an export and evaluates it against its source; the report goes into its folder.
 
     The model card is written anew with the figures. Raises `OutputError` when the export does not
@@ -48,7 +49,7 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
     from surgery.errors import OutputError
     from surgery.proof.verification import verify
 
-    verification = verify(output, source=source, revision=revision)
+    verification = verify(output, source=source)
     for check in verification.checks:
         if not check.ok:
             raise OutputError(
@@ -57,8 +58,7 @@ def evaluated(output: Path, source: str, revision: str | None, plan: Plan) -> Re
                 fix="keep the folder and report this",
             )
     note(f"verified: {len(verification.checks)} checks hold")
-    models = Target(str(output)), Target(source, revision)
-    found = evaluate(*models, plan, say=note, progress=progress)
+    found = evaluate(Target(str(output)), Target(source), plan, say=note, progress=progress)
     attach(found, output)
     for warning in found.report.warnings:
         note(f"warning: {warning}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
+    from surgery.hub.resolved import ResolvedModel
     from surgery.selection import Selection
 
 LAB_TEXT = "lab calibration text"
@@ -78,14 +79,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def open_model(
-    model: str,
+    model: str | ResolvedModel,
     *,
     revision: str | None = None,
     dtype: str,
     device: str | None,
     device_map: str | None,
 ) -> LoadedModel:
-    """MODEL as typed → the loaded model."""
+    """MODEL as typed, or as it was found → the loaded model."""
     from evals.models import open_model
 
     return open_model(
@@ -98,42 +99,28 @@ def open_model(
     )
 
 
-def stored_dtype(model: str, revision: str | None) -> str:
-    """The tag (F16, …) of the parameters of MODEL's checkpoint, which exports are rounded to."""
-    from surgery.checkpoint.inventory import take_inventory
-    from surgery.checkpoint.source import open_checkpoint
-    from surgery.hub.finding import find_model
-
-    checkpoint = open_checkpoint(find_model(model, revision)[0])
-    return take_inventory(checkpoint.config, checkpoint.infos).dtype
-
-
 def fitter_for(
     selections: Iterable[Selection],
     text: Text | None,
     loaded: LoadedModel,
-    stored: str,
     *,
     layout: str = "auto",
 ) -> Fitter | None:
     """A fitter that has fitted what `selections` need; None where there is no text for it."""
     from surgery.editing.in_memory import plan_for
     from surgery.errors import SamplesError
-    from surgery.families import family_of
     from surgery.fitting.fitter import Fitter
 
     if text is None:
         return None
     if loaded.tokenizer is None:
         raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
-    config = loaded.model.config.to_dict()
-    positions = family_of(config).dimensions(config).max_positions
     plans = [plan_for(loaded.model, selection, layout=layout) for selection in selections]
     with progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,
-            text.tokenized(loaded.tokenizer, max_positions=positions),
-            stored_dtype=stored,
+            text.tokenized(loaded.tokenizer, max_positions=loaded.dimensions.max_positions),
+            stored_dtype=loaded.stored_dtype,
             layout=layout,
             advance=advance,
         )

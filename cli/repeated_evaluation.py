@@ -17,6 +17,7 @@ from surgery.hub.embedded import PREFIX
 if TYPE_CHECKING:
     from evals.evaluation.plan import Plan, Target
     from evals.evaluation.report import Report
+    from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Manifest, TextSource
 
 
@@ -67,7 +68,7 @@ def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) ->
 
 
 def measured_again(
-    report: Report, plan: Plan, edited: Path, source: Path, manifest: Manifest
+    report: Report, plan: Plan, edited: Path, source: ResolvedModel, manifest: Manifest
 ) -> list[Figure]:
     """Evaluates the folder `edited` against its source, as the report says, or that one's source.
 
@@ -131,13 +132,13 @@ def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, 
     return files
 
 
-def _baseline(report: Report, source: Path, manifest: Manifest) -> Target:
+def _baseline(report: Report, source: ResolvedModel, manifest: Manifest) -> Target:
     """What the report compares with: the source that was repeated, or an earlier one of a chain."""
     from evals.evaluation.plan import Target
 
     base = report.provenance.base
     if base["content"] == manifest.edit.source.content:
-        return Target(str(source))
+        return Target(source)
     if base["commit"] is None and not base["model"].startswith(PREFIX):
         raise MeasurementError(
             f"compares with {base['model']}, a folder that is not the source of this edit",

@@ -5,42 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import MeasurementError
+from surgery.families import Dimensions, Family
 from surgery.hub.finding import find_model
-from surgery.record.manifest import Source
+from surgery.hub.resolved import ResolvedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model in eval mode, its tokenizer (None where it has none), and where it is from."""
+    """A model that was `found` and loaded, in eval mode, and its tokenizer (None: it has none)."""
 
-    name: str
+    found: ResolvedModel
     model: PreTrainedModel
     tokenizer: Any
-    folder: Path
-    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.found.source.model
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the model is: its name, the hash of its content, and the manifest's of an edit."""
-        identity = {
-            **self.source.model_dump(),
-            "content": self.source.content or content_hash(self.folder),
-        }
-        manifest = self.folder / MANIFEST
+        identity = self.found.identified.model_dump()
+        manifest = self.found.folder / MANIFEST
         return identity | ({"manifest_sha256": sha256_of(manifest)} if manifest.is_file() else {})
 
     @property
@@ -52,6 +50,19 @@ class LoadedModel:
             "device": self.device,
             "attn_implementation": self.model.config._attn_implementation,
         }
+
+    @property
+    def family(self) -> Family:
+        return self.found.inventory.family
+
+    @property
+    def dimensions(self) -> Dimensions:
+        return self.found.inventory.dimensions
+
+    @property
+    def stored_dtype(self) -> str:
+        """The tag (F16, …) of the checkpoint's parameters, which exports are rounded to."""
+        return self.found.inventory.dtype
 
     @property
     def dtype(self) -> str:
@@ -67,7 +78,7 @@ class LoadedModel:
 
 
 def open_model(
-    source: str,
+    source: str | ResolvedModel,
     *,
     revision: str | None = None,
     dtype: str = "auto",
@@ -79,7 +90,7 @@ def open_model(
 
     **Arguments:**
 
-    - `source`, `revision`: a folder, an embedded model, or a Hub id.
+    - `source`, `revision`: a folder, an embedded model, a Hub id, or a model that was found.
     - `dtype`: "auto" (as stored; but float16 becomes float32 on a CPU, which has no arithmetic of
       its own for it), or a name in `DTYPES`.
     - `device`: by default a GPU where there is one. `device_map`: "auto" spreads the model over
@@ -90,15 +101,15 @@ def open_model(
     that is not there.
     """
     place = None if device_map else _device(device)
-    folder, found = find_model(source, revision)
+    found = find_model(source, revision)
     model: Any = load_model(
-        folder, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
+        found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
         say(f"{source}: float16 weights are measured in float32 on a CPU (`dtype`)")
         model = model.float()
-    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
-    return LoadedModel(found.model, model, tokenizer, folder, found)
+    tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
+    return LoadedModel(found, model, tokenizer)
 
 
 def _device(name: str | None) -> torch.device:

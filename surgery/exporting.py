@@ -147,7 +147,7 @@ def write(
         config = _config_bytes(checkpoint, plan)
         files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
         known = {path: files[name].sha256 for path, name in copies_of.items()}
-        source = prepared.source.model_copy(update={"content": content.result(known)})
+        source = prepared.model.source.model_copy(update={"content": content.result(known)})
         manifest = _manifest(prepared, source, fitting, files, max_shard_size)
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
         card = card_text(manifest, read_card(checkpoint.folder), name=last_name(target))
@@ -193,7 +193,7 @@ def _manifest(
     files: dict[str, WrittenFile],
     max_shard_size: int | None,
 ) -> Manifest:
-    plan, earlier = prepared.plan, prepared.earlier
+    plan, earlier = prepared.plan, prepared.model.manifest
     edit = Edit(
         source=source,
         family=plan.family.model_type,

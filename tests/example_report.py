@@ -17,6 +17,7 @@ from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report
 from evals.models import LoadedModel
+from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
 
 BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
@@ -30,7 +31,7 @@ def _extraction() -> dict[str, Any]:
     controls = np.random.default_rng(0).integers(2, 80, (16, PREFIX + SUFFIX)).astype(np.int32)
     protocol = Protocol(samples, controls, full=True)
     base, edited = (
-        measure(LoadedModel(name, model_named(name), None, Path(), source), protocol)
+        measure(LoadedModel(ResolvedModel(Path(), source), model_named(name), None), protocol)
         for name in (BASE, EDITED)
         for source in [Source(model=name, content="a" * 64)]
     )

@@ -23,6 +23,7 @@ from surgery.checkpoint import content
 from surgery.checkpoint.content import content_hash, file_hash
 from surgery.checkpoint.source import open_checkpoint
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
 
 CONFIG = neox_config(max_position_embeddings=64, num_hidden_layers=2)
@@ -144,22 +145,23 @@ def test_a_manifest_knows_its_sources_by_content(source: Path, tmp_path: Path) -
     once = surgery.export(source, "1", output=tmp_path / "once").output
     twice = surgery.export(once, "0", output=tmp_path / "twice").manifest
     copy = shutil.copytree(source, tmp_path / "copy")
-    assert twice.knows(*find_model(copy))
-    assert twice.knows(*find_model(once))
-    assert not twice.edit.source.is_that(*find_model(copy)), "that was the edit before"
+    assert find_model(copy).is_source_of(twice)
+    assert find_model(once).is_source_of(twice)
+    assert not find_model(copy).is_that(twice.edit.source), "that was the edit before"
     other = write_checkpoint(tmp_path / "other" / "source", CONFIG, seed=1)
-    assert not twice.knows(*find_model(other)), "of the same name"
+    assert not find_model(other).is_source_of(twice), "of the same name"
 
 
 def test_a_manifest_knows_a_commit_of_its_hub_id(source: Path, tmp_path: Path) -> None:
     recorded = Source(model="Owner/Model", commit="a" * 40, content="b" * 64)
-    assert recorded.is_that(source, Source(model="owner/model", commit="a" * 40))
+    assert ResolvedModel(source, Source(model="owner/model", commit="a" * 40)).is_that(recorded)
     for found in (
         Source(model="owner/model", commit="c" * 40),
         Source(model="owner/other", commit="a" * 40),
         Source(model="Owner/Model"),
     ):
-        assert not recorded.is_that(source, found)
-    assert recorded.model_copy(update={"content": content_hash(source)}).is_that(source, found)
+        assert not ResolvedModel(source, found).is_that(recorded)
+    recorded = recorded.model_copy(update={"content": content_hash(source)})
+    assert ResolvedModel(source, found).is_that(recorded)
     before = Source(model="source")
-    assert not before.is_that(source, before), "a name proves nothing"
+    assert not ResolvedModel(source, before).is_that(before), "a name proves nothing"

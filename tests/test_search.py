@@ -32,6 +32,7 @@ from evals.search.units import (
 )
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.exporting import export
+from surgery.hub.finding import find_model
 from surgery.selection import Part, heads_of
 
 VARIANTS = ("identity", "zero")
@@ -241,25 +242,26 @@ class TestWhatMayBeProposed:
     def test_gpt_neo_holds_no_affine_map_of_a_single_head(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
         every = units(4, 2, "heads", ["identity", "zero", "mean"])
-        kept, refused = possible(every, refuser(tmp_path, "auto"))
+        kept, refused = possible(every, refuser(find_model(tmp_path), "auto"))
         assert {part.variant for part in kept} == {"zero", "mean"}
         assert list(refused) == ["identity"]
         with pytest.raises(UnsupportedError, match="no layout holds this edit"):
-            possible(units(4, 2, "heads", ["identity"]), refuser(tmp_path, "auto"))
+            possible(units(4, 2, "heads", ["identity"]), refuser(find_model(tmp_path), "auto"))
 
     def test_one_layout_holds_all_parts(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
         compact, stock = Part(0, (0, 1), "identity"), Part(1, (0,), "zero")
-        refusal = refuser(tmp_path, "auto")
+        refusal = refuser(find_model(tmp_path), "auto")
         assert refusal((compact,)) is None
         assert refusal((stock,)) is None
         assert refusal((compact, stock)) is not None
-        assert refuser(tmp_path, "stock")((compact,)) is not None
+        assert refuser(find_model(tmp_path), "stock")((compact,)) is not None
 
     def test_what_an_earlier_edit_changed_is_left_alone(self, tmp_path):
         write_checkpoint(tmp_path / "base", neox_config())
         export(tmp_path / "base", "1", output=tmp_path / "edited", variant="zero")
-        kept, _ = possible(units(4, 2, "blocks", ["zero"]), refuser(tmp_path / "edited", "auto"))
+        refusal = refuser(find_model(tmp_path / "edited"), "auto")
+        kept, _ = possible(units(4, 2, "blocks", ["zero"]), refusal)
         assert [part.block for part in kept] == [0, 2, 3]
 
 

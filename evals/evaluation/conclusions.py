@@ -28,7 +28,8 @@ from evals.memorization.summary import Control, rows
 from evals.statistics import Interval, bootstrap_mean
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Manifest, Source
+from surgery.hub.resolved import ResolvedModel
+from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
 
 MOST_PASSAGES = 12
@@ -188,11 +189,11 @@ def passages_of(
     return [{key: row[key] for key in keys if key in row} for row in found[:MOST_PASSAGES]]
 
 
-def relation_of(manifest: Manifest | None, folder: Path, base: Source) -> Relation:
-    """Whether the base, found in `folder`, is a source of the edits of a manifest: by content."""
+def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
+    """Whether the base is a source of the edits of a manifest: by content."""
     if manifest is None:
         return "not recorded"
-    if manifest.knows(folder, base):
+    if base.is_source_of(manifest):
         return "source"
     sources = [edit.source for edit in (*manifest.history, manifest.edit)]
     return "unrelated" if all(source.content for source in sources) else "not recorded"

@@ -32,7 +32,6 @@ from evals.memorization import comparison as memorization
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
-from surgery.record.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ def evaluate(
         raise MeasurementError(
             "evaluate runs in one process", fix="start it without a launcher; `device_map=auto`"
         )
-    folder, _ = find_model(edited.source, edited.revision)  # measured last, so looked for first
-    manifest = read_manifest(folder)
-    relation = relation_of(manifest, *find_model(base.source, base.revision))
+    result = find_model(edited.source, edited.revision)  # measured last, so looked for first
+    source, manifest = find_model(base.source, base.revision), result.manifest
+    relation = relation_of(manifest, source)
     if relation == "unrelated":  # a mistake, most likely
         say(f"warning: {RELATIONS[relation]}")
-    before = measure_base(base, plan, say=say, progress=progress)
-    after = measure_edited(edited, plan, before, say=say, progress=progress)
+    before = measure_base(source, plan, say=say, progress=progress)
+    after = measure_edited(result, plan, before, say=say, progress=progress)
     extraction = None
     if after.test is not None:
         extraction = memorization.report(after.test, before.test)
@@ -77,7 +76,7 @@ def evaluate(
     heldout = heldout_of(before.control, after.control)
     gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
     edit = edit_of(manifest) if manifest else None
-    models = Names(base=base.name, edited=edited.name)
+    models = Names(base=source.source.model, edited=result.source.model)
     samples = after.test.test.samples if after.test else None
     settings = plan.settings(samples, before.shared.dtype)
     report = Report(
@@ -93,7 +92,7 @@ def evaluate(
         edit=edit,
         sizes=Sizes(base=before.size, edited=after.size),
         speed=plan.speed,
-        trade_off=trade_off_of(base.name, edited.name, extraction, heldout, plan.front),
+        trade_off=trade_off_of(models.base, models.edited, extraction, heldout, plan.front),
         passages=passages_of(
             before.test, after.test, before.shared.tokenizer if plan.show_text else None
         ),
@@ -109,7 +108,7 @@ def evaluate(
         ),
         commands=[
             *(export_command(edit) if edit else []),
-            evaluate_command(models, edited.revision, settings),
+            evaluate_command(models, result.source.revision, settings),
         ],
     )
     return Evaluation(report, before.runs, after.runs)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from evals.benchmarks.running import SEEDS, TaskRun
-from evals.evaluation.plan import Plan, Progress, Target
+from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import Size
 from evals.memorization import comparison as memorization
 from evals.memorization.comparison import Measured, Protocol
@@ -21,8 +21,8 @@ from evals.models import LoadedModel, open_model
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Tokens
 from evals.samples.windows import control_windows
-from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import MeasurementError
+from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import versions
 
 WINDOW = 64
@@ -55,10 +55,10 @@ class Shared:
 
 
 def measure_base(
-    target: Target, plan: Plan, *, say: Callable[[str], None], progress: Progress
+    model: ResolvedModel, plan: Plan, *, say: Callable[[str], None], progress: Progress
 ) -> Side:
     """The first model. Its batch sizes and its tokens are also those of the second."""
-    loaded = _open(target, plan, say)
+    loaded = _open(model, plan, say)
     protocol = windows = None
     if plan.samples is not None:
         samples = plan.samples.tokenized(loaded.tokenizer)
@@ -67,19 +67,24 @@ def measure_base(
     else:
         windows = _windows(plan, loaded, WINDOW)
     shared = Shared(loaded.tokenizer, loaded.dtype, protocol, windows)
-    return _side(loaded, target, plan, shared, progress, None)
+    return _side(loaded, plan, shared, progress, None)
 
 
 def measure_edited(
-    target: Target, plan: Plan, base: Side, *, say: Callable[[str], None], progress: Progress
+    model: ResolvedModel,
+    plan: Plan,
+    base: Side,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
 ) -> Side:
     """The second model, as the first was. Raises `MeasurementError` where that cannot be."""
-    loaded, shared = _open(target, plan, say), base.shared
+    loaded, shared = _open(model, plan, say), base.shared
     if loaded.dtype != shared.dtype:
         raise MeasurementError(
             "the models would run in different precisions",
             expected=f"{shared.dtype}, as the baseline",
-            got=f"{loaded.dtype} for {target.name}",
+            got=f"{loaded.dtype} for {loaded.name}",
             fix="choose one with `dtype`",
         )
     if loaded.tokenizer is None:
@@ -87,7 +92,7 @@ def measure_edited(
     if shared.protocol is not None and base.test is not None:
         protocol = replace(shared.protocol, batch_size=base.test.test.batch_size)
         shared = replace(shared, protocol=protocol)
-    return _side(loaded, target, plan, shared, progress, base)
+    return _side(loaded, plan, shared, progress, base)
 
 
 def tool_versions() -> dict[str, str]:
@@ -96,10 +101,9 @@ def tool_versions() -> dict[str, str]:
     return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
 
 
-def _open(target: Target, plan: Plan, say: Callable[[str], None]) -> LoadedModel:
+def _open(model: ResolvedModel, plan: Plan, say: Callable[[str], None]) -> LoadedModel:
     return open_model(
-        target.source,
-        revision=target.revision,
+        model,
         dtype=plan.dtype,
         device=plan.device,
         device_map=plan.device_map,
@@ -113,7 +117,6 @@ def _windows(plan: Plan, loaded: LoadedModel, length: int) -> Tokens | None:
 
 def _side(
     loaded: LoadedModel,
-    target: Target,
     plan: Plan,
     shared: Shared,
     progress: Progress,
@@ -130,14 +133,14 @@ def _side(
     protocol, windows = shared.protocol, shared.windows
     if protocol is not None:
         total = len(protocol.samples) + (0 if windows is None else len(windows))
-        with progress(f"extraction, {target.name}", total) as advance:
+        with progress(f"extraction, {loaded.name}", total) as advance:
             test = memorization.measure(loaded, protocol, advance=advance)
         control = test.control
     elif windows is not None:
         result = run_pass(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
         nll = -result.positions.log_likelihood.mean(axis=1, dtype="float64")
         control = Control.of("text", nll, windows)
-    runs, found = _runs(loaded, target, plan, identity, progress, base)
+    runs, found = _runs(loaded, plan, identity, progress, base)
     return Side(
         runs,
         found,
@@ -151,7 +154,6 @@ def _side(
 
 def _runs(
     loaded: LoadedModel,
-    target: Target,
     plan: Plan,
     identity: dict[str, Any],
     progress: Progress,
@@ -162,7 +164,7 @@ def _runs(
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
-        raise MeasurementError("benchmarks need a tokenizer", where=target.name)
+        raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
     for name in tasks.tasks:
         key = {
             "task": name,
@@ -179,7 +181,7 @@ def _runs(
         if run is None:
             size = base.runs[name]["batch_size"] if base else plan.batch_size
             size = size or tasks.batch_size(name, loaded)
-            with progress(f"{name}, {target.name}", None) as advance:
+            with progress(f"{name}, {loaded.name}", None) as advance:
                 run = tasks.run(name, loaded, batch_size=size, advance=advance)
             if base is None:
                 plan.cache.put(key, run)
@@ -211,6 +213,6 @@ def size_of(loaded: LoadedModel) -> Size:
         _, cache = hidden_states(loaded.model, ids, use_cache=True)
     return Size(
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        weight_bytes=sum(info.nbytes for info in open_checkpoint(loaded.folder).infos.values()),
+        weight_bytes=loaded.found.inventory.nbytes,
         cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
     )

@@ -12,7 +12,7 @@ from evals.benchmarks.running import Benchmarks
 from evals.evaluation.gates import DropLimit
 from evals.evaluation.report import Point, Settings
 from evals.samples import Passages, Samples
-from surgery.hub.finding import shown_name
+from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import TextSource
 
 Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
@@ -21,14 +21,10 @@ Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], 
 
 @dataclass(frozen=True)
 class Target:
-    """A model: what `surgery` opens."""
+    """A model: what `surgery` finds, or has found."""
 
-    source: str
+    source: str | ResolvedModel
     revision: str | None = None
-
-    @property
-    def name(self) -> str:
-        return shown_name(self.source)
 
 
 @dataclass(frozen=True)

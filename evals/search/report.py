@@ -12,7 +12,6 @@ from evals.search.front import Point
 from evals.search.run import Chosen, Task
 from evals.statistics import wilson
 from surgery.errors import MeasurementError
-from surgery.families import family_of
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import versions
 from surgery.record.plan_file import PlanFile, PlannedModel
@@ -29,10 +28,9 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
     loaded, samples, (here, back) = task.loaded, task.samples, task.halves
     base, recipe, selected = chosen.base, chosen.recipe, chosen.selected
     heads, n, m = task.dimensions.num_heads, len(here.samples), len(back.samples)
-    config = loaded.model.config.to_dict()
     return {
         "model": loaded.name,
-        "family": family_of(config).model_type,
+        "family": loaded.family.model_type,
         "num_blocks": task.dimensions.num_blocks,
         "num_heads": heads,
         "grain": task.grain,
@@ -85,12 +83,11 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | No
     kept = ("model", "goal", "seed", "base", "selected", "held_back", "calibration", "provenance")
     layout: Any = task.layout
     loaded = task.loaded
-    source = loaded.source.model_copy(update={"content": loaded.identity["content"]})
     return PlanFile.of(
         chosen.selected.chosen_on.selection,
         task.dimensions.num_heads,
         layout=layout,
-        model=PlannedModel.of(source, loaded.model.config.to_dict()),
+        model=PlannedModel.of(loaded.found.identified, loaded.found.checkpoint.config),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )
 

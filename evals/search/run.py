@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from evals.models import LoadedModel
 from evals.running.processes import Processes
@@ -18,7 +17,7 @@ from evals.search.units import Grain, last_quarter, possible, refuser, units
 from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine
 from surgery.errors import MeasurementError, UnsupportedError
-from surgery.families import Dimensions, family_of
+from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection
 
@@ -27,15 +26,13 @@ from surgery.selection import Part, Selection
 class Task:
     """What is searched for, and on what.
 
-    - `checkpoint`: the folder that the model was loaded from, which will be edited.
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `layout`: what the result must fit into.
     - `seed`: of the halves. `max_evaluations`: see `evals.search.algorithm.search`.
-    - `batch_size`, `processes`, `stored_dtype`: as for `evals.sweep.engine.Engine`.
+    - `batch_size`, `processes`: as for `evals.sweep.engine.Engine`.
     """
 
     loaded: LoadedModel
-    checkpoint: Path
     samples: Samples
     windows: Tokens
     goal: Goal
@@ -46,7 +43,6 @@ class Task:
     max_evaluations: int
     batch_size: int | None
     processes: Processes
-    stored_dtype: str
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
@@ -55,12 +51,11 @@ class Task:
 
     @cached_property
     def dimensions(self) -> Dimensions:
-        config = self.loaded.model.config.to_dict()
-        return family_of(config).dimensions(config)
+        return self.loaded.dimensions
 
     @cached_property
     def refusal(self) -> Callable[[Selection], UnsupportedError | None]:
-        return refuser(self.checkpoint, self.layout)
+        return refuser(self.loaded.found, self.layout)
 
     @cached_property
     def offered(self) -> tuple[tuple[Part, ...], tuple[str, ...]]:
@@ -92,7 +87,7 @@ class Task:
                 processes=self.processes,
                 fitter=fitter,
                 layout=layout,
-                stored_dtype=self.stored_dtype,
+                stored_dtype=self.loaded.stored_dtype,
             )
             for half in self.halves
         )

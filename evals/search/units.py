@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Literal
 
-from surgery.checkpoint.inventory import take_inventory
-from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import UnsupportedError
+from surgery.hub.resolved import ResolvedModel
 from surgery.plan import make_plan
-from surgery.record.manifest import read_manifest
 from surgery.selection import Part, Selection
 
 Units = frozenset[Part]
@@ -92,13 +89,12 @@ def _places(some: Iterable[Part]) -> dict[tuple[int, tuple[int, ...]], list[Part
     return found
 
 
-def refuser(folder: Path, layout: str) -> Callable[[Selection], UnsupportedError | None]:
+def refuser(model: ResolvedModel, layout: str) -> Callable[[Selection], UnsupportedError | None]:
     """A function that tells why a checkpoint cannot be exported with a selection; None if it can.
 
-    `folder`: the checkpoint; what an earlier edit of it has changed is not changed again.
+    What an earlier edit of it has changed is not changed again.
     """
-    checkpoint, manifest = open_checkpoint(folder), read_manifest(folder)
-    inventory = take_inventory(checkpoint.config, checkpoint.infos)
+    inventory, manifest = model.inventory, model.manifest
     earlier = None if manifest is None else manifest.edited_heads
 
     def refusal(selection: Selection) -> UnsupportedError | None:

@@ -63,8 +63,7 @@ def bench(
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
-    for model in (base, edited):
-        find_model(model)
+    found = [find_model(model) for model in (base, edited)]
     settings = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
@@ -74,7 +73,7 @@ def bench(
     with ExitStack() as stack:
         runners = [
             _Process({**settings, "source": source, "dtype": dtype, "device": device})
-            for source in (base, edited)
+            for source in found
         ]
         for runner in runners:
             stack.callback(runner.stop)
@@ -107,7 +106,7 @@ class _Process:
     """A process with one model in it, which runs when told to."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.name = settings["source"]
+        self.name = str(settings["source"])
         context = get_context("spawn")
         self.pipe, self.theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(self.theirs, settings), daemon=True)

@@ -19,7 +19,6 @@ from evals.samples import Samples, Tokens, row_hash
 from evals.sweep.batch import BASE
 from evals.sweep.edits import Kind
 from evals.sweep.engine import Measured
-from surgery.families import family_of
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import CalibrationRecord, versions
 from surgery.selection import Selection, blocks_of, format_selection, variant_name
@@ -54,9 +53,7 @@ def sweep_report(
     only where it is not of whole blocks.
     """
     loaded, samples = setting.loaded, setting.samples
-    config = loaded.model.config.to_dict()
-    family = family_of(config)
-    dimensions = family.dimensions(config)
+    dimensions = loaded.dimensions
     everyone = np.ones(len(samples), dtype=bool)
     members = everyone if samples.members is None else samples.members
     records = [
@@ -67,7 +64,7 @@ def sweep_report(
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     return {
         "model": loaded.name,
-        "family": family.model_type,
+        "family": loaded.family.model_type,
         "num_blocks": dimensions.num_blocks,
         "num_heads": dimensions.num_heads,
         "n": int(members.sum()),

@@ -37,6 +37,11 @@ class Inventory:
         return bool(self.config.get("model_type") == self.family.compact_model_type)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(info.nbytes for info in self.infos.values())
+
+    @property
     def num_parameters(self) -> int:
         """Numbers in the stored parameters, buffers left out; a tied head counts once."""
         tied = _is_tied(self.config, self.family)

@@ -13,7 +13,7 @@ from transformers.utils import logging as _logging
 
 from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.inventory import check_complete, check_config, check_tokenizer
-from surgery.checkpoint.source import TOKENIZER, open_checkpoint
+from surgery.checkpoint.source import TOKENIZER, Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
 from surgery.families import family_of
 
@@ -23,14 +23,14 @@ _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
 def load_model(
-    folder: str | Path,
+    model: str | Path | Checkpoint,
     *,
     dtype: Any = "auto",
     device: Any = None,
     device_map: Any = None,
     attn_implementation: str | None = None,
 ) -> Any:
-    """A causal language model in eval mode, from a local folder. Runs no code of the folder.
+    """A causal language model in eval mode, from a folder, opened or not. Runs none of its code.
 
     **Arguments:** `dtype`: "auto" (as stored) or a torch dtype; `device` moves the whole model,
     `device_map` spreads it; `attn_implementation`: eager, sdpa, … (default: the library's choice).
@@ -39,13 +39,14 @@ def load_model(
     another architecture or asks for code of its own, `CheckpointError` when it is broken or the
     library would have to invent a weight.
     """
-    checkpoint = open_checkpoint(Path(folder))  # what the library would stumble over
+    checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(Path(model))
+    folder = checkpoint.folder  # first what the library would stumble over
     check_config(checkpoint.config, family_of(checkpoint.config))
     check_complete(checkpoint.config, checkpoint.infos)
-    if (Path(folder) / ADAPTER).exists():
+    if (folder / ADAPTER).exists():
         raise UnsupportedError(
             "holds an adapter, which the library would put into the model",
-            where=Path(folder) / ADAPTER,
+            where=folder / ADAPTER,
             fix="merge it into the weights, or remove it",
         )
     optional: dict[str, Any] = {}
@@ -62,7 +63,7 @@ def load_model(
             output_loading_info=True,
             **optional,
         )
-    model, report = loaded
+    new, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -70,8 +71,8 @@ def load_model(
             where=folder,
         )
     if device is not None:
-        model = model.to(device)
-    return model.eval()
+        new = new.to(device)
+    return new.eval()
 
 
 def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:

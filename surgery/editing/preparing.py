@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.inventory import check_config, check_tokenizer, take_inventory
+from surgery.checkpoint.inventory import check_config, check_tokenizer
 from surgery.checkpoint.links import own_file
-from surgery.checkpoint.source import (
-    SIDECARS,
-    Checkpoint,
-    open_checkpoint,
-    read_json,
-)
+from surgery.checkpoint.source import SIDECARS, Checkpoint, read_json
 from surgery.editing.rewriting import Fits
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.plan import Plan, make_plan
-from surgery.record.manifest import (
-    CalibrationRecord,
-    Manifest,
-    Source,
-    read_manifest,
-)
-from surgery.record.plan_file import PlanFile
+from surgery.record.manifest import CalibrationRecord
+from surgery.record.plan_file import PlanFile, PlannedModel
 from surgery.selection import Selection, checked, format_selection, parse_selection, variant_name
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
@@ -52,21 +43,23 @@ class Prepared:
     """
 
     found: Mapping[Path, FileState]
-    checkpoint: Checkpoint
-    source: Source
-    earlier: Manifest | None
+    model: ResolvedModel
     plan: Plan
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.model.checkpoint
 
     @property
     def default_output(self) -> Path:
         """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
         num_heads = self.plan.inventory.dimensions.num_heads
-        return _default_output(self.source.model, self.plan.selection, num_heads)
+        return _default_output(self.model.source.model, self.plan.selection, num_heads)
 
     @property
     def total_bytes(self) -> int:
         """Bytes of weights to read, an upper bound of what is written."""
-        return sum(info.nbytes for info in self.checkpoint.infos.values())
+        return self.plan.inventory.nbytes
 
 
 def prepare(
@@ -102,28 +95,42 @@ def prepare(
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_default_output(str(model), selection, num_heads))
 
-    folder, source = find_model(model, revision, check=check)
+    source = find_model(model, revision, check=check)
     if name is not None:
-        source = source.model_copy(update={"model": name})
+        source = replace(source, source=source.source.model_copy(update={"model": name}))
+    folder = source.folder
     found = _states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
     check_tokenizer(folder)
     if isinstance(drop_attn, PlanFile):
-        drop_attn.check_model(folder, source, config)
+        _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
-    checkpoint = open_checkpoint(folder)
-    for path in checkpoint.files:
+    for path in source.checkpoint.files:
         own_file(path, folder)
-    inventory = take_inventory(checkpoint.config, checkpoint.infos)
-    earlier = read_manifest(folder)
+    inventory, earlier = source.inventory, source.manifest
     plan = make_plan(
         inventory,
         select(config),
         layout=layout,
         earlier=earlier.edited_heads if earlier else None,
     )
-    return Prepared(found, checkpoint, source, earlier, plan)
+    return Prepared(found, source, plan)
+
+
+def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
+    """Raises `UnsupportedError` when a model is not that of the choice."""
+    if choice.model is None:
+        return
+    size = choice.model.model_copy(update={"source": model.source})
+    if size == PlannedModel.of(model.source, config) and model.is_that(choice.model.source):
+        return
+    raise UnsupportedError(
+        "the plan was made for another model",
+        expected=choice.model,
+        got=PlannedModel.of(model.identified, config),
+        fix="search on this model, or take the model out of the plan",
+    )
 
 
 def _default_output(model: str, selection: Selection, num_heads: int) -> Path:

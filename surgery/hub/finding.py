@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from surgery.checkpoint.inventory import check_config
 from surgery.checkpoint.source import (
@@ -20,7 +20,6 @@ from surgery.checkpoint.source import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     SIDECARS,
-    open_checkpoint,
     read_json,
 )
 from surgery.checkpoint.tensors import TensorInfo
@@ -28,6 +27,7 @@ from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
 from surgery.hub.client import UnreachableError, hub_client, progress_bars
 from surgery.hub.embedded import PREFIX, model_path
+from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
 
 if TYPE_CHECKING:
@@ -40,25 +40,24 @@ _WORKERS = 8  # headers read at a time, as many as the client downloads files
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its weights.
+    """A model without its weights: `model.folder` holds its configuration and manifest.
 
-    `folder` holds its configuration and manifest. `infos` are the stored tensors by name; None for
-    pickled weights on the Hub, which tell nothing before they are downloaded.
+    `infos` are the stored tensors by name; None for pickled weights on the Hub, which tell nothing
+    before they are downloaded.
     """
 
-    folder: Path
-    source: Source
+    model: ResolvedModel
     config: dict[str, Any]
     infos: dict[str, TensorInfo] | None
 
 
 def find_model(
-    model: str | Path,
+    model: str | Path | ResolvedModel,
     revision: str | None = None,
     *,
     check: Callable[[dict[str, Any]], object] = lambda config: None,
-) -> tuple[Path, Source]:
-    """A local folder with the model's files, and where they come from.
+) -> ResolvedModel:
+    """A model whose files are in a local folder. One that was found already is not looked up again.
 
     **Arguments:** `model` is a folder, an embedded model (`lab:pythia`) or a Hub id; `revision` a
     branch, tag or commit of the last. The configuration is fetched and checked before any weights
@@ -69,40 +68,47 @@ def find_model(
     **Raises:** `SourceError` when there is no such model or it cannot be fetched;
     `UnsupportedError` when its architecture cannot be edited.
     """
-    folder = local_folder(model, revision)
-    if folder is not None:
-        return folder, Source(model=shown_name(model))
-    name = str(model)
-    try:
-        with hub_client(name, revision) as api:
-            found = _look_up(api, name, revision)
-            check(found.config)
-            folder = found.download()
-    except UnreachableError:
-        folder = _earlier_download(name, revision)
-        if folder is None:
-            raise
-    return folder, Source(model=name, revision=revision, commit=folder.name)
+
+    def fetch(api: HfApi, found: _Found) -> ResolvedModel:
+        check(found.config)
+        found.download()
+        return found.resolved(revision)
+
+    return model if isinstance(model, ResolvedModel) else _find(model, revision, fetch, lambda m: m)
 
 
 def find_outline(model: str | Path, revision: str | None = None) -> Outline:
     """As `find_model`, but of a Hub model's weights only the headers are read."""
+    return _find(
+        model,
+        revision,
+        lambda api, found: Outline(found.resolved(revision), found.config, found.headers(api)),
+        lambda here: Outline(here, here.checkpoint.config, here.checkpoint.infos),
+    )
+
+
+T = TypeVar("T")
+
+
+def _find(
+    model: str | Path,
+    revision: str | None,
+    on_hub: Callable[[HfApi, _Found], T],
+    here: Callable[[ResolvedModel], T],
+) -> T:
+    """What one of the two makes of a model: of the Hub's, or of a folder or earlier download."""
     folder = local_folder(model, revision)
     if folder is not None:
-        opened = open_checkpoint(folder)
-        return Outline(folder, Source(model=shown_name(model)), opened.config, opened.infos)
+        return here(ResolvedModel(folder, Source(model=shown_name(model))))
     name = str(model)
     try:
         with hub_client(name, revision) as api:
-            found = _look_up(api, name, revision)
-            folder, config, infos = found.folder, found.config, found.headers(api)
+            return on_hub(api, _look_up(api, name, revision))
     except UnreachableError:
         folder = _earlier_download(name, revision)
         if folder is None:
             raise
-        opened = open_checkpoint(folder)
-        config, infos = opened.config, opened.infos
-    return Outline(folder, Source(model=name, revision=revision, commit=folder.name), config, infos)
+    return here(ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)))
 
 
 def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
@@ -150,7 +156,11 @@ class _Found:
     config: dict[str, Any]
     weights: tuple[str, ...]
 
-    def download(self) -> Path:
+    def resolved(self, revision: str | None) -> ResolvedModel:
+        source = Source(model=self.name, revision=revision, commit=self.folder.name)
+        return ResolvedModel(self.folder, source)
+
+    def download(self) -> None:
         """Fetches what is not in the cache yet. Weights come last: once they are there, all is."""
         from huggingface_hub import snapshot_download
 
@@ -161,7 +171,6 @@ class _Found:
             if missing:
                 with progress_bars(shown=shown):
                     snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
-        return self.folder
 
     def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
         """The stored tensors, from the headers of safetensors files; None for pickles."""

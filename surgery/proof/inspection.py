@@ -9,7 +9,7 @@ from typing import Any
 from surgery.checkpoint.inventory import take_inventory
 from surgery.families import family_of
 from surgery.hub.finding import find_outline
-from surgery.record.manifest import Edit, read_manifest
+from surgery.record.manifest import Edit
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
     outline = find_outline(model, revision)
     config, family = outline.config, family_of(outline.config)
     inventory = take_inventory(config, outline.infos) if outline.infos is not None else None
-    manifest = read_manifest(outline.folder)
+    manifest = outline.model.manifest
     is_compact = config["model_type"] == family.compact_model_type
     free = dict(inventory.compact_blocks) if inventory else {}
     heads: dict[int, dict[int, str]] = {}
@@ -75,7 +75,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
         edited = manifest.edited_heads
         heads = {block: edited[block] for block in edited if block not in free}
     return Inspection(
-        model=outline.source.model,
+        model=outline.model.source.model,
         family=family.model_type,
         num_blocks=family.dimensions(config).num_blocks,
         dtype=inventory.dtype if inventory else None,

@@ -9,7 +9,7 @@ compared within `TOLERANCE`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import SamplesError, SourceError
 from surgery.exporting import write
 from surgery.hub.finding import find_model, local_folder
+from surgery.hub.resolved import ResolvedModel
 from surgery.proof.original import Original
 from surgery.record.manifest import Edit, Manifest, Source, versions
 
@@ -44,16 +45,19 @@ class FileResult:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """`source`: the folder it was repeated from.
+    """`source`: the model it was repeated from.
 
     `environment`: library → (recorded version, version now), where they differ.
     """
 
     original: Original
-    source: Path
+    source: ResolvedModel
     files: tuple[FileResult, ...]
     environment: Mapping[str, tuple[str | None, str | None]]
-    source_is_edited: bool
+
+    @property
+    def source_is_edited(self) -> bool:
+        return self.source.manifest is not None
 
     @property
     def first_difference(self) -> FileResult | None:
@@ -121,14 +125,15 @@ def reproduce(
     )
     files = _compared(original, export.output, export.manifest, bool(prepared.plan.fitted))
     if not all(file.equal for file in files):
-        _check_source(edit.source, model, prepared.checkpoint.folder, export.manifest.edit.source)
+        _check_source(
+            edit.source, model, replace(prepared.model, source=export.manifest.edit.source)
+        )
     now = versions()
     differing = [
         name for name in {**edit.versions, **now} if edit.versions.get(name) != now.get(name)
     ]
     environment = {name: (edit.versions.get(name), now.get(name)) for name in differing}
-    edited = prepared.earlier is not None
-    return Reproduction(original, prepared.checkpoint.folder, files, environment, edited)
+    return Reproduction(original, prepared.model, files, environment)
 
 
 def _source(original: Original) -> str:
@@ -142,13 +147,13 @@ def _source(original: Original) -> str:
     return source.model
 
 
-def _check_source(recorded: Source, model: str | Path, folder: Path, found: Source) -> None:
-    if recorded.content is not None and not recorded.is_that(folder, found):
+def _check_source(recorded: Source, model: str | Path, found: ResolvedModel) -> None:
+    if recorded.content is not None and not found.is_that(recorded):
         raise SourceError(
             "is not the model that was edited",
             where=model,
             expected=f"{recorded.model} with content {recorded.content[:12]}",
-            got=(found.content or "")[:12],
+            got=(found.source.content or "")[:12],
             fix="give a copy of it with `source`",
         )
 
@@ -183,9 +188,9 @@ def _compared(
     differing = {result.name for result in results if not result.equal}
     if not fitted or not differing or not all(name.endswith(".safetensors") for name in differing):
         return tuple(results)
-    folder, _ = find_model(original.model, original.revision)
+    recorded_model = find_model(original.model, original.revision)
     difference = largest_difference(
-        open_checkpoint(folder), open_checkpoint(repeated), manifest.edit.changed.rewritten
+        recorded_model.checkpoint, open_checkpoint(repeated), manifest.edit.changed.rewritten
     )
     return tuple(
         FileResult(r.name, r.recorded, r.repeated, r.equal, None if r.equal else difference)

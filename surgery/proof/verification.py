@@ -16,11 +16,12 @@ from surgery.checkpoint.source import SAFETENSORS, SAFETENSORS_INDEX, Checkpoint
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.plan import Plan
 from surgery.proof.expected import check_repeats, replanned
 from surgery.record.manifest import NAME as MANIFEST
-from surgery.record.manifest import Manifest, Source, read_manifest
+from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import Part, format_selection
 
 
@@ -60,7 +61,7 @@ class Verification:
 def verify(
     folder: str | Path,
     *,
-    source: str | Path | None = None,
+    source: str | Path | ResolvedModel | None = None,
     revision: str | None = None,
     seed: int | None = None,
 ) -> Verification:
@@ -117,7 +118,7 @@ class _Proof:
 
     folder: Path
     manifest: Manifest
-    found: tuple[Path, Source] | None  # the source, if it is given
+    found: ResolvedModel | None  # the source, if it is given
 
     @cached_property
     def result(self) -> Checkpoint:
@@ -126,7 +127,7 @@ class _Proof:
     @cached_property
     def original(self) -> Checkpoint:
         assert self.found is not None
-        return open_checkpoint(self.found[0])
+        return self.found.checkpoint
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
@@ -177,9 +178,9 @@ class _Proof:
             if ours != theirs:
                 raise CheckpointError(f"the source is a {theirs} model, and this is a {ours} model")
             recorded = self.manifest.edit.source
-            if recorded.content is not None and not recorded.is_that(*self.found):
+            if recorded.content is not None and not self.found.is_that(recorded):
                 raise CheckpointError("the source is not the one that the manifest records")
-            earlier = read_manifest(self.original.folder)
+            earlier = self.found.manifest
             if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
                 raise ManifestError("the manifest's history is not the source's")
         return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"

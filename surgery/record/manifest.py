@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import ManifestError, SurgeryError
 from surgery.layouts.one_hot import OneHot
@@ -37,7 +36,8 @@ class Source(_Model):
     """Where the edited model came from.
 
     `model` is a Hub id, `lab:NAME`, or the name of a folder, never its path. `commit`: the Hub's
-    resolved revision; None: a folder. `content`: `content_hash`; None where it was not recorded.
+    resolved revision; None: a folder. `content`:
+    `surgery.checkpoint.content.content_hash`; None where it was not recorded.
     """
 
     model: str
@@ -50,17 +50,6 @@ class Source(_Model):
         """The Hub id; None for a folder, an embedded model, and what can be no id."""
         named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.model, re.ASCII)
         return self.model if self.commit is not None and named else None
-
-    def is_that(self, folder: Path, found: Source) -> bool:
-        """Whether a model that `find_model` has found is this one: by content, never by name.
-
-        The same commit of the same Hub id is the same content, without a look at the weights.
-        """
-        one, other = ((s.model.casefold(), s.commit) for s in (self, found))
-        if self.commit is not None and one == other:
-            return True
-        known = self.content is not None
-        return known and self.content == (found.content or content_hash(folder))
 
 
 class Changed(_Model):
@@ -166,10 +155,6 @@ class Manifest(_Model):
             if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"{name!r} is no file of the folder")
         return files
-
-    def knows(self, folder: Path, found: Source) -> bool:
-        """Whether a model that `find_model` has found is the source of one of the edits."""
-        return any(edit.source.is_that(folder, found) for edit in [self.edit, *self.history])
 
     @property
     def edited_heads(self) -> dict[int, dict[int, str]]:

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from surgery.checkpoint.content import content_hash
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
-from surgery.errors import SourceError, UnsupportedError
+from surgery.errors import SourceError
 from surgery.families import family_of
 from surgery.record.manifest import Source
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
@@ -88,22 +87,6 @@ class PlanFile(_Model):
         for edit in self.edits:
             parts += parse_selection(edit.drop_attn, edit.variant, num_blocks, num_heads)
         return tuple(sorted(parts))
-
-    def check_model(self, folder: Path, source: Source, config: dict[str, Any]) -> None:
-        """Raises `UnsupportedError` when a model, found in `folder`, is not that of the choice."""
-        if self.model is None:
-            return
-        found = PlannedModel.of(source, config)
-        size = self.model.model_copy(update={"source": source})
-        if size == found and self.model.source.is_that(folder, source):
-            return
-        source = source.model_copy(update={"content": source.content or content_hash(folder)})
-        raise UnsupportedError(
-            "the plan was made for another model",
-            expected=self.model,
-            got=PlannedModel.of(source, config),
-            fix="search on this model, or take the model out of the plan",
-        )
 
     def to_text(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"

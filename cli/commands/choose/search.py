@@ -13,7 +13,6 @@ from cli.inputs import (
     fitter_for,
     needed_texts,
     open_model,
-    stored_dtype,
 )
 from cli.options import (
     json_option,
@@ -149,7 +148,6 @@ def command(
     from evals.search.goals import MaxExtraction, MaxLossIncrease
     from evals.search.report import missed, plan_of, search_report
     from evals.search.run import Task, run
-    from surgery.hub.finding import find_model
     from surgery.output import check_output
 
     if (max_extraction is None) == (max_loss_increase is None):
@@ -173,7 +171,6 @@ def command(
     tokenized = passages.tokenized(loaded.tokenizer)
     task = Task(
         loaded=loaded,
-        checkpoint=find_model(model, revision)[0],
         samples=tokenized,
         windows=control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1]),
         goal=MaxLossIncrease(max_loss_increase or 0.0)
@@ -186,13 +183,12 @@ def command(
         max_evaluations=max_evaluations,
         batch_size=batch_size,
         processes=processes,
-        stored_dtype=stored_dtype(model, revision),
     )
     offered, warnings = task.offered
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     alone = [(unit,) for unit in offered]
-    fitter = fitter_for(alone, calibrated, loaded, task.stored_dtype, layout=layout)
+    fitter = fitter_for(alone, calibrated, loaded, layout=layout)
     with progress(f"search {model}", max_evaluations * task.rows) as advance:
         chosen = run(task, fitter, advance=advance)
     if not processes.is_main:

@@ -12,7 +12,6 @@ from cli.inputs import (
     fitter_for,
     needed_texts,
     open_model,
-    stored_dtype,
 )
 from cli.options import (
     calibration_option,
@@ -126,7 +125,6 @@ def command(
         sweep_report,
         with_divergence,
     )
-    from surgery.families import family_of
     from surgery.output import check_output
 
     if exact_only and (corpora or with_bounds or estimates):
@@ -152,11 +150,8 @@ def command(
     heldout = None
     if not exact_only:
         heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
-    config = loaded.model.config.to_dict()
-    dimensions = family_of(config).dimensions(config)
-    edits = swept(
-        dimensions.num_blocks, dimensions.num_heads, list(chosen), ranges=ranges, heads=heads
-    )
+    size = loaded.dimensions
+    edits = swept(size.num_blocks, size.num_heads, list(chosen), ranges=ranges, heads=heads)
     refused = left_out(loaded.model, edits)
     estimated: tuple[Part, ...] = ()
     if estimates:
@@ -165,8 +160,7 @@ def command(
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
-    stored = stored_dtype(model, revision)
-    fitter = fitter_for(edits, calibrated, loaded, stored)
+    fitter = fitter_for(edits, calibrated, loaded)
     engine = Engine(
         loaded.model,
         tokenized,
@@ -175,7 +169,7 @@ def command(
         batch_size=batch_size,
         processes=processes,
         fitter=fitter,
-        stored_dtype=stored,
+        stored_dtype=loaded.stored_dtype,
     )
     setting = Setting(
         loaded,
@@ -186,7 +180,9 @@ def command(
         fitted_alone(fitter, edits),
         warnings,
     )
-    journal = None if output is None else journal_of(output, setting, edits)
+    journal = None
+    if output is not None and processes.is_main:  # others need not know what the model is
+        journal = journal_of(output, setting, edits)
     with progress(f"sweep {model}", engine.work(edits)) as advance:
         measured = engine.measure([BASE, *edits], advance=advance, journal=journal)
     found = None

@@ -177,7 +177,7 @@ def command(
     try:
         if wanted is not None:
             result["evaluation"] = None
-            report = evaluated(export.output, model, revision, wanted)
+            report = evaluated(export.output, prepared.model, wanted)
             result["evaluation"] = report.to_dict()
             passed = say_gates(report)
             if not as_json:

@@ -121,8 +121,7 @@ def command(
         "device": device or processes.device,
         "device_map": device_map,
     }
-    if baseline is not None:
-        find_model(baseline)  # measured last, so looked for first
+    found = None if baseline is None else find_model(baseline)  # measured last, so found first
     loaded = open_model(model, revision=revision, **running)
     tokenized, windows = passages.tokenized(loaded.tokenizer), None
     if texts and (controls or loaded.tokenizer is not None):
@@ -134,9 +133,9 @@ def command(
     with progress(f"extract {model}", total) as advance:
         edited = measure(loaded, protocol, processes=processes, advance=advance)
     tokenizer, before = loaded.tokenizer if show_text else None, None
-    if baseline is not None:
+    if found is not None:
         del loaded  # one model in memory at a time
-        original = open_model(baseline, **running)
+        original = open_model(found, **running)
         same = Protocol(
             tokenized, windows, protocol.full, protocol.sampling, edited.test.batch_size
         )

@@ -58,7 +58,7 @@ def command(output: Path, overwrite: bool) -> None:
     )
     out.rule("2. Verify")
     out.print(f"attn-surgery verify {output} --source {MODEL}", style="bold")
-    verification = verify(output, source=MODEL)
+    verification = verify(output, source=prepared.model)
     for check in verification.checks:
         out.print(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
     if not verification.ok:
@@ -68,7 +68,7 @@ def command(output: Path, overwrite: bool) -> None:
         f"attn-surgery evaluate {output} --baseline {MODEL}",
         style="bold",
     )
-    report = evaluated(output, MODEL, None, make_plan(_EVERYTHING, MODEL))
+    report = evaluated(output, prepared.model, make_plan(_EVERYTHING, MODEL))
     print_evaluation(report, output)
     out.rule("4. See for yourself")
     _show(output, out)

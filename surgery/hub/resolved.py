@@ -1,0 +1,63 @@
+"""A model that was looked up once: what it is, opened and read once, and handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.inventory import Inventory, take_inventory
+from surgery.checkpoint.source import Checkpoint, open_checkpoint
+from surgery.hub.embedded import PREFIX
+from surgery.record.manifest import Manifest, Source, read_manifest
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """`folder` holds the model's files; `source` tells where they come from.
+
+    The rest is found when it is first asked for. Each raises as the function that finds it.
+    """
+
+    folder: Path
+    source: Source
+
+    def __str__(self) -> str:
+        """What it is called on this machine, so that it can be found again."""
+        elsewhere = self.source.commit or self.source.model.startswith(PREFIX)
+        return self.source.model if elsewhere else str(self.folder)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self.folder)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The checked tensors, their dtype, and the model's dimensions."""
+        return take_inventory(self.checkpoint.config, self.checkpoint.infos)
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """Of the edits that made the model; None where none is recorded."""
+        return read_manifest(self.folder)
+
+    @cached_property
+    def identified(self) -> Source:
+        """The source, with the hash of its content."""
+        content = self.source.content or content_hash(self.checkpoint)
+        return self.source.model_copy(update={"content": content})
+
+    def is_that(self, recorded: Source) -> bool:
+        """Whether it is a recorded model: by content, never by name.
+
+        The same commit of the same Hub id is the same content, without a look at the weights.
+        """
+        one, other = ((s.model.casefold(), s.commit) for s in (recorded, self.source))
+        if recorded.commit is not None and one == other:
+            return True
+        return recorded.content is not None and recorded.content == self.identified.content
+
+    def is_source_of(self, manifest: Manifest) -> bool:
+        """Whether it is the source of one of the edits."""
+        return any(self.is_that(edit.source) for edit in (manifest.edit, *manifest.history))
