@@ -336,7 +336,23 @@ def test_broken_comments_are_refused(broken: str) -> None:
     )
 
 
-@pytest.mark.parametrize("block", ["a: [", "- list", "just text", "1: number as a key"])
+@pytest.mark.parametrize("levels", [1, 40])
+def test_metadata_that_repeats_itself(levels: int) -> None:
+    """Forty lists, each nine times the one before, are a kilobyte, and no memory holds them."""
+    lists = "".join(f", &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, levels + 1))
+    card = f"---\nlicense: mit\ntags: [&a0 [x]{lists}]\n---\ntext\n"
+    with pytest.raises(ManifestError) as caught:
+        card_text(manifest(), None, name="x", existing=card)
+    assert str(caught.value) == (
+        "README.md: the metadata refers to parts of itself; "
+        "write out what begins with * between the two lines of ---"
+    )
+    assert "license: mit" not in card_text(manifest(), card, name="x")  # as that of any broken card
+
+
+@pytest.mark.parametrize(
+    "block", ["a: [", "- list", "just text", "1: number as a key", "a: !!float ''"]
+)
 def test_broken_metadata_is_refused(block: str) -> None:
     with pytest.raises(ManifestError) as caught:
         card_text(manifest(), None, name="x", existing=f"---\n{block}\n---\n")

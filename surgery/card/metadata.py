@@ -8,6 +8,7 @@ already has them. Every other key is left as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from surgery.card.facts import printable
@@ -24,7 +25,10 @@ _INDEX = "model-index"
 
 
 def split_card(text: str) -> tuple[dict[str, Any], str]:
-    """A card's metadata and the rest. Raises `ManifestError` where the metadata is no mapping."""
+    """A card's metadata and the rest. Raises `ManifestError` where the metadata is no mapping.
+
+    Nor may it refer to parts of itself: a few lines would unfold to more than any memory holds.
+    """
     import yaml
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
@@ -32,8 +36,10 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     if match is None:
         return {}, text
     try:
-        data = yaml.safe_load(match[2])
-    except (yaml.YAMLError, RecursionError, ValueError):
+        data = yaml.load(match[2], Loader=_loader())
+    except ManifestError:
+        raise
+    except Exception:  # PyYAML stumbles over values that are not of their tag
         data = ""
     data = {} if data is None else data
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
@@ -43,6 +49,24 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
             fix="correct it between the two lines of ---",
         )
     return data, text[match.end() :]
+
+
+@cache
+def _loader() -> Any:
+    """PyYAML's safe loader without aliases, refused before anything is made of them."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ManifestError(
+                    "the metadata refers to parts of itself",
+                    where="README.md",
+                    fix="write out what begins with * between the two lines of ---",
+                )
+            return super().compose_node(parent, index)
+
+    return Loader
 
 
 def to_yaml(metadata: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ from evals.samples import load_samples
 from evals.sweep.engine import _stored_columns
 from hostile.victims import model
 from surgery.card.facts import facts
+from surgery.card.file import read_card
+from surgery.card.text import card_text, merged, own_text
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint, read_json
@@ -95,6 +97,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "config.json": at(source / "config.json", checkpoint, share=2),
         "config.json, compact": at(edited / "config.json", checkpoint, share=2),
         "surgery.json": at(edited / "surgery.json", manifest, share=2),
+        "README.md": at(edited / "README.md", card, "card", 0.3),
         "model.safetensors.index.json": at(
             places["sharded"] / "model.safetensors.index.json", checkpoint
         ),
@@ -146,6 +149,15 @@ def manifest(path: Path) -> object:
     found = read_manifest(path.parent)
     assert found is not None
     return facts(found, "some"), edit_of(found), checkpoint(path), surgery.verify(path.parent)
+
+
+def card(path: Path) -> object:
+    """As export and push read one, of a source and of the folder's own."""
+    found, text = read_manifest(path.parent), read_card(path.parent)
+    assert found is not None
+    assert text is not None
+    made = card_text(found, name="some", existing=text)
+    return own_text(text), merged(text, made), card_text(found, text, name="some")
 
 
 def tokenizer(path: Path) -> object:
