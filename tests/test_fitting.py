@@ -264,6 +264,9 @@ def test_offloaded_blocks_are_fitted_as_others(source: Path, tmp_path: Path) -> 
         Fitter(model, words).fits_alone(range(4), ["linear"]),
         Fitter(whole, words).fits_alone(range(4), ["linear"]),
     )
+    several = parse_selection("0,2", "linear", 4, HEADS)
+    one, other = (Fitter(which, words, layout="compact").fits(several) for which in (model, whole))
+    assert_same(one, other)
 
 
 def test_sums_on_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:

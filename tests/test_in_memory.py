@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
 
 import surgery
@@ -154,3 +155,57 @@ def test_unsupported_architecture() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16))
     with pytest.raises(UnsupportedError, match="unsupported model_type gpt2; supported: gpt_neox"):
         surgery.apply(model, "0")
+
+
+@pytest.mark.parametrize(
+    ("source", "variant", "layout"),
+    [
+        (neox_config, "identity", "stock"),
+        (neox_config, "identity", "compact"),
+        (neo_config, "zero", "stock"),
+        (neo_config, "zero", "compact"),
+    ],
+    indirect=["source"],
+)
+def test_offloaded_weights_are_edited_as_others(
+    source: Path, variant: str, layout: str, tmp_path: Path
+) -> None:
+    """Every weight waits on the disk; the edit is in force when it comes, and gone afterwards."""
+    whole = load_model(source)
+    model = disk_offload(load_model(source), tmp_path / "disk", torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    before = logits(model)
+    assert torch.equal(before, logits(whole))
+    with (
+        surgery.short_circuit(model, "0,2", variant, layout=layout),
+        surgery.short_circuit(whole, "0,2", variant, layout=layout),
+    ):
+        assert not torch.equal(logits(model), before)
+        assert torch.equal(logits(model), logits(whole))
+    assert torch.equal(logits(model), before)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("source", [neox_config], indirect=True)
+def test_offloaded_weights_cannot_be_shared(source: Path, tmp_path: Path) -> None:
+    model = disk_offload(load_model(source), tmp_path / "disk", torch.device("cpu"))
+    with pytest.raises(UnsupportedError, match=r"weights are offloaded.*with short_circuit"):
+        surgery.apply(model, "0")
+
+
+@pytest.mark.parametrize("source", [neox_config], indirect=True)
+def test_an_edited_checkpoint_is_known_as_such(source: Path, tmp_path: Path) -> None:
+    """Loaded, it refuses what export refuses, and takes what export takes."""
+    surgery.export(source, "0,2.1", output=tmp_path / "once")
+    model = load_model(tmp_path / "once")
+    for spec, what in (("0", "block 0 is already"), ("2", "head 1 of block 2 is already edited")):
+        for edit in (surgery.apply, surgery.short_circuit):
+            with (
+                pytest.raises(UnsupportedError, match=what),
+                edit(model, spec) or contextlib.nullcontext(),
+            ):
+                pass
+    surgery.export(tmp_path / "once", "2.0,3", output=tmp_path / "twice")
+    assert torch.equal(
+        logits(surgery.apply(model, "2.0,3")), logits(load_model(tmp_path / "twice"))
+    )

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from torch.nn import functional
 
 from surgery.checkpoint.inventory import take_inventory
+from surgery.checkpoint.tensors import Array
 from surgery.checkpoint.torch_tensors import as_stored, as_torch
 from surgery.editing.rewriting import Fits, check_fitted, new_content
+from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.modeling import MODULE
-from surgery.plan import Plan, make_plan
+from surgery.plan import Heads, Plan, make_plan
+from surgery.record.manifest import read_manifest
 from surgery.selection import Selection
 
 Undo = Callable[[], None]
@@ -43,6 +49,11 @@ def apply(
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UnsupportedError(
+            "some of the model's weights are offloaded, and a new model cannot share them",
+            fix="edit it for a while with short_circuit, export it, or load it whole",
+        )
     edited = replacements(model, drop_attn, fits, variant=variant, layout=layout)
     dropped = set(edited.plan.dropped)
     state = {name: value for name, value in model.state_dict().items() if name not in dropped}
@@ -106,9 +117,11 @@ class Replacements:
             if cache is not None:  # keeps its length right; nothing ever reads the content
                 x_BHTh = x_BTd.reshape(*x_BTd.shape[:2], heads, size).transpose(1, 2)
                 cache.update(x_BHTh, x_BHTh, layer)
+            here = x_BTd.device  # of a model that is offloaded, the edit waits on the CPU
+            c_d = None if bias is None else bias.to(here)
             if weight is not None:
-                return functional.linear(x_BTd, weight, bias), None
-            return (x_BTd.new_zeros(1) if bias is None else bias).expand_as(x_BTd), None
+                return functional.linear(x_BTd, weight.to(here), c_d), None
+            return (x_BTd.new_zeros(1) if c_d is None else c_d).expand_as(x_BTd), None
 
         return forward
 
@@ -138,7 +151,8 @@ def replacements(
         if change.action != "drop":
             new = as_torch(new_content(change, plan, read, fits, dtype=tag), tag)
             beside = model.get_parameter(plan.family.name("output_weight", change.block))
-            tensors[change.name] = new.to(beside)  # its device and dtype
+            device = "cpu" if beside.is_meta else beside.device
+            tensors[change.name] = new.to(device, beside.dtype)
     return Replacements(model, plan, tensors)
 
 
@@ -154,10 +168,26 @@ def _planned(
 ) -> tuple[Plan, Callable[[str], Any]]:
     config = model.config.to_dict()
     family_of(config)
-    stored = {name: as_stored(name, tensor) for name, tensor in model.state_dict().items()}
-    inventory = take_inventory(config, {name: tensor.info for name, tensor in stored.items()})
-    plan = make_plan(inventory, drop_attn, variant=variant, layout=layout)
-    return plan, lambda name: stored[name].array()
+    stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
+    inventory = take_inventory(config, {tensor.info.name: tensor.info for tensor in stored})
+    earlier = _edited_before(model)
+    plan = make_plan(inventory, drop_attn, variant=variant, layout=layout, earlier=earlier)
+    return plan, lambda name: _read(model, name)
+
+
+def _edited_before(model: Any) -> Heads:
+    """Heads that are edited in the folder that the model was loaded from."""
+    name = getattr(model.config, "_name_or_path", None)
+    manifest = read_manifest(Path(name)) if name else None
+    return {} if manifest is None else manifest.edited_heads
+
+
+def _read(model: Any, name: str) -> Array:
+    """A tensor of the model, also one that is offloaded."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module):
+        return as_stored(name, getattr(module, leaf)).array()
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
@@ -174,6 +204,11 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
 
 
 def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
+    if has_offloaded_params(module):  # for every pass, its hook takes the weights from this map
+        hook: Any = module._hf_hook
+        waiting = hook.weights_map
+        hook.weights_map = ChainMap({leaf: tensor}, waiting)
+        return lambda: setattr(hook, "weights_map", waiting)
     before = getattr(module, leaf)
     setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
     return lambda: setattr(module, leaf, before)
