@@ -22,7 +22,7 @@ TABLES = (".jsonl", ".jsonl.zst", ".parquet")
 _PIECE = 2**20
 """Characters of a text file that are tokenized together."""
 _ROWS = 256
-"""Rows of a parquet file that are read together, at most."""
+"""Rows of a parquet file without text that are read together."""
 _UNPACKED = 2**30
 """Bytes that columns of a row group may unpack to, whatever they are packed in: 1 GiB."""
 _RATIO = 16
@@ -146,8 +146,8 @@ def token_ids(tokenizer: Any, text: str) -> Tokens:
 def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     """Record batches of those of `columns` that a parquet file has, a few rows at a time.
 
-    A column is of text, integers, booleans or lists of integers. Text in a batch of several rows
-    comes to `LIMIT` bytes at most, and so does any one text.
+    A column is of text, integers, booleans or lists of integers. With text among them a batch is
+    one row: a file of a few bytes may repeat a text, and what it says of its size is a claim.
 
     **Raises:** ValueError for a column of another type, a text that is longer, and a row group
     that unpacks to more than 1 GiB and 16 times its packed size; whatever pyarrow raises.
@@ -158,8 +158,9 @@ def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
         fields = [field for field in file.schema_arrow if field.name in columns]
         packed = [_is_packed(field) for field in fields]
         names = [field.name for field in fields]
+        rows = 1 if any(_is_text(field.type) for field in fields) else _ROWS
         for group in range(file.num_row_groups):
-            rows = _rows_together(file.metadata.row_group(group), names)
+            _check_size(file.metadata.row_group(group), names)
             for batch in file.iter_batches(
                 rows, row_groups=[group], columns=names, use_threads=False
             ):
@@ -170,11 +171,10 @@ def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
                 yield batch
 
 
-def _rows_together(group: Any, names: Sequence[str]) -> int:
-    """How many rows of a row group to read together, from what its metadata say.
+def _check_size(group: Any, names: Sequence[str]) -> None:
+    """Raises ValueError where the columns of a row group unpack to too much.
 
-    However often it is repeated, no row is larger than all of its row group unpacked, where
-    numbers, which need no room at all when they are packed, are counted by their number.
+    Numbers, which need no room at all when they are packed, are counted by their number.
     """
     chunks = [group.column(index) for index in range(group.num_columns)]
     wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names]
@@ -184,8 +184,6 @@ def _rows_together(group: Any, names: Sequence[str]) -> int:
         raise ValueError(
             f"a row group unpacks to {size:,} bytes, more than {most:,}: write smaller ones"
         )
-    texts = (int(c.total_uncompressed_size) for c in wanted if c.physical_type == "BYTE_ARRAY")
-    return max(1, min(_ROWS, LIMIT // max(1, sum(texts))))
 
 
 def _is_packed(field: Any) -> bool:
@@ -202,6 +200,12 @@ def _is_packed(field: Any) -> bool:
     raise ValueError(f"column {field.name!r} is of type {field.type}")
 
 
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return str(kind.value_type if types.is_dictionary(kind) else kind) in _TEXTS
+
+
 def _unpacked(batch: Any) -> Any:
     from pyarrow import RecordBatch, types
 
@@ -213,7 +217,7 @@ def _check_lengths(batch: Any) -> None:
     from pyarrow import compute
 
     for field, column in zip(batch.schema, batch.columns, strict=True):
-        if str(field.type) in _TEXTS:
+        if _is_text(field.type):
             longest = compute.max(compute.binary_length(column.cast("binary"))).as_py() or 0
             if longest > LIMIT:
                 raise ValueError(f"a {field.name!r} of {longest:,} bytes, more than {LIMIT:,}")
