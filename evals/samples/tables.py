@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,9 @@ LABELS = ("id", "count", "member")
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**33
 """Of the columns of a parquet file, once they are unpacked: 8 GiB."""
+
+_JOINED = 2**20
+"""Bytes of rows that are looked at together, or a single larger one."""
 
 
 class Labels(BaseModel):
@@ -99,7 +102,7 @@ def read_table(path: Path) -> Table:
     """`.jsonl` or `.parquet` with the columns that `Table` names; others are ignored."""
     if path.suffix == ".parquet":
         with guard(SamplesError, "cannot be read as parquet", path):
-            columns = _arrow_columns(parquet_batches(path, PASSAGES + LABELS))
+            columns = _arrow_columns(_joined(parquet_batches(path, PASSAGES + LABELS)))
         return _table(path, *columns)
     return _table(path, *_json_lines(path))
 
@@ -153,6 +156,22 @@ def _cell(value: Any, name: str) -> Any:
     if any(type(item) is not int for item in value):
         raise ValueError(f"{name!r} is a list that is not of token ids")
     return np.asarray(value, dtype=np.int64)
+
+
+def _joined(batches: Iterable[Any]) -> Iterator[Any]:
+    """The same rows in fewer batches, where single ones are small: each costs as much as many."""
+    import pyarrow
+
+    held: list[Any] = []
+    size = 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size > _JOINED or len(held) == 1_000:
+            yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
+            held, size = [], 0
+    if held:
+        yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
 
 
 def _arrow_columns(batches: Iterable[Any]) -> tuple[int, dict[str, Sequence[Any]]]:
