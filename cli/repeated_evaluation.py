@@ -149,15 +149,15 @@ def _baseline(report: Report, source: ResolvedModel, manifest: Manifest) -> Targ
 
 
 def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, tuple[float, float]]]]:
+    from evals.memorization.measures import HEADLINE
+
     for name, task in report["tasks"].items():
         yield f"{name} {task['metric']} difference", (task["difference"], task["ci95"])
     if (extraction := report["extraction"]) is not None:
-        for metric, key in (
-            ("exact_match", "rate"),
-            ("memorization_score", "mean"),
-            ("suffix_nll", "mean"),
-        ):
-            yield f"extraction {metric}", (extraction[metric][key], extraction[metric]["ci95"])
+        for measure in (one for one in HEADLINE if one.said):
+            figure = extraction[measure.name]
+            middle = figure["rate"] if "rate" in figure else figure["mean"]
+            yield f"extraction {measure.name}", (middle, figure["ci95"])
     if (heldout := report["heldout"]) is not None:
         difference = heldout["difference"]
         yield "held-out loss difference", (difference["mean"], difference["ci95"])

@@ -38,11 +38,6 @@ def wilson(count: int, n: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
-def bootstrap_mean(values: Values, *, seed: int = SEED) -> Interval:
-    """Percentile bootstrap interval of a mean (Efron 1979). `values`: [N], N at least 1."""
-    return bootstrap((values,), np.mean, seed=seed)
-
-
 def bootstrap(
     groups: tuple[Values, ...],
     statistic: Callable[..., Any],
@@ -50,7 +45,7 @@ def bootstrap(
     seed: int = SEED,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Percentile bootstrap interval of `statistic(*groups)`, each group resampled on its own."""
+    """Percentile bootstrap interval (Efron 1979) of `statistic(*groups)`, each resampled alone."""
     rng = np.random.default_rng(seed)
     drawn = [
         float(statistic(*(group[rng.integers(len(group), size=len(group))] for group in groups)))
@@ -58,6 +53,17 @@ def bootstrap(
     ]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """How many of [N] hold, their share, and its interval: as JSON has it."""
+    count, n = int(flags.sum()), len(flags)
+    return {"count": count, "rate": count / n, "ci95": wilson(count, n).as_list()}
+
+
+def mean(values: Values) -> dict[str, Any]:
+    """The mean of [N], N at least 1, and its bootstrap interval: as JSON has it."""
+    return {"mean": float(values.mean()), "ci95": bootstrap((values,), np.mean).as_list()}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

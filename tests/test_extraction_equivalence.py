@@ -40,7 +40,7 @@ def test_exact_match_and_decoded_tokens_equal_generate_row_by_row(name):
         next((i for i, (a, b) in enumerate(zip(mine, true, strict=True)) if a != b), SUFFIX)
         for mine, true in zip(said, samples.suffixes, strict=True)
     ]
-    assert test.first_divergence.tolist() == divergences
+    assert test.values["first_divergence"].tolist() == divergences
     # The rows must be of every kind, or the above shows nothing.
     assert 0 < test.exact.sum() < len(samples)
     assert len(set(divergences)) > 3
@@ -51,7 +51,7 @@ def test_leaving_rows_off_early_finds_the_same_divergences(name):
     model, samples = model_named(name), passages(name)
     tokens = torch.from_numpy(samples.tokens.astype(np.int64))
     found = first_divergences(model, tokens, PREFIX)
-    assert found.tolist() == extract(model, samples).first_divergence.tolist()
+    assert found.tolist() == extract(model, samples).values["first_divergence"].tolist()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -88,7 +88,10 @@ def test_any_prefix_and_suffix_length(prefix, suffix):
     test = extract(model, samples, full=True)
     assert test.decoded.tolist() == by_hand(model, samples).tolist()
     tokens = torch.from_numpy(samples.tokens.astype(np.int64))
-    assert first_divergences(model, tokens, prefix).tolist() == test.first_divergence.tolist()
+    assert (
+        first_divergences(model, tokens, prefix).tolist()
+        == test.values["first_divergence"].tolist()
+    )
 
 
 def test_the_end_of_text_token_is_a_token_like_any_other():

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_attempts_needed_is_the_least_n_of_the_definition(p_z, p):
     least = next(n for n in range(1, 1_000) if holds(n))
     assert measures.attempts_needed(np.log([float(p_z)]), float(p))[0] == least
     for n in (1, least, least + 2):
-        assert measures.np_extractable(np.log([float(p_z)]), n, float(p))[0] == holds(n)
+        assert (measures.attempts_needed(np.log([float(p_z)]), float(p))[0] <= n) == holds(n)
 
 
 def test_attempts_at_the_ends():
@@ -148,9 +149,9 @@ def test_distributions_are_measured_over_the_vocabulary(logits, suffix):
             assert found.entropy[row, at] == pytest.approx(-mean, rel=1e-4, abs=1e-5)
             assert found.spread[row, at] == pytest.approx(spread, rel=1e-3, abs=1e-3)
     slow = [[float(x) for x in row] for row in found.entropy]
-    np.testing.assert_allclose(
-        measures.completion_entropy(found.entropy), [sum(row) / 4 for row in slow], rtol=1e-6
-    )
+    entropy = next(one for one in measures.MEASURES if one.name == "completion_entropy")
+    made = measures.Pass(suffix, positions_of(logits, suffix, Sampling()), 3)
+    np.testing.assert_allclose(entropy.of(made), [sum(row) / 4 for row in slow], rtol=1e-6)
 
 
 @given(logits_3_4_9, suffix_3_4, st.integers(1, 12), st.sampled_from([0.5, 1.0, 1.7]))
@@ -225,17 +226,17 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(scores, members):
         1.0 if a > b else 0.5 if a == b else 0.0 for a in scores[members] for b in scores[~members]
     ]
     found = membership.auc(scores, members)
-    assert found.value == pytest.approx(sum(pairs) / len(pairs))
-    assert found.ci95.low <= found.ci95.high
+    assert found["auc"] == pytest.approx(sum(pairs) / len(pairs))
+    assert found["ci95"] == sorted(found["ci95"])
 
 
 def test_an_auc_far_below_one_half_is_over_correction():
     scores = np.concatenate([np.linspace(0, 1, 50), np.linspace(2, 3, 50)])
     members = np.arange(100) < 50
-    assert membership.auc(scores, members).overcorrected
-    assert not membership.auc(-scores, members).overcorrected
+    assert membership.auc(scores, members)["overcorrected"]
+    assert not membership.auc(-scores, members)["overcorrected"]
     rng = np.random.default_rng(0)
-    assert not membership.auc(rng.normal(size=100), members).overcorrected
+    assert not membership.auc(rng.normal(size=100), members)["overcorrected"]
 
 
 def test_positions_are_measured_in_pieces_without_a_seam():
@@ -250,3 +251,21 @@ def test_positions_are_measured_in_pieces_without_a_seam():
     np.testing.assert_allclose(
         joined.distributions.log_drawn, whole.distributions.log_drawn, rtol=1e-5
     )
+
+
+def test_the_documentation_has_every_measure_as_its_record_says():
+    text = (Path(__file__).parent.parent / "docs" / "extraction.md").read_text()
+    for one in (*measures.MEASURES, *membership.SCORES):
+        more = " *" if {"decoded", "distributions"} & set(one.needs) else ""
+        assert f"| `{one.name}`{more} | {one.definition} | {one.source} |\n" in text
+
+
+def test_a_measure_is_taken_where_a_pass_has_what_it_needs():
+    logits, suffix = np.zeros((1, 2, 3), dtype=np.float32), np.zeros((1, 2), dtype=np.int64)
+    every = (*measures.MEASURES, *membership.SCORES)
+    plain = measures.Pass(suffix, positions_of(logits, suffix, None), 1)
+    whole = measures.Pass(suffix, positions_of(logits, suffix, Sampling()), 1, suffix, ["a"])
+    assert {one.name for one in every if one.can(plain)} == {
+        one.name for one in every if not one.needs
+    }
+    assert all(one.can(whole) and len(one.of(whole)) == 1 for one in every)

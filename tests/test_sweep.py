@@ -129,9 +129,9 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
         edited = open_model(str(output), device="cpu", dtype="float32").model
         theirs = extract(edited, samples, batch_size=4)
         assert found.selection == selection
-        np.testing.assert_array_equal(found.first_divergence, theirs.first_divergence)
+        np.testing.assert_array_equal(found.first_divergence, theirs.values["first_divergence"])
         np.testing.assert_array_equal(found.exact, theirs.exact)
-        np.testing.assert_array_equal(found.score, theirs.score)
+        np.testing.assert_array_equal(found.score, theirs.values["memorization_score"])
         np.testing.assert_array_equal(found.nll, theirs.nll)
         rest = run_pass(edited, heldout, 1, batch_size=4).positions.log_likelihood
         np.testing.assert_array_equal(found.heldout_nll, -rest.mean(axis=1, dtype=np.float64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -40,27 +40,27 @@ def print_extraction(result: dict[str, Any]) -> None:
 
 
 def _lines(columns: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    yield "exact match", [_rate(c["exact_match"]) for c in columns]
-    yield "memorization score", [_mean(c["memorization_score"], "{:.1%}") for c in columns]
-    yield "suffix NLL (nats/token)", [_mean(c["suffix_nll"], "{:.3f}") for c in columns]
-    if "free_running_score" in columns[0]:
-        yield "free-running score", [_mean(c["free_running_score"], "{:.1%}") for c in columns]
-        for kind, name in (("levenshtein", "edit"), ("bleu", "BLEU")):
-            yield f"near match ({name})", [_rate(c["near_match"][kind]) for c in columns]
-        yield "completion entropy", [_mean(c["completion_entropy"], "{:.3f}") for c in columns]
+    from evals.memorization.measures import MEASURES
+
+    for one in MEASURES:
+        figures = [_at(column, one.path) for column in columns]
+        if one.label and all(figures):
+            yield one.label, [_shown(figure, one.form) for figure in figures]
     if "control" in columns[0]:
         kind = columns[0]["control"]["kind"]
-        yield f"control NLL ({kind})", [_mean(c["control"]["nll"], "{:.3f}") for c in columns]
+        yield f"control NLL ({kind})", [_shown(c["control"]["nll"], "{:.3f}") for c in columns]
     strata = [column.get("by_count", []) for column in columns]
     for parts in zip(*strata, strict=True):
-        yield f"exact, count {parts[0]['count']}", [_rate(part["exact_match"]) for part in parts]
+        yield f"exact, count {parts[0]['count']}", [_shown(part["exact_match"]) for part in parts]
 
 
-def _rate(value: dict[str, Any]) -> str:
-    low, high = value["ci95"]
-    return f"{value['rate']:.1%} [{low:.1%}, {high:.1%}]"
+def _at(figures: Any, path: Iterable[str]) -> Any:
+    for part in path:
+        figures = figures.get(part, {})
+    return figures
 
 
-def _mean(value: dict[str, Any], form: str) -> str:
-    mean, low, high = (form.format(number) for number in (value["mean"], *value["ci95"]))
-    return f"{mean} [{low}, {high}]"
+def _shown(value: dict[str, Any], form: str = "{:.1%}") -> str:
+    middle = value["rate"] if "rate" in value else value["mean"]
+    middle, low, high = (form.format(number) for number in (middle, *value["ci95"]))
+    return f"{middle} [{low}, {high}]"

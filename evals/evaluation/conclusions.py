@@ -25,7 +25,7 @@ from evals.evaluation.report import (
 )
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
-from evals.statistics import Interval, bootstrap_mean
+from evals.statistics import Interval, mean
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -42,16 +42,16 @@ def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
     if before is None or after is None:
         return None
     rise = after.nll - before.nll
-    interval, p_value = bootstrap_mean(rise), wilcoxon(before.nll, after.nll)
-    n = len(rise)
+    change, p_value, n = mean(rise), wilcoxon(before.nll, after.nll), len(rise)
+    interval = Interval(*change["ci95"])
     outcome = outcome_of(interval, p_value, higher_is_better=False)
     outcome = concluded(outcome, interval, RESOLUTION, n=n)
     return HeldOut(
         kind=before.kind,
         n=n,
-        base=_mean(before.nll),
-        edited=_mean(after.nll),
-        difference=Difference(**_mean(rise).model_dump(), p_value=p_value, test="wilcoxon"),
+        base=Mean(**mean(before.nll)),
+        edited=Mean(**mean(after.nll)),
+        difference=Difference(**change, p_value=p_value, test="wilcoxon"),
         resolution=RESOLUTION,
         outcome=outcome,
         verdict=verdict_of(outcome, interval, n),
@@ -296,8 +296,3 @@ def _of_gates(gates: Sequence[Gate]) -> str:
 def _first(names: Sequence[str], most: int = 5) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _mean(values: Any) -> Mean:
-    interval: Interval = bootstrap_mean(values)
-    return Mean(mean=float(values.mean()), ci95=(interval.low, interval.high))

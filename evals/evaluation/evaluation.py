@@ -28,7 +28,7 @@ from evals.evaluation.gates import DropLimit, check_gates, limit_of
 from evals.evaluation.measuring import measure_base, measure_edited, tool_versions
 from evals.evaluation.plan import Plan, Progress, Target
 from evals.evaluation.report import Names, Provenance, Report, Sizes, Task
-from evals.memorization import comparison as memorization
+from evals.memorization.comparison import report as report_extraction
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
@@ -71,7 +71,7 @@ def evaluate(
     after = measure_edited(result, plan, before, say=say, progress=progress)
     extraction = None
     if after.test is not None:
-        extraction = memorization.report(after.test, before.test)
+        extraction = report_extraction(after.test, before.test)
     tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
     heldout = heldout_of(before.control, after.control)
     gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)

@@ -13,9 +13,7 @@ import torch
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import Size
-from evals.memorization import comparison as memorization
-from evals.memorization.comparison import Measured, Protocol
-from evals.memorization.extraction import run_pass
+from evals.memorization.comparison import Measured, Protocol, measure, measure_control
 from evals.memorization.summary import Control
 from evals.models import LoadedModel, open_model
 from evals.running.forward import cache_bytes, hidden_states
@@ -122,24 +120,16 @@ def _side(
     progress: Progress,
     base: Side | None,
 ) -> Side:
-    identity = {
-        **loaded.identity,
-        **content_of(loaded),
-        "dtype": loaded.dtype,
-        "device": loaded.device,
-        "attn_implementation": loaded.model.config._attn_implementation,
-    }
+    identity = {**loaded.provenance, **content_of(loaded)}
     test = control = None
     protocol, windows = shared.protocol, shared.windows
     if protocol is not None:
         total = len(protocol.samples) + (0 if windows is None else len(windows))
         with progress(f"extraction, {loaded.name}", total) as advance:
-            test = memorization.measure(loaded, protocol, advance=advance)
+            test = measure(loaded, protocol, advance=advance)
         control = test.control
     elif windows is not None:
-        result = run_pass(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
-        nll = -result.positions.log_likelihood.mean(axis=1, dtype="float64")
-        control = Control.of("text", nll, windows)
+        control = measure_control(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
     runs, found = _runs(loaded, plan, identity, progress, base)
     return Side(
         runs,

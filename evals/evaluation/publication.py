@@ -24,7 +24,7 @@ from evals.evaluation.gates import DropLimit, check_gates
 from evals.evaluation.page import pages
 from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report
 from evals.evaluation.report_text import texts_in
-from evals.memorization import comparison as memorization
+from evals.memorization.comparison import warnings_of as extraction_warnings
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
 from surgery.errors import OutputError
@@ -101,7 +101,7 @@ def _of_heldout(heldout: HeldOut) -> HeldOut:
 
 
 def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
-    made = {**extraction, "warnings": memorization.warnings_of(extraction)}
+    made = {**extraction, "warnings": extraction_warnings(extraction)}
     if selectivity := extraction["paired"].get("selectivity"):
         defined = {**selectivity, "definition": SELECTIVITY}
         made["paired"] = {**extraction["paired"], "selectivity": defined}

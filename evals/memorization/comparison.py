@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from transformers import PreTrainedModel
 
 from evals.memorization.extraction import Extraction, extract, run_pass
+from evals.memorization.measures import suffix_nll
 from evals.memorization.summary import Control, compare, summarize
 from evals.models import LoadedModel
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
-from evals.samples import Samples, Tokens
+from evals.samples import Samples, Tokens, row_hash
 from evals.statistics import SEED
 from surgery.record.manifest import versions
 
@@ -64,7 +66,7 @@ def measure(
     )
     control = None
     if protocol.controls is not None:
-        result = run_pass(
+        control = measure_control(
             model,
             protocol.controls,
             samples.prefix_length,
@@ -72,19 +74,25 @@ def measure(
             processes=processes,
             advance=advance,
         )
-        nll = -result.positions.log_likelihood.mean(axis=1, dtype=np.float64)
-        control = Control.of("text", nll, protocol.controls)
     elif samples.members is not None and not samples.members.all():
         outside: npt.NDArray[np.bool_] = ~samples.members
-        control = Control.of("non-members", test.nll[outside], samples.tokens[outside])
+        control = Control("non-members", test.nll[outside], row_hash(samples.tokens[outside]))
     return Measured(test, control, {**loaded.provenance, "batch_size": test.batch_size})
+
+
+def measure_control(
+    model: PreTrainedModel, windows: Tokens, prefix_length: int, **running: Any
+) -> Control:
+    """NLL of int32 [M, T] windows after their first tokens. `running`: as `run_pass` takes it."""
+    result = run_pass(model, windows, prefix_length, **running)
+    return Control("text", suffix_nll(result.positions.log_likelihood), row_hash(windows))
 
 
 def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:
     """The JSON object of `extract --json`."""
     test = measured.test
     result = {
-        "metrics": "full" if test.full else "exact",
+        "metrics": "full" if test.sampling else "exact",
         **summarize(test, measured.control),
         "samples": _described(test.samples),
     }
@@ -105,16 +113,16 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
 
 
 def _described(samples: Samples) -> dict[str, Any]:
+    def noted(*, kept: bool) -> list[dict[str, str]]:
+        notes = (note for note in samples.notes if note.kept == kept)
+        return [{"id": note.id, "reason": note.reason} for note in notes]
+
     return {
         "source": samples.source,
         "sha256": samples.sha256,
         "rows": len(samples),
-        "left_out": [
-            {"id": note.id, "reason": note.reason} for note in samples.notes if not note.kept
-        ],
-        "reservations": [
-            {"id": note.id, "reason": note.reason} for note in samples.notes if note.kept
-        ],
+        "left_out": noted(kept=False),
+        "reservations": noted(kept=True),
     }
 
 

@@ -7,7 +7,7 @@ decodes the rows that diverge, from their first divergence on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.memorization import measures, membership
+from evals.memorization.measures import MEASURES, Pass, first_divergence
+from evals.memorization.membership import SCORES
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.decoding import free_running
 from evals.running.forward import check_head, head_of, hidden_states
@@ -24,48 +25,27 @@ from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
 
-Scores = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One model over N rows: what each suffix position gave, and what decoding gave (or None)."""
-
-    positions: Positions
-    decoded: npt.NDArray[np.int32] | None
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class FullMeasures:
-    """What `--metrics full` adds, each float64 [N]: `evals.memorization.measures` defines them."""
-
-    sampling: Sampling
-    free_running_score: Scores
-    similarity: Scores
-    bleu: Scores
-    entropy: Scores
-    log_p_z: Scores
-
 
 @dataclass(frozen=True)
 class Extraction:
-    """The measures of every row of `samples`, in order: [N], by teacher-forced tokens.
+    """Every measure that could be had of the rows of `samples`: by name, [N] in their order.
 
-    `membership`: the scores that could be had, by name, higher being more like a member.
-    `full`: None under `--metrics exact`. `decoded`: int32 [N, S], likewise.
+    `sampling`: that of `--metrics full`; None under `exact`. `decoded`: int32 [N, S], likewise.
     """
 
     samples: Samples
     batch_size: int
-    exact: npt.NDArray[np.bool_]
-    first_divergence: npt.NDArray[np.int64]
-    score: Scores
-    nll: Scores
-    extraction_strength: Scores
-    membership: dict[str, Scores]
-    full: FullMeasures | None
-    decoded: npt.NDArray[np.int32] | None
+    values: dict[str, npt.NDArray[Any]]
+    sampling: Sampling | None
+    decoded: Tokens | None
+
+    @property
+    def exact(self) -> npt.NDArray[np.bool_]:
+        return self.values["exact_match"]
+
+    @property
+    def nll(self) -> npt.NDArray[np.float64]:
+        return self.values["suffix_nll"]
 
 
 def extract(
@@ -109,49 +89,10 @@ def extract(
         processes=processes,
         advance=advance,
     )
-    greedy, suffix = result.positions.greedy, samples.suffixes
-    return Extraction(
-        samples=samples,
-        batch_size=result.batch_size,
-        exact=measures.exact_match(greedy, suffix),
-        first_divergence=measures.first_divergence(greedy, suffix),
-        score=measures.memorization_score(greedy, suffix),
-        nll=measures.suffix_nll(result.positions.log_likelihood),
-        extraction_strength=measures.extraction_strength(greedy, suffix),
-        membership=_membership(result.positions, samples, tokenizer),
-        full=_full(result, suffix, scheme),
-        decoded=result.decoded,
-    )
-
-
-def _membership(positions: Positions, samples: Samples, tokenizer: Any) -> dict[str, Scores]:
-    log_likelihood, more = positions.log_likelihood, positions.distributions
-    scores = {
-        "loss": membership.loss_score(log_likelihood),
-        "min_k": membership.min_k(log_likelihood),
-    }
     if tokenizer is not None:
-        texts = tokenizer.batch_decode(samples.suffixes.tolist())
-        scores["zlib"] = membership.zlib_score(log_likelihood, texts)
-    if more is not None:
-        scores["min_k_plus_plus"] = membership.min_k_plus_plus(
-            log_likelihood, more.entropy, more.spread
-        )
-    return scores
-
-
-def _full(result: Pass, suffix: Tokens, sampling: Sampling | None) -> FullMeasures | None:
-    more, decoded = result.positions.distributions, result.decoded
-    if sampling is None or more is None or decoded is None:
-        return None
-    return FullMeasures(
-        sampling=sampling,
-        free_running_score=measures.memorization_score(decoded, suffix),
-        similarity=measures.near_match_similarity(decoded, suffix),
-        bleu=measures.bleu(decoded, suffix),
-        entropy=measures.completion_entropy(more.entropy),
-        log_p_z=measures.log_extraction_probability(more.log_drawn),
-    )
+        result = replace(result, texts=tokenizer.batch_decode(samples.suffixes.tolist()))
+    values = {one.name: one.of(result) for one in (*MEASURES, *SCORES) if one.can(result)}
+    return Extraction(samples, result.batch_size, values, scheme, result.decoded)
 
 
 def run_pass(
@@ -185,7 +126,8 @@ def run_pass(
     positions = Positions.concatenate([part for part, _ in parts])
     _check_finite(positions)
     decoded = [more for _, more in parts if more is not None]
-    return Pass(positions, np.concatenate(decoded) if decoded else None, size)
+    suffix = tokens[:, prefix_length:]
+    return Pass(suffix, positions, size, np.concatenate(decoded) if decoded else None)
 
 
 def _run_batch(
@@ -204,7 +146,7 @@ def _run_batch(
     )
     if not decode:
         return positions, None
-    leaves = measures.first_divergence(positions.greedy, rows[:, prefix_length:])
+    leaves = first_divergence(positions.greedy, rows[:, prefix_length:])
     greedy = torch.from_numpy(positions.greedy.astype(np.int64))
     decoded = free_running(model, suffix, prefix_length, torch.from_numpy(leaves), greedy, cache)
     return positions, decoded.numpy().astype(np.int32)

@@ -1,112 +1,143 @@
-"""Memorization of single rows: every measure with its definition and source.
+"""Memorization of single rows: every measure as one record, with its definition and source.
 
-All functions are pure. `greedy` and `decoded` stand for int [N, S] tokens, the first
-teacher-forced (the most likely token given the true ones before it), the second free-running
-(greedy decoding's own). S is the suffix length, N the number of rows.
+A measure is computed from what a pass left of N rows, [N, S] tokens and numbers for suffixes of S
+tokens; that gives a value a row, and of many values what is said of them. Everything that tests,
+summarizes, prints or draws measures reads `MEASURES`. An attack is such a record too: its values
+are the rows that are recovered, and what is said of them is their `rate`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from evals.running.predictions import Positions
+from evals.samples import Tokens
+from evals.statistics import mean, rate
+
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float64]
+Need = Literal["distributions", "decoded", "texts"]
+
+NEAR_MATCH = 0.75
+ATTEMPTS = (1, 10, 100, 1_000, 10_000, 100_000)
+CONFIDENCES = (0.1, 0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one model gave for N rows.
+
+    - `suffix`: int32 [N, S], the true tokens. `positions`: what each of them was predicted as.
+    - `decoded`: int32 [N, S], what greedy decoding says after each prefix; `texts`: the suffixes as
+      text. None where they were not asked for, as `positions.distributions` is.
+    """
+
+    suffix: Tokens
+    positions: Positions
+    batch_size: int
+    decoded: Tokens | None = None
+    texts: Sequence[str] | None = None
+
+    @property
+    def distributions(self) -> Any:
+        return self.positions.distributions
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of every row, what is said of many rows, and how that is shown.
+
+    - `name`: its key among the figures; a dot stands for an object in an object.
+    - `definition`, `source`: as docs/extraction.md has them. y are the suffix's tokens, g the most
+      likely ones given the true tokens before each, d those of greedy decoding.
+    - `of`: a `Pass` -> a value for each row, [N]. `needs`: what of it not every pass has.
+    - `column`: its key in a row, where that is not its name.
+    - `said`: values of some rows, [n] -> their figures; None where it stands in the rows alone.
+    - `headline`: also said of every stratum, and of the baseline in each row.
+    - `label`: in tables. `phrase`: on the page. Where they are empty, it is not shown there.
+    - `form`: of a figure in tables; a share is shown in percent on the page as well.
+    """
+
+    name: str
+    definition: str
+    of: Callable[[Any], npt.NDArray[Any]]
+    source: str = ""
+    needs: tuple[Need, ...] = ()
+    column: str = ""
+    said: Callable[[Any], dict[str, Any]] | None = None
+    headline: bool = False
+    label: str = ""
+    phrase: str = ""
+    form: str = "{:.1%}"
+
+    def can(self, made: Pass) -> bool:
+        """Whether a pass has what it needs."""
+        return all(getattr(made, need) is not None for need in self.needs)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where it stands among the figures of a model."""
+        return tuple(self.name.split("."))
 
 
 def exact_match(greedy: Ints, suffix: Ints) -> Flags:
-    """Discoverable extraction: greedy decoding after the prefix repeats the whole suffix.
-
-    Carlini et al. 2022, "Quantifying Memorization Across Neural Language Models", definition 3.1.
-    True iff greedy[n, s] = suffix[n, s] for every s; the same for teacher-forced and for
-    free-running tokens. Returns bool [N].
-    """
+    """Whether every token is right: the same for teacher-forced and for free-running ones. [N]"""
     flags: Flags = (greedy == suffix).all(axis=1)
     return flags
 
 
 def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
-    """The first suffix position where greedy decoding leaves the passage; S where it never does.
-
-    Returns int64 [N].
-    """
+    """The first suffix position where greedy decoding leaves the passage; S where it never does."""
     wrong = greedy != suffix
-    found: npt.NDArray[np.int64] = np.where(
-        wrong.any(axis=1), wrong.argmax(axis=1), suffix.shape[1]
-    ).astype(np.int64)
+    first = np.where(wrong.any(axis=1), wrong.argmax(axis=1), suffix.shape[1])
+    found: npt.NDArray[np.int64] = first.astype(np.int64)
     return found
 
 
-def memorization_score(tokens: Ints, suffix: Ints) -> npt.NDArray[np.float64]:
-    """The share of suffix positions whose token is right: (1/S) Σ_s 1[tokens[s] = suffix[s]].
-
-    Biderman et al. 2023, "Emergent and Predictable Memorization in Large Language Models", for
-    free-running tokens; teacher-forced, it is the accuracy of the next token on the suffix.
-    Returns float64 [N] in [0, 1].
-    """
-    score: npt.NDArray[np.float64] = (tokens == suffix).mean(axis=1, dtype=np.float64)
+def memorization_score(tokens: Ints, suffix: Ints) -> Scores:
+    """The share of suffix positions whose token is right. Returns [N] in [0, 1]."""
+    score: Scores = (tokens == suffix).mean(axis=1, dtype=np.float64)
     return score
 
 
-def suffix_nll(log_likelihood: Floats) -> npt.NDArray[np.float64]:
-    """Mean negative log-likelihood of the suffix given the prefix, in nats per token.
-
-    −(1/S) Σ_s log p(suffix[s] | everything before it). Returns float64 [N].
-    """
-    nll: npt.NDArray[np.float64] = -log_likelihood.mean(axis=1, dtype=np.float64)
+def suffix_nll(log_likelihood: Floats) -> Scores:
+    """Mean negative log-likelihood of the suffix given the prefix, in nats per token. [N]"""
+    nll: Scores = -log_likelihood.mean(axis=1, dtype=np.float64)
     return nll
 
 
-def completion_entropy(entropy: Floats) -> npt.NDArray[np.float64]:
-    """Mean entropy of the predicted distributions over the suffix, in nats.
-
-    (1/S) Σ_s H(p_s), H over the vocabulary, p_s the distribution at suffix position s. Menta et
-    al. 2025, "Analyzing Memorization in Large Language Models through the Lens of Model
-    Attribution": their third metric. `entropy`: [N, S]. Returns float64 [N].
-    """
-    mean: npt.NDArray[np.float64] = entropy.mean(axis=1, dtype=np.float64)
-    return mean
-
-
-def extraction_strength(greedy: Ints, suffix: Ints) -> npt.NDArray[np.float64]:
+def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
     """How little of the suffix must be given for greedy decoding to repeat all the rest.
 
-    1 − k/S, with k the smallest number such that greedy decoding after the prefix and the first
-    k suffix tokens gives the remaining S − k exactly (k = S always does). From Carlini et al.
-    2021, "Extracting Training Data from Large Language Models", as made a measure by Wang et al.
-    2024, "Towards Effective Evaluations and Comparisons for LLM Unlearning Methods". Teacher-forced
-    tokens decide it: k follows the last position that is wrong. Returns float64 [N] in [0, 1].
+    Teacher-forced tokens decide it: k follows the last position that is wrong. [N] in [0, 1].
     """
     wrong = greedy != suffix
     length = suffix.shape[1]
     given = np.where(wrong.any(axis=1), length - wrong[:, ::-1].argmax(axis=1), 0)
-    strength: npt.NDArray[np.float64] = 1.0 - given / length
+    strength: Scores = 1.0 - given / length
     return strength
 
 
-def near_match_similarity(decoded: Ints, suffix: Ints) -> npt.NDArray[np.float64]:
-    """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S, on free-running tokens.
-
-    The normalized edit distance of Lee et al. 2022, "Deduplicating Training Data Makes Language
-    Models Better"; a near match is a similarity of 0.75 or more. Returns float64 [N] in [0, 1].
-    """
+def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
+    """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S. Returns [N] in [0, 1]."""
     from rapidfuzz.distance import Levenshtein
 
     rows = zip(decoded.tolist(), suffix.tolist(), strict=True)
     return np.asarray([Levenshtein.normalized_similarity(a, b) for a, b in rows])
 
 
-def bleu(decoded: Ints, suffix: Ints) -> npt.NDArray[np.float64]:
-    """BLEU-4 of the free-running tokens against the suffix, each token id being a word.
+def bleu(decoded: Ints, suffix: Ints) -> Scores:
+    """BLEU-4 of each row, each token id being a word (Papineni et al. 2002). [N] in [0, 1].
 
     The geometric mean of the clipped 1- to 4-gram precisions, without smoothing; lengths are
-    equal, so there is no brevity penalty (Papineni et al. 2002). Above 0.75 a row counts as
-    approximately memorized: Ippolito et al. 2023, "Preventing Verbatim Memorization in Language
-    Models Gives a False Sense of Privacy". Zero for suffixes under four tokens.
-    Returns float64 [N] in [0, 1].
+    equal, so there is no brevity penalty. Zero for suffixes under four tokens.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -118,31 +149,20 @@ def bleu(decoded: Ints, suffix: Ints) -> npt.NDArray[np.float64]:
     return np.asarray(scores)
 
 
-def log_extraction_probability(log_drawn: Floats) -> npt.NDArray[np.float64]:
+def log_extraction_probability(log_drawn: Floats) -> Scores:
     """log p_z: the probability that one sampled completion is exactly the suffix.
 
-    Hayes et al. 2024, "Measuring Memorization in Language Models via Probabilistic Extraction":
-    the product over suffix positions of the true token's probability under the sampling scheme,
-    known exactly from the one pass. `log_drawn`: log-probabilities [N, S], −inf where the scheme
-    cannot draw the token. Returns float64 [N], −inf where p_z = 0.
+    `log_drawn`: log-probabilities [N, S] of the true tokens under the sampling scheme, −inf where
+    it cannot draw the token. Returns [N], −inf where p_z = 0.
     """
-    total: npt.NDArray[np.float64] = log_drawn.sum(axis=1, dtype=np.float64)
+    total: Scores = log_drawn.sum(axis=1, dtype=np.float64)
     return total
 
 
-def np_extractable(log_p_z: Floats, n: int, p: float) -> Flags:
-    """(n, p)-discoverable extraction: n samples hold the suffix with probability p or more.
-
-    1 − (1 − p_z)^n ≥ p (Hayes et al. 2024). `log_p_z`: [N]. Returns bool [N].
-    """
-    return attempts_needed(log_p_z, p) <= n
-
-
-def attempts_needed(log_p_z: Floats, p: float) -> npt.NDArray[np.float64]:
+def attempts_needed(log_p_z: Floats, p: float) -> Scores:
     """The least n for which a row is (n, p)-discoverably extractable; infinite where p_z = 0.
 
-    n = ⌈log(1 − p) / log(1 − p_z)⌉, at least 1 (Hayes et al. 2024). `p` is in
-    (0, 1). Returns float64 [N].
+    n = ⌈log(1 − p) / log(1 − p_z)⌉, at least 1 (Hayes et al. 2024). `p` is in (0, 1). [N]
     """
     p_z = np.exp(log_p_z)
     with np.errstate(divide="ignore"):
@@ -152,3 +172,131 @@ def attempts_needed(log_p_z: Floats, p: float) -> npt.NDArray[np.float64]:
     needed = np.where(p_z >= 1.0, 1.0, needed)
     needed = np.where(p_z == 0.0, np.inf, needed)
     return np.maximum(needed, 1.0)
+
+
+def _curve(log_p_z: Scores) -> dict[str, Any]:
+    needed = {p: attempts_needed(log_p_z, p) for p in CONFIDENCES}
+    points = [{"n": n, "p": p, **rate(needed[p] <= n)} for p in CONFIDENCES for n in ATTEMPTS]
+    return {"curve": points}
+
+
+MEASURES = (
+    Measure(
+        "exact_match",
+        "g_s = y_s for every s: discoverable extraction",
+        lambda made: exact_match(made.positions.greedy, made.suffix),
+        source="Carlini et al. 2022, Quantifying Memorization Across Neural Language Models, 3.1",
+        column="exact",
+        said=rate,
+        headline=True,
+        label="exact match",
+    ),
+    Measure(
+        "first_divergence",
+        "the least s with g_s ≠ y_s, from 0 on, in the rows; null where there is none",
+        lambda made: first_divergence(made.positions.greedy, made.suffix),
+        headline=True,
+    ),
+    Measure(
+        "memorization_score",
+        "share of s with g_s = y_s: next-token accuracy on the suffix",
+        lambda made: memorization_score(made.positions.greedy, made.suffix),
+        column="score",
+        said=mean,
+        headline=True,
+        label="memorization score",
+        phrase="tokens recited, share",
+    ),
+    Measure(
+        "suffix_nll",
+        "−(1/S) Σ log p(y_s)",
+        lambda made: suffix_nll(made.positions.log_likelihood),
+        column="nll",
+        said=mean,
+        headline=True,
+        label="suffix NLL (nats/token)",
+        phrase="loss on the passages, nats per token",
+        form="{:.3f}",
+    ),
+    Measure(
+        "extraction_strength",
+        "1 − k/S, k the least number of suffix tokens after which greedy decoding gives all the "
+        "rest",
+        lambda made: extraction_strength(made.positions.greedy, made.suffix),
+        source="Carlini et al. 2021, Extracting Training Data from Large Language Models; as a "
+        "measure Wang et al. 2024, Towards Effective Evaluations and Comparisons for LLM "
+        "Unlearning Methods",
+        said=mean,
+    ),
+    Measure(
+        "free_running_score",
+        "share of s with d_s = y_s",
+        lambda made: memorization_score(made.decoded, made.suffix),
+        source="Biderman et al. 2023, Emergent and Predictable Memorization in Large Language "
+        "Models",
+        needs=("decoded",),
+        said=mean,
+        label="free-running score",
+        phrase="tokens recited when decoding freely, share",
+    ),
+    Measure(
+        "near_match.levenshtein",
+        "token edit similarity of d and y of 0.75 or more",
+        lambda made: near_match_similarity(made.decoded, made.suffix),
+        source="Lee et al. 2022, Deduplicating Training Data Makes Language Models Better",
+        needs=("decoded",),
+        column="similarity",
+        said=lambda similarity: rate(similarity >= NEAR_MATCH),
+        label="near match (edit)",
+        phrase="nearly recited (edit distance)",
+    ),
+    Measure(
+        "near_match.bleu",
+        "BLEU-4 of d against y above 0.75",
+        lambda made: bleu(made.decoded, made.suffix),
+        source="Ippolito et al. 2023, Preventing Verbatim Memorization in Language Models Gives a "
+        "False Sense of Privacy",
+        needs=("decoded",),
+        column="bleu",
+        said=lambda scores: rate(scores > NEAR_MATCH),
+        label="near match (BLEU)",
+        phrase="nearly recited (BLEU)",
+    ),
+    Measure(
+        "completion_entropy",
+        "(1/S) Σ H(p_s), over the vocabulary",
+        lambda made: made.distributions.entropy.mean(axis=1, dtype=np.float64),
+        source="Menta et al. 2025, Analyzing Memorization in Large Language Models through the "
+        "Lens of Model Attribution",
+        needs=("distributions",),
+        column="entropy",
+        said=mean,
+        label="completion entropy",
+        phrase="entropy of the completion",
+        form="{:.3f}",
+    ),
+    Measure(
+        "probabilistic_extraction",
+        "(n, p): n samples hold the suffix with probability p or more, 1 − (1 − p_z)^n ≥ p; p_z "
+        "is exact",
+        lambda made: log_extraction_probability(made.distributions.log_drawn),
+        source="Hayes et al. 2024, Measuring Memorization in Language Models via Probabilistic "
+        "Extraction",
+        needs=("distributions",),
+        column="log_p_z",
+        said=_curve,
+    ),
+)
+HEADLINE = tuple(measure for measure in MEASURES if measure.headline)
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A dot in a key becomes an object in an object: {"a.b": 1} gives {"a": {"b": 1}}."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *outer, last = key.split(".")
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return found

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from evals.statistics import Interval, bootstrap
+from evals.memorization.measures import Flags, Floats, Measure, Scores
+from evals.statistics import bootstrap
 
-Floats = npt.NDArray[np.floating[Any]]
-Scores = npt.NDArray[np.float64]
 SHARE = 0.2
 """The share of least likely tokens that min-k looks at, as in both papers' main results."""
 OVERCORRECTED = 0.4
@@ -24,28 +21,22 @@ OVERCORRECTED = 0.4
 
 
 def loss_score(log_likelihood: Floats) -> Scores:
-    """Mean log-likelihood per token, the negative loss (Yeom et al. 2018). [N, S] -> [N]."""
+    """Mean log-likelihood per token, the negative loss. [N, S] -> [N]."""
     score: Scores = log_likelihood.mean(axis=1, dtype=np.float64)
     return score
 
 
 def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
-    """Mean log-likelihood over the bits that zlib needs for the same text.
+    """Mean log-likelihood over the bits that zlib needs for the same text, one of N suffixes.
 
-    Carlini et al. 2021, "Extracting Training Data from Large Language Models": the
-    ratio of log-perplexity and zlib entropy, here with its sign turned. `texts`: of the N
-    suffixes. Returns float64 [N].
+    The ratio of log-perplexity and zlib entropy, with its sign turned. Returns [N].
     """
     bits = [8 * len(zlib.compress(text.encode())) for text in texts]
     return loss_score(log_likelihood) / np.asarray(bits, dtype=np.float64)
 
 
 def min_k(log_likelihood: Floats, share: float = SHARE) -> Scores:
-    """Mean log-likelihood of the `share` of tokens that are least likely, at least one.
-
-    Shi et al. 2024, "Detecting Pretraining Data from Large Language Models".
-    [N, S] -> [N].
-    """
+    """Mean log-likelihood of the `share` of tokens that are least likely, at least one. [N]"""
     return _mean_of_smallest(log_likelihood.astype(np.float64), share)
 
 
@@ -55,9 +46,7 @@ def min_k_plus_plus(
     """Min-k of the log-likelihoods standardized by what the model expected there.
 
     (log p(x_t) − μ) / σ with μ and σ the mean and standard deviation of log p(v) under v ~ p,
-    so μ = −entropy (Zhang et al. 2025, "Min-K%++: Improved Baseline for
-    Detecting Pre-Training Data from Large Language Models"). Where σ is 0 the distribution is
-    certain and the term is 0. All [N, S] -> [N].
+    so μ = −entropy. Where σ is 0 the distribution is certain and the term is 0. All [N, S] -> [N].
     """
     distance = log_likelihood.astype(np.float64) + entropy
     certain = spread == 0
@@ -70,27 +59,53 @@ def _mean_of_smallest(values: Scores, share: float) -> Scores:
     return smallest
 
 
-@dataclass(frozen=True)
-class AUC:
-    """Area under the ROC curve with its 95 % interval; `overcorrected` calls for a warning."""
+SCORES = (
+    Measure(
+        "membership.loss",
+        "AUC of members against non-members by mean log p(y_s)",
+        lambda made: loss_score(made.positions.log_likelihood),
+        source="Yeom et al. 2018, Privacy Risk in Machine Learning",
+    ),
+    Measure(
+        "membership.min_k",
+        "the same, by the mean over the least likely 20 % of tokens",
+        lambda made: min_k(made.positions.log_likelihood),
+        source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
+    ),
+    Measure(
+        "membership.zlib",
+        "the same, by mean log p(y_s) over the bits that zlib needs for the text",
+        lambda made: zlib_score(made.positions.log_likelihood, made.texts),
+        source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
+        needs=("texts",),
+    ),
+    Measure(
+        "membership.min_k_plus_plus",
+        "the same, by min-k of (log p(y_s) − μ) / σ, mean and deviation of log p(v) under v ~ p",
+        lambda made: min_k_plus_plus(
+            made.positions.log_likelihood, made.distributions.entropy, made.distributions.spread
+        ),
+        source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
+        "from Large Language Models",
+        needs=("distributions",),
+    ),
+)
 
-    value: float
-    ci95: Interval
 
-    @property
-    def overcorrected(self) -> bool:
-        """Members are told apart by being *less* likely than text never seen: a leak as well."""
-        return self.value < OVERCORRECTED and self.ci95.high < 0.5
-
-
-def auc(scores: Scores, members: npt.NDArray[np.bool_], *, seed: int = 0) -> AUC:
+def auc(scores: Scores, members: Flags) -> dict[str, Any]:
     """The probability that a member scores higher than a non-member, ties counting half.
 
     The Mann-Whitney statistic over the number of pairs; interval by bootstrap of both groups.
-    `scores`: [N]; `members`: bool [N], with both kinds present.
+    `scores`: [N]; `members`: bool [N], with both kinds present. `overcorrected`: members are told
+    apart by being *less* likely than text never seen, which is a leak as well.
     """
     inside, outside = scores[members], scores[~members]
-    return AUC(_area(inside, outside), bootstrap((inside, outside), _area, seed=seed))
+    value, interval = _area(inside, outside), bootstrap((inside, outside), _area)
+    return {
+        "auc": value,
+        "ci95": interval.as_list(),
+        "overcorrected": value < OVERCORRECTED and interval.high < 0.5,
+    }
 
 
 def _area(inside: Scores, outside: Scores) -> float:

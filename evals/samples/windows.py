@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.samples import Tokens
-from evals.statistics import SEED, Interval, bootstrap
+from evals.statistics import bootstrap
 from surgery.errors import SamplesError
 from surgery.fitting.corpus import token_ids
 
@@ -46,15 +46,15 @@ def control_windows(
     if not len(found):
         raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    windows_chosen: Tokens = found[chosen]
-    return windows_chosen
+    return np.take(found, chosen, axis=0)
 
 
-def selectivity(samples_rise: Scores, controls_rise: Scores) -> tuple[float, Interval]:
+def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
     """`SELECTIVITY` and its bootstrap interval, from the rise in NLL of each row [N] and [M]."""
 
     def difference(samples: Scores, controls: Scores) -> float:
         return float(samples.mean() - controls.mean())
 
-    interval = bootstrap((samples_rise, controls_rise), difference, seed=SEED)
-    return difference(samples_rise, controls_rise), interval
+    rises = (samples_rise, controls_rise)
+    interval = bootstrap(rises, difference).as_list()
+    return {"value": difference(*rises), "ci95": interval, "definition": SELECTIVITY}

@@ -7,6 +7,7 @@ from typing import Any
 
 from evals.evaluation.page.drawings import Axis, Whisker, nice_axis
 from evals.evaluation.page.figures import Figure, Interval, Node
+from evals.memorization.measures import MEASURES
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,13 @@ def _seen(count: str) -> str:
 
 def _measures(node: Node, base: Node) -> list[tuple[str, Interval, Interval]]:
     """Label, base and edited, of what else the test measures; some only where it was asked for."""
+    shown = [(one.phrase, one.path, one.form) for one in MEASURES if one.phrase]
+    shown.append(("loss on control text, nats per token", ("control", "nll"), ""))
     rows = []
-    for label, path, middle, show in (
-        ("tokens recited, share", ("memorization_score",), "mean", "rate"),
-        ("tokens recited when decoding freely, share", ("free_running_score",), "mean", "rate"),
-        ("nearly recited (edit distance)", ("near_match", "levenshtein"), "rate", "rate"),
-        ("nearly recited (BLEU)", ("near_match", "bleu"), "rate", "rate"),
-        ("loss on the passages, nats per token", ("suffix_nll",), "mean", "number"),
-        ("loss on control text, nats per token", ("control", "nll"), "mean", "number"),
-        ("entropy of the completion", ("completion_entropy",), "mean", "number"),
-    ):
+    for label, path, form in shown:
         if node.has(*path):
+            middle = "rate" if node.has(*path, "rate") else "mean"
+            show = "rate" if "%" in form else "number"
             before, after = (part.at(*path).interval(show, middle=middle) for part in (base, node))
             rows.append((label, before, after))
     return rows
