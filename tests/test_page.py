@@ -303,8 +303,8 @@ def test_numbers_as_they_are_shown() -> None:
     assert node(-0.00001).signed().text == "0.000"
     assert node(-1234.5).signed(1).text == "−1,234.5"
     assert node(0.0213).points().text == "+2.1"
-    assert node(3e-9).p_value().text == "< 0.0001"
-    assert node(0.3141).p_value().text == "0.31"
+    assert node(3e-9).probability().text == "< 0.0001"
+    assert node(0.3141).probability().text == "0.31"
     assert [node(n).size().text for n in (999, 1_500, 2_500_000, 5.68e9)] == [
         "999 bytes",
         "1.50 kB",

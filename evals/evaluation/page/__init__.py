@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.evaluation.page.figures import Figure
+from evals.evaluation.page.figures import Figure, Node
 from evals.evaluation.page.view import view_of
 from evals.evaluation.report import Report
 from surgery.output import write_lines
@@ -65,7 +65,8 @@ _SPECIAL = {ord(letter): "\\" + letter for letter in "\\`*_[]|#~"}
 
 def _inert(value: Any) -> Any:
     """Names and sentences of the report as Markdown that shows them and does nothing else."""
-    return _plain(value.text) if isinstance(value, Figure) else value
+    shown = value.text() if isinstance(value, Node) else value
+    return _plain(shown.text) if isinstance(shown, Figure) else shown
 
 
 def _plain(text: str) -> str:

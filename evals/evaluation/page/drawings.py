@@ -10,10 +10,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, log10
-from typing import Any
+from typing import Any, NamedTuple
+
+from evals.evaluation.page.figures import Interval
 
 _NARROWEST = 1e-4
 """Relative to the values: on a narrower scale ticks would differ in decimals that nobody reads."""
+
+
+class Whisker(NamedTuple):
+    """A dot with its interval: percent of the width."""
+
+    middle: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,20 @@ class Axis:
         share = (inside - self.low) / (self.high - self.low)
         return round(self.margin + (100 - 2 * self.margin) * share, 3)
 
+    def y(self, value: float, height: float) -> float:
+        """Pixels from the top of a picture `height` pixels high."""
+        return round(height * (1 - self.x(value) / 100), 2)
+
     @property
     def digits(self) -> int:
         """Decimals that tell the ticks apart."""
         step = self.ticks[1] - self.ticks[0]
         return next(n for n in range(12) if abs(round(step, n) - step) < 1e-6 * step)
+
+    @property
+    def percent(self) -> str:
+        """The format of ticks that are shares."""
+        return f".{max(0, self.digits - 2)}%"
 
     def named(self, form: str) -> list[tuple[float, str]]:
         """Percent of the width of every tick, and what stands there: at the ends and at zero."""
@@ -43,29 +62,14 @@ class Axis:
         text = {tick: format(tick, form).replace("-", "−") if tick else "0" for tick in named}
         return [(self.x(tick), text.get(tick, "")) for tick in self.ticks]
 
-    def y(self, value: float, height: float) -> float:
-        """Pixels from the top of a picture `height` pixels high."""
-        return round(height * (1 - self.x(value) / 100), 2)
-
-    def whisker(self, values: tuple[float, float, float]) -> Whisker:
-        return Whisker(*(self.x(value) for value in values))
+    def whisker(self, interval: Interval) -> Whisker:
+        return Whisker(*(self.x(figure.value) for figure in interval))
 
 
-@dataclass(frozen=True)
-class Whisker:
-    """A dot with its interval: percent of the width."""
-
-    low: float
-    middle: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A point of the trade-off chart. `anchor` and `dy` place its label."""
+class Mark(NamedTuple):
+    """A point of the trade-off chart. `anchor`, `dx` and `dy` place its label."""
 
     kind: str
-    label: str
     x: float
     y: float
     low: float | None
@@ -75,25 +79,7 @@ class Mark:
     dy: int
 
 
-@dataclass(frozen=True)
-class Chart:
-    """x: held-out loss, y: exact-match rate; ticks as (position, value).
-
-    `front`: the stretches between neighbors of what a search found. `x_digits`, `y_digits`: that
-    tell the ticks apart, of the loss and of the rate in percent.
-    """
-
-    height: int
-    x_ticks: tuple[tuple[float, float], ...]
-    y_ticks: tuple[tuple[float, float], ...]
-    marks: tuple[Mark, ...]
-    front: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
-    x_digits: int
-    y_digits: int
-
-
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One block: (first head, heads, variant) of each run of edited heads, in heads."""
 
     block: int
@@ -126,8 +112,11 @@ def _round_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough - 1e-12)
 
 
-def chart(points: Sequence[dict[str, Any]], height: int = 320) -> Chart:
-    """Places the report's trade-off points."""
+def chart(points: Sequence[dict[str, Any]], height: int = 320) -> dict[str, Any]:
+    """The report's trade-off points, by held-out loss and exact-match rate, and the ticks of both.
+
+    `front`: the stretches between neighbors of what a search found.
+    """
     across = nice_axis([point["heldout_loss"] for point in points], margin=6)
     rates = [(point["exact_match_ci95"] or (0.0, point["exact_match"]))[1] for point in points]
     up = nice_axis([0.0, *rates], margin=6)
@@ -140,28 +129,21 @@ def chart(points: Sequence[dict[str, Any]], height: int = 320) -> Chart:
     for point, (x, y) in zip(points, places, strict=True):
         ends = point["exact_match_ci95"] or (None, None)
         low, high = (None if end is None else up.y(end, height) for end in ends)
-        right = x > 62
         above = close and (x, y) == min(main, key=lambda place: place[1])
-        marks.append(
-            Mark(
-                point["kind"], point["label"], x, y, low, high,
-                "end" if right else "start", -11 if right else 11,
-                -12 if above or (not close and y > height - 40) else (18 if close else 4),
-            )
-        )  # fmt: skip
+        dy = -12 if above or (not close and y > height - 40) else (18 if close else 4)
+        anchor, dx = ("end", -11) if x > 62 else ("start", 11)
+        marks.append(Mark(point["kind"], x, y, low, high, anchor, dx, dy))
     front = sorted(place for place, p in zip(places, points, strict=True) if p["kind"] == "front")
-    return Chart(
-        height,
-        tuple((across.x(tick), tick) for tick in across.ticks),
-        tuple((up.y(tick, height), tick) for tick in up.ticks),
-        tuple(sorted(marks, key=lambda mark: ("front", "base", "edited").index(mark.kind))),
-        tuple(pairwise(front)),
-        across.digits,
-        max(0, up.digits - 2),
-    )
+    return {
+        "height": height,
+        "x_ticks": [(across.x(tick), f"{tick:.{across.digits}f}") for tick in across.ticks],
+        "y_ticks": [(up.y(tick, height), format(tick, up.percent)) for tick in up.ticks],
+        "marks": sorted(marks, key=lambda mark: ("front", "base", "edited").index(mark.kind)),
+        "front": list(pairwise(front)),
+    }
 
 
-def columns(edit: dict[str, Any]) -> tuple[Column, ...]:
+def columns(edit: dict[str, Any]) -> list[Column]:
     """Every block of the model with the heads that were edited; heads that are unknown are one."""
     total, heads = edit["num_blocks"], edit["num_heads"] or 1
     runs: dict[int, list[tuple[int, int, str]]] = {}
@@ -173,10 +155,10 @@ def columns(edit: dict[str, Any]) -> tuple[Column, ...]:
             chosen += [(first, n, part["variant"]) for first, n in _runs(part["heads"])]
     width = 100 / total
     every = next(n for n in (1, 2, 4, 5, 8, 10, 16, 20, 50, 100) if total / n <= 16)
-    return tuple(
+    return [
         Column(block, block * width, width, tuple(runs.get(block, ())), block % every == 0)
         for block in range(total)
-    )
+    ]
 
 
 def _runs(heads: Sequence[int]) -> list[tuple[int, int]]:

@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
+from rich.filesize import decimal
 
 _MINUS = "−"
 
@@ -37,32 +38,34 @@ class Figure:
         )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A figure and the two ends of its 95 % interval."""
+class Interval(NamedTuple):
+    """A figure and the two ends of its interval."""
 
     middle: Figure
     low: Figure
     high: Figure
 
-    @property
-    def values(self) -> tuple[float, float, float]:
-        return self.low.value, self.middle.value, self.high.value
-
 
 @dataclass(frozen=True)
 class Node:
-    """A place in the report: `node["tasks"]["piqa"]["base"].score()` is the figure there."""
+    """A place in the report: `node["tasks"]["piqa"]["base"].number()` is the figure there.
+
+    A template writes `tasks.piqa.base.number()`, and names and sentences without a method.
+    """
 
     value: Any
     key: str = ""
 
     def __getitem__(self, part: str | int) -> Node:
-        return Node(self.value[part], f"{self.key}/{_escaped(part)}")
+        name = str(part).replace("~", "~0").replace("/", "~1")
+        return Node(self.value[part], f"{self.key}/{name}")
 
     def __iter__(self) -> Iterator[Node]:
         """Items of a list."""
         return (self[index] for index in range(len(self.value)))
+
+    def __html__(self) -> str:
+        return self.text().__html__()
 
     def items(self) -> Iterator[tuple[str, Node]]:
         """Members of an object, with their names."""
@@ -111,41 +114,32 @@ class Node:
     def count(self) -> Figure:
         return self._figure(f"{self.value:,}")
 
-    def p_value(self) -> Figure:
+    def probability(self) -> Figure:
+        """A p-value."""
         return self._figure("< 0.0001" if self.value < 1e-4 else f"{self.value:.2g}")
 
     def size(self) -> Figure:
         """Bytes."""
-        size, unit = float(self.value), "bytes"
-        for larger in ("kB", "MB", "GB"):
-            if size < 1000:
-                break
-            size, unit = size / 1000, larger
-        return self._figure(f"{size:.0f} bytes" if unit == "bytes" else f"{size:.2f} {unit}")
+        return self._figure(decimal(self.value, precision=2))
 
     def moment(self) -> Figure:
         """A time in ISO 8601, to the minute."""
         moment = datetime.fromisoformat(self.value)
         return self._figure(f"{moment.day} {moment:%B %Y, %H:%M} UTC")
 
-    def interval(self, show: str, *digits: int, middle: str = "mean") -> Interval:
-        """The object {`middle`, ci95: [low, high]} here, each number shown by method `show`."""
-        middle_figure = getattr(self[middle], show)(*digits)
+    def interval(self, show: str, *digits: int) -> Interval:
+        """The object {mean, ci95: [low, high]} here, or alike, each number shown by `show`."""
+        middles = ("rate", "mean", "value", "difference", "median")
+        middle = getattr(next(self[key] for key in middles if key in self.value), show)(*digits)
+        ends = self["ci95"] if "ci95" in self.value else (self["min"], self["max"])
         show = {"rate": "percent"}.get(show, show)
-        return Interval(middle_figure, *(getattr(end, show)(*digits) for end in self["ci95"]))
+        return Interval(middle, *(getattr(end, show)(*digits) for end in ends))
 
     def _figure(self, text: str) -> Figure:
-        return Figure(self.key, self.value, text.replace("-", _MINUS) if self._is_number else text)
-
-    @property
-    def _is_number(self) -> bool:
-        return isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        is_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        return Figure(self.key, self.value, text.replace("-", _MINUS) if is_number else text)
 
 
 def _signed(value: float, digits: int) -> str:
     text = f"{value:+,.{digits}f}"
     return text if text.strip("+-0.,") else text[1:]  # zero has no sign
-
-
-def _escaped(part: str | int) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")

@@ -1,40 +1,32 @@
-"""The report as it is shown: every figure with its text, in the order of the page.
+"""What both templates are rendered with: the report, and what is worked out from it.
 
-The templates only place what stands here; they format no number.
+A template places the report's figures itself, by name; the rest is here, in the order of the page.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from evals.evaluation.page.ability import digits_of, heldout_of, tasks_of
-from evals.evaluation.page.details import Pair, edit_of, passages_of, provenance_of, sizes_of
+from evals.evaluation.page.details import Pair, edit_of, provenance_of, sizes_of
 from evals.evaluation.page.drawings import chart
 from evals.evaluation.page.figures import Interval, Node
-from evals.evaluation.page.recall import recall_of
+from evals.evaluation.page.measured import digits_of, recall_of, tasks_of
 
 
 def view_of(report: dict[str, Any]) -> dict[str, Any]:
-    """What both templates are rendered with. `report`: as docs/report.md describes."""
+    """`report`: as docs/report.md describes."""
     root = Node(report)
     return {
-        "base": root["models"]["base"].text(),
-        "edited": root["models"]["edited"].text(),
-        "created": root["created"].moment(),
-        "verdict": root["verdict"].text(),
+        "report": root,
         "gates_say": _gates_say(report["gates"]),
         "gates": [_gate(gate) for gate in root["gates"]],
         "highlights": _highlights(root),
-        "warnings": [warning.text() for warning in root["warnings"]],
-        "extraction": recall_of(root["extraction"]) if root.has("extraction") else None,
+        "recall": recall_of(root["extraction"]) if root.has("extraction") else None,
         "tasks": tasks_of(root["tasks"]) if report["tasks"] else None,
-        "heldout": heldout_of(root["heldout"]) if root.has("heldout") else None,
-        "trade_off": _trade_off(root["trade_off"]) if root.has("trade_off") else None,
-        "edit": edit_of(root["edit"]) if root.has("edit") else None,
+        "chart": chart(report["trade_off"]["points"]) if root.has("trade_off") else None,
+        "blocks_of": edit_of(root["edit"]) if root.has("edit") else None,
         "sizes": sizes_of(root),
-        "passages": passages_of(root["passages"]),
         "provenance": provenance_of(root["provenance"], root["settings"]),
-        "commands": [command.text() for command in root["commands"]],
     }
 
 
@@ -53,20 +45,15 @@ def _gate(gate: Node) -> dict[str, Any]:
         value, limit = (getattr(gate[part], kind)(digits) for part in ("value", "limit"))
         if value.text != limit.text or value.value == limit.value:
             break
-    return {
-        **{key: gate.value[key] for key in ("ok", "conclusive")},
-        "name": gate["name"].text(),
-        "n": gate["n"].count(),
-        "measured": Interval(value, *(getattr(end, kind)(digits) for end in gate["ci95"])),
-        "limit": limit,
-    }
+    ends = (getattr(end, kind)(digits) for end in gate["ci95"])
+    return {**gate.value, "gate": gate, "measured": Interval(value, *ends), "limit": limit}
 
 
 def _highlights(root: Node) -> list[Pair]:
     """The three figures that a reader looks for first: what it bought, and what it cost."""
     found = []
     if root.has("extraction", "baseline"):
-        base, edited = (root.at(*path) for path in (("extraction", "baseline"), ("extraction",)))
+        base, edited = root["extraction"]["baseline"], root["extraction"]
         before, after = (node["exact_match"]["rate"].rate() for node in (base, edited))
         found.append(Pair("recited word for word", before, after))
     if root.has("heldout"):
@@ -91,22 +78,3 @@ def _weight(task: dict[str, Any]) -> tuple[bool, bool, bool, float]:
     """
     outcome = (task["outcome"] == "loss", task["outcome"] == "inconclusive")
     return *outcome, not task["drop_is_relative"], task["drop"]
-
-
-def _trade_off(node: Node) -> dict[str, Any]:
-    drawn = chart(node.value["points"])
-    return {
-        "chart": drawn,
-        "x_ticks": [(x, f"{tick:.{drawn.x_digits}f}") for x, tick in drawn.x_ticks],
-        "y_ticks": [(y, f"{tick:.{drawn.y_digits}%}") for y, tick in drawn.y_ticks],
-        "points": [
-            {
-                "label": point["label"].text(),
-                "kind": point.value["kind"],
-                "exact_match": point["exact_match"].rate(),
-                "heldout_loss": point["heldout_loss"].number(),
-            }
-            for point in node["points"]
-        ],
-        "note": node["note"].text() if node.has("note") else None,
-    }

@@ -1,0 +1,90 @@
+"""What the models recite and what they can do, in rows with a picture each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evals.evaluation.page.drawings import Axis, nice_axis
+from evals.evaluation.page.figures import Interval, Node
+from evals.memorization.measures import MEASURES
+
+
+def recall_of(node: Node) -> dict[str, Any]:
+    """`node`: the report's `extraction`, which has a baseline. Rates by count, and other measures.
+
+    Each row has the places of its figures, intervals and whiskers.
+    """
+    base, paired = node["baseline"], node["paired"]
+    lines = [("all passages", node, base, paired)]
+    if node.has("by_count"):
+        strata = zip(node["by_count"], base["by_count"], paired["by_count"], strict=True)
+        lines += [(_seen(parts[0].value["count"]), *parts) for parts in strata]
+    ends = [part.value["exact_match"]["ci95"][1] for _, *parts, _ in lines for part in parts]
+    axis = nice_axis([0.0, *ends], margin=8)
+    rows = []
+    for label, edited, before, change in lines:
+        pair = [part["exact_match"].interval("rate") for part in (before, edited)]
+        rows.append(
+            {
+                "label": label,
+                "n": edited["n"],
+                "pair": pair,
+                "difference": change["exact_match_difference"].interval("points"),
+                "whiskers": [axis.whisker(interval) for interval in pair],
+            }
+        )
+    return {"rows": rows, "ticks": axis.named(axis.percent), "measures": _measures(node, base)}
+
+
+def _seen(count: str) -> str:
+    """How often the passages of a stratum were seen in training."""
+    return {"0": "never seen", "1": "seen once"}.get(count, f"seen {count.replace('-', '–')} times")
+
+
+def _measures(node: Node, base: Node) -> list[tuple[str, Interval, Interval]]:
+    """Label, base and edited, of what else the test measures; some only where it was asked for."""
+    shown = [(one.phrase, one.path, one.form) for one in MEASURES if one.phrase]
+    shown.append(("loss on control text, nats per token", ("control", "nll"), ""))
+    rows = []
+    for label, path, form in shown:
+        if node.has(*path):
+            show = "rate" if "%" in form else "number"
+            before, after = (part.at(*path).interval(show) for part in (base, node))
+            rows.append((label, before, after))
+    return rows
+
+
+def digits_of(task: Node) -> int:
+    """Decimals that show a difference of the size that matters, for scores and perplexities."""
+    largest = max(abs(task.value["base"]), abs(task.value["edited"]))
+    return next((digits for digits, high in ((3, 10), (2, 100), (1, 1_000)) if largest < high), 0)
+
+
+def tasks_of(tasks: Node) -> dict[str, Any]:
+    """`tasks`: the report's, at least one. Accuracies share one picture; others have none."""
+    values = [task.value for _, task in tasks.items()]
+    drawn = [number for task in values if not _own_scale(task) for number in task["ci95"]]
+    axis = nice_axis(drawn, about=0.0, margin=8) if drawn else None
+    return {
+        "rows": [_row(name, task, axis) for name, task in tasks.items()],
+        "ticks": [] if axis is None else axis.named(f"+.{axis.digits}f"),
+        "zero": None if axis is None else axis.x(0.0),
+    }
+
+
+def _own_scale(task: dict[str, Any]) -> bool:
+    """Whether a task's difference cannot stand on the axis of accuracies."""
+    return task["drop_is_relative"] or not all(0 <= task[part] <= 1 for part in ("base", "edited"))
+
+
+def _row(name: str, task: Node, axis: Axis | None) -> dict[str, Any]:
+    digits = digits_of(task)
+    difference = task.interval("signed", digits)
+    drawn = axis is not None and not _own_scale(task.value)
+    return {
+        "name": name,
+        "task": task,
+        "digits": digits,
+        "difference": difference,
+        "whisker": axis.whisker(difference) if drawn and axis is not None else None,
+    }
