@@ -14,62 +14,56 @@ from surgery.fitting.corpus import token_ids
 
 
 def whole_rows(
-    table: Table, ids: list[str], tokenizer: Any, prefix: int, suffix: int
+    table: Table, tokenizer: Any, prefix: int, suffix: int
 ) -> tuple[Tokens, list[RowNote]]:
     """`tokens` or `text` -> int32 [N, prefix + suffix]: the first tokens of each row."""
     length = prefix + suffix
     rows: Sequence[Any] = table.columns.get("tokens", table.columns.get("text", ()))
     notes = []
     if isinstance(rows[0], str):
-        encode, decode = _codec(table, tokenizer)
-        rows = [encode(text) for text in rows]
-        for name, row in zip(ids, rows, strict=True):
-            cut = row[:length]
-            if len(row) > length and not np.array_equal(encode(decode(cut)), cut):
+        rows = _encoded(table, rows, tokenizer)
+        for name, row in zip(table.ids, rows, strict=True):
+            short = row[:length]
+            text = tokenizer.decode(short.tolist(), clean_up_tokenization_spaces=False)
+            if len(row) > length and not np.array_equal(token_ids(tokenizer, text), short):
                 reason = f"cut after {length} tokens, its text tokenizes otherwise on its own"
                 notes.append(RowNote(name, reason, kept=True))
-    _check_lengths(table, ids, rows, length, "tokens", f"prefix {prefix} + suffix {suffix}")
+    wanted = f"tokens (prefix {prefix} + suffix {suffix})"
+    _check_lengths(table.where, dict(zip(table.ids, rows, strict=True)), length, wanted)
     return _stack(table, [row[:length] for row in rows]), notes
 
 
-def pairs(
-    table: Table, ids: list[str], tokenizer: Any, prefix: int, suffix: int
-) -> tuple[Tokens, list[RowNote]]:
+def pairs(table: Table, tokenizer: Any, prefix: int, suffix: int) -> tuple[Tokens, list[RowNote]]:
     """`prefix` and `suffix` -> int32 [N, prefix + suffix]: the tokens on either side of the seam.
 
     Rows noted as not kept are zeros.
     """
     prefixes, suffixes = table.columns["prefix"], table.columns["suffix"]
-    notes = []
+    torn = [False] * table.number
     if type(prefixes[0]) is not type(suffixes[0]):
         raise SamplesError("prefix and suffix must both be text, or token ids", where=table.where)
     if isinstance(prefixes[0], str):
-        encode, _ = _codec(table, tokenizer)
-        texts = list(zip(prefixes, suffixes, strict=True))
-        prefixes = [encode(before) for before in prefixes]
-        suffixes = []
-        for name, (before, after), head in zip(ids, texts, prefixes, strict=True):
-            whole = encode(before + after)
-            suffixes.append(whole[len(head) :])
-            if not np.array_equal(whole[: len(head)], head):
-                reason = "prefix and suffix together tokenize otherwise at their seam"
-                notes.append(RowNote(name, reason, kept=False))
-    dropped = {note.id for note in notes}
-    checked = [index for index, name in enumerate(ids) if name not in dropped]
+        whole = [before + after for before, after in zip(prefixes, suffixes, strict=True)]
+        prefixes, whole = (_encoded(table, texts, tokenizer) for texts in (prefixes, whole))
+        parts = list(zip(prefixes, whole, strict=True))
+        torn = [not np.array_equal(row[: len(head)], head) for head, row in parts]
+        suffixes = [row[len(head) :] for head, row in parts]
+    reason = "prefix and suffix together tokenize otherwise at their seam"
+    notes = [
+        RowNote(name, reason, kept=False) for name, bad in zip(table.ids, torn, strict=True) if bad
+    ]
     for rows, length, what in ((prefixes, prefix, "prefix"), (suffixes, suffix, "suffix")):
-        names, kept = [ids[i] for i in checked], [rows[i] for i in checked]
-        _check_lengths(table, names, kept, length, f"{what} tokens", f"{what} {length}")
+        kept = {n: row for n, row, bad in zip(table.ids, rows, torn, strict=True) if not bad}
+        _check_lengths(table.where, kept, length, f"{what} tokens ({what} {length})")
     filler = np.zeros(prefix + suffix, dtype=np.int64)
     rows = [
-        filler
-        if name in dropped
-        else np.concatenate([before[len(before) - prefix :], after[:suffix]])
-        for name, before, after in zip(ids, prefixes, suffixes, strict=True)
+        filler if bad else np.concatenate([before[len(before) - prefix :], after[:suffix]])
+        for bad, before, after in zip(torn, prefixes, suffixes, strict=True)
     ]
     return _stack(table, rows), notes
 
 
-def _codec(table: Table, tokenizer: Any) -> tuple[Any, Any]:
+def _encoded(table: Table, texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
     if tokenizer is None:
         raise SamplesError(
             "text needs a tokenizer",
@@ -77,29 +71,19 @@ def _codec(table: Table, tokenizer: Any) -> tuple[Any, Any]:
             got="a model without one",
             fix="give samples as token ids, or a model with its tokenizer",
         )
-
-    def encode(text: str) -> Tokens:
-        return token_ids(tokenizer, text)
-
-    def decode(ids: IdRow) -> str:
-        return str(tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))
-
-    return encode, decode
+    return [token_ids(tokenizer, text) for text in texts]
 
 
-def _check_lengths(
-    table: Table, ids: list[str], rows: Sequence[Any], length: int, what: str, wanted: str
-) -> None:
-    for name, row in zip(ids, rows, strict=True):
-        if len(row) < length:
-            short = sum(len(other) < length for other in rows)
-            raise SamplesError(
-                f"{short} of {len(rows)} rows are too short, the first is {name!r}",
-                where=table.where,
-                expected=f"at least {length} {what} ({wanted})",
-                got=len(row),
-                fix="choose smaller lengths, or remove these rows",
-            )
+def _check_lengths(where: str, rows: dict[str, Any], length: int, wanted: str) -> None:
+    short = {name: len(row) for name, row in rows.items() if len(row) < length}
+    for name, got in short.items():
+        raise SamplesError(
+            f"{len(short)} of {len(rows)} rows are too short, the first is {name!r}",
+            where=where,
+            expected=f"at least {length} {wanted}",
+            got=got,
+            fix="choose smaller lengths, or remove these rows",
+        )
 
 
 def _stack(table: Table, rows: Sequence[IdRow]) -> Tokens:

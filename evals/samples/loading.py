@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,9 @@ import numpy as np
 
 from evals.samples.cutting import pairs, whole_rows
 from evals.samples.record import Samples
-from evals.samples.tables import (
-    Table,
-    read_dataset,
-    read_npy,
-    read_npy_pair,
-    read_table,
-)
+from evals.samples.tables import Table, read_dataset, read_npy, read_npy_pair, read_table
 from surgery.errors import SamplesError
-from surgery.hub.datasets import PREFIX as HUB
-from surgery.hub.datasets import HubDataset
+from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.hub.finding import shown_name
 
 DEFAULT_LENGTH = 32
@@ -41,7 +33,6 @@ class Passages:
 
     source: str
     table: Table
-    ids: tuple[str, ...]
     prefix: int
     suffix: int
     ready: Samples | None = None
@@ -51,23 +42,22 @@ class Passages:
         if self.ready is not None:
             return self.ready
         rows_of = whole_rows if {"tokens", "text"} & set(self.table.columns) else pairs
-        tokens, notes = rows_of(self.table, list(self.ids), tokenizer, self.prefix, self.suffix)
+        tokens, notes = rows_of(self.table, tokenizer, self.prefix, self.suffix)
         left_out = {note.id for note in notes if not note.kept}
-        kept = np.asarray([name not in left_out for name in self.ids], dtype=bool)
+        kept = np.asarray([name not in left_out for name in self.table.ids], dtype=bool)
         if not kept.any():
             raise SamplesError("no row can be used", where=self.table.where, got=notes[0].reason)
         labels = self.table.labels
         samples = Samples(
             tokens=tokens,
             prefix_length=self.prefix,
-            ids=self.ids,
+            ids=self.table.ids,
             source=shown_name(self.source),
             counts=None if labels.count is None else np.asarray(labels.count, dtype=np.int64),
             members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),
         )
-        if not kept.all():
-            samples = samples.select(kept)
+        samples = samples.select(kept)
         if samples.members is not None and not samples.members.any():
             raise SamplesError(
                 "no row is a member", where=self.table.where, expected="at least one"
@@ -98,7 +88,6 @@ def open_samples(
     passages = Passages(
         source,
         table,
-        tuple(_ids(table)),
         own_prefix if prefix_length is None else prefix_length,
         own_suffix if suffix_length is None else suffix_length,
     )
@@ -135,8 +124,8 @@ def load_samples(
 
     Raises `SamplesError`, in one line, for what cannot be read or is too short.
     """
-    opened = open_samples(source, prefix_length=prefix_length, suffix_length=suffix_length)
-    return opened.tokenized(tokenizer)
+    lengths = {"prefix_length": prefix_length, "suffix_length": suffix_length}
+    return open_samples(source, **lengths).tokenized(tokenizer)
 
 
 def _read(source: str) -> Table:
@@ -144,13 +133,13 @@ def _read(source: str) -> Table:
         from evals.lab import samples_path
 
         return read_table(samples_path(source.removeprefix("lab:")))
-    if source.startswith(HUB):
+    if source.startswith(PREFIX):
         return read_dataset(HubDataset.parse(source))
     if source.endswith(".npy") and "," in source and not Path(source).exists():
-        paths = [Path(part) for part in source.split(",")]
-        if len(paths) != 2:
+        prefix, suffix, *more = (Path(part) for part in source.split(","))
+        if more:
             raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
-        return read_npy_pair(_file(paths[0]), _file(paths[1]))
+        return read_npy_pair(_file(prefix), _file(suffix))
     path = _file(Path(source))
     if path.suffix == ".npy":
         return read_npy(path)
@@ -163,11 +152,3 @@ def _file(path: Path) -> Path:
     if not path.is_file():
         raise SamplesError("no such file", where=path, expected=FORMS)
     return path
-
-
-def _ids(table: Table) -> list[str]:
-    ids = [str(name) for name in table.labels.id or range(table.number)]
-    ((name, times),) = Counter(ids).most_common(1)
-    if times > 1:
-        raise SamplesError("ids are not unique", where=table.where, got=f"{name!r} {times} times")
-    return ids

@@ -66,7 +66,7 @@ class Samples:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of all rows' tokens in order, as little-endian int32."""
-        return hashlib.sha256(_bytes(self.tokens)).hexdigest()
+        return row_hash(self.tokens)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
@@ -108,8 +108,4 @@ class Samples:
 
 def row_hash(row: Tokens) -> str:
     """SHA-256 of tokens, of one row or of rows in order, as little-endian int32."""
-    return hashlib.sha256(_bytes(row)).hexdigest()
-
-
-def _bytes(tokens: Tokens) -> bytes:
-    return np.ascontiguousarray(tokens, dtype="<i4").tobytes()
+    return hashlib.sha256(np.ascontiguousarray(row, dtype="<i4").tobytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +40,21 @@ class Labels(BaseModel):
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of `number` rows, by name.
+    """Columns of rows, by name. `ids`: one name a row, all different.
 
     A passage is in `tokens`, in `prefix` and `suffix`, or in `text`; a column's cells are all text
     or all arrays of integers [T]. `shape` is the (prefix, suffix) length that a pair of arrays has.
     """
 
     where: str
-    number: int
+    ids: tuple[str, ...]
     columns: Mapping[str, Sequence[Any]]
     labels: Labels
     shape: tuple[int, int] | None = None
+
+    @property
+    def number(self) -> int:
+        return len(self.ids)
 
 
 def _table(
@@ -74,7 +79,11 @@ def _table(
                 expected="text in every row, or a list of token ids in every row",
                 got=" and ".join(sorted(kind.__name__ for kind in kinds)),
             )
-    return Table(str(where), number, passages, labels, shape)
+    ids = tuple(map(str, labels.id or range(number)))
+    ((name, times),) = Counter(ids).most_common(1)
+    if times > 1:
+        raise SamplesError("ids are not unique", where=where, got=f"{name!r} {times} times")
+    return Table(str(where), ids, passages, labels, shape)
 
 
 def read_npy(path: Path) -> Table:
