@@ -46,7 +46,8 @@ def control_windows(
     if not len(found):
         raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    return np.take(found, chosen, axis=0)
+    picked: Tokens = found[chosen]
+    return picked
 
 
 def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
