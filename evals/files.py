@@ -95,17 +95,21 @@ class Journal:
         self._path.unlink()
 
 
-def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[str]]:
-    """Name -> array [N] becomes name -> its dtype and its bytes in base 64."""
+def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+    """Name -> array becomes name -> its dtype, its shape and its bytes in base 64."""
     return {
-        name: [values.dtype.str, base64.b64encode(values.tobytes()).decode("ascii")]
+        name: [
+            values.dtype.str,
+            list(values.shape),
+            base64.b64encode(values.tobytes()).decode("ascii"),
+        ]
         for name, values in columns.items()
     }
 
 
-def arrays_from_json(stored: Mapping[str, list[str]]) -> dict[str, npt.NDArray[Any]]:
+def arrays_from_json(stored: Mapping[str, list[Any]]) -> dict[str, npt.NDArray[Any]]:
     """What `arrays_as_json` was given."""
     return {
-        name: np.frombuffer(base64.b64decode(data), dtype=np.dtype(kind))
-        for name, (kind, data) in stored.items()
+        name: np.frombuffer(base64.b64decode(data), dtype=np.dtype(kind)).reshape(shape)
+        for name, (kind, shape, data) in stored.items()
     }

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections import Counter
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evals.memorization import measures, membership
+from evals.memorization import measures, membership, recovery
 from evals.running.predictions import Positions, Sampling, measure_positions
 
 settings.register_profile("measures", max_examples=40, deadline=None)
@@ -269,3 +270,27 @@ def test_a_measure_is_taken_where_a_pass_has_what_it_needs():
         one.name for one in every if not one.needs
     }
     assert all(one.can(whole) and len(one.of(whole)) == 1 for one in every)
+
+
+@given(arrays(np.bool_, (4, 5)), st.integers(0, 6))
+def test_hints_count_the_errors_of_a_corrected_attacker(right, most):
+    measure = recovery.measure_of(f"hints:{most}" if most else "greedy")
+    assert measure.recovered(right).tolist() == [row.count(False) <= most for row in right.tolist()]
+    np.testing.assert_array_equal(measure.chance(right.astype(float)), measure.recovered(right))
+
+
+def test_the_chance_of_recovery_is_that_of_independent_tokens():
+    rng = np.random.default_rng(0)
+    p = rng.random((3, 6))
+    outcomes = np.array(list(product([False, True], repeat=6)))
+    for most in range(4):
+        measure = recovery.hints(most)
+        chances = np.where(outcomes, p[:, None], 1 - p[:, None]).prod(-1)  # [3, 64]
+        expected = chances[:, measure.recovered(outcomes)].sum(-1)
+        np.testing.assert_allclose(measure.chance(p), expected)
+
+
+@pytest.mark.parametrize("name", ["", "hints", "hints:", "hints:-1", "hints:x", "any"])
+def test_no_other_measure_is_known(name):
+    with pytest.raises(ValueError, match=r"no measure .* \(expected greedy or hints:K\)"):
+        recovery.measure_of(name)

@@ -23,6 +23,8 @@ from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 from evals.lab import heldout_texts
 from evals.models import open_model
 from evals.response import Text, Units, engine, heldout_text, passages_text, respond
+from evals.response.margins import margins as least_margins
+from evals.response.texts import margins_text
 from evals.samples import Samples, Tokens, load_samples
 from evals.samples.windows import control_windows
 from evals.search.units import units
@@ -348,3 +350,28 @@ def test_single_heads_of_a_deep_model_are_ranked_as_they_are_measured(data):
     assert kl > 0.95
     assert 0.85 < ratio < 1.15
     assert margin > 0.9
+
+
+# --- margins one by one ---------------------------------------------------------------------------
+
+
+def test_margins_one_by_one_add_up_to_those_with_signs():
+    """The same passes back, a suffix token at a time, and the margins themselves."""
+    model, samples = stock("neox-parallel"), some_passages()
+    signed = passages_text(samples)
+    together = respond(model, signed, ("zero",), draws=2)
+    alone = respond(model, margins_text(samples), ("zero",), draws=samples.suffix_length)
+    signs = np.where(signed.random(range(len(samples)), 2).numpy() < 0.5, -1, 1)  # [N, S, D]
+    np.testing.assert_allclose(
+        np.einsum("usn,nsd->udn", alone.values, signs), together.values, rtol=1e-3, atol=1e-5
+    )
+
+    ids = torch.from_numpy(samples.tokens).long()
+    logits = model(ids[:, :-1]).logits[:, samples.prefix_length - 1 :].detach()
+    true = ids[:, samples.prefix_length :].unsqueeze(-1)
+    found = least_margins(model, samples)
+    right = (logits.argmax(-1, keepdim=True) == true).squeeze(-1).numpy()
+    np.testing.assert_array_equal(found > 0, right)
+    best = logits.scatter(-1, true, -torch.inf).amax(-1)
+    expected = (logits.gather(-1, true).squeeze(-1) - best).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

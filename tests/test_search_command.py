@@ -29,6 +29,8 @@ EDIT = {"spec", "blocks", "variant"}
 FIGURES = {
     "exact_match",
     "exact_match_ci95",
+    "recovered",
+    "recovered_ci95",
     "memorization_score",
     "heldout_loss",
     "heldout_kl",
@@ -135,7 +137,12 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
         "--output", output, "--json",
     )  # fmt: skip
     found = outcome.json
-    assert set(found["selected"]) - {"heads"} == EDIT | FIGURES
+    assert set(found["selected"]) - {"heads"} == EDIT | FIGURES | {"refitted"}
+    assert found["measure"] == "greedy"
+    assert found["selected"]["recovered"] == {"greedy": found["selected"]["exact_match"]}
+    assert found["units"] == {"offered": 4, "estimated": 0, "measured": 4}
+    assert found["passes"]["estimates_back"] == 0
+    assert found["passes"]["edits"] == 15 * (20 + found["heldout"]["chosen_on"]["windows"])
     assert set(found["held_back"]) == FIGURES
     assert set(found["base"]) == FIGURES | {"held_back"}
     assert set(found["paper_recipe"]) == EDIT | FIGURES | {"held_back"}
@@ -158,6 +165,98 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert plan.model is not None
     assert plan.model.source.content == found["provenance"]["model"]["content"]
     assert (plan.model.family, plan.model.num_blocks) == ("gpt_neox", 2)
+
+
+HEADS = ["--max-extraction", 0.3, "--variant", "zero", "--variant", "identity"]
+
+
+def test_estimates_choose_what_is_measured(model, samples, texts, tmp_path):
+    """Where not all sets can be measured, every unit is looked at, and few edits are measured."""
+    found = search(
+        model, samples, texts, *HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"
+    )
+    assert not found["exhaustive"]
+    assert found["evaluations"] <= 10
+    assert found["units"]["offered"] == found["units"]["estimated"] == 2 * (2 + 1) * 2
+    assert found["units"]["measured"] > 0
+    assert found["passes"]["estimates_back"] > 0
+    assert found["selected"]["exact_match"] <= 0.3
+    for edit in found["estimates"]["edits"]:
+        assert {"heldout_kl", "estimated_kl", "recovered", "estimated_recovered"} <= set(edit)
+
+
+def test_fitted_parts_of_the_choice_are_fitted_as_an_export_fits_them(
+    model, samples, texts, tmp_path
+):
+    found = search(
+        model, samples, texts, "--max-extraction", 0.3, "--variant", "mean", "--variant", "linear",
+        "--calibration", texts[1], "--max-evaluations", 8, "--output", tmp_path / "found",
+    )  # fmt: skip
+    assert not found["exhaustive"]
+    assert found["selected"]["refitted"]
+    exported = attn_surgery(
+        "export", model, "--plan", found["plan"], "--calibration", texts[1],
+        "--output", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert exported.code == 0, exported
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    kept = [row for row in rows if row["id"] in found["samples"]["held_back_ids"]]
+    measured = attn_surgery(
+        "extract", tmp_path / "out", "--samples", written(tmp_path / "back.jsonl", kept),
+        "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--json",
+    ).json  # fmt: skip
+    assert measured["exact_match"]["rate"] == found["held_back"]["exact_match"]
+
+
+def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path, monkeypatch):
+    folder = tmp_path / "found"
+    options = [*HEADS, "--output", folder, "--resume", "--max-evaluations"]
+    first = search(model, samples, texts, *options, 4)
+    outcome = call(model, samples, texts, *options, 9, "--json")
+    assert "4 edits were measured before" in outcome.stderr
+    more = outcome.json
+    assert {str(edit["selection"]) for edit in first["measured"]} <= {
+        str(edit["selection"]) for edit in more["measured"]
+    }
+    assert 4 < more["evaluations"] <= 9
+    shutil.rmtree(folder)
+    once = search(model, samples, texts, *options, 9)
+    assert once | {"plan": ""} == more | {"plan": ""}
+    call(
+        model, samples, texts, "--max-extraction", 0.2, *HEADS[2:], "--output", folder, "--resume"
+    ).assert_error("search.json: holds the search of another model, goal, text or choice")
+
+
+def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
+    from evals.search import algorithm
+
+    options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(algorithm, "_close_in", interrupted)
+        assert call(model, samples, texts, *options).code == 130
+    (kept,) = tmp_path.iterdir()
+    number = len(kept.read_text().splitlines()) - 1
+    outcome = call(model, samples, texts, *options)
+    assert f"{number} edits were measured before" in outcome.stderr
+    assert outcome.code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["found"]
+
+
+def test_hints_count_as_recovered(model, samples, texts, tmp_path):
+    found = search(
+        model, samples, texts, "--max-extraction", 0.3, "--measure", "hints:2", "--variant",
+        "zero", "--output", tmp_path / "found",
+    )  # fmt: skip
+    assert found["measure"] == "hints:2"
+    assert found["selected"]["recovered"]["hints:2"] <= 0.3
+    assert found["selected"]["recovered"]["hints:2"] >= found["selected"]["exact_match"]
+    outcome = call(model, samples, texts, "--max-extraction", 0.3, "--measure", "hints")
+    assert outcome.code == 2
+    assert "no measure 'hints' (expected greedy or hints:K)" in outcome.stderr
 
 
 def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
@@ -209,7 +308,7 @@ def test_a_search_can_be_repeated(model, samples, texts, tmp_path):
 def test_a_mixed_choice_names_its_parts(model, samples, texts, tmp_path):
     found = search(
         model, samples, texts, "--max-extraction", 0, "--variant", "zero", "--variant", "identity",
-        "--output", tmp_path / "found",
+        "--grain", "blocks", "--output", tmp_path / "found",
     )  # fmt: skip
     assert found["evaluations"] == 8  # 3 choices for each of 2 blocks, less none for both
     mixed = [edit for edit in found["front"] if edit["variant"] == "mixed"]
@@ -264,8 +363,8 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
         "--max-extraction", 0.5, "--variant", "zero", "--output", tmp_path / "found",
     )  # fmt: skip
     outcome.assert_error(
-        "--max-extraction 0.5: none of the 3 edits measured meets it",
-        "zero: 100.0% recited at ",
+        "--max-extraction 0.5: none of the 15 edits measured meets it",
+        "zero: 100.0% recovered at ",
         f"{tmp_path / 'found'} holds the front",
     )
     assert set(snapshot(tmp_path / "found")) == {"search.json", "front.png", "front.svg"}

@@ -22,14 +22,16 @@ def show_search(result: dict[str, Any], export: str) -> None:
     rows.append((f"chosen: {_named(selected, result['num_heads'])}", selected, result["held_back"]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("edit", overflow="fold")
+    measure = result["measure"]
+    what = "recited" if measure == "greedy" else "recovered"
     for half in ("chosen on", "held back"):
-        for name in ("recited", "loss", "KL"):
+        for name in (what, "loss", "KL"):
             table.add_column(f"{name}\n{half}", justify="right", no_wrap=True)
     for label, here, there in rows:
         cells = [
             cell
             for half, before in ((here, base), (there, base["held_back"]))
-            for cell in _cells(half, before)
+            for cell in _cells(half, before, measure)
         ]
         table.add_row(label, *cells)
     echo(
@@ -37,11 +39,13 @@ def show_search(result: dict[str, Any], export: str) -> None:
         "loss: rise on held-out text, in nats per token"
     )
     console().print(table)
-    low, high = result["held_back"]["exact_match_ci95"]
-    every = "all there are" if result["exhaustive"] else f"{len(result['front'])} on the front"
+    low, high = result["held_back"]["recovered_ci95"]
+    every = (
+        "all there are" if result["exhaustive"] else f"out of {result['units']['offered']} units"
+    )
     echo(
-        f"{result['evaluations']} edits measured, {every}; recited of the half held back: "
-        f"{result['held_back']['exact_match']:.1%} [{low:.1%}, {high:.1%}]"
+        f"{result['evaluations']} edits measured, {every}; {what} of the half held back: "
+        f"{result['held_back']['recovered'][measure]:.1%} [{low:.1%}, {high:.1%}]"
     )
     if not result["held_back_meets_goal"]:
         echo("the half held back does not meet the goal: ask for less than you need")
@@ -73,6 +77,6 @@ def _named(edit: dict[str, Any], num_heads: int) -> str:
     )
 
 
-def _cells(figures: dict[str, Any], base: dict[str, Any]) -> list[str]:
+def _cells(figures: dict[str, Any], base: dict[str, Any], measure: str) -> list[str]:
     rise = figures["heldout_loss"] - base["heldout_loss"]
-    return [f"{figures['exact_match']:.1%}", f"{rise:+.3f}", f"{figures['heldout_kl']:.3f}"]
+    return [f"{figures['recovered'][measure]:.1%}", f"{rise:+.3f}", f"{figures['heldout_kl']:.3f}"]

@@ -30,16 +30,20 @@ class Text:
 
     - `tokens`: int32 [N, prefix_length + S]; the scalar is of the S predictions after the prefix.
     - `score`: the scalar. `scale`: what its mean squared response is multiplied by.
+    - `one_by_one`: instead of random numbers, each draw gets 1 at one position and 0 elsewhere.
     """
 
     tokens: Tokens
     prefix_length: int
     score: Score
     scale: float
+    one_by_one: bool = False
 
     def random(self, rows: Sequence[int], draws: int) -> torch.Tensor:
         """Uniform numbers in [0, 1), float64 [rows, S, D]."""
         positions = self.tokens.shape[1] - self.prefix_length
+        if self.one_by_one:
+            return torch.eye(positions, draws).double().expand(len(rows), -1, -1)
         numbers = [
             [np.random.default_rng((_SEED, row, draw)).random(positions) for draw in range(draws)]
             for row in rows
@@ -67,6 +71,11 @@ def passages_text(samples: Samples) -> Text:
     return Text(samples.tokens, samples.prefix_length, _signed_margins, 1 / samples.suffix_length)
 
 
+def margins_text(samples: Samples) -> Text:
+    """Asks how far each suffix token's margin moves, in nats: with S draws, one draw a token."""
+    return Text(samples.tokens, samples.prefix_length, _margins, 1.0, one_by_one=True)
+
+
 def _drawn_likelihood(
     logits: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, random: torch.Tensor
 ) -> torch.Tensor:
@@ -80,7 +89,12 @@ def _drawn_likelihood(
 def _signed_margins(
     logits: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, random: torch.Tensor
 ) -> torch.Tensor:
+    return _margins(logits, weight, targets, torch.where(random < 0.5, -1, 1))
+
+
+def _margins(
+    logits: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, factors: torch.Tensor
+) -> torch.Tensor:
     others = logits.scatter(-1, targets.unsqueeze(-1), float("-inf")).softmax(-1)
     gradient = functional.embedding(targets, weight) - others.to(weight.dtype) @ weight
-    signs = torch.where(random < 0.5, -1, 1).to(weight.dtype)
-    return signs.T.unsqueeze(-1) * gradient
+    return factors.T.unsqueeze(-1).to(weight.dtype) * gradient

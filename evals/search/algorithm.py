@@ -1,50 +1,65 @@
-"""Which blocks or heads: a search for the edit that meets a goal at the least cost.
+"""Which blocks and heads: a search for the edit that meets a goal at the least cost.
 
-1. Every unit (a block or a head with a variant) is measured alone.
-2. Where all sets of units fit into the budget, all are measured, and the answer is the best there
-   is. Otherwise one set takes the units in order of their worth until it meets the goal; then a
-   beam of sets grows, each step with what it did to the sets before it.
-3. The best set is refined: units are taken out again where that makes it better (backward
-   elimination), and exchanged for others.
-4. While there is budget left, 2 and 3 are repeated with a beam twice as wide.
+Without estimates all sets of units are measured, and the answer is the best there is. With them:
 
-Steps are ranked by a smooth measure, the fall in `recall` per nat of held-out KL: exact match alone
-says nothing until passages break. What is accepted is decided by the goal itself.
+1. From estimates: the cheapest sets that should leave less and less recovered. These are measured.
+2. The estimates are corrected by what was measured, and where the goal lies between two sets, one
+   between them is proposed and measured, again and again.
+3. Sets that differ from the best by one unit and are expected to be better are measured.
 
-Nothing here knows about models: `evaluate` gives points for selections.
+What is accepted is decided by what was measured. Nothing here knows about models: `evaluate` gives
+points for selections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
+from evals.search.estimates import Estimates
 from evals.search.front import Point, pareto_front
-from evals.search.goals import Goal
-from evals.search.trail import Evaluate, Promise, Trail
-from evals.search.units import Units, clash, every_set, number_of_sets
+from evals.search.goals import Goal, MaxExtraction
+from evals.search.trail import Evaluate, Trail
+from evals.search.units import Units, every_set
 from surgery.selection import Part, Selection
 
-WIDTH = 2
-"""Sets that grow side by side, at first."""
+STEPS = 6
+"""Sets that are measured at first; as many times the gap around the goal is halved."""
 TRIED = 6
-"""Units that are tried on each of them, the most promising first, and exchanges at a time."""
+"""Sets near the best that are measured at a time."""
+_NEAR = 1.1  # rates that differ by less are not told apart
+_ROUNDS = 3  # of sets near the best
 
 
 @dataclass(frozen=True)
 class Found:
     """What a search measured.
 
-    - `best`: None where nothing that was measured meets the goal.
-    - `points`: every edit that was measured. `exhaustive`: those are all there are.
+    - `met`: what meets the goal, best first; before the rest, what is also expected to on other
+      passages. `measured`: every edit that was, with the units that it is made of.
+    - `estimates`: as corrected in the end; None where all sets were measured.
     """
 
-    best: Point | None
+    met: tuple[Point, ...]
     base: Point
-    points: tuple[Point, ...]
-    exhaustive: bool
+    measured: tuple[tuple[Units, Point], ...]
     goal: Goal
+    estimates: Estimates | None
+
+    @property
+    def best(self) -> Point | None:
+        return self.met[0] if self.met else None
+
+    @property
+    def exhaustive(self) -> bool:
+        return self.estimates is None
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        return tuple(point for _, point in self.measured)
 
     @cached_property
     def front(self) -> list[Point]:
@@ -55,9 +70,11 @@ def search(
     evaluate: Evaluate,
     units: Sequence[Part],
     goal: Goal,
+    estimates: Estimates | None,
     *,
     holds: Callable[[Selection], bool] = lambda selection: True,
     max_evaluations: int,
+    earlier: Mapping[Selection, Point] | None = None,
 ) -> Found:
     """Finds a selection of `units` that meets `goal`.
 
@@ -65,70 +82,77 @@ def search(
 
     - `evaluate`: selections → their points, in order; () is the unedited model.
     - `units`: what may be edited, all different.
+    - `estimates`: of `units`; None: all sets of them are measured.
     - `holds`: which selections may be proposed.
     - `max_evaluations`: how many edits may be measured, the unedited model not counted.
+    - `earlier`: points that an earlier search with the same arguments has measured.
 
-    The same points give the same answer, which is the best by `goal` of all that were measured.
+    The same points give the same answer.
     """
-    trail = Trail(evaluate, goal, holds, max_evaluations)
-    alone = trail.measure([frozenset([unit]) for unit in units])
-    exhaustive = number_of_sets(units) <= max_evaluations
-    if exhaustive:
+    trail = Trail(evaluate, goal, holds, max_evaluations, earlier or {})
+    if estimates is None:
         trail.measure(list(every_set(units)))
     else:
-        promise = Promise({unit: point for (unit,), point in alone}, trail.base)
-        _dive(trail, promise)
-        _eliminate(trail)
-        width, tried = WIDTH, TRIED
-        while trail.budget and width <= max_evaluations:
-            _grow(trail, alone, promise, width, tried)
-            _refine(trail, promise, tried)
-            width, tried = 2 * width, 2 * tried
-    best = trail.best()
-    return Found(None if best is None else best[1], trail.base, trail.points, exhaustive, goal)
+        _follow(trail, estimates)
+        estimates = _close_in(trail, estimates)
+        estimates = _refine(trail, estimates)
+    met = tuple(point for _, point in _ranked(trail, estimates))
+    return Found(met, trail.base, trail.measured, goal, estimates)
 
 
-def _dive(trail: Trail, promise: Promise) -> None:
-    """One set takes the units in order of worth: soon it meets the goal, to be improved on."""
-    chosen: Units = frozenset()
-    for unit in promise.ranked:
-        if any(clash(unit, part) for part in chosen):
-            continue
-        for more, point in trail.measure([chosen | {unit}]):
-            if not trail.grows(point):
-                return
-            chosen = more
+def _follow(trail: Trail, estimates: Estimates) -> None:
+    """Sets that should leave less and less."""
+    high, low = trail.goal.rates(trail.base)
+    low = max(low, 0.1 / estimates.passages)
+    sets: list[Units] = []
+    for rate in np.geomspace(max(high, low), low, STEPS):
+        sets += estimates.least(float(rate), sets[-1] if sets else frozenset())
+    trail.measure(sets)
 
 
-def _grow(
-    trail: Trail, sets: list[tuple[Units, Point]], promise: Promise, width: int, tried: int
-) -> None:
-    """A beam: the most promising sets of each size, each with one unit more, and so on."""
-    while sets and trail.budget:
-        able = [(promise.worth(point), chosen) for chosen, point in sets if trail.grows(point)]
-        able.sort(key=lambda pair: -pair[0])
-        sets = trail.measure(
-            [more for _, chosen in able[:width] for more in promise.larger(chosen, tried)]
-        )
+def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
+    """Halves the gap, on a logarithmic scale, between sets on this and on that side of the goal."""
+    for _ in range(STEPS):
+        estimates = estimates.corrected(trail.measured)
+        rates = [
+            (estimates.expected(chosen).recovered, trail.goal.beyond(point, trail.base))
+            for chosen, point in trail.measured
+        ]
+        short = [rate for rate, beyond in rates if not beyond]
+        high = min(short, default=estimates.expected(()).recovered)
+        low = max((rate for rate, beyond in rates if beyond and rate < high), default=high / 16)
+        if high <= _NEAR * low or high <= 0 or not trail.budget:
+            break
+        before = len(trail.measured)
+        trail.measure(estimates.least((high * low) ** 0.5))
+        if len(trail.measured) == before:
+            break
+    return estimates.corrected(trail.measured)
 
 
-def _eliminate(trail: Trail) -> None:
-    """Takes units out of the best set, one by one, for as long as that makes it better."""
-    best, before = trail.best(), None
-    while best is not None and best != before and trail.budget:
-        trail.measure([best[0] - {unit} for unit in sorted(best[0])])
-        best, before = trail.best(), best
+def _refine(trail: Trail, estimates: Estimates) -> Estimates:
+    """Sets that differ from the best by one unit, for as long as that makes it better."""
+    for _ in range(_ROUNDS):
+        ranked = _ranked(trail, estimates)
+        if not ranked or not trail.budget:
+            break
+        best = ranked[0]
+        known = {chosen for chosen, _ in trail.measured}
+        near = [chosen for chosen in estimates.near(best[0]) if chosen not in known]
+        trail.measure(near[:TRIED])
+        estimates = estimates.corrected(trail.measured)
+        if _ranked(trail, estimates)[0] == best:
+            break
+    return estimates
 
 
-def _refine(trail: Trail, promise: Promise, tried: int) -> None:
-    """Takes units out of the best set, and exchanges them, for as long as that makes it better."""
-    _eliminate(trail)
-    best = trail.best()
-    tries = [] if best is None else promise.exchanged(*best)
-    while tries and trail.budget:
-        trail.measure(tries[:tried])
-        tries = tries[tried:]
-        if trail.best() != best:
-            _eliminate(trail)
-            best = trail.best()
-            tries = [] if best is None else promise.exchanged(*best)
+def _ranked(trail: Trail, estimates: Estimates | None) -> list[tuple[Units, Point]]:
+    """What meets the goal, best first; what should not meet a limit elsewhere comes last."""
+    met, goal = trail.met(), trail.goal
+    if estimates is None or not isinstance(goal, MaxExtraction):
+        return met
+
+    def doubtful(pair: tuple[Units, Point]) -> bool:
+        return estimates.expected(pair[0]).recovered > goal.limit
+
+    return sorted(met, key=doubtful)

@@ -19,7 +19,7 @@ class Goal(Protocol):
         """The option of `attn-surgery search` and its value."""
 
     def cost(self, point: Point) -> float:
-        """What an edit costs: the axis of the Pareto front beside `exact_match`."""
+        """What an edit costs: the axis of the Pareto front beside `recovered`."""
 
     def met(self, point: Point, base: Point) -> bool:
         """Whether an edit will do."""
@@ -27,13 +27,16 @@ class Goal(Protocol):
     def order(self, point: Point) -> Order:
         """Of two edits that will do, the smaller is better."""
 
-    def grows(self, point: Point, base: Point, best: Point | None) -> bool:
-        """Whether more units may turn an edit into one that is better than `best`."""
+    def beyond(self, point: Point, base: Point) -> bool:
+        """Whether edits that recover less, and so cost more, are of no use."""
+
+    def rates(self, base: Point) -> tuple[float, float]:
+        """Where to look, as shares of the passages: the highest, and the lowest."""
 
 
 @dataclass(frozen=True)
 class MaxExtraction:
-    """At most `limit` (0 to 1) of the passages recited, at the least held-out KL."""
+    """At most `limit` (0 to 1) of the passages recovered, at the least held-out KL."""
 
     limit: float
 
@@ -45,18 +48,21 @@ class MaxExtraction:
         return point.heldout_kl
 
     def met(self, point: Point, base: Point) -> bool:
-        return point.exact_match <= self.limit
+        return point.recovered <= self.limit
 
     def order(self, point: Point) -> Order:
-        return point.heldout_kl, point.exact_match, size_of(point.selection)
+        return point.heldout_kl, point.recovered, size_of(point.selection)
 
-    def grows(self, point: Point, base: Point, best: Point | None) -> bool:
-        return not self.met(point, base) and (best is None or point.heldout_kl < best.heldout_kl)
+    def beyond(self, point: Point, base: Point) -> bool:
+        return self.met(point, base)
+
+    def rates(self, base: Point) -> tuple[float, float]:
+        return max(self.limit, base.recovered / 3), self.limit / 2
 
 
 @dataclass(frozen=True)
 class MaxLossIncrease:
-    """The fewest passages recited, with held-out loss at most `limit` nats per token higher."""
+    """The fewest passages recovered, with held-out loss at most `limit` nats per token higher."""
 
     limit: float
 
@@ -69,10 +75,13 @@ class MaxLossIncrease:
 
     def met(self, point: Point, base: Point) -> bool:
         cheap = point.heldout_loss - base.heldout_loss <= self.limit
-        return cheap and point.exact_match < base.exact_match
+        return cheap and point.recovered < base.recovered
 
     def order(self, point: Point) -> Order:
-        return point.exact_match, point.heldout_loss, size_of(point.selection)
+        return point.recovered, point.heldout_loss, size_of(point.selection)
 
-    def grows(self, point: Point, base: Point, best: Point | None) -> bool:
-        return point.heldout_loss - base.heldout_loss < self.limit and point.exact_match > 0
+    def beyond(self, point: Point, base: Point) -> bool:
+        return point.heldout_loss - base.heldout_loss > self.limit
+
+    def rates(self, base: Point) -> tuple[float, float]:
+        return base.recovered / 2, 0.0

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evals.memorization.recovery import Measure
 from evals.samples import row_hash
-from evals.search.front import Point
+from evals.search.front import Point, pareto_front
+from evals.search.held_back import Half
+from evals.search.looking import DRAWS
+from evals.search.resuming import point_as_json
 from evals.search.run import Chosen, Task
 from evals.statistics import wilson
 from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import versions
 from surgery.record.plan_file import PlanFile, PlannedModel
-from surgery.selection import Selection, blocks_of, format_selection, variant_name
+from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
 
 
-def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str, Any]:
+def search_report(
+    task: Task, chosen: Chosen, fitter: Fitter | None, warnings: Iterable[str]
+) -> dict[str, Any]:
     """The JSON object of `search --json`, but for the path of the plan.
 
     `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on.
@@ -26,8 +32,18 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
     model cannot be edited so. Figures on samples are over members, where membership is known.
     """
     loaded, samples, (here, back) = task.loaded, task.samples, task.halves
+    heads = task.dimensions.num_heads
     base, recipe, selected = chosen.base, chosen.recipe, chosen.selected
-    heads, n, m = task.dimensions.num_heads, len(here.samples), len(back.samples)
+
+    def told(point: Point, half: Half) -> dict[str, Any]:
+        return figures(point, len(half.samples), task.measure)
+
+    def edit(point: Point) -> dict[str, Any]:
+        return {**edit_record(point.selection, heads), **told(point, here)}
+
+    def listed(point: Point) -> dict[str, Any]:
+        return {**edit(point), "refitted": point.selection in chosen.refitted}
+
     return {
         "model": loaded.name,
         "family": loaded.family.model_type,
@@ -37,23 +53,25 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
         "variants": list(task.variants),
         "layout": task.layout,
         "goal": task.goal.asked,
+        "measure": task.measure.name,
+        "measure_definition": task.measure.definition,
         "seed": task.seed,
-        "n": n,
-        "n_held_back": m,
+        "n": len(here.samples),
+        "n_held_back": len(back.samples),
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
-        "base": {**figures(base.chosen_on, n), "held_back": figures(base.held_back, m)},
+        "base": {**told(base.chosen_on, here), "held_back": told(base.held_back, back)},
         "paper_recipe": recipe
-        and {
-            **edit_record(recipe.chosen_on, heads, n),
-            "held_back": figures(recipe.held_back, m),
-        },
-        "selected": selected and edit_record(selected.chosen_on, heads, n),
-        "held_back": selected and figures(selected.held_back, m),
+        and {**edit(recipe.chosen_on), "held_back": told(recipe.held_back, back)},
+        "selected": selected and listed(selected.chosen_on),
+        "held_back": selected and told(selected.held_back, back),
         "held_back_meets_goal": selected and task.goal.met(selected.held_back, base.held_back),
-        "front": [edit_record(point, heads, n) for point in chosen.found.front],
-        "evaluations": len(chosen.found.points),
+        "front": [listed(point) for point in pareto_front(chosen.points, task.goal.cost)],
+        "evaluations": len(chosen.points),
         "exhaustive": chosen.found.exhaustive,
+        "units": _units(task, chosen),
+        "estimates": _estimates(task, chosen),
+        "passes": _passes(task, chosen),
         "samples": {
             "source": samples.source,
             "sha256": samples.sha256,
@@ -65,7 +83,9 @@ def search_report(task: Task, chosen: Chosen, fitter: Fitter | None) -> dict[str
             for name, half in (("chosen_on", here), ("held_back", back))
         },
         "calibration": _calibration(chosen, fitter),
-        "warnings": list(task.offered[1]),
+        "question": question(task, fitter),
+        "measured": [point_as_json(point) for point in chosen.found.points],
+        "warnings": list(warnings),
         "provenance": {
             "model": {
                 **loaded.provenance,
@@ -80,7 +100,10 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | No
     """What `export --plan` takes; None where nothing meets the goal."""
     if chosen.selected is None:
         return None
-    kept = ("model", "goal", "seed", "base", "selected", "held_back", "calibration", "provenance")
+    kept = (
+        "model", "goal", "measure", "seed", "base", "selected", "held_back", "calibration",
+        "provenance",
+    )  # fmt: skip
     layout: Any = task.layout
     loaded = task.loaded
     return PlanFile.of(
@@ -94,25 +117,25 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | No
 
 def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:
     """What to say where nothing meets the goal. `folder` holds what was found."""
-    base, front = result["base"], result["front"]
-    less = [edit for edit in front if edit["exact_match"] < base["exact_match"]] or front
+    base, front, measure = result["base"], result["front"], result["measure"]
+    before = base["recovered"][measure]
+    less = [edit for edit in front if edit["recovered"][measure] < before] or front
     best = less[-1] if "max_extraction" in result["goal"] else less[0]
     rise = best["heldout_loss"] - base["heldout_loss"]
     ((option, limit),) = result["goal"].items()
     return MeasurementError(
         f"none of the {result['evaluations']} edits measured meets it",
         where=f"`{option}={limit:g}`",
-        got=f"at best {best['spec']} {best['variant']}: {best['exact_match']:.1%} recited at "
-        f"{rise:+.3f} nats per token",
-        fix=f"{folder} holds the front; ask for less, or allow more variants, `grain=heads`, or "
+        got=f"at best {best['spec']} {best['variant']}: {best['recovered'][measure]:.1%} recovered "
+        f"at {rise:+.3f} nats per token",
+        fix=f"{folder} holds the front; ask for less, or allow more variants, `grain=mixed`, or "
         "more `max_evaluations`",
     )
 
 
-def edit_record(point: Point, num_heads: int, n: int) -> dict[str, Any]:
-    """An edit and its figures. `heads` is there only where not all are whole blocks, `parts` only
-    where variants are mixed; `spec` names blocks and heads as they are typed."""
-    selection = point.selection
+def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
+    """An edit. `heads` is there only where not all are whole blocks, `parts` only where variants
+    are mixed; `spec` names blocks and heads as they are typed."""
     variant = variant_name(selection)
     record: dict[str, Any] = {
         "spec": format_selection(selection, num_heads),
@@ -124,18 +147,86 @@ def edit_record(point: Point, num_heads: int, n: int) -> dict[str, Any]:
         record["heads"] = heads
     if variant == "mixed":
         record["parts"] = [asdict(part) for part in selection]
-    return {**record, **figures(point, n)}
+    return record
 
 
-def figures(point: Point, n: int) -> dict[str, Any]:
+def figures(point: Point, n: int, measure: Measure) -> dict[str, Any]:
     """Means over `n` passages and over held-out windows, losses in nats per token."""
-    count = round(point.exact_match * n)
     return {
         "exact_match": point.exact_match,
-        "exact_match_ci95": wilson(count, n).as_list(),
+        "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
+        "recovered": {measure.name: point.recovered},
+        "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
         "memorization_score": point.memorization_score,
         "heldout_loss": point.heldout_loss,
         "heldout_kl": point.heldout_kl,
+    }
+
+
+def question(task: Task, fitter: Fitter | None) -> dict[str, Any]:
+    """What decides every figure that is measured, and what is looked for."""
+    return {
+        "model": task.loaded.identity,
+        "dtype": task.loaded.provenance["dtype"],
+        "samples": [task.samples.sha256, task.samples.prefix_length],
+        "heldout": row_hash(task.windows),
+        "calibration": fitter and fitter.calibration.record({}).sha256,
+        "goal": task.goal.asked,
+        "measure": task.measure.name,
+        "grain": task.grain,
+        "variants": list(task.variants),
+        "layout": task.layout,
+        "seed": task.seed,
+        "batch_size": task.batch_size,
+        "exhaustive": task.exhaustive,
+    }
+
+
+def _units(task: Task, chosen: Chosen) -> dict[str, int]:
+    """How many were offered, how many of them were estimated, and how many stood in an edit that
+    was measured."""
+    offered = task.offered[0]
+    estimates = chosen.found.estimates
+    measured = frozenset[Part]().union(*(units for units, _ in chosen.found.measured))
+    return {
+        "offered": len(offered),
+        "estimated": 0 if estimates is None else len(estimates.units),
+        "measured": len(measured),
+    }
+
+
+def _estimates(task: Task, chosen: Chosen) -> dict[str, Any] | None:
+    """How near the estimates came, as corrected; None where none were needed."""
+    estimates = chosen.found.estimates
+    if estimates is None:
+        return None
+    return {
+        "passages": len(estimates.margins),
+        "windows": len(task.halves[0].windows),
+        "drift": estimates.drift,
+        "edits": [
+            {
+                **edit_record(point.selection, task.dimensions.num_heads),
+                "heldout_kl": point.heldout_kl,
+                "recovered": point.recovered,
+                "estimated_kl": expected.heldout_kl,
+                "estimated_recovered": expected.recovered,
+            }
+            for units, point in chosen.found.measured
+            for expected in [estimates.expected(units)]
+        ],
+    }
+
+
+def _passes(task: Task, chosen: Chosen) -> dict[str, int]:
+    """Rows that went through the model: for estimates, forward and back, and for edits."""
+    estimates = chosen.found.estimates
+    passages = 0 if estimates is None else len(estimates.margins)
+    windows = 0 if estimates is None else len(task.halves[0].windows)
+    return {
+        "estimates_forward": 2 * passages + windows,
+        "estimates_back": passages * task.samples.suffix_length + windows * DRAWS,
+        "edits": len(chosen.points) * task.rows,
     }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
+from evals.files import Journal
+from evals.memorization.recovery import Measure
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
@@ -13,13 +16,17 @@ from evals.search.algorithm import Found, search
 from evals.search.front import Point, point_of
 from evals.search.goals import Goal
 from evals.search.held_back import Half, halves
-from evals.search.units import Grain, last_quarter, possible, refuser, units
+from evals.search.looking import look
+from evals.search.resuming import recording
+from evals.search.units import Grain, last_quarter, number_of_sets, possible, refuser, units
 from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine
+from evals.sweep.planning import FitsBlocks
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection
+from surgery.variants import Fit, variant_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Task:
     """What is searched for, and on what.
 
     - `windows`: int32 [M, T] held-out text.
+    - `measure`: what counts as recovering a passage.
     - `variants`: what a block or a head may become. `layout`: what the result must fit into.
     - `seed`: of the halves. `max_evaluations`: see `evals.search.algorithm.search`.
     - `batch_size`, `processes`: as for `evals.sweep.engine.Engine`.
@@ -36,6 +44,7 @@ class Task:
     samples: Samples
     windows: Tokens
     goal: Goal
+    measure: Measure
     grain: Grain
     variants: tuple[str, ...]
     layout: str
@@ -66,17 +75,31 @@ class Task:
         size = self.dimensions
         every = units(size.num_blocks, size.num_heads, self.grain, self.variants)
         kept, refused = possible(every, self.refusal)
-        what = "single heads" if self.grain == "heads" else "blocks"
         return kept, tuple(
-            f"{what} with {name} are left out: {why}" for name, why in refused.items()
+            f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()
         )
+
+    @cached_property
+    def pools(self) -> tuple[frozenset[Part], ...]:
+        """The units that a layout holds together; layouts that hold less than another left out."""
+        layouts = ("stock", "compact") if self.layout == "auto" else (self.layout,)
+        held = [
+            frozenset(unit for unit in self.offered[0] if refusal((unit,)) is None)
+            for refusal in (refuser(self.loaded.found, layout) for layout in layouts)
+        ]
+        return tuple(pool for pool in dict.fromkeys(held) if not any(pool < o for o in held))
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every set of units can be measured."""
+        return number_of_sets(self.offered[0]) <= self.max_evaluations
 
     @property
     def rows(self) -> int:
         """How much `run` tells `advance` of for one edit."""
         return len(self.halves[0].samples) + len(self.halves[0].windows)
 
-    def engines(self, layout: str, fitter: Fitter | None = None) -> tuple[Engine, Engine]:
+    def engines(self, layout: str, fitter: FitsBlocks | None = None) -> tuple[Engine, Engine]:
         """One for each half."""
         first, second = (
             Engine(
@@ -106,58 +129,126 @@ class Twice:
 class Chosen:
     """What a search gives. `recipe`: the paper's, None where the model cannot be edited so.
 
-    `selected` is None where nothing meets the goal.
+    - `selected` is None where nothing meets the goal. Its fitted parts are fitted as an export fits
+      them, each block after the edits below it.
+    - `points`: every edit that was measured; `refitted`: those whose fits are such. The others have
+      the fits of the unedited model, which is where a search that does not measure all sets looks.
     """
 
     found: Found
     base: Twice
     recipe: Twice | None
     selected: Twice | None
+    points: tuple[Point, ...]
+    refitted: frozenset[Selection]
     batch_size: int
 
 
-def run(task: Task, fitter: Fitter | None, *, advance: Callable[[int], None]) -> Chosen:
-    """Searches. `advance` is told of rows done.
+def run(
+    task: Task,
+    fitter: Fitter | None,
+    *,
+    advance: Callable[[int], None],
+    looked: Callable[[int], None] = lambda done: None,
+    journal: Journal | None = None,
+    earlier: Mapping[Selection, Point] | None = None,
+) -> Chosen:
+    """Searches. `advance` is told of rows done for measured edits, `looked` of those for estimates.
+
+    **Arguments:** `journal`: to keep what is measured; `earlier`: what was.
 
     Raises `MeasurementError` where the unedited model leaves nothing to search for.
     """
     first, second = task.engines(task.layout, fitter)
-    base = _twice((first, second), BASE)
-    _check_worthwhile(task.goal, base.chosen_on, task.samples)
+    base = _twice(task, (first, second), BASE)
+    _check_worthwhile(task, base.chosen_on)
+    engine, estimates = first, None
+    if not task.exhaustive:
+        blocks = range(task.dimensions.num_blocks)
+        fits = {} if fitter is None else fitter.fits_alone(blocks, task.variants)
+        engine = task.engines(task.layout, fitter and UneditedFits(fits))[0]
+        estimates = look(
+            task.loaded.model,
+            task.halves[0],
+            task.measure.recovered(first.base.right),
+            task.offered[0],
+            task.pools,
+            task.measure,
+            fits,
+            processes=task.processes,
+            advance=looked,
+        )
 
     def evaluate(selections: Sequence[Selection]) -> list[Point]:
-        return [point_of(one) for one in first.measure(selections, advance=advance)]
+        found = engine.measure(selections, advance=advance)
+        return [point_of(one, task.measure) for one in found]
 
-    found = search(
-        evaluate,
-        task.offered[0],
-        task.goal,
-        holds=lambda selection: task.refusal(selection) is None,
-        max_evaluations=task.max_evaluations,
+    with nullcontext() if journal is None else journal.appending():
+        found = search(
+            recording(evaluate, journal),
+            task.offered[0],
+            task.goal,
+            estimates,
+            holds=lambda selection: task.refusal(selection) is None,
+            max_evaluations=task.max_evaluations,
+            earlier={(): base.chosen_on, **(earlier or {})},
+        )
+    points = {point.selection: point for point in found.points}
+    refitted = {one for one in points if task.exhaustive or _fits_stay(one)}
+    selected = None
+    for point in found.met:
+        (again,) = first.measure([point.selection])
+        points[point.selection] = point_of(again, task.measure)
+        refitted.add(point.selection)
+        if task.goal.met(points[point.selection], base.chosen_on):
+            selected = _twice(task, (first, second), point.selection)
+            break
+    return Chosen(
+        found,
+        base,
+        _recipe(task),
+        selected,
+        tuple(points.values()),
+        frozenset(refitted),
+        first.batch_size,
     )
-    best = found.best
-    selected = None if best is None else _twice((first, second), best.selection)
-    return Chosen(found, base, _recipe(task), selected, first.batch_size)
+
+
+@dataclass(frozen=True)
+class UneditedFits:
+    """In place of a fitter: fits of the unedited model, whatever is edited below a block."""
+
+    by_block: Mapping[int, Fit]
+
+    def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
+        blocks = {part.block for part in selection if variant_of(part.variant).FITTED}
+        return {block: self.by_block[block] for block in sorted(blocks)}
+
+
+def _fits_stay(selection: Selection) -> bool:
+    """Whether nothing is edited below what is fitted."""
+    lowest = selection[0].block
+    return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
 def _recipe(task: Task) -> Twice | None:
     """In whatever layout holds it: it is there to be compared with."""
     selection = last_quarter(task.dimensions.num_blocks, task.dimensions.num_heads)
     try:
-        return _twice(task.engines("auto"), selection)
+        return _twice(task, task.engines("auto"), selection)
     except UnsupportedError:
         return None
 
 
-def _twice(engines: tuple[Engine, Engine], selection: Selection) -> Twice:
-    here, there = (point_of(engine.measure([selection])[0]) for engine in engines)
+def _twice(task: Task, engines: tuple[Engine, Engine], selection: Selection) -> Twice:
+    here, there = (point_of(engine.measure([selection])[0], task.measure) for engine in engines)
     return Twice(here, there)
 
 
-def _check_worthwhile(goal: Goal, base: Point, samples: Samples) -> None:
-    if base.exact_match == 0 or goal.met(base, base):
+def _check_worthwhile(task: Task, base: Point) -> None:
+    if base.recovered == 0 or task.goal.met(base, base):
         raise MeasurementError(
             "nothing to search for: the unedited model meets the goal",
-            where=samples.source,
-            got=f"{base.exact_match:.1%} of the passages recited",
+            where=task.samples.source,
+            got=f"{base.recovered:.1%} of the passages recovered ({task.measure.name})",
         )

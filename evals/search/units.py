@@ -14,16 +14,18 @@ from surgery.selection import Part, Selection
 
 Units = frozenset[Part]
 
-Grain = Literal["blocks", "heads"]
-GRAINS: tuple[Grain, ...] = ("blocks", "heads")
+Grain = Literal["blocks", "heads", "mixed"]
+GRAINS: tuple[Grain, ...] = ("blocks", "heads", "mixed")
 
 
 def units(
     num_blocks: int, num_heads: int, grain: Grain, variants: Sequence[str]
 ) -> tuple[Part, ...]:
-    """Every block, or every head, with every variant."""
+    """Every block, every head, or both, with every variant."""
     every = tuple(range(num_heads))
-    pieces = [every] if grain == "blocks" else [(head,) for head in every]
+    pieces = [] if grain == "heads" else [every]
+    if grain != "blocks":
+        pieces += [(head,) for head in every if (head,) not in pieces]
     return tuple(
         Part(block, heads, variant)
         for block in range(num_blocks)
@@ -34,19 +36,20 @@ def units(
 
 def possible(
     some: Iterable[Part], refusal: Callable[[Selection], UnsupportedError | None]
-) -> tuple[tuple[Part, ...], dict[str, UnsupportedError]]:
-    """The units that can be edited, and for every variant of which some cannot: a reason.
+) -> tuple[tuple[Part, ...], dict[tuple[str, str], UnsupportedError]]:
+    """The units that can be edited; ("blocks" or "single heads", variant) of others: a reason.
 
     Raises `UnsupportedError` where none can.
     """
     kept: list[Part] = []
-    refused: dict[str, UnsupportedError] = {}
+    refused: dict[tuple[str, str], UnsupportedError] = {}
     for unit in some:
         error = refusal((unit,))
         if error is None:
             kept.append(unit)
         else:
-            refused.setdefault(unit.variant, error)
+            what = "single heads" if len(unit.heads) == 1 else "blocks"
+            refused.setdefault((what, unit.variant), error)
     if not kept:
         raise next(iter(refused.values()))
     return tuple(kept), refused
@@ -68,25 +71,51 @@ def merged(chosen: Iterable[Part]) -> Selection:
 
 
 def number_of_sets(some: Iterable[Part]) -> int:
-    """How many sets of units there are in which none clash, the empty one left out.
+    """How many edits units can make in which none clash, the empty one left out.
 
-    The units are all whole blocks, or all single heads.
+    A whole block and all its heads with its variant are one edit.
     """
-    return prod(len(variants) + 1 for variants in _places(some).values()) - 1
+    return prod(map(_number_within, _blocks(some))) - 1
 
 
 def every_set(some: Iterable[Part]) -> Iterator[Units]:
-    """All of them."""
-    for choice in product(*([None, *variants] for variants in _places(some).values())):
+    """A set of units for each of those edits."""
+    for choice in product(*(_within(block) for block in _blocks(some))):
         if any(choice):
-            yield frozenset(unit for unit in choice if unit is not None)
+            yield frozenset().union(*choice)
 
 
-def _places(some: Iterable[Part]) -> dict[tuple[int, tuple[int, ...]], list[Part]]:
-    found: dict[tuple[int, tuple[int, ...]], list[Part]] = {}
+_Block = dict[tuple[int, ...], list[Part]]
+"""The heads that a unit edits -> the units, one for each variant."""
+
+
+def _blocks(some: Iterable[Part]) -> list[_Block]:
+    found: dict[int, _Block] = {}
     for unit in some:
-        found.setdefault((unit.block, unit.heads), []).append(unit)
-    return found
+        found.setdefault(unit.block, {}).setdefault(unit.heads, []).append(unit)
+    return list(found.values())
+
+
+def _split(block: _Block) -> tuple[list[list[Part]], list[Part]]:
+    """The units of each single head; and those of more that single heads do not make together."""
+    single = [units for heads, units in block.items() if len(heads) == 1]
+    variants = [{unit.variant for unit in units} for units in single]
+    several = (unit for heads, units in block.items() if len(heads) > 1 for unit in units)
+    return single, [u for u in several if sum(u.variant in v for v in variants) < len(u.heads)]
+
+
+def _number_within(block: _Block) -> int:
+    single, several = _split(block)
+    return prod(len(units) + 1 for units in single) + len(several)
+
+
+def _within(block: _Block) -> Iterator[Units]:
+    """Every edit of one block, none first."""
+    single, several = _split(block)
+    for choice in product(*([None, *units] for units in single)):
+        yield frozenset(unit for unit in choice if unit is not None)
+    for unit in several:
+        yield frozenset([unit])
 
 
 def refuser(model: ResolvedModel, layout: str) -> Callable[[Selection], UnsupportedError | None]:

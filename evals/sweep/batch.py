@@ -26,7 +26,7 @@ from surgery.editing.in_memory import Replacements
 from surgery.selection import Selection
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Name of a measure -> its value for each row [B]."""
+"""Name of a measure -> its value for each row [B]; of `right`, for each suffix token [B, S]."""
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
 
@@ -90,6 +90,7 @@ class EditedBatch:
         found = measure_positions(hidden, head, self._suffix)
         suffix = self.tokens[:, self.prefix_length :]
         return {
+            "right": found.greedy == suffix,
             "first_divergence": measures.first_divergence(found.greedy, suffix),
             "score": measures.memorization_score(found.greedy, suffix),
             "nll": measures.suffix_nll(found.log_likelihood),
@@ -100,4 +101,9 @@ class EditedBatch:
 
     def _left(self, first_divergence: torch.Tensor) -> Columns:
         unknown = np.full(len(self.tokens), np.nan)
-        return {"first_divergence": first_divergence.numpy(), "score": unknown, "nll": unknown}
+        return {
+            "right": np.empty((len(unknown), 0), dtype=np.bool_),
+            "first_divergence": first_divergence.numpy(),
+            "score": unknown,
+            "nll": unknown,
+        }

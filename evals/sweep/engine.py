@@ -25,9 +25,8 @@ from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from evals.sweep.batch import BASE, Columns, EditedBatch
-from evals.sweep.planning import PlannedEdits
+from evals.sweep.planning import FitsBlocks, PlannedEdits
 from surgery.errors import MeasurementError
-from surgery.fitting.fitter import Fitter
 from surgery.selection import Selection, blocks_of
 
 
@@ -35,6 +34,8 @@ from surgery.selection import Selection, blocks_of
 class Measured:
     """What one edit gives. Scores that were not asked for are NaN.
 
+    - `right`: bool [N, S], whether the teacher-forced greedy token is the true one; [N, 0] where
+      only exact matches were asked for.
     - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
     - `exact`: bool [N]. `score`: float64 [N], the teacher-forced memorization score.
     - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
@@ -43,6 +44,7 @@ class Measured:
     """
 
     selection: Selection
+    right: npt.NDArray[np.bool_]
     first_divergence: npt.NDArray[np.int64]
     exact: npt.NDArray[np.bool_]
     score: npt.NDArray[np.float64]
@@ -78,7 +80,7 @@ class Engine:
         exact_only: bool = False,
         batch_size: int | None = None,
         processes: Processes | None = None,
-        fitter: Fitter | None = None,
+        fitter: FitsBlocks | None = None,
         layout: str = "auto",
         stored_dtype: str | None = None,
     ) -> None:

@@ -71,10 +71,11 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     counts: KL divergence under --max-extraction, the rise of held-out loss otherwise.
     """
     base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
+    measure = result["measure"]
     label, cost = (_KL, _kl) if "max_extraction" in result["goal"] else (_RISE, _rise)
 
     def at(edit: Edit, before: Edit) -> tuple[float, float]:
-        return cost(edit, before), 100 * edit["exact_match"]
+        return cost(edit, before), 100 * edit["recovered"][measure]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -83,7 +84,10 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
             cheap, exact = zip(*(at(edit, base) for edit in some), strict=True)
             style = {**line_of(variant), "linestyle": "none"}
             axes.plot(cheap, exact, label=f"Pareto front, {variant}", **style)
-        steps = [(0.0, 100 * base["exact_match"]), *(at(edit, base) for edit in result["front"])]
+        steps = [
+            (0.0, 100 * base["recovered"][measure]),
+            *(at(edit, base) for edit in result["front"]),
+        ]
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         base_back = base["held_back"]
         if recipe is not None:
@@ -99,7 +103,7 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         axes.set_xlim(min(left, 0) - _LINEAR / 10, 1.3 * right)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         axes.set_xlabel(label.replace("\n", " "))
-        axes.set_ylabel(_EXACT)
+        axes.set_ylabel(_EXACT if measure == "greedy" else f"recovered ({measure}), %")
         axes.set_ylim(-3, 103)
         figure.legend(loc="outside right upper")
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from transformers import PreTrainedModel
 
 from evals.sweep.shared_prefixes import Branch, branches
 from surgery.editing.in_memory import Replacements, plan_for, replacements
 from surgery.editing.rewriting import check_fitted
-from surgery.fitting.fitter import Fitter
-from surgery.selection import Selection, blocks_of
+from surgery.selection import Part, Selection, blocks_of
+from surgery.variants import Fit
 
 _KEPT = 4
 """So many times the model's blocks may be held edited: about the size of the model again."""
+
+
+class FitsBlocks(Protocol):
+    """A `surgery.fitting.fitter.Fitter`, or what has its fits already."""
+
+    def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
+        """Block -> fit, for the blocks that a fitted variant is in."""
 
 
 class PlannedEdits:
@@ -31,7 +39,7 @@ class PlannedEdits:
         selections: Sequence[Selection],
         *,
         layout: str,
-        fitter: Fitter | None,
+        fitter: FitsBlocks | None,
         stored_dtype: str | None,
     ) -> None:
         self._model, self._fitter, self._stored_dtype = model, fitter, stored_dtype

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "--max-extraction",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="Leave at most this share of the passages recited, at the least held-out KL: 0.01.",
+    help="Leave at most this share of the passages recovered, at the least held-out KL: 0.01.",
 )
 @click.option(
     "--max-loss-increase",
@@ -47,10 +47,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--grain",
-    type=click.Choice(["blocks", "heads"]),
-    default="blocks",
+    type=click.Choice(["blocks", "heads", "mixed"]),
+    default="mixed",
     show_default=True,
-    help="What is chosen: whole blocks, or single heads.",
+    help="What is chosen: whole blocks, single heads, or both.",
+)
+@click.option(
+    "--measure",
+    default="greedy",
+    show_default=True,
+    metavar="M",
+    help="What counts as recovered: greedy (word for word), or hints:K (with at most K wrong "
+    "tokens corrected).",
 )
 @click.option(
     "--variant",
@@ -86,10 +94,11 @@ if TYPE_CHECKING:
 @click.option(
     "--max-evaluations",
     type=click.IntRange(min=1),
-    default=300,
+    default=64,
     show_default=True,
     metavar="N",
-    help="How many edits to measure at most. Where there are no more than that, all are.",
+    help="How many edits to measure at most. Where there are no more than that, all are; else only "
+    "those that estimates propose.",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
@@ -108,6 +117,12 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to create: plan.json, search.json and a picture.  [default: NAME-search]",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from what DIR holds: nothing is measured twice, and more with a larger "
+    "--max-evaluations.",
+)
 @overwrite_option
 @json_option
 def command(
@@ -116,6 +131,7 @@ def command(
     max_extraction: float | None,
     max_loss_increase: float | None,
     grain: Grain,
+    measure: str,
     variants: tuple[str, ...],
     corpora: tuple[Path, ...],
     calibration: tuple[str, ...],
@@ -130,30 +146,41 @@ def command(
     device_map: str | None,
     batch_size: int | None,
     output: Path | None,
+    resume: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Find the blocks or heads of MODEL whose edit meets a goal at the least cost.
+    """Find the blocks and heads of MODEL whose edit meets a goal at the least cost.
 
     Give one goal: --max-extraction or --max-loss-increase. MODEL and SAMPLES are as for extract.
     The edit is chosen on one half of the samples and of the held-out text, and reported on the
     other. `attn-surgery export MODEL --plan DIR/plan.json` makes it.
 
+    What was measured before an interruption is kept beside DIR, and taken up by the same command.
+
     Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
     """
+    from evals.files import Journal
+    from evals.memorization.recovery import measure_of
     from evals.running.processes import Processes
     from evals.samples import open_samples
     from evals.samples.windows import control_windows
     from evals.search.folder import owned, write_search
     from evals.search.goals import MaxExtraction, MaxLossIncrease
-    from evals.search.report import missed, plan_of, search_report
+    from evals.search.report import missed, plan_of, question, search_report
+    from evals.search.resuming import measured_before, point_from_json
     from evals.search.run import Task, run
     from surgery.output import check_output
 
     if (max_extraction is None) == (max_loss_increase is None):
         raise click.UsageError("give one goal: --max-extraction X or --max-loss-increase Y")
+    try:
+        counted = measure_of(measure)
+    except ValueError as error:
+        raise click.UsageError(f"--measure: {error}") from None
     folder = output or Path(f"{re.split('[:/]', model.rstrip('/'))[-1]}-search")
-    check_output(folder, owned, overwrite=overwrite, say=note)
+    resume = resume and folder.exists()
+    check_output(folder, owned, overwrite=overwrite or resume, say=note)
     fits = bool(calibration) or model.startswith("lab:")
     default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
     chosen_variants = tuple(dict.fromkeys(variants or default))
@@ -176,6 +203,7 @@ def command(
         goal=MaxLossIncrease(max_loss_increase or 0.0)
         if max_extraction is None
         else MaxExtraction(max_extraction),
+        measure=counted,
         grain=grain,
         variants=chosen_variants,
         layout=layout,
@@ -189,14 +217,31 @@ def command(
         note(f"warning: {warning}")
     alone = [(unit,) for unit in offered]
     fitter = fitter_for(alone, calibrated, loaded, layout=layout)
-    with progress(f"search {model}", max_evaluations * task.rows) as advance:
-        chosen = run(task, fitter, advance=advance)
+    asked = question(task, fitter)
+    journal = Journal(folder.parent / f".{folder.name}.progress", asked)
+    earlier = measured_before(folder, asked) if resume else {}
+    earlier |= {point.selection: point for point in journal.read(point_from_json)}
+    if earlier and processes.is_main:
+        note(f"{len(earlier)} edits were measured before")
+    with (
+        progress(f"estimate {model}", None) as looked,
+        progress(f"search {model}", max_evaluations * task.rows) as advance,
+    ):
+        chosen = run(
+            task,
+            fitter,
+            advance=advance,
+            looked=looked,
+            journal=journal if processes.is_main else None,
+            earlier=processes.agree(earlier),
+        )
     if not processes.is_main:
         return
-    result = search_report(task, chosen, fitter)
+    result = search_report(task, chosen, fitter, warnings)
     plan = plan_of(task, chosen, result)
     result["plan"] = None if plan is None else str(folder / "plan.json")
-    write_search(folder, result, plan, overwrite=overwrite)
+    write_search(folder, result, plan, overwrite=overwrite or resume)
+    journal.remove()
     if plan is None:
         raise missed(result, folder)
     if as_json:

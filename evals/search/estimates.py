@@ -1,0 +1,230 @@
+"""What sets of units would do, to first order, and the sets that would do it at the least cost.
+
+A unit's responses are a row of numbers: how it moves likelihoods on held-out text, and how it moves
+the margin of every suffix token of the passages. Rows add, so any set is estimated in microseconds.
+
+Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+
+from evals.memorization.recovery import Measure
+from evals.search.front import Point
+from evals.search.units import Units, clash
+from surgery.selection import Part
+
+Floats = npt.NDArray[np.floating[Any]]
+Indices = frozenset[int]
+
+DRIFT = 1.4
+"""By how many ρ² margins fall; that is what was measured on a model of 24 blocks."""
+_DRIFTS = np.geomspace(DRIFT / 8, DRIFT * 8, 49)
+_SURE = 0.05  # nats of margin that no estimate is surer of
+_OWN = 0.15  # share of the cost that is counted unit by unit, so that noise cannot cancel cost
+_PRICES = np.geomspace(1e-4, 1.0, 20)  # nats of KL for a fall of the rate by the factor e
+_EXCHANGED = 24  # units that are tried in place of one
+_FEW = 1e-6  # a rate that is as good as none
+_NUMBERS_AT_ONCE = 1 << 23
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of an edit: KL(base || edited) on held-out text, and the share of passages recovered."""
+
+    heldout_kl: float
+    recovered: float
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Responses of units, and what they say about sets of them.
+
+    - `units`: those that were looked at. `pools`: which of them one layout holds together.
+    - `cost`: float32 [U, E]; the mean square of the sum of a set's rows is its KL, nats per token.
+    - `moved`: float32 [U, N, S], changes of margins, in nats; they add as well. `margins`: those of
+      the unedited model [N, S]. Only the passages that it gives away are looked at; `passages` is
+      the number that rates refer to.
+    - `drift`: see `_rate`.
+    """
+
+    units: tuple[Part, ...]
+    pools: tuple[frozenset[Part], ...]
+    cost: Floats
+    moved: Floats
+    margins: Floats
+    passages: int
+    measure: Measure
+    drift: float = DRIFT
+
+    def expected(self, chosen: Iterable[Part]) -> Expected:
+        kl, rate = self._figures(self._sum(self._indices(chosen)))
+        return Expected(float(kl), float(rate))
+
+    def least(self, rate: float, begin: Units = frozenset()) -> list[Units]:
+        """For each pool the set that is expected to leave at most `rate`, at the least cost.
+
+        Greedy, with rising prices of what is still recovered: the best unit is added, taken out or
+        exchanged for as long as that makes the set better. A price that is met once is enough.
+        `begin`: where to begin.
+        """
+        found = []
+        for pool in self._allowed:
+            chosen = frozenset(self._indices(begin)) & frozenset(pool.tolist())
+            for price in _PRICES:
+
+                def worth(kl: Floats, rates: Floats, price: float = price) -> Floats:
+                    excess = np.log((rates + _FEW) / (rate + _FEW))
+                    worth: Floats = -kl - price * np.maximum(excess, 0)
+                    return worth
+
+                chosen = self._improved(chosen, pool, worth)
+                if float(self._figures(self._sum(chosen))[1]) <= rate * 1.001 + _FEW:
+                    break
+            found.append(frozenset(self.units[index] for index in chosen))
+        return [chosen for chosen in dict.fromkeys(found) if chosen]
+
+    def near(self, chosen: Units) -> list[Units]:
+        """Sets with a unit less, more or exchanged, best first, at the price paid for `chosen`."""
+        here = frozenset(self._indices(chosen))
+        kl, rate = self._figures(self._sum(here))
+        base = float(self._figures(self._sum(frozenset()))[1])
+        price = float(kl) / max(np.log((base + _FEW) / (float(rate) + _FEW)), 1e-3)
+
+        def worth(kl: Floats, rates: Floats) -> Floats:
+            value: Floats = -kl - price * np.log(rates + _FEW)
+            return value
+
+        found: dict[Indices, float] = {}
+        for pool in self._allowed:
+            if here <= frozenset(pool.tolist()):
+                found |= dict(self._moves(here, pool, worth, exchange=True))
+        ordered = sorted(found, key=lambda one: (-found[one], sorted(one)))
+        return [frozenset(self.units[index] for index in one) for one in ordered if one]
+
+    def corrected(self, measured: Collection[tuple[Units, Point]]) -> Estimates:
+        """With the drift that explains best what measured sets left recovered."""
+        sums = [self._sum(self._indices(chosen))[1] for chosen, _ in measured]
+        true = np.sqrt([point.recovered for _, point in measured])
+
+        def error(drift: float) -> float:
+            rates = np.array([self._rate(moved, drift) for moved in sums])
+            return float(np.square(np.sqrt(rates) - true).sum())
+
+        prior = np.square(np.log(_DRIFTS / DRIFT)) * 1e-3
+        errors = [error(drift) for drift in _DRIFTS] + prior
+        return replace(self, drift=float(_DRIFTS[int(np.argmin(errors))]))
+
+    def _rate(self, moved: Floats, drift: float | None = None) -> Floats:
+        """[..., N, S] summed changes of margins -> the share of passages that stays recovered.
+
+        ρ², the mean square change within a passage, says more about other passages than the changes
+        themselves, which a set can be fitted to. A margin is taken to move by ρ at random, to fall
+        by `drift` ρ², and to be uncertain by as much as ρ², as terms of second order do.
+        """
+        square = np.square(moved).mean(axis=-1, keepdims=True)
+        fall = (self.drift if drift is None else drift) * square
+        right = ndtr((self.margins - fall) / np.sqrt(_SURE**2 + square + square**2))
+        rate: Floats = self.measure.chance(right).sum(axis=-1) / self.passages
+        return rate
+
+    def _sum(self, chosen: Iterable[int]) -> tuple[Floats, Floats, float]:
+        some = sorted(chosen)
+        return self.cost[some].sum(axis=0), self.moved[some].sum(axis=0), self._own[some].sum()
+
+    def _figures(self, total: tuple[Floats, Floats, Any]) -> tuple[Floats, Floats]:
+        cost, moved, own = total
+        kl: Floats = (1 - _OWN) * np.square(cost).mean(axis=-1) + _OWN * own
+        return kl, self._rate(moved)
+
+    def _with(self, chosen: Indices, more: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """The figures of a set with one of `more` added, for each of them."""
+        cost, moved, own = self._sum(chosen)
+        size = max(1, _NUMBERS_AT_ONCE // max(1, self.moved[0].size + len(cost)))
+        parts = [
+            self._figures((cost + self.cost[some], moved + self.moved[some], own + self._own[some]))
+            for some in np.split(more, range(size, len(more), size))
+        ]
+        kl, rates = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return kl, rates
+
+    def _improved(self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth) -> Indices:
+        best = float(worth(*self._figures(self._sum(chosen))))
+        exchange = False
+        while True:
+            moves = self._moves(chosen, pool, worth, exchange=exchange)
+            value, better = max(((value, one) for one, value in moves), key=lambda pair: pair[0])
+            if value > best + 1e-9:
+                chosen, best, exchange = better, value, False
+            elif exchange:
+                return chosen
+            else:
+                exchange = True
+
+    def _moves(
+        self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth, *, exchange: bool
+    ) -> Iterator[tuple[Indices, float]]:
+        """Sets that differ by one unit, with what they are worth; the set itself first."""
+        yield chosen, float(worth(*self._figures(self._sum(chosen))))
+        free = pool[self._fits_beside(chosen)[pool]]
+        values = worth(*self._with(chosen, free)) if len(free) else np.empty(0)
+        for index, value in zip(free.tolist(), values.tolist(), strict=True):
+            yield chosen | {index}, value
+        promising = free[np.argsort(-values, kind="stable")[:_EXCHANGED]]
+        for unit in sorted(chosen):
+            less = chosen - {unit}
+            yield less, float(worth(*self._figures(self._sum(less))))
+            if not exchange:
+                continue
+            beside = self._fits_beside(less)[pool]
+            instead = pool[beside & self._clashes[unit][pool] & (pool != unit)]
+            tried = np.concatenate([instead, promising])
+            if len(tried):
+                for index, value in zip(
+                    tried.tolist(), worth(*self._with(less, tried)).tolist(), strict=True
+                ):
+                    yield less | {index}, value
+
+    def _fits_beside(self, chosen: Indices) -> npt.NDArray[np.bool_]:
+        free: npt.NDArray[np.bool_] = np.logical_not(self._clashes[sorted(chosen)].any(axis=0))
+        return free
+
+    def _indices(self, chosen: Iterable[Part]) -> list[int]:
+        return [self._index[unit] for unit in chosen]
+
+    @cached_property
+    def _index(self) -> dict[Part, int]:
+        return {unit: index for index, unit in enumerate(self.units)}
+
+    @cached_property
+    def _allowed(self) -> list[npt.NDArray[np.int64]]:
+        return [np.array(sorted(self._indices(pool)), dtype=np.int64) for pool in self.pools]
+
+    @cached_property
+    def _own(self) -> Floats:
+        own: Floats = np.square(self.cost).mean(axis=1)
+        return own
+
+    @cached_property
+    def _clashes(self) -> npt.NDArray[np.bool_]:
+        """[U, U], each unit with itself too."""
+        found = np.zeros((len(self.units), len(self.units)), dtype=np.bool_)
+        by_block: dict[int, list[int]] = {}
+        for index, unit in enumerate(self.units):
+            by_block.setdefault(unit.block, []).append(index)
+        for some in by_block.values():
+            for one in some:
+                found[one, some] = [clash(self.units[one], self.units[other]) for other in some]
+        return found
+
+
+Worth = Callable[[Floats, Floats], Floats]
+"""KL and rates of sets -> what they are worth."""

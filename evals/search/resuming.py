@@ -1,0 +1,65 @@
+"""What was measured, on disk: what a search goes on from that was stopped or gets more budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.files import Journal
+from evals.search.front import Point
+from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.source import read_json
+from surgery.errors import SamplesError
+from surgery.selection import Part, Selection
+
+AT_ONCE = 16
+"""Edits that are measured together, and then on record."""
+
+
+def point_as_json(point: Point) -> dict[str, Any]:
+    return asdict(point)
+
+
+def point_from_json(stored: Any) -> Point:
+    """Raises what `guard` catches."""
+    parts = tuple(
+        Part(int(part["block"]), tuple(map(int, part["heads"])), str(part["variant"]))
+        for part in stored["selection"]
+    )
+    return Point(parts, **{name: float(v) for name, v in stored.items() if name != "selection"})
+
+
+def measured_before(folder: Path, question: Mapping[str, Any]) -> dict[Selection, Point]:
+    """The points of an earlier search in `folder`. Raises `SamplesError` where it was another."""
+    path = folder / "search.json"
+    result = read_json(path)
+    if result.get("question") != json.loads(json.dumps(question)):
+        raise SamplesError(
+            "holds the search of another model, goal, text or choice",
+            where=path,
+            fix="give the same options, or choose another --output",
+        )
+    with guard(SamplesError, "is damaged", path, fix="search anew with --overwrite"):
+        points = [point_from_json(stored) for stored in result["measured"]]
+    return {point.selection: point for point in points}
+
+
+def recording(
+    evaluate: Callable[[Sequence[Selection]], Iterable[Point]], journal: Journal | None
+) -> Callable[[Sequence[Selection]], list[Point]]:
+    """`evaluate`, with what it gave put on record some edits at a time."""
+
+    def recorded(selections: Sequence[Selection]) -> list[Point]:
+        found: list[Point] = []
+        for begin in range(0, len(selections), AT_ONCE):
+            points = list(evaluate(selections[begin : begin + AT_ONCE]))
+            if journal is not None:
+                for point in points:
+                    journal.append(point_as_json(point))
+            found += points
+        return found
+
+    return recorded
