@@ -127,7 +127,7 @@ class Fitter:
         if torch.cuda.is_available():
             room = max(room, torch.cuda.mem_get_info()[0] // 4)
         maps = any(blocks.values())
-        size = max(1, room // bytes_of_sums(self._dimensions.d)) if maps else len(blocks)
+        size = max(1, room // bytes_of_sums(self._dimensions.d) if maps else len(blocks))
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
 
