@@ -417,3 +417,20 @@ def test_single_heads_that_no_layout_holds(samples, texts, tmp_path):
     )
     outcome = call(folder, samples, texts, *goal, "--variant", "identity", "--variant", "zero")
     assert "warning: single heads with identity are left out: no layout holds" in outcome.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_deep_model_is_seen_whole_and_edited_cheaply(data, tmp_path):
+    """24 blocks of 6 heads; deep blocks with `identity` cost 0.111 nats for the same limit."""
+    deep = data / "deep"
+    found = attn_surgery(
+        "search", deep, "--samples", deep / "records.jsonl", "--corpus", deep / "heldout.txt",
+        "--max-extraction", 0.01, "--variant", "identity", "--variant", "zero", "--device", "cpu",
+        "--max-evaluations", 8, "--output", tmp_path / "found", "--json",
+    ).json  # fmt: skip
+    assert found["units"]["offered"] == found["units"]["estimated"] == 24 * (1 + 6) * 2
+    assert found["evaluations"] <= 8
+    assert found["held_back"]["exact_match"] <= 0.02
+    rise = found["held_back"]["heldout_loss"] - found["base"]["held_back"]["heldout_loss"]
+    assert rise <= 0.06
