@@ -22,6 +22,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.lab import calibration_texts
 from surgery.editing.loading import load_tokenizer
+from surgery.families.gpt_neox import GPT_NEOX
 from surgery.fitting.calibration import Calibration, calibration_from_texts
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import model_path
@@ -30,9 +31,8 @@ from surgery.hub.embedded import model_path
 def text(shape: str, tokens: int | None) -> Calibration:
     found = calibration_from_texts(calibration_texts(), name="lab calibration text")
     tokenizer = load_tokenizer(model_path("pythia"))
-    return found.tokenized(tokenizer, max_positions=2048, most_tokens=tokens).for_width(
-        SHAPES[shape][1]
-    )
+    sizes = GPT_NEOX.dimensions(config_of(shape))
+    return found.tokenized(tokenizer, sizes, most_tokens=tokens)
 
 
 @click.command()

@@ -47,17 +47,17 @@ def fitted(prepared: Prepared, text: Text) -> Fitting:
 
 
 def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
-    """The texts of `--corpus` or `--control`, one a file; else a lab model's own, else none.
+    """Texts from all over what `--corpus` or `--control` name; else a lab model's own, else none.
 
     Read before a model is looked for. `names`: what the user named that may be of the lab. Raises
     `SamplesError` for what cannot be read.
     """
     from evals import lab
-    from surgery.fitting.corpus import documents, open_corpus
+    from surgery.fitting.corpus import open_corpus
+    from surgery.fitting.passages import texts
 
     if files:
-        found = open_corpus(files).files
-        return ["".join(piece for pieces in documents(file) for piece in pieces) for file in found]
+        return texts(open_corpus(files))
     return lab.heldout_texts() if any(name and name.startswith(PREFIX) for name in names) else []
 
 
@@ -119,7 +119,7 @@ def fitter_for(
     with progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,
-            text.tokenized(loaded.tokenizer, max_positions=loaded.dimensions.max_positions),
+            text.tokenized(loaded.tokenizer, loaded.dimensions),
             stored_dtype=loaded.stored_dtype,
             layout=layout,
             advance=advance,

@@ -106,7 +106,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     text.write_text(TEXT * 8)
     loaded = open_model(str(source), device="cpu", dtype="float32")
     model, stored = loaded.model, {"float32": "F32", "float16": "F16"}[dtype]
-    calibration = open_calibration([text]).tokenized(loaded.tokenizer, max_positions=64)
+    calibration = open_calibration([text]).tokenized(loaded.tokenizer, loaded.dimensions)
     fitter = Fitter(model, calibration, stored_dtype=stored, layout=layout)
     tokens = windows(15, 16, 300)
     samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")

@@ -1,4 +1,4 @@
-"""Calibration text: a stream of token windows that can be read again, never held whole."""
+"""Calibration text: token windows from all over what was named, as many as a model asks for."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from surgery.checkpoint.copying import sha256_of
 from surgery.errors import SamplesError, UnsupportedError
+from surgery.families import Dimensions
 from surgery.fitting.corpus import Tokens, documents, open_corpus, token_ids
+from surgery.fitting.passages import Documents, evenly, passages, scattered
 from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
@@ -28,115 +28,126 @@ FEWEST_TOKENS = 1 << 15
 FEWEST_WINDOWS = 10
 ROWS = 8
 """Windows that go through the model together."""
+PASSAGE = 8
+"""Windows of one passage of a file."""
 
-Pieces = Iterator[str]
+
+@dataclass(frozen=True)
+class Stream:
+    """One source of text: all of it from its start, and up to so many passages of it.
+
+    `size`: bytes of a file; None where it is no file.
+    """
+
+    name: str
+    size: int | None
+    whole: Documents
+    passages: Callable[[int], Sequence[Documents]]
+
+    def source(self, sha256: str) -> TextSource:
+        """What a manifest tells of it. `sha256`: of the text that was read."""
+        if self.size is None:
+            return TextSource(name=self.name)
+        return TextSource(name=self.name, size=self.size, sha256=sha256)
 
 
 @dataclass(frozen=True)
 class Text:
     """Text that was found, before there is a tokenizer for it.
 
-    Each of `streams` gives its documents anew at every call, in pieces; `sources` are their names.
+    `spread`: large files give passages from all over them (`surgery.fitting.passages`), not their
+    beginnings.
     """
 
-    streams: tuple[Callable[[], Iterator[Pieces]], ...]
-    sources: tuple[TextSource, ...]
+    streams: tuple[Stream, ...]
+    spread: bool = True
+
+    def as_in(self, record: CalibrationRecord | None) -> Text:
+        """The same text, to be read as for that record of an export."""
+        return self if record is None else replace(self, spread=record.spread)
 
     def tokenized(
-        self, tokenizer: Any, *, max_positions: int, most_tokens: int | None = None
+        self, tokenizer: Any, dimensions: Dimensions, *, most_tokens: int | None = None
     ) -> Calibration:
-        """The text for a model with that many positions."""
-        window = min(WINDOW, max_positions)
-        return Calibration(self.streams, self.sources, tokenizer, window, most_tokens)
+        """As much of the text as a model of these dimensions asks for, or `most_tokens` of it.
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """A `Text` and how it is cut.
-
-    At most `most_tokens` are read, from every stream as many as from the others while it lasts;
-    None: as many as a model's width asks for (`for_width`).
-    """
-
-    streams: tuple[Callable[[], Iterator[Pieces]], ...]
-    sources: tuple[TextSource, ...]
-    tokenizer: Any
-    window: int
-    most_tokens: int | None = None
-
-    def for_width(self, d: int) -> Calibration:
-        """The same text, limited to what a model of width `d` needs, unless it is already."""
-        if self.most_tokens is not None:
-            return self
-        return replace(self, most_tokens=max(FEWEST_TOKENS, TOKENS_PER_WIDTH * d))
-
-    def batches(self) -> Iterator[Tokens]:
-        """int32 [B, window] with B <= `ROWS`, at most `most_tokens` in all.
-
-        Documents of a stream follow one another, an end-of-text token between them where the
-        tokenizer has one; its last incomplete window is left out. Raises `SamplesError` when there
-        is too little.
+        Of every stream as much is read as of the others, while it lasts. Documents of a passage
+        follow one another, an end-of-text token between them where the tokenizer has one; its last
+        incomplete window is left out. Raises `SamplesError` when there is too little, or for a
+        malformed file.
         """
-        rows: list[Tokens] = []
-        count = 0
-        for window in self._windows():
-            rows.append(window)
-            count += 1
-            if len(rows) == ROWS:
-                yield np.stack(rows)
-                rows = []
-        if rows:
-            yield np.stack(rows)
-        if count < FEWEST_WINDOWS:
+        window = min(WINDOW, dimensions.max_positions)
+        most = most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)
+        digests: dict[int, Any] = {}
+
+        def of_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
+            digest = digests.setdefault(number, hashlib.sha256())
+            return _windows(place(), tokenizer, window, digest)
+
+        def of_stream(number: int, stream: Stream, share: int) -> Iterator[Tokens]:
+            count = -(-share // PASSAGE)
+            places = stream.passages(count) if self.spread else [stream.whole]
+            return evenly([partial(of_passage, number, place) for place in places], share)
+
+        streams = [partial(of_stream, *numbered) for numbered in enumerate(self.streams)]
+        if self.spread and len(streams) > most // window:
+            streams = scattered(streams)
+        found = list(evenly(streams, most // window))
+        if len(found) < FEWEST_WINDOWS:
             raise SamplesError(
                 "too little calibration text",
-                where=", ".join(source.name for source in self.sources),
-                expected=f"at least {FEWEST_WINDOWS * self.window:,} tokens",
-                got=f"fewer than {(count + 1) * self.window:,}",
+                where=", ".join(dict.fromkeys(stream.name for stream in self.streams)),
+                expected=f"at least {FEWEST_WINDOWS * window:,} tokens",
+                got=f"fewer than {(len(found) + 1) * window:,}",
             )
+        sources = {self.streams[n].source(digests[n].hexdigest()): None for n in sorted(digests)}
+        return Calibration(np.stack(found), tuple(sources), self.spread)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Windows of text, int32 [n, window], where they are from, and whether from all over it."""
+
+    windows: Tokens
+    sources: tuple[TextSource, ...]
+    spread: bool
+
+    def batches(self) -> Iterator[Tokens]:
+        """int32 [B, window] with B <= `ROWS`."""
+        for begin in range(0, len(self.windows), ROWS):
+            yield self.windows[begin : begin + ROWS]
 
     def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
         """What a manifest keeps: where the text came from, its hash, and how well blocks fit."""
-        digest, tokens = hashlib.sha256(), 0
-        for batch in self.batches():
-            digest.update(batch.astype("<i4").tobytes())
-            tokens += batch.size
         return CalibrationRecord(
             sources=list(self.sources),
-            tokens=tokens,
-            window=self.window,
-            sha256=digest.hexdigest(),
+            spread=self.spread,
+            tokens=self.windows.size,
+            window=self.windows.shape[1],
+            sha256=hashlib.sha256(self.windows.astype("<i4").tobytes()).hexdigest(),
             blocks={
                 block: BlockFit(ridge=fit.ridge, r2=None if fit.r2 is None else round(fit.r2, 6))
                 for block, fit in fits.items()
             },
         )
 
-    def _windows(self) -> Iterator[Tokens]:
-        left = self.most_tokens
-        for number, stream in enumerate(self.streams):
-            share = None if left is None else left // (len(self.streams) - number)
-            most = None if share is None else max(1, share // self.window)
-            for window in islice(self._windows_of(stream), most):
-                if left is not None:
-                    if left < self.window:
-                        return
-                    left -= self.window
-                yield window
 
-    def _windows_of(self, stream: Callable[[], Iterator[Pieces]]) -> Iterator[Tokens]:
-        end = self.tokenizer.eos_token_id
-        buffer = np.empty(0, dtype=np.int32)
-        for pieces in stream():
-            for piece in pieces:
-                buffer = np.concatenate([buffer, token_ids(self.tokenizer, piece)])
-                start = 0
-                while start + self.window <= len(buffer):
-                    yield buffer[start : start + self.window]
-                    start += self.window
-                buffer = buffer[start:]
-            if end is not None:
-                buffer = np.append(buffer, np.int32(end))
+def _windows(
+    documents: Iterator[Iterator[str]], tokenizer: Any, length: int, digest: Any
+) -> Iterator[Tokens]:
+    end = tokenizer.eos_token_id
+    buffer = np.empty(0, dtype=np.int32)
+    for pieces in documents:
+        for piece in pieces:
+            digest.update(piece.encode())
+            buffer = np.concatenate([buffer, token_ids(tokenizer, piece)])
+            start = 0
+            while start + length <= len(buffer):
+                yield buffer[start : start + length]
+                start += length
+            buffer = buffer[start:]
+        if end is not None:
+            buffer = np.append(buffer, np.int32(end))
 
 
 def calibration_of(
@@ -171,32 +182,30 @@ def calibration_of(
 def open_calibration(sources: Sequence[str | Path]) -> Text:
     """Calibration text from files and folders (see `surgery.fitting.corpus`) or a Hub dataset.
 
-    `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`. Each is begun, so that what cannot be read is
-    known before any work is done. Raises `SamplesError`.
+    `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`, which is read from its start. Each is begun, so
+    that what cannot be read is known before any work is done. Raises `SamplesError`.
     """
-    names: list[TextSource] = []
-    streams: list[Callable[[], Iterator[Pieces]]] = []
+    streams: list[Stream] = []
     for source in map(str, sources):
         if source.startswith(PREFIX):
             dataset = HubDataset.parse(source)
             next(dataset.texts(), None)
-            names.append(TextSource(name=source))
-            streams.append(partial(_each_alone, dataset.texts))
+            streams.append(_at_hand(source, dataset.texts))
             continue
         corpus = open_corpus([Path(source)])
         for path, name in zip(corpus.files, corpus.names, strict=True):
-            names.append(TextSource(name=name, sha256=sha256_of(path)))
-            streams.append(partial(documents, path))
-    return Text(tuple(streams), tuple(names))
+            places = partial(passages, path, number=len(streams))
+            streams.append(Stream(name, path.stat().st_size, partial(documents, path), places))
+    return Text(tuple(streams))
 
 
 def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
     """Calibration text that is at hand, under a name of its own."""
-    return Text(
-        tuple(partial(_each_alone, partial(iter, [text])) for text in texts),
-        (TextSource(name=name),),
-    )
+    return Text(tuple(_at_hand(name, partial(iter, [text])) for text in texts))
 
 
-def _each_alone(texts: Callable[[], Iterator[str]]) -> Iterator[Pieces]:
-    return (iter([text]) for text in texts())
+def _at_hand(name: str, texts: Callable[[], Iterator[str]]) -> Stream:
+    def whole() -> Iterator[Iterator[str]]:
+        return (iter([text]) for text in texts())
+
+    return Stream(name, None, whole, lambda most: [whole])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".jsonl.zst", ".parquet")
 _PIECE = 2**20
 """Characters of a text file that are tokenized together."""
+_SHORT = 2**14
+"""Bytes that are read together where only a passage of a text is wanted."""
 _ROWS = 256
 """Rows of a parquet file without text that are read together."""
 _UNPACKED = 2**30
@@ -127,14 +130,32 @@ def windows(
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
 
 
-def documents(path: Path) -> Iterator[Iterator[str]]:
-    """The documents of one file, each in pieces. Raises `SamplesError` for a malformed file."""
+def documents(path: Path, part: range | None = None) -> Iterator[Iterator[str]]:
+    """The documents of one file, each in pieces. Raises `SamplesError` for a malformed file.
+
+    `part`: those that begin within it, bytes of the file or row groups of a parquet file, and of a
+    text its lines. Compressed lines have no parts.
+    """
     if path.name.endswith(".parquet"):
-        yield from _parquet(path)
+        yield from _parquet(path, part)
     elif path.name.endswith(TABLES):
-        yield from _json_lines(path)
-    else:
+        yield from _json_lines(path, part)
+    elif part is None:
         yield _text(path)
+    else:
+        yield _lines(path, part)
+
+
+def extent(path: Path) -> int:
+    """What `range`s of `documents` lie in: bytes, or row groups; 0 where there are no parts."""
+    if path.name.endswith(".zst"):
+        return 0
+    if path.name.endswith(".parquet"):
+        import pyarrow.parquet
+
+        with guard(SamplesError, "not parquet with a column text", path):
+            return int(pyarrow.parquet.read_metadata(path).num_row_groups)
+    return path.stat().st_size
 
 
 def token_ids(tokenizer: Any, text: str) -> Tokens:
@@ -143,8 +164,12 @@ def token_ids(tokenizer: Any, text: str) -> Tokens:
     return np.asarray(ids, dtype=np.int32)
 
 
-def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+def parquet_batches(
+    path: Path, columns: Sequence[str], groups: range | None = None
+) -> Iterator[Any]:
     """Record batches of those of `columns` that a parquet file has, a few rows at a time.
+
+    `groups`: the row groups to read (default: all).
 
     A column is of text, integers, booleans or lists of integers. With text among them a batch is
     one row: a file of a few bytes may repeat a text, and what it says of its size is a claim.
@@ -159,7 +184,7 @@ def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
         packed = [_is_packed(field) for field in fields]
         names = [field.name for field in fields]
         rows = 1 if any(_is_text(field.type) for field in fields) else _ROWS
-        for group in range(file.num_row_groups):
+        for group in range(file.num_row_groups) if groups is None else groups:
             _check_size(file.metadata.row_group(group), names)
             for batch in file.iter_batches(
                 rows, row_groups=[group], columns=names, use_threads=False
@@ -236,7 +261,22 @@ def _text(path: Path) -> Iterator[str]:
             yield piece + file.readline(_PIECE)
 
 
-def _json_lines(path: Path) -> Iterator[Iterator[str]]:
+def _lines(path: Path, part: range) -> Iterator[str]:
+    """A text from the first line that begins in `part`, or from there where lines are very long."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with guard(SamplesError, "not UTF-8 text", path), path.open("rb") as file:
+        if part.start > 0:
+            file.seek(part.start - 1)
+            if not file.readline(_SHORT).endswith(b"\n"):
+                while file.peek(1)[:1] and file.peek(1)[0] & 0xC0 == 0x80:  # within a character
+                    file.read(1)
+        while (left := part.stop - file.tell()) > 0:
+            if not (data := file.read(min(_SHORT, left) - 1) + file.readline(_SHORT)):
+                return
+            yield decoder.decode(data)
+
+
+def _json_lines(path: Path, part: range | None) -> Iterator[Iterator[str]]:
     if path.suffix == ".zst":
         import pyarrow  # tells a frame that was only half written, and goes on after one that ends
 
@@ -244,14 +284,24 @@ def _json_lines(path: Path) -> Iterator[Iterator[str]]:
     else:
         file = path.open("rb")
     with file:
-        for where, line in read_lines(file, path, SamplesError):
+        place: object = path
+        if part is not None and part.start > 0:
+            place = f"{path} from byte {part.start:,} on,"
+            file.seek(part.start - 1)
+            while (rest := file.readline(_PIECE)) and not rest.endswith(b"\n"):
+                pass
+        if part is not None and file.tell() >= part.stop:
+            return
+        for where, line in read_lines(file, place, SamplesError):
             with guard(SamplesError, "not JSON lines with a text", where):
                 text = _Document.model_validate(parse_json(line)).text
             yield iter([text])
+            if part is not None and file.tell() >= part.stop:
+                return
 
 
-def _parquet(path: Path) -> Iterator[Iterator[str]]:
+def _parquet(path: Path, part: range | None) -> Iterator[Iterator[str]]:
     with guard(SamplesError, "not parquet with a column text", path):
-        for batch in parquet_batches(path, ["text"]):
+        for batch in parquet_batches(path, ["text"], part):
             for row in batch.to_pylist():
                 yield iter([_Document.model_validate(row).text])

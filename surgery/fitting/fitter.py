@@ -58,7 +58,7 @@ class Fitter:
         config = model.config.to_dict()
         self._family = family_of(config)
         self._dimensions = self._family.dimensions(config)
-        self.calibration = calibration.for_width(self._dimensions.d)
+        self.calibration = calibration
         self._kept = KeptFits()
 
     def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
@@ -268,9 +268,7 @@ def fit_checkpoint(
     **Raises:** `SamplesError` for text that cannot be used, `SourceError` without a tokenizer.
     """
     folder, inventory = prepared.checkpoint.folder, prepared.plan.inventory
-    calibration = text.tokenized(
-        load_tokenizer(folder), max_positions=inventory.dimensions.max_positions
-    )
+    calibration = text.tokenized(load_tokenizer(folder), inventory.dimensions)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(folder, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":

@@ -61,9 +61,14 @@ class Changed(_Model):
 
 
 class TextSource(_Model):
-    """Where calibration text came from. `sha256`: of the file; None where it is no file."""
+    """Where calibration text came from.
+
+    `size`: bytes of the file; `sha256`: of the text that was read of it, or of all of the file in
+    records that hold no size. Both None where it is no file.
+    """
 
     name: str
+    size: int | None = Field(default=None, ge=0)
     sha256: str | None = Field(default=None, pattern=_SHA256)
 
 
@@ -81,9 +86,11 @@ class CalibrationRecord(_Model):
     """The text that fitted variants were fitted on, and how well that went, by block.
 
     `tokens` were read in windows of `window`; `sha256` is that of their ids (int32, little-endian).
+    `spread`: from all over large files; before there was that, from their start on.
     """
 
     sources: list[TextSource]
+    spread: bool = False
     tokens: int = Field(ge=1)
     window: int = Field(ge=1)
     sha256: str = Field(pattern=_SHA256)

@@ -111,13 +111,14 @@ def test_a_task_without_documents(tmp_path: Path) -> None:
 
 
 def test_calibration_text_of_no_tokens(tmp_path: Path) -> None:
+    from surgery.families import Dimensions
     from surgery.fitting.calibration import open_calibration
 
     (tmp_path / "empty.txt").write_text("")
     found = open_calibration([tmp_path / "empty.txt"])
-    text = found.tokenized(tiny_tokenizer(), max_positions=8)
+    sizes = Dimensions(1, 1, 8, 32, 300, max_positions=8)
     with pytest.raises(SamplesError, match="too little calibration text"):
-        list(text.batches())
+        found.tokenized(tiny_tokenizer(), sizes)
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:

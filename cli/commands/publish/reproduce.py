@@ -89,6 +89,8 @@ def command(
     recorded = original.manifest.edit.source.model
     variants = [part.variant for part in original.manifest.edit.parts]
     text = calibration_text(calibration, recorded, variants)
+    if text is not None:
+        text = text.as_in(original.manifest.edit.calibration)
     if source is None and recorded.startswith("lab:"):
         source = recorded
     with ExitStack() as stack:

@@ -1,0 +1,213 @@
+"""Contract: text comes from all over a corpus, the same at every reading, and what is not needed is
+not read, however large the files are. Exports that were made from the beginning of files are
+repeated from there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from checkpoints import neox_config, write_checkpoint
+from command_line import attn_surgery
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_tokenizer import tiny_tokenizer
+
+from surgery.editing.preparing import prepare
+from surgery.errors import SamplesError
+from surgery.exporting import write
+from surgery.families import Dimensions
+from surgery.fitting.calibration import open_calibration
+from surgery.fitting.corpus import documents, open_corpus
+from surgery.fitting.fitter import fit_checkpoint
+from surgery.fitting.passages import SPACING, evenly, passages, scattered, texts
+
+SIZES = Dimensions(4, 2, 64, 256, 400, max_positions=32)
+LINES = 40_000
+
+
+def lines(number: int = LINES) -> list[str]:
+    return [f"line {index} of a file é" for index in range(number)]
+
+
+@pytest.fixture(params=["a.txt", "a.jsonl", "a.parquet"])
+def large(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """About a megabyte of numbered lines, one a document where there are documents."""
+    path = tmp_path / str(request.param)
+    if path.suffix == ".txt":
+        path.write_text("\n".join(lines()) + "\n")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines()))
+    else:
+        pq.write_table(pa.table({"text": lines()}), path, row_group_size=1000)
+    return path
+
+
+def numbers(found: list[str]) -> list[int]:
+    return [int(line.split()[1]) for text in found for line in text.splitlines()]
+
+
+def test_passages_are_spread_evenly_and_the_same_every_time(large: Path) -> None:
+    places = passages(large, 8, 0)
+    assert len(places) == 8
+    read = [numbers(["".join(document) for document in place()]) for place in places]
+    for stratum, found in enumerate(read):
+        assert found == list(range(found[0], found[-1] + 1)), "whole lines, none left out"
+        assert stratum / 8 - 0.01 <= found[0] / LINES < (stratum + 1) / 8
+    assert all(one[-1] < other[0] for one, other in pairwise(read))
+    begins = [found[0] for found in read]
+    again = [next(iter(next(place()))) for place in passages(large, 8, 0)]
+    assert [numbers([text])[0] for text in again] == begins
+    other = [next(iter(next(place()))) for place in passages(large, 8, 1)]
+    assert [numbers([text])[0] for text in other] != begins, "files are not read in step"
+
+
+def test_what_has_no_places_is_read_from_its_start(tmp_path: Path) -> None:
+    whole = "".join(json.dumps({"text": line}) + "\n" for line in lines()).encode()
+    with pa.output_stream(str(tmp_path / "a.jsonl.zst"), compression="zstd") as file:
+        file.write(whole)
+    (tmp_path / "small.txt").write_text("\n".join(lines(2000)))
+    assert (tmp_path / "small.txt").stat().st_size < 2 * SPACING
+    for name in ("a.jsonl.zst", "small.txt"):
+        (place,) = passages(tmp_path / name, 8, 0)
+        assert next(next(place())) == next(next(documents(tmp_path / name)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text("aé😀 \n", min_size=1, max_size=300), st.integers(0, 400), st.integers(1, 400))
+def test_a_part_of_a_text_begins_and_ends_with_a_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str, start: int, length: int
+) -> None:
+    path = tmp_path_factory.mktemp("part") / "a.txt"
+    path.write_text(text, newline="")
+    found = "".join("".join(pieces) for pieces in documents(path, range(start, start + length)))
+    begins, expected = 0, ""
+    for line in text.splitlines(keepends=True):
+        expected += line if start <= begins < start + length else ""
+        begins += len(line.encode())
+    assert found == expected
+
+
+def test_long_lines_are_begun_anywhere(tmp_path: Path) -> None:
+    """Never within a character."""
+    path = tmp_path / "a.txt"
+    path.write_text("é😀" * 50_000)
+    for start in range(1, 9):
+        (pieces,) = documents(path, range(start, start + 40_000))
+        found = "".join(pieces)
+        assert found in path.read_text()
+        assert len(found) > 10_000
+
+
+def test_every_source_has_its_share() -> None:
+    sources = [lambda share, n=n: iter(range(n)) for n in (2, 100, 100)]
+    assert list(evenly(sources, 12)) == [0, 1, *range(5), *range(5)]
+    assert list(evenly(sources, 2)) == [0, 0]
+    assert list(evenly([], 5)) == []
+    words = [lambda share: iter(["four", "four", "four"])] * 2
+    assert list(evenly(words, 10, len)) == ["four", "four", "four"]
+    assert sorted(scattered(range(100))) == list(range(100))
+    assert max(np.diff(sorted(scattered(range(1024))[:16]))) == 64
+
+
+def test_texts_are_bounded_and_from_every_file(large: Path) -> None:
+    small = large.with_name("small.txt")
+    small.write_text("a few words\n")
+    corpus = open_corpus([large, small])
+    assert texts(corpus)[-1] == "a few words\n"
+    found = texts(corpus, 100_000)
+    assert found[-1] == "a few words\n"
+    assert 50_000 <= sum(map(len, found)) <= 100_012
+    if large.suffix == ".txt":
+        assert len(found) == 4
+        assert texts(open_corpus([large]), 10**7) == [large.read_text()], "all there is"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what was read is counted by Linux")
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_gigabytes_are_not_read(tmp_path: Path, name: str) -> None:
+    """2 GiB of a text, most of it a hole in the disk, and 40 MB of lines."""
+    path = tmp_path / name
+    with path.open("w") as file:
+        if name == "a.txt":
+            file.write("\n".join(lines()))
+            file.truncate(2**31)
+        else:
+            file.writelines(["".join(json.dumps({"text": t}) + "\n" for t in lines())] * 20)
+
+    def bytes_read() -> int:
+        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(fields["rchar"])
+
+    tokenizer, before = tiny_tokenizer(), bytes_read()
+    found = open_calibration([path]).tokenized(tokenizer, SIZES, most_tokens=64 * 32)
+    assert len(found.windows) == 64
+    (source,) = found.sources
+    assert source.size == path.stat().st_size
+    texts(open_corpus([path]), 2**18)
+    assert bytes_read() - before < 2**23
+
+
+def test_what_was_read_is_recorded(large: Path) -> None:
+    once, again = (
+        open_calibration([large]).tokenized(tiny_tokenizer(), SIZES, most_tokens=4096)
+        for _ in range(2)
+    )
+    assert once.sources == again.sources
+    assert np.array_equal(once.windows, again.windows)
+    record = once.record({})
+    assert record.spread
+    assert record.tokens == 4096
+    assert record.sources[0].size == large.stat().st_size
+    fewer = open_calibration([large]).tokenized(tiny_tokenizer(), SIZES, most_tokens=2048)
+    assert fewer.sources[0].sha256 != once.sources[0].sha256, "of what was read alone"
+
+
+def test_files_that_gave_nothing_are_not_named(tmp_path: Path) -> None:
+    """Of more files than windows, those that are read are from all over them."""
+    for number in range(64):
+        (tmp_path / f"{number:02}.txt").write_text("\n".join(lines(200)))
+    found = open_calibration([tmp_path]).tokenized(tiny_tokenizer(), SIZES, most_tokens=16 * 32)
+    names = [source.name for source in found.sources]
+    assert names == [f"{number:02}.txt" for number in range(0, 64, 4)]
+
+
+def test_mistakes_within_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    good = "".join(json.dumps({"text": line}) + "\n" for line in lines())
+    path.write_text(good + "not json\n" * 40_000)
+    text = open_calibration([path])
+    with pytest.raises(SamplesError, match=r"a\.jsonl from byte [\d,]+ on, line 1: not JSON lines"):
+        text.tokenized(tiny_tokenizer(), SIZES)
+
+
+def test_an_export_of_earlier_reading_is_reproduced(tmp_path: Path) -> None:
+    """Its text is the beginning of the file; that of a new one is from all over it."""
+    config = neox_config(torch_dtype="float32", max_position_embeddings=32, vocab_size=400)
+    source = write_checkpoint(tmp_path / "source", config)
+    tiny_tokenizer().save_pretrained(source)
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines()))
+    prepared = prepare(source, "1", variant="mean")
+    hashes = []
+    for spread in (False, True):
+        output = tmp_path / f"spread-{spread}"
+        fitting = fit_checkpoint(prepared, replace(open_calibration([path]), spread=spread))
+        edit = write(prepared, output, fitting=fitting).manifest.edit
+        assert edit.calibration is not None
+        hashes.append(edit.calibration.sha256)
+        done = attn_surgery("reproduce", output, "--source", source, "--calibration", path)
+        assert done.code == 0, done.stderr
+    ids = tiny_tokenizer()(path.read_text()[:200_000], add_special_tokens=False)["input_ids"]
+    begin = np.asarray(ids[: 2**15], "<i4").reshape(-1, 32)
+    text = replace(open_calibration([path]), spread=False)
+    assert np.array_equal(text.tokenized(tiny_tokenizer(), SIZES).windows, begin)
+    assert hashes[0] != hashes[1]
