@@ -68,7 +68,8 @@ def main(shape: str, device: str, dtype: str, tokens: int | None, repeats: int) 
         )
         for variant in ("mean", "linear")
     }
-    model.base_model(input_ids=batches[0].to(device))  # warm-up
+    with torch.inference_mode():
+        model.base_model(input_ids=batches[0].to(device))  # warm-up
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, work in sides.items():
