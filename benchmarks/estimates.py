@@ -90,7 +90,7 @@ def main(
     windows = control_windows(texts, loaded.tokenizer, found.tokens.shape[1], most=rows)
     config = loaded.model.config.to_dict()
     sizes = family_of(config).dimensions(config)
-    every, _ = estimable(loaded.model, chosen)
+    every, _ = estimable(loaded.editable, chosen)
     blocks = [part for part in every if len(part.heads) == sizes.num_heads]
     heads = [part for part in every if len(part.heads) == 1]
     text = calibration_text(calibration, model, chosen)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.hub.resolved import ResolvedModel
-    from surgery.selection import Selection
+    from surgery.plan import Plan
 
 LAB_TEXT = "lab calibration text"
 
@@ -100,14 +100,13 @@ def open_model(
 
 
 def fitter_for(
-    selections: Iterable[Selection],
+    plans: Sequence[Plan],
     text: Text | None,
     loaded: LoadedModel,
     *,
     layout: str = "auto",
 ) -> Fitter | None:
-    """A fitter that has fitted what `selections` need; None where there is no text for it."""
-    from surgery.editing.in_memory import plan_for
+    """A fitter that has fitted what `plans` need; None where there is no text for it."""
     from surgery.errors import SamplesError
     from surgery.fitting.fitter import Fitter
 
@@ -115,13 +114,12 @@ def fitter_for(
         return None
     if loaded.tokenizer is None:
         raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
-    plans = [plan_for(loaded.model, selection, layout=layout) for selection in selections]
     with progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,
             text.tokenized(loaded.tokenizer, loaded.dimensions),
-            stored_dtype=loaded.stored_dtype,
             layout=layout,
+            editable=loaded.editable,
             advance=advance,
         )
         fitted = [plan for plan in plans if plan.fitted]

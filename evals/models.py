@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import MANIFEST
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, Family
@@ -51,6 +52,11 @@ class LoadedModel:
             "attn_implementation": self.model.config._attn_implementation,
         }
 
+    @cached_property
+    def editable(self) -> Editable:
+        """The model as it can be edited for a while: what is planned of it is planned once."""
+        return Editable(self.model, stored_dtype=self.found.inventory.dtype)
+
     @property
     def family(self) -> Family:
         return self.found.inventory.family
@@ -58,11 +64,6 @@ class LoadedModel:
     @property
     def dimensions(self) -> Dimensions:
         return self.found.inventory.dimensions
-
-    @property
-    def stored_dtype(self) -> str:
-        """The tag (F16, …) of the checkpoint's parameters, which exports are rounded to."""
-        return self.found.inventory.dtype
 
     @property
     def dtype(self) -> str:

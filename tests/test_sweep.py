@@ -27,9 +27,10 @@ from evals.models import open_model
 from evals.running.resuming import from_block, from_tokens
 from evals.samples import Samples
 from evals.sweep.batch import BASE
+from evals.sweep.edits import swept
 from evals.sweep.engine import Engine, Measured
 from evals.sweep.shared_prefixes import Branch, branches
-from surgery.editing.in_memory import short_circuit
+from surgery.editing.in_memory import Editable, short_circuit
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.exporting import export
 from surgery.fitting.calibration import open_calibration
@@ -232,6 +233,25 @@ def test_nothing_is_computed_twice(recited):
     assert engine.work(edits) == 0
     for hook in hooks:
         hook.remove()
+
+
+def test_the_new_tensors_of_a_block_are_computed_once(monkeypatch):
+    model, computed = small("gpt_neox", "float32"), []
+    tensors = Editable.tensors
+    monkeypatch.setattr(
+        Editable,
+        "tensors",
+        lambda self, plan, block, fits: (
+            computed.append((block, plan.variant)) or tensors(self, plan, block, fits)
+        ),
+    )
+    samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
+    engine = Engine(model, samples, batch_size=3)
+    variants = ["identity", "zero"]
+    first, *others = swept(BLOCKS, 2, variants, ranges=True)
+    for selections in ([first], others):
+        engine.measure(selections)
+    assert sorted(computed) == sorted((b, name) for b in range(BLOCKS) for name in variants)
 
 
 def test_logits_of_a_few_positions_exist_at_a_time(recited):

@@ -110,7 +110,7 @@ class Task:
                 processes=self.processes,
                 fitter=fitter,
                 layout=layout,
-                stored_dtype=self.loaded.stored_dtype,
+                editable=self.loaded.editable,
             )
             for half in self.halves
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from surgery.editing.in_memory import plan_for
+from surgery.editing.in_memory import Editable
 from surgery.errors import UnsupportedError
 from surgery.selection import Part, Selection
 
@@ -46,14 +46,14 @@ def swept(
     return found
 
 
-def left_out(model: Any, edits: dict[Selection, Kind]) -> dict[str, str]:
+def left_out(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]:
     """Takes out the single heads that no layout holds. Returns variant -> why.
 
     Raises `UnsupportedError` where whole blocks cannot be edited.
     """
     reasons: dict[str, str] = {}
     for selection, kind in list(edits.items()):
-        error = _refusal(model, selection)
+        error = _refusal(editable, selection)
         if error is not None and kind != "head":
             raise error
         if error is not None:
@@ -62,9 +62,9 @@ def left_out(model: Any, edits: dict[Selection, Kind]) -> dict[str, str]:
     return reasons
 
 
-def _refusal(model: Any, selection: Selection) -> UnsupportedError | None:
+def _refusal(editable: Editable, selection: Selection) -> UnsupportedError | None:
     try:
-        plan_for(model, selection)
+        editable.plan(selection)
     except UnsupportedError as error:
         return error
     return None

@@ -25,7 +25,8 @@ from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from evals.sweep.batch import BASE, Columns, EditedBatch
-from evals.sweep.planning import FitsBlocks, PlannedEdits
+from evals.sweep.planning import FitsBlocks, SharedEdits
+from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 from surgery.selection import Selection, blocks_of
 
@@ -66,7 +67,8 @@ class Engine:
       `evals.memorization.extraction.extract`, and so are the numbers, to the last bit in float32.
     - `processes`: which share the batches; every one of them gets the whole result.
     - `fitter`: fits the variants that need it.
-    - `layout`, `stored_dtype`: as for `surgery.editing.in_memory.replacements`.
+    - `layout`, `stored_dtype`: as for `surgery.editing.in_memory.replacements`; `editable`: the
+      model as it can be edited, where the caller has it.
 
     Raises `SamplesError` when the rows do not fit the model.
     """
@@ -83,6 +85,7 @@ class Engine:
         fitter: FitsBlocks | None = None,
         layout: str = "auto",
         stored_dtype: str | None = None,
+        editable: Editable | None = None,
     ) -> None:
         samples.check_fits(
             vocab_size=model.config.vocab_size,
@@ -95,7 +98,8 @@ class Engine:
         self.batch_size = batch_size or self._processes.agree(
             rows_per_batch(model, samples.tokens.shape[1], processes=self._processes.count)
         )
-        self._fitter, self._layout, self._stored_dtype = fitter, layout, stored_dtype
+        editable = editable or Editable(model, stored_dtype=stored_dtype)
+        self._edits = SharedEdits(editable, layout=layout, fitter=fitter)
         self._measured: dict[Selection, Measured] = {}
 
     @property
@@ -124,17 +128,11 @@ class Engine:
         """
         missing = self._missing(selections)
         if missing:
-            edits = PlannedEdits(
-                self._model,
-                [selection for selection in missing if selection != BASE],
-                layout=self._layout,
-                fitter=self._fitter,
-                stored_dtype=self._stored_dtype,
-            )
+            tree = self._edits.tree([selection for selection in missing if selection != BASE])
 
             def one(batch: EditedBatch) -> list[Columns]:
                 done = {}
-                for selection, columns in batch.measure(self._model, edits.tree, edits):
+                for selection, columns in batch.measure(self._model, tree, self._edits):
                     done[selection] = columns
                     advance(self._processes.count * len(batch.tokens))
                 return [done[selection] for selection in missing]

@@ -15,6 +15,7 @@ from evals.response.texts import heldout_text, passages_text
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.sweep.edits import Kind, left_out, swept
+from surgery.editing.in_memory import Editable
 from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection, format_selection
@@ -24,18 +25,18 @@ _MOST_ROWS = 256
 
 
 def estimable(
-    model: PreTrainedModel, variants: Sequence[str]
+    editable: Editable, variants: Sequence[str]
 ) -> tuple[tuple[Part, ...], dict[str, str]]:
     """Every whole block and every head that a layout holds; for variants that none does for: why.
 
     Raises `UnsupportedError` where whole blocks cannot be edited.
     """
-    size = _dimensions(model)
+    size = _dimensions(editable.model)
     edits = swept(size.num_blocks, size.num_heads, variants, heads=True)
     single = {edit: kind for edit, kind in edits.items() if kind in ("block", "head")}
     alike: dict[Selection, Kind]
     alike = {(u,): kind for (u,), kind in single.items() if kind == "block" or u.heads == (0,)}
-    reasons = left_out(model, alike)  # of one block no head is held better than another
+    reasons = left_out(editable, alike)  # of one block no head is held better than another
     held = {(unit.block, unit.variant, kind) for (unit,), kind in alike.items()}
     return tuple(u for (u,), k in single.items() if (u.block, u.variant, k) in held), reasons
 

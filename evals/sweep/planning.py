@@ -1,20 +1,25 @@
-"""The edits of one sweep: planned and checked together, computed when they are first needed."""
+"""The edits of one model: planned and checked together, computed block by block when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from transformers import PreTrainedModel
+import torch
 
 from evals.sweep.shared_prefixes import Branch, branches
-from surgery.editing.in_memory import Replacements, plan_for, replacements
+from surgery.editing.in_memory import Editable, Replacements
 from surgery.editing.rewriting import check_fitted
-from surgery.selection import Part, Selection, blocks_of
+from surgery.plan import Plan
+from surgery.selection import Part, Selection
 from surgery.variants import Fit
 
 _KEPT = 4
 """So many times the model's blocks may be held edited: about the size of the model again."""
+
+_Key = tuple[str, Selection, Selection]
+"""What a block's new tensors depend on: layout, its parts, and those below where it is fitted."""
 
 
 class FitsBlocks(Protocol):
@@ -24,55 +29,67 @@ class FitsBlocks(Protocol):
         """Block -> fit, for the blocks that a fitted variant is in."""
 
 
-class PlannedEdits:
+class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
-    **Arguments:** `selections`: none of them empty; `layout`, `fitter`, `stored_dtype`: as for
-    `evals.sweep.engine.Engine`.
+    What is done to a block gives the same tensors in every edit, so they are computed once and
+    kept: those of the blocks that most edits want, as far as there is room.
 
-    Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
+    **Arguments:** `layout`, `fitter`: as for `evals.sweep.engine.Engine`.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        selections: Sequence[Selection],
-        *,
-        layout: str,
-        fitter: FitsBlocks | None,
-        stored_dtype: str | None,
-    ) -> None:
-        self._model, self._fitter, self._stored_dtype = model, fitter, stored_dtype
-        self._layout: dict[Selection, str] = {}
+    def __init__(self, editable: Editable, *, layout: str, fitter: FitsBlocks | None) -> None:
+        self._editable, self._layout, self._fitter = editable, layout, fitter
+        self._room = _KEPT * int(editable.model.config.num_hidden_layers)
+        self._kept: dict[_Key, Mapping[str, torch.Tensor] | None] = {}  # None: not needed yet
+
+    def tree(self, selections: Sequence[Selection]) -> tuple[Branch, ...]:
+        """The branches of edits, none of them empty.
+
+        Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
+        """
+        by_layout: dict[str, list[Selection]] = {}
         for selection in selections:
-            plan = plan_for(model, selection, layout=layout)
-            if fitter is None:
+            plan = self._editable.plan(selection, layout=self._layout)
+            if self._fitter is None:
                 check_fitted(plan, {})
-            self._layout[selection] = plan.layout.NAME
+            by_layout.setdefault(plan.layout.NAME, []).append(selection)
         # What is shared is computed in one layout, so that it is the same to the last bit.
-        self.tree: tuple[Branch, ...] = tuple(
-            branch
-            for chosen in sorted(set(self._layout.values()))
-            for branch in branches([e for e, name in self._layout.items() if name == chosen])
-        )
-        self._room = _KEPT * int(model.config.num_hidden_layers)
-        self._kept: dict[tuple[Selection, str], Replacements] = {}
+        tree = tuple(branch for name in sorted(by_layout) for branch in branches(by_layout[name]))
+        plans = [self._plan(branch) for branch in _every(tree)]
+        wanted = Counter(_key(plan, block) for plan in plans for block in plan.blocks)
+        new = [key for key, _ in wanted.most_common() if key not in self._kept]
+        self._kept |= dict.fromkeys(new[: self._room - len(self._kept)])
+        return tree
 
     def __call__(self, branch: Branch) -> Replacements:
-        """The edit of a branch of `tree`."""
-        layout = self._layout[branch.wanted]
-        key = (branch.selection, layout)
-        if key in self._kept:
-            return self._kept[key]
-        edited = replacements(
-            self._model,
-            branch.selection,
-            None if self._fitter is None else self._fitter.fits(branch.wanted),
-            layout=layout,
-            stored_dtype=self._stored_dtype,
-        )
-        size = len(blocks_of(branch.selection))
-        if size <= self._room:  # the others are computed anew for every batch
-            self._room -= size
-            self._kept[key] = edited
-        return edited
+        """The edit of a branch of a tree."""
+        plan, tensors = self._plan(branch), dict[str, torch.Tensor]()
+        for block in plan.blocks:
+            key = _key(plan, block)
+            found = self._kept.get(key)
+            if found is None:
+                fits = {}
+                if self._fitter is not None and block in plan.fitted:
+                    fits = self._fitter.fits(branch.wanted)
+                found = self._editable.tensors(plan, block, fits)
+                if key in self._kept:  # the others are computed anew for every batch
+                    self._kept[key] = found
+            tensors |= found
+        return Replacements(self._editable.model, plan, tensors)
+
+    def _plan(self, branch: Branch) -> Plan:
+        wanted = self._editable.plan(branch.wanted, layout=self._layout)
+        return self._editable.plan(branch.selection, layout=wanted.layout.NAME)
+
+
+def _key(plan: Plan, block: int) -> _Key:
+    parts = tuple(part for part in plan.selection if part.block == block)
+    below = tuple(part for part in plan.selection if part.block < block)
+    return plan.layout.NAME, parts, below if block in plan.fitted else ()
+
+
+def _every(tree: Iterable[Branch]) -> Iterator[Branch]:
+    for branch in tree:
+        yield branch
+        yield from _every(branch.children)

@@ -126,6 +126,74 @@ class Replacements:
         return forward
 
 
+class Editable:
+    """A loaded model that is looked at once: its edits are planned, each once, and computed.
+
+    **Arguments:** `stored_dtype`: the tag (F16, BF16, F32) of the checkpoint that an edit would be
+    exported to, where the model is loaded in a wider dtype: new tensors are rounded to it, as in
+    the export.
+
+    **Raises:** `UnsupportedError`, `CheckpointError`.
+    """
+
+    def __init__(self, model: Any, *, stored_dtype: str | None = None) -> None:
+        config = model.config.to_dict()
+        family_of(config)
+        self.model = model
+        stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
+        self._inventory = take_inventory(
+            config, {tensor.info.name: tensor.info for tensor in stored}
+        )
+        self._earlier = _edited_before(model)
+        self._tag = stored_dtype or self._inventory.dtype
+        self._plans: dict[tuple[str | Selection, str, str], Plan | UnsupportedError] = {}
+
+    def plan(
+        self, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
+    ) -> Plan:
+        """The plan of an edit. Raises `BlockSpecError`, `UnsupportedError`."""
+        key = (drop_attn, variant, layout)
+        if key not in self._plans:
+            try:
+                self._plans[key] = make_plan(
+                    self._inventory,
+                    drop_attn,
+                    variant=variant,
+                    layout=layout,
+                    earlier=self._earlier,
+                )
+            except UnsupportedError as error:
+                self._plans[key] = error
+        found = self._plans[key]
+        if isinstance(found, UnsupportedError):
+            raise found
+        return found
+
+    def tensors(self, plan: Plan, block: int, fits: Fits) -> dict[str, torch.Tensor]:
+        """The new tensors of one block of a plan. They depend on what is done to it alone."""
+        new: dict[str, torch.Tensor] = {}
+        for change in plan.changes:
+            if change.block == block and change.action != "drop":
+                array = new_content(change, plan, self._read, fits, dtype=self._tag)
+                beside = self.model.get_parameter(plan.family.name("output_weight", block))
+                device = "cpu" if beside.is_meta else beside.device
+                new[change.name] = as_torch(array, self._tag).to(device, beside.dtype)
+        return new
+
+    def replacements(self, plan: Plan, fits: Fits | None = None) -> Replacements:
+        """All new tensors. Raises `UnsupportedError` where a fit is missing."""
+        check_fitted(plan, fits or {})
+        new = [self.tensors(plan, block, fits or {}) for block in plan.blocks]
+        return Replacements(self.model, plan, {k: v for block in new for k, v in block.items()})
+
+    def _read(self, name: str) -> Array:
+        """A tensor of the model, also one that is offloaded."""
+        owner, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(owner)
+        with align_module_device(module):
+            return as_stored(name, getattr(module, leaf)).array()
+
+
 def replacements(
     model: Any,
     drop_attn: str | Selection,
@@ -137,42 +205,12 @@ def replacements(
 ) -> Replacements:
     """Plans an edit of a loaded model and computes its tensors. The model is left unchanged.
 
-    **Arguments:** as for `apply`; `stored_dtype`: the tag (F16, BF16, F32) of the checkpoint that
-    the edit would be exported to, where the model is loaded in a wider dtype: new tensors are
-    rounded to it, as in the export.
+    **Arguments:** as for `apply`; `stored_dtype`: as for `Editable`.
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
-    plan, read = _planned(model, drop_attn, variant, layout)
-    check_fitted(plan, fits or {})
-    tag = stored_dtype or plan.inventory.dtype
-    tensors: dict[str, torch.Tensor] = {}
-    for change in plan.changes:
-        if change.action != "drop":
-            new = as_torch(new_content(change, plan, read, fits, dtype=tag), tag)
-            beside = model.get_parameter(plan.family.name("output_weight", change.block))
-            device = "cpu" if beside.is_meta else beside.device
-            tensors[change.name] = new.to(device, beside.dtype)
-    return Replacements(model, plan, tensors)
-
-
-def plan_for(
-    model: Any, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
-) -> Plan:
-    """The plan of an edit of a loaded model. Raises `BlockSpecError`, `UnsupportedError`."""
-    return _planned(model, drop_attn, variant, layout)[0]
-
-
-def _planned(
-    model: Any, drop_attn: str | Selection, variant: str, layout: str
-) -> tuple[Plan, Callable[[str], Any]]:
-    config = model.config.to_dict()
-    family_of(config)
-    stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
-    inventory = take_inventory(config, {tensor.info.name: tensor.info for tensor in stored})
-    earlier = _edited_before(model)
-    plan = make_plan(inventory, drop_attn, variant=variant, layout=layout, earlier=earlier)
-    return plan, lambda name: _read(model, name)
+    editable = Editable(model, stored_dtype=stored_dtype)
+    return editable.replacements(editable.plan(drop_attn, variant, layout=layout), fits)
 
 
 def _edited_before(model: Any) -> Heads:
@@ -180,14 +218,6 @@ def _edited_before(model: Any) -> Heads:
     name = getattr(model.config, "_name_or_path", None)
     manifest = read_manifest(Path(name)) if name else None
     return {} if manifest is None else manifest.edited_heads
-
-
-def _read(model: Any, name: str) -> Array:
-    """A tensor of the model, also one that is offloaded."""
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    with align_module_device(module):
-        return as_stored(name, getattr(module, leaf)).array()
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from surgery.editing.in_memory import plan_for, replacements
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model, load_tokenizer, model_ids
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.families import family_of
@@ -40,7 +40,8 @@ class Fitter:
 
     - `model`: a loaded GPT-NeoX or GPT-Neo model, on one device, on several, or offloaded in part;
       it is edited for a while and restored.
-    - `stored_dtype`, `layout`: as for `surgery.editing.in_memory.replacements`.
+    - `stored_dtype`, `layout`: as for `surgery.editing.in_memory.Editable`, and its plans;
+      `editable`: the model as that, where the caller has it.
     - `advance`: called with the number of tokens that have just gone through some of the blocks.
     """
 
@@ -51,9 +52,11 @@ class Fitter:
         *,
         stored_dtype: str | None = None,
         layout: str = "auto",
+        editable: Editable | None = None,
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
-        self._model, self._stored_dtype, self._layout = model, stored_dtype, layout
+        self._model, self._layout = model, layout
+        self._editable = editable or Editable(model, stored_dtype=stored_dtype)
         self._advance = advance
         config = model.config.to_dict()
         self._family = family_of(config)
@@ -66,9 +69,9 @@ class Fitter:
 
         A block's fit depends on the parts below it, which are fitted first and in force then. It
         has a map where a variant needs one. Raises `CheckpointError` where the model's attention is
-        not finite, and as `surgery.editing.in_memory.replacements`.
+        not finite, and as `Editable.plan`.
         """
-        layout = plan_for(self._model, tuple(selection), layout=self._layout).layout.NAME
+        layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
         wanted = _wanted(selection)
         keys = {}
         for block in wanted:
@@ -136,9 +139,8 @@ class Fitter:
     ) -> AbstractContextManager[None]:
         if not selection:
             return nullcontext()
-        return replacements(
-            self._model, selection, fits, layout=layout, stored_dtype=self._stored_dtype
-        ).active()
+        plan = self._editable.plan(selection, layout=layout)
+        return self._editable.replacements(plan, fits).active()
 
     def _names(self, block: int) -> tuple[str, str]:
         """The modules whose inputs are x and z."""

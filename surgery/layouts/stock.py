@@ -17,7 +17,10 @@ Size, cache and speed stay as they were.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from surgery.errors import MarginError, UnsupportedError
 from surgery.families import Family, Role
@@ -78,8 +81,13 @@ def one_hot(target: Target, edit: BlockEdit) -> OneHot | None:
 
 def _find(target: Target) -> OneHot:
     head_size = target.dimensions.head_size
-    frequencies = inverse_frequencies(target.config, head_size)
-    return find_one_hot(frequencies, head_size, target.dimensions.max_positions)
+    frequencies = tuple(inverse_frequencies(target.config, head_size).tolist())
+    return _remembered(frequencies, head_size, target.dimensions.max_positions)
+
+
+@lru_cache
+def _remembered(frequencies: tuple[float, ...], head_size: int, max_positions: int) -> OneHot:
+    return find_one_hot(np.asarray(frequencies), head_size, max_positions)
 
 
 def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Change, ...]:

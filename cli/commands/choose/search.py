@@ -215,7 +215,7 @@ def command(
     offered, warnings = task.offered
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
-    alone = [(unit,) for unit in offered]
+    alone = [loaded.editable.plan((unit,), layout=layout) for unit in offered]
     fitter = fitter_for(alone, calibrated, loaded, layout=layout)
     asked = question(task, fitter)
     journal = Journal(folder.parent / f".{folder.name}.progress", asked)

@@ -152,15 +152,15 @@ def command(
         heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
     size = loaded.dimensions
     edits = swept(size.num_blocks, size.num_heads, list(chosen), ranges=ranges, heads=heads)
-    refused = left_out(loaded.model, edits)
+    refused = left_out(loaded.editable, edits)
     estimated: tuple[Part, ...] = ()
     if estimates:
-        estimated, reasons = estimable(loaded.model, list(chosen))
+        estimated, reasons = estimable(loaded.editable, list(chosen))
         refused = reasons | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
-    fitter = fitter_for(edits, calibrated, loaded)
+    fitter = fitter_for([loaded.editable.plan(edit) for edit in edits], calibrated, loaded)
     engine = Engine(
         loaded.model,
         tokenized,
@@ -169,7 +169,7 @@ def command(
         batch_size=batch_size,
         processes=processes,
         fitter=fitter,
-        stored_dtype=loaded.stored_dtype,
+        editable=loaded.editable,
     )
     setting = Setting(
         loaded,
