@@ -67,7 +67,7 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
 
 def published(output: Path, repo: str) -> Push:
     """Pushes an export, private, with the report that is in it."""
-    from evals.evaluation.publication import publication
+    from evals.evaluation.publication import public_report
     from surgery.publishing.upload import push
 
-    return push(output, repo, render=publication)
+    return push(output, repo, render=public_report)

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from surgery.card.file import refresh_card
+from surgery.card.measured import Measured
 from surgery.card.text import card_text, merged, own_text
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
@@ -75,7 +76,7 @@ def figures(rate: float, loss: float) -> dict[str, Any]:
     }
 
 
-def report() -> dict[str, Any]:
+def figures_shown() -> dict[str, Any]:
     task = {
         "metric": "acc", "base": 0.5, "edited": 0.48, "difference": -0.02, "ci95": [-0.05, 0.01],
         "verdict": "no loss shown", "n": 100, "num_fewshot": 0,
@@ -83,23 +84,28 @@ def report() -> dict[str, Any]:
     lengths = {"n": 40, "prefix_length": 32, "suffix_length": 48}
     mean = {"mean": 2.5, "ci95": [2.4, 2.6]}
     return {
-        "schema_version": 1,
         "verdict": "Recites 2 of 40 passages, 38 before.",
-        "models": {"base": "EleutherAI/pythia-1.4b", "edited": "out"},
+        "base": "EleutherAI/pythia-1.4b",
         "tasks": {"lambada_openai": task, "piqa": {**task, "metric": "acc_norm", "edited": 0.6}},
         "extraction": {**lengths, **figures(0.05, 3), "baseline": {**lengths, **figures(0.95, 1)}},
         "heldout": {
             "kind": "text", "n": 8, "base": mean, "edited": mean, "verdict": "loss of 0.1 to 0.2",
             "difference": {"mean": 0.15, "ci95": [0.1, 0.2]},
         },
-        "gates": [{"name": "max-extraction", "ok": True, "limit": 0.1, "value": 0.05}],
+        "gates": [
+            {
+                "name": "max-extraction", "ok": True, "limit": 0.1, "value": 0.05, "n": 40,
+                "conclusive": True,
+            }
+        ],
         "warnings": ["float16 on a CPU"],
-        "provenance": {
-            "edited": {"dtype": "float32", "device": "cpu"},
-            "versions": {"lm-eval": "0.4.13"},
-            "samples_sha256": "ab" * 32,
-        },
+        "settings": "dtype float32, device cpu, lm-eval 0.4.13",
+        "samples_sha256": "ab" * 32,
     }  # fmt: skip
+
+
+def measured(**changes: Any) -> Measured:
+    return Measured.model_validate(figures_shown() | changes)
 
 
 def metadata(card: str) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def test_metadata_is_what_the_hub_reads() -> None:
 
 
 def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
-    card = ModelCard(card_text(manifest(), None, name="me/edited", report=report()))
+    card = ModelCard(card_text(manifest(), None, name="me/edited", measured=measured()))
     results = {(r.dataset_type, r.metric_type): r for r in card.data.eval_results or ()}
     assert {key: result.metric_value for key, result in results.items()} == {
         ("lambada_openai", "acc"): 0.48,
@@ -211,7 +217,7 @@ def test_single_heads_and_a_chain_of_edits() -> None:
 
 
 def test_the_measurements() -> None:
-    card = card_text(manifest(), None, name="me/edited", report=report())
+    card = card_text(manifest(), None, name="me/edited", measured=measured())
     for text in (
         "Recites 2 of 40 passages, 38 before.",
         "40 passages of 48 tokens, each\nafter the 32 tokens",
@@ -225,16 +231,17 @@ def test_the_measurements() -> None:
     ):
         assert text in card, text
     assert "Nothing yet" not in card
-    few = report() | {"gates": [report()["gates"][0] | {"conclusive": False, "n": 1234}]}
-    card = card_text(manifest(), None, name="me/edited", report=few)
+    (gate,) = figures_shown()["gates"]
+    few = measured(gates=[gate | {"conclusive": False, "n": 1234}])
+    card = card_text(manifest(), None, name="me/edited", measured=few)
     assert "| `max-extraction` | 0.100 | 0.050 | kept; inconclusive (n = 1,234) |" in card
 
 
 @pytest.mark.parametrize("missing", ["extraction", "heldout", "tasks", "gates"])
 def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
-    without = report() | {missing: type(report()[missing])() if missing != "heldout" else None}
-    without["extraction"] = without["extraction"] or None
-    card = card_text(manifest(), None, name="me/edited", report=without)
+    nothing: dict[str, Any] = {"extraction": None, "heldout": None, "tasks": {}, "gates": ()}
+    without = measured(**{missing: nothing[missing]})
+    card = card_text(manifest(), None, name="me/edited", measured=without)
     mentions = {
         "extraction": "recited word",
         "heldout": "held-out",
@@ -245,19 +252,8 @@ def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
     assert "\n\n\n" not in card
 
 
-@pytest.mark.parametrize("why", [{"settings": {"limit": 20}}, {"relation": "unrelated"}])
-def test_what_was_measured_on_a_part_or_against_another_model_is_not_on_the_card(
-    why: dict[str, Any],
-) -> None:
-    card = card_text(manifest(), None, name="me/edited", report=report() | why)
-    assert card == card_text(manifest(), None, name="me/edited")
-    whole = {"relation": "source", "settings": {"limit": None}}
-    card = card_text(manifest(), None, name="me/edited", report=report() | whole)
-    assert "Recites 2 of 40 passages" in card
-
-
 def test_what_a_user_writes_stays() -> None:
-    card = card_text(manifest(), SOURCE_CARD, name="me/edited", report=report())
+    card = card_text(manifest(), SOURCE_CARD, name="me/edited", measured=measured())
     written = card.replace("license: apache-2.0", "license: mit\nmine: 2024-01-01\nmodel_name: m")
     written = written.replace("- gpt_neox", "- gpt_neox\n- privacy").replace(
         "base_model: ", "base_model: x"
@@ -377,7 +373,7 @@ def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
         refresh_card(folder, None)
     (folder / "surgery.json").write_text(manifest().to_text())
     (folder / "README.md").write_text("# Mine\n")
-    card = refresh_card(folder, report()).read_text()
+    card = refresh_card(folder, measured()).read_text()
     assert own_text(card) == "# Mine"
     assert 'from_pretrained("edited")' in card
     assert "Recites 2 of 40 passages" in card
@@ -422,15 +418,13 @@ def test_names_from_outside_are_text(text: str) -> None:
             "sources": [{"name": text}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
         }  # fmt: skip
         second["versions"] = {"attn-surgery": text, text: "1"}
-        found = report()
-        found |= {"verdict": text, "models": {"base": text, "edited": text}, "warnings": [text]}
+        found = figures_shown()
+        found |= {"verdict": text, "base": text, "warnings": [text], "settings": text}
         found["tasks"] = {text: {**found["tasks"]["piqa"], "metric": text, "verdict": text}}
         found["gates"][0]["name"] = text
         found["heldout"]["verdict"] = text
-        found["provenance"]["edited"]["device"] = text
-        found["provenance"]["versions"]["lm-eval"] = text
         whole = manifest(first, second, files=("tokenizer.json", "LICENSE`|<b>"))
-        return card_text(whole, None, name=text, report=found)
+        return card_text(whole, None, name=text, measured=measured(**found))
 
     card = made(text)
     assert structure(card) == structure(made("no model at all"))
@@ -446,22 +440,16 @@ def test_names_from_outside_are_text(text: str) -> None:
     )
 
 
-def test_a_report_that_is_none_is_one_line() -> None:
-    for broken in ({}, {"provenance": []}, report() | {"tasks": {"x": {}}}):
-        with pytest.raises(ManifestError, match=r"^README\.md: cannot be made from the report"):
-            card_text(manifest(), None, name="x", report=broken)
-
-
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 
 
 @settings(deadline=None, max_examples=30)
 @given(name=NAMES, source=NAMES, task=NAMES, verdict=NAMES)
 def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
-    measured = report() | {"verdict": verdict, "tasks": {task: report()["tasks"]["piqa"]}}
+    shown = measured(verdict=verdict, tasks={task: figures_shown()["tasks"]["piqa"]})
     made = manifest(edit(source, None, (1, [0, 1], "zero")))
-    card = card_text(made, None, name=name, report=measured)
+    card = card_text(made, None, name=name, measured=shown)
     assert own_text(card) == ""
-    assert card_text(made, None, name=name, report=measured, existing=card) == card
+    assert card_text(made, None, name=name, measured=shown, existing=card) == card
     head = yaml.safe_load(card.split("---\n")[1])
     assert json.dumps(head["model-index"][0]["results"][0]["metrics"][0]["value"]) == "0.6"

@@ -17,7 +17,7 @@ import pytest
 from example_report import bare, example, task
 
 from evals.evaluation.page import pages
-from evals.evaluation.publication import publication, told
+from evals.evaluation.publication import public_report, publication, told
 from evals.evaluation.report import Report
 from surgery.errors import OutputError
 
@@ -115,3 +115,16 @@ def test_what_no_figure_tells_stays_behind(path: str) -> None:
     place[key] = PASSAGE
     sent, made = publication(told(Report.model_validate(report)).to_dict(), FILE)
     assert PASSAGE not in json.dumps([sent, made])
+
+
+def test_the_card_shows_what_was_measured_of_the_whole_against_the_source() -> None:
+    whole = public_report(measured(), FILE)
+    assert whole.of_source
+    assert whole.measured is not None
+    assert whole.measured.verdict == json.loads(whole.files["report.json"])["verdict"]
+    part = public_report(measured(settings={**example()["settings"], "limit": 20}), FILE)
+    assert part.of_source
+    assert part.measured is None
+    unrelated = public_report(measured(relation="unrelated"), FILE)
+    assert not unrelated.of_source
+    assert unrelated.measured is None

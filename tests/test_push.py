@@ -345,15 +345,18 @@ def test_only_files_of_a_model_are_sent_whatever_the_manifest_lists(
 
 
 CHANGED = """
+import json
 import sys
 from pathlib import Path
 from surgery.errors import OutputError
+from surgery.publishing.publishable import PublicReport
 from surgery.publishing.upload import push
 
 def render(report, where):  # called after the folder was verified
     path = Path("changed/model-00001-of-00002.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    return report, {}
+    of = report["provenance"]["edited"]["manifest_sha256"]
+    return PublicReport({"report.json": json.dumps(report)}, None, of, of_source=True)
 
 try:
     push("changed", "me/changed", render=render)

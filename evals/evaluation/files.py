@@ -38,4 +38,4 @@ def attach(evaluation: Evaluation, folder: Path) -> None:
             if place.is_dir():
                 shutil.rmtree(place)  # lm-eval's results of an earlier evaluation
             part.replace(place)
-    refresh_card(folder, evaluation.report.to_dict())
+    refresh_card(folder, evaluation.report.measured())

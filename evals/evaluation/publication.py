@@ -28,6 +28,8 @@ from evals.memorization.comparison import warnings_of as extraction_warnings
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
 from surgery.errors import OutputError
+from surgery.publishing.publishable import PublicReport
+from surgery.record.manifest import REPORTS
 from surgery.selection import Part, format_selection
 from surgery.variants import VARIANTS
 
@@ -53,6 +55,18 @@ def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
             fix="evaluate again without `show_text=True`, or remove the report",
         )
     return sent, pages(sent)
+
+
+def public_report(report: Mapping[str, Any], where: Path) -> PublicReport:
+    """`publication` for `push`."""
+    sent, made = publication(report, where)
+    checked = Report.model_validate(sent)
+    return PublicReport(
+        files={REPORTS[0]: checked.to_text(), **made},
+        measured=checked.measured(),
+        manifest_sha256=checked.provenance.edited.get("manifest_sha256"),
+        of_source=checked.relation == "source",
+    )
 
 
 def told(report: Report) -> Report:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.record.manifest import TextSource
@@ -211,6 +212,24 @@ class Report(_Model):
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+    def measured(self) -> Measured | None:
+        """What the model card shows; None where it holds for a part, or for another model."""
+        if self.settings.limit is not None or self.relation != "source":
+            return None
+        run, versions = self.provenance.edited, self.provenance.versions
+        shown = [f"{key} {run[key]}" for key in ("dtype", "device") if run.get(key)]
+        shown += [
+            f"{key} {versions[key]}" for key in ("lm-eval", "transformers") if key in versions
+        ]
+        return Measured.model_validate(
+            {
+                **self.to_dict(),
+                "base": self.models.base,
+                "settings": ", ".join(shown),
+                "samples_sha256": self.provenance.samples_sha256,
+            }
+        )
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""What a card says of an edit and its measurements, as the template takes it."""
+"""What a card says of an edit, as the template takes it, and how text and figures look in it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from surgery.card.measured import Count, Mean
 from surgery.families import family_of
 from surgery.record.manifest import Edit, Manifest
 from surgery.selection import by_variant, format_blocks, format_selection
@@ -41,18 +42,6 @@ def facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "files": list(manifest.files.items()),
         "versions": edit.versions,
     }
-
-
-def measured(report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The parts of report.json that a card shows; {"report": None} where there is none."""
-    if report is None:
-        return {"report": None}
-    run = report["provenance"]["edited"]
-    settings = [f"{key} {run[key]}" for key in ("dtype", "device") if run.get(key)]
-    versions = report["provenance"]["versions"]
-    settings += [f"{key} {versions[key]}" for key in ("lm-eval", "transformers") if key in versions]
-    keys = ("tasks", "heldout", "extraction", "gates")
-    return {"report": report, "settings": ", ".join(settings), **{k: report[k] for k in keys}}
 
 
 def _base(first: Edit) -> Markdown:
@@ -124,16 +113,18 @@ def as_interval(ends: Sequence[float], sign: str = "-") -> Markdown:
     return Markdown(f"[{', '.join(as_figure(end, sign) for end in ends)}]")
 
 
-def as_mean(found: Mapping[str, Any]) -> Markdown:
+def as_mean(found: Mean) -> Markdown:
     """A mean with its interval."""
-    return Markdown(f"{as_figure(found['mean'])} {as_interval(found['ci95'])}")
+    return Markdown(f"{as_figure(found.mean)} {as_interval(found.ci95)}")
 
 
-def as_rate(found: Mapping[str, Any]) -> Markdown:
+def as_rate(found: Mean | Count) -> Markdown:
     """A share with its interval, in percent, after the count where there is one."""
-    share = f"{100 * found['rate' if 'rate' in found else 'mean']:.1f} %"
-    low, high = (100 * end for end in found["ci95"])
-    shown = f"{found['count']} ({share})" if "count" in found else share
+    low, high = (100 * end for end in found.ci95)
+    if isinstance(found, Count):
+        shown = f"{found.count} ({100 * found.rate:.1f} %)"
+    else:
+        shown = f"{100 * found.mean:.1f} %"
     return Markdown(f"{shown} [{low:.1f}, {high:.1f}]")
 
 

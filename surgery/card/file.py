@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from surgery.card.measured import Measured
 from surgery.card.text import NAME, card_text
 from surgery.checkpoint.foreign import read_bytes
 from surgery.checkpoint.links import own_file
@@ -26,8 +25,8 @@ def read_card(folder: Path) -> str | None:
     return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
 
 
-def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:
-    """Writes a folder's card anew, with the figures of a report. The user's own text stays.
+def refresh_card(folder: Path, measured: Measured | None) -> Path:
+    """Writes a folder's card anew, with the figures of an evaluation. The user's own text stays.
 
     **Raises:** `ManifestError` when the folder has no manifest or its card is broken, `OutputError`
     when it cannot be written; the card is then as it was.
@@ -35,7 +34,8 @@ def refresh_card(folder: Path, report: Mapping[str, Any] | None) -> Path:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
-    text = card_text(manifest, name=last_name(folder), report=report, existing=read_card(folder))
+    existing = read_card(folder)
+    text = card_text(manifest, name=last_name(folder), measured=measured, existing=existing)
     path = folder / NAME
     with atomic_file(path, overwrite=True) as file:
         file.write(text)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from surgery.card.facts import printable
+from surgery.card.measured import Measured
 from surgery.errors import ManifestError
 from surgery.record.manifest import Edit, Manifest
 
@@ -90,7 +91,7 @@ def metadata_yaml(
     name: str,
     source: Mapping[str, Any],
     existing: Mapping[str, Any],
-    report: Mapping[str, Any] | None,
+    measured: Measured | None,
 ) -> str:
     """The card's metadata, see `to_yaml`."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -105,7 +106,7 @@ def metadata_yaml(
     }
     kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
-    if report is not None and (results := _results(report)):
+    if measured is not None and (results := _results(measured)):
         data[_INDEX] = eval_results_to_model_index(printable(name), results)
     return to_yaml(data)
 
@@ -121,7 +122,7 @@ def _tags(existing: object, family: str) -> list[str]:
     return list(dict.fromkeys(map(str, tags)))
 
 
-def _results(report: Mapping[str, Any]) -> list[Any]:
+def _results(measured: Measured) -> list[Any]:
     from huggingface_hub import EvalResult
 
     found = [
@@ -129,29 +130,42 @@ def _results(report: Mapping[str, Any]) -> list[Any]:
             task_type=_TASK,
             dataset_type=printable(name),
             dataset_name=printable(name),
-            dataset_args={"num_fewshot": task["num_fewshot"]},
-            metric_type=printable(task["metric"]),
-            metric_value=task["edited"],
-            metric_args={"n": task["n"], "before_the_edit": task["base"]},
+            dataset_args={"num_fewshot": task.num_fewshot},
+            metric_type=printable(task.metric),
+            metric_value=task.edited,
+            metric_args={"n": task.n, "before_the_edit": task.base},
         )
-        for name, task in report["tasks"].items()
+        for name, task in measured.tasks.items()
     ]
-    if (extraction := report["extraction"]) is not None:
-        lengths = {key: extraction[key] for key in ("prefix_length", "suffix_length")}
-        samples = report["provenance"].get("samples_sha256")
-        for metric, key in (("exact_match", "rate"), ("memorization_score", "mean")):
-            baseline = extraction.get("baseline") or {}
-            before = {"before_the_edit": baseline[metric][key]} if metric in baseline else {}
+    if (extraction := measured.extraction) is not None:
+        before = extraction.baseline
+        for metric, value, earlier in (
+            (
+                "exact_match",
+                extraction.exact_match.rate,
+                before and before.exact_match.rate,
+            ),
+            (
+                "memorization_score",
+                extraction.memorization_score.mean,
+                before and before.memorization_score.mean,
+            ),
+        ):
+            known = {} if earlier is None else {"before_the_edit": earlier}
             found.append(
                 EvalResult(
                     task_type=_TASK,
                     task_name="verbatim extraction",
                     dataset_type="memorized-passages",
                     dataset_name="passages of the training data",
-                    dataset_args={**lengths, "samples_sha256": samples},
+                    dataset_args={
+                        "prefix_length": extraction.prefix_length,
+                        "suffix_length": extraction.suffix_length,
+                        "samples_sha256": measured.samples_sha256,
+                    },
                     metric_type=metric,
-                    metric_value=extraction[metric][key],
-                    metric_args={"n": extraction["n"], "decoding": "greedy", **before},
+                    metric_value=value,
+                    metric_args={"n": extraction.n, "decoding": "greedy", **known},
                 )
             )
     return found

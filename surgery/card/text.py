@@ -22,8 +22,8 @@ from surgery.card.facts import (
     as_mean,
     as_rate,
     facts,
-    measured,
 )
+from surgery.card.measured import Measured
 from surgery.card.metadata import metadata_yaml, source_metadata, split_card, to_yaml
 from surgery.checkpoint.foreign import guard
 from surgery.errors import ManifestError
@@ -40,7 +40,7 @@ def card_text(
     source_card: str | None = None,
     *,
     name: str,
-    report: Mapping[str, Any] | None = None,
+    measured: Measured | None = None,
     existing: str | None = None,
 ) -> str:
     """README.md of an edited model.
@@ -49,27 +49,19 @@ def card_text(
 
     - `source_card`: README.md of the model that was edited, for its license, language and datasets.
     - `name`: what the model is loaded by: a Hub id, or the name of its folder.
-    - `report`: the content of report.json (docs/report.md), where there is one. One that compares
-      with another model than the source, or measured a part (`--limit`), does not count.
+    - `measured`: the figures of an evaluation of the whole against the source, where there is one.
     - `existing`: the card as it is now, whose own text and metadata are kept.
 
     **Raises:** `ManifestError` when the existing card's metadata or marks are broken, or when the
     result would not be read by the Hub.
     """
-    if report is not None and not _of_the_whole(report):
-        report = None
     metadata, body = split_card((existing or "").replace("\r\n", "\n"))
-    with guard(ManifestError, "cannot be made from the report or the manifest", NAME):
-        generated = _render(manifest, name, report)
-        yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, report)
+    with guard(ManifestError, "cannot be made from the manifest", NAME):
+        generated = _render(manifest, name, measured)
+        yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
     _check(text)
     return text
-
-
-def _of_the_whole(report: Mapping[str, Any]) -> bool:
-    limit = (report.get("settings") or {}).get("limit")
-    return limit is None and report.get("relation", "source") == "source"
 
 
 def own_text(card: str) -> str:
@@ -118,9 +110,9 @@ def _check(text: str) -> None:
         raise ManifestError(what, where=NAME, got=error) from None
 
 
-def _render(manifest: Manifest, name: str, report: Mapping[str, Any] | None) -> dict[str, str]:
+def _render(manifest: Manifest, name: str, measured: Measured | None) -> dict[str, str]:
     """Part → its text, comments included, in the template's order."""
-    text = _template().render(**facts(manifest, name), **measured(report))
+    text = _template().render(**facts(manifest, name), measured=measured)
     return {match[1]: re.sub(r"\n{3,}", "\n\n", match[0]) for match in _PART.finditer(text)}
 
 

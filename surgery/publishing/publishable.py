@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
+from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import read_json
@@ -18,8 +18,24 @@ from surgery.proof.verification import verify
 from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
-Render = Callable[[Mapping[str, Any], Path], tuple[Mapping[str, Any], Mapping[str, str]]]
-"""A report and the file it is from → the report as it may be published, and its pages by name.
+
+@dataclass(frozen=True)
+class PublicReport:
+    """A report as it may be published.
+
+    `files`: name → text, report.json and its pages; `measured`: what the card shows of it.
+    `manifest_sha256`: of the model that was measured; `of_source`: whether it is compared with the
+    model that it was made from.
+    """
+
+    files: Mapping[str, str]
+    measured: Measured | None
+    manifest_sha256: str | None
+    of_source: bool
+
+
+Render = Callable[[Mapping[str, Any], Path], PublicReport]
+"""The content of a report.json and the file it is from → what of it is published.
 
 Raises ValueError for what is no report, and `OutputError` where it may show a passage.
 """
@@ -36,7 +52,7 @@ class Publishable:
     contents: Mapping[str, Path | bytes]
     hashes: Mapping[str, str]
     card: str
-    report: Mapping[str, Any] | None
+    measured: Measured | None
 
 
 def publishable(
@@ -63,14 +79,14 @@ def publishable(
             raise OutputError(what, where=folder / MANIFEST, fix="export it again")
     written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
     place = evaluation or folder
-    where, report = place / REPORTS[0], None
+    where, measured = place / REPORTS[0], None
     found = render and read_json(own_file(where, place), needed=evaluation is not None)
     if render and found:
         with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
-            report, pages = render(found, where)
+            report = render(found, where)
         _check_model(report, where, written[MANIFEST])
-        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        written |= {name: page.encode() for name, page in {**pages, REPORTS[0]: text}.items()}
+        measured = report.measured
+        written |= {name: text.encode() for name, text in report.files.items()}
     listed = {name: folder / name for name in manifest.files}
     return Publishable(
         manifest,
@@ -78,15 +94,14 @@ def publishable(
         {name: file.sha256 for name, file in manifest.files.items()}
         | {name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
         read_card(folder) or "",
-        report,
+        measured,
     )
 
 
-def _check_model(report: Mapping[str, Any], where: Path, manifest: bytes) -> None:
+def _check_model(report: PublicReport, where: Path, manifest: bytes) -> None:
     """Refuses a report that is of another model, or compares with one that is not its source."""
-    measured = (report.get("provenance") or {}).get("edited") or {}
-    if measured.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
+    if report.manifest_sha256 != hashlib.sha256(manifest).hexdigest():
         raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
-    if report.get("relation", "source") != "source":
+    if not report.of_source:
         what = "compares with a model that is not known to be the source"
         raise OutputError(what, where=where, fix="evaluate against the source, or remove it")

@@ -63,7 +63,7 @@ def push(
     **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
     proposes the commit as a pull request; `evaluation` is the folder of the model's report, where
     that is not in the model's own; `render` makes what is published of a report
-    (`evals.evaluation.publication.publication`), and without it none is sent.
+    (`evals.evaluation.publication.public_report`), and without it none is sent.
 
     **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
     verify or cannot be published, one line for each way in which that fails; ValueError for
@@ -179,7 +179,7 @@ def _card(api: HfApi, there: Published, source: Publishable) -> str:
     card = source.card
     if CARD in there.files:
         card = merged(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
-    return card_text(source.manifest, name=there.repo, report=source.report, existing=card)
+    return card_text(source.manifest, name=there.repo, measured=source.measured, existing=card)
 
 
 def _message(manifest: Manifest) -> str:

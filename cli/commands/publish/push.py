@@ -39,7 +39,7 @@ def command(
     Private unless --public. After an interruption, run it again: what has arrived is not sent
     twice. Log in with `hf auth login`.
     """
-    from evals.evaluation.publication import publication
+    from evals.evaluation.publication import public_report
     from surgery.publishing.upload import push
 
     done = push(
@@ -50,7 +50,7 @@ def command(
         revision=revision,
         message=message,
         evaluation=evaluation,
-        render=publication,
+        render=public_report,
     )
     if as_json:
         print_json(done.to_json())
