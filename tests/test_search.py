@@ -9,8 +9,11 @@ what may be proposed is what can be exported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,16 +36,20 @@ from evals.search.units import (
     merged,
     number_of_sets,
     possible,
-    refuser,
     units,
 )
+from surgery.editing.in_memory import Editable
+from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.exporting import export
-from surgery.hub.finding import find_model
-from surgery.selection import Part, heads_of
+from surgery.selection import Part, Selection, heads_of
 
 VARIANTS = ("identity", "zero")
 PASSAGES = 40
+
+
+def refuser(folder: Path, layout: str) -> Callable[[Selection], UnsupportedError | None]:
+    return partial(Editable(load_model(folder)).refusal, layout=layout)
 
 
 class Landscape:
@@ -296,25 +303,25 @@ class TestWhatMayBeProposed:
     def test_gpt_neo_holds_no_affine_map_of_a_single_head(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
         every = units(4, 2, "heads", ["identity", "zero", "mean"])
-        kept, refused = possible(every, refuser(find_model(tmp_path), "auto"))
+        kept, refused = possible(every, refuser(tmp_path, "auto"))
         assert {part.variant for part in kept} == {"zero", "mean"}
         assert list(refused) == [("single heads", "identity")]
         with pytest.raises(UnsupportedError, match="no layout holds this edit"):
-            possible(units(4, 2, "heads", ["identity"]), refuser(find_model(tmp_path), "auto"))
+            possible(units(4, 2, "heads", ["identity"]), refuser(tmp_path, "auto"))
 
     def test_one_layout_holds_all_parts(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
         compact, stock = Part(0, (0, 1), "identity"), Part(1, (0,), "zero")
-        refusal = refuser(find_model(tmp_path), "auto")
+        refusal = refuser(tmp_path, "auto")
         assert refusal((compact,)) is None
         assert refusal((stock,)) is None
         assert refusal((compact, stock)) is not None
-        assert refuser(find_model(tmp_path), "stock")((compact,)) is not None
+        assert refuser(tmp_path, "stock")((compact,)) is not None
 
     def test_what_an_earlier_edit_changed_is_left_alone(self, tmp_path):
         write_checkpoint(tmp_path / "base", neox_config())
         export(tmp_path / "base", "1", output=tmp_path / "edited", variant="zero")
-        refusal = refuser(find_model(tmp_path / "edited"), "auto")
+        refusal = refuser(tmp_path / "edited", "auto")
         kept, _ = possible(units(4, 2, "blocks", ["zero"]), refusal)
         assert [part.block for part in kept] == [0, 2, 3]
 

@@ -18,7 +18,7 @@ from evals.search.goals import Goal
 from evals.search.held_back import Half, halves
 from evals.search.looking import look
 from evals.search.resuming import recording
-from evals.search.units import Grain, last_quarter, number_of_sets, possible, refuser, units
+from evals.search.units import Grain, last_quarter, number_of_sets, possible, units
 from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine
 from evals.sweep.planning import FitsBlocks
@@ -62,9 +62,9 @@ class Task:
     def dimensions(self) -> Dimensions:
         return self.loaded.dimensions
 
-    @cached_property
-    def refusal(self) -> Callable[[Selection], UnsupportedError | None]:
-        return refuser(self.loaded.found, self.layout)
+    def refusal(self, selection: Selection) -> UnsupportedError | None:
+        """Why the model cannot be exported with a selection; None if it can."""
+        return self.loaded.editable.refusal(selection, layout=self.layout)
 
     @cached_property
     def offered(self) -> tuple[tuple[Part, ...], tuple[str, ...]]:
@@ -84,8 +84,12 @@ class Task:
         """The units that a layout holds together; layouts that hold less than another left out."""
         layouts = ("stock", "compact") if self.layout == "auto" else (self.layout,)
         held = [
-            frozenset(unit for unit in self.offered[0] if refusal((unit,)) is None)
-            for refusal in (refuser(self.loaded.found, layout) for layout in layouts)
+            frozenset(
+                unit
+                for unit in self.offered[0]
+                if self.loaded.editable.refusal((unit,), layout=layout) is None
+            )
+            for layout in layouts
         ]
         return tuple(pool for pool in dict.fromkeys(held) if not any(pool < o for o in held))
 

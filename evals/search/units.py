@@ -8,8 +8,6 @@ from math import prod
 from typing import Literal
 
 from surgery.errors import UnsupportedError
-from surgery.hub.resolved import ResolvedModel
-from surgery.plan import make_plan
 from surgery.selection import Part, Selection
 
 Units = frozenset[Part]
@@ -116,24 +114,6 @@ def _within(block: _Block) -> Iterator[Units]:
         yield frozenset(unit for unit in choice if unit is not None)
     for unit in several:
         yield frozenset([unit])
-
-
-def refuser(model: ResolvedModel, layout: str) -> Callable[[Selection], UnsupportedError | None]:
-    """A function that tells why a checkpoint cannot be exported with a selection; None if it can.
-
-    What an earlier edit of it has changed is not changed again.
-    """
-    inventory, manifest = model.inventory, model.manifest
-    earlier = None if manifest is None else manifest.edited_heads
-
-    def refusal(selection: Selection) -> UnsupportedError | None:
-        try:
-            make_plan(inventory, selection, layout=layout, earlier=earlier)
-        except UnsupportedError as error:
-            return error
-        return None
-
-    return refusal
 
 
 def last_quarter(num_blocks: int, num_heads: int) -> Selection:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from surgery.editing.in_memory import Editable
-from surgery.errors import UnsupportedError
 from surgery.selection import Part, Selection
 
 Kind = Literal["block", "last", "range", "head"]
@@ -53,18 +52,10 @@ def left_out(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]
     """
     reasons: dict[str, str] = {}
     for selection, kind in list(edits.items()):
-        error = _refusal(editable, selection)
+        error = editable.refusal(selection)
         if error is not None and kind != "head":
             raise error
         if error is not None:
             reasons.setdefault(selection[0].variant, str(error))
             del edits[selection]
     return reasons
-
-
-def _refusal(editable: Editable, selection: Selection) -> UnsupportedError | None:
-    try:
-        editable.plan(selection)
-    except UnsupportedError as error:
-        return error
-    return None

@@ -169,6 +169,14 @@ class Editable:
             raise found
         return found
 
+    def refusal(self, selection: Selection, *, layout: str = "auto") -> UnsupportedError | None:
+        """Why an edit cannot be made; None if it can."""
+        try:
+            self.plan(selection, layout=layout)
+        except UnsupportedError as error:
+            return error
+        return None
+
     def tensors(self, plan: Plan, block: int, fits: Fits) -> dict[str, torch.Tensor]:
         """The new tensors of one block of a plan. They depend on what is done to it alone."""
         new: dict[str, torch.Tensor] = {}
