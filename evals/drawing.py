@@ -62,7 +62,7 @@ def draw(
 
 def line_of(variant: str) -> dict[str, Any]:
     """Color, marker and line style of a variant, the same in every picture."""
-    return _LINES[variant]
+    return _LINES.get(variant, _LINES["mixed"])
 
 
 def whole_numbers(axes: Axes) -> None:

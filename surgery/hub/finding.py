@@ -25,8 +25,9 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.hub.client import UnreachableError, hub_client, progress_bars
+from surgery.hub.client import hub_client, progress_bars
 from surgery.hub.embedded import PREFIX, model_path
+from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
 

@@ -1,72 +1,106 @@
-"""What the Hub's client raises while a model is uploaded, in one line each."""
+"""What the Hub's client raises while a model is fetched or uploaded, in one line each.
+
+The client's own text is never repeated: it is long, and holds URLs. The exception is what the Hub
+says of a card's metadata, which nobody else can know.
+"""
 
 from __future__ import annotations
 
+import errno
 import re
 
-from surgery.errors import OutputError
+from surgery.errors import OutputError, SourceError, SurgeryError
 
+_LOGIN = "log in again with `hf auth login`, or correct HF_TOKEN"
 _AGAIN = "push again: what has arrived is not sent twice"
+_WRITER = "use one that may write to what {owner} owns, or propose the model with `create_pr=True`"
+_LATER = (429, 500)  # too many requests, a fault of the Hub: an earlier download may do
+_FETCHING: dict[int, tuple[str, str | None]] = {
+    401: ("the Hub does not accept the token", _LOGIN),
+    403: ("the Hub does not allow access", "check what the token may do"),
+    429: ("too many requests to the Hub", "wait a while and try again"),
+    500: ("the Hub has a fault of its own", "try again later"),
+}
+_UPLOADING: dict[int, tuple[str, str | None]] = {
+    401: ("the Hub does not accept the token", _LOGIN),
+    403: ("the token may not write there", _WRITER),
+    404: ("not found", "check the name"),
+    409: ("the Hub sees a conflict with what is there or with another upload", _AGAIN),
+    412: ("has changed while this was uploaded", _AGAIN),
+    413: (
+        "the Hub finds a file or the whole too large",
+        "export again with a smaller `max_shard_size`",
+    ),
+    429: ("too many requests to the Hub", f"wait a while and {_AGAIN}"),
+    500: ("the Hub has a fault of its own", f"wait a while and {_AGAIN}"),
+}
 
 
-def upload_error(name: str, revision: str | None, error: BaseException) -> OutputError:
-    """The line for an error. The client's own text is left out: it is long, and holds URLs.
+class UnreachableError(SourceError):
+    """The Hub gives no answer that settles the question; an earlier download may do."""
 
-    The exception is what the Hub says of a card's metadata, which nobody else can know.
+
+def refusal(name: str, revision: str | None, error: BaseException, *, upload: bool) -> SurgeryError:
+    """The line for what was raised at work on the model `name`.
+
+    It is an `OutputError` of an upload, else a `SourceError`: an `UnreachableError` where no
+    network, a broken connection, a fault of the Hub or too many requests are the cause.
     """
     from huggingface_hub import errors
 
-    where = f"Hub model {name}"
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__  # uploads wrap what went wrong with a large file
-    if isinstance(error, errors.HFValidationError):
-        return OutputError("not a Hub id", where=name, expected="OWNER/NAME")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return OutputError(f"has no revision {revision or 'main'!r}", where=where)
+    kind, where = OutputError if upload else SourceError, f"Hub model {name}"
+    if not upload:
+        where += " (no such folder here)"
+    wraps = (errors.LocalEntryNotFoundError, RuntimeError)  # uploads: what is wrong with a file
+    while isinstance(error, wraps) and error.__cause__ is not None:
+        error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.HFValidationError):
+        if upload:
+            return kind("not a Hub id", where=name, expected="OWNER/NAME")
+        return kind("no such folder, and not a Hub id (owner/name)", where=name)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return kind(f"has no revision {revision or 'main'!r}", where=where)
+    if isinstance(error, errors.GatedRepoError) and not upload:
+        fix = "request access on its page, then `hf auth login`"
+        return kind("access is restricted", where=where, fix=fix)
+    if isinstance(error, errors.RepositoryNotFoundError) and not upload:
+        fix = "check the name, or `hf auth login` if it is private"
+        return kind("not found", where=where, fix=fix)
     if status is not None:
-        return _refusal(where, name, status)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return OutputError("offline mode is on", where=where, fix="unset HF_HUB_OFFLINE")
-    if isinstance(error, OSError) and error.filename:
-        return OutputError("cannot be read", where=error.filename, got=error.strerror)
+        other = ("the Hub refuses the upload" if upload else "the Hub refuses the request", None)
+        known = min(status, 500)
+        what, advice = (_UPLOADING if upload else _FETCHING).get(known, other)
+        kind = UnreachableError if known in _LATER and not upload else kind
+        do = advice and advice.format(owner=name.partition("/")[0])
+        return kind(what, where=where, got=f"HTTP {status}", fix=do)
+    return _no_answer(kind, where, error, upload=upload)
+
+
+def _no_answer(
+    kind: type[SurgeryError], where: str, error: BaseException, *, upload: bool
+) -> SurgeryError:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    gone = "" if upload else ", and there is no complete earlier download"
+    unreachable = kind if upload else UnreachableError
+    if isinstance(error, OfflineModeIsEnabled):
+        fix = "unset HF_HUB_OFFLINE" + ("" if upload else ", or give a folder")
+        return unreachable(f"offline mode is on{gone}", where=where, fix=fix)
+    full = getattr(error, "errno", None) == errno.ENOSPC and not upload
+    if isinstance(error, OSError) and (error.filename or full):
+        if upload:
+            return kind("cannot be read", where=error.filename, got=error.strerror)
+        what, fix = "the download cannot be stored", "check HF_HOME and the space left there"
+        return kind(what, where=error.filename or where, got=error.strerror, fix=fix)
     metadata = re.match(r"Invalid metadata in README\.md\.\s*(.*)", str(error), re.DOTALL)
     if metadata is not None:
-        return OutputError(
+        return kind(
             "the Hub does not accept the metadata of README.md",
             where=where,
             got=metadata[1][:200],
             fix="correct it between the two lines of ---",
         )
-    return OutputError(
-        "the connection to the Hub failed",
-        where=where,
-        got=type(error).__name__,
-        fix=f"check the network and HF_ENDPOINT, and {_AGAIN}",
-    )
-
-
-def _refusal(where: str, name: str, status: int) -> OutputError:
-    owner = name.partition("/")[0]
-    what, fix = {
-        401: (
-            "the Hub does not accept the token",
-            "log in again with `hf auth login`, or correct HF_TOKEN",
-        ),
-        403: (
-            "the token may not write there",
-            f"use one that may write to what {owner} owns, or propose the model with "
-            "`create_pr=True`",
-        ),
-        404: ("not found", "check the name"),
-        409: ("the Hub sees a conflict with what is there or with another upload", _AGAIN),
-        412: ("has changed while this was uploaded", _AGAIN),
-        413: (
-            "the Hub finds a file or the whole too large",
-            "export again with a smaller `max_shard_size`",
-        ),
-        429: ("too many requests to the Hub", f"wait a while and {_AGAIN}"),
-    }.get(status, ("the Hub refuses the upload", None))
-    if status >= 500:
-        what, fix = "the Hub has a fault of its own", f"wait a while and {_AGAIN}"
-    return OutputError(what, where=where, got=f"HTTP {status}", fix=fix)
+    fix = f"check the network and HF_ENDPOINT, {f'and {_AGAIN}' if upload else 'or give a folder'}"
+    got = type(error).__name__
+    return unreachable(f"the connection to the Hub failed{gone}", where=where, got=got, fix=fix)

@@ -14,7 +14,6 @@ from surgery.card.text import card_text, merged
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import hub_client, progress_bars
-from surgery.hub.refusals import upload_error
 from surgery.hub.state import TIMEOUT, Published, published
 from surgery.publishing.publishable import Publishable, Render, publishable
 from surgery.record.manifest import NAME as MANIFEST
@@ -74,11 +73,11 @@ def push(
     if read_manifest(Path(folder)) is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
     check_destination(repo)
-    with hub_client(repo, revision, explain=upload_error) as api:  # before the long verification
+    with hub_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     place = None if evaluation is None else Path(evaluation)
     source = publishable(Path(folder), place, render)
-    with hub_client(repo, revision, explain=upload_error) as api:
+    with hub_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
