@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,7 @@ from surgery.card.file import read_card
 from surgery.card.text import card_text
 from surgery.checkpoint.content import ContentHash, file_hash
 from surgery.checkpoint.copying import HashedFile
-from surgery.checkpoint.source import (
-    CARD,
-    SAFETENSORS_INDEX,
-    Checkpoint,
-)
+from surgery.checkpoint.source import CARD, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
 from surgery.editing.preparing import Fitting, Prepared, check_unchanged, prepare, variants_of
@@ -56,14 +52,9 @@ class Export:
         record = self.manifest.edit.calibration
         return {
             "output": str(self.output),
-            "family": self.plan.family.model_type,
-            "variant": self.plan.variant,
-            "layout": self.plan.layout.NAME,
-            "blocks": list(self.plan.blocks),
-            "parts": [asdict(part) for part in self.plan.selection],
+            **self.plan.described(),
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
-            "one_hot": None if self.plan.one_hot is None else self.plan.one_hot.to_json(),
             "calibration": record and record.model_dump(mode="json"),
             "bytes": sum(record.size for record in self.manifest.files.values()),
         }

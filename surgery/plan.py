@@ -89,24 +89,27 @@ class Plan:
 
         `read` gives the source's tensors by name, `fits` what was fitted, by block.
         """
-        inventory = self.inventory
-        block = Block(
-            inventory.family, inventory.dimensions, change.block, frozenset(inventory.infos), read
-        )
+        block = _block(self.inventory, change.block, read)
         edit, fit = self.edits[change.block], (fits or {}).get(change.block)
         return self.layout.compute(change, block, edit, fit, self.one_hot)
 
-    def to_json(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
+        """What is done, and how it is stored, as plain JSON values."""
         return {
             "family": self.family.model_type,
             "variant": self.variant,
             "layout": self.layout.NAME,
-            "reason": self.reason,
             "blocks": list(self.blocks),
             "parts": [asdict(part) for part in self.selection],
+            "one_hot": None if self.one_hot is None else asdict(self.one_hot),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.described(),
+            "reason": self.reason,
             "num_blocks": self.inventory.dimensions.num_blocks,
             "dtype": self.inventory.dtype,
-            "one_hot": None if self.one_hot is None else self.one_hot.to_json(),
             "changes": [
                 {key: value for key, value in asdict(change).items() if key != "role"}
                 for change in self.changes
@@ -134,23 +137,22 @@ def make_plan(
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
-    dimensions = inventory.dimensions
-    selection = (
-        parse_selection(drop_attn, variant, dimensions.num_blocks, dimensions.num_heads)
-        if isinstance(drop_attn, str)
-        else checked(drop_attn, dimensions.num_blocks, dimensions.num_heads)
-    )
-    edits = block_edits(selection, dimensions)
+    selection = selected(drop_attn, variant, inventory.dimensions)
+    edits = block_edits(selection, inventory.dimensions)
     _check_not_edited(edits, earlier or {}, inventory)
-    target = _target(inventory, edits)
+    target = Target(
+        family=inventory.family,
+        dimensions=inventory.dimensions,
+        config=inventory.config,
+        is_compact=inventory.is_compact,
+        has_attention_bias=_block(inventory, next(iter(edits))).has("output_bias"),
+    )
     where, reason = _choose(layout, target, edits.values())
-    present = frozenset(inventory.infos)
     changes: list[Change] = []
     one_hot: OneHot | None = None
     for index, edit in edits.items():
-        block = Block(target.family, dimensions, index, present, _reads_nothing)
         own = where.one_hot(target, edit)
-        changes += where.changes(block, edit, own)
+        changes += where.changes(_block(inventory, index), edit, own)
         one_hot = one_hot or own
     return Plan(
         family=inventory.family,
@@ -163,6 +165,13 @@ def make_plan(
         config=where.config(inventory.config, inventory.family, edits),
         inventory=inventory,
     )
+
+
+def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Selection:
+    """The selection that a specification or a selection names, checked against a model's size."""
+    if isinstance(drop_attn, str):
+        return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads)
+    return checked(drop_attn, size.num_blocks, size.num_heads)
 
 
 def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, BlockEdit]:
@@ -223,22 +232,12 @@ def _check_not_edited(edits: Mapping[int, BlockEdit], earlier: Heads, inventory:
         )
 
 
-def _target(inventory: Inventory, edits: Mapping[int, BlockEdit]) -> Target:
-    block = Block(
-        inventory.family,
-        inventory.dimensions,
-        next(iter(edits)),
-        frozenset(inventory.infos),
-        _reads_nothing,
-    )
-    return Target(
-        family=inventory.family,
-        dimensions=inventory.dimensions,
-        config=inventory.config,
-        is_compact=inventory.is_compact,
-        has_attention_bias=block.has("output_bias"),
-    )
-
-
 def _reads_nothing(name: str) -> Array:
     raise AssertionError(f"a plan reads no tensor, but {name} was asked for")
+
+
+def _block(
+    inventory: Inventory, index: int, read: Callable[[str], Array] = _reads_nothing
+) -> Block:
+    present = frozenset(inventory.infos)
+    return Block(inventory.family, inventory.dimensions, index, present, read)

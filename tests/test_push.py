@@ -287,7 +287,7 @@ def test_text_under_any_key_is_text(change: dict[str, Any], where: str | None) -
 
 def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
     found = publishable(exported["shown"])
-    assert found.report is None
+    assert found.measured is None
     assert set(found.contents) == {*listed(exported["shown"]), "surgery.json"}
     with pytest.raises(ValueError, match="`evaluation` goes with `render`"):
         surgery.push(exported["stock"], "me/x", evaluation=exported["reported"])

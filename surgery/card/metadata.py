@@ -138,31 +138,18 @@ def _results(measured: Measured) -> list[Any]:
         for name, task in measured.tasks.items()
     ]
     if (extraction := measured.extraction) is not None:
-        before = extraction.baseline
-        for metric, value, earlier in (
-            (
-                "exact_match",
-                extraction.exact_match.rate,
-                before and before.exact_match.rate,
-            ),
-            (
-                "memorization_score",
-                extraction.memorization_score.mean,
-                before and before.memorization_score.mean,
-            ),
-        ):
-            known = {} if earlier is None else {"before_the_edit": earlier}
+        lengths = {key: getattr(extraction, key) for key in ("prefix_length", "suffix_length")}
+        for metric, key in (("exact_match", "rate"), ("memorization_score", "mean")):
+            models = [model for model in (extraction, extraction.baseline) if model is not None]
+            value, *before = (getattr(getattr(model, metric), key) for model in models)
+            known = {"before_the_edit": before[0]} if before else {}
             found.append(
                 EvalResult(
                     task_type=_TASK,
                     task_name="verbatim extraction",
                     dataset_type="memorized-passages",
                     dataset_name="passages of the training data",
-                    dataset_args={
-                        "prefix_length": extraction.prefix_length,
-                        "suffix_length": extraction.suffix_length,
-                        "samples_sha256": measured.samples_sha256,
-                    },
+                    dataset_args={**lengths, "samples_sha256": measured.samples_sha256},
                     metric_type=metric,
                     metric_value=value,
                     metric_args={"n": extraction.n, "decoding": "greedy", **known},

@@ -16,10 +16,10 @@ from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.plan import Plan, make_plan
+from surgery.plan import Plan, make_plan, selected
 from surgery.record.manifest import CalibrationRecord
 from surgery.record.plan_file import PlanFile, PlannedModel
-from surgery.selection import Selection, checked, format_selection, parse_selection, variant_name
+from surgery.selection import Selection, format_selection, variant_name
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
 
@@ -85,9 +85,7 @@ def prepare(
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
             return drop_attn.selection(size.num_blocks, size.num_heads)
-        if isinstance(drop_attn, str):
-            return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads)
-        return checked(drop_attn, size.num_blocks, size.num_heads)
+        return selected(drop_attn, variant, size)
 
     def check(config: dict[str, Any]) -> None:
         selection = select(config)

@@ -29,13 +29,13 @@ from surgery.hub.client import hub_client, progress_bars
 from surgery.hub.embedded import PREFIX, model_path
 from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
+from surgery.hub.state import TIMEOUT
 from surgery.record.manifest import Source
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CONFIG = "config.json"
-_TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to wait forever
 _WORKERS = 8  # headers read at a time, as many as the client downloads files
 
 
@@ -198,7 +198,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
     """Fetches the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
-    info = api.model_info(name, revision=revision, timeout=_TIMEOUT)
+    info = api.model_info(name, revision=revision, timeout=TIMEOUT)
     files = tuple(file.rfilename for file in info.siblings or ())
     if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")

@@ -11,7 +11,7 @@ float32, every other weight underflows to exactly zero and the token's own weigh
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,6 @@ class OneHot:
     required: float
     worst_offset: int
     num_offsets: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[np.float64]:

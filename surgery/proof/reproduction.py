@@ -8,13 +8,14 @@ compared within `TOLERANCE`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.differences import largest_difference
-from surgery.checkpoint.source import open_checkpoint
+import numpy as np
+
+from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import SamplesError, SourceError
@@ -26,6 +27,7 @@ from surgery.record.manifest import Edit, Manifest, Source, versions
 
 TOLERANCE = 0.01  # of a fitted tensor, in the norm: a few roundings of bfloat16
 """|repeated - recorded| / |recorded| that a tensor of a fitted variant may have (Frobenius)."""
+_TINY = 1e-30  # a norm of zero allows for no difference
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,31 @@ def _compared(
     if not fitted or not differing or not all(name.endswith(".safetensors") for name in differing):
         return tuple(results)
     recorded_model = find_model(original.model, original.revision)
-    difference = largest_difference(
+    difference = _largest_difference(
         recorded_model.checkpoint, open_checkpoint(repeated), manifest.edit.changed.rewritten
     )
     return tuple(
         FileResult(r.name, r.recorded, r.repeated, r.equal, None if r.equal else difference)
         for r in results
     )
+
+
+def _largest_difference(
+    one: Checkpoint, other: Checkpoint, changed: Collection[str]
+) -> float | None:
+    """The largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
+
+    None where any other tensor is not byte-equal, or names, dtypes or shapes differ.
+    """
+    if one.infos != other.infos:
+        return None
+    largest = 0.0
+    for name, tensor in one.tensors.items():
+        if name not in changed:
+            if tensor.raw() != other.tensors[name].raw():
+                return None
+            continue
+        a, b = (c.read(name).astype(np.float64) for c in (one, other))
+        norm, distance = float(np.linalg.norm(a)), float(np.linalg.norm(b - a))
+        largest = max(largest, distance / max(norm, _TINY))
+    return largest

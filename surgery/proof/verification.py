@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,6 @@ class Check:
     ok: bool
     detail: str
 
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "ok": self.ok, "detail": self.detail}
-
 
 @dataclass(frozen=True)
 class Verification:
@@ -54,7 +51,7 @@ class Verification:
             "ok": self.ok,
             "folder": str(self.folder),
             "seed": self.seed,
-            "checks": [check.to_json() for check in self.checks],
+            "checks": [asdict(check) for check in self.checks],
         }
 
 

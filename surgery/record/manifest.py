@@ -28,11 +28,13 @@ _SHA256 = "^[0-9a-f]{64}$"
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
 
-class _Model(BaseModel):
+class Record(BaseModel):
+    """A part of a file that is checked strictly and never changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Model):
+class Source(Record):
     """Where the edited model came from.
 
     `model` is a Hub id, `lab:NAME`, or the name of a folder, never its path. `commit`: the Hub's
@@ -52,7 +54,7 @@ class Source(_Model):
         return self.model if self.commit is not None and named else None
 
 
-class Changed(_Model):
+class Changed(Record):
     """Tensors that differ from the source; every other one is byte-identical."""
 
     rewritten: list[str] = []
@@ -60,7 +62,7 @@ class Changed(_Model):
     dropped: list[str] = []
 
 
-class TextSource(_Model):
+class TextSource(Record):
     """Where calibration text came from.
 
     `size`: bytes of the file; `sha256`: of the text that was read of it, or of all of the file in
@@ -72,7 +74,7 @@ class TextSource(_Model):
     sha256: str | None = Field(default=None, pattern=_SHA256)
 
 
-class BlockFit(_Model):
+class BlockFit(Record):
     """How well a block's context vectors could be told from the token alone: see `Fit`.
 
     Both are None where only their mean was taken.
@@ -82,7 +84,7 @@ class BlockFit(_Model):
     r2: float | None = Field(le=1, allow_inf_nan=False)
 
 
-class CalibrationRecord(_Model):
+class CalibrationRecord(Record):
     """The text that fitted variants were fitted on, and how well that went, by block.
 
     `tokens` were read in windows of `window`; `sha256` is that of their ids (int32, little-endian).
@@ -97,7 +99,7 @@ class CalibrationRecord(_Model):
     blocks: dict[int, BlockFit] = {}
 
 
-class Edit(_Model):
+class Edit(Record):
     """One edit of a model.
 
     `one_hot`: the constants of the stock layout, where it needed them; `max_shard_size`: bytes of a
@@ -139,14 +141,14 @@ class Edit(_Model):
         return variant_name(self.parts)
 
 
-class FileRecord(_Model):
+class FileRecord(Record):
     """A file of the folder: bytes and SHA-256, hexadecimal."""
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern=_SHA256)
 
 
-class Manifest(_Model):
+class Manifest(Record):
     """The whole record. `edit` is the latest; `history` holds earlier ones, oldest first."""
 
     schema_version: Literal[1] = SCHEMA

@@ -7,29 +7,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import SourceError
 from surgery.families import family_of
-from surgery.record.manifest import Source
+from surgery.record.manifest import Record, Source
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
 
 SCHEMA: Literal[1] = 1
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PlannedEdit(_Model):
+class PlannedEdit(Record):
     """Blocks and heads, as they are typed, and the variant that they get."""
 
     drop_attn: str
     variant: str
 
 
-class PlannedModel(_Model):
+class PlannedModel(Record):
     """The model that a choice is for."""
 
     source: Source
@@ -55,7 +51,7 @@ class PlannedModel(_Model):
         return f"{self.source.model}: {self.family}, {size}{content}"
 
 
-class PlanFile(_Model):
+class PlanFile(Record):
     """`model`: the one that the choice was made for; None: it says nothing of that. `provenance` is
     whatever the author of the choice wants to say about it."""
 
@@ -63,7 +59,7 @@ class PlanFile(_Model):
     model: PlannedModel | None = None
     edits: list[PlannedEdit]
     layout: Literal["auto", "stock", "compact"] = "auto"
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
     @staticmethod
     def of(
