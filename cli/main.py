@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "measure": {
         "extract": "Test what a model recites, before and after an edit.",
+        "audit": "Measure what an attacker recovers, before and after an edit.",
         "collect": "Find the passages of a corpus that a model recites.",
         "evaluate": "Measure what an edit cost and bought: benchmarks, gates, one report.",
         "bench": "Time an edited model beside its base; measure cache and memory.",

@@ -1,0 +1,170 @@
+"""attn-surgery audit"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.inputs import needed_texts, open_model
+from cli.options import (
+    FOLDER,
+    json_option,
+    length_options,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    running_options,
+)
+from cli.progress import progress
+from cli.tables.audit import print_audit
+
+
+def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    found: dict[str, float] = {}
+    for value in values:
+        name, sign, number = value.rpartition("=")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = -1.0
+        if not sign or not 0 <= limit <= 1:
+            raise click.BadParameter(f"{value!r} is not ATTACK=X; write for example 'hints:2=0.02'")
+        if name in found:
+            raise click.BadParameter(f"{name!r} has more than one limit")
+        found[name] = limit
+    return found
+
+
+@click.command("audit")
+@click.argument("model")
+@click.option("--baseline", required=True, metavar="BASE", help="The model before the edit.")
+@click.option(
+    "--samples",
+    metavar="SAMPLES",
+    help="The passages, as for extract.  [default: a lab model's own]",
+)
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    default=("all",),
+    metavar="A",
+    help="greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, quantized:BITS, "
+    "relearn, relearn-benign, membership; cheap: those that one pass decides; may be repeated.  "
+    "[default: all]",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text the models were not trained on; may be repeated.  [default: a lab model's own]",
+)
+@click.option(
+    "--max",
+    "limits",
+    multiple=True,
+    callback=_limits,
+    metavar="A=X",
+    help="Gate: attack A may recover at most the share X of the passages; may be repeated.",
+)
+@revision_option
+@length_options
+@running_options
+@click.option(
+    "--output", type=FOLDER, metavar="DIR", help="Folder to create: audit.json and a picture."
+)
+@overwrite_option
+@json_option
+def command(
+    model: str,
+    baseline: str,
+    samples: str | None,
+    attacks: tuple[str, ...],
+    controls: tuple[Path, ...],
+    limits: dict[str, float],
+    revision: str | None,
+    prefix_length: int | None,
+    suffix_length: int | None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    batch_size: int | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure what an attacker recovers from MODEL, from BASE, and of text never trained on.
+
+    Exact greedy match is brittle: one wrong token, and a passage counts as forgotten. The attacks
+    go on from there; docs/threat-model.md says what each assumes. Exit code 3 when a limit is
+    missed.
+    """
+    from evals.attacks.audit import Protocol, audit, named, report
+    from evals.attacks.files import owned, write_audit
+    from evals.running.processes import Processes
+    from evals.samples import open_samples
+    from evals.samples.windows import control_windows
+    from surgery.errors import SamplesError
+    from surgery.hub.finding import find_model
+    from surgery.output import check_output
+
+    chosen = named([*attacks, *limits])
+    lab = next((name for name in (model, baseline) if name.startswith("lab:")), None)
+    if samples is None and lab is None:
+        raise click.UsageError("audit needs passages: give --samples")
+    if limits and "membership" in limits:
+        raise click.UsageError("--max: membership has no rate that could be limited")
+    if output is not None:
+        check_output(output, owned, overwrite=overwrite, say=note)
+    passages = open_samples(
+        samples or str(lab), prefix_length=prefix_length, suffix_length=suffix_length
+    )
+    texts = needed_texts(controls, lab or model)
+    processes = Processes.launched()
+    running: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device or processes.device,
+        "device_map": device_map,
+    }
+    find_model(model, revision)  # measured last, so looked for first
+    results = []
+    protocol = None
+    for name, commit in ((baseline, None), (model, revision)):
+        loaded = open_model(name, revision=commit, **running)
+        if protocol is None:
+            if loaded.tokenizer is None:
+                raise SamplesError("held-out text needs a tokenizer", where=name)
+            rows = passages.tokenized(loaded.tokenizer)
+            windows = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+            protocol = Protocol(rows, windows, chosen, batch_size)
+        with progress(f"audit {name}", len(chosen)) as advance:
+            found = audit(
+                loaded,
+                protocol,
+                with_control=bool(results),  # of the edited model
+                processes=processes,
+                advance=advance,
+            )
+            results.append(found)
+        del loaded  # one model in memory at a time
+    assert protocol is not None
+    if not processes.is_main:
+        return
+    result = report(protocol, results[0], results[1], limits)
+    if output is not None:
+        write_audit(output, result, overwrite=overwrite)
+    if as_json:
+        print_json(result)
+    else:
+        print_audit(result)
+    missed = [limit for limit in result["limits"] if not limit["ok"]]
+    for limit in missed:
+        name, value, most = (limit[key] for key in ("name", "value", "limit"))
+        note(f"limit missed: {name} recovers {value:.3g} of the passages, above {most:g}")
+    if missed:
+        raise click.exceptions.Exit(3)

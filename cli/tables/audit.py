@@ -1,0 +1,52 @@
+"""An audit for people: one row per attack, base, edited model and control side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def print_audit(result: dict[str, Any]) -> None:
+    """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
+    from rich.table import Table
+
+    from cli.tables import console
+
+    control = result["control"]
+    table = Table(
+        title=f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
+        f"given, {result['suffix_length']} asked for); 95 % intervals in brackets"
+    )
+    table.add_column("attack")
+    never = f"never trained on (n = {control['n']})"
+    for name in ("base", "edited", never, "seconds"):
+        table.add_column(name, justify="right")
+    out, areas = console(), None
+    for attack in result["attacks"]:
+        if attack["name"] == "membership":
+            areas = attack
+            continue
+        rates = [_rate(attack[key]) for key in ("base", "edited", "control")]
+        table.add_row(attack["name"], *rates, f"{attack['seconds']:.1f}")
+    if table.row_count:
+        out.print(table)
+    for attack in result["attacks"]:
+        curve = attack.get("curve", {}).get("edited", {"stages": []})
+        for i, steps in enumerate(curve["stages"]):
+            shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
+            out.print(f"{attack['name']}, {steps} steps: {shares}")
+    if areas is not None and areas["edited"] is not None:
+        for score, area in areas["edited"].items():
+            before, after = areas["base"][score]["auc"], area["auc"]
+            low, high = area["ci95"]
+            out.print(
+                f"membership, {score}: AUC {before:.3f} → {after:.3f} [{low:.3f}, {high:.3f}]"
+            )
+    elif areas is not None:
+        out.print("membership: not measured, since no passage is known to be no member")
+
+
+def _rate(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    low, high = value["ci95"]
+    return f"{value['rate']:.1%} [{low:.1%}, {high:.1%}]"

@@ -1,0 +1,126 @@
+"""What an attack is, and what it is given: a model, and passages that it may or may not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.memorization.extraction import Pass, run_pass
+from evals.memorization.measures import log_extraction_probability
+from evals.memorization.recovery import Evidence
+from evals.running.predictions import Sampling
+from evals.running.processes import Processes
+from evals.samples import Tokens
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Passages:
+    """N rows of one length, the first `prefix_length` tokens of each being the attacker's.
+
+    `unrelated`: int32 [M, T], text that has nothing to do with them, which was not trained on.
+    """
+
+    tokens: Tokens
+    prefix_length: int
+    unrelated: Tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def beside(self, others: Passages) -> Passages:
+        """These and others of the same lengths."""
+        return replace(self, tokens=np.concatenate([self.tokens, others.tokens]))
+
+    @property
+    def suffixes(self) -> Tokens:
+        return self.tokens[:, self.prefix_length :]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A loaded model, its tokenizer (or None), and the passages that are tried on it.
+
+    `batch_size`: rows at a time; `processes`: which share the work.
+    """
+
+    model: Any
+    tokenizer: Any
+    passages: Passages
+    batch_size: int | None = None
+    processes: Processes | None = None
+
+    def read(self, tokens: Tokens, prefix_length: int, *, decode: bool = False) -> Pass:
+        """One teacher-forced pass over rows, and greedy decoding after it where asked for."""
+        return run_pass(
+            self.model,
+            tokens,
+            prefix_length,
+            sampling=Sampling(),
+            decode=decode,
+            batch_size=self.batch_size,
+            processes=self.processes,
+        )
+
+    @cached_property
+    def seen(self) -> tuple[Pass, Evidence]:
+        """The pass over the passages as they are, and what it says: for every attack that asks."""
+        found = self.read(self.passages.tokens, self.passages.prefix_length, decode=True)
+        return found, evidence_of(found, self.passages.suffixes)
+
+
+def evidence_of(found: Pass, suffixes: Tokens) -> Evidence:
+    """What a pass with `Sampling()` says of its rows."""
+    more = found.positions.distributions
+    assert more is not None
+    return Evidence(found.positions.greedy == suffixes, log_extraction_probability(more.log_drawn))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack came to.
+
+    - `recovered`: bool [N]. `tried`: bool [N], the passages that count.
+    - `curve`: by measure, bool [K, N]: what was recovered at each of the attack's K stages.
+    """
+
+    recovered: Flags
+    tried: Flags
+    curve: Mapping[str, Flags] = field(default_factory=dict)
+
+    @staticmethod
+    def of_all(recovered: Flags) -> Outcome:
+        """Every passage counts."""
+        return Outcome(recovered, np.ones_like(recovered))
+
+    def part(self, rows: slice) -> Outcome:
+        """The outcome of some of the passages."""
+        curve = {name: flags[:, rows] for name, flags in self.curve.items()}
+        return Outcome(self.recovered[rows], self.tried[rows], curve)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A way to get at passages.
+
+    - `setting`: its parameters, in words; `stages`: what stands at each point of a curve.
+    - `cost`: what it takes, in passes over the passages.
+    - `definition`, `source`: when a passage counts as recovered, and where this comes from.
+    - `run`: see `Outcome`; the same model and passages always give the same.
+    - `together`: whether what comes of a passage depends on which others are there.
+    """
+
+    name: str
+    setting: str
+    definition: str
+    source: str
+    cost: str
+    run: Callable[[Attacked], Outcome]
+    together: bool = False
+    stages: tuple[int, ...] = ()

@@ -1,0 +1,249 @@
+"""The audit: every attack on the base and on the edited model, beside text never trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evals.attacks import membership
+from evals.attacks.attack import Attack, Attacked, Flags, Outcome, Passages
+from evals.attacks.near import near
+from evals.attacks.one_pass import one_pass
+from evals.attacks.perturbed import perturbed
+from evals.attacks.quantized import quantized
+from evals.attacks.relearn import relearn, relearn_benign
+from evals.memorization.recovery import FORMS, NAMES
+from evals.models import LoadedModel
+from evals.running.processes import Processes
+from evals.samples import Samples, Tokens
+from evals.statistics import mcnemar, paired_difference, wilson
+from surgery.errors import MeasurementError, SamplesError
+from surgery.record.manifest import versions
+
+CHEAP = NAMES
+ALL = (
+    *CHEAP, "near", "perturbed", "quantized:8", "quantized:4", "relearn", "relearn-benign",
+    membership.NAME,
+)  # fmt: skip
+
+
+def named(names: Sequence[str]) -> tuple[str, ...]:
+    """The attacks that are asked for, "cheap" and "all" being groups. Raises `MeasurementError`."""
+    groups = {"cheap": CHEAP, "all": ALL}
+    found = dict.fromkeys(name for given in names for name in groups.get(given, (given,)))
+    for name in found:
+        if name != membership.NAME:
+            attack_of(name)
+    return tuple(found)
+
+
+def attack_of(name: str) -> Attack:
+    """The attack that is named so. Raises `MeasurementError` for any other name."""
+    others: dict[str, Callable[[], Attack]] = {
+        "near": near,
+        "perturbed": perturbed,
+        "relearn": relearn,
+        "relearn-benign": relearn_benign,
+    }
+    kind, _, number = name.partition(":")
+    try:
+        if name in others:
+            return others[name]()
+        if kind == "quantized":
+            return quantized(int(number))
+        return one_pass(name)
+    except ValueError:
+        forms = f"{FORMS}, {', '.join(others)}, quantized:BITS or {membership.NAME}"
+        raise MeasurementError(f"no attack {name!r}", expected=forms) from None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is tried, and on what: the same for both models.
+
+    - `samples`: members are attacked, where membership is known; non-members are the control.
+    - `unrelated`: int32 [M, T] windows of held-out text, as long as a passage: the control where no
+      non-members are known, and what `perturbed` and `relearn-benign` need.
+    - `attacks`: their names.
+    """
+
+    samples: Samples
+    unrelated: Tokens
+    attacks: tuple[str, ...]
+    batch_size: int | None = None
+
+    @property
+    def members(self) -> Flags:
+        known = self.samples.members
+        return np.ones(len(self.samples), dtype=np.bool_) if known is None else known
+
+    @property
+    def passages(self) -> Passages:
+        return self._of(self.samples.tokens[self.members])
+
+    @property
+    def control(self) -> Passages:
+        rows = self.samples.tokens[~self.members]
+        return self._of(rows if len(rows) else self.unrelated)
+
+    def _of(self, tokens: Tokens) -> Passages:
+        if not len(tokens):
+            raise SamplesError("there are no passages to attack", where=self.samples.source)
+        return Passages(tokens, self.samples.prefix_length, self.unrelated)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """One model's outcomes: by attack, on the passages and on the control, with seconds of each."""
+
+    passages: dict[str, Outcome]
+    control: dict[str, Outcome]
+    areas: dict[str, Any] | None
+    seconds: dict[str, float]
+    provenance: dict[str, Any]
+
+
+def audit(
+    loaded: LoadedModel,
+    protocol: Protocol,
+    *,
+    with_control: bool = True,
+    processes: Processes | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Audited:
+    """Tries every attack of `protocol` on one model. `advance` is told of attacks done.
+
+    `with_control`: also where the control costs as much again.
+    """
+    on, beside = (
+        Attacked(loaded.model, loaded.tokenizer, passages, protocol.batch_size, processes)
+        for passages in (protocol.passages, protocol.control)
+    )
+    both = replace(on, passages=protocol.passages.beside(protocol.control))
+    here = slice(0, len(on.passages))
+    found: dict[str, Outcome] = {}
+    control: dict[str, Outcome] = {}
+    areas, seconds = None, {}
+    for name in protocol.attacks:
+        begun = time.perf_counter()
+        if name == membership.NAME:
+            if not protocol.members.all():
+                areas = membership.areas(both, here)
+        elif (attack := attack_of(name)).together:
+            found[name] = attack.run(on)
+            if with_control:
+                control[name] = attack.run(beside)
+        else:
+            outcome = attack.run(both)
+            found[name], control[name] = outcome.part(here), outcome.part(slice(here.stop, None))
+        seconds[name] = time.perf_counter() - begun
+        advance(1)
+    return Audited(found, control, areas, seconds, loaded.provenance)
+
+
+def report(
+    protocol: Protocol, base: Audited, edited: Audited, limits: dict[str, float]
+) -> dict[str, Any]:
+    """The JSON object of `audit --json`. `limits`: attack → the highest rate that is allowed."""
+    attacks = [_record(name, base, edited) for name in protocol.attacks]
+    return {
+        "n": len(protocol.passages),
+        "prefix_length": protocol.samples.prefix_length,
+        "suffix_length": protocol.samples.suffix_length,
+        "control": {
+            "kind": "text" if protocol.members.all() else "non-members",
+            "n": len(protocol.control),
+        },
+        "attacks": attacks,
+        "limits": [_limit(record, limits) for record in attacks if record["name"] in limits],
+        "provenance": {
+            "base": base.provenance,
+            "edited": edited.provenance,
+            "samples_sha256": protocol.samples.sha256,
+            "versions": versions(),
+        },
+    }
+
+
+def _record(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
+    seconds = base.seconds[name] + edited.seconds[name]
+    if name == membership.NAME:
+        return {
+            "name": name,
+            "setting": "all scores of extract",
+            "definition": membership.DEFINITION,
+            "source": membership.SOURCE,
+            "cost": "one pass, shared",
+            "seconds": seconds,
+            "base": base.areas,
+            "edited": edited.areas,
+            "control": None,
+        }
+    attack, before, after = attack_of(name), base.passages[name], edited.passages[name]
+    outcomes = {"base": before, "edited": after, "control": edited.control[name]}
+    record: dict[str, Any] = {
+        "name": name,
+        "setting": attack.setting,
+        "definition": attack.definition,
+        "source": attack.source,
+        "cost": attack.cost,
+        "seconds": seconds,
+        **{key: _rate(outcome) for key, outcome in outcomes.items()},
+        "paired": _paired(before, after),
+    }
+    if attack.stages:
+        record["curve"] = {key: _curve(attack, outcome) for key, outcome in outcomes.items()}
+    return record
+
+
+def _counted(outcome: Outcome) -> Flags:
+    flags: Flags = outcome.recovered[outcome.tried]
+    return flags
+
+
+def _curve(attack: Attack, outcome: Outcome) -> dict[str, Any]:
+    rates = {
+        measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
+        for measure, stages in outcome.curve.items()
+    }
+    return {"stages": list(attack.stages), **rates}
+
+
+def _rate(outcome: Outcome) -> dict[str, Any] | None:
+    flags = _counted(outcome)
+    count, n = int(flags.sum()), len(flags)
+    if not n:
+        return None
+    return {"count": count, "n": n, "rate": count / n, "ci95": wilson(count, n).as_list()}
+
+
+def _paired(base: Outcome, edited: Outcome) -> dict[str, Any]:
+    """Differences are edited minus base, on the same passages."""
+    before, after = _counted(base), _counted(edited)
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return {
+        "no_longer": lost,
+        "newly": gained,
+        "difference": (gained - lost) / len(after),
+        "ci95": paired_difference(lost, gained, len(after)).as_list(),
+        "p_value": mcnemar(lost, gained),
+    }
+
+
+def _limit(record: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
+    name, edited = record["name"], record["edited"]
+    limit, value, (low, high) = limits[name], edited["rate"], edited["ci95"]
+    ok = value <= limit
+    return {
+        "name": name,
+        "ok": ok,
+        "limit": limit,
+        "value": value,
+        "ci95": [low, high],
+        "n": edited["n"],
+        "conclusive": high <= limit if ok else low > limit,
+    }

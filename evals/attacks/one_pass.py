@@ -1,0 +1,18 @@
+"""Attacks that one teacher-forced pass decides."""
+
+from __future__ import annotations
+
+from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.memorization.recovery import measure_of
+
+
+def one_pass(name: str) -> Attack:
+    """The attack by that measure. Raises `ValueError` for an unknown name."""
+    measure = measure_of(name)
+
+    def run(attacked: Attacked) -> Outcome:
+        return Outcome.of_all(measure.recovered(attacked.seen[1]))
+
+    return Attack(
+        name, "greedy or known tokens", measure.definition, measure.source, "one pass, shared", run
+    )

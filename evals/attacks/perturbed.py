@@ -1,0 +1,107 @@
+"""Other prefixes than the one that was forgotten: shortened, changed, moved, in another case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from evals.attacks.attack import Attack, Attacked, Flags, Outcome
+from evals.samples import Tokens
+from surgery.fitting.corpus import token_ids
+
+DROPPED = (1, 4, 16)
+BEFORE = 16
+"""Tokens of unrelated text in front."""
+_SEED = 0
+
+Prefixes = list[Tokens]
+"""One for each passage, of any length from 1 on."""
+
+
+def perturbed() -> Attack:
+    return Attack(
+        "perturbed",
+        f"{', '.join(map(str, DROPPED))} tokens dropped at the front; one token replaced, twice; "
+        f"{BEFORE} tokens of unrelated text in front; upper case; lower case (the last two where "
+        "there is a tokenizer)",
+        "greedy decoding after one of eight changed prefixes repeats the suffix word for word",
+        "offsets: arXiv 2505.13171; the others are ours",
+        "eight passes",
+        _run,
+    )
+
+
+def _run(attacked: Attacked) -> Outcome:
+    passages = attacked.passages
+    found = np.zeros(len(passages), dtype=np.bool_)
+    for make in _KINDS:
+        found |= _recovered(attacked, make(attacked))
+    return Outcome.of_all(found)
+
+
+def _recovered(attacked: Attacked, prefixes: Prefixes) -> Flags:
+    """Which passages follow exactly on these prefixes; rows of one length are read together."""
+    suffixes = attacked.passages.suffixes
+    most = getattr(attacked.model.config, "max_position_embeddings", None)
+    lengths = np.asarray([len(prefix) for prefix in prefixes])
+    found = np.zeros(len(prefixes), dtype=np.bool_)
+    for length in np.unique(lengths):
+        if not 0 < length <= (most or length + suffixes.shape[1]) - suffixes.shape[1]:
+            continue
+        rows = np.flatnonzero(lengths == length)
+        tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
+        greedy = attacked.read(tokens.astype(np.int32), int(length)).positions.greedy
+        found[rows] = (greedy == suffixes[rows]).all(axis=1)
+    return found
+
+
+def _without(count: int) -> Callable[[Attacked], Prefixes]:
+    return lambda attacked: [prefix[count:] for prefix in _prefixes(attacked)]
+
+
+def _replaced(seed: int) -> Callable[[Attacked], Prefixes]:
+    def make(attacked: Attacked) -> Prefixes:
+        vocabulary = np.unique(attacked.passages.tokens)
+        changed = []
+        for row, prefix in enumerate(_prefixes(attacked)):
+            rng = np.random.default_rng((_SEED, seed, row))
+            other = prefix.copy()
+            other[rng.integers(len(other))] = rng.choice(vocabulary)
+            changed.append(other)
+        return changed
+
+    return make
+
+
+def _after_unrelated(attacked: Attacked) -> Prefixes:
+    texts = attacked.passages.unrelated[:, :BEFORE]
+    return [
+        np.concatenate([texts[row % len(texts)], prefix])
+        for row, prefix in enumerate(_prefixes(attacked))
+    ]
+
+
+def _in_case(change: Callable[[str], str]) -> Callable[[Attacked], Prefixes]:
+    def make(attacked: Attacked) -> Prefixes:
+        if attacked.tokenizer is None:
+            return _prefixes(attacked)
+        texts = attacked.tokenizer.batch_decode(np.stack(_prefixes(attacked)).tolist())
+        return [token_ids(attacked.tokenizer, change(text)) for text in texts]
+
+    return make
+
+
+def _prefixes(attacked: Attacked) -> Prefixes:
+    passages = attacked.passages
+    return list(passages.tokens[:, : passages.prefix_length])
+
+
+_KINDS = (
+    *map(_without, DROPPED),
+    _replaced(0),
+    _replaced(1),
+    _after_unrelated,
+    _in_case(str.upper),
+    _in_case(str.lower),
+)

@@ -1,0 +1,60 @@
+"""What every attack gets, as a picture. `result` is the JSON object of `audit --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.drawing import draw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "base": {"color": "#8f2d00", "marker": "s"},
+    "edited": {"color": "#000000", "marker": "o"},
+    "control": {"color": "#4a9bd9", "marker": "|", "markersize": 9.0},
+}
+
+
+def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """audit.png and audit.svg: a line per attack, its rates with 95 % intervals; beside it the
+    curves of fine-tuning, where there are any."""
+    rated = [attack for attack in result["attacks"] if "paired" in attack]
+    curves = [attack for attack in rated if attack.get("curve")]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots(1, 1 + bool(curves), width_ratios=[2, 1][: 1 + bool(curves)])
+        left = axes[0] if curves else axes
+        for look, offset in zip(_LOOKS, (-0.2, 0.0, 0.2), strict=True):
+            some = [(i, a[look]) for i, a in enumerate(rated) if a[look] is not None]
+            rates = [value["rate"] for _, value in some]
+            ends = [[abs(value["ci95"][k] - value["rate"]) for _, value in some] for k in (0, 1)]
+            label = "never trained on" if look == "control" else look
+            left.errorbar(
+                rates,
+                [i + offset for i, _ in some],
+                xerr=ends,
+                linestyle="none",
+                label=label,
+                **_LOOKS[look],
+            )
+        left.set_yticks(range(len(rated)), [attack["name"] for attack in rated])
+        left.invert_yaxis()
+        left.set_xlabel("share of passages recovered")
+        left.legend()
+        for attack, style in zip(curves, ("-", "--"), strict=False):
+            curve = attack["curve"]["edited"]
+            axes[1].plot(
+                curve["stages"], curve["any"], linestyle=style, marker="o", color="black",
+                label=attack["name"],
+            )  # fmt: skip
+        if curves:
+            axes[1].set_xlabel("steps of fine-tuning")
+            axes[1].set_ylabel("share recovered (any)")
+            axes[1].set_ylim(bottom=0)
+            axes[1].legend()
+
+    title = f"What an attacker gets of {result['n']} passages (95 % intervals)"
+    return draw(paint, folder, "audit", title=title, size=(9.0, 1.6 + 0.35 * len(rated)))

@@ -1,0 +1,64 @@
+"""The model in fewer bits: rounding its weights can bring back what an edit has hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from evals.attacks.attack import Attack, Attacked, Outcome, evidence_of
+from evals.memorization.recovery import measure_of
+
+GROUP = 32
+
+
+def quantized(bits: int) -> Attack:
+    """`bits`: 2 to 8. Raises `ValueError` for any other number."""
+    if not 2 <= bits <= 8:
+        raise ValueError(f"no attack 'quantized:{bits}' (expected 2 to 8 bits)")
+    measure = measure_of("any")
+
+    def run(attacked: Attacked) -> Outcome:
+        passages = attacked.passages
+        with in_bits(attacked.model, bits):
+            found = attacked.read(passages.tokens, passages.prefix_length)
+        return Outcome.of_all(measure.recovered(evidence_of(found, passages.suffixes)))
+
+    return Attack(
+        f"quantized:{bits}",
+        f"every matrix rounded to nearest, {2**bits - 1} levels for each group of {GROUP} weights",
+        f"any of the quantized model: {measure.definition}",
+        "Zhang et al. 2024, arXiv 2410.16454",
+        "one pass of a quantized model",
+        run,
+    )
+
+
+@contextmanager
+def in_bits(model: nn.Module, bits: int) -> Iterator[None]:
+    """The model's matrices are rounded inside a `with` block, and what they were after it."""
+    with ExitStack() as undo, torch.no_grad():
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if parameter.ndim == 2 and not parameter.is_meta:
+                    undo.callback(setattr, module, name, parameter)
+                    rounded = nn.Parameter(rounded_to(parameter, bits), requires_grad=False)
+                    setattr(module, name, rounded)
+        yield
+
+
+def rounded_to(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """[m, n] → the same, each group of 32 weights of a row on its own symmetric scale.
+
+    The scale is max |w| / (2^(bits − 1) − 1), and each weight becomes the nearest multiple of it.
+    """
+    flat: Any = weight.float()
+    padded = nn.functional.pad(flat, (0, -flat.shape[1] % GROUP))
+    groups = padded.view(len(flat), -1, GROUP)
+    scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    scale = torch.where(scale == 0, 1, scale)
+    rounded = ((groups / scale).round() * scale).view_as(padded)[:, : flat.shape[1]]
+    return rounded.to(weight.dtype)
