@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.audit import print_audit
+
+if TYPE_CHECKING:
+    from evals.attacks.audit import Audited
 
 
 def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -132,7 +135,7 @@ def command(
         "device_map": device_map,
     }
     find_model(model, revision)  # measured last, so looked for first
-    results = []
+    results: list[Audited] = []
     protocol = None
     for name, commit in ((baseline, None), (model, revision)):
         loaded = open_model(name, revision=commit, **running)
