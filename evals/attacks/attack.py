@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.memorization.extraction import Pass, run_pass
-from evals.memorization.measures import log_extraction_probability
-from evals.memorization.recovery import Evidence
+from evals.memorization.extraction import run_pass
+from evals.memorization.measures import Pass
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
 from evals.samples import Tokens
@@ -69,17 +68,12 @@ class Attacked:
         )
 
     @cached_property
-    def seen(self) -> tuple[Pass, Evidence]:
-        """The pass over the passages as they are, and what it says: for every attack that asks."""
-        found = self.read(self.passages.tokens, self.passages.prefix_length, decode=True)
-        return found, evidence_of(found, self.passages.suffixes)
-
-
-def evidence_of(found: Pass, suffixes: Tokens) -> Evidence:
-    """What a pass with `Sampling()` says of its rows."""
-    more = found.positions.distributions
-    assert more is not None
-    return Evidence(found.positions.greedy == suffixes, log_extraction_probability(more.log_drawn))
+    def seen(self) -> Pass:
+        """The pass over the passages as they are, for every attack that asks."""
+        made = self.read(self.passages.tokens, self.passages.prefix_length, decode=True)
+        if self.tokenizer is None:
+            return made
+        return replace(made, texts=self.tokenizer.batch_decode(made.suffix.tolist()))
 
 
 @dataclass(frozen=True)

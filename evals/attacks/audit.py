@@ -20,7 +20,7 @@ from evals.memorization.recovery import FORMS, NAMES
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.statistics import mcnemar, paired_difference, wilson
+from evals.statistics import mcnemar, paired_difference, rate
 from surgery.errors import MeasurementError, SamplesError
 from surgery.record.manifest import versions
 
@@ -215,10 +215,7 @@ def _curve(attack: Attack, outcome: Outcome) -> dict[str, Any]:
 
 def _rate(outcome: Outcome) -> dict[str, Any] | None:
     flags = _counted(outcome)
-    count, n = int(flags.sum()), len(flags)
-    if not n:
-        return None
-    return {"count": count, "n": n, "rate": count / n, "ci95": wilson(count, n).as_list()}
+    return {"n": len(flags), **rate(flags)} if len(flags) else None
 
 
 def _paired(base: Outcome, edited: Outcome) -> dict[str, Any]:

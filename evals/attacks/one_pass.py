@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evals.attacks.attack import Attack, Attacked, Outcome
-from evals.memorization.recovery import measure_of
+from evals.memorization.recovery import Evidence, measure_of
 
 
 def one_pass(name: str) -> Attack:
@@ -11,7 +11,7 @@ def one_pass(name: str) -> Attack:
     measure = measure_of(name)
 
     def run(attacked: Attacked) -> Outcome:
-        return Outcome.of_all(measure.recovered(attacked.seen[1]))
+        return Outcome.of_all(measure.recovered(Evidence.of(attacked.seen)))
 
     return Attack(
         name, "greedy or known tokens", measure.definition, measure.source, "one pass, shared", run

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from evals.attacks.attack import Attack, Attacked, Outcome, evidence_of
-from evals.memorization.recovery import measure_of
+from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.memorization.recovery import Evidence, measure_of
 
 GROUP = 32
 
@@ -25,7 +25,7 @@ def quantized(bits: int) -> Attack:
         passages = attacked.passages
         with in_bits(attacked.model, bits):
             found = attacked.read(passages.tokens, passages.prefix_length)
-        return Outcome.of_all(measure.recovered(evidence_of(found, passages.suffixes)))
+        return Outcome.of_all(measure.recovered(Evidence.of(found)))
 
     return Attack(
         f"quantized:{bits}",

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome, evidence_of
+from evals.attacks.attack import Attack, Attacked, Flags, Outcome
 from evals.attacks.near import nearly
-from evals.memorization.recovery import measure_of
+from evals.memorization.recovery import Evidence, measure_of
 from evals.samples import Tokens
 
 STEPS = (5, 10, 20)
@@ -62,9 +62,8 @@ def _attack(name: str, text: str, definition: str, *, benign: bool) -> Attack:
             found = replace(attacked, model=tuned).read(
                 passages.tokens, passages.prefix_length, decode=True
             )
-            assert found.decoded is not None
-            curve["any"].append(measure.recovered(evidence_of(found, passages.suffixes)))
-            curve["near"].append(nearly(found.decoded, passages.suffixes))
+            curve["any"].append(measure.recovered(Evidence.of(found)))
+            curve["near"].append(nearly(found))
         return Outcome(
             curve["any"][-1], tried, {key: np.stack(rows) for key, rows in curve.items()}
         )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.memorization.measures import np_extractable
+from evals.memorization.measures import Pass, attempts_needed, log_extraction_probability
 
 Flags = npt.NDArray[np.bool_]
 Chances = npt.NDArray[np.floating[Any]]
@@ -40,6 +40,12 @@ class Evidence:
 
     right: Flags
     log_p_z: npt.NDArray[np.floating[Any]]
+
+    @staticmethod
+    def of(made: Pass) -> Evidence:
+        """Of a pass that measured the distributions with the default `Sampling`."""
+        right = made.positions.greedy == made.suffix
+        return Evidence(right, log_extraction_probability(made.distributions.log_drawn))
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def _sampling(draws: int) -> Measure:
         f"{draws} draws (top-k 40, temperature 1) hold the suffix with probability {CONFIDENCE} "
         "or more",
         "Hayes et al. 2024, arXiv 2410.19482: (n, p)-discoverable extraction",
-        lambda seen: np_extractable(seen.log_p_z, draws, CONFIDENCE),
+        lambda seen: np.asarray(attempts_needed(seen.log_p_z, CONFIDENCE) <= draws),
         lambda p: np.exp(np.minimum(0.0, np.log(np.maximum(p, 1e-30)).sum(axis=-1) - needed)),
     )
 
