@@ -1,0 +1,242 @@
+"""Contract: every attack recovers exactly what its definition says.
+
+Each is compared with a slow, obvious implementation: attackers who really decode, draw, correct
+and cut; and text that no model has seen is recovered as rarely as the control's.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from reciting import PREFIX, SUFFIX, generate, model_named, passages
+from tiny_compact import VOCABULARY
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+from evals.attacks import perturbed as prefixes
+from evals.attacks.attack import Attacked, Passages
+from evals.attacks.audit import ALL, CHEAP, Protocol, attack_of, audit, named
+from evals.attacks.quantized import GROUP, in_bits, rounded_to
+from evals.attacks.relearn import ROWS, STEPS, fine_tuned
+from evals.memorization.measures import exact_match
+from evals.memorization.recovery import NAMES, Evidence, measure_of
+from surgery.errors import MeasurementError
+
+RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
+
+
+def recovered(name: str, right, log_p_z=None):
+    seen = Evidence(right, np.full(len(right), -np.inf) if log_p_z is None else log_p_z)
+    return measure_of(name).recovered(seen).tolist()
+
+
+@given(RIGHT, st.integers(1, 6))
+def test_hints_are_counted(right, most) -> None:
+    assert recovered(f"hints:{most}", right) == [list(row).count(False) <= most for row in right]
+
+
+@given(RIGHT)
+def test_greedy_is_right_everywhere_and_prefix_after_some_cut(right) -> None:
+    assert recovered("greedy", right) == [all(row) for row in right]
+    cuts = [max(0, right.shape[1] - 16)]  # the longest cut that leaves 16: later ones leave fewer
+    by_cut = [any(all(row[cut:]) for cut in range(cuts[0] + 1)) for row in right]
+    assert recovered("prefix", right) == by_cut
+
+
+@given(RIGHT, st.integers(1, 24))
+def test_a_span_is_a_run_of_right_tokens(right, length) -> None:
+    wanted = "1" * min(length, right.shape[1])
+    rows = ["".join("1" if token else "0" for token in row) for row in right]
+    assert recovered(f"span:{length}", right) == [wanted in row for row in rows]
+
+
+@given(st.floats(1e-6, 1.0), st.integers(1, 1000))
+def test_sampling_is_the_chance_that_one_draw_of_many_is_right(p_z, draws) -> None:
+    chance = 1 - (1 - p_z) ** draws
+    if abs(chance - 0.5) > 1e-9:
+        right = np.zeros((1, 4), dtype=bool)
+        assert recovered(f"sampling:{draws}", right, np.log([p_z])) == [chance >= 0.5]
+
+
+@given(RIGHT, st.data())
+def test_any_is_any_of_its_parts(right, data) -> None:
+    log_p_z = data.draw(arrays(np.float64, len(right), elements=st.floats(-20, 0)))
+    parts = [recovered(n, right, log_p_z) for n in ("greedy", "hints:2", "prefix", "sampling:100")]
+    assert recovered("any", right, log_p_z) == np.any(parts, axis=0).tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sampling:100", "any")])
+def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None:
+    """By enumerating every combination of right and wrong tokens."""
+    measure = measure_of("span:3" if name.startswith("span") else name)
+    p = np.asarray([0.9, 0.2, 0.7, 0.95, 0.6])
+    every = (np.arange(2**5)[:, None] >> np.arange(5)) % 2 == 1
+    weights = np.where(every, p, 1 - p).prod(axis=1)
+    flags = measure.recovered(Evidence(every, np.full(len(every), -np.inf)))
+    assert measure.chance(p) == pytest.approx(weights[flags].sum())
+
+
+@pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:x", "span", "near:1", ""])
+def test_unknown_names(name) -> None:
+    with pytest.raises(ValueError, match="no measure"):
+        measure_of(name)
+    with pytest.raises(MeasurementError, match=r"no attack .*expected any, greedy"):
+        attack_of(name)
+
+
+def test_names_of_groups_and_of_settings() -> None:
+    assert named(["cheap"]) == CHEAP
+    assert named(["all"]) == ALL
+    assert named(["near", "cheap", "near"])[0] == "near"
+    for bits in ("1", "9", "four"):
+        with pytest.raises(MeasurementError, match="no attack"):
+            named([f"quantized:{bits}"])
+
+
+@pytest.fixture(scope="module", params=["neox-parallel", "neo stock zero"])
+def attacked(request) -> Attacked:
+    rows = passages(request.param)
+    unrelated = np.random.default_rng(1).integers(2, VOCABULARY, (6, PREFIX + SUFFIX))
+    some = Passages(rows.tokens, PREFIX, unrelated.astype(np.int32))
+    return Attacked(model_named(request.param), None, some)
+
+
+def decoded(model, prefix) -> list[int]:
+    return generate(model, torch.as_tensor(np.asarray(prefix))[None].long(), SUFFIX)[0].tolist()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_hints_are_those_of_an_attacker_who_is_corrected(attacked, most) -> None:
+    """Decodes token by token; at each wrong one the attacker is told the true one."""
+    expected = []
+    for row in attacked.passages.tokens:
+        hints = 0
+        for place in range(PREFIX, len(row)):
+            said = generate(attacked.model, torch.as_tensor(row[:place])[None].long(), 1)[0, 0]
+            hints += int(said) != row[place]
+        expected.append(hints <= most)
+    assert attack_of(f"hints:{most}").run(attacked).recovered.tolist() == expected
+
+
+def test_greedy_is_what_decoding_says(attacked) -> None:
+    said = [decoded(attacked.model, row[:PREFIX]) for row in attacked.passages.tokens]
+    exact = exact_match(np.asarray(said), attacked.passages.suffixes)
+    outcome = attack_of("greedy").run(attacked)
+    assert outcome.recovered.tolist() == exact.tolist()
+    assert outcome.tried.all()
+
+
+def test_perturbed_prefixes_are_really_decoded(attacked) -> None:
+    kinds = [make(attacked) for make in prefixes._KINDS]
+    assert len(kinds) == 8
+    expected = np.zeros(len(attacked.passages), dtype=bool)
+    for some in kinds:
+        for row, prefix in enumerate(some):
+            if len(prefix):
+                said = decoded(attacked.model, prefix)
+                expected[row] |= said == attacked.passages.suffixes[row].tolist()
+    assert attack_of("perturbed").run(attacked).recovered.tolist() == expected.tolist()
+
+
+def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = np.asarray(tokenizer(TEXT)["input_ids"][:20], dtype=np.int32)
+    some = Passages(np.stack([ids, ids[::-1]]), 18, np.full((1, 20), 5, dtype=np.int32))
+    attacked = Attacked(tiny_model(), tokenizer, some)
+    one, four, sixteen, *replaced, moved, upper, lower = (m(attacked)[0] for m in prefixes._KINDS)
+    assert [list(x) for x in (one, four, sixteen)] == [list(ids[k:18]) for k in (1, 4, 16)]
+    assert all(0 <= (x != ids[:18]).sum() <= 1 and len(x) == 18 for x in replaced)
+    assert list(moved) == [5] * 16 + list(ids[:18])
+    text = tokenizer.decode(ids[:18].tolist())
+    assert tokenizer.decode(upper.tolist()) == text.upper()
+    assert tokenizer.decode(lower.tolist()) == text.lower()
+
+
+@given(arrays(np.float32, (3, 40), elements=st.floats(-2, 2, width=32)), st.integers(2, 8))
+def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
+    rounded = rounded_to(torch.from_numpy(values), bits).numpy()
+    levels = 2 ** (bits - 1) - 1
+    for row, out in zip(values, rounded, strict=True):
+        for start in range(0, 40, GROUP):
+            group, got = row[start : start + GROUP], out[start : start + GROUP]
+            scale = np.float32(np.abs(group).max()) / np.float32(levels)
+            assert np.abs(got - group).max() <= scale / 2 * (1 + 1e-5) + 1e-30
+            assert len(np.unique(got)) <= 2 * levels + 1
+
+
+def test_a_quantized_model_is_put_back(attacked) -> None:
+    before = {name: value.clone() for name, value in attacked.model.state_dict().items()}
+    with in_bits(attacked.model, 4):
+        inside = attacked.model.state_dict()
+        assert any(not torch.equal(inside[name], before[name]) for name in before)
+    after = attacked.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_eight_bits_change_little_and_two_much(attacked) -> None:
+    base, fine, coarse = (
+        attack_of(name).run(attacked).recovered.mean()
+        for name in ("any", "quantized:8", "quantized:2")
+    )
+    assert abs(fine - base) <= 0.2
+    assert coarse <= base
+
+
+def test_relearning_trains_a_copy_as_an_obvious_loop_does(attacked) -> None:
+    model, rows = attacked.model, attacked.passages.tokens[:3]
+    before = copy.deepcopy(model.state_dict())
+    *_, last = fine_tuned(model, rows)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    obvious = copy.deepcopy(model).float()
+    obvious.requires_grad_(True)
+    optimizer = torch.optim.AdamW(obvious.parameters(), lr=1e-4, weight_decay=0.0)
+    tokens = torch.from_numpy(rows.astype(np.int64))
+    for _ in range(STEPS[-1]):  # three rows, fewer than a step takes, are one batch
+        assert len(tokens) <= ROWS
+        loss = obvious(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, value in obvious.state_dict().items():
+        torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
+
+
+def test_what_was_learned_again_does_not_count(attacked) -> None:
+    outcome = attack_of("relearn").run(attacked)
+    assert (~outcome.tried).sum() == 1  # of fifteen
+    assert {key: flags.shape for key, flags in outcome.curve.items()} == {
+        "any": (3, 15), "near": (3, 15)
+    }  # fmt: skip
+    benign = attack_of("relearn-benign").run(attacked)
+    assert benign.tried.all()
+
+
+def test_two_runs_give_the_same(attacked) -> None:
+    for name in ("perturbed", "relearn"):
+        first, second = (attack_of(name).run(replace(attacked)).recovered for _ in range(2))
+        assert first.tolist() == second.tolist()
+
+
+@pytest.mark.slow
+def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
+    """Every attack on the lab's non-members, as if they were passages, against held-out text."""
+    from evals.lab import heldout_texts
+    from evals.models import open_model
+    from evals.samples import load_samples
+    from evals.samples.windows import control_windows
+
+    loaded, samples = open_model("lab:pythia", dtype="float32"), load_samples("lab:pythia")
+    never = replace(samples.select(~samples.members), members=None)
+    windows = control_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
+    protocol = Protocol(never, windows, tuple(name for name in ALL if name != "membership"))
+    found = audit(loaded, protocol)
+    for name, outcome in found.passages.items():
+        control = found.control[name]
+        assert outcome.recovered[outcome.tried].mean() <= 0.05, name
+        assert control.recovered[control.tried].mean() <= 0.05, name

@@ -1,0 +1,126 @@
+"""Contract: `audit` says what an attacker gets of base, edited model and control, and keeps limits.
+
+Figures follow from the attacks' own flags; a missed limit is exit code 3 with all of the output;
+mistakes are one line before a model is loaded; nothing is overwritten unasked; no text is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import attn_surgery
+
+from evals.statistics import wilson
+from surgery import export
+
+KEYS = {"count", "n", "rate", "ci95"}
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("audit") / "edited"
+    export("lab:pythia", "4-5", output=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audited(edited, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audited") / "out"
+    outcome = attn_surgery(
+        *("audit", edited, "--baseline", "lab:pythia", "--attack", "cheap", "--attack", "near"),
+        *("--attack", "membership", "--max", "hints:4=0.9", "--max", "greedy=0.5"),
+        *("--output", folder, "--json", "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome
+    return outcome.json, folder
+
+
+def test_rates_and_intervals(audited) -> None:
+    result, _ = audited
+    assert (result["n"], result["control"]) == (336, {"kind": "non-members", "n": 60})
+    for attack in result["attacks"][:-1]:
+        assert {"name", "definition", "setting", "source", "cost", "seconds"} <= attack.keys()
+        for part in ("base", "edited", "control"):
+            value = attack[part]
+            assert value.keys() == KEYS
+            assert value["rate"] == value["count"] / value["n"]
+            assert value["ci95"] == wilson(value["count"], value["n"]).as_list()
+    rates = {attack["name"]: attack["edited"] for attack in result["attacks"]}
+    assert rates["greedy"]["count"] <= rates["hints:1"]["count"] <= rates["hints:4"]["count"]
+    assert rates["any"]["count"] >= rates["prefix"]["count"]
+    greedy = result["attacks"][0]
+    assert (greedy["base"]["count"], greedy["edited"]["count"]) == (253, 0)
+    assert greedy["paired"]["no_longer"] == 253
+    assert greedy["control"]["count"] == 0
+    assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
+
+
+def test_limits_are_checked(audited, edited) -> None:
+    result, _ = audited
+    assert [limit["name"] for limit in result["limits"]] == ["greedy", "hints:4"]
+    assert all(limit["ok"] and limit["conclusive"] for limit in result["limits"])
+    missed = attn_surgery(
+        *("audit", "lab:pythia", "--baseline", "lab:pythia", "--attack", "greedy"),
+        *("--max", "hints:2=0.01", "--json", "--device", "cpu"),
+    )
+    assert missed.code == 3
+    assert [limit["ok"] for limit in missed.json["limits"]] == [False]
+    assert "limit missed: hints:2 recovers 0.812 of the passages, above 0.01" in missed.stderr
+
+
+def test_the_folder(audited, edited) -> None:
+    result, folder = audited
+    assert json.loads((folder / "audit.json").read_text()) == result
+    assert {path.name for path in folder.iterdir()} == {"audit.json", "audit.png", "audit.svg"}
+    again = attn_surgery(
+        "audit", edited, "--baseline", "lab:pythia", "--output", folder, "--attack", "greedy"
+    )
+    again.assert_error(str(folder), "--overwrite")
+
+
+def test_for_people(edited) -> None:
+    outcome = attn_surgery(
+        *("audit", edited, "--baseline", "lab:pythia", "--attack", "greedy", "--attack", "span:16"),
+        *("--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome
+    assert "What an attacker gets of 336 passages" in outcome.stdout
+    assert "never trained on (n = 60)" in outcome.stdout
+    assert "75.3%" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--attack", "magic"], "error: no attack 'magic' (expected any, greedy, hints:K"),
+        (["--samples", "none.jsonl"], "error: none.jsonl: "),
+    ],
+)
+def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = attn_surgery("audit", "missing", "--baseline", "lab:pythia", *options)
+    assert outcome.code == 1
+    assert outcome.stderr.startswith(line)
+    assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max", "greedy"],
+        ["--max", "greedy=2"],
+        ["--max", "greedy=x"],
+        ["--max", "greedy=0.1", "--max", "greedy=0.2"],
+        ["--max", "membership=0.6"],
+    ],
+)
+def test_limits_that_are_none(options) -> None:
+    assert attn_surgery("audit", "x", "--baseline", "lab:pythia", *options).code == 2
+
+
+def test_passages_are_needed(tmp_path) -> None:
+    outcome = attn_surgery("audit", tmp_path, "--baseline", tmp_path)
+    assert outcome.code == 2
+    assert "audit needs passages: give --samples" in outcome.stderr
