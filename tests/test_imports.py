@@ -92,6 +92,7 @@ ORDER = [
     "evals.running",
     "evals.models",
     "evals.memorization",
+    "evals.attacks",
     "evals.bounds",
     "evals.response",
     "evals.sweep",

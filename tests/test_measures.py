@@ -10,7 +10,6 @@ import math
 import zlib
 from collections import Counter
 from fractions import Fraction
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evals.memorization import measures, membership, recovery
+from evals.memorization import measures, membership
 from evals.running.predictions import Positions, Sampling, measure_positions
 
 settings.register_profile("measures", max_examples=40, deadline=None)
@@ -129,8 +128,9 @@ def test_attempts_at_the_ends():
 def positions_of(logits, suffix, sampling):
     """`measure_positions` with an identity in place of the output embedding."""
     return measure_positions(
-        torch.from_numpy(logits), torch.nn.Identity(), torch.from_numpy(suffix), sampling=sampling
-    )
+        torch.from_numpy(logits), torch.nn.Identity(), torch.from_numpy(suffix), sampling=sampling,
+        distributions=sampling is not None,
+    )  # fmt: skip
 
 
 logits_3_4_9 = arrays(np.float32, (3, 4, 9), elements=st.floats(-8, 8, width=16))
@@ -160,7 +160,7 @@ def test_sampling_probability_is_that_of_the_librarys_sampler(logits, suffix, to
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
     scheme = Sampling(top_k, temperature)
-    drawn = positions_of(logits, suffix, scheme).distributions.log_drawn
+    drawn = positions_of(logits, suffix, scheme).log_drawn
     flat = torch.from_numpy(logits).flatten(0, 1)
     flat = TemperatureLogitsWarper(temperature)(None, flat)
     flat = TopKLogitsWarper(top_k)(None, flat)
@@ -176,7 +176,7 @@ def test_sampling_finds_a_passage_as_often_as_its_probability_says():
     logits = torch.randn(1, 3, 6, generator=generator)
     suffix = logits.argmax(-1)
     scheme = Sampling(top_k=3, temperature=1.3)
-    drawn = positions_of(logits.numpy(), suffix.numpy(), scheme).distributions.log_drawn
+    drawn = positions_of(logits.numpy(), suffix.numpy(), scheme).log_drawn
     p_z = math.exp(measures.log_extraction_probability(drawn)[0])
     kept = (logits / 1.3).masked_fill(logits < logits.topk(3).values[..., -1:], -torch.inf)
     draws = [
@@ -249,15 +249,13 @@ def test_positions_are_measured_in_pieces_without_a_seam():
     joined = Positions.concatenate(parts)
     assert joined.greedy.tolist() == whole.greedy.tolist()
     np.testing.assert_allclose(joined.log_likelihood, whole.log_likelihood, rtol=1e-5)
-    np.testing.assert_allclose(
-        joined.distributions.log_drawn, whole.distributions.log_drawn, rtol=1e-5
-    )
+    np.testing.assert_allclose(joined.log_drawn, whole.log_drawn, rtol=1e-5)
 
 
 def test_the_documentation_has_every_measure_as_its_record_says():
     text = (Path(__file__).parent.parent / "docs" / "extraction.md").read_text()
     for one in (*measures.MEASURES, *membership.SCORES):
-        more = " *" if {"decoded", "distributions"} & set(one.needs) else ""
+        more = " *" if {"decoded", "distributions", "log_drawn"} & set(one.needs) else ""
         assert f"| `{one.name}`{more} | {one.definition} | {one.source} |\n" in text
 
 
@@ -270,27 +268,3 @@ def test_a_measure_is_taken_where_a_pass_has_what_it_needs():
         one.name for one in every if not one.needs
     }
     assert all(one.can(whole) and len(one.of(whole)) == 1 for one in every)
-
-
-@given(arrays(np.bool_, (4, 5)), st.integers(0, 6))
-def test_hints_count_the_errors_of_a_corrected_attacker(right, most):
-    measure = recovery.measure_of(f"hints:{most}" if most else "greedy")
-    assert measure.recovered(right).tolist() == [row.count(False) <= most for row in right.tolist()]
-    np.testing.assert_array_equal(measure.chance(right.astype(float)), measure.recovered(right))
-
-
-def test_the_chance_of_recovery_is_that_of_independent_tokens():
-    rng = np.random.default_rng(0)
-    p = rng.random((3, 6))
-    outcomes = np.array(list(product([False, True], repeat=6)))
-    for most in range(4):
-        measure = recovery.hints(most)
-        chances = np.where(outcomes, p[:, None], 1 - p[:, None]).prod(-1)  # [3, 64]
-        expected = chances[:, measure.recovered(outcomes)].sum(-1)
-        np.testing.assert_allclose(measure.chance(p), expected)
-
-
-@pytest.mark.parametrize("name", ["", "hints", "hints:", "hints:-1", "hints:x", "any"])
-def test_no_other_measure_is_known(name):
-    with pytest.raises(ValueError, match=r"no measure .* \(expected greedy or hints:K\)"):
-        recovery.measure_of(name)

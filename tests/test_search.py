@@ -21,7 +21,7 @@ from checkpoints import neo_config, neox_config, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.memorization.recovery import hints
+from evals.memorization.recovery import measure_of
 from evals.samples import Samples
 from evals.search.algorithm import search
 from evals.search.estimates import Estimates
@@ -106,7 +106,7 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
         moved=moved[:, :, None] * rng.choice([-1, 1], (len(choice), PASSAGES, 4)),
         margins=np.full((PASSAGES, 4), 1.0),
         passages=PASSAGES,
-        measure=hints(0),
+        measure=measure_of("greedy"),
     )
 
 

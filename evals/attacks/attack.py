@@ -62,6 +62,7 @@ class Attacked:
             tokens,
             prefix_length,
             sampling=Sampling(),
+            distributions=decode,  # for membership, beside what needs decoding
             decode=decode,
             batch_size=self.batch_size,
             processes=self.processes,

@@ -84,6 +84,7 @@ def extract(
         samples.tokens,
         samples.prefix_length,
         sampling=scheme,
+        distributions=full,
         decode=full,
         batch_size=batch_size,
         processes=processes,
@@ -101,6 +102,7 @@ def run_pass(
     prefix_length: int,
     *,
     sampling: Sampling | None = None,
+    distributions: bool = False,
     decode: bool = False,
     batch_size: int | None = None,
     processes: Processes | None = None,
@@ -117,7 +119,7 @@ def run_pass(
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 
     def one(rows: slice) -> tuple[Positions, npt.NDArray[np.int32] | None]:
-        part = _run_batch(model, tokens[rows], prefix_length, sampling, decode)
+        part = _run_batch(model, tokens[rows], prefix_length, sampling, distributions, decode)
         if advance is not None:
             advance(processes.count * len(part[0].greedy))
         return part
@@ -135,6 +137,7 @@ def _run_batch(
     rows: Tokens,
     prefix_length: int,
     sampling: Sampling | None,
+    distributions: bool,
     decode: bool,
 ) -> tuple[Positions, npt.NDArray[np.int32] | None]:
     tokens = torch.from_numpy(rows.astype(np.int64))
@@ -142,7 +145,11 @@ def _run_batch(
     # The last token predicts nothing that is measured, so it is not read.
     hidden, cache = hidden_states(model, tokens[:, :-1], use_cache=decode)
     positions = measure_positions(
-        hidden[:, prefix_length - 1 :], head_of(model), suffix, sampling=sampling
+        hidden[:, prefix_length - 1 :],
+        head_of(model),
+        suffix,
+        sampling=sampling,
+        distributions=distributions,
     )
     if not decode:
         return positions, None

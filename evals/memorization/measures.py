@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
-Need = Literal["distributions", "decoded", "texts"]
+Need = Literal["log_drawn", "distributions", "decoded", "texts"]
 
 NEAR_MATCH = 0.75
 ATTEMPTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -48,6 +48,10 @@ class Pass:
     @property
     def distributions(self) -> Any:
         return self.positions.distributions
+
+    @property
+    def log_drawn(self) -> Any:
+        return self.positions.log_drawn
 
 
 @dataclass(frozen=True)
@@ -279,10 +283,10 @@ MEASURES = (
         "probabilistic_extraction",
         "(n, p): n samples hold the suffix with probability p or more, 1 − (1 − p_z)^n ≥ p; p_z "
         "is exact",
-        lambda made: log_extraction_probability(made.distributions.log_drawn),
+        lambda made: log_extraction_probability(made.log_drawn),
         source="Hayes et al. 2024, Measuring Memorization in Language Models via Probabilistic "
         "Extraction",
-        needs=("distributions",),
+        needs=("log_drawn",),
         column="log_p_z",
         said=_curve,
     ),

@@ -43,9 +43,9 @@ class Evidence:
 
     @staticmethod
     def of(made: Pass) -> Evidence:
-        """Of a pass that measured the distributions with the default `Sampling`."""
+        """Of a pass that was made with the default `Sampling`."""
         right = made.positions.greedy == made.suffix
-        return Evidence(right, log_extraction_probability(made.distributions.log_drawn))
+        return Evidence(right, log_extraction_probability(made.log_drawn))
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,10 @@ class Distributions:
 
     - `entropy`: H(p) over the vocabulary, in nats.
     - `spread`: the standard deviation of log p(v) under v ~ p.
-    - `log_drawn`: log-probability of the true token under a `Sampling`; -inf if it is removed.
     """
 
     entropy: Floats
     spread: Floats
-    log_drawn: Floats
 
 
 @dataclass(frozen=True)
@@ -52,24 +50,27 @@ class Positions:
 
     - `greedy`: int32 [N, S], the most likely token given the true tokens before it.
     - `log_likelihood`: float32 [N, S], log p(true token), in nats.
-    - `distributions`: where they were asked for.
+    - `log_drawn`: float32 [N, S], log-probability of the true token under a `Sampling`, -inf if it
+      is removed; and `distributions`: where they were asked for.
     """
 
     greedy: npt.NDArray[np.int32]
     log_likelihood: Floats
+    log_drawn: Floats | None = None
     distributions: Distributions | None = None
 
     @staticmethod
     def concatenate(parts: Sequence[Positions]) -> Positions:
         """Rows of all parts, in order."""
+        drawn = [part.log_drawn for part in parts if part.log_drawn is not None]
         more = [part.distributions for part in parts if part.distributions is not None]
         return Positions(
             np.concatenate([part.greedy for part in parts]),
             np.concatenate([part.log_likelihood for part in parts]),
+            np.concatenate(drawn) if drawn else None,
             Distributions(
                 np.concatenate([part.entropy for part in more]),
                 np.concatenate([part.spread for part in more]),
-                np.concatenate([part.log_drawn for part in more]),
             )
             if more
             else None,
@@ -83,6 +84,7 @@ def measure_positions(
     suffix: torch.Tensor,
     *,
     sampling: Sampling | None = None,
+    distributions: bool = False,
 ) -> Positions:
     """Measures every suffix position.
 
@@ -91,40 +93,45 @@ def measure_positions(
     - `hidden`: [B, S, d], final hidden states of the token before each suffix token.
     - `head`: hidden states [n, d] -> logits [n, V].
     - `suffix`: int64 [B, S], the true tokens.
-    - `sampling`: also measure the distributions, and log-probabilities under this scheme.
+    - `sampling`: also measure log-probabilities under this scheme; `distributions`: also those.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
-        _measure(head(some).float(), true, sampling)
+        _measure(head(some).float(), true, sampling, distributions)
         for some, true in zip(
             torch.split(states, _POSITIONS_AT_ONCE),
             torch.split(targets, _POSITIONS_AT_ONCE),
             strict=True,
         )
     ]
-    greedy, log_likelihood, *more = (
-        torch.cat(column).view(suffix.shape).cpu().numpy() for column in zip(*pieces, strict=True)
-    )
+    found = {
+        name: torch.cat([piece[name] for piece in pieces]).view(suffix.shape).cpu().numpy()
+        for name in pieces[0]
+    }
     return Positions(
-        greedy.astype(np.int32), log_likelihood, Distributions(*more) if more else None
+        found["greedy"].astype(np.int32),
+        found["log_likelihood"],
+        found.get("log_drawn"),
+        Distributions(found["entropy"], found["spread"]) if distributions else None,
     )
 
 
 def _measure(
-    logits: torch.Tensor, targets: torch.Tensor, sampling: Sampling | None
-) -> tuple[torch.Tensor, ...]:
+    logits: torch.Tensor, targets: torch.Tensor, sampling: Sampling | None, distributions: bool
+) -> dict[str, torch.Tensor]:
     # logits float32 [n, V], targets int64 [n] -> the columns of Positions, each [n]
     index = targets.to(logits.device).unsqueeze(-1)
     true = logits.gather(-1, index).squeeze(-1)
-    greedy, log_likelihood = logits.argmax(-1), true - logits.logsumexp(-1)
-    if sampling is None:
-        return greedy, log_likelihood
-    drawn = _log_drawn(logits, true, sampling)
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    mean = _dot(p, log_p)
-    variance = _dot(p, log_p.sub_(mean.unsqueeze(-1)).square_())
-    return greedy, log_likelihood, -mean, variance.sqrt(), drawn
+    found = {"greedy": logits.argmax(-1), "log_likelihood": true - logits.logsumexp(-1)}
+    if sampling is not None:
+        found["log_drawn"] = _log_drawn(logits, true, sampling)
+    if distributions:
+        log_p = logits.log_softmax(-1)
+        p = log_p.exp()
+        mean = _dot(p, log_p)
+        variance = _dot(p, log_p.sub_(mean.unsqueeze(-1)).square_())
+        found |= {"entropy": -mean, "spread": variance.sqrt()}
+    return found
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from evals.memorization.recovery import Measure
+from evals.memorization.recovery import NAMES, Measure, measure_of
 from evals.sweep.engine import Measured
 from surgery.selection import Selection
 
@@ -17,6 +17,7 @@ class Point:
     - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: of those
       recited word for word. `memorization_score`: the mean share of suffix tokens that are,
       teacher-forced.
+    - `rates`: by the measures of `NAMES`, in their order.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
     """
 
@@ -26,13 +27,15 @@ class Point:
     memorization_score: float
     heldout_loss: float
     heldout_kl: float
+    rates: tuple[float, ...] = ()
 
 
 def point_of(measured: Measured, measure: Measure) -> Point:
     """Means over every row and window that was measured."""
     return Point(
         selection=measured.selection,
-        recovered=float(measure.recovered(measured.right).mean()),
+        recovered=float(measure.recovered(measured.evidence).mean()),
+        rates=tuple(float(measure_of(name).recovered(measured.evidence).mean()) for name in NAMES),
         exact_match=float(measured.exact.mean()),
         memorization_score=float(measured.score.mean()),
         heldout_loss=float(measured.heldout_nll.mean()),

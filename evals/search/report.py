@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.memorization.recovery import Measure
+from evals.memorization.recovery import NAMES, Measure
 from evals.samples import row_hash
 from evals.search.front import Point, pareto_front
 from evals.search.held_back import Half
@@ -155,7 +155,7 @@ def figures(point: Point, n: int, measure: Measure) -> dict[str, Any]:
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
-        "recovered": {measure.name: point.recovered},
+        "recovered": dict(zip(NAMES, point.rates, strict=True)) | {measure.name: point.recovered},
         "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
         "memorization_score": point.memorization_score,
         "heldout_loss": point.heldout_loss,

@@ -29,7 +29,8 @@ def point_from_json(stored: Any) -> Point:
         Part(int(part["block"]), tuple(map(int, part["heads"])), str(part["variant"]))
         for part in stored["selection"]
     )
-    return Point(parts, **{name: float(v) for name, v in stored.items() if name != "selection"})
+    numbers = {k: float(v) for k, v in stored.items() if k not in ("selection", "rates")}
+    return Point(parts, rates=tuple(map(float, stored["rates"])), **numbers)
 
 
 def measured_before(folder: Path, question: Mapping[str, Any]) -> dict[Selection, Point]:

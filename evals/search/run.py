@@ -174,7 +174,7 @@ def run(
         estimates = look(
             task.loaded.model,
             task.halves[0],
-            task.measure.recovered(first.base.right),
+            task.measure.recovered(first.base.evidence),
             task.offered[0],
             task.pools,
             task.measure,

@@ -18,7 +18,7 @@ from evals.memorization import measures
 from evals.running.early_exit import leaving, leaving_from
 from evals.running.forward import head_of
 from evals.running.heldout import measure_heldout
-from evals.running.predictions import measure_positions
+from evals.running.predictions import Sampling, measure_positions
 from evals.running.resuming import Run, from_block, from_tokens
 from evals.samples import Tokens
 from evals.sweep.shared_prefixes import Branch
@@ -87,10 +87,12 @@ class EditedBatch:
         hidden = run.hidden[:, self.prefix_length - 1 :]
         if self.exact_only:
             return self._left(leaving(hidden, head, self._suffix))
-        found = measure_positions(hidden, head, self._suffix)
+        found = measure_positions(hidden, head, self._suffix, sampling=Sampling())
+        assert found.log_drawn is not None
         suffix = self.tokens[:, self.prefix_length :]
         return {
             "right": found.greedy == suffix,
+            "log_p_z": measures.log_extraction_probability(found.log_drawn),
             "first_divergence": measures.first_divergence(found.greedy, suffix),
             "score": measures.memorization_score(found.greedy, suffix),
             "nll": measures.suffix_nll(found.log_likelihood),
@@ -103,6 +105,7 @@ class EditedBatch:
         unknown = np.full(len(self.tokens), np.nan)
         return {
             "right": np.empty((len(unknown), 0), dtype=np.bool_),
+            "log_p_z": unknown,
             "first_divergence": first_divergence.numpy(),
             "score": unknown,
             "nll": unknown,

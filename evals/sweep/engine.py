@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.files import Journal, arrays_as_json, arrays_from_json
+from evals.memorization.recovery import Evidence
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
@@ -36,7 +37,7 @@ class Measured:
     """What one edit gives. Scores that were not asked for are NaN.
 
     - `right`: bool [N, S], whether the teacher-forced greedy token is the true one; [N, 0] where
-      only exact matches were asked for.
+      only exact matches were asked for. `log_p_z`: float64 [N], of drawing the suffix (`Sampling`).
     - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
     - `exact`: bool [N]. `score`: float64 [N], the teacher-forced memorization score.
     - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
@@ -46,12 +47,18 @@ class Measured:
 
     selection: Selection
     right: npt.NDArray[np.bool_]
+    log_p_z: npt.NDArray[np.float64]
     first_divergence: npt.NDArray[np.int64]
     exact: npt.NDArray[np.bool_]
     score: npt.NDArray[np.float64]
     nll: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]
+
+    @property
+    def evidence(self) -> Evidence:
+        """What an attacker has of the passages."""
+        return Evidence(self.right, self.log_p_z)
 
 
 class Engine:

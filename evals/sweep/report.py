@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.files import Journal
+from evals.memorization.recovery import NAMES, Evidence, measure_of
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens, row_hash
 from evals.sweep.batch import BASE
@@ -127,6 +128,7 @@ def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Records of a report, one line each, under a line of names: those of the first."""
+    rows = [_flat(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(
         text,
@@ -137,6 +139,12 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recovered, a column for each measure."""
+    recovered = row.get("recovered") or {}
+    return {**{key: value for key, value in row.items() if key != "recovered"}, **recovered}
 
 
 def best_edit(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,10 +182,19 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
         "exact_count": int(exact.sum()),
         "memorization_score": _mean(one.score[members]),
         "suffix_nll": _mean(one.nll[members]),
+        "recovered": _recovered(one, members),
         "heldout_loss": loss,
         "heldout_perplexity": None if loss is None else _finite(float(np.exp(loss))),
         "heldout_kl": _mean(one.heldout_kl),
     }
+
+
+def _recovered(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, float] | None:
+    """Measure -> the share of passages that it recovers; None where only matches were asked for."""
+    if not one.right.shape[1]:
+        return None
+    seen = Evidence(one.right[members], one.log_p_z[members])
+    return {name: float(measure_of(name).recovered(seen).mean()) for name in NAMES}
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
