@@ -37,6 +37,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "sweep": (NONE, "--samples", "none.jsonl"),
     "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),
     "evaluate": (NONE, "--baseline", NONE),
+    "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
     "demo": (),
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {

@@ -261,7 +261,7 @@ def test_hints_count_as_recovered(model, samples, texts, tmp_path):
     assert found["selected"]["recovered"]["hints:2"] >= found["selected"]["exact_match"]
     outcome = call(model, samples, texts, "--max-extraction", 0.3, "--measure", "hints")
     assert outcome.code == 2
-    assert "no measure 'hints' (expected greedy or hints:K)" in outcome.stderr
+    assert "no measure 'hints' (expected any, greedy, hints:K, prefix" in outcome.stderr
 
 
 def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
@@ -379,7 +379,8 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
 
 
 def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
-    outcome = call(model, samples, texts, "--max-extraction", 1, "--output", tmp_path / "found")
+    options = ("--max-extraction", 1, "--grain", "blocks", "--output", tmp_path / "found")
+    outcome = call(model, samples, texts, *options)
     outcome.assert_error(
         "nothing to search for: the unedited model meets the goal", "got 100.0% of the passages"
     )

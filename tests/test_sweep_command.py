@@ -38,6 +38,7 @@ EDIT = {
     "exact_count",
     "memorization_score",
     "suffix_nll",
+    "recovered",
     "heldout_loss",
     "heldout_perplexity",
     "heldout_kl",
