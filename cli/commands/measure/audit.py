@@ -9,7 +9,6 @@ import click
 
 from cli.inputs import needed_texts, open_model
 from cli.options import (
-    FOLDER,
     json_option,
     length_options,
     note,
@@ -79,7 +78,10 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @length_options
 @running_options
 @click.option(
-    "--output", type=FOLDER, metavar="DIR", help="Folder to create: audit.json and a picture."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to create: audit.json and a picture.",
 )
 @overwrite_option
 @json_option
