@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoints import neo_config, neox_config, write_checkpoint
 from hub_commands import TOKEN, Commands, Result, commands, error
@@ -138,6 +140,26 @@ def test_verify_against_the_source_on_the_hub(run: Commands) -> None:
     assert export.code == 0, export.err
     assert verify.code == 0, verify.out + verify.err
     assert "tensors byte-equal to the source" in verify.out
+
+
+def test_a_command_finds_a_model_once(hub: HubServer, run: Commands, tmp_path: Path) -> None:
+    config = neox_config(num_hidden_layers=2, max_position_embeddings=64)
+    hub.create("me/plain").commit(write_checkpoint(tmp_path / "plain", config), whole=True)
+    tokens = np.random.default_rng(0).integers(0, config["vocab_size"], (6, 8))
+    np.save(tmp_path / "samples.npy", tokens.astype(np.int32))
+    looked = []
+    for line in (
+        "export me/plain --drop-attn 0 --output edited",
+        "sweep me/plain --samples samples.npy --prefix-length 4 --suffix-length 4 --exact-only",
+        "extract edited --baseline me/plain --samples samples.npy --prefix-length 4 "
+        "--suffix-length 4 --device cpu",
+    ):
+        before = len(hub.requests)
+        result = run(line)[0]
+        assert result.code == 0, result.err
+        by_name = re.compile(r"/api/models/me/plain(/revision/main)?")
+        looked.append(sum(bool(by_name.fullmatch(r.path)) for r in hub.requests[before:]))
+    assert looked == looked[:1] * 3
 
 
 def test_only_one_format_of_weights_is_downloaded(hub: HubServer, run: Commands) -> None:
