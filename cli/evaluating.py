@@ -95,7 +95,8 @@ evaluation_options = together(
         type=FILE,
         multiple=True,
         metavar="FILE",
-        help="Text the models were not trained on; may be repeated.  [default: a lab's own]",
+        help="Text the models were not trained on: a file, or hf:DATASET:SPLIT:COLUMN; may be "
+        "repeated.  [default: a lab's own]",
     ),
     click.option(
         "--max-drop",
@@ -137,6 +138,7 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     from evals.evaluation.plan import Plan
     from evals.samples import open_samples
     from surgery.checkpoint.copying import sha256_of
+    from surgery.hub.datasets import PREFIX
     from surgery.hub.finding import last_name
     from surgery.record.manifest import TextSource
 
@@ -147,7 +149,10 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     passages = None if named is None else open_samples(named, **lengths)
     heldout = heldout_texts(asked["controls"], lab)
     controls = [
-        TextSource(name=last_name(file), sha256=sha256_of(file)) for file in asked["controls"]
+        TextSource(name=str(file))
+        if str(file).startswith(PREFIX)
+        else TextSource(name=last_name(file), sha256=sha256_of(file))
+        for file in asked["controls"]
     ]
     return Plan(
         benchmarks=_benchmarks(

@@ -74,7 +74,7 @@ corpus_option = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
+    help="Text the model was not trained on, to measure what an edit costs, as for collect; may "
     "be repeated.  [default: a lab model's own]",
 )
 calibration_option = click.option(

@@ -114,16 +114,19 @@ def _here(recorded: str | None) -> str | None:
 def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, ...]:
     """Files of held-out text, which must have the recorded hashes."""
     from surgery.checkpoint.copying import sha256_of
+    from surgery.hub.datasets import PREFIX as HUB
 
     files = tuple(given) or tuple(Path(text.name) for text in recorded)
-    for file in files:
+    on_disk = [file for file in files if not str(file).startswith(HUB)]
+    for file in on_disk:
         if not file.is_file():
             raise SamplesError(
                 "the held-out text that was measured is not here",
                 where=file,
                 fix="name it with --control",
             )
-    if [sha256_of(file) for file in files] != [text.sha256 for text in recorded]:
+    hashes = [sha256_of(file) if file in on_disk else None for file in files]
+    if hashes != [text.sha256 for text in recorded]:
         raise SamplesError(
             "is not the held-out text that was recorded",
             where=", ".join(map(str, files)),

@@ -225,6 +225,34 @@ def test_every_form_of_corpus_gives_the_same_documents(tmp_path):
     assert found[0] == found[1] == found[2] == found[3]
 
 
+def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
+    """Of `--control` and `--corpus` alike; a row of a table is no longer text with its braces."""
+    from cli.inputs import heldout_texts
+
+    rows = [{"text": "one fish\n"}, {"text": "two fish\n"}]
+    (tmp_path / "a.txt").write_text("one fish\ntwo fish\n")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = (tmp_path / "a.jsonl").read_bytes()
+    (tmp_path / "a.jsonl.zst").write_bytes(pa.compress(raw, "zstd", asbytes=True))
+    (tmp_path / "set").mkdir()
+    for file in ("a.parquet", "set/train.parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / file)
+    named = [tmp_path / name for name in ("a.txt", "a.jsonl", "a.jsonl.zst", "a.parquet")]
+    named.append(Path(f"hf:{tmp_path / 'set'}:train:text"))
+    assert heldout_texts(named) == ["one fish\ntwo fish\n"] * 5
+
+
+def test_a_data_set_of_the_hub_is_a_corpus(tmp_path):
+    pq.write_table(pa.table({"text": [TEXT, TEXT[40:]]}), tmp_path / "train.parquet")
+    source = f"hf:{tmp_path}:train:text"
+    corpus = open_corpus([source])
+    assert corpus.names == (source,)
+    assert corpus.fingerprint == [[source, None]]
+    assert texts(corpus) == texts(open_corpus([tmp_path / "train.parquet"]))
+    with pytest.raises(SamplesError, match="no such column of text"):
+        open_corpus([f"hf:{tmp_path}:train:other"])
+
+
 def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.txt").write_text("the lazy dog")

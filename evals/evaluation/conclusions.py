@@ -28,6 +28,7 @@ from evals.memorization.summary import Control, rows
 from evals.statistics import Interval, mean
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
+from surgery.hub.embedded import PREFIX
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
@@ -119,6 +120,7 @@ def read_front(path: Path) -> list[Point]:
 
 def evaluate_command(models: Names, revision: str | None, settings: Settings) -> str:
     """The command for people to type where the files are: they are named without their paths."""
+    controls = [text.name for text in settings.controls]
     options: list[tuple[str, object]] = [
         ("--baseline", models.base),
         ("--revision", revision),
@@ -128,7 +130,7 @@ def evaluate_command(models: Names, revision: str | None, settings: Settings) ->
         ("--samples", settings.samples),
         ("--prefix-length", settings.prefix_length),
         ("--suffix-length", settings.suffix_length),
-        *(("--control", text.name) for text in settings.controls if text.sha256),
+        *(("--control", name) for name in controls if not name.startswith(PREFIX)),
         *(("--max-drop", f"{task}={limit:g}") for task, limit in settings.max_drop.items()),
         ("--max-extraction", settings.max_extraction),
         ("--dtype", settings.dtype),

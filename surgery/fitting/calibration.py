@@ -13,9 +13,8 @@ import numpy as np
 
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
-from surgery.fitting.corpus import Tokens, documents, open_corpus, token_ids
+from surgery.fitting.corpus import Tokens, documents, open_corpus, size_of, token_ids
 from surgery.fitting.passages import Documents, evenly, passages, scattered
-from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
@@ -180,32 +179,26 @@ def calibration_of(
 
 
 def open_calibration(sources: Sequence[str | Path]) -> Text:
-    """Calibration text from files and folders (see `surgery.fitting.corpus`) or a Hub dataset.
+    """Text from what `surgery.fitting.corpus.open_corpus` takes. Raises `SamplesError`.
 
-    `sources`: paths, or `hf:DATASET:SPLIT:COLUMN`, which is read from its start. Each is begun, so
-    that what cannot be read is known before any work is done. Raises `SamplesError`.
+    A data set on the Hub is read from its start.
     """
-    streams: list[Stream] = []
-    for source in map(str, sources):
-        if source.startswith(PREFIX):
-            dataset = HubDataset.parse(source)
-            next(dataset.texts(), None)
-            streams.append(_at_hand(source, dataset.texts))
-            continue
-        corpus = open_corpus([Path(source)])
-        for path, name in zip(corpus.files, corpus.names, strict=True):
-            places = partial(passages, path, number=len(streams))
-            streams.append(Stream(name, path.stat().st_size, partial(documents, path), places))
-    return Text(tuple(streams))
+    corpus = open_corpus(sources)
+    return Text(
+        tuple(
+            Stream(name, size_of(file), partial(documents, file), partial(passages, file, number=n))
+            for n, (file, name) in enumerate(zip(corpus.files, corpus.names, strict=True))
+        )
+    )
 
 
 def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
     """Calibration text that is at hand, under a name of its own."""
-    return Text(tuple(_at_hand(name, partial(iter, [text])) for text in texts))
+    return Text(tuple(_at_hand(name, text) for text in texts))
 
 
-def _at_hand(name: str, texts: Callable[[], Iterator[str]]) -> Stream:
+def _at_hand(name: str, text: str) -> Stream:
     def whole() -> Iterator[Iterator[str]]:
-        return (iter([text]) for text in texts())
+        return iter([iter([text])])
 
     return Stream(name, None, whole, lambda most: [whole])

@@ -15,8 +15,10 @@ from pydantic import BaseModel
 
 from surgery.checkpoint.foreign import LIMIT, guard, parse_json, read_lines
 from surgery.errors import SamplesError
+from surgery.hub.datasets import PREFIX, HubDataset
 
 Tokens = npt.NDArray[np.int32]
+Source = Path | HubDataset
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".jsonl.zst", ".parquet")
@@ -53,30 +55,41 @@ class Window:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files in the order they are read, each with the name it is reported under."""
+    """Files and data sets in the order they are read, each with the name it is reported under."""
 
-    files: tuple[Path, ...]
+    files: tuple[Source, ...]
     names: tuple[str, ...]
 
     @property
     def fingerprint(self) -> list[list[Any]]:
-        """Name and size in bytes of every file."""
-        sizes = (path.stat().st_size for path in self.files)
+        """Name of every file, and its size in bytes, which of a data set is not known."""
+        sizes = map(size_of, self.files)
         return [list(pair) for pair in zip(self.names, sizes, strict=True)]
 
 
-def open_corpus(paths: Sequence[Path]) -> Corpus:
-    """Finds the files of a corpus, and reads the beginning of each of `paths`.
+def size_of(file: Source) -> int | None:
+    """In bytes; None of a data set on the Hub."""
+    return file.stat().st_size if isinstance(file, Path) else None
+
+
+def open_corpus(sources: Sequence[str | Path]) -> Corpus:
+    """Finds the files of a corpus, and reads the beginning of each of `sources`.
 
     A file is JSON lines (`.jsonl`, `.jsonl.zst`) or `.parquet` with a column `text`, one document
     a row, or else a text that is one document. Of a folder all files in `TEXT` and `TABLES` are
-    taken, at any depth, ascending by name. Raises `SamplesError` for what is not there, and for a
-    beginning that is malformed.
+    taken, at any depth, ascending by name. `hf:DATASET:SPLIT:COLUMN` is a data set on the Hub, one
+    document a row. Raises `SamplesError` for what is not there, and for a beginning that is
+    malformed.
     """
-    files: list[Path] = []
+    files: list[Source] = []
     names: list[str] = []
-    for path in paths:
-        if path.is_dir():
+    for source in sources:
+        path = Path(source)
+        inside: list[Any]
+        if str(source).startswith(PREFIX):
+            inside = [HubDataset.parse(str(source))]
+            names.append(str(source))
+        elif path.is_dir():
             inside = sorted(
                 f for f in path.rglob("*") if f.is_file() and f.name.endswith(TEXT + TABLES)
             )
@@ -86,12 +99,11 @@ def open_corpus(paths: Sequence[Path]) -> Corpus:
             names.append(path.name)
         else:
             raise SamplesError("no such file or folder", where=path)
+        if not inside:
+            raise SamplesError("no text in it", where=path, expected=", ".join(TEXT + TABLES))
         first = next((pieces for file in inside for pieces in documents(file)), iter(()))
         next(first, None)  # so that what is no text is known before any work is done
         files += inside
-    if not files:
-        kinds = ", ".join(TEXT + TABLES)
-        raise SamplesError("no text in it", where=", ".join(map(str, paths)), expected=kinds)
     return Corpus(tuple(files), tuple(names))
 
 
@@ -130,25 +142,27 @@ def windows(
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
 
 
-def documents(path: Path, part: range | None = None) -> Iterator[Iterator[str]]:
+def documents(file: Source, part: range | None = None) -> Iterator[Iterator[str]]:
     """The documents of one file, each in pieces. Raises `SamplesError` for a malformed file.
 
     `part`: those that begin within it, bytes of the file or row groups of a parquet file, and of a
-    text its lines. Compressed lines have no parts.
+    text its lines. Compressed lines and data sets have no parts.
     """
-    if path.name.endswith(".parquet"):
-        yield from _parquet(path, part)
-    elif path.name.endswith(TABLES):
-        yield from _json_lines(path, part)
+    if isinstance(file, HubDataset):
+        yield from (iter([text]) for text in file.texts())
+    elif file.name.endswith(".parquet"):
+        yield from _parquet(file, part)
+    elif file.name.endswith(TABLES):
+        yield from _json_lines(file, part)
     elif part is None:
-        yield _text(path)
+        yield _text(file)
     else:
-        yield _lines(path, part)
+        yield _lines(file, part)
 
 
-def extent(path: Path) -> int:
+def extent(path: Source) -> int:
     """What `range`s of `documents` lie in: bytes, or row groups; 0 where there are no parts."""
-    if path.name.endswith(".zst"):
+    if isinstance(path, HubDataset) or path.name.endswith(".zst"):
         return 0
     if path.name.endswith(".parquet"):
         import pyarrow.parquet

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from surgery.fitting.corpus import Corpus, documents, extent
+from surgery.fitting.corpus import Corpus, Source, documents, extent, size_of
 
 Documents = Callable[[], Iterator[Iterator[str]]]
 """Documents, each in pieces, from a place in a file on; anew at every call."""
@@ -28,7 +27,7 @@ _PASSAGE = 1 << 14
 """Characters of one passage of `texts`."""
 
 
-def passages(path: Path, most: int, number: int) -> list[Documents]:
+def passages(path: Source, most: int, number: int) -> list[Documents]:
     """Up to `most` places in a file to read from, ascending. `number`: the file's, as a seed."""
     unit = 1 if path.name.endswith(".parquet") else SPACING
     size = extent(path)
@@ -76,9 +75,9 @@ def texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
     A file that is no longer than its share is one text; of others every passage is one.
     """
 
-    def of_file(number: int, path: Path, share: int) -> Iterator[str]:
+    def of_file(number: int, path: Source, share: int) -> Iterator[str]:
         places: Sequence[Documents] = [partial(documents, path)]
-        if path.stat().st_size > share:
+        if (size_of(path) or 0) > share:
             places = passages(path, max(1, share // _PASSAGE), number)
         return evenly([partial(_text, place) for place in places], share, len)
 

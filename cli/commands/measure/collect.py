@@ -29,7 +29,8 @@ from cli.progress import progress
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Text, .jsonl, .jsonl.zst or .parquet (column text), or a folder; may be repeated.",
+    help="Text, .jsonl, .jsonl.zst or .parquet (column text), a folder, or "
+    "hf:DATASET:SPLIT:COLUMN; may be repeated.",
 )
 @click.option(
     "--output",

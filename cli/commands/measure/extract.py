@@ -59,7 +59,8 @@ from cli.tables.extraction import print_extraction
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Text the model was not trained on, measured beside the samples; may be repeated.  "
+    help="Text the model was not trained on, as for collect, measured beside the samples; may be "
+    "repeated.  "
     "[default: a lab model's own, or the samples' non-members]",
 )
 @running_options
