@@ -35,8 +35,8 @@ def print_evaluation(report: Report, output: Path) -> None:
 
 def _rows(report: Report) -> Iterator[tuple[str, ...]]:
     if report.extraction is not None:
-        sides = (report.extraction["baseline"], report.extraction)
-        before, after = (side["exact_match"]["rate"] for side in sides)
+        models = (report.extraction["baseline"], report.extraction)
+        before, after = (figures["exact_match"]["rate"] for figures in models)
         change = report.extraction["paired"]["exact_match_difference"]
         shown = _change(change["value"], change["ci95"])
         label = f"passages recited (n = {report.extraction['n']:,})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +111,11 @@ class Benchmarks:
         except Exception as error:  # a task file may hold any code
             raise broken(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
-        run["aggregation"] = {key: form.__name__ for key, form in task.aggregation().items()}
+        of_groups = ("group_subtasks", "groups")
         run |= {
+            "aggregation": {key: form.__name__ for key, form in task.aggregation().items()},
             "batch_size": batch_size,
-            "environment": {k: results[k] for k in _environment(results)},
+            "environment": {key: results[key] for key in results if key not in of_groups},
         }
         plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
         return plain
@@ -141,19 +142,9 @@ class Benchmarks:
         return task_scores(name, run, self.tasks[name].aggregation())
 
 
-_PER_TASK = {
-    "results": "results",
-    "configs": "config",
-    "versions": "version",
-    "n-shot": "n-shot",
-    "higher_is_better": "higher_is_better",
-    "n-samples": "n-samples",
-    "samples": "samples",
-}
-
-
-def _environment(results: dict[str, Any]) -> Iterator[str]:
-    return (key for key in results if key not in ("group_subtasks", "groups"))
+_ALIKE = ("results", "n-shot", "higher_is_better", "n-samples", "samples")
+_PER_TASK = {"configs": "config", "versions": "version", **dict(zip(_ALIKE, _ALIKE, strict=True))}
+"""lm-eval's keys of what it gives for each task, and ours."""
 
 
 def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:

@@ -57,34 +57,26 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
     """
     from huggingface_hub import constants
 
-    where = f"task {name}"
     try:
         with offline():
             return dict(manager.load([name])["tasks"])
     except Exception as error:  # a task file may hold any code
         first = error
-    missing = isinstance(first, OSError)
+    if not constants.HF_HUB_OFFLINE and hub_answers():
+        try:
+            return dict(manager.load([name])["tasks"])
+        except Exception as error:
+            raise broken(name, "cannot be loaded", error) from error
+    if not isinstance(first, OSError):
+        raise broken(name, "cannot be loaded", first) from first
+    why, fix = "the connection to the Hub failed", "check the network and HF_ENDPOINT"
     if constants.HF_HUB_OFFLINE:
-        if missing:
-            raise MeasurementError(
-                "offline mode is on, and its data were not downloaded before",
-                where=where,
-                fix="unset HF_HUB_OFFLINE, or give local task files with `include_paths`",
-            ) from None
-        raise broken(name, "cannot be loaded", first) from first
-    if not hub_answers():
-        if missing:
-            raise MeasurementError(
-                "the connection to the Hub failed, and its data were not downloaded before",
-                where=where,
-                fix="check the network and HF_ENDPOINT, or give local task files with "
-                "`include_paths`",
-            ) from None
-        raise broken(name, "cannot be loaded", first) from first
-    try:
-        return dict(manager.load([name])["tasks"])
-    except Exception as error:
-        raise broken(name, "cannot be loaded", error) from error
+        why, fix = "offline mode is on", "unset HF_HUB_OFFLINE"
+    raise MeasurementError(
+        f"{why}, and its data were not downloaded before",
+        where=f"task {name}",
+        fix=f"{fix}, or give local task files with `include_paths`",
+    ) from None
 
 
 def _unknown(name: str, known: Sequence[str]) -> MeasurementError:

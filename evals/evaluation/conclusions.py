@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -23,6 +23,7 @@ from evals.evaluation.report import (
     Task,
     TradeOff,
 )
+from evals.evaluation.report_text import PASSAGE
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
 from evals.statistics import Interval, mean
@@ -34,8 +35,6 @@ from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
 
 MOST_PASSAGES = 12
-_ROW = ("id", "hash", "exact", "first_divergence", "score", "nll", "count", "member", "baseline")
-_TEXT = ("prefix", "suffix")
 
 
 def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
@@ -62,19 +61,14 @@ def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
 def edit_of(manifest: Manifest) -> Edit:
     """The latest edit of a manifest, as the report shows it."""
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
+    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return Edit(
+        **{key: record[key] for key in alike},
         source=edit.source.model,
-        family=edit.family,
-        num_blocks=edit.num_blocks,
-        num_heads=edit.num_heads,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
         blocks=list(edit.blocks),
-        parts=record["parts"],
         variant=edit.variant,
-        layout=edit.layout,
         attention_free={str(block): name for block, name in manifest.attention_free.items()},
-        one_hot=record["one_hot"],
-        calibration=record["calibration"],
         earlier_edits=len(manifest.history),
     )
 
@@ -150,24 +144,21 @@ def trade_off_of(
     """Points of recitation against held-out loss; `front`: those of a search."""
     if extraction is None or heldout is None:
         return None
-    sides = (
-        (base, "base", extraction["baseline"], heldout.base),
-        (edited, "edited", extraction, heldout.edited),
-    )
-    points = [
-        Point(
+
+    def point(label: str, kind: Literal["base", "edited"], figures: Any, loss: Mean) -> Point:
+        return Point(
             label=label,
-            kind=kind,  # type: ignore[arg-type]  # one of the literals above
+            kind=kind,
             exact_match=figures["exact_match"]["rate"],
             exact_match_ci95=figures["exact_match"]["ci95"],
             memorization_score=figures["memorization_score"]["mean"],
             heldout_loss=loss.mean,
         )
-        for label, kind, figures, loss in sides
-    ]
-    points += front
+
+    before = point(base, "base", extraction["baseline"], heldout.base)
+    after = point(edited, "edited", extraction, heldout.edited)
     note = "the front was measured by the search, on its own rows and windows" if front else None
-    return TradeOff(points=points, note=note)
+    return TradeOff(points=[before, after, *front], note=note)
 
 
 def passages_of(
@@ -179,16 +170,13 @@ def passages_of(
     """
     if before is None or after is None:
         return []
-    found = sorted(
-        rows(after.test, baseline=before.test, tokenizer=tokenizer),
-        key=lambda row: (
-            not row["baseline"]["exact"],
-            not row["exact"],
-            row["first_divergence"] or 0,
-        ),
-    )
-    keys = _ROW if tokenizer is None else (*_ROW, *_TEXT)
-    return [{key: row[key] for key in keys if key in row} for row in found[:MOST_PASSAGES]]
+
+    def recited(row: dict[str, Any]) -> tuple[bool, bool, int]:
+        return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
+
+    found = sorted(rows(after.test, baseline=before.test, tokenizer=tokenizer), key=recited)
+    shown = (*PASSAGE, "prefix", "suffix")
+    return [{key: row[key] for key in shown if key in row} for row in found[:MOST_PASSAGES]]
 
 
 def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:

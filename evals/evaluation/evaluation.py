@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
@@ -25,7 +24,7 @@ from evals.evaluation.conclusions import (
     warnings_of,
 )
 from evals.evaluation.gates import DropLimit, check_gates, limit_of
-from evals.evaluation.measuring import measure_base, measure_edited, tool_versions
+from evals.evaluation.measuring import measure_model, tool_versions
 from evals.evaluation.plan import Plan, Progress, Target
 from evals.evaluation.report import Names, Provenance, Report, Sizes, Task
 from evals.memorization.comparison import report as report_extraction
@@ -67,18 +66,16 @@ def evaluate(
     relation = relation_of(manifest, source)
     if relation == "unrelated":  # a mistake, most likely
         say(f"warning: {RELATIONS[relation]}")
-    before = measure_base(source, plan, say=say, progress=progress)
-    after = measure_edited(result, plan, before, say=say, progress=progress)
-    extraction = None
-    if after.test is not None:
-        extraction = report_extraction(after.test, before.test)
+    before = measure_model(source, plan, say=say, progress=progress)
+    after = measure_model(result, plan, before, say=say, progress=progress)
+    extraction = report_extraction(after.test, before.test) if after.test else None
     tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
     heldout = heldout_of(before.control, after.control)
     gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
     edit = edit_of(manifest) if manifest else None
     models = Names(base=source.source.model, edited=result.source.model)
     samples = after.test.test.samples if after.test else None
-    settings = plan.settings(samples, before.shared.dtype)
+    settings = plan.settings(samples, before.dtype)
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         verdict=verdict(tasks, extraction, heldout, gates, relation=relation, limit=settings.limit),
@@ -93,9 +90,7 @@ def evaluate(
         sizes=Sizes(base=before.size, edited=after.size),
         speed=plan.speed,
         trade_off=trade_off_of(models.base, models.edited, extraction, heldout, plan.front),
-        passages=passages_of(
-            before.test, after.test, before.shared.tokenizer if plan.show_text else None
-        ),
+        passages=passages_of(before.test, after.test, before.tokenizer if plan.show_text else None),
         warnings=warnings_of(extraction, before.identity, after.identity),
         settings=settings,
         provenance=Provenance(
@@ -120,14 +115,15 @@ def _tasks(
     after: dict[str, TaskRun],
     limits: Sequence[DropLimit],
 ) -> dict[str, Task]:
-    found = {}
-    for name in before if benchmarks else ():
-        assert benchmarks is not None
+    found: dict[str, Task] = {}
+    if benchmarks is None:
+        return found
+    for name in before:
         base, edited = benchmarks.scores(name, before[name]), benchmarks.scores(name, after[name])
         shared = {key: score for key, score in base.items() if key in edited}
         if not shared:
             raise MeasurementError("has no metric that both models give", where=f"task {name}")
-        main = main_metric(shared)
+        main, version = main_metric(shared), before[name]["version"]
         gates = {main: limit_of(limits, name)}
         metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
         found[name] = Task(
@@ -137,10 +133,6 @@ def _tasks(
             description=before[name]["config"].get("task_alias"),
             num_fewshot=before[name]["n-shot"],
             batch_size=before[name]["batch_size"],
-            version=_text(before[name]["version"]),
+            version=None if version is None else str(version),
         )
     return found
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

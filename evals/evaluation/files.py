@@ -20,10 +20,10 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     report = evaluation.report
     write_lines(folder / REPORTS[0], report.to_text().splitlines())
     write_page(report.to_dict(), folder)
-    sides = ((report.models.base, "base", evaluation.base_runs),)
-    for name, side, runs in (*sides, (report.models.edited, "edited", evaluation.edited_runs)):
+    results = {"base": evaluation.base_runs, "edited": evaluation.edited_runs}
+    for role, runs in results.items():
         if runs:
-            write_results(folder / "lm_eval" / side, name, runs)
+            write_results(folder / "lm_eval" / role, getattr(report.models, role), runs)
 
 
 def attach(evaluation: Evaluation, folder: Path) -> None:

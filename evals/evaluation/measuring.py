@@ -30,8 +30,12 @@ _TOKENS = 8  # after which a cache is measured
 
 
 @dataclass(frozen=True)
-class Side:
-    """One model's results, without the model. `shared`: what the other must be measured with."""
+class ModelResults:
+    """One model's results, without the model.
+
+    The other is measured with the last four as well: the tokenizer, the passages and the held-out
+    windows that it made, and the precision.
+    """
 
     runs: dict[str, TaskRun]
     from_cache: bool
@@ -39,58 +43,68 @@ class Side:
     control: Control | None
     size: Size
     identity: dict[str, Any]
-    shared: Shared
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Text and passages as token ids, and the tokenizer that made them."""
-
     tokenizer: Any
-    dtype: str
     protocol: Protocol | None
     windows: Tokens | None
+    dtype: str
 
 
-def measure_base(
-    model: ResolvedModel, plan: Plan, *, say: Callable[[str], None], progress: Progress
-) -> Side:
-    """The first model. Its batch sizes and its tokens are also those of the second."""
-    loaded = _open(model, plan, say)
-    protocol = windows = None
-    if plan.samples is not None:
-        samples = plan.samples.tokenized(loaded.tokenizer)
-        windows = _windows(plan, loaded, samples.tokens.shape[1])
-        protocol = Protocol(samples, windows, batch_size=plan.batch_size)
-    else:
-        windows = _windows(plan, loaded, WINDOW)
-    shared = Shared(loaded.tokenizer, loaded.dtype, protocol, windows)
-    return _side(loaded, plan, shared, progress, None)
-
-
-def measure_edited(
+def measure_model(
     model: ResolvedModel,
     plan: Plan,
-    base: Side,
+    base: ModelResults | None = None,
     *,
     say: Callable[[str], None],
     progress: Progress,
-) -> Side:
-    """The second model, as the first was. Raises `MeasurementError` where that cannot be."""
-    loaded, shared = _open(model, plan, say), base.shared
-    if loaded.dtype != shared.dtype:
-        raise MeasurementError(
-            "the models would run in different precisions",
-            expected=f"{shared.dtype}, as the baseline",
-            got=f"{loaded.dtype} for {loaded.name}",
-            fix="choose one with `dtype`",
-        )
-    if loaded.tokenizer is None:
-        loaded = replace(loaded, tokenizer=shared.tokenizer)
-    if shared.protocol is not None and base.test is not None:
-        protocol = replace(shared.protocol, batch_size=base.test.test.batch_size)
-        shared = replace(shared, protocol=protocol)
-    return _side(loaded, plan, shared, progress, base)
+) -> ModelResults:
+    """Measures the first model; or, with its results as `base`, the second in the same way.
+
+    Raises `MeasurementError` where that cannot be.
+    """
+    loaded = open_model(
+        model, dtype=plan.dtype, device=plan.device, device_map=plan.device_map, say=say
+    )
+    if base is None:
+        protocol, windows = _tokenized(plan, loaded.tokenizer)
+    else:
+        protocol, windows = base.protocol, base.windows
+        if loaded.dtype != base.dtype:
+            raise MeasurementError(
+                "the models would run in different precisions",
+                expected=f"{base.dtype}, as the baseline",
+                got=f"{loaded.dtype} for {loaded.name}",
+                fix="choose one with `dtype`",
+            )
+        if loaded.tokenizer is None:
+            loaded = replace(loaded, tokenizer=base.tokenizer)
+    identity = {**loaded.provenance, **hashes_of(loaded)}
+    test = control = None
+    if protocol is not None:
+        total = len(protocol.samples) + (0 if windows is None else len(windows))
+        with progress(f"extraction, {loaded.name}", total) as advance:
+            test = measure(loaded, protocol, advance=advance)
+        control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
+    elif windows is not None:
+        control = measure_control(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
+    return ModelResults(
+        *_runs(loaded, plan, identity, progress, base),
+        test,
+        control,
+        size_of(loaded),
+        identity,
+        loaded.tokenizer,
+        protocol,
+        windows,
+        loaded.dtype,
+    )
+
+
+def _tokenized(plan: Plan, tokenizer: Any) -> tuple[Protocol | None, Tokens | None]:
+    samples = plan.samples.tokenized(tokenizer) if plan.samples else None
+    length = samples.tokens.shape[1] if samples else WINDOW
+    windows = control_windows(plan.heldout, tokenizer, length) if plan.heldout else None
+    protocol = Protocol(samples, windows, batch_size=plan.batch_size) if samples else None
+    return protocol, windows
 
 
 def tool_versions() -> dict[str, str]:
@@ -99,55 +113,12 @@ def tool_versions() -> dict[str, str]:
     return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
 
 
-def _open(model: ResolvedModel, plan: Plan, say: Callable[[str], None]) -> LoadedModel:
-    return open_model(
-        model,
-        dtype=plan.dtype,
-        device=plan.device,
-        device_map=plan.device_map,
-        say=say,
-    )
-
-
-def _windows(plan: Plan, loaded: LoadedModel, length: int) -> Tokens | None:
-    return control_windows(plan.heldout, loaded.tokenizer, length) if plan.heldout else None
-
-
-def _side(
-    loaded: LoadedModel,
-    plan: Plan,
-    shared: Shared,
-    progress: Progress,
-    base: Side | None,
-) -> Side:
-    identity = {**loaded.provenance, **content_of(loaded)}
-    test = control = None
-    protocol, windows = shared.protocol, shared.windows
-    if protocol is not None:
-        total = len(protocol.samples) + (0 if windows is None else len(windows))
-        with progress(f"extraction, {loaded.name}", total) as advance:
-            test = measure(loaded, protocol, advance=advance)
-        control = test.control
-    elif windows is not None:
-        control = measure_control(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
-    runs, found = _runs(loaded, plan, identity, progress, base)
-    return Side(
-        runs,
-        found,
-        test,
-        control,
-        size_of(loaded),
-        identity,
-        shared,
-    )
-
-
 def _runs(
     loaded: LoadedModel,
     plan: Plan,
     identity: dict[str, Any],
     progress: Progress,
-    base: Side | None,
+    base: ModelResults | None,
 ) -> tuple[dict[str, TaskRun], bool]:
     """Benchmark results by task, and whether all of them are an earlier run's."""
     tasks, runs, cached = plan.benchmarks, {}, []
@@ -179,22 +150,19 @@ def _runs(
     return runs, all(cached)
 
 
-def content_of(loaded: LoadedModel) -> dict[str, Any]:
+def hashes_of(loaded: LoadedModel) -> dict[str, Any]:
     """Hashes of what weights alone do not tell: configuration and tokenizer."""
     config = loaded.model.config.to_dict()
     config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+    described = json.dumps(config, sort_keys=True, default=str)
     tokenizer, text = loaded.tokenizer, None
     if tokenizer is not None:
         fast = getattr(tokenizer, "backend_tokenizer", None)
         text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
     return {
-        "config_sha256": _sha256(json.dumps(config, sort_keys=True, default=str)),
-        "tokenizer_sha256": None if text is None else _sha256(text),
+        f"{name}_sha256": None if made is None else hashlib.sha256(made.encode()).hexdigest()
+        for name, made in (("config", described), ("tokenizer", text))
     }
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def size_of(loaded: LoadedModel) -> Size:

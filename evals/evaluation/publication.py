@@ -22,7 +22,7 @@ from evals.evaluation.conclusions import (
 )
 from evals.evaluation.gates import DropLimit, check_gates
 from evals.evaluation.page import pages
-from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report
+from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
 from evals.evaluation.report_text import texts_in
 from evals.memorization.comparison import warnings_of as extraction_warnings
 from evals.samples.windows import SELECTIVITY
@@ -35,7 +35,7 @@ from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
 """Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
-_M = TypeVar("_M", bound=Metric)
+_C = TypeVar("_C", Task, Metric, HeldOut)
 
 
 def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -71,15 +71,13 @@ def public_report(report: Mapping[str, Any], where: Path) -> PublicReport:
 
 def told(report: Report) -> Report:
     """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
-    settings, names, sides = report.settings, report.models, report.provenance
+    settings, names, measured = report.settings, report.models, report.provenance
     extraction = report.extraction and _of_extraction(report.extraction)
-    heldout = report.heldout and _of_heldout(report.heldout)
-    tasks = {
-        name: _of_metric(task).model_copy(
-            update={"metrics": {key: _of_metric(metric) for key, metric in task.metrics.items()}}
-        )
-        for name, task in report.tasks.items()
-    }
+    heldout = report.heldout and _with_verdict(report.heldout, report.heldout.difference.ci95)
+    tasks = {}
+    for name, task in report.tasks.items():
+        metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
+        tasks[name] = _with_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
     limits = [DropLimit(pattern, limit) for pattern, limit in settings.max_drop.items()]
     gates = check_gates(tasks, extraction, limits, settings.max_extraction)
     edit = report.edit and _of_edit(report.edit)
@@ -88,7 +86,7 @@ def told(report: Report) -> Report:
     said = verdict(
         tasks, extraction, heldout, gates, relation=report.relation, limit=settings.limit
     )
-    evaluated = evaluate_command(names, sides.edited.get("revision"), settings)
+    evaluated = evaluate_command(names, measured.edited.get("revision"), settings)
     return report.model_copy(
         update={
             "verdict": said,
@@ -98,20 +96,15 @@ def told(report: Report) -> Report:
             "gates": gates,
             "edit": edit,
             "trade_off": trade_off_of(names.base, names.edited, extraction, heldout, front),
-            "warnings": warnings_of(extraction, sides.base, sides.edited),
+            "warnings": warnings_of(extraction, measured.base, measured.edited),
             "commands": [*(export_command(edit) if edit else []), evaluated],
         }
     )
 
 
-def _of_metric(metric: _M) -> _M:
-    said = verdict_of(metric.outcome, Interval(*metric.ci95), metric.n)
-    return metric.model_copy(update={"verdict": said})
-
-
-def _of_heldout(heldout: HeldOut) -> HeldOut:
-    said = verdict_of(heldout.outcome, Interval(*heldout.difference.ci95), heldout.n)
-    return heldout.model_copy(update={"verdict": said})
+def _with_verdict(compared: _C, ci95: tuple[float, float]) -> _C:
+    said = verdict_of(compared.outcome, Interval(*ci95), compared.n)
+    return compared.model_copy(update={"verdict": said})
 
 
 def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:

@@ -38,9 +38,10 @@ _SENTENCES = {
     ("trade_off", "points", "label"), ("trade_off", "note"), ("extraction", "warnings"),
     ("extraction", "paired", "selectivity", "definition"),
 }  # fmt: skip
-_PASSAGE = {
+PASSAGE = (
     "id", "hash", "exact", "first_divergence", "score", "nll", "count", "member", "baseline",
-}  # fmt: skip
+)  # fmt: skip
+"""What is published of a row."""
 _LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds"}
 _NAMED = {"versions", "attention_free"}  # their keys are names, and their values are strings
 _KEY, _ID = re.compile(r"[!-~]{1,100}"), re.compile(r"[!-~]{1,64}")
@@ -58,7 +59,7 @@ def _found(value: Any, path: tuple[str, ...]) -> Iterator[str]:
         for key, inner in value.items():
             if not _KEY.fullmatch(key):
                 yield f"a key of {where or 'the report'}"
-            elif path[:1] == ("passages",) and key not in _PASSAGE:
+            elif path[:1] == ("passages",) and key not in PASSAGE:
                 yield f"{where}.{key}"
             else:
                 yield from _found(inner, (*path, key))
