@@ -33,7 +33,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from evals.models import DTYPES
 from evals.running.batching import row_ranges
 from evals.running.forward import head_of, hidden_states
-from evals.running.predictions import measure_positions
+from evals.running.predictions import measure_predictions
 from evals.samples import Samples
 from evals.sweep.engine import Engine, Measured
 from surgery.editing.in_memory import short_circuit
@@ -87,7 +87,7 @@ def blocks_once(model: Any, samples: Samples, batch_size: int) -> torch.Tensor:
 def head_once(model: Any, samples: Samples, hidden: torch.Tensor) -> None:
     """Every suffix position through the vocabulary projection once."""
     suffix = torch.from_numpy(samples.suffixes.astype(np.int64))
-    measure_positions(hidden[:, PREFIX - 1 :], head_of(model), suffix)
+    measure_predictions(hidden[:, PREFIX - 1 :], head_of(model), suffix)
 
 
 def random_model(num_blocks: int, quick: bool, dtype: torch.dtype, device: str) -> Any:

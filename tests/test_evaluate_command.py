@@ -116,7 +116,9 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         "samples": "samples.jsonl",
         "prefix_length": PREFIX,
         "suffix_length": SUFFIX,
-        "controls": [{"name": "control.txt", "sha256": sha256_of(work / "control.txt")}],
+        "controls": [
+            {"name": "control.txt", "size": None, "sha256": sha256_of(work / "control.txt")}
+        ],
         "max_drop": {"*": 0.9, "local_whole": 0.5},
         "max_extraction": 1.0,
         "dtype": "float32",

@@ -312,7 +312,7 @@ def test_errors_are_the_packages_own(models, samples, tmp_path):
     call = [str(models[0]), "--samples", str(samples), *LENGTHS, "--device", "cuda:99"]
     result = CliRunner().invoke(command, call)
     assert isinstance(result.exception, MeasurementError)
-    assert str(result.exception).startswith("--device: no such device (got cuda:99: ")
+    assert str(result.exception).startswith("`device`: no such device (got cuda:99: ")
 
 
 def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
@@ -321,7 +321,7 @@ def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
 
     monkeypatch.setattr("evals.models.torch.empty", fails)
     result = run(models[0], "--samples", samples, expect=1)
-    assert str(result.exception) == "--device: no such device (got cpu: RuntimeError)"
+    assert str(result.exception) == "`device`: no such device (got cpu: RuntimeError)"
 
 
 @pytest.mark.slow

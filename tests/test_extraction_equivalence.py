@@ -62,8 +62,8 @@ def test_likelihoods_are_those_of_the_models_own_logits(name):
         log_p = model(tokens).logits[:, PREFIX - 1 : -1].log_softmax(-1)
     true = log_p.gather(-1, tokens[:, PREFIX:, None]).squeeze(-1).numpy()
     result = run_pass(model, samples.tokens, PREFIX, sampling=Sampling(), batch_size=7)
-    np.testing.assert_allclose(result.positions.log_likelihood, true, rtol=1e-4, atol=1e-5)
-    assert result.positions.greedy.tolist() == log_p.argmax(-1).tolist()
+    np.testing.assert_allclose(result.predictions.log_likelihood, true, rtol=1e-4, atol=1e-5)
+    assert result.predictions.greedy.tolist() == log_p.argmax(-1).tolist()
     assert result.decoded is None
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from evals.memorization import measures, membership
-from evals.running.predictions import Positions, Sampling, measure_positions
+from evals.running.predictions import Predictions, Sampling, measure_predictions
 
 settings.register_profile("measures", max_examples=40, deadline=None)
 settings.load_profile("measures")
@@ -126,8 +126,8 @@ def test_attempts_at_the_ends():
 
 
 def positions_of(logits, suffix, sampling):
-    """`measure_positions` with an identity in place of the output embedding."""
-    return measure_positions(
+    """`measure_predictions` with an identity in place of the output embedding."""
+    return measure_predictions(
         torch.from_numpy(logits), torch.nn.Identity(), torch.from_numpy(suffix), sampling=sampling,
         distributions=sampling is not None,
     )  # fmt: skip
@@ -246,7 +246,7 @@ def test_positions_are_measured_in_pieces_without_a_seam():
     suffix = rng.integers(0, 11, (40, 20))
     whole = positions_of(logits, suffix, Sampling(3))
     parts = [positions_of(logits[i : i + 1], suffix[i : i + 1], Sampling(3)) for i in range(40)]
-    joined = Positions.concatenate(parts)
+    joined = Predictions.concatenate(parts)
     assert joined.greedy.tolist() == whole.greedy.tolist()
     np.testing.assert_allclose(joined.log_likelihood, whole.log_likelihood, rtol=1e-5)
     np.testing.assert_allclose(joined.log_drawn, whole.log_drawn, rtol=1e-5)

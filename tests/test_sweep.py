@@ -134,7 +134,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
         np.testing.assert_array_equal(found.exact, theirs.exact)
         np.testing.assert_array_equal(found.score, theirs.values["memorization_score"])
         np.testing.assert_array_equal(found.nll, theirs.nll)
-        rest = run_pass(edited, heldout, 1, batch_size=4).positions.log_likelihood
+        rest = run_pass(edited, heldout, 1, batch_size=4).predictions.log_likelihood
         np.testing.assert_array_equal(found.heldout_nll, -rest.mean(axis=1, dtype=np.float64))
         assert not np.array_equal(found.nll, engine.base.nll)
 

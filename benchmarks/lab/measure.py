@@ -26,7 +26,7 @@ Rows = npt.NDArray[np.int64]
 def extracted(model: PreTrainedModel, records: Sequence[Record]) -> list[bool]:
     """Per record: does greedy decoding from its first half give its second half, exactly?"""
     rows = np.asarray([record.tokens for record in records], dtype=np.int32)
-    greedy = run_pass(model.eval(), rows, LENGTH // 2).positions.greedy
+    greedy = run_pass(model.eval(), rows, LENGTH // 2).predictions.greedy
     flags: list[bool] = exact_match(greedy, rows[:, LENGTH // 2 :]).tolist()
     return flags
 

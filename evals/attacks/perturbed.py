@@ -51,7 +51,7 @@ def _recovered(attacked: Attacked, prefixes: Prefixes) -> Flags:
             continue
         rows = np.flatnonzero(lengths == length)
         tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
-        greedy = attacked.read(tokens.astype(np.int32), int(length)).positions.greedy
+        greedy = attacked.read(tokens.astype(np.int32), int(length)).predictions.greedy
         found[rows] = (greedy == suffixes[rows]).all(axis=1)
     return found
 

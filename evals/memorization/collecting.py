@@ -189,7 +189,7 @@ def _scores(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
         return (leaves == cut.suffix_length).astype(np.float64)
     rows = tokens.numpy().astype(np.int32)
     result = run_pass(model, rows, cut.prefix_length, batch_size=len(rows))
-    return memorization_score(result.positions.greedy, rows[:, cut.prefix_length :])
+    return memorization_score(result.predictions.greedy, rows[:, cut.prefix_length :])
 
 
 def _distinct(

@@ -85,7 +85,7 @@ def measure_control(
 ) -> Control:
     """NLL of int32 [M, T] windows after their first tokens. `running`: as `run_pass` takes it."""
     result = run_pass(model, windows, prefix_length, **running)
-    return Control("text", suffix_nll(result.positions.log_likelihood), row_hash(windows))
+    return Control("text", suffix_nll(result.predictions.log_likelihood), row_hash(windows))
 
 
 def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:

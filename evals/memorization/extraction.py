@@ -20,7 +20,7 @@ from evals.memorization.membership import SCORES
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.decoding import free_running
 from evals.running.forward import check_head, head_of, hidden_states
-from evals.running.predictions import Positions, Sampling, measure_positions
+from evals.running.predictions import Predictions, Sampling, measure_predictions
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
@@ -118,18 +118,18 @@ def run_pass(
     )
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 
-    def one(rows: slice) -> tuple[Positions, npt.NDArray[np.int32] | None]:
+    def one(rows: slice) -> tuple[Predictions, npt.NDArray[np.int32] | None]:
         part = _run_batch(model, tokens[rows], prefix_length, sampling, distributions, decode)
         if advance is not None:
             advance(processes.count * len(part[0].greedy))
         return part
 
     parts = map_in_order(row_ranges(len(tokens), size), one, processes=processes)
-    positions = Positions.concatenate([part for part, _ in parts])
-    _check_finite(positions)
+    predictions = Predictions.concatenate([part for part, _ in parts])
+    _check_finite(predictions)
     decoded = [more for _, more in parts if more is not None]
     suffix = tokens[:, prefix_length:]
-    return Pass(suffix, positions, size, np.concatenate(decoded) if decoded else None)
+    return Pass(suffix, predictions, size, np.concatenate(decoded) if decoded else None)
 
 
 def _run_batch(
@@ -139,12 +139,12 @@ def _run_batch(
     sampling: Sampling | None,
     distributions: bool,
     decode: bool,
-) -> tuple[Positions, npt.NDArray[np.int32] | None]:
+) -> tuple[Predictions, npt.NDArray[np.int32] | None]:
     tokens = torch.from_numpy(rows.astype(np.int64))
     suffix = tokens[:, prefix_length:]
     # The last token predicts nothing that is measured, so it is not read.
     hidden, cache = hidden_states(model, tokens[:, :-1], use_cache=decode)
-    positions = measure_positions(
+    predictions = measure_predictions(
         hidden[:, prefix_length - 1 :],
         head_of(model),
         suffix,
@@ -152,15 +152,15 @@ def _run_batch(
         distributions=distributions,
     )
     if not decode:
-        return positions, None
-    leaves = first_divergence(positions.greedy, rows[:, prefix_length:])
-    greedy = torch.from_numpy(positions.greedy.astype(np.int64))
+        return predictions, None
+    leaves = first_divergence(predictions.greedy, rows[:, prefix_length:])
+    greedy = torch.from_numpy(predictions.greedy.astype(np.int64))
     decoded = free_running(model, suffix, prefix_length, torch.from_numpy(leaves), greedy, cache)
-    return positions, decoded.numpy().astype(np.int32)
+    return predictions, decoded.numpy().astype(np.int32)
 
 
-def _check_finite(positions: Positions) -> None:
-    broken = np.asarray(~np.isfinite(positions.log_likelihood).all(axis=1))
+def _check_finite(predictions: Predictions) -> None:
+    broken = np.asarray(~np.isfinite(predictions.log_likelihood).all(axis=1))
     if broken.any():
         raise MeasurementError(
             "the model gives likelihoods that are not finite",

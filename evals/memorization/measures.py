@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from evals.running.predictions import Positions
+from evals.running.predictions import Predictions
 from evals.samples import Tokens
 from evals.statistics import mean, rate
 
@@ -34,24 +34,24 @@ CONFIDENCES = (0.1, 0.5, 0.9, 0.99)
 class Pass:
     """What one model gave for N rows.
 
-    - `suffix`: int32 [N, S], the true tokens. `positions`: what each of them was predicted as.
+    - `suffix`: int32 [N, S], the true tokens. `predictions`: what each of them was predicted as.
     - `decoded`: int32 [N, S], what greedy decoding says after each prefix; `texts`: the suffixes as
-      text. None where they were not asked for, as `positions.distributions` is.
+      text. None where they were not asked for, as `predictions.distributions` is.
     """
 
     suffix: Tokens
-    positions: Positions
+    predictions: Predictions
     batch_size: int
     decoded: Tokens | None = None
     texts: Sequence[str] | None = None
 
     @property
     def distributions(self) -> Any:
-        return self.positions.distributions
+        return self.predictions.distributions
 
     @property
     def log_drawn(self) -> Any:
-        return self.positions.log_drawn
+        return self.predictions.log_drawn
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ MEASURES = (
     Measure(
         "exact_match",
         "g_s = y_s for every s: discoverable extraction",
-        lambda made: exact_match(made.positions.greedy, made.suffix),
+        lambda made: exact_match(made.predictions.greedy, made.suffix),
         source="Carlini et al. 2022, Quantifying Memorization Across Neural Language Models, 3.1",
         column="exact",
         said=rate,
@@ -198,13 +198,13 @@ MEASURES = (
     Measure(
         "first_divergence",
         "the least s with g_s ≠ y_s, from 0 on, in the rows; null where there is none",
-        lambda made: first_divergence(made.positions.greedy, made.suffix),
+        lambda made: first_divergence(made.predictions.greedy, made.suffix),
         headline=True,
     ),
     Measure(
         "memorization_score",
         "share of s with g_s = y_s: next-token accuracy on the suffix",
-        lambda made: memorization_score(made.positions.greedy, made.suffix),
+        lambda made: memorization_score(made.predictions.greedy, made.suffix),
         column="score",
         said=mean,
         headline=True,
@@ -214,7 +214,7 @@ MEASURES = (
     Measure(
         "suffix_nll",
         "−(1/S) Σ log p(y_s)",
-        lambda made: suffix_nll(made.positions.log_likelihood),
+        lambda made: suffix_nll(made.predictions.log_likelihood),
         column="nll",
         said=mean,
         headline=True,
@@ -226,7 +226,7 @@ MEASURES = (
         "extraction_strength",
         "1 − k/S, k the least number of suffix tokens after which greedy decoding gives all the "
         "rest",
-        lambda made: extraction_strength(made.positions.greedy, made.suffix),
+        lambda made: extraction_strength(made.predictions.greedy, made.suffix),
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models; as a "
         "measure Wang et al. 2024, Towards Effective Evaluations and Comparisons for LLM "
         "Unlearning Methods",

@@ -63,19 +63,19 @@ SCORES = (
     Measure(
         "membership.loss",
         "AUC of members against non-members by mean log p(y_s)",
-        lambda made: loss_score(made.positions.log_likelihood),
+        lambda made: loss_score(made.predictions.log_likelihood),
         source="Yeom et al. 2018, Privacy Risk in Machine Learning",
     ),
     Measure(
         "membership.min_k",
         "the same, by the mean over the least likely 20 % of tokens",
-        lambda made: min_k(made.positions.log_likelihood),
+        lambda made: min_k(made.predictions.log_likelihood),
         source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
     ),
     Measure(
         "membership.zlib",
         "the same, by mean log p(y_s) over the bits that zlib needs for the text",
-        lambda made: zlib_score(made.positions.log_likelihood, made.texts),
+        lambda made: zlib_score(made.predictions.log_likelihood, made.texts),
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
         needs=("texts",),
     ),
@@ -83,7 +83,7 @@ SCORES = (
         "membership.min_k_plus_plus",
         "the same, by min-k of (log p(y_s) − μ) / σ, mean and deviation of log p(v) under v ~ p",
         lambda made: min_k_plus_plus(
-            made.positions.log_likelihood, made.distributions.entropy, made.distributions.spread
+            made.predictions.log_likelihood, made.distributions.entropy, made.distributions.spread
         ),
         source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
         "from Large Language Models",

@@ -44,7 +44,7 @@ class Evidence:
     @staticmethod
     def of(made: Pass) -> Evidence:
         """Of a pass that was made with the default `Sampling`."""
-        right = made.positions.greedy == made.suffix
+        right = made.predictions.greedy == made.suffix
         return Evidence(right, log_extraction_probability(made.log_drawn))
 
 

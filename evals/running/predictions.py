@@ -45,7 +45,7 @@ class Distributions:
 
 
 @dataclass(frozen=True)
-class Positions:
+class Predictions:
     """What one teacher-forced pass says about each suffix position.
 
     - `greedy`: int32 [N, S], the most likely token given the true tokens before it.
@@ -60,11 +60,11 @@ class Positions:
     distributions: Distributions | None = None
 
     @staticmethod
-    def concatenate(parts: Sequence[Positions]) -> Positions:
+    def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Rows of all parts, in order."""
         drawn = [part.log_drawn for part in parts if part.log_drawn is not None]
         more = [part.distributions for part in parts if part.distributions is not None]
-        return Positions(
+        return Predictions(
             np.concatenate([part.greedy for part in parts]),
             np.concatenate([part.log_likelihood for part in parts]),
             np.concatenate(drawn) if drawn else None,
@@ -78,14 +78,14 @@ class Positions:
 
 
 @torch.inference_mode()
-def measure_positions(
+def measure_predictions(
     hidden: torch.Tensor,
     head: Callable[[torch.Tensor], torch.Tensor],
     suffix: torch.Tensor,
     *,
     sampling: Sampling | None = None,
     distributions: bool = False,
-) -> Positions:
+) -> Predictions:
     """Measures every suffix position.
 
     **Arguments:**
@@ -108,7 +108,7 @@ def measure_positions(
         name: torch.cat([piece[name] for piece in pieces]).view(suffix.shape).cpu().numpy()
         for name in pieces[0]
     }
-    return Positions(
+    return Predictions(
         found["greedy"].astype(np.int32),
         found["log_likelihood"],
         found.get("log_drawn"),
@@ -119,7 +119,7 @@ def measure_positions(
 def _measure(
     logits: torch.Tensor, targets: torch.Tensor, sampling: Sampling | None, distributions: bool
 ) -> dict[str, torch.Tensor]:
-    # logits float32 [n, V], targets int64 [n] -> the columns of Positions, each [n]
+    # logits float32 [n, V], targets int64 [n] -> the columns of Predictions, each [n]
     index = targets.to(logits.device).unsqueeze(-1)
     true = logits.gather(-1, index).squeeze(-1)
     found = {"greedy": logits.argmax(-1), "log_likelihood": true - logits.logsumexp(-1)}

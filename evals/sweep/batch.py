@@ -18,7 +18,7 @@ from evals.memorization import measures
 from evals.running.early_exit import leaving, leaving_from
 from evals.running.forward import head_of
 from evals.running.heldout import measure_heldout
-from evals.running.predictions import Sampling, measure_positions
+from evals.running.predictions import Sampling, measure_predictions
 from evals.running.resuming import Run, from_block, from_tokens
 from evals.samples import Tokens
 from evals.sweep.shared_prefixes import Branch
@@ -87,7 +87,7 @@ class EditedBatch:
         hidden = run.hidden[:, self.prefix_length - 1 :]
         if self.exact_only:
             return self._left(leaving(hidden, head, self._suffix))
-        found = measure_positions(hidden, head, self._suffix, sampling=Sampling())
+        found = measure_predictions(hidden, head, self._suffix, sampling=Sampling())
         assert found.log_drawn is not None
         suffix = self.tokens[:, self.prefix_length :]
         return {
