@@ -269,10 +269,10 @@ def fit_checkpoint(
 
     **Raises:** `SamplesError` for text that cannot be used, `SourceError` without a tokenizer.
     """
-    folder, inventory = prepared.checkpoint.folder, prepared.plan.inventory
-    calibration = text.tokenized(load_tokenizer(folder), inventory.dimensions)
+    checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
+    calibration = text.tokenized(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(folder, device=device)
+    model = load_model(checkpoint, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":
         model = model.float()  # a CPU has no arithmetic of its own for it
     fitter = Fitter(

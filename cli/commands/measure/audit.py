@@ -136,11 +136,11 @@ def command(
         "device": device or processes.device,
         "device_map": device_map,
     }
-    find_model(model, revision)  # measured last, so looked for first
+    edited = find_model(model, revision)  # measured last, so looked for first
     results: list[Audited] = []
     protocol = None
-    for name, commit in ((baseline, None), (model, revision)):
-        loaded = open_model(name, revision=commit, **running)
+    for name, place in ((baseline, baseline), (model, edited)):
+        loaded = open_model(place, **running)
         if protocol is None:
             if loaded.tokenizer is None:
                 raise SamplesError("held-out text needs a tokenizer", where=name)
