@@ -150,8 +150,9 @@ def test_the_folder_is_complete(everything):
     rows = list(csv.DictReader((output / "sweep.csv").read_text().splitlines()))
     assert [row["spec"] for row in rows] == ["", *(edit["spec"] for edit in result["edits"])]
     for row, edit in zip(rows, [result["base"], *result["edits"]], strict=True):
-        for name in EDIT - {"spec", "kind", "blocks", "variant"}:
+        for name in EDIT - {"spec", "kind", "blocks", "variant", "recovered"}:
             assert float(row[name]) == edit[name]
+        assert {name: float(row[name]) for name in edit["recovered"]} == edit["recovered"]
     assert [path.name for path in output.parent.iterdir()] == ["swept"]
     check_output(output, owned, overwrite=True)  # all that a sweep writes may be overwritten
 
