@@ -7,6 +7,7 @@ in float64, and against rotated queries and keys in the least precise dtype.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_both_spellings_of_the_configuration_agree() -> None:
 
 
 def test_record_is_plain_data() -> None:
-    record = OneHot(70, 6, 315.3, 190.1, 1, 2047).to_json()
+    record = asdict(OneHot(70, 6, 315.3, 190.1, 1, 2047))
     assert record["kappa"] == 70
     assert set(record) == {
         "kappa", "num_pairs", "gap", "required", "worst_offset", "num_offsets"

@@ -21,9 +21,9 @@ BLOCKS = 6
 
 def edit(rng, blocks, variant, **more):
     figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5}
-    return (
-        {"spec": ",".join(map(str, blocks)), "blocks": blocks, "variant": variant} | figures | more
-    )
+    named = {"spec": ",".join(map(str, blocks)), "blocks": blocks, "variant": variant}
+    found = named | figures | more
+    return found | {"recovered": {"greedy": found["exact_match"]}}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,14 @@ def found():
         edit(rng, [block], variant, exact_match=1 - block / BLOCKS)
         for block, variant in enumerate(["linear", "mixed", "zero", "mean", "identity"], start=1)
     ]
-    half = {"exact_match": 0.95, "heldout_loss": 3.0, "heldout_kl": 0.0}
+    half = {"recovered": {"greedy": 0.95}, "heldout_loss": 3.0, "heldout_kl": 0.0}
     return {
         "model": "tiny",
         "grain": "heads",
         "variants": list(VARIANTS),
         "n": 6,
         "goal": {"max_extraction": 0.2},
+        "measure": "greedy",
         "base": {**half, "held_back": half},
         "front": front,
         "selected": front[-1],

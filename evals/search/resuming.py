@@ -41,9 +41,9 @@ def measured_before(folder: Path, question: Mapping[str, Any]) -> dict[Selection
         raise SamplesError(
             "holds the search of another model, goal, text or choice",
             where=path,
-            fix="give the same options, or choose another --output",
+            fix="give the same options, or choose another `output`",
         )
-    with guard(SamplesError, "is damaged", path, fix="search anew with --overwrite"):
+    with guard(SamplesError, "is damaged", path, fix="search anew with `overwrite=True`"):
         points = [point_from_json(stored) for stored in result["measured"]]
     return {point.selection: point for point in points}
 
