@@ -92,7 +92,10 @@ def readers(folder: Path) -> dict[str, Reader]:
     }  # fmt: skip
     place = {"file": 0, "document": 0, "position": 16}
     step = {"place": place, "windows": 2, "found": [{**place, "score": 1.0, "tokens": [1, 2]}]}
-    columns = {"first_divergence": ["<i8", "AQAAAAAAAAA="], "nll": ["<f8", "AAAAAAAA8D8="]}
+    columns = {
+        "first_divergence": ["<i8", [1], "AQAAAAAAAAA="],
+        "nll": ["<f8", [1], "AAAAAAAA8D8="],
+    }
     return {
         "config.json": at(source / "config.json", checkpoint, share=2),
         "config.json, compact": at(edited / "config.json", checkpoint, share=2),
