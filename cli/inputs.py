@@ -1,10 +1,10 @@
-"""What commands are given: options that several take, and the models and texts that they name."""
+"""What commands are given: the models and texts that are named, found and opened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from cli.options import note
 from cli.progress import progress
@@ -61,7 +61,7 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     return lab.heldout_texts() if any(name and name.startswith(PREFIX) for name in names) else []
 
 
-def needed_texts(files: Sequence[Path], model: str) -> list[str]:
+def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus") -> list[str]:
     """As `heldout_texts`. Raises `SamplesError` where there is none."""
     from surgery.errors import SamplesError
 
@@ -70,12 +70,9 @@ def needed_texts(files: Sequence[Path], model: str) -> list[str]:
         raise SamplesError(
             "no held-out text to measure the cost of an edit on",
             where=model,
-            fix="name text that the model was not trained on with --corpus",
+            fix=f"name text that the model was not trained on with {option}",
         )
     return texts
-
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def open_model(

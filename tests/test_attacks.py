@@ -207,6 +207,30 @@ def test_relearning_trains_a_copy_as_an_obvious_loop_does(attacked) -> None:
         torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
 
+def test_large_models_are_tuned_by_adapters_alone(attacked, monkeypatch) -> None:
+    monkeypatch.setattr("evals.attacks.relearn.LARGE", 0)
+    before = copy.deepcopy(attacked.model.state_dict())
+    *_, tuned = fine_tuned(attacked.model, attacked.passages.tokens[:3])
+    after = tuned.state_dict()
+    for name, value in before.items():
+        kept = after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))
+        if kept is None:
+            kept = after[name.replace(".bias", ".base_layer.bias")]
+        assert torch.equal(kept, value), name
+    assert any("lora" in name and value.abs().sum() > 0 for name, value in after.items())
+    assert all(
+        torch.equal(before[name], value) for name, value in attacked.model.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("name", ["quantized:4", "relearn", "relearn-benign"])
+def test_weights_that_are_offloaded_cannot_be_changed(attacked, name) -> None:
+    with torch.device("meta"):
+        elsewhere = type(attacked.model)(attacked.model.config)
+    with pytest.raises(MeasurementError, match="needs every weight in memory"):
+        attack_of(name).run(replace(attacked, model=elsewhere))
+
+
 def test_what_was_learned_again_does_not_count(attacked) -> None:
     outcome = attack_of("relearn").run(attacked)
     assert (~outcome.tried).sum() == 1  # of fifteen

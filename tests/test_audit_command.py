@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import attn_surgery
 
+from evals.lab import samples_path
 from evals.statistics import wilson
 from surgery import export
 
@@ -67,7 +68,7 @@ def test_limits_are_checked(audited, edited) -> None:
     )
     assert missed.code == 3
     assert [limit["ok"] for limit in missed.json["limits"]] == [False]
-    assert "limit missed: hints:2 recovers 0.812 of the passages, above 0.01" in missed.stderr
+    assert "limit missed: hints:2 recovers 0.812 of 336 passages, above 0.01" in missed.stderr
 
 
 def test_the_folder(audited, edited) -> None:
@@ -114,10 +115,41 @@ def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
         ["--max", "greedy=x"],
         ["--max", "greedy=0.1", "--max", "greedy=0.2"],
         ["--max", "membership=0.6"],
+        ["--max", "cheap=0.1"],  # a limit on a group would limit nothing
+        ["--max", "all=0.1"],
     ],
 )
 def test_limits_that_are_none(options) -> None:
     assert attn_surgery("audit", "x", "--baseline", "lab:pythia", *options).code == 2
+
+
+def test_a_limit_that_is_met_by_chance_is_called_inconclusive(edited) -> None:
+    outcome = attn_surgery(
+        *("audit", edited, "--baseline", "lab:pythia", "--attack", "greedy", "--device", "cpu"),
+        *("--max", "greedy=0.001"),
+    )
+    assert outcome.code == 0, outcome
+    assert "limit inconclusive (n = 336): greedy: its interval is 0 to 0.0113" in outcome.stderr
+
+
+def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None:
+    (tmp_path / "s.jsonl").write_text('{"id": "a", "tokens": [1, 2, 3, 4]}\n')
+    outcome = attn_surgery(
+        *("audit", tmp_path, "--baseline", tmp_path, "--samples", tmp_path / "s.jsonl"),
+        *("--prefix-length", 2, "--suffix-length", 2),
+    )
+    outcome.assert_error("no held-out text", "with --control")
+
+
+def test_one_passage_is_too_few(tmp_path) -> None:
+    first = json.loads(samples_path("pythia").read_text().splitlines()[0])
+    (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "tokens": first["tokens"]}) + "\n")
+    outcome = attn_surgery(
+        *("audit", "lab:pythia", "--baseline", "lab:pythia", "--samples", tmp_path / "s.jsonl"),
+        *("--device", "cpu"),
+    )
+    assert outcome.code == 1
+    assert "too few passages to attack (expected at least 2" in outcome.stderr
 
 
 def test_passages_are_needed(tmp_path) -> None:

@@ -15,6 +15,7 @@ from evals.memorization.measures import Pass
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
 from evals.samples import Tokens
+from surgery.errors import MeasurementError
 
 Flags = npt.NDArray[np.bool_]
 
@@ -67,6 +68,14 @@ class Attacked:
             batch_size=self.batch_size,
             processes=self.processes,
         )
+
+    def check_in_memory(self, name: str) -> None:
+        """Raises `MeasurementError` where an attack on the weights would not reach them all."""
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise MeasurementError(
+                f"{name} needs every weight in memory, and some are offloaded",
+                fix="leave `device_map` out, or name other attacks with `attack`",
+            )
 
     @cached_property
     def seen(self) -> Pass:

@@ -31,10 +31,12 @@ ALL = (
 )  # fmt: skip
 
 
+GROUPS = {"cheap": CHEAP, "all": ALL}
+
+
 def named(names: Sequence[str]) -> tuple[str, ...]:
-    """The attacks that are asked for, "cheap" and "all" being groups. Raises `MeasurementError`."""
-    groups = {"cheap": CHEAP, "all": ALL}
-    found = dict.fromkeys(name for given in names for name in groups.get(given, (given,)))
+    """The attacks that are asked for, each once. Raises `MeasurementError` for an unknown one."""
+    found = dict.fromkeys(name for given in names for name in GROUPS.get(given, (given,)))
     for name in found:
         if name != membership.NAME:
             attack_of(name)
@@ -69,12 +71,23 @@ class Protocol:
     - `unrelated`: int32 [M, T] windows of held-out text, as long as a passage: the control where no
       non-members are known, and what `perturbed` and `relearn-benign` need.
     - `attacks`: their names.
+
+    Raises `SamplesError` for fewer than two passages: of one, none is left to relearn from.
     """
 
     samples: Samples
     unrelated: Tokens
     attacks: tuple[str, ...]
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.members.sum() < 2:
+            raise SamplesError(
+                "too few passages to attack",
+                where=self.samples.source,
+                expected="at least 2 that were trained on",
+                got=int(self.members.sum()),
+            )
 
     @property
     def members(self) -> Flags:
@@ -91,8 +104,6 @@ class Protocol:
         return self._of(rows if len(rows) else self.unrelated)
 
     def _of(self, tokens: Tokens) -> Passages:
-        if not len(tokens):
-            raise SamplesError("there are no passages to attack", where=self.samples.source)
         return Passages(tokens, self.samples.prefix_length, self.unrelated)
 
 
@@ -117,13 +128,15 @@ def audit(
 ) -> Audited:
     """Tries every attack of `protocol` on one model. `advance` is told of attacks done.
 
-    `with_control`: also where the control costs as much again.
+    `with_control`: whether the control is told; membership reads it anyway.
     """
     on, beside = (
         Attacked(loaded.model, loaded.tokenizer, passages, protocol.batch_size, processes)
         for passages in (protocol.passages, protocol.control)
     )
-    both = replace(on, passages=protocol.passages.beside(protocol.control))
+    both = on
+    if with_control or not protocol.members.all():
+        both = replace(on, passages=protocol.passages.beside(protocol.control))
     here = slice(0, len(on.passages))
     found: dict[str, Outcome] = {}
     control: dict[str, Outcome] = {}
@@ -135,11 +148,13 @@ def audit(
                 areas = membership.areas(both, here)
         elif (attack := attack_of(name)).together:
             found[name] = attack.run(on)
-            if with_control:
+            if with_control and len(beside.passages) > 1:
                 control[name] = attack.run(beside)
         else:
             outcome = attack.run(both)
-            found[name], control[name] = outcome.part(here), outcome.part(slice(here.stop, None))
+            found[name] = outcome.part(here)
+            if with_control:
+                control[name] = outcome.part(slice(here.stop, None))
         seconds[name] = time.perf_counter() - begun
         advance(1)
     return Audited(found, control, areas, seconds, loaded.provenance)
@@ -184,7 +199,7 @@ def _record(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
             "control": None,
         }
     attack, before, after = attack_of(name), base.passages[name], edited.passages[name]
-    outcomes = {"base": before, "edited": after, "control": edited.control[name]}
+    outcomes = {"base": before, "edited": after, "control": edited.control.get(name)}
     record: dict[str, Any] = {
         "name": name,
         "setting": attack.setting,
@@ -192,11 +207,13 @@ def _record(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
         "source": attack.source,
         "cost": attack.cost,
         "seconds": seconds,
-        **{key: _rate(outcome) for key, outcome in outcomes.items()},
+        **{key: outcome and _rate(outcome) for key, outcome in outcomes.items()},
         "paired": _paired(before, after),
     }
     if attack.stages:
-        record["curve"] = {key: _curve(attack, outcome) for key, outcome in outcomes.items()}
+        record["curve"] = {
+            key: outcome and _curve(attack, outcome) for key, outcome in outcomes.items()
+        }
     return record
 
 
@@ -213,9 +230,9 @@ def _curve(attack: Attack, outcome: Outcome) -> dict[str, Any]:
     return {"stages": list(attack.stages), **rates}
 
 
-def _rate(outcome: Outcome) -> dict[str, Any] | None:
+def _rate(outcome: Outcome) -> dict[str, Any]:
     flags = _counted(outcome)
-    return {"n": len(flags), **rate(flags)} if len(flags) else None
+    return {"n": len(flags), **rate(flags)}
 
 
 def _paired(base: Outcome, edited: Outcome) -> dict[str, Any]:

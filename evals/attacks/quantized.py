@@ -22,6 +22,7 @@ def quantized(bits: int) -> Attack:
     measure = measure_of("any")
 
     def run(attacked: Attacked) -> Outcome:
+        attacked.check_in_memory(f"quantized:{bits}")
         passages = attacked.passages
         with in_bits(attacked.model, bits):
             found = attacked.read(passages.tokens, passages.prefix_length)
@@ -43,7 +44,7 @@ def in_bits(model: nn.Module, bits: int) -> Iterator[None]:
     with ExitStack() as undo, torch.no_grad():
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.ndim == 2 and not parameter.is_meta:
+                if parameter.ndim == 2:
                     undo.callback(setattr, module, name, parameter)
                     rounded = nn.Parameter(rounded_to(parameter, bits), requires_grad=False)
                     setattr(module, name, rounded)

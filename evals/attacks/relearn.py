@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,7 @@ def _attack(name: str, text: str, definition: str, *, benign: bool) -> Attack:
     measure = measure_of("any")
 
     def run(attacked: Attacked) -> Outcome:
+        attacked.check_in_memory(name)
         passages = attacked.passages
         tried = np.ones(len(passages), dtype=np.bool_)
         learned: Tokens = passages.unrelated
@@ -93,7 +95,10 @@ def fine_tuned(model: Any, rows: Tokens) -> Iterator[Any]:
     else:
         from peft import LoraConfig, get_peft_model
 
-        tuned = get_peft_model(tuned, LoraConfig(r=8, target_modules="all-linear")).base_model.model
+        with warnings.catch_warnings():  # about what it calls in the newest transformers
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = get_peft_model(tuned, LoraConfig(r=8, target_modules="all-linear"))
+        tuned = adapted.base_model.model
     tuned.eval()  # no dropout: the same every time
     learned = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.files import Journal
+from evals.memorization.recovery import NAMES
 from evals.search.front import Point
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
@@ -30,7 +31,8 @@ def point_from_json(stored: Any) -> Point:
         for part in stored["selection"]
     )
     numbers = {k: float(v) for k, v in stored.items() if k not in ("selection", "rates")}
-    return Point(parts, rates=tuple(map(float, stored["rates"])), **numbers)
+    rates = [float(value) for _, value in zip(NAMES, stored["rates"], strict=True)]
+    return Point(parts, rates=tuple(rates), **numbers)
 
 
 def measured_before(folder: Path, question: Mapping[str, Any]) -> dict[Selection, Point]:

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.inputs import (
-    calibration_text,
-    fitter_for,
-    needed_texts,
-    open_model,
-)
+from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
 from cli.options import (
+    calibration_option,
+    corpus_option,
     json_option,
+    length_options,
     note,
     overwrite_option,
     print_json,
     revision_option,
     running_options,
+    samples_option,
 )
 from cli.progress import progress
 from cli.tables.search import export_command, show_search
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("search")
 @click.argument("model")
-@click.option("--samples", required=True, metavar="SAMPLES", help="The passages, as for extract.")
+@samples_option
 @click.option(
     "--max-extraction",
     type=click.FloatRange(0, 1),
@@ -57,8 +56,8 @@ if TYPE_CHECKING:
     default="greedy",
     show_default=True,
     metavar="M",
-    help="What counts as recovered: greedy (word for word), or hints:K (with at most K wrong "
-    "tokens corrected).",
+    help="What counts as recovered: greedy (word for word), hints:K (with at most K wrong tokens "
+    "corrected), prefix, sampling:N, span:M or any: see docs/threat-model.md.",
 )
 @click.option(
     "--variant",
@@ -68,22 +67,8 @@ if TYPE_CHECKING:
     help="What a block or head may become; may be repeated.  [default: all where there is "
     "calibration text, else identity and zero]",
 )
-@click.option(
-    "--corpus",
-    "corpora",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Text the model was not trained on, to measure what an edit costs: files or folders; may "
-    "be repeated.  [default: a lab model's own]",
-)
-@click.option(
-    "--calibration",
-    multiple=True,
-    metavar="FILE",
-    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
-    "be repeated.  [default: a lab model's own]",
-)
+@corpus_option
+@calibration_option
 @click.option(
     "--layout",
     type=click.Choice(["auto", "stock", "compact"]),
@@ -104,12 +89,7 @@ if TYPE_CHECKING:
     "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
 )
 @revision_option
-@click.option(
-    "--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32, or a pair's own]"
-)
-@click.option(
-    "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
-)
+@length_options
 @running_options
 @click.option(
     "--output",

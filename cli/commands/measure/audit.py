@@ -36,6 +36,8 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
             raise click.BadParameter(f"{value!r} is not ATTACK=X; write for example 'hints:2=0.02'")
         if name in found:
             raise click.BadParameter(f"{name!r} has more than one limit")
+        if name in ("cheap", "all", "membership"):
+            raise click.BadParameter(f"{name!r} has no one rate that could be limited")
         found[name] = limit
     return found
 
@@ -122,14 +124,12 @@ def command(
     lab = next((name for name in (model, baseline) if name.startswith("lab:")), None)
     if samples is None and lab is None:
         raise click.UsageError("audit needs passages: give --samples")
-    if limits and "membership" in limits:
-        raise click.UsageError("--max: membership has no rate that could be limited")
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     passages = open_samples(
         samples or str(lab), prefix_length=prefix_length, suffix_length=suffix_length
     )
-    texts = needed_texts(controls, lab or model)
+    texts = needed_texts(controls, lab or model, option="--control")
     processes = Processes.launched()
     running: dict[str, Any] = {
         "dtype": dtype,
@@ -167,9 +167,12 @@ def command(
         print_json(result)
     else:
         print_audit(result)
-    missed = [limit for limit in result["limits"] if not limit["ok"]]
-    for limit in missed:
-        name, value, most = (limit[key] for key in ("name", "value", "limit"))
-        note(f"limit missed: {name} recovers {value:.3g} of the passages, above {most:g}")
-    if missed:
+    for limit in result["limits"]:
+        name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
+        low, high = limit["ci95"]
+        if not limit["ok"]:
+            note(f"limit missed: {name} recovers {value:.3g} of {n:,} passages, above {most:g}")
+        elif not limit["conclusive"]:
+            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.3g} to {high:.3g}")
+    if not all(limit["ok"] for limit in result["limits"]):
         raise click.exceptions.Exit(3)
