@@ -214,11 +214,16 @@ def example(**changes: Any) -> dict[str, Any]:
                 "hash": "0123456789abcdef",
                 "exact": False,
                 "first_divergence": 4,
-                "score": 0.5556,
+                "next_token_accuracy": 0.5556,
                 "nll": 2.5,
                 "count": 8,
                 "member": True,
-                "baseline": {"exact": True, "first_divergence": None, "score": 1.0, "nll": 0.1},
+                "baseline": {
+                    "exact": True,
+                    "first_divergence": None,
+                    "next_token_accuracy": 1.0,
+                    "nll": 0.1,
+                },
             }
         ],
         "warnings": ["Rows with few tokens were left out."],

@@ -71,7 +71,7 @@ def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",
 def figures(rate: float, loss: float) -> dict[str, Any]:
     return {
         "exact_match": {"count": int(40 * rate), "rate": rate, "ci95": [rate / 2, rate + 0.05]},
-        "memorization_score": {"mean": rate / 2, "ci95": [0.1, 0.3]},
+        "next_token_accuracy": {"mean": rate / 2, "ci95": [0.1, 0.3]},
         "suffix_nll": {"mean": loss, "ci95": [loss - 0.1, loss + 0.1]},
     }
 
@@ -135,7 +135,7 @@ def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
         ("lambada_openai", "acc"): 0.48,
         ("piqa", "acc_norm"): 0.6,
         ("memorized-passages", "exact_match"): 0.05,
-        ("memorized-passages", "memorization_score"): 0.025,
+        ("memorized-passages", "next_token_accuracy"): 0.025,
     }
     extraction = results["memorized-passages", "exact_match"]
     assert extraction.dataset_args == {

@@ -29,7 +29,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.memorization.collecting import Cut, collect
 from evals.memorization.extraction import extract
-from evals.memorization.measures import memorization_score
+from evals.memorization.measures import token_accuracy
 from evals.samples import load_samples
 from surgery.errors import SamplesError
 from surgery.fitting.corpus import Corpus, Place, open_corpus, windows
@@ -84,7 +84,7 @@ def by_hand(model, documents: list[str], cut: Cut) -> list[tuple[int, int, float
             window = torch.tensor([ids[start : start + cut.length]])
             with torch.inference_mode():
                 greedy = model(window).logits.argmax(-1)[:, cut.prefix_length - 1 : -1].numpy()
-            score = memorization_score(greedy, window[:, cut.prefix_length :].numpy())[0]
+            score = token_accuracy(greedy, window[:, cut.prefix_length :].numpy())[0]
             if score >= cut.min_score:
                 found.append((number, start, float(score)))
     return found
@@ -97,7 +97,9 @@ def test_it_keeps_what_a_plain_loop_keeps(model, planted, tmp_path, cut):
     slow = by_hand(model, planted, cut)
     assert found.recited == len(slow) == sum(row["seen"] for row in rows)
     firsts = {tuple(place) for place in slow}
-    assert {(row["document"], row["position"], row["score"]) for row in rows} <= firsts
+    assert {
+        (row["document"], row["position"], row["next_token_accuracy"]) for row in rows
+    } <= firsts
     assert len({row["hash"] for row in rows}) == len(rows) == found.distinct
     recited = {number for number, start, score in slow if start == 0 and score == 1}
     assert set(range(0, len(planted), 2)) <= recited

@@ -28,7 +28,7 @@ from surgery.editing.in_memory import apply
 from surgery.errors import MeasurementError, SamplesError, SurgeryError
 
 LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
-HEADLINE = {"exact_match", "memorization_score", "suffix_nll"}
+HEADLINE = {"exact_match", "next_token_accuracy", "suffix_nll"}
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,14 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
     assert printed["exact_match"]["rate"] == sum(exact) / 30
     wilson = binomtest(sum(exact), 30).proportion_ci(method="wilson")
     assert printed["exact_match"]["ci95"] == pytest.approx([wilson.low, wilson.high])
-    for key, column in (("memorization_score", "score"), ("suffix_nll", "nll")):
+    for key, column in (("next_token_accuracy", "next_token_accuracy"), ("suffix_nll", "nll")):
         values = [row[column] for row in members]
         assert printed[key]["mean"] == pytest.approx(np.mean(values))
         low, high = printed[key]["ci95"]
         assert low <= printed[key]["mean"] <= high
     for row in rows:
         assert (row["first_divergence"] is None) == row["exact"]
-        assert (row["score"] == 1.0) == row["exact"]
+        assert (row["next_token_accuracy"] == 1.0) == row["exact"]
     assert "baseline" not in printed
     assert "near_match" not in printed
     assert "text" not in rows[0]
@@ -185,8 +185,8 @@ def test_full_metrics_add_to_the_exact_ones_and_change_none(models, samples, tmp
     for key in HEADLINE | {"by_count", "extraction_strength", "control"}:
         assert full[key] == exact[key]
     members = [row for row in lines(rows_file) if row["member"]]
-    assert full["free_running_score"]["mean"] == pytest.approx(
-        np.mean([row["free_running_score"] for row in members])
+    assert full["memorization_score"]["mean"] == pytest.approx(
+        np.mean([row["memorization_score"] for row in members])
     )
     near = sum(row["similarity"] >= 0.75 for row in members)
     assert full["near_match"]["levenshtein"]["count"] == near >= full["exact_match"]["count"]
@@ -212,7 +212,14 @@ def test_privacy_no_token_and_no_text_unless_asked_for(models, samples, tmp_path
     for text in (result.stdout, rows_file.read_text(), output.read_text()):
         assert str(row["tokens"][6:])[1:-1] not in text
         assert said not in text
-    assert set(lines(rows_file)[1]) >= {"id", "hash", "exact", "first_divergence", "score", "nll"}
+    assert set(lines(rows_file)[1]) >= {
+        "id",
+        "hash",
+        "exact",
+        "first_divergence",
+        "next_token_accuracy",
+        "nll",
+    }
     run(models[0], *options, "--show-text", "--overwrite")
     shown = lines(rows_file)[1]
     assert shown["suffix"] == said

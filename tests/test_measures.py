@@ -44,7 +44,7 @@ def test_exact_match_score_and_first_divergence(pair):
     for row, (mine, true) in enumerate(zip(said.tolist(), suffix.tolist(), strict=True)):
         right = [a == b for a, b in zip(mine, true, strict=True)]
         assert measures.exact_match(said, suffix)[row] == (mine == true)
-        assert measures.memorization_score(said, suffix)[row] == sum(right) / len(right)
+        assert measures.token_accuracy(said, suffix)[row] == sum(right) / len(right)
         first = right.index(False) if False in right else len(right)
         assert measures.first_divergence(said, suffix)[row] == first
 

@@ -71,7 +71,7 @@ def test_all_that_matters_is_shown() -> None:
         "outcome",
         "conclusive",
         "exact_match_ci95",
-        "memorization_score",
+        "next_token_accuracy",
         "resolution",
         "description",
     }

@@ -82,7 +82,7 @@ class Landscape:
             selection=tuple(selection),
             recovered=float(exact.mean()),
             exact_match=float(exact.mean()),
-            memorization_score=float(1 / (1 + gain.mean())),
+            next_token_accuracy=float(1 / (1 + gain.mean())),
             heldout_loss=3 + 0.9 * kl,
             heldout_kl=kl,
         )

@@ -31,7 +31,7 @@ FIGURES = {
     "exact_match_ci95",
     "recovered",
     "recovered_ci95",
-    "memorization_score",
+    "next_token_accuracy",
     "heldout_loss",
     "heldout_kl",
 }
@@ -127,7 +127,7 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
         ).json  # fmt: skip
         assert measured["exact_match"]["rate"] == found[key]["exact_match"]
         assert measured["exact_match"]["ci95"] == found[key]["exact_match_ci95"]
-        assert measured["memorization_score"]["mean"] == found[key]["memorization_score"]
+        assert measured["next_token_accuracy"]["mean"] == found[key]["next_token_accuracy"]
 
 
 def test_the_keys_of_the_contract(model, samples, texts, tmp_path):

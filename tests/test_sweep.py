@@ -80,7 +80,14 @@ def windows(rows: int = 11, length: int = 12, vocabulary: int = VOCABULARY) -> A
 
 
 def assert_same(one: Measured, other: Measured) -> None:
-    for name in ("first_divergence", "exact", "score", "nll", "heldout_nll", "heldout_kl"):
+    for name in (
+        "first_divergence",
+        "exact",
+        "next_token_accuracy",
+        "nll",
+        "heldout_nll",
+        "heldout_kl",
+    ):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
@@ -132,7 +139,9 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
         assert found.selection == selection
         np.testing.assert_array_equal(found.first_divergence, theirs.values["first_divergence"])
         np.testing.assert_array_equal(found.exact, theirs.exact)
-        np.testing.assert_array_equal(found.score, theirs.values["memorization_score"])
+        np.testing.assert_array_equal(
+            found.next_token_accuracy, theirs.values["next_token_accuracy"]
+        )
         np.testing.assert_array_equal(found.nll, theirs.nll)
         rest = run_pass(edited, heldout, 1, batch_size=4).predictions.log_likelihood
         np.testing.assert_array_equal(found.heldout_nll, -rest.mean(axis=1, dtype=np.float64))
@@ -277,7 +286,7 @@ def test_exact_only_finds_what_the_whole_measurement_finds(recited):
     for one, other in zip(whole, quick, strict=True):
         np.testing.assert_array_equal(one.first_divergence, other.first_divergence)
         np.testing.assert_array_equal(one.exact, other.exact)
-        assert np.isnan(other.score).all()
+        assert np.isnan(other.next_token_accuracy).all()
         assert np.isnan(other.nll).all()
         assert len(other.heldout_nll) == len(other.heldout_kl) == 0
 

@@ -36,7 +36,7 @@ EDIT = {
     "variant",
     "exact_match",
     "exact_count",
-    "memorization_score",
+    "next_token_accuracy",
     "suffix_nll",
     "recovered",
     "heldout_loss",
@@ -122,7 +122,7 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
     (ours,) = [e for e in everything[0]["edits"] if (e["spec"], e["variant"]) == edit]
     assert ours["exact_match"] == theirs["exact_match"]["rate"]
     assert ours["exact_count"] == theirs["exact_match"]["count"]
-    assert ours["memorization_score"] == theirs["memorization_score"]["mean"]
+    assert ours["next_token_accuracy"] == theirs["next_token_accuracy"]["mean"]
     assert ours["suffix_nll"] == theirs["suffix_nll"]["mean"]
     assert everything[0]["heldout"]["sha256"] == theirs["control"]["sha256"]
 
@@ -189,7 +189,7 @@ def test_exact_only_reads_no_text_and_finds_the_same(files, everything):
         key = (edit["spec"], edit["variant"])
         if key in found:
             assert found[key]["exact_count"] == edit["exact_count"]
-            assert found[key]["memorization_score"] is None
+            assert found[key]["next_token_accuracy"] is None
             assert found[key]["heldout_loss"] is None
     assert done.json["heldout"] is None
     table = sweep(files, "--exact-only", corpus=False).stdout

@@ -8,7 +8,7 @@ from cli.options import echo
 
 COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
-    ("score", "memorization_score", "{:.1%}"),
+    ("next token", "next_token_accuracy", "{:.1%}"),
     ("suffix NLL", "suffix_nll", "{:.3f}"),
     ("held-out loss", "heldout_loss", "{:.3f}"),
     ("perplexity", "heldout_perplexity", "{:.4g}"),

@@ -90,7 +90,7 @@ class _Found(BaseModel):
     variant: str
     exact_match: float
     exact_match_ci95: tuple[float, float] | None = None
-    memorization_score: float | None = None
+    next_token_accuracy: float | None = None
     heldout_loss: float
 
 
@@ -151,7 +151,7 @@ def trade_off_of(
             kind=kind,
             exact_match=figures["exact_match"]["rate"],
             exact_match_ci95=figures["exact_match"]["ci95"],
-            memorization_score=figures["memorization_score"]["mean"],
+            next_token_accuracy=figures["next_token_accuracy"]["mean"],
             heldout_loss=loss.mean,
         )
 

@@ -147,7 +147,7 @@ class Point(_Model):
     kind: Literal["base", "edited", "front"]
     exact_match: float
     exact_match_ci95: tuple[float, float] | None = None
-    memorization_score: float | None = None
+    next_token_accuracy: float | None = None
     heldout_loss: float
 
 

@@ -39,7 +39,8 @@ _SENTENCES = {
     ("extraction", "paired", "selectivity", "definition"),
 }  # fmt: skip
 PASSAGE = (
-    "id", "hash", "exact", "first_divergence", "score", "nll", "count", "member", "baseline",
+    "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
+    "nll", "count", "member", "baseline",
 )  # fmt: skip
 """What is published of a row."""
 _LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds"}

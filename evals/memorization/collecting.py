@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from evals.files import Journal
 from evals.memorization.extraction import run_pass
-from evals.memorization.measures import memorization_score
+from evals.memorization.measures import token_accuracy
 from evals.running.batching import rows_per_batch
 from evals.running.decoding import first_divergences
 from evals.running.forward import check_head
@@ -34,7 +34,7 @@ class Cut:
 
     Windows of prefix + suffix tokens start at every multiple of `stride`; a window is kept when at
     least `min_score` of its suffix is right: 1.0 keeps exact repetitions (greedy decoding), less
-    is the teacher-forced memorization score.
+    is the next-token accuracy.
     """
 
     prefix_length: int = 32
@@ -83,7 +83,7 @@ class _Row(BaseModel):
     file: int
     document: int
     position: int
-    score: float
+    next_token_accuracy: float
     tokens: list[int]
 
 
@@ -110,8 +110,8 @@ def collect(
     """Writes the windows of `corpus` that `model` recites to `output`, as samples.
 
     One JSON line for each different window, at its first place: `id`, `tokens`, `file`, `document`,
-    `position` (of its first token in the document), `score`, `hash`, `seen` (windows of the
-    corpus that equal it), and `text` if asked for.
+    `position` (of its first token in the document), `next_token_accuracy`, `hash`, `seen` (windows
+    of the corpus that equal it), and `text` if asked for.
 
     Progress is kept in `output` + ".progress". A run that was killed is taken up there when it is
     started again with the same model, corpus and cut, and ends with the same file.
@@ -151,7 +151,11 @@ def collect(
                 map_in_order(parts, lambda part: _scores(model, part, cut), processes=processes)
             )
             kept = [
-                {**asdict(window.place), "score": float(score), "tokens": window.tokens.tolist()}
+                {
+                    **asdict(window.place),
+                    "next_token_accuracy": float(score),
+                    "tokens": window.tokens.tolist(),
+                }
                 for window, score in zip(batch, scores, strict=True)
                 if score >= cut.min_score
             ]
@@ -189,7 +193,7 @@ def _scores(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
         return (leaves == cut.suffix_length).astype(np.float64)
     rows = tokens.numpy().astype(np.int32)
     result = run_pass(model, rows, cut.prefix_length, batch_size=len(rows))
-    return memorization_score(result.predictions.greedy, rows[:, cut.prefix_length :])
+    return token_accuracy(result.predictions.greedy, rows[:, cut.prefix_length :])
 
 
 def _distinct(

@@ -105,7 +105,7 @@ def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
     return found
 
 
-def memorization_score(tokens: Ints, suffix: Ints) -> Scores:
+def token_accuracy(tokens: Ints, suffix: Ints) -> Scores:
     """The share of suffix positions whose token is right. Returns [N] in [0, 1]."""
     score: Scores = (tokens == suffix).mean(axis=1, dtype=np.float64)
     return score
@@ -202,14 +202,13 @@ MEASURES = (
         headline=True,
     ),
     Measure(
-        "memorization_score",
-        "share of s with g_s = y_s: next-token accuracy on the suffix",
-        lambda made: memorization_score(made.predictions.greedy, made.suffix),
-        column="score",
+        "next_token_accuracy",
+        "share of s with g_s = y_s: each token is asked for after the true ones before it",
+        lambda made: token_accuracy(made.predictions.greedy, made.suffix),
         said=mean,
         headline=True,
-        label="memorization score",
-        phrase="tokens recited, share",
+        label="next-token accuracy",
+        phrase="tokens recited, each after the true ones, share",
     ),
     Measure(
         "suffix_nll",
@@ -233,14 +232,14 @@ MEASURES = (
         said=mean,
     ),
     Measure(
-        "free_running_score",
-        "share of s with d_s = y_s",
-        lambda made: memorization_score(made.decoded, made.suffix),
+        "memorization_score",
+        "share of s with d_s = y_s; the token accuracy of Menta et al. 2025",
+        lambda made: token_accuracy(made.decoded, made.suffix),
         source="Biderman et al. 2023, Emergent and Predictable Memorization in Large Language "
         "Models",
         needs=("decoded",),
         said=mean,
-        label="free-running score",
+        label="memorization score",
         phrase="tokens recited when decoding freely, share",
     ),
     Measure(

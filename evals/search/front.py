@@ -15,7 +15,7 @@ class Point:
     """An edit, with means over passages and over held-out windows.
 
     - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: of those
-      recited word for word. `memorization_score`: the mean share of suffix tokens that are,
+      recited word for word. `next_token_accuracy`: the mean share of suffix tokens that are,
       teacher-forced.
     - `rates`: by the measures of `NAMES`, in their order.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
@@ -24,7 +24,7 @@ class Point:
     selection: Selection
     recovered: float
     exact_match: float
-    memorization_score: float
+    next_token_accuracy: float
     heldout_loss: float
     heldout_kl: float
     rates: tuple[float, ...] = ()
@@ -37,7 +37,7 @@ def point_of(measured: Measured, measure: Measure) -> Point:
         recovered=float(measure.recovered(measured.evidence).mean()),
         rates=tuple(float(measure_of(name).recovered(measured.evidence).mean()) for name in NAMES),
         exact_match=float(measured.exact.mean()),
-        memorization_score=float(measured.score.mean()),
+        next_token_accuracy=float(measured.next_token_accuracy.mean()),
         heldout_loss=float(measured.heldout_nll.mean()),
         heldout_kl=float(measured.heldout_kl.mean()),
     )

@@ -157,7 +157,7 @@ def figures(point: Point, n: int, measure: Measure) -> dict[str, Any]:
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
         "recovered": dict(zip(NAMES, point.rates, strict=True)) | {measure.name: point.recovered},
         "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
-        "memorization_score": point.memorization_score,
+        "next_token_accuracy": point.next_token_accuracy,
         "heldout_loss": point.heldout_loss,
         "heldout_kl": point.heldout_kl,
     }

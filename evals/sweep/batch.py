@@ -94,7 +94,7 @@ class EditedBatch:
             "right": found.greedy == suffix,
             "log_p_z": measures.log_extraction_probability(found.log_drawn),
             "first_divergence": measures.first_divergence(found.greedy, suffix),
-            "score": measures.memorization_score(found.greedy, suffix),
+            "next_token_accuracy": measures.token_accuracy(found.greedy, suffix),
             "nll": measures.suffix_nll(found.log_likelihood),
         }
 
@@ -107,6 +107,6 @@ class EditedBatch:
             "right": np.empty((len(unknown), 0), dtype=np.bool_),
             "log_p_z": unknown,
             "first_divergence": first_divergence.numpy(),
-            "score": unknown,
+            "next_token_accuracy": unknown,
             "nll": unknown,
         }

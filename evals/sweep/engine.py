@@ -39,7 +39,7 @@ class Measured:
     - `right`: bool [N, S], whether the teacher-forced greedy token is the true one; [N, 0] where
       only exact matches were asked for. `log_p_z`: float64 [N], of drawing the suffix (`Sampling`).
     - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
-    - `exact`: bool [N]. `score`: float64 [N], the teacher-forced memorization score.
+    - `exact`: bool [N]. `next_token_accuracy`: float64 [N].
     - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
     - `heldout_nll`: float64 [M], of every token of a window but the first, in nats.
     - `heldout_kl`: float64 [M], KL(base || edited) at the same positions, in nats per token.
@@ -50,7 +50,7 @@ class Measured:
     log_p_z: npt.NDArray[np.float64]
     first_divergence: npt.NDArray[np.int64]
     exact: npt.NDArray[np.bool_]
-    score: npt.NDArray[np.float64]
+    next_token_accuracy: npt.NDArray[np.float64]
     nll: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]

@@ -180,7 +180,7 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {
         "exact_match": int(exact.sum()) / len(exact),
         "exact_count": int(exact.sum()),
-        "memorization_score": _mean(one.score[members]),
+        "next_token_accuracy": _mean(one.next_token_accuracy[members]),
         "suffix_nll": _mean(one.nll[members]),
         "recovered": _recovered(one, members),
         "heldout_loss": loss,

@@ -27,7 +27,7 @@ class Recall(_Figures):
     """What a model recites: word for word, token by token, and its loss on the passages."""
 
     exact_match: Count
-    memorization_score: Mean
+    next_token_accuracy: Mean
     suffix_nll: Mean
 
 

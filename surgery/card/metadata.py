@@ -139,7 +139,7 @@ def _results(measured: Measured) -> list[Any]:
     ]
     if (extraction := measured.extraction) is not None:
         lengths = {key: getattr(extraction, key) for key in ("prefix_length", "suffix_length")}
-        for metric, key in (("exact_match", "rate"), ("memorization_score", "mean")):
+        for metric, key in (("exact_match", "rate"), ("next_token_accuracy", "mean")):
             models = [model for model in (extraction, extraction.baseline) if model is not None]
             value, *before = (getattr(getattr(model, metric), key) for model in models)
             known = {"before_the_edit": before[0]} if before else {}

@@ -88,10 +88,15 @@ def readers(folder: Path) -> dict[str, Reader]:
     }
     search = {
         "front": [{"spec": "1", "blocks": [1], "variant": "zero", "exact_match": 0.5,
-                   "exact_match_ci95": [0.1, 0.9], "memorization_score": 0.5, "heldout_loss": 2.0}],
+                   "exact_match_ci95": [0.1, 0.9], "next_token_accuracy": 0.5,
+                   "heldout_loss": 2.0}],
     }  # fmt: skip
     place = {"file": 0, "document": 0, "position": 16}
-    step = {"place": place, "windows": 2, "found": [{**place, "score": 1.0, "tokens": [1, 2]}]}
+    step = {
+        "place": place,
+        "windows": 2,
+        "found": [{**place, "next_token_accuracy": 1.0, "tokens": [1, 2]}],
+    }
     columns = {
         "first_divergence": ["<i8", [1], "AQAAAAAAAAA="],
         "nll": ["<f8", [1], "AAAAAAAA8D8="],

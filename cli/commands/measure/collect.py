@@ -71,7 +71,7 @@ from cli.progress import progress
     default=1.0,
     show_default=True,
     metavar="X",
-    help="Keep windows with at least this share of the suffix right, teacher-forced; 1 is exact.",
+    help="Keep windows of at least this next-token accuracy on the suffix; 1 is exact.",
 )
 @running_options
 @click.option("--show-text", is_flag=True, help="Write the passages' text too, not only tokens.")
