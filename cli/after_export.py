@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.evaluating import OPTIONS, check_asked, lab_of, make_plan
+from cli.evaluating import UNASKED, check_asked, lab_of, make_plan
 from cli.options import note
 from cli.progress import progress
 
@@ -23,8 +23,7 @@ def evaluation_wanted(
 ) -> Plan | None:
     """The evaluation that the options ask for, made before any work: mistakes come first."""
     if not with_evaluation:
-        given = [key for key in OPTIONS if asked[key] not in (None, (), [])]
-        if given:
+        if any(asked[key] != unasked for key, unasked in UNASKED.items()):
             raise click.UsageError("what to measure is for use with --evaluate")
         return None
     if dry_run:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.inputs import heldout_texts
-from cli.options import FOLDER, note, together
+from cli.options import FOLDER, attack_options, note, together
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from evals.evaluation.report import Report
 
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
-OPTIONS = (
-    "tasks", "suite", "include_paths", "num_fewshot", "limit", "samples", "prefix_length",
-    "suffix_length", "controls", "limits", "max_extraction",
-)  # fmt: skip
-"""The parameters that `evaluation_options` adds to a command."""
+UNASKED: Mapping[str, Any] = {
+    **dict.fromkeys(
+        ("tasks", "suite", "num_fewshot", "limit", "samples", "prefix_length", "suffix_length")
+    ),
+    **dict.fromkeys(("include_paths", "controls", "limits", "attacks"), ()),
+    "max_extraction": None,
+    "with_audit": False,
+    "max_recovered": {},
+}
+"""The parameters that `evaluation_options` adds to a command, where none is given."""
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
     from evals.evaluation.gates import parse_drop_limit
 
     try:
-        return [parse_drop_limit(value) for value in values]
+        return tuple(parse_drop_limit(value) for value in values)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -112,6 +117,10 @@ evaluation_options = together(
         metavar="X",
         help="Gate: at most this share of the passages may still be recited.",
     ),
+    click.option(
+        "--audit", "with_audit", is_flag=True, help="Also try attacks: those of --attack, or all."
+    ),
+    attack_options,
 )
 """What is measured: tasks, passages, held-out text, and the gates."""
 
@@ -127,6 +136,18 @@ def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
         raise click.UsageError("--tasks and --suite exclude each other")
     if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
         raise click.UsageError("--max-extraction needs passages: give --samples")
+    if lab is None and _attacked(asked):
+        for option, key in (("--samples", "samples"), ("--control", "controls")):
+            if not asked[key]:
+                raise click.UsageError(f"attacks need passages and held-out text: give {option}")
+
+
+def _attacked(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The attacks that are asked for: --max asks for its own, --audit alone for all."""
+    from evals.attacks.audit import named
+
+    groups = ("all",) if asked["with_audit"] and not asked["attacks"] else asked["attacks"]
+    return named([*groups, *asked["max_recovered"]])
 
 
 def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
@@ -163,6 +184,8 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
         controls=controls or ([TextSource(name=lab)] if lab else []),
         limits=asked["limits"],
         max_extraction=asked["max_extraction"],
+        attacks=_attacked(asked),
+        max_recovered=asked["max_recovered"],
         **more,
     )
 

@@ -84,6 +84,46 @@ calibration_option = click.option(
     help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
     "be repeated.  [default: a lab model's own]",
 )
+
+
+def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    found: dict[str, float] = {}
+    for value in values:
+        name, sign, number = value.rpartition("=")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = -1.0
+        if not sign or not 0 <= limit <= 1:
+            raise click.BadParameter(f"{value!r} is not ATTACK=X; write for example 'hints:2=0.02'")
+        if name in found:
+            raise click.BadParameter(f"{name!r} has more than one limit")
+        if name in ("cheap", "all", "membership"):
+            raise click.BadParameter(f"{name!r} has no one rate that could be limited")
+        found[name] = limit
+    return found
+
+
+attack_options = together(
+    click.option(
+        "--attack",
+        "attacks",
+        multiple=True,
+        metavar="A",
+        help="greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, quantized:BITS, "
+        "relearn, relearn-benign, membership; cheap: those that one pass decides; may be "
+        "repeated.  [default: all]",
+    ),
+    click.option(
+        "--max",
+        "max_recovered",
+        multiple=True,
+        callback=_shares,
+        metavar="A=X",
+        help="Gate: attack A may recover at most the share X of the passages; may be repeated.",
+    ),
+)
+"""--attack, --max."""
 device_options = together(
     click.option(
         "--dtype",

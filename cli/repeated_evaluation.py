@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.evaluating import make_plan
+from cli.evaluating import UNASKED, make_plan
 from cli.options import note
 from cli.progress import progress
 from surgery.checkpoint.foreign import guard
@@ -52,17 +52,15 @@ def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) ->
     settings = report.settings
     lab = next((text.name for text in settings.controls if text.name.startswith(PREFIX)), None)
     asked: dict[str, Any] = {
+        **UNASKED,
         "tasks": ",".join(settings.tasks),
-        "suite": None,
-        "include_paths": (),
         "num_fewshot": settings.num_fewshot,
         "limit": settings.limit,
         "samples": samples or _here(settings.samples),
         "prefix_length": settings.prefix_length,
         "suffix_length": settings.suffix_length,
         "controls": () if lab else _same(settings.controls, controls),
-        "limits": [],
-        "max_extraction": None,
+        "attacks": tuple(settings.attacks),
     }
     return make_plan(asked, lab, dtype=settings.dtype, batch_size=settings.batch_size)
 
@@ -161,6 +159,9 @@ def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, tupl
             figure = extraction[measure.name]
             middle = figure["rate"] if "rate" in figure else figure["mean"]
             yield f"extraction {measure.name}", (middle, figure["ci95"])
+    for attack in (report["audit"] or {}).get("attacks", ()):
+        if "paired" in attack:  # membership has areas, whose intervals are of two groups
+            yield f"attack {attack['name']}", (attack["edited"]["rate"], attack["edited"]["ci95"])
     if (heldout := report["heldout"]) is not None:
         difference = heldout["difference"]
         yield "held-out loss difference", (difference["mean"], difference["ci95"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -91,6 +91,12 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Interval:
     middle = second - first
     half = _Z * sqrt((first + second - middle**2) / (n + 2))
     return Interval(max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def judged(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:
+    """Whether a value keeps a limit, and whether all of its interval is on the same side of it."""
+    ok, (low, high) = value <= limit, ci95
+    return ok, high <= limit if ok else low > limit
 
 
 def strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:

@@ -18,6 +18,10 @@ from cli.main import run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("-m", "cli.main")
+TWO_PROCESSES = (
+    *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--module", "cli.main"),
+)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
+from evals.attacks.result import described
 from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report
 from evals.models import LoadedModel
+from evals.statistics import rate
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
 
@@ -102,6 +104,36 @@ def speed() -> dict[str, Any]:
     }
 
 
+def audit() -> dict[str, Any]:
+    """What an audit found: a plain attack, one with a curve and no control, and membership."""
+
+    def share(count: int, n: int = 24) -> dict[str, Any]:
+        return {"n": n, **rate(np.arange(n) < count)}
+
+    def curve(*rates: float) -> dict[str, Any]:
+        return {"stages": [5, 10, 20], "any": list(rates), "near": list(rates)}
+
+    def area(auc: float) -> dict[str, Any]:
+        return {"loss": {"auc": auc, "ci95": [auc - 0.05, auc + 0.02], "overcorrected": False}}
+
+    paired = {"no_longer": 20, "newly": 0, "difference": -0.8, "ci95": [-0.9, -0.6], "p_value": 0.0}
+    names = ("greedy", "relearn", "membership")
+    greedy, relearn, membership = ({"name": name, **described(name)} for name in names)
+    return {
+        "n": 24,
+        "control": {"kind": "non-members", "n": 6},
+        "attacks": [
+            {**greedy, "seconds": 1.5, "base": share(21), "edited": share(1),
+             "control": share(0, 6), "paired": paired},
+            {**relearn, "seconds": 20.25, "base": share(21, 22), "edited": share(6, 22),
+             "control": None, "paired": paired,
+             "curve": {"base": curve(0.9, 0.9, 1.0), "edited": curve(0.1, 0.2, 0.2727),
+                       "control": None}},
+            {**membership, "seconds": 0.5, "base": area(0.97), "edited": area(0.5125)},
+        ],
+    }  # fmt: skip
+
+
 def example(**changes: Any) -> dict[str, Any]:
     """The whole report, validated; `changes` replace keys at the top."""
     extraction = _extraction()
@@ -111,7 +143,7 @@ def example(**changes: Any) -> dict[str, Any]:
     recited = (before["exact_match"], extraction["exact_match"])
     losses = (before["control"]["nll"], extraction["control"]["nll"])
     report = {
-        "schema_version": 1,
+        "schema_version": 2,
         "created": "2026-03-09T07:05:31+00:00",
         "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
         f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
@@ -127,6 +159,7 @@ def example(**changes: Any) -> dict[str, Any]:
             "copy": task(0.934, 0.702),
         },
         "extraction": extraction,
+        "audit": audit(),
         "heldout": {
             "kind": "text",
             "n": 16,
@@ -237,6 +270,8 @@ def example(**changes: Any) -> dict[str, Any]:
             "controls": [{"name": "control.txt", "sha256": "f" * 64}],
             "max_drop": {"copy": 0.05},
             "max_extraction": 0.25,
+            "attacks": ["greedy", "relearn", "membership"],
+            "max_recovered": {"relearn": 0.2},
             "dtype": "float32",
             "batch_size": 8,
         },
@@ -258,6 +293,8 @@ def example(**changes: Any) -> dict[str, Any]:
 
 def bare() -> dict[str, Any]:
     """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest."""
-    absent = dict.fromkeys(("extraction", "heldout", "edit", "speed", "trade_off", "passed"))
+    absent = dict.fromkeys(
+        ("extraction", "audit", "heldout", "edit", "speed", "trade_off", "passed")
+    )
     empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings")}
     return example(**absent, **empty, tasks={"copy": task(0.934, 0.702)})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Outcome, attn_surgery, snapshot
+from command_line import TWO_PROCESSES, Outcome, attn_surgery, finish, snapshot, start
 from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
@@ -43,13 +43,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tasks(folder / "tasks")
     ids = tokenizer(TEXT)["input_ids"]
     rows = []
-    for start in range(16):
-        prefix = ids[start : start + PREFIX]
+    for at in range(16):
+        prefix = ids[at : at + PREFIX]
         said = model.generate(
             torch.tensor([prefix]), max_new_tokens=SUFFIX, do_sample=False, pad_token_id=0
         )[0, PREFIX:].tolist()
-        suffix = said if start % 2 else ids[start + PREFIX : start + PREFIX + SUFFIX]
-        rows.append({"id": f"row-{start}", "tokens": prefix + suffix, "count": start % 2 * 8})
+        suffix = said if at % 2 else ids[at + PREFIX : at + PREFIX + SUFFIX]
+        rows.append({"id": f"row-{at}", "tokens": prefix + suffix, "count": at % 2 * 8})
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "control.txt").write_text(TEXT)
     return folder
@@ -78,6 +78,7 @@ def done(work: Path, cache: Path) -> tuple[Outcome, Path]:
     """The first evaluation, with gates that hold."""
     output = work / "report"
     gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 1)
+    gates += (*("--attack", "cheap", "--attack", "near"), "--max", "relearn=1")
     return attn_surgery(*arguments(work, *gates, "--output", output, "--json")), output
 
 
@@ -92,6 +93,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     assert report.models.model_dump().keys() == {"base", "edited"}
     assert list(report.tasks) == list(NAMES)
     assert report.extraction is not None
+    assert (audit := report.audit) is not None
     assert report.heldout is not None
     assert report.edit is not None
     assert (report.edit.drop_attn, report.edit.variant, report.edit.layout) == (
@@ -121,6 +123,8 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         ],
         "max_drop": {"*": 0.9, "local_whole": 0.5},
         "max_extraction": 1.0,
+        "attacks": [*(attack.name for attack in audit.attacks)],
+        "max_recovered": {"relearn": 1.0},
         "dtype": "float32",
         "batch_size": 4,
     }
@@ -129,7 +133,8 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         *("--tasks", ",".join(NAMES), "--samples", "samples.jsonl"),
         *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX)),
         *("--control", "control.txt", "--max-drop", "*=0.9", "--max-drop", "local_whole=0.5"),
-        *("--max-extraction", "1.0", "--dtype", "float32", "--batch-size", "4"),
+        *("--max-extraction", "1.0", "--attack", "cheap", "--attack", "near"),
+        *("--attack", "relearn", "--max", "relearn=1", "--dtype", "float32", "--batch-size", "4"),
     ]
     assert report.commands[0].startswith("attn-surgery export ")
 
@@ -148,6 +153,51 @@ def test_figures_are_those_of_extract(work, done):
     change = direct["paired"]["control_nll_difference"]
     assert report.heldout.difference.mean == change["mean"]
     assert direct["baseline"]["exact_match"]["count"] >= 8
+
+
+def test_figures_are_those_of_audit(work, done):
+    direct = attn_surgery(
+        *("audit", work / "edited", "--baseline", work / "base", "--attack", "cheap"),
+        *("--attack", "near", "--max", "relearn=1"),
+        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
+        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
+    ).json
+    audit = report_in(done[1]).audit
+    assert audit is not None
+    found = audit.to_dict()
+    assert [attack["name"] for attack in found["attacks"]][-3:] == ["any", "near", "relearn"]
+    for mine, theirs in zip(found["attacks"], direct["attacks"], strict=True):
+        assert mine | {"seconds": 0} == theirs | {"seconds": 0}
+    assert (found["n"], found["control"]) == (direct["n"], direct["control"])
+    assert audit.strongest is not None
+    assert audit.strongest.name in done[0].json["verdict"]
+
+
+def test_attacks_of_any_model_need_passages_and_text(work):
+    command = ("evaluate", work / "edited", "--baseline", work / "base", "--audit")
+    for more, missing in (((), "--samples"), (("--samples", work / "x"), "--control")):
+        outcome = attn_surgery(*command, *more)
+        assert outcome.code == 2
+        assert f"attacks need passages and held-out text: give {missing}" in outcome.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_report(work, done, tmp_path):
+    command = arguments(
+        work,
+        *("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 1),
+        *("--attack", "cheap", "--attack", "near", "--max", "relearn=1"),
+        *("--no-cache", "--output", tmp_path / "shared", "--json"),
+    )
+    shared = finish(start(*command, program=TWO_PROCESSES), timeout=300)
+    assert shared.code == 0, shared.stderr[-3000:]
+    one, two = done[0].json, shared.json
+    for report in (one, two):
+        report["created"] = None
+        report["provenance"]["baseline_from_cache"] = None
+        for attack in report["audit"]["attacks"]:
+            attack["seconds"] = None
+    assert one == two
 
 
 def test_figures_are_those_of_lm_eval(done):
@@ -170,6 +220,7 @@ def test_gates_that_hold(done):
     assert [gate.name for gate in report.gates] == [
         *(f"max-drop {name}" for name in NAMES),
         "max-extraction",
+        "max relearn",
     ]
     assert "gate failed" not in outcome.stderr
 

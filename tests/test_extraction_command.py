@@ -9,15 +9,13 @@ under `accelerate launch` give the same bytes as one.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_line import PROGRAM, TWO_PROCESSES, finish, start
 from reciting import generate
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
@@ -51,12 +49,12 @@ def samples(models, tmp_path_factory) -> Path:
     base, ids = load_model(models[0]), tiny_tokenizer()(TEXT)["input_ids"]
     prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
     rows = []
-    for start, said in enumerate(generate(base, prefixes, 5).tolist()):
-        member = start < 30
-        if not member or start % 5 == 0:
+    for at, said in enumerate(generate(base, prefixes, 5).tolist()):
+        member = at < 30
+        if not member or at % 5 == 0:
             said = [3, *said[:4]]
-        row = {"id": f"row-{start}", "tokens": prefixes[start].tolist() + said}
-        rows.append({**row, "member": member, "count": (1, 5, 9)[start % 3] if member else 0})
+        row = {"id": f"row-{at}", "tokens": prefixes[at].tolist() + said}
+        rows.append({**row, "member": member, "count": (1, 5, 9)[at % 3] if member else 0})
     path = tmp_path_factory.mktemp("samples") / "samples.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -334,26 +332,13 @@ def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("metrics", ["exact", "full"])
 def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics):
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom cli.commands.measure.extract import command\ncommand(sys.argv[1:])\n"
-    )
-    call = [str(models[1]), "--samples", str(samples), "--baseline", str(models[0]), *LENGTHS]
+    call = ["extract", models[1], "--samples", samples, "--baseline", models[0], *LENGTHS]
     call += ["--metrics", metrics, "--batch-size", "8", "--json"]
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     results = []
-    for name, start in (("one", [sys.executable]), ("two", launch)):
+    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
         rows = tmp_path / f"{name}.jsonl"
-        done = subprocess.run(
-            [*start, str(script), *call, "--rows", str(rows)],
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        done = finish(start(*call, "--rows", rows, program=program), timeout=300)
+        assert done.code == 0, done.stderr[-3000:]
         results.append((done.stdout, rows.read_bytes()))
     assert results[0] == results[1]
     assert json.loads(results[0][0])["n"] == 30

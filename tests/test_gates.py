@@ -137,7 +137,7 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
     (gate,) = check_gates({}, extraction, [], 0.01)
     assert gate.ok
     assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
-    said = verdict({}, extraction | {"baseline": extraction}, None, [gate])
+    said = verdict({}, extraction | {"baseline": extraction}, None, None, [gate])
     assert said == (
         "Recites 0 of 12 passages, the base 0; every gate holds as measured, but inconclusive: "
         "max-extraction (n = 12)."

@@ -281,6 +281,7 @@ def measured(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             *("export", source, "--drop-attn", "1", "--output", work / "out", "--evaluate"),
             *("--tasks", "lab_copy", "--limit", 4, "--samples", work / "passages.jsonl"),
             *("--control", work / "held-out.txt", "--prefix-length", 6, "--suffix-length", 4),
+            *("--attack", "any", "--attack", "membership"),
         )
     assert made.code == 0, made.stderr
     return work
@@ -299,7 +300,7 @@ def test_measurements_of_export_repeat(
     done = again(source, out, "--json")
     assert done.code == 0, done.stderr
     figures = {figure["name"]: figure for figure in done.json["measurements"]}
-    assert len(figures) == 5
+    assert len(figures) == 6
     assert all(figure["repeated"] == figure["recorded"] for figure in figures.values())
 
     monkeypatch.chdir(tmp_path)

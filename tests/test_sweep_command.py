@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from command_line import Outcome, attn_surgery
+from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, start
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
@@ -55,11 +52,11 @@ def files(tmp_path_factory) -> tuple[Path, Path, Path]:
     ids = tiny_tokenizer()(TEXT)["input_ids"]
     prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
     rows = []
-    for start, said in enumerate(generate(base, prefixes, 5).tolist()):
-        member = start < 30
-        tail = said if member and start % 5 else [3, *said[:4]]
-        tokens = prefixes[start].tolist() + tail
-        rows.append({"id": f"row-{start}", "tokens": tokens, "member": member})
+    for at, said in enumerate(generate(base, prefixes, 5).tolist()):
+        member = at < 30
+        tail = said if member and at % 5 else [3, *said[:4]]
+        tokens = prefixes[at].tolist() + tail
+        rows.append({"id": f"row-{at}", "tokens": tokens, "member": member})
     samples = folder / "samples.jsonl"
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "text.txt").write_text(TEXT * 8)
@@ -271,27 +268,14 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
 @pytest.mark.parametrize("more", [(), ("--exact-only",)])
 def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
     model, samples, text = files
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom cli.commands.choose.sweep import command\ncommand(sys.argv[1:])\n"
-    )
-    call = [str(model), "--samples", str(samples), *LENGTHS, "--batch-size", "8", "--json", *more]
+    call = ["sweep", model, "--samples", samples, *LENGTHS, "--batch-size", "8", "--json", *more]
     if not more:
-        call += ["--corpus", str(text), "--calibration", str(text), "--estimate"]
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        call += ["--corpus", text, "--calibration", text, "--estimate"]
     results = []
-    for name, begin in (("one", [sys.executable]), ("two", launch)):
+    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
         output = tmp_path / name
-        done = subprocess.run(
-            [*begin, str(script), *call, "--output", str(output)],
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        done = finish(start(*call, "--output", output, program=program), timeout=300)
+        assert done.code == 0, done.stderr[-3000:]
         results.append((done.stdout, *(path.read_bytes() for path in output.glob("*.csv"))))
     assert results[0] == results[1]
     assert json.loads(results[0][0])["base"]["exact_count"] == 24

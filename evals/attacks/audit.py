@@ -20,9 +20,7 @@ from evals.memorization.recovery import FORMS, NAMES
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.statistics import mcnemar, paired_difference, rate
 from surgery.errors import MeasurementError, SamplesError
-from surgery.record.manifest import versions
 
 CHEAP = NAMES
 ALL = (
@@ -41,6 +39,16 @@ def named(names: Sequence[str]) -> tuple[str, ...]:
         if name != membership.NAME:
             attack_of(name)
     return tuple(found)
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """What `named` makes these of again: a group stands for those that it holds all of."""
+    left, found = list(names), []
+    for group in ("all", "cheap"):
+        if set(GROUPS[group]) <= set(left):
+            found.append(group)
+            left = [name for name in left if name not in GROUPS[group]]
+    return found + left
 
 
 def attack_of(name: str) -> Attack:
@@ -158,106 +166,3 @@ def audit(
         seconds[name] = time.perf_counter() - begun
         advance(1)
     return Audited(found, control, areas, seconds, loaded.provenance)
-
-
-def report(
-    protocol: Protocol, base: Audited, edited: Audited, limits: dict[str, float]
-) -> dict[str, Any]:
-    """The JSON object of `audit --json`. `limits`: attack → the highest rate that is allowed."""
-    attacks = [_record(name, base, edited) for name in protocol.attacks]
-    return {
-        "n": len(protocol.passages),
-        "prefix_length": protocol.samples.prefix_length,
-        "suffix_length": protocol.samples.suffix_length,
-        "control": {
-            "kind": "text" if protocol.members.all() else "non-members",
-            "n": len(protocol.control),
-        },
-        "attacks": attacks,
-        "limits": [_limit(record, limits) for record in attacks if record["name"] in limits],
-        "provenance": {
-            "base": base.provenance,
-            "edited": edited.provenance,
-            "samples_sha256": protocol.samples.sha256,
-            "versions": versions(),
-        },
-    }
-
-
-def _record(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
-    seconds = base.seconds[name] + edited.seconds[name]
-    if name == membership.NAME:
-        return {
-            "name": name,
-            "setting": "all scores of extract",
-            "definition": membership.DEFINITION,
-            "source": membership.SOURCE,
-            "cost": "one pass, shared",
-            "seconds": seconds,
-            "base": base.areas,
-            "edited": edited.areas,
-            "control": None,
-        }
-    attack, before, after = attack_of(name), base.passages[name], edited.passages[name]
-    outcomes = {"base": before, "edited": after, "control": edited.control.get(name)}
-    record: dict[str, Any] = {
-        "name": name,
-        "setting": attack.setting,
-        "definition": attack.definition,
-        "source": attack.source,
-        "cost": attack.cost,
-        "seconds": seconds,
-        **{key: outcome and _rate(outcome) for key, outcome in outcomes.items()},
-        "paired": _paired(before, after),
-    }
-    if attack.stages:
-        record["curve"] = {
-            key: outcome and _curve(attack, outcome) for key, outcome in outcomes.items()
-        }
-    return record
-
-
-def _counted(outcome: Outcome) -> Flags:
-    flags: Flags = outcome.recovered[outcome.tried]
-    return flags
-
-
-def _curve(attack: Attack, outcome: Outcome) -> dict[str, Any]:
-    rates = {
-        measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
-        for measure, stages in outcome.curve.items()
-    }
-    return {"stages": list(attack.stages), **rates}
-
-
-def _rate(outcome: Outcome) -> dict[str, Any]:
-    flags = _counted(outcome)
-    return {"n": len(flags), **rate(flags)}
-
-
-def _paired(base: Outcome, edited: Outcome) -> dict[str, Any]:
-    """Differences are edited minus base, on the same passages."""
-    before, after = _counted(base), _counted(edited)
-    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-    return {
-        "no_longer": lost,
-        "newly": gained,
-        "difference": (gained - lost) / len(after),
-        "ci95": paired_difference(lost, gained, len(after)).as_list(),
-        "p_value": mcnemar(lost, gained),
-    }
-
-
-def _limit(record: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
-    name, edited = record["name"], record["edited"]
-    limit, value, (low, high) = limits[name], edited["rate"], edited["ci95"]
-    ok = value <= limit
-    return {
-        "name": name,
-        "ok": ok,
-        "limit": limit,
-        "value": value,
-        "ci95": [low, high],
-        "n": edited["n"],
-        "conclusive": high <= limit if ok else low > limit,
-    }

@@ -21,7 +21,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """audit.png and audit.svg: a line per attack, its rates with 95 % intervals; beside it the
     curves of fine-tuning, where there are any."""
-    rated = [attack for attack in result["attacks"] if "paired" in attack]
+    rated = [attack for attack in result["attacks"] if attack["name"] != "membership"]
     curves = [attack for attack in rated if attack.get("curve")]
 
     def paint(figure: Figure) -> None:

@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
@@ -23,6 +25,7 @@ from evals.benchmarks.scores import Scores, task_scores
 from evals.benchmarks.silence import silence
 from evals.benchmarks.tasks import broken, find_tasks, load_task
 from evals.models import LoadedModel
+from evals.running.processes import Processes
 from surgery.errors import OutputError
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
@@ -100,14 +103,18 @@ class Benchmarks:
         *,
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
+        processes: Processes | None = None,
     ) -> TaskRun:
         """One task on one model. `advance` is told the rows that went through it.
 
+        `processes` share the batches of what is scored by likelihood: the figures are those of one.
+
         Raises `MeasurementError` in one line, whatever lm-eval and the task's code raise.
         """
-        task = self.tasks[name]
+        task, sharing = self.tasks[name], processes or Processes()
         try:
-            results = self._evaluate(task, _Model(loaded, batch_size, advance), batch_size)
+            model = _Model(loaded, batch_size, advance, sharing)
+            results = sharing.agree(self._evaluate(task, model, batch_size))  # the main one's alone
         except Exception as error:  # a task file may hold any code
             raise broken(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -120,9 +127,9 @@ class Benchmarks:
         plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
         return plain
 
-    def _evaluate(self, task: Any, model: Any, batch_size: int) -> dict[str, Any]:
+    def _evaluate(self, task: Any, model: Any, batch_size: int) -> Any:
         with silence():
-            results: dict[str, Any] = simple_evaluate(
+            results: Any = simple_evaluate(
                 model,
                 tasks=[task],
                 task_manager=self.manager,
@@ -174,7 +181,11 @@ class _Model(HFLM):  # type: ignore[misc]
     """lm-eval's model around one that is loaded: its dtype and device are those it has."""
 
     def __init__(
-        self, loaded: LoadedModel, batch_size: int, advance: Callable[[int], None]
+        self,
+        loaded: LoadedModel,
+        batch_size: int,
+        advance: Callable[[int], None],
+        processes: Processes,
     ) -> None:
         with silence():
             super().__init__(
@@ -183,12 +194,21 @@ class _Model(HFLM):  # type: ignore[misc]
                 backend="causal",
                 batch_size=batch_size,
             )
-        self._advance = advance
+        self._advance, self._processes, self._batches = advance, processes, 0
 
     def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
-        logits = super()._model_call(inps, *arguments, **options)
+        number, self._batches = self._batches, self._batches + 1
         self._advance(len(inps))
-        return logits
+        if number % self._processes.count != self._processes.rank:  # another process reads it
+            nothing = torch.full((), torch.nan, device=inps.device)
+            return nothing.expand(*inps.shape, self.config.vocab_size)
+        return super()._model_call(inps, *arguments, **options)
+
+    def _loglikelihood_tokens(self, *arguments: Any, **options: Any) -> Any:
+        self._batches = 0
+        answers = super()._loglikelihood_tokens(*arguments, **options)
+        everyones = zip(*self._processes.gather([answers]), strict=True)
+        return [next((a for a in found if not isnan(a[0])), found[0]) for found in everyones]
 
 
 def _dump(value: Any) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from evals.attacks.audit import shortened
+from evals.attacks.result import Audit
 from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.evaluation.report import (
     Difference,
@@ -127,6 +129,8 @@ def evaluate_command(models: Names, revision: str | None, settings: Settings) ->
         *(("--control", name) for name in controls if not name.startswith(PREFIX)),
         *(("--max-drop", f"{task}={limit:g}") for task, limit in settings.max_drop.items()),
         ("--max-extraction", settings.max_extraction),
+        *(("--attack", name) for name in shortened(settings.attacks)),
+        *(("--max", f"{name}={limit:g}") for name, limit in settings.max_recovered.items()),
         ("--dtype", settings.dtype),
         ("--batch-size", settings.batch_size),
     ]
@@ -199,6 +203,7 @@ RELATIONS: dict[Relation, str] = {
 def verdict(
     tasks: Mapping[str, Task],
     extraction: dict[str, Any] | None,
+    audit: Audit | None,
     heldout: HeldOut | None,
     gates: Sequence[Gate],
     *,
@@ -209,7 +214,7 @@ def verdict(
     said = [RELATIONS[relation]] if relation in RELATIONS else []
     if limit is not None:
         said.append(f"of the benchmarks only a part was measured (--limit {limit:g})")
-    said.append(_result(tasks, extraction, heldout, gates))
+    said.append(_result(tasks, extraction, audit, heldout, gates))
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
@@ -228,6 +233,7 @@ def warnings_of(
 def _result(
     tasks: Mapping[str, Task],
     extraction: dict[str, Any] | None,
+    audit: Audit | None,
     heldout: HeldOut | None,
     gates: Sequence[Gate],
 ) -> str:
@@ -239,6 +245,12 @@ def _result(
             part["exact_match"]["count"] for part in (extraction, extraction["baseline"])
         )
         parts.append(f"recites {count} of {extraction['n']:,} passages, the base {before}")
+    if audit is not None and (worst := audit.strongest) is not None:
+        told = f"of {len(audit.rated)} attacks {worst.name} recovers most, {worst.edited.rate:.1%}"
+        told += f" of {worst.edited.n:,} passages, of the base {worst.base.rate:.1%}"
+        if worst.control is not None:
+            told += f", of text never trained on {worst.control.rate:.1%}"
+        parts.append(told)
     if tasks:
         parts.append(_of_tasks(tasks))
     if heldout is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from evals.attacks.result import result_of
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.evaluation.comparing import compare_scores
@@ -57,10 +57,6 @@ def evaluate(
     loaded, `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where
     the two cannot be compared.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MeasurementError(
-            "evaluate runs in one process", fix="start it without a launcher; `device_map=auto`"
-        )
     result = find_model(edited.source, edited.revision)  # measured last, so looked for first
     source, manifest = find_model(base.source, base.revision), result.manifest
     relation = relation_of(manifest, source)
@@ -71,19 +67,26 @@ def evaluate(
     extraction = report_extraction(after.test, before.test) if after.test else None
     tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
     heldout = heldout_of(before.control, after.control)
-    gates = check_gates(tasks, extraction, plan.limits, plan.max_extraction)
+    audit = None
+    if after.attacked and before.audited and after.audited:
+        audit = result_of(after.attacked, before.audited, after.audited)
+    limits = (plan.limits, plan.max_extraction, audit, plan.max_recovered)
+    gates = check_gates(tasks, extraction, *limits)
     edit = edit_of(manifest) if manifest else None
     models = Names(base=source.source.model, edited=result.source.model)
     samples = after.test.test.samples if after.test else None
     settings = plan.settings(samples, before.dtype)
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        verdict=verdict(tasks, extraction, heldout, gates, relation=relation, limit=settings.limit),
+        verdict=verdict(
+            tasks, extraction, audit, heldout, gates, relation=relation, limit=settings.limit
+        ),
         passed=all(gate.ok for gate in gates) if gates else None,
         models=models,
         relation=relation,
         tasks=tasks,
         extraction=extraction,
+        audit=audit,
         heldout=heldout,
         gates=gates,
         edit=edit,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from evals.attacks.result import Audit
 from evals.evaluation.report import Gate, Metric
+from evals.statistics import judged
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,14 @@ def check_gates(
     extraction: dict[str, Any] | None,
     limits: Sequence[DropLimit],
     max_extraction: float | None,
+    audit: Audit | None = None,
+    max_recovered: Mapping[str, float] | None = None,
 ) -> list[Gate]:
-    """A gate for each task that a limit covers, in the order of `tasks`, and one for extraction.
+    """Gates in the order of `tasks`, for each that a limit covers; of extraction; of attacks.
 
-    `max_extraction`: the highest exact-match rate allowed; needs `extraction`. A gate is judged on
-    the measured value; where its interval reaches beyond the limit, the gate says so.
+    `max_extraction`: the highest exact-match rate allowed; needs `extraction`. `max_recovered`: by
+    attack, the highest rate allowed; needs `audit`. A gate is judged on the measured value; where
+    its interval reaches beyond the limit, the gate says so.
     """
     gates = []
     for name, task in tasks.items():
@@ -85,6 +90,10 @@ def check_gates(
         rate, interval = (extraction["exact_match"][key] for key in ("rate", "ci95"))
         what = "share of passages recited word for word"
         gates.append(_gate("max-extraction", what, rate, interval, extraction["n"], max_extraction))
+    for tried in audit.rated if audit and max_recovered else ():
+        if (most := (max_recovered or {}).get(tried.name)) is not None:
+            found, what = tried.edited, f"share of passages recovered by {tried.name}"
+            gates.append(_gate(f"max {tried.name}", what, found.rate, found.ci95, found.n, most))
     return gates
 
 
@@ -98,8 +107,8 @@ def _gate(
     *,
     enough: bool = True,
 ) -> Gate:
-    ok, (low, high) = value <= limit, ci95
-    conclusive = enough and (high <= limit if ok else low > limit)
+    ok, one_sided = judged(value, ci95, limit)
+    conclusive, (low, high) = enough and one_sided, ci95
     text = f"{what} is {value:.4g}, {'within' if ok else 'above'} the limit of {limit:g}"
     if not conclusive:
         text += f"; inconclusive (n = {n:,}): its interval is {low:.3g} to {high:.3g}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from evals.attacks import audit as attacks
+from evals.attacks.audit import Audited
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import Size
@@ -33,19 +35,21 @@ _TOKENS = 8  # after which a cache is measured
 class ModelResults:
     """One model's results, without the model.
 
-    The other is measured with the last four as well: the tokenizer, the passages and the held-out
-    windows that it made, and the precision.
+    The other is measured with the last five as well: the tokenizer, the passages, the held-out
+    windows and what is attacked, as the first made them, and the precision.
     """
 
     runs: dict[str, TaskRun]
     from_cache: bool
     test: Measured | None
     control: Control | None
+    audited: Audited | None
     size: Size
     identity: dict[str, Any]
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
+    attacked: attacks.Protocol | None
     dtype: str
 
 
@@ -65,9 +69,9 @@ def measure_model(
         model, dtype=plan.dtype, device=plan.device, device_map=plan.device_map, say=say
     )
     if base is None:
-        protocol, windows = _tokenized(plan, loaded.tokenizer)
+        protocol, windows, attacked = _tokenized(plan, loaded.tokenizer)
     else:
-        protocol, windows = base.protocol, base.windows
+        protocol, windows, attacked = base.protocol, base.windows, base.attacked
         if loaded.dtype != base.dtype:
             raise MeasurementError(
                 "the models would run in different precisions",
@@ -78,33 +82,48 @@ def measure_model(
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
     identity = {**loaded.provenance, **hashes_of(loaded)}
-    test = control = None
+    test = control = audited = None
+    sharing = {"processes": plan.processes}
     if protocol is not None:
         total = len(protocol.samples) + (0 if windows is None else len(windows))
         with progress(f"extraction, {loaded.name}", total) as advance:
-            test = measure(loaded, protocol, advance=advance)
+            test = measure(loaded, protocol, advance=advance, **sharing)
         control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
     elif windows is not None:
-        control = measure_control(loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size)
+        control = measure_control(
+            loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size, **sharing
+        )
+    if attacked is not None:
+        with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
+            audited = attacks.audit(
+                loaded, attacked, with_control=base is not None, advance=advance, **sharing
+            )
     return ModelResults(
         *_runs(loaded, plan, identity, progress, base),
         test,
         control,
+        audited,
         size_of(loaded),
         identity,
         loaded.tokenizer,
         protocol,
         windows,
+        attacked,
         loaded.dtype,
     )
 
 
-def _tokenized(plan: Plan, tokenizer: Any) -> tuple[Protocol | None, Tokens | None]:
+def _tokenized(
+    plan: Plan, tokenizer: Any
+) -> tuple[Protocol | None, Tokens | None, attacks.Protocol | None]:
     samples = plan.samples.tokenized(tokenizer) if plan.samples else None
     length = samples.tokens.shape[1] if samples else WINDOW
     windows = control_windows(plan.heldout, tokenizer, length) if plan.heldout else None
     protocol = Protocol(samples, windows, batch_size=plan.batch_size) if samples else None
-    return protocol, windows
+    attacked = None
+    if plan.attacks and samples and windows is not None:
+        attacked = attacks.Protocol(samples, windows, plan.attacks, plan.batch_size)
+    return protocol, windows, attacked
 
 
 def tool_versions() -> dict[str, str]:
@@ -122,6 +141,7 @@ def _runs(
 ) -> tuple[dict[str, TaskRun], bool]:
     """Benchmark results by task, and whether all of them are an earlier run's."""
     tasks, runs, cached = plan.benchmarks, {}, []
+    sharing = {"processes": plan.processes}
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
@@ -137,14 +157,14 @@ def _runs(
             "seeds": SEEDS,
             "versions": tool_versions(),
         }
-        run = plan.cache.get(key) if base is None else None
+        run = plan.processes.agree(plan.cache.get(key)) if base is None else None
         cached.append(run is not None)
         if run is None:
             size = base.runs[name]["batch_size"] if base else plan.batch_size
-            size = size or tasks.batch_size(name, loaded)
+            size = size or plan.processes.agree(tasks.batch_size(name, loaded))
             with progress(f"{name}, {loaded.name}", None) as advance:
-                run = tasks.run(name, loaded, batch_size=size, advance=advance)
-            if base is None:
+                run = tasks.run(name, loaded, batch_size=size, advance=advance, **sharing)
+            if base is None and plan.processes.is_main:
                 plan.cache.put(key, run)
         runs[name] = run
     return runs, all(cached)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks
 from evals.evaluation.gates import DropLimit
 from evals.evaluation.report import Point, Settings
+from evals.running.processes import Processes
 from evals.samples import Passages, Samples
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import TextSource
@@ -35,10 +36,13 @@ class Plan:
     - `samples`: passages, or None. `heldout`: texts that neither model was trained on; `controls`:
       what they are called.
     - `batch_size`: of everything; None: what memory allows, found for the base.
-    - `limits`, `max_extraction`: the gates.
+    - `attacks`: names of those to try (`evals.attacks.audit.named`); they need `samples` and
+      `heldout`.
+    - `limits`, `max_extraction`, `max_recovered` (by attack): the gates.
     - `front`: points that a search found, for the trade-off picture
       (`evals.evaluation.conclusions.read_front`).
     - `speed`: the object of `bench --json`.
+    - `processes`: which share the work.
     """
 
     benchmarks: Benchmarks | None = None
@@ -51,10 +55,13 @@ class Plan:
     device_map: str | None = None
     limits: Sequence[DropLimit] = ()
     max_extraction: float | None = None
+    attacks: tuple[str, ...] = ()
+    max_recovered: Mapping[str, float] = field(default_factory=dict)
     cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
     show_text: bool = False
     front: Sequence[Point] = ()
     speed: dict[str, Any] | None = None
+    processes: Processes = field(default_factory=Processes)
 
     def settings(self, samples: Samples | None, dtype: str) -> Settings:
         """The plan as the report records it. `samples`, `dtype`: as they were measured."""
@@ -69,6 +76,8 @@ class Plan:
             controls=list(self.controls),
             max_drop={limit.pattern: limit.limit for limit in self.limits},
             max_extraction=self.max_extraction,
+            attacks=list(self.attacks),
+            max_recovered=dict(self.max_recovered),
             dtype=dtype,
             batch_size=self.batch_size,
         )

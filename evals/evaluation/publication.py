@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from evals.attacks.result import Audit, described
 from evals.evaluation.comparing import verdict_of
 from evals.evaluation.conclusions import (
     evaluate_command,
@@ -79,12 +80,15 @@ def told(report: Report) -> Report:
         metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
         tasks[name] = _with_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
     limits = [DropLimit(pattern, limit) for pattern, limit in settings.max_drop.items()]
-    gates = check_gates(tasks, extraction, limits, settings.max_extraction)
+    audit = report.audit and _of_audit(report.audit)
+    gates = check_gates(
+        tasks, extraction, limits, settings.max_extraction, audit, settings.max_recovered
+    )
     edit = report.edit and _of_edit(report.edit)
     points = report.trade_off.points if report.trade_off else []
     front = [_of_front(point) for point in points if point.kind == "front"]
     said = verdict(
-        tasks, extraction, heldout, gates, relation=report.relation, limit=settings.limit
+        tasks, extraction, audit, heldout, gates, relation=report.relation, limit=settings.limit
     )
     evaluated = evaluate_command(names, measured.edited.get("revision"), settings)
     return report.model_copy(
@@ -92,6 +96,7 @@ def told(report: Report) -> Report:
             "verdict": said,
             "tasks": tasks,
             "extraction": extraction,
+            "audit": audit,
             "heldout": heldout,
             "gates": gates,
             "edit": edit,
@@ -113,6 +118,11 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
         defined = {**selectivity, "definition": SELECTIVITY}
         made["paired"] = {**extraction["paired"], "selectivity": defined}
     return made
+
+
+def _of_audit(audit: Audit) -> Audit:
+    attacks = [one.model_copy(update=described(one.name)) for one in audit.attacks]
+    return audit.model_copy(update={"attacks": attacks})
 
 
 def _of_edit(edit: Edit) -> Edit:

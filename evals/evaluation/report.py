@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evals.attacks.result import Audit
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.record.manifest import TextSource
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
 
@@ -160,7 +161,8 @@ class Settings(_Model):
     """What was asked for, as data: with it `reproduce --evaluate` measures again.
 
     Of files there are names and hashes, never paths. `controls`: held-out text, a lab model's name
-    for its own; `batch_size` None: found for each task; `dtype`: as it was run.
+    for its own; `batch_size` None: found for each task; `dtype`: as it was run; `attacks`: the
+    names of those that were tried.
     """
 
     tasks: list[str]
@@ -172,6 +174,8 @@ class Settings(_Model):
     controls: list[TextSource]
     max_drop: dict[str, float]
     max_extraction: float | None
+    attacks: list[str]
+    max_recovered: dict[str, float]
     dtype: str
     batch_size: int | None
 
@@ -190,7 +194,7 @@ class Provenance(_Model):
 class Report(_Model):
     """`relation`: whether the base is a recorded source of the edited model."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     created: str
     verdict: str
     passed: bool | None
@@ -198,6 +202,7 @@ class Report(_Model):
     relation: Relation
     tasks: dict[str, Task]
     extraction: dict[str, Any] | None
+    audit: Audit | None
     heldout: HeldOut | None
     gates: list[Gate]
     edit: Edit | None
@@ -226,6 +231,7 @@ class Report(_Model):
             {
                 **self.to_dict(),
                 "base": self.models.base,
+                "attacks": [one.model_dump() for one in self.audit.rated] if self.audit else (),
                 "settings": ", ".join(shown),
                 "samples_sha256": self.provenance.samples_sha256,
             }

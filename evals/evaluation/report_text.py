@@ -23,12 +23,13 @@ _NAMES = {
     "extraction": {
         *_MODEL, "metrics", "id", "count", "kind", "sha256", "samples_sha256", "source",
     },
+    "audit": {"kind", "name"},
     "heldout": {"kind", "test", "outcome"},
     "edit": {"source", "family", "variant", "layout", "attention_free", "name", "sha256"},
     "speed": {*_MODEL, "memory", "id", "metrics"},
     "trade_off": {"kind"},
     "passages": {"id", "hash"},
-    "settings": {"tasks", "samples", "name", "sha256", "dtype"},
+    "settings": {"tasks", "samples", "name", "sha256", "dtype", "attacks"},
     "provenance": {*_MODEL, "samples_sha256"},
 }  # fmt: skip
 """Part of the report ("": its top) → keys under which it has names."""
@@ -37,13 +38,14 @@ _SENTENCES = {
     ("gates", "name"), ("gates", "description"), ("edit", "drop_attn"),
     ("trade_off", "points", "label"), ("trade_off", "note"), ("extraction", "warnings"),
     ("extraction", "paired", "selectivity", "definition"),
+    *(("audit", "attacks", key) for key in ("setting", "definition", "source", "cost")),
 }  # fmt: skip
 PASSAGE = (
     "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
     "nll", "count", "member", "baseline",
 )  # fmt: skip
 """What is published of a row."""
-_LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds"}
+_LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds", "stages", "any", "near"}
 _NAMED = {"versions", "attention_free"}  # their keys are names, and their values are strings
 _KEY, _ID = re.compile(r"[!-~]{1,100}"), re.compile(r"[!-~]{1,64}")
 _LONGEST, _WORDS = 200, 8  # of a name; "resident memory of the process while running" has 7

@@ -53,6 +53,16 @@ class Task(_Figures):
     num_fewshot: int
 
 
+class Attack(_Figures):
+    """Passages of `n` that an attack recovers; `control`: of text that was never trained on."""
+
+    name: str
+    definition: str
+    base: Count
+    edited: Count
+    control: Count | None
+
+
 class HeldOut(_Figures):
     """Loss on `n` windows of text that was not trained on (`kind` "text"), or of other passages."""
 
@@ -82,6 +92,7 @@ class Measured(_Figures):
     base: str
     tasks: dict[str, Task]
     extraction: Extraction | None
+    attacks: tuple[Attack, ...] = ()
     heldout: HeldOut | None
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]

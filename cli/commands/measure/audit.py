@@ -9,6 +9,7 @@ import click
 
 from cli.inputs import needed_texts, open_model
 from cli.options import (
+    attack_options,
     json_option,
     length_options,
     note,
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
     from evals.attacks.audit import Audited
 
 
-def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
-    found: dict[str, float] = {}
-    for value in values:
-        name, sign, number = value.rpartition("=")
-        try:
-            limit = float(number)
-        except ValueError:
-            limit = -1.0
-        if not sign or not 0 <= limit <= 1:
-            raise click.BadParameter(f"{value!r} is not ATTACK=X; write for example 'hints:2=0.02'")
-        if name in found:
-            raise click.BadParameter(f"{name!r} has more than one limit")
-        if name in ("cheap", "all", "membership"):
-            raise click.BadParameter(f"{name!r} has no one rate that could be limited")
-        found[name] = limit
-    return found
-
-
 @click.command("audit")
 @click.argument("model")
 @click.option("--baseline", required=True, metavar="BASE", help="The model before the edit.")
@@ -51,16 +34,6 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="The passages, as for extract.  [default: a lab model's own]",
 )
 @click.option(
-    "--attack",
-    "attacks",
-    multiple=True,
-    default=("all",),
-    metavar="A",
-    help="greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, quantized:BITS, "
-    "relearn, relearn-benign, membership; cheap: those that one pass decides; may be repeated.  "
-    "[default: all]",
-)
-@click.option(
     "--control",
     "controls",
     multiple=True,
@@ -68,14 +41,7 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     metavar="FILE",
     help="Text the models were not trained on; may be repeated.  [default: a lab model's own]",
 )
-@click.option(
-    "--max",
-    "limits",
-    multiple=True,
-    callback=_limits,
-    metavar="A=X",
-    help="Gate: attack A may recover at most the share X of the passages; may be repeated.",
-)
+@attack_options
 @revision_option
 @length_options
 @running_options
@@ -93,7 +59,7 @@ def command(
     samples: str | None,
     attacks: tuple[str, ...],
     controls: tuple[Path, ...],
-    limits: dict[str, float],
+    max_recovered: dict[str, float],
     revision: str | None,
     prefix_length: int | None,
     suffix_length: int | None,
@@ -111,8 +77,9 @@ def command(
     go on from there; docs/threat-model.md says what each assumes. Exit code 3 when a limit is
     missed.
     """
-    from evals.attacks.audit import Protocol, audit, named, report
+    from evals.attacks.audit import Protocol, audit, named
     from evals.attacks.files import owned, write_audit
+    from evals.attacks.result import report
     from evals.running.processes import Processes
     from evals.samples import open_samples
     from evals.samples.windows import control_windows
@@ -120,7 +87,7 @@ def command(
     from surgery.hub.finding import find_model
     from surgery.output import check_output
 
-    chosen = named([*attacks, *limits])
+    chosen = named([*(attacks or ("all",)), *max_recovered])
     lab = next((name for name in (model, baseline) if name.startswith("lab:")), None)
     if samples is None and lab is None:
         raise click.UsageError("audit needs passages: give --samples")
@@ -160,7 +127,7 @@ def command(
     assert protocol is not None
     if not processes.is_main:
         return
-    result = report(protocol, results[0], results[1], limits)
+    result = report(protocol, results[0], results[1], max_recovered)
     if output is not None:
         write_audit(output, result, overwrite=overwrite)
     if as_json:

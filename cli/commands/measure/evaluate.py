@@ -82,20 +82,23 @@ def command(
     from evals.evaluation.evaluation import evaluate
     from evals.evaluation.files import owned, write_evaluation
     from evals.evaluation.plan import Target
+    from evals.running.processes import Processes
     from surgery.checkpoint.content import cache_folder
     from surgery.output import atomic_folder, check_output
 
     check_output(output, owned, overwrite=overwrite, say=note)
+    processes = Processes.launched()
     plan = make_plan(
         asked,
         lab,
         batch_size=batch_size,
         dtype=dtype,
-        device=device,
+        device=device or processes.device,
         device_map=device_map,
         cache=BaselineCache(None if no_cache else cache_folder()),
         show_text=show_text,
         front=read_front(front) if front else (),
+        processes=processes,
     )
     found = evaluate(
         Target(model, revision),
@@ -104,6 +107,8 @@ def command(
         say=note,
         progress=progress,
     )
+    if not processes.is_main:
+        return
     with atomic_folder(output, owned, overwrite=overwrite) as folder:
         write_evaluation(found, folder)
     _attach(found, Path(model), show_text)

@@ -7,16 +7,10 @@ from typing import Any
 
 import click
 
-from cli.evaluating import OPTIONS
 from cli.options import note, overwrite_option
 
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
-_EVERYTHING: dict[str, Any] = dict.fromkeys(OPTIONS) | {
-    "include_paths": (),
-    "controls": (),
-    "limits": [],
-}
 SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
 
 
@@ -37,7 +31,7 @@ def command(output: Path, overwrite: bool) -> None:
     measures what both models recite and what they can do, and writes the report.
     """
     from cli.after_export import evaluated
-    from cli.evaluating import make_plan
+    from cli.evaluating import UNASKED, make_plan
     from cli.tables import console
     from cli.tables.evaluation import print_evaluation
     from surgery.editing.preparing import prepare
@@ -68,7 +62,7 @@ def command(output: Path, overwrite: bool) -> None:
         f"attn-surgery evaluate {output} --baseline {MODEL}",
         style="bold",
     )
-    report = evaluated(output, prepared.model, make_plan(_EVERYTHING, MODEL))
+    report = evaluated(output, prepared.model, make_plan(UNASKED, MODEL))
     print_evaluation(report, output)
     out.rule("4. See for yourself")
     _show(output, out)

@@ -129,7 +129,7 @@ class Node:
 
     def interval(self, show: str, *digits: int) -> Interval:
         """The object {mean, ci95: [low, high]} here, or alike, each number shown by `show`."""
-        middles = ("rate", "mean", "value", "difference", "median")
+        middles = ("rate", "mean", "value", "difference", "median", "auc")
         middle = getattr(next(self[key] for key in middles if key in self.value), show)(*digits)
         ends = self["ci95"] if "ci95" in self.value else (self["min"], self["max"])
         show = {"rate": "percent"}.get(show, show)

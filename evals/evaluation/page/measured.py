@@ -30,7 +30,10 @@ def recall_of(node: Node) -> dict[str, Any]:
                 "n": edited["n"],
                 "pair": pair,
                 "difference": change["exact_match_difference"].interval("points"),
-                "whiskers": [axis.whisker(interval) for interval in pair],
+                "whiskers": [
+                    (kind, axis.whisker(interval))
+                    for kind, interval in zip(("base", "edited"), pair, strict=True)
+                ],
             }
         )
     return {"rows": rows, "ticks": axis.named(axis.percent), "measures": _measures(node, base)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evals.evaluation.page.attacked import audit_of
 from evals.evaluation.page.details import Pair, edit_of, provenance_of, sizes_of
 from evals.evaluation.page.drawings import chart
 from evals.evaluation.page.figures import Interval, Node
@@ -22,6 +23,7 @@ def view_of(report: dict[str, Any]) -> dict[str, Any]:
         "gates": [_gate(gate) for gate in root["gates"]],
         "highlights": _highlights(root),
         "recall": recall_of(root["extraction"]) if root.has("extraction") else None,
+        "audit": audit_of(root["audit"]) if root.has("audit") else None,
         "tasks": tasks_of(root["tasks"]) if report["tasks"] else None,
         "chart": chart(report["trade_off"]["points"]) if root.has("trade_off") else None,
         "blocks_of": edit_of(root["edit"]) if root.has("edit") else None,
@@ -40,7 +42,8 @@ def _gates_say(gates: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def _gate(gate: Node) -> dict[str, Any]:
-    kind, least = ("rate", 1) if gate.value["name"] == "max-extraction" else ("number", 3)
+    of_tasks = gate.value["name"].startswith("max-drop")
+    kind, least = ("number", 3) if of_tasks else ("rate", 1)
     for digits in range(least, 12):  # as many as tell the value and its limit apart
         value, limit = (getattr(gate[part], kind)(digits) for part in ("value", "limit"))
         if value.text != limit.text or value.value == limit.value:
@@ -50,12 +53,17 @@ def _gate(gate: Node) -> dict[str, Any]:
 
 
 def _highlights(root: Node) -> list[Pair]:
-    """The three figures that a reader looks for first: what it bought, and what it cost."""
+    """The figures that a reader looks for first: what it bought, and what it cost."""
     found = []
     if root.has("extraction", "baseline"):
         base, edited = root["extraction"]["baseline"], root["extraction"]
         before, after = (node["exact_match"]["rate"].rate() for node in (base, edited))
         found.append(Pair("recited word for word", before, after))
+    if root.has("audit") and (worst := _strongest(root["audit"])) is not None:
+        before, after = (worst[part]["rate"].rate() for part in ("base", "edited"))
+        found.append(
+            Pair(f"recovered by the strongest attack, {worst.value['name']}", before, after)
+        )
     if root.has("heldout"):
         before, after = (root["heldout"][part]["mean"].number() for part in ("base", "edited"))
         found.append(Pair("held-out loss, nats per token", before, after))
@@ -66,6 +74,11 @@ def _highlights(root: Node) -> list[Pair]:
         what = _WORST.get(worst.value["outcome"], "no loss shown on any task")
         found.append(Pair(f"{name}, {worst.value['metric']}: {what}", before, after))
     return found
+
+
+def _strongest(audit: Node) -> Node | None:
+    rated = [attack for attack in audit["attacks"] if attack.has("paired")]
+    return max(rated, key=lambda attack: attack.value["edited"]["rate"], default=None)
 
 
 _WORST = {"loss": "the largest loss", "inconclusive": "inconclusive"}
