@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.inputs import heldout_texts
-from cli.options import FOLDER, attack_options, note, together
+from cli.options import FOLDER, F, attack_options, note, together
 from cli.progress import progress
 
 if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
-    from evals.evaluation.gates import DropLimit
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
 
@@ -55,37 +54,44 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         return int(limit) if limit >= 1 else limit
 
 
+def task_options(default: str, suite: str) -> Callable[[F], F]:
+    """--tasks, --suite, --include-path and --limit. `default`, `suite`: what the first two are."""
+    return together(
+        click.option(
+            "--tasks",
+            metavar="A,B",
+            help=f"lm-eval tasks, groups or patterns.  [default: {default}]",
+        ),
+        click.option(
+            "--suite",
+            type=click.Choice(["standard", "lab"]),
+            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that "
+            f"need no download.  [default: {suite}]",
+        ),
+        click.option(
+            "--include-path",
+            "include_paths",
+            type=FOLDER,
+            multiple=True,
+            metavar="DIR",
+            help="Also look for task files here; may be repeated.",
+        ),
+        click.option(
+            "--limit",
+            type=_Limit(),
+            metavar="N",
+            help="Only the first N documents of each task, or a share.",
+        ),
+    )
+
+
 evaluation_options = together(
-    click.option(
-        "--tasks",
-        metavar="A,B",
-        help="lm-eval tasks, groups or patterns.  [default: see --suite]",
-    ),
-    click.option(
-        "--suite",
-        type=click.Choice(["standard", "lab"]),
-        help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three that "
-        "need no download.  [default: lab for a lab model, standard for any other]",
-    ),
-    click.option(
-        "--include-path",
-        "include_paths",
-        type=FOLDER,
-        multiple=True,
-        metavar="DIR",
-        help="Also look for task files here; may be repeated.",
-    ),
+    task_options("see --suite", "lab for a lab model, standard for any other"),
     click.option(
         "--num-fewshot",
         type=click.IntRange(min=0),
         metavar="N",
         help="Examples before each question.  [default: the task's own]",
-    ),
-    click.option(
-        "--limit",
-        type=_Limit(),
-        metavar="N",
-        help="Only the first N documents of each task, or a share.",
     ),
     click.option(
         "--samples",
@@ -132,8 +138,7 @@ def lab_of(*models: str | None) -> str | None:
 
 def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
     """Raises `UsageError` for options that exclude or need each other."""
-    if asked["tasks"] is not None and asked["suite"] is not None:
-        raise click.UsageError("--tasks and --suite exclude each other")
+    check_tasks(asked["tasks"], asked["suite"])
     if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
         raise click.UsageError("--max-extraction needs passages: give --samples")
     if lab is None and _attacked(asked):
@@ -150,12 +155,24 @@ def _attacked(asked: Mapping[str, Any]) -> tuple[str, ...]:
     return named([*groups, *asked["max_recovered"]])
 
 
+def check_tasks(tasks: str | None, suite: str | None) -> None:
+    """Raises `UsageError` where both are given."""
+    if tasks is not None and suite is not None:
+        raise click.UsageError("--tasks and --suite exclude each other")
+
+
+def named_tasks(tasks: str | None, suite: str) -> Sequence[str]:
+    """The names that `--tasks` lists, or else those of the suite."""
+    from evals.benchmarks.tasks import SUITES
+
+    return SUITES[suite] if tasks is None else _listed(tasks)
+
+
 def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     """The evaluation that the options ask for; tasks are loaded, and gates checked against them.
 
     `more`: further fields of `evals.evaluation.evaluation.Plan`.
     """
-    from evals.benchmarks.tasks import SUITES
     from evals.evaluation.plan import Plan
     from evals.samples import open_samples
     from surgery.checkpoint.copying import sha256_of
@@ -163,8 +180,7 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     from surgery.hub.finding import last_name
     from surgery.record.manifest import TextSource
 
-    tasks, suite = asked["tasks"], asked["suite"]
-    names = _listed(tasks) if tasks else SUITES[suite or ("lab" if lab else "standard")]
+    names = named_tasks(asked["tasks"], asked["suite"] or ("lab" if lab else "standard"))
     named = asked["samples"] or lab
     lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
     passages = None if named is None else open_samples(named, **lengths)
@@ -176,9 +192,7 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
         for file in asked["controls"]
     ]
     return Plan(
-        benchmarks=_benchmarks(
-            names, asked["limits"], asked["include_paths"], asked["num_fewshot"], asked["limit"]
-        ),
+        benchmarks=_benchmarks(asked, names),
         samples=passages,
         heldout=heldout,
         controls=controls or ([TextSource(name=lab)] if lab else []),
@@ -206,23 +220,29 @@ def _listed(tasks: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _benchmarks(
-    names: Any,
-    limits: list[DropLimit],
-    include_paths: tuple[Path, ...],
-    num_fewshot: int | None,
+def load_tasks(
+    names: Sequence[str],
+    include_paths: Sequence[Path],
     limit: float | None,
+    num_fewshot: int | None = None,
 ) -> Benchmarks:
-    """The loaded tasks; a gate on one that is not among them is a usage error."""
+    """As `evals.benchmarks.running.Benchmarks.load`."""
     from evals.benchmarks.running import Benchmarks
-    from evals.evaluation.gates import check_named
 
     with progress("loading tasks", None):
-        benchmarks = Benchmarks.load(
+        return Benchmarks.load(
             names, include_paths=include_paths, num_fewshot=num_fewshot, limit=limit
         )
+
+
+def _benchmarks(asked: Mapping[str, Any], names: Sequence[str]) -> Benchmarks:
+    """The loaded tasks; a gate on one that is not among them is a usage error."""
+    from evals.evaluation.gates import check_named
+
+    keys = ("include_paths", "limit", "num_fewshot")
+    benchmarks = load_tasks(names, **{key: asked[key] for key in keys})
     try:
-        check_named(limits, list(benchmarks.tasks))
+        check_named(asked["limits"], list(benchmarks.tasks))
     except ValueError as error:
         raise click.UsageError(f"--max-drop: {error}") from None
     return benchmarks

@@ -30,8 +30,12 @@ def show_sweep(result: dict[str, Any]) -> None:
     from evals.sweep.report import best_edit
 
     base, edits = result["base"], sorted(result["edits"], key=_by_block)
+    asked = [(name, name, "{:.3f}") for name in base.get("tasks", {})]
+    base, *edits = [edit | _values(edit) for edit in (base, *edits)]
     columns = [
-        column for column in COLUMNS if any(e.get(column[1]) is not None for e in [base, *edits])
+        column
+        for column in (*COLUMNS, *asked)
+        if any(e.get(column[1]) is not None for e in [base, *edits])
     ]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("edit", "variant"):
@@ -51,6 +55,11 @@ def show_sweep(result: dict[str, Any]) -> None:
         f"{result['suffix_length']} asked for; losses and KL in nats per token"
     )
     out.print(table)
+    if "tasks" in result:
+        echo(
+            "tasks: "
+            + ", ".join(f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in result["tasks"].items())
+        )
     if not base["exact_count"]:
         return
     best = best_edit(result)
@@ -80,6 +89,11 @@ def _show_estimates(result: dict[str, Any]) -> None:
             f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} ± {one['kl_error']:.4f}, "
             f"margins {one['margin']:.3f} ± {one['margin_error']:.3f} nats²"
         )
+
+
+def _values(edit: dict[str, Any]) -> dict[str, Any]:
+    """Task → value."""
+    return {name: task["value"] for name, task in edit.get("tasks", {}).items()}
 
 
 def _by_block(edit: dict[str, Any]) -> tuple[Any, ...]:

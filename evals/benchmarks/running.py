@@ -1,6 +1,6 @@
 """Benchmarks through lm-eval: tasks by name, run on a loaded model, kept document by document.
 
-The one file that imports lm-eval. A `TaskRun` is plain JSON, so that it can be kept and compared.
+A `TaskRun` is plain JSON, so that it can be kept and compared.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class Benchmarks:
         """
         task, sharing = self.tasks[name], processes or Processes()
         try:
-            model = _Model(loaded, batch_size, advance, sharing)
-            results = sharing.agree(self._evaluate(task, model, batch_size))  # the main one's alone
+            model = Model(loaded, batch_size, advance, sharing)
+            results = sharing.agree(self.evaluated(task, model, batch_size))  # the main one's alone
         except Exception as error:  # a task file may hold any code
             raise broken(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -127,7 +127,8 @@ class Benchmarks:
         plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
         return plain
 
-    def _evaluate(self, task: Any, model: Any, batch_size: int) -> Any:
+    def evaluated(self, task: Any, model: Any, batch_size: int) -> Any:
+        """What lm-eval makes of one of the tasks with any model of its own kind."""
         with silence():
             results: Any = simple_evaluate(
                 model,
@@ -177,15 +178,15 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
         raise OutputError("lm-eval's results cannot be written", where=folder)
 
 
-class _Model(HFLM):  # type: ignore[misc]
+class Model(HFLM):  # type: ignore[misc]
     """lm-eval's model around one that is loaded: its dtype and device are those it has."""
 
     def __init__(
         self,
         loaded: LoadedModel,
         batch_size: int,
-        advance: Callable[[int], None],
-        processes: Processes,
+        advance: Callable[[int], None] = lambda done: None,
+        processes: Processes | None = None,
     ) -> None:
         with silence():
             super().__init__(
@@ -194,7 +195,7 @@ class _Model(HFLM):  # type: ignore[misc]
                 backend="causal",
                 batch_size=batch_size,
             )
-        self._advance, self._processes, self._batches = advance, processes, 0
+        self._advance, self._processes, self._batches = advance, processes or Processes(), 0
 
     def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
         number, self._batches = self._batches, self._batches + 1

@@ -6,8 +6,9 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 
 _LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers")
 
@@ -23,9 +24,24 @@ def silence() -> Iterator[None]:
         for logger in map(logging.getLogger, _LOGGERS):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        evaluator = sys.modules.get("lm_eval.evaluator")
-        asks_git = getattr(evaluator, "get_git_commit_hash", None)
-        if asks_git is not None:  # of whatever repository the user is in, with an error if of none
-            stack.callback(setattr, evaluator, "get_git_commit_hash", asks_git)
-            setattr(evaluator, "get_git_commit_hash", lambda: None)  # noqa: B010 - not typed
+        for (module, name), ours in _INSTEAD.items():
+            theirs = getattr(sys.modules.get(module), name, None)
+            if theirs is not None:
+                stack.callback(setattr, sys.modules[module], name, theirs)
+                setattr(sys.modules[module], name, ours)
         yield
+
+
+@cache
+def _environment() -> str:
+    """It takes a second, and lm-eval asks for it after every task."""
+    from torch.utils.collect_env import get_env_info, pretty_str
+
+    return str(pretty_str(get_env_info()))  # type: ignore[no-untyped-call]
+
+
+_INSTEAD: dict[tuple[str, str], Callable[[], str | None]] = {
+    # of whatever repository the user is in, with an error if of none
+    ("lm_eval.evaluator", "get_git_commit_hash"): lambda: None,
+    ("torch.utils.collect_env", "get_pretty_env_info"): _environment,
+}

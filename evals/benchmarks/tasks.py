@@ -21,6 +21,16 @@ PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without writing them down."""
 
 
+def ability(output_type: str, metadata: dict[str, Any]) -> str:
+    """Whether a task asks for "language" or for "reasoning", as Menta et al. 2025 tell them apart.
+
+    Language: the model goes on with a text (lambada, perplexities). Reasoning: it chooses or writes
+    an answer (hellaswag, piqa, winogrande, arc). A task file may say which in its `metadata`.
+    """
+    rated = output_type in ("loglikelihood", "loglikelihood_rolling")
+    return str(metadata.get("ability", "language" if rated else "reasoning"))
+
+
 def find_tasks(
     names: Sequence[str], include_paths: Sequence[Path], make: Callable[..., Any]
 ) -> tuple[list[str], Any]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,54 @@ Columns = dict[str, npt.NDArray[Any]]
 """Name of a measure -> its value for each row [B]; of `right`, for each suffix token [B, S]."""
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
+Edits = Callable[[Branch], Replacements]
+"""A branch's edit, not yet in force."""
+
+
+class Batch(Protocol):
+    """Work that is done at once under the base model and all edits; its length is in rows."""
+
+    def __len__(self) -> int: ...
+
+    def measure(
+        self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
+    ) -> Iterator[tuple[Selection, Columns]]:
+        """The measures of the base model, then those of every branch that is to be measured."""
+        ...
+
+
+def under_edits(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    tree: Sequence[Branch],
+    edit: Edits,
+    columns: Callable[[Run, Run | None], Columns],
+    alone: Callable[[int, torch.Tensor], Columns] | None = None,
+) -> Iterator[tuple[Selection, Columns]]:
+    """Passes over `tokens` (int64 [B, T]) on shared prefixes, and what `columns` makes of each.
+
+    **Arguments:** `columns`: a run and the base's (None for the base) -> measures; `alone`: a block
+    and its inputs -> measures, in place of a run where nothing goes on from the edit.
+    """
+    base = from_tokens(model, tokens, keep={branch.start for branch in tree})
+    yield BASE, columns(base, None)
+
+    def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
+        edited, states = edit(branch), above.inputs[branch.start]
+        if alone is not None and not branch.children:
+            with edited.active():
+                yield branch.selection, alone(branch.start, states)
+            return
+        last = None if branch.measured else max(branch.exits)
+        with edited.active():
+            run = from_block(model, branch.start, states, keep=branch.exits, last=last)
+        if branch.measured:
+            yield branch.selection, columns(run, base)
+        for child in branch.children:
+            yield from walk(child, run)
+
+    for branch in tree:
+        yield from walk(branch, base)
 
 
 @dataclass(frozen=True)
@@ -44,34 +93,17 @@ class EditedBatch:
     prefix_length: int | None
     exact_only: bool
 
+    def __len__(self) -> int:
+        return len(self.tokens)
+
     def measure(
-        self,
-        model: PreTrainedModel,
-        tree: Sequence[Branch],
-        edit: Callable[[Branch], Replacements],
+        self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
     ) -> Iterator[tuple[Selection, Columns]]:
-        """The measures of the base model, then those of every branch that is to be measured."""
-        tokens = torch.from_numpy(self.tokens.astype(np.int64))
+        """As `Batch.measure`."""
         # The last token predicts nothing that is measured, so it is not read.
-        base = from_tokens(model, tokens[:, :-1], keep={branch.start for branch in tree})
-        yield BASE, self._columns(model, base, None)
-
-        def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
-            edited, states = edit(branch), above.inputs[branch.start]
-            if self.exact_only and not branch.children:
-                with edited.active():
-                    yield branch.selection, self._leaving_from(model, branch.start, states)
-                return
-            last = None if branch.measured else max(branch.exits)
-            with edited.active():
-                run = from_block(model, branch.start, states, keep=branch.exits, last=last)
-            if branch.measured:
-                yield branch.selection, self._columns(model, run, base)
-            for child in branch.children:
-                yield from walk(child, run)
-
-        for branch in tree:
-            yield from walk(branch, base)
+        read = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
+        columns, alone = partial(self._columns, model), partial(self._leaving_from, model)
+        return under_edits(model, read, tree, edit, columns, alone if self.exact_only else None)
 
     @property
     def _suffix(self) -> torch.Tensor:

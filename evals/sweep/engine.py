@@ -25,7 +25,7 @@ from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
-from evals.sweep.batch import BASE, Columns, EditedBatch
+from evals.sweep.batch import BASE, Batch, Columns, EditedBatch
 from evals.sweep.planning import FitsBlocks, SharedEdits
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
@@ -43,6 +43,7 @@ class Measured:
     - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
     - `heldout_nll`: float64 [M], of every token of a window but the first, in nats.
     - `heldout_kl`: float64 [M], KL(base || edited) at the same positions, in nats per token.
+    - `asked`: what each further batch gave.
     """
 
     selection: Selection
@@ -54,6 +55,7 @@ class Measured:
     nll: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]
+    asked: Sequence[Columns] = ()
 
     @property
     def evidence(self) -> Evidence:
@@ -69,6 +71,7 @@ class Engine:
     - `model`: in eval mode, with its language modeling head.
     - `samples`: the passages that it may recite.
     - `heldout`: int32 [M, T] windows of text it was not trained on; None: only `samples`.
+    - `further`: more batches, whatever they ask.
     - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches are those of
       `evals.memorization.extraction.extract`, and so are the numbers, to the last bit in float32.
@@ -86,6 +89,7 @@ class Engine:
         samples: Samples,
         heldout: Tokens | None = None,
         *,
+        further: Sequence[Batch] = (),
         exact_only: bool = False,
         batch_size: int | None = None,
         processes: Processes | None = None,
@@ -101,6 +105,7 @@ class Engine:
         check_head(model, torch.from_numpy(samples.tokens[:1, :4].astype(np.int64)))
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
+        self._further = further
         self._processes = processes or Processes()
         self.batch_size = batch_size or self._processes.agree(
             rows_per_batch(model, samples.tokens.shape[1], processes=self._processes.count)
@@ -116,7 +121,8 @@ class Engine:
 
     def work(self, selections: Iterable[Selection]) -> int:
         """How much `measure` will tell `advance` of, about."""
-        return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
+        rows = len(self._samples) + len(self._heldout) + sum(map(len, self._further))
+        return len(self._missing(selections)) * rows
 
     def measure(
         self,
@@ -137,11 +143,11 @@ class Engine:
         if missing:
             tree = self._edits.tree([selection for selection in missing if selection != BASE])
 
-            def one(batch: EditedBatch) -> list[Columns]:
+            def one(batch: Batch) -> list[Columns]:
                 done = {}
                 for selection, columns in batch.measure(self._model, tree, self._edits):
                     done[selection] = columns
-                    advance(self._processes.count * len(batch.tokens))
+                    advance(self._processes.count * len(batch))
                 return [done[selection] for selection in missing]
 
             parts = self._in_rounds(one, len(missing), journal, advance)
@@ -154,20 +160,21 @@ class Engine:
 
     def _in_rounds(
         self,
-        one: Callable[[EditedBatch], list[Columns]],
+        one: Callable[[Batch], list[Columns]],
         edits: int,
         journal: Journal | None,
         advance: Callable[[int], None],
     ) -> list[list[Columns]]:
         """A batch for every process at a time, each round on record before the next."""
         processes, prefix_length = self._processes, self._samples.prefix_length
-        batches = [
+        batches: list[Batch] = [
             EditedBatch(tokens[rows], prefix, self._exact_only)
             for tokens, prefix in ((self._samples.tokens, prefix_length), (self._heldout, None))
             for rows in row_ranges(len(tokens), self.batch_size)
         ]
+        batches += self._further
         parts = processes.agree([] if journal is None else journal.read(_stored_columns))
-        advance(edits * sum(len(batch.tokens) for batch in batches[: len(parts)]))
+        advance(edits * sum(map(len, batches[: len(parts)])))
         record = journal if processes.is_main else None
         with nullcontext() if record is None else record.appending():
             for begin in range(len(parts), len(batches), processes.count):
@@ -182,6 +189,8 @@ class Engine:
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> Measured:
         """One edit's rows of all batches, in order."""
         none = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
+        ours = len(parts) - len(self._further)
+        parts, asked = parts[:ours], parts[ours:]
         columns = none | {
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
@@ -189,9 +198,15 @@ class Engine:
         measured = Measured(
             selection=selection,
             exact=columns["first_divergence"] == self._samples.suffix_length,
+            asked=asked,
             **columns,
         )
-        for values in (*(() if self._exact_only else (measured.nll,)), measured.heldout_nll):
+        floats = [v for part in asked for v in part.values() if v.dtype.kind == "f"]
+        for values in (
+            *(() if self._exact_only else (measured.nll,)),
+            measured.heldout_nll,
+            *floats,
+        ):
             if not np.isfinite(values).all():
                 raise MeasurementError(
                     "the model gives likelihoods that are not finite",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 
-from evals.sweep.shared_prefixes import Branch, branches
+from evals.sweep.shared_prefixes import Branch, branches, every
 from surgery.editing.in_memory import Editable, Replacements
 from surgery.editing.rewriting import check_fitted
 from surgery.plan import Plan
@@ -56,7 +56,7 @@ class SharedEdits:
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
         # What is shared is computed in one layout, so that it is the same to the last bit.
         tree = tuple(branch for name in sorted(by_layout) for branch in branches(by_layout[name]))
-        plans = [self._plan(branch) for branch in _every(tree)]
+        plans = [self._plan(branch) for branch in every(tree)]
         wanted = Counter(_key(plan, block) for plan in plans for block in plan.blocks)
         new = [key for key, _ in wanted.most_common() if key not in self._kept]
         self._kept |= dict.fromkeys(new[: self._room - len(self._kept)])
@@ -87,9 +87,3 @@ def _key(plan: Plan, block: int) -> _Key:
     parts = tuple(part for part in plan.selection if part.block == block)
     below = tuple(part for part in plan.selection if part.block < block)
     return plan.layout.NAME, parts, below if block in plan.fitted else ()
-
-
-def _every(tree: Iterable[Branch]) -> Iterator[Branch]:
-    for branch in tree:
-        yield branch
-        yield from _every(branch.children)

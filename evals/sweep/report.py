@@ -33,7 +33,8 @@ class Setting:
     """What was swept, on what: everything but the results.
 
     `heldout`: int32 [M, T] windows, None where none were measured. `calibration`: the text that
-    variants were fitted on, with the fit of each block alone.
+    variants were fitted on, with the fit of each block alone. `tasks`: what benchmarks ask, as a
+    journal tells it apart.
     """
 
     loaded: LoadedModel
@@ -43,6 +44,7 @@ class Setting:
     batch_size: int
     calibration: CalibrationRecord | None = None
     warnings: Sequence[str] = ()
+    tasks: Mapping[str, Any] | None = None
 
 
 def sweep_report(
@@ -121,6 +123,7 @@ def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) 
         "exact_only": setting.exact_only,
         "batch_size": setting.batch_size,
         "calibration": calibration and calibration.sha256,
+        "tasks": setting.tasks,
         "edits": hashlib.sha256(repr(list(edits)).encode()).hexdigest(),
     }
     return Journal(output.parent / f".{output.name}.progress", settings)
@@ -142,9 +145,14 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recovered, a column for each measure."""
-    recovered = row.get("recovered") or {}
-    return {**{key: value for key, value in row.items() if key != "recovered"}, **recovered}
+    """A column for each measure of what is recovered; of each task for its value and difference."""
+    plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
+    tasks: dict[str, Any] = {}
+    for name, task in row.get("tasks", {}).items():
+        low, high = task.get("ci95") or (None, None)
+        change = {"difference": task.get("difference"), "low": low, "high": high}
+        tasks |= {name: task["value"]} | {f"{name}_{key}": v for key, v in change.items()}
+    return {**plain, **(row.get("recovered") or {}), **tasks}
 
 
 def best_edit(result: Mapping[str, Any]) -> dict[str, Any]:

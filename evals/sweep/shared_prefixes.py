@@ -6,7 +6,7 @@ another one takes up the other's pass; the base model is the root that all of th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -43,6 +43,13 @@ def branches(selections: Collection[Selection]) -> tuple[Branch, ...]:
         for selection in selections
     }
     return _grow((), sorted(by_block))
+
+
+def every(tree: Iterable[Branch]) -> Iterator[Branch]:
+    """All branches, each before those that go on from it."""
+    for branch in tree:
+        yield branch
+        yield from every(branch.children)
 
 
 def _grow(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.evaluating import check_tasks, load_tasks, named_tasks, task_options
 from cli.inputs import (
     calibration_text,
     fitter_for,
@@ -55,8 +56,9 @@ BOUND_WINDOWS = 32
     "--exact-only",
     is_flag=True,
     help="Only which passages are recited, much faster: a passage is left at its first wrong "
-    "token, and no held-out text is read.",
+    "token, and no held-out text is read. Tasks are asked all the same.",
 )
+@task_options("no tasks", "none")
 @revision_option
 @length_options
 @running_options
@@ -92,6 +94,10 @@ def command(
     heads: bool,
     calibration: tuple[str, ...],
     exact_only: bool,
+    tasks: str | None,
+    suite: str | None,
+    include_paths: tuple[Path, ...],
+    limit: float | None,
     with_bounds: bool,
     estimates: bool,
     revision: str | None,
@@ -108,7 +114,8 @@ def command(
     """Measure what editing each block of MODEL does: to what it recites, and to held-out text.
 
     Every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are as for
-    extract. Nothing is exported; the figures are those that extract gives for the exported models.
+    extract. With --tasks or --suite, every edit also on lm-eval's benchmarks. Nothing is exported;
+    the figures are those that extract and lm_eval give for the exported models.
     """
     from evals.running.processes import Processes
     from evals.samples import open_samples
@@ -131,6 +138,12 @@ def command(
         raise click.UsageError(
             "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
         )
+    check_tasks(tasks, suite)
+    asked = tasks is not None or suite is not None
+    if not asked and (include_paths or limit is not None):
+        raise click.UsageError(
+            "--include-path and --limit say which tasks: give --tasks or --suite"
+        )
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched()
@@ -139,6 +152,9 @@ def command(
     fitted = calibration or (estimates and model.startswith(PREFIX))
     chosen = dict.fromkeys(variants) or (list(VARIANTS) if fitted else ["identity", "zero"])
     calibrated = calibration_text(calibration, model, chosen)
+    benchmarks = (
+        load_tasks(named_tasks(tasks, suite or ""), include_paths, limit) if asked else None
+    )
     loaded = open_model(
         model,
         revision=revision,
@@ -161,10 +177,19 @@ def command(
     for warning in warnings if processes.is_main else ():
         note(f"warning: {warning}")
     fitter = fitter_for([loaded.editable.plan(edit) for edit in edits], calibrated, loaded)
+    requests = None
+    if benchmarks is not None:
+        from evals.benchmarks.requests import Requests
+
+        with progress("reading tasks", None):
+            requests = Requests.record(
+                benchmarks, loaded, batch_size=batch_size, agree=processes.agree
+            )
     engine = Engine(
         loaded.model,
         tokenized,
         heldout,
+        further=requests.batches if requests else (),
         exact_only=exact_only,
         batch_size=batch_size,
         processes=processes,
@@ -179,6 +204,7 @@ def command(
         engine.batch_size,
         fitted_alone(fitter, edits),
         warnings,
+        None if requests is None else requests.identity,
     )
     journal = None
     if output is not None and processes.is_main:  # others need not know what the model is
@@ -211,6 +237,11 @@ def command(
             windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
             bounded = bounds(loaded.model, windows, advance=advance)
         result = with_divergence(result, bounded.to_json())
+    if requests is not None:
+        from evals.evaluation.swept import with_tasks
+
+        with progress("scoring tasks", None):
+            result = with_tasks(result, requests, measured)
     if output is not None:
         write_sweep(output, result, overwrite=overwrite)
     if journal is not None:

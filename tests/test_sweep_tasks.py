@@ -1,0 +1,398 @@
+"""Contract: a sweep scores every edit on lm-eval's tasks as lm-eval scores its exported checkpoint.
+
+Every answer is the same, document by document: contexts that are cut, choices that share a pass,
+rolling windows, decoding; likelihoods but for the last bits, as logits are computed where they are
+asked for. Differences are paired with the base as `evaluate` pairs
+them. Unknown tasks are refused before a model is looked for; a killed run goes on; the number of
+processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from command_line import Outcome, attn_surgery
+from local_tasks import NAMES, ROWS, write_tasks
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from evals.benchmarks.requests import Generations, Requests
+from evals.benchmarks.running import Benchmarks
+from evals.evaluation.swept import with_tasks
+from evals.models import open_model
+from evals.samples import Samples
+from evals.sweep.continuations import Continuations
+from evals.sweep.engine import Engine, Measured
+from surgery.errors import MeasurementError
+from surgery.exporting import export
+from surgery.selection import parse_selection
+
+LONG = " and ".join([ROWS[0]["text"]] * 8)  # of more tokens than the models have positions
+CONTEXTS = (LONG, "", "def first(values): ", "the quick brown fox jumps over the")
+SPOKEN = """
+task: local_spoken
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{context}}}} jumps over"
+doc_to_target: target
+num_fewshot: 0
+generation_kwargs:
+  until: ["\\n"]
+  max_gen_toks: 6
+  do_sample: false
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+metadata:
+  version: 1
+"""
+ALL = (*NAMES, "local_spoken")
+EDITS = {"neox": [("1", "identity"), ("1.0", "zero")], "neo": [("0", "mean")]}
+
+
+def neo() -> Any:
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=64,
+        window_size=5,
+        bos_token_id=0,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    return GPTNeoForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    """Among the rows are ones that are cut, one without a context, and texts of many windows."""
+    rows = [
+        {**row, "context": row["context"] + " " + str(index) if index < 12 else CONTEXTS[index % 4]}
+        | ({"text": LONG} if index == 3 else {})
+        for index, row in enumerate(ROWS)
+    ]
+    letters = {"choices": [" a", " b", " c", " d"]}  # of one token: they share a pass
+    folder = write_tasks(
+        tmp_path_factory.mktemp("tasks"), [*rows, *({**r, **letters} for r in rows)]
+    )
+    (folder / "local_spoken.yaml").write_text(SPOKEN.format(data=folder / "rows.jsonl"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in (("neox", tiny_model()), ("neo", neo())):
+        model.save_pretrained(folder / name)
+        tiny_tokenizer().save_pretrained(folder / name)
+    return {name: folder / name for name in ("neox", "neo")}
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    ids = tiny_tokenizer()(TEXT)["input_ids"]
+    rows = np.array([ids[start : start + 12] for start in range(8)], dtype=np.int32)
+    return Samples(rows, 6, tuple(map(str, range(8))), "text")
+
+
+def answers(benchmarks: Benchmarks, name: str) -> list[Any]:
+    """What every request of a task was last told, in lm-eval's order."""
+    return [one for instance in benchmarks.tasks[name].instances for one in instance.resps]
+
+
+def assert_same(ours: list[Any], theirs: list[Any]) -> None:
+    """Texts and greedy flags are equal, likelihoods but for the rounding of one projection."""
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        if isinstance(other, tuple):
+            assert one[0] == pytest.approx(other[0], rel=1e-5)
+            assert one[1] is other[1]
+        else:
+            assert one == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
+@pytest.mark.parametrize("family", ["neox", "neo"])
+def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, samples, tmp_path):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from surgery.fitting.calibration import open_calibration
+    from surgery.fitting.fitter import Fitter
+
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 8)
+    loaded = open_model(str(models[family]), device="cpu")
+    edits = EDITS[family]
+    selections = [parse_selection(spec, variant, 2, 2) for spec, variant in edits]
+    calibration = open_calibration([str(text)]).tokenized(loaded.tokenizer, loaded.dimensions)
+    benchmarks = Benchmarks.load(ALL, include_paths=[tasks])
+    requests = Requests.record(benchmarks, loaded, batch_size=4)
+    engine = Engine(
+        loaded.model,
+        samples,
+        further=requests.batches,
+        fitter=Fitter(loaded.model, calibration, editable=loaded.editable),
+        editable=loaded.editable,
+    )
+    values = set()
+    for edit, measured in zip(edits, engine.measure(selections), strict=True):
+        scores = requests.scores(measured.asked)
+        spec, variant = edit
+        output = tmp_path / "out" / spec.replace(".", "_")
+        fits = [] if variant != "mean" else [str(text)]
+        export(models[family], spec, variant=variant, output=output, calibration=fits)
+        theirs = lm_eval.simple_evaluate(
+            "hf",
+            model_args={"pretrained": str(output), "dtype": "float32"},
+            tasks=[*ALL],
+            task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+            batch_size=4,
+            device="cpu",
+            bootstrap_iters=0,
+        )
+        for name in ALL:
+            samples_of = theirs["samples"][name]
+            told = [one for sample in samples_of for (one,) in sample["resps"]]
+            assert_same(answers(benchmarks, name), told)
+            for metric, ours in scores[name].items():
+                assert ours.value == pytest.approx(theirs["results"][name][f"{metric},none"])
+                assert ours.documents == [sample["doc_hash"] for sample in samples_of]
+                if ours.aggregation == "mean":
+                    assert ours.values == [sample[metric] for sample in samples_of]
+            values.add((name, str(told)))
+    assert len(values) == len(ALL) * len(edits)  # every edit says something else
+
+
+def test_what_is_asked_of_the_model(models, tasks):
+    """Contexts are cut, windows roll, and choices of one token are read once."""
+    loaded = open_model(str(models["neox"]), device="cpu")
+    benchmarks = Benchmarks.load(ALL, include_paths=[tasks])
+    requests = Requests.record(benchmarks, loaded, batch_size=4)
+    assert all(len(batch) <= 4 for batch in requests.batches)
+    texts = [batch for batch in requests.batches if isinstance(batch, Continuations)]
+    assert max(len(row) for batch in texts for row in batch.rows) == 64
+    assert {len(asked) for batch in texts for asked in batch.asked} >= {1, 4}
+    assert sum(isinstance(batch, Generations) for batch in requests.batches) == 8
+    again = Requests.record(benchmarks, loaded, batch_size=4)
+    assert again.identity == requests.identity
+    fewer = Requests.record(replace(benchmarks, limit=3), loaded, batch_size=4)
+    assert fewer.identity != requests.identity
+    assert len(fewer.batches) < len(requests.batches)
+
+
+def test_what_no_number_can_hold_is_null(models, tasks):
+    loaded = open_model(str(models["neox"]), device="cpu")
+    benchmarks = Benchmarks.load(["local_continuation"], include_paths=[tasks])
+    requests = Requests.record(benchmarks, loaded)
+    asked = [sum(map(len, batch.asked)) for batch in requests.batches]
+
+    def told(each: float) -> Measured:
+        columns = [
+            {"log_likelihood": np.full(n, each), "greedy": np.zeros(n, dtype=np.bool_)}
+            for n in asked
+        ]
+        return mock.Mock(spec=Measured, asked=columns)
+
+    result = {"base": {}, "edits": [{}]}
+    found = with_tasks(result, requests, [told(-2.0), told(-2000.0)])
+    assert found["base"]["tasks"] == {"local_continuation": {"metric": "acc", "value": 0.0}}
+    nothing = {"value": None, "difference": None, "ci95": None}
+    assert found["edits"][0]["tasks"]["local_continuation"] == {"metric": "acc", **nothing}
+
+
+def test_an_answer_that_does_not_fit_is_one_line(models, tmp_path):
+    rows = [{**ROWS[0], "target": LONG}]
+    benchmarks = Benchmarks.load(
+        ["local_continuation"], include_paths=[write_tasks(tmp_path / "t", rows)]
+    )
+    loaded = open_model(str(models["neox"]), device="cpu")
+    with pytest.raises(MeasurementError, match=r"local_continuation.*must be 1 to 64 tokens"):
+        Requests.record(benchmarks, loaded)
+
+
+LENGTHS = ("--prefix-length", "6", "--suffix-length", "5", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def files(models, tasks, tmp_path_factory) -> tuple[object, ...]:
+    folder = tmp_path_factory.mktemp("files")
+    ids = tiny_tokenizer()(TEXT)["input_ids"]
+    np.save(folder / "rows.npy", np.array([ids[start : start + 11] for start in range(20)]))
+    (folder / "text.txt").write_text(TEXT * 8)
+    return (
+        *(models["neox"], "--samples", folder / "rows.npy", *LENGTHS),
+        *("--include-path", tasks, "--batch-size", 8, "--variant", "zero"),
+    )
+
+
+def sweep(files: tuple[object, ...], *options: object, exact_only: bool = True) -> Outcome:
+    text = Path(str(files[2])).parent / "text.txt"
+    more = ("--exact-only",) if exact_only else ("--corpus", text)
+    return attn_surgery("sweep", *files, *more, *options)
+
+
+@pytest.fixture(scope="module")
+def swept(files, tmp_path_factory) -> tuple[dict, Path]:
+    output = tmp_path_factory.mktemp("out") / "swept"
+    done = sweep(files, "--tasks", ",".join(ALL), "--output", output, "--json", exact_only=False)
+    assert done.code == 0, done.stderr
+    return done.json, output
+
+
+def test_the_keys_of_the_contract(swept):
+    result, output = swept
+    assert list(result["tasks"]) == [*ALL]
+    assert result["tasks"]["local_whole"]["ability"] == "language"
+    assert result["tasks"]["local_choice"] == {
+        "version": 3,
+        "num_fewshot": 0,
+        "limit": None,
+        "batch_size": 8,
+        "ability": "reasoning",
+        "metric": "acc",
+        "higher_is_better": True,
+        "share": True,
+        "n": 32,
+    }
+    for name in ALL:
+        base = result["base"]["tasks"][name]
+        assert set(base) == {"metric", "value"}
+        for edit in result["edits"]:
+            one = edit["tasks"][name]
+            assert one["metric"] == base["metric"]
+            assert one["difference"] == pytest.approx(one["value"] - base["value"])
+            low, high = one["ci95"]
+            assert low <= one["difference"] <= high
+    rows = list(csv.DictReader((output / "sweep.csv").read_text().splitlines()))
+    assert rows[0]["local_whole_difference"] == ""
+    for row, edit in zip(rows[1:], result["edits"], strict=True):
+        one = edit["tasks"]["local_whole"]
+        assert float(row["local_whole"]) == one["value"]
+        found = [float(row[f"local_whole_{key}"]) for key in ("difference", "low", "high")]
+        assert found == [one["difference"], *one["ci95"]]
+
+
+@pytest.mark.slow
+def test_differences_are_those_of_evaluate(files, swept, tasks, tmp_path):
+    model, edit = files[0], swept[0]["edits"][1]
+    export(model, edit["spec"], variant="zero", output=tmp_path / "edited")
+    done = attn_surgery(
+        "evaluate", tmp_path / "edited", "--baseline", model, "--tasks", ",".join(ALL),
+        "--include-path", tasks, "--batch-size", 8, "--device", "cpu", "--no-cache",
+        "--output", tmp_path / "report", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    for name, theirs in done.json["tasks"].items():
+        ours = edit["tasks"][name]
+        assert ours["metric"] == theirs["metric"]
+        for key in ("difference", "ci95"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4), name
+        assert ours["value"] == pytest.approx(theirs["edited"], rel=1e-6)
+
+
+def test_exact_matches_alone_and_tasks(files, swept):
+    done = sweep(files, "--tasks", "local_whole,local_choice", "--json")
+    assert [edit["tasks"] for edit in done.json["edits"]] == [
+        {name: edit["tasks"][name] for name in done.json["tasks"]} for edit in swept[0]["edits"]
+    ]
+    assert done.json["base"]["suffix_nll"] is None
+
+
+def test_people_get_a_column_for_each_task(files, swept):
+    done = sweep(files, "--tasks", "local_choice,local_whole")
+    header = next(line for line in done.stdout.splitlines() if "exact" in line)
+    assert header.split()[-2:] == ["local_choice", "local_whole"]
+    assert "tasks: local_choice (acc, n = 32), local_whole (byte_perplexity, n = 32)" in done.stdout
+    assert f"{swept[0]['base']['tasks']['local_choice']['value']:.3f}" in done.stdout
+
+
+def test_an_unknown_task_is_refused_before_a_model_is_looked_for(files):
+    nowhere = ("/no/such/model", *files[1:])
+    sweep(nowhere, "--tasks", "local_choise").assert_error(
+        "no benchmark task is called 'local_choise'", "near names: local_choice"
+    )
+    sweep(nowhere, "--tasks", "local_choice").assert_error("/no/such/model")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--tasks", "local_choice", "--suite", "lab"), "--tasks and --suite exclude each other"),
+        (("--limit", "3"), "give --tasks or --suite"),
+        (("--tasks", "a,,b"), "a name is empty"),
+    ],
+)
+def test_misuse(files, options, text):
+    done = sweep(files, *options)
+    assert done.code == 2
+    assert text in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
+    options = ("--tasks", "local_choice,local_spoken", "--output", tmp_path / "swept", "--json")
+    whole, batches = Continuations.measure, 0
+
+    def killed_later(*arguments):
+        nonlocal batches
+        batches += 1
+        if batches == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    with mock.patch.object(Continuations, "measure", killed_later):
+        assert sweep(files, *options).code == 130
+    assert [path.name for path in tmp_path.iterdir()] == [".swept.progress"]
+    others = ("--tasks", "local_choice", *options[2:])
+    sweep(files, *others).assert_error("holds the progress of another model")
+    batches = -100
+    with mock.patch.object(Continuations, "measure", killed_later):
+        resumed = sweep(files, *options)
+    assert resumed.code == 0, resumed.stderr
+    fresh = sweep(files, *options[:2], "--json")
+    assert resumed.stdout == fresh.stdout
+    with mock.patch.object(Continuations, "measure", killed_later):
+        before, batches = batches, -1000
+        sweep(files, *options[:2], "--json")
+    assert before + 100 == batches + 1000 - 2  # all but the two that were done
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(files, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom cli.commands.choose.sweep import command\ncommand(sys.argv[1:])\n"
+    )
+    call = [*map(str, files), "--exact-only", "--tasks", ",".join(ALL), "--json"]
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    printed = []
+    for begin in ([sys.executable], launch):
+        done = subprocess.run(
+            [*begin, str(script), *call], env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        printed.append(done.stdout)
+    assert printed[0] == printed[1]
+    assert json.loads(printed[0])["tasks"].keys() == set(ALL)
