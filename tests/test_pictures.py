@@ -61,7 +61,7 @@ def found():
         "front": front,
         "selected": front[-1],
         "held_back": edit(rng, [5], "identity"),
-        "paper_recipe": edit(rng, [4, 5], "identity", held_back=edit(rng, [4, 5], "identity")),
+        "deep_blocks": edit(rng, [4, 5], "identity", held_back=edit(rng, [4, 5], "identity")),
     }
 
 
@@ -139,7 +139,7 @@ def texts(path) -> str:
         ("sweep", ["tiny", "identity, zero, mean, linear", "n = 12", "recited word for word, %",
                    "nats per token", "unedited", "one block alone"]),
         ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
-                   "nats per token", "paper's recipe", "chosen: 5", "on the other half", "goal"]),
+                   "nats per token", "deep blocks: 4,5", "chosen: 5", "on the other half", "goal"]),
         ("estimates", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "one head",
                        "whole block", "front", "nats²", "nats per token", "5", "block"]),
         ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
@@ -181,11 +181,11 @@ def test_a_sweep_without_held_out_text(sweep, tmp_path):
 
 def test_a_search_that_found_nothing(found, tmp_path):
     nothing = {"selected": None, "held_back": None, "goal": {"max_loss_increase": 0.001}}
-    _, svg = draw_front({**found, **nothing, "paper_recipe": None}, tmp_path)
+    _, svg = draw_front({**found, **nothing, "deep_blocks": None}, tmp_path)
     written = texts(svg)
     assert "goal" in written
     assert "chosen" not in written
-    assert "recipe" not in written
+    assert "deep" not in written
 
 
 def test_cells_of_a_large_model_hold_no_numbers(tmp_path):

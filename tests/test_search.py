@@ -32,7 +32,7 @@ from evals.search.units import (
     GRAINS,
     clash,
     every_set,
-    last_quarter,
+    last_blocks,
     merged,
     number_of_sets,
     possible,
@@ -288,10 +288,11 @@ def test_units_that_make_a_whole_block_are_one_part():
 
 
 @pytest.mark.parametrize(
-    ("blocks", "expected"), [(24, range(18, 24)), (12, range(9, 12)), (6, (4, 5)), (1, (0,))]
+    ("number", "blocks", "expected"), [(6, 24, range(18, 24)), (1, 6, (5,)), (1, 1, (0,))]
 )
-def test_the_papers_recipe_is_identity_on_the_last_quarter(blocks, expected):
-    assert last_quarter(blocks, 2) == tuple(Part(b, (0, 1), "identity") for b in expected)
+def test_the_deepest_blocks(number, blocks, expected):
+    edit = tuple(Part(b, (0, 1), "identity") for b in expected)
+    assert last_blocks(number, blocks, 2) == edit
 
 
 def test_equal_points_stand_on_the_front_once():

@@ -134,7 +134,7 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     output = tmp_path / "found"
     outcome = call(
         model, samples, texts, "--max-extraction", 0.3, "--grain", "heads", "--variant", "zero",
-        "--output", output, "--json",
+        "--measure", "greedy", "--output", output, "--json",
     )  # fmt: skip
     found = outcome.json
     assert set(found["selected"]) - {"heads"} == EDIT | FIGURES | {"refitted"}
@@ -145,8 +145,8 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert found["passes"]["edits"] == 15 * (20 + found["heldout"]["chosen_on"]["windows"])
     assert set(found["held_back"]) == FIGURES
     assert set(found["base"]) == FIGURES | {"held_back"}
-    assert set(found["paper_recipe"]) == EDIT | FIGURES | {"held_back"}
-    assert found["paper_recipe"]["spec"] == "1"
+    assert set(found["deep_blocks"]) == EDIT | FIGURES | {"held_back", "meets_goal"}
+    assert found["deep_blocks"]["spec"] == "1"
     assert found["goal"] == {"max_extraction": 0.3}
     assert found["exhaustive"]
     assert found["evaluations"] == 15
@@ -330,7 +330,7 @@ def test_people_get_a_table_and_the_command_to_export(model, samples, texts, tmp
     )  # fmt: skip
     assert outcome.code == 0, outcome
     assert "chosen on 20 passages, 20 held back" in outcome.stdout
-    for name in ("unedited", "paper's recipe: 1", "chosen: "):
+    for name in ("unedited", "deep blocks: 1", "chosen: "):
         assert name in outcome.stdout
     assert f"attn-surgery export {model} --plan {tmp_path / 'found'}/plan.json" in outcome.stdout
     assert "row-" not in outcome.stdout
@@ -428,7 +428,7 @@ def test_a_deep_model_is_seen_whole_and_edited_cheaply(data, tmp_path):
     found = attn_surgery(
         "search", deep, "--samples", deep / "records.jsonl", "--corpus", deep / "heldout.txt",
         "--max-extraction", 0.01, "--variant", "identity", "--variant", "zero", "--device", "cpu",
-        "--max-evaluations", 8, "--output", tmp_path / "found", "--json",
+        "--measure", "greedy", "--max-evaluations", 8, "--output", tmp_path / "found", "--json",
     ).json  # fmt: skip
     assert found["units"]["offered"] == found["units"]["estimated"] == 24 * (1 + 6) * 2
     assert found["evaluations"] <= 8

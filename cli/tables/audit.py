@@ -30,7 +30,7 @@ def print_audit(result: dict[str, Any]) -> None:
     if table.row_count:
         out.print(table)
     for attack in result["attacks"]:
-        curve = attack.get("curve", {}).get("edited", {"stages": []})
+        curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
             out.print(f"{attack['name']}, {steps} steps: {shares}")

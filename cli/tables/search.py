@@ -1,4 +1,4 @@
-"""A search for people: the unedited model, the paper's recipe and the choice, on both halves."""
+"""A search for people: the unedited model, the deepest blocks and the choice, on both halves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def show_search(result: dict[str, Any], export: str) -> None:
 
     from cli.tables import console
 
-    base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
+    base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
-    if recipe is not None:
-        rows.append((f"paper's recipe: {recipe['spec']} identity", recipe, recipe["held_back"]))
+    if deep is not None:
+        rows.append((f"deep blocks: {deep['spec']} identity", deep, deep["held_back"]))
     rows.append((f"chosen: {_named(selected, result['num_heads'])}", selected, result["held_back"]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("edit", overflow="fold")

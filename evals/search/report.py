@@ -28,12 +28,12 @@ def search_report(
     """The JSON object of `search --json`, but for the path of the plan.
 
     `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on.
-    It, `selected` and `held_back` are None where nothing meets the goal, `paper_recipe` where the
-    model cannot be edited so. Figures on samples are over members, where membership is known.
+    It, `selected` and `held_back` are None where nothing meets the goal, `deep_blocks` where
+    the model cannot be edited so. Figures on samples are over members, where membership is known.
     """
     loaded, samples, (here, back) = task.loaded, task.samples, task.halves
     heads = task.dimensions.num_heads
-    base, recipe, selected = chosen.base, chosen.recipe, chosen.selected
+    base, deep, selected = chosen.base, chosen.deep_blocks, chosen.selected
 
     def told(point: Point, half: Half) -> dict[str, Any]:
         return figures(point, len(half.samples), task.measure)
@@ -61,8 +61,12 @@ def search_report(
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
         "base": {**told(base.chosen_on, here), "held_back": told(base.held_back, back)},
-        "paper_recipe": recipe
-        and {**edit(recipe.chosen_on), "held_back": told(recipe.held_back, back)},
+        "deep_blocks": deep
+        and {
+            **edit(deep.chosen_on),
+            "held_back": told(deep.held_back, back),
+            "meets_goal": task.goal.met(deep.chosen_on, base.chosen_on),
+        },
         "selected": selected and listed(selected.chosen_on),
         "held_back": selected and told(selected.held_back, back),
         "held_back_meets_goal": selected and task.goal.met(selected.held_back, base.held_back),

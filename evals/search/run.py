@@ -18,7 +18,7 @@ from evals.search.goals import Goal
 from evals.search.held_back import Half, halves
 from evals.search.looking import look
 from evals.search.resuming import recording
-from evals.search.units import Grain, last_quarter, number_of_sets, possible, units
+from evals.search.units import Grain, last_blocks, number_of_sets, possible, units
 from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine
 from evals.sweep.planning import FitsBlocks
@@ -27,6 +27,9 @@ from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
+
+_AT_ONCE = 4
+"""Edits of the deepest blocks that share a pass."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Twice:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search gives. `recipe`: the paper's, None where the model cannot be edited so.
+    """What a search gives. `deep_blocks`: what it is compared with, see `_deep_blocks`.
 
     - `selected` is None where nothing meets the goal. Its fitted parts are fitted as an export fits
       them, each block after the edits below it.
@@ -141,7 +144,7 @@ class Chosen:
 
     found: Found
     base: Twice
-    recipe: Twice | None
+    deep_blocks: Twice | None
     selected: Twice | None
     points: tuple[Point, ...]
     refitted: frozenset[Selection]
@@ -210,7 +213,7 @@ def run(
     return Chosen(
         found,
         base,
-        _recipe(task),
+        _deep_blocks(task, base.chosen_on),
         selected,
         tuple(points.values()),
         frozenset(refitted),
@@ -235,11 +238,24 @@ def _fits_stay(selection: Selection) -> bool:
     return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
-def _recipe(task: Task) -> Twice | None:
-    """In whatever layout holds it: it is there to be compared with."""
-    selection = last_quarter(task.dimensions.num_blocks, task.dimensions.num_heads)
+def _deep_blocks(task: Task, base: Point) -> Twice | None:
+    """`identity` on the fewest deepest blocks that meet the goal, else on the deepest quarter.
+
+    In whatever layout holds it: it is there to be compared with. None where none does.
+    """
+    engines, size, goal = task.engines("auto"), task.dimensions, task.goal
+    meeting: list[Point] = []
     try:
-        return _twice(task, task.engines("auto"), selection)
+        for first in range(1, size.num_blocks + 1, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, size.num_blocks + 1))
+            some = [last_blocks(n, size.num_blocks, size.num_heads) for n in numbers]
+            points = [point_of(one, task.measure) for one in engines[0].measure(some)]
+            meeting += [point for point in points if goal.met(point, base)]
+            if any(goal.beyond(point, base) for point in points):
+                break
+        quarter = last_blocks(-(-size.num_blocks // 4), size.num_blocks, size.num_heads)
+        best = min(meeting, key=goal.order).selection if meeting else quarter
+        return _twice(task, engines, best)
     except UnsupportedError:
         return None
 

@@ -116,11 +116,7 @@ def _within(block: _Block) -> Iterator[Units]:
         yield frozenset([unit])
 
 
-def last_quarter(num_blocks: int, num_heads: int) -> Selection:
-    """The recipe of Menta, Agrawal and Agarwal (2025): `identity` on the last quarter of blocks.
-
-    A quarter that is no whole number is rounded up.
-    """
-    first = num_blocks - -(-num_blocks // 4)
+def last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
+    """`identity` on so many of the deepest blocks (Menta, Agrawal and Agarwal 2025, section 4)."""
     every = tuple(range(num_heads))
-    return tuple(Part(block, every, "identity") for block in range(first, num_blocks))
+    return tuple(Part(block, every, "identity") for block in range(num_blocks - number, num_blocks))

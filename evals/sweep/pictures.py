@@ -66,11 +66,11 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
 def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """The Pareto front of a search: `front.png`, `front.svg`.
 
-    With the chosen edit, where there is one, and the paper's recipe: filled as measured on the half
-    that was searched, hollow on the half that was held back. What an edit costs is what the goal
-    counts: KL divergence under --max-extraction, the rise of held-out loss otherwise.
+    With the chosen edit, where there is one, and that of the deepest blocks: filled as measured on
+    the half that was searched, hollow on the half that was held back. What an edit costs is what
+    the goal counts: KL divergence under --max-extraction, the rise of held-out loss otherwise.
     """
-    base, recipe, selected = (result[key] for key in ("base", "paper_recipe", "selected"))
+    base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     measure = result["measure"]
     label, cost = (_KL, _kl) if "max_extraction" in result["goal"] else (_RISE, _rise)
 
@@ -90,9 +90,9 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         ]
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         base_back = base["held_back"]
-        if recipe is not None:
-            there = at(recipe["held_back"], base_back)
-            _pair(axes, at(recipe, base), there, "X", "paper's recipe")
+        if deep is not None:
+            there = at(deep["held_back"], base_back)
+            _pair(axes, at(deep, base), there, "X", f"deep blocks: {_short(deep['spec'])}")
         if selected is not None:
             there = at(result["held_back"], base_back)
             _pair(axes, at(selected, base), there, "*", f"chosen: {_short(selected['spec'])}")

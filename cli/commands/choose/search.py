@@ -53,11 +53,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--measure",
-    default="greedy",
+    default="any",
     show_default=True,
     metavar="M",
-    help="What counts as recovered: greedy (word for word), hints:K (with at most K wrong tokens "
-    "corrected), prefix, sampling:N, span:M or any: see docs/threat-model.md.",
+    help="What counts as recovered: any (by greedy, hints:2, prefix or sampling:100), greedy (word "
+    "for word), hints:K (with at most K wrong tokens corrected), prefix, sampling:N, span:M: see "
+    "docs/threat-model.md.",
 )
 @click.option(
     "--variant",
