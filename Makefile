@@ -1,7 +1,7 @@
 # The same steps for people that .ci/run takes. `make check` is all of them.
 PYTHON ?= python3
 
-.PHONY: install lint types test test-all check format benchmarks
+.PHONY: install lint types test test-all check format benchmarks faults
 
 install:
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -28,3 +28,6 @@ format:
 benchmarks:
 	$(PYTHON) benchmarks/export.py
 	$(PYTHON) benchmarks/extraction.py
+
+faults:
+	$(PYTHON) -m benchmarks.faults

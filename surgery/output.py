@@ -93,7 +93,7 @@ def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False)
         yield partial
         _sync(partial)
         _check_free(target, owned, overwrite)  # it may have appeared meanwhile
-        _publish(partial, target)
+        publish(partial, target)
 
 
 @contextlib.contextmanager
@@ -258,7 +258,8 @@ def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None
                 os.close(held)
 
 
-def _publish(partial: Path, target: Path) -> None:
+def publish(partial: Path, target: Path) -> None:
+    """Gives what is whole its name, at once. An old folder gets the name of the new one instead."""
     if partial.is_file() or not target.exists():
         partial.replace(target)
     elif not _exchange(partial, target):

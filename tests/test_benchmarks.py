@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import json
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ def test_results_that_cannot_be_written(tmp_path, runs):
     with pytest.raises(OutputError) as error:
         write_results(tmp_path / "out", "tiny", runs)
     assert str(error.value) == f"{tmp_path}/out: lm-eval's results cannot be written"
+
+
+def test_results_that_do_not_fit(tmp_path, runs):
+    """lm-eval logs what it cannot write, and goes on: a part of it must not pass for the whole."""
+    write_results(tmp_path / "whole", "tiny", runs)
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "whole").rglob("*.json*"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[-1] - 1, before[1]))
+        with pytest.raises(OutputError, match="lm-eval's results cannot be written"):
+            write_results(tmp_path / "part", "tiny", runs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def error_of(*names: str, **options: Any) -> str:

@@ -27,7 +27,7 @@ from surgery import output as outputs
 from surgery.editing.preparing import prepare
 from surgery.errors import OutputError
 from surgery.exporting import export, owned
-from surgery.output import atomic_file, atomic_folder, check_output, known_by, staging_in
+from surgery.output import atomic_file, atomic_folder, check_output, known_by, publish, staging_in
 from surgery.record.manifest import UNLISTED
 
 NONE = "no/such/model"  # so that an error about it would come first, were any work begun
@@ -320,6 +320,17 @@ def test_what_is_put_into_a_folder_leaves_nothing_else_there(exported: Path) -> 
         assert list(staging.iterdir()) == []
         assert staging.parent == exported
     assert not [path for path in exported.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_takes_the_place_of_another_at_once(exported: Path) -> None:
+    (exported / "lm_eval").mkdir()
+    (exported / "lm_eval" / "old.json").touch()
+    with staging_in(exported) as staging:
+        (staging / "lm_eval").mkdir()
+        (staging / "lm_eval" / "new.json").touch()
+        publish(staging / "lm_eval", exported / "lm_eval")
+        assert (staging / "lm_eval" / "old.json").exists(), "nothing was removed before"
+    assert [path.name for path in (exported / "lm_eval").iterdir()] == ["new.json"]
 
 
 def test_a_journal_has_one_writer(tmp_path: Path) -> None:

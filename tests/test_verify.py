@@ -178,6 +178,14 @@ def test_a_file_too_many(folder: Path, name: str) -> None:
     assert_fails(folder, "files", f"{name} is not in the manifest")
 
 
+def test_what_a_killed_evaluation_left(folder: Path) -> None:
+    left = folder / ".staging.attn-surgery-partial" / "lm_eval"
+    left.mkdir(parents=True)
+    (left / "results.json").write_text("{")
+    (folder / ".staging.attn-surgery-lock").touch()
+    assert attn_surgery("verify", folder).code == 0
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
 def test_a_file_that_the_manifest_forgot(folder: Path, name: str) -> None:
     edit_json(folder / "surgery.json", lambda manifest: manifest["files"].pop(name))

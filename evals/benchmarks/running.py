@@ -174,8 +174,20 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
         tracker.save_results_aggregated(results=results, samples=samples)
         for task, rows in samples.items():
             tracker.save_results_samples(task_name=task, samples=rows)
-    if len([*folder.rglob("*.json*")]) != 1 + len(runs):  # it logs what fails, and goes on
+    lines = sorted(path.read_bytes().count(b"\n") for path in folder.rglob("samples_*.jsonl"))
+    expected = sorted(len(rows) for rows in samples.values())
+    if lines != expected or not _whole(folder):  # it logs what fails, and goes on
         raise OutputError("lm-eval's results cannot be written", where=folder)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether its one file of results is there, to its end."""
+    try:
+        (results,) = folder.rglob("results_*.json")
+        json.loads(results.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 class Model(HFLM):  # type: ignore[misc]

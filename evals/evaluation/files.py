@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from evals.benchmarks.running import write_results
 from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.page import write_page
 from surgery.card.file import refresh_card
-from surgery.output import known_by, staging_in, write_lines
+from surgery.output import known_by, publish, staging_in, write_lines
 from surgery.record.manifest import REPORTS, UNLISTED
 
 owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
@@ -34,8 +33,5 @@ def attach(evaluation: Evaluation, folder: Path) -> None:
     with staging_in(folder) as staging:
         write_evaluation(evaluation, staging)
         for part in sorted(staging.iterdir()):
-            place = folder / part.name
-            if place.is_dir():
-                shutil.rmtree(place)  # lm-eval's results of an earlier evaluation
-            part.replace(place)
+            publish(part, folder / part.name)
     refresh_card(folder, evaluation.report.measured())

@@ -18,6 +18,7 @@ from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
+from surgery.output import is_unfinished
 from surgery.plan import Plan
 from surgery.proof.expected import check_repeats, replanned
 from surgery.record.manifest import NAME as MANIFEST
@@ -64,8 +65,8 @@ def verify(
 ) -> Verification:
     """Checks an exported folder. Each check rests on those before: it ends with one that fails.
 
-    1. `files`: every file has its recorded SHA-256, nothing else lies there but the card and the
-       reports, and no link leaves the folder.
+    1. `files`: every file has its recorded SHA-256, nothing else lies there but the card, the
+       reports and what a killed evaluation left, and no link leaves the folder.
     2. `contents`: weights, tokenizer and license, and no code but the compact layout's own file,
        byte for byte.
     3. `edit`: the edits, planned anew, are what the manifest and config.json say; with `source`,
@@ -136,7 +137,7 @@ class _Proof:
             name = path.relative_to(self.folder).as_posix()
             if path.is_symlink():
                 own_file(path, self.folder)
-            elif path.is_dir():
+            elif path.is_dir() or is_unfinished(Path(name)):
                 continue
             if not self.manifest.accounts_for(name):
                 raise CheckpointError(f"{name} is not in the manifest")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,9 @@ from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
+_LARGE = 10_000_000  # bytes from which the Hub takes any file by its hash
 _FIX = "push a folder that `attn-surgery export` wrote"
 
 
@@ -90,7 +90,7 @@ def push(
         done = _commit(
             api,
             there,
-            contents,
+            [_added(name, content, hashes[name]) for name, content in contents.items()],
             stale,
             commit_message=message or _message(source.manifest),
             revision=revision,
@@ -186,22 +186,39 @@ def _message(manifest: Manifest) -> str:
     return f"Upload an edit of blocks {blocks} ({manifest.edit.variant})"
 
 
+def _added(name: str, content: Path | bytes, sha256: str) -> CommitOperationAdd:
+    """A file of the commit. A small one is read once, here; the Hub itself holds a large one to the
+    hash that is compared here.
+
+    Raises `OutputError` where that is not the hash that was verified.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    where = content if isinstance(content, Path) else name
+    if isinstance(content, Path) and content.stat().st_size < _LARGE:
+        content = content.read_bytes()
+    added = CommitOperationAdd(name, content)
+    if added.upload_info.sha256.hex() != sha256:
+        raise OutputError("has changed since it was verified", where=where, fix="push again")
+    return added
+
+
 def _commit(
     api: HfApi,
     there: Published,
-    contents: Mapping[str, Path | bytes],
+    added: list[CommitOperationAdd],
     stale: list[str],
     **choices: Any,
 ) -> Any:
     """Sends what is not there yet, then the commit on top of the state that was looked at."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationDelete
 
     with progress_bars(shown=sys.stderr.isatty()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the client, on metadata that could be there
         return api.create_commit(
             there.repo,
             [
-                *(CommitOperationAdd(name, content) for name, content in contents.items()),
+                *added,
                 *(CommitOperationDelete(name, is_folder=False) for name in stale),
             ],
             parent_commit=there.commit,
