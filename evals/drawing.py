@@ -6,7 +6,7 @@ tells, a marker, a line style or a number tells as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,40 @@ def draw(
 def line_of(variant: str) -> dict[str, Any]:
     """Color, marker and line style of a variant, the same in every picture."""
     return _LINES.get(variant, _LINES["mixed"])
+
+
+def by_depth(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    blocks: Sequence[int],
+    num_blocks: int,
+    *,
+    marker: str,
+    label: str,
+    numbered: bool,
+) -> Any:
+    """Points colored by their block, from light to dark so that it shows in gray as well.
+
+    Large and with the block's number where they are `numbered`, else small.
+    """
+    drawn = axes.scatter(
+        [x for x, _ in points],
+        [y for _, y in points],
+        c=blocks,
+        cmap="viridis_r",
+        vmin=0,
+        vmax=num_blocks - 1,
+        marker=marker,
+        s=60 if numbered else 9,
+        label=label,
+        zorder=3 if numbered else 2,
+    )
+    for (x, y), block in zip(points, blocks, strict=True) if numbered else ():
+        color = "white" if 2 * block >= num_blocks else "black"
+        axes.text(
+            x, y, str(block), color=color, size=5, zorder=4, ha="center", va="center_baseline"
+        )
+    return drawn
 
 
 def whole_numbers(axes: Axes) -> None:

@@ -13,14 +13,20 @@ import pytest
 from evals.bounds.pictures import draw_bounds, draw_propagation
 from evals.drawing import line_of
 from evals.sweep.estimates_picture import draw_estimates
+from evals.sweep.paper_pictures import PAPER, draw_paper
 from evals.sweep.pictures import draw_front, draw_sweep
 from surgery.variants import VARIANTS
 
 BLOCKS = 6
+ABILITIES = {"story": "language", "riddle": "reasoning", "perplex": "language"}
 
 
 def edit(rng, blocks, variant, **more):
     figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5}
+    figures |= {"next_token_accuracy": rng.random(), "completion_entropy": 3 * rng.random()}
+    tasks = {name: {"metric": "acc", "value": 0.8 - d, "difference": -d} for name, d in
+             zip(ABILITIES, rng.random(3) / 2, strict=True)}  # fmt: skip
+    figures |= {"tasks": tasks}
     named = {"spec": ",".join(map(str, blocks)), "blocks": blocks, "variant": variant}
     found = named | figures | more
     return found | {"recovered": {"greedy": found["exact_match"]}}
@@ -39,7 +45,11 @@ def sweep():
         for first in range(BLOCKS - 1)
     ]
     edits += [edit(rng, [0], "zero", kind="head", heads={"0": [1]})]
-    return {"model": "tiny", "n": 12, "num_blocks": BLOCKS, "base": base, "edits": edits}
+    base["tasks"] = {name: {"metric": "acc", "value": 0.8} for name in ABILITIES}
+    asked = {name: {"ability": ability, "share": name != "perplex", "higher_is_better": True}
+             for name, ability in ABILITIES.items()}  # fmt: skip
+    return {"model": "tiny", "n": 12, "num_blocks": BLOCKS, "base": base, "edits": edits,
+            "exact_only": False, "tasks": asked}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +112,12 @@ def drawings(sweep, found, bounds, estimated):
     return {
         "estimates": lambda folder: draw_estimates(estimated, folder),
         "sweep": lambda folder: draw_sweep(sweep, folder),
+        **{
+            name: lambda folder, name=name: [
+                path for path in draw_paper(sweep, folder) if path.stem == name
+            ]
+            for name in PAPER
+        },
         "front": lambda folder: draw_front(found, folder),
         "propagation": lambda folder: draw_propagation(
             matrix(BLOCKS), folder, model="tiny", tokens=500
@@ -110,7 +126,7 @@ def drawings(sweep, found, bounds, estimated):
     }
 
 
-NAMES = ("estimates", "sweep", "front", "propagation", "bounds")
+NAMES = ("estimates", "sweep", *PAPER, "front", "propagation", "bounds")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,6 +154,11 @@ def texts(path) -> str:
     [
         ("sweep", ["tiny", "identity, zero, mean, linear", "n = 12", "recited word for word, %",
                    "nats per token", "unedited", "one block alone"]),
+        ("accuracy", ["tiny", "12 passages", "story, acc, %", "riddle, acc, %", "exact match, %",
+                      "unedited", "one head alone", "one block alone", "mean", "block", "5"]),
+        ("abilities", ["tiny", "relative fall", "language (story)", "reasoning (riddle)", "zero"]),
+        ("tokens", ["tiny", "token accuracy, %", "completion entropy, nats", "unedited",
+                    "(after the true tokens)", *VARIANTS]),
         ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
                    "nats per token", "deep blocks: 4,5", "chosen: 5", "on the other half", "goal"]),
         ("estimates", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "one head",
@@ -177,6 +198,17 @@ def test_a_sweep_without_held_out_text(sweep, tmp_path):
     _, svg = draw_sweep(result, tmp_path)
     assert "recited" in texts(svg)
     assert "nats" not in texts(svg)
+
+
+def test_what_was_not_measured_is_not_in_the_papers_figures(sweep, tmp_path):
+    assert draw_paper({**sweep, "exact_only": True, "tasks": {}}, tmp_path) == []
+    only = {**sweep, "tasks": {"riddle": sweep["tasks"]["riddle"]}, "exact_only": True}
+    drawn = {path.name: path for path in draw_paper(only, tmp_path)}
+    assert set(drawn) == {f"{name}.{form}" for name in PAPER[:2] for form in ("png", "svg")}
+    assert "language" not in texts(drawn["abilities.svg"])
+    nothing = {"riddle": {"metric": "acc", "value": None, "difference": None, "ci95": None}}
+    unknown = {**only, "edits": [{**edit, "tasks": nothing} for edit in sweep["edits"]]}
+    assert "one block alone" not in texts(draw_paper(unknown, tmp_path)[1])
 
 
 def test_a_search_that_found_nothing(found, tmp_path):

@@ -35,6 +35,7 @@ EDIT = {
     "exact_count",
     "next_token_accuracy",
     "suffix_nll",
+    "completion_entropy",
     "recovered",
     "heldout_loss",
     "heldout_perplexity",
@@ -114,13 +115,14 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
     spec, variant = edit
     fitted_on = [] if variant == "zero" else [text]
     export(model, spec, variant=variant, output=tmp_path / "edited", calibration=fitted_on)
-    call = ("--samples", samples, "--control", text, *LENGTHS, "--json")
+    call = ("--samples", samples, "--control", text, *LENGTHS, "--metrics", "full", "--json")
     theirs = attn_surgery("extract", tmp_path / "edited", *call).json
     (ours,) = [e for e in everything[0]["edits"] if (e["spec"], e["variant"]) == edit]
     assert ours["exact_match"] == theirs["exact_match"]["rate"]
     assert ours["exact_count"] == theirs["exact_match"]["count"]
     assert ours["next_token_accuracy"] == theirs["next_token_accuracy"]["mean"]
     assert ours["suffix_nll"] == theirs["suffix_nll"]["mean"]
+    assert ours["completion_entropy"] == theirs["completion_entropy"]["mean"]
     assert everything[0]["heldout"]["sha256"] == theirs["control"]["sha256"]
 
 

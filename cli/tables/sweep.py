@@ -10,6 +10,7 @@ COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
     ("next token", "next_token_accuracy", "{:.1%}"),
     ("suffix NLL", "suffix_nll", "{:.3f}"),
+    ("entropy", "completion_entropy", "{:.3f}"),
     ("held-out loss", "heldout_loss", "{:.3f}"),
     ("perplexity", "heldout_perplexity", "{:.4g}"),
     ("KL", "heldout_kl", "{:.3f}"),

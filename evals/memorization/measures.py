@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from evals.running.predictions import Predictions
+from evals.running.predictions import Distributions, Predictions
 from evals.samples import Tokens
 from evals.statistics import mean, rate
 
@@ -115,6 +115,12 @@ def suffix_nll(log_likelihood: Floats) -> Scores:
     """Mean negative log-likelihood of the suffix given the prefix, in nats per token. [N]"""
     nll: Scores = -log_likelihood.mean(axis=1, dtype=np.float64)
     return nll
+
+
+def entropy(distributions: Distributions) -> Scores:
+    """Mean entropy of what is predicted at the suffix positions, in nats. Returns [N]."""
+    means: Scores = distributions.entropy.mean(axis=1, dtype=np.float64)
+    return means
 
 
 def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
@@ -268,7 +274,7 @@ MEASURES = (
     Measure(
         "completion_entropy",
         "(1/S) Σ H(p_s), over the vocabulary",
-        lambda made: made.distributions.entropy.mean(axis=1, dtype=np.float64),
+        lambda made: entropy(made.distributions),
         source="Menta et al. 2025, Analyzing Memorization in Large Language Models through the "
         "Lens of Model Attribution",
         needs=("distributions",),

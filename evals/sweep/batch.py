@@ -119,8 +119,11 @@ class EditedBatch:
         hidden = run.hidden[:, self.prefix_length - 1 :]
         if self.exact_only:
             return self._left(leaving(hidden, head, self._suffix))
-        found = measure_predictions(hidden, head, self._suffix, sampling=Sampling())
+        found = measure_predictions(
+            hidden, head, self._suffix, sampling=Sampling(), distributions=True
+        )
         assert found.log_drawn is not None
+        assert found.distributions is not None
         suffix = self.tokens[:, self.prefix_length :]
         return {
             "right": found.greedy == suffix,
@@ -128,6 +131,7 @@ class EditedBatch:
             "first_divergence": measures.first_divergence(found.greedy, suffix),
             "next_token_accuracy": measures.token_accuracy(found.greedy, suffix),
             "nll": measures.suffix_nll(found.log_likelihood),
+            "entropy": measures.entropy(found.distributions),
         }
 
     def _leaving_from(self, model: PreTrainedModel, block: int, states: torch.Tensor) -> Columns:
@@ -141,4 +145,5 @@ class EditedBatch:
             "first_divergence": first_divergence.numpy(),
             "next_token_accuracy": unknown,
             "nll": unknown,
+            "entropy": unknown,
         }

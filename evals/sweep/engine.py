@@ -41,6 +41,7 @@ class Measured:
     - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
     - `exact`: bool [N]. `next_token_accuracy`: float64 [N].
     - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
+    - `entropy`: float64 [N], mean entropy of what is predicted at the suffix positions, in nats.
     - `heldout_nll`: float64 [M], of every token of a window but the first, in nats.
     - `heldout_kl`: float64 [M], KL(base || edited) at the same positions, in nats per token.
     - `asked`: what each further batch gave.
@@ -53,6 +54,7 @@ class Measured:
     exact: npt.NDArray[np.bool_]
     next_token_accuracy: npt.NDArray[np.float64]
     nll: npt.NDArray[np.float64]
+    entropy: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]
     asked: Sequence[Columns] = ()

@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import draw
+from evals.drawing import by_depth, draw
 from evals.sweep.estimates import front_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-_DEPTH = "viridis_r"  # from light to dark, so that depth shows in gray as well
 
 
 def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -43,27 +40,17 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 label="front of all variants",
                 zorder=1,
             )
-            for kind, style in (("head", ("o", 9)), ("block", ("s", 60))):
+            for kind, marker, label in (("head", "o", "one head"), ("block", "s", "whole block")):
                 of_kind = [e for e in some if e["kind"] == kind]
-                marker, size = style
-                points = axes.scatter(
-                    [e["kl"] for e in of_kind],
-                    [e["margin"] for e in of_kind],
-                    c=[e["block"] for e in of_kind],
-                    cmap=_DEPTH,
-                    vmin=0,
-                    vmax=result["num_blocks"] - 1,
+                points = by_depth(
+                    axes,
+                    [(e["kl"], e["margin"]) for e in of_kind],
+                    [e["block"] for e in of_kind],
+                    result["num_blocks"],
                     marker=marker,
-                    s=size,
-                    label={"head": "one head", "block": "whole block"}[kind],
-                    zorder=2,
+                    label=label,
+                    numbered=kind == "block",
                 )
-            for one in some:
-                if one["kind"] == "block":
-                    color = "white" if 2 * one["block"] >= result["num_blocks"] else "black"
-                    where = {"ha": "center", "va": "center_baseline"}
-                    at = one["kl"], one["margin"]
-                    axes.text(*at, str(one["block"]), color=color, size=5, zorder=3, **where)
         for axes in grid[:, 0]:
             axes.set_ylabel("change of recited tokens'\nmargins, nats²")
         for axes in grid[-1]:

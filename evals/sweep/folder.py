@@ -9,13 +9,14 @@ from typing import Any
 
 from evals.bounds.pictures import draw_divergence
 from evals.sweep.estimates_picture import draw_estimates
+from evals.sweep.paper_pictures import PAPER, draw_paper
 from evals.sweep.pictures import draw_sweep
 from evals.sweep.report import as_csv
 from surgery.output import atomic_folder, known_by, write_lines
 
 _PICTURES = [
     f"{name}.{form}"
-    for name in ("sweep", "bounds", "propagation", "estimates")
+    for name in ("sweep", *PAPER, "bounds", "propagation", "estimates")
     for form in ("png", "svg")
 ]
 owned = known_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
@@ -28,6 +29,7 @@ def write_sweep(folder: Path, result: Mapping[str, Any], *, overwrite: bool = Fa
         rows = [result["base"], *result["edits"]]
         write_lines(partial / "sweep.csv", as_csv(rows).splitlines())
         draw_sweep(result, partial)
+        draw_paper(result, partial)
         if "estimates" in result:
             write_lines(partial / "estimates.csv", as_csv(result["estimates"]).splitlines())
             draw_estimates(result, partial)

@@ -190,6 +190,7 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
         "exact_count": int(exact.sum()),
         "next_token_accuracy": _mean(one.next_token_accuracy[members]),
         "suffix_nll": _mean(one.nll[members]),
+        "completion_entropy": _mean(one.entropy[members]),
         "recovered": _recovered(one, members),
         "heldout_loss": loss,
         "heldout_perplexity": None if loss is None else _finite(float(np.exp(loss))),
