@@ -209,6 +209,14 @@ def test_mistakes_are_one_line_and_leave_nothing(files, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
+def test_blocks_alone(files, tmp_path):
+    output = tmp_path / "swept"
+    options = ("--no-last", "--variant", "zero", "--exact-only", "--output", output, "--json")
+    done = sweep(files, *options, corpus=False)
+    assert [edit["spec"] for edit in done.json["edits"]] == ["0", "1"]
+    assert "the last blocks together" not in (output / "sweep.svg").read_text()
+
+
 def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 

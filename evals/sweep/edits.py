@@ -16,17 +16,19 @@ def swept(
     num_heads: int,
     variants: Sequence[str],
     *,
+    last: bool = True,
     ranges: bool = False,
     heads: bool = False,
 ) -> dict[Selection, Kind]:
     """Edits in the order of a report, each under the first kind that it is of.
 
-    Every block alone; the last 2, 3, … of them; with `ranges` every contiguous range; with `heads`
-    every head alone. Each with every variant.
+    Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
+    with `heads` every head alone. Each with every variant.
     """
     whole = tuple(range(num_heads))
     spans: list[tuple[Kind, range]] = [("block", range(b, b + 1)) for b in range(num_blocks)]
-    spans += [("last", range(first, num_blocks)) for first in reversed(range(num_blocks))]
+    if last:
+        spans += [("last", range(first, num_blocks)) for first in reversed(range(num_blocks))]
     if ranges:
         spans += [
             ("range", range(first, end))

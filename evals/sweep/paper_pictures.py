@@ -32,7 +32,7 @@ def draw_paper(result: Mapping[str, Any], folder: Path) -> list[Path]:
     shares = _shares(result)
     if shares:
         drawn += _draw_accuracy(result, shares, folder)
-    if any(_falls(result, shares, ability) for ability in _ABILITIES):
+    if any(_of(result, shares, ability) for ability in _ABILITIES):
         drawn += _draw_abilities(result, shares, folder)
     if not result["exact_only"]:
         drawn += _draw_tokens(result, folder)
@@ -168,9 +168,10 @@ def _falls(
     result: Mapping[str, Any], shares: list[str], ability: str
 ) -> Callable[[Edit], float | None] | None:
     """Edit → the mean over tasks of an ability of (base - edited) / base, in percent."""
-    tasks, base = _of(result, shares, ability), result["base"]["tasks"]
+    tasks = _of(result, shares, ability)
     if not tasks:
         return None
+    base = result["base"]["tasks"]
 
     def fall(edit: Edit) -> float | None:
         if not all(_known(edit, task) for task in tasks):
@@ -183,8 +184,12 @@ def _falls(
 
 def _of(result: Mapping[str, Any], shares: list[str], ability: str) -> list[str]:
     """Tasks of an ability that have something to lose."""
-    found, base = result["tasks"], result["base"]["tasks"]
-    return [t for t in shares if found[t]["ability"] == ability and base[t]["value"] > 0]
+    return [
+        task
+        for task in shares
+        if result["tasks"][task]["ability"] == ability
+        and result["base"]["tasks"][task]["value"] > 0
+    ]
 
 
 def _shares(result: Mapping[str, Any]) -> list[str]:

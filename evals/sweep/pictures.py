@@ -33,10 +33,12 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
         "block": [edit for edit in edits if edit["kind"] == "block"],
         "last": _last(edits, result["num_blocks"]),
     }
+    if not any(edit["kind"] == "last" for edit in edits):
+        del columns["last"]
     rows = 1 if base["heldout_loss"] is None else 2
 
     def paint(figure: Figure) -> None:
-        grid = figure.subplots(rows, 2, sharex="col", sharey="row", squeeze=False)
+        grid = figure.subplots(rows, len(columns), sharex="col", sharey="row", squeeze=False)
         for axes, (kind, some) in zip(grid.T, columns.items(), strict=True):
             axes[0].set_title(_TITLES[kind])
             axes[0].axhline(100 * base["exact_match"], color="0.5", linewidth=0.8, label="unedited")
@@ -60,7 +62,9 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
     title = f"{result['model']}, attention replaced ({', '.join(variants)}), n = {result['n']}"
-    return draw(paint, folder, "sweep", title=title, size=(7.5, 1.6 + 2.1 * rows))
+    return draw(
+        paint, folder, "sweep", title=title, size=(1 + 3.25 * len(columns), 1.6 + 2.1 * rows)
+    )
 
 
 def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -49,6 +49,11 @@ BOUND_WINDOWS = 32
     type=click.Choice(list(VARIANTS)),
     help="May be repeated.  [default: identity and zero; all with --calibration]",
 )
+@click.option(
+    "--last/--no-last",
+    default=True,
+    help="Also the last 2, 3, … blocks together.  [default: yes; each costs what a block costs]",
+)
 @click.option("--ranges", is_flag=True, help="Also every contiguous range of blocks.")
 @click.option("--heads", is_flag=True, help="Also every head alone.")
 @calibration_option
@@ -90,6 +95,7 @@ def command(
     samples: str,
     corpora: tuple[Path, ...],
     variants: tuple[str, ...],
+    last: bool,
     ranges: bool,
     heads: bool,
     calibration: tuple[str, ...],
@@ -167,7 +173,9 @@ def command(
     if not exact_only:
         heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
     size = loaded.dimensions
-    edits = swept(size.num_blocks, size.num_heads, list(chosen), ranges=ranges, heads=heads)
+    edits = swept(
+        size.num_blocks, size.num_heads, list(chosen), last=last, ranges=ranges, heads=heads
+    )
     refused = left_out(loaded.editable, edits)
     estimated: tuple[Part, ...] = ()
     if estimates:
