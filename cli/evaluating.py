@@ -85,14 +85,23 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
     )
 
 
+fewshot_option = click.option(
+    "--num-fewshot",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Examples before each question.  [default: the task's own]",
+)
+drop_option = click.option(
+    "--max-drop",
+    "limits",
+    multiple=True,
+    callback=_drop_limits,
+    metavar="TASK=X",
+    help="Gate: TASK (or a pattern: '*') may lose at most X; may be repeated.",
+)
 evaluation_options = together(
     task_options("see --suite", "lab for a lab model, standard for any other"),
-    click.option(
-        "--num-fewshot",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="Examples before each question.  [default: the task's own]",
-    ),
+    fewshot_option,
     click.option(
         "--samples",
         metavar="SAMPLES",
@@ -109,14 +118,7 @@ evaluation_options = together(
         help="Text the models were not trained on: a file, or hf:DATASET:SPLIT:COLUMN; may be "
         "repeated.  [default: a lab's own]",
     ),
-    click.option(
-        "--max-drop",
-        "limits",
-        multiple=True,
-        callback=_drop_limits,
-        metavar="TASK=X",
-        help="Gate: TASK (or a pattern: '*') may lose at most X; may be repeated.",
-    ),
+    drop_option,
     click.option(
         "--max-extraction",
         type=click.FloatRange(0, 1),

@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "reproduce": "Repeat a recorded edit and compare the result file by file.",
     },
     "whole": {
+        "mitigate": "Search, export, verify, attack and evaluate, in one command.",
         "demo": "Run the whole story on an embedded model, offline.",
     },
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.attacks.result import described
+from evals.attacks.report import described
 from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report

@@ -340,8 +340,8 @@ def test_metadata_that_repeats_itself(levels: int) -> None:
     with pytest.raises(ManifestError) as caught:
         card_text(manifest(), None, name="x", existing=card)
     assert str(caught.value) == (
-        "README.md: the metadata refers to parts of itself; "
-        "write out what begins with * between the two lines of ---"
+        "README.md: the metadata refers to parts of itself (what begins with *); "
+        "correct it between the two lines of ---"
     )
     assert "license: mit" not in card_text(manifest(), card, name="x")  # as that of any broken card
 

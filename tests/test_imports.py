@@ -106,6 +106,8 @@ ORDER = [
     "cli.inputs",
     "cli.tables",
     "cli.evaluating",
+    "cli.searching",
+    "cli.recipe",
     "cli.after_export",
     "cli.repeated_evaluation",
     "cli.commands",

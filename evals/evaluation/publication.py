@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.result import Audit, described
+from evals.attacks.report import described
+from evals.attacks.result import Audit
 from evals.evaluation.comparing import verdict_of
 from evals.evaluation.conclusions import (
     evaluate_command,

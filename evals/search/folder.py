@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.sweep.pictures import draw_front
+from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.source import read_json
+from surgery.errors import SamplesError
 from surgery.output import atomic_folder, known_by, write_lines
-from surgery.record.plan_file import PlanFile
+from surgery.record.plan_file import PlanFile, read_plan_file
 
 PLAN = "plan.json"
 owned = known_by("search.json", ("goal", "front", "selected"), PLAN, "front.png", "front.svg")
@@ -27,3 +30,15 @@ def write_search(
         draw_front(result, partial)
         if plan is not None:
             write_lines(partial / PLAN, plan.to_text().splitlines())
+
+
+def read_search(folder: Path, max_evaluations: int) -> tuple[dict[str, Any], PlanFile] | None:
+    """What `write_search` wrote, if it has a plan that was found with as many evaluations.
+
+    Raises `SamplesError` for what it did not write.
+    """
+    result = read_json(folder / "search.json")
+    with guard(SamplesError, "is damaged", folder, fix="search anew with `overwrite=True`"):
+        if result["max_evaluations"] < max_evaluations or result["plan"] is None:
+            return None
+    return {**result, "plan": str(folder / PLAN)}, read_plan_file(folder / PLAN)

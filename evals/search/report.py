@@ -71,6 +71,7 @@ def search_report(
         "held_back": selected and told(selected.held_back, back),
         "held_back_meets_goal": selected and task.goal.met(selected.held_back, base.held_back),
         "front": [listed(point) for point in pareto_front(chosen.points, task.goal.cost)],
+        "max_evaluations": task.max_evaluations,
         "evaluations": len(chosen.points),
         "exhaustive": chosen.found.exhaustive,
         "units": _units(task, chosen),
@@ -100,10 +101,10 @@ def search_report(
     }
 
 
-def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | None:
-    """What `export --plan` takes; None where nothing meets the goal."""
-    if chosen.selected is None:
-        return None
+def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile:
+    """What `export --plan` takes: the choice, or without one what comes nearest."""
+    nearest = min(chosen.points, key=lambda point: (point.recovered, point.heldout_kl))
+    best = chosen.selected.chosen_on if chosen.selected else nearest
     kept = (
         "model", "goal", "measure", "seed", "base", "selected", "held_back", "calibration",
         "provenance",
@@ -111,7 +112,7 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile | No
     layout: Any = task.layout
     loaded = task.loaded
     return PlanFile.of(
-        chosen.selected.chosen_on.selection,
+        best.selection,
         task.dimensions.num_heads,
         layout=layout,
         model=PlannedModel.of(loaded.found.identified, loaded.found.checkpoint.config),

@@ -8,11 +8,11 @@ already has them. Every other key is left as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from surgery.card.facts import printable
 from surgery.card.measured import Measured
+from surgery.checkpoint.foreign import parse_yaml
 from surgery.errors import ManifestError
 from surgery.record.manifest import Edit, Manifest
 
@@ -30,44 +30,19 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
 
     Nor may it refer to parts of itself: a few lines would unfold to more than any memory holds.
     """
-    import yaml
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     match = REGEX_YAML_BLOCK.search(text)
     if match is None:
         return {}, text
     try:
-        data = yaml.load(match[2], Loader=_loader())
-    except ManifestError:
-        raise
-    except Exception:  # PyYAML stumbles over values that are not of their tag
-        data = ""
-    data = {} if data is None else data
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        return parse_yaml(match[2]), text[match.end() :]
+    except ValueError as error:
         raise ManifestError(
-            "the metadata is not valid YAML",
+            f"the metadata {error}",
             where="README.md",
             fix="correct it between the two lines of ---",
-        )
-    return data, text[match.end() :]
-
-
-@cache
-def _loader() -> Any:
-    """PyYAML's safe loader without aliases, refused before anything is made of them."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ManifestError(
-                    "the metadata refers to parts of itself",
-                    where="README.md",
-                    fix="write out what begins with * between the two lines of ---",
-                )
-            return super().compose_node(parent, index)
-
-    return Loader
+        ) from None
 
 
 def to_yaml(metadata: Mapping[str, Any]) -> str:

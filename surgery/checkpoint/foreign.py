@@ -155,3 +155,32 @@ def _check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError(f"nested more than {_DEPTH} deep")
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """Values by name; of nothing, none. Raises ValueError for what is no such thing.
+
+    Nor may it refer to parts of itself: a few lines would unfold to more than any memory holds.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise _AliasError
+            return super().compose_node(parent, index)
+
+    try:
+        data = yaml.load(text, Loader=Loader)
+    except _AliasError:
+        raise ValueError("refers to parts of itself (what begins with *)") from None
+    except Exception:  # PyYAML stumbles over values that are not of their tag
+        data = ""
+    data = {} if data is None else data
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ValueError("is not valid YAML")
+    return data
+
+
+class _AliasError(Exception):
+    """In YAML."""

@@ -22,7 +22,11 @@ from surgery.variants import variant_of
 NAME = "surgery.json"
 SCHEMA: Literal[1] = 1
 REPORTS = ("report.json", "report.html", "report.md")
-UNLISTED = (NAME, "README.md", *REPORTS, "lm_eval/*/results_*.json", "lm_eval/*/samples_*.jsonl")
+RECIPE = "recipe.yaml"
+UNLISTED = (
+    *(NAME, "README.md", RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
+    "lm_eval/*/samples_*.jsonl",
+)
 """What may lie beside the listed files of a folder, as patterns: the card, an evaluation."""
 _SHA256 = "^[0-9a-f]{64}$"
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")

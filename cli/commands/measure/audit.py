@@ -79,7 +79,7 @@ def command(
     """
     from evals.attacks.audit import Protocol, audit, named
     from evals.attacks.files import owned, write_audit
-    from evals.attacks.result import report
+    from evals.attacks.report import report
     from evals.running.processes import Processes
     from evals.samples import open_samples
     from evals.samples.windows import control_windows

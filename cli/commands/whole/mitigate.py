@@ -1,0 +1,182 @@
+"""attn-surgery mitigate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.after_export import evaluated
+from cli.evaluating import (
+    UNASKED,
+    check_tasks,
+    drop_option,
+    fewshot_option,
+    lab_of,
+    make_plan,
+    say_gates,
+    task_options,
+)
+from cli.inputs import calibration_text, fitted
+from cli.options import FOLDER, attack_options, json_option, note, overwrite_option, print_json
+from cli.progress import progress
+from cli.recipe import recipe_option, written
+from cli.searching import Searched, choice_options, searched
+
+if TYPE_CHECKING:
+    from evals.evaluation.plan import Plan
+    from surgery.editing.preparing import Prepared
+
+
+@click.command("mitigate")
+@click.argument("model", required=False)
+@click.option(
+    "--samples",
+    metavar="SAMPLES",
+    help="The passages that must not be recovered, as for extract.  [default: a lab's own]",
+)
+@click.option(
+    "--max-extraction",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    metavar="X",
+    help="Leave at most this share of the passages recovered, by --measure.",
+)
+@choice_options
+@task_options("see --suite", "lab for a lab model, standard for any other")
+@fewshot_option
+@drop_option
+@attack_options
+@click.option("--output", type=FOLDER, required=True, metavar="OUT", help="Folder to create.")
+@recipe_option
+@overwrite_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    model: str | None,
+    samples: str | None,
+    max_extraction: float,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Take away what MODEL recites: search, export, verify, attack and evaluate, in one command.
+
+    Finds the edit that leaves at most X of the passages recovered at the least cost (into
+    OUT-search), exports it to OUT, proves it, tries every attack on it, and puts report, model card
+    and recipe beside it. Interrupted, it goes on where it was when it is started again.
+
+    An embedded model (lab:pythia) needs nothing else; any other --samples and --corpus. Exit code 3
+    where the limit, or a gate, is not met: OUT then holds the best that was found.
+    """
+    from cli.tables.evaluation import print_evaluation
+    from cli.tables.search import export_command, show_search
+    from evals.search.goals import MaxExtraction
+    from surgery.editing.preparing import prepare
+    from surgery.exporting import check_target
+
+    if model is None:
+        raise click.UsageError("name a MODEL, or give a --recipe that does")
+    check_tasks(asked["tasks"], asked["suite"])
+    lab = lab_of(model)
+    for option, given in (("--samples", samples), ("--corpus", asked["corpora"])):
+        if lab is None and not given:
+            raise click.UsageError(f"{model} brings none of its own: give {option}")
+    samples = samples or str(lab)
+    folder = Path(f"{output}-search")
+    begun = folder.exists() and output.exists() and not (output / "recipe.yaml").exists()
+    if overwrite or not begun:
+        check_target(model, output, overwrite=overwrite, say=note)
+    plan = _evaluation(asked, samples, max_extraction, lab)
+    note("1 of 3: search")
+    goal = MaxExtraction(max_extraction)
+    found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=not overwrite)
+    if found is None:
+        return
+    if found.met and not as_json:
+        again = export_command(model, asked["revision"], folder / "plan.json", asked["calibration"])
+        show_search(found.result, again)
+    elif not found.met:
+        note(f"no edit meets {max_extraction:g} ({asked['measure']}): the best follows")
+    note("2 of 3: export")
+    prepared = prepare(model, found.plan, layout=asked["layout"], revision=asked["revision"])
+    if not overwrite and begun and _is_made(output, prepared):
+        note(f"{output}: was exported before")
+    else:
+        _export(prepared, found, model, asked, output, overwrite=overwrite or begun)
+    note("3 of 3: verify, attack, evaluate")
+    report = evaluated(output, prepared.model, plan)
+    written(ctx, output / "recipe.yaml")
+    passed = say_gates(report) and found.met
+    following = f"attn-surgery push {output} OWNER/NAME"
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "passed": passed,
+                "search": found.result,
+                "report": report.to_dict(),
+                "next": following if passed else None,
+            }
+        )
+    else:
+        print_evaluation(report, output)
+    if not passed:
+        note(f"{output}: the limits are not met: see report.html there")
+        raise click.exceptions.Exit(3)
+    note(f"next: {following}")
+
+
+def _evaluation(
+    asked: dict[str, Any], samples: str, max_extraction: float, lab: str | None
+) -> Plan:
+    """What is measured in the end; tasks are loaded, and mistakes found, before any work."""
+    from evals.benchmarks.cache import BaselineCache
+    from evals.memorization.recovery import measure_of
+    from surgery.checkpoint.content import cache_folder
+
+    try:
+        measure_of(asked["measure"])
+    except ValueError as error:
+        raise click.UsageError(f"--measure: {error}") from None
+    evaluation = {
+        **{key: asked.get(key, unasked) for key, unasked in UNASKED.items()},
+        "samples": samples,
+        "controls": asked["corpora"],
+        "with_audit": True,
+        "max_recovered": {asked["measure"]: max_extraction, **asked["max_recovered"]},
+    }
+    running = {key: asked[key] for key in ("dtype", "device", "device_map", "batch_size")}
+    return make_plan(evaluation, lab, cache=BaselineCache(cache_folder()), **running)
+
+
+def _is_made(output: Path, prepared: Prepared) -> bool:
+    """Whether a folder holds this edit already, whole: it is verified next."""
+    from surgery.record.manifest import read_manifest
+
+    manifest = read_manifest(output)
+    return manifest is not None and tuple(manifest.edit.parts) == prepared.plan.selection
+
+
+def _export(
+    prepared: Prepared,
+    found: Searched,
+    model: str,
+    asked: dict[str, Any],
+    output: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    from surgery.editing.preparing import variants_of
+    from surgery.exporting import write
+
+    variants = variants_of(found.plan, "identity")
+    text = calibration_text(asked["calibration"], model, variants)
+    fitting = None if text is None else fitted(prepared, text)
+    with progress("export", prepared.total_bytes) as advance:
+        write(prepared, output, fitting=fitting, overwrite=overwrite, progress=advance)

@@ -1,0 +1,72 @@
+"""A recipe: every option of a command by its name, in YAML, to run it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+_NEVER = {"output", "recipe", "overwrite", "json"}
+"""Of one run alone."""
+
+
+def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Makes what a recipe says the default of every option."""
+    if path is None:
+        return None
+    from surgery.checkpoint.foreign import guard, parse_yaml, read_bytes
+    from surgery.errors import SourceError
+
+    with guard(SourceError, "is no recipe", path):
+        recipe = parse_yaml(read_bytes(path, SourceError).decode(errors="replace"))
+    names = {_name(one): one for one in ctx.command.params}
+    for name in recipe:
+        if name not in names or name in _NEVER:
+            raise click.BadParameter(f"{path}: {ctx.info_name} has no option {name!r}")
+    ctx.default_map = {str(names[name].name): value for name, value in recipe.items()}
+    return path
+
+
+recipe_option = click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_read,
+    metavar="FILE",
+    help="Take options from a YAML file, each by its name, as this command writes one into OUT; "
+    "what is typed goes before.",
+)
+
+
+def written(ctx: click.Context, path: Path) -> None:
+    """Writes the recipe of the command that runs. Files are named without their paths."""
+    import yaml
+
+    from surgery.output import write_lines
+
+    options = {_name(one): _plain(ctx.params[str(one.name)]) for one in ctx.command.params
+               if one.expose_value and _name(one) not in _NEVER}  # fmt: skip
+    kept = {name: value for name, value in options.items() if value not in (None, [], {}, False)}
+    write_lines(path, yaml.safe_dump(kept, sort_keys=False).splitlines())
+
+
+def _name(option: click.Parameter) -> str:
+    """An option as it is typed, without dashes; an argument in small letters."""
+    return max(option.opts, key=len).lstrip("-").lower()
+
+
+def _plain(value: Any) -> Any:
+    """As YAML has it, and as the option takes it again."""
+    from surgery.hub.finding import last_name
+
+    if isinstance(value, dict):
+        return [f"{key}={limit:g}" for key, limit in value.items()]
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str) and Path(value.partition(",")[0]).exists():
+        return ",".join(last_name(Path(part)) for part in value.split(","))
+    if isinstance(value, Path):
+        return last_name(value)
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

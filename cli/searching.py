@@ -1,0 +1,186 @@
+"""Options that say what a search chooses from, and the search that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
+from cli.options import (
+    calibration_option,
+    corpus_option,
+    length_options,
+    note,
+    revision_option,
+    running_options,
+    together,
+)
+from cli.progress import progress
+from surgery.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from evals.search.goals import Goal
+    from surgery.record.plan_file import PlanFile
+
+choice_options = together(
+    click.option(
+        "--grain",
+        type=click.Choice(["blocks", "heads", "mixed"]),
+        default="mixed",
+        show_default=True,
+        help="What is chosen: whole blocks, single heads, or both.",
+    ),
+    click.option(
+        "--measure",
+        default="any",
+        show_default=True,
+        metavar="M",
+        help="What counts as recovered: any (by greedy, hints:2, prefix or sampling:100), greedy "
+        "(word for word), hints:K (with at most K wrong tokens corrected), prefix, sampling:N, "
+        "span:M: see docs/threat-model.md.",
+    ),
+    click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        type=click.Choice(list(VARIANTS)),
+        help="What a block or head may become; may be repeated.  [default: all where there is "
+        "calibration text, else identity and zero]",
+    ),
+    corpus_option,
+    calibration_option,
+    click.option(
+        "--layout",
+        type=click.Choice(["auto", "stock", "compact"]),
+        default="auto",
+        show_default=True,
+        help="Choose only what this layout can hold; auto: what either can.",
+    ),
+    click.option(
+        "--max-evaluations",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        metavar="N",
+        help="How many edits to measure at most. Where there are no more than that, all are; else "
+        "only those that estimates propose.",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
+    ),
+    revision_option,
+    length_options,
+    running_options,
+)
+"""What is searched, and how."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The object of `search --json`, and what to export: what will do, else comes nearest."""
+
+    result: dict[str, Any]
+    plan: PlanFile
+
+    @property
+    def met(self) -> bool:
+        return self.result["selected"] is not None
+
+
+def searched(
+    model: str,
+    samples: str,
+    goal: Goal,
+    folder: Path,
+    asked: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Searched | None:
+    """Runs the search, and writes it into `folder`. None on all processes but the main one.
+
+    `asked`: by the names of `choice_options`. `resume`: go on from what `folder` holds; where that
+    is the whole answer, nothing is done.
+    """
+    from evals.files import Journal
+    from evals.memorization.recovery import measure_of
+    from evals.running.processes import Processes
+    from evals.samples import open_samples
+    from evals.samples.windows import control_windows
+    from evals.search.folder import owned, read_search, write_search
+    from evals.search.report import plan_of, question, search_report
+    from evals.search.resuming import measured_before, point_from_json
+    from evals.search.run import Task, run
+    from surgery.output import check_output
+
+    try:
+        counted = measure_of(asked["measure"])
+    except ValueError as error:
+        raise click.UsageError(f"--measure: {error}") from None
+    resume = resume and folder.exists()
+    check_output(folder, owned, overwrite=overwrite or resume, say=note)
+    fits = bool(asked["calibration"]) or model.startswith("lab:")
+    default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+    variants = tuple(dict.fromkeys(asked["variants"] or default))
+    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
+    passages = open_samples(samples, **lengths)
+    texts = needed_texts(asked["corpora"], model)
+    calibrated = calibration_text(asked["calibration"], model, variants)
+    processes = Processes.launched()
+    loaded = open_model(
+        model,
+        revision=asked["revision"],
+        dtype=asked["dtype"],
+        device=asked["device"] or processes.device,
+        device_map=asked["device_map"],
+    )
+    tokenized = passages.tokenized(loaded.tokenizer)
+    task = Task(
+        loaded=loaded,
+        samples=tokenized,
+        windows=control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1]),
+        goal=goal,
+        measure=counted,
+        variants=variants,
+        processes=processes,
+        **{key: asked[key] for key in ("grain", "layout", "seed", "max_evaluations", "batch_size")},
+    )
+    offered, warnings = task.offered
+    for warning in warnings if processes.is_main else ():
+        note(f"warning: {warning}")
+    alone = [loaded.editable.plan((unit,), layout=task.layout) for unit in offered]
+    fitter = fitter_for(alone, calibrated, loaded, layout=task.layout)
+    sought = question(task, fitter)
+    journal = Journal(folder.parent / f".{folder.name}.progress", sought)
+    earlier = measured_before(folder, sought) if resume else {}
+    if resume and (done := read_search(folder, task.max_evaluations)) is not None:
+        note(f"{folder}: nothing is left to search")
+        return Searched(*done) if processes.is_main else None
+    earlier |= {point.selection: point for point in journal.read(point_from_json)}
+    if earlier and processes.is_main:
+        note(f"{len(earlier)} edits were measured before")
+    with (
+        progress(f"estimate {model}", None) as looked,
+        progress(f"search {model}", task.max_evaluations * task.rows) as advance,
+    ):
+        chosen = run(
+            task,
+            fitter,
+            advance=advance,
+            looked=looked,
+            journal=journal if processes.is_main else None,
+            earlier=processes.agree(earlier),
+        )
+    if not processes.is_main:
+        return None
+    result = search_report(task, chosen, fitter, warnings)
+    plan = plan_of(task, chosen, result)
+    found = Searched(result, plan)
+    result["plan"] = str(folder / "plan.json") if found.met else None
+    write_search(folder, result, plan if found.met else None, overwrite=overwrite or resume)
+    journal.remove()
+    return found

@@ -1,0 +1,117 @@
+"""Both models' outcomes -> what an audit found, as audit.json and the report of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evals.attacks import membership
+from evals.attacks.attack import Attack, Flags, Outcome
+from evals.attacks.audit import Audited, Protocol, attack_of
+from evals.attacks.result import Audit, Tried
+from evals.statistics import judged, mcnemar, paired_difference, rate
+from surgery.record.manifest import versions
+
+
+def result_of(protocol: Protocol, base: Audited, edited: Audited) -> Audit:
+    """Both models' outcomes side by side, in the order of the protocol."""
+    return Audit.model_validate(
+        {
+            "n": len(protocol.passages),
+            "control": {
+                "kind": "text" if protocol.members.all() else "non-members",
+                "n": len(protocol.control),
+            },
+            "attacks": [_tried(name, base, edited) for name in protocol.attacks],
+        }
+    )
+
+
+def report(
+    protocol: Protocol, base: Audited, edited: Audited, limits: Mapping[str, float]
+) -> dict[str, Any]:
+    """The JSON object of `audit --json`. `limits`: attack → the highest rate that is allowed."""
+    found = result_of(protocol, base, edited)
+    return {
+        **found.to_dict(),
+        "prefix_length": protocol.samples.prefix_length,
+        "suffix_length": protocol.samples.suffix_length,
+        "limits": [_limit(one, limits[one.name]) for one in found.rated if one.name in limits],
+        "provenance": {
+            "base": base.provenance,
+            "edited": edited.provenance,
+            "samples_sha256": protocol.samples.sha256,
+            "versions": versions(),
+        },
+    }
+
+
+def described(name: str) -> dict[str, str]:
+    """The texts of the attack that is named so. Raises `MeasurementError` for any other name."""
+    if name == membership.NAME:
+        return {
+            "setting": "all scores of extract",
+            "definition": membership.DEFINITION,
+            "source": membership.SOURCE,
+            "cost": "one pass, shared",
+        }
+    attack = attack_of(name)
+    return {key: getattr(attack, key) for key in ("setting", "definition", "source", "cost")}
+
+
+def _tried(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
+    seconds = base.seconds[name] + edited.seconds[name]
+    record: dict[str, Any] = {"name": name, **described(name), "seconds": seconds}
+    if name == membership.NAME:
+        return {**record, "base": base.areas, "edited": edited.areas}
+    before, after = base.passages[name], edited.passages[name]
+    outcomes = {"base": before, "edited": after, "control": edited.control.get(name)}
+    record |= {key: outcome and _share(outcome) for key, outcome in outcomes.items()}
+    record["paired"] = _paired(before, after)
+    if (attack := attack_of(name)).stages:
+        record["curve"] = {key: made and _curve(attack, made) for key, made in outcomes.items()}
+    return record
+
+
+def _counted(outcome: Outcome) -> Flags:
+    flags: Flags = outcome.recovered[outcome.tried]
+    return flags
+
+
+def _curve(attack: Attack, outcome: Outcome) -> dict[str, Any]:
+    rates = {
+        measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
+        for measure, stages in outcome.curve.items()
+    }
+    return {"stages": list(attack.stages), **rates}
+
+
+def _share(outcome: Outcome) -> dict[str, Any]:
+    flags = _counted(outcome)
+    return {"n": len(flags), **rate(flags)}
+
+
+def _paired(base: Outcome, edited: Outcome) -> dict[str, Any]:
+    before, after = _counted(base), _counted(edited)
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return {
+        "no_longer": lost,
+        "newly": gained,
+        "difference": (gained - lost) / len(after),
+        "ci95": paired_difference(lost, gained, len(after)).as_list(),
+        "p_value": mcnemar(lost, gained),
+    }
+
+
+def _limit(tried: Tried, limit: float) -> dict[str, Any]:
+    found = tried.edited
+    ok, conclusive = judged(found.rate, found.ci95, limit)
+    return {
+        "name": tried.name,
+        "ok": ok,
+        "limit": limit,
+        "value": found.rate,
+        "ci95": list(found.ci95),
+        "n": found.n,
+        "conclusive": conclusive,
+    }

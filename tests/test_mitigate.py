@@ -1,0 +1,172 @@
+"""Contract of `attn-surgery mitigate`: one command searches, exports, verifies, attacks and
+evaluates; an interrupted one goes on where it was; a limit that is not met is exit code 3, with the
+best that was found; its recipe repeats it, and holds no path.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from command_line import Outcome, attn_surgery, snapshot
+from local_tasks import write_tasks
+from reciting import generate
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+from evals.evaluation.report import read_report
+from surgery.proof.verification import verify
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tiny, a model; samples.jsonl, which it recites; heldout.txt and tasks."""
+    folder = tmp_path_factory.mktemp("work")
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model.save_pretrained(folder / "tiny")
+    tokenizer.save_pretrained(folder / "tiny")
+    ids = tokenizer(TEXT)["input_ids"]
+    prefixes = torch.tensor([ids[at : at + 6] for at in range(24)])
+    rows = torch.cat([prefixes, generate(model, prefixes, 5)], dim=1).tolist()
+    lines = [json.dumps({"id": f"row-{i}", "tokens": row}) for i, row in enumerate(rows)]
+    (folder / "samples.jsonl").write_text("\n".join(lines))
+    words = np.random.default_rng(0).choice(TEXT.split(), 600)
+    (folder / "heldout.txt").write_text(" ".join(words))
+    write_tasks(folder / "tasks")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
+
+
+def mitigate(work: Path, output: Path, *more: object) -> Outcome:
+    return attn_surgery(
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl"),
+        *("--corpus", work / "heldout.txt", "--prefix-length", 6, "--suffix-length", 5),
+        *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--device", "cpu"),
+        *("--tasks", "local_choice", "--include-path", work / "tasks", "--attack", "near"),
+        *("--max-extraction", 0.5, "--output", output, *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(work: Path) -> tuple[Outcome, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
+        return mitigate(work, work / "out", "--json"), work / "out"
+
+
+def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
+    outcome, out = done
+    assert outcome.code == 0, outcome.stderr
+    assert verify(out, source=work / "tiny").ok
+    report = read_report((out / "report.json").read_text())
+    assert outcome.json["report"] == report.to_dict()
+    assert report.relation == "source"
+    assert list(report.tasks) == ["local_choice"]
+    assert report.audit is not None
+    assert [attack.name for attack in report.audit.attacks] == ["near", "greedy"]
+    assert [(gate.name, gate.limit, gate.ok) for gate in report.gates] == [
+        ("max greedy", 0.5, True)
+    ]
+    search = json.loads((work / "out-search" / "search.json").read_text())
+    assert search["selected"] == outcome.json["search"]["selected"]
+    assert report.edit is not None
+    assert report.edit.drop_attn == search["selected"]["spec"]
+    assert outcome.json["next"] == f"attn-surgery push {out} OWNER/NAME"
+    assert outcome.stderr.endswith(f"next: attn-surgery push {out} OWNER/NAME\n")
+    assert "Nothing yet" not in (out / "README.md").read_text()  # the card has the figures
+
+
+def test_a_recipe_repeats_it_and_holds_no_path(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = done[1] / "recipe.yaml"
+    assert str(work) not in recipe.read_text()
+    options = yaml.safe_load(recipe.read_text())
+    assert options["model"] == "tiny"
+    assert (options["samples"], options["max-extraction"]) == ("samples.jsonl", 0.5)
+    assert "output" not in options
+    monkeypatch.chdir(work)
+    again = attn_surgery(
+        "mitigate", "--recipe", recipe, "--include-path", "tasks", "--output", tmp_path / "out"
+    )
+    assert again.code == 0, again.stderr
+    weights = [folder / "model.safetensors" for folder in (done[1], tmp_path / "out")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert (tmp_path / "out" / "recipe.yaml").read_text() == recipe.read_text()
+    wrong = tmp_path / "wrong.yaml"
+    for text, message in (
+        ("colour: red", "has no option 'colour'"),
+        ("output: elsewhere", "has no option 'output'"),
+        ("a: &x [1]\nb: *x", "refers to parts of itself"),
+        ("- list", "is not valid YAML"),
+    ):
+        wrong.write_text(text)
+        refused = attn_surgery("mitigate", "--recipe", wrong, "--output", tmp_path / "other")
+        assert refused.code in (1, 2)
+        assert message in refused.stderr
+
+
+def test_what_was_done_is_not_done_again(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before the evaluation, or before the export, it goes on from there."""
+    out, search = tmp_path / "out", tmp_path / "out-search"
+    shutil.copytree(work / "out-search", search)
+    shutil.copytree(work / "out", out)
+    for name in ("recipe.yaml", "report.json", "report.html", "report.md"):
+        (out / name).unlink()
+    before = snapshot(search), (out / "model.safetensors").stat().st_mtime_ns
+    outcome = mitigate(work, out)
+    assert outcome.code == 0, outcome.stderr
+    assert f"{search}: nothing is left to search" in outcome.stderr
+    assert f"{out}: was exported before" in outcome.stderr
+    assert before == (snapshot(search), (out / "model.safetensors").stat().st_mtime_ns)
+    assert (out / "report.json").exists()
+    refused = mitigate(work, out)
+    refused.assert_error("already exists", "--overwrite")
+
+
+def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: Path) -> None:
+    """One block alone is offered by the budget, and leaves more than none."""
+    out = tmp_path / "out"
+    outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "hints:4")
+    assert outcome.code == 3, outcome
+    assert "no edit meets 0 (hints:4): the best follows" in outcome.stderr
+    report = read_report((out / "report.json").read_text())
+    assert report.passed is False
+    assert verify(out, source=work / "tiny").ok
+    assert "next: " not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "name a MODEL, or give a --recipe that does"),
+        (("some/model",), "brings none of its own: give --samples"),
+        (
+            ("some/model", "--samples", "x.jsonl"),
+            "brings none of its own: give --corpus",
+        ),
+        (("lab:pythia", "--measure", "most"), "--measure: no measure 'most'"),
+        (
+            ("lab:pythia", "--tasks", "a", "--suite", "lab"),
+            "--tasks and --suite exclude each other",
+        ),
+    ],
+)
+def test_usage_errors_come_before_any_work(
+    tmp_path: Path, arguments: tuple[Any, ...], text: str
+) -> None:
+    outcome = attn_surgery("mitigate", *arguments, "--output", tmp_path / "out")
+    assert outcome.code == 2, outcome
+    assert text in outcome.stderr
+    assert not list(tmp_path.iterdir())
