@@ -155,7 +155,8 @@ def searched(
     alone = [loaded.editable.plan((unit,), layout=task.layout) for unit in offered]
     fitter = fitter_for(alone, calibrated, loaded, layout=task.layout)
     sought = question(task, fitter)
-    journal = Journal(folder.parent / f".{folder.name}.progress", sought)
+    path = folder.parent / f".{folder.name}.progress"
+    journal = Journal(path, sought, loaded.check_unchanged)
     earlier = measured_before(folder, sought) if resume else {}
     if resume and (done := read_search(folder, task.max_evaluations)) is not None:
         note(f"{folder}: nothing is left to search")

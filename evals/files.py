@@ -24,10 +24,14 @@ class Journal:
     """A file of JSON lines: first the settings of the work, then one line for every step done.
 
     A step counts when its line is complete; what a killed run wrote of the next is cut off.
+    `check` is called before each, and raises where it must not be kept.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], check: Callable[[], None] = lambda: None
+    ) -> None:
         self._path, self._settings = path, json.loads(json.dumps(settings))
+        self._check = check
         self._complete = 0
         self._file: IO[bytes] | None = None
 
@@ -87,6 +91,7 @@ class Journal:
         """Records a step, inside `appending`."""
         if self._file is None:
             raise ValueError("append is for use inside appending()")
+        self._check()
         self._file.write(json.dumps(step).encode() + b"\n")
         self._file.flush()
 

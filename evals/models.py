@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from surgery.checkpoint.content import FileState, check_unchanged, content_files, states_of
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import MANIFEST
@@ -25,19 +27,37 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that was `found` and loaded, in eval mode, and its tokenizer (None: it has none)."""
+    """A model that was `found` and loaded, in eval mode, and its tokenizer (None: it has none).
+
+    `states`: of its files before they were read.
+    """
 
     found: ResolvedModel
     model: PreTrainedModel
     tokenizer: Any
+    states: Mapping[Path, FileState] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.found.source.model
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
-        """What the model is: its name, the hash of its content, and the manifest's of an edit."""
+        """What the model is: its name, the hash of its content, and the manifest's of an edit.
+
+        Raises `CheckpointError` where its files are no longer those that were loaded.
+        """
+        identity = self._identity
+        self.check_unchanged()
+        return identity
+
+    def check_unchanged(self) -> None:
+        """Raises `CheckpointError` where the files have changed: what is loaded may be of both."""
+        fix = "run it again once it is complete"
+        check_unchanged(content_files(self.found.checkpoint), self.states, fix=fix)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         identity = self.found.identified.model_dump()
         manifest = self.found.folder / MANIFEST
         return identity | ({"manifest_sha256": sha256_of(manifest)} if manifest.is_file() else {})
@@ -103,6 +123,7 @@ def open_model(
     """
     place = None if device_map else _device(device)
     found = find_model(source, revision)
+    states = states_of(found.folder.iterdir())
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
@@ -110,7 +131,7 @@ def open_model(
         say(f"{source}: float16 weights are measured in float32 on a CPU (`dtype`)")
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
-    return LoadedModel(found, model, tokenizer)
+    return LoadedModel(found, model, tokenizer, states)
 
 
 def _device(name: str | None) -> torch.device:

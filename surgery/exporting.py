@@ -13,12 +13,12 @@ from typing import Any
 
 from surgery.card.file import read_card
 from surgery.card.text import card_text
-from surgery.checkpoint.content import ContentHash, file_hash
+from surgery.checkpoint.content import ContentHash, check_unchanged, file_hash
 from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.source import CARD, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
-from surgery.editing.preparing import Fitting, Prepared, check_unchanged, prepare, variants_of
+from surgery.editing.preparing import Fitting, Prepared, prepare, variants_of
 from surgery.editing.rewriting import changed_by, check_fitted, output_shards
 from surgery.errors import OutputError, SourceError
 from surgery.fitting.calibration import calibration_of
@@ -143,7 +143,8 @@ def write(
         _write_bytes(folder / MANIFEST, manifest.to_text().encode())
         card = card_text(manifest, read_card(checkpoint.folder), name=last_name(target))
         _write_bytes(folder / CARD, card.encode())
-        check_unchanged(prepared)
+        fix = "export again once it is complete"
+        check_unchanged(prepared.checkpoint.files, prepared.found, fix=fix)
         _write_bytes(folder / "config.json", config)  # last: without it, nothing loads
     return Export(target, plan, manifest)
 

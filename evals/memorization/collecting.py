@@ -106,6 +106,7 @@ def collect(
     batch_size: int | None = None,
     processes: Processes | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Collection:
     """Writes the windows of `corpus` that `model` recites to `output`, as samples.
 
@@ -117,7 +118,8 @@ def collect(
     started again with the same model, corpus and cut, and ends with the same file.
 
     **Arguments:** `settings`: what identifies the model; `overwrite`: replace an earlier
-    output, once the new one is whole; `advance` is told of tokens read.
+    output, once the new one is whole; `advance` is told of tokens read; `check` raises where the
+    model is no longer what `settings` say.
 
     Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
     """
@@ -129,7 +131,7 @@ def collect(
         rows_per_batch(model, cut.length, processes=processes.count)
     )
     described = {"model": settings, "corpus": corpus.fingerprint, "cut": asdict(cut)}
-    journal = Journal(Path(f"{output}.progress"), described)
+    journal = Journal(Path(f"{output}.progress"), described, check)
     steps = processes.agree(journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
     tested = steps[-1].windows if steps else 0

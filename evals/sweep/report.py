@@ -126,7 +126,8 @@ def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) 
         "tasks": setting.tasks,
         "edits": hashlib.sha256(repr(list(edits)).encode()).hexdigest(),
     }
-    return Journal(output.parent / f".{output.name}.progress", settings)
+    path = output.parent / f".{output.name}.progress"
+    return Journal(path, settings, loaded.check_unchanged)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

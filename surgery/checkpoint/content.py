@@ -9,16 +9,34 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from pathlib import Path
 
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.links import in_hub_cache
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
+from surgery.errors import CheckpointError
 
 _SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
 _KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
 _known: dict[str, str] = {}
+
+FileState = tuple[int, int]
+"""Bytes, and the time of the last change in nanoseconds."""
+
+
+def states_of(paths: Iterable[Path]) -> dict[Path, FileState]:
+    """The states of those paths that are files."""
+    stats = ((path, path.stat()) for path in paths if path.is_file())
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
+
+
+def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *, fix: str) -> None:
+    """Raises `CheckpointError` where a file is not as it was `found`."""
+    now = states_of(files)
+    for path in files:
+        if now.get(path) != found.get(path):
+            raise CheckpointError("changed while it was read", where=path, fix=fix)
 
 
 def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
@@ -35,12 +53,16 @@ def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     **Raises:** as `open_checkpoint`.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
-    files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
     lines = [
         f"{known.get(file) or file_hash(file)} {file.stat().st_size} {file.name}\n"
-        for file in files
+        for file in content_files(checkpoint)
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def content_files(checkpoint: Checkpoint) -> list[Path]:
+    """Configuration and weights: what is loaded, and what the hash is of."""
+    return [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
 
 
 class ContentHash(threading.Thread):

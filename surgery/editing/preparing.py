@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.content import FileState, states_of
 from surgery.checkpoint.inventory import check_config, check_tokenizer
 from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_json
 from surgery.editing.rewriting import Fits
-from surgery.errors import CheckpointError, UnsupportedError
+from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -22,9 +23,6 @@ from surgery.record.plan_file import PlanFile, PlannedModel
 from surgery.selection import Selection, format_selection, variant_name
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
-
-FileState = tuple[int, int]
-"""Bytes, and the time of the last change in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def prepare(
     if name is not None:
         source = replace(source, source=source.source.model_copy(update={"model": name}))
     folder = source.folder
-    found = _states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
+    found = states_of(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
     check_tokenizer(folder)
@@ -146,18 +144,3 @@ def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]
         return {variant}
     parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn
     return {part.variant for part in parts}
-
-
-def check_unchanged(prepared: Prepared) -> None:
-    files = prepared.checkpoint.files
-    now = _states(files)
-    for path in files:
-        if now.get(path) != prepared.found.get(path):
-            raise CheckpointError(
-                "changed while it was read", where=path, fix="export again once it is complete"
-            )
-
-
-def _states(paths: Iterable[Path]) -> dict[Path, FileState]:
-    stats = ((path, path.stat()) for path in paths if path.is_file())
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}

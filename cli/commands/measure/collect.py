@@ -131,6 +131,7 @@ def command(
             batch_size=batch_size,
             processes=processes,
             advance=advance,
+            check=loaded.check_unchanged,
         )
     seconds = time.perf_counter() - begun
     if not processes.is_main:

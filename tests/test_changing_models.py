@@ -1,0 +1,64 @@
+"""Contract: no figure is reported under the hash of other weights than those it was measured on.
+
+A model that changes between being opened and being reported is an error, and no step that was
+measured meanwhile is kept for the next run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_tokenizer import tiny_model, tiny_tokenizer
+
+from evals.files import Journal
+from evals.models import open_model
+from surgery.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def flip_last_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_a_model_that_changes_is_not_identified(folder: Path, asked_before: bool) -> None:
+    loaded = open_model(str(folder))
+    if asked_before:
+        assert loaded.identity["content"]
+    flip_last_byte(folder / WEIGHTS)
+    with pytest.raises(CheckpointError) as error:
+        loaded.identity  # noqa: B018 - it is read
+    assert str(error.value) == (
+        f"{folder / WEIGHTS}: changed while it was read; run it again once it is complete"
+    )
+
+
+def test_other_files_may_change(folder: Path) -> None:
+    loaded = open_model(str(folder))
+    (folder / "README.md").write_text("new")
+    assert loaded.identity["content"]
+
+
+def test_no_step_of_a_changed_model_is_kept(folder: Path, tmp_path: Path) -> None:
+    loaded = open_model(str(folder))
+    journal = Journal(tmp_path / "progress", {}, check=loaded.check_unchanged)
+
+    def measure() -> None:
+        with journal.appending():
+            journal.append({"step": 1})
+            flip_last_byte(folder / WEIGHTS)
+            journal.append({"step": 2})
+
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        measure()
+    assert Journal(tmp_path / "progress", {}).read(dict) == [{"step": 1}]
