@@ -15,13 +15,14 @@ class Command:
     `line`: what stands after `attn-surgery`; {model} is `source`, or `other` for an old result, and
     {repo} a repository of its own. `output`: the name under which its result appears; None: on
     the Hub, in {repo}. `source`: the file that changes midway. `also`: a folder that gets the
-    result too.
+    result too. `last`: the file without which a folder is whole and a run has yet to go on.
     """
 
     line: str
     source: str
     output: str | None = "out"
     also: str | None = None
+    last: str | None = None
 
 
 COMMANDS = {
@@ -53,6 +54,13 @@ COMMANDS = {
         f"audit {{model}}-edited --baseline {{model}} {MEASURED} --control heldout.txt "
         "--attack cheap --attack near --attack quantized:8 --output out",
         "source-edited/model-00002-of-00003.safetensors",
+    ),
+    "mitigate": Command(
+        f"mitigate {{model}} {MEASURED} {HELD_OUT} --grain blocks --max-evaluations 4 "
+        "--measure greedy --max-extraction 0.2 --attack greedy --tasks local_choice "
+        "--include-path tasks --output out",
+        "source/model-00002-of-00003.safetensors",
+        last="recipe.yaml",
     ),
     "push": Command(
         "push {model}-edited {repo}", "source-edited/model-00002-of-00003.safetensors", output=None

@@ -45,8 +45,8 @@ class Ground:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`after`: what lay under the final name: nothing, the old result, the new one, or that of the
-    changed source; `problems`: what must not be."""
+    """`after`: what lay under the final name: nothing, the old result, the new one, that of the
+    changed source, or what the next run goes on with; `problems`: what must not be."""
 
     fault: str
     moment: str
@@ -167,7 +167,7 @@ class Struck:
 
     def _next(self, after: str | None) -> list[str]:
         line = self._line("source")
-        if self._command.output is not None and after != "nothing":
+        if self._command.output is not None and after not in ("nothing", "begun"):
             line += " --overwrite"
         ran = self._run(line)
         if ran.code != 0:
@@ -189,6 +189,9 @@ class Struck:
         found = self._found()
         if found is None:
             return "nothing"
+        if self._command.last is not None and self._command.last not in found:
+            whole = self._run(f"verify {self._command.output}").code == 0
+            return "begun" if whole else None
         met = (name for name, whole in self._references.items() if not whole.different(found))
         return next(met, None)
 
@@ -223,9 +226,10 @@ class Struck:
         return self._command.line.format(model=model, repo=self._repo)
 
     def _reference(self, model: str, change: Callable[[], None] | None = None) -> Reference:
-        """What two runs give. `change` comes before each, and may make it impossible."""
+        """What two runs give, after one that fills the cache. `change` comes before each, and may
+        make them impossible."""
         results = []
-        for _ in range(2):
+        for _ in range(3):
             self._fresh()
             if change is None:
                 ran = self._undisturbed(self._line(model))
@@ -236,7 +240,7 @@ class Struck:
             found = self._found()
             assert found or change, f"{self.name} wrote nothing"
             results.append(found or {})
-        return Reference(*results)
+        return Reference(*results[1:])
 
     def _undisturbed(self, line: str) -> Ran:
         ran = self._run(line)

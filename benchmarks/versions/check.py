@@ -50,6 +50,14 @@ def logits(folder: Path, tokens: torch.Tensor, *, edited: bool = False, **option
         return model(tokens).logits
 
 
+def attempt(folder: Path, tokens: torch.Tensor, **options: Any) -> Any:
+    """The logits, or what these versions raise, in one line."""
+    try:
+        return logits(folder, tokens, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def main(folder: Path) -> None:
     tokens = torch.randint(0, 2000, (2, 200), generator=torch.Generator().manual_seed(0))
     wanted = {
@@ -64,18 +72,13 @@ def main(folder: Path) -> None:
         "compact": {},
     }
     for name, reference in wanted.items():
-        try:
-            compact = logits(folder / f"compact-{name}", tokens, trust_remote_code=True)
-        except Exception as error:
-            found["compact"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
-        else:
-            found["compact"][name] = float(
-                (compact - reference).abs().max() / reference.abs().max()
-            )
-    try:
-        logits(folder / "compact-pythia", tokens)
-    except Exception as error:
-        found["without_code"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        compact = attempt(folder / f"compact-{name}", tokens, trust_remote_code=True)
+        if not isinstance(compact, str):
+            compact = float((compact - reference).abs().max() / reference.abs().max())
+        found["compact"][name] = compact
+    refusal = attempt(folder / "compact-pythia", tokens)
+    if isinstance(refusal, str):
+        found["without_code"] = refusal
     print(json.dumps(found))
 
 
