@@ -79,23 +79,28 @@ def by_depth(
 
     Large and with the block's number where they are `numbered`, else small.
     """
-    drawn = axes.scatter(
-        [x for x, _ in points],
-        [y for _, y in points],
-        c=blocks,
-        cmap="viridis_r",
-        vmin=0,
-        vmax=num_blocks - 1,
-        marker=marker,
-        s=60 if numbered else 9,
-        label=label,
-        zorder=3 if numbered else 2,
-    )
-    for (x, y), block in zip(points, blocks, strict=True) if numbered else ():
-        color = "white" if 2 * block >= num_blocks else "black"
-        axes.text(
-            x, y, str(block), color=color, size=5, zorder=4, ha="center", va="center_baseline"
+    groups = [[index] for index in range(len(points))] if numbered else [[*range(len(points))]]
+    drawn = None
+    for some in groups or [[]]:
+        first = some[0] if some else 0
+        above = 3 + first / len(points) if numbered and some else 2.0
+        drawn = axes.scatter(
+            [points[index][0] for index in some],
+            [points[index][1] for index in some],
+            c=[blocks[index] for index in some],
+            cmap="viridis_r",
+            vmin=0,
+            vmax=num_blocks - 1,
+            marker=marker,
+            s=60 if numbered else 9,
+            label="_again" if first else label,
+            zorder=above,
         )
+        for index in some if numbered else ():  # what lies above a point hides its number too
+            (x, y), block = points[index], blocks[index]
+            color = "white" if 2 * block >= num_blocks else "black"
+            middle = {"ha": "center", "va": "center_baseline"}
+            axes.text(x, y, str(block), middle, color=color, size=5, zorder=above)
     return drawn
 
 

@@ -154,14 +154,14 @@ def _by_block(
     style: dict[str, Any],
 ) -> None:
     """A line through the blocks, and a small point for each head."""
-    for kind, _, _ in _KINDS:
+    for kind, _, label in _KINDS:
         some = [(e["blocks"][0], value(e)) for e in _alone(result, kind, variant)]
         at = [block for block, found in some if found is not None]
         known = [found for _, found in some if found is not None]
         if known and kind == "block":
             axes.plot(at, known, markersize=4, **style)
         elif known:
-            axes.scatter(at, known, s=4, color=style["color"], alpha=0.6)
+            axes.scatter(at, known, s=4, color=style["color"], alpha=0.6, label=label)
 
 
 def _falls(
