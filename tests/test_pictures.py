@@ -24,7 +24,8 @@ ABILITIES = {"story": "language", "riddle": "reasoning", "perplex": "language"}
 def edit(rng, blocks, variant, **more):
     figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5}
     figures |= {"next_token_accuracy": rng.random(), "completion_entropy": 3 * rng.random()}
-    tasks = {name: {"metric": "acc", "value": 0.8 - d, "difference": -d} for name, d in
+    tasks = {name: {"metric": "acc", "value": 0.8 - d, "difference": -d,
+                    "ci95": [-d - 0.1, 0.1 - d]} for name, d in
              zip(ABILITIES, rng.random(3) / 2, strict=True)}  # fmt: skip
     figures |= {"tasks": tasks}
     named = {"spec": ",".join(map(str, blocks)), "blocks": blocks, "variant": variant}

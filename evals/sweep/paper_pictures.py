@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import hypot
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from evals.drawing import by_depth, draw, line_of, whole_numbers
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Edit = Mapping[str, Any]
+Value = tuple[float, float]
+"""A figure, and half of its 95 % interval; 0 where it has none."""
 PAPER = ("accuracy", "abilities", "tokens")
 """Names of the pictures."""
 _ABILITIES = {"language": ("#000000", "o", "-"), "reasoning": ("#d55e00", "s", "--")}
@@ -51,11 +54,12 @@ def _draw_accuracy(result: Mapping[str, Any], shares: list[str], folder: Path) -
         grid = figure.subplots(rows, columns, sharex="col", sharey=True, squeeze=False)
         for row, variant in zip(grid, variants, strict=True):
             for axes, task in zip(row, shares, strict=True):
-                axes.plot(
+                axes.errorbar(
                     100 * base["tasks"][task]["value"],
                     100 * base["exact_match"],
-                    label="unedited",
-                    zorder=1,
+                    xerr=_usual_error(result, task),
+                    label="unedited, and the 95 % interval of a difference from it (median)",
+                    zorder=5,
                     **_STAR,
                 )
                 for kind, marker, label in _KINDS:
@@ -106,7 +110,7 @@ def _draw_abilities(result: Mapping[str, Any], shares: list[str], folder: Path) 
                     _by_block(axes, result, variant, found, style)
             whole_numbers(axes)
         for axes in grid[:, 0]:
-            axes.set_ylabel("relative fall\nof accuracy, %")
+            axes.set_ylabel("relative fall of accuracy, %\n(95 % intervals)")
         for axes in grid[-1]:
             axes.set_xlabel("block")
         _legend(figure)
@@ -128,7 +132,7 @@ def _draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
                     axes,
                     result,
                     variant,
-                    lambda edit, key=key, scale=scale: scale * edit[key],  # type: ignore[misc]
+                    lambda edit, key=key, scale=scale: (scale * edit[key], 0.0),  # type: ignore[misc]
                     {**line_of(variant), "label": variant},
                 )
             axes.set_xlabel("block")
@@ -142,6 +146,7 @@ def _draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
 _STAR: dict[str, Any] = {
     "marker": "*", "markersize": 13, "color": "none", "markeredgecolor": "#d55e00",
     "markeredgewidth": 1.2, "linestyle": "none",
+    "ecolor": "#d55e00", "elinewidth": 0.8, "capsize": 2,
 }  # fmt: skip
 _KINDS = (("head", "o", "one head alone"), ("block", "s", "one block alone"))
 
@@ -150,34 +155,49 @@ def _by_block(
     axes: Axes,
     result: Mapping[str, Any],
     variant: str,
-    value: Callable[[Edit], float | None],
+    value: Callable[[Edit], Value | None],
     style: dict[str, Any],
 ) -> None:
-    """A line through the blocks, and a small point for each head."""
+    """A line through the blocks, with intervals, and a small point for each head."""
     for kind, _, label in _KINDS:
         some = [(e["blocks"][0], value(e)) for e in _alone(result, kind, variant)]
-        at = [block for block, found in some if found is not None]
-        known = [found for _, found in some if found is not None]
-        if known and kind == "block":
-            axes.plot(at, known, markersize=4, **style)
-        elif known:
-            axes.scatter(at, known, s=4, color=style["color"], alpha=0.6, label=label)
+        known = [(block, *found) for block, found in some if found is not None]
+        if not known:
+            continue
+        at, values, errors = zip(*known, strict=True)
+        if kind == "block":
+            bars = errors if any(errors) else None
+            axes.errorbar(at, values, bars, markersize=4, elinewidth=0.5, **style)
+        else:
+            axes.scatter(at, values, s=4, color=style["color"], alpha=0.6, label=label)
+
+
+def _usual_error(result: Mapping[str, Any], task: str) -> float:
+    """Half of the median interval of a difference, in percent."""
+    intervals = (edit["tasks"][task]["ci95"] for edit in result["edits"])
+    widths = [float(high - low) for low, high in filter(None, intervals)]
+    return 50 * median(widths) if widths else 0.0
 
 
 def _falls(
     result: Mapping[str, Any], shares: list[str], ability: str
-) -> Callable[[Edit], float | None] | None:
-    """Edit → the mean over tasks of an ability of (base - edited) / base, in percent."""
+) -> Callable[[Edit], Value | None] | None:
+    """Edit → the mean over tasks of an ability of (base - edited) / base, in percent.
+
+    And half of its 95 % interval, as the documents of different tasks are independent.
+    """
     tasks = _of(result, shares, ability)
     if not tasks:
         return None
     base = result["base"]["tasks"]
 
-    def fall(edit: Edit) -> float | None:
+    def fall(edit: Edit) -> Value | None:
         if not all(_known(edit, task) for task in tasks):
             return None
-        falls = [float(edit["tasks"][t]["difference"]) / base[t]["value"] for t in tasks]
-        return float(-100 * mean(falls))
+        found = [(edit["tasks"][task], base[task]["value"]) for task in tasks]
+        falls = [-100 * one["difference"] / before for one, before in found]
+        halves = [50 * (one["ci95"][1] - one["ci95"][0]) / before for one, before in found]
+        return float(mean(falls)), float(hypot(*halves)) / len(halves)
 
     return fall
 
