@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from surgery.checkpoint.content import FileState, check_unchanged, content_files, states_of
+from surgery.checkpoint.content import FileState, check_unchanged, states_of
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import MANIFEST
@@ -54,7 +54,7 @@ class LoadedModel:
     def check_unchanged(self) -> None:
         """Raises `CheckpointError` where the files have changed: what is loaded may be of both."""
         fix = "run it again once it is complete"
-        check_unchanged(content_files(self.found.checkpoint), self.states, fix=fix)
+        check_unchanged(self.states, self.states, fix=fix)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:

@@ -231,13 +231,31 @@ def example(**changes: Any) -> dict[str, Any]:
                         "exact_match": rate["rate"],
                         "exact_match_ci95": rate["ci95"],
                         "heldout_loss": loss["mean"],
+                        "loss_increase": increase,
                     }
-                    for name, kind, rate, loss in zip(
-                        (BASE, EDITED), ("base", "edited"), recited, losses, strict=True
+                    for name, kind, rate, loss, increase in zip(
+                        (BASE, EDITED),
+                        ("base", "edited"),
+                        recited,
+                        losses,
+                        (0.0, rise["mean"]),
+                        strict=True,
                     )
                 ),
-                {"label": "2 identity", "kind": "front", "exact_match": 0.2, "heldout_loss": 5.1},
-                {"label": "1-2 identity", "kind": "front", "exact_match": 0.1, "heldout_loss": 5.2},
+                {
+                    "label": "2 identity",
+                    "kind": "front",
+                    "exact_match": 0.2,
+                    "heldout_loss": 5.1,
+                    "loss_increase": 0.1,
+                },
+                {
+                    "label": "1-2 identity",
+                    "kind": "front",
+                    "exact_match": 0.1,
+                    "heldout_loss": 5.2,
+                    "loss_increase": 0.2,
+                },
             ],
             "note": "The search saw other passages.",
         },

@@ -155,6 +155,19 @@ def test_figures_are_those_of_extract(work, done):
     assert direct["baseline"]["exact_match"]["count"] >= 8
 
 
+def test_held_out_loss_is_that_of_a_sweep(work, done):
+    swept = attn_surgery(
+        *("sweep", work / "base", "--samples", work / "samples.jsonl", "--variant", "zero"),
+        *("--corpus", work / "control.txt", "--prefix-length", PREFIX, "--suffix-length", SUFFIX),
+        *("--batch-size", 4, "--json"),
+    ).json
+    heldout = report_in(done[1]).heldout
+    assert heldout is not None
+    (edit,) = (one for one in swept["edits"] if one["blocks"] == [0])
+    assert heldout.base.mean == pytest.approx(swept["base"]["heldout_loss"], rel=1e-6)
+    assert heldout.edited.mean == pytest.approx(edit["heldout_loss"], rel=1e-6)
+
+
 def test_figures_are_those_of_audit(work, done):
     direct = attn_surgery(
         *("audit", work / "edited", "--baseline", work / "base", "--attack", "cheap"),
@@ -366,13 +379,14 @@ def test_without_samples_the_held_out_loss_remains(work):
 def test_what_a_search_found_is_in_the_picture(work):
     front = work / "search.json"
     edit = {"spec": "0", "variant": "zero", "exact_match": 0.25, "heldout_loss": 6.0}
-    front.write_text(json.dumps({"front": [edit]}))
+    front.write_text(json.dumps({"base": {"heldout_loss": 5.5}, "front": [edit]}))
     more = ("--tasks", "local_choice", "--front", front, "--output", work / "front")
     assert attn_surgery(*arguments(work, *more)).code == 0
     trade_off = report_in(work / "front").trade_off
     assert trade_off is not None
     assert (trade_off.points[-1].kind, trade_off.points[-1].label) == ("front", "0 zero")
-    assert trade_off.note == "the front was measured by the search, on its own rows and windows"
+    assert [point.loss_increase for point in trade_off.points][::2] == [0.0, 0.5]
+    assert trade_off.note == "the front was measured by the search, on the half that it chose on"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_all_that_matters_is_shown() -> None:
         "outcome",
         "conclusive",
         "exact_match_ci95",
+        "heldout_loss",  # of a point: its rise is shown
         "next_token_accuracy",
         "resolution",
         "description",

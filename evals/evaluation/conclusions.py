@@ -96,7 +96,12 @@ class _Found(BaseModel):
     heldout_loss: float
 
 
+class _Base(BaseModel):
+    heldout_loss: float
+
+
 class _Search(BaseModel):
+    base: _Base
     front: list[_Found]
 
 
@@ -108,6 +113,7 @@ def read_front(path: Path) -> list[Point]:
             Point(
                 label=f"{found.spec} {found.variant}",
                 kind="front",
+                loss_increase=found.heldout_loss - search.base.heldout_loss,
                 **found.model_dump(exclude={"spec", "variant"}),
             )
             for found in search.front
@@ -149,7 +155,9 @@ def trade_off_of(
     if extraction is None or heldout is None:
         return None
 
-    def point(label: str, kind: Literal["base", "edited"], figures: Any, loss: Mean) -> Point:
+    def point(
+        label: str, kind: Literal["base", "edited"], figures: Any, loss: Mean, rise: float
+    ) -> Point:
         return Point(
             label=label,
             kind=kind,
@@ -157,11 +165,12 @@ def trade_off_of(
             exact_match_ci95=figures["exact_match"]["ci95"],
             next_token_accuracy=figures["next_token_accuracy"]["mean"],
             heldout_loss=loss.mean,
+            loss_increase=rise,
         )
 
-    before = point(base, "base", extraction["baseline"], heldout.base)
-    after = point(edited, "edited", extraction, heldout.edited)
-    note = "the front was measured by the search, on its own rows and windows" if front else None
+    before = point(base, "base", extraction["baseline"], heldout.base, 0.0)
+    after = point(edited, "edited", extraction, heldout.edited, heldout.difference.mean)
+    note = "the front was measured by the search, on the half that it chose on" if front else None
     return TradeOff(points=[before, after, *front], note=note)
 
 

@@ -26,7 +26,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import versions
 
 WINDOW = 64
-"""Tokens of a held-out window where no samples say how long; the first half is given."""
+"""Tokens of a held-out window where no samples say how long."""
 
 _TOKENS = 8  # after which a cache is measured
 
@@ -90,9 +90,7 @@ def measure_model(
             test = measure(loaded, protocol, advance=advance, **sharing)
         control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
     elif windows is not None:
-        control = measure_control(
-            loaded.model, windows, WINDOW // 2, batch_size=plan.batch_size, **sharing
-        )
+        control = measure_control(loaded.model, windows, batch_size=plan.batch_size, **sharing)
     if attacked is not None:
         with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
             audited = attacks.audit(

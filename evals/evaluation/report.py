@@ -142,7 +142,10 @@ class Sizes(_Model):
 
 
 class Point(_Model):
-    """One model in the trade-off picture. `exact_match` is a rate; losses are nats per token."""
+    """One model in the trade-off picture. `exact_match` is a rate; losses are nats per token.
+
+    `loss_increase`: of the held-out loss, over that of its own base on the same text.
+    """
 
     label: str
     kind: Literal["base", "edited", "front"]
@@ -150,6 +153,7 @@ class Point(_Model):
     exact_match_ci95: tuple[float, float] | None = None
     next_token_accuracy: float | None = None
     heldout_loss: float
+    loss_increase: float
 
 
 class TradeOff(_Model):

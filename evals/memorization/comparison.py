@@ -69,7 +69,6 @@ def measure(
         control = measure_control(
             model,
             protocol.controls,
-            samples.prefix_length,
             batch_size=test.batch_size,
             processes=processes,
             advance=advance,
@@ -80,11 +79,12 @@ def measure(
     return Measured(test, control, {**loaded.provenance, "batch_size": test.batch_size})
 
 
-def measure_control(
-    model: PreTrainedModel, windows: Tokens, prefix_length: int, **running: Any
-) -> Control:
-    """NLL of int32 [M, T] windows after their first tokens. `running`: as `run_pass` takes it."""
-    result = run_pass(model, windows, prefix_length, **running)
+def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> Control:
+    """NLL of int32 [M, T] windows, of every token but the first, as a sweep measures it.
+
+    `running`: as `run_pass` takes it.
+    """
+    result = run_pass(model, windows, 1, **running)
     return Control("text", suffix_nll(result.predictions.log_likelihood), row_hash(windows))
 
 

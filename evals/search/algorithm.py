@@ -3,8 +3,9 @@
 Without estimates all sets of units are measured, and the answer is the best there is. With them:
 
 1. From estimates: the cheapest sets that should leave less and less recovered. These are measured.
-2. The estimates are corrected by what was measured, and where the goal lies between two sets, one
-   between them is proposed and measured, again and again.
+2. The estimates are corrected by what was measured. Then what they say meets the goal on other
+   passages too is measured, and, where the goal lies between two sets, one between them; again and
+   again.
 3. Sets that differ from the best by one unit and are expected to be better are measured.
 
 What is accepted is decided by what was measured. Nothing here knows about models: `evaluate` gives
@@ -102,18 +103,31 @@ def search(
 
 def _follow(trail: Trail, estimates: Estimates) -> None:
     """Sets that should leave less and less."""
-    high, low = trail.goal.rates(trail.base)
-    low = max(low, 0.1 / estimates.passages)
+    high, low = _rates(trail, estimates)
     sets: list[Units] = []
     for rate in np.geomspace(max(high, low), low, STEPS):
         sets += estimates.least(float(rate), sets[-1] if sets else frozenset())
     trail.measure(sets)
 
 
+def _rates(trail: Trail, estimates: Estimates) -> tuple[float, float]:
+    high, low = trail.goal.rates(trail.base)
+    return high, max(low, 0.1 / estimates.passages)
+
+
 def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
-    """Halves the gap, on a logarithmic scale, between sets on this and on that side of the goal."""
+    """Halves the gap, on a logarithmic scale, between sets on this and on that side of the goal.
+
+    Beside it the cheapest set that should meet a limit elsewhere: as the estimates get better, it
+    gets cheaper, or safer.
+    """
+    limited = isinstance(trail.goal, MaxExtraction)
     for _ in range(STEPS):
         estimates = estimates.corrected(trail.measured)
+        before = len(trail.measured)
+        if limited:
+            trail.measure(estimates.least(_rates(trail, estimates)[1]))
+            estimates = estimates.corrected(trail.measured)
         rates = [
             (estimates.expected(chosen).recovered, trail.goal.beyond(point, trail.base))
             for chosen, point in trail.measured
@@ -121,11 +135,9 @@ def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
         short = [rate for rate, beyond in rates if not beyond]
         high = min(short, default=estimates.expected(()).recovered)
         low = max((rate for rate, beyond in rates if beyond and rate < high), default=high / 16)
-        if high <= _NEAR * low or high <= 0 or not trail.budget:
-            break
-        before = len(trail.measured)
-        trail.measure(estimates.least((high * low) ** 0.5))
-        if len(trail.measured) == before:
+        if high > _NEAR * low:
+            trail.measure(estimates.least((high * low) ** 0.5))
+        if len(trail.measured) == before or not trail.budget:
             break
     return estimates.corrected(trail.measured)
 

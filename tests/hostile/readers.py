@@ -87,6 +87,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "provenance": {"by": "hand"},
     }
     search = {
+        "base": {"heldout_loss": 1.5},
         "front": [{"spec": "1", "blocks": [1], "variant": "zero", "exact_match": 0.5,
                    "exact_match_ci95": [0.1, 0.9], "next_token_accuracy": 0.5,
                    "heldout_loss": 2.0}],

@@ -113,14 +113,14 @@ def _round_step(rough: float) -> float:
 
 
 def chart(points: Sequence[dict[str, Any]], height: int = 320) -> dict[str, Any]:
-    """The report's trade-off points, by held-out loss and exact-match rate, and the ticks of both.
+    """The report's trade-off points, by rise of loss and exact-match rate, and the ticks of both.
 
     `front`: the stretches between neighbors of what a search found.
     """
-    across = nice_axis([point["heldout_loss"] for point in points], margin=6)
+    across = nice_axis([point["loss_increase"] for point in points], margin=6)
     rates = [(point["exact_match_ci95"] or (0.0, point["exact_match"]))[1] for point in points]
     up = nice_axis([0.0, *rates], margin=6)
-    places = [(across.x(p["heldout_loss"]), up.y(p["exact_match"], height)) for p in points]
+    places = [(across.x(p["loss_increase"]), up.y(p["exact_match"], height)) for p in points]
     main = [place for place, p in zip(places, points, strict=True) if p["kind"] != "front"]
     close = (
         len(main) == 2 and abs(main[0][0] - main[1][0]) < 30 and abs(main[0][1] - main[1][1]) < 22
