@@ -37,11 +37,11 @@ class Distributions:
     """What the predicted distributions say about each suffix position. All float32 [N, S].
 
     - `entropy`: H(p) over the vocabulary, in nats.
-    - `spread`: the standard deviation of log p(v) under v ~ p.
+    - `spread`: the standard deviation of log p(v) under v ~ p; None where it was not asked for.
     """
 
     entropy: Floats
-    spread: Floats
+    spread: Floats | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Predictions:
             np.concatenate(drawn) if drawn else None,
             Distributions(
                 np.concatenate([part.entropy for part in more]),
-                np.concatenate([part.spread for part in more]),
+                None
+                if any(part.spread is None for part in more)
+                else np.concatenate([part.spread for part in more if part.spread is not None]),
             )
             if more
             else None,
@@ -85,6 +87,7 @@ def measure_predictions(
     *,
     sampling: Sampling | None = None,
     distributions: bool = False,
+    spread: bool = True,
 ) -> Predictions:
     """Measures every suffix position.
 
@@ -93,11 +96,12 @@ def measure_predictions(
     - `hidden`: [B, S, d], final hidden states of the token before each suffix token.
     - `head`: hidden states [n, d] -> logits [n, V].
     - `suffix`: int64 [B, S], the true tokens.
-    - `sampling`: also measure log-probabilities under this scheme; `distributions`: also those.
+    - `sampling`: also measure log-probabilities under this scheme; `distributions`: also those,
+      with their `spread`, which costs as much again as their entropy.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
-        _measure(head(some).float(), true, sampling, distributions)
+        _measure(head(some).float(), true, sampling, distributions, spread)
         for some, true in zip(
             torch.split(states, _POSITIONS_AT_ONCE),
             torch.split(targets, _POSITIONS_AT_ONCE),
@@ -112,25 +116,30 @@ def measure_predictions(
         found["greedy"].astype(np.int32),
         found["log_likelihood"],
         found.get("log_drawn"),
-        Distributions(found["entropy"], found["spread"]) if distributions else None,
+        Distributions(found["entropy"], found.get("spread")) if distributions else None,
     )
 
 
 def _measure(
-    logits: torch.Tensor, targets: torch.Tensor, sampling: Sampling | None, distributions: bool
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    sampling: Sampling | None,
+    distributions: bool,
+    spread: bool,
 ) -> dict[str, torch.Tensor]:
     # logits float32 [n, V], targets int64 [n] -> the columns of Predictions, each [n]
     index = targets.to(logits.device).unsqueeze(-1)
-    true = logits.gather(-1, index).squeeze(-1)
-    found = {"greedy": logits.argmax(-1), "log_likelihood": true - logits.logsumexp(-1)}
+    true, total = logits.gather(-1, index).squeeze(-1), logits.logsumexp(-1)
+    found = {"greedy": logits.argmax(-1), "log_likelihood": true - total}
     if sampling is not None:
         found["log_drawn"] = _log_drawn(logits, true, sampling)
     if distributions:
-        log_p = logits.log_softmax(-1)
-        p = log_p.exp()
-        mean = _dot(p, log_p)
-        variance = _dot(p, log_p.sub_(mean.unsqueeze(-1)).square_())
-        found |= {"entropy": -mean, "spread": variance.sqrt()}
+        p = (logits - total.unsqueeze(-1)).exp_()
+        # -Σ p log p; of what is certain, rounding could leave less than 0
+        found["entropy"] = (total - _dot(p, logits)).clamp_(min=0)
+        if spread:
+            deviation = logits - (total - found["entropy"]).unsqueeze(-1)
+            found["spread"] = _dot(p, deviation.square_()).sqrt()
     return found
 
 

@@ -120,7 +120,7 @@ class EditedBatch:
         if self.exact_only:
             return self._left(leaving(hidden, head, self._suffix))
         found = measure_predictions(
-            hidden, head, self._suffix, sampling=Sampling(), distributions=True
+            hidden, head, self._suffix, sampling=Sampling(), distributions=True, spread=False
         )
         assert found.log_drawn is not None
         assert found.distributions is not None
