@@ -367,10 +367,10 @@ def test_without_samples_the_held_out_loss_remains(work):
     assert outcome.code == 0
     report = report_in(work / "no-samples")
     assert (report.extraction, report.trade_off, report.passages) == (None, None, [])
-    assert report.verdict.startswith("Memorization was not measured; ")
+    assert report.verdict.startswith("Memorization was not measured. ")
     assert report.warnings == ["memorization was not measured: there were no passages (--samples)"]
     for page in ("report.html", "report.md"):
-        assert "Memorization was not measured; " in (work / "no-samples" / page).read_text()
+        assert "Memorization was not measured. " in (work / "no-samples" / page).read_text()
     assert re.search("passages recited +memorization was not measured", outcome.stdout)
     assert report.heldout is not None
     assert report.heldout.n > 1
@@ -489,8 +489,8 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     report = report_in(tmp_path / "part")
     assert report.tasks["local_choice"].verdict == "inconclusive (n = 2)"
     assert report.verdict == (
-        "Of the benchmarks only a part was measured (--limit 2). Memorization was not measured; "
-        "inconclusive on 1 of 1 tasks: local_choice (n = 2); every gate holds as measured, but "
+        "Of the benchmarks only a part was measured (--limit 2). Memorization was not measured. "
+        "Inconclusive on 1 of 1 tasks: local_choice (n = 2). Every gate holds as measured, but "
         "inconclusive: max-drop local_choice (n = 2)."
     )
     assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr

@@ -111,8 +111,10 @@ def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None
     result = json.loads(failed.out)
     assert (failed.code, result["push"], result["blocks"]) == (1, None, [0])
     assert "evaluation" not in result
-    note, line = failed.err.splitlines()
+    note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
+    assert unmeasured.startswith("nothing was measured: what it still recites, and what it lost, ")
+    assert unmeasured.endswith(f" attn-surgery evaluate out --baseline {tiny / 'base'} --audit")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
 

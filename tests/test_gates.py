@@ -139,6 +139,6 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
     assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
     said = verdict({}, extraction | {"baseline": extraction}, None, None, [gate])
     assert said == (
-        "Recites 0 of 12 passages, the base 0; every gate holds as measured, but inconclusive: "
-        "max-extraction (n = 12)."
+        "Recites 0 of 12 passages word for word, the base 0. Every gate holds as measured, but "
+        "inconclusive: max-extraction (n = 12)."
     )

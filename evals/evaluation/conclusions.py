@@ -219,11 +219,11 @@ def verdict(
     relation: Relation = "source",
     limit: float | None = None,
 ) -> str:
-    """The result in one sentence, after what a reader must know first. `limit`: as of `Settings`"""
+    """The result in a few sentences, after what must be known first. `limit`: of `Settings`."""
     said = [RELATIONS[relation]] if relation in RELATIONS else []
     if limit is not None:
         said.append(f"of the benchmarks only a part was measured (--limit {limit:g})")
-    said.append(_result(tasks, extraction, audit, heldout, gates))
+    said += _results(tasks, extraction, audit, heldout, gates)
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
@@ -239,13 +239,13 @@ def warnings_of(
     return found
 
 
-def _result(
+def _results(
     tasks: Mapping[str, Task],
     extraction: dict[str, Any] | None,
     audit: Audit | None,
     heldout: HeldOut | None,
     gates: Sequence[Gate],
-) -> str:
+) -> list[str]:
     parts = []
     if extraction is None:
         parts.append("memorization was not measured")
@@ -253,12 +253,15 @@ def _result(
         count, before = (
             part["exact_match"]["count"] for part in (extraction, extraction["baseline"])
         )
-        parts.append(f"recites {count} of {extraction['n']:,} passages, the base {before}")
+        parts.append(
+            f"recites {count} of {extraction['n']:,} passages word for word, the base {before}"
+        )
     if audit is not None and (worst := audit.strongest) is not None:
-        told = f"of {len(audit.rated)} attacks {worst.name} recovers most, {worst.edited.rate:.1%}"
-        told += f" of {worst.edited.n:,} passages, of the base {worst.base.rate:.1%}"
+        of = worst.edited
+        told = f"the strongest of {len(audit.rated)} attacks, {worst.name}, recovers {of.count} of "
+        told += f"{of.n:,} passages, from the base {worst.base.count}"
         if worst.control is not None:
-            told += f", of text never trained on {worst.control.rate:.1%}"
+            told += f", of text never trained on {worst.control.count} of {worst.control.n:,}"
         parts.append(told)
     if tasks:
         parts.append(_of_tasks(tasks))
@@ -266,9 +269,7 @@ def _result(
         changes = {"none": f"no rise shown (n = {heldout.n:,})", "inconclusive": heldout.verdict}
         shown = f"{heldout.difference.mean:+.3f} nats per token (n = {heldout.n:,})"
         parts.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
-    if gates:
-        parts.append(_of_gates(gates))
-    return "; ".join(parts)
+    return [*parts, _of_gates(gates)] if gates else parts
 
 
 def _of_tasks(tasks: Mapping[str, Task]) -> str:
@@ -298,10 +299,11 @@ def _of_tasks(tasks: Mapping[str, Task]) -> str:
 def _of_gates(gates: Sequence[Gate]) -> str:
     failed = [gate.name for gate in gates if not gate.ok]
     if failed:
-        return f"failed: {_first(failed)}"
+        return f"it may not ship by its gates, failed: {_first(failed)}"
     unsure = [f"{gate.name} (n = {gate.n:,})" for gate in gates if not gate.conclusive]
-    text = "every gate holds"
-    return f"{text} as measured, but inconclusive: {_first(unsure)}" if unsure else text
+    if unsure:
+        return f"every gate holds as measured, but inconclusive: {_first(unsure)}"
+    return "it may ship by its gates: every one holds"
 
 
 def _first(names: Sequence[str], most: int = 5) -> str:

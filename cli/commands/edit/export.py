@@ -173,6 +173,11 @@ def command(
             f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
             f"{decimal(result['bytes'])}"
         )
+    if wanted is None:
+        note(
+            "nothing was measured: what it still recites, and what it lost, tells attn-surgery "
+            f"evaluate {export.output} --baseline {model} --audit"
+        )
     passed = True
     try:
         if wanted is not None:
