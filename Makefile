@@ -1,7 +1,7 @@
 # The same steps for people that .ci/run takes. `make check` is all of them.
 PYTHON ?= python3
 
-.PHONY: install lint types test test-all check format benchmarks faults
+.PHONY: install lint types test test-all check format benchmarks faults matrix lock release
 
 install:
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -31,3 +31,14 @@ benchmarks:
 
 faults:
 	$(PYTHON) -m benchmarks.faults
+
+matrix:
+	$(PYTHON) -m benchmarks.versions
+
+# Of an environment in which `make check` has just passed.
+lock:
+	$(PYTHON) -m pip freeze --exclude-editable --exclude attn-surgery --exclude pip | sed 's/+cpu$$//' > requirements-dev.lock
+
+release:
+	$(PYTHON) -m build
+	twine check --strict dist/*

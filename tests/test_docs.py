@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cli.main import COMMANDS, GROUPS, main
 from surgery.layouts import LAYOUTS
@@ -62,11 +64,29 @@ def test_files_in_the_tree_exist() -> None:
             assert (ROOT / "".join(parents)).exists(), "".join(parents)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "evals/lab/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "evals/lab/README.md"]
+)
 def test_links_inside_the_repository_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_the_lock_holds_what_development_needs() -> None:
+    """Every requirement of pyproject.toml at one version that it admits, from no named place."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    text = (ROOT / "requirements-dev.lock").read_text()
+    pins = dict(line.split("==") for line in text.splitlines())
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
+        needed = Requirement(line)
+        if needed.name != project["name"]:
+            assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), line
+    assert "://" not in text
+    assert "+" not in text
 
 
 def test_no_placeholder_is_left() -> None:

@@ -7,6 +7,7 @@ package imported or with remote code trusted; and with neither, loading is an er
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -396,3 +397,22 @@ def test_without_the_code_nothing_loads(name: str, tmp_path: Path) -> None:
     for error in (unknown, unknown_lm):
         assert error.startswith("ValueError")
         assert f"model type `{record(name).compact_model_type}`" in error
+
+
+def test_older_libraries_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "4.46.3")
+    spec = importlib.util.spec_from_file_location("old", MODELING_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ImportError, match=r"need transformers 4\.57 or newer \(got 4\.46\.3\)"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_annotations_that_python_3_10_can_resolve() -> None:
+    """The library resolves those of a model's class, and a plain ClassVar cannot be there."""
+    tree = ast.parse(MODELING_FILE.read_text())
+    names = [
+        ast.unparse(node.annotation) for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)
+    ]
+    assert any(name.startswith("ClassVar[") for name in names)
+    assert "ClassVar" not in names

@@ -104,7 +104,8 @@ def check(python: Path, row: Row, made: Path, url: str, work: Path) -> dict[str,
 
     def run(*command: object) -> subprocess.CompletedProcess[str]:
         line = [str(python), *map(str, command)]
-        return subprocess.run(line, cwd=work, env=variables, capture_output=True, text=True)
+        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        return subprocess.run(line, cwd=work, env=variables, **quiet)
 
     done = run(Path(__file__).with_name("check.py"), made)
     if done.returncode:
@@ -172,7 +173,11 @@ def main(interpreters: tuple[str, ...]) -> None:
                     shutil.rmtree(work / "base", ignore_errors=True)
                     base, held = work / "base", (row.python, row.torch)
                     environment(python, base, f"torch=={row.torch}", *BESIDE_TORCH.split())
-                packages = (f"transformers=={row.transformers}", f"huggingface_hub=={row.hub}")
+                packages = (
+                    f"transformers=={row.transformers}",
+                    f"huggingface_hub=={row.hub}",
+                    "accelerate",
+                )
                 try:
                     inside = environment(python, work / "row", *packages, base=base)
                     place = work / f"row-{number}"

@@ -59,7 +59,7 @@ def attempt(folder: Path, tokens: torch.Tensor, **options: Any) -> Any:
 
 
 def main(folder: Path) -> None:
-    tokens = torch.randint(0, 2000, (2, 200), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, 1000, (2, 200), generator=torch.Generator().manual_seed(0))
     wanted = {
         name: logits(folder / f"source-{name}", tokens, edited=True)
         for name in ("pythia", "gpt-neo")
@@ -76,7 +76,7 @@ def main(folder: Path) -> None:
         if not isinstance(compact, str):
             compact = float((compact - reference).abs().max() / reference.abs().max())
         found["compact"][name] = compact
-    refusal = attempt(folder / "compact-pythia", tokens)
+    refusal = attempt(folder / "compact-pythia", tokens, trust_remote_code=False)
     if isinstance(refusal, str):
         found["without_code"] = refusal
     print(json.dumps(found))

@@ -37,6 +37,7 @@ def facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "layout": "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
+        "one_hot": any(e.one_hot is not None for e in edits),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
         "fitted": Markdown(", ".join(map(as_code, dict.fromkeys(calibration)))),
         "files": list(manifest.files.items()),

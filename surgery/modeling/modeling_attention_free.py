@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     GPTNeoConfig,
@@ -34,6 +35,12 @@ from transformers import (
     GPTNeoXForCausalLM,
     GPTNeoXModel,
 )
+
+if tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 57):
+    raise ImportError(
+        "attention-free blocks need transformers 4.57 or newer "
+        f"(got {transformers.__version__}); `pip install -U transformers`"
+    )
 
 KINDS = ("affine", "constant", "none")
 
@@ -138,7 +145,7 @@ class AttentionFree:
     """Mixed into both classes of a family, before the library's own."""
 
     # Masks and frequencies that older checkpoints store beside the attention that remains.
-    _keys_to_ignore_on_load_unexpected: ClassVar = [
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
         r"\.attention\.(masked_)?bias$",
         r"\.rotary_emb\.inv_freq$",
     ]

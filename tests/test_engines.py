@@ -1,0 +1,73 @@
+"""Contract: a stock export is the same model in other engines, and what it no longer recites in one
+it recites in none.
+
+Skipped for an engine that is not installed. docs/engines.md has the figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.engines.decoding import with_transformers
+from surgery import export
+from surgery.hub.embedded import model_path
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the engines' own
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    from benchmarks.engines.__main__ import records
+
+    return records()[:8]
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export("lab:pythia", "4-5", output=tmp_path_factory.mktemp("edited") / "out").output
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"),
+    [("llama.cpp", "f32"), ("llama.cpp", "q8_0"), ("llama.cpp", "q4_0"), ("onnxruntime", "f32")],
+)
+def test_an_export_in_another_engine(
+    engine: str, kind: str, rows: np.ndarray, edited: Path, tmp_path: Path
+) -> None:
+    from benchmarks.engines.__main__ import decoded, installed
+
+    if not installed(engine):
+        pytest.skip(f"{engine} is not installed")
+    prefixes, suffixes = rows[:, :LENGTH], rows[:, LENGTH:]
+    for folder, recited in ((model_path("pythia"), len(rows)), (edited, 0)):
+        said = decoded(engine, kind, folder, prefixes, tmp_path)
+        assert (said == suffixes).all(1).sum() == recited
+        if kind == "f32":
+            np.testing.assert_array_equal(said, with_transformers(folder, prefixes, LENGTH))
+
+
+def test_the_constants_in_few_bits() -> None:
+    """Keys of eight bits keep attention one-hot, of four do not: what card and documents say."""
+    pytest.importorskip("gguf")
+    from benchmarks.engines.constants import KEYS, SHAPES, gap
+    from surgery.layouts.one_hot import UNDERFLOW
+
+    worst = {
+        name: min(gap(*shape, scheme) for shape in SHAPES.values()) for name, scheme in KEYS.items()
+    }
+    assert {name for name, nats in worst.items() if nats > UNDERFLOW} == {
+        "f16",
+        "q8_0",
+        "fp8 (e4m3)",
+    }
+
+
+def test_the_card_says_so(edited: Path, tmp_path: Path) -> None:
+    warning = "a cache of keys in 4 bits undoes the edit"
+    assert warning in (edited / "README.md").read_text()
+    zero = export("lab:pythia", "4-5", variant="zero", output=tmp_path / "zero").output
+    assert warning not in (zero / "README.md").read_text()
