@@ -329,18 +329,32 @@ def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
     assert str(result.exception) == "`device`: no such device (got cpu: RuntimeError)"
 
 
+TORCHRUN = (
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "cli.main",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metrics", ["exact", "full"])
 def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics):
     call = ["extract", models[1], "--samples", samples, "--baseline", models[0], *LENGTHS]
     call += ["--metrics", metrics, "--batch-size", "8", "--json"]
     results = []
-    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
+    programs = {"one": PROGRAM, "two": TWO_PROCESSES}
+    if metrics == "exact":
+        programs["torchrun"] = TORCHRUN
+    for name, program in programs.items():
         rows = tmp_path / f"{name}.jsonl"
         done = finish(start(*call, "--rows", rows, program=program), timeout=300)
         assert done.code == 0, done.stderr[-3000:]
         results.append((done.stdout, rows.read_bytes()))
-    assert results[0] == results[1]
+    assert all(result == results[0] for result in results)
     assert json.loads(results[0][0])["n"] == 30
 
 

@@ -86,14 +86,24 @@ def _mounted(root: Path, stack: ExitStack) -> bool:
 
 def tables(found: dict[str, list[Outcome]]) -> str:
     """Of the kills, then of the other faults, in Markdown."""
-    lines = ["| killed | runs | too late | left nothing | left the old | left the new | failures |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = [
+        "| killed | runs | too late | left nothing | left the old | left the new | begun | failures |"
+    ]
+    lines.append("|---" * 8 + "|")
     for name, outcomes in found.items():
         kills = [outcome for outcome in outcomes if outcome.fault == "kill"]
         after = Counter(outcome.after for outcome in kills if outcome.struck)
         late = sum(not outcome.struck for outcome in kills)
         failures = sum(bool(outcome.problems) for outcome in kills)
-        cells = [len(kills), late, after["nothing"], after["old"], after["new"], failures]
+        cells = [
+            len(kills),
+            late,
+            after["nothing"],
+            after["old"],
+            after["new"],
+            after["begun"],
+            failures,
+        ]
         lines.append(f"| `{name}` | " + " | ".join(map(str, cells)) + " |")
     lines += ["", "| fault | runs | refused | done | failures |", "|---|---|---|---|---|"]
     for fault, title in FAULTS.items():

@@ -100,7 +100,7 @@ class Struck:
         }
         ran = with_fault[fault]()
         killed = fault == "kill" and ran.struck
-        one_line = ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
+        one_line = (ran.stderr.splitlines() or [""])[-1].startswith("error: ")  # after its notes
         if not killed and ran.code != 0 and not (ran.code == 1 and one_line):
             problems.append(f"ended with {ran.code}: {ran.stderr[-2000:]!r}")
         after = self._state()

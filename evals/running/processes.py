@@ -30,9 +30,11 @@ class Processes:
         """Those that `accelerate launch` (or torchrun) started; this one alone where none did."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        import torch
         from accelerate import PartialState
 
-        state = PartialState()
+        # without a GPU torchrun does not say that there is none, and each would be alone
+        state = PartialState(cpu=not torch.cuda.is_available())
         return cls(int(state.process_index), int(state.num_processes), state.device)
 
     @property
