@@ -87,7 +87,8 @@ def _mounted(root: Path, stack: ExitStack) -> bool:
 def tables(found: dict[str, list[Outcome]]) -> str:
     """Of the kills, then of the other faults, in Markdown."""
     lines = [
-        "| killed | runs | too late | left nothing | left the old | left the new | begun | failures |"
+        "| killed | runs | too late | left nothing | left the old | left the new | begun "
+        "| failures |"
     ]
     lines.append("|---" * 8 + "|")
     for name, outcomes in found.items():
