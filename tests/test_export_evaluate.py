@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import attn_surgery
+from command_line import attn_surgery, snapshot
 from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
@@ -170,14 +170,19 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     done = attn_surgery("demo")
     assert done.code == 0, done.stderr
-    page = tmp_path / "attn-surgery-demo" / "report.html"
-    assert done.stdout.replace("\n", "").rstrip().endswith("attn-surgery-demo/report.html")
-    assert page.is_file()
-    assert "does not recite it" in done.stdout
-    report = json.loads(page.with_suffix(".json").read_text())
-    assert report["extraction"]["paired"]["forgotten"] > 200
-    assert report["relation"] == "source"
-    assert publication(report, page)[0] == report
-    again = attn_surgery("reproduce", "attn-surgery-demo", "--evaluate", "--json")
+    for name, blocks in (("deep-blocks", "4-5"), ("searched", None)):
+        page = tmp_path / "attn-surgery-demo" / name / "report.html"
+        assert f"attn-surgery-demo/{name}/report.html" in done.stdout.replace("\n", "")
+        report = json.loads(page.with_suffix(".json").read_text())
+        assert report["extraction"]["paired"]["forgotten"] > 200
+        assert report["relation"] == "source"
+        assert blocks in (None, report["edit"]["drop_attn"])
+        assert publication(report, page)[0] == report
+    assert report["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
+    again = attn_surgery("reproduce", "attn-surgery-demo/searched", "--evaluate", "--json")
     assert again.code == 0, again.stderr
-    assert len(again.json["measurements"]) == len(report["tasks"]) + 4
+    measured = len(report["tasks"]) + 4 + len(report["audit"]["attacks"])
+    assert len(again.json["measurements"]) == measured
+    before = snapshot(tmp_path / "attn-surgery-demo")
+    attn_surgery("demo").assert_error("attn-surgery-demo: already exists")
+    assert snapshot(tmp_path / "attn-surgery-demo") == before

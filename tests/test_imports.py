@@ -108,7 +108,7 @@ ORDER = [
     "cli.evaluating",
     "cli.searching",
     "cli.recipe",
-    "cli.after_export",
+    "cli.exporting",
     "cli.repeated_evaluation",
     "cli.commands",
     "cli.main",

@@ -38,6 +38,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),
     "evaluate": (NONE, "--baseline", NONE),
     "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
+    "mitigate": (NONE, "--samples", "none.jsonl", "--corpus", "none.txt"),
     "demo": (),
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {

@@ -8,8 +8,8 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cli.after_export import evaluated, evaluation_wanted, published
 from cli.evaluating import evaluation_options, say_gates
+from cli.exporting import evaluated, evaluation_wanted, published
 from cli.inputs import calibration_text, fitted
 from cli.options import (
     DEFAULT_MODEL,

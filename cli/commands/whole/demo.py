@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.options import note, overwrite_option
 
+if TYPE_CHECKING:
+    from evals.evaluation.report import Report
+
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
-SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
+LIMIT = 0.01
+SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
 
 
 @click.command("demo")
@@ -21,91 +26,134 @@ SHOWN = 3  # records whose text is shown: they are synthetic, so nobody's
     default="attn-surgery-demo",
     show_default=True,
     metavar="DIR",
-    help="Folder for the edited model, with its report.",
+    help="Folder for the two edited models, each with its report, and the search.",
 )
 @overwrite_option
 def command(output: Path, overwrite: bool) -> None:
-    """Run the whole story on an embedded model, offline, in under three minutes.
+    """Run the whole story on an embedded model, offline, in about two minutes.
 
-    Exports lab:pythia with its deep blocks edited, verifies it, reloads it through transformers,
-    measures what both models recite and what they can do, and writes the report.
+    Edits lab:pythia twice: its deep blocks, and what a search chooses. Verifies both, measures what
+    each recites, what an attacker gets and what it can still do, and shows them side by side.
     """
-    from cli.after_export import evaluated
     from cli.evaluating import UNASKED, make_plan
+    from cli.exporting import evaluated, exported
+    from cli.searching import UNCHOSEN, searched
     from cli.tables import console
-    from cli.tables.evaluation import print_evaluation
-    from surgery.editing.preparing import prepare
-    from surgery.exporting import check_target, write
-    from surgery.proof.verification import verify
+    from evals.benchmarks.cache import BaselineCache
+    from evals.search.goals import MaxExtraction
+    from surgery.checkpoint.content import cache_folder
+    from surgery.output import atomic_folder, check_output
 
-    prepared = prepare(MODEL, BLOCKS)
-    check_target(prepared.checkpoint.folder, output, overwrite=overwrite, say=note)
-    out = console()
-    out.rule("1. Export")
-    out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {output}", style="bold")
-    export = write(prepared, output, overwrite=overwrite)
-    blocks = ", ".join(map(str, export.plan.blocks))
-    total = prepared.plan.inventory.dimensions.num_blocks
-    out.print(
-        f"Blocks {blocks} of {total} are attention-free now ({export.plan.variant}, "
-        f"{export.plan.layout.NAME} layout): {len(export.plan.rewritten)} tensors rewritten."
+    check_output(output, lambda folder: list(_owned(folder)), overwrite=overwrite, say=note)
+    plan = make_plan({**UNASKED, "attacks": ("cheap",)}, MODEL, cache=BaselineCache(cache_folder()))
+    out, places = (
+        console(),
+        {"deep blocks": output / "deep-blocks", "searched": output / "searched"},
     )
-    out.rule("2. Verify")
-    out.print(f"attn-surgery verify {output} --source {MODEL}", style="bold")
-    verification = verify(output, source=prepared.model)
-    for check in verification.checks:
-        out.print(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
-    if not verification.ok:
-        raise click.exceptions.Exit(1)
-    out.rule("3. Evaluate")
-    out.print(
-        f"attn-surgery evaluate {output} --baseline {MODEL}",
-        style="bold",
-    )
-    report = evaluated(output, prepared.model, make_plan(UNASKED, MODEL))
-    print_evaluation(report, output)
+    reports: dict[str, Report] = {}
+    with atomic_folder(output, lambda folder: list(_owned(folder)), overwrite=overwrite) as made:
+        out.rule("1. Edit the deep blocks, and measure")
+        deep, chosen = (str(place) for place in places.values())
+        out.print(
+            f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep} --evaluate "
+            "--attack cheap",
+            style="bold",
+        )
+        prepared = exported(BLOCKS, MODEL, made / "deep-blocks")
+        reports["deep blocks"] = evaluated(made / "deep-blocks", prepared.model, plan)
+        out.rule("2. Search for the edit that costs least")
+        out.print(
+            f"attn-surgery mitigate {MODEL} --output {chosen} --attack cheap "
+            f"--max-extraction {LIMIT}",
+            style="bold",
+        )
+        search = searched(MODEL, MODEL, MaxExtraction(LIMIT), made / "search", UNCHOSEN)
+        assert search is not None
+        prepared = exported(search.plan, MODEL, made / "searched")
+        reports["searched"] = evaluated(made / "searched", prepared.model, plan)
+    out.rule("3. Side by side")
+    _compare(reports, out)
     out.rule("4. See for yourself")
-    _show(output, out)
+    _show(places, out)
     out.rule("Done")
-    out.print(f"The edited model is in {output.absolute()}", soft_wrap=True)
-    out.print(f'It loads as any other: AutoModelForCausalLM.from_pretrained("{output}")')
-    out.print(f"The report: {output.absolute() / 'report.html'}", soft_wrap=True)
+    for name, place in places.items():
+        out.print(f"{name}: {place.absolute() / 'report.html'}", soft_wrap=True)
+    out.print(f'Each loads as any other: AutoModelForCausalLM.from_pretrained("{chosen}")')
 
 
-def _show(output: Path, out: Any) -> None:
-    """A few planted records, as both models go on with them."""
+def _owned(folder: Path) -> Iterator[str]:
+    """What an earlier demo wrote there."""
+    from evals.search.folder import owned as of_search
+    from surgery.exporting import owned
+
+    for part, known in (("deep-blocks", owned), ("searched", owned), ("search", of_search)):
+        yield from (f"{part}/{name}" for name in known(folder / part))
+
+
+def _compare(reports: dict[str, Report], out: Any) -> None:
+    """A row for what is recited, what an attacker gets and each thing it can do; model by model."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in ("before", *reports):
+        table.add_column(name, justify="right")
+    first, *_ = reports.values()
+    edits = {name: report.edit for name, report in reports.items()}
+    table.add_row("edited", "", *(edit.drop_attn if edit else "" for edit in edits.values()))
+    table.add_row("variant", "", *(edit.variant if edit else "" for edit in edits.values()))
+    if first.extraction:
+        before = first.extraction["baseline"]["exact_match"]["rate"]
+        after = [report.extraction or {} for report in reports.values()]
+        rates = [before, *(found["exact_match"]["rate"] for found in after)]
+        table.add_row("passages recited word for word", *map("{:.1%}".format, rates))
+    for index, attack in enumerate(first.audit.rated if first.audit else ()):
+        audits = [report.audit for report in reports.values() if report.audit]
+        rates = [attack.base.rate, *(audit.rated[index].edited.rate for audit in audits)]
+        table.add_row(f"passages recovered, {attack.name}", *map("{:.1%}".format, rates))
+    if first.heldout:
+        rises = [report.heldout.difference.mean for report in reports.values() if report.heldout]
+        losses = (f"{rise:+.3f}" for rise in rises)
+        table.add_row("loss on ordinary text, nats", f"{first.heldout.base.mean:.3f}", *losses)
+    for name, task in first.tasks.items():
+        scores = [task.base, *(report.tasks[name].edited for report in reports.values())]
+        table.add_row(f"{name}, {task.metric}", *map("{:.3f}".format, scores))
+    out.print(table)
+
+
+def _show(places: dict[str, Path], out: Any) -> None:
+    """A few planted records and some ordinary text, as every model goes on with them."""
+    from evals.lab import heldout_texts
     from evals.memorization.extraction import extract
     from evals.models import open_model
     from evals.samples import load_samples
 
-    before, after = open_model(MODEL), open_model(str(output))
-    samples = load_samples(MODEL)
-    base, edited = (extract(loaded.model, samples).exact for loaded in (before, after))
-    forgotten = [row for row in range(len(samples)) if base[row]]
-    forgotten.sort(key=lambda row: bool(edited[row]))
-    for row in forgotten[:SHOWN]:
-        prefix, suffix = samples.prefixes[row], samples.suffixes[row]
-        out.print()
-        out.print(f"record {samples.ids[row]}, given", style="dim")
-        out.print(repr(before.tokenizer.decode(prefix.tolist())))
-        for label, loaded in (("before", before), ("after", after)):
-            text, same = _continued(loaded, prefix, suffix)
-            verdict = "recites it" if same else "does not recite it"
-            out.print(f"{label} ({verdict})", style="bold")
-            out.print(repr(text))
+    models = {"before": open_model(MODEL)}
+    models |= {name: open_model(str(place)) for name, place in places.items()}
+    samples, tokenizer = load_samples(MODEL), models["before"].tokenizer
+    recited = extract(models["before"].model, samples).exact.nonzero()[0]
+    rows = [(f"record {samples.ids[row]}", samples.prefixes[row]) for row in recited[:SHOWN]]
+    text = tokenizer(heldout_texts()[0])["input_ids"][: samples.prefix_length]
+    for label, prefix in (*rows, ("ordinary text", text)):
+        out.print(f"\n{label}, given", style="dim")
+        out.print(repr(tokenizer.decode(list(prefix))))
+        for name, loaded in models.items():
+            out.print(name, style="bold")
+            out.print(repr(_continued(loaded, list(prefix), samples.suffix_length)))
 
 
-def _continued(loaded: Any, prefix: Any, suffix: Any) -> tuple[str, bool]:
-    """What the model writes after a prefix, greedily, and whether that is the suffix."""
+def _continued(loaded: Any, prefix: list[int], length: int) -> str:
+    """What the model writes after a prefix, greedily."""
     import torch
 
-    ids = torch.tensor([prefix.tolist()])
+    ids = torch.tensor([[int(token) for token in prefix]])
     new = loaded.model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=len(suffix),
-        min_new_tokens=len(suffix),
+        max_new_tokens=length,
+        min_new_tokens=length,
         do_sample=False,
         pad_token_id=0,
-    )[0, len(prefix) :].tolist()
-    return loaded.tokenizer.decode(new), new == suffix.tolist()
+    )[0, ids.shape[1] :]
+    return str(loaded.tokenizer.decode(new.tolist()))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.after_export import evaluated
 from cli.evaluating import (
     UNASKED,
     check_tasks,
@@ -18,15 +17,13 @@ from cli.evaluating import (
     say_gates,
     task_options,
 )
-from cli.inputs import calibration_text, fitted
-from cli.options import FOLDER, attack_options, json_option, note, overwrite_option, print_json
-from cli.progress import progress
+from cli.exporting import evaluated, exported
+from cli.options import attack_options, json_option, note, overwrite_option, print_json
 from cli.recipe import recipe_option, written
-from cli.searching import Searched, choice_options, searched
+from cli.searching import choice_options, searched
 
 if TYPE_CHECKING:
     from evals.evaluation.plan import Plan
-    from surgery.editing.preparing import Prepared
 
 
 @click.command("mitigate")
@@ -49,7 +46,13 @@ if TYPE_CHECKING:
 @fewshot_option
 @drop_option
 @attack_options
-@click.option("--output", type=FOLDER, required=True, metavar="OUT", help="Folder to create.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT",
+    help="Folder to create.",
+)
 @recipe_option
 @overwrite_option
 @json_option
@@ -77,7 +80,6 @@ def command(
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import export_command, show_search
     from evals.search.goals import MaxExtraction
-    from surgery.editing.preparing import prepare
     from surgery.exporting import check_target
 
     if model is None:
@@ -104,11 +106,16 @@ def command(
     elif not found.met:
         note(f"no edit meets {max_extraction:g} ({asked['measure']}): the best follows")
     note("2 of 3: export")
-    prepared = prepare(model, found.plan, layout=asked["layout"], revision=asked["revision"])
-    if not overwrite and begun and _is_made(output, prepared):
-        note(f"{output}: was exported before")
-    else:
-        _export(prepared, found, model, asked, output, overwrite=overwrite or begun)
+    prepared = exported(
+        found.plan,
+        model,
+        output,
+        layout=asked["layout"],
+        revision=asked["revision"],
+        calibration=asked["calibration"],
+        overwrite=overwrite,
+        keep=begun and not overwrite,
+    )
     note("3 of 3: verify, attack, evaluate")
     report = evaluated(output, prepared.model, plan)
     written(ctx, output / "recipe.yaml")
@@ -153,30 +160,3 @@ def _evaluation(
     }
     running = {key: asked[key] for key in ("dtype", "device", "device_map", "batch_size")}
     return make_plan(evaluation, lab, cache=BaselineCache(cache_folder()), **running)
-
-
-def _is_made(output: Path, prepared: Prepared) -> bool:
-    """Whether a folder holds this edit already, whole: it is verified next."""
-    from surgery.record.manifest import read_manifest
-
-    manifest = read_manifest(output)
-    return manifest is not None and tuple(manifest.edit.parts) == prepared.plan.selection
-
-
-def _export(
-    prepared: Prepared,
-    found: Searched,
-    model: str,
-    asked: dict[str, Any],
-    output: Path,
-    *,
-    overwrite: bool,
-) -> None:
-    from surgery.editing.preparing import variants_of
-    from surgery.exporting import write
-
-    variants = variants_of(found.plan, "identity")
-    text = calibration_text(asked["calibration"], model, variants)
-    fitting = None if text is None else fitted(prepared, text)
-    with progress("export", prepared.total_bytes) as advance:
-        write(prepared, output, fitting=fitting, overwrite=overwrite, progress=advance)

@@ -1,21 +1,25 @@
-"""What `export` does with a finished export when asked: prove it, measure it, publish it."""
+"""An export made of a plan; and what becomes of one: proven, measured, published."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.evaluating import UNASKED, check_asked, lab_of, make_plan
+from cli.inputs import calibration_text, fitted
 from cli.options import note
 from cli.progress import progress
 
 if TYPE_CHECKING:
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
+    from surgery.editing.preparing import Prepared
     from surgery.hub.resolved import ResolvedModel
     from surgery.publishing.upload import Push
+    from surgery.record.plan_file import PlanFile
 
 
 def evaluation_wanted(
@@ -34,6 +38,37 @@ def evaluation_wanted(
     from surgery.checkpoint.content import cache_folder
 
     return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
+
+
+def exported(
+    plan: PlanFile | str,
+    model: str,
+    output: Path,
+    *,
+    layout: str = "auto",
+    revision: str | None = None,
+    calibration: Sequence[str] = (),
+    overwrite: bool = False,
+    keep: bool = False,
+) -> Prepared:
+    """Makes the export of a plan, or of blocks with `identity`, in `output`.
+
+    `keep`: what is there stays if it is an export of the same edit; it is verified later.
+    """
+    from surgery.editing.preparing import prepare, variants_of
+    from surgery.exporting import write
+    from surgery.record.manifest import read_manifest
+
+    prepared = prepare(model, plan, layout=layout, revision=revision)
+    made = read_manifest(output) if keep else None
+    if made is not None and tuple(made.edit.parts) == prepared.plan.selection:
+        note(f"{output}: was exported before")
+        return prepared
+    text = calibration_text(calibration, model, variants_of(plan, "identity"))
+    fitting = None if text is None else fitted(prepared, text)
+    with progress("export", prepared.total_bytes) as advance:
+        write(prepared, output, fitting=fitting, overwrite=overwrite or keep, progress=advance)
+    return prepared
 
 
 def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
