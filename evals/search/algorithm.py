@@ -27,12 +27,14 @@ from evals.search.trail import Evaluate, Trail
 from evals.search.units import Units, every_set
 from surgery.selection import Part, Selection
 
-STEPS = 6
-"""Sets that are measured at first; as many times the gap around the goal is halved."""
+STEPS = 5
+"""Sets that are measured at first."""
+ROUNDS = 4
+"""In which the estimates are corrected and the gap around the goal is halved."""
 TRIED = 6
 """Sets near the best that are measured at a time."""
 _NEAR = 1.1  # rates that differ by less are not told apart
-_ROUNDS = 3  # of sets near the best
+_BETTER = 3  # times that sets near the best are tried
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,11 @@ def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
     gets cheaper, or safer.
     """
     limited = isinstance(trail.goal, MaxExtraction)
-    for _ in range(STEPS):
+    for _ in range(ROUNDS):
         estimates = estimates.corrected(trail.measured)
         before = len(trail.measured)
         if limited:
-            trail.measure(estimates.least(_rates(trail, estimates)[1]))
+            trail.measure(estimates.cheapest(_rates(trail, estimates)[1]))
             estimates = estimates.corrected(trail.measured)
         rates = [
             (estimates.expected(chosen).recovered, trail.goal.beyond(point, trail.base))
@@ -144,7 +146,7 @@ def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
 
 def _refine(trail: Trail, estimates: Estimates) -> Estimates:
     """Sets that differ from the best by one unit, for as long as that makes it better."""
-    for _ in range(_ROUNDS):
+    for _ in range(_BETTER):
         ranked = _ranked(trail, estimates)
         if not ranked or not trail.budget:
             break
