@@ -91,3 +91,16 @@ def test_the_lock_holds_what_development_needs() -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert not re.findall(r"\b[A-Z]+_TABLE\b", README)
+
+
+@pytest.mark.slow
+def test_python_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block after block, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    text = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["found"].strongest.edited.rate < 0.2  # type: ignore[attr-defined]
