@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import attn_surgery
+from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
 
 from evals.lab import samples_path
 from evals.statistics import wilson
@@ -56,6 +56,24 @@ def test_rates_and_intervals(audited) -> None:
     assert greedy["paired"]["no_longer"] == 253
     assert greedy["control"]["count"] == 0
     assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(edited) -> None:
+    """The edited model beside itself: every attack but those that train."""
+    call = (
+        *("audit", edited, "--baseline", edited, "--samples", "lab:pythia", "--attack", "any"),
+        *("--control", __file__, "--attack", "near", "--attack", "quantized:4", "--device", "cpu"),
+        *("--batch-size", 64, "--json"),
+    )
+    found = []
+    for program in (PROGRAM, TWO_PROCESSES):
+        outcome = finish(start(*call, program=program), timeout=400)
+        assert outcome.code == 0, outcome.stderr[-3000:]
+        found.append(outcome.json)
+        for attack in found[-1]["attacks"]:
+            del attack["seconds"]
+    assert found[0] == found[1]
 
 
 def test_limits_are_checked(audited, edited) -> None:

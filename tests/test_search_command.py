@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neo_config, write_checkpoint
-from command_line import attn_surgery, snapshot
+from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, snapshot, start
 from reciting import generate
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
@@ -165,6 +165,24 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert plan.model is not None
     assert plan.model.source.content == found["provenance"]["model"]["content"]
     assert (plan.model.family, plan.model.num_blocks) == ("gpt_neox", 2)
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(model, samples, texts, tmp_path):
+    """By estimates, with fits."""
+    found = []
+    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
+        process = start(
+            *("search", model, "--samples", samples, "--corpus", texts[0], "--prefix-length", 6),
+            *("--suffix-length", 5, "--calibration", texts[1], "--max-extraction", 0.3),
+            *("--max-evaluations", 8, "--batch-size", 8, "--output", tmp_path / name, "--json"),
+            program=program,
+        )
+        outcome = finish(process, timeout=300)
+        assert outcome.code == 0, outcome.stderr[-3000:]
+        found.append({**outcome.json, "plan": None})
+    assert not found[0]["exhaustive"]
+    assert found[0] == found[1]
 
 
 HEADS = ["--max-extraction", 0.3, "--variant", "zero", "--variant", "identity"]
