@@ -851,8 +851,9 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     done = export_to(source, out, "--json")
     assert done.json["output"] == str(out)
     assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
-    assert done.stderr.startswith("layout stock: ")
-    assert done.stderr.count("\n") == 1
+    layout, unmeasured = done.stderr.splitlines()
+    assert layout.startswith("layout stock: ")
+    assert unmeasured.startswith("nothing was measured: ")
     found = attn_surgery("inspect", out, "--json")
     assert found.stderr == ""
     assert found.json["attention_free"] == {"1": "identity"}

@@ -113,7 +113,7 @@ def first_line(source: Path, work: Path, arguments: tuple[object, ...]) -> str:
 
     found: list[str] = []
 
-    def keep(journal: Journal, path: Path, settings: dict[str, Any]) -> None:
+    def keep(journal: Journal, path: Path, settings: dict[str, Any], *checks: object) -> None:
         found.append(json.dumps(settings))
         raise SamplesError("seen")
 
