@@ -97,7 +97,7 @@ def _hints(most: int) -> Measure:
 
     return Measure(
         f"hints:{most}",
-        f"at most {most} tokens of the suffix are wrong: an attacker who corrects them, each where "
+        f"at most {most} of the suffix's tokens wrong: an attacker who corrects them, each where "
         "it occurs, gets all the others",
         "ours",
         lambda seen: (~seen.right).sum(axis=-1) <= most,
