@@ -109,7 +109,7 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         axes.set_xlabel(label.replace("\n", " "))
         axes.set_ylabel(_EXACT if measure == "greedy" else f"recovered ({measure}), %")
         axes.set_ylim(-3, 103)
-        figure.legend(loc="outside right upper")
+        axes.legend(loc="upper right")
 
     names = ", ".join(result["variants"])
     title = f"{result['model']}, search over {result['grain']} ({names}), n = {result['n']}"
