@@ -53,7 +53,8 @@ def exported(
 ) -> Prepared:
     """Makes the export of a plan, or of blocks with `identity`, in `output`.
 
-    `keep`: what is there stays if it is an export of the same edit; it is verified later.
+    `keep`: what is there stays if it is an export of the same edit; it is verified later. Anything
+    else there is refused, as ever.
     """
     from surgery.editing.preparing import prepare, variants_of
     from surgery.exporting import write
@@ -61,13 +62,14 @@ def exported(
 
     prepared = prepare(model, plan, layout=layout, revision=revision)
     made = read_manifest(output) if keep else None
-    if made is not None and tuple(made.edit.parts) == prepared.plan.selection:
+    wanted = prepared.plan.selection, prepared.plan.layout.NAME
+    if made is not None and (tuple(made.edit.parts), made.edit.layout) == wanted:
         note(f"{output}: was exported before")
         return prepared
     text = calibration_text(calibration, model, variants_of(plan, "identity"))
     fitting = None if text is None else fitted(prepared, text)
     with progress("export", prepared.total_bytes) as advance:
-        write(prepared, output, fitting=fitting, overwrite=overwrite or keep, progress=advance)
+        write(prepared, output, fitting=fitting, overwrite=overwrite, progress=advance)
     return prepared
 
 

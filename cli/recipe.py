@@ -21,9 +21,15 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path
     with guard(SourceError, "is no recipe", path):
         recipe = parse_yaml(read_bytes(path, SourceError).decode(errors="replace"))
     names = {_name(one): one for one in ctx.command.params}
-    for name in recipe:
+    for name, value in recipe.items():
         if name not in names or name in _NEVER:
             raise click.BadParameter(f"{path}: {ctx.info_name} has no option {name!r}")
+        several = getattr(names[name], "multiple", False)
+        if isinstance(value, list) != several or not all(
+            isinstance(one, str | int | float) for one in (value if several else [value])
+        ):
+            form = "a list of values" if several else "one value"
+            raise click.BadParameter(f"{path}: {name}: expected {form}, got {value!r}")
     ctx.default_map = {str(names[name].name): value for name, value in recipe.items()}
     return path
 
@@ -65,7 +71,7 @@ def _plain(value: Any) -> Any:
         return [f"{key}={limit:g}" for key, limit in value.items()]
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, str) and Path(value.partition(",")[0]).exists():
+    if isinstance(value, str) and Path(value.partition(",")[0]).expanduser().exists():
         return ",".join(last_name(Path(part)) for part in value.split(","))
     if isinstance(value, Path):
         return last_name(value)

@@ -169,8 +169,10 @@ def searched(
     journal = Journal(path, sought, loaded.check_unchanged)
     earlier = measured_before(folder, sought) if resume else {}
     if resume and (done := read_search(folder, task.max_evaluations)) is not None:
+        if not processes.is_main:
+            return None
         note(f"{folder}: nothing is left to search")
-        return Searched(*done) if processes.is_main else None
+        return Searched(*done)
     earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if earlier and processes.is_main:
         note(f"{len(earlier)} edits were measured before")

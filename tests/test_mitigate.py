@@ -135,6 +135,36 @@ def test_what_was_done_is_not_done_again(
     refused.assert_error("already exists", "--overwrite")
 
 
+def test_another_export_that_is_there_is_not_replaced(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Also where a search of the same lies beside it, as it would after an interruption."""
+    out = tmp_path / "out"
+    shutil.copytree(work / "out-search", tmp_path / "out-search")
+    made = attn_surgery("export", work / "tiny", "--drop-attn", "1.0", "--variant", "zero",
+                        "--output", out)  # fmt: skip
+    assert made.code == 0, made.stderr
+    before = snapshot(out)
+    outcome = mitigate(work, out)
+    assert outcome.code == 1
+    assert f"error: {out}: already exists; choose another --output" in outcome.stderr
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["max-extraction: abc", "max-extraction: [1]", "variant: 5", "samples: {a: b}", "max: any",
+     "attack: {}", "seed: 1.5", "variant: [1, {a: 2}]", "json: true", "overwrite: true"],
+)  # fmt: skip
+def test_a_recipe_with_wrong_values_is_refused_before_any_work(tmp_path: Path, text: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: no/such\nsamples: x.jsonl\ncorpus: [y.txt]\n{text}\n")
+    outcome = attn_surgery("mitigate", "--recipe", recipe, "--output", tmp_path / "out")
+    assert outcome.code in (1, 2), outcome
+    assert "Traceback" not in outcome.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
 def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: Path) -> None:
     """One block alone is offered by the budget, and leaves more than none."""
     out = tmp_path / "out"
@@ -156,6 +186,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
             ("some/model", "--samples", "x.jsonl"),
             "brings none of its own: give --corpus",
         ),
+        (("lab:pythia", "--corpus", "/"), "--corpus /: is a folder; name the files in it"),
         (("lab:pythia", "--measure", "most"), "--measure: no measure 'most'"),
         (
             ("lab:pythia", "--tasks", "a", "--suite", "lab"),

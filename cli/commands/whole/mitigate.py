@@ -89,6 +89,9 @@ def command(
     for option, given in (("--samples", samples), ("--corpus", asked["corpora"])):
         if lab is None and not given:
             raise click.UsageError(f"{model} brings none of its own: give {option}")
+    for place in asked["corpora"]:
+        if place.is_dir():  # for the report, whose held-out text is known by its hash
+            raise click.UsageError(f"--corpus {place}: is a folder; name the files in it")
     samples = samples or str(lab)
     folder = Path(f"{output}-search")
     begun = folder.exists() and output.exists() and not (output / "recipe.yaml").exists()
