@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from evals.evaluation.report import Report
 
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
-UNASKED: Mapping[str, Any] = {
-    **dict.fromkeys(
-        ("tasks", "suite", "num_fewshot", "limit", "samples", "prefix_length", "suffix_length")
-    ),
-    **dict.fromkeys(("include_paths", "controls", "limits", "attacks"), ()),
-    "max_extraction": None,
-    "with_audit": False,
-    "max_recovered": {},
-}
-"""The parameters that `evaluation_options` adds to a command, where none is given."""
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.evaluating import UNASKED, check_asked, lab_of, make_plan
+from cli.evaluating import check_asked, evaluation_options, lab_of, make_plan
 from cli.inputs import calibration_text, fitted
-from cli.options import note
+from cli.options import note, unasked
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def evaluation_wanted(
 ) -> Plan | None:
     """The evaluation that the options ask for, made before any work: mistakes come first."""
     if not with_evaluation:
-        if any(asked[key] != unasked for key, unasked in UNASKED.items()):
+        if any(asked[key] != value for key, value in unasked(evaluation_options).items()):
             raise click.UsageError("what to measure is for use with --evaluate")
         return None
     if dry_run:

@@ -40,6 +40,12 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def unasked(options: Callable[[Any], Any]) -> dict[str, Any]:
+    """What a command gets for options that are not given, by the names of its arguments."""
+    command = click.command()(options(lambda **given: None))
+    return dict(command.make_context("unasked", []).params)
+
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.evaluating import UNASKED, make_plan
-from cli.options import note
+from cli.evaluating import evaluation_options, make_plan
+from cli.options import note, unasked
 from cli.progress import progress
 from surgery.checkpoint.foreign import guard
 from surgery.errors import MeasurementError, SamplesError
@@ -52,7 +52,7 @@ def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) ->
     settings = report.settings
     lab = next((text.name for text in settings.controls if text.name.startswith(PREFIX)), None)
     asked: dict[str, Any] = {
-        **UNASKED,
+        **unasked(evaluation_options),
         "tasks": ",".join(settings.tasks),
         "num_fewshot": settings.num_fewshot,
         "limit": settings.limit,

@@ -79,16 +79,6 @@ choice_options = together(
 """What is searched, and how."""
 
 
-UNCHOSEN: Mapping[str, Any] = {
-    **dict.fromkeys(("revision", "prefix_length", "suffix_length", "batch_size")),
-    **dict.fromkeys(("device", "device_map")),
-    **dict.fromkeys(("variants", "corpora", "calibration"), ()),
-    **{"grain": "mixed", "measure": "any", "layout": "auto", "dtype": "auto"},
-    **{"max_evaluations": 64, "seed": 0},
-}
-"""The parameters that `choice_options` adds to a command, where none is given."""
-
-
 @dataclass(frozen=True)
 class Searched:
     """The object of `search --json`, and what to export: what will do, else comes nearest."""

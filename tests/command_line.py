@@ -9,10 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cli.main import run
 
@@ -84,6 +85,21 @@ def start(
 def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> Outcome:
     out, err = process.communicate(timeout=timeout)
     return Outcome(process.returncode, out or "", err)
+
+
+@contextlib.contextmanager
+def interrupted(owner: Any, at: int = 0) -> Iterator[list[Any]]:
+    """Ctrl-C at the start of that call of `owner.measure`, from 1; 0: never. Yields the calls."""
+    whole, calls = owner.measure, list[Any]()
+
+    def measure(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    with mock.patch.object(owner, "measure", measure):
+        yield calls
 
 
 def snapshot(folder: Path) -> dict[str, str]:

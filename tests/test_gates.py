@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.evaluation.conclusions import verdict
 from evals.evaluation.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
+from evals.evaluation.headline import verdict
 from evals.evaluation.report import Metric
 
 

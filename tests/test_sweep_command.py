@@ -11,12 +11,11 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, start
+from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, interrupted, start
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
@@ -248,27 +247,17 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     options = ("--batch-size", "8", "--output", output, "--json")
     from evals.sweep.batch import EditedBatch
 
-    whole, batches = EditedBatch.measure, 0
-
-    def killed_later(*arguments):
-        nonlocal batches
-        batches += 1
-        if batches == 4:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    with mock.patch.object(EditedBatch, "measure", killed_later):
+    with interrupted(EditedBatch, at=4):
         done = sweep(files, *options)
     assert (done.code, done.stdout) == (130, "")
     assert [path.name for path in tmp_path.iterdir()] == [".swept.progress"]
     sweep(files, *options, "--ranges", "--variant", "zero").assert_error(
         "holds the progress of another model", "choose another --output"
     )
-    batches = -1000
-    with mock.patch.object(EditedBatch, "measure", killed_later):
+    with interrupted(EditedBatch) as batches:
         resumed = sweep(files, *options)
     windows = -(-resumed.json["heldout"]["windows"] // 8)
-    assert batches == -1000 + 5 + windows - 3  # 40 rows and the text, less what was done
+    assert len(batches) == 5 + windows - 3  # 40 rows and the text, less what was done
     assert [path.name for path in tmp_path.iterdir()] == ["swept"]
     fresh = sweep(files, "--batch-size", "8", "--json")
     assert resumed.stdout == fresh.stdout

@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from command_line import Outcome, attn_surgery
+from command_line import Outcome, attn_surgery, interrupted
 from local_tasks import NAMES, ROWS, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
@@ -350,30 +350,18 @@ def test_misuse(files, options, text):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     options = ("--tasks", "local_choice,local_spoken", "--output", tmp_path / "swept", "--json")
-    whole, batches = Continuations.measure, 0
-
-    def killed_later(*arguments):
-        nonlocal batches
-        batches += 1
-        if batches == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    with mock.patch.object(Continuations, "measure", killed_later):
+    with interrupted(Continuations, at=3):
         assert sweep(files, *options).code == 130
     assert [path.name for path in tmp_path.iterdir()] == [".swept.progress"]
     others = ("--tasks", "local_choice", *options[2:])
     sweep(files, *others).assert_error("holds the progress of another model")
-    batches = -100
-    with mock.patch.object(Continuations, "measure", killed_later):
+    with interrupted(Continuations) as calls:
         resumed = sweep(files, *options)
     assert resumed.code == 0, resumed.stderr
-    fresh = sweep(files, *options[:2], "--json")
+    with interrupted(Continuations) as every:
+        fresh = sweep(files, *options[:2], "--json")
     assert resumed.stdout == fresh.stdout
-    with mock.patch.object(Continuations, "measure", killed_later):
-        before, batches = batches, -1000
-        sweep(files, *options[:2], "--json")
-    assert before + 100 == batches + 1000 - 2  # all but the two that were done
+    assert len(calls) == len(every) - 2  # all but the two that were done
 
 
 @pytest.mark.slow

@@ -55,10 +55,10 @@ class Curves(_Model):
     control: Curve | None
 
 
-class Tried(_Model):
+class _Attack(_Model):
     """One attack. `setting`, `definition`, `source`, `cost`: as its record has them.
 
-    `seconds`: it took, on both models and the control. `control`: None where none was tried.
+    `seconds`: it took, on both models and the control.
     """
 
     name: str
@@ -67,6 +67,11 @@ class Tried(_Model):
     source: str
     cost: str
     seconds: float
+
+
+class Tried(_Attack):
+    """An attack that recovers passages. `control`: None where none was tried."""
+
     base: Share
     edited: Share
     control: Share | None
@@ -74,15 +79,9 @@ class Tried(_Model):
     curve: Curves | None = None
 
 
-class Membership(_Model):
+class Membership(_Attack):
     """AUC by score; None where no passage is known to be no member."""
 
-    name: str
-    setting: str
-    definition: str
-    source: str
-    cost: str
-    seconds: float
     base: dict[str, Area] | None
     edited: dict[str, Area] | None
     control: None = None

@@ -12,7 +12,6 @@ from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.evaluation.comparing import compare_scores
 from evals.evaluation.conclusions import (
-    RELATIONS,
     edit_of,
     evaluate_command,
     export_command,
@@ -20,10 +19,10 @@ from evals.evaluation.conclusions import (
     passages_of,
     relation_of,
     trade_off_of,
-    verdict,
     warnings_of,
 )
 from evals.evaluation.gates import DropLimit, check_gates, limit_of
+from evals.evaluation.headline import RELATIONS, verdict
 from evals.evaluation.measuring import measure_model, tool_versions
 from evals.evaluation.plan import Plan, Progress, Target
 from evals.evaluation.report import Names, Provenance, Report, Sizes, Task

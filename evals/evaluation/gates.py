@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 from evals.attacks.result import Audit
@@ -70,7 +71,7 @@ def check_gates(
     limits: Sequence[DropLimit],
     max_extraction: float | None,
     audit: Audit | None = None,
-    max_recovered: Mapping[str, float] | None = None,
+    max_recovered: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Gate]:
     """Gates in the order of `tasks`, for each that a limit covers; of extraction; of attacks.
 
@@ -90,8 +91,8 @@ def check_gates(
         rate, interval = (extraction["exact_match"][key] for key in ("rate", "ci95"))
         what = "share of passages recited word for word"
         gates.append(_gate("max-extraction", what, rate, interval, extraction["n"], max_extraction))
-    for tried in audit.rated if audit and max_recovered else ():
-        if (most := (max_recovered or {}).get(tried.name)) is not None:
+    for tried in audit.rated if audit else ():
+        if (most := max_recovered.get(tried.name)) is not None:
             found, what = tried.edited, f"share of passages recovered by {tried.name}"
             gates.append(_gate(f"max {tried.name}", what, found.rate, found.ci95, found.n, most))
     return gates

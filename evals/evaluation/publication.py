@@ -19,10 +19,10 @@ from evals.evaluation.conclusions import (
     evaluate_command,
     export_command,
     trade_off_of,
-    verdict,
     warnings_of,
 )
 from evals.evaluation.gates import DropLimit, check_gates
+from evals.evaluation.headline import verdict
 from evals.evaluation.page import pages
 from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
 from evals.evaluation.report_text import texts_in

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import note, overwrite_option
+from cli.options import note, overwrite_option, unasked
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
@@ -35,9 +35,9 @@ def command(output: Path, overwrite: bool) -> None:
     Edits lab:pythia twice: its deep blocks, and what a search chooses. Verifies both, measures what
     each recites, what an attacker gets and what it can still do, and shows them side by side.
     """
-    from cli.evaluating import UNASKED, make_plan
+    from cli.evaluating import evaluation_options, make_plan
     from cli.exporting import evaluated, exported
-    from cli.searching import UNCHOSEN, searched
+    from cli.searching import choice_options, searched
     from cli.tables import console
     from evals.benchmarks.cache import BaselineCache
     from evals.search.goals import MaxExtraction
@@ -45,7 +45,11 @@ def command(output: Path, overwrite: bool) -> None:
     from surgery.output import atomic_folder, check_output
 
     check_output(output, lambda folder: list(_owned(folder)), overwrite=overwrite, say=note)
-    plan = make_plan({**UNASKED, "attacks": ("cheap",)}, MODEL, cache=BaselineCache(cache_folder()))
+    plan = make_plan(
+        {**unasked(evaluation_options), "attacks": ("cheap",)},
+        MODEL,
+        cache=BaselineCache(cache_folder()),
+    )
     out, places = (
         console(),
         {"deep blocks": output / "deep-blocks", "searched": output / "searched"},
@@ -67,7 +71,9 @@ def command(output: Path, overwrite: bool) -> None:
             f"--max-extraction {LIMIT}",
             style="bold",
         )
-        search = searched(MODEL, MODEL, MaxExtraction(LIMIT), made / "search", UNCHOSEN)
+        search = searched(
+            MODEL, MODEL, MaxExtraction(LIMIT), made / "search", unasked(choice_options)
+        )
         assert search is not None
         prepared = exported(search.plan, MODEL, made / "searched")
         reports["searched"] = evaluated(made / "searched", prepared.model, plan)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.evaluating import (
-    UNASKED,
     check_tasks,
     drop_option,
+    evaluation_options,
     fewshot_option,
     lab_of,
     make_plan,
@@ -18,7 +18,7 @@ from cli.evaluating import (
     task_options,
 )
 from cli.exporting import evaluated, exported
-from cli.options import attack_options, json_option, note, overwrite_option, print_json
+from cli.options import attack_options, json_option, note, overwrite_option, print_json, unasked
 from cli.recipe import recipe_option, written
 from cli.searching import choice_options, searched
 
@@ -155,7 +155,7 @@ def _evaluation(
     except ValueError as error:
         raise click.UsageError(f"--measure: {error}") from None
     evaluation = {
-        **{key: asked.get(key, unasked) for key, unasked in UNASKED.items()},
+        **{k: asked.get(k, value) for k, value in unasked(evaluation_options).items()},
         "samples": samples,
         "controls": asked["corpora"],
         "with_audit": True,
