@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,12 +19,16 @@ from example_report import example
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
+from cli.commands.whole.mitigate import command as mitigate
 from evals.evaluation.conclusions import edit_of, read_front
 from evals.evaluation.publication import publication, told
 from evals.evaluation.report import Report
 from evals.files import Journal
 from evals.memorization.collecting import _Step
+from evals.memorization.recovery import NAMES
 from evals.samples import load_samples
+from evals.search.front import Point
+from evals.search.resuming import point_as_json, point_from_json
 from evals.sweep.engine import _stored_columns
 from hostile.victims import model
 from surgery.card.facts import facts
@@ -33,12 +38,12 @@ from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint, read_json
 from surgery.editing.loading import load_tokenizer
-from surgery.errors import OutputError
+from surgery.errors import OutputError, SourceError
 from surgery.fitting.corpus import open_corpus, windows
 from surgery.plan import make_plan
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
-from surgery.selection import parse_selection
+from surgery.selection import Part, parse_selection
 
 SETTINGS = {"model": "some", "cut": [8, 8]}
 ROWS = [{"tokens": list(range(i, i + 20)), "id": f"row-{i}", "count": i} for i in range(4)]
@@ -61,6 +66,17 @@ class Reader:
 
 
 Read = Callable[[Path], object]
+
+
+POINT = Point((Part(0, (0, 1), "zero"),), 0.5, 0.5, 0.5, 2.0, 0.1, (0.5,) * len(NAMES))
+RECIPE = b"""model: lab:pythia
+max-extraction: 0.01
+variant: [zero, mean]
+max-evaluations: 64
+attack: [cheap, near]
+max: ["any=0.02"]
+max-drop: ["lab_copy=0.05"]
+"""
 
 
 def readers(folder: Path) -> dict[str, Reader]:
@@ -139,6 +155,13 @@ def readers(folder: Path) -> dict[str, Reader]:
             progress(_stored_columns),
             "lines",
         ),
+        "progress of search": of(
+            "search.progress",
+            lines([SETTINGS, point_as_json(POINT)]),
+            progress(point_from_json),
+            "lines",
+        ),
+        "recipe.yaml": of("recipe.yaml", RECIPE, recipe, "bytes"),
         "report.json": of("report.json", dumped(whole_report()), published, share=0.3),
         "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", specification, "bytes"),
     }
@@ -181,6 +204,14 @@ def passages(path: Path) -> object:
 
 def corpus(path: Path) -> object:
     return list(windows(open_corpus([path]), tiny_tokenizer(), 8, 8))
+
+
+def recipe(path: Path) -> object:
+    """As `mitigate --recipe` takes it; an option's wrong value is an error of usage."""
+    try:
+        return mitigate.make_context("mitigate", ["--recipe", str(path), "--output", "out"]).params
+    except click.UsageError as error:
+        raise SourceError(error.format_message()) from None
 
 
 def selection(path: Path) -> object:

@@ -1,0 +1,105 @@
+"""The result of an evaluation in a few plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evals.attacks.result import Audit
+from evals.evaluation.report import Gate, HeldOut, Relation, Task
+
+RELATIONS: dict[Relation, str] = {
+    "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
+    "not recorded": "the relation of the models is not recorded",
+}
+"""What must be said first where it is not known that one model is an edit of the other."""
+
+
+def verdict(
+    tasks: Mapping[str, Task],
+    extraction: dict[str, Any] | None,
+    audit: Audit | None,
+    heldout: HeldOut | None,
+    gates: Sequence[Gate],
+    *,
+    relation: Relation = "source",
+    limit: float | None = None,
+) -> str:
+    """The result in a few sentences, after what must be known first. `limit`: of `Settings`."""
+    said = [RELATIONS[relation]] if relation in RELATIONS else []
+    if limit is not None:
+        said.append(f"of the benchmarks only a part was measured (--limit {limit:g})")
+    said += _results(tasks, extraction, audit, heldout, gates)
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+
+
+def _results(
+    tasks: Mapping[str, Task],
+    extraction: dict[str, Any] | None,
+    audit: Audit | None,
+    heldout: HeldOut | None,
+    gates: Sequence[Gate],
+) -> list[str]:
+    parts = []
+    if extraction is None:
+        parts.append("memorization was not measured")
+    else:
+        count, before = (
+            part["exact_match"]["count"] for part in (extraction, extraction["baseline"])
+        )
+        parts.append(
+            f"recites {count} of {extraction['n']:,} passages word for word, the base {before}"
+        )
+    if audit is not None and (worst := audit.strongest) is not None:
+        of = worst.edited
+        told = f"the strongest of {len(audit.rated)} attacks, {worst.name}, recovers {of.count} of "
+        told += f"{of.n:,} passages, from the base {worst.base.count}"
+        if worst.control is not None:
+            told += f", of text never trained on {worst.control.count} of {worst.control.n:,}"
+        parts.append(told)
+    if tasks:
+        parts.append(_of_tasks(tasks))
+    if heldout is not None:
+        changes = {"none": f"no rise shown (n = {heldout.n:,})", "inconclusive": heldout.verdict}
+        shown = f"{heldout.difference.mean:+.3f} nats per token (n = {heldout.n:,})"
+        parts.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
+    return [*parts, _of_gates(gates)] if gates else parts
+
+
+def _of_tasks(tasks: Mapping[str, Task]) -> str:
+    """Losses and what is inconclusive, by name; without losses, on how many tasks none is shown."""
+    losses = [
+        f"{name} ({task.metric} {task.base:.3g} to {task.edited:.3g}, n = {task.n:,})"
+        for name, task in tasks.items()
+        if task.outcome == "loss"
+    ]
+    unsure = [
+        f"{name} (n = {task.n:,})" for name, task in tasks.items() if task.outcome == "inconclusive"
+    ]
+    others = [task.n for task in tasks.values() if task.outcome in ("none", "gain")]
+    every = "its task" if len(tasks) == 1 else f"any of {len(tasks)} tasks"
+    parts = []
+    if losses:
+        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {_first(losses)}")
+    elif others:
+        n = " to ".join(dict.fromkeys(f"{end(others):,}" for end in (min, max)))
+        where = f"{len(others)} of {len(tasks)} tasks" if unsure else every
+        parts.append(f"no loss shown on {where} (n = {n})")
+    if unsure:
+        parts.append(f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {_first(unsure)}")
+    return ", ".join(parts)
+
+
+def _of_gates(gates: Sequence[Gate]) -> str:
+    failed = [gate.name for gate in gates if not gate.ok]
+    if failed:
+        return f"it may not ship by its gates, failed: {_first(failed)}"
+    unsure = [f"{gate.name} (n = {gate.n:,})" for gate in gates if not gate.conclusive]
+    if unsure:
+        return f"every gate holds as measured, but inconclusive: {_first(unsure)}"
+    return "it may ship by its gates: every one holds"
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
