@@ -489,9 +489,9 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     report = report_in(tmp_path / "part")
     assert report.tasks["local_choice"].verdict == "inconclusive (n = 2)"
     assert report.verdict == (
-        "Of the benchmarks only a part was measured (--limit 2). Memorization was not measured. "
-        "Inconclusive on 1 of 1 tasks: local_choice (n = 2). Every gate holds as measured, but "
-        "inconclusive: max-drop local_choice (n = 2)."
+        "Of each benchmark only the first 2 documents were measured. Memorization was not "
+        "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). Every gate holds as "
+        "measured, but inconclusive: max-drop local_choice (n = 2)."
     )
     assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr
     assert (

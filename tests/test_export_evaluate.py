@@ -37,7 +37,9 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < report["extraction"]["exact_match"]["rate"] < 0.5
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
-    assert report["verdict"].startswith("Of the benchmarks only a part was measured (--limit 20). ")
+    assert report["verdict"].startswith(
+        "Of each benchmark only the first 20 documents were measured. "
+    )
     assert "Nothing yet" in (out / "README.md").read_text(), "a part is not for the card"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]

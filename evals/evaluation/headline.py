@@ -28,7 +28,8 @@ def verdict(
     """The result in a few sentences, after what must be known first. `limit`: of `Settings`."""
     said = [RELATIONS[relation]] if relation in RELATIONS else []
     if limit is not None:
-        said.append(f"of the benchmarks only a part was measured (--limit {limit:g})")
+        part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
+        said.append(f"of each benchmark only {part} were measured")
     said += _results(tasks, extraction, audit, heldout, gates)
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
