@@ -196,12 +196,16 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
     )
 
 
-def say_gates(report: Report) -> bool:
-    """Names every gate that failed or is inconclusive, on stderr. Returns whether all hold."""
+def say_gates(report: Report, *, several: bool = False) -> bool:
+    """Names every gate that failed or is inconclusive, on stderr. Returns whether all hold.
+
+    `several`: of one of several models, which is then named.
+    """
+    whose = f"{report.models.edited}: " if several else ""
     for gate in report.gates:
         if not (gate.ok and gate.conclusive):
             state = "inconclusive" if gate.ok else "failed"
-            note(f"gate {state}: {gate.name}: {gate.description}")
+            note(f"{whose}gate {state}: {gate.name}: {gate.description}")
     return all(gate.ok for gate in report.gates)
 
 

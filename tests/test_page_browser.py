@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from example_report import bare, example
 
-from evals.evaluation.page import write_page
+from evals.evaluation.page import side_by_side_pages, write_page
+from evals.evaluation.report import read_report
+from evals.evaluation.side_by_side import side_by_side
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")
@@ -72,11 +74,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """Name → report.html"""
+    """Name → its page."""
     found = {}
     for name, report in REPORTS.items():
         folder = tmp_path_factory.mktemp(name)
         found[name] = write_page(report(), folder)[0]
+    found["beside"] = tmp_path_factory.mktemp("beside") / "side-by-side.html"
+    edits = [example(), {**crowded(), "tasks": example()["tasks"]}] * 2
+    beside = side_by_side({f"{n}-x": read_report(report) for n, report in enumerate(edits)})
+    found["beside"].write_text(side_by_side_pages(beside.to_dict())[0])
     return found
 
 
@@ -93,7 +99,7 @@ def opened(browser: Any, path: Path, log: list[str], **options: Any) -> Any:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", [*REPORTS, "beside"])
 def test_on_screen(browser, pages, name, screen, scheme) -> None:
     log: list[str] = []
     size = {"width": SCREENS[screen], "height": 800}

@@ -23,13 +23,14 @@ from evals.evaluation.conclusions import (
 )
 from evals.evaluation.gates import DropLimit, check_gates, limit_of
 from evals.evaluation.headline import RELATIONS, verdict
-from evals.evaluation.measuring import measure_model, tool_versions
+from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
 from evals.evaluation.plan import Plan, Progress, Target
 from evals.evaluation.report import Names, Provenance, Report, Sizes, Task
 from evals.memorization.comparison import report as report_extraction
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,53 @@ def evaluate(
     say: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda text, total: nullcontext(lambda done: None),
 ) -> Evaluation:
-    """Measures both models, one in memory at a time, and compares them.
+    """`evaluate_each` of one."""
+    [found] = evaluate_each([edited], base, plan, say=say, progress=progress)
+    return found
+
+
+def evaluate_each(
+    edited: Sequence[Target],
+    base: Target,
+    plan: Plan,
+    *,
+    say: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda text, total: nullcontext(lambda done: None),
+) -> list[Evaluation]:
+    """Measures the base once, then every edit of it, one model in memory at a time; compares.
 
     `say` is told what was decided on the user's behalf; `progress` makes a bar for a text and a
     total. Raises `SourceError`, `CheckpointError` or `UnsupportedError` for a model that cannot be
     loaded, `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where
     the two cannot be compared.
     """
-    result = find_model(edited.source, edited.revision)  # measured last, so looked for first
-    source, manifest = find_model(base.source, base.revision), result.manifest
-    relation = relation_of(manifest, source)
-    if relation == "unrelated":  # a mistake, most likely
-        say(f"warning: {RELATIONS[relation]}")
+    results = [find_model(one.source, one.revision) for one in edited]  # before any work
+    source = find_model(base.source, base.revision)
+    for result in results:
+        if relation_of(result.manifest, source) == "unrelated":  # a mistake, most likely
+            say(f"warning: {RELATIONS['unrelated']}")
     before = measure_model(source, plan, say=say, progress=progress)
-    after = measure_model(result, plan, before, say=say, progress=progress)
+    return [
+        _compared(
+            source,
+            before,
+            result,
+            measure_model(result, plan, before, say=say, progress=progress),
+            plan,
+        )
+        for result in results
+    ]
+
+
+def _compared(
+    source: ResolvedModel,
+    before: ModelResults,
+    result: ResolvedModel,
+    after: ModelResults,
+    plan: Plan,
+) -> Evaluation:
+    manifest = result.manifest
+    relation = relation_of(manifest, source)
     extraction = report_extraction(after.test, before.test) if after.test else None
     tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
     heldout = heldout_of(before.control, after.control)

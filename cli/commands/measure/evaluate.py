@@ -17,6 +17,7 @@ from cli.evaluating import (
 )
 from cli.options import (
     FOLDER,
+    echo,
     json_option,
     note,
     overwrite_option,
@@ -26,13 +27,14 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.evaluation import print_evaluation
+from cli.tables.side_by_side import print_side_by_side
 
 if TYPE_CHECKING:
     from evals.evaluation.evaluation import Evaluation
 
 
 @click.command("evaluate")
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--baseline", metavar="BASE", help="The model before the edit; required.")
 @revision_option
 @evaluation_options
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
-    model: str,
+    models: tuple[str, ...],
     baseline: str | None,
     revision: str | None,
     front: Path | None,
@@ -70,22 +72,29 @@ def command(
 
     MODEL is compared with BASE on the same documents and passages. The folder gets report.html,
     report.md, report.json and lm-eval's own results. Exit code 3 when a gate is missed.
+
+    Of several MODELs each gets such a folder in DIR, and side-by-side.html (.md, .json) shows them
+    in columns.
     """
     if baseline is None:
         raise click.UsageError("evaluate compares with the model before the edit: give --baseline")
-    lab = lab_of(model, baseline)
+    several = len(models) > 1
+    if several and revision is not None:
+        raise click.UsageError("--revision is of one MODEL: export or download the others first")
+    lab = lab_of(*models, baseline)
     check_asked(asked, lab)
-    output = output or Path(f"{_short(model)}-evaluation")
+    output = output or Path(f"{_short(baseline if several else models[0])}-evaluation")
 
     from evals.benchmarks.cache import BaselineCache
+    from evals.evaluation import files, side_by_side
     from evals.evaluation.conclusions import read_front
-    from evals.evaluation.evaluation import evaluate
-    from evals.evaluation.files import owned, write_evaluation
+    from evals.evaluation.evaluation import evaluate_each
     from evals.evaluation.plan import Target
     from evals.running.processes import Processes
     from surgery.checkpoint.content import cache_folder
     from surgery.output import atomic_folder, check_output
 
+    owned = side_by_side.owned if several else files.owned
     check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched()
     plan = make_plan(
@@ -100,8 +109,8 @@ def command(
         front=read_front(front) if front else (),
         processes=processes,
     )
-    found = evaluate(
-        Target(model, revision),
+    found = evaluate_each(
+        [Target(model, revision) for model in models],
         Target(baseline),
         plan,
         say=note,
@@ -109,16 +118,26 @@ def command(
     )
     if not processes.is_main:
         return
+    beside = None
     with atomic_folder(output, owned, overwrite=overwrite) as folder:
-        write_evaluation(found, folder)
-    _attach(found, Path(model), show_text)
-    for warning in found.report.warnings:
+        if several:
+            names = (f"{place}-{_short(model)}" for place, model in enumerate(models, start=1))
+            beside = side_by_side.write_side_by_side(dict(zip(names, found, strict=True)), folder)
+        else:
+            files.write_evaluation(found[0], folder)
+    for model, one in zip(models, found, strict=True):
+        _attach(one, Path(model), show_text)
+    for warning in dict.fromkeys(warning for one in found for warning in one.report.warnings):
         note(f"warning: {warning}")
     if as_json:
-        print_json(found.report.to_dict())
+        print_json((beside or found[0].report).to_dict())
+    elif beside is None:
+        print_evaluation(found[0].report, output)
     else:
-        print_evaluation(found.report, output)
-    if not say_gates(found.report):
+        print_side_by_side(beside)
+        echo(f"report: {output / side_by_side.PAGE}")
+    passed = [say_gates(one.report, several=several) for one in found]
+    if not all(passed):
         ctx.exit(3)
 
 

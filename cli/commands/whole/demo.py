@@ -39,7 +39,9 @@ def command(output: Path, overwrite: bool) -> None:
     from cli.exporting import evaluated, exported
     from cli.searching import choice_options, searched
     from cli.tables import console
+    from cli.tables.side_by_side import print_side_by_side
     from evals.benchmarks.cache import BaselineCache
+    from evals.evaluation.side_by_side import side_by_side
     from evals.search.goals import MaxExtraction
     from surgery.checkpoint.content import cache_folder
     from surgery.output import atomic_folder, check_output
@@ -78,7 +80,7 @@ def command(output: Path, overwrite: bool) -> None:
         prepared = exported(search.plan, MODEL, made / "searched")
         reports["searched"] = evaluated(made / "searched", prepared.model, plan)
     out.rule("3. Side by side")
-    _compare(reports, out)
+    print_side_by_side(side_by_side(reports))
     out.rule("4. See for yourself")
     _show(places, out)
     out.rule("Done")
@@ -94,38 +96,6 @@ def _owned(folder: Path) -> Iterator[str]:
 
     for part, known in (("deep-blocks", owned), ("searched", owned), ("search", of_search)):
         yield from (f"{part}/{name}" for name in known(folder / part))
-
-
-def _compare(reports: dict[str, Report], out: Any) -> None:
-    """A row for what is recited, what an attacker gets and each thing it can do; model by model."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for name in ("before", *reports):
-        table.add_column(name, justify="right")
-    first, *_ = reports.values()
-    edits = {name: report.edit for name, report in reports.items()}
-    table.add_row("edited", "", *(edit.drop_attn if edit else "" for edit in edits.values()))
-    table.add_row("variant", "", *(edit.variant if edit else "" for edit in edits.values()))
-    if first.extraction:
-        before = first.extraction["baseline"]["exact_match"]["rate"]
-        after = [report.extraction or {} for report in reports.values()]
-        rates = [before, *(found["exact_match"]["rate"] for found in after)]
-        table.add_row("passages recited word for word", *map("{:.1%}".format, rates))
-    for index, attack in enumerate(first.audit.rated if first.audit else ()):
-        audits = [report.audit for report in reports.values() if report.audit]
-        rates = [attack.base.rate, *(audit.rated[index].edited.rate for audit in audits)]
-        table.add_row(f"passages recovered, {attack.name}", *map("{:.1%}".format, rates))
-    if first.heldout:
-        rises = [report.heldout.difference.mean for report in reports.values() if report.heldout]
-        losses = (f"{rise:+.3f}" for rise in rises)
-        table.add_row("loss on ordinary text, nats", f"{first.heldout.base.mean:.3f}", *losses)
-    for name, task in first.tasks.items():
-        scores = [task.base, *(report.tasks[name].edited for report in reports.values())]
-        table.add_row(f"{name}, {task.metric}", *map("{:.3f}".format, scores))
-    out.print(table)
 
 
 def _show(places: dict[str, Path], out: Any) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.evaluation.page.beside import beside_of
 from evals.evaluation.page.figures import Figure, Node
 from evals.evaluation.page.view import view_of
 from evals.evaluation.report import Report
 from surgery.output import write_lines
 
-__all__ = ["html", "markdown", "pages", "write_page"]
+__all__ = ["html", "markdown", "pages", "side_by_side_pages", "write_page"]
 
 
 def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
@@ -37,15 +38,24 @@ def pages(report: Mapping[str, Any]) -> dict[str, str]:
 
 def html(report: dict[str, Any]) -> str:
     """The whole page. Text of the report is escaped; every figure carries its key and value."""
-    return _render("report.html.jinja", report, autoescape=True)
+    return _render("report.html.jinja", view_of(report), autoescape=True)
 
 
 def markdown(report: dict[str, Any], *, level: int = 1) -> str:
     """The report in Markdown, for pull requests and model cards. `level`: of its heading."""
-    return _render("report.md.jinja", report, finalize=_inert, level=level)
+    return _render("report.md.jinja", {**view_of(report), "level": level}, finalize=_inert)
 
 
-def _render(template: str, report: dict[str, Any], *, level: int = 1, **options: Any) -> str:
+def side_by_side_pages(record: dict[str, Any]) -> tuple[str, str]:
+    """HTML and Markdown of what `evals.evaluation.side_by_side.SideBySide` records."""
+    view = beside_of(record)
+    return (
+        _render("beside.html.jinja", view, autoescape=True),
+        _render("beside.md.jinja", view, finalize=_inert),
+    )
+
+
+def _render(template: str, view: dict[str, Any], **options: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -56,7 +66,7 @@ def _render(template: str, report: dict[str, Any], *, level: int = 1, **options:
         **options,
     )
     environment.filters["inert"] = _plain
-    text: str = environment.get_template(template).render(view_of(report), level=level)
+    text: str = environment.get_template(template).render(view)
     return text
 
 

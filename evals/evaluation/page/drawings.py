@@ -67,9 +67,10 @@ class Axis:
 
 
 class Mark(NamedTuple):
-    """A point of the trade-off chart. `anchor`, `dx` and `dy` place its label."""
+    """A point of the trade-off chart. `anchor`, `dx` and `dy` place its name."""
 
     kind: str
+    name: str
     x: float
     y: float
     low: float | None
@@ -112,11 +113,15 @@ def _round_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough - 1e-12)
 
 
-def chart(points: Sequence[dict[str, Any]], height: int = 320) -> dict[str, Any]:
+def chart(
+    points: Sequence[dict[str, Any]], names: Sequence[str] = (), height: int = 320
+) -> dict[str, Any]:
     """The report's trade-off points, by rise of loss and exact-match rate, and the ticks of both.
 
-    `front`: the stretches between neighbors of what a search found.
+    `names`: of the points; their kinds where there are none. `front`: the stretches between
+    neighbors of what a search found.
     """
+    names = names or [point["kind"] for point in points]
     across = nice_axis([point["loss_increase"] for point in points], margin=6)
     rates = [(point["exact_match_ci95"] or (0.0, point["exact_match"]))[1] for point in points]
     up = nice_axis([0.0, *rates], margin=6)
@@ -126,13 +131,13 @@ def chart(points: Sequence[dict[str, Any]], height: int = 320) -> dict[str, Any]
         len(main) == 2 and abs(main[0][0] - main[1][0]) < 30 and abs(main[0][1] - main[1][1]) < 22
     )
     marks = []
-    for point, (x, y) in zip(points, places, strict=True):
+    for point, name, (x, y) in zip(points, names, places, strict=True):
         ends = point["exact_match_ci95"] or (None, None)
         low, high = (None if end is None else up.y(end, height) for end in ends)
         above = close and (x, y) == min(main, key=lambda place: place[1])
         dy = -12 if above or (not close and y > height - 40) else (18 if close else 4)
         anchor, dx = ("end", -11) if x > 62 else ("start", 11)
-        marks.append(Mark(point["kind"], x, y, low, high, anchor, dx, dy))
+        marks.append(Mark(point["kind"], name, x, y, low, high, anchor, dx, dy))
     front = sorted(place for place, p in zip(places, points, strict=True) if p["kind"] == "front")
     return {
         "height": height,

@@ -57,9 +57,9 @@ def _measures(node: Node, base: Node) -> list[tuple[str, Interval, Interval]]:
     return rows
 
 
-def digits_of(task: Node) -> int:
+def digits_of(*scores: Node) -> int:
     """Decimals that show a difference of the size that matters, for scores and perplexities."""
-    largest = max(abs(task.value["base"]), abs(task.value["edited"]))
+    largest = max(abs(score.value) for score in scores)
     return next((digits for digits, high in ((3, 10), (2, 100), (1, 1_000)) if largest < high), 0)
 
 
@@ -81,7 +81,7 @@ def _own_scale(task: dict[str, Any]) -> bool:
 
 
 def _row(name: str, task: Node, axis: Axis | None) -> dict[str, Any]:
-    digits = digits_of(task)
+    digits = digits_of(task["base"], task["edited"])
     difference = task.interval("signed", digits)
     drawn = axis is not None and not _own_scale(task.value)
     return {

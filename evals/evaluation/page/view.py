@@ -70,7 +70,8 @@ def _highlights(root: Node) -> list[Pair]:
     tasks = dict(root["tasks"].items())
     if tasks:
         name, worst = max(tasks.items(), key=lambda named: _weight(named[1].value))
-        before, after = (worst[part].number(digits_of(worst)) for part in ("base", "edited"))
+        scores = worst["base"], worst["edited"]
+        before, after = (score.number(digits_of(*scores)) for score in scores)
         what = _WORST.get(worst.value["outcome"], "no loss shown on any task")
         found.append(Pair(f"{name}, {worst.value['metric']}: {what}", before, after))
     return found
