@@ -22,7 +22,7 @@ import numpy as np
 
 from evals.search.estimates import Estimates
 from evals.search.front import Point, pareto_front
-from evals.search.goals import Goal, MaxExtraction
+from evals.search.goals import SURE, Goal, MaxExtraction
 from evals.search.trail import Evaluate, Trail
 from evals.search.units import Units, every_set
 from surgery.selection import Part, Selection
@@ -113,7 +113,7 @@ def _follow(trail: Trail, estimates: Estimates) -> None:
 
 
 def _rates(trail: Trail, estimates: Estimates) -> tuple[float, float]:
-    high, low = trail.goal.rates(trail.base)
+    high, low = trail.goal.rates(trail.base, estimates.passages)
     return high, max(low, 0.1 / estimates.passages)
 
 
@@ -161,12 +161,13 @@ def _refine(trail: Trail, estimates: Estimates) -> Estimates:
 
 
 def _ranked(trail: Trail, estimates: Estimates | None) -> list[tuple[Units, Point]]:
-    """What meets the goal, best first; what should not meet a limit elsewhere comes last."""
+    """What meets the goal, best first; what may not keep a limit elsewhere comes last."""
     met, goal = trail.met(), trail.goal
     if estimates is None or not isinstance(goal, MaxExtraction):
         return met
+    highest = goal.kept_at(estimates.passages, SURE)
 
     def doubtful(pair: tuple[Units, Point]) -> bool:
-        return estimates.expected(pair[0]).recovered > goal.limit
+        return estimates.expected(pair[0]).recovered > highest
 
     return sorted(met, key=doubtful)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from scipy.stats import beta
+
 from evals.search.front import Point, size_of
 from surgery.selection import Selection
 
+AIMED, SURE = 0.95, 0.9
+"""With which probability what is composed, and what is chosen, should keep a limit elsewhere."""
 Order = tuple[float, float, tuple[int, Selection]]
 
 
@@ -30,8 +34,8 @@ class Goal(Protocol):
     def beyond(self, point: Point, base: Point) -> bool:
         """Whether edits that recover less, and so cost more, are of no use."""
 
-    def rates(self, base: Point) -> tuple[float, float]:
-        """Where to look, as shares of the passages: the highest, and the lowest."""
+    def rates(self, base: Point, passages: int) -> tuple[float, float]:
+        """Where to look, as shares of `passages`: the highest, and the lowest."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,16 @@ class MaxExtraction:
     def beyond(self, point: Point, base: Point) -> bool:
         return self.met(point, base)
 
-    def rates(self, base: Point) -> tuple[float, float]:
-        return max(self.limit, base.recovered / 3), self.limit / 2
+    def rates(self, base: Point, passages: int) -> tuple[float, float]:
+        return max(self.limit, base.recovered / 3), self.kept_at(passages, AIMED)
+
+    def kept_at(self, passages: int, confidence: float) -> float:
+        """The rate at which so many other passages keep the limit with this probability.
+
+        The lower end of Clopper and Pearson's interval of the most that the limit allows.
+        """
+        most = min(int(self.limit * passages + 1e-9), passages - 1)
+        return float(beta.ppf(1 - confidence, most + 1, passages - most))
 
 
 @dataclass(frozen=True)
@@ -83,5 +95,5 @@ class MaxLossIncrease:
     def beyond(self, point: Point, base: Point) -> bool:
         return point.heldout_loss - base.heldout_loss > self.limit
 
-    def rates(self, base: Point) -> tuple[float, float]:
+    def rates(self, base: Point, passages: int) -> tuple[float, float]:
         return base.recovered / 2, 0.0
