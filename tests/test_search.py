@@ -20,13 +20,14 @@ import pytest
 from checkpoints import neo_config, neox_config, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from evals.memorization.recovery import measure_of
 from evals.samples import Samples
 from evals.search.algorithm import search
 from evals.search.estimates import Estimates
 from evals.search.front import Point, pareto_front
-from evals.search.goals import MaxExtraction, MaxLossIncrease
+from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
 from evals.search.held_back import halves
 from evals.search.units import (
     GRAINS,
@@ -149,12 +150,13 @@ def test_a_search_keeps_its_word(task):
 
     met = [point for point in found.points if goal.met(point, found.base)]
     assert set(found.met) == set(met)
-    expected = {point.selection: 0.0 for point in met}
+    expected, highest = {point.selection: 0.0 for point in met}, 1.0
     if found.estimates is not None and isinstance(goal, MaxExtraction):
         expected = {
             p.selection: found.estimates.expected(chosen).recovered for chosen, p in found.measured
         }
-    sure = [point for point in met if expected[point.selection] <= getattr(goal, "limit", 1)]
+        highest = goal.kept_at(PASSAGES, SURE)
+    sure = [point for point in met if expected[point.selection] <= highest]
     assert found.best == min(sure or met, key=goal.order, default=None)
 
     costs = [goal.cost(point) for point in found.front]
@@ -165,6 +167,15 @@ def test_a_search_keeps_its_word(task):
         if not any(beats(q, p, goal) for q in found.points)
     }
     assert {(p.recovered, goal.cost(p)) for p in found.front} == unbeaten
+
+
+@given(st.floats(0, 1), st.integers(1, 5000), st.floats(0.5, 0.99))
+def test_other_passages_keep_a_limit_as_often_as_was_asked(limit, passages, confidence):
+    rate = MaxExtraction(limit).kept_at(passages, confidence)
+    most = int(limit * passages + 1e-9)
+    assert 0 <= rate <= 1
+    kept = binom.cdf(most, passages, rate)
+    assert kept == pytest.approx(confidence) if most < passages else kept == 1
 
 
 @given(tasks())
