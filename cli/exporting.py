@@ -91,7 +91,7 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
             raise OutputError(
                 f"does not verify: {check.name}: {check.detail}",
                 where=output,
-                fix="keep the folder and report this",
+                fix="run it again if the source changed meanwhile; else report this",
             )
     note(f"verified: {len(verification.checks)} checks hold")
     found = evaluate(Target(str(output)), Target(source), plan, say=note, progress=progress)

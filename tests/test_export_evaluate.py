@@ -9,6 +9,7 @@ base and result, writes report and card into the output, and returns the gates' 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
+from cli.exporting import evaluated, exported
+from evals.evaluation.plan import Plan
 from evals.evaluation.publication import publication
+from surgery.errors import OutputError
+from surgery.hub.finding import find_model
 
 EXPORT = ("export", "lab:pythia", "--drop-attn", "last:1", "--output")
 QUICK = ("--tasks", "lab_copy", "--limit", "20")
@@ -165,6 +170,19 @@ def test_mistakes_come_first(tmp_path: Path, arguments: tuple[str, ...], text: s
     assert done.code == 2
     assert text in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Path) -> None:
+    """Its source became another model meanwhile."""
+    shutil.copytree(tiny / "base", tmp_path / "base")
+    exported("0", str(tmp_path / "base"), tmp_path / "out")
+    config = tmp_path / "base" / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    changed = find_model(str(tmp_path / "base"))
+    with pytest.raises(OutputError, match=r"does not verify: edit: .*not the one") as error:
+        evaluated(tmp_path / "out", changed, Plan())
+    assert "run it again if the source changed meanwhile" in str(error.value)
+    assert not (tmp_path / "out" / "report.json").exists()
 
 
 @pytest.mark.slow
