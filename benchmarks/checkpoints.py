@@ -21,6 +21,7 @@ SHAPES = {
     "410m": (24, 1024, 16, 50_304),
     "1.4b": (24, 2048, 16, 50_304),
     "2.8b": (32, 2560, 32, 50_304),
+    "12b": (36, 5120, 40, 50_688),
 }
 _POSITIONS = 2048
 _SHARD_BYTES = 10_000_000_000  # as the Hub repositories: one file up to 10 GB
@@ -84,23 +85,40 @@ def tensors_of(shape: str) -> list[TensorInfo]:
     ]
 
 
-def write_checkpoint(shape: str, folder: Path) -> int:
-    """Writes the checkpoint; returns the bytes of its weights."""
+def write_checkpoint(shape: str, folder: Path, *, sparse: bool = False) -> int:
+    """Writes the checkpoint; returns the bytes of its weights. `sparse`: all zero, as holes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_of(shape), indent=2) + "\n")
-    tensors = tensors_of(shape)
-    total = sum(tensor.nbytes for tensor in tensors)
-    assert total < _SHARD_BYTES
+    shards: list[list[TensorInfo]] = [[]]
+    for tensor in tensors_of(shape):
+        if sum(info.nbytes for info in shards[-1]) + tensor.nbytes > _SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(tensor)
+    names = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else ["model.safetensors"]
+    for name, tensors in zip(names, shards, strict=True):
+        _write_shard(folder / name, tensors, sparse)
+    total = sum(tensor.nbytes for tensors in shards for tensor in tensors)
+    if len(shards) > 1:
+        holds = {t.name: name for name, some in zip(names, shards, strict=True) for t in some}
+        index = {"metadata": {"total_size": total}, "weight_map": holds}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return total
+
+
+def _write_shard(path: Path, tensors: list[TensorInfo], sparse: bool) -> None:
     normal = (np.random.default_rng(0).standard_normal(1 << 23) * 0.02).astype(np.float16)
     pattern = {"F16": normal.view(np.uint8), "BOOL": np.ones(1 << 23, np.uint8)}
-    with (folder / "model.safetensors").open("wb") as file:
+    with path.open("wb") as file:
         file.write(write_header(tensors, {"format": "pt"}))
+        if sparse:
+            file.truncate(file.tell() + sum(tensor.nbytes for tensor in tensors))
+            return
         for tensor in tensors:
             data, left = pattern[tensor.dtype], tensor.nbytes
             while left:
                 file.write(data[: min(left, len(data))].data)
                 left -= min(left, len(data))
-    return total
 
 
 @click.command()

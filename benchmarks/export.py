@@ -2,6 +2,7 @@
 
     python benchmarks/export.py                    # the 1.4B and the 2.8B shape: 20 GB of disk
     python benchmarks/export.py --shape 160m       # a small one
+    python benchmarks/export.py --shape 12b --only export --sparse --rounds 1    # 24 GB of disk
 
 Four whole processes take turns, imports included:
 
@@ -58,9 +59,11 @@ def measured(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss / 1000
 
 
-def benchmark(shape: str, rounds: int, folder: Path, console: Console) -> None:
+def benchmark(
+    shape: str, rounds: int, only: tuple[str, ...], sparse: bool, folder: Path, console: Console
+) -> None:
     source, target = folder / shape, folder / "out"
-    size = write_checkpoint(shape, source)
+    size = write_checkpoint(shape, source, sparse=sparse)
     blocks = SHAPES[shape][0]
     commands = {
         "export": [
@@ -68,9 +71,10 @@ def benchmark(shape: str, rounds: int, folder: Path, console: Console) -> None:
             *("--drop-attn", f"{blocks - 4}-{blocks - 1}", "--output", str(target)),
         ],
         "copy": ["sh", "-c", 'cp -r "$0" "$1" && sha256sum "$1"/*', str(source), str(target)],
-        "sums": ["sha256sum", str(source / "model.safetensors")],
+        "sums": ["sha256sum", *map(str, sorted(source.glob("*.safetensors")))],
         "save": [sys.executable, "-c", _SAVE, str(source), str(target), str(blocks - 4)],
     }
+    commands = {name: command for name, command in commands.items() if name in (only or commands)}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     memory: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(rounds + 1):  # the first, uncounted, fills the page cache
@@ -83,9 +87,10 @@ def benchmark(shape: str, rounds: int, folder: Path, console: Console) -> None:
     shutil.rmtree(target)
     shutil.rmtree(source)
     table = Table(title=f"{shape}: {size / 1e9:.2f} GB, float16, median of {rounds}")
-    for column in ("", "seconds", "range", "peak MB", "time / export", "memory / export"):
+    for column in ("", "seconds", "range", "peak MB", "time / first", "memory / first"):
         table.add_column(column, justify="right")
-    base = statistics.median(seconds["export"]), statistics.median(memory["export"])
+    first = next(iter(commands))
+    base = statistics.median(seconds[first]), statistics.median(memory[first])
     for name in commands:
         wall, peak = statistics.median(seconds[name]), statistics.median(memory[name])
         table.add_row(
@@ -102,15 +107,23 @@ def benchmark(shape: str, rounds: int, folder: Path, console: Console) -> None:
 @click.command()
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)))
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(["export", "copy", "sums", "save"]))
+@click.option("--sparse", is_flag=True, help="A source whose weights are all zero, as holes.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where to work.  [default: temporary]"
 )
-def main(shapes: tuple[str, ...], rounds: int, folder: Path | None) -> None:
+def main(
+    shapes: tuple[str, ...],
+    rounds: int,
+    only: tuple[str, ...],
+    sparse: bool,
+    folder: Path | None,
+) -> None:
     """Time exports against copying and against save_pretrained."""
     console = Console(width=100)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for shape in shapes or ("1.4b", "2.8b"):
-            benchmark(shape, rounds, Path(temporary), console)
+            benchmark(shape, rounds, only, sparse, Path(temporary), console)
 
 
 if __name__ == "__main__":

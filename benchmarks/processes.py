@@ -1,0 +1,113 @@
+"""Two processes against one, a thread each: the time of whole commands, and that both say the same.
+
+    python benchmarks/processes.py                  # Pythia-160m's shape, random weights
+    python benchmarks/processes.py --rows 16 --command extract
+
+Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's. Seconds
+are wall clock of whole processes, the imports of torch and transformers included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from checkpoints import SHAPES, write_checkpoint
+from rich.console import Console
+from rich.table import Table
+
+from evals.lab import heldout_texts
+from surgery.hub.embedded import model_path
+
+_LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module")
+_VARYING = {"created", "seconds", "tokens_per_second", "provenance"}
+
+
+def commands(model: Path, folder: Path, edited: Path) -> dict[str, list[object]]:
+    texts, rows = folder / "heldout.txt", folder / "rows.jsonl"
+    of_rows = ("--samples", rows, "--batch-size", 8)
+    return {
+        "extract": ["extract", model, *of_rows, "--metrics", "full", "--json"],
+        "sweep": ["sweep", model, *of_rows, "--corpus", texts, "--variant", "identity",
+                  "--no-last", "--json"],
+        "evaluate": ["evaluate", edited, "--baseline", model, *of_rows, "--control", texts,
+                     "--tasks", "lab_next_line", "--limit", 32, "--no-cache", "--json"],
+        "search": ["search", model, *of_rows, "--corpus", texts, "--variant", "identity",
+                   "--max-loss-increase", 0.05, "--json"],
+    }  # fmt: skip
+
+
+def timed(launch: tuple[str, ...], command: list[object], folder: Path) -> tuple[float, Any]:
+    """Wall seconds, and the JSON without what differs from run to run."""
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *launch, *map(str, command)],
+        capture_output=True, text=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin
+    if done.returncode not in (0, 3):
+        raise click.ClickException(done.stderr[-2000:])
+    return seconds, kept(json.loads(done.stdout))
+
+
+def kept(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: kept(inner) for key, inner in value.items() if key not in _VARYING}
+    return [kept(inner) for inner in value] if isinstance(value, list) else value
+
+
+@click.command()
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="160m", show_default=True)
+@click.option("--rows", default=128, show_default=True, help="Passages.")
+@click.option("--rounds", default=1, show_default=True)
+@click.option("--command", "names", multiple=True, help="Only this one; may be repeated.")
+def main(shape: str, rows: int, rounds: int, names: tuple[str, ...]) -> None:
+    """Time commands with one process and with two."""
+    table = Table(title=f"{shape}: {rows} passages, median of {rounds}")
+    for column in ("command", "one process, s", "two, s", "ratio", "JSON"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, model, edited = Path(temporary), Path(temporary, "model"), Path(temporary, "edited")
+        write_checkpoint(shape, model)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (model / name).write_bytes((model_path("pythia") / name).read_bytes())
+        tokens = np.random.default_rng(0).integers(10, 8_000, (rows, 64)).tolist()
+        (folder / "rows.jsonl").write_text(
+            "".join(json.dumps({"tokens": r}) + "\n" for r in tokens)
+        )
+        (folder / "heldout.txt").write_text("".join(heldout_texts())[: rows * 256])
+        export = ("export", str(model), "--drop-attn", "last:2", "--output", str(edited))
+        subprocess.run([sys.executable, "-m", "cli.main", *export], check=True, capture_output=True)
+        for name, command in commands(model, folder, edited).items():
+            if names and name not in names:
+                continue
+            taken: dict[str, list[float]] = {"one": [], "two": []}
+            said: list[Any] = []
+            for turn in range(rounds):
+                for way, launch in (("one", ("-m",)), ("two", _LAUNCH)):
+                    seconds, result = timed(
+                        (*launch, "cli.main"), [*command, *_output(command, turn, way)], folder
+                    )
+                    taken[way].append(seconds)
+                    said.append(result)
+            one, two = (statistics.median(taken[way]) for way in taken)
+            same = "the same" if all(each == said[0] for each in said) else "DIFFERS"
+            table.add_row(name, f"{one:.1f}", f"{two:.1f}", f"{one / two:.2f}", same)
+    Console(width=100).print(table)
+
+
+def _output(command: list[object], turn: int, way: str) -> tuple[str, ...]:
+    return ("--output", f"report-{turn}-{way}") if command[0] == "evaluate" else ()
+
+
+if __name__ == "__main__":
+    main()
