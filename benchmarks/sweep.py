@@ -235,8 +235,8 @@ def compare_tasks(num_blocks: int, arguments: argparse.Namespace) -> None:
         benchmarks.run(name, loaded, batch_size=size)  # warm-up
         ratios, seconds = [], []
         for _ in range(arguments.rounds):
-            sides = (one_run_each, on_shared_prefixes)
-            work = [partial(side, benchmarks, name, loaded, edits, size) for side in sides]
+            call = partial(task_scores, benchmarks, name, loaded, edits, size)
+            work = [partial(call, shared=shared) for shared in (False, True)]
             (theirs, expected), (ours, got) = (timed(one, arguments.device) for one in work)
             for scores, others in zip(got, expected, strict=True):
                 np.testing.assert_allclose(scores, others, rtol=1e-4)
@@ -250,36 +250,27 @@ def compare_tasks(num_blocks: int, arguments: argparse.Namespace) -> None:
         )
 
 
-def one_run_each(
+def task_scores(
     benchmarks: Benchmarks,
     name: str,
     loaded: LoadedModel,
     edits: list[Selection],
     batch_size: int,
+    *,
+    shared: bool,
 ) -> list[list[float]]:
-    """For every edit: the value of each metric, from a run of lm-eval of its own."""
+    """For every edit the value of each metric: on shared prefixes, or each from an own lm-eval."""
     found = []
-    for edit in edits:
+    if shared:
+        requests = Requests.record(benchmarks, loaded, batch_size=batch_size)
+        none = Samples(np.zeros((1, 2), dtype=np.int32), 1, ("none",), "one token")
+        engine = Engine(loaded.model, none, further=requests.batches, exact_only=True)
+        found += [requests.scores(one.asked)[name] for one in engine.measure(edits)]
+    for edit in [] if shared else edits:
         with nullcontext() if edit == BASE else short_circuit(loaded.model, edit):
             run = benchmarks.run(name, loaded, batch_size=batch_size)
-        found.append([scores.value for scores in benchmarks.scores(name, run).values()])
-    return found
-
-
-def on_shared_prefixes(
-    benchmarks: Benchmarks,
-    name: str,
-    loaded: LoadedModel,
-    edits: list[Selection],
-    batch_size: int,
-) -> list[list[float]]:
-    requests = Requests.record(benchmarks, loaded, batch_size=batch_size)
-    none = Samples(np.zeros((1, 2), dtype=np.int32), 1, ("none",), "one token")
-    engine = Engine(loaded.model, none, further=requests.batches, exact_only=True)
-    return [
-        [scores.value for scores in requests.scores(one.asked)[name].values()]
-        for one in engine.measure(edits)
-    ]
+        found.append(benchmarks.scores(name, run))
+    return [[scores.value for scores in of_edit.values()] for of_edit in found]
 
 
 def main() -> None:

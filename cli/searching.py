@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from evals.search.goals import Goal
     from surgery.record.plan_file import PlanFile
 
+
+def _known_measure(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    from evals.memorization.recovery import recovery_of
+
+    try:
+        recovery_of(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return name
+
+
 choice_options = together(
     click.option(
         "--grain",
@@ -37,6 +48,7 @@ choice_options = together(
     click.option(
         "--measure",
         default="any",
+        callback=_known_measure,
         show_default=True,
         metavar="M",
         help="What counts as recovered: any (by greedy, hints:2, prefix or sampling:100), greedy "
@@ -107,7 +119,7 @@ def searched(
     is the whole answer, nothing is done.
     """
     from evals.files import Journal
-    from evals.memorization.recovery import measure_of
+    from evals.memorization.recovery import recovery_of
     from evals.running.processes import Processes
     from evals.samples import open_samples
     from evals.samples.windows import control_windows
@@ -117,10 +129,6 @@ def searched(
     from evals.search.run import Task, run
     from surgery.output import check_output
 
-    try:
-        counted = measure_of(asked["measure"])
-    except ValueError as error:
-        raise click.UsageError(f"--measure: {error}") from None
     resume = resume and folder.exists()
     check_output(folder, owned, overwrite=overwrite or resume, say=note)
     fits = bool(asked["calibration"]) or model.startswith("lab:")
@@ -144,7 +152,7 @@ def searched(
         samples=tokenized,
         windows=control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1]),
         goal=goal,
-        measure=counted,
+        measure=recovery_of(asked["measure"]),
         variants=variants,
         processes=processes,
         **{key: asked[key] for key in ("grain", "layout", "seed", "max_evaluations", "batch_size")},
@@ -154,17 +162,23 @@ def searched(
         note(f"warning: {warning}")
     alone = [loaded.editable.plan((unit,), layout=task.layout) for unit in offered]
     fitter = fitter_for(alone, calibrated, loaded, layout=task.layout)
-    sought = question(task, fitter)
-    path = folder.parent / f".{folder.name}.progress"
-    journal = Journal(path, sought, loaded.check_unchanged)
-    earlier = measured_before(folder, sought) if resume else {}
-    if resume and (done := read_search(folder, task.max_evaluations)) is not None:
-        if not processes.is_main:
+    journal, done = None, None
+    earlier: dict[Any, Any] = {}
+    if processes.is_main:  # others need not know what the model is
+        sought = question(task, fitter)
+        if resume:
+            earlier = measured_before(folder, sought)
+            done = read_search(folder, task.max_evaluations)
+        if done is None:
+            path = folder.parent / f".{folder.name}.progress"
+            journal = Journal(path, sought, loaded.check_unchanged)
+            earlier |= {point.selection: point for point in journal.read(point_from_json)}
+    if processes.agree(done is not None):
+        if done is None:
             return None
         note(f"{folder}: nothing is left to search")
         return Searched(*done)
-    earlier |= {point.selection: point for point in journal.read(point_from_json)}
-    if earlier and processes.is_main:
+    if earlier:
         note(f"{len(earlier)} edits were measured before")
     with (
         progress(f"estimate {model}", None) as looked,
@@ -175,10 +189,10 @@ def searched(
             fitter,
             advance=advance,
             looked=looked,
-            journal=journal if processes.is_main else None,
+            journal=journal,
             earlier=processes.agree(earlier),
         )
-    if not processes.is_main:
+    if journal is None:
         return None
     result = search_report(task, chosen, fitter, warnings)
     plan = plan_of(task, chosen, result)

@@ -25,7 +25,7 @@ from evals.attacks.audit import ALL, CHEAP, Protocol, attack_of, audit, named
 from evals.attacks.quantized import GROUP, in_bits, rounded_to
 from evals.attacks.relearn import ROWS, STEPS, fine_tuned
 from evals.memorization.measures import exact_match
-from evals.memorization.recovery import NAMES, Evidence, measure_of
+from evals.memorization.recovery import NAMES, Evidence, recovery_of
 from surgery.errors import MeasurementError
 
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
@@ -33,7 +33,7 @@ RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
 
 def recovered(name: str, right, log_p_z=None):
     seen = Evidence(right, np.full(len(right), -np.inf) if log_p_z is None else log_p_z)
-    return measure_of(name).recovered(seen).tolist()
+    return recovery_of(name).recovered(seen).tolist()
 
 
 @given(RIGHT, st.integers(1, 6))
@@ -74,7 +74,7 @@ def test_any_is_any_of_its_parts(right, data) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sampling:100", "any")])
 def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None:
     """By enumerating every combination of right and wrong tokens."""
-    measure = measure_of("span:3" if name.startswith("span") else name)
+    measure = recovery_of("span:3" if name.startswith("span") else name)
     p = np.asarray([0.9, 0.2, 0.7, 0.95, 0.6])
     every = (np.arange(2**5)[:, None] >> np.arange(5)) % 2 == 1
     weights = np.where(every, p, 1 - p).prod(axis=1)
@@ -85,7 +85,7 @@ def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None
 @pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:x", "span", "near:1", ""])
 def test_unknown_names(name) -> None:
     with pytest.raises(ValueError, match="no measure"):
-        measure_of(name)
+        recovery_of(name)
     with pytest.raises(MeasurementError, match=r"no attack .*expected any, greedy"):
         attack_of(name)
 

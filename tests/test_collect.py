@@ -12,10 +12,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -185,7 +185,7 @@ def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
 
     with pytest.raises(KilledError):
         run(model, corpus, output, advance=stop)
-    for options in ({"cut": Cut(6, 5, 2)}, {"settings": {"model": "another"}}):
+    for options in ({"cut": Cut(6, 5, 2)}, {"settings": lambda: {"model": "another"}}):
         with pytest.raises(SamplesError) as error:
             run(model, corpus, output, **options)
         assert str(error.value) == (
@@ -385,18 +385,45 @@ def test_the_command(folder, model, planted, tmp_path):
     assert output.read_bytes() == (tmp_path / "library.jsonl").read_bytes()
 
 
+SPY = """
+import os, pathlib, sys
+
+def look(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("model.safetensors"):
+        frame = sys._getframe()
+        while frame is not None and frame.f_code.co_name != "sha256_of":
+            frame = frame.f_back
+        if frame is not None:
+            pathlib.Path(__file__).with_name("by-" + os.environ.get("RANK", "0")).touch()
+
+sys.addaudithook(look)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one_and_hash_the_weights_once(folder, planted, tmp_path):
+    corpus, results = write(tmp_path, planted), []
+    for name, program in (("one", command_line.PROGRAM), ("two", command_line.TWO_PROCESSES)):
+        spy, output = tmp_path / name, tmp_path / f"{name}.jsonl"
+        spy.mkdir()
+        (spy / "sitecustomize.py").write_text(SPY)
+        call = ["collect", *arguments(folder, corpus, output)]
+        environment = {"PYTHONPATH": f"{spy}{os.pathsep}{command_line.ROOT}"}
+        process = command_line.start(*call, program=program, env=environment)
+        done = command_line.finish(process, timeout=300)
+        assert done.code == 0, done.stderr[-3000:]
+        assert [path.name for path in spy.glob("by-*")] == ["by-0"]
+        results.append(output.read_bytes())
+    assert results[0] == results[1]
+
+
 @pytest.mark.slow
 def test_the_command_survives_being_killed(folder, planted, tmp_path):
     corpus = write(tmp_path, planted * 60)
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    script = "import sys; from cli.commands.measure.collect import command; command(sys.argv[1:])"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(to: Path) -> subprocess.Popen:
-        call = [sys.executable, "-c", script, *arguments(folder, corpus, to)]
-        return subprocess.Popen(
-            call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    def start(to: Path) -> subprocess.Popen[str]:
+        return command_line.start("collect", *arguments(folder, corpus, to))
 
     process, journal = start(output), Path(f"{output}.progress")
     while process.poll() is None and not (journal.exists() and journal.stat().st_size > 4_000):
@@ -406,9 +433,8 @@ def test_the_command_survives_being_killed(folder, planted, tmp_path):
     process.communicate()
     assert not output.exists()
     for to in (output, whole):
-        process = start(to)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        done = command_line.finish(start(to))
+        assert done.code == 0, done.stderr
         if to is output:
-            assert b"an earlier run was taken up where it was" in errors
+            assert "an earlier run was taken up where it was" in done.stderr
     assert output.read_bytes() == whole.read_bytes()

@@ -34,7 +34,7 @@ from surgery.fitting.calibration import ROWS, Calibration, calibration_from_text
 from surgery.fitting.fitter import Fitter
 from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import RIDGES, Moments, bytes_of_sums, fit
-from surgery.fitting.resuming import layers_of
+from surgery.fitting.some_blocks import layers_of
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
 from surgery.variants import Fit

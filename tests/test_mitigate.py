@@ -187,7 +187,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
             "brings none of its own: give --corpus",
         ),
         (("lab:pythia", "--corpus", "/"), "--corpus /: is a folder; name the files in it"),
-        (("lab:pythia", "--measure", "most"), "--measure: no measure 'most'"),
+        (("lab:pythia", "--measure", "most"), "'--measure': no measure 'most'"),
         (
             ("lab:pythia", "--tasks", "a", "--suite", "lab"),
             "--tasks and --suite exclude each other",

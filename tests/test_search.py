@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evals.memorization.recovery import measure_of
+from evals.memorization.recovery import recovery_of
 from evals.samples import Samples
 from evals.search.algorithm import search
 from evals.search.estimates import Estimates
@@ -107,7 +107,7 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
         moved=moved[:, :, None] * rng.choice([-1, 1], (len(choice), PASSAGES, 4)),
         margins=np.full((PASSAGES, 4), 1.0),
         passages=PASSAGES,
-        measure=measure_of("greedy"),
+        measure=recovery_of("greedy"),
     )
 
 

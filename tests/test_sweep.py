@@ -24,7 +24,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoX
 from evals.files import Journal
 from evals.memorization.extraction import extract, run_pass
 from evals.models import open_model
-from evals.running.resuming import from_block, from_tokens
+from evals.running.runs import from_block, from_tokens
 from evals.samples import Samples
 from evals.sweep.batch import BASE
 from evals.sweep.edits import swept

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from evals.attacks.attack import Attack, Attacked, Outcome
-from evals.memorization.recovery import Evidence, measure_of
+from evals.memorization.recovery import Evidence, recovery_of
 
 
 def one_pass(name: str) -> Attack:
     """The attack by that measure. Raises `ValueError` for an unknown name."""
-    measure = measure_of(name)
+    measure = recovery_of(name)
 
     def run(attacked: Attacked) -> Outcome:
         return Outcome.of_all(measure.recovered(Evidence.of(attacked.seen)))

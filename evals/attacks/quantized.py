@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evals.attacks.attack import Attack, Attacked, Outcome
-from evals.memorization.recovery import Evidence, measure_of
+from evals.memorization.recovery import Evidence, recovery_of
 
 GROUP = 32
 
@@ -19,7 +19,7 @@ def quantized(bits: int) -> Attack:
     """`bits`: 2 to 8. Raises `ValueError` for any other number."""
     if not 2 <= bits <= 8:
         raise ValueError(f"no attack 'quantized:{bits}' (expected 2 to 8 bits)")
-    measure = measure_of("any")
+    measure = recovery_of("any")
 
     def run(attacked: Attacked) -> Outcome:
         attacked.check_in_memory(f"quantized:{bits}")

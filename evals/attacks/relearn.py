@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from evals.attacks.attack import Attack, Attacked, Flags, Outcome
 from evals.attacks.near import nearly
-from evals.memorization.recovery import Evidence, measure_of
+from evals.memorization.recovery import Evidence, recovery_of
 from evals.samples import Tokens
 
 STEPS = (5, 10, 20)
@@ -48,7 +48,7 @@ def relearn_benign() -> Attack:
 
 
 def _attack(name: str, text: str, definition: str, *, benign: bool) -> Attack:
-    measure = measure_of("any")
+    measure = recovery_of("any")
 
     def run(attacked: Attacked) -> Outcome:
         attacked.check_in_memory(name)

@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
 from evals.running.forward import head_of
-from evals.running.resuming import from_block, from_tokens
+from evals.running.runs import from_block, from_tokens
 from surgery.editing.in_memory import replacements
 from surgery.errors import MeasurementError
 from surgery.families import family_of

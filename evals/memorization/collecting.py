@@ -100,7 +100,7 @@ def collect(
     output: Path,
     cut: Cut,
     *,
-    settings: dict[str, Any] | None = None,
+    settings: Callable[[], dict[str, Any] | None] = lambda: None,
     text: bool = False,
     overwrite: bool = False,
     batch_size: int | None = None,
@@ -117,9 +117,10 @@ def collect(
     Progress is kept in `output` + ".progress". A run that was killed is taken up there when it is
     started again with the same model, corpus and cut, and ends with the same file.
 
-    **Arguments:** `settings`: what identifies the model; `overwrite`: replace an earlier
-    output, once the new one is whole; `advance` is told of tokens read; `check` raises where the
-    model is no longer what `settings` say.
+    **Arguments:** `settings` gives what identifies the model, and is asked by the main process
+    alone, as it may hash the weights; `overwrite`: replace an earlier output, once the new one is
+    whole; `advance` is told of tokens read; `check` raises where the model is no longer what
+    `settings` say.
 
     Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
     """
@@ -130,9 +131,11 @@ def collect(
     size = batch_size or processes.agree(
         rows_per_batch(model, cut.length, processes=processes.count)
     )
-    described = {"model": settings, "corpus": corpus.fingerprint, "cut": asdict(cut)}
-    journal = Journal(Path(f"{output}.progress"), described, check)
-    steps = processes.agree(journal.read(_Step.model_validate))
+    journal = None
+    if processes.is_main:
+        described = {"model": settings(), "corpus": corpus.fingerprint, "cut": asdict(cut)}
+        journal = Journal(Path(f"{output}.progress"), described, check)
+    steps = processes.agree([] if journal is None else journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
     tested = steps[-1].windows if steps else 0
     after = steps[-1].place if steps else None
@@ -144,7 +147,7 @@ def collect(
         advance(tokens)
 
     stream = windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
-    with journal.appending() if processes.is_main else nullcontext():
+    with nullcontext() if journal is None else journal.appending():
         for batch in _batches(stream, size * processes.count):
             if not tested:
                 check_head(model, _tokens(batch[:1])[:, :4])
@@ -163,7 +166,7 @@ def collect(
             ]
             tested += len(batch)
             found.extend(kept)
-            if processes.is_main:
+            if journal is not None:
                 journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
         if not tested:
             raise SamplesError(
@@ -172,7 +175,7 @@ def collect(
                 expected=f"at least {cut.length} tokens in a document",
             )
     rows = list(_distinct(found, corpus, tokenizer if text else None))
-    if processes.is_main:
+    if journal is not None:
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
         write_lines(output, lines, overwrite=overwrite)
         journal.remove()

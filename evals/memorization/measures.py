@@ -2,8 +2,8 @@
 
 A measure is computed from what a pass left of N rows, [N, S] tokens and numbers for suffixes of S
 tokens; that gives a value a row, and of many values what is said of them. Everything that tests,
-summarizes, prints or draws measures reads `MEASURES`. An attack is such a record too: its values
-are the rows that are recovered, and what is said of them is their `rate`.
+summarizes, prints or draws measures reads `MEASURES`. When a passage counts as
+recovered stands in `evals.memorization.recovery`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from evals.running.forward import Head, head_of, keep_rows
-from evals.running.resuming import from_block
+from evals.running.runs import from_block
 
 _FIRST_CHUNK = 2
 """Suffix tokens that are read together with the prefix."""

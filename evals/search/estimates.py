@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from evals.memorization.recovery import Measure
+from evals.memorization.recovery import Recovery
 from evals.search.front import Point
 from evals.search.units import Units, clash
 from surgery.selection import Part
@@ -63,7 +63,7 @@ class Estimates:
     moved: Floats
     margins: Floats
     passages: int
-    measure: Measure
+    measure: Recovery
     drift: float = DRIFT
 
     def expected(self, chosen: Iterable[Part]) -> Expected:

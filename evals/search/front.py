@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from evals.memorization.recovery import NAMES, Measure, measure_of
+from evals.memorization.recovery import Recovery, rates
 from evals.sweep.engine import Measured
 from surgery.selection import Selection
 
@@ -17,7 +17,7 @@ class Point:
     - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: of those
       recited word for word. `next_token_accuracy`: the mean share of suffix tokens that are,
       teacher-forced.
-    - `rates`: by the measures of `NAMES`, in their order.
+    - `rates`: by `evals.memorization.recovery.NAMES`, in their order.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
     """
 
@@ -30,12 +30,12 @@ class Point:
     rates: tuple[float, ...] = ()
 
 
-def point_of(measured: Measured, measure: Measure) -> Point:
+def point_of(measured: Measured, measure: Recovery) -> Point:
     """Means over every row and window that was measured."""
     return Point(
         selection=measured.selection,
         recovered=float(measure.recovered(measured.evidence).mean()),
-        rates=tuple(float(measure_of(name).recovered(measured.evidence).mean()) for name in NAMES),
+        rates=tuple(rates(measured.evidence).values()),
         exact_match=float(measured.exact.mean()),
         next_token_accuracy=float(measured.next_token_accuracy.mean()),
         heldout_loss=float(measured.heldout_nll.mean()),

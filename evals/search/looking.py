@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
-from evals.memorization.recovery import Measure
+from evals.memorization.recovery import Recovery
 from evals.response.engine import respond
 from evals.response.margins import margins
 from evals.response.responses import Responses
@@ -31,7 +31,7 @@ def look(
     recovered: npt.NDArray[np.bool_],
     units: Sequence[Part],
     pools: Sequence[frozenset[Part]],
-    measure: Measure,
+    measure: Recovery,
     fits: Mapping[int, Fit],
     *,
     processes: Processes,

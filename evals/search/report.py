@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.memorization.recovery import NAMES, Measure
+from evals.memorization.recovery import NAMES, Recovery
 from evals.samples import row_hash
 from evals.search.front import Point, pareto_front
 from evals.search.held_back import Half
@@ -155,7 +155,7 @@ def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
     return record
 
 
-def figures(point: Point, n: int, measure: Measure) -> dict[str, Any]:
+def figures(point: Point, n: int, measure: Recovery) -> dict[str, Any]:
     """Means over `n` passages and over held-out windows, losses in nats per token."""
     return {
         "exact_match": point.exact_match,

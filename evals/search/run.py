@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evals.files import Journal
-from evals.memorization.recovery import Measure
+from evals.memorization.recovery import Recovery
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
@@ -47,7 +47,7 @@ class Task:
     samples: Samples
     windows: Tokens
     goal: Goal
-    measure: Measure
+    measure: Recovery
     grain: Grain
     variants: tuple[str, ...]
     layout: str

@@ -20,7 +20,7 @@ from evals.running.early_exit import leaving, leaving_from
 from evals.running.forward import head_of
 from evals.running.heldout import measure_heldout
 from evals.running.predictions import Sampling, measure_predictions
-from evals.running.resuming import Run, from_block, from_tokens
+from evals.running.runs import Run, from_block, from_tokens
 from evals.samples import Tokens
 from evals.sweep.shared_prefixes import Branch
 from surgery.editing.in_memory import Replacements

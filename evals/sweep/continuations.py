@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from evals.running.forward import head_of
-from evals.running.resuming import Run
+from evals.running.runs import Run
 from evals.sweep.batch import Columns, Edits, under_edits
 from evals.sweep.shared_prefixes import Branch
 from surgery.selection import Selection

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.files import Journal
-from evals.memorization.recovery import NAMES, Evidence, measure_of
+from evals.memorization.recovery import Evidence, rates
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens, row_hash
 from evals.sweep.batch import BASE
@@ -200,11 +200,10 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _recovered(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, float] | None:
-    """Measure -> the share of passages that it recovers; None where only matches were asked for."""
+    """`rates`; None where only matches were asked for."""
     if not one.right.shape[1]:
         return None
-    seen = Evidence(one.right[members], one.log_p_z[members])
-    return {name: float(measure_of(name).recovered(seen).mean()) for name in NAMES}
+    return rates(Evidence(one.right[members], one.log_p_z[members]))
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:

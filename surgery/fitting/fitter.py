@@ -19,7 +19,7 @@ from surgery.families import family_of
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits, KeptStates
 from surgery.fitting.moments import Moments, bytes_of_sums, fit
-from surgery.fitting.resuming import layers_of, only
+from surgery.fitting.some_blocks import layers_of, only
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 

@@ -125,7 +125,7 @@ def command(
             corpus,
             output,
             cut,
-            settings={**loaded.identity, "dtype": loaded.dtype},
+            settings=lambda: {**loaded.identity, "dtype": loaded.dtype},
             text=show_text,
             overwrite=overwrite,
             batch_size=batch_size,

@@ -147,13 +147,8 @@ def _evaluation(
 ) -> Plan:
     """What is measured in the end; tasks are loaded, and mistakes found, before any work."""
     from evals.benchmarks.cache import BaselineCache
-    from evals.memorization.recovery import measure_of
     from surgery.checkpoint.content import cache_folder
 
-    try:
-        measure_of(asked["measure"])
-    except ValueError as error:
-        raise click.UsageError(f"--measure: {error}") from None
     evaluation = {
         **{k: asked.get(k, value) for k, value in unasked(evaluation_options).items()},
         "samples": samples,

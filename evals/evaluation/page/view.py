@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evals.attacks.result import Audit
 from evals.evaluation.page.attacked import audit_of
 from evals.evaluation.page.details import Pair, edit_of, provenance_of, sizes_of
 from evals.evaluation.page.drawings import chart
@@ -59,7 +60,8 @@ def _highlights(root: Node) -> list[Pair]:
         base, edited = root["extraction"]["baseline"], root["extraction"]
         before, after = (node["exact_match"]["rate"].rate() for node in (base, edited))
         found.append(Pair("recited word for word", before, after))
-    if root.has("audit") and (worst := _strongest(root["audit"])) is not None:
+    if root.has("audit") and (most := Audit.model_validate(root["audit"].value).strongest):
+        (worst,) = (one for one in root["audit"]["attacks"] if one.value["name"] == most.name)
         before, after = (worst[part]["rate"].rate() for part in ("base", "edited"))
         found.append(
             Pair(f"recovered by the strongest attack, {worst.value['name']}", before, after)
@@ -75,11 +77,6 @@ def _highlights(root: Node) -> list[Pair]:
         what = _WORST.get(worst.value["outcome"], "no loss shown on any task")
         found.append(Pair(f"{name}, {worst.value['metric']}: {what}", before, after))
     return found
-
-
-def _strongest(audit: Node) -> Node | None:
-    rated = [attack for attack in audit["attacks"] if attack.has("paired")]
-    return max(rated, key=lambda attack: attack.value["edited"]["rate"], default=None)
 
 
 _WORST = {"loss": "the largest loss", "inconclusive": "inconclusive"}

@@ -1,7 +1,7 @@
 """A pass through a model's blocks that stops to look, and one that begins in the middle.
 
 The input of the lowest edited block is kept from an earlier pass, and the pass is taken up there
-(`surgery.fitting.resuming`).
+(`surgery.fitting.some_blocks`).
 
 Shape letters: B rows, T tokens, d width.
 """
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from evals.running.forward import CACHE
 from surgery.editing.loading import model_ids
-from surgery.fitting.resuming import layers_of, only
+from surgery.fitting.some_blocks import layers_of, only
 
 
 @dataclass(frozen=True)
