@@ -10,7 +10,7 @@ from scipy.stats import beta
 from evals.search.front import Point, size_of
 from surgery.selection import Selection
 
-AIMED, SURE = 0.95, 0.9
+AIMED, SURE = 0.99, 0.95
 """With which probability what is composed, and what is chosen, should keep a limit elsewhere."""
 Order = tuple[float, float, tuple[int, Selection]]
 
