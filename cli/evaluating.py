@@ -157,7 +157,7 @@ def named_tasks(tasks: str | None, suite: str) -> Sequence[str]:
     """The names that `--tasks` lists, or else those of the suite."""
     from evals.benchmarks.tasks import SUITES
 
-    return SUITES[suite] if tasks is None else _listed(tasks)
+    return tuple(SUITES[suite]) if tasks is None else _listed(tasks)
 
 
 def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:

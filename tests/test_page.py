@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_figures import assert_figures, parse
 
+from evals.benchmarks.tasks import SUITES, asked
 from evals.evaluation.page import html, markdown, write_page
 from evals.evaluation.page.drawings import columns, nice_axis
 from evals.evaluation.page.figures import Node
@@ -131,6 +132,21 @@ def test_every_row_of_a_markdown_table_has_its_cells() -> None:
         for table in tables:
             heights = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
             assert len(heights) == 1, table
+
+
+def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
+    names = [name for suite in SUITES.values() for name in suite]
+    known = {name: {**task(0.5, 0.4), "description": asked(name, {})} for name in names}
+    report = example(tasks={**known, "other": {**task(0.5, 0.4), "metric": "its_own"}})
+    for text in (parse(html(report)).text_content(), markdown(report)):
+        for name in names:
+            assert str(asked(name, {})) in text
+        assert re.search("acc`? is the share answered right", text)
+        assert not re.search("its_?own is", text)
+    assert (
+        asked("other", {"task_alias": "another name", "description": "a prompt"}) == "another name"
+    )
+    assert asked("other", {"description": "a prompt"}) is None
 
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>&\"'`|*_\n# x"

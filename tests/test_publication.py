@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from example_report import bare, example, task
 
+from evals.benchmarks.tasks import asked
 from evals.evaluation.page import pages
 from evals.evaluation.publication import public_report, publication, told
 from evals.evaluation.report import Report
@@ -33,6 +34,7 @@ def measured(**changes: Any) -> dict[str, Any]:
     """A report whose sentences are those of `evaluate`, with rows left out and a described task."""
     found = example(**changes)
     found["tasks"]["copy"]["description"] = "Copies."
+    found["tasks"].setdefault("lambada_openai", found["tasks"]["copy"])
     found["extraction"]["samples"] |= NOTES
     return told(Report.model_validate(found)).to_dict()
 
@@ -62,6 +64,7 @@ def test_an_untouched_report_is_published(report: dict[str, Any]) -> None:
         ]
         assert report["tasks"]["copy"]["description"] == "Copies."
         assert "Copies." not in json.dumps(sent)
+        assert sent["tasks"]["lambada_openai"]["description"] == asked("lambada_openai", {})
 
 
 def at(report: Any, path: str) -> tuple[Any, Any]:

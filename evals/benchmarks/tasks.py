@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,11 +14,31 @@ from surgery.errors import MeasurementError
 from surgery.hub.client import hub_answers, offline
 
 SUITES = {
-    "standard": ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy"),
-    "lab": ("lab_next_line", "lab_heldout", "lab_copy"),
+    "standard": {
+        "lambada_openai": "Predict the last word of a passage that needs the whole passage.",
+        "hellaswag": "Choose how a described everyday scene goes on, of four endings.",
+        "piqa": "Choose which of two ways of doing an everyday thing works.",
+        "winogrande": "Choose which of two nouns the blank in a sentence stands for.",
+        "arc_easy": "Answer a school science question, of mostly four choices.",
+    },
+    "lab": {
+        "lab_next_line": "Choose the line that comes next in unseen source text, of four.",
+        "lab_heldout": "Predict unseen source text, token by token.",
+        "lab_copy": "Go on with a line of source text that stands above, of four words.",
+    },
 }
+"""Suite → its tasks, and what each asks."""
+_ASKED = {name: line for suite in SUITES.values() for name, line in suite.items()}
 PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without writing them down."""
+
+
+def asked(name: str, config: Mapping[str, Any]) -> str | None:
+    """What a task asks, in one line: ours of a suite's task, else its own other name, else None.
+
+    Not lm-eval's `description`, which is part of every prompt.
+    """
+    return _ASKED.get(name, config.get("task_alias"))
 
 
 def ability(output_type: str, metadata: dict[str, Any]) -> str:

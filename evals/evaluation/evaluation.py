@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from evals.attacks.report import result_of
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
+from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import compare_scores
 from evals.evaluation.conclusions import (
     edit_of,
@@ -166,7 +167,7 @@ def _tasks(
             **metrics[main].model_dump(),
             metric=main,
             metrics=metrics,
-            description=before[name]["config"].get("task_alias"),
+            description=asked(name, before[name]["config"]),
             num_fewshot=before[name]["n-shot"],
             batch_size=before[name]["batch_size"],
             version=None if version is None else str(version),

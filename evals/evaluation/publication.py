@@ -1,7 +1,7 @@
 """What of a report is published: its figures and names, and sentences made anew from them.
 
 Text of a passage can so stand in none of them, whoever typed it there. What no figure tells, such
-as a task's description and why a row was left out, stays behind.
+as another's description of a task and why a row was left out, stays behind.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from evals.attacks.report import described
 from evals.attacks.result import Audit
+from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import verdict_of
 from evals.evaluation.conclusions import (
     evaluate_command,
@@ -56,6 +57,8 @@ def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
             where=where,
             fix="evaluate again without `show_text=True`, or remove the report",
         )
+    for name, task in sent["tasks"].items():
+        task["description"] = asked(name, {})
     return sent, pages(sent)
 
 

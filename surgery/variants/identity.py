@@ -15,7 +15,7 @@ from __future__ import annotations
 from surgery.variants.affine import Affine, Kind, Sources
 
 NAME = "identity"
-SUMMARY = "each token attends to itself alone: W_O (W_V x + b_V) + b_O"
+SUMMARY = "each token attends to itself alone (the short-circuit): W_O (W_V x + b_V) + b_O"
 KIND: Kind = "affine"
 FITTED = False
 

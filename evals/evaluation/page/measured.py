@@ -57,6 +57,17 @@ def _measures(node: Node, base: Node) -> list[tuple[str, Interval, Interval]]:
     return rows
 
 
+_METRICS = {
+    "acc": "the share answered right",
+    "acc_norm": "the share answered right, choices compared by likelihood for each character",
+    "perplexity": "e to the power of the mean loss",
+    "word_perplexity": "e to the power of the mean loss for each word",
+    "byte_perplexity": "e to the power of the mean loss for each byte",
+    "bits_per_byte": "the mean loss for each byte, in bits",
+}
+"""What lm-eval's names of metrics say."""
+
+
 def digits_of(*scores: Node) -> int:
     """Decimals that show a difference of the size that matters, for scores and perplexities."""
     largest = max(abs(score.value) for score in scores)
@@ -66,11 +77,13 @@ def digits_of(*scores: Node) -> int:
 def tasks_of(tasks: Node) -> dict[str, Any]:
     """`tasks`: the report's, at least one. Accuracies share one picture; others have none."""
     values = [task.value for _, task in tasks.items()]
+    scored = dict.fromkeys(task["metric"] for task in values)
     drawn = [number for task in values if not _own_scale(task) for number in task["ci95"]]
     axis = nice_axis(drawn, about=0.0, margin=8) if drawn else None
     return {
         "rows": [_row(name, task, axis) for name, task in tasks.items()],
         "ticks": [] if axis is None else axis.named(f"+.{axis.digits}f"),
+        "metrics": {name: _METRICS[name] for name in scored if name in _METRICS},
         "zero": None if axis is None else axis.x(0.0),
     }
 
