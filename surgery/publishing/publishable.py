@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
+from surgery.card.leaderboards import eval_results
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.links import own_file
@@ -86,7 +87,8 @@ def publishable(
             report = render(found, where)
         _check_model(report, where, written[MANIFEST])
         measured = report.measured
-        written |= {name: text.encode() for name, text in report.files.items()}
+        shown = {**report.files, **(eval_results(measured) if measured else {})}
+        written |= {name: text.encode() for name, text in shown.items()}
     listed = {name: folder / name for name in manifest.files}
     return Publishable(
         manifest,

@@ -25,9 +25,10 @@ REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
     *(NAME, "README.md", RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
-    "lm_eval/*/samples_*.jsonl",
+    *("lm_eval/*/samples_*.jsonl", ".eval_results/*.yaml"),
 )
-"""What may lie beside the listed files of a folder, as patterns: the card, an evaluation."""
+"""What may lie beside the listed files of a folder, as patterns: the card, an evaluation, and its
+figures for leaderboards in a published model."""
 _SHA256 = "^[0-9a-f]{64}$"
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
