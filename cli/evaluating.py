@@ -21,6 +21,8 @@ FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    if not values:
+        return ()
     from evals.evaluation.gates import parse_drop_limit
 
     try:

@@ -13,8 +13,8 @@ _NEVER = {"output", "recipe", "overwrite", "json"}
 
 def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Makes what a recipe says the default of every option."""
-    if path is None:
-        return None
+    if path is None or ctx.resilient_parsing:  # a shell completes
+        return path
     from surgery.checkpoint.foreign import guard, parse_yaml, read_bytes
     from surgery.errors import SourceError
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 def _known_measure(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    if ctx.resilient_parsing:  # a shell completes
+        return name
     from evals.memorization.recovery import recovery_of
 
     try:

@@ -7,11 +7,13 @@ help; the version is the package's.
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -23,6 +25,7 @@ HEAVY = {
     "torch", "transformers", "numpy", "scipy", "datasets", "lm_eval", "accelerate", "matplotlib",
     "huggingface_hub", "safetensors", "pydantic", "pandas", "pyarrow",
 }  # fmt: skip
+README = (ROOT / "README.md").read_text()
 CHEAP_COMMANDS = ["export", "inspect", "verify"]
 
 
@@ -65,6 +68,42 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     modules = imported_by(*arguments)
     assert {"click", "cli", "surgery"} <= modules
     assert modules & HEAVY == set()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old to complete")
+def test_a_shell_completes_commands_options_and_choices(tmp_path: Path) -> None:
+    """With the line of the README for bash, and without anything heavy."""
+    program = tmp_path / "attn-surgery"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli.main "$@"\n')
+    program.chmod(0o755)
+    line = re.findall(r'eval "\$\(_ATTN_SURGERY_COMPLETE=bash_source .*?\)"', README)[0]
+
+    def completed(*words: str) -> list[str]:
+        script = f"{line}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        script += '_attn_surgery_completion attn-surgery; echo "${COMPREPLY[@]}"'
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+            env={**os.environ, "PATH": path},
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert completed("attn-surgery", "mi") == ["mitigate"]
+    assert completed("attn-surgery", "export", "--lay") == ["--layout"]
+    assert completed("attn-surgery", "export", "--layout", "s") == ["stock"]
+
+
+def test_completing_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_ATTN_SURGERY_COMPLETE": "zsh_complete", "COMP_CWORD": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for command in COMMANDS:
+        monkeypatch.setenv("COMP_WORDS", f"attn-surgery {command} --")
+        assert imported_by() & HEAVY == set()
 
 
 def test_an_export_imports_neither_torch_nor_transformers() -> None:
