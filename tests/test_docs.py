@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from documented import DOCUMENTS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -64,13 +65,17 @@ def test_files_in_the_tree_exist() -> None:
             assert (ROOT / "".join(parents)).exists(), "".join(parents)
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "evals/lab/README.md"]
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_inside_the_repository_exist(document: str) -> None:
+    """Files, pictures and, in documents, headings."""
     text = (ROOT / document).read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / document).parent.joinpath(target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", text):
+        path = (ROOT / document).parent / target if target else ROOT / document
+        assert path.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in slugs, f"{target}#{heading}"
 
 
 def test_the_lock_holds_what_development_needs() -> None:
