@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
 from evals.drawing import draw
 from evals.response import heldout_text, passages_text, respond
-from evals.samples import Samples, load_samples
+from evals.samples import load_samples
 from evals.samples.windows import control_windows
 from evals.search.units import clash, merged
 from evals.sweep.engine import Engine
@@ -49,12 +49,6 @@ def drawn(heads: list[Part], size: int, number: int, rng: np.random.Generator) -
 
 def evenly(rows: Any, most: int) -> Any:
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
-
-
-def members(samples: Samples, most: int) -> Samples:
-    known = samples.members
-    every = np.arange(len(samples)) if known is None else np.flatnonzero(known)
-    return samples.select(np.isin(np.arange(len(samples)), evenly(every, most)))
 
 
 def quartiles(values: Iterable[float]) -> str:
@@ -85,7 +79,7 @@ def main(
     chosen = tuple(variants or VARIANTS)
     loaded = open_model(model, dtype="auto", device="cpu", device_map=None)
     found = load_samples(samples or model, tokenizer=loaded.tokenizer)
-    passages = members(found, rows)
+    passages = found.spread(found.trained_on, rows)
     texts = needed_texts(corpus, model)
     windows = control_windows(texts, loaded.tokenizer, found.tokens.shape[1], most=rows)
     config = loaded.model.config.to_dict()

@@ -113,14 +113,14 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     tiny_tokenizer().save_pretrained(source)
     text.write_text(TEXT * 8)
     loaded = open_model(str(source), device="cpu", dtype="float32")
-    model, stored = loaded.model, {"float32": "F32", "float16": "F16"}[dtype]
+    model, editable = loaded.model, loaded.editable
     calibration = open_calibration([text]).tokenized(loaded.tokenizer, loaded.dimensions)
-    fitter = Fitter(model, calibration, stored_dtype=stored, layout=layout)
+    fitter = Fitter(model, calibration, editable=editable, layout=layout)
     tokens = windows(15, 16, 300)
     samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")
     heldout = windows(9, 16, 300)
     engine = Engine(
-        model, samples, heldout, batch_size=4, fitter=fitter, layout=layout, stored_dtype=stored
+        model, samples, heldout, batch_size=4, fitter=fitter, layout=layout, editable=editable
     )
     edits = dict.fromkeys(
         parsed(spec, variant)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from evals.attacks import membership
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome, Passages
+from evals.attacks.attack import Attack, Attacked, Outcome, Passages
 from evals.attacks.near import near
 from evals.attacks.one_pass import one_pass
 from evals.attacks.perturbed import perturbed
@@ -89,26 +87,21 @@ class Protocol:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.members.sum() < 2:
+        if self.samples.trained_on.sum() < 2:
             raise SamplesError(
                 "too few passages to attack",
                 where=self.samples.source,
                 expected="at least 2 that were trained on",
-                got=int(self.members.sum()),
+                got=int(self.samples.trained_on.sum()),
             )
 
     @property
-    def members(self) -> Flags:
-        known = self.samples.members
-        return np.ones(len(self.samples), dtype=np.bool_) if known is None else known
-
-    @property
     def passages(self) -> Passages:
-        return self._of(self.samples.tokens[self.members])
+        return self._of(self.samples.tokens[self.samples.trained_on])
 
     @property
     def control(self) -> Passages:
-        rows = self.samples.tokens[~self.members]
+        rows = self.samples.tokens[~self.samples.trained_on]
         return self._of(rows if len(rows) else self.unrelated)
 
     def _of(self, tokens: Tokens) -> Passages:
@@ -143,7 +136,7 @@ def audit(
         for passages in (protocol.passages, protocol.control)
     )
     both = on
-    if with_control or not protocol.members.all():
+    if with_control or not protocol.samples.trained_on.all():
         both = replace(on, passages=protocol.passages.beside(protocol.control))
     here = slice(0, len(on.passages))
     found: dict[str, Outcome] = {}
@@ -152,7 +145,7 @@ def audit(
     for name in protocol.attacks:
         begun = time.perf_counter()
         if name == membership.NAME:
-            if not protocol.members.all():
+            if not protocol.samples.trained_on.all():
                 areas = membership.areas(both, here)
         elif (attack := attack_of(name)).together:
             found[name] = attack.run(on)

@@ -19,7 +19,7 @@ def result_of(protocol: Protocol, base: Audited, edited: Audited) -> Audit:
         {
             "n": len(protocol.passages),
             "control": {
-                "kind": "text" if protocol.members.all() else "non-members",
+                "kind": "text" if protocol.samples.trained_on.all() else "non-members",
                 "n": len(protocol.control),
             },
             "attacks": [_tried(name, base, edited) for name in protocol.attacks],

@@ -29,7 +29,7 @@ class Control:
 
 def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any]:
     """The figures of one model. Headline figures are over members where membership is known."""
-    samples, members = test.samples, _members(test)
+    samples, members = test.samples, test.samples.trained_on
     summary: dict[str, Any] = {
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
@@ -65,7 +65,7 @@ def compare(
     controls: tuple[Control, Control] | None = None,
 ) -> dict[str, Any]:
     """What an edit changed, on the same rows: differences are edited minus baseline."""
-    members = _members(edited)
+    members = edited.samples.trained_on
     paired = _paired(baseline, edited, members)
     for name in (measure.name for measure in HEADLINE if measure.said is mean):
         change = edited.values[name] - baseline.values[name]
@@ -105,11 +105,6 @@ def rows(
             if test.decoded is not None:
                 row["decoded"] = tokenizer.decode(test.decoded[index].tolist())
         yield row
-
-
-def _members(test: Extraction) -> Flags:
-    members = test.samples.members
-    return np.ones(len(test.samples), dtype=bool) if members is None else members
 
 
 def _figures(

@@ -64,6 +64,11 @@ class Samples:
         return self.tokens[:, self.prefix_length :]
 
     @cached_property
+    def trained_on(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: the members, where membership is known; else every row."""
+        return np.ones(len(self), dtype=np.bool_) if self.members is None else self.members
+
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 of all rows' tokens in order, as little-endian int32."""
         return row_hash(self.tokens)
@@ -73,8 +78,8 @@ class Samples:
         """`row_hash` of every row."""
         return tuple(row_hash(row) for row in self.tokens)
 
-    def select(self, mask: npt.NDArray[np.bool_]) -> Samples:
-        """The rows where `mask` (bool [N]) holds."""
+    def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
+        """The rows where `mask` (bool [N]) holds, or those of these numbers (int64 [M])."""
         return replace(
             self,
             tokens=self.tokens[mask],
@@ -82,6 +87,12 @@ class Samples:
             counts=None if self.counts is None else self.counts[mask],
             members=None if self.members is None else self.members[mask],
         )
+
+    def spread(self, mask: npt.NDArray[np.bool_], most: int) -> Samples:
+        """The rows where `mask` (bool [N]) holds, or `most` of them from the first to the last."""
+        rows = np.flatnonzero(mask)
+        some = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
+        return self.select(rows[some])
 
     def check_fits(self, *, vocab_size: int, max_positions: int | None) -> None:
         """Raises `SamplesError` where a model of these dimensions cannot read every row."""

@@ -27,10 +27,9 @@ def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
     Of `samples` only members are used, where membership is known; rows of equal count, where counts
     are known, are dealt out evenly. Raises `SamplesError` for fewer than two rows or windows.
     """
-    known = samples.members
-    rows = np.arange(len(samples)) if known is None else np.flatnonzero(known)
+    rows = np.flatnonzero(samples.trained_on)
     for what, number in (
-        ("samples" if known is None else "members", len(rows)),
+        ("samples" if samples.members is None else "members", len(rows)),
         ("windows of held-out text", len(windows)),
     ):
         if number < 2:
@@ -44,8 +43,7 @@ def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
     some = _dealt(rows, counts[rows], seed)
     text = _dealt(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
     first, second = (
-        Half(samples.select(np.isin(np.arange(len(samples)), mine)), windows[its])
-        for mine, its in zip(some, text, strict=True)
+        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )
     return first, second
 

@@ -42,9 +42,7 @@ def look(
     **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N];
     `pools`: units that one layout holds together; `fits`: of the unedited model, by block.
     """
-    rows = np.flatnonzero(recovered)
-    kept = rows[np.linspace(0, len(rows) - 1, min(MOST_PASSAGES, len(rows))).round().astype(int)]
-    passages = half.samples.select(np.isin(np.arange(len(recovered)), kept))
+    passages = half.samples.spread(recovered, MOST_PASSAGES)
     variants = tuple(dict.fromkeys(unit.variant for unit in units))
 
     def of_units(responses: Responses) -> npt.NDArray[np.float32]:
@@ -65,6 +63,6 @@ def look(
         cost=of_units(cost).reshape(len(units), -1) * np.float32(cost.scale**0.5),
         moved=of_units(moved).transpose(0, 2, 1).copy(),
         margins=margins(model, passages),
-        passages=round(len(recovered) * len(kept) / len(rows)),
+        passages=round(len(recovered) * len(passages) / recovered.sum()),
         measure=measure,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from evals.search.looking import DRAWS
 from evals.search.resuming import point_as_json
 from evals.search.run import Chosen, Task
 from evals.statistics import wilson
+from evals.sweep.edits import edit_record
 from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import versions
 from surgery.record.plan_file import PlanFile, PlannedModel
-from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
+from surgery.selection import Part
 
 
 def search_report(
@@ -138,23 +138,6 @@ def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:
     )
 
 
-def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
-    """An edit. `heads` is there only where not all are whole blocks, `parts` only where variants
-    are mixed; `spec` names blocks and heads as they are typed."""
-    variant = variant_name(selection)
-    record: dict[str, Any] = {
-        "spec": format_selection(selection, num_heads),
-        "blocks": list(blocks_of(selection)),
-        "variant": variant,
-    }
-    heads = _heads(selection)
-    if any(len(some) < num_heads for some in heads.values()):
-        record["heads"] = heads
-    if variant == "mixed":
-        record["parts"] = [asdict(part) for part in selection]
-    return record
-
-
 def figures(point: Point, n: int, measure: Recovery) -> dict[str, Any]:
     """Means over `n` passages and over held-out windows, losses in nats per token."""
     return {
@@ -233,13 +216,6 @@ def _passes(task: Task, chosen: Chosen) -> dict[str, int]:
         "estimates_back": passages * task.samples.suffix_length + windows * DRAWS,
         "edits": len(chosen.points) * task.rows,
     }
-
-
-def _heads(selection: Selection) -> dict[str, list[int]]:
-    heads: dict[str, list[int]] = {}
-    for part in selection:
-        heads.setdefault(str(part.block), []).extend(part.heads)
-    return {block: sorted(some) for block, some in heads.items()}
 
 
 def _calibration(chosen: Chosen, fitter: Fitter | None) -> dict[str, Any] | None:

@@ -79,8 +79,8 @@ class Engine:
       `evals.memorization.extraction.extract`, and so are the numbers, to the last bit in float32.
     - `processes`: which share the batches; every one of them gets the whole result.
     - `fitter`: fits the variants that need it.
-    - `layout`, `stored_dtype`: as for `surgery.editing.in_memory.replacements`; `editable`: the
-      model as it can be edited, where the caller has it.
+    - `layout`: as for `surgery.editing.in_memory.apply`; `editable`: the model as it can be edited,
+      where the caller has it.
 
     Raises `SamplesError` when the rows do not fit the model.
     """
@@ -97,7 +97,6 @@ class Engine:
         processes: Processes | None = None,
         fitter: FitsBlocks | None = None,
         layout: str = "auto",
-        stored_dtype: str | None = None,
         editable: Editable | None = None,
     ) -> None:
         samples.check_fits(
@@ -112,8 +111,7 @@ class Engine:
         self.batch_size = batch_size or self._processes.agree(
             rows_per_batch(model, samples.tokens.shape[1], processes=self._processes.count)
         )
-        editable = editable or Editable(model, stored_dtype=stored_dtype)
-        self._edits = SharedEdits(editable, layout=layout, fitter=fitter)
+        self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
         self._measured: dict[Selection, Measured] = {}
 
     @property

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from evals.response.engine import DRAWS, respond
@@ -16,7 +15,6 @@ from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.sweep.edits import Kind, left_out, swept
 from surgery.editing.in_memory import Editable
-from surgery.families import Dimensions, family_of
 from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection, format_selection
 
@@ -31,7 +29,7 @@ def estimable(
 
     Raises `UnsupportedError` where whole blocks cannot be edited.
     """
-    size = _dimensions(editable.model)
+    size = editable.inventory.dimensions
     edits = swept(size.num_blocks, size.num_heads, variants, heads=True)
     single = {edit: kind for edit, kind in edits.items() if kind in ("block", "head")}
     alike: dict[Selection, Kind]
@@ -73,9 +71,9 @@ def estimate(
 
     `fitter`: for variants that are fitted; others as for `evals.response.respond`.
     """
-    blocks = range(_dimensions(model).num_blocks)
+    blocks = range(int(model.config.num_hidden_layers))
     fits = {} if fitter is None else fitter.fits_alone(blocks, variants)
-    texts = heldout_text(windows), passages_text(_read(samples))
+    texts = heldout_text(windows), passages_text(samples.spread(samples.trained_on, _MOST_ROWS))
     cost, moved = (
         respond(model, text, variants, fits, processes=processes, advance=advance) for text in texts
     )
@@ -129,15 +127,3 @@ def front_of(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if not front or one["margin"] > front[-1]["margin"]:
             front.append(one)
     return front
-
-
-def _read(samples: Samples) -> Samples:
-    known = samples.members
-    rows = np.arange(len(samples)) if known is None else np.flatnonzero(known)
-    some = rows[np.linspace(0, len(rows) - 1, min(_MOST_ROWS, len(rows))).round().astype(int)]
-    return samples.select(np.isin(np.arange(len(samples)), some))
-
-
-def _dimensions(model: PreTrainedModel) -> Dimensions:
-    config = model.config.to_dict()
-    return family_of(config).dimensions(config)

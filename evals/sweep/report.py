@@ -18,11 +18,11 @@ from evals.memorization.recovery import Evidence, rates
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens, row_hash
 from evals.sweep.batch import BASE
-from evals.sweep.edits import Kind
+from evals.sweep.edits import Kind, edit_record
 from evals.sweep.engine import Measured
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import CalibrationRecord, versions
-from surgery.selection import Selection, blocks_of, format_selection, variant_name
+from surgery.selection import Selection
 
 LOW_EXTRACTION = 0.01
 """The share of passages that an edit may leave and still count as effective."""
@@ -57,10 +57,8 @@ def sweep_report(
     """
     loaded, samples = setting.loaded, setting.samples
     dimensions = loaded.dimensions
-    everyone = np.ones(len(samples), dtype=bool)
-    members = everyone if samples.members is None else samples.members
     records = [
-        {**_named(one.selection, kinds, dimensions.num_heads), **_figures(one, members)}
+        {**_named(one.selection, kinds, dimensions.num_heads), **_figures(one, samples.trained_on)}
         for one in measured
     ]
     heldout = setting.heldout
@@ -70,7 +68,7 @@ def sweep_report(
         "family": loaded.family.model_type,
         "num_blocks": dimensions.num_blocks,
         "num_heads": dimensions.num_heads,
-        "n": int(members.sum()),
+        "n": int(samples.trained_on.sum()),
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
         "exact_only": setting.exact_only,
@@ -171,16 +169,8 @@ def best_edit(result: Mapping[str, Any]) -> dict[str, Any]:
 def _named(selection: Selection, kinds: Mapping[Selection, Kind], num_heads: int) -> dict[str, Any]:
     if selection == BASE:
         return {"spec": "", "kind": "base", "blocks": [], "variant": None}
-    parts = {part.block: list(part.heads) for part in selection}
-    named: dict[str, Any] = {
-        "spec": format_selection(selection, num_heads),
-        "kind": kinds[selection],
-        "blocks": list(blocks_of(selection)),
-        "variant": variant_name(selection),
-    }
-    if any(len(heads) < num_heads for heads in parts.values()):
-        named["heads"] = {str(block): heads for block, heads in parts.items()}
-    return named
+    named = edit_record(selection, num_heads)
+    return {"spec": named["spec"], "kind": kinds[selection], **named}
 
 
 def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:

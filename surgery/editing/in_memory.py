@@ -138,14 +138,13 @@ class Editable:
 
     def __init__(self, model: Any, *, stored_dtype: str | None = None) -> None:
         config = model.config.to_dict()
-        family_of(config)
+        family_of(config)  # before any tensor is looked at
         self.model = model
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
-        self._inventory = take_inventory(
-            config, {tensor.info.name: tensor.info for tensor in stored}
-        )
+        infos = {tensor.info.name: tensor.info for tensor in stored}
+        self.inventory = take_inventory(config, infos)
         self._earlier = _edited_before(model)
-        self._tag = stored_dtype or self._inventory.dtype
+        self._tag = stored_dtype or self.inventory.dtype
         self._plans: dict[tuple[str | Selection, str, str], Plan | UnsupportedError] = {}
 
     def plan(
@@ -156,7 +155,7 @@ class Editable:
         if key not in self._plans:
             try:
                 self._plans[key] = make_plan(
-                    self._inventory,
+                    self.inventory,
                     drop_attn,
                     variant=variant,
                     layout=layout,

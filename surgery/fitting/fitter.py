@@ -15,7 +15,6 @@ import torch
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model, load_tokenizer, model_ids
 from surgery.editing.preparing import Fitting, Prepared
-from surgery.families import family_of
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits, KeptStates
 from surgery.fitting.moments import Moments, bytes_of_sums, fit
@@ -40,8 +39,8 @@ class Fitter:
 
     - `model`: a loaded GPT-NeoX or GPT-Neo model, on one device, on several, or offloaded in part;
       it is edited for a while and restored.
-    - `stored_dtype`, `layout`: as for `surgery.editing.in_memory.Editable`, and its plans;
-      `editable`: the model as that, where the caller has it.
+    - `layout`: as for the plans of `surgery.editing.in_memory.Editable`; `editable`: the model as
+      that, where the caller has it.
     - `advance`: called with the number of tokens that have just gone through some of the blocks.
     """
 
@@ -50,17 +49,15 @@ class Fitter:
         model: Any,
         calibration: Calibration,
         *,
-        stored_dtype: str | None = None,
         layout: str = "auto",
         editable: Editable | None = None,
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self._model, self._layout = model, layout
-        self._editable = editable or Editable(model, stored_dtype=stored_dtype)
+        self._editable = editable or Editable(model)
         self._advance = advance
-        config = model.config.to_dict()
-        self._family = family_of(config)
-        self._dimensions = self._family.dimensions(config)
+        self._family = self._editable.inventory.family
+        self._dimensions = self._editable.inventory.dimensions
         self.calibration = calibration
         self._kept = KeptFits()
 
@@ -278,7 +275,7 @@ def fit_checkpoint(
     fitter = Fitter(
         model,
         calibration,
-        stored_dtype=inventory.dtype,
+        editable=Editable(model, stored_dtype=inventory.dtype),
         layout=prepared.plan.layout.NAME,
         advance=advance,
     )
