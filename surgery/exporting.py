@@ -30,6 +30,7 @@ from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import (
     UNLISTED,
     Edit,
+    EditedModel,
     FileRecord,
     Manifest,
     Source,
@@ -187,10 +188,7 @@ def _manifest(
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
     edit = Edit(
-        source=source,
-        family=plan.family.model_type,
-        num_blocks=plan.inventory.dimensions.num_blocks,
-        num_heads=plan.inventory.dimensions.num_heads,
+        **vars(EditedModel.of(source, plan.inventory.config)),
         parts=list(plan.selection),
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,

@@ -17,8 +17,8 @@ from evals.statistics import wilson
 from evals.sweep.edits import edit_record
 from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
-from surgery.record.manifest import versions
-from surgery.record.plan_file import PlanFile, PlannedModel
+from surgery.record.manifest import EditedModel, versions
+from surgery.record.plan_file import PlanFile
 from surgery.selection import Part
 
 
@@ -115,7 +115,7 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile:
         best.selection,
         task.dimensions.num_heads,
         layout=layout,
-        model=PlannedModel.of(loaded.found.identified, loaded.found.checkpoint.config),
+        model=EditedModel.of(loaded.found.identified, loaded.found.checkpoint.config),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )
 

@@ -18,8 +18,8 @@ from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.plan import Plan, make_plan, selected
-from surgery.record.manifest import CalibrationRecord
-from surgery.record.plan_file import PlanFile, PlannedModel
+from surgery.record.manifest import CalibrationRecord, EditedModel
+from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
@@ -119,12 +119,12 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
     if choice.model is None:
         return
     size = choice.model.model_copy(update={"source": model.source})
-    if size == PlannedModel.of(model.source, config) and model.is_that(choice.model.source):
+    if size == EditedModel.of(model.source, config) and model.is_that(choice.model.source):
         return
     raise UnsupportedError(
         "the plan was made for another model",
         expected=choice.model,
-        got=PlannedModel.of(model.identified, config),
+        got=EditedModel.of(model.identified, config),
         fix="search on this model, or take the model out of the plan",
     )
 

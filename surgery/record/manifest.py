@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import ManifestError, SurgeryError
+from surgery.families import family_of
 from surgery.layouts.one_hot import OneHot
 from surgery.selection import Part, blocks_of, checked, variant_name
 from surgery.variants import variant_of
@@ -104,17 +105,39 @@ class CalibrationRecord(Record):
     blocks: dict[int, BlockFit] = {}
 
 
-class Edit(Record):
+class EditedModel(Record):
+    """The model that an edit is of, or is planned for."""
+
+    source: Source
+    family: str
+    num_blocks: int
+    num_heads: int
+
+    @staticmethod
+    def of(source: Source, config: dict[str, Any]) -> EditedModel:
+        """A model that `find_model` has found, and its configuration."""
+        family = family_of(config)
+        size = family.dimensions(config)
+        return EditedModel(
+            source=source,
+            family=family.model_type,
+            num_blocks=size.num_blocks,
+            num_heads=size.num_heads,
+        )
+
+    def __str__(self) -> str:
+        content = "" if self.source.content is None else f", content {self.source.content[:12]}"
+        size = f"{self.num_blocks} blocks of {self.num_heads} heads"
+        return f"{self.source.model}: {self.family}, {size}{content}"
+
+
+class Edit(EditedModel):
     """One edit of a model.
 
     `one_hot`: the constants of the stock layout, where it needed them; `max_shard_size`: bytes of a
     weight file, where that was asked for.
     """
 
-    source: Source
-    family: str
-    num_blocks: int
-    num_heads: int
     parts: list[Part]
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import SourceError
-from surgery.families import family_of
-from surgery.record.manifest import Record, Source
+from surgery.record.manifest import EditedModel, Record
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
 
 SCHEMA: Literal[1] = 1
@@ -25,38 +24,12 @@ class PlannedEdit(Record):
     variant: str
 
 
-class PlannedModel(Record):
-    """The model that a choice is for."""
-
-    source: Source
-    family: str
-    num_blocks: int
-    num_heads: int
-
-    @staticmethod
-    def of(source: Source, config: dict[str, Any]) -> PlannedModel:
-        """A model that `find_model` has found, and its configuration."""
-        family = family_of(config)
-        size = family.dimensions(config)
-        return PlannedModel(
-            source=source,
-            family=family.model_type,
-            num_blocks=size.num_blocks,
-            num_heads=size.num_heads,
-        )
-
-    def __str__(self) -> str:
-        content = "" if self.source.content is None else f", content {self.source.content[:12]}"
-        size = f"{self.num_blocks} blocks of {self.num_heads} heads"
-        return f"{self.source.model}: {self.family}, {size}{content}"
-
-
 class PlanFile(Record):
     """`model`: the one that the choice was made for; None: it says nothing of that. `provenance` is
     whatever the author of the choice wants to say about it."""
 
     schema_version: Literal[1] = SCHEMA
-    model: PlannedModel | None = None
+    model: EditedModel | None = None
     edits: list[PlannedEdit]
     layout: Literal["auto", "stock", "compact"] = "auto"
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -67,7 +40,7 @@ class PlanFile(Record):
         num_heads: int,
         *,
         layout: Literal["auto", "stock", "compact"] = "auto",
-        model: PlannedModel | None = None,
+        model: EditedModel | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> PlanFile:
         """The file of a selection for a model with `num_heads` heads a block."""
