@@ -21,8 +21,9 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
+from cli.inputs import calibration_text, fitter_for, needed_texts
 from evals.drawing import draw
+from evals.models import open_model
 from evals.response import heldout_text, passages_text, respond
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
@@ -77,7 +78,7 @@ def main(
 ) -> None:
     """Compare estimates with what is measured on MODEL."""
     chosen = tuple(variants or VARIANTS)
-    loaded = open_model(model, dtype="auto", device="cpu", device_map=None)
+    loaded = open_model(model, device="cpu")
     found = load_samples(samples or model, tokenizer=loaded.tokenizer)
     passages = found.spread(found.trained_on, rows)
     texts = needed_texts(corpus, model)

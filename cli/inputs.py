@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.options import note
 from cli.progress import progress
@@ -12,6 +12,7 @@ from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
+    from evals.running.processes import Processes
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
@@ -77,23 +78,19 @@ def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus")
 
 def open_model(
     model: str | ResolvedModel,
-    *,
+    asked: Mapping[str, Any],
+    processes: Processes,
     revision: str | None = None,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
 ) -> LoadedModel:
-    """MODEL as typed, or as it was found → the loaded model."""
+    """MODEL as typed, or as it was found → the loaded model.
+
+    `asked`: by the names of `cli.options.running_options`.
+    """
     from evals.models import open_model
 
-    return open_model(
-        model,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        say=note,
-    )
+    running = {key: asked[key] for key in ("dtype", "device", "device_map")}
+    running["device"] = running["device"] or processes.device
+    return open_model(model, revision=revision, **running, say=note)
 
 
 def fitter_for(

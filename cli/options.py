@@ -46,6 +46,16 @@ def unasked(options: Callable[[Any], Any]) -> dict[str, Any]:
     return dict(command.make_context("unasked", []).params)
 
 
+def count_option(
+    option: str, default: int, text: str, *, least: int | None = None
+) -> Callable[[F], F]:
+    """A whole number, from `least` on where the command does not say better what is wrong."""
+    kind = int if least is None else click.IntRange(min=least)
+    return click.option(
+        option, type=kind, default=default, show_default=True, metavar="N", help=text
+    )
+
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -13,6 +13,7 @@ from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
 from cli.options import (
     calibration_option,
     corpus_option,
+    count_option,
     length_options,
     note,
     revision_option,
@@ -74,14 +75,12 @@ choice_options = together(
         show_default=True,
         help="Choose only what this layout can hold; auto: what either can.",
     ),
-    click.option(
+    count_option(
         "--max-evaluations",
-        type=click.IntRange(min=1),
-        default=64,
-        show_default=True,
-        metavar="N",
-        help="How many edits to measure at most. Where there are no more than that, all are; else "
-        "only those that estimates propose.",
+        64,
+        "How many edits to measure at most. Where there are no more than that, all are; else only "
+        "those that estimates propose.",
+        least=1,
     ),
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
@@ -141,13 +140,7 @@ def searched(
     texts = needed_texts(asked["corpora"], model)
     calibrated = calibration_text(asked["calibration"], model, variants)
     processes = Processes.launched()
-    loaded = open_model(
-        model,
-        revision=asked["revision"],
-        dtype=asked["dtype"],
-        device=asked["device"] or processes.device,
-        device_map=asked["device_map"],
-    )
+    loaded = open_model(model, asked, processes, asked["revision"])
     tokenized = passages.tokenized(loaded.tokenizer)
     task = Task(
         loaded=loaded,

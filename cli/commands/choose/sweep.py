@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -109,13 +109,10 @@ def command(
     revision: str | None,
     prefix_length: int | None,
     suffix_length: int | None,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    batch_size: int | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Measure what editing each block of MODEL does: to what it recites, and to held-out text.
 
@@ -161,13 +158,7 @@ def command(
     benchmarks = (
         load_tasks(named_tasks(tasks, suite or ""), include_paths, limit) if asked else None
     )
-    loaded = open_model(
-        model,
-        revision=revision,
-        dtype=dtype,
-        device=device or processes.device,
-        device_map=device_map,
-    )
+    loaded = open_model(model, running, processes, revision)
     tokenized = passages.tokenized(loaded.tokenizer)
     heldout = None
     if not exact_only:
@@ -191,7 +182,7 @@ def command(
 
         with progress("reading tasks", None):
             requests = Requests.record(
-                benchmarks, loaded, batch_size=batch_size, agree=processes.agree
+                benchmarks, loaded, batch_size=running["batch_size"], agree=processes.agree
             )
     engine = Engine(
         loaded.model,
@@ -199,7 +190,7 @@ def command(
         heldout,
         further=requests.batches if requests else (),
         exact_only=exact_only,
-        batch_size=batch_size,
+        batch_size=running["batch_size"],
         processes=processes,
         fitter=fitter,
         editable=loaded.editable,

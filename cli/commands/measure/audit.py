@@ -63,13 +63,10 @@ def command(
     revision: str | None,
     prefix_length: int | None,
     suffix_length: int | None,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    batch_size: int | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Measure what an attacker recovers from MODEL, from BASE, and of text never trained on.
 
@@ -98,22 +95,17 @@ def command(
     )
     texts = needed_texts(controls, lab or model, option="--control")
     processes = Processes.launched()
-    running: dict[str, Any] = {
-        "dtype": dtype,
-        "device": device or processes.device,
-        "device_map": device_map,
-    }
     edited = find_model(model, revision)  # measured last, so looked for first
     results: list[Audited] = []
     protocol = None
     for name, place in ((baseline, baseline), (model, edited)):
-        loaded = open_model(place, **running)
+        loaded = open_model(place, running, processes)
         if protocol is None:
             if loaded.tokenizer is None:
                 raise SamplesError("held-out text needs a tokenizer", where=name)
             rows = passages.tokenized(loaded.tokenizer)
             windows = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-            protocol = Protocol(rows, windows, chosen, batch_size)
+            protocol = Protocol(rows, windows, chosen, running["batch_size"])
         with progress(f"audit {name}", len(chosen)) as advance:
             found = audit(
                 loaded,

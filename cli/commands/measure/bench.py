@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 from rich.filesize import decimal
 
-from cli.options import F, device_options, echo, json_option, note, print_json
+from cli.options import count_option, device_options, echo, json_option, note, print_json
 from cli.progress import progress
-
-
-def _count(option: str, default: int, text: str, *, least: int = 1) -> Callable[[F], F]:
-    return click.option(
-        option,
-        type=click.IntRange(min=least),
-        default=default,
-        show_default=True,
-        metavar="N",
-        help=text,
-    )
 
 
 @click.command("bench")
 @click.argument("base")
 @click.argument("edited")
-@_count("--prompt-tokens", 128, "Tokens of the prompt, which is random.")
-@_count("--new-tokens", 64, "Tokens decoded greedily after it.")
-@_count("--batch-size", 1, "Rows at a time.")
-@_count("--rounds", 5, "Turns of each model; more of them show smaller differences.", least=3)
+@count_option("--prompt-tokens", 128, "Tokens of the prompt, which is random.", least=1)
+@count_option("--new-tokens", 64, "Tokens decoded greedily after it.", least=1)
+@count_option("--batch-size", 1, "Rows at a time.", least=1)
+@count_option("--rounds", 5, "Turns of each model; more of them show smaller differences.", least=3)
 @device_options
 @json_option
-def command(
-    base: str,
-    edited: str,
-    prompt_tokens: int,
-    new_tokens: int,
-    batch_size: int,
-    rounds: int,
-    dtype: str,
-    device: str | None,
-    as_json: bool,
-) -> None:
+def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) -> None:
     """Time the model EDITED beside the model BASE, and measure cache, parameters and memory.
 
     Each runs in a process of its own, and they take turns after a warm-up; both are in memory at
@@ -52,18 +30,7 @@ def command(
     from evals.speed.bench import bench
 
     with progress(f"bench {edited}", 2 * rounds) as advance:
-        result = bench(
-            base,
-            edited,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            rounds=rounds,
-            batch_size=batch_size,
-            dtype=dtype,
-            device=device,
-            say=note,
-            advance=advance,
-        )
+        result = bench(base, edited, rounds=rounds, **asked, say=note, advance=advance)
     if as_json:
         print_json(result)
     else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.inputs import open_model
 from cli.options import (
+    count_option,
     echo,
     json_option,
     note,
@@ -41,29 +43,10 @@ from cli.progress import progress
 )
 @overwrite_option
 @revision_option
-@click.option(
-    "--prefix-length",
-    type=int,
-    default=32,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that the model is given.",
-)
-@click.option(
-    "--suffix-length",
-    type=int,
-    default=32,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that the model must recite.",
-)
-@click.option(
-    "--stride",
-    type=int,
-    default=16,
-    show_default=True,
-    metavar="N",
-    help="Tokens between the starts of windows; 1 finds most, and takes longest.",
+@count_option("--prefix-length", 32, "Tokens of a window that the model is given.")
+@count_option("--suffix-length", 32, "Tokens of a window that the model must recite.")
+@count_option(
+    "--stride", 16, "Tokens between the starts of windows; 1 finds most, and takes longest."
 )
 @click.option(
     "--min-score",
@@ -86,12 +69,9 @@ def command(
     suffix_length: int,
     stride: int,
     min_score: float,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    batch_size: int | None,
     show_text: bool,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Find the passages of a corpus that the MODEL recites, and write them as SAMPLES.
 
@@ -110,13 +90,7 @@ def command(
     cut.check()
     corpus = open_corpus(corpora)
     processes = Processes.launched()
-    loaded = open_model(
-        model,
-        revision=revision,
-        dtype=dtype,
-        device=device or processes.device,
-        device_map=device_map,
-    )
+    loaded = open_model(model, running, processes, revision)
     begun = time.perf_counter()
     with progress(f"collect {model}: tokens", None) as advance:
         found = collect(
@@ -128,7 +102,7 @@ def command(
             settings=lambda: {**loaded.identity, "dtype": loaded.dtype},
             text=show_text,
             overwrite=overwrite,
-            batch_size=batch_size,
+            batch_size=running["batch_size"],
             processes=processes,
             advance=advance,
             check=loaded.check_unchanged,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,12 @@ def command(
     top_k: int,
     temperature: float,
     controls: tuple[Path, ...],
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    batch_size: int | None,
     rows: Path | None,
     output: Path | None,
     overwrite: bool,
     show_text: bool,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Test which of SAMPLES the MODEL recites: it is given each prefix, and must say the suffix.
 
@@ -117,29 +115,21 @@ def command(
     passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
     texts = heldout_texts(controls, model, baseline, samples)
     processes = Processes.launched()
-    running: dict[str, Any] = {
-        "dtype": dtype,
-        "device": device or processes.device,
-        "device_map": device_map,
-    }
     found = None if baseline is None else find_model(baseline)  # measured last, so found first
-    loaded = open_model(model, revision=revision, **running)
+    loaded = open_model(model, running, processes, revision)
     tokenized, windows = passages.tokenized(loaded.tokenizer), None
     if texts and (controls or loaded.tokenizer is not None):
         windows = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
-    protocol = Protocol(
-        tokenized, windows, metrics == "full", Sampling(top_k, temperature), batch_size
-    )
+    sampling = Sampling(top_k, temperature)
+    protocol = Protocol(tokenized, windows, metrics == "full", sampling, running["batch_size"])
     total = len(tokenized) + (0 if windows is None else len(windows))
     with progress(f"extract {model}", total) as advance:
         edited = measure(loaded, protocol, processes=processes, advance=advance)
     tokenizer, before = loaded.tokenizer if show_text else None, None
     if found is not None:
         del loaded  # one model in memory at a time
-        original = open_model(found, **running)
-        same = Protocol(
-            tokenized, windows, protocol.full, protocol.sampling, edited.test.batch_size
-        )
+        original = open_model(found, running, processes)
+        same = replace(protocol, batch_size=edited.test.batch_size)
         with progress(f"extract {baseline}", total) as advance:
             before = measure(original, same, processes=processes, advance=advance)
     if not processes.is_main:
