@@ -38,18 +38,12 @@ def wilson(count: int, n: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
-def bootstrap(
-    groups: tuple[Values, ...],
-    statistic: Callable[..., Any],
-    *,
-    seed: int = SEED,
-    resamples: int = RESAMPLES,
-) -> Interval:
+def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:
     """Percentile bootstrap interval (Efron 1979) of `statistic(*groups)`, each resampled alone."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = [
         float(statistic(*(group[rng.integers(len(group), size=len(group))] for group in groups)))
-        for _ in range(resamples)
+        for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(low), float(high))

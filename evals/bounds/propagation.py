@@ -17,7 +17,6 @@ from evals.running.forward import head_of
 from evals.running.runs import from_block, from_tokens
 from surgery.editing.in_memory import replacements
 from surgery.errors import MeasurementError
-from surgery.families import family_of
 
 _POSITIONS_AT_ONCE = 256  # whose logits exist at a time, for the base model and one edit
 
@@ -47,8 +46,7 @@ class Residuals:
 
 def residuals(model: PreTrainedModel, block: int, entry: torch.Tensor) -> Residuals:
     """Runs the model from `block` on `entry` [B, T, d], or from int64 tokens [B, T] for block 0."""
-    config = model.config.to_dict()
-    blocks = family_of(config).dimensions(config).num_blocks
+    blocks = int(model.config.num_hidden_layers)
     (norm,) = [part for part in model.base_model.children() if isinstance(part, nn.LayerNorm)]
     last: list[torch.Tensor] = []
     hook = norm.register_forward_pre_hook(lambda module, args: last.append(args[0]))
@@ -70,8 +68,7 @@ class EditedPasses:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config = model.config.to_dict()
-        self.blocks = blocks = family_of(config).dimensions(config).num_blocks
+        self.blocks = blocks = int(model.config.num_hidden_layers)
         self.model, self.head = model, head_of(model)
         self.edits = [replacements(model, str(block)) for block in range(blocks)]
         self.relative, self.kl, self.tokens = np.zeros((blocks, blocks + 1)), np.zeros(blocks), 0

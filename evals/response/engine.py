@@ -15,7 +15,7 @@ from accelerate.utils import align_module_device
 from transformers import PreTrainedModel
 
 from evals.response.changes import changes
-from evals.response.passes import Seen, attending, see
+from evals.response.passes import Seen, see
 from evals.response.responses import Responses
 from evals.response.texts import Text
 from evals.response.units import Units
@@ -58,7 +58,8 @@ def respond(
     family = family_of(config)
     dimensions = family.dimensions(config)
     check_head(model, torch.from_numpy(text.tokens[:1, :4].astype(np.int64)))
-    units = Units(dimensions, attending(model, family, dimensions.num_blocks), tuple(variants))
+    attending = family.attending(dict(model.named_modules()), dimensions.num_blocks)
+    units = Units(dimensions, attending, tuple(variants))
     present = frozenset(model.state_dict())
     processes = processes or Processes()
 

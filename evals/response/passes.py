@@ -36,12 +36,6 @@ class Seen:
     at_output: tuple[torch.Tensor, ...]
 
 
-def attending(model: PreTrainedModel, family: Family, num_blocks: int) -> tuple[int, ...]:
-    """The blocks that have an attention module; compact checkpoints have others."""
-    modules = dict(model.named_modules())
-    return tuple(b for b in range(num_blocks) if _names(family, b)[1] in modules)
-
-
 def see(
     model: PreTrainedModel,
     family: Family,
@@ -146,7 +140,7 @@ def _watched(
 
     with ExitStack() as hooks:
         for block in blocks:
-            read, projection = map(model.get_submodule, _names(family, block))
+            read, projection = map(model.get_submodule, family.reading(block))
             for handle in (
                 read.register_forward_pre_hook(take_x(block)),
                 projection.register_forward_pre_hook(take_z(block)),
@@ -154,10 +148,3 @@ def _watched(
             ):
                 hooks.callback(handle.remove)
         yield xs, zs, outputs
-
-
-def _names(family: Family, block: int) -> tuple[str, str]:
-    """The modules that read x, and z."""
-    role: Any = "query_key_value_weight" if family.fused else "value_weight"
-    names = (family.name(role, block), family.name("output_weight", block))
-    return names[0].removesuffix(".weight"), names[1].removesuffix(".weight")

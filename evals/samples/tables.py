@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
-from surgery.fitting.corpus import parquet_batches
+from surgery.fitting.parquet import parquet_batches
 from surgery.hub.datasets import HubDataset
 
 IdRow = npt.NDArray[Any]

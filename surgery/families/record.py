@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -128,6 +129,16 @@ class Family:
         """The stored name of a block's tensor of that role."""
         (template,) = (rule.name for rule in self.rules if rule.role == role)
         return template.format(block=block)
+
+    def reading(self, block: int) -> tuple[str, str]:
+        """The modules of a block that read x, what attention is given, and z, what it makes."""
+        first: Role = "query_key_value_weight" if self.fused else "value_weight"
+        x, z = (self.name(role, block).removesuffix(".weight") for role in (first, "output_weight"))
+        return x, z
+
+    def attending(self, modules: Container[str], num_blocks: int) -> tuple[int, ...]:
+        """The blocks that have an attention module; edited ones of a compact model have others."""
+        return tuple(b for b in range(num_blocks) if self.reading(b)[1] in modules)
 
     def has(self, role: Role) -> bool:
         return any(rule.role == role for rule in self.rules)

@@ -94,7 +94,8 @@ class Fitter:
         `CheckpointError` where the model's attention is not finite.
         """
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
-        attending = self._attending()
+        modules = dict(self._model.named_modules())
+        attending = self._family.attending(modules, self._dimensions.num_blocks)
         wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
         keys = {block: (block, (), "") for block in wanted}
         found = self._known(keys, wanted)
@@ -107,10 +108,6 @@ class Fitter:
             found |= self._fitted(sums, keys)
             first = keep or 0
         return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
-
-    def _attending(self) -> set[int]:
-        modules = dict(self._model.named_modules())
-        return {b for b in range(self._dimensions.num_blocks) if self._names(b)[1] in modules}
 
     def _known(self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool]) -> dict[int, Fit]:
         """What is at hand; a fit with a map serves for its mean too."""
@@ -138,12 +135,6 @@ class Fitter:
             return nullcontext()
         plan = self._editable.plan(selection, layout=layout)
         return self._editable.replacements(plan, fits).active()
-
-    def _names(self, block: int) -> tuple[str, str]:
-        """The modules whose inputs are x and z."""
-        role: Any = "query_key_value_weight" if self._family.fused else "value_weight"
-        names = (self._family.name(role, block), self._family.name("output_weight", block))
-        return names[0].removesuffix(".weight"), names[1].removesuffix(".weight")
 
     @torch.inference_mode()
     def _pass(
@@ -228,7 +219,7 @@ class Fitter:
 
         with ExitStack() as hooks:
             for block in blocks:
-                for name, take in zip(self._names(block), (take_x, take_z), strict=True):
+                for name, take in zip(self._family.reading(block), (take_x, take_z), strict=True):
                     module = self._model.get_submodule(name)
                     hooks.callback(module.register_forward_pre_hook(take(block)).remove)
             if keep is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli.options import echo, json_option, print_json
@@ -22,16 +24,7 @@ from cli.options import echo, json_option, print_json
 )
 @click.option("--message", metavar="TEXT", help="Title of the commit.  [default: what was edited]")
 @json_option
-def command(
-    folder: str,
-    repo: str,
-    public: bool,
-    create_pr: bool,
-    revision: str | None,
-    evaluation: str | None,
-    message: str | None,
-    as_json: bool,
-) -> None:
+def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
     DIR is verified first. Uploads the files of its manifest, the manifest, a fresh model card, and
@@ -42,16 +35,7 @@ def command(
     from evals.evaluation.publication import public_report
     from surgery.publishing.upload import push
 
-    done = push(
-        folder,
-        repo,
-        public=public,
-        create_pr=create_pr,
-        revision=revision,
-        message=message,
-        evaluation=evaluation,
-        render=public_report,
-    )
+    done = push(folder, repo, **asked, render=public_report)
     if as_json:
         print_json(done.to_json())
         return
