@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.inputs import heldout_texts
-from cli.options import FOLDER, F, attack_options, note, together
+from cli.options import FOLDER, F, attack_options, length_options, note, together
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ evaluation_options = together(
         metavar="SAMPLES",
         help="Passages to test, as for extract.  [default: a lab's own]",
     ),
-    click.option("--prefix-length", type=int, metavar="N", help="Tokens given.  [default: 32]"),
-    click.option("--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: 32]"),
+    length_options,
     click.option(
         "--control",
         "controls",

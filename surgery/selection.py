@@ -131,11 +131,6 @@ def blocks_of(selection: Iterable[Part]) -> tuple[int, ...]:
     return tuple(sorted({part.block for part in selection}))
 
 
-def whole_blocks(selection: Iterable[Part], num_heads: int) -> tuple[int, ...]:
-    """The blocks of which every head is edited, ascending."""
-    return tuple(block for block, some in heads_of(selection).items() if len(some) == num_heads)
-
-
 def variant_name(selection: Iterable[Part]) -> str:
     """The variant of every part, or "mixed"."""
     names = {part.variant for part in selection}

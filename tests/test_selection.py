@@ -23,7 +23,6 @@ from surgery.selection import (
     heads_of,
     parse_selection,
     variant_name,
-    whole_blocks,
 )
 
 ALL = tuple(range(8))
@@ -45,7 +44,6 @@ def test_reads(spec: str, heads: dict[int, tuple[int, ...]]) -> None:
     assert heads_of(selection) == heads
     assert {part.variant for part in selection} == {"zero"}
     assert blocks_of(selection) == tuple(heads)
-    assert whole_blocks(selection, 8) == tuple(block for block in heads if heads[block] == ALL)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from evals.running.forward import head_of
 from evals.running.runs import from_block, from_tokens
-from surgery.editing.in_memory import replacements
+from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 
 _POSITIONS_AT_ONCE = 256  # whose logits exist at a time, for the base model and one edit
@@ -70,7 +70,9 @@ class EditedPasses:
     def __init__(self, model: PreTrainedModel) -> None:
         self.blocks = blocks = int(model.config.num_hidden_layers)
         self.model, self.head = model, head_of(model)
-        self.edits = [replacements(model, str(block)) for block in range(blocks)]
+        editable = Editable(model)
+        plans = (editable.plan(str(block)) for block in range(blocks))
+        self.edits = [editable.replacements(plan) for plan in plans]
         self.relative, self.kl, self.tokens = np.zeros((blocks, blocks + 1)), np.zeros(blocks), 0
 
     def add(self, base: Residuals) -> None:

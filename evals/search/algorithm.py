@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from evals.search.estimates import Estimates
-from evals.search.front import Point, pareto_front
+from evals.search.front import Point
 from evals.search.goals import SURE, Goal, MaxExtraction
 from evals.search.trail import Evaluate, Trail
 from evals.search.units import Units, every_set
@@ -47,14 +46,8 @@ class Found:
     """
 
     met: tuple[Point, ...]
-    base: Point
     measured: tuple[tuple[Units, Point], ...]
-    goal: Goal
     estimates: Estimates | None
-
-    @property
-    def best(self) -> Point | None:
-        return self.met[0] if self.met else None
 
     @property
     def exhaustive(self) -> bool:
@@ -63,10 +56,6 @@ class Found:
     @property
     def points(self) -> tuple[Point, ...]:
         return tuple(point for _, point in self.measured)
-
-    @cached_property
-    def front(self) -> list[Point]:
-        return pareto_front(self.points, self.goal.cost)
 
 
 def search(
@@ -100,7 +89,7 @@ def search(
         estimates = _close_in(trail, estimates)
         estimates = _refine(trail, estimates)
     met = tuple(point for _, point in _ranked(trail, estimates))
-    return Found(met, trail.base, trail.measured, goal, estimates)
+    return Found(met, trail.measured, estimates)
 
 
 def _follow(trail: Trail, estimates: Estimates) -> None:

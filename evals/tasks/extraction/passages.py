@@ -60,8 +60,7 @@ def load(
 
 def documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
     """One document for every member row that text can carry."""
-    if samples.members is not None:
-        samples = samples.select(samples.members)
+    samples = samples.select(samples.trained_on)
     found = []
     for name, row in zip(samples.ids, samples.tokens.tolist(), strict=True):
         before, after = row[: samples.prefix_length], row[samples.prefix_length :]
