@@ -29,7 +29,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from evals.memorization.extraction import extract
 from evals.models import DTYPES, open_model
 from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.decoding import first_divergences
+from evals.running.early_exit import first_divergences
 from evals.samples import Samples, load_samples
 from surgery.editing.in_memory import apply
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from reciting import MODELS, PREFIX, SUFFIX, generate, model_named, passages
 
 from evals.memorization.extraction import extract, run_pass
-from evals.running.decoding import first_divergences
+from evals.running.early_exit import first_divergences
 from evals.running.forward import check_head
 from evals.running.predictions import Sampling
 from surgery.errors import MeasurementError, UnsupportedError

@@ -19,7 +19,7 @@ from evals.files import Journal
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
 from evals.running.batching import rows_per_batch
-from evals.running.decoding import first_divergences
+from evals.running.early_exit import first_divergences
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import row_hash

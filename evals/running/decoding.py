@@ -15,47 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.running.cache import rewind, rewritable
-from evals.running.forward import head_of, hidden_states, keep_rows
-
-_FIRST_CHUNK = 4
-
-
-@torch.inference_mode()
-def first_divergences(
-    model: PreTrainedModel, tokens: torch.Tensor, prefix_length: int
-) -> torch.Tensor:
-    """Where greedy decoding first leaves each suffix, leaving off a row there.
-
-    The prefix is read once; the suffix follows on its cache in chunks of 4, 8, 16, … tokens, and
-    rows that have diverged are not in the next one.
-
-    **Arguments:**
-
-    - `tokens`: int64 [B, P + S].
-    - `prefix_length`: P.
-
-    Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
-    """
-    suffix_length = tokens.shape[1] - prefix_length
-    head = head_of(model)
-    found = torch.full((len(tokens),), suffix_length)
-    alive = torch.arange(len(tokens))
-    cache: Any = None
-    read, size = 0, _FIRST_CHUNK
-    upto = prefix_length
-    while len(alive) and read < tokens.shape[1] - 1:
-        hidden, cache = hidden_states(model, tokens[alive, read:upto], cache=cache, use_cache=True)
-        checked = max(read, prefix_length - 1) + 1  # the first token that these states predict
-        guesses = head(hidden[:, checked - 1 - read :].flatten(0, 1)).argmax(-1).cpu()
-        wrong = guesses.view(len(alive), -1) != tokens[alive, checked : upto + 1]
-        diverged = wrong.any(-1)
-        found[alive[diverged]] = checked - prefix_length + wrong[diverged].int().argmax(-1)
-        read, upto, size = upto, min(upto + size, tokens.shape[1] - 1), 2 * size
-        if diverged.any():
-            kept = (~diverged).nonzero().flatten()
-            alive = alive[kept]
-            keep_rows(cache, kept)
-    return found
+from evals.running.forward import head_of, hidden_states
 
 
 @torch.inference_mode()

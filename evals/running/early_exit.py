@@ -1,4 +1,4 @@
-"""The exact match alone, as cheaply as it can be had from stored states.
+"""The exact match alone, as cheaply as it can be had.
 
 Greedy decoding repeats a suffix if and only if the teacher-forced argmax is right everywhere, so a
 row is finished at its first wrong token: most rows of an edited model need neither the blocks nor
@@ -9,15 +9,15 @@ Shape letters: B rows, P prefix tokens, S suffix tokens, d width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from evals.running.forward import Head, head_of, keep_rows
+from evals.running.forward import Head, head_of, hidden_states, keep_rows
 from evals.running.runs import from_block
-
-_FIRST_CHUNK = 2
-"""Suffix tokens that are read together with the prefix."""
 
 
 @torch.inference_mode()
@@ -44,31 +44,63 @@ def leaving(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Ten
     return found
 
 
+def first_divergences(
+    model: PreTrainedModel, tokens: torch.Tensor, prefix_length: int
+) -> torch.Tensor:
+    """Where greedy decoding first leaves each suffix, leaving off a row there.
+
+    **Arguments:** `tokens`: int64 [B, P + S]; `prefix_length`: P.
+
+    Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
+    """
+
+    def read(some: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+        return hidden_states(model, some, cache=cache, use_cache=True)
+
+    return _left_at(read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1)
+
+
 def leaving_from(
     model: PreTrainedModel, block: int, states: torch.Tensor, suffix: torch.Tensor
 ) -> torch.Tensor:
-    """`leaving` for a pass that begins at `block`.
-
-    The blocks read the prefix and the first tokens of the suffix, then 4, 8, 16, … more of them for
-    the rows that are left, with the keys and values of what they have read.
+    """`first_divergences` for a pass that begins at `block`.
 
     **Arguments:** `states`: [B, P + S - 1, d], what the block is given; `suffix`: int64 [B, S].
     """
+
+    def read(some: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+        cache = DynamicCache() if cache is None else cache
+        return from_block(model, block, some, cache=cache).hidden, cache
+
+    return _left_at(read, states, head_of(model), suffix, 2)
+
+
+@torch.inference_mode()
+def _left_at(
+    read: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]],
+    given: torch.Tensor,
+    head: Head,
+    suffix: torch.Tensor,
+    size: int,
+) -> torch.Tensor:
+    """The prefix and the first `size` tokens of the suffix are read, then 4, 8, 16, … more of them
+    for the rows that are left, with the keys and values of what was read.
+
+    **Arguments:** `read`: some of `given` [B, P + S - 1, …] and a cache (None at first) → final
+    hidden states, and the cache; `suffix`: int64 [B, S]. Returns int64 [B] on the CPU.
+    """
     length = suffix.shape[1]
-    before = states.shape[1] - length
-    head, cache = head_of(model), DynamicCache()
-    found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
-    read, begin, size = 0, 0, _FIRST_CHUNK
+    before = given.shape[1] - length
+    found, alive, cache = torch.full((len(suffix),), length), torch.arange(len(suffix)), None
+    done = begin = 0
     while len(alive) and begin < length:
         end = min(begin + size, length)
-        given = states[:, read : before + end]
-        if len(alive) < len(given):
-            given = given[alive]
-        hidden = from_block(model, block, given, cache=cache).hidden[:, begin - end :]
-        left = leaving(hidden, head, suffix[alive, begin:end])
+        some = given[:, done : before + end]
+        hidden, cache = read(some if len(alive) == len(some) else some[alive], cache)
+        left = leaving(hidden[:, begin - end :], head, suffix[alive, begin:end])
         kept = (left == end - begin).nonzero().flatten()
         found[alive] = begin + left
         if len(kept) < len(alive) and end < length:
             keep_rows(cache, kept)
-        alive, read, begin, size = alive[kept], before + end, end, 2 * size
+        alive, done, begin, size = alive[kept], before + end, end, max(4, 2 * size)
     return found
