@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from surgery.record.manifest import Record
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Share(_Model):
+class Share(Record):
     """Passages that were recovered, of `n` that were tried."""
 
     n: int
@@ -23,7 +19,7 @@ class Share(_Model):
     ci95: tuple[float, float]
 
 
-class Area(_Model):
+class Area(Record):
     """How well a score tells members from non-members: area under its ROC curve."""
 
     auc: float
@@ -31,7 +27,7 @@ class Area(_Model):
     overcorrected: bool
 
 
-class Paired(_Model):
+class Paired(Record):
     """On the same passages; differences are edited minus base."""
 
     no_longer: int
@@ -41,7 +37,7 @@ class Paired(_Model):
     p_value: float
 
 
-class Curve(_Model):
+class Curve(Record):
     """Shares after each stage of an attack, by two measures."""
 
     stages: list[int]
@@ -49,13 +45,13 @@ class Curve(_Model):
     near: list[float]
 
 
-class Curves(_Model):
+class Curves(Record):
     base: Curve
     edited: Curve
     control: Curve | None
 
 
-class _Attack(_Model):
+class _Attack(Record):
     """One attack. `setting`, `definition`, `source`, `cost`: as its record has them.
 
     `seconds`: it took, on both models and the control.
@@ -87,14 +83,14 @@ class Membership(_Attack):
     control: None = None
 
 
-class ControlKind(_Model):
+class ControlKind(Record):
     """What was never trained on: "text" or "non-members"; `n` windows or passages."""
 
     kind: str
     n: int
 
 
-class Audit(_Model):
+class Audit(Record):
     """Every attack that was tried, on `n` passages."""
 
     n: int

@@ -13,12 +13,10 @@ from torch import nn
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
-from evals.running.forward import head_of
+from evals.running.forward import POSITIONS_AT_ONCE, head_of
 from evals.running.runs import from_block, from_tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
-
-_POSITIONS_AT_ONCE = 256  # whose logits exist at a time, for the base model and one edit
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class EditedPasses:
     def add(self, base: Residuals) -> None:
         """Adds up the differences that every edit makes to `base`, the unedited pass."""
         passes = [base.hidden, *(self._edited(edit, base) for edit in range(self.blocks))]
-        split = (torch.split(hidden.flatten(0, 1), _POSITIONS_AT_ONCE) for hidden in passes)
+        split = (torch.split(hidden.flatten(0, 1), POSITIONS_AT_ONCE) for hidden in passes)
         for hidden, *others in zip(*split, strict=True):
             self._compare_logits(hidden, others)
         self.tokens += base.hidden.shape[0] * base.hidden.shape[1]

@@ -9,31 +9,27 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evals.attacks.result import Audit
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
-from surgery.record.manifest import TextSource
+from surgery.record.manifest import Record, TextSource
 
 SCHEMA: Literal[2] = 2
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Names(_Model):
+class Names(Record):
     """What the two models are called: as typed, or as their manifest names them."""
 
     base: str
     edited: str
 
 
-class Metric(_Model):
+class Metric(Record):
     """One metric of one task, base and edited on the same documents.
 
     `resolution`: the width of `ci95` up to which no difference shown is a verdict.
@@ -72,7 +68,7 @@ class Task(Metric):
     version: str | None = None
 
 
-class Mean(_Model):
+class Mean(Record):
     mean: float
     ci95: tuple[float, float]
 
@@ -82,7 +78,7 @@ class Difference(Mean):
     test: str
 
 
-class HeldOut(_Model):
+class HeldOut(Record):
     """Loss on text that was not trained on, in nats per token, lower being better."""
 
     kind: str
@@ -95,7 +91,7 @@ class HeldOut(_Model):
     verdict: str
 
 
-class Gate(_Model):
+class Gate(Record):
     """A limit that was set, and what was measured on `n` documents or passages.
 
     `ok` if and only if value <= limit; `conclusive` where enough was measured for a verdict and all
@@ -112,7 +108,7 @@ class Gate(_Model):
     description: str
 
 
-class Edit(_Model):
+class Edit(Record):
     """What was done, from the edited folder's manifest."""
 
     source: str
@@ -130,18 +126,18 @@ class Edit(_Model):
     earlier_edits: int = 0
 
 
-class Size(_Model):
+class Size(Record):
     parameters: int
     weight_bytes: int
     cache_bytes_per_token: int
 
 
-class Sizes(_Model):
+class Sizes(Record):
     base: Size
     edited: Size
 
 
-class Point(_Model):
+class Point(Record):
     """One model in the trade-off picture. `exact_match` is a rate; losses are nats per token.
 
     `loss_increase`: of the held-out loss, over that of its own base on the same text.
@@ -156,12 +152,12 @@ class Point(_Model):
     loss_increase: float
 
 
-class TradeOff(_Model):
+class TradeOff(Record):
     points: list[Point]
     note: str | None = None
 
 
-class Settings(_Model):
+class Settings(Record):
     """What was asked for, as data: with it `reproduce --evaluate` measures again.
 
     Of files there are names and hashes, never paths. `controls`: held-out text, a lab model's name
@@ -184,7 +180,7 @@ class Settings(_Model):
     batch_size: int | None
 
 
-class Provenance(_Model):
+class Provenance(Record):
     """What the figures hang on: models by content, precision, device, sizes, seeds, versions."""
 
     base: dict[str, Any]
@@ -195,7 +191,7 @@ class Provenance(_Model):
     samples_sha256: str | None = None
 
 
-class Report(_Model):
+class Report(Record):
     """`relation`: whether the base is a recorded source of the edited model."""
 
     schema_version: Literal[2] = SCHEMA

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.files import write_evaluation
 from evals.evaluation.page import side_by_side_pages
 from evals.evaluation.report import Point, Report
 from surgery.output import known_by, write_lines
-from surgery.record.manifest import UNLISTED
+from surgery.record.manifest import UNLISTED, Record
 
 PAGE = "side-by-side.html"
 FILES = ("side-by-side.json", PAGE, "side-by-side.md")
@@ -26,11 +24,7 @@ owned = known_by(
 )
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Cell(_Model):
+class Cell(Record):
     """A figure of one edit. `difference` from the base's, paired, with its 95 % interval."""
 
     value: float
@@ -38,7 +32,7 @@ class Cell(_Model):
     ci95: tuple[float, float]
 
 
-class Row(_Model):
+class Row(Record):
     """One figure, on `n` passages, windows or documents: of the base, and of every edit.
 
     `unit`: "share" of passages, "nats" per token, or a "score" of a task.
@@ -51,7 +45,7 @@ class Row(_Model):
     edits: list[Cell]
 
 
-class Column(_Model):
+class Column(Record):
     """One edit. `folder`: of its whole report, beside this one; the others as in that report."""
 
     model: str
@@ -62,7 +56,7 @@ class Column(_Model):
     passed: bool | None
 
 
-class SideBySide(_Model):
+class SideBySide(Record):
     """What side-by-side.json holds. `points`: of the trade-off picture, the base's first."""
 
     schema_version: Literal[1] = SCHEMA

@@ -18,10 +18,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from evals.response.texts import Text
+from evals.running.forward import POSITIONS_AT_ONCE
 from surgery.editing.loading import model_ids
 from surgery.families import Family
-
-_POSITIONS_AT_ONCE = 256  # whose logits exist at a time
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _at_the_end(
         weight = head.weight
         each = (t.to(weight.device) for t in (hidden.flatten(0, 1), targets, random))
         for states, true, numbers in zip(
-            *(torch.split(t, _POSITIONS_AT_ONCE) for t in each), strict=True
+            *(torch.split(t, POSITIONS_AT_ONCE) for t in each), strict=True
         ):
             logits = functional.linear(states, weight)
             precise = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -10,11 +10,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import kl_div
 
-from evals.running.forward import Head
+from evals.running.forward import POSITIONS_AT_ONCE, Head
 
 Scores = npt.NDArray[np.float64]
-_POSITIONS_AT_ONCE = 256
-"""As in `evals.running.predictions`, so that equal text gives equal numbers."""
 
 
 @torch.inference_mode()
@@ -38,8 +36,8 @@ def measure_heldout(
     states, true = hidden.flatten(0, 1), targets.flatten()
     before = states if base is None else base.flatten(0, 1)
     log_likelihood, divergence = [], []
-    for begin in range(0, len(states), _POSITIONS_AT_ONCE):
-        some = slice(begin, begin + _POSITIONS_AT_ONCE)
+    for begin in range(0, len(states), POSITIONS_AT_ONCE):
+        some = slice(begin, begin + POSITIONS_AT_ONCE)
         logits = head(states[some]).float()
         index = true[some].to(logits.device).unsqueeze(-1)
         log_likelihood.append(logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1))

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evals.running.forward import POSITIONS_AT_ONCE
+
 Floats = npt.NDArray[np.float32]
-_POSITIONS_AT_ONCE = 256
-"""Positions whose logits exist at a time: 51 MB for Pythia's vocabulary in float32."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def measure_predictions(
     pieces = [
         _measure(head(some).float(), true, sampling, distributions, spread)
         for some, true in zip(
-            torch.split(states, _POSITIONS_AT_ONCE),
-            torch.split(targets, _POSITIONS_AT_ONCE),
+            torch.split(states, POSITIONS_AT_ONCE),
+            torch.split(targets, POSITIONS_AT_ONCE),
             strict=True,
         )
     ]

@@ -15,14 +15,11 @@ import torch
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from evals.running.forward import head_of
+from evals.running.forward import POSITIONS_AT_ONCE, head_of
 from evals.running.runs import Run
 from evals.sweep.batch import Columns, Edits, under_edits
 from evals.sweep.shared_prefixes import Branch
 from surgery.selection import Selection
-
-_POSITIONS_AT_ONCE = 256
-"""Positions whose logits exist at a time, as in `evals.running.predictions`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Continuations:
         head, (row_K, place_K, target_K), lengths = head_of(model), *self._tokens()
         # Softmax, argmax and sum in the model's own dtype, as lm-eval's model for transformers.
         likelihoods, right = [], []
-        for some in torch.split(torch.arange(len(row_K)), _POSITIONS_AT_ONCE):
+        for some in torch.split(torch.arange(len(row_K)), POSITIONS_AT_ONCE):
             log_p = head(run.hidden[row_K[some], place_K[some]]).log_softmax(-1)
             true = target_K[some].to(log_p.device)
             likelihoods.append(log_p.gather(-1, true.unsqueeze(-1)).squeeze(-1))

@@ -37,7 +37,7 @@ _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "hug
 class Record(BaseModel):
     """A part of a file that is checked strictly and never changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(Record):
@@ -86,8 +86,8 @@ class BlockFit(Record):
     Both are None where only their mean was taken.
     """
 
-    ridge: float | None = Field(ge=0, allow_inf_nan=False)
-    r2: float | None = Field(le=1, allow_inf_nan=False)
+    ridge: float | None = Field(ge=0)
+    r2: float | None = Field(le=1)
 
 
 class CalibrationRecord(Record):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.evaluating import lab_of
 from cli.inputs import needed_texts, open_model
 from cli.options import (
     attack_options,
@@ -85,7 +86,7 @@ def command(
     from surgery.output import check_output
 
     chosen = named([*(attacks or ("all",)), *max_recovered])
-    lab = next((name for name in (model, baseline) if name.startswith("lab:")), None)
+    lab = lab_of(model, baseline)
     if samples is None and lab is None:
         raise click.UsageError("audit needs passages: give --samples")
     if output is not None:
