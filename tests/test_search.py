@@ -195,7 +195,7 @@ def test_the_same_measures_give_the_same_answer(task):
 def test_what_was_measured_before_is_not_measured_again(task):
     landscape, choice, goal, budget, estimates = task
     once = search(landscape, choice, goal, estimates, max_evaluations=budget)
-    earlier = {(): once.base} | {point.selection: point for point in once.points}
+    earlier = {(): landscape.point(())} | {point.selection: point for point in once.points}
     landscape.asked = []
     again = search(landscape, choice, goal, estimates, max_evaluations=2 * budget, earlier=earlier)
     assert set(again.points) >= set(once.points)
