@@ -136,6 +136,19 @@ def test_commands_are_as_the_programs_take_them(
             assert program in NOT_OURS, where
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_in_the_text_exist(document: str) -> None:
+    """Such as `sweep --estimate`, `attn-surgery export … --evaluate`."""
+    text = (ROOT / document).read_text()
+    for name, rest in re.findall(
+        rf"`(?:attn-surgery )?({'|'.join(COMMANDS)}) ([^`]*--[^`]*)`", text
+    ):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        assert {*re.findall(r"--[a-z-]+", rest)} <= known | {"--help"}, f"{name} {rest}"
+
+
 def test_what_is_not_run_is_shown_somewhere() -> None:
     """No reason outlives the command that it was given for."""
     shown = [" ".join(command) for document in DOCUMENTS for command in commands(document)]
