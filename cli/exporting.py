@@ -103,7 +103,7 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
 
 def published(output: Path, repo: str) -> Push:
     """Pushes an export, private, with the report that is in it."""
-    from evals.evaluation.publication import public_report
+    from evals.publication.report import public_report
     from surgery.publishing.upload import push
 
     return push(output, repo, render=public_report)

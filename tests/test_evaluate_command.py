@@ -22,8 +22,8 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.publication import publication
 from evals.evaluation.report import Report, read_report
+from evals.publication.report import publication
 from surgery.checkpoint.copying import sha256_of
 from surgery.errors import MeasurementError, OutputError
 

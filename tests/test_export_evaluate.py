@@ -20,7 +20,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 import surgery
 from cli.exporting import evaluated, exported
 from evals.evaluation.plan import Plan
-from evals.evaluation.publication import publication
+from evals.publication.report import publication
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 

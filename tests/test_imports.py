@@ -100,6 +100,7 @@ ORDER = [
     "evals.tasks",
     "evals.benchmarks",
     "evals.evaluation",
+    "evals.publication",
     "evals.speed",
     "cli.options",
     "cli.progress",

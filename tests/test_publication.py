@@ -18,8 +18,8 @@ from example_report import bare, example, task
 
 from evals.benchmarks.tasks import asked
 from evals.evaluation.page import pages
-from evals.evaluation.publication import public_report, publication, told
 from evals.evaluation.report import Report
+from evals.publication.report import public_report, publication, told
 from surgery.errors import OutputError
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"

@@ -38,9 +38,9 @@ from hub_uploads import UploadHub
 import surgery
 from evals.benchmarks.tasks import asked
 from evals.evaluation.page import pages
-from evals.evaluation.publication import told
 from evals.evaluation.report import Report
-from evals.evaluation.report_text import texts_in
+from evals.publication.report import told
+from evals.publication.text import texts_in
 from surgery.card.text import own_text
 from surgery.publishing.publishable import publishable
 

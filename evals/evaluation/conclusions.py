@@ -22,7 +22,6 @@ from evals.evaluation.report import (
     Settings,
     TradeOff,
 )
-from evals.evaluation.report_text import PASSAGE
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
 from evals.statistics import Interval, mean
@@ -34,6 +33,11 @@ from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
 
 MOST_PASSAGES = 12
+PASSAGE = (
+    "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
+    "nll", "count", "member", "baseline",
+)  # fmt: skip
+"""What a report shows of a row, and what is published of it."""
 
 
 def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:

@@ -63,7 +63,7 @@ def push(
     **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
     proposes the commit as a pull request; `evaluation` is the folder of the model's report, where
     that is not in the model's own; `render` makes what is published of a report
-    (`evals.evaluation.publication.public_report`), and without it none is sent.
+    (`evals.publication.report.public_report`), and without it none is sent.
 
     **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
     verify or cannot be published, one line for each way in which that fails; ValueError for

@@ -21,11 +21,11 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.evaluation.conclusions import edit_of, read_front
-from evals.evaluation.publication import publication, told
 from evals.evaluation.report import Report
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.memorization.recovery import NAMES
+from evals.publication.report import publication, told
 from evals.samples import load_samples
 from evals.search.front import Point
 from evals.search.resuming import point_as_json, point_from_json

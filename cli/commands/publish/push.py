@@ -32,7 +32,7 @@ def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     Private unless --public. After an interruption, run it again: what has arrived is not sent
     twice. Log in with `hf auth login`.
     """
-    from evals.evaluation.publication import public_report
+    from evals.publication.report import public_report
     from surgery.publishing.upload import push
 
     done = push(folder, repo, **asked, render=public_report)

@@ -3,7 +3,7 @@
 Nothing is looked for that may be wrong, since text can stand anywhere. What may be there is listed:
 names under known keys, short, in one line; lists of numbers under known keys, since token ids are
 text; numbers and truth values under any key. Sentences are taken as they are:
-`evals.evaluation.publication` makes them anew.
+`evals.publication.report` makes them anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+
+from evals.evaluation.conclusions import PASSAGE
 
 _MODEL = {
     "model", "revision", "commit", "content", "manifest_sha256", "config_sha256",
@@ -40,11 +42,6 @@ _SENTENCES = {
     ("extraction", "paired", "selectivity", "definition"),
     *(("audit", "attacks", key) for key in ("setting", "definition", "source", "cost")),
 }  # fmt: skip
-PASSAGE = (
-    "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
-    "nll", "count", "member", "baseline",
-)  # fmt: skip
-"""What is published of a row."""
 _LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds", "stages", "any", "near"}
 _NAMED = {"versions", "attention_free"}  # their keys are names, and their values are strings
 _KEY, _ID = re.compile(r"[!-~]{1,100}"), re.compile(r"[!-~]{1,64}")

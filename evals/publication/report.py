@@ -26,8 +26,8 @@ from evals.evaluation.gates import DropLimit, check_gates
 from evals.evaluation.headline import verdict
 from evals.evaluation.page import pages
 from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
-from evals.evaluation.report_text import texts_in
 from evals.memorization.comparison import warnings_of as extraction_warnings
+from evals.publication.text import texts_in
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
 from surgery.errors import OutputError
