@@ -89,7 +89,7 @@ def main(
     blocks = [part for part in every if len(part.heads) == sizes.num_heads]
     heads = [part for part in every if len(part.heads) == 1]
     text = calibration_text(calibration, model, chosen)
-    fitter = fitter_for([(block,) for block in blocks], text, loaded, "F32")
+    fitter = fitter_for([loaded.editable.plan((block,)) for block in blocks], text, loaded)
     fits = {} if fitter is None else fitter.fits_alone(range(sizes.num_blocks), chosen)
 
     begun = time.process_time()

@@ -83,7 +83,7 @@ def new_content(
     tag = dtype or plan.inventory.dtype
     with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
         array = plan.compute(change, read, fits).astype(DTYPES[tag], copy=False)
-    if not np.isfinite(array.astype(np.float32, copy=False)).all():
+    if not np.isfinite(array).all():
         raise CheckpointError(
             f"the new content of {change.name!r} is not finite in {tag}",
             expected="finite weights",
