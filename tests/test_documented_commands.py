@@ -35,7 +35,10 @@ NOT_RUN = {
     r"attn-surgery .*EleutherAI/(pythia-(2.8|6.9|12)b|gpt-neo-2.7B)": "a loop, run for one size",
     r"attn-surgery search .*FOUND-lab:(pythia|.*greedy)": "a loop, run for one turn",
     r"attn-surgery search .*pythia-(zero|mean|linear)": "a loop, run for one variant",
-    r"attn-surgery sweep .*--(heads|calibration)": "tests/test_sweep_command.py runs such",
+    r"attn-surgery (sweep .*--heads|(sweep|search) .*--calibration)": "test_sweep_command.py and "
+    "test_search_command.py run such",
+    r"attn-surgery (sweep|collect) EleutherAI": "run for an embedded model, or MODEL",
+    r"attn-surgery audit .*(heads|relearn)": "tests/test_audit_command.py runs such",
     r"attn-surgery .*--revision": "revisions of the Hub",
     r"attn-surgery$": "tests/test_cli.py has a shell complete with it",
     r"attn-surgery bench": "tests/test_bench.py runs it",
@@ -57,8 +60,8 @@ STAND_INS = {  # what is named: what is there in its place
 EXPORTS = {"OUT": "4-5", "OUT-A": "4-5", "OUT-B": "5"}
 """Made where a document goes on with one that it did not make: the blocks of each."""
 FEW = {  # what is measured on less, where a document leaves it at the default
-    "sweep": {"--corpus": "heldout.txt"},
-    "search": {"--corpus": "heldout.txt", "--max-evaluations": "8"},
+    "sweep": {"--corpus": "heldout.txt", "--variant": "identity"},
+    "search": {"--corpus": "heldout.txt", "--max-evaluations": "8", "--variant": "identity"},
     "audit": {"--control": "heldout.txt", "--attack": "cheap"},
     "evaluate": {"--tasks": "lab_copy"},
 }
