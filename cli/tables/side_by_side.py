@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def print_side_by_side(found: SideBySide) -> None:
     """A row for each figure, a column for each edit."""
     from rich.box import SIMPLE_HEAD
+    from rich.measure import Measurement
     from rich.table import Table
 
     from cli.tables import console
@@ -25,4 +26,7 @@ def print_side_by_side(found: SideBySide) -> None:
         form = "{:.1%}" if row.unit == "share" else "{:.3f}"
         shown = (form.format(value) for value in (row.base, *(cell.value for cell in row.edits)))
         table.add_row(f"{row.name} (n = {row.n:,})", *shown)
-    console().print(table)
+    out = console()
+    whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+    out.width = max(out.width, whole)  # a figure is never cut
+    out.print(table)

@@ -30,25 +30,13 @@ def verdict(
     if limit is not None:
         part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
         said.append(f"of each benchmark only {part} were measured")
-    said += _results(tasks, extraction, audit, heldout, gates)
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
-
-
-def _results(
-    tasks: Mapping[str, Task],
-    extraction: dict[str, Any] | None,
-    audit: Audit | None,
-    heldout: HeldOut | None,
-    gates: Sequence[Gate],
-) -> list[str]:
-    parts = []
     if extraction is None:
-        parts.append("memorization was not measured")
+        said.append("memorization was not measured")
     else:
         count, before = (
             part["exact_match"]["count"] for part in (extraction, extraction["baseline"])
         )
-        parts.append(
+        said.append(
             f"recites {count} of {extraction['n']:,} passages word for word, the base {before}"
         )
     if audit is not None and (worst := audit.strongest) is not None:
@@ -57,14 +45,16 @@ def _results(
         told += f"{of.n:,} passages, from the base {worst.base.count}"
         if worst.control is not None:
             told += f", of text never trained on {worst.control.count} of {worst.control.n:,}"
-        parts.append(told)
+        said.append(told)
     if tasks:
-        parts.append(_of_tasks(tasks))
+        said.append(_of_tasks(tasks))
     if heldout is not None:
         changes = {"none": f"no rise shown (n = {heldout.n:,})", "inconclusive": heldout.verdict}
         shown = f"{heldout.difference.mean:+.3f} nats per token (n = {heldout.n:,})"
-        parts.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
-    return [*parts, _of_gates(gates)] if gates else parts
+        said.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
+    if gates:
+        said.append(_of_gates(gates))
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
 def _of_tasks(tasks: Mapping[str, Task]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,61 +110,41 @@ def _column(folder: str, report: Report) -> Column:
 
 
 def _rows(reports: Sequence[Report]) -> Iterator[Row]:
-    first = reports[0]
     tests = [report.extraction for report in reports if report.extraction]
     if tests:
-        yield Row(
-            name="recited word for word",
-            unit="share",
-            n=tests[0]["n"],
-            base=tests[0]["baseline"]["exact_match"]["rate"],
-            edits=[
-                Cell(
-                    value=test["exact_match"]["rate"],
-                    difference=test["paired"]["exact_match_difference"]["value"],
-                    ci95=test["paired"]["exact_match_difference"]["ci95"],
-                )
-                for test in tests
-            ],
-        )
-    audits = [report.audit.rated for report in reports if report.audit]
-    for tried in zip(*audits, strict=True):
-        yield Row(
-            name=f"recovered by {tried[0].name}",
-            unit="share",
-            n=tried[0].edited.n,
-            base=tried[0].base.rate,
-            edits=[
-                Cell(value=one.edited.rate, difference=one.paired.difference, ci95=one.paired.ci95)
-                for one in tried
-            ],
-        )
+        change = [test["paired"]["exact_match_difference"] for test in tests]
+        cells = [
+            (test["exact_match"]["rate"], one["value"], one["ci95"])
+            for test, one in zip(tests, change, strict=True)
+        ]
+        base = tests[0]["baseline"]["exact_match"]["rate"]
+        yield _row("recited word for word", "share", tests[0]["n"], base, cells)
+    for tried in zip(*(report.audit.rated for report in reports if report.audit), strict=True):
+        cells = [(one.edited.rate, one.paired.difference, one.paired.ci95) for one in tried]
+        first = tried[0]
+        yield _row(f"recovered by {first.name}", "share", first.edited.n, first.base.rate, cells)
     texts = [report.heldout for report in reports if report.heldout]
     if texts:
-        yield Row(
-            name="held-out loss, nats per token",
-            unit="nats",
-            n=texts[0].n,
-            base=texts[0].base.mean,
-            edits=[
-                Cell(
-                    value=one.edited.mean, difference=one.difference.mean, ci95=one.difference.ci95
-                )
-                for one in texts
-            ],
-        )
-    for name, task in first.tasks.items():
+        cells = [(one.edited.mean, one.difference.mean, one.difference.ci95) for one in texts]
+        base = texts[0].base.mean
+        yield _row("held-out loss, nats per token", "nats", texts[0].n, base, cells)
+    for name, task in reports[0].tasks.items():
         lower = "" if task.higher_is_better else ", lower is better"
-        yield Row(
-            name=f"{name}, {task.metric}{lower}",
-            unit="score",
-            n=task.n,
-            base=task.base,
-            edits=[
-                Cell(value=one.edited, difference=one.difference, ci95=one.ci95)
-                for one in (report.tasks[name] for report in reports)
-            ],
-        )
+        scored = [report.tasks[name] for report in reports]
+        cells = [(one.edited, one.difference, one.ci95) for one in scored]
+        yield _row(f"{name}, {task.metric}{lower}", "score", task.n, task.base, cells)
+
+
+def _row(
+    name: str,
+    unit: Unit,
+    n: int,
+    base: float,
+    cells: Iterable[tuple[float, float, tuple[float, float]]],
+) -> Row:
+    """`cells`: of each edit the value, its difference from the base, and the interval of that."""
+    edits = [Cell(value=value, difference=change, ci95=ends) for value, change, ends in cells]
+    return Row(name=name, unit=unit, n=n, base=base, edits=edits)
 
 
 def _points(reports: Sequence[Report]) -> list[Point]:

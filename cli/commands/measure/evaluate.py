@@ -127,8 +127,9 @@ def command(
             files.write_evaluation(found[0], folder)
     for model, one in zip(models, found, strict=True):
         _attach(one, Path(model), show_text)
-    for warning in dict.fromkeys(warning for one in found for warning in one.report.warnings):
-        note(f"warning: {warning}")
+    for report in (one.report for one in found):
+        for warning in report.warnings:
+            note(f"warning: {report.models.edited + ': ' if several else ''}{warning}")
     if as_json:
         print_json((beside or found[0].report).to_dict())
     elif beside is None:
