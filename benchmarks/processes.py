@@ -3,8 +3,9 @@
     python benchmarks/processes.py                  # Pythia-160m's shape, random weights
     python benchmarks/processes.py --rows 16 --command extract
 
-Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's. Seconds
-are wall clock of whole processes, the imports of torch and transformers included.
+Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's; a search,
+which needs a model that recites, is of lab:pythia. Seconds are wall clock of whole processes, the
+imports of torch and transformers included.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def commands(model: Path, folder: Path, edited: Path) -> dict[str, list[object]]
                   "--no-last", "--json"],
         "evaluate": ["evaluate", edited, "--baseline", model, *of_rows, "--control", texts,
                      "--tasks", "lab_next_line", "--limit", 32, "--no-cache", "--json"],
-        "search": ["search", model, *of_rows, "--corpus", texts, "--variant", "identity",
-                   "--max-loss-increase", 0.05, "--json"],
+        "search": ["search", "lab:pythia", "--samples", "lab:pythia", "--variant", "identity",
+                   "--max-extraction", 0.01, "--batch-size", 8, "--json"],
     }  # fmt: skip
 
 
@@ -106,7 +107,9 @@ def main(shape: str, rows: int, rounds: int, names: tuple[str, ...]) -> None:
 
 
 def _output(command: list[object], turn: int, way: str) -> tuple[str, ...]:
-    return ("--output", f"report-{turn}-{way}") if command[0] == "evaluate" else ()
+    return (
+        ("--output", f"{command[0]}-{turn}-{way}") if command[0] in ("evaluate", "search") else ()
+    )
 
 
 if __name__ == "__main__":

@@ -22,15 +22,9 @@ def beside_of(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(row: Node) -> dict[str, Any]:
-    kind, change, digits = {
-        "share": ("rate", "points", ()),
-        "nats": ("number", "signed", ()),
-        "score": (
-            "number",
-            "signed",
-            (digits_of(row["base"], *(c["value"] for c in row["edits"])),),
-        ),
-    }[row.value["unit"]]
+    unit, values = row.value["unit"], [row["base"], *(cell["value"] for cell in row["edits"])]
+    kind, change = ("rate", "points") if unit == "share" else ("number", "signed")
+    digits = (digits_of(*values),) if unit == "score" else ()
 
     def shown(node: Node, show: str) -> Figure:
         figure: Figure = getattr(node, show)(*digits)
