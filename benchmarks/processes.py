@@ -2,10 +2,12 @@
 
     python benchmarks/processes.py                  # Pythia-160m's shape, random weights
     python benchmarks/processes.py --rows 16 --command extract
+    python benchmarks/processes.py --command search --recites FOLDER
 
-Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's; a search,
-which needs a model that recites, is of lab:pythia. Seconds are wall clock of whole processes, the
-imports of torch and transformers included.
+Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's; a search
+is of an eighth as many passages, which the model itself said, and as much less text, or of a
+trained model in a folder that also holds records.jsonl, heldout.txt and calibration.txt. Seconds are wall clock of whole
+processes, the imports of torch and transformers included.
 """
 
 from __future__ import annotations
@@ -22,19 +24,28 @@ from typing import Any
 
 import click
 import numpy as np
-from checkpoints import SHAPES, write_checkpoint
+from checkpoints import SHAPES, write_checkpoint, write_recited
 from rich.console import Console
 from rich.table import Table
 
 from evals.lab import heldout_texts
 from surgery.hub.embedded import model_path
 
-_LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module")
-_VARYING = {"created", "seconds", "tokens_per_second", "provenance"}
+_LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module")
+_VARYING = {"created", "seconds", "tokens_per_second", "provenance", "output", "plan"}
 
 
-def commands(model: Path, folder: Path, edited: Path) -> dict[str, list[object]]:
+def commands(
+    model: Path, folder: Path, edited: Path, recites: Path | None
+) -> dict[str, list[object]]:
     texts, rows = folder / "heldout.txt", folder / "rows.jsonl"
+    search: tuple[object, ...] = (model, "--samples", folder / "recited.jsonl")
+    search += ("--corpus", folder / "little.txt", "--max-loss-increase", 0.001)
+    if recites is not None:
+        search = (recites, "--samples", recites / "records.jsonl")
+        search += ("--corpus", recites / "heldout.txt")
+        search += ("--calibration", recites / "calibration.txt")
+        search += ("--max-extraction", 0.01)
     of_rows = ("--samples", rows, "--batch-size", 8)
     return {
         "extract": ["extract", model, *of_rows, "--metrics", "full", "--json"],
@@ -42,8 +53,7 @@ def commands(model: Path, folder: Path, edited: Path) -> dict[str, list[object]]
                   "--no-last", "--json"],
         "evaluate": ["evaluate", edited, "--baseline", model, *of_rows, "--control", texts,
                      "--tasks", "lab_next_line", "--limit", 32, "--no-cache", "--json"],
-        "search": ["search", "lab:pythia", "--samples", "lab:pythia", "--variant", "identity",
-                   "--max-extraction", 0.01, "--batch-size", 8, "--json"],
+        "search": ["search", *search, "--batch-size", 8, "--json"],
     }  # fmt: skip
 
 
@@ -71,7 +81,13 @@ def kept(value: Any) -> Any:
 @click.option("--rows", default=128, show_default=True, help="Passages.")
 @click.option("--rounds", default=1, show_default=True)
 @click.option("--command", "names", multiple=True, help="Only this one; may be repeated.")
-def main(shape: str, rows: int, rounds: int, names: tuple[str, ...]) -> None:
+@click.option(
+    "--recites",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    help="A model to search.",
+)
+def main(shape: str, rows: int, rounds: int, names: tuple[str, ...], recites: Path | None) -> None:
     """Time commands with one process and with two."""
     table = Table(title=f"{shape}: {rows} passages, median of {rounds}")
     for column in ("command", "one process, s", "two, s", "ratio", "JSON"):
@@ -85,10 +101,12 @@ def main(shape: str, rows: int, rounds: int, names: tuple[str, ...]) -> None:
         (folder / "rows.jsonl").write_text(
             "".join(json.dumps({"tokens": r}) + "\n" for r in tokens)
         )
-        (folder / "heldout.txt").write_text("".join(heldout_texts())[: rows * 256])
+        write_recited(model, folder / "recited.jsonl", rows // 8)
+        for name, length in (("heldout.txt", rows * 256), ("little.txt", rows * 32)):
+            (folder / name).write_text("".join(heldout_texts())[:length])
         export = ("export", str(model), "--drop-attn", "last:2", "--output", str(edited))
         subprocess.run([sys.executable, "-m", "cli.main", *export], check=True, capture_output=True)
-        for name, command in commands(model, folder, edited).items():
+        for name, command in commands(model, folder, edited, recites).items():
             if names and name not in names:
                 continue
             taken: dict[str, list[float]] = {"one": [], "two": []}

@@ -111,10 +111,10 @@ def run(arguments: list[str] | None = None) -> None:
         usage = io.StringIO()
         error.show(usage)
         for line in usage.getvalue().splitlines():
-            note(line)
+            note(line, anywhere=True)
         code = error.exit_code
     except SurgeryError as error:
-        note(f"error: {error}")
+        note(f"error: {error}", anywhere=True)
         code = 1
     except (click.Abort, KeyboardInterrupt):
         note("interrupted")
@@ -124,7 +124,7 @@ def run(arguments: list[str] | None = None) -> None:
     except OSError as error:  # a file that may not be read, a disk that is full
         from surgery.checkpoint.foreign import reason
 
-        note(f"error: {SurgeryError(reason(error), where=error.filename)}")
+        note(f"error: {SurgeryError(reason(error), where=error.filename)}", anywhere=True)
         code = 1
     sys.stderr.flush()
     sys.exit(code if isinstance(code, int) else 0)

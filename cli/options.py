@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,15 @@ def echo(line: object = "") -> None:
     click.echo(shown(line))
 
 
-def note(line: object) -> None:
-    """A line for people, on stderr: an error, a warning, what was decided for the user."""
-    click.echo(shown(typed(line)), err=True)
+def speaks() -> bool:
+    """Whether this process talks to people: of those of one launch, the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def note(line: object, *, anywhere: bool = False) -> None:
+    """A line for people, on stderr: a warning, what was decided for the user; once in a launch.
+
+    `anywhere`: an error, which may be of any one process.
+    """
+    if anywhere or speaks():
+        click.echo(shown(typed(line)), err=True)

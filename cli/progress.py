@@ -1,4 +1,7 @@
-"""A progress bar over bytes, rows or tokens, on stderr; nothing when stderr is not a terminal."""
+"""A progress bar over bytes, rows or tokens, on stderr; nothing when stderr is not a terminal.
+
+Of many processes the first shows it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cli.options import shown
+from cli.options import shown, speaks
 
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Yields a function that is called with how much has just been done."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and speaks()):
         yield lambda done: None
         return
     from rich.console import Console

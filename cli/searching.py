@@ -139,7 +139,7 @@ def searched(
     passages = open_samples(samples, **lengths)
     texts = needed_texts(asked["corpora"], model)
     calibrated = calibration_text(asked["calibration"], model, variants)
-    processes = Processes.launched()
+    processes = Processes.launched(say=note)
     loaded = open_model(model, asked, processes, asked["revision"])
     tokenized = passages.tokenized(loaded.tokenizer)
     task = Task(
@@ -153,7 +153,7 @@ def searched(
         **{key: asked[key] for key in ("grain", "layout", "seed", "max_evaluations", "batch_size")},
     )
     offered, warnings = task.offered
-    for warning in warnings if processes.is_main else ():
+    for warning in warnings:
         note(f"warning: {warning}")
     alone = [loaded.editable.plan((unit,), layout=task.layout) for unit in offered]
     fitter = fitter_for(alone, calibrated, loaded, layout=task.layout)

@@ -19,10 +19,13 @@ from cli.main import run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("-m", "cli.main")
-TWO_PROCESSES = (
-    *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--module", "cli.main"),
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (  # with --cpu it starts one, however many are asked for
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--main_process_port", "0"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
 )
+TWO_PROCESSES = (*ACCELERATE, "--module", "cli.main")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from command_line import PROGRAM, TWO_PROCESSES, finish, start
+from command_line import PROGRAM, TORCHRUN, TWO_PROCESSES, finish, start
 from reciting import generate
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
@@ -329,17 +329,6 @@ def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
     assert str(result.exception) == "`device`: no such device (got cpu: RuntimeError)"
 
 
-TORCHRUN = (
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc-per-node",
-    "2",
-    "-m",
-    "cli.main",
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("metrics", ["exact", "full"])
 def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics):
@@ -348,7 +337,7 @@ def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics)
     results = []
     programs = {"one": PROGRAM, "two": TWO_PROCESSES}
     if metrics == "exact":
-        programs["torchrun"] = TORCHRUN
+        programs["torchrun"] = (*TORCHRUN, "-m", "cli.main")
     for name, program in programs.items():
         rows = tmp_path / f"{name}.jsonl"
         done = finish(start(*call, "--rows", rows, program=program), timeout=300)

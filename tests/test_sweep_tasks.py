@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from command_line import Outcome, attn_surgery, interrupted
+from command_line import TORCHRUN, Outcome, attn_surgery, interrupted
 from local_tasks import NAMES, ROWS, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
@@ -373,12 +373,13 @@ def test_two_processes_give_the_bytes_of_one(files, tmp_path):
     call = [*map(str, files), "--exact-only", "--tasks", ",".join(ALL), "--json"]
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     printed = []
-    for begin in ([sys.executable], launch):
+    for launch in ((), TORCHRUN):
         done = subprocess.run(
-            [*begin, str(script), *call], env=environment, capture_output=True, check=False
+            [sys.executable, *launch, str(script), *call],
+            env=environment,
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         printed.append(done.stdout)

@@ -158,4 +158,5 @@ def audit(
                 control[name] = outcome.part(slice(here.stop, None))
         seconds[name] = time.perf_counter() - begun
         advance(1)
-    return Audited(found, control, areas, seconds, loaded.provenance)
+    provenance = (processes or Processes()).once(lambda: loaded.provenance)
+    return Audited(found, control, areas, seconds, provenance)

@@ -81,7 +81,7 @@ def measure_model(
             )
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    identity = {**loaded.provenance, **hashes_of(loaded)}
+    identity = {**plan.processes.once(lambda: loaded.provenance), **hashes_of(loaded)}
     test = control = audited = None
     sharing = {"processes": plan.processes}
     if protocol is not None:
@@ -155,11 +155,11 @@ def _runs(
             "seeds": SEEDS,
             "versions": tool_versions(),
         }
-        run = plan.processes.agree(plan.cache.get(key)) if base is None else None
+        run = plan.processes.once(plan.cache.get, key) if base is None else None
         cached.append(run is not None)
         if run is None:
             size = base.runs[name]["batch_size"] if base else plan.batch_size
-            size = size or plan.processes.agree(tasks.batch_size(name, loaded))
+            size = size or plan.processes.once(tasks.batch_size, name, loaded)
             with progress(f"{name}, {loaded.name}", None) as advance:
                 run = tasks.run(name, loaded, batch_size=size, advance=advance, **sharing)
             if base is None and plan.processes.is_main:

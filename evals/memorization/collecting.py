@@ -128,14 +128,14 @@ def collect(
     if tokenizer is None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
     processes = processes or Processes()
-    size = batch_size or processes.agree(
-        rows_per_batch(model, cut.length, processes=processes.count)
+    size = batch_size or processes.once(
+        rows_per_batch, model, cut.length, processes=processes.count
     )
     journal = None
     if processes.is_main:
         described = {"model": settings(), "corpus": corpus.fingerprint, "cut": asdict(cut)}
         journal = Journal(Path(f"{output}.progress"), described, check)
-    steps = processes.agree([] if journal is None else journal.read(_Step.model_validate))
+    steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
     tested = steps[-1].windows if steps else 0
     after = steps[-1].place if steps else None

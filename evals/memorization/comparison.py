@@ -76,7 +76,8 @@ def measure(
     elif samples.members is not None and not samples.members.all():
         outside: npt.NDArray[np.bool_] = ~samples.members
         control = Control("non-members", test.nll[outside], row_hash(samples.tokens[outside]))
-    return Measured(test, control, {**loaded.provenance, "batch_size": test.batch_size})
+    provenance = (processes or Processes()).once(lambda: loaded.provenance)
+    return Measured(test, control, {**provenance, "batch_size": test.batch_size})
 
 
 def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> Control:

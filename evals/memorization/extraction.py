@@ -113,8 +113,8 @@ def run_pass(
     Arguments as in `extract`. Batches consist of the same rows however many processes there are.
     """
     processes = processes or Processes()
-    size = batch_size or processes.agree(
-        rows_per_batch(model, tokens.shape[1], processes=processes.count)
+    size = batch_size or processes.once(
+        rows_per_batch, model, tokens.shape[1], processes=processes.count
     )
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 

@@ -5,6 +5,7 @@ Shape letters: B rows, T tokens, H heads, h head size, d width, D draws, N rows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,9 @@ from surgery.variants import Fit
 
 DRAWS = 2
 """Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
-_BYTES = 1 << 30
-"""About what the activations of the rows that go through the model together may take."""
+_BYTES, _ROWS = 1 << 30, 32
+"""About what the activations of the rows that go through the model together may take, and how many
+rows at most: more would be no faster, and harder to share among processes."""
 
 
 def respond(
@@ -74,7 +76,9 @@ def respond(
         advance(processes.count * found.shape[-1])
         return found
 
-    chunks = row_ranges(len(text.tokens), _rows_at_once(dimensions, text.tokens.shape[1], draws))
+    rows, at_once = len(text.tokens), _rows_at_once(dimensions, text.tokens.shape[1], draws)
+    even = math.ceil(rows / math.ceil(rows / at_once))  # so that processes have as much to do
+    chunks = row_ranges(rows, even)
     values = np.concatenate(map_in_order(chunks, one, processes=processes), axis=-1)
     if not np.isfinite(values).all():
         raise MeasurementError(
@@ -120,4 +124,4 @@ def _rows_at_once(dimensions: Dimensions, length: int, draws: int) -> int:
     """What passes back need of each row: vectors of every block, gradients, attention's scores."""
     vectors = (18 + 2 * draws) * dimensions.d + 4 * dimensions.num_heads * length
     row = 4 * length * dimensions.num_blocks * vectors
-    return max(1, _BYTES // row)
+    return min(_ROWS, max(1, _BYTES // row))

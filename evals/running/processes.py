@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Asked = ParamSpec("Asked")
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,18 @@ class Processes:
     device: Any = None
 
     @classmethod
-    def launched(cls) -> Processes:
-        """Those that `accelerate launch` (or torchrun) started; this one alone where none did."""
+    def launched(cls, *, say: Callable[[str], None] = lambda line: None) -> Processes:
+        """Those that `accelerate launch` (or torchrun) started; this one alone where none did.
+
+        Without GPUs, or with `--cpu`, accelerate starts one process even where more were asked for,
+        with an address for them all to meet at; that is said.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
+                say(
+                    "warning: accelerate was asked for several processes and started one: "
+                    "without GPUs start them by `accelerate launch --multi_gpu`"
+                )
             return cls()
         import torch
         from accelerate import PartialState
@@ -53,6 +63,10 @@ class Processes:
     def agree(self, value: Item) -> Item:
         """The main process's value, on every process."""
         return self.gather([value])[0]
+
+    def once(self, work: Callable[Asked, Item], *args: Asked.args, **kwargs: Asked.kwargs) -> Item:
+        """What the main process makes, on every process; the others wait."""
+        return self.gather([work(*args, **kwargs)] if self.is_main else [])[0]
 
 
 def map_in_order(

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
+import torch
+from torch.special import ndtr
 
 from evals.memorization.recovery import Recovery
 from evals.search.front import Point
@@ -151,10 +152,13 @@ class Estimates:
         themselves, which a set can be fitted to. A margin is taken to move by ρ at random, to fall
         by `drift` ρ², and to be uncertain by as much as ρ², as terms of second order do.
         """
-        square = np.square(moved).mean(axis=-1, keepdims=True)
+        changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
+        square = changes.square().mean(dim=-1, keepdim=True)
         fall = (self.drift if drift is None else drift) * square
-        right = ndtr((self.margins - fall) / np.sqrt(_SURE**2 + square + square**2))
-        rate: Floats = self.measure.chance(right).sum(axis=-1) / self.passages
+        spread = torch.sqrt(_SURE**2 + square + square**2)
+        right = ndtr((torch.from_numpy(self.margins) - fall) / spread)
+        by_token = right.movedim(-1, 0).contiguous().movedim(0, -1)  # as a measure goes through it
+        rate: Floats = self.measure.chance(by_token.numpy()).sum(axis=-1) / self.passages
         return rate
 
     def _sum(self, chosen: Iterable[int]) -> tuple[Floats, Floats, float]:

@@ -108,8 +108,8 @@ class Engine:
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self._further = further
         self._processes = processes or Processes()
-        self.batch_size = batch_size or self._processes.agree(
-            rows_per_batch(model, samples.tokens.shape[1], processes=self._processes.count)
+        self.batch_size = batch_size or self._processes.once(
+            rows_per_batch, model, samples.tokens.shape[1], processes=self._processes.count
         )
         self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
         self._measured: dict[Selection, Measured] = {}
@@ -173,7 +173,7 @@ class Engine:
             for rows in row_ranges(len(tokens), self.batch_size)
         ]
         batches += self._further
-        parts = processes.agree([] if journal is None else journal.read(_stored_columns))
+        parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
         advance(edits * sum(map(len, batches[: len(parts)])))
         record = journal if processes.is_main else None
         with nullcontext() if record is None else record.appending():

@@ -149,7 +149,7 @@ def command(
         )
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
-    processes = Processes.launched()
+    processes = Processes.launched(say=note)
     passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
     texts = [] if exact_only else needed_texts(corpora, model)
     fitted = calibration or (estimates and model.startswith(PREFIX))
@@ -173,7 +173,7 @@ def command(
         estimated, reasons = estimable(loaded.editable, list(chosen))
         refused = reasons | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
-    for warning in warnings if processes.is_main else ():
+    for warning in warnings:
         note(f"warning: {warning}")
     fitter = fitter_for([loaded.editable.plan(edit) for edit in edits], calibrated, loaded)
     requests = None

@@ -95,7 +95,7 @@ def command(
         samples or str(lab), prefix_length=prefix_length, suffix_length=suffix_length
     )
     texts = needed_texts(controls, lab or model, option="--control")
-    processes = Processes.launched()
+    processes = Processes.launched(say=note)
     edited = find_model(model, revision)  # measured last, so looked for first
     results: list[Audited] = []
     protocol = None

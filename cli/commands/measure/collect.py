@@ -89,7 +89,7 @@ def command(
     cut = Cut(prefix_length, suffix_length, stride, min_score)
     cut.check()
     corpus = open_corpus(corpora)
-    processes = Processes.launched()
+    processes = Processes.launched(say=note)
     loaded = open_model(model, running, processes, revision)
     begun = time.perf_counter()
     with progress(f"collect {model}: tokens", None) as advance:

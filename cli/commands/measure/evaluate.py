@@ -96,7 +96,7 @@ def command(
 
     owned = side_by_side.owned if several else files.owned
     check_output(output, owned, overwrite=overwrite, say=note)
-    processes = Processes.launched()
+    processes = Processes.launched(say=note)
     plan = make_plan(
         asked,
         lab,

@@ -114,7 +114,7 @@ def command(
             check_output(file, overwrite=overwrite, argument=argument, say=note)
     passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
     texts = heldout_texts(controls, model, baseline, samples)
-    processes = Processes.launched()
+    processes = Processes.launched(say=note)
     found = None if baseline is None else find_model(baseline)  # measured last, so found first
     loaded = open_model(model, running, processes, revision)
     tokenized, windows = passages.tokenized(loaded.tokenizer), None
