@@ -108,16 +108,14 @@ def write_checkpoint(shape: str, folder: Path, *, sparse: bool = False) -> int:
 
 def _write_shard(path: Path, tensors: list[TensorInfo], sparse: bool) -> None:
     normal = (np.random.default_rng(0).standard_normal(1 << 23) * 0.02).astype(np.float16)
-    kinds = {"F16": normal, "BOOL": np.ones(1 << 23, np.uint8)}
-    ones = np.ones(1 << 14, np.float16)  # of layer norms, or nothing would come through them
+    pattern = {"F16": normal.view(np.uint8), "BOOL": np.ones(1 << 23, np.uint8)}
     with path.open("wb") as file:
         file.write(write_header(tensors, {"format": "pt"}))
         if sparse:
             file.truncate(file.tell() + sum(tensor.nbytes for tensor in tensors))
             return
         for tensor in tensors:
-            scale = tensor.name.endswith(("layernorm.weight", "layer_norm.weight"))
-            data, left = (ones if scale else kinds[tensor.dtype]).view(np.uint8), tensor.nbytes
+            data, left = pattern[tensor.dtype], tensor.nbytes
             while left:
                 file.write(data[: min(left, len(data))].data)
                 left -= min(left, len(data))
@@ -133,17 +131,3 @@ def main(shape: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def write_recited(folder: Path, path: Path, rows: int) -> None:
-    """Passages that the model in `folder` recites: random prefixes, and what it says after them."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prefixes = torch.from_numpy(np.random.default_rng(1).integers(10, 8_000, (rows, 32)))
-    passages = model.generate(
-        prefixes, attention_mask=torch.ones_like(prefixes), do_sample=False,
-        max_new_tokens=32, min_new_tokens=32, pad_token_id=1,
-    )  # fmt: skip
-    path.write_text("".join(json.dumps({"tokens": row}) + "\n" for row in passages.tolist()))

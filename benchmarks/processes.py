@@ -5,9 +5,9 @@
     python benchmarks/processes.py --command search --recites FOLDER
 
 Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's; a search
-is of an eighth as many passages, which the model itself said, and as much less text, or of a
-trained model in a folder that also holds records.jsonl, heldout.txt and calibration.txt. Seconds are wall clock of whole
-processes, the imports of torch and transformers included.
+is of lab:pythia, or of a trained model in a folder that also holds records.jsonl, heldout.txt and
+calibration.txt. Seconds are wall clock of whole processes, the imports of torch and transformers
+included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 import numpy as np
-from checkpoints import SHAPES, write_checkpoint, write_recited
+from checkpoints import SHAPES, write_checkpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -39,13 +39,11 @@ def commands(
     model: Path, folder: Path, edited: Path, recites: Path | None
 ) -> dict[str, list[object]]:
     texts, rows = folder / "heldout.txt", folder / "rows.jsonl"
-    search: tuple[object, ...] = (model, "--samples", folder / "recited.jsonl")
-    search += ("--corpus", folder / "little.txt", "--max-loss-increase", 0.001)
+    search: tuple[object, ...] = ("lab:pythia", "--samples", "lab:pythia")
     if recites is not None:
         search = (recites, "--samples", recites / "records.jsonl")
         search += ("--corpus", recites / "heldout.txt")
         search += ("--calibration", recites / "calibration.txt")
-        search += ("--max-extraction", 0.01)
     of_rows = ("--samples", rows, "--batch-size", 8)
     return {
         "extract": ["extract", model, *of_rows, "--metrics", "full", "--json"],
@@ -53,7 +51,7 @@ def commands(
                   "--no-last", "--json"],
         "evaluate": ["evaluate", edited, "--baseline", model, *of_rows, "--control", texts,
                      "--tasks", "lab_next_line", "--limit", 32, "--no-cache", "--json"],
-        "search": ["search", *search, "--batch-size", 8, "--json"],
+        "search": ["search", *search, "--max-extraction", 0.01, "--batch-size", 8, "--json"],
     }  # fmt: skip
 
 
@@ -101,9 +99,7 @@ def main(shape: str, rows: int, rounds: int, names: tuple[str, ...], recites: Pa
         (folder / "rows.jsonl").write_text(
             "".join(json.dumps({"tokens": r}) + "\n" for r in tokens)
         )
-        write_recited(model, folder / "recited.jsonl", rows // 8)
-        for name, length in (("heldout.txt", rows * 256), ("little.txt", rows * 32)):
-            (folder / name).write_text("".join(heldout_texts())[:length])
+        (folder / "heldout.txt").write_text("".join(heldout_texts())[: rows * 256])
         export = ("export", str(model), "--drop-attn", "last:2", "--output", str(edited))
         subprocess.run([sys.executable, "-m", "cli.main", *export], check=True, capture_output=True)
         for name, command in commands(model, folder, edited, recites).items():

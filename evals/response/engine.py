@@ -30,9 +30,10 @@ from surgery.variants import Fit
 
 DRAWS = 2
 """Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
-_BYTES, _ROWS = 1 << 30, 32
-"""About what the activations of the rows that go through the model together may take, and how many
-rows at most: more would be no faster, and harder to share among processes."""
+_BYTES = 1 << 30
+"""About what the activations of the rows that go through the model together may take."""
+_SHARES = 16
+"""In how many parts a text goes through at least, so that processes can share it evenly."""
 
 
 def respond(
@@ -77,8 +78,7 @@ def respond(
         return found
 
     rows, at_once = len(text.tokens), _rows_at_once(dimensions, text.tokens.shape[1], draws)
-    even = math.ceil(rows / math.ceil(rows / at_once))  # so that processes have as much to do
-    chunks = row_ranges(rows, even)
+    chunks = row_ranges(rows, min(at_once, math.ceil(rows / _SHARES)))
     values = np.concatenate(map_in_order(chunks, one, processes=processes), axis=-1)
     if not np.isfinite(values).all():
         raise MeasurementError(
@@ -124,4 +124,4 @@ def _rows_at_once(dimensions: Dimensions, length: int, draws: int) -> int:
     """What passes back need of each row: vectors of every block, gradients, attention's scores."""
     vectors = (18 + 2 * draws) * dimensions.d + 4 * dimensions.num_heads * length
     row = 4 * length * dimensions.num_blocks * vectors
-    return min(_ROWS, max(1, _BYTES // row))
+    return max(1, _BYTES // row)
