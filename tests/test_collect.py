@@ -9,7 +9,6 @@ is not.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -385,34 +384,18 @@ def test_the_command(folder, model, planted, tmp_path):
     assert output.read_bytes() == (tmp_path / "library.jsonl").read_bytes()
 
 
-SPY = """
-import os, pathlib, sys
-
-def look(event, arguments):
-    if event == "open" and str(arguments[0]).endswith("model.safetensors"):
-        frame = sys._getframe()
-        while frame is not None and frame.f_code.co_name != "sha256_of":
-            frame = frame.f_back
-        if frame is not None:
-            pathlib.Path(__file__).with_name("by-" + os.environ.get("RANK", "0")).touch()
-
-sys.addaudithook(look)
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one_and_hash_the_weights_once(folder, planted, tmp_path):
     corpus, results = write(tmp_path, planted), []
     for name, program in (("one", command_line.PROGRAM), ("two", command_line.TWO_PROCESSES)):
         spy, output = tmp_path / name, tmp_path / f"{name}.jsonl"
         spy.mkdir()
-        (spy / "sitecustomize.py").write_text(SPY)
+        environment = command_line.hashing_watched(spy)
         call = ["collect", *arguments(folder, corpus, output)]
-        environment = {"PYTHONPATH": f"{spy}{os.pathsep}{command_line.ROOT}"}
         process = command_line.start(*call, program=program, env=environment)
         done = command_line.finish(process, timeout=300)
         assert done.code == 0, done.stderr[-3000:]
-        assert [path.name for path in spy.glob("by-*")] == ["by-0"]
+        assert command_line.hashed_by(spy) == ["by-0"]
         results.append(output.read_bytes())
     assert results[0] == results[1]
 

@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from command_line import PROGRAM, TORCHRUN, TWO_PROCESSES, finish, start
+from command_line import (
+    PROGRAM,
+    TORCHRUN,
+    TWO_PROCESSES,
+    finish,
+    hashed_by,
+    hashing_watched,
+    start,
+)
 from reciting import generate
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
@@ -340,8 +348,12 @@ def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics)
         programs["torchrun"] = (*TORCHRUN, "-m", "cli.main")
     for name, program in programs.items():
         rows = tmp_path / f"{name}.jsonl"
-        done = finish(start(*call, "--rows", rows, program=program), timeout=300)
+        watch = tmp_path / f"watch-{name}"
+        watch.mkdir()
+        process = start(*call, "--rows", rows, program=program, env=hashing_watched(watch))
+        done = finish(process, timeout=300)
         assert done.code == 0, done.stderr[-3000:]
+        assert hashed_by(watch) == ["by-0"]
         results.append((done.stdout, rows.read_bytes()))
     assert all(result == results[0] for result in results)
     assert json.loads(results[0][0])["n"] == 30
