@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from evals.search.front import Point, pareto_front
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
 from evals.search.held_back import halves
 from evals.search.units import (
-    GRAINS,
+    Grain,
     clash,
     every_set,
     last_blocks,
@@ -46,6 +47,7 @@ from surgery.exporting import export
 from surgery.selection import Part, Selection, heads_of
 
 VARIANTS = ("identity", "zero")
+GRAINS = get_args(Grain)
 PASSAGES = 40
 
 

@@ -13,7 +13,6 @@ from surgery.selection import Part, Selection
 Units = frozenset[Part]
 
 Grain = Literal["blocks", "heads", "mixed"]
-GRAINS: tuple[Grain, ...] = ("blocks", "heads", "mixed")
 
 
 def units(
