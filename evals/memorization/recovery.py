@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,7 @@ def _any() -> Recovery:
         f"recovered by {', '.join(part.name for part in parts[:-1])} or {parts[-1].name}",
         "ours",
         lambda seen: np.any([part.recovered(seen) for part in parts], axis=0),
-        lambda p: np.max([part.chance(p) for part in parts], axis=0),
+        lambda p: reduce(np.maximum, [part.chance(p) for part in parts]),
     )
 
 

@@ -63,6 +63,6 @@ def look(
         cost=of_units(cost).reshape(len(units), -1) * np.float32(cost.scale**0.5),
         moved=of_units(moved).transpose(0, 2, 1).copy(),
         margins=margins(model, passages),
-        passages=round(len(recovered) * len(passages) / recovered.sum()),
+        passages=round(len(recovered) * len(passages) / int(recovered.sum())),
         measure=measure,
     )

@@ -76,7 +76,8 @@ def _mapped(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         file.write(np.ascontiguousarray(array).data)
         file.flush()
         mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
-    return mapped.view(np.ndarray)
+    plain: npt.NDArray[np.float32] = mapped.view(np.ndarray)
+    return plain
 
 
 def _size(fit: Fit) -> int:
