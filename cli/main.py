@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import threading
@@ -127,6 +128,10 @@ def run(arguments: list[str] | None = None) -> None:
         note(f"error: {SurgeryError(reason(error), where=error.filename)}", anywhere=True)
         code = 1
     sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # said above; Python would try once more as it ends, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
 
 

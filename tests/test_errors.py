@@ -890,8 +890,10 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     assert attn_surgery("verify", out, "--source", folder).code == 0
 
 
-def test_a_full_stdout(source: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_stdout(source: Path, unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
-        outcome = finish(start("inspect", source, stdout=full))
+        environment = {"PYTHONUNBUFFERED": unbuffered}
+        outcome = finish(start("inspect", source, stdout=full, env=environment))
     assert outcome.code == 1
     assert outcome.stderr == "error: no space left on device\n"

@@ -45,7 +45,7 @@ def test_accelerate_that_starts_one_of_two_is_told_on(tmp_path):
     done = launched(ONE, tmp_path)
     assert done.stdout == "[0]\n"
     assert "warning: accelerate was asked for several processes and started one" in done.stderr
-    assert "`accelerate launch --multi_gpu`" in done.stderr
+    assert "it needs its option multi_gpu" in done.stderr
 
 
 def test_one_process_that_was_asked_for_is_not_told_on(monkeypatch):

@@ -37,7 +37,7 @@ class Processes:
             if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
                 say(
                     "warning: accelerate was asked for several processes and started one: "
-                    "without GPUs start them by `accelerate launch --multi_gpu`"
+                    "without GPUs it needs its option multi_gpu"
                 )
             return cls()
         import torch
