@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from command_line import ACCELERATE, TORCHRUN, finish, start
 
@@ -11,7 +9,6 @@ from cli.options import note
 from evals.running.processes import Processes
 
 SCRIPT = """
-import sys
 from cli.options import note
 from evals.running.processes import Processes
 processes = Processes.launched(say=note)
@@ -58,7 +55,7 @@ def test_one_process_that_was_asked_for_is_not_told_on(monkeypatch):
 
 
 def test_others_than_the_first_are_quiet(monkeypatch, capfd):
-    monkeypatch.setitem(os.environ, "RANK", "1")
+    monkeypatch.setenv("RANK", "1")
     note("a warning")
     note("error: mine alone", anywhere=True)
     assert capfd.readouterr().err == "error: mine alone\n"
