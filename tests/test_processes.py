@@ -9,8 +9,11 @@ from cli.options import note
 from evals.running.processes import Processes
 
 SCRIPT = """
+import atexit
 from cli.options import note
 from evals.running.processes import Processes
+from torch.distributed import is_initialized
+atexit.register(lambda: note(f"connected at the end: {is_initialized()}"))
 processes = Processes.launched(say=note)
 note(f"seen once by {processes.count}")
 note(f"seen of {processes.rank}", anywhere=True)
@@ -34,6 +37,7 @@ def test_two_processes_share_work_and_the_first_of_them_speaks(program, tmp_path
     done = launched(program, tmp_path)
     assert done.stdout == "[0, 1]\n"
     assert done.stderr.count("seen once by 2") == 1
+    assert "connected at the end: False" in done.stderr  # else some abort as they end
     assert done.stderr.count("seen of 0") == done.stderr.count("seen of 1") == 1
 
 

@@ -5,6 +5,7 @@ What is computed together never depends on the number of processes, so neither d
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Processes:
 
         # without a GPU torchrun does not say that there is none, and each would be alone
         state = PartialState(cpu=not torch.cuda.is_available())
+        # gloo's threads that outlive the interpreter abort a process whose work is done
+        atexit.register(state.destroy_process_group)
         return cls(int(state.process_index), int(state.num_processes), state.device)
 
     @property
