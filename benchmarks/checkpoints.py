@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import torch
+from transformers import GPTNeoXForCausalLM
 
 from surgery.checkpoint.tensors import TensorInfo, write_header
 
@@ -106,8 +109,21 @@ def write_checkpoint(shape: str, folder: Path, *, sparse: bool = False) -> int:
     return total
 
 
+def write_passages(model: Path, path: Path, rows: int, *, prefix: int, suffix: int) -> None:
+    """Passages that a model of random weights recites: random tokens, and what it makes of them."""
+    torch.manual_seed(0)
+    loaded: Any = GPTNeoXForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    given = torch.randint(10, 8_000, (rows, prefix))
+    lengths = {"min_new_tokens": suffix, "max_new_tokens": suffix}
+    with torch.inference_mode():
+        mask = torch.ones_like(given)
+        found = loaded.generate(given, attention_mask=mask, do_sample=False, **lengths)
+    path.write_text("".join(json.dumps({"tokens": row}) + "\n" for row in found.tolist()))
+
+
 def _write_shard(path: Path, tensors: list[TensorInfo], sparse: bool) -> None:
     normal = (np.random.default_rng(0).standard_normal(1 << 23) * 0.02).astype(np.float16)
+    ones = np.ones(1 << 23, np.float16)
     pattern = {"F16": normal.view(np.uint8), "BOOL": np.ones(1 << 23, np.uint8)}
     with path.open("wb") as file:
         file.write(write_header(tensors, {"format": "pt"}))
@@ -115,7 +131,11 @@ def _write_shard(path: Path, tensors: list[TensorInfo], sparse: bool) -> None:
             file.truncate(file.tell() + sum(tensor.nbytes for tensor in tensors))
             return
         for tensor in tensors:
-            data, left = pattern[tensor.dtype], tensor.nbytes
+            scale = tensor.name.endswith(
+                "norm.weight"
+            )  # of a layer norm: without it nothing varies
+            data = ones.view(np.uint8) if scale else pattern[tensor.dtype]
+            left = tensor.nbytes
             while left:
                 file.write(data[: min(left, len(data))].data)
                 left -= min(left, len(data))

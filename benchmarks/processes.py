@@ -4,10 +4,10 @@
     python benchmarks/processes.py --rows 16 --command extract
     python benchmarks/processes.py --command search --recites FOLDER
 
-Needs two idle cores. Weights and passages are random, held-out text and tasks the lab's; a search
-is of lab:pythia, or of a trained model in a folder that also holds records.jsonl, heldout.txt and
-calibration.txt. Seconds are wall clock of whole processes, the imports of torch and transformers
-included.
+Needs two idle cores. Weights are random, the passages what the model itself goes on with, texts and
+tasks the lab's; a search may be of a trained model instead, in a folder that also holds
+records.jsonl, heldout.txt and calibration.txt. Seconds are wall clock of whole processes, the
+imports of torch and transformers included.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from checkpoints import SHAPES, write_checkpoint
+from checkpoints import SHAPES, write_checkpoint, write_passages
 from rich.console import Console
 from rich.table import Table
 
-from evals.lab import heldout_texts
+from evals.lab import calibration_texts, heldout_texts
 from surgery.hub.embedded import model_path
 
 _LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module")
@@ -36,22 +35,26 @@ _VARYING = {"created", "seconds", "tokens_per_second", "provenance", "output", "
 
 
 def commands(
-    model: Path, folder: Path, edited: Path, recites: Path | None
+    model: Path, folder: Path, edited: Path, recites: Path | None, documents: int
 ) -> dict[str, list[object]]:
     texts, rows = folder / "heldout.txt", folder / "rows.jsonl"
-    search: tuple[object, ...] = ("lab:pythia", "--samples", "lab:pythia")
+    # fmt: off
+    search: list[object] = ["search", model, "--samples", rows, "--suffix-length", 8,
+              "--corpus", texts, "--calibration", folder / "calibration.txt", "--measure", "greedy",
+              "--max-evaluations", 8, "--batch-size", 4]
     if recites is not None:
-        search = (recites, "--samples", recites / "records.jsonl")
-        search += ("--corpus", recites / "heldout.txt")
-        search += ("--calibration", recites / "calibration.txt")
+        search = ["search", recites, "--samples", recites / "records.jsonl",
+                  "--corpus", recites / "heldout.txt",
+                  "--calibration", recites / "calibration.txt", "--batch-size", 8]
+    # fmt: on
     of_rows = ("--samples", rows, "--batch-size", 8)
     return {
         "extract": ["extract", model, *of_rows, "--metrics", "full", "--json"],
         "sweep": ["sweep", model, *of_rows, "--corpus", texts, "--variant", "identity",
                   "--no-last", "--json"],
         "evaluate": ["evaluate", edited, "--baseline", model, *of_rows, "--control", texts,
-                     "--tasks", "lab_next_line", "--limit", 32, "--no-cache", "--json"],
-        "search": ["search", *search, "--max-extraction", 0.01, "--batch-size", 8, "--json"],
+                     "--tasks", "lab_next_line", "--limit", documents, "--no-cache", "--json"],
+        "search": [*search, "--max-extraction", 0.01, "--json"],
     }  # fmt: skip
 
 
@@ -95,14 +98,12 @@ def main(shape: str, rows: int, rounds: int, names: tuple[str, ...], recites: Pa
         write_checkpoint(shape, model)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (model / name).write_bytes((model_path("pythia") / name).read_bytes())
-        tokens = np.random.default_rng(0).integers(10, 8_000, (rows, 64)).tolist()
-        (folder / "rows.jsonl").write_text(
-            "".join(json.dumps({"tokens": r}) + "\n" for r in tokens)
-        )
+        write_passages(model, folder / "rows.jsonl", rows, prefix=32, suffix=32)
         (folder / "heldout.txt").write_text("".join(heldout_texts())[: rows * 256])
+        (folder / "calibration.txt").write_text("".join(calibration_texts())[:52_000])
         export = ("export", str(model), "--drop-attn", "last:2", "--output", str(edited))
         subprocess.run([sys.executable, "-m", "cli.main", *export], check=True, capture_output=True)
-        for name, command in commands(model, folder, edited, recites).items():
+        for name, command in commands(model, folder, edited, recites, rows).items():
             if names and name not in names:
                 continue
             taken: dict[str, list[float]] = {"one": [], "two": []}

@@ -99,10 +99,15 @@ def fitter_for(
     loaded: LoadedModel,
     *,
     layout: str = "auto",
+    processes: Processes | None = None,
 ) -> Fitter | None:
-    """A fitter that has fitted what `plans` need; None where there is no text for it."""
+    """A fitter that has fitted what `plans` need; None where there is no text for it.
+
+    `processes` share the work.
+    """
     from surgery.errors import SamplesError
     from surgery.fitting.fitter import Fitter
+    from surgery.fitting.sharing import ALONE
 
     if text is None:
         return None
@@ -119,7 +124,8 @@ def fitter_for(
         fitted = [plan for plan in plans if plan.fitted]
         variants = {part.variant for plan in fitted for part in plan.selection}
         lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
-        fitter.fits_alone(sorted(lowest), variants)
+        sharing = processes or ALONE
+        fitter.fits_alone(sorted(lowest), variants, processes=sharing)
         for plan in fitted:
-            fitter.fits(plan.selection)
+            fitter.fits(plan.selection, processes=sharing)
     return fitter

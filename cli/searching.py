@@ -156,7 +156,7 @@ def searched(
     for warning in warnings:
         note(f"warning: {warning}")
     alone = [loaded.editable.plan((unit,), layout=task.layout) for unit in offered]
-    fitter = fitter_for(alone, calibrated, loaded, layout=task.layout)
+    fitter = fitter_for(alone, calibrated, loaded, layout=task.layout, processes=processes)
     journal, done = None, None
     earlier: dict[Any, Any] = {}
     if processes.is_main:  # others need not know what the model is

@@ -22,6 +22,7 @@ from command_line import attn_surgery
 from fits import random_fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import by_threads
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
@@ -34,6 +35,7 @@ from surgery.fitting.calibration import ROWS, Calibration, calibration_from_text
 from surgery.fitting.fitter import Fitter
 from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import RIDGES, Moments, bytes_of_sums, fit
+from surgery.fitting.sharing import ALONE
 from surgery.fitting.some_blocks import layers_of
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
@@ -202,6 +204,32 @@ def test_several_blocks_are_one_walk(source: Path) -> None:
     again = Fitter(model, words, layout="compact")
     again.fits(selection[:2])
     assert_same(again.fits(selection), found)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+def test_processes_share_the_text_and_fit_as_one(
+    source: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, and each sees its share of the windows."""
+    monkeypatch.setattr(fitter, "_ROOM", 2 * bytes_of_sums(D))  # states of two passes are kept
+    words, models = calibration(), [load_model(source) for _ in range(count)]
+    selection = (*parse_selection("0,2", "linear", 4, HEADS), *parse_selection("3", "mean", 4, 2))
+
+    def fitted(processes: Any) -> tuple[dict[int, Fit], dict[int, Fit], int]:
+        model = models[processes.rank]
+        called = block_calls(model)
+        fits = Fitter(model, words, layout="compact")
+        alone = fits.fits_alone(range(4), ["linear"], processes=processes)
+        return alone, fits.fits(selection, processes=processes), called.count(0)
+
+    one = fitted(ALONE)
+    shared = by_threads(count, fitted)
+    for found in shared:
+        assert_same(found[0], one[0])
+        assert_same(found[1], one[1])
+    assert sum(calls for *_, calls in shared) == one[2]
+    assert max(calls for *_, calls in shared) < one[2]
 
 
 def test_a_mean_costs_a_mean(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

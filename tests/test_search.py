@@ -22,6 +22,7 @@ from checkpoints import neo_config, neox_config, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
+from threads import by_threads
 
 from evals.memorization.recovery import recovery_of
 from evals.samples import Samples
@@ -281,6 +282,13 @@ class TestEstimates:
             assert len(near - chosen) <= 1
             assert len(chosen - near) <= 1
             assert not any(clash(a, b) for a, b in combinations(near, 2))
+
+    def test_processes_share_what_is_tried_and_find_the_same(self, estimates):
+        def found(processes):
+            some = replace(estimates, processes=processes)
+            return [some.cheapest(0.2), some.near(some.least(0.2)[0])]
+
+        assert by_threads(3, found) == [found(estimates.processes)] * 3
 
     def test_what_was_measured_corrects_them(self, estimates):
         sets = [chosen for rate in (0.5, 0.2, 0.1) for chosen in estimates.least(rate)]

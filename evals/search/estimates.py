@@ -9,7 +9,7 @@ Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tok
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch.special import ndtr
 
 from evals.memorization.recovery import Recovery
+from evals.running.processes import Processes, map_in_order
 from evals.search.front import Point
 from evals.search.units import Units, clash
 from surgery.selection import Part
@@ -35,7 +36,7 @@ _PRICES = np.geomspace(1e-4, 1.0, 20)  # nats of KL for a fall of the rate by th
 _DETOURS = (1.0, 0.75, 0.55)  # of the drift
 _EXCHANGED = 24  # units that are tried in place of one
 _FEW = 1e-6  # a rate that is as good as none
-_NUMBERS_AT_ONCE = 1 << 23
+_PART = 64  # units that are tried in place of none, at a time
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Estimates:
       the unedited model [N, S]. Only the passages that it gives away are looked at; `passages` is
       the number that rates refer to.
     - `drift`: see `_rate`.
+    - `processes`: which share what sets are tried; each asks for the same ones.
     """
 
     units: tuple[Part, ...]
@@ -66,6 +68,7 @@ class Estimates:
     passages: int
     measure: Recovery
     drift: float = DRIFT
+    processes: Processes = field(default_factory=Processes)
 
     def expected(self, chosen: Iterable[Part]) -> Expected:
         kl, rate = self._figures(self._sum(self._indices(chosen)))
@@ -173,13 +176,8 @@ class Estimates:
     def _with(self, chosen: Indices, more: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         """The figures of a set with one of `more` added, for each of them."""
         cost, moved, own = self._sum(chosen)
-        size = max(1, _NUMBERS_AT_ONCE // max(1, self.moved[0].size + len(cost)))
-        parts = [
-            self._figures((cost + self.cost[some], moved + self.moved[some], own + self._own[some]))
-            for some in np.split(more, range(size, len(more), size))
-        ]
-        kl, rates = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return kl, rates
+        added = cost + self.cost[more], moved + self.moved[more], own + self._own[more]
+        return self._figures(added)
 
     def _improved(self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth) -> Indices:
         best = float(worth(*self._figures(self._sum(chosen))))
@@ -199,24 +197,39 @@ class Estimates:
     ) -> Iterator[tuple[Indices, float]]:
         """Sets that differ by one unit, with what they are worth; the set itself first."""
         yield chosen, float(worth(*self._figures(self._sum(chosen))))
+
+        def more(some: npt.NDArray[np.int64]) -> Floats:
+            return worth(*self._with(chosen, some))
+
         free = pool[self._fits_beside(chosen)[pool]]
-        values = worth(*self._with(chosen, free)) if len(free) else np.empty(0)
+        parts = np.split(free, range(_PART, len(free), _PART)) if len(free) else []
+        values = np.concatenate([np.empty(0), *map_in_order(parts, more, processes=self.processes)])
         for index, value in zip(free.tolist(), values.tolist(), strict=True):
             yield chosen | {index}, value
         promising = free[np.argsort(-values, kind="stable")[:_EXCHANGED]]
-        for unit in sorted(chosen):
-            less = chosen - {unit}
-            yield less, float(worth(*self._figures(self._sum(less))))
-            if not exchange:
-                continue
-            beside = self._fits_beside(less)[pool]
-            instead = pool[beside & self._clashes[unit][pool] & (pool != unit)]
-            tried = np.concatenate([instead, promising])
-            if len(tried):
-                for index, value in zip(
-                    tried.tolist(), worth(*self._with(less, tried)).tolist(), strict=True
-                ):
-                    yield less | {index}, value
+
+        if not exchange:
+            for unit in sorted(chosen):
+                less = chosen - {unit}
+                yield less, float(worth(*self._figures(self._sum(less))))
+            return
+
+        def instead(unit: int) -> npt.NDArray[np.int64]:
+            beside = self._fits_beside(chosen - {unit})[pool]
+            others = pool[beside & self._clashes[unit][pool] & (pool != unit)]
+            return np.concatenate([others, promising])
+
+        def without(unit: int) -> list[float]:
+            less, tried = chosen - {unit}, instead(unit)
+            alone = float(worth(*self._figures(self._sum(less))))
+            return [alone, *(worth(*self._with(less, tried)).tolist() if len(tried) else [])]
+
+        some = sorted(chosen)
+        found = map_in_order(some, without, processes=self.processes)
+        for unit, (alone, *others) in zip(some, found, strict=True):
+            yield chosen - {unit}, alone
+            for index, value in zip(instead(unit).tolist(), others, strict=True):
+                yield chosen - {unit} | {index}, value
 
     def _fits_beside(self, chosen: Indices) -> npt.NDArray[np.bool_]:
         free: npt.NDArray[np.bool_] = np.logical_not(self._clashes[sorted(chosen)].any(axis=0))

@@ -65,4 +65,5 @@ def look(
         margins=margins(model, passages),
         passages=round(len(recovered) * len(passages) / int(recovered.sum())),
         measure=measure,
+        processes=processes,
     )

@@ -172,7 +172,11 @@ def run(
     engine, estimates = first, None
     if not task.exhaustive:
         blocks = range(task.dimensions.num_blocks)
-        fits = {} if fitter is None else fitter.fits_alone(blocks, task.variants)
+        fits = (
+            {}
+            if fitter is None
+            else fitter.fits_alone(blocks, task.variants, processes=task.processes)
+        )
         engine = task.engines(task.layout, fitter and UneditedFits(fits))[0]
         estimates = look(
             task.loaded.model,
@@ -204,6 +208,8 @@ def run(
     refitted = {one for one in points if task.exhaustive or _fits_stay(one)}
     selected = None
     for point in found.met:
+        if fitter is not None:
+            fitter.fits(point.selection, processes=task.processes)
         (again,) = first.measure([point.selection])
         points[point.selection] = point_of(again, task.measure)
         refitted.add(point.selection)

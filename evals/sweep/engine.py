@@ -165,7 +165,10 @@ class Engine:
         journal: Journal | None,
         advance: Callable[[int], None],
     ) -> list[list[Columns]]:
-        """A batch for every process at a time, each round on record before the next."""
+        """A batch for every process at a time, each round on record before the next.
+
+        All at once where there is no record: processes need not wait for one another.
+        """
         processes, prefix_length = self._processes, self._samples.prefix_length
         batches: list[Batch] = [
             EditedBatch(tokens[rows], prefix, self._exact_only)
@@ -174,11 +177,12 @@ class Engine:
         ]
         batches += self._further
         parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
+        at_once = processes.count if processes.agree(journal is not None) else len(batches)
         advance(edits * sum(map(len, batches[: len(parts)])))
         record = journal if processes.is_main else None
         with nullcontext() if record is None else record.appending():
-            for begin in range(len(parts), len(batches), processes.count):
-                some = batches[begin : begin + processes.count]
+            for begin in range(len(parts), len(batches), at_once):
+                some = batches[begin : begin + at_once]
                 done = map_in_order(some, one, processes=processes)
                 parts += done
                 if record is not None:

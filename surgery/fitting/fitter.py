@@ -6,28 +6,25 @@ so that no block is run again for those above it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import load_model, load_tokenizer, model_ids
+from surgery.editing.loading import load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
-from surgery.fitting.kept import KeptFits, KeptStates
-from surgery.fitting.moments import Moments, bytes_of_sums, fit
-from surgery.fitting.some_blocks import layers_of, only
+from surgery.fitting.kept import KeptFits
+from surgery.fitting.moments import bytes_of_sums, fit
+from surgery.fitting.passes import Passes, States, Sums
+from surgery.fitting.sharing import ALONE, Sharing
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
-_HELD_OUT = 5
-"""Every fifth window chooses the ridge penalty."""
 _ROOM = 1 << 30
 """Bytes for the sums of blocks that are fitted together; more on a device that has more."""
-
-_Sums = dict[int, tuple[Moments, Moments]]
 
 
 class Fitter:
@@ -61,62 +58,89 @@ class Fitter:
         self.calibration = calibration
         self._kept = KeptFits()
 
-    def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
+    def fits(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
         """Block → fit, for the blocks of `selection` that a fitted variant is in.
 
         A block's fit depends on the parts below it, which are fitted first and in force then. It
-        has a map where a variant needs one. Raises `CheckpointError` where the model's attention is
-        not finite, and as `Editable.plan`.
+        has a map where a variant needs one. `processes` share the text, and must all be here: the
+        fits are those of one, to the last bit. Raises `CheckpointError` where the model's attention
+        is not finite, and as `Editable.plan`.
         """
+        processes = self._sharing(processes)
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
         wanted = _wanted(selection)
         keys = {}
         for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
             keys[block] = (block, below, layout if below else "")
-        found = self._known(keys, wanted)
+        found = self._known(keys, wanted, processes)
         missing = [block for block in wanted if block not in found]
-        states: KeptStates | None = None
-        first = 0
+        passes, first = self._passes(processes), 0
+        states: States | None = None
         for block in missing:
             between = tuple(sorted(part for part in selection if first <= part.block < block))
             with self._edited(between, found, layout):
                 keep = None if block == missing[-1] else block
-                sums, states = self._pass(first, states, {block: wanted[block]}, keep)
-            found |= self._fitted(sums, keys)
+                sums, states = passes.sums(first, states, {block: wanted[block]}, keep)
+            found |= self._fitted(sums, keys, processes)
             first = block
         return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
 
-    def fits_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
+    def fits_alone(
+        self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
+    ) -> dict[int, Fit]:
         """Block → what `variants` need of it where nothing else is edited.
 
-        For all of `blocks` that attend at all, at the cost of one forward pass and the sums. Raises
-        `CheckpointError` where the model's attention is not finite.
+        For all of `blocks` that attend at all, at the cost of one forward pass and the sums.
+        `processes`, and what it raises: as for `fits`.
         """
+        processes = self._sharing(processes)
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
         attending = self._family.attending(modules, self._dimensions.num_blocks)
         wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
         keys = {block: (block, (), "") for block in wanted}
-        found = self._known(keys, wanted)
+        found = self._known(keys, wanted, processes)
         groups = self._groups({b: maps for b, maps in wanted.items() if b not in found})
-        states: KeptStates | None = None
-        first = 0
+        passes, first = self._passes(processes), 0
+        states: States | None = None
         for number, group in enumerate(groups, 1):
             keep = min(groups[number]) if number < len(groups) else None
-            sums, states = self._pass(first, states, group, keep)
-            found |= self._fitted(sums, keys)
+            sums, states = passes.sums(first, states, group, keep)
+            found |= self._fitted(sums, keys, processes)
             first = keep or 0
         return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
 
-    def _known(self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool]) -> dict[int, Fit]:
-        """What is at hand; a fit with a map serves for its mean too."""
-        known = {block: self._kept.get(keys[block]) for block in wanted}
-        return {b: fit for b, fit in known.items() if fit and (fit.weight is not None) >= wanted[b]}
+    def _sharing(self, processes: Sharing) -> Sharing:
+        """A GPU sums sooner than sums get from one process to another."""
+        return processes if self._model.device.type == "cpu" else ALONE
 
-    def _fitted(self, sums: _Sums, keys: Mapping[int, Hashable]) -> dict[int, Fit]:
-        heads = self._dimensions.num_heads
-        return {b: self._kept.put(keys[b], fit(*sums.pop(b), heads)) for b in list(sums)}
+    def _passes(self, processes: Sharing) -> Passes:
+        width, text = self._dimensions.d, self.calibration
+        return Passes(self._model, self._family, width, text, processes, self._advance)
+
+    def _known(
+        self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
+    ) -> dict[int, Fit]:
+        """What is at hand everywhere; a fit with a map serves for its mean too."""
+        kept = {block: self._kept.get(keys[block]) for block in wanted}
+        known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
+        everywhere = set(wanted).intersection(*processes.gather([set(known)]))
+        return {block: fit for block, fit in known.items() if block in everywhere}
+
+    def _fitted(
+        self, sums: Sums, keys: Mapping[int, Hashable], processes: Sharing
+    ) -> dict[int, Fit]:
+        found: dict[int, Fit] = {}
+        blocks = list(sums)
+        for begin in range(0, len(blocks), processes.count):
+            some = blocks[begin : begin + processes.count]
+            mine = some[processes.rank :][:1]
+            made = [fit(*sums[block], self._dimensions.num_heads) for block in mine]
+            for block, one in zip(some, processes.gather(made), strict=True):
+                found[block] = self._kept.put(keys[block], one)
+                del sums[block]
+        return found
 
     def _groups(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
         """Blocks ascending, in groups whose sums fit into memory together."""
@@ -135,101 +159,6 @@ class Fitter:
             return nullcontext()
         plan = self._editable.plan(selection, layout=layout)
         return self._editable.replacements(plan, fits).active()
-
-    @torch.inference_mode()
-    def _pass(
-        self, first: int, states: KeptStates | None, blocks: Mapping[int, bool], keep: int | None
-    ) -> tuple[_Sums, KeptStates | None]:
-        """Sums over all of the text of `blocks`, with maps or without, and what `keep` was given.
-
-        The pass begins with what block `first` was given, `states`, or with the text where there
-        are none, and is as deep as is needed.
-        """
-        sums: _Sums = {}
-        kept = None if keep is None else KeptStates()
-        train = torch.empty(0, dtype=torch.bool)
-
-        def add(block: int, x: torch.Tensor, z: torch.Tensor) -> None:
-            if block not in sums:
-                sums[block] = self._no_sums(z.device, maps=blocks[block])
-            for moments, rows in zip(sums[block], (train, ~train), strict=True):
-                chosen = rows.to(z.device)
-                moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
-
-        with ExitStack() as stack:
-            stack.enter_context(self._watched(blocks, add, keep, kept))
-            if states is not None:
-                stack.enter_context(only(self._model, first))
-            number = 0
-            for tokens, entry in self._entries(states):
-                train = (torch.arange(number, number + len(tokens)) + 1) % _HELD_OUT != 0
-                number += len(tokens)
-                with suppress(_DeepEnough):
-                    self._model.base_model(**entry, use_cache=False)
-                self._advance(tokens.numel())
-        return sums, kept
-
-    def _no_sums(self, device: torch.device, *, maps: bool) -> tuple[Moments, Moments]:
-        d = self._dimensions.d
-        return Moments(d, device, maps=maps), Moments(d, device, maps=maps)
-
-    def _entries(
-        self, states: Iterable[torch.Tensor] | None
-    ) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        """Windows [B, T] of the text, and what the model is called with for them."""
-        given = None if states is None else iter(states)
-        for batch in self.calibration.batches():
-            tokens = torch.from_numpy(batch.astype("int64"))
-            if given is None:
-                yield tokens, {"input_ids": model_ids(self._model, tokens)}
-            else:
-                yield tokens, {"inputs_embeds": next(given)}
-
-    @contextmanager
-    def _watched(
-        self,
-        blocks: Collection[int],
-        add: Callable[[int, torch.Tensor, torch.Tensor], None],
-        keep: int | None,
-        kept: KeptStates | None,
-    ) -> Iterator[None]:
-        """Hands x and z of `blocks`, each [B, T, d], on to `add` and ends the pass at the last."""
-        xs: dict[int, torch.Tensor] = {}
-        deepest = max(blocks)
-
-        def take_x(block: int) -> Callable[..., None]:
-            def hook(module: Any, args: tuple[Any, ...]) -> None:
-                xs[block] = args[0]
-
-            return hook
-
-        def take_z(block: int) -> Callable[..., None]:
-            def hook(module: Any, args: tuple[Any, ...]) -> None:
-                add(block, xs.pop(block), args[0])
-                if block == deepest and (keep is None or keep <= deepest):
-                    raise _DeepEnough
-
-            return hook
-
-        def take_states(module: Any, args: tuple[Any, ...]) -> None:
-            assert kept is not None
-            kept.append(args[0])
-            if keep not in blocks:
-                raise _DeepEnough
-
-        with ExitStack() as hooks:
-            for block in blocks:
-                for name, take in zip(self._family.reading(block), (take_x, take_z), strict=True):
-                    module = self._model.get_submodule(name)
-                    hooks.callback(module.register_forward_pre_hook(take(block)).remove)
-            if keep is not None:
-                module = layers_of(self._model)[keep]
-                hooks.callback(module.register_forward_pre_hook(take_states).remove)
-            yield
-
-
-class _DeepEnough(Exception):  # noqa: N818  # no error: the rest of the forward pass is not needed
-    pass
 
 
 def _wanted(selection: Iterable[Part]) -> dict[int, bool]:

@@ -53,7 +53,8 @@ class KeptStates:
     """Hidden states [B, T, d], batch after batch, to be read again in the same order."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # goes with this object
+        with _writing():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # goes with this object
         weakref.finalize(self, self._file.close)
         self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
 

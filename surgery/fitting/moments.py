@@ -24,8 +24,8 @@ _ROUNDING = 1e-10
 
 
 def bytes_of_sums(d: int) -> int:
-    """What the `Moments` of one block take, those held out included: x x' and x z' twice."""
-    return 4 * d * d * torch.float64.itemsize
+    """What the `Moments` of one block take: x x' and x z', train and held out, part and whole."""
+    return 8 * d * d * torch.float64.itemsize
 
 
 class Moments:
@@ -51,6 +51,13 @@ class Moments:
         if self.products is not None:
             self.products.add(x.to(self._device).double(), z)
 
+    def include(self, other: Moments) -> None:
+        """Adds the tokens of other sums."""
+        self.n += other.n
+        self.z += other.z
+        if self.products is not None and other.products is not None:
+            self.products.include(other.products)
+
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self._device)
 
@@ -69,6 +76,10 @@ class _Products:
         self.zz.add_(z.square().sum(0))
         self.xx.addmm_(x.T, x)
         self.xz.addmm_(x.T, z)
+
+    def include(self, other: _Products) -> None:
+        for field in fields(self):
+            getattr(self, field.name).add_(getattr(other, field.name))
 
 
 @dataclass(frozen=True)

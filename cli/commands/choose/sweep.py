@@ -175,7 +175,8 @@ def command(
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings:
         note(f"warning: {warning}")
-    fitter = fitter_for([loaded.editable.plan(edit) for edit in edits], calibrated, loaded)
+    plans = [loaded.editable.plan(edit) for edit in edits]
+    fitter = fitter_for(plans, calibrated, loaded, processes=processes)
     requests = None
     if benchmarks is not None:
         from evals.benchmarks.requests import Requests

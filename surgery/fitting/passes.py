@@ -1,0 +1,172 @@
+"""Sums over calibration text of what blocks are given and what their heads make of it.
+
+Shape letters: B windows, T tokens, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from surgery.editing.loading import model_ids
+from surgery.families import Family
+from surgery.fitting.calibration import ROWS, Calibration
+from surgery.fitting.kept import KeptStates
+from surgery.fitting.moments import Moments
+from surgery.fitting.sharing import Sharing
+from surgery.fitting.some_blocks import layers_of, only
+
+_HELD_OUT = 5
+"""Every fifth window chooses the ridge penalty."""
+_SLICES = 8
+"""Of the text, that are summed apart and then together: sums do not depend on who made which."""
+
+Sums = dict[int, tuple[Moments, Moments]]
+States = dict[int, KeptStates]
+"""By slice, of those that this process sees."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """A model, `width` wide, whose text goes through it slice by slice.
+
+    Every process sees slices of its own. `advance` is told of tokens done.
+    """
+
+    model: Any
+    family: Family
+    width: int
+    calibration: Calibration
+    processes: Sharing
+    advance: Callable[[int], None]
+
+    @torch.inference_mode()
+    def sums(
+        self,
+        first: int,
+        states: States | None,
+        blocks: Mapping[int, bool],
+        keep: int | None,
+    ) -> tuple[Sums, States]:
+        """Sums over all of the text of `blocks`, with maps or without, and what `keep` was given.
+
+        The pass begins with what block `first` was given, `states`, or with the text where there
+        are none, and is as deep as is needed.
+        """
+        sums: Sums = {}
+        kept: States = {}
+        for begin in range(0, _SLICES, self.processes.count):
+            number = begin + self.processes.rank
+            own: Sums = {}
+            if number < _SLICES:
+                if keep is not None:
+                    kept[number] = KeptStates()
+                given = None if states is None else states[number]
+                own = self._of_slice(number, first, given, blocks, keep, kept.get(number))
+            for block in blocks:
+                for part in self.processes.gather([own.pop(block)] if own else []):
+                    for total, more in zip(sums.setdefault(block, part), part, strict=True):
+                        if total is not more:
+                            total.include(more)
+        return sums, kept
+
+    def _of_slice(
+        self,
+        number: int,
+        first: int,
+        states: KeptStates | None,
+        blocks: Mapping[int, bool],
+        keep: int | None,
+        kept: KeptStates | None,
+    ) -> Sums:
+        """As `sums`, of one slice."""
+        sums: Sums = {}
+        train = torch.empty(0, dtype=torch.bool)
+
+        def add(block: int, x: torch.Tensor, z: torch.Tensor) -> None:
+            if block not in sums:
+                sums[block] = self._no_sums(z.device, maps=blocks[block])
+            for moments, rows in zip(sums[block], (train, ~train), strict=True):
+                chosen = rows.to(z.device)
+                moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
+
+        with ExitStack() as stack:
+            stack.enter_context(self._watched(blocks, add, keep, kept))
+            if states is not None:
+                stack.enter_context(only(self.model, first))
+            for rows, tokens, entry in self._entries(number, states):
+                train = (rows + 1) % _HELD_OUT != 0
+                with suppress(_DeepEnough):
+                    self.model.base_model(**entry, use_cache=False)
+                self.advance(self.processes.count * tokens.numel())
+        return sums
+
+    def _no_sums(self, device: torch.device, *, maps: bool) -> tuple[Moments, Moments]:
+        width = self.width
+        return Moments(width, device, maps=maps), Moments(width, device, maps=maps)
+
+    def _entries(
+        self, number: int, states: Iterable[torch.Tensor] | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
+        """Of a slice: the numbers of windows [B], the windows [B, T], and the model's arguments."""
+        given = None if states is None else iter(states)
+        windows = self.calibration.windows
+        batches = range(0, len(windows), ROWS)
+        size = -(-len(batches) // _SLICES)
+        for begin in batches[number * size : (number + 1) * size]:
+            tokens = torch.from_numpy(windows[begin : begin + ROWS].astype("int64"))
+            rows = torch.arange(begin, begin + len(tokens))
+            if given is None:
+                yield rows, tokens, {"input_ids": model_ids(self.model, tokens)}
+            else:
+                yield rows, tokens, {"inputs_embeds": next(given)}
+
+    @contextmanager
+    def _watched(
+        self,
+        blocks: Collection[int],
+        add: Callable[[int, torch.Tensor, torch.Tensor], None],
+        keep: int | None,
+        kept: KeptStates | None,
+    ) -> Iterator[None]:
+        """Hands x and z of `blocks`, each [B, T, d], on to `add` and ends the pass at the last."""
+        xs: dict[int, torch.Tensor] = {}
+        deepest = max(blocks)
+
+        def take_x(block: int) -> Callable[..., None]:
+            def hook(module: Any, args: tuple[Any, ...]) -> None:
+                xs[block] = args[0]
+
+            return hook
+
+        def take_z(block: int) -> Callable[..., None]:
+            def hook(module: Any, args: tuple[Any, ...]) -> None:
+                add(block, xs.pop(block), args[0])
+                if block == deepest and (keep is None or keep <= deepest):
+                    raise _DeepEnough
+
+            return hook
+
+        def take_states(module: Any, args: tuple[Any, ...]) -> None:
+            assert kept is not None
+            kept.append(args[0])
+            if keep not in blocks:
+                raise _DeepEnough
+
+        with ExitStack() as hooks:
+            for block in blocks:
+                for name, take in zip(self.family.reading(block), (take_x, take_z), strict=True):
+                    module = self.model.get_submodule(name)
+                    hooks.callback(module.register_forward_pre_hook(take(block)).remove)
+            if keep is not None:
+                module = layers_of(self.model)[keep]
+                hooks.callback(module.register_forward_pre_hook(take_states).remove)
+            yield
+
+
+class _DeepEnough(Exception):  # noqa: N818  # no error: the rest of the forward pass is not needed
+    pass
