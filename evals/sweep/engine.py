@@ -141,16 +141,17 @@ class Engine:
         """
         missing = self._missing(selections)
         if missing:
-            tree = self._edits.tree([selection for selection in missing if selection != BASE])
+            edited = [selection for selection in missing if selection != BASE]
+            with self._edits.tree(edited) as tree:
 
-            def one(batch: Batch) -> list[Columns]:
-                done = {}
-                for selection, columns in batch.measure(self._model, tree, self._edits):
-                    done[selection] = columns
-                    advance(self._processes.count * len(batch))
-                return [done[selection] for selection in missing]
+                def one(batch: Batch) -> list[Columns]:
+                    done = {}
+                    for selection, columns in batch.measure(self._model, tree, self._edits):
+                        done[selection] = columns
+                        advance(self._processes.count * len(batch))
+                    return [done[selection] for selection in missing]
 
-            parts = self._in_rounds(one, len(missing), journal, advance)
+                parts = self._in_rounds(one, len(missing), journal, advance)
             for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
                 self._measured[selection] = self._whole(selection, column)
         return [self._measured[selection] for selection in selections]

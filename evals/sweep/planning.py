@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -15,8 +17,8 @@ from surgery.plan import Plan
 from surgery.selection import Part, Selection
 from surgery.variants import Fit
 
-_KEPT = 4
-"""So many times the model's blocks may be held edited: about the size of the model again."""
+_ROOM = 1 << 29
+"""Bytes of new tensors that are kept while edits are measured."""
 
 _Key = tuple[str, Selection, Selection]
 """What a block's new tensors depend on: layout, its parts, and those below where it is fitted."""
@@ -33,18 +35,19 @@ class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
     What is done to a block gives the same tensors in every edit, so they are computed once and
-    kept: those of the blocks that most edits want, as far as there is room.
+    kept: those of the blocks that most edits want, as far as there is room. Others are computed
+    anew for every batch.
 
     **Arguments:** `layout`, `fitter`: as for `evals.sweep.engine.Engine`.
     """
 
     def __init__(self, editable: Editable, *, layout: str, fitter: FitsBlocks | None) -> None:
         self._editable, self._layout, self._fitter = editable, layout, fitter
-        self._room = _KEPT * int(editable.model.config.num_hidden_layers)
         self._kept: dict[_Key, Mapping[str, torch.Tensor] | None] = {}  # None: not needed yet
 
-    def tree(self, selections: Sequence[Selection]) -> tuple[Branch, ...]:
-        """The branches of edits, none of them empty.
+    @contextmanager
+    def tree(self, selections: Sequence[Selection]) -> Iterator[tuple[Branch, ...]]:
+        """The branches of edits, none of them empty; in the end nothing is kept.
 
         Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
         """
@@ -57,10 +60,18 @@ class SharedEdits:
         # What is shared is computed in one layout, so that it is the same to the last bit.
         tree = tuple(branch for name in sorted(by_layout) for branch in branches(by_layout[name]))
         plans = [self._plan(branch) for branch in every(tree)]
-        wanted = Counter(_key(plan, block) for plan in plans for block in plan.blocks)
-        new = [key for key, _ in wanted.most_common() if key not in self._kept]
-        self._kept |= dict.fromkeys(new[: self._room - len(self._kept)])
-        return tree
+        wanted = Counter(
+            (_key(plan, block), self._bytes(plan, block)) for plan in plans for block in plan.blocks
+        )
+        room = _ROOM
+        for (key, size), _ in wanted.most_common():
+            if size <= room:
+                self._kept[key] = None
+                room -= size
+        try:
+            yield tree
+        finally:
+            self._kept.clear()
 
     def __call__(self, branch: Branch) -> Replacements:
         """The edit of a branch of a tree."""
@@ -73,10 +84,16 @@ class SharedEdits:
                 if self._fitter is not None and block in plan.fitted:
                     fits = self._fitter.fits(branch.wanted)
                 found = self._editable.tensors(plan, block, fits)
-                if key in self._kept:  # the others are computed anew for every batch
+                if key in self._kept:
                     self._kept[key] = found
             tensors |= found
         return Replacements(self._editable.model, plan, tensors)
+
+    def _bytes(self, plan: Plan, block: int) -> int:
+        """Of a block's new tensors."""
+        new = [c for c in plan.changes if c.block == block and c.action != "drop"]
+        itemsize: int = self._editable.model.dtype.itemsize
+        return itemsize * sum(math.prod(change.shape) for change in new)
 
     def _plan(self, branch: Branch) -> Plan:
         wanted = self._editable.plan(branch.wanted, layout=self._layout)
