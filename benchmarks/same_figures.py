@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,6 +119,8 @@ def main(first: str, last: str) -> None:
         ("only in the last", after.keys() - before.keys()),
     ):
         click.echo(f"{title}: {len(keys)}")
+        for where, number in sorted(Counter(key.partition(":")[0] for key in keys).items()):
+            click.echo(f"  {number:6} of {where}")
         for key in sorted(keys)[:40]:
             click.echo(f"  {key}: {before.get(key)!r} -> {after.get(key)!r}")
     click.echo(f"the same: {len(before.keys() & after.keys()) - len(different)}")

@@ -8,7 +8,7 @@ Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -36,7 +36,9 @@ _PRICES = np.geomspace(1e-4, 1.0, 20)  # nats of KL for a fall of the rate by th
 _DETOURS = (1.0, 0.75, 0.55)  # of the drift
 _EXCHANGED = 24  # units that are tried in place of one
 _FEW = 1e-6  # a rate that is as good as none
-_PART = 64  # units that are tried in place of none, at a time
+_PART = 64  # units that are added in turn, at a time
+_SLACK = 1e-9  # by which nothing is better
+_WORTH_SHARING = 1 << 18  # numbers of `moved`
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class Estimates:
         found: dict[Indices, float] = {}
         for pool in self._allowed:
             if here <= frozenset(pool.tolist()):
-                found |= dict(self._moves(here, pool, worth, exchange=True))
+                singles = self._singles(here, pool, worth)
+                for tried in (*singles, *self._exchanges(here, pool, singles[0], worth)):
+                    found |= zip(tried.sets(), tried.values.tolist(), strict=True)
         ordered = sorted(found, key=lambda one: (-found[one], sorted(one)))
         return [frozenset(self.units[index] for index in one) for one in ordered if one]
 
@@ -181,55 +185,60 @@ class Estimates:
 
     def _improved(self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth) -> Indices:
         best = float(worth(*self._figures(self._sum(chosen))))
-        exchange = False
         while True:
-            moves = self._moves(chosen, pool, worth, exchange=exchange)
-            value, better = max(((value, one) for one, value in moves), key=lambda pair: pair[0])
-            if value > best + 1e-9:
-                chosen, best, exchange = better, value, False
-            elif exchange:
+            tried = self._singles(chosen, pool, worth)
+            value, better = _best(tried)
+            if value <= best + _SLACK:
+                value, better = _best(self._exchanges(chosen, pool, tried[0], worth))
+            if value <= best + _SLACK:
                 return chosen
-            else:
-                exchange = True
+            chosen, best = better, value
 
-    def _moves(
-        self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth, *, exchange: bool
-    ) -> Iterator[tuple[Indices, float]]:
-        """Sets that differ by one unit, with what they are worth; the set itself first."""
-        yield chosen, float(worth(*self._figures(self._sum(chosen))))
+    def _singles(
+        self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth
+    ) -> tuple[Tried, Tried]:
+        """A unit more, and a unit less."""
+        free = pool[self._fits_beside(chosen)[pool]]
 
         def more(some: npt.NDArray[np.int64]) -> Floats:
             return worth(*self._with(chosen, some))
 
-        free = pool[self._fits_beside(chosen)[pool]]
         parts = np.split(free, range(_PART, len(free), _PART)) if len(free) else []
-        values = np.concatenate([np.empty(0), *map_in_order(parts, more, processes=self.processes)])
-        for index, value in zip(free.tolist(), values.tolist(), strict=True):
-            yield chosen | {index}, value
-        promising = free[np.argsort(-values, kind="stable")[:_EXCHANGED]]
+        values = [np.empty(0), *map_in_order(parts, more, processes=self._sharing)]
+        added = Tried((chosen,) * len(free), free, np.concatenate(values))
+        fewer = [chosen - {unit} for unit in sorted(chosen)]
+        if not fewer:
+            return added, Tried((), free[:0], np.empty(0))
+        cost, moved, own = map(np.stack, zip(*map(self._sum, fewer), strict=True))
+        none = np.full(len(fewer), -1)
+        return added, Tried(tuple(fewer), none, worth(*self._figures((cost, moved, own))))
 
-        if not exchange:
-            for unit in sorted(chosen):
-                less = chosen - {unit}
-                yield less, float(worth(*self._figures(self._sum(less))))
-            return
+    def _exchanges(
+        self, chosen: Indices, pool: npt.NDArray[np.int64], added: Tried, worth: Worth
+    ) -> list[Tried]:
+        """Each unit exchanged for one that clashes with it, or for one best `added`."""
+        promising = added.units[np.argsort(-added.values, kind="stable")[:_EXCHANGED]]
 
-        def instead(unit: int) -> npt.NDArray[np.int64]:
+        instead: dict[int, npt.NDArray[np.int64]] = {}
+        for unit in sorted(chosen):
             beside = self._fits_beside(chosen - {unit})[pool]
             others = pool[beside & self._clashes[unit][pool] & (pool != unit)]
-            return np.concatenate([others, promising])
+            if len(others) + len(promising):
+                instead[unit] = np.concatenate([others, promising])
 
-        def without(unit: int) -> list[float]:
-            less, tried = chosen - {unit}, instead(unit)
-            alone = float(worth(*self._figures(self._sum(less))))
-            return [alone, *(worth(*self._with(less, tried)).tolist() if len(tried) else [])]
+        def one(unit: int) -> Floats:
+            return worth(*self._with(chosen - {unit}, instead[unit]))
 
-        some = sorted(chosen)
-        found = map_in_order(some, without, processes=self.processes)
-        for unit, (alone, *others) in zip(some, found, strict=True):
-            yield chosen - {unit}, alone
-            for index, value in zip(instead(unit).tolist(), others, strict=True):
-                yield chosen - {unit} | {index}, value
+        found = map_in_order(list(instead), one, processes=self._sharing)
+        return [
+            Tried((chosen - {unit},) * len(values), instead[unit], values)
+            for unit, values in zip(instead, found, strict=True)
+        ]
+
+    @property
+    def _sharing(self) -> Processes:
+        """A handful of numbers is sooner tried than it gets from one process to another."""
+        return self.processes if self.moved.size >= _WORTH_SHARING else Processes()
 
     def _fits_beside(self, chosen: Indices) -> npt.NDArray[np.bool_]:
         free: npt.NDArray[np.bool_] = np.logical_not(self._clashes[sorted(chosen)].any(axis=0))
@@ -266,3 +275,30 @@ class Estimates:
 
 Worth = Callable[[Floats, Floats], Floats]
 """KL and rates of sets -> what they are worth."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """Sets, each with one unit more (none where it is negative), and what they are worth."""
+
+    begun: tuple[Indices, ...]
+    units: npt.NDArray[np.int64]
+    values: Floats
+
+    def set(self, place: int) -> Indices:
+        unit = int(self.units[place])
+        return self.begun[place] if unit < 0 else self.begun[place] | {unit}
+
+    def sets(self) -> list[Indices]:
+        return [self.set(place) for place in range(len(self.begun))]
+
+
+def _best(tried: Iterable[Tried]) -> tuple[float, Indices]:
+    """The first of those worth most."""
+    best: tuple[float, Indices] = (-np.inf, frozenset())
+    for one in tried:
+        if len(one.values):
+            place = int(np.argmax(one.values))
+            if one.values[place] > best[0]:
+                best = float(one.values[place]), one.set(place)
+    return best
