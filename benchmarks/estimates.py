@@ -136,6 +136,9 @@ def main(
 def picture(points: dict[str, np.ndarray], model: str, folder: Path) -> None:
     def paint(figure: Any) -> None:
         left, right = figure.subplots(1, 2)
+        for axes in (left, right):  # before there are limits
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         for name, (kl, true_kl, margin, rise) in ((n, p.T) for n, p in points.items()):
             style = {"linestyle": "none", "marker": MARKERS[name], "markersize": 4, "alpha": 0.8}
             left.plot(true_kl, kl, label=name, **style)
@@ -143,9 +146,6 @@ def picture(points: dict[str, np.ndarray], model: str, folder: Path) -> None:
         ends = left.get_xlim()
         left.axline((1, 1), slope=1, color="0.6", linewidth=0.8, zorder=0)
         left.set_xlim(ends)
-        for axes in (left, right):
-            axes.set_xscale("log")
-            axes.set_yscale("log")
         left.set_xlabel("measured KL, nats per token")
         left.set_ylabel("estimated KL, nats per token")
         right.set_xlabel("measured rise of the passages' NLL, nats")
@@ -153,8 +153,9 @@ def picture(points: dict[str, np.ndarray], model: str, folder: Path) -> None:
         figure.legend(loc="outside lower center", ncols=len(points))
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = "estimates-" + Path(model).name.replace("lab:", "")
-    draw(paint, folder, name, title=f"{model}: estimated and measured edits", size=(7.5, 4.0))
+    short = Path(model).name
+    title = f"{short}: estimated and measured edits"
+    draw(paint, folder, "estimates-" + short.replace("lab:", ""), title=title, size=(7.5, 4.0))
 
 
 if __name__ == "__main__":
