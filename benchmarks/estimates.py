@@ -143,9 +143,9 @@ def picture(points: dict[str, np.ndarray], model: str, folder: Path) -> None:
             style = {"linestyle": "none", "marker": MARKERS[name], "markersize": 4, "alpha": 0.8}
             left.plot(true_kl, kl, label=name, **style)
             right.plot(rise, margin, **style)
-        ends = left.get_xlim()
-        left.axline((1, 1), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        left.set_xlim(ends)
+        ends = left.get_xlim(), left.get_ylim()
+        left.axline((1e-3, 1e-3), (1, 1), color="0.6", linewidth=0.8, zorder=0)
+        left.set(xlim=ends[0], ylim=ends[1])
         left.set_xlabel("measured KL, nats per token")
         left.set_ylabel("estimated KL, nats per token")
         right.set_xlabel("measured rise of the passages' NLL, nats")
