@@ -17,7 +17,7 @@ from surgery.plan import Plan
 from surgery.selection import Part, Selection
 from surgery.variants import Fit
 
-_ROOM = 1 << 29
+_ROOM = 1 << 28
 """Bytes of new tensors that are kept while edits are measured."""
 
 _Key = tuple[str, Selection, Selection]
