@@ -131,9 +131,7 @@ def _write_shard(path: Path, tensors: list[TensorInfo], sparse: bool) -> None:
             file.truncate(file.tell() + sum(tensor.nbytes for tensor in tensors))
             return
         for tensor in tensors:
-            scale = tensor.name.endswith(
-                "norm.weight"
-            )  # of a layer norm: without it nothing varies
+            scale = tensor.name.endswith("norm.weight")  # of a layer norm, one as in a real model
             data = ones.view(np.uint8) if scale else pattern[tensor.dtype]
             left = tensor.nbytes
             while left:

@@ -26,7 +26,7 @@ from surgery.hub.embedded import model_path
 _PREFIX, _SUFFIX = 16, 8
 
 
-def peak_of(command: list[str]) -> tuple[int, float]:
+def peak_of(command: list[str], made: Path) -> tuple[int, float]:
     """(most bytes of its own that a process held, seconds)"""
     begin, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as errors:
@@ -36,7 +36,7 @@ def peak_of(command: list[str]) -> tuple[int, float]:
             lines = [line for line in status.read_text().splitlines() if line.startswith("RssAnon")]
             peak = max([peak, *(1024 * int(line.split()[1]) for line in lines)])
             time.sleep(0.05)
-        if process.returncode:
+        if not made.exists():  # a search that ends short of its goal is one too
             errors.seek(0)
             raise click.ClickException(errors.read().decode()[-2000:])
     return peak, time.perf_counter() - begin
@@ -63,7 +63,7 @@ def main(shape: str, rows: int, max_evaluations: int) -> None:
             *("--calibration", str(folder / "calibration.txt"), "--measure", "greedy"),
             *("--max-extraction", "0.01", "--max-evaluations", str(max_evaluations)),
             *("--output", str(folder / "found")),
-        ])  # fmt: skip
+        ], folder / "found" / "search.json")  # fmt: skip
     weights = 4 * sum(info.nbytes // 2 for info in tensors_of(shape) if info.dtype == "F16")
     click.echo(
         f"{shape}: {peak / 1e9:.2f} GB at most, of which the model in float32 "

@@ -283,7 +283,9 @@ class TestEstimates:
             assert len(chosen - near) <= 1
             assert not any(clash(a, b) for a, b in combinations(near, 2))
 
-    def test_processes_share_what_is_tried_and_find_the_same(self, estimates):
+    def test_processes_share_what_is_tried_and_find_the_same(self, estimates, monkeypatch):
+        monkeypatch.setattr("evals.search.estimates._WORTH_SHARING", 0)
+
         def found(processes):
             some = replace(estimates, processes=processes)
             return [some.cheapest(0.2), some.near(some.least(0.2)[0])]

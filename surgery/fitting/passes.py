@@ -114,12 +114,11 @@ class Passes:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
         """Of a slice: the numbers of windows [B], the windows [B, T], and the model's arguments."""
         given = None if states is None else iter(states)
-        windows = self.calibration.windows
-        batches = range(0, len(windows), ROWS)
+        batches = list(enumerate(self.calibration.batches()))
         size = -(-len(batches) // _SLICES)
-        for begin in batches[number * size : (number + 1) * size]:
-            tokens = torch.from_numpy(windows[begin : begin + ROWS].astype("int64"))
-            rows = torch.arange(begin, begin + len(tokens))
+        for index, windows in batches[number * size : (number + 1) * size]:
+            tokens = torch.from_numpy(windows.astype("int64"))
+            rows = ROWS * index + torch.arange(len(tokens))
             if given is None:
                 yield rows, tokens, {"input_ids": model_ids(self.model, tokens)}
             else:
