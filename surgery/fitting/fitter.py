@@ -23,7 +23,7 @@ from surgery.fitting.sharing import ALONE, Sharing
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
-_ROOM = 1 << 30
+_ROOM = 1 << 29
 """Bytes for the sums of blocks that are fitted together; more on a device that has more."""
 
 
