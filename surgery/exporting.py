@@ -15,7 +15,7 @@ from surgery.card.file import read_card
 from surgery.card.text import card_text
 from surgery.checkpoint.content import ContentHash, check_unchanged, file_hash
 from surgery.checkpoint.copying import HashedFile
-from surgery.checkpoint.source import CARD, SAFETENSORS_INDEX, Checkpoint
+from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
 from surgery.editing.preparing import Fitting, Prepared, prepare, variants_of
@@ -26,7 +26,6 @@ from surgery.hub.finding import last_name
 from surgery.modeling import MODELING_FILE
 from surgery.output import atomic_folder, check_output, is_unfinished
 from surgery.plan import Plan
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import (
     UNLISTED,
     Edit,
