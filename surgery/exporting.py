@@ -129,12 +129,12 @@ def write(
         if list(shards) != shard_names(1):
             index = index_json(shards, checkpoint.index_metadata)
             files[SAFETENSORS_INDEX] = _write_bytes(folder / SAFETENSORS_INDEX, _json(index))
-        copies = {path: path.relative_to(checkpoint.folder) for path in checkpoint.sidecars}
+        copies = checkpoint.carried
         if plan.layout.NAME == "compact":
-            copies[MODELING_FILE] = Path(MODELING_FILE.name)
-        for path, relative in copies.items():
-            (folder / relative).parent.mkdir(exist_ok=True)
-            files[str(relative)] = _copy(path, folder / relative)
+            copies[MODELING_FILE.name] = MODELING_FILE
+        for name, path in copies.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            files[name] = _copy(path, folder / name)
         config = _config_bytes(checkpoint, plan)
         files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
         known = {path: files[name].sha256 for path, name in copies_of.items()}
@@ -199,10 +199,7 @@ def _manifest(
     return Manifest(
         edit=edit,
         history=[*earlier.history, earlier.edit] if earlier else [],
-        files={
-            name: FileRecord(size=file.size, sha256=file.sha256)
-            for name, file in sorted(files.items())
-        },
+        files={name: FileRecord(**vars(file)) for name, file in sorted(files.items())},
     )
 
 

@@ -81,17 +81,14 @@ class Plan:
         return tuple(change.name for change in self.changes if change.action == "drop")
 
     def compute(
-        self,
-        change: Change,
-        read: Callable[[str], Array],
-        fits: Mapping[int, Fit] | None = None,
+        self, change: Change, read: Callable[[str], Array], fits: Mapping[int, Fit]
     ) -> Array:
         """The new content of a changed tensor, not yet cast to the checkpoint's dtype.
 
         `read` gives the source's tensors by name, `fits` what was fitted, by block.
         """
         block = _block(self.inventory, change.block, read)
-        edit, fit = self.edits[change.block], (fits or {}).get(change.block)
+        edit, fit = self.edits[change.block], fits.get(change.block)
         return self.layout.compute(change, block, edit, fit, self.one_hot)
 
     def described(self) -> dict[str, Any]:

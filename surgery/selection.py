@@ -74,9 +74,7 @@ def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selec
     **Raises:** `BlockSpecError` when there is none, one is empty or out of range, or a head is in
     two.
     """
-    parts = tuple(
-        sorted(Part(part.block, tuple(sorted(part.heads)), part.variant) for part in selection)
-    )
+    parts = tuple(sorted(Part(p.block, tuple(sorted(p.heads)), p.variant) for p in selection))
     if not parts or not all(part.heads for part in parts):
         raise BlockSpecError("the selection names no block")
     for part in parts:

@@ -121,8 +121,8 @@ def compute(
     if one_hot is None:
         heads[edit.heads, 2] = 0
         return new
-    alone = edit.heads_that_add()
-    silent = [head for head in edit.heads if head not in alone]
+    silent = [head for head, variant in edit.variants.items() if variant.KIND == "none"]
+    alone = [head for head in edit.heads if head not in silent]
     heads[silent, 2] = 0
     heads[alone, :2] = 0
     if change.role == "query_key_value_bias":

@@ -243,9 +243,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def versions() -> dict[str, str]:
     """Versions that could matter to a result: this tool, Python, and the libraries installed."""
-    found: dict[str, Any] = {"attn-surgery": _version("attn-surgery")}
-    found["python"] = platform.python_version()
-    found.update({library: _version(library) for library in _LIBRARIES})
+    found = {"attn-surgery": _version("attn-surgery"), "python": platform.python_version()}
+    found |= {library: _version(library) for library in _LIBRARIES}
     return {name: value for name, value in found.items() if value is not None}
 
 
