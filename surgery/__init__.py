@@ -27,17 +27,12 @@ if TYPE_CHECKING:
     from surgery.publishing.upload import Push, push
 
 _HOMES = {
-    "Export": "surgery.exporting",
-    "Inspection": "surgery.proof.inspection",
-    "Push": "surgery.publishing.upload",
-    "SurgeryError": "surgery.errors",
-    "Verification": "surgery.proof.verification",
-    "apply": "surgery.editing.in_memory",
-    "export": "surgery.exporting",
-    "inspect": "surgery.proof.inspection",
-    "push": "surgery.publishing.upload",
-    "short_circuit": "surgery.editing.in_memory",
-    "verify": "surgery.proof.verification",
+    "surgery.editing.in_memory": ("apply", "short_circuit"),
+    "surgery.errors": ("SurgeryError",),
+    "surgery.exporting": ("Export", "export"),
+    "surgery.proof.inspection": ("Inspection", "inspect"),
+    "surgery.proof.verification": ("Verification", "verify"),
+    "surgery.publishing.upload": ("Push", "push"),
 }
 
 __all__ = [
@@ -62,6 +57,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from surgery.card.file import read_card
 from surgery.card.text import card_text
 from surgery.checkpoint.content import ContentHash, check_unchanged, file_hash
 from surgery.checkpoint.copying import HashedFile
-from surgery.checkpoint.source import CARD, SAFETENSORS_INDEX, Checkpoint
+from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.tensors import FileRange
 from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
 from surgery.editing.preparing import Fitting, Prepared, prepare, variants_of
@@ -26,7 +26,6 @@ from surgery.hub.finding import last_name
 from surgery.modeling import MODELING_FILE
 from surgery.output import atomic_folder, check_output, is_unfinished
 from surgery.plan import Plan
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import (
     UNLISTED,
     Edit,
@@ -130,12 +129,12 @@ def write(
         if list(shards) != shard_names(1):
             index = index_json(shards, checkpoint.index_metadata)
             files[SAFETENSORS_INDEX] = _write_bytes(folder / SAFETENSORS_INDEX, _json(index))
-        copies = {path: path.relative_to(checkpoint.folder) for path in checkpoint.sidecars}
+        copies = checkpoint.carried
         if plan.layout.NAME == "compact":
-            copies[MODELING_FILE] = Path(MODELING_FILE.name)
-        for path, relative in copies.items():
-            (folder / relative).parent.mkdir(exist_ok=True)
-            files[str(relative)] = _copy(path, folder / relative)
+            copies[MODELING_FILE.name] = MODELING_FILE
+        for name, path in copies.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            files[name] = _copy(path, folder / name)
         config = _config_bytes(checkpoint, plan)
         files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
         known = {path: files[name].sha256 for path, name in copies_of.items()}
@@ -200,10 +199,7 @@ def _manifest(
     return Manifest(
         edit=edit,
         history=[*earlier.history, earlier.edit] if earlier else [],
-        files={
-            name: FileRecord(size=file.size, sha256=file.sha256)
-            for name, file in sorted(files.items())
-        },
+        files={name: FileRecord(**vars(file)) for name, file in sorted(files.items())},
     )
 
 

@@ -14,7 +14,7 @@ from surgery.checkpoint.inventory import Inventory
 from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family
-from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, Target, layout_of
+from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
 from surgery.selection import (
     Part,
     Selection,
@@ -24,6 +24,7 @@ from surgery.selection import (
     heads_of,
     parse_selection,
     variant_name,
+    variants_by_head,
 )
 from surgery.variants import Fit, variant_of
 
@@ -80,17 +81,14 @@ class Plan:
         return tuple(change.name for change in self.changes if change.action == "drop")
 
     def compute(
-        self,
-        change: Change,
-        read: Callable[[str], Array],
-        fits: Mapping[int, Fit] | None = None,
+        self, change: Change, read: Callable[[str], Array], fits: Mapping[int, Fit]
     ) -> Array:
         """The new content of a changed tensor, not yet cast to the checkpoint's dtype.
 
         `read` gives the source's tensors by name, `fits` what was fitted, by block.
         """
         block = _block(self.inventory, change.block, read)
-        edit, fit = self.edits[change.block], (fits or {}).get(change.block)
+        edit, fit = self.edits[change.block], fits.get(change.block)
         return self.layout.compute(change, block, edit, fit, self.one_hot)
 
     def described(self) -> dict[str, Any]:
@@ -140,19 +138,13 @@ def make_plan(
     selection = selected(drop_attn, variant, inventory.dimensions)
     edits = block_edits(selection, inventory.dimensions)
     _check_not_edited(edits, earlier or {}, inventory)
-    target = Target(
-        family=inventory.family,
-        dimensions=inventory.dimensions,
-        config=inventory.config,
-        is_compact=inventory.is_compact,
-        has_attention_bias=_block(inventory, next(iter(edits))).has("output_bias"),
-    )
-    where, reason = _choose(layout, target, edits.values())
+    where, reason = _choose(layout, inventory, edits.values())
     changes: list[Change] = []
     one_hot: OneHot | None = None
     for index, edit in edits.items():
-        own = where.one_hot(target, edit)
-        changes += where.changes(_block(inventory, index), edit, own)
+        block = _block(inventory, index)
+        own = where.one_hot(block, edit, inventory.config)
+        changes += where.changes(block, edit, own)
         one_hot = one_hot or own
     return Plan(
         family=inventory.family,
@@ -176,32 +168,25 @@ def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Sele
 
 def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, BlockEdit]:
     """Block → its edit, ascending. Raises `BlockSpecError`, `UnsupportedError`."""
-    edits: dict[int, BlockEdit] = {}
-    for block, heads in heads_of(selection).items():
-        of_head = {
-            head: variant_of(part.variant)
-            for part in selection
-            if part.block == block
-            for head in part.heads
-        }
-        edits[block] = BlockEdit(
-            block, dimensions.num_heads, {head: of_head[head] for head in heads}
-        )
-    return edits
+    heads_of(selection)  # raises where a head is in two parts
+    return {
+        block: BlockEdit(block, dimensions.num_heads, {h: variant_of(v) for h, v in heads.items()})
+        for block, heads in variants_by_head(selection).items()
+    }
 
 
-def _choose(layout: str, target: Target, edits: Iterable[BlockEdit]) -> tuple[Layout, str]:
+def _choose(layout: str, inventory: Inventory, edits: Iterable[BlockEdit]) -> tuple[Layout, str]:
     if layout != "auto":
         chosen = layout_of(layout)
-        refusal = _refusal(chosen, target, edits)
+        refusal = _refusal(chosen, inventory, edits)
         if refusal is not None:
             raise refusal
         return chosen, "asked for"
     stock, compact = layout_of("stock"), layout_of("compact")
-    refusal = _refusal(stock, target, edits)
+    refusal = _refusal(stock, inventory, edits)
     if refusal is None:
         return stock, "it holds the edit exactly in the unchanged architecture"
-    neither = _refusal(compact, target, edits)
+    neither = _refusal(compact, inventory, edits)
     if neither is not None:
         raise UnsupportedError(
             f"no layout holds this edit: {refusal.what}; and {neither.what}",
@@ -210,8 +195,11 @@ def _choose(layout: str, target: Target, edits: Iterable[BlockEdit]) -> tuple[La
     return compact, f"the stock layout cannot: {refusal.what}"
 
 
-def _refusal(layout: Layout, target: Target, edits: Iterable[BlockEdit]) -> UnsupportedError | None:
-    refusals = (layout.refusal(target, edit) for edit in edits)
+def _refusal(
+    layout: Layout, inventory: Inventory, edits: Iterable[BlockEdit]
+) -> UnsupportedError | None:
+    blocks = ((_block(inventory, edit.block), edit) for edit in edits)
+    refusals = (layout.refusal(block, edit, inventory.config) for block, edit in blocks)
     return next((refusal for refusal in refusals if refusal is not None), None)
 
 
@@ -239,5 +227,4 @@ def _reads_nothing(name: str) -> Array:
 def _block(
     inventory: Inventory, index: int, read: Callable[[str], Array] = _reads_nothing
 ) -> Block:
-    present = frozenset(inventory.infos)
-    return Block(inventory.family, inventory.dimensions, index, present, read)
+    return Block(inventory.family, inventory.dimensions, index, inventory.infos, read)

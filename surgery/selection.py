@@ -74,9 +74,7 @@ def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selec
     **Raises:** `BlockSpecError` when there is none, one is empty or out of range, or a head is in
     two.
     """
-    parts = tuple(
-        sorted(Part(part.block, tuple(sorted(part.heads)), part.variant) for part in selection)
-    )
+    parts = tuple(sorted(Part(p.block, tuple(sorted(p.heads)), p.variant) for p in selection))
     if not parts or not all(part.heads for part in parts):
         raise BlockSpecError("the selection names no block")
     for part in parts:
@@ -133,8 +131,21 @@ def blocks_of(selection: Iterable[Part]) -> tuple[int, ...]:
 
 def variant_name(selection: Iterable[Part]) -> str:
     """The variant of every part, or "mixed"."""
-    names = {part.variant for part in selection}
+    return one_name(part.variant for part in selection)
+
+
+def one_name(variants: Iterable[str]) -> str:
+    """The name that all of them have, or "mixed"."""
+    names = set(variants)
     return names.pop() if len(names) == 1 else "mixed"
+
+
+def variants_by_head(selection: Iterable[Part]) -> dict[int, dict[int, str]]:
+    """Block → head → its variant, ascending; of a head in two parts, that of the later one."""
+    heads: dict[int, dict[int, str]] = {}
+    for part in selection:
+        heads.setdefault(part.block, {}).update(dict.fromkeys(part.heads, part.variant))
+    return {block: dict(sorted(heads[block].items())) for block in sorted(heads)}
 
 
 def by_variant(selection: Iterable[Part]) -> Mapping[str, Selection]:
@@ -170,9 +181,8 @@ def parse_blocks(spec: str, num_blocks: int) -> tuple[int, ...]:
         elif match["first"] is not None:
             first, last = int(match["first"]), int(match["last"])
         else:
-            first = last = (
-                int(match["index"]) % num_blocks if _in(match["index"], num_blocks) else -1
-            )
+            index = int(match["index"])
+            first = last = index + num_blocks if index < 0 else index
         if not 0 <= first < num_blocks or last >= num_blocks:
             raise BlockSpecError(f"{text!r} is out of range", where=where, fix=model)
         if first > last:
@@ -196,7 +206,3 @@ def format_blocks(blocks: tuple[int, ...]) -> str:
         else:
             runs.append([block])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
-def _in(index: str, num_blocks: int) -> bool:
-    return -num_blocks <= int(index) < num_blocks

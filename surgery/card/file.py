@@ -8,10 +8,10 @@ from surgery.card.measured import Measured
 from surgery.card.text import NAME, card_text
 from surgery.checkpoint.foreign import read_bytes
 from surgery.checkpoint.links import own_file
+from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import last_name
 from surgery.output import atomic_file
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import read_manifest
 
 _LARGEST = 2**20  # bytes of a card

@@ -49,11 +49,7 @@ def load_model(
             where=folder / ADAPTER,
             fix="merge it into the weights, or remove it",
         )
-    optional: dict[str, Any] = {}
-    if device_map is not None:
-        optional["device_map"] = device_map
-    if attn_implementation is not None:
-        optional["attn_implementation"] = attn_implementation
+    asked = {"device_map": device_map, "attn_implementation": attn_implementation}
     with guard(CheckpointError, "cannot be loaded", folder), _quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -61,7 +57,7 @@ def load_model(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **optional,
+            **{name: value for name, value in asked.items() if value is not None},
         )
     new, report = loaded
     missing = sorted(report["missing_keys"])

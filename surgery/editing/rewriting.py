@@ -35,21 +35,22 @@ def output_shards(
         return NewTensor(info, partial(new_content, change, plan, checkpoint.read, fits))
 
     edited: list[tuple[str, OutputShard]] = []
-    names = _source_names(checkpoint)
+    verbatim = all(shard.verbatim for shard in checkpoint.shards)
+    names = shard_names(len(checkpoint.shards))
     for shard, name in zip(checkpoint.shards, names, strict=True):
         entries: list[Entry] = []
-        touched = False
         for tensor in shard.tensors:
             change = changes.get(tensor.info.name)
-            touched |= change is not None
             if change is None:
                 entries.append(tensor)
             elif change.action == "rewrite":
                 entries.append(new(change))
             else:  # dropped: what is added stands in the place of the block's first dropped tensor
                 entries += [new(add) for add in added.pop(change.block, ())]
+        touched = any(tensor.info.name in changes for tensor in shard.tensors)
         whole = shard.path if shard.verbatim and not touched else None
-        edited.append((name, OutputShard(tuple(entries), shard.metadata, copy_of=whole)))
+        written = OutputShard(tuple(entries), shard.metadata, copy_of=whole)
+        edited.append((shard.path.name if verbatim else name, written))
     if max_shard_size is None:
         return {name: shard for name, shard in edited if shard.entries}
     metadata = checkpoint.shards[0].metadata
@@ -60,17 +61,11 @@ def output_shards(
     }
 
 
-def _source_names(checkpoint: Checkpoint) -> list[str]:
-    if all(shard.verbatim for shard in checkpoint.shards):
-        return [shard.path.name for shard in checkpoint.shards]
-    return shard_names(len(checkpoint.shards))
-
-
 def new_content(
     change: Change,
     plan: Plan,
     read: Callable[[str], Array],
-    fits: Fits | None = None,
+    fits: Fits,
     *,
     dtype: str | None = None,
 ) -> Array:
@@ -94,11 +89,11 @@ def new_content(
 
 def changed_by(plan: Plan) -> Changed:
     """The names of the tensors that a plan rewrites, adds and drops, in its order."""
-    rewritten, added, dropped = (
-        [change.name for change in plan.changes if change.action == action]
-        for action in ("rewrite", "add", "drop")
-    )
-    return Changed(rewritten=rewritten, added=added, dropped=dropped)
+
+    def names(action: str) -> list[str]:
+        return [change.name for change in plan.changes if change.action == action]
+
+    return Changed(rewritten=names("rewrite"), added=names("add"), dropped=names("drop"))
 
 
 def check_fitted(plan: Plan, fits: Fits) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 from surgery.errors import CheckpointError
 
-_SPELLINGS = {  # in `rope_parameters`, then at the top level
-    "share": ("partial_rotary_factor", "rotary_pct"),
-    "base": ("rope_theta", "rotary_emb_base"),
+_NUMBERS = {  # key in `rope_parameters`, at the top level; least, most, the library's default
+    "share": ("partial_rotary_factor", "rotary_pct", 0, 1, 0.25),
+    "base": ("rope_theta", "rotary_emb_base", 1, 1e30, 10_000),
 }
-_LIMITS = {"share": (0, 1, 0.25), "base": (1, 1e30, 10_000)}  # least, most, the library's default
 
 
 def rotary_kind(config: Mapping[str, Any]) -> str:
@@ -32,8 +31,7 @@ def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, fl
     """
     rope = _mapping(config, "rope_parameters")
     found: dict[str, float] = {}
-    for name, (inside, outside) in _SPELLINGS.items():
-        least, most, default = _LIMITS[name]
+    for name, (inside, outside, least, most, default) in _NUMBERS.items():
         every = (rope.get(inside), config.get(inside), config.get(outside))
         given = [value for value in every if value is not None]
         value = given[0] if given else default

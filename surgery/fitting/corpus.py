@@ -56,8 +56,7 @@ class Corpus:
     @property
     def fingerprint(self) -> list[list[Any]]:
         """Name of every file, and its size in bytes, which of a data set is not known."""
-        sizes = map(size_of, self.files)
-        return [list(pair) for pair in zip(self.names, sizes, strict=True)]
+        return [[name, size_of(file)] for name, file in zip(self.names, self.files, strict=True)]
 
 
 def size_of(file: Source) -> int | None:

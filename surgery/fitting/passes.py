@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ class Passes:
 
         def add(block: int, x: torch.Tensor, z: torch.Tensor) -> None:
             if block not in sums:
-                sums[block] = self._no_sums(z.device, maps=blocks[block])
+                empty = partial(Moments, self.width, z.device, maps=blocks[block])
+                sums[block] = empty(), empty()
             for moments, rows in zip(sums[block], (train, ~train), strict=True):
                 chosen = rows.to(z.device)
                 moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
@@ -104,10 +106,6 @@ class Passes:
                     self.model.base_model(**entry, use_cache=False)
                 self.advance(self.processes.count * tokens.numel())
         return sums
-
-    def _no_sums(self, device: torch.device, *, maps: bool) -> tuple[Moments, Moments]:
-        width = self.width
-        return Moments(width, device, maps=maps), Moments(width, device, maps=maps)
 
     def _entries(
         self, number: int, states: Iterable[torch.Tensor] | None
@@ -136,19 +134,13 @@ class Passes:
         xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 
-        def take_x(block: int) -> Callable[..., None]:
-            def hook(module: Any, args: tuple[Any, ...]) -> None:
-                xs[block] = args[0]
+        def take_x(block: int, module: Any, args: tuple[Any, ...]) -> None:
+            xs[block] = args[0]
 
-            return hook
-
-        def take_z(block: int) -> Callable[..., None]:
-            def hook(module: Any, args: tuple[Any, ...]) -> None:
-                add(block, xs.pop(block), args[0])
-                if block == deepest and (keep is None or keep <= deepest):
-                    raise _DeepEnough
-
-            return hook
+        def take_z(block: int, module: Any, args: tuple[Any, ...]) -> None:
+            add(block, xs.pop(block), args[0])
+            if block == deepest and (keep is None or keep <= deepest):
+                raise _DeepEnough
 
         def take_states(module: Any, args: tuple[Any, ...]) -> None:
             assert kept is not None
@@ -160,7 +152,7 @@ class Passes:
             for block in blocks:
                 for name, take in zip(self.family.reading(block), (take_x, take_z), strict=True):
                     module = self.model.get_submodule(name)
-                    hooks.callback(module.register_forward_pre_hook(take(block)).remove)
+                    hooks.callback(module.register_forward_pre_hook(partial(take, block)).remove)
             if keep is not None:
                 module = layers_of(self.model)[keep]
                 hooks.callback(module.register_forward_pre_hook(take_states).remove)

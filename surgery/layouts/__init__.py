@@ -5,11 +5,11 @@ from __future__ import annotations
 from surgery.errors import UnsupportedError
 from surgery.layouts import compact, stock
 from surgery.layouts.block import Block
-from surgery.layouts.change import Change, Layout, Target
+from surgery.layouts.change import Change, Layout
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
 
-__all__ = ["LAYOUTS", "Block", "BlockEdit", "Change", "Layout", "OneHot", "Target", "layout_of"]
+__all__ = ["LAYOUTS", "Block", "BlockEdit", "Change", "Layout", "OneHot", "layout_of"]
 
 _ALL: tuple[Layout, ...] = (stock, compact)
 LAYOUTS: dict[str, Layout] = {layout.NAME: layout for layout in _ALL}

@@ -6,7 +6,7 @@ views as [H, 3, h, d]: query, key and value are interleaved per head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Block:
     family: Family
     dimensions: Dimensions
     index: int
-    present: frozenset[str]
+    present: Container[str]
     read_tensor: Callable[[str], Array]
 
     def name(self, role: Role) -> str:

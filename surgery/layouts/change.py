@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from surgery.errors import UnsupportedError
-from surgery.families import Dimensions, Family, Role
+from surgery.families import Family, Role
 from surgery.layouts.block import Array, Block
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
@@ -25,27 +25,21 @@ class Change:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a layout may look at to decide whether it can hold an edit."""
-
-    family: Family
-    dimensions: Dimensions
-    config: dict[str, Any]
-    is_compact: bool  # the source already is a compact checkpoint
-    has_attention_bias: bool
-
-
 class Layout(Protocol):
-    """A layout: one module per layout provides these names."""
+    """A layout: one module per layout provides these names.
+
+    `config`: the source's config.json. Of the source's tensors only `compute` reads any.
+    """
 
     @property
     def NAME(self) -> str: ...
 
-    def refusal(self, target: Target, edit: BlockEdit, /) -> UnsupportedError | None:
+    def refusal(
+        self, block: Block, edit: BlockEdit, config: dict[str, Any], /
+    ) -> UnsupportedError | None:
         """Why the layout cannot hold such an edit exactly; None when it can."""
 
-    def one_hot(self, target: Target, edit: BlockEdit, /) -> OneHot | None:
+    def one_hot(self, block: Block, edit: BlockEdit, config: dict[str, Any], /) -> OneHot | None:
         """The constant queries and keys that the layout uses for such an edit, if any."""
 
     def changes(

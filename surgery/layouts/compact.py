@@ -16,7 +16,7 @@ from typing import Any
 from surgery.errors import UnsupportedError
 from surgery.families import Family
 from surgery.layouts.block import Array, Block
-from surgery.layouts.change import Change, Target
+from surgery.layouts.change import Change
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
 from surgery.modeling.names import auto_map, class_names
@@ -25,7 +25,7 @@ from surgery.variants import Fit
 NAME = "compact"
 
 
-def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
+def refusal(block: Block, edit: BlockEdit, config: dict[str, Any]) -> UnsupportedError | None:
     """Only a block that has no head left can be without its attention module."""
     if edit.whole:
         return None
@@ -37,7 +37,7 @@ def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
     )
 
 
-def one_hot(target: Target, edit: BlockEdit) -> OneHot | None:
+def one_hot(block: Block, edit: BlockEdit, config: dict[str, Any]) -> OneHot | None:
     return None
 
 

@@ -40,10 +40,6 @@ class BlockEdit:
         """Whether calibration text is needed."""
         return any(variant.FITTED for variant in self.variants.values())
 
-    def heads_that_add(self) -> list[int]:
-        """The edited heads whose context is not exactly zero."""
-        return [head for head, variant in self.variants.items() if variant.KIND != "none"]
-
     def affine(self, sources: Sources) -> Affine:
         """The maps of all heads of the block, zero for those that are not edited.
 

@@ -80,9 +80,8 @@ def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions:
     offsets = np.arange(1, max(max_positions, 2), dtype=np.float64)
     lost = np.zeros_like(offsets)  # Σ_{m<k} (1 - cos θ_m Δ)
     best: OneHot | None = None
-    for pair, frequency in enumerate(frequencies):
+    for num_pairs, frequency in enumerate(frequencies, 1):
         lost += 1.0 - np.cos(frequency * offsets)
-        num_pairs = pair + 1
         kappa = int(np.sqrt(SCORE_LIMIT / num_pairs))
         unit = kappa**2 / np.sqrt(head_size)
         worst = int(np.argmin(lost))

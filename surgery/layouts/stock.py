@@ -25,7 +25,7 @@ import numpy as np
 from surgery.errors import MarginError, UnsupportedError
 from surgery.families import Family, Role
 from surgery.layouts.block import Array, Block
-from surgery.layouts.change import Change, Target
+from surgery.layouts.change import Change
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot, inverse_frequencies
 from surgery.layouts.one_hot import one_hot as find_one_hot
@@ -35,54 +35,54 @@ NAME = "stock"
 _FIX = "use `layout=compact`, or `variant=zero`"
 
 
-def refusal(target: Target, edit: BlockEdit) -> UnsupportedError | None:
+def refusal(block: Block, edit: BlockEdit, config: dict[str, Any]) -> UnsupportedError | None:
     """The reason, with what to do, why the unchanged architecture cannot hold the edit."""
-    if target.is_compact:
+    if config["model_type"] == block.family.compact_model_type:
         return UnsupportedError(
             "the source is a compact checkpoint, which needs its own modeling file in any case",
             fix="use `layout=compact`",
         )
-    if edit.kind == "constant" and not target.has_attention_bias:
+    if edit.kind == "constant" and not block.has("output_bias"):
         return UnsupportedError(
             "a model without attention biases cannot hold a constant in the stock layout",
             fix=_FIX,
         )
     if edit.kind != "affine":
         return None
-    if not target.family.rotary:
+    if not block.family.rotary:
         return UnsupportedError(
-            f"{target.family.title} has no query and key biases and no rotary positions, so its "
+            f"{block.family.title} has no query and key biases and no rotary positions, so its "
             "own architecture cannot make a token attend to itself alone",
             fix=f"{_FIX} or mean",
         )
-    if not target.has_attention_bias:
+    if not block.has("output_bias"):
         return UnsupportedError(
             "attention_bias is false, and without query and key biases the architecture cannot "
             "make a token attend to itself alone",
             fix=_FIX,
         )
     try:
-        _find(target)
+        _find(block, config)
     except MarginError as error:
         return error
     return None
 
 
-def one_hot(target: Target, edit: BlockEdit) -> OneHot | None:
-    if edit.kind == "none" or not (target.family.rotary and target.has_attention_bias):
+def one_hot(block: Block, edit: BlockEdit, config: dict[str, Any]) -> OneHot | None:
+    if edit.kind == "none" or not (block.family.rotary and block.has("output_bias")):
         return None
     try:
-        return _find(target)
+        return _find(block, config)
     except MarginError:
         if edit.kind == "affine":
             raise
         return None  # a constant can stand in the output bias as well
 
 
-def _find(target: Target) -> OneHot:
-    head_size = target.dimensions.head_size
-    frequencies = tuple(inverse_frequencies(target.config, head_size).tolist())
-    return _remembered(frequencies, head_size, target.dimensions.max_positions)
+def _find(block: Block, config: dict[str, Any]) -> OneHot:
+    head_size = block.dimensions.head_size
+    frequencies = tuple(inverse_frequencies(config, head_size).tolist())
+    return _remembered(frequencies, head_size, block.dimensions.max_positions)
 
 
 @lru_cache
@@ -121,8 +121,8 @@ def compute(
     if one_hot is None:
         heads[edit.heads, 2] = 0
         return new
-    alone = edit.heads_that_add()
-    silent = [head for head in edit.heads if head not in alone]
+    silent = [head for head, variant in edit.variants.items() if variant.KIND == "none"]
+    alone = [head for head in edit.heads if head not in silent]
     heads[silent, 2] = 0
     heads[alone, :2] = 0
     if change.role == "query_key_value_bias":

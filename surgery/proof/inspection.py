@@ -33,17 +33,12 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "model": self.model,
-            "family": self.family,
-            "num_blocks": self.num_blocks,
-            "dtype": self.dtype,
-            "parameters": self.parameters,
+            **vars(self),
             "attention_free": {str(block): name for block, name in self.attention_free.items()},
             "edited_heads": {
                 str(block): {str(head): name for head, name in heads.items()}
                 for block, heads in self.edited_heads.items()
             },
-            "layout": self.layout,
             "edits": [
                 {
                     "blocks": list(edit.blocks),
@@ -72,8 +67,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
     heads: dict[int, dict[int, str]] = {}
     if manifest:
         free |= manifest.attention_free
-        edited = manifest.edited_heads
-        heads = {block: edited[block] for block in edited if block not in free}
+        heads = {b: some for b, some in manifest.edited_heads.items() if b not in free}
     return Inspection(
         model=outline.model.source.model,
         family=family.model_type,

@@ -41,20 +41,15 @@ def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     kept = (torch.arange(length) == length - 1, half_T, ~half_T)
     modules = dict(model.named_modules())
     probes = {}
-    hooks = []
     for block in range(dimensions.num_blocks):
         probe = probes[block] = _Probe(dimensions.num_heads, kept, order_T)
         attention = modules[family.attention.format(block=block)]
-        hooks.append(attention.register_forward_hook(probe, with_kwargs=True))
-        projection = modules.get(family.name("output_weight", block).removesuffix(".weight"))
+        attention.register_forward_hook(probe, with_kwargs=True)
+        projection = modules.get(family.reading(block)[1])
         if projection is not None:
-            hooks.append(projection.register_forward_pre_hook(probe.take_context))
-    try:
-        with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
-            model(tokens_BT, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+            projection.register_forward_pre_hook(probe.take_context)
+    with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
+        model(tokens_BT, use_cache=False)  # it is loaded for this alone: the hooks go with it
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
 
 
@@ -86,8 +81,7 @@ class _Probe:
             if not torch.isfinite(output).all():
                 raise FloatingPointError("attention output is not finite")
             after = output if self.context is None else self.context
-            differs = (after != before)[0, kept_T]
-            if self.context is not None:
-                differs = differs.view(len(differs), len(self.mixing), -1).any(-1).any(0)
-            self.mixing |= differs if self.context is not None else differs.any()
+            differs_d = (after != before)[0, kept_T].any(0)
+            parts = 1 if self.context is None else len(self.mixing)
+            self.mixing |= differs_d.view(parts, -1).any(-1)
         self.running = False

@@ -130,11 +130,9 @@ def reproduce(
         _check_source(
             edit.source, model, replace(prepared.model, source=export.manifest.edit.source)
         )
-    now = versions()
-    differing = [
-        name for name in {**edit.versions, **now} if edit.versions.get(name) != now.get(name)
-    ]
-    environment = {name: (edit.versions.get(name), now.get(name)) for name in differing}
+    then, now = edit.versions, versions()
+    both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
+    environment = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
     return Reproduction(original, prepared.model, files, environment)
 
 
@@ -177,16 +175,15 @@ def _compared(
     recorded = original.manifest.files
     found = {name: file.sha256 for name, file in manifest.files.items()}
     results = [
-        FileResult(name, recorded[name].sha256, None, False)
-        if name not in found
-        else FileResult(
-            name, recorded[name].sha256, found[name], original.holds(name, repeated / name)
+        FileResult(
+            name,
+            file.sha256,
+            found.get(name),
+            equal=name in found and original.holds(name, repeated / name),
         )
-        for name in recorded
+        for name, file in recorded.items()
     ]
-    results += [
-        FileResult(name, "", found[name], False) for name in sorted(set(found) - set(recorded))
-    ]
+    results += [FileResult(name, "", found[name], False) for name in sorted({*found} - {*recorded})]
     differing = {result.name for result in results if not result.equal}
     if not fitted or not differing or not all(name.endswith(".safetensors") for name in differing):
         return tuple(results)
@@ -194,10 +191,7 @@ def _compared(
     difference = _largest_difference(
         recorded_model.checkpoint, open_checkpoint(repeated), manifest.edit.changed.rewritten
     )
-    return tuple(
-        FileResult(r.name, r.recorded, r.repeated, r.equal, None if r.equal else difference)
-        for r in results
-    )
+    return tuple(file if file.equal else replace(file, difference=difference) for file in results)
 
 
 def _largest_difference(

@@ -12,7 +12,13 @@ from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.links import own_file
-from surgery.checkpoint.source import SAFETENSORS, SAFETENSORS_INDEX, Checkpoint, open_checkpoint
+from surgery.checkpoint.source import (
+    MANIFEST,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    Checkpoint,
+    open_checkpoint,
+)
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
@@ -21,7 +27,6 @@ from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
 from surgery.proof.expected import check_repeats, replanned
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import Part, format_selection
 
@@ -153,22 +158,22 @@ class _Proof:
     def contents(self) -> str:
         result, edit = self.result, self.manifest.edit
         weights = {shard.path.name for shard in result.shards if shard.verbatim}
-        index = set() if SAFETENSORS in weights else {SAFETENSORS_INDEX}
-        code = set()
+        known = {"config.json", *weights, *result.carried}
+        if SAFETENSORS not in weights:
+            known.add(SAFETENSORS_INDEX)
+        code = "no code"
         if edit.layout == "compact":
-            code = {MODELING_FILE.name}
             path = self.folder / MODELING_FILE.name
             if not path.is_file() or path.read_bytes() != MODELING_FILE.read_bytes():
                 wrote = edit.versions.get("attn-surgery", "unknown")
                 raise CheckpointError(f"{path.name} is not this version's (exported by {wrote})")
-        known = {"config.json", *weights, *index, *code, *result.carried}
+            known.add(path.name)
+            code = f"{path.name} of this version"
         strangers = sorted(set(self.manifest.files) - known)
         if strangers:
             raise CheckpointError(f"{strangers[0]} is no part of an edited model")
         check_tokenizer(self.folder)
-        return "weights, tokenizer and license, " + (
-            f"and {min(code)} of this version" if code else "and no code"
-        )
+        return f"weights, tokenizer and license, and {code}"
 
     def edit(self) -> str:
         if self.found is not None:

@@ -13,10 +13,9 @@ from surgery.card.leaderboards import eval_results
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.links import own_file
-from surgery.checkpoint.source import read_json
+from surgery.checkpoint.source import MANIFEST, read_json
 from surgery.errors import ManifestError, OutputError
 from surgery.proof.verification import verify
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
 

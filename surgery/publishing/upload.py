@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.card.leaderboards import FILES
 from surgery.card.text import card_text, merged
-from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS
+from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import hub_client, progress_bars
 from surgery.hub.state import TIMEOUT, Published, published
 from surgery.publishing.publishable import Publishable, Render, publishable
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
 if TYPE_CHECKING:

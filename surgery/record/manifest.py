@@ -14,18 +14,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
+from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, SurgeryError
 from surgery.families import family_of
 from surgery.layouts.one_hot import OneHot
-from surgery.selection import Part, blocks_of, checked, variant_name
+from surgery.selection import Part, blocks_of, checked, one_name, variant_name, variants_by_head
 from surgery.variants import variant_of
 
-NAME = "surgery.json"
 SCHEMA: Literal[1] = 1
 REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
-    *(NAME, "README.md", RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
+    *(MANIFEST, CARD, RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
     *("lm_eval/*/samples_*.jsonl", ".eval_results/*.yaml"),
 )
 """What may lie beside the listed files of a folder, as patterns: the card, an evaluation, and its
@@ -38,6 +38,9 @@ class Record(BaseModel):
     """A part of a file that is checked strictly and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def to_text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 class Source(Record):
@@ -201,29 +204,18 @@ class Manifest(Record):
     @property
     def attention_free(self) -> dict[int, str]:
         """Block without any attention left → its variant or "mixed", over all edits."""
-        free = {}
-        for block, heads in self.edited_heads.items():
-            if len(heads) == self.edit.num_heads:
-                names = set(heads.values())
-                free[block] = names.pop() if len(names) == 1 else "mixed"
-        return free
+        edited, all_heads = self.edited_heads, self.edit.num_heads
+        return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
 
     def accounts_for(self, name: str) -> bool:
         """Whether a file of that name may lie in the folder: recorded, `UNLISTED`, or the Hub's."""
         patterns = (*UNLISTED, ".gitattributes")
         return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    def to_text(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
-
 
 def edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
     """Block → head → variant, ascending."""
-    heads: dict[int, dict[int, str]] = {}
-    for edit in edits:
-        for part in edit.parts:
-            heads.setdefault(part.block, {}).update(dict.fromkeys(part.heads, part.variant))
-    return {block: dict(sorted(heads[block].items())) for block in sorted(heads)}
+    return variants_by_head(part for edit in edits for part in edit.parts)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -231,7 +223,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
     **Raises:** `ManifestError` when it is damaged or of another schema.
     """
-    path = folder / NAME
+    path = folder / MANIFEST
     if not path.exists():
         return None
     with guard(ManifestError, "is not valid", path):
@@ -251,9 +243,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def versions() -> dict[str, str]:
     """Versions that could matter to a result: this tool, Python, and the libraries installed."""
-    found: dict[str, Any] = {"attn-surgery": _version("attn-surgery")}
-    found["python"] = platform.python_version()
-    found.update({library: _version(library) for library in _LIBRARIES})
+    found = {"attn-surgery": _version("attn-surgery"), "python": platform.python_version()}
+    found |= {library: _version(library) for library in _LIBRARIES}
     return {name: value for name, value in found.items() if value is not None}
 
 

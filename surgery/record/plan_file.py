@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import SourceError
+from surgery.plan import LayoutChoice
 from surgery.record.manifest import EditedModel, Record
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
 
@@ -31,7 +31,7 @@ class PlanFile(Record):
     schema_version: Literal[1] = SCHEMA
     model: EditedModel | None = None
     edits: list[PlannedEdit]
-    layout: Literal["auto", "stock", "compact"] = "auto"
+    layout: LayoutChoice = "auto"
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @staticmethod
@@ -39,7 +39,7 @@ class PlanFile(Record):
         selection: Iterable[Part],
         num_heads: int,
         *,
-        layout: Literal["auto", "stock", "compact"] = "auto",
+        layout: LayoutChoice = "auto",
         model: EditedModel | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> PlanFile:
@@ -56,9 +56,6 @@ class PlanFile(Record):
         for edit in self.edits:
             parts += parse_selection(edit.drop_attn, edit.variant, num_blocks, num_heads)
         return tuple(sorted(parts))
-
-    def to_text(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 def read_plan_file(path: Path) -> PlanFile:
