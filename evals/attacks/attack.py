@@ -39,6 +39,10 @@ class Passages:
         return replace(self, tokens=np.concatenate([self.tokens, others.tokens]))
 
     @property
+    def prefixes(self) -> Tokens:
+        return self.tokens[:, : self.prefix_length]
+
+    @property
     def suffixes(self) -> Tokens:
         return self.tokens[:, self.prefix_length :]
 
