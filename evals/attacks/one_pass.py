@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome
-from evals.memorization.measures import NEAR_MATCH, Pass, bleu, near_match_similarity
+from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.memorization.measures import NEAR_MATCH, Flags, Pass, bleu, near_match_similarity
 from evals.memorization.recovery import Evidence, recovery_of
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome
+from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.memorization.measures import Flags
 from evals.samples import Tokens
 from surgery.fitting.corpus import token_ids
 

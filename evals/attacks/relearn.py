@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome
+from evals.attacks.attack import Attack, Attacked, Outcome
 from evals.attacks.one_pass import nearly
+from evals.memorization.measures import Flags
 from evals.memorization.recovery import Evidence, recovery_of
 from evals.samples import Tokens
 
@@ -48,9 +49,8 @@ def relearn(*, benign: bool) -> Attack:
             learned = passages.tokens[~tried]
         curve: dict[str, list[Flags]] = {"any": [], "near": []}
         for tuned in fine_tuned(attacked.model, learned):
-            found = replace(attacked, model=tuned).read(
-                passages.tokens, passages.prefix_length, decode=True
-            )
+            relearned = replace(attacked, model=tuned)
+            found = relearned.read(passages.tokens, passages.prefix_length, full=True)
             curve["any"].append(measure.recovered(Evidence.of(found)))
             curve["near"].append(nearly(found))
         return Outcome(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks import membership
-from evals.attacks.attack import Attack, Flags, Outcome
+from evals.attacks.attack import Attack, Outcome
 from evals.attacks.audit import Audited, Protocol, attack_of
 from evals.attacks.picture import draw_audit
 from evals.attacks.result import Audit, Tried
+from evals.memorization.measures import Flags
 from evals.statistics import judged, mcnemar, paired_difference, rate
 from surgery.output import atomic_folder, known_by, write_lines
 from surgery.record.manifest import versions

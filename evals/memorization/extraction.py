@@ -83,9 +83,8 @@ def extract(
         model,
         samples.tokens,
         samples.prefix_length,
+        full=full,
         sampling=scheme,
-        distributions=full,
-        decode=full,
         batch_size=batch_size,
         processes=processes,
         advance=advance,
@@ -101,14 +100,13 @@ def run_pass(
     tokens: Tokens,
     prefix_length: int,
     *,
+    full: bool = False,
     sampling: Sampling | None = None,
-    distributions: bool = False,
-    decode: bool = False,
     batch_size: int | None = None,
     processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Pass:
-    """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after it.
+    """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after a `full` one.
 
     Arguments as in `extract`. Batches consist of the same rows however many processes there are.
     """
@@ -122,16 +120,16 @@ def run_pass(
         some = torch.from_numpy(tokens[rows].astype(np.int64))
         suffix = some[:, prefix_length:]
         # The last token predicts nothing that is measured, so it is not read.
-        hidden, cache = hidden_states(model, some[:, :-1], use_cache=decode)
+        hidden, cache = hidden_states(model, some[:, :-1], use_cache=full)
         found = measure_predictions(
             hidden[:, prefix_length - 1 :],
             head_of(model),
             suffix,
             sampling=sampling,
-            distributions=distributions,
+            distributions=full,
         )
         decoded = None
-        if decode:
+        if full:
             leaves = torch.from_numpy(first_divergence(found.greedy, tokens[rows, prefix_length:]))
             greedy = torch.from_numpy(found.greedy.astype(np.int64))
             free = free_running(model, suffix, prefix_length, leaves, greedy, cache)
