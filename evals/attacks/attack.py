@@ -8,16 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evals.memorization.extraction import run_pass
-from evals.memorization.measures import Pass
+from evals.memorization.measures import Flags, Pass
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
 from evals.samples import Tokens
 from surgery.errors import MeasurementError
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,10 @@ class Passages:
         return replace(self, tokens=np.concatenate([self.tokens, others.tokens]))
 
     @property
+    def prefixes(self) -> Tokens:
+        return self.tokens[:, : self.prefix_length]
+
+    @property
     def suffixes(self) -> Tokens:
         return self.tokens[:, self.prefix_length :]
 
@@ -56,15 +57,14 @@ class Attacked:
     batch_size: int | None = None
     processes: Processes | None = None
 
-    def read(self, tokens: Tokens, prefix_length: int, *, decode: bool = False) -> Pass:
-        """One teacher-forced pass over rows, and greedy decoding after it where asked for."""
+    def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
+        """One teacher-forced pass over rows; `full`: also distributions, and greedy decoding."""
         return run_pass(
             self.model,
             tokens,
             prefix_length,
+            full=full,
             sampling=Sampling(),
-            distributions=decode,  # for membership, beside what needs decoding
-            decode=decode,
             batch_size=self.batch_size,
             processes=self.processes,
         )
@@ -80,7 +80,7 @@ class Attacked:
     @cached_property
     def seen(self) -> Pass:
         """The pass over the passages as they are, for every attack that asks."""
-        made = self.read(self.passages.tokens, self.passages.prefix_length, decode=True)
+        made = self.read(self.passages.tokens, self.passages.prefix_length, full=True)
         if self.tokenizer is None:
             return made
         return replace(made, texts=self.tokenizer.batch_decode(made.suffix.tolist()))

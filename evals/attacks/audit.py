@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from evals.attacks import membership
 from evals.attacks.attack import Attack, Attacked, Outcome, Passages
-from evals.attacks.near import near
-from evals.attacks.one_pass import one_pass
+from evals.attacks.one_pass import near, one_pass
 from evals.attacks.perturbed import perturbed
 from evals.attacks.quantized import quantized
-from evals.attacks.relearn import relearn, relearn_benign
+from evals.attacks.relearn import relearn
 from evals.memorization.recovery import FORMS, NAMES
 from evals.models import LoadedModel
 from evals.running.processes import Processes
@@ -25,8 +25,6 @@ ALL = (
     *CHEAP, "near", "perturbed", "quantized:8", "quantized:4", "relearn", "relearn-benign",
     membership.NAME,
 )  # fmt: skip
-
-
 GROUPS = {"cheap": CHEAP, "all": ALL}
 
 
@@ -54,8 +52,8 @@ def attack_of(name: str) -> Attack:
     others: dict[str, Callable[[], Attack]] = {
         "near": near,
         "perturbed": perturbed,
-        "relearn": relearn,
-        "relearn-benign": relearn_benign,
+        "relearn": partial(relearn, benign=False),
+        "relearn-benign": partial(relearn, benign=True),
     }
     kind, _, number = name.partition(":")
     try:

@@ -10,8 +10,13 @@ from evals.attacks.attack import Attacked
 from evals.memorization.membership import SCORES, auc
 
 NAME = "membership"
-DEFINITION = "area under the ROC curve of each score, members against non-members; 0.5 is chance"
-SOURCE = "; ".join(score.source for score in SCORES)
+DESCRIBED = {
+    "setting": "all scores of extract",
+    "definition": "area under the ROC curve of each score, members against non-members; 0.5 is "
+    "chance",
+    "source": "; ".join(score.source for score in SCORES),
+    "cost": "one pass, shared",
+}
 
 
 def areas(attacked: Attacked, members: slice) -> dict[str, Any]:

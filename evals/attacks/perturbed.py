@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome
+from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.memorization.measures import Flags
 from evals.samples import Tokens
 from surgery.fitting.corpus import token_ids
 
@@ -57,14 +58,14 @@ def _recovered(attacked: Attacked, prefixes: Prefixes) -> Flags:
 
 
 def _without(count: int) -> Callable[[Attacked], Prefixes]:
-    return lambda attacked: [prefix[count:] for prefix in _prefixes(attacked)]
+    return lambda attacked: [prefix[count:] for prefix in attacked.passages.prefixes]
 
 
 def _replaced(seed: int) -> Callable[[Attacked], Prefixes]:
     def make(attacked: Attacked) -> Prefixes:
         vocabulary = np.unique(attacked.passages.tokens)
         changed = []
-        for row, prefix in enumerate(_prefixes(attacked)):
+        for row, prefix in enumerate(attacked.passages.prefixes):
             rng = np.random.default_rng((_SEED, seed, row))
             other = prefix.copy()
             other[rng.integers(len(other))] = rng.choice(vocabulary)
@@ -78,23 +79,18 @@ def _after_unrelated(attacked: Attacked) -> Prefixes:
     texts = attacked.passages.unrelated[:, :BEFORE]
     return [
         np.concatenate([texts[row % len(texts)], prefix])
-        for row, prefix in enumerate(_prefixes(attacked))
+        for row, prefix in enumerate(attacked.passages.prefixes)
     ]
 
 
 def _in_case(change: Callable[[str], str]) -> Callable[[Attacked], Prefixes]:
     def make(attacked: Attacked) -> Prefixes:
         if attacked.tokenizer is None:
-            return _prefixes(attacked)
-        texts = attacked.tokenizer.batch_decode(np.stack(_prefixes(attacked)).tolist())
+            return list(attacked.passages.prefixes)
+        texts = attacked.tokenizer.batch_decode(attacked.passages.prefixes.tolist())
         return [token_ids(attacked.tokenizer, change(text)) for text in texts]
 
     return make
-
-
-def _prefixes(attacked: Attacked) -> Prefixes:
-    passages = attacked.passages
-    return list(passages.tokens[:, : passages.prefix_length])
 
 
 _KINDS = (

@@ -25,8 +25,8 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
     curves = [attack for attack in rated if attack.get("curve")]
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots(1, 1 + bool(curves), width_ratios=[2, 1][: 1 + bool(curves)])
-        left = axes[0] if curves else axes
+        widths = [2, 1] if curves else [2]
+        left, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         for look, offset in zip(_LOOKS, (-0.2, 0.0, 0.2), strict=True):
             some = [(i, a[look]) for i, a in enumerate(rated) if a[look] is not None]
             rates = [value["rate"] for _, value in some]
@@ -44,17 +44,15 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
         left.invert_yaxis()
         left.set_xlabel("share of passages recovered")
         left.legend()
-        for attack, style in zip(curves, ("-", "--"), strict=False):
-            curve = attack["curve"]["edited"]
-            axes[1].plot(
-                curve["stages"], curve["any"], linestyle=style, marker="o", color="black",
-                label=attack["name"],
-            )  # fmt: skip
-        if curves:
-            axes[1].set_xlabel("steps of fine-tuning")
-            axes[1].set_ylabel("share recovered (any)")
-            axes[1].set_ylim(bottom=0)
-            axes[1].legend()
+        for right in others:
+            for attack, style in zip(curves, ("-", "--"), strict=False):
+                curve, label = attack["curve"]["edited"], attack["name"]
+                looks = {"linestyle": style, "marker": "o", "color": "black"}
+                right.plot(curve["stages"], curve["any"], label=label, **looks)
+            right.set_xlabel("steps of fine-tuning")
+            right.set_ylabel("share recovered (any)")
+            right.set_ylim(bottom=0)
+            right.legend()
 
     title = f"What an attacker gets of {result['n']} passages (95 % intervals)"
     return draw(paint, folder, "audit", title=title, size=(9.0, 1.6 + 0.35 * len(rated)))

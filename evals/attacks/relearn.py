@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Attack, Attacked, Flags, Outcome
-from evals.attacks.near import nearly
+from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.attacks.one_pass import nearly
+from evals.memorization.measures import Flags
 from evals.memorization.recovery import Evidence, recovery_of
 from evals.samples import Tokens
 
@@ -28,26 +29,13 @@ LARGE = 1_000_000_000
 _SEED = 0
 
 
-def relearn() -> Attack:
-    return _attack(
-        "relearn",
-        "a tenth of the passages",
-        "any, of the passages that were not learned again, after 20 steps; the curve also has near "
-        "matches, and fewer steps",
-        benign=False,
-    )
-
-
-def relearn_benign() -> Attack:
-    return _attack(
-        "relearn-benign",
-        "text that has nothing to do with the passages",
-        "any, after 20 steps; the curve also has near matches, and fewer steps",
-        benign=True,
-    )
-
-
-def _attack(name: str, text: str, definition: str, *, benign: bool) -> Attack:
+def relearn(*, benign: bool) -> Attack:
+    """On some of the passages; `benign`: on text that has nothing to do with them."""
+    name, text = "relearn", "a tenth of the passages"
+    counted = "any, of the passages that were not learned again"
+    if benign:
+        name, text = "relearn-benign", "text that has nothing to do with the passages"
+        counted = "any"
     measure = recovery_of("any")
 
     def run(attacked: Attacked) -> Outcome:
@@ -61,9 +49,8 @@ def _attack(name: str, text: str, definition: str, *, benign: bool) -> Attack:
             learned = passages.tokens[~tried]
         curve: dict[str, list[Flags]] = {"any": [], "near": []}
         for tuned in fine_tuned(attacked.model, learned):
-            found = replace(attacked, model=tuned).read(
-                passages.tokens, passages.prefix_length, decode=True
-            )
+            relearned = replace(attacked, model=tuned)
+            found = relearned.read(passages.tokens, passages.prefix_length, full=True)
             curve["any"].append(measure.recovered(Evidence.of(found)))
             curve["near"].append(nearly(found))
         return Outcome(
@@ -74,7 +61,7 @@ def _attack(name: str, text: str, definition: str, *, benign: bool) -> Attack:
         name,
         f"AdamW, learning rate {LEARNING_RATE:g}, {', '.join(map(str, STEPS))} steps of at most "
         f"{ROWS} rows, on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on",
-        definition,
+        f"{counted}, after 20 steps; the curve also has near matches, and fewer steps",
         "Hu et al. 2024, arXiv 2406.13356",
         f"{STEPS[-1]} training steps and {len(STEPS)} passes with decoding",
         run,

@@ -1,16 +1,25 @@
-"""Both models' outcomes -> what an audit found, as audit.json and the report of an evaluation."""
+"""Both models' outcomes -> what an audit found: for the report of an evaluation, and as a folder
+with audit.json and a picture of it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from evals.attacks import membership
-from evals.attacks.attack import Attack, Flags, Outcome
+from evals.attacks.attack import Attack, Outcome
 from evals.attacks.audit import Audited, Protocol, attack_of
+from evals.attacks.picture import draw_audit
 from evals.attacks.result import Audit, Tried
+from evals.memorization.measures import Flags
 from evals.statistics import judged, mcnemar, paired_difference, rate
+from surgery.output import atomic_folder, known_by, write_lines
 from surgery.record.manifest import versions
+
+owned = known_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
 
 
 def result_of(protocol: Protocol, base: Audited, edited: Audited) -> Audit:
@@ -46,15 +55,17 @@ def report(
     }
 
 
+def write_audit(folder: Path, result: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """What `report` gives, all at once."""
+    with atomic_folder(folder, owned, overwrite=overwrite) as partial:
+        write_lines(partial / "audit.json", [json.dumps(result, indent=2)])
+        draw_audit(result, partial)
+
+
 def described(name: str) -> dict[str, str]:
     """The texts of the attack that is named so. Raises `MeasurementError` for any other name."""
     if name == membership.NAME:
-        return {
-            "setting": "all scores of extract",
-            "definition": membership.DEFINITION,
-            "source": membership.SOURCE,
-            "cost": "one pass, shared",
-        }
+        return membership.DESCRIBED
     attack = attack_of(name)
     return {key: getattr(attack, key) for key in ("setting", "definition", "source", "cost")}
 
@@ -74,8 +85,7 @@ def _tried(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
 
 
 def _counted(outcome: Outcome) -> Flags:
-    flags: Flags = outcome.recovered[outcome.tried]
-    return flags
+    return outcome.recovered[outcome.tried]
 
 
 def _curve(attack: Attack, outcome: Outcome) -> dict[str, Any]:

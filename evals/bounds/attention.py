@@ -6,8 +6,9 @@ Shape letters: B rows, T tokens, H heads, d width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from surgery.errors import UnsupportedError
 from surgery.families import Family, family_of
+from surgery.fitting.some_blocks import layers_of
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,6 @@ def attending_family(model: PreTrainedModel) -> Family:
     return family
 
 
-def block_name(family: Family, block: int) -> str:
-    """The name of a block's module, of which attention is a part."""
-    before, index, _ = family.attention.partition("{block}")
-    return (before + index).format(block=block)
-
-
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Attention in its plain implementation, the one that has weights to show, for a while."""
@@ -80,35 +76,27 @@ def watch_attention(model: PreTrainedModel, see: Callable[[AttentionView], None]
     was. Raises `UnsupportedError` as `attending_family` does.
     """
     family = attending_family(model)
-    blocks = family.dimensions(model.config.to_dict()).num_blocks
     residuals: dict[int, torch.Tensor] = {}
 
-    def enter(block: int) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            residuals[block] = args[0] if args else kwargs["hidden_states"]
+    def enter(block: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        residuals[block] = args[0] if args else kwargs["hidden_states"]
 
-        return hook
+    def leave(
+        block: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        x_BTd = args[0] if args else kwargs["hidden_states"]
+        alone_BTd = _alone(module, x_BTd, kwargs)
+        see(AttentionView(block, residuals.pop(block), x_BTd, out[1], out[0], alone_BTd))
 
-    def leave(block: int) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            x_BTd = args[0] if args else kwargs["hidden_states"]
-            alone_BTd = _alone(module, x_BTd, kwargs)
-            see(AttentionView(block, residuals.pop(block), x_BTd, out[1], out[0], alone_BTd))
-
-        return hook
-
-    hooks = []
-    try:
-        for block in range(blocks):
-            whole = model.get_submodule(block_name(family, block))
+    with ExitStack() as hooks, eager_attention(model):
+        for block, whole in enumerate(layers_of(model)):
             attention = model.get_submodule(family.attention.format(block=block))
-            hooks.append(whole.register_forward_pre_hook(enter(block), with_kwargs=True))
-            hooks.append(attention.register_forward_hook(leave(block), with_kwargs=True))
-        with eager_attention(model):
-            yield
-    finally:
-        for handle in hooks:
-            handle.remove()
+            for handle in (
+                whole.register_forward_pre_hook(partial(enter, block), with_kwargs=True),
+                attention.register_forward_hook(partial(leave, block), with_kwargs=True),
+            ):
+                hooks.callback(handle.remove)
+        yield
 
 
 def _alone(module: Any, x_BTd: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:

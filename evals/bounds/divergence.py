@@ -14,12 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.bounds.attention import (
-    AttentionView,
-    attending_family,
-    eager_attention,
-    watch_attention,
-)
+from evals.bounds.attention import AttentionView, attending_family, eager_attention, watch_attention
 from evals.bounds.mixing import differences, norms_of
 from evals.bounds.propagation import EditedPasses, Propagation, residuals
 from evals.running.batching import row_ranges, rows_per_batch
@@ -74,31 +69,6 @@ class Divergence:
         }
 
 
-class _Tally:
-    """Mean and maximum per block, over batches of any size."""
-
-    def __init__(self, blocks: int) -> None:
-        self.total, self.most = np.zeros((blocks, 3)), np.zeros((blocks, 3))
-
-    def add(self, block: int, relative: torch.Tensor) -> None:
-        # [3, B, T]
-        self.total[block] += relative.sum((1, 2)).cpu().numpy()
-        self.most[block] = np.maximum(self.most[block], relative.amax((1, 2)).cpu().numpy())
-
-    def block(self, block: int, tokens: int) -> BlockDivergence:
-        mean, most = (self.total[block] / tokens).tolist(), self.most[block].tolist()
-        return BlockDivergence(
-            block=block,
-            measured_mean=mean[0],
-            measured_max=most[0],
-            bound_mean=mean[1],
-            bound_max=most[1],
-            pairwise_mean=mean[2],
-            pairwise_max=most[2],
-            tightness=mean[0] / mean[1] if mean[1] else 1.0,
-        )
-
-
 @torch.inference_mode()
 def bounds(
     model: PreTrainedModel,
@@ -123,11 +93,14 @@ def bounds(
     dimensions = attending_family(model).dimensions(model.config.to_dict())
     _check(model, windows, dimensions.max_positions)
     norms = [norms_of(model, block) for block in range(dimensions.num_blocks)]
-    tally, edits = _Tally(dimensions.num_blocks), EditedPasses(model)
+    totals, most = np.zeros((2, dimensions.num_blocks, 3))
+    edits = EditedPasses(model)
 
     def see(view: AttentionView) -> None:
         size = view.residual.double().norm(dim=-1).clamp(min=torch.finfo().tiny)
-        tally.add(view.block, differences(view, norms[view.block]) / size)
+        relative = differences(view, norms[view.block]) / size  # [3, B, T]
+        totals[view.block] += relative.sum((1, 2)).cpu().numpy()
+        most[view.block] = np.maximum(most[view.block], relative.amax((1, 2)).cpu().numpy())
 
     check_head(model, torch.from_numpy(windows[:1, :4].astype(np.int64)))
     # A quarter: weights and their geometry in float64 come on top of what a pass holds.
@@ -139,13 +112,27 @@ def bounds(
         with eager_attention(model):
             edits.add(base)
         advance(len(tokens))
-    blocks = tuple(tally.block(i, windows.size) for i in range(dimensions.num_blocks))
-    if not np.isfinite([[b.measured_max, b.bound_max] for b in blocks]).all():
+    if not np.isfinite(most[:, :2]).all():
         raise MeasurementError(
             "attention gives numbers that are not finite",
             fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
         )
+    means = (totals / windows.size).tolist()
+    blocks = tuple(map(_record, range(dimensions.num_blocks), means, most.tolist()))
     return Divergence(len(windows), windows.size, blocks, edits.result())
+
+
+def _record(block: int, mean: list[float], most: list[float]) -> BlockDivergence:
+    return BlockDivergence(
+        block=block,
+        measured_mean=mean[0],
+        measured_max=most[0],
+        bound_mean=mean[1],
+        bound_max=most[1],
+        pairwise_mean=mean[2],
+        pairwise_max=most[2],
+        tightness=mean[0] / mean[1] if mean[1] else 1.0,
+    )
 
 
 def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32], most: int) -> None:

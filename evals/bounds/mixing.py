@@ -22,13 +22,14 @@ Shape letters: B rows, T tokens, H heads, h head size, d width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from evals.bounds.attention import AttentionView, attending_family
 from surgery.errors import MeasurementError
-from surgery.families import Role
+from surgery.layouts import Block
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,15 @@ def norms_of(model: PreTrainedModel, block: int) -> Norms:
     dimensions = family.dimensions(model.config.to_dict())
     heads, size, d = dimensions.num_heads, dimensions.head_size, dimensions.d
 
-    def weight(role: Role) -> torch.Tensor:
-        name = family.name(role, block)
+    def weight(name: str) -> Any:
         stored = model.get_parameter(name).detach()
         if not stored.isfinite().all():
             raise MeasurementError("a weight is not finite", where=name, fix="the model is broken")
         return stored.cpu().double()
 
-    if family.fused:
-        value_Hhd = weight("query_key_value_weight").view(heads, 3, size, d)[:, 2]
-    else:
-        value_Hhd = weight("value_weight").view(heads, size, d)
-    output_Hdh = weight("output_weight").view(d, heads, size).transpose(0, 1)
+    tensors = Block(family, dimensions, block, frozenset(), weight)
+    value_Hhd: Any = tensors.sources().weight
+    output_Hdh: Any = tensors.read("output_weight").reshape(d, heads, size).swapaxes(0, 1)
     r_Hhh = torch.linalg.qr(value_Hhd.mT, mode="r").R
     reduced_Hdh = output_Hdh @ r_Hhh.mT
     per_head = torch.linalg.matrix_norm(reduced_Hdh, ord=2)

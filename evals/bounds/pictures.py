@@ -66,20 +66,18 @@ def draw_bounds(
 
     `records`: one for each block, the fields of `evals.bounds.divergence.BlockDivergence`.
     """
-    series: dict[str, tuple[str, dict[str, Any]]] = {
-        "measured": ("measured_mean", {"color": "black", "marker": "o", "linestyle": "-"}),
-        "bound": ("bound_mean", {"color": "#8f2d00", "marker": "s", "linestyle": "--"}),
-        "bound in closed form": (
-            "pairwise_mean",
-            {"color": "#4a9bd9", "marker": "^", "linestyle": ":"},
-        ),
-    }
+    series = (
+        ("measured", "measured_mean", "black", "o", "-"),
+        ("bound", "bound_mean", "#8f2d00", "s", "--"),
+        ("bound in closed form", "pairwise_mean", "#4a9bd9", "^", ":"),
+    )
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         at = [record["block"] for record in records]
-        for label, (key, style) in series.items():
-            axes.plot(at, [record[key] for record in records], label=label, **style)
+        for label, key, color, marker, line in series:
+            values = [record[key] for record in records]
+            axes.plot(at, values, label=label, color=color, marker=marker, linestyle=line)
         axes.set_yscale("log")
         for numbers in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             numbers(lambda value, place: f"{value:g}")

@@ -5,7 +5,7 @@ Shape letters: B rows, T tokens, d width, V vocabulary, L blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
 from evals.running.forward import POSITIONS_AT_ONCE, head_of
-from evals.running.runs import from_block, from_tokens
+from evals.running.runs import Run, from_block, from_tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 
@@ -33,17 +33,11 @@ class Propagation:
     kl: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Residuals:
-    """One pass. `entering`: [B, T, d] by block, what enters it; under L what leaves the last one.
-    `hidden`: [B, T, d], the same after the last layer norm."""
+def residuals(model: PreTrainedModel, block: int, entry: torch.Tensor) -> Run:
+    """Runs the model from `block` on `entry` [B, T, d], or from int64 tokens [B, T] for block 0.
 
-    entering: dict[int, torch.Tensor]
-    hidden: torch.Tensor
-
-
-def residuals(model: PreTrainedModel, block: int, entry: torch.Tensor) -> Residuals:
-    """Runs the model from `block` on `entry` [B, T, d], or from int64 tokens [B, T] for block 0."""
+    Keeps the inputs of all its blocks; under L what leaves the last one.
+    """
     blocks = int(model.config.num_hidden_layers)
     (norm,) = [part for part in model.base_model.children() if isinstance(part, nn.LayerNorm)]
     last: list[torch.Tensor] = []
@@ -55,7 +49,7 @@ def residuals(model: PreTrainedModel, block: int, entry: torch.Tensor) -> Residu
             run = from_block(model, block, entry, keep=range(block, blocks))
     finally:
         hook.remove()
-    return Residuals({**run.inputs, blocks: last[0]}, run.hidden)
+    return replace(run, inputs={**run.inputs, blocks: last[0]})
 
 
 class EditedPasses:
@@ -73,7 +67,7 @@ class EditedPasses:
         self.edits = [editable.replacements(plan) for plan in plans]
         self.relative, self.kl, self.tokens = np.zeros((blocks, blocks + 1)), np.zeros(blocks), 0
 
-    def add(self, base: Residuals) -> None:
+    def add(self, base: Run) -> None:
         """Adds up the differences that every edit makes to `base`, the unedited pass."""
         passes = [base.hidden, *(self._edited(edit, base) for edit in range(self.blocks))]
         split = (torch.split(hidden.flatten(0, 1), POSITIONS_AT_ONCE) for hidden in passes)
@@ -92,13 +86,13 @@ class EditedPasses:
         rows = ((None,) * edit + tuple(row[edit:]) for edit, row in enumerate(relative.tolist()))
         return Propagation(tuple(rows), tuple(kl.tolist()))
 
-    def _edited(self, edit: int, base: Residuals) -> torch.Tensor:
+    def _edited(self, edit: int, base: Run) -> torch.Tensor:
         """Final hidden states [B, T, d] with block `edit` short-circuited."""
         with self.edits[edit].active():
-            edited = residuals(self.model, edit, base.entering[edit])
+            edited = residuals(self.model, edit, base.inputs[edit])
         for block in range(edit, self.blocks):
             after = block + 1
-            self.relative[edit, block] += _relative(edited.entering[after], base.entering[after])
+            self.relative[edit, block] += _relative(edited.inputs[after], base.inputs[after])
         return edited.hidden
 
     @torch.inference_mode()

@@ -7,6 +7,7 @@ modules that exist in Python 3.10 to 3.14; what one Python lacks is skipped.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.errors import SamplesError
@@ -64,7 +65,7 @@ def heldout_texts() -> list[str]:
 
     Raises `SamplesError` when this Python has none of them as source.
     """
-    return _read_all(_present(HELDOUT_FILES), "held-out text")
+    return _read_all(HELDOUT_FILES, "held-out text")
 
 
 def calibration_texts() -> list[str]:
@@ -72,12 +73,12 @@ def calibration_texts() -> list[str]:
 
     Raises `SamplesError` when this Python has none of them as source.
     """
-    return _read_all(_present(CALIBRATION_FILES), "calibration text")
+    return _read_all(CALIBRATION_FILES, "calibration text")
 
 
 def training_texts() -> list[str]:
     """The texts of `training_files()`. Raises `SamplesError` when there are none."""
-    return _read_all([_library() / name for name in training_files()], "training text")
+    return _read_all(training_files(), "training text")
 
 
 def training_files() -> list[str]:
@@ -99,11 +100,8 @@ def _library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _present(names: tuple[str, ...]) -> list[Path]:
-    return [path for path in (_library() / name for name in names) if path.is_file()]
-
-
-def _read_all(paths: list[Path], purpose: str) -> list[str]:
+def _read_all(names: Sequence[str], purpose: str) -> list[str]:
+    paths = [path for path in (_library() / name for name in names) if path.is_file()]
     if not paths:
         raise SamplesError(
             f"no {purpose} found",

@@ -148,7 +148,7 @@ def collect(
 
     stream = windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
     with nullcontext() if journal is None else journal.appending():
-        for batch in _batches(stream, size * processes.count):
+        while batch := list(islice(stream, size * processes.count)):
             if not tested:
                 check_head(model, _tokens(batch[:1])[:, :4])
             parts = [batch[i : i + size] for i in range(0, len(batch), size)]
@@ -180,11 +180,6 @@ def collect(
         write_lines(output, lines, overwrite=overwrite)
         journal.remove()
     return Collection(tested, len(found), len(rows), read, bool(steps))
-
-
-def _batches(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    while batch := list(islice(stream, size)):
-        yield batch
 
 
 def _tokens(batch: list[Window]) -> torch.Tensor:

@@ -54,6 +54,7 @@ def measure(
 ) -> Measured:
     """Runs `protocol` on one model. `advance` is told the rows done, controls included."""
     samples, model = protocol.samples, loaded.model
+    running: dict[str, Any] = {"processes": processes, "advance": advance}
     test = extract(
         model,
         samples,
@@ -61,18 +62,11 @@ def measure(
         sampling=protocol.sampling,
         tokenizer=loaded.tokenizer,
         batch_size=protocol.batch_size,
-        processes=processes,
-        advance=advance,
+        **running,
     )
     control = None
     if protocol.controls is not None:
-        control = measure_control(
-            model,
-            protocol.controls,
-            batch_size=test.batch_size,
-            processes=processes,
-            advance=advance,
-        )
+        control = measure_control(model, protocol.controls, batch_size=test.batch_size, **running)
     elif samples.members is not None and not samples.members.all():
         outside: npt.NDArray[np.bool_] = ~samples.members
         control = Control("non-members", test.nll[outside], row_hash(samples.tokens[outside]))

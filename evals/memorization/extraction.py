@@ -83,9 +83,8 @@ def extract(
         model,
         samples.tokens,
         samples.prefix_length,
+        full=full,
         sampling=scheme,
-        distributions=full,
-        decode=full,
         batch_size=batch_size,
         processes=processes,
         advance=advance,
@@ -101,14 +100,13 @@ def run_pass(
     tokens: Tokens,
     prefix_length: int,
     *,
+    full: bool = False,
     sampling: Sampling | None = None,
-    distributions: bool = False,
-    decode: bool = False,
     batch_size: int | None = None,
     processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Pass:
-    """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after it.
+    """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after a `full` one.
 
     Arguments as in `extract`. Batches consist of the same rows however many processes there are.
     """
@@ -118,11 +116,27 @@ def run_pass(
     )
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 
-    def one(rows: slice) -> tuple[Predictions, npt.NDArray[np.int32] | None]:
-        part = _run_batch(model, tokens[rows], prefix_length, sampling, distributions, decode)
+    def one(rows: slice) -> tuple[Predictions, Tokens | None]:
+        some = torch.from_numpy(tokens[rows].astype(np.int64))
+        suffix = some[:, prefix_length:]
+        # The last token predicts nothing that is measured, so it is not read.
+        hidden, cache = hidden_states(model, some[:, :-1], use_cache=full)
+        found = measure_predictions(
+            hidden[:, prefix_length - 1 :],
+            head_of(model),
+            suffix,
+            sampling=sampling,
+            distributions=full,
+        )
+        decoded = None
+        if full:
+            leaves = torch.from_numpy(first_divergence(found.greedy, tokens[rows, prefix_length:]))
+            greedy = torch.from_numpy(found.greedy.astype(np.int64))
+            free = free_running(model, suffix, prefix_length, leaves, greedy, cache)
+            decoded = free.numpy().astype(np.int32)
         if advance is not None:
-            advance(processes.count * len(part[0].greedy))
-        return part
+            advance(processes.count * len(some))
+        return found, decoded
 
     parts = map_in_order(row_ranges(len(tokens), size), one, processes=processes)
     predictions = Predictions.concatenate([part for part, _ in parts])
@@ -130,33 +144,6 @@ def run_pass(
     decoded = [more for _, more in parts if more is not None]
     suffix = tokens[:, prefix_length:]
     return Pass(suffix, predictions, size, np.concatenate(decoded) if decoded else None)
-
-
-def _run_batch(
-    model: PreTrainedModel,
-    rows: Tokens,
-    prefix_length: int,
-    sampling: Sampling | None,
-    distributions: bool,
-    decode: bool,
-) -> tuple[Predictions, npt.NDArray[np.int32] | None]:
-    tokens = torch.from_numpy(rows.astype(np.int64))
-    suffix = tokens[:, prefix_length:]
-    # The last token predicts nothing that is measured, so it is not read.
-    hidden, cache = hidden_states(model, tokens[:, :-1], use_cache=decode)
-    predictions = measure_predictions(
-        hidden[:, prefix_length - 1 :],
-        head_of(model),
-        suffix,
-        sampling=sampling,
-        distributions=distributions,
-    )
-    if not decode:
-        return predictions, None
-    leaves = first_divergence(predictions.greedy, rows[:, prefix_length:])
-    greedy = torch.from_numpy(predictions.greedy.astype(np.int64))
-    decoded = free_running(model, suffix, prefix_length, torch.from_numpy(leaves), greedy, cache)
-    return predictions, decoded.numpy().astype(np.int32)
 
 
 def _check_finite(predictions: Predictions) -> None:

@@ -93,34 +93,29 @@ class Measure:
 
 def exact_match(greedy: Ints, suffix: Ints) -> Flags:
     """Whether every token is right: the same for teacher-forced and for free-running ones. [N]"""
-    flags: Flags = (greedy == suffix).all(axis=1)
-    return flags
+    return np.asarray((greedy == suffix).all(axis=1))
 
 
 def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
     """The first suffix position where greedy decoding leaves the passage; S where it never does."""
     wrong = greedy != suffix
     first = np.where(wrong.any(axis=1), wrong.argmax(axis=1), suffix.shape[1])
-    found: npt.NDArray[np.int64] = first.astype(np.int64)
-    return found
+    return np.asarray(first, dtype=np.int64)
 
 
 def token_accuracy(tokens: Ints, suffix: Ints) -> Scores:
     """The share of suffix positions whose token is right. Returns [N] in [0, 1]."""
-    score: Scores = (tokens == suffix).mean(axis=1, dtype=np.float64)
-    return score
+    return np.asarray((tokens == suffix).mean(axis=1, dtype=np.float64))
 
 
 def suffix_nll(log_likelihood: Floats) -> Scores:
     """Mean negative log-likelihood of the suffix given the prefix, in nats per token. [N]"""
-    nll: Scores = -log_likelihood.mean(axis=1, dtype=np.float64)
-    return nll
+    return np.asarray(-log_likelihood.mean(axis=1, dtype=np.float64))
 
 
 def entropy(distributions: Distributions) -> Scores:
     """Mean entropy of what is predicted at the suffix positions, in nats. Returns [N]."""
-    means: Scores = distributions.entropy.mean(axis=1, dtype=np.float64)
-    return means
+    return np.asarray(distributions.entropy.mean(axis=1, dtype=np.float64))
 
 
 def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
@@ -131,8 +126,7 @@ def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
     wrong = greedy != suffix
     length = suffix.shape[1]
     given = np.where(wrong.any(axis=1), length - wrong[:, ::-1].argmax(axis=1), 0)
-    strength: Scores = 1.0 - given / length
-    return strength
+    return np.asarray(1.0 - given / length)
 
 
 def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
@@ -165,8 +159,7 @@ def log_extraction_probability(log_drawn: Floats) -> Scores:
     `log_drawn`: log-probabilities [N, S] of the true tokens under the sampling scheme, −inf where
     it cannot draw the token. Returns [N], −inf where p_z = 0.
     """
-    total: Scores = log_drawn.sum(axis=1, dtype=np.float64)
-    return total
+    return np.asarray(log_drawn.sum(axis=1, dtype=np.float64))
 
 
 def attempts_needed(log_p_z: Floats, p: float) -> Scores:

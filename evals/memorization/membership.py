@@ -22,8 +22,7 @@ OVERCORRECTED = 0.4
 
 def loss_score(log_likelihood: Floats) -> Scores:
     """Mean log-likelihood per token, the negative loss. [N, S] -> [N]."""
-    score: Scores = log_likelihood.mean(axis=1, dtype=np.float64)
-    return score
+    return np.asarray(log_likelihood.mean(axis=1, dtype=np.float64))
 
 
 def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
@@ -55,8 +54,7 @@ def min_k_plus_plus(
 
 def _mean_of_smallest(values: Scores, share: float) -> Scores:
     number = max(1, int(share * values.shape[1]))
-    smallest: Scores = np.sort(values, axis=1)[:, :number].mean(axis=1)
-    return smallest
+    return np.asarray(np.sort(values, axis=1)[:, :number].mean(axis=1))
 
 
 SCORES = (

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.memorization.measures import Pass, attempts_needed, log_extraction_probability
+from evals.memorization.measures import Flags, Pass, attempts_needed, log_extraction_probability
 
-Flags = npt.NDArray[np.bool_]
 Chances = npt.NDArray[np.floating[Any]]
 
 SHORTEST_CUT = 16
@@ -93,8 +92,7 @@ def _hints(most: int) -> Recovery:
             for errors in range(most, 0, -1):
                 by_errors[errors] = by_errors[errors] * right + by_errors[errors - 1] * (1 - right)
             by_errors[0] = by_errors[0] * right
-        total: Chances = np.sum(by_errors, axis=0)
-        return total
+        return np.asarray(np.sum(by_errors, axis=0))
 
     return Recovery(
         f"hints:{most}",

@@ -9,12 +9,13 @@ Shape letters: B rows, P prefix tokens, S suffix tokens.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
-from evals.running.cache import rewind, rewritable
 from evals.running.forward import head_of, hidden_states
 
 
@@ -51,10 +52,60 @@ def free_running(
     order = first_divergence.argsort(stable=True)
     order = order[first_divergence[order] < length - 1]
     leaving = first_divergence[order]
-    kept = rewritable(cache, order)
+    kept = _rewritable(cache, order)
     for step in range(int(first_divergence.min()), length - 1):
         active = order[: int((leaving <= step).sum())]
-        rewind(kept, len(active), prefix_length + step)
+        for layer in kept.layers:
+            if isinstance(layer, _RewritableLayer):
+                layer.rewind(len(active), prefix_length + step)
         hidden, _ = hidden_states(model, decoded[active, step : step + 1], cache=kept)
         decoded[active, step + 1] = head(hidden[:, -1]).argmax(-1).cpu()
     return decoded
+
+
+class _RewritableLayer(DynamicLayer):
+    """Keys and values [B, heads, T, size]; what is read is the first rows and tokens of them.
+
+    The library's own layer grows by copying all of it for every token. Here those of a finished
+    pass are kept, and decoding overwrites them, in place, where it leaves the pass.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.all_keys, self.all_values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+        self.rewind(keys.shape[0], keys.shape[2])
+
+    def rewind(self, rows: int, length: int) -> None:
+        """Holds its first `rows` rows and `length` tokens from now on."""
+        self.keys = self.all_keys[:rows, :, :length]
+        self.values = self.all_values[:rows, :, :length]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, length = self.keys.shape[0], self.keys.shape[2]
+        end = length + key_states.shape[2]
+        self.all_keys[:rows, :, length:end] = key_states
+        self.all_values[:rows, :, length:end] = value_states
+        self.rewind(rows, end)
+        return self.keys, self.values
+
+
+def _rewritable(cache: Any, rows: torch.Tensor) -> Any:
+    """A new cache of `rows` (int64 [K]) of `cache`, in that order. `cache` stays as it is.
+
+    It never grows beyond the tokens that `cache` holds.
+    """
+    rewritten = copy.copy(cache)
+    rewritten.layers = [
+        _RewritableLayer(layer.keys[rows], layer.values[rows])
+        if isinstance(getattr(layer, "keys", None), torch.Tensor)
+        else copy.copy(layer)  # a block that keeps nothing
+        for layer in cache.layers
+    ]
+    return rewritten

@@ -10,13 +10,14 @@ Shape letters: B rows, P prefix tokens, S suffix tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from evals.running.forward import Head, head_of, hidden_states, keep_rows
+from evals.running.forward import Head, head_of, hidden_states
 from evals.running.runs import from_block
 
 
@@ -53,10 +54,7 @@ def first_divergences(
 
     Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
     """
-
-    def read(some: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-        return hidden_states(model, some, cache=cache, use_cache=True)
-
+    read = partial(hidden_states, model, use_cache=True)
     return _left_at(read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1)
 
 
@@ -68,7 +66,7 @@ def leaving_from(
     **Arguments:** `states`: [B, P + S - 1, d], what the block is given; `suffix`: int64 [B, S].
     """
 
-    def read(some: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+    def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
         cache = DynamicCache() if cache is None else cache
         return from_block(model, block, some, cache=cache).hidden, cache
 
@@ -77,7 +75,7 @@ def leaving_from(
 
 @torch.inference_mode()
 def _left_at(
-    read: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]],
+    read: Callable[..., tuple[torch.Tensor, Any]],
     given: torch.Tensor,
     head: Head,
     suffix: torch.Tensor,
@@ -86,7 +84,7 @@ def _left_at(
     """The prefix and the first `size` tokens of the suffix are read, then 4, 8, 16, … more of them
     for the rows that are left, with the keys and values of what was read.
 
-    **Arguments:** `read`: some of `given` [B, P + S - 1, …] and a cache (None at first) → final
+    **Arguments:** `read`: some of `given` [B, P + S - 1, …] and a `cache` (None at first) → final
     hidden states, and the cache; `suffix`: int64 [B, S]. Returns int64 [B] on the CPU.
     """
     length = suffix.shape[1]
@@ -96,11 +94,11 @@ def _left_at(
     while len(alive) and begin < length:
         end = min(begin + size, length)
         some = given[:, done : before + end]
-        hidden, cache = read(some if len(alive) == len(some) else some[alive], cache)
+        hidden, cache = read(some if len(alive) == len(some) else some[alive], cache=cache)
         left = leaving(hidden[:, begin - end :], head, suffix[alive, begin:end])
         kept = (left == end - begin).nonzero().flatten()
         found[alive] = begin + left
         if len(kept) < len(alive) and end < length:
-            keep_rows(cache, kept)
+            cache.batch_select_indices(kept)
         alive, done, begin, size = alive[kept], before + end, end, max(4, 2 * size)
     return found

@@ -84,11 +84,6 @@ def check_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
         )
 
 
-def keep_rows(cache: Any, rows: torch.Tensor) -> None:
-    """Keeps the cache's `rows` (int64 [K]) only, in place."""
-    cache.batch_select_indices(rows)
-
-
 def cache_bytes(cache: Any) -> int:
     """Bytes of the tensors that a key/value cache holds."""
     held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]

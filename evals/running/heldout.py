@@ -51,5 +51,4 @@ def measure_heldout(
 
 def _means(pieces: list[torch.Tensor], like: torch.Tensor) -> Scores:
     values = torch.cat(pieces).view(like.shape).cpu().numpy()
-    means: Scores = values.mean(axis=1, dtype=np.float64)
-    return means
+    return np.asarray(values.mean(axis=1, dtype=np.float64))

@@ -8,14 +8,14 @@ Shape letters: B rows, S suffix tokens, d width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from evals.running.forward import POSITIONS_AT_ONCE
+from evals.running.forward import POSITIONS_AT_ONCE, Head
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,27 +62,29 @@ class Predictions:
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Rows of all parts, in order."""
-        drawn = [part.log_drawn for part in parts if part.log_drawn is not None]
         more = [part.distributions for part in parts if part.distributions is not None]
+        distributions = None
+        if more:
+            entropy = np.concatenate([part.entropy for part in more])
+            distributions = Distributions(entropy, _rows(part.spread for part in more))
         return Predictions(
             np.concatenate([part.greedy for part in parts]),
             np.concatenate([part.log_likelihood for part in parts]),
-            np.concatenate(drawn) if drawn else None,
-            Distributions(
-                np.concatenate([part.entropy for part in more]),
-                None
-                if any(part.spread is None for part in more)
-                else np.concatenate([part.spread for part in more if part.spread is not None]),
-            )
-            if more
-            else None,
+            _rows(part.log_drawn for part in parts),
+            distributions,
         )
+
+
+def _rows(parts: Iterable[Floats | None]) -> Floats | None:
+    """Rows of all parts, in order; None where they have none."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
 
 
 @torch.inference_mode()
 def measure_predictions(
     hidden: torch.Tensor,
-    head: Callable[[torch.Tensor], torch.Tensor],
+    head: Head,
     suffix: torch.Tensor,
     *,
     sampling: Sampling | None = None,

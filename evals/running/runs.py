@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,15 +72,12 @@ def _run(model: PreTrainedModel, first: int, keep: Collection[int], **entry: Any
     inputs: dict[int, torch.Tensor] = {}
     layers = layers_of(model)
 
-    def hook(block: int) -> Any:
-        def look(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            inputs[block] = arguments[0]
-
-        return look
+    def look(block: int, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        inputs[block] = arguments[0]
 
     with ExitStack() as hooks:
         for block in keep:
-            handle = layers[block - first].register_forward_pre_hook(hook(block))
+            handle = layers[block - first].register_forward_pre_hook(partial(look, block))
             hooks.callback(handle.remove)
         output = model.base_model(**entry, use_cache=CACHE in entry, return_dict=True)
     return Run(output.last_hidden_state, inputs)

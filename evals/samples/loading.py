@@ -85,12 +85,7 @@ def open_samples(
             expected="a column tokens, columns prefix and suffix, or a column text",
             got=", ".join(table.columns) or "none of them",
         )
-    passages = Passages(
-        source,
-        table,
-        own_prefix if prefix_length is None else prefix_length,
-        own_suffix if suffix_length is None else suffix_length,
-    )
+    passages = Passages(source, table, prefix_length or own_prefix, suffix_length or own_suffix)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"

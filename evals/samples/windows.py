@@ -46,8 +46,7 @@ def control_windows(
     if not len(found):
         raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    picked: Tokens = found[chosen]
-    return picked
+    return np.asarray(found[chosen])
 
 
 def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:

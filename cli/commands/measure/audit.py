@@ -76,8 +76,7 @@ def command(
     missed.
     """
     from evals.attacks.audit import Protocol, audit, named
-    from evals.attacks.files import owned, write_audit
-    from evals.attacks.report import report
+    from evals.attacks.report import owned, report, write_audit
     from evals.running.processes import Processes
     from evals.samples import open_samples
     from evals.samples.windows import control_windows
