@@ -6,8 +6,7 @@ from pathlib import Path
 
 from surgery.card.measured import Measured
 from surgery.card.text import NAME, card_text
-from surgery.checkpoint.foreign import read_bytes
-from surgery.checkpoint.links import own_file
+from surgery.checkpoint.foreign import own_file, read_bytes
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import last_name
 from surgery.output import atomic_file

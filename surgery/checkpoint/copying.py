@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from surgery.checkpoint.tensors import FileRange
 
@@ -45,11 +44,11 @@ class HashedFile:
 
     def copy(self, source: FileRange) -> None:
         """Appends a range of another file: by reflink or copy_file_range where they exist."""
-        position, end = source.start, source.start + source.nbytes
+        position = source.start
         file = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while position < end:
-                count = _copy_some(file, self._file, position, min(_STEP, end - position))
+            while position < source.end:
+                count = _copy_some(file, self._file, position, min(_STEP, source.end - position))
                 if count == 0:
                     raise OSError(errno.EIO, "file became shorter while it was read", source.path)
                 position += count
@@ -60,12 +59,7 @@ class HashedFile:
     def __enter__(self) -> HashedFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         with self._grown:
             self._done = True
             self._grown.notify()

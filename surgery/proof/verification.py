@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.foreign import guard, own_file
 from surgery.checkpoint.inventory import check_tokenizer
-from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import SAFETENSORS, SAFETENSORS_INDEX, Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.families import family_of
