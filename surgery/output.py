@@ -82,11 +82,7 @@ def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False)
     or is being written by another process.
     """
     target = target.absolute()
-    with (
-        writing(target),
-        parents_of(target),
-        _staged(target) as partial,
-    ):
+    with writing(target), parents_of(target), _staged(target) as partial:
         _check_free(target, owned, overwrite)
         if owned is not None:
             partial.mkdir()
@@ -338,6 +334,4 @@ def _remove(path: Path) -> None:
 
 
 def _existing(path: Path) -> Path:
-    while not os.path.lexists(path):
-        path = path.parent
-    return path
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))

@@ -91,12 +91,12 @@ def as_line(text: object) -> Markdown:
 
 def as_code(text: object) -> Markdown:
     """Text in a code span that nothing in it can end, in one line of a table."""
-    return Markdown(f"`{_command(text).replace('`', '')}`".replace("|", "\\|"))
+    return Markdown(f"`{as_command(text).replace('`', '')}`".replace("|", "\\|"))
 
 
 def as_command(text: object) -> Markdown:
     """Text in a block of code: one line of it, in which no comment of ours can begin."""
-    return Markdown(_command(text))
+    return Markdown(printable(text).replace("<", "‹"))
 
 
 def as_python(text: str) -> Markdown:
@@ -133,7 +133,3 @@ def printable(text: object) -> str:
     """In one line, without control characters and those that turn the direction of text."""
     kept = (letter if letter.isprintable() else " " for letter in str(text))
     return " ".join("".join(kept).split())
-
-
-def _command(text: object) -> str:
-    return printable(text).replace("<", "‹")

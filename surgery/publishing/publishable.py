@@ -12,10 +12,9 @@ from surgery.card.file import read_card
 from surgery.card.leaderboards import eval_results
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, own_file, read_bytes
-from surgery.checkpoint.source import read_json
+from surgery.checkpoint.source import MANIFEST, read_json
 from surgery.errors import ManifestError, OutputError
 from surgery.proof.verification import verify
-from surgery.record.manifest import NAME as MANIFEST
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
 
