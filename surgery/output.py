@@ -183,17 +183,15 @@ def _check_free(
         what = f"is not a {kind}"
     elif owned is not None:
         try:
-            stranger = _stranger(target, owned(target))
+            what = _stranger(target, owned(target))
         except SurgeryError as error:
             what = str(error)
-        else:
-            what = stranger and f"holds {stranger}, which attn-surgery did not write"
     if what is not None:
         raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
 
 
 def _stranger(folder: Path, owned: Collection[str]) -> str | None:
-    """The first file or link in a folder that fits none of the patterns."""
+    """Names the first file or link in a folder that fits none of the patterns, if there is one."""
     patterns = (*owned, _OURS.format("*", "*"))
 
     def fail(error: OSError) -> None:
@@ -205,7 +203,7 @@ def _stranger(folder: Path, owned: Collection[str]) -> str | None:
         for name in sorted(files + links):
             path = Path(at, name).relative_to(folder).as_posix()
             if not any(fnmatchcase(path, pattern) for pattern in patterns):
-                return path
+                return f"holds {path}, which attn-surgery did not write"
     return None
 
 
@@ -247,8 +245,8 @@ def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None
             for leftover in (_hidden(target, "partial"), old, lock):
                 _remove(leftover)
         except OSError as error:
-            why = reason(error)
-            say(f"{lock}: left by a run that was killed, and cannot be removed: {why}")
+            what = "left by a run that was killed, and cannot be removed"
+            say(f"{lock}: {what}: {reason(error)}")
         finally:
             if held is not None:
                 os.close(held)

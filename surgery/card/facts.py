@@ -115,7 +115,6 @@ def as_interval(ends: Sequence[float], sign: str = "-") -> Markdown:
 
 
 def as_mean(found: Mean) -> Markdown:
-    """A mean with its interval."""
     return Markdown(f"{as_figure(found.mean)} {as_interval(found.ci95)}")
 
 
@@ -133,3 +132,14 @@ def printable(text: object) -> str:
     """In one line, without control characters and those that turn the direction of text."""
     kept = (letter if letter.isprintable() else " " for letter in str(text))
     return " ".join("".join(kept).split())
+
+
+FILTERS = {
+    "code": as_code,
+    "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
+    "figure": as_figure,
+    "interval": as_interval,
+    "rate": as_rate,
+    "mean": as_mean,
+}
+"""Of the template."""

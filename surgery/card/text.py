@@ -13,16 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from surgery.card.facts import (
-    Markdown,
-    as_code,
-    as_figure,
-    as_interval,
-    as_line,
-    as_mean,
-    as_rate,
-    facts,
-)
+from surgery.card.facts import FILTERS, Markdown, as_line, facts
 from surgery.card.measured import Measured
 from surgery.card.metadata import metadata_yaml, source_metadata, split_card, to_yaml
 from surgery.checkpoint.foreign import guard
@@ -124,13 +115,5 @@ def _template() -> Any:
         return as_line(value) if isinstance(value, str) and type(value) is not Markdown else value
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=inert)
-    environment.filters |= {
-        "code": as_code,
-        "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
-        "figure": as_figure,
-        "signed": lambda value: as_figure(value, "+"),
-        "signed_interval": lambda ends: as_interval(ends, "+"),
-        "rate": as_rate,
-        "mean": as_mean,
-    }
+    environment.filters |= FILTERS
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))

@@ -45,16 +45,14 @@ class HashedFile:
     def copy(self, source: FileRange) -> None:
         """Appends a range of another file: by reflink or copy_file_range where they exist."""
         position = source.start
-        file = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with source.path.open("rb") as file:
             while position < source.end:
-                count = _copy_some(file, self._file, position, min(_STEP, source.end - position))
+                step = min(_STEP, source.end - position)
+                count = _copy_some(file.fileno(), self._file, position, step)
                 if count == 0:
                     raise OSError(errno.EIO, "file became shorter while it was read", source.path)
                 position += count
                 self._grow(count)
-        finally:
-            os.close(file)
 
     def __enter__(self) -> HashedFile:
         return self
