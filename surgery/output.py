@@ -37,11 +37,7 @@ kind that is about to be written. May raise `SurgeryError`."""
 
 def known_by(main: str, keys: Collection[str], *others: str) -> Owned:
     """Folders whose file `main` is a JSON object with these keys; `others` may lie beside it."""
-
-    def owned(folder: Path) -> Collection[str]:
-        return (main, *others) if set(keys) <= read_json(folder / main).keys() else ()
-
-    return owned
+    return lambda folder: (main, *others) if set(keys) <= read_json(folder / main).keys() else ()
 
 
 def check_output(

@@ -81,10 +81,7 @@ class HashedFile:
     def _hash(self) -> None:
         digest, hashed, buffer = hashlib.sha256(), 0, bytearray(_READ)
         try:
-            while True:
-                available = self._wait_beyond(hashed)
-                if hashed == available:
-                    break
+            while (available := self._wait_beyond(hashed)) > hashed:
                 while hashed < available:
                     view = memoryview(buffer)[: min(_READ, available - hashed)]
                     count = os.preadv(self._file, [view], hashed)

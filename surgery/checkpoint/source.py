@@ -73,7 +73,7 @@ class Checkpoint:
     def tensors(self) -> dict[str, StoredTensor]:
         return {tensor.info.name: tensor for shard in self.shards for tensor in shard.tensors}
 
-    @property
+    @cached_property
     def infos(self) -> dict[str, TensorInfo]:
         return {name: tensor.info for name, tensor in self.tensors.items()}
 
