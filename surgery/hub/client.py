@@ -24,7 +24,7 @@ def hub_client(name: str, revision: str | None, *, upload: bool = False) -> Iter
     """
     from huggingface_hub import HfApi
 
-    errors = (*_http_errors(), RuntimeError)  # in which uploads wrap theirs
+    errors: tuple[type[Exception], ...] = (*_http_errors(), RuntimeError)  # uploads wrap theirs
     try:
         with quiet_client():
             yield HfApi()
