@@ -1,15 +1,4 @@
-"""Every error that attn-surgery raises for something a user can fix.
-
-    SurgeryError              one clear line; the command line turns it into exit code 1
-    ├── BlockSpecError        a block specification that is malformed or does not fit the model
-    ├── UnsupportedError      a model, or a combination of choices, that cannot be edited
-    │   └── MarginError       attention cannot be made exactly one-hot in the stock layout
-    ├── SourceError           a model that cannot be found or fetched
-    ├── CheckpointError       weights or configuration that are broken or not what they claim to be
-    ├── ManifestError         surgery.json is missing, damaged or of another schema
-    ├── OutputError           a result that cannot be written
-    ├── SamplesError          memorization samples, corpora or calibration text that cannot be used
-    └── MeasurementError      a measurement that cannot be made as asked
+"""Every error that attn-surgery raises for something a user can fix: exit code 1.
 
 ValueError and TypeError stay what they are: misuse of the Python API by a programmer.
 """
@@ -47,11 +36,8 @@ class SurgeryError(Exception):
     ) -> None:
         self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
         line = _cut(what) if where is None else f"{_cut(where)}: {_cut(what)}"
-        details = [
-            f"{label} {_cut(value)}"
-            for label, value in (("expected", expected), ("got", got))
-            if value is not None
-        ]
+        found = {"expected": expected, "got": got}.items()
+        details = [f"{label} {_cut(value)}" for label, value in found if value is not None]
         if details:
             line += f" ({', '.join(details)})"
         if fix is not None:

@@ -37,11 +37,7 @@ kind that is about to be written. May raise `SurgeryError`."""
 
 def known_by(main: str, keys: Collection[str], *others: str) -> Owned:
     """Folders whose file `main` is a JSON object with these keys; `others` may lie beside it."""
-
-    def owned(folder: Path) -> Collection[str]:
-        return (main, *others) if set(keys) <= read_json(folder / main).keys() else ()
-
-    return owned
+    return lambda folder: (main, *others) if set(keys) <= read_json(folder / main).keys() else ()
 
 
 def check_output(
@@ -82,11 +78,7 @@ def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False)
     or is being written by another process.
     """
     target = target.absolute()
-    with (
-        writing(target),
-        parents_of(target),
-        _staged(target) as partial,
-    ):
+    with writing(target), parents_of(target), _staged(target) as partial:
         _check_free(target, owned, overwrite)
         if owned is not None:
             partial.mkdir()
@@ -187,17 +179,15 @@ def _check_free(
         what = f"is not a {kind}"
     elif owned is not None:
         try:
-            stranger = _stranger(target, owned(target))
+            what = _stranger(target, owned(target))
         except SurgeryError as error:
             what = str(error)
-        else:
-            what = stranger and f"holds {stranger}, which attn-surgery did not write"
     if what is not None:
         raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
 
 
 def _stranger(folder: Path, owned: Collection[str]) -> str | None:
-    """The first file or link in a folder that fits none of the patterns."""
+    """Names the first file or link in a folder that fits none of the patterns, if there is one."""
     patterns = (*owned, _OURS.format("*", "*"))
 
     def fail(error: OSError) -> None:
@@ -209,7 +199,7 @@ def _stranger(folder: Path, owned: Collection[str]) -> str | None:
         for name in sorted(files + links):
             path = Path(at, name).relative_to(folder).as_posix()
             if not any(fnmatchcase(path, pattern) for pattern in patterns):
-                return path
+                return f"holds {path}, which attn-surgery did not write"
     return None
 
 
@@ -251,8 +241,8 @@ def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None
             for leftover in (_hidden(target, "partial"), old, lock):
                 _remove(leftover)
         except OSError as error:
-            why = reason(error)
-            say(f"{lock}: left by a run that was killed, and cannot be removed: {why}")
+            what = "left by a run that was killed, and cannot be removed"
+            say(f"{lock}: {what}: {reason(error)}")
         finally:
             if held is not None:
                 os.close(held)
@@ -338,6 +328,4 @@ def _remove(path: Path) -> None:
 
 
 def _existing(path: Path) -> Path:
-    while not os.path.lexists(path):
-        path = path.parent
-    return path
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))

@@ -91,12 +91,12 @@ def as_line(text: object) -> Markdown:
 
 def as_code(text: object) -> Markdown:
     """Text in a code span that nothing in it can end, in one line of a table."""
-    return Markdown(f"`{_command(text).replace('`', '')}`".replace("|", "\\|"))
+    return Markdown(f"`{as_command(text).replace('`', '')}`".replace("|", "\\|"))
 
 
 def as_command(text: object) -> Markdown:
     """Text in a block of code: one line of it, in which no comment of ours can begin."""
-    return Markdown(_command(text))
+    return Markdown(printable(text).replace("<", "‹"))
 
 
 def as_python(text: str) -> Markdown:
@@ -115,7 +115,6 @@ def as_interval(ends: Sequence[float], sign: str = "-") -> Markdown:
 
 
 def as_mean(found: Mean) -> Markdown:
-    """A mean with its interval."""
     return Markdown(f"{as_figure(found.mean)} {as_interval(found.ci95)}")
 
 
@@ -135,5 +134,12 @@ def printable(text: object) -> str:
     return " ".join("".join(kept).split())
 
 
-def _command(text: object) -> str:
-    return printable(text).replace("<", "‹")
+FILTERS = {
+    "code": as_code,
+    "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
+    "figure": as_figure,
+    "interval": as_interval,
+    "rate": as_rate,
+    "mean": as_mean,
+}
+"""Of the template."""

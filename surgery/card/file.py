@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from surgery.card.measured import Measured
-from surgery.card.text import NAME, card_text
-from surgery.checkpoint.foreign import read_bytes
-from surgery.checkpoint.links import own_file
-from surgery.checkpoint.source import MANIFEST
+from surgery.card.text import card_text
+from surgery.checkpoint.foreign import own_file, read_bytes
+from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import last_name
 from surgery.output import atomic_file
@@ -19,7 +18,7 @@ _LARGEST = 2**20  # bytes of a card
 
 def read_card(folder: Path) -> str | None:
     """A folder's own README.md; None without one. Bytes that are no text are replaced."""
-    path = own_file(folder / NAME, folder)
+    path = own_file(folder / CARD, folder)
     if not path.is_file():
         return None
     return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
@@ -36,7 +35,6 @@ def refresh_card(folder: Path, measured: Measured | None) -> Path:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     existing = read_card(folder)
     text = card_text(manifest, name=last_name(folder), measured=measured, existing=existing)
-    path = folder / NAME
-    with atomic_file(path, overwrite=True) as file:
+    with atomic_file(folder / CARD, overwrite=True) as file:
         file.write(text)
-    return path
+    return folder / CARD

@@ -54,10 +54,9 @@ class Task(_Figures):
 
 
 class Attack(_Figures):
-    """Passages of `n` that an attack recovers; `control`: of text that was never trained on."""
+    """Passages that an attack recovers; `control`: of text that was never trained on."""
 
     name: str
-    definition: str
     base: Count
     edited: Count
     control: Count | None

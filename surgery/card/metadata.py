@@ -13,8 +13,9 @@ from typing import Any
 from surgery.card.facts import printable
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import parse_yaml
+from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
-from surgery.record.manifest import Edit, Manifest
+from surgery.record.manifest import Manifest
 
 CARRIED = ("license", "license_name", "license_link", "language", "datasets")
 _TAGS = ("attention-free", "attn-surgery", "memorization")
@@ -26,10 +27,7 @@ _INDEX = "model-index"
 
 
 def split_card(text: str) -> tuple[dict[str, Any], str]:
-    """A card's metadata and the rest. Raises `ManifestError` where the metadata is no mapping.
-
-    Nor may it refer to parts of itself: a few lines would unfold to more than any memory holds.
-    """
+    """A card's metadata and the rest. Raises `ManifestError` where `parse_yaml` refuses it."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     match = REGEX_YAML_BLOCK.search(text)
@@ -38,11 +36,8 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     try:
         return parse_yaml(match[2]), text[match.end() :]
     except ValueError as error:
-        raise ManifestError(
-            f"the metadata {error}",
-            where="README.md",
-            fix="correct it between the two lines of ---",
-        ) from None
+        fix = "correct it between the two lines of ---"
+        raise ManifestError(f"the metadata {error}", where=CARD, fix=fix) from None
 
 
 def to_yaml(metadata: Mapping[str, Any]) -> str:
@@ -71,10 +66,11 @@ def metadata_yaml(
     """The card's metadata, see `to_yaml`."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
-    edits = [*manifest.history, manifest.edit]
+    on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
+    base_model = next((model for model in on_hub if model is not None), None)  # the nearest
     ours = {
-        "base_model": base_model(edits),
-        "base_model_relation": _RELATION if base_model(edits) else None,
+        "base_model": base_model,
+        "base_model_relation": _RELATION if base_model else None,
         "library_name": "transformers",
         "pipeline_tag": _TASK,
         "tags": _tags(existing.get("tags"), manifest.edit.family),
@@ -84,11 +80,6 @@ def metadata_yaml(
     if measured is not None and (results := _results(measured)):
         data[_INDEX] = eval_results_to_model_index(printable(name), results)
     return to_yaml(data)
-
-
-def base_model(edits: list[Edit]) -> str | None:
-    """The Hub id of the nearest model on the Hub that the edits lead back to."""
-    return next((e.source.hub_id for e in reversed(edits) if e.source.hub_id is not None), None)
 
 
 def _tags(existing: object, family: str) -> list[str]:

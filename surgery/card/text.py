@@ -13,23 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from surgery.card.facts import (
-    Markdown,
-    as_code,
-    as_figure,
-    as_interval,
-    as_line,
-    as_mean,
-    as_rate,
-    facts,
-)
+from surgery.card.facts import FILTERS, Markdown, as_line, facts
 from surgery.card.measured import Measured
 from surgery.card.metadata import metadata_yaml, source_metadata, split_card, to_yaml
 from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
 
-NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PART = re.compile(r"<!-- attn-surgery:(\w+)\b[^>]*-->\n.*?<!-- /attn-surgery:\1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
@@ -56,7 +47,7 @@ def card_text(
     result would not be read by the Hub.
     """
     metadata, body = split_card((existing or "").replace("\r\n", "\n"))
-    with guard(ManifestError, "cannot be made from the manifest", NAME):
+    with guard(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
         yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
@@ -87,7 +78,7 @@ def _refreshed(body: str, generated: Mapping[str, str]) -> str:
     if len(_MARK.findall(_PART.sub("", body))) or len(found) > len(set(found)):
         raise ManifestError(
             "a generated part has lost one of the comments around it, or is there twice",
-            where=NAME,
+            where=CARD,
             fix="restore the comments, or delete the part with both of them",
         )
     before = None
@@ -107,7 +98,7 @@ def _check(text: str) -> None:
         ModelCard(text)
     except (ValueError, TypeError, KeyError) as error:
         what = "the metadata is not that of a model card"
-        raise ManifestError(what, where=NAME, got=error) from None
+        raise ManifestError(what, where=CARD, got=error) from None
 
 
 def _render(manifest: Manifest, name: str, measured: Measured | None) -> dict[str, str]:
@@ -124,13 +115,5 @@ def _template() -> Any:
         return as_line(value) if isinstance(value, str) and type(value) is not Markdown else value
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=inert)
-    environment.filters |= {
-        "code": as_code,
-        "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
-        "figure": as_figure,
-        "signed": lambda value: as_figure(value, "+"),
-        "signed_interval": lambda ends: as_interval(ends, "+"),
-        "rate": as_rate,
-        "mean": as_mean,
-    }
+    environment.filters |= FILTERS
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))

@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from pathlib import Path
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.links import in_hub_cache
+from surgery.checkpoint.foreign import in_hub_cache
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError
 
 _SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
 _KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
+_SHA256 = re.compile("[0-9a-f]{64}")
 _known: dict[str, str] = {}
 
 FileState = tuple[int, int]
@@ -53,16 +54,12 @@ def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     **Raises:** as `open_checkpoint`.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
+    files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
     lines = [
         f"{known.get(file) or file_hash(file)} {file.stat().st_size} {file.name}\n"
-        for file in content_files(checkpoint)
+        for file in files
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def content_files(checkpoint: Checkpoint) -> list[Path]:
-    """Configuration and weights: what is loaded, and what the hash is of."""
-    return [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
 
 
 class ContentHash(threading.Thread):
@@ -130,11 +127,11 @@ def keep(path: Path, write: Callable[[Path], object]) -> None:
 def _read(kept: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         digest = kept.read_text()
-        return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
+        return digest if _SHA256.fullmatch(digest) else None
     return None
 
 
 def _hub_hash(path: Path) -> str | None:
     """The name of a blob in the Hub's cache, where it is a SHA-256: that of every large file."""
-    name = path.resolve().name
-    return name if re.fullmatch("[0-9a-f]{64}", name) and in_hub_cache(path.resolve()) else None
+    real = path.resolve()
+    return real.name if _SHA256.fullmatch(real.name) and in_hub_cache(real) else None

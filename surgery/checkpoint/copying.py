@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from surgery.checkpoint.tensors import FileRange
 
@@ -45,27 +44,20 @@ class HashedFile:
 
     def copy(self, source: FileRange) -> None:
         """Appends a range of another file: by reflink or copy_file_range where they exist."""
-        position, end = source.start, source.start + source.nbytes
-        file = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while position < end:
-                count = _copy_some(file, self._file, position, min(_STEP, end - position))
+        position = source.start
+        with source.path.open("rb") as file:
+            while position < source.end:
+                step = min(_STEP, source.end - position)
+                count = _copy_some(file.fileno(), self._file, position, step)
                 if count == 0:
                     raise OSError(errno.EIO, "file became shorter while it was read", source.path)
                 position += count
                 self._grow(count)
-        finally:
-            os.close(file)
 
     def __enter__(self) -> HashedFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         with self._grown:
             self._done = True
             self._grown.notify()
@@ -89,10 +81,7 @@ class HashedFile:
     def _hash(self) -> None:
         digest, hashed, buffer = hashlib.sha256(), 0, bytearray(_READ)
         try:
-            while True:
-                available = self._wait_beyond(hashed)
-                if hashed == available:
-                    break
+            while (available := self._wait_beyond(hashed)) > hashed:
                 while hashed < available:
                     view = memoryview(buffer)[: min(_READ, available - hashed)]
                     count = os.preadv(self._file, [view], hashed)

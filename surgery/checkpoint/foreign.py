@@ -1,12 +1,13 @@
 """Files that somebody else wrote: read within a limit, parsed strictly, refused in one line.
 
 Everything that comes from outside passes here: `read_bytes` or `read_lines` bound what is held in
-memory, `parse_json` takes only what every later step can handle, and `guard` turns whatever a
-parser raises into an error of ours.
+memory, `own_file` follows no link out of a model's folder, `parse_json` takes only what every later
+step can handle, and `guard` turns whatever a parser raises into an error of ours.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from surgery.errors import SurgeryError
+from surgery.errors import CheckpointError, SurgeryError
 
 LIMIT = 2**26
 """Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
@@ -60,6 +61,33 @@ def reason(problem: BaseException) -> str:
     return lines[0][:200]
 
 
+def own_file(path: Path, folder: Path) -> Path:
+    """The path, if what it leads to is the folder's own.
+
+    A link that stays in the folder is, and one to a blob of a Hub cache, whose client stores files
+    as `models--O--N/blobs/HASH` and links to them from `models--O--N/snapshots/COMMIT/NAME`. Any
+    other would bring in a file that is not of the model: whoever made the folder chooses which.
+
+    **Raises:** `CheckpointError` for a link out of the folder that does not end in a Hub cache.
+    """
+    real, place = path.resolve(), folder.resolve()
+    blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
+    if place in real.parents or real.parent == blobs or in_hub_cache(real):
+        return path
+    raise CheckpointError(
+        "is a link out of the model's folder, which is not followed",
+        where=path,
+        fix="put the file itself there",
+    )
+
+
+def in_hub_cache(real: Path) -> bool:
+    """Whether a path without links is a blob of this user's Hub cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents
+
+
 def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
     """A small file as a whole. Raises `error` for a pipe, device or folder, or beyond `limit`."""
     with guard(error, "cannot be read", path):
@@ -78,9 +106,7 @@ def read_lines(
     file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
 ) -> Iterator[tuple[str, str]]:
     """The lines of an open file of UTF-8 text that are not blank: (where it is, the line)."""
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count(1):
         place = f"{where} line {number}"
         with guard(error, "cannot be read", place):
             line = file.readline(limit + 1)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,20 +17,22 @@ from surgery.families import Dimensions, Family, Role, family_of
 from surgery.families.rotary import rotary_positions
 from surgery.variants import Kind
 
+_AFFINE = ("affine_weight", "affine_bias")
+_BIASES = ("query_key_value_bias", "output_bias")
+
 
 @dataclass(frozen=True)
 class Inventory:
-    """A source that has been checked.
+    """A source: `take_inventory` makes one that has been checked.
 
-    `dtype` is the safetensors tag of its parameters; `compact_blocks` maps blocks without an
-    attention module to what stands there (affine, constant, none).
+    `compact_blocks` maps blocks without an attention module to what stands there (affine, constant,
+    none).
     """
 
     family: Family
     dimensions: Dimensions
     config: dict[str, Any]
     infos: Mapping[str, TensorInfo]
-    dtype: str
     compact_blocks: dict[int, str]
 
     @property
@@ -44,12 +47,105 @@ class Inventory:
     @property
     def num_parameters(self) -> int:
         """Numbers in the stored parameters, buffers left out; a tied head counts once."""
-        tied = _is_tied(self.config, self.family)
         return sum(
             math.prod(info.shape)
-            for name, info in self.infos.items()
-            if not _is_buffer(self.family, name) and not (tied and name in HEADS)
+            for name, info in self._parameters.items()
+            if not (self._is_tied and name in HEADS)
         )
+
+    @cached_property
+    def dtype(self) -> str:
+        """The safetensors tag of its parameters."""
+        return next(info.dtype for info in self._parameters.values())
+
+    @cached_property
+    def _parameters(self) -> dict[str, TensorInfo]:
+        """The stored tensors without buffers, whose shape no rule tells."""
+        found = {name: (info, self.family.match(name)) for name, info in self.infos.items()}
+        return {name: info for name, (info, match) in found.items() if match and match[0].shape}
+
+    @property
+    def _is_tied(self) -> bool:
+        return bool(self.config.get("tie_word_embeddings", self.family.tied_head))
+
+    def _check_complete(self) -> None:
+        for name in self._needed():
+            if name not in self.infos:
+                raise CheckpointError(
+                    f"tensor {name!r} is missing from the checkpoint",
+                    fix="the download is incomplete, or config.json belongs to another model",
+                )
+        if not self._is_tied and not any(head in self.infos for head in HEADS):
+            raise CheckpointError(
+                f"tensor {next(head for head in HEADS if self.family.match(head))!r} is missing "
+                "from the checkpoint, and config.json does not tie it to the embedding"
+            )
+
+    def _check_dtype(self) -> None:
+        first: dict[str, str] = {}
+        for name, info in self._parameters.items():
+            first.setdefault(info.dtype, name)
+        if len(first) > 1:
+            raise CheckpointError(
+                "the parameters have more than one dtype",
+                expected="one",
+                got=", ".join(f"{dtype} ({name})" for dtype, name in first.items()),
+                fix="load and save the model in one dtype first",
+            )
+
+    def _check_tensor(self, name: str, info: TensorInfo) -> None:
+        rule, block = self.family.match(name) or (None, None)
+        num_blocks = self.dimensions.num_blocks
+        if rule is None or not (
+            block is None or (block < num_blocks and self._belongs(rule.role, block))
+        ):
+            raise CheckpointError(
+                f"unknown tensor {name!r}",
+                expected=f"the tensors of a {self.family.title} model of {num_blocks} blocks",
+                fix="nothing is guessed: remove the tensor, or report the architecture it belongs "
+                "to",
+            )
+        if rule.shape is None:
+            return
+        expected = [self.dimensions.sizes[size] for size in rule.shape]
+        if list(info.shape) != expected:
+            raise CheckpointError(
+                f"tensor {name!r} has the wrong shape",
+                expected=f"{expected} from config.json",
+                got=list(info.shape),
+            )
+        if info.dtype not in FLOATING:
+            raise UnsupportedError(
+                f"tensor {name!r} is quantized",
+                expected=" or ".join(FLOATING),
+                got=info.dtype,
+                fix="start from the unquantized model",
+            )
+
+    def _needed(self) -> Iterator[str]:
+        """Names of the tensors without which the library would invent some of the model."""
+        for rule in self.family.rules:
+            if rule.optional and rule.role not in _AFFINE + _BIASES:
+                continue
+            if not rule.per_block:
+                yield rule.name
+                continue
+            for block in range(self.dimensions.num_blocks):
+                if self._belongs(rule.role, block):
+                    yield rule.name.format(block=block)
+
+    def _belongs(self, role: Role | None, block: int) -> bool:
+        """Whether a block has a tensor of that role.
+
+        A tensor that does not belong would be ignored by the library, and used by the surgery.
+        """
+        if role is None:
+            return True
+        kind = self.compact_blocks.get(block)  # None: attention
+        if role in _AFFINE:
+            return kind == "affine" or (kind == "constant" and role == "affine_bias")
+        biased = not self.family.fused or self.config.get("attention_bias", True)
+        return kind is None and (bool(biased) or role not in _BIASES)
 
 
 def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
@@ -61,35 +157,25 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     """
     family = family_of(config)
     check_config(config, family)
-    dimensions = family.dimensions(config)
     if family.rotary:
-        rotary_positions(config, dimensions.head_size)
-    compact_blocks = _compact_blocks(config, family, dimensions)
-    biased = _is_biased(config, family)
+        rotary_positions(config, family.dimensions(config).head_size)
+    inventory = _unchecked(config, infos)
     for name, info in infos.items():
-        _check_tensor(family, dimensions, compact_blocks, biased, name, info)
-    check_complete(config, infos)
-    return Inventory(
-        family, dimensions, config, infos, _single_dtype(family, infos), compact_blocks
-    )
+        inventory._check_tensor(name, info)
+    inventory._check_complete()
+    inventory._check_dtype()
+    return inventory
 
 
 def check_complete(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> None:
     """Raises `CheckpointError` unless there is every tensor that config.json speaks of."""
+    _unchecked(config, infos)._check_complete()
+
+
+def _unchecked(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
     family = family_of(config)
     dimensions = family.dimensions(config)
-    compact_blocks = _compact_blocks(config, family, dimensions)
-    for name in _needed(family, dimensions, compact_blocks, _is_biased(config, family)):
-        if name not in infos:
-            raise CheckpointError(
-                f"tensor {name!r} is missing from the checkpoint",
-                fix="the download is incomplete, or config.json belongs to another model",
-            )
-    if not _is_tied(config, family) and not any(head in infos for head in HEADS):
-        raise CheckpointError(
-            f"tensor {next(head for head in HEADS if family.match(head))!r} is missing from the "
-            "checkpoint, and config.json does not tie it to the embedding"
-        )
+    return Inventory(family, dimensions, config, infos, _compact_blocks(config, family, dimensions))
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
@@ -144,10 +230,6 @@ def check_tokenizer(folder: Path) -> None:
         )
 
 
-_AFFINE = ("affine_weight", "affine_bias")
-_BIASES = ("query_key_value_bias", "output_bias")
-
-
 def _compact_blocks(
     config: dict[str, Any], family: Family, dimensions: Dimensions
 ) -> dict[int, str]:
@@ -168,98 +250,3 @@ def _compact_blocks(
             got=recorded,
         )
     return {int(block): kind for block, kind in recorded.items()}
-
-
-def _belongs(role: Role | None, kind: str | None, biased: bool) -> bool:
-    """Whether a block has a tensor of that role: `kind` is in it (None: attention, biased or not).
-
-    A tensor that does not belong would be ignored by the library, and used by the surgery.
-    """
-    if role is None:
-        return True
-    if role in _AFFINE:
-        return kind == "affine" or (kind == "constant" and role == "affine_bias")
-    return kind is None and (biased or role not in _BIASES)
-
-
-def _check_tensor(
-    family: Family,
-    dimensions: Dimensions,
-    compact_blocks: dict[int, str],
-    biased: bool,
-    name: str,
-    info: TensorInfo,
-) -> None:
-    match = family.match(name)
-    rule, block = match or (None, None)
-    if rule is None or not (
-        block is None
-        or (
-            block < dimensions.num_blocks and _belongs(rule.role, compact_blocks.get(block), biased)
-        )
-    ):
-        raise CheckpointError(
-            f"unknown tensor {name!r}",
-            expected=f"the tensors of a {family.title} model of {dimensions.num_blocks} blocks",
-            fix="nothing is guessed: remove the tensor, or report the architecture it belongs to",
-        )
-    if rule.shape is None:
-        return
-    expected = tuple(dimensions.sizes[size] for size in rule.shape)
-    if info.shape != expected:
-        raise CheckpointError(
-            f"tensor {name!r} has the wrong shape",
-            expected=f"{list(expected)} from config.json",
-            got=list(info.shape),
-        )
-    if info.dtype not in FLOATING:
-        raise UnsupportedError(
-            f"tensor {name!r} is quantized",
-            expected=" or ".join(FLOATING),
-            got=info.dtype,
-            fix="start from the unquantized model",
-        )
-
-
-def _needed(
-    family: Family, dimensions: Dimensions, compact_blocks: dict[int, str], biased: bool
-) -> Iterator[str]:
-    """Names of the tensors without which the library would invent some of the model."""
-    for rule in family.rules:
-        if rule.optional and rule.role not in _AFFINE + _BIASES:
-            continue
-        if not rule.per_block:
-            yield rule.name
-            continue
-        for block in range(dimensions.num_blocks):
-            if _belongs(rule.role, compact_blocks.get(block), biased):
-                yield rule.name.format(block=block)
-
-
-def _single_dtype(family: Family, infos: Mapping[str, TensorInfo]) -> str:
-    first: dict[str, str] = {}
-    for name, info in infos.items():
-        if not _is_buffer(family, name):
-            first.setdefault(info.dtype, name)
-    if len(first) > 1:
-        found = ", ".join(f"{dtype} ({name})" for dtype, name in first.items())
-        raise CheckpointError(
-            "the parameters have more than one dtype",
-            expected="one",
-            got=found,
-            fix="load and save the model in one dtype first",
-        )
-    return next(iter(first))
-
-
-def _is_biased(config: dict[str, Any], family: Family) -> bool:
-    return not family.fused or bool(config.get("attention_bias", True))
-
-
-def _is_tied(config: dict[str, Any], family: Family) -> bool:
-    return bool(config.get("tie_word_embeddings", family.tied_head))
-
-
-def _is_buffer(family: Family, name: str) -> bool:
-    match = family.match(name)
-    return match is not None and match[0].shape is None

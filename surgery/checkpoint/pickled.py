@@ -41,13 +41,13 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
         if not _is_plain(tensor):
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
-        stored, size = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
-        if size > stored:  # strides that repeat a few numbers over and over
+        stored = tensor.untyped_storage().nbytes()
+        if tensor.nbytes > stored:  # strides that repeat a few numbers over and over
             raise CheckpointError(
                 f"tensor {name!r} is larger than what is stored of it",
                 where=path.name,
                 expected=f"at most {stored:,} bytes",
-                got=f"{size:,}",
+                got=f"{tensor.nbytes:,}",
             )
     named = {str(name): tensor for name, tensor in state.items()}
     others = {_memory(tensor) for name, tensor in named.items() if name not in aliases}
@@ -56,7 +56,7 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
         for name, tensor in named.items()
         if name not in aliases or _memory(tensor) not in others
     }
-    total = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+    total = sum(tensor.nbytes for tensor in kept.values())
     most = 2 * path.stat().st_size  # tensors that are tied are stored once
     if total > most:
         raise CheckpointError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,8 @@ from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
 from surgery.errors import CheckpointError, SourceError
 
-SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
+SAFETENSORS_INDEX, PICKLE_INDEX = SAFETENSORS + INDEX, PICKLE + INDEX
 MANIFEST, CARD = "surgery.json", "README.md"
 HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
@@ -72,7 +73,7 @@ class Checkpoint:
     def tensors(self) -> dict[str, StoredTensor]:
         return {tensor.info.name: tensor for shard in self.shards for tensor in shard.tensors}
 
-    @property
+    @cached_property
     def infos(self) -> dict[str, TensorInfo]:
         return {name: tensor.info for name, tensor in self.tensors.items()}
 
@@ -110,16 +111,21 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
     config = read_json(folder / "config.json", needed=True)
-    for name, index_name in ((SAFETENSORS, SAFETENSORS_INDEX), (PICKLE, PICKLE_INDEX)):
-        if (folder / name).is_file():  # before an index, as transformers does
-            return Checkpoint(folder, config, (_open_shard(folder / name, config),))
-        if (folder / index_name).is_file():
-            return _open_index(folder, config, index_name)
-    raise SourceError(
-        "holds no weights",
-        where=folder,
-        expected=f"{SAFETENSORS}, {PICKLE}, or an index of shards",
-    )
+    entry = weights_entry(lambda name: (folder / name).is_file())
+    if entry is None:
+        raise SourceError(
+            "holds no weights",
+            where=folder,
+            expected=f"{SAFETENSORS}, {PICKLE}, or an index of shards",
+        )
+    if entry.endswith(INDEX):
+        return _open_index(folder, config, entry)
+    return Checkpoint(folder, config, (_open_shard(folder / entry, config),))
+
+
+def weights_entry(has: Callable[[str], bool]) -> str | None:
+    """The name by which weights are found; a single file before an index, as in transformers."""
+    return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 
 def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:

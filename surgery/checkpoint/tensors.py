@@ -64,6 +64,10 @@ class FileRange:
     start: int
     nbytes: int
 
+    @property
+    def end(self) -> int:
+        return self.start + self.nbytes
+
     def read(self) -> bytes:
         with self.path.open("rb") as file:
             file.seek(self.start)

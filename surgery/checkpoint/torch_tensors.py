@@ -7,21 +7,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo
+from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
 
-TAGS: dict[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_DTYPES = {tag: dtype for dtype, tag in TAGS.items()}
+# numpy's names of these dtypes are also torch's
+_DTYPES: dict[str, torch.dtype] = {tag: getattr(torch, d.name) for tag, d in DTYPES.items()}
+TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
 
 
 def as_stored(name: str, tensor: torch.Tensor) -> StoredTensor:

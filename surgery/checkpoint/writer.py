@@ -55,18 +55,18 @@ def write_shard(shard: OutputShard, path: Path, progress: Progress) -> WrittenFi
     """Writes one weight file and hashes it meanwhile. Holds at most one tensor in memory."""
     with HashedFile(path) as file:
         if shard.copy_of is not None:
-            whole = FileRange(shard.copy_of, 0, shard.copy_of.stat().st_size)
-            file.copy(whole)
-            progress(whole.nbytes)
+            runs: list[FileRange | Entry]
+            runs = [FileRange(shard.copy_of, 0, shard.copy_of.stat().st_size)]
         else:
             file.write(write_header([entry.info for entry in shard.entries], shard.metadata))
-            for run in _runs(shard.entries):
-                if isinstance(run, FileRange):
-                    file.copy(run)
-                    progress(run.nbytes)
-                else:
-                    file.write(_bytes(run))
-                    progress(run.info.nbytes)
+            runs = _runs(shard.entries)
+        for run in runs:
+            if isinstance(run, FileRange):
+                file.copy(run)
+                progress(run.nbytes)
+            else:
+                file.write(_bytes(run))
+                progress(run.info.nbytes)
     return WrittenFile(file.size, file.sha256)
 
 
@@ -79,28 +79,19 @@ def _bytes(entry: Entry) -> bytes | memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _runs(entries: Iterable[Entry]) -> Iterable[FileRange | Entry]:
+def _runs(entries: Iterable[Entry]) -> list[FileRange | Entry]:
     """Merges neighboring ranges of a source file, so that one call copies many tensors."""
-    pending: FileRange | None = None
+    runs: list[FileRange | Entry] = []
     for entry in entries:
         data = entry.data if isinstance(entry, StoredTensor) else None
-        if isinstance(data, FileRange):
-            if pending and (data.path, data.start) == (
-                pending.path,
-                pending.start + pending.nbytes,
-            ):
-                pending = FileRange(pending.path, pending.start, pending.nbytes + data.nbytes)
-            else:
-                if pending:
-                    yield pending
-                pending = data
+        last = runs[-1] if runs else None
+        if not isinstance(data, FileRange):
+            runs.append(entry)
+        elif isinstance(last, FileRange) and (last.path, last.end) == (data.path, data.start):
+            runs[-1] = FileRange(last.path, last.start, last.nbytes + data.nbytes)
         else:
-            if pending:
-                yield pending
-                pending = None
-            yield entry
-    if pending:
-        yield pending
+            runs.append(data)
+    return runs
 
 
 def shard_names(count: int) -> list[str]:
@@ -112,12 +103,11 @@ def shard_names(count: int) -> list[str]:
 
 def index_json(shards: dict[str, OutputShard], metadata: dict[str, object]) -> dict[str, object]:
     """The content of model.safetensors.index.json: total size in bytes, and tensor → file."""
-    infos = [(entry.info, name) for name, shard in shards.items() for entry in shard.entries]
+    infos = [(entry.info, file) for file, shard in shards.items() for entry in shard.entries]
+    files = {info.name: file for info, file in infos}
     return {
         "metadata": {**metadata, "total_size": sum(info.nbytes for info, _ in infos)},
-        "weight_map": {
-            info.name: name for info, name in sorted(infos, key=lambda pair: pair[0].name)
-        },
+        "weight_map": dict(sorted(files.items())),
     }
 
 

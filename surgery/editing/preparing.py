@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.content import FileState, states_of
+from surgery.checkpoint.foreign import own_file
 from surgery.checkpoint.inventory import check_config, check_tokenizer
-from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_json
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError

@@ -24,10 +24,7 @@ def hub_client(name: str, revision: str | None, *, upload: bool = False) -> Iter
     """
     from huggingface_hub import HfApi
 
-    errors: tuple[type[Exception], ...] = (
-        *_http_errors(),
-        RuntimeError,
-    )  # in which uploads wrap theirs
+    errors: tuple[type[Exception], ...] = (*_http_errors(), RuntimeError)  # uploads wrap theirs
     try:
         with quiet_client():
             yield HfApi()
@@ -92,12 +89,12 @@ def offline() -> Iterator[None]:
     import datasets.config
     from huggingface_hub import constants
 
-    settings = [(module, "HF_HUB_OFFLINE") for module in (datasets.config, constants)]
-    before = [getattr(module, name) for module, name in settings]
+    modules: list[Any] = [datasets.config, constants]
+    before = [module.HF_HUB_OFFLINE for module in modules]
     try:
-        for module, name in settings:
-            setattr(module, name, True)
+        for module in modules:
+            module.HF_HUB_OFFLINE = True
         yield
     finally:
-        for (module, name), value in zip(settings, before, strict=True):
-            setattr(module, name, value)
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value

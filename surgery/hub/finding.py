@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from surgery.checkpoint.inventory import check_config
 from surgery.checkpoint.source import (
     CARD,
+    INDEX,
     MANIFEST,
     PICKLE,
-    PICKLE_INDEX,
     SAFETENSORS,
-    SAFETENSORS_INDEX,
     SIDECARS,
     read_json,
+    weights_entry,
 )
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
@@ -202,8 +202,8 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
     files = tuple(file.rfilename for file in info.siblings or ())
     if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
-    entry = _entry(files)
-    small = [file for file in (CONFIG, MANIFEST, entry) if file in files and file not in _WEIGHTS]
+    entry = weights_entry(files.__contains__)
+    small = [f for f in (CONFIG, MANIFEST, entry) if f in files and f not in (SAFETENSORS, PICKLE)]
     # by its name and not by its commit, so that the cache remembers the name for work offline
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     config = read_json(folder / CONFIG, needed=True)
@@ -217,18 +217,9 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
     return _Found(name, folder, files, config, _weights(entry, folder, files))
 
 
-_WEIGHTS = (SAFETENSORS, PICKLE)
-
-
-def _entry(files: Collection[str]) -> str | None:
-    """The file by which the weights are found, in the order in which a folder is opened."""
-    formats = (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)
-    return next((file for file in formats if file in files), None)
-
-
 def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
     """The file of weights itself, or the shards that an index names, all of which must exist."""
-    if entry in _WEIGHTS:
+    if not entry.endswith(INDEX):
         return (entry,)
     weight_map = read_json(folder / entry).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -250,7 +241,7 @@ def _earlier_download(name: str, revision: str | None) -> Path | None:
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
         )
         files = [path.name for path in folder.iterdir()]
-        entry = _entry(files)
+        entry = weights_entry(files.__contains__)
         complete = CONFIG in files and entry is not None and _weights(entry, folder, files)
     except (OSError, ValueError, SurgeryError):
         return None

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import guard
+from surgery.checkpoint.foreign import guard, own_file
 from surgery.checkpoint.inventory import check_tokenizer
-from surgery.checkpoint.links import own_file
 from surgery.checkpoint.source import (
     MANIFEST,
     SAFETENSORS,

@@ -11,8 +11,7 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.card.leaderboards import eval_results
 from surgery.card.measured import Measured
-from surgery.checkpoint.foreign import guard, read_bytes
-from surgery.checkpoint.links import own_file
+from surgery.checkpoint.foreign import guard, own_file, read_bytes
 from surgery.checkpoint.source import MANIFEST, read_json
 from surgery.errors import ManifestError, OutputError
 from surgery.proof.verification import verify

@@ -204,23 +204,14 @@ def _added(name: str, content: Path | bytes, sha256: str) -> CommitOperationAdd:
 
 
 def _commit(
-    api: HfApi,
-    there: Published,
-    added: list[CommitOperationAdd],
-    stale: list[str],
-    **choices: Any,
+    api: HfApi, there: Published, added: list[CommitOperationAdd], stale: list[str], **choices: Any
 ) -> Any:
     """Sends what is not there yet, then the commit on top of the state that was looked at."""
     from huggingface_hub import CommitOperationDelete
 
+    removed = [CommitOperationDelete(name, is_folder=False) for name in stale]
     with progress_bars(shown=sys.stderr.isatty()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the client, on metadata that could be there
         return api.create_commit(
-            there.repo,
-            [
-                *added,
-                *(CommitOperationDelete(name, is_folder=False) for name in stale),
-            ],
-            parent_commit=there.commit,
-            **choices,
+            there.repo, [*added, *removed], parent_commit=there.commit, **choices
         )
