@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from cli.options import note
 from cli.progress import progress
+from surgery.fitting.sharing import ALONE, Sharing
 from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
     from evals.running.processes import Processes
+    from evals.samples import Passages
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 LAB_TEXT = "lab calibration text"
 
 
+def lab_of(*names: str | None) -> str | None:
+    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
+    return next((name for name in names if name and name.startswith(PREFIX)), None)
+
+
 def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
     """What `--calibration` names, else a lab model's own text; None where nothing is fitted.
 
@@ -29,7 +36,7 @@ def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) 
     """
     from surgery.fitting.calibration import calibration_of
 
-    return calibration_of(variants, named, _of_lab if model.startswith(PREFIX) else None)
+    return calibration_of(variants, named, _of_lab if lab_of(model) else None)
 
 
 def _of_lab() -> Text:
@@ -59,7 +66,7 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
 
     if files:
         return texts(open_corpus(files))
-    return lab.heldout_texts() if any(name and name.startswith(PREFIX) for name in names) else []
+    return lab.heldout_texts() if lab_of(*names) else []
 
 
 def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus") -> list[str]:
@@ -74,6 +81,14 @@ def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus")
             fix=f"name text that the model was not trained on with {option}",
         )
     return texts
+
+
+def open_passages(samples: str, asked: Mapping[str, Any]) -> Passages:
+    """SAMPLES as typed → passages, found. `asked`: by the names of `cli.options.length_options`."""
+    from evals.samples import open_samples
+
+    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
+    return open_samples(samples, **lengths)
 
 
 def open_model(
@@ -99,7 +114,7 @@ def fitter_for(
     loaded: LoadedModel,
     *,
     layout: str = "auto",
-    processes: Processes | None = None,
+    processes: Sharing = ALONE,
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need; None where there is no text for it.
 
@@ -107,7 +122,6 @@ def fitter_for(
     """
     from surgery.errors import SamplesError
     from surgery.fitting.fitter import Fitter
-    from surgery.fitting.sharing import ALONE
 
     if text is None:
         return None
@@ -124,8 +138,7 @@ def fitter_for(
         fitted = [plan for plan in plans if plan.fitted]
         variants = {part.variant for plan in fitted for part in plan.selection}
         lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
-        sharing = processes or ALONE
-        fitter.fits_alone(sorted(lowest), variants, processes=sharing)
+        fitter.fits_alone(sorted(lowest), variants, processes=processes)
         for plan in fitted:
-            fitter.fits(plan.selection, processes=sharing)
+            fitter.fits(plan.selection, processes=processes)
     return fitter

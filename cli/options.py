@@ -13,7 +13,6 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_MODEL = "EleutherAI/pythia-1.4b"
 _OPTIONS = {"include_paths": "include_path"}  # arguments whose option has another name
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -57,8 +56,32 @@ def count_option(
     )
 
 
+PATH = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
+    return click.option("--samples", required=required, metavar="SAMPLES", help=text)
+
+
+def control_option(text: str, kind: click.Path = PATH) -> Callable[[F], F]:
+    return click.option(
+        "--control", "controls", multiple=True, type=kind, metavar="FILE", help=text
+    )
+
+
+def layout_option(text: str) -> Callable[[F], F]:
+    layouts = click.Choice(["auto", "stock", "compact"])
+    return click.option("--layout", type=layouts, default="auto", show_default=True, help=text)
+
+
+def output_option(
+    text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any
+) -> Callable[[F], F]:
+    return click.option("--output", type=kind, metavar=metavar, help=text, **more)
+
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
@@ -70,9 +93,6 @@ overwrite_option = click.option(
     "--overwrite",
     is_flag=True,
     help="Replace what an earlier run wrote there, at once, when the new one is complete.",
-)
-samples_option = click.option(
-    "--samples", required=True, metavar="SAMPLES", help="The passages, as for extract."
 )
 length_options = together(
     click.option(
@@ -89,7 +109,7 @@ corpus_option = click.option(
     "--corpus",
     "corpora",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Text the model was not trained on, to measure what an edit costs, as for collect; may "
     "be repeated.  [default: a lab model's own]",
@@ -166,6 +186,8 @@ running_options = together(
     ),
 )
 """--dtype, --device, --device-map, --batch-size."""
+measuring_options = together(revision_option, length_options, running_options)
+"""--revision, --prefix-length, --suffix-length, and how the model is run."""
 
 
 def print_json(value: object) -> None:
