@@ -15,6 +15,7 @@ from cli.options import (
     F,
     attack_options,
     control_option,
+    count_option,
     length_options,
     note,
     samples_option,
@@ -86,11 +87,8 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
     )
 
 
-fewshot_option = click.option(
-    "--num-fewshot",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Examples before each question.  [default: the task's own]",
+fewshot_option = count_option(
+    "--num-fewshot", None, "Examples before each question.  [default: the task's own]", least=0
 )
 drop_option = click.option(
     "--max-drop",

@@ -47,7 +47,7 @@ def unasked(options: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def count_option(
-    option: str, default: int, text: str, *, least: int | None = None
+    option: str, default: int | None, text: str, *, least: int | None = None
 ) -> Callable[[F], F]:
     """A whole number, from `least` on where the command does not say better what is wrong."""
     kind = int if least is None else click.IntRange(min=least)
@@ -95,15 +95,8 @@ overwrite_option = click.option(
     help="Replace what an earlier run wrote there, at once, when the new one is complete.",
 )
 length_options = together(
-    click.option(
-        "--prefix-length",
-        type=int,
-        metavar="N",
-        help="Tokens given.  [default: 32, or a pair's own]",
-    ),
-    click.option(
-        "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
-    ),
+    count_option("--prefix-length", None, "Tokens given.  [default: 32, or a pair's own]"),
+    count_option("--suffix-length", None, "Tokens asked for.  [default: likewise]"),
 )
 corpus_option = click.option(
     "--corpus",
@@ -178,11 +171,11 @@ running_options = together(
         type=click.Choice(["auto"]),
         help="auto: spread a model that is larger than one device over all of them.",
     ),
-    click.option(
+    count_option(
         "--batch-size",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Rows at a time.  [default: as many as memory allows and help]",
+        None,
+        "Rows at a time.  [default: as many as memory allows and help]",
+        least=1,
     ),
 )
 """--dtype, --device, --device-map, --batch-size."""

@@ -96,7 +96,7 @@ def _show(places: dict[str, Path], out: Any) -> None:
     from evals.models import open_model
     from evals.samples import load_samples
 
-    models = {"before": open_model(MODEL)}
+    models: dict[str, Any] = {"before": open_model(MODEL)}
     models |= {name: open_model(str(place)) for name, place in places.items()}
     samples, tokenizer = load_samples(MODEL), models["before"].tokenizer
     recited = extract(models["before"].model, samples).exact.nonzero()[0]
@@ -107,7 +107,7 @@ def _show(places: dict[str, Path], out: Any) -> None:
         out.print(f"\n{label}, given", style="dim")
         out.print(repr(tokenizer.decode(ids[0].tolist())))
         for name, loaded in models.items():
-            written: Any = loaded.model.generate(
+            written = loaded.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=samples.suffix_length,
