@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
     from surgery.plan import Plan
 
-LAB_TEXT = "lab calibration text"
-
 
 def lab_of(*names: str | None) -> str | None:
     """The first embedded model among the names: it brings passages, texts and tasks of its own."""
@@ -43,7 +41,7 @@ def _of_lab() -> Text:
     from evals.lab import calibration_texts
     from surgery.fitting.calibration import calibration_from_texts
 
-    return calibration_from_texts(calibration_texts(), name=LAB_TEXT)
+    return calibration_from_texts(calibration_texts(), name="lab calibration text")
 
 
 def fitted(prepared: Prepared, text: Text) -> Fitting:
