@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.inputs import heldout_texts
-from cli.options import FOLDER, F, attack_options, length_options, note, together
+from cli.inputs import heldout_texts, open_passages
+from cli.options import (
+    EXISTING_FILE,
+    FOLDER,
+    F,
+    attack_options,
+    control_option,
+    count_option,
+    length_options,
+    note,
+    samples_option,
+    together,
+)
 from cli.progress import progress
 
 if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
-
-FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+    from surgery.record.manifest import TextSource
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -77,11 +87,8 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
     )
 
 
-fewshot_option = click.option(
-    "--num-fewshot",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Examples before each question.  [default: the task's own]",
+fewshot_option = count_option(
+    "--num-fewshot", None, "Examples before each question.  [default: the task's own]", least=0
 )
 drop_option = click.option(
     "--max-drop",
@@ -94,20 +101,12 @@ drop_option = click.option(
 evaluation_options = together(
     task_options("see --suite", "lab for a lab model, standard for any other"),
     fewshot_option,
-    click.option(
-        "--samples",
-        metavar="SAMPLES",
-        help="Passages to test, as for extract.  [default: a lab's own]",
-    ),
+    samples_option("Passages to test, as for extract.  [default: a lab's own]"),
     length_options,
-    click.option(
-        "--control",
-        "controls",
-        type=FILE,
-        multiple=True,
-        metavar="FILE",
-        help="Text the models were not trained on: a file, or hf:DATASET:SPLIT:COLUMN; may be "
+    control_option(
+        "Text the models were not trained on: a file, or hf:DATASET:SPLIT:COLUMN; may be "
         "repeated.  [default: a lab's own]",
+        EXISTING_FILE,
     ),
     drop_option,
     click.option(
@@ -122,11 +121,6 @@ evaluation_options = together(
     attack_options,
 )
 """What is measured: tasks, passages, held-out text, and the gates."""
-
-
-def lab_of(*models: str | None) -> str | None:
-    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
-    return next((name for name in models if name and name.startswith("lab:")), None)
 
 
 def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
@@ -156,34 +150,37 @@ def check_tasks(tasks: str | None, suite: str | None) -> None:
 
 def named_tasks(tasks: str | None, suite: str) -> Sequence[str]:
     """The names that `--tasks` lists, or else those of the suite."""
-    from evals.benchmarks.tasks import SUITES
+    if tasks is None:
+        from evals.benchmarks.tasks import SUITES
 
-    return tuple(SUITES[suite]) if tasks is None else _listed(tasks)
+        return tuple(SUITES[suite])
+    names = [name.strip() for name in tasks.split(",")]
+    if not all(names):
+        raise click.UsageError(f"--tasks {tasks!r}: a name is empty")
+    return tuple(dict.fromkeys(names))
 
 
-def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
+def make_plan(
+    asked: Mapping[str, Any], lab: str | None, *, cached: bool = True, **more: Any
+) -> Plan:
     """The evaluation that the options ask for; tasks are loaded, and gates checked against them.
 
-    `more`: further fields of `evals.evaluation.evaluation.Plan`.
+    `asked`: by the names of `evaluation_options`, and of `cli.options.running_options` where the
+    command has them. `cached`: the base's benchmarks need not be run again. `more`: further fields
+    of `evals.evaluation.plan.Plan`.
     """
+    from evals.benchmarks.cache import BaselineCache
     from evals.evaluation.plan import Plan
-    from evals.samples import open_samples
-    from surgery.checkpoint.copying import sha256_of
-    from surgery.hub.datasets import PREFIX
-    from surgery.hub.finding import last_name
+    from surgery.checkpoint.content import cache_folder
     from surgery.record.manifest import TextSource
 
     names = named_tasks(asked["tasks"], asked["suite"] or ("lab" if lab else "standard"))
     named = asked["samples"] or lab
-    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
-    passages = None if named is None else open_samples(named, **lengths)
+    passages = None if named is None else open_passages(named, asked)
     heldout = heldout_texts(asked["controls"], lab)
-    controls = [
-        TextSource(name=str(file))
-        if str(file).startswith(PREFIX)
-        else TextSource(name=last_name(file), sha256=sha256_of(file))
-        for file in asked["controls"]
-    ]
+    controls = [text_source(file) for file in asked["controls"]]
+    keys = ("dtype", "device", "device_map", "batch_size")
+    running = {key: asked[key] for key in keys if key in asked}
     return Plan(
         benchmarks=_benchmarks(asked, names),
         samples=passages,
@@ -193,8 +190,22 @@ def make_plan(asked: Mapping[str, Any], lab: str | None, **more: Any) -> Plan:
         max_extraction=asked["max_extraction"],
         attacks=_attacked(asked),
         max_recovered=asked["max_recovered"],
+        cache=BaselineCache(cache_folder() if cached else None),
+        **running,
         **more,
     )
+
+
+def text_source(file: Path) -> TextSource:
+    """Held-out text as a report records it: a file's name and hash, a data set's name alone."""
+    from surgery.checkpoint.copying import sha256_of
+    from surgery.hub.datasets import PREFIX
+    from surgery.hub.finding import last_name
+    from surgery.record.manifest import TextSource
+
+    if str(file).startswith(PREFIX):
+        return TextSource(name=str(file))
+    return TextSource(name=last_name(file), sha256=sha256_of(file))
 
 
 def say_gates(report: Report, *, several: bool = False) -> bool:
@@ -210,26 +221,12 @@ def say_gates(report: Report, *, several: bool = False) -> bool:
     return all(gate.ok for gate in report.gates)
 
 
-def _listed(tasks: str) -> list[str]:
-    names = [name.strip() for name in tasks.split(",")]
-    if not all(names):
-        raise click.UsageError(f"--tasks {tasks!r}: a name is empty")
-    return list(dict.fromkeys(names))
-
-
-def load_tasks(
-    names: Sequence[str],
-    include_paths: Sequence[Path],
-    limit: float | None,
-    num_fewshot: int | None = None,
-) -> Benchmarks:
+def load_tasks(names: Sequence[str], **options: Any) -> Benchmarks:
     """As `evals.benchmarks.running.Benchmarks.load`."""
     from evals.benchmarks.running import Benchmarks
 
     with progress("loading tasks", None):
-        return Benchmarks.load(
-            names, include_paths=include_paths, num_fewshot=num_fewshot, limit=limit
-        )
+        return Benchmarks.load(names, **options)
 
 
 def _benchmarks(asked: Mapping[str, Any], names: Sequence[str]) -> Benchmarks:

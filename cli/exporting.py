@@ -1,4 +1,4 @@
-"""An export made of a plan; and what becomes of one: proven, measured, published."""
+"""An export made of a plan; and what becomes of one: proven and measured."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.evaluating import check_asked, evaluation_options, lab_of, make_plan
-from cli.inputs import calibration_text, fitted
+from cli.evaluating import check_asked, evaluation_options, make_plan
+from cli.inputs import calibration_text, fitted, lab_of
 from cli.options import note, unasked
 from cli.progress import progress
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
     from surgery.editing.preparing import Prepared
+    from surgery.exporting import Export
+    from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.publishing.upload import Push
     from surgery.record.plan_file import PlanFile
 
 
@@ -34,10 +35,18 @@ def evaluation_wanted(
         raise click.UsageError("--evaluate and --dry-run exclude each other")
     lab = lab_of(model)
     check_asked(asked, lab)
-    from evals.benchmarks.cache import BaselineCache
-    from surgery.checkpoint.content import cache_folder
+    return make_plan(asked, lab)
 
-    return make_plan(asked, lab, cache=BaselineCache(cache_folder()))
+
+def fitted_and_written(
+    prepared: Prepared, text: Text | None, output: Path | None, **options: Any
+) -> Export:
+    """Fits what an export needs, and makes it. `options`: of `surgery.exporting.write`."""
+    from surgery.exporting import write
+
+    fitting = None if text is None else fitted(prepared, text)
+    with progress("export", prepared.total_bytes) as advance:
+        return write(prepared, output, fitting=fitting, progress=advance, **options)
 
 
 def exported(
@@ -57,7 +66,6 @@ def exported(
     else there is refused, as ever.
     """
     from surgery.editing.preparing import prepare, variants_of
-    from surgery.exporting import write
     from surgery.record.manifest import read_manifest
 
     prepared = prepare(model, plan, layout=layout, revision=revision)
@@ -67,9 +75,7 @@ def exported(
         note(f"{output}: was exported before")
         return prepared
     text = calibration_text(calibration, model, variants_of(plan, "identity"))
-    fitting = None if text is None else fitted(prepared, text)
-    with progress("export", prepared.total_bytes) as advance:
-        write(prepared, output, fitting=fitting, overwrite=overwrite, progress=advance)
+    fitted_and_written(prepared, text, output, overwrite=overwrite)
     return prepared
 
 
@@ -99,11 +105,3 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
     for warning in found.report.warnings:
         note(f"warning: {warning}")
     return found.report
-
-
-def published(output: Path, repo: str) -> Push:
-    """Pushes an export, private, with the report that is in it."""
-    from evals.publication.report import public_report
-    from surgery.publishing.upload import push
-
-    return push(output, repo, render=public_report)

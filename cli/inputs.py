@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from cli.options import note
 from cli.progress import progress
+from surgery.fitting.sharing import ALONE, Sharing
 from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
     from evals.running.processes import Processes
+    from evals.samples import Passages
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.hub.resolved import ResolvedModel
     from surgery.plan import Plan
 
-LAB_TEXT = "lab calibration text"
+
+def lab_of(*names: str | None) -> str | None:
+    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
+    return next((name for name in names if name and name.startswith(PREFIX)), None)
 
 
 def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
@@ -29,14 +34,14 @@ def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) 
     """
     from surgery.fitting.calibration import calibration_of
 
-    return calibration_of(variants, named, _of_lab if model.startswith(PREFIX) else None)
+    return calibration_of(variants, named, _of_lab if lab_of(model) else None)
 
 
 def _of_lab() -> Text:
     from evals.lab import calibration_texts
     from surgery.fitting.calibration import calibration_from_texts
 
-    return calibration_from_texts(calibration_texts(), name=LAB_TEXT)
+    return calibration_from_texts(calibration_texts(), name="lab calibration text")
 
 
 def fitted(prepared: Prepared, text: Text) -> Fitting:
@@ -59,7 +64,7 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
 
     if files:
         return texts(open_corpus(files))
-    return lab.heldout_texts() if any(name and name.startswith(PREFIX) for name in names) else []
+    return lab.heldout_texts() if lab_of(*names) else []
 
 
 def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus") -> list[str]:
@@ -74,6 +79,14 @@ def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus")
             fix=f"name text that the model was not trained on with {option}",
         )
     return texts
+
+
+def open_passages(samples: str, asked: Mapping[str, Any]) -> Passages:
+    """SAMPLES as typed → passages, found. `asked`: by the names of `cli.options.length_options`."""
+    from evals.samples import open_samples
+
+    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
+    return open_samples(samples, **lengths)
 
 
 def open_model(
@@ -99,7 +112,7 @@ def fitter_for(
     loaded: LoadedModel,
     *,
     layout: str = "auto",
-    processes: Processes | None = None,
+    processes: Sharing = ALONE,
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need; None where there is no text for it.
 
@@ -107,7 +120,6 @@ def fitter_for(
     """
     from surgery.errors import SamplesError
     from surgery.fitting.fitter import Fitter
-    from surgery.fitting.sharing import ALONE
 
     if text is None:
         return None
@@ -124,8 +136,7 @@ def fitter_for(
         fitted = [plan for plan in plans if plan.fitted]
         variants = {part.variant for plan in fitted for part in plan.selection}
         lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
-        sharing = processes or ALONE
-        fitter.fits_alone(sorted(lowest), variants, processes=sharing)
+        fitter.fits_alone(sorted(lowest), variants, processes=processes)
         for plan in fitted:
-            fitter.fits(plan.selection, processes=sharing)
+            fitter.fits(plan.selection, processes=processes)
     return fitter

@@ -12,7 +12,7 @@ from importlib import import_module
 
 import click
 
-from cli.options import echo, note
+from cli.options import note
 from surgery.errors import SurgeryError
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -75,23 +75,8 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(f"{name:{width}}", text) for name, text in commands.items()])
 
 
-def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        echo(f"attn-surgery {version('attn-surgery')}")
-        ctx.exit()
-
-
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_version,
-    help="Show the version and exit.",
-)
+@click.version_option(package_name="attn-surgery", message="attn-surgery %(version)s")
 def main() -> None:
     """Rewrite chosen blocks of a Pythia or GPT-Neo model into attention-free variants, save a
     checkpoint that loads anywhere, and prove what it no longer recites and what it still can do.

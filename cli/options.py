@@ -13,7 +13,6 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_MODEL = "EleutherAI/pythia-1.4b"
 _OPTIONS = {"include_paths": "include_path"}  # arguments whose option has another name
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -48,7 +47,7 @@ def unasked(options: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def count_option(
-    option: str, default: int, text: str, *, least: int | None = None
+    option: str, default: int | None, text: str, *, least: int | None = None
 ) -> Callable[[F], F]:
     """A whole number, from `least` on where the command does not say better what is wrong."""
     kind = int if least is None else click.IntRange(min=least)
@@ -57,8 +56,32 @@ def count_option(
     )
 
 
+PATH = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
+    return click.option("--samples", required=required, metavar="SAMPLES", help=text)
+
+
+def control_option(text: str, kind: click.Path = PATH) -> Callable[[F], F]:
+    return click.option(
+        "--control", "controls", multiple=True, type=kind, metavar="FILE", help=text
+    )
+
+
+def layout_option(text: str) -> Callable[[F], F]:
+    layouts = click.Choice(["auto", "stock", "compact"])
+    return click.option("--layout", type=layouts, default="auto", show_default=True, help=text)
+
+
+def output_option(
+    text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any
+) -> Callable[[F], F]:
+    return click.option("--output", type=kind, metavar=metavar, help=text, **more)
+
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
@@ -71,25 +94,15 @@ overwrite_option = click.option(
     is_flag=True,
     help="Replace what an earlier run wrote there, at once, when the new one is complete.",
 )
-samples_option = click.option(
-    "--samples", required=True, metavar="SAMPLES", help="The passages, as for extract."
-)
 length_options = together(
-    click.option(
-        "--prefix-length",
-        type=int,
-        metavar="N",
-        help="Tokens given.  [default: 32, or a pair's own]",
-    ),
-    click.option(
-        "--suffix-length", type=int, metavar="N", help="Tokens asked for.  [default: likewise]"
-    ),
+    count_option("--prefix-length", None, "Tokens given.  [default: 32, or a pair's own]"),
+    count_option("--suffix-length", None, "Tokens asked for.  [default: likewise]"),
 )
 corpus_option = click.option(
     "--corpus",
     "corpora",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Text the model was not trained on, to measure what an edit costs, as for collect; may "
     "be repeated.  [default: a lab model's own]",
@@ -158,14 +171,16 @@ running_options = together(
         type=click.Choice(["auto"]),
         help="auto: spread a model that is larger than one device over all of them.",
     ),
-    click.option(
+    count_option(
         "--batch-size",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Rows at a time.  [default: as many as memory allows and help]",
+        None,
+        "Rows at a time.  [default: as many as memory allows and help]",
+        least=1,
     ),
 )
 """--dtype, --device, --device-map, --batch-size."""
+measuring_options = together(revision_option, length_options, running_options)
+"""--revision, --prefix-length, --suffix-length, and how the model is run."""
 
 
 def print_json(value: object) -> None:

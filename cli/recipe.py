@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from cli.options import EXISTING_FILE
+
 _NEVER = {"output", "recipe", "overwrite", "json"}
 """Of one run alone."""
 
@@ -36,7 +38,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path
 
 recipe_option = click.option(
     "--recipe",
-    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    type=EXISTING_FILE,
     is_eager=True,
     expose_value=False,
     callback=_read,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.evaluating import evaluation_options, make_plan
+from cli.evaluating import evaluation_options, make_plan, text_source
+from cli.inputs import lab_of
 from cli.options import note, unasked
 from cli.progress import progress
 from surgery.checkpoint.foreign import guard
@@ -50,7 +51,7 @@ def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) ->
     for tasks that cannot be loaded: no code is run that a report brings.
     """
     settings = report.settings
-    lab = next((text.name for text in settings.controls if text.name.startswith(PREFIX)), None)
+    lab = lab_of(*(text.name for text in settings.controls))
     asked: dict[str, Any] = {
         **unasked(evaluation_options),
         "tasks": ",".join(settings.tasks),
@@ -61,8 +62,10 @@ def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) ->
         "suffix_length": settings.suffix_length,
         "controls": () if lab else _same(settings.controls, controls),
         "attacks": tuple(settings.attacks),
+        "dtype": settings.dtype,
+        "batch_size": settings.batch_size,
     }
-    return make_plan(asked, lab, dtype=settings.dtype, batch_size=settings.batch_size)
+    return make_plan(asked, lab, cached=False)
 
 
 def measured_again(
@@ -111,20 +114,17 @@ def _here(recorded: str | None) -> str | None:
 
 def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, ...]:
     """Files of held-out text, which must have the recorded hashes."""
-    from surgery.checkpoint.copying import sha256_of
     from surgery.hub.datasets import PREFIX as HUB
 
     files = tuple(given) or tuple(Path(text.name) for text in recorded)
-    on_disk = [file for file in files if not str(file).startswith(HUB)]
-    for file in on_disk:
-        if not file.is_file():
+    for file in files:
+        if not (str(file).startswith(HUB) or file.is_file()):
             raise SamplesError(
                 "the held-out text that was measured is not here",
                 where=file,
                 fix="name it with --control",
             )
-    hashes = [sha256_of(file) if file in on_disk else None for file in files]
-    if hashes != [text.sha256 for text in recorded]:
+    if [text_source(file).sha256 for file in files] != [text.sha256 for text in recorded]:
         raise SamplesError(
             "is not the held-out text that was recorded",
             where=", ".join(map(str, files)),

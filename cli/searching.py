@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.inputs import calibration_text, fitter_for, needed_texts, open_model
+from cli.inputs import (
+    calibration_text,
+    fitter_for,
+    lab_of,
+    needed_texts,
+    open_model,
+    open_passages,
+)
 from cli.options import (
     calibration_option,
     corpus_option,
     count_option,
-    length_options,
+    layout_option,
+    measuring_options,
     note,
-    revision_option,
-    running_options,
     together,
 )
 from cli.progress import progress
@@ -68,13 +73,7 @@ choice_options = together(
     ),
     corpus_option,
     calibration_option,
-    click.option(
-        "--layout",
-        type=click.Choice(["auto", "stock", "compact"]),
-        default="auto",
-        show_default=True,
-        help="Choose only what this layout can hold; auto: what either can.",
-    ),
+    layout_option("Choose only what this layout can hold; auto: what either can."),
     count_option(
         "--max-evaluations",
         64,
@@ -85,23 +84,9 @@ choice_options = together(
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
     ),
-    revision_option,
-    length_options,
-    running_options,
+    measuring_options,
 )
 """What is searched, and how."""
-
-
-@dataclass(frozen=True)
-class Searched:
-    """The object of `search --json`, and what to export: what will do, else comes nearest."""
-
-    result: dict[str, Any]
-    plan: PlanFile
-
-    @property
-    def met(self) -> bool:
-        return self.result["selected"] is not None
 
 
 def searched(
@@ -113,8 +98,11 @@ def searched(
     *,
     overwrite: bool = False,
     resume: bool = False,
-) -> Searched | None:
+) -> tuple[dict[str, Any], PlanFile] | None:
     """Runs the search, and writes it into `folder`. None on all processes but the main one.
+
+    Returns the object of `search --json`, whose `selected` is None where nothing meets the goal,
+    and what to export: what will do, else comes nearest.
 
     `asked`: by the names of `choice_options`. `resume`: go on from what `folder` holds; where that
     is the whole answer, nothing is done.
@@ -122,7 +110,6 @@ def searched(
     from evals.files import Journal
     from evals.memorization.recovery import recovery_of
     from evals.running.processes import Processes
-    from evals.samples import open_samples
     from evals.samples.windows import control_windows
     from evals.search.folder import owned, read_search, write_search
     from evals.search.report import plan_of, question, search_report
@@ -132,11 +119,10 @@ def searched(
 
     resume = resume and folder.exists()
     check_output(folder, owned, overwrite=overwrite or resume, say=note)
-    fits = bool(asked["calibration"]) or model.startswith("lab:")
+    fits = bool(asked["calibration"]) or lab_of(model) is not None
     default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
     variants = tuple(dict.fromkeys(asked["variants"] or default))
-    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
-    passages = open_samples(samples, **lengths)
+    passages = open_passages(samples, asked)
     texts = needed_texts(asked["corpora"], model)
     calibrated = calibration_text(asked["calibration"], model, variants)
     processes = Processes.launched(say=note)
@@ -169,10 +155,9 @@ def searched(
             journal = Journal(path, sought, loaded.check_unchanged)
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if processes.agree(done is not None):
-        if done is None:
-            return None
-        note(f"{folder}: nothing is left to search")
-        return Searched(*done)
+        if done is not None:
+            note(f"{folder}: nothing is left to search")
+        return done
     if earlier:
         note(f"{len(earlier)} edits were measured before")
     with (
@@ -191,8 +176,8 @@ def searched(
         return None
     result = search_report(task, chosen, fitter, warnings)
     plan = plan_of(task, chosen, result)
-    found = Searched(result, plan)
-    result["plan"] = str(folder / "plan.json") if found.met else None
-    write_search(folder, result, plan if found.met else None, overwrite=overwrite or resume)
+    met = result["selected"] is not None
+    result["plan"] = str(folder / "plan.json") if met else None
+    write_search(folder, result, plan if met else None, overwrite=overwrite or resume)
     journal.remove()
-    return found
+    return result, plan

@@ -53,11 +53,8 @@ class Journal:
         if len(lines) < 2:  # no step was completed: there is nothing to take up or to protect
             self._complete = 0
         elif lines[0] != self._settings:
-            raise SamplesError(
-                "holds the progress of another model, corpus or cut",
-                where=self._path,
-                fix=_REMOVE,
-            )
+            what = "holds the progress of another model, corpus or cut"
+            raise SamplesError(what, where=self._path, fix=_REMOVE)
         with guard(SamplesError, "is damaged", self._path, fix=_REMOVE):
             return [parse(line) for line in lines[1:]]
 
@@ -103,11 +100,7 @@ class Journal:
 def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
     """Name -> array becomes name -> its dtype, its shape and its bytes in base 64."""
     return {
-        name: [
-            values.dtype.str,
-            list(values.shape),
-            base64.b64encode(values.tobytes()).decode("ascii"),
-        ]
+        name: [values.dtype.str, list(values.shape), base64.b64encode(values.tobytes()).decode()]
         for name, values in columns.items()
     }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from cli.options import shown
@@ -25,3 +28,14 @@ def console() -> Console:
     if not found.is_terminal:
         found.width = _WIDTH
     return found
+
+
+def plain_table() -> Table:
+    """One whose only line is under its head."""
+    return Table(box=SIMPLE_HEAD, pad_edge=False)
+
+
+def with_interval(middle: float, ci95: Sequence[float], form: str = "{:.1%}") -> str:
+    """A figure, and its interval in brackets."""
+    shown, low, high = (form.format(number) for number in (middle, *ci95))
+    return f"{shown} [{low}, {high}]"

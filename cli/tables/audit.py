@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.table import Table
+
+from cli.tables import console, with_interval
+
 
 def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
-    from rich.table import Table
-
-    from cli.tables import console
-
     control = result["control"]
     table = Table(
         title=f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
@@ -36,17 +36,12 @@ def print_audit(result: dict[str, Any]) -> None:
             out.print(f"{attack['name']}, {steps} steps: {shares}")
     if areas is not None and areas["edited"] is not None:
         for score, area in areas["edited"].items():
-            before, after = areas["base"][score]["auc"], area["auc"]
-            low, high = area["ci95"]
-            out.print(
-                f"membership, {score}: AUC {before:.3f} → {after:.3f} [{low:.3f}, {high:.3f}]"
-            )
+            before = areas["base"][score]["auc"]
+            after = with_interval(area["auc"], area["ci95"], "{:.3f}")
+            out.print(f"membership, {score}: AUC {before:.3f} → {after}")
     elif areas is not None:
         out.print("membership: not measured, since no passage is known to be no member")
 
 
 def _rate(value: dict[str, Any] | None) -> str:
-    if value is None:
-        return ""
-    low, high = value["ci95"]
-    return f"{value['rate']:.1%} [{low:.1%}, {high:.1%}]"
+    return "" if value is None else with_interval(value["rate"], value["ci95"])

@@ -1,4 +1,4 @@
-"""What `evaluate` prints for people."""
+"""What `evaluate` prints for people, of one edit or of several of one base."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.measure import Measurement
+
 from cli.options import echo
+from cli.tables import console, plain_table, with_interval
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
+    from evals.evaluation.side_by_side import SideBySide
 
 
 def print_evaluation(report: Report, output: Path) -> None:
     """The verdict, a table of what was measured, the gates, and where the report is."""
-    from rich import box
-    from rich.table import Table
-
-    from cli.tables import console
-
     echo(report.verdict)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for heading in ("", "base", "edited", "edited - base [95 % interval]", "verdict"):
         table.add_column(heading, justify="left" if heading in ("", "verdict") else "right")
     for row in _rows(report):
@@ -31,6 +30,24 @@ def print_evaluation(report: Report, output: Path) -> None:
     for gate in report.gates:
         echo(f"gate {gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}")
     echo(f"report: {output / 'report.html'}")
+
+
+def print_side_by_side(found: SideBySide) -> None:
+    """A row for each figure, a column for each edit."""
+    table = plain_table()
+    table.add_column("")
+    for name in ("base", *(column.folder for column in found.columns)):
+        table.add_column(name, justify="right")
+    for label, key in (("edited", "drop_attn"), ("variant", "variant")):
+        table.add_row(label, "", *(getattr(column, key) or "" for column in found.columns))
+    for row in found.rows:
+        form = "{:.1%}" if row.unit == "share" else "{:.3f}"
+        shown = (form.format(value) for value in (row.base, *(cell.value for cell in row.edits)))
+        table.add_row(f"{row.name} (n = {row.n:,})", *shown)
+    out = console()
+    whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+    out.width = max(out.width, whole)  # a figure is never cut
+    out.print(table)
 
 
 def _rows(report: Report) -> Iterator[tuple[str, ...]]:
@@ -59,5 +76,4 @@ def _number(value: float) -> str:
 
 
 def _change(value: float, interval: Any) -> str:
-    low, high = interval
-    return f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
+    return with_interval(value, interval, "{:+.3g}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rich.table import Table
+
+from cli.tables import console, with_interval
+
 
 def print_extraction(result: dict[str, Any]) -> None:
     """Prints the object of `extract --json` as a table, with 95 % intervals in brackets."""
-    from rich.table import Table
-
-    from cli.tables import console
-
     before, paired = result.get("baseline"), result.get("paired")
     n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
     table = Table(
@@ -27,16 +27,13 @@ def print_extraction(result: dict[str, Any]) -> None:
     out.print(table)
     if paired is None:
         return
-    difference = paired["exact_match_difference"]
-    low, high = difference["ci95"]
     out.print(
         f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
-        f"(exact McNemar p = {paired['p_value']:.2g}); difference {difference['value']:+.1%} "
-        f"[{low:+.1%}, {high:+.1%}]"
+        f"(exact McNemar p = {paired['p_value']:.2g}); difference "
+        f"{_shown(paired['exact_match_difference'], '{:+.1%}')}"
     )
     if "selectivity" in paired:
-        value, (low, high) = paired["selectivity"]["value"], paired["selectivity"]["ci95"]
-        out.print(f"selectivity {value:+.3f} [{low:+.3f}, {high:+.3f}] nats/token")
+        out.print(f"selectivity {_shown(paired['selectivity'], '{:+.3f}')} nats/token")
 
 
 def _lines(columns: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
@@ -61,6 +58,5 @@ def _at(figures: Any, path: Iterable[str]) -> Any:
 
 
 def _shown(value: dict[str, Any], form: str = "{:.1%}") -> str:
-    middle = value["rate"] if "rate" in value else value["mean"]
-    middle, low, high = (form.format(number) for number in (middle, *value["ci95"]))
-    return f"{middle} [{low}, {high}]"
+    middle = next(value[key] for key in ("rate", "mean", "value") if key in value)
+    return with_interval(middle, value["ci95"], form)

@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from cli.options import echo
+from cli.tables import console, plain_table, with_interval
 
 
 def show_search(result: dict[str, Any], export: str) -> None:
     """Prints the table of a report, and the command that makes the chosen edit."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from cli.tables import console
-
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
     if deep is not None:
         rows.append((f"deep blocks: {deep['spec']} identity", deep, deep["held_back"]))
     rows.append((f"chosen: {_named(selected, result['num_heads'])}", selected, result["held_back"]))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("edit", overflow="fold")
     measure = result["measure"]
     what = "recited" if measure == "greedy" else "recovered"
@@ -28,24 +24,20 @@ def show_search(result: dict[str, Any], export: str) -> None:
         for name in (what, "loss", "KL"):
             table.add_column(f"{name}\n{half}", justify="right", no_wrap=True)
     for label, here, there in rows:
-        cells = [
-            cell
-            for half, before in ((here, base), (there, base["held_back"]))
-            for cell in _cells(half, before, measure)
-        ]
-        table.add_row(label, *cells)
+        on_both = *_cells(here, base, measure), *_cells(there, base["held_back"], measure)
+        table.add_row(label, *on_both)
     echo(
         f"{result['model']}: chosen on {result['n']} passages, {result['n_held_back']} held back; "
         "loss: rise on held-out text, in nats per token"
     )
     console().print(table)
-    low, high = result["held_back"]["recovered_ci95"]
+    there = result["held_back"]
     every = (
         "all there are" if result["exhaustive"] else f"out of {result['units']['offered']} units"
     )
     echo(
         f"{result['evaluations']} edits measured, {every}; {what} of the half held back: "
-        f"{result['held_back']['recovered'][measure]:.1%} [{low:.1%}, {high:.1%}]"
+        + with_interval(there["recovered"][measure], there["recovered_ci95"])
     )
     if not result["held_back_meets_goal"]:
         echo("the half held back does not meet the goal: ask for less than you need")

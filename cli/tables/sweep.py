@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cli.options import echo
+from cli.tables import console, plain_table
 
 COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -24,10 +25,6 @@ _MOST_ESTIMATES = 12
 
 def show_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report; figures that were not taken have no column."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from cli.tables import console
     from evals.sweep.report import best_edit
 
     base, edits = result["base"], sorted(result["edits"], key=_by_block)
@@ -38,7 +35,7 @@ def show_sweep(result: dict[str, Any]) -> None:
         for column in (*COLUMNS, *asked)
         if any(e.get(column[1]) is not None for e in [base, *edits])
     ]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for name in ("edit", "variant"):
         table.add_column(name, no_wrap=True)
     for name, _, _ in columns:

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from cli.options import json_option, overwrite_option, print_json, samples_option
+from cli.options import json_option, output_option, overwrite_option, print_json, samples_option
 from cli.searching import choice_options, searched
 from cli.tables.search import export_command, show_search
 
 
 @click.command("search")
 @click.argument("model")
-@samples_option
+@samples_option("The passages, as for extract.", required=True)
 @click.option(
     "--max-extraction",
     type=click.FloatRange(0, 1),
@@ -29,12 +29,7 @@ from cli.tables.search import export_command, show_search
     help="Leave as few as can be, with held-out loss at most Y nats per token higher.",
 )
 @choice_options
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to create: plan.json, search.json and a picture.  [default: NAME-search]",
-)
+@output_option("Folder to create: plan.json, search.json and a picture.  [default: NAME-search]")
 @click.option(
     "--resume",
     is_flag=True,
@@ -78,8 +73,8 @@ def command(
     found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=resume)
     if found is None:
         return
-    result = found.result
-    if not found.met:
+    result, _ = found
+    if result["selected"] is None:
         raise missed(result, folder)
     if as_json:
         print_json(result)

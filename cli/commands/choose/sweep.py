@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,28 +11,25 @@ from cli.evaluating import check_tasks, load_tasks, named_tasks, task_options
 from cli.inputs import (
     calibration_text,
     fitter_for,
+    lab_of,
     needed_texts,
     open_model,
+    open_passages,
 )
 from cli.options import (
     calibration_option,
     corpus_option,
     json_option,
-    length_options,
+    measuring_options,
     note,
+    output_option,
     overwrite_option,
     print_json,
-    revision_option,
-    running_options,
     samples_option,
 )
 from cli.progress import progress
 from cli.tables.sweep import show_sweep
-from surgery.hub.embedded import PREFIX
 from surgery.variants import VARIANTS
-
-if TYPE_CHECKING:
-    from surgery.selection import Part
 
 BOUND_WINDOWS = 32
 """Windows of held-out text for --bounds: more do not move its means."""
@@ -40,7 +37,7 @@ BOUND_WINDOWS = 32
 
 @click.command("sweep")
 @click.argument("model")
-@samples_option
+@samples_option("The passages, as for extract.", required=True)
 @corpus_option
 @click.option(
     "--variant",
@@ -64,9 +61,7 @@ BOUND_WINDOWS = 32
     "token, and no held-out text is read. Tasks are asked all the same.",
 )
 @task_options("no tasks", "none")
-@revision_option
-@length_options
-@running_options
+@measuring_options
 @click.option(
     "--bounds",
     "with_bounds",
@@ -81,12 +76,9 @@ BOUND_WINDOWS = 32
     help="Also estimate what every head and every block would cost and move, from a few passes "
     "over the text. A lab model is then swept in all variants, unless told otherwise.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to create: sweep.json, sweep.csv and pictures. A run that was killed is taken up "
-    "where it was.",
+@output_option(
+    "Folder to create: sweep.json, sweep.csv and pictures. A run that was killed is taken up "
+    "where it was."
 )
 @overwrite_option
 @json_option
@@ -107,8 +99,6 @@ def command(
     with_bounds: bool,
     estimates: bool,
     revision: str | None,
-    prefix_length: int | None,
-    suffix_length: int | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -121,20 +111,13 @@ def command(
     the figures are those that extract and lm_eval give for the exported models.
     """
     from evals.running.processes import Processes
-    from evals.samples import open_samples
     from evals.samples.windows import control_windows
     from evals.sweep.batch import BASE
     from evals.sweep.edits import left_out, swept
     from evals.sweep.engine import Engine
     from evals.sweep.estimates import estimable, estimate, with_estimates
     from evals.sweep.folder import owned, write_sweep
-    from evals.sweep.report import (
-        Setting,
-        fitted_alone,
-        journal_of,
-        sweep_report,
-        with_divergence,
-    )
+    from evals.sweep.report import Setting, fitted_alone, journal_of, sweep_report, with_divergence
     from surgery.output import check_output
 
     if exact_only and (corpora or with_bounds or estimates):
@@ -150,28 +133,26 @@ def command(
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched(say=note)
-    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    passages = open_passages(samples, running)
     texts = [] if exact_only else needed_texts(corpora, model)
-    fitted = calibration or (estimates and model.startswith(PREFIX))
-    chosen = dict.fromkeys(variants) or (list(VARIANTS) if fitted else ["identity", "zero"])
+    fitted = calibration or (estimates and lab_of(model))
+    default = list(VARIANTS) if fitted else ["identity", "zero"]
+    chosen = list(dict.fromkeys(variants)) or default
     calibrated = calibration_text(calibration, model, chosen)
-    benchmarks = (
-        load_tasks(named_tasks(tasks, suite or ""), include_paths, limit) if asked else None
-    )
+    benchmarks = None
+    if asked:
+        names = named_tasks(tasks, suite or "")
+        benchmarks = load_tasks(names, include_paths=include_paths, limit=limit)
     loaded = open_model(model, running, processes, revision)
     tokenized = passages.tokenized(loaded.tokenizer)
     heldout = None
     if not exact_only:
         heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
     size = loaded.dimensions
-    edits = swept(
-        size.num_blocks, size.num_heads, list(chosen), last=last, ranges=ranges, heads=heads
-    )
+    edits = swept(size.num_blocks, size.num_heads, chosen, last=last, ranges=ranges, heads=heads)
     refused = left_out(loaded.editable, edits)
-    estimated: tuple[Part, ...] = ()
-    if estimates:
-        estimated, reasons = estimable(loaded.editable, list(chosen))
-        refused = reasons | refused
+    estimated, reasons = estimable(loaded.editable, chosen) if estimates else ((), {})
+    refused = reasons | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings:
         note(f"warning: {warning}")
@@ -218,7 +199,7 @@ def command(
                 loaded.model,
                 tokenized,
                 heldout,
-                list(chosen),
+                chosen,
                 fitter,
                 processes=processes,
                 advance=advance,

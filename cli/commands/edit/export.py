@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,27 @@ import click
 from rich.filesize import decimal
 
 from cli.evaluating import evaluation_options, say_gates
-from cli.exporting import evaluated, evaluation_wanted, published
-from cli.inputs import calibration_text, fitted
+from cli.exporting import evaluated, evaluation_wanted, fitted_and_written
+from cli.inputs import calibration_text
 from cli.options import (
-    DEFAULT_MODEL,
+    PATH,
     Size,
     calibration_option,
     echo,
     json_option,
+    layout_option,
     note,
+    output_option,
     overwrite_option,
     print_json,
     revision_option,
 )
-from cli.progress import progress
 from cli.tables.evaluation import print_evaluation
 from surgery.variants import VARIANTS
 
 
 @click.command("export")
-@click.argument("model", default=DEFAULT_MODEL)
+@click.argument("model", default="EleutherAI/pythia-1.4b")
 @click.option(
     "--drop-attn",
     metavar="SPEC",
@@ -38,7 +40,7 @@ from surgery.variants import VARIANTS
 @click.option(
     "--plan",
     "plan_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Take blocks, heads and variants from a file that `search` wrote.",
 )
@@ -48,22 +50,13 @@ from surgery.variants import VARIANTS
     help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
     + ".  [default: identity]",
 )
-@click.option(
-    "--layout",
-    type=click.Choice(["auto", "stock", "compact"]),
-    default="auto",
-    show_default=True,
-    help="stock: loads in the library's own class. compact: smaller, no key/value cache for these "
-    "blocks, needs its modeling file. auto: stock where it can hold the variant exactly.",
+@layout_option(
+    "stock: loads in the library's own class. compact: smaller, no key/value cache for these "
+    "blocks, needs its modeling file. auto: stock where it can hold the variant exactly."
 )
 @calibration_option
 @revision_option
-@click.option(
-    "--output",
-    type=click.Path(),
-    metavar="DIR",
-    help="Folder to create.  [default: NAME-VARIANT-BLOCKS]",
-)
+@output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
 @click.option("--dry-run", is_flag=True, help="Show the plan; read no weights and write nothing.")
 @overwrite_option
 @click.option(
@@ -95,7 +88,7 @@ def command(
     layout: str,
     calibration: tuple[str, ...],
     revision: str | None,
-    output: str | None,
+    output: Path | None,
     dry_run: bool,
     overwrite: bool,
     max_shard_size: int | None,
@@ -110,8 +103,8 @@ def command(
     EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
     """
     from surgery.editing.preparing import prepare, variants_of
-    from surgery.exporting import check_target, write
-    from surgery.publishing.upload import check_destination
+    from surgery.exporting import check_target
+    from surgery.publishing.upload import check_destination, push
     from surgery.record.plan_file import read_plan_file
 
     if drop_attn is None and plan_file is None:
@@ -124,12 +117,9 @@ def command(
         if dry_run:
             raise click.UsageError("--push-to-hub and --dry-run exclude each other")
         check_destination(repo)
-
-    def check(target: Path) -> None:
-        check_target(model, target, overwrite=overwrite, say=note)
-
+    check = partial(check_target, model, overwrite=overwrite, say=note)
     if output is not None and not dry_run:
-        check(Path(output))
+        check(output)
     wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
     variant = variant or "identity"
     edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
@@ -149,16 +139,9 @@ def command(
     if not dry_run:
         if output is None:
             check(prepared.default_output)
-        fitting = None if text is None else fitted(prepared, text)
-        with progress("export", prepared.total_bytes) as advance:
-            export = write(
-                prepared,
-                output,
-                fitting=fitting,
-                overwrite=overwrite,
-                max_shard_size=max_shard_size,
-                progress=advance,
-            )
+        export = fitted_and_written(
+            prepared, text, output, overwrite=overwrite, max_shard_size=max_shard_size
+        )
     if layout == "auto":
         note(f"layout {plan.layout.NAME}: {plan.reason}")
     if export is None:
@@ -190,7 +173,9 @@ def command(
         if repo is not None:
             result["push"] = None
             if passed:
-                result["push"] = published(export.output, repo).to_json()
+                from evals.publication.report import public_report
+
+                result["push"] = push(export.output, repo, render=public_report).to_json()
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
@@ -202,22 +187,17 @@ def command(
         raise click.exceptions.Exit(3)
 
 
-def _show_plan(plan: dict[str, object]) -> None:
-    changes = plan["changes"]
-    assert isinstance(changes, list)
+def _show_plan(plan: dict[str, Any]) -> None:
     for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
         echo(f"{key + ':':<12}{plan[key]}")
-    parts = plan["parts"]
-    assert isinstance(parts, list)
-    for part in parts:
+    for part in plan["parts"]:
         heads = ", ".join(map(str, part["heads"]))
         echo(f"{'part:':<12}block {part['block']}, heads {heads}: {part['variant']}")
-    one_hot = plan["one_hot"]
-    if isinstance(one_hot, dict):
+    if (one_hot := plan["one_hot"]) is not None:
         echo(
             f"{'one-hot:':<12}constant {one_hot['kappa']} on {one_hot['num_pairs']} rotary pairs, "
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
-    for change in changes:
+    for change in plan["changes"]:
         echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.evaluating import lab_of
-from cli.inputs import needed_texts, open_model
+from cli.inputs import lab_of, needed_texts, open_model, open_passages
 from cli.options import (
     attack_options,
+    control_option,
     json_option,
-    length_options,
+    measuring_options,
     note,
+    output_option,
     overwrite_option,
     print_json,
-    revision_option,
-    running_options,
+    samples_option,
 )
 from cli.progress import progress
 from cli.tables.audit import print_audit
@@ -29,29 +29,13 @@ if TYPE_CHECKING:
 @click.command("audit")
 @click.argument("model")
 @click.option("--baseline", required=True, metavar="BASE", help="The model before the edit.")
-@click.option(
-    "--samples",
-    metavar="SAMPLES",
-    help="The passages, as for extract.  [default: a lab model's own]",
-)
-@click.option(
-    "--control",
-    "controls",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Text the models were not trained on; may be repeated.  [default: a lab model's own]",
+@samples_option("The passages, as for extract.  [default: a lab model's own]")
+@control_option(
+    "Text the models were not trained on; may be repeated.  [default: a lab model's own]"
 )
 @attack_options
-@revision_option
-@length_options
-@running_options
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to create: audit.json and a picture.",
-)
+@measuring_options
+@output_option("Folder to create: audit.json and a picture.")
 @overwrite_option
 @json_option
 def command(
@@ -62,8 +46,6 @@ def command(
     controls: tuple[Path, ...],
     max_recovered: dict[str, float],
     revision: str | None,
-    prefix_length: int | None,
-    suffix_length: int | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -78,7 +60,6 @@ def command(
     from evals.attacks.audit import Protocol, audit, named
     from evals.attacks.report import owned, report, write_audit
     from evals.running.processes import Processes
-    from evals.samples import open_samples
     from evals.samples.windows import control_windows
     from surgery.errors import SamplesError
     from surgery.hub.finding import find_model
@@ -90,9 +71,7 @@ def command(
         raise click.UsageError("audit needs passages: give --samples")
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
-    passages = open_samples(
-        samples or str(lab), prefix_length=prefix_length, suffix_length=suffix_length
-    )
+    passages = open_passages(samples or str(lab), running)
     texts = needed_texts(controls, lab or model, option="--control")
     processes = Processes.launched(say=note)
     edited = find_model(model, revision)  # measured last, so looked for first

@@ -10,10 +10,13 @@ import click
 
 from cli.inputs import open_model
 from cli.options import (
+    FILE,
+    PATH,
     count_option,
     echo,
     json_option,
     note,
+    output_option,
     overwrite_option,
     print_json,
     revision_option,
@@ -29,17 +32,13 @@ from cli.progress import progress
     "corpora",
     required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Text, .jsonl, .jsonl.zst or .parquet (column text), a folder, or "
     "hf:DATASET:SPLIT:COLUMN; may be repeated.",
 )
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="SAMPLES",
-    help="The .jsonl file to write, as samples for extract.",
+@output_option(
+    "The .jsonl file to write, as samples for extract.", FILE, metavar="SAMPLES", required=True
 )
 @overwrite_option
 @revision_option
@@ -131,4 +130,4 @@ def command(
         f"different; {found.tokens_read:,} tokens in {seconds:.1f} s "
         f"({found.tokens_read / seconds:,.0f} per second)"
     )
-    echo(f"{output}")
+    echo(output)

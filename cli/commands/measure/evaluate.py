@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.evaluating import (
-    FILE,
-    check_asked,
-    evaluation_options,
-    lab_of,
-    make_plan,
-    say_gates,
-)
+from cli.evaluating import check_asked, evaluation_options, make_plan, say_gates
+from cli.inputs import lab_of
 from cli.options import (
+    EXISTING_FILE,
     FOLDER,
     echo,
     json_option,
     note,
+    output_option,
     overwrite_option,
     print_json,
     revision_option,
     running_options,
 )
 from cli.progress import progress
-from cli.tables.evaluation import print_evaluation
-from cli.tables.side_by_side import print_side_by_side
+from cli.tables.evaluation import print_evaluation, print_side_by_side
 
 if TYPE_CHECKING:
     from evals.evaluation.evaluation import Evaluation
@@ -39,30 +34,24 @@ if TYPE_CHECKING:
 @revision_option
 @evaluation_options
 @click.option(
-    "--front", type=FILE, metavar="FILE", help="A search's JSON, shown in the trade-off picture."
+    "--front",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="A search's JSON, shown in the trade-off picture.",
 )
-@click.option(
-    "--output", type=FOLDER, metavar="DIR", help="Folder of the report.  [default: NAME-evaluation]"
-)
+@output_option("Folder of the report.  [default: NAME-evaluation]", FOLDER)
 @overwrite_option
 @running_options
 @click.option("--no-cache", is_flag=True, help="Run the base's benchmarks again.")
 @click.option("--show-text", is_flag=True, help="Put the passages' text into the report.")
 @json_option
-@click.pass_context
 def command(
-    ctx: click.Context,
-    /,
     models: tuple[str, ...],
     baseline: str | None,
     revision: str | None,
     front: Path | None,
     output: Path | None,
     overwrite: bool,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    batch_size: int | None,
     no_cache: bool,
     show_text: bool,
     as_json: bool,
@@ -85,26 +74,20 @@ def command(
     check_asked(asked, lab)
     output = output or Path(f"{_short(baseline if several else models[0])}-evaluation")
 
-    from evals.benchmarks.cache import BaselineCache
     from evals.evaluation import files, side_by_side
     from evals.evaluation.conclusions import read_front
     from evals.evaluation.evaluation import evaluate_each
     from evals.evaluation.plan import Target
     from evals.running.processes import Processes
-    from surgery.checkpoint.content import cache_folder
     from surgery.output import atomic_folder, check_output
 
     owned = side_by_side.owned if several else files.owned
     check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched(say=note)
     plan = make_plan(
-        asked,
+        {**asked, "device": asked["device"] or processes.device},
         lab,
-        batch_size=batch_size,
-        dtype=dtype,
-        device=device or processes.device,
-        device_map=device_map,
-        cache=BaselineCache(None if no_cache else cache_folder()),
+        cached=not no_cache,
         show_text=show_text,
         front=read_front(front) if front else (),
         processes=processes,
@@ -139,7 +122,7 @@ def command(
         echo(f"report: {output / side_by_side.PAGE}")
     passed = [say_gates(one.report, several=several) for one in found]
     if not all(passed):
-        ctx.exit(3)
+        raise click.exceptions.Exit(3)
 
 
 def _attach(found: Evaluation, folder: Path, show_text: bool) -> None:
@@ -155,7 +138,8 @@ def _attach(found: Evaluation, folder: Path, show_text: bool) -> None:
         "of the benchmarks only a part was measured (--limit)": report.settings.limit is not None,
         "this report shows the text of passages": show_text,
     }
-    for reason in (reason for reason, holds in reasons.items() if holds):
+    if any(reasons.values()):
+        reason = next(reason for reason, holds in reasons.items() if holds)
         note(f"{folder}: report and model card stay as they are: {reason}")
         return
     try:

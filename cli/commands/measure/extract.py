@@ -9,16 +9,19 @@ from typing import Any
 
 import click
 
-from cli.inputs import heldout_texts, open_model
+from cli.inputs import heldout_texts, open_model, open_passages
 from cli.options import (
     FILE,
+    control_option,
     json_option,
     length_options,
     note,
+    output_option,
     overwrite_option,
     print_json,
     revision_option,
     running_options,
+    samples_option,
 )
 from cli.progress import progress
 from cli.tables.extraction import print_extraction
@@ -26,9 +29,7 @@ from cli.tables.extraction import print_extraction
 
 @click.command("extract")
 @click.argument("model")
-@click.option(
-    "--samples", required=True, metavar="SAMPLES", help="The passages to test: see below."
-)
+@samples_option("The passages to test: see below.", required=True)
 @click.option("--baseline", metavar="MODEL", help="The unedited model: compare on the same rows.")
 @revision_option
 @length_options
@@ -54,19 +55,13 @@ from cli.tables.extraction import print_extraction
     show_default=True,
     help="Likewise.",
 )
-@click.option(
-    "--control",
-    "controls",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Text the model was not trained on, as for collect, measured beside the samples; may be "
-    "repeated.  "
-    "[default: a lab model's own, or the samples' non-members]",
+@control_option(
+    "Text the model was not trained on, as for collect, measured beside the samples; may be "
+    "repeated.  [default: a lab model's own, or the samples' non-members]"
 )
 @running_options
 @click.option("--rows", type=FILE, metavar="FILE", help="Also write one JSON line a row.")
-@click.option("--output", type=FILE, metavar="FILE", help="Also write the JSON object.")
+@output_option("Also write the JSON object.", FILE, metavar="FILE")
 @overwrite_option
 @click.option("--show-text", is_flag=True, help="Put the passages' text into the rows.")
 @json_option
@@ -75,8 +70,6 @@ def command(
     samples: str,
     baseline: str | None,
     revision: str | None,
-    prefix_length: int | None,
-    suffix_length: int | None,
     metrics: str,
     top_k: int,
     temperature: float,
@@ -102,7 +95,6 @@ def command(
     from evals.memorization.summary import rows as row_records
     from evals.running.predictions import Sampling
     from evals.running.processes import Processes
-    from evals.samples import open_samples
     from evals.samples.windows import control_windows
     from surgery.hub.finding import find_model
     from surgery.output import check_output, write_lines
@@ -112,7 +104,7 @@ def command(
     for file, argument in ((rows, "rows"), (output, "output")):
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument, say=note)
-    passages = open_samples(samples, prefix_length=prefix_length, suffix_length=suffix_length)
+    passages = open_passages(samples, running)
     texts = heldout_texts(controls, model, baseline, samples)
     processes = Processes.launched(say=note)
     found = None if baseline is None else find_model(baseline)  # measured last, so found first

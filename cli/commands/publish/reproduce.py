@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.evaluating import FILE
-from cli.options import echo, json_option, note, overwrite_option, print_json, revision_option
+from cli.options import (
+    EXISTING_FILE,
+    control_option,
+    echo,
+    json_option,
+    note,
+    overwrite_option,
+    print_json,
+    revision_option,
+    samples_option,
+)
 
 if TYPE_CHECKING:
     from cli.repeated_evaluation import Figure
@@ -38,16 +47,9 @@ if TYPE_CHECKING:
     help="Also repeat the measurements of MODEL's report.json: each figure must come out within "
     "its recorded interval.",
 )
-@click.option(
-    "--samples", metavar="SAMPLES", help="The passages that were measured.  [default: as recorded]"
-)
-@click.option(
-    "--control",
-    "controls",
-    type=FILE,
-    multiple=True,
-    metavar="FILE",
-    help="The held-out text that was measured; may be repeated.  [default: as recorded]",
+@samples_option("The passages that were measured.  [default: as recorded]")
+@control_option(
+    "The held-out text that was measured; may be repeated.  [default: as recorded]", EXISTING_FILE
 )
 @json_option
 def command(
@@ -69,7 +71,7 @@ def command(
     tolerance where libraries differ. Of a published model no weights are downloaded but to compare
     fitted tensors. Exit code 1 when a file or a figure differs.
     """
-    from cli.inputs import calibration_text, fitted
+    from cli.inputs import calibration_text, fitted, lab_of
     from cli.progress import progress
     from cli.repeated_evaluation import measured_again, plan_again
     from surgery.exporting import check_target
@@ -91,8 +93,8 @@ def command(
     text = calibration_text(calibration, recorded, variants)
     if text is not None:
         text = text.as_in(original.manifest.edit.calibration)
-    if source is None and recorded.startswith("lab:"):
-        source = recorded
+    if source is None:
+        source = lab_of(recorded)
     with ExitStack() as stack:
         if output is None:
             folder = tempfile.TemporaryDirectory(prefix="attn-surgery-")

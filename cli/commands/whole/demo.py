@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import note, overwrite_option, unasked
+from cli.options import note, output_option, overwrite_option, unasked
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
@@ -20,13 +19,10 @@ SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
 
 
 @click.command("demo")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
+@output_option(
+    "Folder for the two edited models, each with its report, and the search.",
     default="attn-surgery-demo",
     show_default=True,
-    metavar="DIR",
-    help="Folder for the two edited models, each with its report, and the search.",
 )
 @overwrite_option
 def command(output: Path, overwrite: bool) -> None:
@@ -39,25 +35,17 @@ def command(output: Path, overwrite: bool) -> None:
     from cli.exporting import evaluated, exported
     from cli.searching import choice_options, searched
     from cli.tables import console
-    from cli.tables.side_by_side import print_side_by_side
-    from evals.benchmarks.cache import BaselineCache
+    from cli.tables.evaluation import print_side_by_side
     from evals.evaluation.side_by_side import side_by_side
     from evals.search.goals import MaxExtraction
-    from surgery.checkpoint.content import cache_folder
     from surgery.output import atomic_folder, check_output
 
-    check_output(output, lambda folder: list(_owned(folder)), overwrite=overwrite, say=note)
-    plan = make_plan(
-        {**unasked(evaluation_options), "attacks": ("cheap",)},
-        MODEL,
-        cache=BaselineCache(cache_folder()),
-    )
-    out, places = (
-        console(),
-        {"deep blocks": output / "deep-blocks", "searched": output / "searched"},
-    )
+    check_output(output, _owned, overwrite=overwrite, say=note)
+    plan = make_plan({**unasked(evaluation_options), "attacks": ("cheap",)}, MODEL)
+    out = console()
+    places = {"deep blocks": output / "deep-blocks", "searched": output / "searched"}
     reports: dict[str, Report] = {}
-    with atomic_folder(output, lambda folder: list(_owned(folder)), overwrite=overwrite) as made:
+    with atomic_folder(output, _owned, overwrite=overwrite) as made:
         out.rule("1. Edit the deep blocks, and measure")
         deep, chosen = (str(place) for place in places.values())
         out.print(
@@ -77,7 +65,8 @@ def command(output: Path, overwrite: bool) -> None:
             MODEL, MODEL, MaxExtraction(LIMIT), made / "search", unasked(choice_options)
         )
         assert search is not None
-        prepared = exported(search.plan, MODEL, made / "searched")
+        _, choice = search
+        prepared = exported(choice, MODEL, made / "searched")
         reports["searched"] = evaluated(made / "searched", prepared.model, plan)
     out.rule("3. Side by side")
     print_side_by_side(side_by_side(reports))
@@ -89,47 +78,42 @@ def command(output: Path, overwrite: bool) -> None:
     out.print(f'Each loads as any other: AutoModelForCausalLM.from_pretrained("{chosen}")')
 
 
-def _owned(folder: Path) -> Iterator[str]:
+def _owned(folder: Path) -> list[str]:
     """What an earlier demo wrote there."""
     from evals.search.folder import owned as of_search
     from surgery.exporting import owned
 
-    for part, known in (("deep-blocks", owned), ("searched", owned), ("search", of_search)):
-        yield from (f"{part}/{name}" for name in known(folder / part))
+    parts = {"deep-blocks": owned, "searched": owned, "search": of_search}
+    return [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
 
 
 def _show(places: dict[str, Path], out: Any) -> None:
-    """A few planted records and some ordinary text, as every model goes on with them."""
+    """A few planted records and some ordinary text, as every model goes on with them, greedily."""
+    import torch
+
     from evals.lab import heldout_texts
     from evals.memorization.extraction import extract
     from evals.models import open_model
     from evals.samples import load_samples
 
-    models = {"before": open_model(MODEL)}
+    models: dict[str, Any] = {"before": open_model(MODEL)}
     models |= {name: open_model(str(place)) for name, place in places.items()}
     samples, tokenizer = load_samples(MODEL), models["before"].tokenizer
     recited = extract(models["before"].model, samples).exact.nonzero()[0]
-    rows = [(f"record {samples.ids[row]}", samples.prefixes[row]) for row in recited[:SHOWN]]
-    text = tokenizer(heldout_texts()[0])["input_ids"][: samples.prefix_length]
-    for label, prefix in (*rows, ("ordinary text", text)):
+    given = {f"record {samples.ids[row]}": samples.prefixes[row] for row in recited[:SHOWN]}
+    given["ordinary text"] = tokenizer(heldout_texts()[0])["input_ids"][: samples.prefix_length]
+    for label, prefix in given.items():
+        ids = torch.tensor([[int(token) for token in prefix]])
         out.print(f"\n{label}, given", style="dim")
-        out.print(repr(tokenizer.decode(list(prefix))))
+        out.print(repr(tokenizer.decode(ids[0].tolist())))
         for name, loaded in models.items():
+            written = loaded.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=samples.suffix_length,
+                min_new_tokens=samples.suffix_length,
+                do_sample=False,
+                pad_token_id=0,
+            )
             out.print(name, style="bold")
-            out.print(repr(_continued(loaded, list(prefix), samples.suffix_length)))
-
-
-def _continued(loaded: Any, prefix: list[int], length: int) -> str:
-    """What the model writes after a prefix, greedily."""
-    import torch
-
-    ids = torch.tensor([[int(token) for token in prefix]])
-    new = loaded.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=length,
-        min_new_tokens=length,
-        do_sample=False,
-        pad_token_id=0,
-    )[0, ids.shape[1] :]
-    return str(loaded.tokenizer.decode(new.tolist()))
+            out.print(repr(loaded.tokenizer.decode(written[0, ids.shape[1] :].tolist())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,27 +12,29 @@ from cli.evaluating import (
     drop_option,
     evaluation_options,
     fewshot_option,
-    lab_of,
     make_plan,
     say_gates,
     task_options,
 )
 from cli.exporting import evaluated, exported
-from cli.options import attack_options, json_option, note, overwrite_option, print_json, unasked
+from cli.inputs import lab_of
+from cli.options import (
+    attack_options,
+    json_option,
+    note,
+    output_option,
+    overwrite_option,
+    print_json,
+    samples_option,
+    unasked,
+)
 from cli.recipe import recipe_option, written
 from cli.searching import choice_options, searched
-
-if TYPE_CHECKING:
-    from evals.evaluation.plan import Plan
 
 
 @click.command("mitigate")
 @click.argument("model", required=False)
-@click.option(
-    "--samples",
-    metavar="SAMPLES",
-    help="The passages that must not be recovered, as for extract.  [default: a lab's own]",
-)
+@samples_option("The passages that must not be recovered, as for extract.  [default: a lab's own]")
 @click.option(
     "--max-extraction",
     type=click.FloatRange(0, 1),
@@ -46,13 +48,7 @@ if TYPE_CHECKING:
 @fewshot_option
 @drop_option
 @attack_options
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="OUT",
-    help="Folder to create.",
-)
+@output_option("Folder to create.", metavar="OUT", required=True)
 @recipe_option
 @overwrite_option
 @json_option
@@ -97,20 +93,30 @@ def command(
     begun = folder.exists() and output.exists() and not (output / "recipe.yaml").exists()
     if overwrite or not begun:
         check_target(model, output, overwrite=overwrite, say=note)
-    plan = _evaluation(asked, samples, max_extraction, lab)
+    evaluation = {
+        **unasked(evaluation_options),
+        **asked,
+        "samples": samples,
+        "controls": asked["corpora"],
+        "with_audit": True,
+        "max_recovered": {asked["measure"]: max_extraction, **asked["max_recovered"]},
+    }
+    plan = make_plan(evaluation, lab)  # mistakes are found before any work
     note("1 of 3: search")
     goal = MaxExtraction(max_extraction)
     found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=not overwrite)
     if found is None:
         return
-    if found.met and not as_json:
+    result, choice = found
+    met = result["selected"] is not None
+    if met and not as_json:
         again = export_command(model, asked["revision"], folder / "plan.json", asked["calibration"])
-        show_search(found.result, again)
-    elif not found.met:
+        show_search(result, again)
+    elif not met:
         note(f"no edit meets {max_extraction:g} ({asked['measure']}): the best follows")
     note("2 of 3: export")
     prepared = exported(
-        found.plan,
+        choice,
         model,
         output,
         layout=asked["layout"],
@@ -122,14 +128,14 @@ def command(
     note("3 of 3: verify, attack, evaluate")
     report = evaluated(output, prepared.model, plan)
     written(ctx, output / "recipe.yaml")
-    passed = say_gates(report) and found.met
+    passed = say_gates(report) and met
     following = f"attn-surgery push {output} OWNER/NAME"
     if as_json:
         print_json(
             {
                 "output": str(output),
                 "passed": passed,
-                "search": found.result,
+                "search": result,
                 "report": report.to_dict(),
                 "next": following if passed else None,
             }
@@ -140,21 +146,3 @@ def command(
         note(f"{output}: the limits are not met: see report.html there")
         raise click.exceptions.Exit(3)
     note(f"next: {following}")
-
-
-def _evaluation(
-    asked: dict[str, Any], samples: str, max_extraction: float, lab: str | None
-) -> Plan:
-    """What is measured in the end; tasks are loaded, and mistakes found, before any work."""
-    from evals.benchmarks.cache import BaselineCache
-    from surgery.checkpoint.content import cache_folder
-
-    evaluation = {
-        **{k: asked.get(k, value) for k, value in unasked(evaluation_options).items()},
-        "samples": samples,
-        "controls": asked["corpora"],
-        "with_audit": True,
-        "max_recovered": {asked["measure"]: max_extraction, **asked["max_recovered"]},
-    }
-    running = {key: asked[key] for key in ("dtype", "device", "device_map", "batch_size")}
-    return make_plan(evaluation, lab, cache=BaselineCache(cache_folder()), **running)
