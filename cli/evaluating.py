@@ -10,7 +10,6 @@ import click
 
 from cli.inputs import heldout_texts, open_passages
 from cli.options import (
-    EXISTING_FILE,
     FOLDER,
     F,
     attack_options,
@@ -104,9 +103,8 @@ evaluation_options = together(
     samples_option("Passages to test, as for extract.  [default: a lab's own]"),
     length_options,
     control_option(
-        "Text the models were not trained on: a file, or hf:DATASET:SPLIT:COLUMN; may be "
-        "repeated.  [default: a lab's own]",
-        EXISTING_FILE,
+        "Text the models were not trained on: files, folders, or hf:DATASET:SPLIT:COLUMN; may be "
+        "repeated.  [default: a lab's own]"
     ),
     drop_option,
     click.option(
@@ -178,7 +176,7 @@ def make_plan(
     named = asked["samples"] or lab
     passages = None if named is None else open_passages(named, asked)
     heldout = heldout_texts(asked["controls"], lab)
-    controls = [text_source(file) for file in asked["controls"]]
+    controls = recorded_texts(asked["controls"])
     keys = ("dtype", "device", "device_map", "batch_size")
     running = {key: asked[key] for key in keys if key in asked}
     return Plan(
@@ -196,16 +194,17 @@ def make_plan(
     )
 
 
-def text_source(file: Path) -> TextSource:
-    """Held-out text as a report records it: a file's name and hash, a data set's name alone."""
+def recorded_texts(sources: Sequence[Path]) -> list[TextSource]:
+    """Held-out text as a report records it: files by name and hash, data sets by name alone."""
     from surgery.checkpoint.copying import sha256_of
-    from surgery.hub.datasets import PREFIX
-    from surgery.hub.finding import last_name
+    from surgery.fitting.corpus import open_corpus
     from surgery.record.manifest import TextSource
 
-    if str(file).startswith(PREFIX):
-        return TextSource(name=str(file))
-    return TextSource(name=last_name(file), sha256=sha256_of(file))
+    corpus = open_corpus(sources)
+    return [
+        TextSource(name=name, sha256=sha256_of(file) if isinstance(file, Path) else None)
+        for name, file in zip(corpus.names, corpus.files, strict=True)
+    ]
 
 
 def say_gates(report: Report, *, several: bool = False) -> bool:

@@ -66,9 +66,9 @@ def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
     return click.option("--samples", required=required, metavar="SAMPLES", help=text)
 
 
-def control_option(text: str, kind: click.Path = PATH) -> Callable[[F], F]:
+def control_option(text: str) -> Callable[[F], F]:
     return click.option(
-        "--control", "controls", multiple=True, type=kind, metavar="FILE", help=text
+        "--control", "controls", multiple=True, type=PATH, metavar="FILE", help=text
     )
 
 

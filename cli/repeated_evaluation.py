@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.evaluating import evaluation_options, make_plan, text_source
+from cli.evaluating import evaluation_options, make_plan, recorded_texts
 from cli.inputs import lab_of
 from cli.options import note, unasked
 from cli.progress import progress
@@ -113,18 +113,18 @@ def _here(recorded: str | None) -> str | None:
 
 
 def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, ...]:
-    """Files of held-out text, which must have the recorded hashes."""
+    """What names the held-out text, which must have the recorded hashes."""
     from surgery.hub.datasets import PREFIX as HUB
 
     files = tuple(given) or tuple(Path(text.name) for text in recorded)
     for file in files:
-        if not (str(file).startswith(HUB) or file.is_file()):
+        if not (given or str(file).startswith(HUB) or file.is_file()):
             raise SamplesError(
                 "the held-out text that was measured is not here",
                 where=file,
                 fix="name it with --control",
             )
-    if [text_source(file).sha256 for file in files] != [text.sha256 for text in recorded]:
+    if [text.sha256 for text in recorded_texts(files)] != [text.sha256 for text in recorded]:
         raise SamplesError(
             "is not the held-out text that was recorded",
             where=", ".join(map(str, files)),

@@ -16,6 +16,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import TWO_PROCESSES, Outcome, attn_surgery, finish, snapshot, start
 from local_tasks import NAMES, write_tasks
@@ -374,6 +376,29 @@ def test_without_samples_the_held_out_loss_remains(work):
     assert re.search("passages recited +memorization was not measured", outcome.stdout)
     assert report.heldout is not None
     assert report.heldout.n > 1
+
+
+def test_held_out_text_of_every_form_is_recorded_without_its_path(work):
+    (work / "texts").mkdir()
+    (work / "texts" / "a.txt").write_text(TEXT)
+    (work / "set").mkdir()
+    pq.write_table(pa.table({"text": [TEXT]}), work / "set" / "train.parquet")
+    outcome = attn_surgery(
+        *("evaluate", work / "edited", "--baseline", work / "base", "--tasks", "local_choice"),
+        *("--include-path", work / "tasks", "--limit", 2, "--control", work / "texts"),
+        *("--control", f"hf:{work / 'set'}:train:text", "--output", work / "two-controls"),
+    )
+    assert outcome.code == 0, outcome.stderr
+    report = report_in(work / "two-controls")
+    assert [(text.name, text.sha256) for text in report.settings.controls] == [
+        ("a.txt", sha256_of(work / "texts" / "a.txt")),
+        ("hf:set:train:text", None),
+    ]
+    assert report.heldout is not None
+    assert report.heldout.n > 1
+    assert str(work) not in (work / "two-controls" / "report.json").read_text()
+    missing = attn_surgery(*("evaluate", work / "edited", "--control", work / "texts" / "b.txt"))
+    missing.assert_error("b.txt: no such file or folder")
 
 
 def test_what_a_search_found_is_in_the_picture(work):

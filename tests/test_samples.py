@@ -120,7 +120,9 @@ def test_a_data_set_with_split_and_column(tmp_path):
         ["id", "ids_here", "count", "member", "other"]
     )
     pq.write_table(table, folder / "train.parquet")
-    check_every_column(load_samples(f"hf:{folder}:train:ids_here"))
+    samples = load_samples(f"hf:{folder}:train:ids_here")
+    check_every_column(samples)
+    assert samples.source == "hf:evals:train:ids_here"  # of a folder, not where it is
 
 
 def test_text_is_tokenized_whole_and_cut(tmp_path):

@@ -17,6 +17,7 @@ from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.fitting.parquet import parquet_batches
 from surgery.hub.datasets import PREFIX, HubDataset
+from surgery.hub.finding import shown_name
 
 Tokens = npt.NDArray[np.int32]
 Source = Path | HubDataset
@@ -80,7 +81,7 @@ def open_corpus(sources: Sequence[str | Path]) -> Corpus:
         inside: list[Any]
         if str(source).startswith(PREFIX):
             inside = [HubDataset.parse(str(source))]
-            names.append(str(source))
+            names.append(shown_name(source))
         elif path.is_dir():
             inside = sorted(
                 f for f in path.rglob("*") if f.is_file() and f.name.endswith(TEXT + TABLES)

@@ -26,6 +26,7 @@ from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
 from surgery.hub.client import hub_client, progress_bars
+from surgery.hub.datasets import PREFIX as DATASET
 from surgery.hub.embedded import PREFIX, model_path
 from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
@@ -130,9 +131,12 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
 def shown_name(model: str | Path) -> str:
     """What a model or file is called in all that may leave this machine: its id, or last name.
 
-    Of several, `PREFIX.npy,SUFFIX.npy`, each.
+    Of several, `PREFIX.npy,SUFFIX.npy`, each; of `hf:DATASET:SPLIT:COLUMN` the data set.
     """
     path, name = Path(model).expanduser(), str(model)
+    if name.startswith(DATASET):
+        dataset, *more = name.removeprefix(DATASET).split(":")
+        return DATASET + ":".join([shown_name(dataset), *more])
     if path.exists() and not name.startswith(PREFIX):
         return last_name(path)
     return ",".join(map(shown_name, name.split(","))) if "," in name else name

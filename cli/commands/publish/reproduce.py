@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import (
-    EXISTING_FILE,
     control_option,
     echo,
     json_option,
@@ -48,9 +47,7 @@ if TYPE_CHECKING:
     "its recorded interval.",
 )
 @samples_option("The passages that were measured.  [default: as recorded]")
-@control_option(
-    "The held-out text that was measured; may be repeated.  [default: as recorded]", EXISTING_FILE
-)
+@control_option("The held-out text that was measured; may be repeated.  [default: as recorded]")
 @json_option
 def command(
     model: str,
