@@ -218,7 +218,6 @@ class Estimates:
     ) -> list[Tried]:
         """Each unit exchanged for one that clashes with it, or for one best `added`."""
         promising = added.units[np.argsort(-added.values, kind="stable")[:_EXCHANGED]]
-
         instead: dict[int, npt.NDArray[np.int64]] = {}
         for unit in sorted(chosen):
             beside = self._fits_beside(chosen - {unit})[pool]

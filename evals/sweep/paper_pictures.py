@@ -128,8 +128,7 @@ def _draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
             for variant in _variants(result):
                 _by_block(axes, result, variant, value, {**line_of(variant), "label": variant})
-            axes.set_xlabel("block")
-            axes.set_ylabel(label)
+            axes.set(xlabel="block", ylabel=label)
             whole_numbers(axes)
         _legend(figure)
 

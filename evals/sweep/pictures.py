@@ -50,8 +50,7 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
                     axes[1].plot(at, [_rise(edit, base) for edit in chosen], **line_of(variant))
             axes[-1].set_xlabel("block" if kind == "block" else "number of blocks")
             whole_numbers(axes[-1])
-        grid[0, 0].set_ylabel(_EXACT)
-        grid[0, 0].set_ylim(-3, 103)
+        grid[0, 0].set(ylabel=_EXACT, ylim=(-3, 103))
         if rows == 2:
             grid[1, 0].set_ylabel(_RISE)
             grid[1, 0].set_ylim(bottom=0 if min(_rise(e, base) for e in edits) >= 0 else None)
@@ -107,8 +106,8 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         axes.set_xlim(min(left, 0) - _LINEAR / 10, 1.3 * right)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         axes.set_xlabel(_KL if by_kl else _RISE.replace("\n", " "))
-        axes.set_ylabel(_EXACT if measure == "greedy" else f"recovered ({measure}), %")
-        axes.set_ylim(-3, 103)
+        recovered = _EXACT if measure == "greedy" else f"recovered ({measure}), %"
+        axes.set(ylabel=recovered, ylim=(-3, 103))
         axes.legend(loc="upper right")
 
     names = ", ".join(result["variants"])
