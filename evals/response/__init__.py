@@ -6,18 +6,8 @@ variant, which add up for any set of them. benchmarks/estimates.py prints how ne
 
 from __future__ import annotations
 
-from evals.response.engine import DRAWS, respond
-from evals.response.responses import Estimate, Responses
+from evals.response.engine import respond
+from evals.response.responses import Units
 from evals.response.texts import Text, heldout_text, passages_text
-from evals.response.units import Units
 
-__all__ = [
-    "DRAWS",
-    "Estimate",
-    "Responses",
-    "Text",
-    "Units",
-    "heldout_text",
-    "passages_text",
-    "respond",
-]
+__all__ = ["Text", "Units", "heldout_text", "passages_text", "respond"]

@@ -6,27 +6,26 @@ Shape letters: B rows, T tokens, H heads, h head size, d width, D draws, N rows 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate.utils import align_module_device
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from evals.response.changes import changes
 from evals.response.passes import Seen, see
-from evals.response.responses import Responses
+from evals.response.responses import Responses, Units
 from evals.response.texts import Text
-from evals.response.units import Units
 from evals.running.batching import row_ranges
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, family_of
 from surgery.layouts import Block
-from surgery.variants import Fit
+from surgery.variants import Fit, variant_of
 
 DRAWS = 2
 """Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
@@ -104,7 +103,7 @@ def _responses(block: Block, variants: Sequence[str], fit: Fit | None, seen: See
     x, z = seen.x.to(precise), seen.z.to(precise)
     found = [
         torch.stack([_dot(gradient, change, heads) for gradient in seen.at_z])
-        for change in changes(block, variants, fit, x, z)
+        for change in _changes(block, variants, fit, x, z)
     ]  # [D, B, H] for each variant
     by_head = torch.stack(found, dim=-1).flatten(2)
     dropped = by_head.new_zeros(*by_head.shape[:2], 1)
@@ -112,6 +111,30 @@ def _responses(block: Block, variants: Sequence[str], fit: Fit | None, seen: See
         bias: Any = block.read("output_bias")
         dropped = -torch.stack([_dot(gradient, bias, 1) for gradient in seen.at_output])
     return torch.cat([by_head, dropped], dim=-1).permute(2, 0, 1)
+
+
+def _changes(
+    block: Block, variants: Sequence[str], fit: Fit | None, x: torch.Tensor, z: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """What each variant would change in the context vectors of all heads: M x + c - z [B, T, d].
+
+    `x`, `z`: [B, T, d], the attention's input and its context vectors, heads side by side.
+    """
+    sources, d = block.sources(fit), z.shape[-1]
+
+    def like_z(values: Any, *shape: int) -> torch.Tensor:
+        if not isinstance(values, torch.Tensor):
+            values = torch.from_numpy(np.array(values))  # it may lie in a file, to be read only
+        moved: torch.Tensor = values.to(z)
+        return moved.reshape(shape)
+
+    for variant in map(variant_of, variants):
+        affine = variant.affine(sources)
+        bias = None if affine.bias is None else like_z(affine.bias, d)
+        if affine.weight is not None:
+            yield functional.linear(x, like_z(affine.weight, d, d), bias) - z
+        else:
+            yield -z if bias is None else bias - z
 
 
 def _dot(gradient: torch.Tensor, change: torch.Tensor, heads: int) -> torch.Tensor:

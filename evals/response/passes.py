@@ -5,9 +5,10 @@ Shape letters: B rows, T tokens, S suffix tokens, D draws, d width, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -117,33 +118,21 @@ def _watched(
     zs: _Captured = {}
     outputs: _Captured = {}
 
-    def take_x(block: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            xs[block] = args[0].detach()
+    def take_x(block: int, module: nn.Module, args: Any) -> None:
+        xs[block] = args[0].detach()
 
-        return hook
+    def take_z(block: int, module: nn.Module, args: Any) -> None:
+        zs[block] = args[0]
+        if not args[0].requires_grad:  # nothing below has a gradient: it begins here
+            args[0].requires_grad_()
 
-    def take_z(block: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            zs[block] = args[0]
-            if not args[0].requires_grad:  # nothing below has a gradient: it begins here
-                args[0].requires_grad_()
-
-        return hook
-
-    def take_output(block: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            outputs[block] = output
-
-        return hook
+    def take_output(block: int, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        outputs[block] = output
 
     with ExitStack() as hooks:
         for block in blocks:
             read, projection = map(model.get_submodule, family.reading(block))
-            for handle in (
-                read.register_forward_pre_hook(take_x(block)),
-                projection.register_forward_pre_hook(take_z(block)),
-                projection.register_forward_hook(take_output(block)),
-            ):
-                hooks.callback(handle.remove)
+            hooks.enter_context(read.register_forward_pre_hook(partial(take_x, block)))
+            hooks.enter_context(projection.register_forward_pre_hook(partial(take_z, block)))
+            hooks.enter_context(projection.register_forward_hook(partial(take_output, block)))
         yield xs, zs, outputs

@@ -14,16 +14,15 @@ points for selections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from evals.search.estimates import Estimates
 from evals.search.front import Point
 from evals.search.goals import SURE, Goal, MaxExtraction
-from evals.search.trail import Evaluate, Trail
-from evals.search.units import Units, every_set
+from evals.search.units import Units, every_set, merged
 from surgery.selection import Part, Selection
 
 STEPS = 5
@@ -34,6 +33,9 @@ TRIED = 6
 """Sets near the best that are measured at a time."""
 _NEAR = 1.1  # rates that differ by less are not told apart
 _BETTER = 3  # times that sets near the best are tried
+
+Evaluate = Callable[[Sequence[Selection]], Sequence[Point]]
+"""Selections → their points, in order; () is the unedited model."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ def search(
 
     **Arguments:**
 
-    - `evaluate`: selections → their points, in order; () is the unedited model.
     - `units`: what may be edited, all different.
     - `estimates`: of `units`; None: all sets of them are measured.
     - `holds`: which selections may be proposed.
@@ -81,9 +82,9 @@ def search(
 
     The same points give the same answer.
     """
-    trail = Trail(evaluate, goal, holds, max_evaluations, earlier or {})
+    trail = _Trail(evaluate, goal, holds, max_evaluations, earlier or {})
     if estimates is None:
-        trail.measure(list(every_set(units)))
+        trail.measure(every_set(units))
     else:
         _follow(trail, estimates)
         estimates = _close_in(trail, estimates)
@@ -92,7 +93,47 @@ def search(
     return Found(met, trail.measured, estimates)
 
 
-def _follow(trail: Trail, estimates: Estimates) -> None:
+@dataclass
+class _Trail:
+    """What a search has measured, and what it still may: as the arguments of `search`.
+
+    `budget`: of edits; those of an earlier search are not measured again but count.
+    """
+
+    evaluate: Evaluate
+    goal: Goal
+    holds: Callable[[Selection], bool]
+    budget: int
+    earlier: Mapping[Selection, Point]
+    known: dict[Selection, tuple[Units, Point]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base = self.earlier.get(()) or self.evaluate([()])[0]
+
+    @property
+    def measured(self) -> tuple[tuple[Units, Point], ...]:
+        return tuple(self.known.values())
+
+    def measure(self, sets: Iterable[Units]) -> None:
+        """Those of `sets` that may be proposed, as far as the budget reaches."""
+        new: dict[Selection, Units] = {}
+        for selection, chosen in {merged(chosen): chosen for chosen in sets}.items():
+            if len(new) == self.budget:
+                break
+            if selection and selection not in self.known and self.holds(selection):
+                new[selection] = chosen
+        self.budget -= len(new)
+        missing = [selection for selection in new if selection not in self.earlier]
+        points = {**self.earlier, **dict(zip(missing, self.evaluate(missing), strict=True))}
+        self.known |= {selection: (new[selection], points[selection]) for selection in new}
+
+    def met(self) -> list[tuple[Units, Point]]:
+        """What meets the goal, best first."""
+        some = [pair for pair in self.measured if self.goal.met(pair[1], self.base)]
+        return sorted(some, key=lambda pair: self.goal.order(pair[1]))
+
+
+def _follow(trail: _Trail, estimates: Estimates) -> None:
     """Sets that should leave less and less."""
     high, low = _rates(trail, estimates)
     sets: list[Units] = []
@@ -101,12 +142,12 @@ def _follow(trail: Trail, estimates: Estimates) -> None:
     trail.measure(sets)
 
 
-def _rates(trail: Trail, estimates: Estimates) -> tuple[float, float]:
+def _rates(trail: _Trail, estimates: Estimates) -> tuple[float, float]:
     high, low = trail.goal.rates(trail.base, estimates.passages)
     return high, max(low, 0.1 / estimates.passages)
 
 
-def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
+def _close_in(trail: _Trail, estimates: Estimates) -> Estimates:
     """Halves the gap, on a logarithmic scale, between sets on this and on that side of the goal.
 
     Beside it the cheapest set that should meet a limit elsewhere: as the estimates get better, it
@@ -133,7 +174,7 @@ def _close_in(trail: Trail, estimates: Estimates) -> Estimates:
     return estimates.corrected(trail.measured)
 
 
-def _refine(trail: Trail, estimates: Estimates) -> Estimates:
+def _refine(trail: _Trail, estimates: Estimates) -> Estimates:
     """Sets that differ from the best by one unit, for as long as that makes it better."""
     for _ in range(_BETTER):
         ranked = _ranked(trail, estimates)
@@ -149,7 +190,7 @@ def _refine(trail: Trail, estimates: Estimates) -> Estimates:
     return estimates
 
 
-def _ranked(trail: Trail, estimates: Estimates | None) -> list[tuple[Units, Point]]:
+def _ranked(trail: _Trail, estimates: Estimates | None) -> list[tuple[Units, Point]]:
     """What meets the goal, best first; what may not keep a limit elsewhere comes last."""
     met, goal = trail.met(), trail.goal
     if estimates is None or not isinstance(goal, MaxExtraction):

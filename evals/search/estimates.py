@@ -109,15 +109,14 @@ class Estimates:
             for share in _DETOURS
             for chosen in replace(self, drift=share * self.drift).least(rate)
         ]
-        best = []
-        for pool in self.pools:
-            ranked = []
-            for chosen in (one for one in found if one <= pool):
-                expected = self.expected(chosen)
-                excess = max(0.0, expected.recovered - rate * 1.001 - _FEW)
-                ranked.append((excess, expected.heldout_kl, sorted(chosen)))
-            best += [frozenset(min(ranked)[2])] if ranked else []
-        return list(dict.fromkeys(best))
+
+        def order(chosen: Units) -> tuple[float, float, list[Part]]:
+            expected = self.expected(chosen)
+            excess = max(0.0, expected.recovered - rate * 1.001 - _FEW)
+            return excess, expected.heldout_kl, sorted(chosen)
+
+        held = ([chosen for chosen in found if chosen <= pool] for pool in self.pools)
+        return list(dict.fromkeys(min(some, key=order) for some in held if some))
 
     def near(self, chosen: Units) -> list[Units]:
         """Sets with a unit less, more or exchanged, best first, at the price paid for `chosen`."""
@@ -135,7 +134,8 @@ class Estimates:
             if here <= frozenset(pool.tolist()):
                 singles = self._singles(here, pool, worth)
                 for tried in (*singles, *self._exchanges(here, pool, singles[0], worth)):
-                    found |= zip(tried.sets(), tried.values.tolist(), strict=True)
+                    for place, value in enumerate(tried.values.tolist()):
+                        found[tried.set(place)] = value
         ordered = sorted(found, key=lambda one: (-found[one], sorted(one)))
         return [frozenset(self.units[index] for index in one) for one in ordered if one]
 
@@ -145,14 +145,15 @@ class Estimates:
         true = np.sqrt([point.recovered for _, point in measured])
 
         def error(drift: float) -> float:
-            rates = np.array([self._rate(moved, drift) for moved in sums])
+            other = replace(self, drift=drift)
+            rates = np.array([other._rate(moved) for moved in sums])
             return float(np.square(np.sqrt(rates) - true).sum())
 
         prior = np.square(np.log(_DRIFTS / DRIFT)) * 1e-3
         errors = [error(drift) for drift in _DRIFTS] + prior
         return replace(self, drift=float(_DRIFTS[int(np.argmin(errors))]))
 
-    def _rate(self, moved: Floats, drift: float | None = None) -> Floats:
+    def _rate(self, moved: Floats) -> Floats:
         """[..., N, S] summed changes of margins -> the share of passages that stays recovered.
 
         ρ², the mean square change within a passage, says more about other passages than the changes
@@ -161,9 +162,8 @@ class Estimates:
         """
         changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
         square = changes.square().mean(dim=-1, keepdim=True)
-        fall = (self.drift if drift is None else drift) * square
         spread = torch.sqrt(_SURE**2 + square + square**2)
-        right = ndtr((torch.from_numpy(self.margins) - fall) / spread)
+        right = ndtr((torch.from_numpy(self.margins) - self.drift * square) / spread)
         by_token = right.movedim(-1, 0).contiguous().movedim(0, -1)  # as a measure goes through it
         rate: Floats = self.measure.chance(by_token.numpy()).sum(axis=-1) / self.passages
         return rate
@@ -196,7 +196,7 @@ class Estimates:
 
     def _singles(
         self, chosen: Indices, pool: npt.NDArray[np.int64], worth: Worth
-    ) -> tuple[Tried, Tried]:
+    ) -> tuple[Tried, ...]:
         """A unit more, and a unit less."""
         free = pool[self._fits_beside(chosen)[pool]]
 
@@ -208,7 +208,7 @@ class Estimates:
         added = Tried((chosen,) * len(free), free, np.concatenate(values))
         fewer = [chosen - {unit} for unit in sorted(chosen)]
         if not fewer:
-            return added, Tried((), free[:0], np.empty(0))
+            return (added,)
         cost, moved, own = map(np.stack, zip(*map(self._sum, fewer), strict=True))
         none = np.full(len(fewer), -1)
         return added, Tried(tuple(fewer), none, worth(*self._figures((cost, moved, own))))
@@ -218,7 +218,6 @@ class Estimates:
     ) -> list[Tried]:
         """Each unit exchanged for one that clashes with it, or for one best `added`."""
         promising = added.units[np.argsort(-added.values, kind="stable")[:_EXCHANGED]]
-
         instead: dict[int, npt.NDArray[np.int64]] = {}
         for unit in sorted(chosen):
             beside = self._fits_beside(chosen - {unit})[pool]
@@ -288,9 +287,6 @@ class Tried:
     def set(self, place: int) -> Indices:
         unit = int(self.units[place])
         return self.begun[place] if unit < 0 else self.begun[place] | {unit}
-
-    def sets(self) -> list[Indices]:
-        return [self.set(place) for place in range(len(self.begun))]
 
 
 def _best(tried: Iterable[Tried]) -> tuple[float, Indices]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -49,14 +50,11 @@ def look(
         sums = [responses.values[responses.units.of((unit,))].sum(axis=0) for unit in units]
         return np.stack(sums)  # [U, D, N]
 
-    cost = respond(
-        model, heldout_text(half.windows), variants, fits,
-        draws=DRAWS, processes=processes, advance=advance,
-    )  # fmt: skip
-    moved = respond(
-        model, margins_text(passages), variants, fits,
-        draws=passages.suffix_length, processes=processes, advance=advance,
-    )  # fmt: skip
+    ask = partial(
+        respond, model, variants=variants, fits=fits, processes=processes, advance=advance
+    )
+    cost = ask(heldout_text(half.windows), draws=DRAWS)
+    moved = ask(margins_text(passages), draws=passages.suffix_length)
     return Estimates(
         units=tuple(units),
         pools=tuple(pools),

@@ -92,10 +92,7 @@ def search_report(
         "measured": [point_as_json(point) for point in chosen.found.points],
         "warnings": list(warnings),
         "provenance": {
-            "model": {
-                **loaded.provenance,
-                "batch_size": chosen.batch_size,
-            },
+            "model": {**loaded.provenance, "batch_size": chosen.batch_size},
             "versions": versions(),
         },
     }
@@ -173,11 +170,10 @@ def question(task: Task, fitter: Fitter | None) -> dict[str, Any]:
 def _units(task: Task, chosen: Chosen) -> dict[str, int]:
     """How many were offered, how many of them were estimated, and how many stood in an edit that
     was measured."""
-    offered = task.offered[0]
     estimates = chosen.found.estimates
     measured = frozenset[Part]().union(*(units for units, _ in chosen.found.measured))
     return {
-        "offered": len(offered),
+        "offered": len(task.offered[0]),
         "estimated": 0 if estimates is None else len(estimates.units),
         "measured": len(measured),
     }
@@ -208,9 +204,9 @@ def _estimates(task: Task, chosen: Chosen) -> dict[str, Any] | None:
 
 def _passes(task: Task, chosen: Chosen) -> dict[str, int]:
     """Rows that went through the model: for estimates, forward and back, and for edits."""
-    estimates = chosen.found.estimates
-    passages = 0 if estimates is None else len(estimates.margins)
-    windows = 0 if estimates is None else len(task.halves[0].windows)
+    passages = windows = 0
+    if chosen.found.estimates is not None:
+        passages, windows = len(chosen.found.estimates.margins), len(task.halves[0].windows)
     return {
         "estimates_forward": 2 * passages + windows,
         "estimates_back": passages * task.samples.suffix_length + windows * DRAWS,

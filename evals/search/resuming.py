@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.files import Journal
 from evals.memorization.recovery import NAMES
 from evals.search.front import Point
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
 from surgery.selection import Part, Selection
-
-AT_ONCE = 16
-"""Edits that are measured together, and then on record."""
 
 
 def point_as_json(point: Point) -> dict[str, Any]:
@@ -48,21 +44,3 @@ def measured_before(folder: Path, question: Mapping[str, Any]) -> dict[Selection
     with guard(SamplesError, "is damaged", path, fix="search anew with `overwrite=True`"):
         points = [point_from_json(stored) for stored in result["measured"]]
     return {point.selection: point for point in points}
-
-
-def recording(
-    evaluate: Callable[[Sequence[Selection]], Iterable[Point]], journal: Journal | None
-) -> Callable[[Sequence[Selection]], list[Point]]:
-    """`evaluate`, with what it gave put on record some edits at a time."""
-
-    def recorded(selections: Sequence[Selection]) -> list[Point]:
-        found: list[Point] = []
-        for begin in range(0, len(selections), AT_ONCE):
-            points = list(evaluate(selections[begin : begin + AT_ONCE]))
-            if journal is not None:
-                for point in points:
-                    journal.append(point_as_json(point))
-            found += points
-        return found
-
-    return recorded

@@ -17,7 +17,7 @@ from evals.search.front import Point, point_of
 from evals.search.goals import Goal
 from evals.search.held_back import Half, halves
 from evals.search.looking import look
-from evals.search.resuming import recording
+from evals.search.resuming import point_as_json
 from evals.search.units import Grain, last_blocks, number_of_sets, possible, units
 from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine
@@ -28,7 +28,9 @@ from surgery.fitting.fitter import Fitter
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
-_AT_ONCE = 4
+_AT_ONCE = 16
+"""Edits that are measured together, and then on record."""
+_DEEP_AT_ONCE = 4
 """Edits of the deepest blocks that share a pass."""
 
 
@@ -172,11 +174,9 @@ def run(
     engine, estimates = first, None
     if not task.exhaustive:
         blocks = range(task.dimensions.num_blocks)
-        fits = (
-            {}
-            if fitter is None
-            else fitter.fits_alone(blocks, task.variants, processes=task.processes)
-        )
+        fits: dict[int, Fit] = {}
+        if fitter is not None:
+            fits = fitter.fits_alone(blocks, task.variants, processes=task.processes)
         engine = task.engines(task.layout, fitter and UneditedFits(fits))[0]
         estimates = look(
             task.loaded.model,
@@ -191,12 +191,19 @@ def run(
         )
 
     def evaluate(selections: Sequence[Selection]) -> list[Point]:
-        found = engine.measure(selections, advance=advance)
-        return [point_of(one, task.measure) for one in found]
+        found: list[Point] = []
+        for begin in range(0, len(selections), _AT_ONCE):
+            some = engine.measure(selections[begin : begin + _AT_ONCE], advance=advance)
+            points = [point_of(one, task.measure) for one in some]
+            if journal is not None:
+                for point in points:
+                    journal.append(point_as_json(point))
+            found += points
+        return found
 
     with nullcontext() if journal is None else journal.appending():
         found = search(
-            recording(evaluate, journal),
+            evaluate,
             task.offered[0],
             task.goal,
             estimates,
@@ -252,8 +259,8 @@ def _deep_blocks(task: Task, base: Point) -> Twice | None:
     engines, size, goal = task.engines("auto"), task.dimensions, task.goal
     meeting: list[Point] = []
     try:
-        for first in range(1, size.num_blocks + 1, _AT_ONCE):
-            numbers = range(first, min(first + _AT_ONCE, size.num_blocks + 1))
+        for first in range(1, size.num_blocks + 1, _DEEP_AT_ONCE):
+            numbers = range(first, min(first + _DEEP_AT_ONCE, size.num_blocks + 1))
             some = [last_blocks(n, size.num_blocks, size.num_heads) for n in numbers]
             points = [point_of(one, task.measure) for one in engines[0].measure(some)]
             meeting += [point for point in points if goal.met(point, base)]

@@ -8,7 +8,7 @@ from math import prod
 from typing import Literal
 
 from surgery.errors import UnsupportedError
-from surgery.selection import Part, Selection
+from surgery.selection import Part, Selection, parse_selection
 
 Units = frozenset[Part]
 
@@ -117,5 +117,4 @@ def _within(block: _Block) -> Iterator[Units]:
 
 def last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
     """`identity` on so many of the deepest blocks (Menta, Agrawal and Agarwal 2025, section 4)."""
-    every = tuple(range(num_heads))
-    return tuple(Part(block, every, "identity") for block in range(num_blocks - number, num_blocks))
+    return parse_selection(f"last:{number}", "identity", num_blocks, num_heads)

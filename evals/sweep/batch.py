@@ -141,9 +141,6 @@ class EditedBatch:
         unknown = np.full(len(self.tokens), np.nan)
         return {
             "right": np.empty((len(unknown), 0), dtype=np.bool_),
-            "log_p_z": unknown,
             "first_divergence": first_divergence.numpy(),
-            "next_token_accuracy": unknown,
-            "nll": unknown,
-            "entropy": unknown,
+            **dict.fromkeys(("log_p_z", "next_token_accuracy", "nll", "entropy"), unknown),
         }

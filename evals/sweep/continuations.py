@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
@@ -69,8 +68,9 @@ class Continuations:
             for row, (read, some) in enumerate(zip(self.rows, self.asked, strict=True))
             for tokens in some
         ]
-        flat = chain.from_iterable(
-            ((row, first + index, token) for index, token in enumerate(tokens))
+        flat = [
+            (row, place, token)
             for row, first, tokens in asked
-        )
-        return torch.tensor(list(flat)).T, [len(tokens) for _, _, tokens in asked]
+            for place, token in enumerate(tokens, first)
+        ]
+        return torch.tensor(flat).T, [len(tokens) for _, _, tokens in asked]

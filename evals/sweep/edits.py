@@ -36,25 +36,21 @@ def swept(
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
     with `heads` every head alone. Each with every variant.
     """
-    whole = tuple(range(num_heads))
-    spans: list[tuple[Kind, range]] = [("block", range(b, b + 1)) for b in range(num_blocks)]
+    every, whole = range(num_blocks), tuple(range(num_heads))
+    shapes: list[tuple[Kind, range, tuple[int, ...]]]
+    shapes = [("block", every[block : block + 1], whole) for block in every]
     if last:
-        spans += [("last", range(first, num_blocks)) for first in reversed(range(num_blocks))]
+        shapes += [("last", every[first:], whole) for first in reversed(every)]
     if ranges:
-        spans += [
-            ("range", range(first, end))
-            for first in range(num_blocks)
-            for end in range(first + 1, num_blocks + 1)
+        shapes += [
+            ("range", every[first : end + 1], whole) for first in every for end in every[first:]
         ]
-    shapes: list[tuple[Kind, list[tuple[int, tuple[int, ...]]]]]
-    shapes = [(kind, [(block, whole) for block in blocks]) for kind, blocks in spans]
     if heads:
-        shapes += [("head", [(block, (head,))]) for block in range(num_blocks) for head in whole]
+        shapes += [("head", every[block : block + 1], (head,)) for block in every for head in whole]
     found: dict[Selection, Kind] = {}
-    for kind, shape in shapes:
+    for kind, blocks, some in shapes:
         for variant in variants:
-            selection = tuple(Part(block, some, variant) for block, some in shape)
-            found.setdefault(selection, kind)
+            found.setdefault(tuple(Part(block, some, variant) for block in blocks), kind)
     return found
 
 
@@ -66,11 +62,12 @@ def left_out(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]
     reasons: dict[str, str] = {}
     for selection, kind in list(edits.items()):
         error = editable.refusal(selection)
-        if error is not None and kind != "head":
+        if error is None:
+            continue
+        if kind != "head":
             raise error
-        if error is not None:
-            reasons.setdefault(selection[0].variant, str(error))
-            del edits[selection]
+        reasons.setdefault(selection[0].variant, str(error))
+        del edits[selection]
     return reasons
 
 

@@ -207,11 +207,8 @@ class Engine:
             **columns,
         )
         floats = [v for part in asked for v in part.values() if v.dtype.kind == "f"]
-        for values in (
-            *(() if self._exact_only else (measured.nll,)),
-            measured.heldout_nll,
-            *floats,
-        ):
+        of_passages = [] if self._exact_only else [measured.nll]
+        for values in (*of_passages, measured.heldout_nll, *floats):
             if not np.isfinite(values).all():
                 raise MeasurementError(
                     "the model gives likelihoods that are not finite",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,7 @@ def estimable(
     Raises `UnsupportedError` where whole blocks cannot be edited.
     """
     size = editable.inventory.dimensions
-    edits = swept(size.num_blocks, size.num_heads, variants, heads=True)
-    single = {edit: kind for edit, kind in edits.items() if kind in ("block", "head")}
+    single = swept(size.num_blocks, size.num_heads, variants, last=False, heads=True)
     alike: dict[Selection, Kind]
     alike = {(u,): kind for (u,), kind in single.items() if kind == "block" or u.heads == (0,)}
     reasons = left_out(editable, alike)  # of one block no head is held better than another
@@ -96,22 +95,22 @@ def with_estimates(
         figures = estimates.figures(selection)
         return record | {f"estimated_{name}": value for name, value in figures.items()}
 
-    def listed() -> Iterator[dict[str, Any]]:
-        for part in parts:
-            yield {
-                "spec": format_selection((part,), heads),
-                "kind": "block" if len(part.heads) == heads else "head",
-                "block": part.block,
-                "variant": part.variant,
-                **estimates.figures((part,)),
-            }
-
+    listed = [
+        {
+            "spec": format_selection((part,), heads),
+            "kind": "block" if len(part.heads) == heads else "head",
+            "block": part.block,
+            "variant": part.variant,
+            **estimates.figures((part,)),
+        }
+        for part in parts
+    ]
     base, *edits = map(extended, [result["base"], *result["edits"]], measured)
     return {
         **result,
         "base": base,
         "edits": edits,
-        "estimates": list(listed()),
+        "estimates": listed,
         "estimated_on": {
             "windows": estimates.cost.values.shape[-1],
             "passages": estimates.moved.values.shape[-1],

@@ -28,10 +28,7 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
         for axes in grid.flat[len(variants) :]:
             axes.set_axis_off()
         for axes, variant in zip(grid.flat, variants, strict=False):
-            some = [e for e in estimates if e["variant"] == variant]
-            axes.set_title(variant)
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            axes.set(title=variant, xscale="log", yscale="log")
             axes.plot(
                 [e["kl"] for e in front],
                 [e["margin"] for e in front],
@@ -41,11 +38,11 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 zorder=1,
             )
             for kind, marker, label in (("head", "o", "one head"), ("block", "s", "whole block")):
-                of_kind = [e for e in some if e["kind"] == kind]
+                some = [e for e in estimates if (e["variant"], e["kind"]) == (variant, kind)]
                 points = by_depth(
                     axes,
-                    [(e["kl"], e["margin"]) for e in of_kind],
-                    [e["block"] for e in of_kind],
+                    [(e["kl"], e["margin"]) for e in some],
+                    [e["block"] for e in some],
                     result["num_blocks"],
                     marker=marker,
                     label=label,

@@ -80,13 +80,8 @@ def _draw_accuracy(result: Mapping[str, Any], shares: list[str], folder: Path) -
         figure.colorbar(points, ax=grid, label="block", shrink=0.8 if rows > 1 else 1.0)
         _legend(figure)
 
-    return draw(
-        paint,
-        folder,
-        "accuracy",
-        title=_title(result),
-        size=(1.4 + 3.0 * columns, 1.2 + 2.3 * rows),
-    )
+    size = (1.4 + 3.0 * columns, 1.2 + 2.3 * rows)
+    return draw(paint, folder, "accuracy", title=_title(result), size=size)
 
 
 def _draw_abilities(result: Mapping[str, Any], shares: list[str], folder: Path) -> list[Path]:
@@ -103,11 +98,11 @@ def _draw_abilities(result: Mapping[str, Any], shares: list[str], folder: Path) 
             axes.set_title(variant)
             axes.axhline(0, color="0.5", linewidth=0.8)
             for ability, (color, marker, line) in _ABILITIES.items():
-                found = _falls(result, shares, ability)
-                label = f"{ability} ({', '.join(_of(result, shares, ability))})"
-                if found:
+                tasks = _of(result, shares, ability)
+                if tasks:
+                    label = f"{ability} ({', '.join(tasks)})"
                     style = {"color": color, "marker": marker, "linestyle": line, "label": label}
-                    _by_block(axes, result, variant, found, style)
+                    _by_block(axes, result, variant, _falls(result, tasks), style)
             whole_numbers(axes)
         for axes in grid[:, 0]:
             axes.set_ylabel("relative fall of accuracy, %\n(95 % intervals)")
@@ -127,16 +122,13 @@ def _draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
         grid = figure.subplots(1, 2, sharex=True)
         for axes, (key, (scale, label)) in zip(grid, _TOKENS.items(), strict=True):
             axes.axhline(scale * base[key], color="0.5", linewidth=0.8, label="unedited")
+
+            def value(edit: Edit, key: str = key, scale: int = scale) -> Value:
+                return scale * edit[key], 0.0
+
             for variant in _variants(result):
-                _by_block(
-                    axes,
-                    result,
-                    variant,
-                    lambda edit, key=key, scale=scale: (scale * edit[key], 0.0),  # type: ignore[misc]
-                    {**line_of(variant), "label": variant},
-                )
-            axes.set_xlabel("block")
-            axes.set_ylabel(label)
+                _by_block(axes, result, variant, value, {**line_of(variant), "label": variant})
+            axes.set(xlabel="block", ylabel=label)
             whole_numbers(axes)
         _legend(figure)
 
@@ -179,16 +171,11 @@ def _usual_error(result: Mapping[str, Any], task: str) -> float:
     return 50 * median(widths) if widths else 0.0
 
 
-def _falls(
-    result: Mapping[str, Any], shares: list[str], ability: str
-) -> Callable[[Edit], Value | None] | None:
-    """Edit → the mean over tasks of an ability of (base - edited) / base, in percent.
+def _falls(result: Mapping[str, Any], tasks: list[str]) -> Callable[[Edit], Value | None]:
+    """Edit → the mean over tasks of (base - edited) / base, in percent.
 
     And half of its 95 % interval, as the documents of different tasks are independent.
     """
-    tasks = _of(result, shares, ability)
-    if not tasks:
-        return None
     base = result["base"]["tasks"]
 
     def fall(edit: Edit) -> Value | None:

@@ -29,12 +29,9 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     base, edits = result["base"], result["edits"]
     variants = list(dict.fromkeys(edit["variant"] for edit in edits))
-    columns = {
-        "block": [edit for edit in edits if edit["kind"] == "block"],
-        "last": _last(edits, result["num_blocks"]),
-    }
-    if not any(edit["kind"] == "last" for edit in edits):
-        del columns["last"]
+    columns = {"block": [edit for edit in edits if edit["kind"] == "block"]}
+    if any(edit["kind"] == "last" for edit in edits):
+        columns["last"] = _last(edits, result["num_blocks"])
     rows = 1 if base["heldout_loss"] is None else 2
 
     def paint(figure: Figure) -> None:
@@ -53,8 +50,7 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
                     axes[1].plot(at, [_rise(edit, base) for edit in chosen], **line_of(variant))
             axes[-1].set_xlabel("block" if kind == "block" else "number of blocks")
             whole_numbers(axes[-1])
-        grid[0, 0].set_ylabel(_EXACT)
-        grid[0, 0].set_ylim(-3, 103)
+        grid[0, 0].set(ylabel=_EXACT, ylim=(-3, 103))
         if rows == 2:
             grid[1, 0].set_ylabel(_RISE)
             grid[1, 0].set_ylim(bottom=0 if min(_rise(e, base) for e in edits) >= 0 else None)
@@ -62,9 +58,8 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
     title = f"{result['model']}, attention replaced ({', '.join(variants)}), n = {result['n']}"
-    return draw(
-        paint, folder, "sweep", title=title, size=(1 + 3.25 * len(columns), 1.6 + 2.1 * rows)
-    )
+    size = (1 + 3.25 * len(columns), 1.6 + 2.1 * rows)
+    return draw(paint, folder, "sweep", title=title, size=size)
 
 
 def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -76,10 +71,11 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     measure = result["measure"]
-    label, cost = (_KL, _kl) if "max_extraction" in result["goal"] else (_RISE, _rise)
+    by_kl = "max_extraction" in result["goal"]
 
     def at(edit: Edit, before: Edit) -> tuple[float, float]:
-        return cost(edit, before), 100 * edit["recovered"][measure]
+        cost = float(edit["heldout_kl"]) if by_kl else _rise(edit, before)
+        return cost, 100 * edit["recovered"][measure]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -88,10 +84,8 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
             cheap, exact = zip(*(at(edit, base) for edit in some), strict=True)
             style = {**line_of(variant), "linestyle": "none"}
             axes.plot(cheap, exact, label=f"Pareto front, {variant}", **style)
-        steps = [
-            (0.0, 100 * base["recovered"][measure]),
-            *(at(edit, base) for edit in result["front"]),
-        ]
+        begin = (0.0, 100 * base["recovered"][measure])
+        steps = [begin, *(at(edit, base) for edit in result["front"])]
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         base_back = base["held_back"]
         if deep is not None:
@@ -100,15 +94,20 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         if selected is not None:
             there = at(result["held_back"], base_back)
             _pair(axes, at(selected, base), there, "*", f"chosen: {_short(selected['spec'])}")
-        _limit(axes, result["goal"])
+        (limit,) = result["goal"].values()
+        style = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"}
+        if by_kl:
+            axes.axhline(100 * limit, **style)
+        else:
+            axes.axvline(limit, **style)
         axes.set_xscale("symlog", linthresh=_LINEAR)
         axes.autoscale()
         left, right = axes.dataLim.intervalx
         axes.set_xlim(min(left, 0) - _LINEAR / 10, 1.3 * right)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.set_xlabel(label.replace("\n", " "))
-        axes.set_ylabel(_EXACT if measure == "greedy" else f"recovered ({measure}), %")
-        axes.set_ylim(-3, 103)
+        axes.set_xlabel(_KL if by_kl else _RISE.replace("\n", " "))
+        recovered = _EXACT if measure == "greedy" else f"recovered ({measure}), %"
+        axes.set(ylabel=recovered, ylim=(-3, 103))
         axes.legend(loc="upper right")
 
     names = ", ".join(result["variants"])
@@ -120,19 +119,9 @@ def _pair(
     axes: Axes, here: tuple[float, float], back: tuple[float, float], marker: str, label: str
 ) -> None:
     """One edit on both halves."""
-    style: dict[str, Any] = {"marker": marker, "linestyle": "none", "markersize": 11}
-    axes.plot(*here, color="black", label=label, zorder=4, **style)
-    axes.plot(
-        *back, color="black", markerfacecolor="none", label="  on the other half", zorder=5, **style
-    )
-
-
-def _limit(axes: Axes, goal: Mapping[str, float]) -> None:
-    style: dict[str, Any] = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8}
-    if "max_extraction" in goal:
-        axes.axhline(100 * goal["max_extraction"], label="goal", **style)
-    else:
-        axes.axvline(goal["max_loss_increase"], label="goal", **style)
+    style: Any = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 11}
+    axes.plot(*here, label=label, zorder=4, **style)
+    axes.plot(*back, markerfacecolor="none", label="  on the other half", zorder=5, **style)
 
 
 def _last(edits: Sequence[Edit], num_blocks: int) -> list[Edit]:
@@ -143,10 +132,6 @@ def _last(edits: Sequence[Edit], num_blocks: int) -> list[Edit]:
         if edit["kind"] in ("block", "last") and edit["blocks"][-1] == num_blocks - 1
     ]
     return sorted(ends, key=lambda edit: len(edit["blocks"]))
-
-
-def _kl(edit: Edit, base: Edit) -> float:
-    return float(edit["heldout_kl"])
 
 
 def _rise(edit: Edit, base: Edit) -> float:

@@ -90,10 +90,7 @@ def sweep_report(
         "calibration": setting.calibration and setting.calibration.model_dump(mode="json"),
         "warnings": [*setting.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
-            "model": {
-                **loaded.provenance,
-                "batch_size": setting.batch_size,
-            },
+            "model": {**loaded.provenance, "batch_size": setting.batch_size},
             "versions": versions(),
         },
     }
@@ -176,24 +173,20 @@ def _named(selection: Selection, kinds: Mapping[Selection, Kind], num_heads: int
 def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
     exact = one.exact[members]
     loss = _mean(one.heldout_nll)
+    recovered = None  # where only matches were asked for
+    if one.right.shape[1]:
+        recovered = rates(Evidence(one.right[members], one.log_p_z[members]))
     return {
         "exact_match": int(exact.sum()) / len(exact),
         "exact_count": int(exact.sum()),
         "next_token_accuracy": _mean(one.next_token_accuracy[members]),
         "suffix_nll": _mean(one.nll[members]),
         "completion_entropy": _mean(one.entropy[members]),
-        "recovered": _recovered(one, members),
+        "recovered": recovered,
         "heldout_loss": loss,
         "heldout_perplexity": None if loss is None else _finite(float(np.exp(loss))),
         "heldout_kl": _mean(one.heldout_kl),
     }
-
-
-def _recovered(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, float] | None:
-    """`rates`; None where only matches were asked for."""
-    if not one.right.shape[1]:
-        return None
-    return rates(Evidence(one.right[members], one.log_p_z[members]))
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
@@ -210,16 +203,15 @@ def with_divergence(result: dict[str, Any], divergence: dict[str, Any]) -> dict[
 
     `mixing_measured`, `mixing_bound`: means over tokens, relative to the residual's norm.
     """
-    of_block = {record["block"]: record for record in divergence["blocks"]}
-
-    def extended(edit: dict[str, Any]) -> dict[str, Any]:
-        if edit["kind"] != "block":
-            return edit
-        record = of_block[edit["blocks"][0]]
-        return {
-            **edit,
-            "mixing_measured": record["measured_mean"],
-            "mixing_bound": record["bound_mean"],
+    mixing = {
+        bounded["block"]: {
+            "mixing_measured": bounded["measured_mean"],
+            "mixing_bound": bounded["bound_mean"],
         }
-
-    return {**result, "edits": [extended(e) for e in result["edits"]], "bounds": divergence}
+        for bounded in divergence["blocks"]
+    }
+    edits = [
+        edit | mixing[edit["blocks"][0]] if edit["kind"] == "block" else edit
+        for edit in result["edits"]
+    ]
+    return {**result, "edits": edits, "bounds": divergence}
