@@ -397,7 +397,8 @@ def test_held_out_text_of_every_form_is_recorded_without_its_path(work):
     assert report.heldout is not None
     assert report.heldout.n > 1
     assert str(work) not in (work / "two-controls" / "report.json").read_text()
-    missing = attn_surgery(*("evaluate", work / "edited", "--control", work / "texts" / "b.txt"))
+    command = ("evaluate", work / "edited", "--baseline", work / "base", "--tasks", "none")
+    missing = attn_surgery(*command, "--control", work / "texts" / "b.txt")
     missing.assert_error("b.txt: no such file or folder")
 
 
