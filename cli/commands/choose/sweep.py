@@ -32,7 +32,7 @@ from cli.tables.sweep import show_sweep
 from surgery.variants import VARIANTS
 
 BOUND_WINDOWS = 32
-"""Windows of held-out text for --bounds: more do not move its means."""
+"""Windows of held-out text for --bounds, at least, where there are so many."""
 
 
 @click.command("sweep")
@@ -214,8 +214,8 @@ def command(
     if with_bounds and heldout is not None:
         from evals.bounds.divergence import bounds
 
-        with progress("bounds", len(heldout[:BOUND_WINDOWS])) as advance:
-            windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
+        windows = heldout[:: max(1, len(heldout) // BOUND_WINDOWS)]
+        with progress("bounds", len(windows)) as advance:
             bounded = bounds(loaded.model, windows, advance=advance)
         result = with_divergence(result, bounded.to_json())
     if requests is not None:
