@@ -14,6 +14,7 @@ from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
 
 import surgery
+from surgery.editing.in_memory import replacements
 from surgery.editing.loading import load_model
 from surgery.errors import BlockSpecError, UnsupportedError
 
@@ -135,6 +136,32 @@ def test_short_circuit_restores_after_an_error_and_nests(source: Path) -> None:
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize(
+    ("source", "variant", "layout"),
+    CASES,
+    indirect=["source"],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_block_by_block_an_edit_is_the_same_and_restores(
+    source: Path, variant: str, layout: str
+) -> None:
+    model = load_model(source)
+    before, parameters = logits(model), dict(model.named_parameters())
+    edit = replacements(model, "0,2-3", variant=variant, layout=layout)
+    with edit.active():
+        edited = logits(model)
+    with edit.active_in_turn():
+        assert torch.equal(logits(model), edited)
+        assert all(new is parameters[name] for name, new in model.named_parameters())
+        stop = edit.plan.family.attention.format(block=2)
+        hook = model.get_submodule(stop).register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            logits(model)
+        hook.remove()
+    assert all(new is parameters[name] for name, new in model.named_parameters())
+    assert torch.equal(logits(model), before)
+
+
 @pytest.mark.parametrize("source", [neox_config], indirect=True)
 def test_bad_requests(source: Path) -> None:
     model = load_model(source)
@@ -180,8 +207,12 @@ def test_offloaded_weights_are_edited_as_others(
         surgery.short_circuit(model, "0,2", variant, layout=layout),
         surgery.short_circuit(whole, "0,2", variant, layout=layout),
     ):
-        assert not torch.equal(logits(model), before)
-        assert torch.equal(logits(model), logits(whole))
+        edited = logits(model)
+        assert not torch.equal(edited, before)
+        assert torch.equal(edited, logits(whole))
+    assert torch.equal(logits(model), before)
+    with replacements(model, "0,2", variant=variant, layout=layout).active_in_turn():
+        assert torch.equal(logits(model), edited)
     assert torch.equal(logits(model), before)
     assert all(parameter.is_meta for parameter in model.parameters())
 

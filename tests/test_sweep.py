@@ -278,6 +278,28 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
     assert not held
 
 
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+def test_new_tensors_of_one_block_exist_at_a_time_where_there_is_no_room(layout, monkeypatch):
+    """However many blocks an edit has: those of a wide model's are a fifth of all its weights."""
+    tensors, held, computed = Editable.tensors, weakref.WeakSet(), 0
+
+    def compute(self, plan, block, fits):
+        nonlocal computed
+        assert not held
+        computed += 1
+        new = tensors(self, plan, block, fits)
+        held.update(new.values())
+        return new
+
+    monkeypatch.setattr(Editable, "tensors", compute)
+    monkeypatch.setattr(planning, "_ROOM", 0)
+    samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
+    engine = Engine(small("gpt_neox", "float32"), samples, windows(), batch_size=16, layout=layout)
+    engine.measure(swept(BLOCKS, 2, ["identity"], ranges=True))
+    assert computed > BLOCKS
+    assert not held
+
+
 def test_logits_of_a_few_positions_exist_at_a_time(recited):
     model, samples, edits = recited
     most = 0

@@ -69,7 +69,7 @@ def under_edits(
                 yield branch.selection, alone(branch.start, states)
             return
         last = None if branch.measured else max(branch.exits)
-        with edited.active():
+        with edited.active_in_turn():
             run = from_block(model, branch.start, states, keep=branch.exits, last=last)
         if branch.measured:
             yield branch.selection, columns(run, base)

@@ -59,9 +59,11 @@ class SharedEdits:
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
         # What is shared is computed in one layout, so that it is the same to the last bit.
         tree = tuple(branch for name in sorted(by_layout) for branch in branches(by_layout[name]))
-        plans = [self._plan(branch) for branch in every(tree)]
+        planned = [(branch, self._plan(branch)) for branch in every(tree)]
         wanted = Counter(
-            (_key(plan, block), self._bytes(plan, block)) for plan in plans for block in plan.blocks
+            (_key(plan, block), self._bytes(plan, block))
+            for branch, plan in planned
+            for block in _own(branch, plan)
         )
         room = _ROOM
         for (key, size), _ in wanted.most_common():
@@ -74,20 +76,23 @@ class SharedEdits:
             self._kept.clear()
 
     def __call__(self, branch: Branch) -> Replacements:
-        """The edit of a branch of a tree."""
-        plan, tensors = self._plan(branch), dict[str, torch.Tensor]()
-        for block in plan.blocks:
+        """The edit of a branch of a tree, from where its pass begins."""
+        plan, fits = self._plan(branch), dict[int, Fit]()
+        own = _own(branch, plan)
+        missing = [block for block in own if self._kept.get(_key(plan, block)) is None]
+        if self._fitter is not None and set(missing).intersection(plan.fitted):
+            fits = self._fitter.fits(branch.wanted)
+
+        def tensors(block: int) -> Mapping[str, torch.Tensor]:
             key = _key(plan, block)
             found = self._kept.get(key)
             if found is None:
-                fits = {}
-                if self._fitter is not None and block in plan.fitted:
-                    fits = self._fitter.fits(branch.wanted)
                 found = self._editable.tensors(plan, block, fits)
                 if key in self._kept:
                     self._kept[key] = found
-            tensors |= found
-        return Replacements(self._editable.model, plan, tensors)
+            return found
+
+        return Replacements(self._editable.model, plan, own, tensors)
 
     def _bytes(self, plan: Plan, block: int) -> int:
         """Of a block's new tensors."""
@@ -98,6 +103,11 @@ class SharedEdits:
     def _plan(self, branch: Branch) -> Plan:
         wanted = self._editable.plan(branch.wanted, layout=self._layout)
         return self._editable.plan(branch.selection, layout=wanted.layout.NAME)
+
+
+def _own(branch: Branch, plan: Plan) -> tuple[int, ...]:
+    """The blocks of an edit that its own pass goes through; it takes up what others gave."""
+    return tuple(block for block in plan.blocks if block >= branch.start)
 
 
 def _key(plan: Plan, block: int) -> _Key:

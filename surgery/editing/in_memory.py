@@ -82,34 +82,66 @@ def short_circuit(
 
 @dataclass(frozen=True)
 class Replacements:
-    """An edit of a loaded model, computed but not in force: the new tensors by name."""
+    """An edit of a loaded model that is not in force: the new tensors by name, block by block."""
 
     model: Any
     plan: Plan
-    tensors: Mapping[str, torch.Tensor]
+    blocks: tuple[int, ...]
+    tensors_of: Callable[[int], Mapping[str, torch.Tensor]]
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: new for block in self.blocks for name, new in self.tensors_of(block).items()}
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Puts the edit in force inside a `with` block, and the model back as it was after it."""
         with ExitStack() as undo:
-            if self.plan.layout.NAME == "compact":
-                for block in self.plan.blocks:
-                    name = self.plan.family.attention.format(block=block)
-                    module = self.model.get_submodule(name)
-                    undo.callback(_replace_forward(module, self._per_token(module, block)))
-            else:
-                for name, tensor in self.tensors.items():
-                    owner, _, leaf = name.rpartition(".")
-                    module = self.model.get_submodule(owner)
-                    undo.callback(_replace_parameter(module, leaf, tensor))
+            for block in self.blocks:
+                self._put(block, *self._around(block), undo)
             yield
 
-    def _per_token(self, module: nn.Module, block: int) -> Callable[..., Any]:
+    @contextmanager
+    def active_in_turn(self) -> Iterator[None]:
+        """As `active`, for passes: a block's new tensors exist as long as a pass is in it."""
+        with ExitStack() as undo, ExitStack() as hooks:
+
+            def leave(*_: Any) -> None:
+                undo.pop_all().close()
+
+            for block in self.blocks:
+                path, around = self._around(block)  # a pass may number blocks otherwise
+
+                def enter(module: nn.Module, _: Any, block: int = block, path: str = path) -> None:
+                    self._put(block, path, module, undo)
+
+                hooks.enter_context(around.register_forward_pre_hook(enter))
+                hooks.enter_context(around.register_forward_hook(leave))
+            yield
+
+    def _around(self, block: int) -> tuple[str, nn.Module]:
+        """The module that calls a block's attention, and its name."""
+        path = self.plan.family.attention.format(block=block).rpartition(".")[0]
+        return path, self.model.get_submodule(path)
+
+    def _put(self, block: int, path: str, around: nn.Module, undo: ExitStack) -> None:
+        tensors = self.tensors_of(block)
+        if self.plan.layout.NAME == "compact":
+            module = around.get_submodule(self.plan.family.attention.rpartition(".")[2])
+            undo.callback(_replace_forward(module, self._per_token(module, block, tensors)))
+            return
+        for name, tensor in tensors.items():
+            owner, _, leaf = name.removeprefix(f"{path}.").rpartition(".")
+            undo.callback(_replace_parameter(around.get_submodule(owner), leaf, tensor))
+
+    def _per_token(
+        self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]
+    ) -> Callable[..., Any]:
         """What the compact layout has in place of attention, in the shape of the module's call."""
         family, dimensions = self.plan.family, self.plan.inventory.dimensions
         layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
-        weight = self.tensors.get(family.name("affine_weight", block))
-        bias = self.tensors.get(family.name("affine_bias", block))
+        weight = tensors.get(family.name("affine_weight", block))
+        bias = tensors.get(family.name("affine_bias", block))
         heads, size = dimensions.num_heads, dimensions.head_size
 
         def forward(x_BTd: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
@@ -140,6 +172,7 @@ class Editable:
         config = model.config.to_dict()
         family_of(config)  # before any tensor is looked at
         self.model = model
+        self._modules = dict(model.named_modules())  # a pass may number blocks otherwise
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
         infos = {tensor.info.name: tensor.info for tensor in stored}
         self.inventory = take_inventory(config, infos)
@@ -182,7 +215,8 @@ class Editable:
         for change in plan.changes:
             if change.block == block and change.action != "drop":
                 array = new_content(change, plan, self._read, fits, dtype=self._tag)
-                beside = self.model.get_parameter(plan.family.name("output_weight", block))
+                owner, _, leaf = plan.family.name("output_weight", block).rpartition(".")
+                beside = getattr(self._modules[owner], leaf)
                 device = "cpu" if beside.is_meta else beside.device
                 new[change.name] = as_torch(array, self._tag).to(device, beside.dtype)
         return new
@@ -190,13 +224,13 @@ class Editable:
     def replacements(self, plan: Plan, fits: Fits | None = None) -> Replacements:
         """All new tensors. Raises `UnsupportedError` where a fit is missing."""
         check_fitted(plan, fits or {})
-        new = [self.tensors(plan, block, fits or {}) for block in plan.blocks]
-        return Replacements(self.model, plan, {k: v for block in new for k, v in block.items()})
+        new = {block: self.tensors(plan, block, fits or {}) for block in plan.blocks}
+        return Replacements(self.model, plan, plan.blocks, new.__getitem__)
 
     def _read(self, name: str) -> Array:
         """A tensor of the model, also one that is offloaded."""
         owner, _, leaf = name.rpartition(".")
-        module = self.model.get_submodule(owner)
+        module = self._modules[owner]
         with align_module_device(module):
             return as_stored(name, getattr(module, leaf)).array()
 
