@@ -87,8 +87,8 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
     """
     from evals.evaluation.evaluation import evaluate
     from evals.evaluation.files import attach
-    from evals.evaluation.plan import Target
     from surgery.errors import OutputError
+    from surgery.hub.finding import find_model
     from surgery.proof.verification import verify
 
     verification = verify(output, source=source)
@@ -100,7 +100,7 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
                 fix="run it again if the source changed meanwhile; else report this",
             )
     note(f"verified: {len(verification.checks)} checks hold")
-    found = evaluate(Target(str(output)), Target(source), plan, say=note, progress=progress)
+    [found] = evaluate([find_model(output)], source, plan, say=note, progress=progress)
     attach(found, output)
     for warning in found.report.warnings:
         note(f"warning: {warning}")

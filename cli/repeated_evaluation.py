@@ -16,7 +16,7 @@ from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.embedded import PREFIX
 
 if TYPE_CHECKING:
-    from evals.evaluation.plan import Plan, Target
+    from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Manifest, TextSource
@@ -77,12 +77,13 @@ def measured_again(
     for other passages than the recorded ones; errors of `evals.evaluation.evaluation.evaluate`.
     """
     from evals.evaluation.evaluation import evaluate
-    from evals.evaluation.plan import Target
+    from surgery.hub.finding import find_model
 
     with guard(MeasurementError, "cannot be measured again", "report.json"):
         base = _baseline(report, source, manifest)
         recorded = dict(_figures(report.to_dict()))
-    again = evaluate(Target(str(edited)), base, plan, say=note, progress=progress).report
+    models = [find_model(edited)], find_model(*base)
+    again = evaluate(*models, plan, say=note, progress=progress)[0].report
     hashes = [made.provenance.samples_sha256 for made in (report, again)]
     if hashes[0] != hashes[1]:
         raise SamplesError(
@@ -133,20 +134,20 @@ def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, 
     return files
 
 
-def _baseline(report: Report, source: ResolvedModel, manifest: Manifest) -> Target:
+def _baseline(
+    report: Report, source: ResolvedModel, manifest: Manifest
+) -> tuple[str | ResolvedModel, str | None]:
     """What the report compares with: the source that was repeated, or an earlier one of a chain."""
-    from evals.evaluation.plan import Target
-
     base = report.provenance.base
     if base["content"] == manifest.edit.source.content:
-        return Target(source)
+        return source, None
     if base["commit"] is None and not base["model"].startswith(PREFIX):
         raise MeasurementError(
             f"compares with {base['model']}, a folder that is not the source of this edit",
             where="report.json",
             fix="reproduce without --evaluate, and evaluate against a copy of it",
         )
-    return Target(base["model"], base["commit"])
+    return base["model"], base["commit"]
 
 
 def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, tuple[float, float]]]]:

@@ -7,11 +7,11 @@ good as none.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import json
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,7 @@ class BaselineCache:
         """The record kept under exactly this key; None where there is none, or a damaged one."""
         if self.folder is None:
             return None
-        with (
-            contextlib.suppress(*_BROKEN),
-            gzip.open(self._path(key), "rt", encoding="utf-8") as file,
-        ):
+        with suppress(*_BROKEN), gzip.open(self._path(key), "rt", encoding="utf-8") as file:
             stored = json.load(file)
             if isinstance(stored, dict) and stored.get("key") == key:
                 record = stored.get("record")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ class Requests:
         """
         rest, found = iter(answers), dict[str, dict[str, Scores]]()
         for name, recorder in self.recorders.items():
-            player = _Player(recorder, rest)
+            player, found[name] = _Player(recorder, rest), {}
             task = self.benchmarks.tasks[name]
             try:
                 with silence(), _as_built(task):
@@ -107,7 +107,6 @@ class Requests:
                         bootstrap_iters=0,
                     )  # fmt: skip
             except OverflowError:  # a perplexity beyond reach
-                found[name] = {}
                 continue
             except Exception as error:
                 raise broken(name, "cannot be scored", error) from error
@@ -116,10 +115,8 @@ class Requests:
                 **{key: results[key][name] for key in ("results", "samples", "higher_is_better")},
                 "aggregation": {key: form.__name__ for key, form in aggregates.items()},
             }
-            try:
+            with suppress(MeasurementError):
                 found[name] = task_scores(name, run, aggregates)
-            except MeasurementError:
-                found[name] = {}
         return found
 
 
@@ -215,17 +212,11 @@ class _Player(Model):
         ]
 
     def loglikelihood(self, requests: Any, **_: Any) -> Any:
-        return self._next()
-
-    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> Any:  # windows of rolling requests
-        return self._next()
-
-    def generate_until(self, requests: Any, **_: Any) -> Any:
-        return self._next()
-
-    def _next(self) -> Any:
         order, batches = self._calls.pop(0)
         return order.get_original([answer for columns in batches for answer in _answers(columns)])
+
+    generate_until = loglikelihood
+    _loglikelihood_tokens = loglikelihood  # windows of rolling requests
 
 
 def _answers(columns: Columns) -> list[Any]:

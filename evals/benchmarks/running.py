@@ -130,7 +130,7 @@ class Benchmarks:
     def evaluated(self, task: Any, model: Any, batch_size: int) -> Any:
         """What lm-eval makes of one of the tasks with any model of its own kind."""
         with silence():
-            results: Any = simple_evaluate(
+            return simple_evaluate(
                 model,
                 tasks=[task],
                 task_manager=self.manager,
@@ -143,7 +143,6 @@ class Benchmarks:
                 torch_random_seed=SEEDS["torch"],
                 fewshot_random_seed=SEEDS["fewshot"],
             )
-            return results
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
         """What each document scored, by metric: see `task_scores`."""

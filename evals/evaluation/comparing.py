@@ -50,7 +50,8 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     before, after = _numbers(base), _numbers(edited)
     difference = edited.value - base.value
     if before is None or after is None:
-        test, drawn = "bootstrap", _resampled(n, lambda rows: _drawn(edited, rows, base))
+        test = "bootstrap"
+        drawn = _resampled(n, lambda rows: _aggregate(edited, rows) - _aggregate(base, rows))
         interval, p_value = _percentiles(drawn), _two_sided(drawn)
     elif base.aggregation == "mean" and np.isin([before, after], (0, 1)).all():
         only_base, only_edited = int((before > after).sum()), int((after > before).sum())
@@ -163,10 +164,6 @@ def _resampled(n: int, difference: Callable[[npt.NDArray[np.int64]], float]) -> 
     rng = np.random.default_rng(SEED)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray([difference(rng.integers(n, size=n)) for _ in range(RESAMPLES)])
-
-
-def _drawn(edited: Scores, rows: npt.NDArray[np.int64], base: Scores) -> float:
-    return _aggregate(edited, rows) - _aggregate(base, rows)
 
 
 def _aggregate(scores: Scores, rows: npt.NDArray[np.int64]) -> float:

@@ -76,9 +76,9 @@ def edit_of(manifest: Manifest) -> Edit:
     )
 
 
-def export_command(edit: Edit) -> list[str]:
+def export_command(edit: Edit | None) -> list[str]:
     """The command that made the edit; empty where no single one did."""
-    if edit.variant == "mixed" or edit.earlier_edits:
+    if edit is None or edit.variant == "mixed" or edit.earlier_edits:
         return []
     command = ["attn-surgery", "export", edit.source, "--drop-attn", edit.drop_attn]
     command += ["--variant", edit.variant, "--layout", edit.layout]
@@ -146,11 +146,10 @@ def evaluate_command(models: Names, revision: str | None, settings: Settings) ->
 
 
 def trade_off_of(
-    base: str,
-    edited: str,
+    models: Names,
     extraction: dict[str, Any] | None,
     heldout: HeldOut | None,
-    front: Sequence[Point] = (),
+    front: Sequence[Point],
 ) -> TradeOff | None:
     """Points of recitation against held-out loss; `front`: those of a search."""
     if extraction is None or heldout is None:
@@ -169,8 +168,8 @@ def trade_off_of(
             loss_increase=rise,
         )
 
-    before = point(base, "base", extraction["baseline"], heldout.base, 0.0)
-    after = point(edited, "edited", extraction, heldout.edited, heldout.difference.mean)
+    before = point(models.base, "base", extraction["baseline"], heldout.base, 0.0)
+    after = point(models.edited, "edited", extraction, heldout.edited, heldout.difference.mean)
     note = "the front was measured by the search, on the half that it chose on" if front else None
     return TradeOff(points=[before, after, *front], note=note)
 

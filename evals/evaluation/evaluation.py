@@ -12,25 +12,15 @@ from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import compare_scores
-from evals.evaluation.conclusions import (
-    edit_of,
-    evaluate_command,
-    export_command,
-    heldout_of,
-    passages_of,
-    relation_of,
-    trade_off_of,
-    warnings_of,
-)
-from evals.evaluation.gates import DropLimit, check_gates, limit_of
-from evals.evaluation.headline import RELATIONS, verdict
+from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of
+from evals.evaluation.gates import DropLimit, limit_of
+from evals.evaluation.headline import RELATIONS, with_sentences
 from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
-from evals.evaluation.plan import Plan, Progress, Target
+from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import Names, Provenance, Report, Sizes, Task
 from evals.memorization.comparison import report as report_extraction
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
-from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 
 
@@ -44,21 +34,8 @@ class Evaluation:
 
 
 def evaluate(
-    edited: Target,
-    base: Target,
-    plan: Plan,
-    *,
-    say: Callable[[str], None] = lambda message: None,
-    progress: Progress = lambda text, total: nullcontext(lambda done: None),
-) -> Evaluation:
-    """`evaluate_each` of one."""
-    [found] = evaluate_each([edited], base, plan, say=say, progress=progress)
-    return found
-
-
-def evaluate_each(
-    edited: Sequence[Target],
-    base: Target,
+    edited: Sequence[ResolvedModel],
+    base: ResolvedModel,
     plan: Plan,
     *,
     say: Callable[[str], None] = lambda message: None,
@@ -67,25 +44,23 @@ def evaluate_each(
     """Measures the base once, then every edit of it, one model in memory at a time; compares.
 
     `say` is told what was decided on the user's behalf; `progress` makes a bar for a text and a
-    total. Raises `SourceError`, `CheckpointError` or `UnsupportedError` for a model that cannot be
-    loaded, `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where
-    the two cannot be compared.
+    total. Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
+    `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where the two
+    cannot be compared.
     """
-    results = [find_model(one.source, one.revision) for one in edited]  # before any work
-    source = find_model(base.source, base.revision)
-    for result in results:
-        if relation_of(result.manifest, source) == "unrelated":  # a mistake, most likely
+    for result in edited:
+        if relation_of(result.manifest, base) == "unrelated":  # a mistake, most likely
             say(f"warning: {RELATIONS['unrelated']}")
-    before = measure_model(source, plan, say=say, progress=progress)
+    before = measure_model(base, plan, say=say, progress=progress)
     return [
         _compared(
-            source,
+            base,
             before,
             result,
             measure_model(result, plan, before, say=say, progress=progress),
             plan,
         )
-        for result in results
+        for result in edited
     ]
 
 
@@ -96,40 +71,27 @@ def _compared(
     after: ModelResults,
     plan: Plan,
 ) -> Evaluation:
-    manifest = result.manifest
-    relation = relation_of(manifest, source)
-    extraction = report_extraction(after.test, before.test) if after.test else None
-    tasks = _tasks(plan.benchmarks, before.runs, after.runs, plan.limits)
-    heldout = heldout_of(before.control, after.control)
     audit = None
     if after.attacked and before.audited and after.audited:
         audit = result_of(after.attacked, before.audited, after.audited)
-    limits = (plan.limits, plan.max_extraction, audit, plan.max_recovered)
-    gates = check_gates(tasks, extraction, *limits)
-    edit = edit_of(manifest) if manifest else None
-    models = Names(base=source.source.model, edited=result.source.model)
     samples = after.test.test.samples if after.test else None
-    settings = plan.settings(samples, before.dtype)
-    report = Report(
+    figures = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        verdict=verdict(
-            tasks, extraction, audit, heldout, gates, relation=relation, limit=settings.limit
-        ),
-        passed=all(gate.ok for gate in gates) if gates else None,
-        models=models,
-        relation=relation,
-        tasks=tasks,
-        extraction=extraction,
+        verdict="",
+        passed=None,
+        models=Names(base=source.source.model, edited=result.source.model),
+        relation=relation_of(result.manifest, source),
+        tasks=_tasks(plan.benchmarks, before.runs, after.runs, plan.limits),
+        extraction=report_extraction(after.test, before.test) if after.test else None,
         audit=audit,
-        heldout=heldout,
-        gates=gates,
-        edit=edit,
+        heldout=heldout_of(before.control, after.control),
+        gates=[],
+        edit=edit_of(result.manifest) if result.manifest else None,
         sizes=Sizes(base=before.size, edited=after.size),
         speed=plan.speed,
-        trade_off=trade_off_of(models.base, models.edited, extraction, heldout, plan.front),
+        trade_off=None,
         passages=passages_of(before.test, after.test, before.tokenizer if plan.show_text else None),
-        warnings=warnings_of(extraction, before.identity, after.identity),
-        settings=settings,
+        settings=plan.settings(samples, before.dtype),
         provenance=Provenance(
             base=before.identity,
             edited=after.identity,
@@ -138,11 +100,11 @@ def _compared(
             baseline_from_cache=before.from_cache,
             samples_sha256=samples.sha256 if samples else None,
         ),
-        commands=[
-            *(export_command(edit) if edit else []),
-            evaluate_command(models, result.source.revision, settings),
-        ],
+        commands=[],
     )
+    report = with_sentences(figures, plan.front)
+    passed = all(gate.ok for gate in report.gates) if report.gates else None
+    report = report.model_copy(update={"passed": passed})
     return Evaluation(report, before.runs, after.runs)
 
 

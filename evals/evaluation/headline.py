@@ -6,13 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.attacks.result import Audit
-from evals.evaluation.report import Gate, HeldOut, Relation, Task
+from evals.evaluation.conclusions import (
+    evaluate_command,
+    export_command,
+    trade_off_of,
+    warnings_of,
+)
+from evals.evaluation.gates import DropLimit, check_gates
+from evals.evaluation.report import Gate, HeldOut, Point, Relation, Report, Task
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
     "not recorded": "the relation of the models is not recorded",
 }
 """What must be said first where it is not known that one model is an edit of the other."""
+
+
+def with_sentences(report: Report, front: Sequence[Point] = ()) -> Report:
+    """The report with gates, trade-off, warnings, commands and verdict made from its figures.
+
+    `front`: points that a search found, for the trade-off.
+    """
+    settings, models, provenance = report.settings, report.models, report.provenance
+    extraction, heldout = report.extraction, report.heldout
+    limits = [DropLimit(pattern, limit) for pattern, limit in settings.max_drop.items()]
+    highest = (settings.max_extraction, report.audit, settings.max_recovered)
+    gates = check_gates(report.tasks, extraction, limits, *highest)
+    measured = (report.tasks, extraction, report.audit, heldout, gates)
+    evaluated = evaluate_command(models, provenance.edited.get("revision"), settings)
+    return report.model_copy(
+        update={
+            "verdict": verdict(*measured, relation=report.relation, limit=settings.limit),
+            "gates": gates,
+            "trade_off": trade_off_of(models, extraction, heldout, front),
+            "warnings": warnings_of(extraction, provenance.base, provenance.edited),
+            "commands": [*export_command(report.edit), evaluated],
+        }
+    )
 
 
 def verdict(

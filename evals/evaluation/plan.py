@@ -13,19 +13,10 @@ from evals.evaluation.gates import DropLimit
 from evals.evaluation.report import Point, Settings
 from evals.running.processes import Processes
 from evals.samples import Passages, Samples
-from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import TextSource
 
 Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
 """A bar for a text and a total, which is told how much has just been done."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model: what `surgery` finds, or has found."""
-
-    source: str | ResolvedModel
-    revision: str | None = None
 
 
 @dataclass(frozen=True)

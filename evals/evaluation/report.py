@@ -17,7 +17,6 @@ from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Record, TextSource
 
-SCHEMA: Literal[2] = 2
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
 
@@ -194,7 +193,7 @@ class Provenance(Record):
 class Report(Record):
     """`relation`: whether the base is a recorded source of the edited model."""
 
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[2] = 2
     created: str
     verdict: str
     passed: bool | None

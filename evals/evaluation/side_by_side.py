@@ -16,7 +16,6 @@ from surgery.record.manifest import UNLISTED, Record
 
 PAGE = "side-by-side.html"
 FILES = ("side-by-side.json", PAGE, "side-by-side.md")
-SCHEMA: Literal[1] = 1
 Unit = Literal["share", "nats", "score"]
 
 owned = known_by(
@@ -59,7 +58,7 @@ class Column(Record):
 class SideBySide(Record):
     """What side-by-side.json holds. `points`: of the trade-off picture, the base's first."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1] = 1
     created: str
     base: str
     columns: list[Column]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from evals.benchmarks.requests import Requests
@@ -29,17 +29,15 @@ def with_tasks(
             raise MeasurementError("has no metric that can be compared", where=f"task {name}")
         metric = main_metric(scores)
         main[name] = metric, scores[metric]
-
-    def edited() -> Iterator[dict[str, Any]]:
-        for record, one in zip(result["edits"], measured[1:], strict=True):
-            scores = requests.scores(one.asked)
-            tasks = {
-                name: {"metric": metric, **_compared(base, scores[name].get(metric))}
-                for name, (metric, base) in main.items()
-            }
-            yield record | {"tasks": tasks}
-
-    tasks = {
+    edits = []
+    for record, one in zip(result["edits"], measured[1:], strict=True):
+        after = requests.scores(one.asked)
+        compared = {
+            name: {"metric": metric, **_compared(scores, after[name].get(metric))}
+            for name, (metric, scores) in main.items()
+        }
+        edits.append(record | {"tasks": compared})
+    values = {
         name: {"metric": metric, "value": scores.value} for name, (metric, scores) in main.items()
     }
     described = {
@@ -52,8 +50,8 @@ def with_tasks(
         }
         for name, (metric, scores) in main.items()
     }
-    base = result["base"] | {"tasks": tasks}
-    return {**result, "base": base, "edits": list(edited()), "tasks": described}
+    base = result["base"] | {"tasks": values}
+    return {**result, "base": base, "edits": edits, "tasks": described}
 
 
 def _compared(base: Scores, edited: Scores | None) -> dict[str, Any]:

@@ -16,14 +16,7 @@ from evals.attacks.report import described
 from evals.attacks.result import Audit
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import verdict_of
-from evals.evaluation.conclusions import (
-    evaluate_command,
-    export_command,
-    trade_off_of,
-    warnings_of,
-)
-from evals.evaluation.gates import DropLimit, check_gates
-from evals.evaluation.headline import verdict
+from evals.evaluation.headline import with_sentences
 from evals.evaluation.page import pages
 from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
 from evals.memorization.comparison import warnings_of as extraction_warnings
@@ -76,39 +69,21 @@ def public_report(report: Mapping[str, Any], where: Path) -> PublicReport:
 
 def told(report: Report) -> Report:
     """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
-    settings, names, measured = report.settings, report.models, report.provenance
-    extraction = report.extraction and _of_extraction(report.extraction)
     heldout = report.heldout and _with_verdict(report.heldout, report.heldout.difference.ci95)
     tasks = {}
     for name, task in report.tasks.items():
         metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
         tasks[name] = _with_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
-    limits = [DropLimit(pattern, limit) for pattern, limit in settings.max_drop.items()]
-    audit = report.audit and _of_audit(report.audit)
-    gates = check_gates(
-        tasks, extraction, limits, settings.max_extraction, audit, settings.max_recovered
-    )
-    edit = report.edit and _of_edit(report.edit)
     points = report.trade_off.points if report.trade_off else []
     front = [_of_front(point) for point in points if point.kind == "front"]
-    said = verdict(
-        tasks, extraction, audit, heldout, gates, relation=report.relation, limit=settings.limit
-    )
-    evaluated = evaluate_command(names, measured.edited.get("revision"), settings)
-    return report.model_copy(
-        update={
-            "verdict": said,
-            "tasks": tasks,
-            "extraction": extraction,
-            "audit": audit,
-            "heldout": heldout,
-            "gates": gates,
-            "edit": edit,
-            "trade_off": trade_off_of(names.base, names.edited, extraction, heldout, front),
-            "warnings": warnings_of(extraction, measured.base, measured.edited),
-            "commands": [*(export_command(edit) if edit else []), evaluated],
-        }
-    )
+    figures = {
+        "tasks": tasks,
+        "extraction": report.extraction and _of_extraction(report.extraction),
+        "audit": report.audit and _of_audit(report.audit),
+        "heldout": heldout,
+        "edit": report.edit and _of_edit(report.edit),
+    }
+    return with_sentences(report.model_copy(update=figures), front)
 
 
 def _with_verdict(compared: _C, ci95: tuple[float, float]) -> _C:

@@ -48,12 +48,11 @@ _KEY, _ID = re.compile(r"[!-~]{1,100}"), re.compile(r"[!-~]{1,64}")
 _LONGEST, _WORDS = 200, 8  # of a name; "resident memory of the process while running" has 7
 
 
-def texts_in(report: Any) -> Iterator[str]:
-    """Where in a report something stands that may be text of a passage: its keys, with dots."""
-    yield from _found(report, ())
+def texts_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Where something stands that may be text of a passage: its keys, with dots.
 
-
-def _found(value: Any, path: tuple[str, ...]) -> Iterator[str]:
+    `value`: what stands in a report under the keys of `path`; without keys, the report.
+    """
     where = ".".join(path)
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -62,12 +61,12 @@ def _found(value: Any, path: tuple[str, ...]) -> Iterator[str]:
             elif path[:1] == ("passages",) and key not in PASSAGE:
                 yield f"{where}.{key}"
             else:
-                yield from _found(inner, (*path, key))
+                yield from texts_in(inner, (*path, key))
     elif isinstance(value, list):
         if path and path[-1] not in _LISTS and any(isinstance(item, int | float) for item in value):
             yield where
         for item in value:
-            yield from _found(item, path)
+            yield from texts_in(item, path)
     elif isinstance(value, str) and not (_is_sentence(path) or _is_name(value, path)):
         yield where
 

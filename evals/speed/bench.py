@@ -80,7 +80,13 @@ def bench(
         described = [runner.start() for runner in runners]
         for note in dict.fromkeys(note for record in described for note in record["notes"]):
             say(note)
-        _check_alike(described[0], described[1])
+        precisions = [record["dtype"] for record in described]
+        if precisions[0] != precisions[1]:
+            raise MeasurementError(
+                "the models would run in different precisions",
+                got=" and ".join(precisions),
+                fix="choose one with `dtype`",
+            )
         turns: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         for number in range(rounds):
             for index in (0, 1) if number % 2 == 0 else (1, 0):
@@ -142,16 +148,6 @@ class _Process:
             raise answer
         record: dict[str, Any] = answer
         return record
-
-
-def _check_alike(base: dict[str, Any], edited: dict[str, Any]) -> None:
-    """Raises `MeasurementError` where a difference would be that of the precision."""
-    if base["dtype"] != edited["dtype"]:
-        raise MeasurementError(
-            "the models would run in different precisions",
-            got=f"{base['dtype']} and {edited['dtype']}",
-            fix="choose one with `dtype`",
-        )
 
 
 def _summary(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from evals.models import LoadedModel, open_model
+from evals.models import open_model
 from evals.running.forward import cache_bytes, head_of, hidden_states
 from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError, SurgeryError
@@ -144,7 +144,17 @@ def serve(pipe: Connection, settings: dict[str, Any]) -> None:
         size = cache_bytes(cache)
         runner.decode(cache, token)  # warm-up
         pipe.send(
-            {**_described(loaded), "cache_bytes": size, "memory": memory.kind, "notes": notes}
+            {
+                "identity": loaded.identity,
+                "dtype": loaded.dtype,
+                "device": loaded.device,
+                "attn_implementation": loaded.model.config._attn_implementation,
+                "threads": torch.get_num_threads(),
+                "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
+                "cache_bytes": size,
+                "memory": memory.kind,
+                "notes": notes,
+            }
         )
         del cache
         while pipe.recv():
@@ -157,14 +167,3 @@ def serve(pipe: Connection, settings: dict[str, Any]) -> None:
         pipe.send(MeasurementError(what, where=settings["source"], got=got))
     except EOFError:  # the process that started this one is gone
         pass
-
-
-def _described(loaded: LoadedModel) -> dict[str, Any]:
-    return {
-        "identity": loaded.identity,
-        "dtype": loaded.dtype,
-        "device": loaded.device,
-        "attn_implementation": loaded.model.config._attn_implementation,
-        "threads": torch.get_num_threads(),
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-    }

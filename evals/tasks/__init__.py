@@ -7,7 +7,5 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["INCLUDE_PATH"]
-
 INCLUDE_PATH = Path(__file__).parent
 """What `lm_eval --include_path` takes."""

@@ -76,9 +76,9 @@ def command(
 
     from evals.evaluation import files, side_by_side
     from evals.evaluation.conclusions import read_front
-    from evals.evaluation.evaluation import evaluate_each
-    from evals.evaluation.plan import Target
+    from evals.evaluation.evaluation import evaluate
     from evals.running.processes import Processes
+    from surgery.hub.finding import find_model
     from surgery.output import atomic_folder, check_output
 
     owned = side_by_side.owned if several else files.owned
@@ -92,13 +92,8 @@ def command(
         front=read_front(front) if front else (),
         processes=processes,
     )
-    found = evaluate_each(
-        [Target(model, revision) for model in models],
-        Target(baseline),
-        plan,
-        say=note,
-        progress=progress,
-    )
+    edited = [find_model(model, revision) for model in models]
+    found = evaluate(edited, find_model(baseline), plan, say=note, progress=progress)
     if not processes.is_main:
         return
     beside = None

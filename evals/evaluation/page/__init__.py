@@ -9,13 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.evaluation.page.beside import beside_of
 from evals.evaluation.page.figures import Figure, Node
-from evals.evaluation.page.view import view_of
+from evals.evaluation.page.view import beside_of, view_of
 from evals.evaluation.report import Report
 from surgery.output import write_lines
-
-__all__ = ["html", "markdown", "pages", "side_by_side_pages", "write_page"]
 
 
 def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
@@ -41,9 +38,9 @@ def html(report: dict[str, Any]) -> str:
     return _render("report.html.jinja", view_of(report), autoescape=True)
 
 
-def markdown(report: dict[str, Any], *, level: int = 1) -> str:
-    """The report in Markdown, for pull requests and model cards. `level`: of its heading."""
-    return _render("report.md.jinja", {**view_of(report), "level": level}, finalize=_inert)
+def markdown(report: dict[str, Any]) -> str:
+    """The report in Markdown, for pull requests and model cards."""
+    return _render("report.md.jinja", view_of(report), finalize=_inert)
 
 
 def side_by_side_pages(record: dict[str, Any]) -> tuple[str, str]:

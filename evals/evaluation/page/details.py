@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,7 @@ def _calibration(record: Node) -> dict[str, Any]:
     """The text that variants were fitted on, and how well each block could be fitted."""
     fits = record["blocks"].items() if record.has("blocks") else ()
     return {
-        "text": [
-            leaf for name, node in record.items() if name != "blocks" for leaf in _under(name, node)
-        ],
+        "text": list(_leaves(record, without=("blocks",))),
         "fits": [
             (
                 block,
@@ -87,33 +85,25 @@ def sizes_of(root: Node) -> dict[str, Any]:
 
 def provenance_of(provenance: Node, settings: Node) -> dict[str, Any]:
     models = [dict(_leaves(provenance[part])) for part in ("base", "edited")]
-    groups = ("base", "edited", "versions", "seeds")
-    rest = [_under(name, node) for name, node in provenance.items() if name not in groups]
+    rest = _leaves(provenance, without=("base", "edited", "versions", "seeds"))
     return {
         "models": [
             (name, [model.get(name) for model in models]) for name in {**models[0], **models[1]}
         ],
         "facts": {
-            "Run": [*_leaves(settings), *(leaf for leaves in rest for leaf in leaves)],
+            "Run": [*_leaves(settings), *rest],
             "Seeds": list(_leaves(provenance["seeds"])),
             "Versions": list(_leaves(provenance["versions"])),
         },
     }
 
 
-def _under(name: str, node: Node) -> Iterator[tuple[str, Node]]:
-    return _leaves(node, _words(name))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("sha256", "SHA-256")
-
-
-def _leaves(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
+def _leaves(node: Node, name: str = "", without: Sequence[str] = ()) -> Iterator[tuple[str, Node]]:
     """Every value below a node, with its path in words; nulls are left out."""
     if isinstance(node.value, dict):
-        for key, child in node.items():
-            yield from _leaves(child, f"{name} {_words(key)}".strip())
+        for key in (key for key in node.value if key not in without):
+            words = key.replace("_", " ").replace("sha256", "SHA-256")
+            yield from _leaves(node[key], f"{name} {words}".strip())
     elif isinstance(node.value, list):
         for index, child in enumerate(node):
             yield from _leaves(child, f"{name} {index + 1}".strip())

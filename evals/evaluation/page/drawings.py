@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from evals.evaluation.page.figures import Interval
 
+_HEIGHT = 320  # of the chart, in pixels
 _NARROWEST = 1e-4
 """Relative to the values: on a narrower scale ticks would differ in decimals that nobody reads."""
 
@@ -41,9 +42,9 @@ class Axis:
         share = (inside - self.low) / (self.high - self.low)
         return round(self.margin + (100 - 2 * self.margin) * share, 3)
 
-    def y(self, value: float, height: float) -> float:
-        """Pixels from the top of a picture `height` pixels high."""
-        return round(height * (1 - self.x(value) / 100), 2)
+    def y(self, value: float) -> float:
+        """Pixels from the top of the chart."""
+        return round(_HEIGHT * (1 - self.x(value) / 100), 2)
 
     @property
     def digits(self) -> int:
@@ -113,9 +114,7 @@ def _round_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough - 1e-12)
 
 
-def chart(
-    points: Sequence[dict[str, Any]], names: Sequence[str] = (), height: int = 320
-) -> dict[str, Any]:
+def chart(points: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> dict[str, Any]:
     """The report's trade-off points, by rise of loss and exact-match rate, and the ticks of both.
 
     `names`: of the points; their kinds where there are none. `front`: the stretches between
@@ -125,7 +124,7 @@ def chart(
     across = nice_axis([point["loss_increase"] for point in points], margin=6)
     rates = [(point["exact_match_ci95"] or (0.0, point["exact_match"]))[1] for point in points]
     up = nice_axis([0.0, *rates], margin=6)
-    places = [(across.x(p["loss_increase"]), up.y(p["exact_match"], height)) for p in points]
+    places = [(across.x(p["loss_increase"]), up.y(p["exact_match"])) for p in points]
     main = [place for place, p in zip(places, points, strict=True) if p["kind"] != "front"]
     close = (
         len(main) == 2 and abs(main[0][0] - main[1][0]) < 30 and abs(main[0][1] - main[1][1]) < 22
@@ -133,16 +132,16 @@ def chart(
     marks = []
     for point, name, (x, y) in zip(points, names, places, strict=True):
         ends = point["exact_match_ci95"] or (None, None)
-        low, high = (None if end is None else up.y(end, height) for end in ends)
+        low, high = (None if end is None else up.y(end) for end in ends)
         above = close and (x, y) == min(main, key=lambda place: place[1])
-        dy = -12 if above or (not close and y > height - 40) else (18 if close else 4)
+        dy = -12 if above or (not close and y > _HEIGHT - 40) else (18 if close else 4)
         anchor, dx = ("end", -11) if x > 62 else ("start", 11)
         marks.append(Mark(point["kind"], name, x, y, low, high, anchor, dx, dy))
     front = sorted(place for place, p in zip(places, points, strict=True) if p["kind"] == "front")
     return {
-        "height": height,
+        "height": _HEIGHT,
         "x_ticks": [(across.x(tick), f"{tick:.{across.digits}f}") for tick in across.ticks],
-        "y_ticks": [(up.y(tick, height), format(tick, up.percent)) for tick in up.ticks],
+        "y_ticks": [(up.y(tick), format(tick, up.percent)) for tick in up.ticks],
         "marks": sorted(marks, key=lambda mark: ("front", "base", "edited").index(mark.kind)),
         "front": list(pairwise(front)),
     }

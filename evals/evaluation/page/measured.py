@@ -1,11 +1,11 @@
-"""What the models recite and what they can do, in rows with a picture each."""
+"""What the models recite, what an attacker gets, and what they can do: rows with pictures."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from evals.evaluation.page.drawings import Axis, nice_axis
-from evals.evaluation.page.figures import Interval, Node
+from evals.evaluation.page.figures import Figure, Interval, Node
 from evals.memorization.measures import MEASURES
 
 
@@ -57,6 +57,52 @@ def _measures(node: Node, base: Node) -> list[tuple[str, Interval, Interval]]:
     return rows
 
 
+_PARTS = ("base", "edited", "control")
+
+
+def audit_of(node: Node) -> dict[str, Any]:
+    """`node`: the report's `audit`. Attacks that recover passages, and areas of membership."""
+    attacks = list(node["attacks"])
+    rated = [attack for attack in attacks if attack.has("paired")]
+    shares = [
+        {part: attack[part].interval("rate") for part in _PARTS if attack.has(part)}
+        for attack in rated
+    ]
+    axis = nice_axis([0.0, *(i.high.value for each in shares for i in each.values())], margin=8)
+    return {
+        "rows": [
+            {
+                "attack": attack,
+                "shares": each,
+                "whiskers": [(part, axis.whisker(share)) for part, share in each.items()],
+            }
+            for attack, each in zip(rated, shares, strict=True)
+        ],
+        "ticks": axis.named(axis.percent),
+        "curves": [_curve(attack) for attack in rated if attack.has("curve")],
+        "areas": [row for attack in attacks if not attack.has("paired") for row in _areas(attack)],
+    }
+
+
+def _curve(attack: Node) -> tuple[Node, list[tuple[Figure, list[Figure]]]]:
+    """The attack, and for each number of steps what it gets of base, edited model and control."""
+    curves = [attack["curve"][part] for part in _PARTS if attack.has("curve", part)]
+    return attack, [
+        (curves[0]["stages"][i].count(), [curve["any"][i].rate() for curve in curves])
+        for i in range(len(curves[0].value["stages"]))
+    ]
+
+
+def _areas(attack: Node) -> list[tuple[str, Interval, Interval]]:
+    if not attack.has("edited"):
+        return []
+    both = zip(attack["base"].items(), attack["edited"].items(), strict=True)
+    return [
+        (score, before.interval("number"), after.interval("number"))
+        for (score, before), (_, after) in both
+    ]
+
+
 _METRICS = {
     "acc": "the share answered right",
     "acc_norm": "the share answered right, choices compared by likelihood for each character",
@@ -96,11 +142,10 @@ def _own_scale(task: dict[str, Any]) -> bool:
 def _row(name: str, task: Node, axis: Axis | None) -> dict[str, Any]:
     digits = digits_of(task["base"], task["edited"])
     difference = task.interval("signed", digits)
-    drawn = axis is not None and not _own_scale(task.value)
     return {
         "name": name,
         "task": task,
         "digits": digits,
         "difference": difference,
-        "whisker": axis.whisker(difference) if drawn and axis is not None else None,
+        "whisker": None if axis is None or _own_scale(task.value) else axis.whisker(difference),
     }

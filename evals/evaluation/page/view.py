@@ -1,6 +1,6 @@
-"""What both templates are rendered with: the report, and what is worked out from it.
+"""What the templates are rendered with: the record, and what is worked out from it.
 
-A template places the report's figures itself, by name; the rest is here, in the order of the page.
+A template places the record's figures itself, by name; the rest is here, in the order of the page.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from evals.attacks.result import Audit
-from evals.evaluation.page.attacked import audit_of
 from evals.evaluation.page.details import Pair, edit_of, provenance_of, sizes_of
 from evals.evaluation.page.drawings import chart
-from evals.evaluation.page.figures import Interval, Node
-from evals.evaluation.page.measured import digits_of, recall_of, tasks_of
+from evals.evaluation.page.figures import Figure, Interval, Node
+from evals.evaluation.page.measured import audit_of, digits_of, recall_of, tasks_of
 
 
 def view_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -89,3 +88,43 @@ def _weight(task: dict[str, Any]) -> tuple[bool, bool, bool, float]:
     """
     outcome = (task["outcome"] == "loss", task["outcome"] == "inconclusive")
     return *outcome, not task["drop_is_relative"], task["drop"]
+
+
+def beside_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Several edits: a row for each figure, a column for each edit.
+
+    `record`: that of `evals.evaluation.side_by_side.SideBySide`.
+    """
+    root, points = Node(record), record["points"]
+    names = ["base", *map(str, range(1, len(points)))]
+    return {
+        "beside": root,
+        "columns": list(root["columns"]),
+        "rows": [_row(row) for row in root["rows"]],
+        "chart": chart(points, names) if points else None,
+    }
+
+
+def _row(row: Node) -> dict[str, Any]:
+    unit, values = row.value["unit"], [row["base"], *(cell["value"] for cell in row["edits"])]
+    kind, change = ("rate", "points") if unit == "share" else ("number", "signed")
+    digits = (digits_of(*values),) if unit == "score" else ()
+
+    def shown(node: Node, show: str) -> Figure:
+        figure: Figure = getattr(node, show)(*digits)
+        return figure
+
+    return {
+        "name": row["name"],
+        "n": row["n"],
+        "base": shown(row["base"], kind),
+        "cells": [
+            (
+                shown(cell["value"], kind),
+                Interval(
+                    shown(cell["difference"], change), *(shown(end, change) for end in cell["ci95"])
+                ),
+            )
+            for cell in row["edits"]
+        ],
+    }
