@@ -52,12 +52,12 @@ def written(ctx: click.Context, path: Path) -> None:
     """Writes the recipe of the command that runs. Files are named without their paths."""
     import yaml
 
-    from surgery.output import write_lines
+    from surgery.output import write_text
 
     options = {_name(one): _plain(ctx.params[str(one.name)]) for one in ctx.command.params
                if one.expose_value and _name(one) not in _NEVER}  # fmt: skip
     kept = {name: value for name, value in options.items() if value not in (None, [], {}, False)}
-    write_lines(path, yaml.safe_dump(kept, sort_keys=False).splitlines())
+    write_text(path, yaml.safe_dump(kept, sort_keys=False))
 
 
 def _name(option: click.Parameter) -> str:

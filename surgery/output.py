@@ -101,6 +101,12 @@ def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         yield file
 
 
+def write_text(target: Path, text: str) -> None:
+    """Writes a new file, which is whole or not there."""
+    with atomic_file(target) as file:
+        file.write(text)
+
+
 def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
     """Writes lines, a newline after each, into a file that is whole or not there."""
     with atomic_file(target, overwrite=overwrite) as file:

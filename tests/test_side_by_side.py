@@ -16,9 +16,19 @@ from page_figures import assert_figures, parse
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
+from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.page import side_by_side_pages
 from evals.evaluation.report import read_report
-from evals.evaluation.side_by_side import side_by_side
+from evals.evaluation.side_by_side import FILES, side_by_side, write_side_by_side
+
+
+def test_text_with_line_separators_is_written_as_it_is(tmp_path) -> None:
+    text = "one line\u2028still\x85still\x1cstill"
+    report = read_report(example(warnings=[text]))
+    one = Evaluation(report, {}, {})
+    beside = write_side_by_side({f"1-{text}": one, "2-second": one}, tmp_path)
+    assert read_report(json.loads((tmp_path / "2-second" / "report.json").read_text())) == report
+    assert json.loads((tmp_path / FILES[0]).read_text()) == beside.to_dict()
 
 
 def two() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from evals.benchmarks.running import write_results
 from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.page import write_page
 from surgery.card.file import refresh_card
-from surgery.output import known_by, publish, staging_in, write_lines
+from surgery.output import known_by, publish, staging_in, write_text
 from surgery.record.manifest import REPORTS, UNLISTED
 
 owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
@@ -17,7 +17,7 @@ owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Writes everything into `folder`, which exists. Raises `OutputError`."""
     report = evaluation.report
-    write_lines(folder / REPORTS[0], report.to_text().splitlines())
+    write_text(folder / REPORTS[0], report.to_text())
     write_page(report.to_dict(), folder)
     results = {"base": evaluation.base_runs, "edited": evaluation.edited_runs}
     for role, runs in results.items():

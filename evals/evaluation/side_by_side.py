@@ -11,7 +11,7 @@ from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.files import write_evaluation
 from evals.evaluation.page import side_by_side_pages
 from evals.evaluation.report import Point, Report
-from surgery.output import known_by, write_lines
+from surgery.output import known_by, write_text
 from surgery.record.manifest import UNLISTED, Record
 
 PAGE = "side-by-side.html"
@@ -93,7 +93,7 @@ def write_side_by_side(found: Mapping[str, Evaluation], folder: Path) -> SideByS
     record = beside.to_dict()
     made = (json.dumps(record, indent=2, ensure_ascii=False), *side_by_side_pages(record))
     for name, text in zip(FILES, made, strict=True):
-        write_lines(folder / name, text.splitlines())
+        write_text(folder / name, text.rstrip("\n") + "\n")
     return beside
 
 

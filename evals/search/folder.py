@@ -10,7 +10,7 @@ from evals.sweep.pictures import draw_front
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
-from surgery.output import atomic_folder, known_by, write_lines
+from surgery.output import atomic_folder, known_by, write_lines, write_text
 from surgery.record.plan_file import PlanFile, read_plan_file
 
 PLAN = "plan.json"
@@ -29,7 +29,7 @@ def write_search(
         write_lines(partial / "search.json", [json.dumps(kept, indent=2)])
         draw_front(result, partial)
         if plan is not None:
-            write_lines(partial / PLAN, plan.to_text().splitlines())
+            write_text(partial / PLAN, plan.to_text())
 
 
 def read_search(folder: Path, max_evaluations: int) -> tuple[dict[str, Any], PlanFile] | None:

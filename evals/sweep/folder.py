@@ -12,7 +12,7 @@ from evals.sweep.estimates_picture import draw_estimates
 from evals.sweep.paper_pictures import PAPER, draw_paper
 from evals.sweep.pictures import draw_sweep
 from evals.sweep.report import as_csv
-from surgery.output import atomic_folder, known_by, write_lines
+from surgery.output import atomic_folder, known_by, write_lines, write_text
 
 _PICTURES = [
     f"{name}.{form}"
@@ -27,11 +27,11 @@ def write_sweep(folder: Path, result: Mapping[str, Any], *, overwrite: bool = Fa
     with atomic_folder(folder, owned, overwrite=overwrite) as partial:
         write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
         rows = [result["base"], *result["edits"]]
-        write_lines(partial / "sweep.csv", as_csv(rows).splitlines())
+        write_text(partial / "sweep.csv", as_csv(rows))
         draw_sweep(result, partial)
         draw_paper(result, partial)
         if "estimates" in result:
-            write_lines(partial / "estimates.csv", as_csv(result["estimates"]).splitlines())
+            write_text(partial / "estimates.csv", as_csv(result["estimates"]))
             draw_estimates(result, partial)
         if "bounds" in result:
             draw_divergence(result["bounds"], partial, model=result["model"])

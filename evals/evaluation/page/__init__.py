@@ -12,7 +12,7 @@ from typing import Any
 from evals.evaluation.page.figures import Figure, Node
 from evals.evaluation.page.view import beside_of, view_of
 from evals.evaluation.report import Report
-from surgery.output import write_lines
+from surgery.output import write_text
 
 
 def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def write_page(report: dict[str, Any], folder: Path) -> list[Path]:
     """
     made = pages(report)
     for name, text in made.items():
-        write_lines(folder / name, [text.rstrip("\n")])
+        write_text(folder / name, text)
     return [folder / name for name in made]
 
 
