@@ -3,8 +3,9 @@
     python benchmarks/same_figures.py FIRST LAST     # two commits of this repository
 
 Each command runs in a process of its own, once with the code of either commit, in a fresh folder.
-Its JSON and the files that it writes (JSON, CSV, weights) are compared value by value; times,
-speeds, memory and the versions of packages are left out. Exit code 1 where anything differs.
+Its JSON and the files that it writes (JSON, CSV, weights) are compared value by value. Times (also
+in the names of lm-eval's files), speeds, memory, random seeds, where the code lies and the versions
+of packages are left out. Exit code 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,10 @@ COMMANDS = {
 LEFT_OUT = {
     "versions", "created", "seconds", "tokens_per_second", "prefill_tokens_per_second",
     "decode_tokens_per_second", "peak_memory_bytes", "speed", "seed", "manifest_sha256",
+    "date", "start_time", "end_time", "total_evaluation_time_seconds",
 }  # fmt: skip
+
+VARYING = re.compile(r"_\d{4}-\d\d-\d\dT[\d.-]+(?=\.json)|(?<=seed )\d+|/\S+/(?=code/)")
 
 
 def values(record: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -61,6 +66,8 @@ def values(record: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(record, list):
         for index, item in enumerate(record):
             yield from values(item, f"{path}[{index}]")
+    elif isinstance(record, str):
+        yield path, VARYING.sub("", record)
     else:
         yield path, record
 
@@ -83,7 +90,7 @@ def figures(code: Path, work: Path) -> dict[str, Any]:
         for path, value in values(json.loads(run.stdout)):
             found[f"{name}: {path}"] = value
     for file in sorted(work.rglob("*")):
-        where = str(file.relative_to(work))
+        where = VARYING.sub("", str(file.relative_to(work)))
         if file.suffix == ".safetensors":
             found[where] = hashlib.sha256(file.read_bytes()).hexdigest()
         elif file.suffix in (".json", ".jsonl") and "cache" not in where:
