@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
+    from surgery.fitting.corpus import Corpus
     from surgery.record.manifest import TextSource
 
 
@@ -170,20 +171,25 @@ def make_plan(
     from evals.benchmarks.cache import BaselineCache
     from evals.evaluation.plan import Plan
     from surgery.checkpoint.content import cache_folder
+    from surgery.fitting.corpus import open_corpus
+    from surgery.fitting.passages import texts
     from surgery.record.manifest import TextSource
 
     names = named_tasks(asked["tasks"], asked["suite"] or ("lab" if lab else "standard"))
     named = asked["samples"] or lab
     passages = None if named is None else open_passages(named, asked)
-    heldout = heldout_texts(asked["controls"], lab)
-    controls = recorded_texts(asked["controls"])
+    if asked["controls"]:
+        corpus = open_corpus(asked["controls"])
+        heldout, controls = texts(corpus), recorded_texts(corpus)
+    else:
+        heldout, controls = heldout_texts((), lab), [TextSource(name=lab)] if lab else []
     keys = ("dtype", "device", "device_map", "batch_size")
     running = {key: asked[key] for key in keys if key in asked}
     return Plan(
         benchmarks=_benchmarks(asked, names),
         samples=passages,
         heldout=heldout,
-        controls=controls or ([TextSource(name=lab)] if lab else []),
+        controls=controls,
         limits=asked["limits"],
         max_extraction=asked["max_extraction"],
         attacks=_attacked(asked),
@@ -194,13 +200,11 @@ def make_plan(
     )
 
 
-def recorded_texts(sources: Sequence[Path]) -> list[TextSource]:
+def recorded_texts(corpus: Corpus) -> list[TextSource]:
     """Held-out text as a report records it: files by name and hash, data sets by name alone."""
     from surgery.checkpoint.copying import sha256_of
-    from surgery.fitting.corpus import open_corpus
     from surgery.record.manifest import TextSource
 
-    corpus = open_corpus(sources)
     return [
         TextSource(name=name, sha256=sha256_of(file) if isinstance(file, Path) else None)
         for name, file in zip(corpus.names, corpus.files, strict=True)

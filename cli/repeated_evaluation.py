@@ -115,6 +115,7 @@ def _here(recorded: str | None) -> str | None:
 
 def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, ...]:
     """What names the held-out text, which must have the recorded hashes."""
+    from surgery.fitting.corpus import open_corpus
     from surgery.hub.datasets import PREFIX as HUB
 
     files = tuple(given) or tuple(Path(text.name) for text in recorded)
@@ -125,7 +126,9 @@ def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, 
                 where=file,
                 fix="name it with --control",
             )
-    if [text.sha256 for text in recorded_texts(files)] != [text.sha256 for text in recorded]:
+    if [text.sha256 for text in recorded_texts(open_corpus(files))] != [
+        text.sha256 for text in recorded
+    ]:
         raise SamplesError(
             "is not the held-out text that was recorded",
             where=", ".join(map(str, files)),

@@ -29,6 +29,13 @@ CASES = [
     (neo_config, "zero", "compact"),
 ]
 
+each_case = pytest.mark.parametrize(
+    ("source", "variant", "layout"),
+    CASES,
+    indirect=["source"],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+
 
 @torch.no_grad()
 def logits(model: Any) -> torch.Tensor:
@@ -41,12 +48,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "source", request.param(torch_dtype="float32"))
 
 
-@pytest.mark.parametrize(
-    ("source", "variant", "layout"),
-    CASES,
-    indirect=["source"],
-    ids=lambda value: getattr(value, "__name__", value),
-)
+@each_case
 def test_apply_equals_export(source: Path, variant: str, layout: str, tmp_path: Path) -> None:
     model = load_model(source)
     before = logits(model)
@@ -62,12 +64,7 @@ def test_apply_equals_export(source: Path, variant: str, layout: str, tmp_path: 
     assert all(p.data_ptr() in shared for p in untouched), "untouched tensors are shared"
 
 
-@pytest.mark.parametrize(
-    ("source", "variant", "layout"),
-    CASES,
-    indirect=["source"],
-    ids=lambda value: getattr(value, "__name__", value),
-)
+@each_case
 def test_applied_model_can_be_saved(
     source: Path, variant: str, layout: str, tmp_path: Path
 ) -> None:
@@ -136,12 +133,7 @@ def test_short_circuit_restores_after_an_error_and_nests(source: Path) -> None:
     assert torch.equal(logits(model), before)
 
 
-@pytest.mark.parametrize(
-    ("source", "variant", "layout"),
-    CASES,
-    indirect=["source"],
-    ids=lambda value: getattr(value, "__name__", value),
-)
+@each_case
 def test_block_by_block_an_edit_is_the_same_and_restores(
     source: Path, variant: str, layout: str
 ) -> None:
