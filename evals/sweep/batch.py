@@ -23,7 +23,7 @@ from evals.running.predictions import Sampling, measure_predictions
 from evals.running.runs import Run, from_block, from_tokens
 from evals.samples import Tokens
 from evals.sweep.shared_prefixes import Branch
-from surgery.editing.in_memory import Replacements
+from surgery.editing.replacements import Replacements
 from surgery.selection import Selection
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device, has_offloaded_params
-from torch import nn
-from torch.nn import functional
+from accelerate.utils import align_module_device
 
 from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.tensors import Array
 from surgery.checkpoint.torch_tensors import as_stored, as_torch
+from surgery.editing.replacements import Replacements
 from surgery.editing.rewriting import Fits, check_fitted, new_content
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -26,8 +23,6 @@ from surgery.modeling import MODULE
 from surgery.plan import Heads, Plan, make_plan
 from surgery.record.manifest import read_manifest
 from surgery.selection import Selection
-
-Undo = Callable[[], None]
 
 
 def apply(
@@ -78,84 +73,6 @@ def short_circuit(
     """
     with replacements(model, drop_attn, fits, variant=variant, layout=layout).active():
         yield model
-
-
-@dataclass(frozen=True)
-class Replacements:
-    """An edit of a loaded model that is not in force: the new tensors by name, block by block."""
-
-    model: Any
-    plan: Plan
-    blocks: tuple[int, ...]
-    tensors_of: Callable[[int], Mapping[str, torch.Tensor]]
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {name: new for block in self.blocks for name, new in self.tensors_of(block).items()}
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Puts the edit in force inside a `with` block, and the model back as it was after it."""
-        with ExitStack() as undo:
-            for block in self.blocks:
-                self._put(block, *self._around(block), undo)
-            yield
-
-    @contextmanager
-    def active_in_turn(self) -> Iterator[None]:
-        """As `active`, for passes: a block's new tensors exist as long as a pass is in it."""
-        with ExitStack() as undo, ExitStack() as hooks:
-
-            def leave(*_: Any) -> None:
-                undo.pop_all().close()
-
-            for block in self.blocks:
-                path, around = self._around(block)  # a pass may number blocks otherwise
-
-                def enter(module: nn.Module, _: Any, block: int = block, path: str = path) -> None:
-                    self._put(block, path, module, undo)
-
-                hooks.enter_context(around.register_forward_pre_hook(enter))
-                hooks.enter_context(around.register_forward_hook(leave))
-            yield
-
-    def _around(self, block: int) -> tuple[str, nn.Module]:
-        """The module that calls a block's attention, and its name."""
-        path = self.plan.family.attention.format(block=block).rpartition(".")[0]
-        return path, self.model.get_submodule(path)
-
-    def _put(self, block: int, path: str, around: nn.Module, undo: ExitStack) -> None:
-        tensors = self.tensors_of(block)
-        if self.plan.layout.NAME == "compact":
-            module = around.get_submodule(self.plan.family.attention.rpartition(".")[2])
-            undo.callback(_replace_forward(module, self._per_token(module, block, tensors)))
-            return
-        for name, tensor in tensors.items():
-            owner, _, leaf = name.removeprefix(f"{path}.").rpartition(".")
-            undo.callback(_replace_parameter(around.get_submodule(owner), leaf, tensor))
-
-    def _per_token(
-        self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]
-    ) -> Callable[..., Any]:
-        """What the compact layout has in place of attention, in the shape of the module's call."""
-        family, dimensions = self.plan.family, self.plan.inventory.dimensions
-        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
-        weight = tensors.get(family.name("affine_weight", block))
-        bias = tensors.get(family.name("affine_bias", block))
-        heads, size = dimensions.num_heads, dimensions.head_size
-
-        def forward(x_BTd: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-            cache = kwargs.get("layer_past")
-            if cache is not None:  # keeps its length right; nothing ever reads the content
-                x_BHTh = x_BTd.reshape(*x_BTd.shape[:2], heads, size).transpose(1, 2)
-                cache.update(x_BHTh, x_BHTh, layer)
-            here = x_BTd.device  # of a model that is offloaded, the edit waits on the CPU
-            c_d = None if bias is None else bias.to(here)
-            if weight is not None:
-                return functional.linear(x_BTd, weight.to(here), c_d), None
-            return (x_BTd.new_zeros(1) if c_d is None else c_d).expand_as(x_BTd), None
-
-        return forward
 
 
 class Editable:
@@ -259,30 +176,6 @@ def _edited_before(model: Any) -> Heads:
     name = getattr(model.config, "_name_or_path", None)
     manifest = read_manifest(Path(name)) if name else None
     return {} if manifest is None else manifest.edited_heads
-
-
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
-    before = module.__dict__.get("forward")  # set where a library has wrapped the module already
-    module.forward = forward
-
-    def undo() -> None:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.forward = before
-
-    return undo
-
-
-def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
-    if has_offloaded_params(module):  # for every pass, its hook takes the weights from this map
-        hook: Any = module._hf_hook
-        waiting = hook.weights_map
-        hook.weights_map = ChainMap({leaf: tensor}, waiting)
-        return lambda: setattr(hook, "weights_map", waiting)
-    before = getattr(module, leaf)
-    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
-    return lambda: setattr(module, leaf, before)
 
 
 def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
