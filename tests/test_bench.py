@@ -19,7 +19,7 @@ from command_line import attn_surgery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.speed.bench import SPEEDS, _ratios, _spread, bench
+from evals.speed import SPEEDS, _ratios, _spread, bench
 from surgery import export
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError

@@ -1,0 +1,293 @@
+"""How fast an edited model is, how large, and what it needs, beside the model it was made from.
+
+Each model runs in a process of its own, because peak memory belongs to a process. The two take
+turns (A B, B A, A B, …), so that a machine that slows down does so for both. A speed is a median
+with its range over all rounds, and a ratio counts as a difference only where the two ranges do not
+touch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from copy import deepcopy
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+
+from evals.models import open_model
+from evals.running.forward import cache_bytes, head_of, hidden_states
+from surgery.checkpoint.foreign import reason
+from surgery.errors import MeasurementError, SurgeryError
+from surgery.hub.finding import find_model
+from surgery.record.manifest import versions
+
+SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
+AMOUNTS = ("cache_bytes", "parameters", "peak_memory_bytes")
+FEWEST_ROUNDS = 3
+SHORTEST = 0.25
+"""Seconds for which each phase of a turn is repeated, so that a stray interrupt weighs little."""
+
+
+def bench(
+    base: str,
+    edited: str,
+    *,
+    prompt_tokens: int = 128,
+    new_tokens: int = 64,
+    rounds: int = 5,
+    batch_size: int = 1,
+    dtype: str = "auto",
+    device: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Times both models on the same random prompt, and measures what they hold.
+
+    **Arguments:**
+
+    - `base`, `edited`: folders, Hub ids or embedded models.
+    - `prompt_tokens`, `new_tokens`, `batch_size`: tokens a row in the prompt, tokens a row decoded
+      greedily after it, and rows.
+    - `rounds`: turns of each model, at least 3. If both were equally fast, all of one model's n
+      turns would still beat all of the other's with probability 2 (n!)² / (2n)!: 0.8 % for 5.
+    - `dtype`, `device`: as `evals.models.open_model` takes them.
+    - `say`: told what was decided on the user's behalf. `advance`: told the turns done, of
+      2 × rounds.
+
+    Returns the JSON object of `bench --json`. Speeds are tokens per second over all rows:
+    `median`, `min` and `max` over rounds, and `rounds` themselves. `cache_bytes` are measured on
+    the cache that the prompt leaves. `ratios` are edited / base: of speeds the median, smallest
+    and largest over rounds, and `within_noise` where the speeds' ranges touch.
+
+    Raises `SourceError`, `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
+    and `MeasurementError` for what cannot be compared, does not fit or dies.
+    """
+    if rounds < FEWEST_ROUNDS:
+        raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
+    found = [find_model(model) for model in (base, edited)]
+    settings = {
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+        "rounds": rounds,
+        "batch_size": batch_size,
+    }
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _follow_parent))
+            for _ in found
+        ]
+
+        def ask(index: int, work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+            try:
+                answer: dict[str, Any] = workers[index].submit(work, *arguments).result()
+            except BrokenProcessPool:
+                raise MeasurementError(
+                    "the process that ran the model ended",
+                    where=found[index],
+                    fix="is there memory for both models at once?",
+                ) from None
+            return answer
+
+        described = [
+            ask(index, _load, {**settings, "source": source, "dtype": dtype, "device": device})
+            for index, source in enumerate(found)
+        ]
+        for note in dict.fromkeys(note for record in described for note in record["notes"]):
+            say(note)
+        precisions = [record["dtype"] for record in described]
+        if precisions[0] != precisions[1]:
+            raise MeasurementError(
+                "the models would run in different precisions",
+                got=" and ".join(precisions),
+                fix="choose one with `dtype`",
+            )
+        turns: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        for number in range(rounds):
+            for index in (0, 1) if number % 2 == 0 else (1, 0):
+                turns[index].append(ask(index, _take_turn))
+                advance(1)
+    models = [_summarize(record, turn) for record, turn in zip(described, turns, strict=True)]
+    shared = {key: described[0][key] for key in ("dtype", "device", "threads", "memory")}
+    return {
+        "base": models[0],
+        "edited": models[1],
+        "ratios": _ratios(models[0], models[1]),
+        "settings": {**settings, **shared},
+        "provenance": {
+            "base": described[0]["identity"],
+            "edited": described[1]["identity"],
+            "versions": versions(),
+        },
+    }
+
+
+def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of one model over its turns."""
+    speeds = {name: _spread([turn[name] for turn in turns]) for name in SPEEDS}
+    return {
+        "model": described["identity"]["model"],
+        **speeds,
+        "cache_bytes": described["cache_bytes"],
+        "parameters": described["parameters"],
+        "peak_memory_bytes": max(turn["peak_memory_bytes"] for turn in turns),
+        "attn_implementation": described["attn_implementation"],
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    return {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
+
+
+def _ratios(base: dict[str, Any], edited: dict[str, Any]) -> dict[str, Any]:
+    """Edited / base. A ratio of speeds is taken within each round, where the machine was alike."""
+    found: dict[str, Any] = {}
+    for name in SPEEDS:
+        before, after = base[name], edited[name]
+        pairs = zip(before["rounds"], after["rounds"], strict=True)
+        spread = _spread([second / first for first, second in pairs])
+        apart = before["max"] < after["min"] or after["max"] < before["min"]
+        found[name] = {**spread, "within_noise": not apart}
+    for name in AMOUNTS:
+        # A model without any attention keeps no cache at all.
+        found[name] = edited[name] / base[name] if base[name] else None
+    return found
+
+
+# What follows runs in the process of one model, which keeps it between turns.
+
+_running: _Running
+
+
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to handle; a parent that is killed takes this process with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _load(settings: dict[str, Any]) -> dict[str, Any]:
+    """Loads the model, warms it up, and says what it is."""
+    global _running
+    notes: list[str] = []
+    try:
+        loaded = open_model(
+            settings["source"],
+            dtype=settings["dtype"],
+            device=settings["device"],
+            say=notes.append,
+        )
+        memory = _reset_peak(loaded.model.device)
+        _running = _Running(loaded.model, settings)
+        _running.decode(*_running.prefill())
+    except SurgeryError as error:
+        error.where = error.where or settings["source"]
+        raise
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        what, got = "does not fit into memory", reason(error)
+        raise MeasurementError(what, where=settings["source"], got=got) from None
+    return {
+        "identity": loaded.identity,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "attn_implementation": loaded.model.config._attn_implementation,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
+        "cache_bytes": cache_bytes(_running.prefill()[0]),
+        "memory": memory,
+        "notes": notes,
+    }
+
+
+def _take_turn() -> dict[str, float]:
+    """Tokens per second of both phases, over all rows, and the peak memory so far in bytes."""
+    rows, length = _running.prompt.shape
+    cache, token = _running.prefill()
+    phases = {
+        "prefill": (rows * length, "running.prefill()"),
+        # Decoding extends the cache, so every repetition takes a copy of its own.
+        "decode": (rows * _running.new_tokens, "running.decode(deepcopy(cache), token)"),
+    }
+    names = {"running": _running, "cache": cache, "token": token, "deepcopy": deepcopy}
+    speeds = {}
+    for phase, (tokens, work) in phases.items():
+        timer = Timer(work, globals=names, num_threads=torch.get_num_threads())
+        seconds = timer.blocked_autorange(min_run_time=SHORTEST).median
+        speeds[f"{phase}_tokens_per_second"] = tokens / seconds
+    return {**speeds, "peak_memory_bytes": _peak(_running.prompt.device)}
+
+
+class _Running:
+    """One model and the prompt it is timed on: random tokens, int64 [B, T], the same for both."""
+
+    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+        self.model, self.head = model, head_of(model)
+        self.new_tokens = int(settings["new_tokens"])
+        rows, length = int(settings["batch_size"]), int(settings["prompt_tokens"])
+        limit = int(model.config.max_position_embeddings)
+        if length + self.new_tokens > limit:
+            raise MeasurementError(
+                "prompt and new tokens do not fit the model",
+                expected=f"at most {limit} together",
+                got=f"{length} + {self.new_tokens}",
+                fix="ask for fewer `prompt_tokens` or `new_tokens`",
+            )
+        generator = torch.Generator().manual_seed(0)
+        prompt = torch.randint(int(model.config.vocab_size), (rows, length), generator=generator)
+        self.prompt = prompt.to(model.device)
+
+    @torch.inference_mode()
+    def prefill(self) -> tuple[Any, torch.Tensor]:
+        """Reads the prompt: the cache, and the next token of each row, int64 [B, 1]."""
+        hidden, cache = hidden_states(self.model, self.prompt, use_cache=True)
+        return cache, self.head(hidden[:, -1:]).argmax(dim=-1)
+
+    @torch.inference_mode()
+    def decode(self, cache: Any, token: torch.Tensor) -> None:
+        """Writes `new_tokens` more tokens, greedily; `token` [B, 1] is the first to be read."""
+        for _ in range(self.new_tokens):
+            hidden, cache = hidden_states(self.model, token, cache=cache)
+            token = self.head(hidden).argmax(dim=-1)
+
+
+def _reset_peak(device: torch.device) -> str:
+    """Counts peak memory from now on. Returns what is counted."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return "allocated on the GPU while running"
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+    except OSError:
+        return "resident memory of the process, loading included"
+    return "resident memory of the process while running"
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:  # Linux: getrusage would count the memory of the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
