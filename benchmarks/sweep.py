@@ -6,7 +6,6 @@ block, a forward pass over prefix and suffix with logits everywhere, and `genera
     python benchmarks/sweep.py                  # Pythia-160m's width; 6, 12 and 24 blocks
     python benchmarks/sweep.py --quick          # a sixth of the width, in seconds
     python benchmarks/sweep.py --device cuda --rows 1024 --batch-size 256 --blocks 12
-    python benchmarks/sweep.py --tasks --blocks 12    # every edit on lm-eval's tasks instead
 
 Both sides see the same rows in batches of the same size, take turns, and must find the same exact
 matches under every edit, and the same likelihoods within rounding. Weights are random; the rows are
@@ -16,21 +15,14 @@ with passages that are recited. The edit is `zero`, on both sides put in force b
 The floor of the whole measurement is what has to be computed: every block once for the base model,
 the blocks from the edited one on for each edit, and the vocabulary projection at every suffix
 position for each of these models. It is put together from the times of one of each.
-
-With --tasks the reference is one run of lm-eval for the model and one for every edit, on the lab's
-tasks; the sweep records lm-eval's requests, answers them on shared prefixes and has them scored.
-Requests are the same, in the same batches, and so must be the scores.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,19 +30,13 @@ import torch
 from checkpoints import SHAPES, config_of
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.benchmarks.requests import Requests
-from evals.benchmarks.running import Benchmarks
-from evals.benchmarks.tasks import SUITES
-from evals.lab import model_path
-from evals.models import DTYPES, LoadedModel, open_model
+from evals.models import DTYPES
 from evals.running.batching import row_ranges
 from evals.running.forward import head_of, hidden_states
 from evals.running.predictions import measure_predictions
 from evals.samples import Samples
-from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine, Measured
 from surgery.editing.in_memory import short_circuit
-from surgery.editing.loading import load_tokenizer
 from surgery.selection import Selection, parse_selection
 
 PREFIX = SUFFIX = 32
@@ -214,65 +200,6 @@ def compare(num_blocks: int, arguments: argparse.Namespace) -> None:
         raise SystemExit("the two sides disagree")
 
 
-def compare_tasks(num_blocks: int, arguments: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        model = random_model(num_blocks, arguments.quick, DTYPES[arguments.dtype], "cpu")
-        model.save_pretrained(folder)
-        load_tokenizer(model_path("pythia")).save_pretrained(folder)
-        loaded = open_model(folder, dtype=arguments.dtype, device=arguments.device)
-    heads, size = loaded.dimensions.num_heads, arguments.batch_size
-    edits = [
-        BASE,
-        *(parse_selection(str(b), VARIANT, num_blocks, heads) for b in range(num_blocks)),
-    ]
-    print(
-        f"{num_blocks} blocks of d {loaded.model.config.hidden_size}: {arguments.limit} documents, "
-        f"batches of {size}, {len(edits)} models",
-        flush=True,
-    )
-    for name in SUITES["lab"]:
-        benchmarks = Benchmarks.load([name], limit=arguments.limit)
-        benchmarks.run(name, loaded, batch_size=size)  # warm-up
-        ratios, seconds = [], []
-        for _ in range(arguments.rounds):
-            call = partial(task_scores, benchmarks, name, loaded, edits, size)
-            work = [partial(call, shared=shared) for shared in (False, True)]
-            (theirs, expected), (ours, got) = (timed(one, arguments.device) for one in work)
-            for scores, others in zip(got, expected, strict=True):
-                np.testing.assert_allclose(scores, others, rtol=1e-4)
-            ratios.append(theirs / ours)
-            seconds.append((theirs, ours))
-        theirs, ours = (statistics.median(side) for side in zip(*seconds, strict=True))
-        print(
-            f"  {name:14} lm-eval {theirs:8.2f} s   sweep {ours:8.2f} s   "
-            f"{statistics.median(ratios):6.2f} x ({min(ratios):.2f} to {max(ratios):.2f})",
-            flush=True,
-        )
-
-
-def task_scores(
-    benchmarks: Benchmarks,
-    name: str,
-    loaded: LoadedModel,
-    edits: list[Selection],
-    batch_size: int,
-    *,
-    shared: bool,
-) -> list[list[float]]:
-    """For every edit the value of each metric: on shared prefixes, or each from an own lm-eval."""
-    found = []
-    if shared:
-        requests = Requests.record(benchmarks, loaded, batch_size=batch_size)
-        none = Samples(np.zeros((1, 2), dtype=np.int32), 1, ("none",), "one token")
-        engine = Engine(loaded.model, none, further=requests.batches, exact_only=True)
-        found += [requests.scores(one.asked)[name] for one in engine.measure(edits)]
-    for edit in [] if shared else edits:
-        with nullcontext() if edit == BASE else short_circuit(loaded.model, edit):
-            run = benchmarks.run(name, loaded, batch_size=batch_size)
-        found.append(benchmarks.scores(name, run))
-    return [[scores.value for scores in of_edit.values()] for of_edit in found]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, nargs="+", default=[6, 12, 24])
@@ -281,12 +208,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
-    parser.add_argument("--tasks", action="store_true", help="lm-eval's tasks, not passages")
-    parser.add_argument("--limit", type=int, default=16, help="documents of each task")
     parser.add_argument("--quick", action="store_true", help="a small width and vocabulary")
     arguments = parser.parse_args()
     for num_blocks in arguments.blocks:
-        (compare_tasks if arguments.tasks else compare)(num_blocks, arguments)
+        compare(num_blocks, arguments)
 
 
 if __name__ == "__main__":

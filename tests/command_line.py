@@ -117,17 +117,17 @@ def hashed_by(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def interrupted(owner: Any, at: int = 0) -> Iterator[list[Any]]:
-    """Ctrl-C at the start of that call of `owner.measure`, from 1; 0: never. Yields the calls."""
-    whole, calls = owner.measure, list[Any]()
+def interrupted(owner: Any, at: int = 0, method: str = "measure") -> Iterator[list[Any]]:
+    """Ctrl-C at the start of that call of `method`, from 1; 0: never. Yields the calls."""
+    whole, calls = getattr(owner, method), list[Any]()
 
-    def measure(*arguments: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) == at:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
-    with mock.patch.object(owner, "measure", measure):
+    with mock.patch.object(owner, method, call):
         yield calls
 
 

@@ -14,10 +14,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,13 +25,11 @@ from local_tasks import NAMES, ROWS, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from evals.benchmarks.requests import Generations, Requests
 from evals.benchmarks.running import Benchmarks
-from evals.evaluation.swept import with_tasks
+from evals.evaluation.swept import run_tasks, with_tasks
 from evals.models import open_model
+from evals.running.processes import Processes
 from evals.samples import Samples
-from evals.sweep.continuations import Continuations
-from evals.sweep.engine import Engine, Measured
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.selection import parse_selection
@@ -113,22 +109,6 @@ def samples() -> Samples:
     return Samples(rows, 6, tuple(map(str, range(8))), "text")
 
 
-def answers(benchmarks: Benchmarks, name: str) -> list[Any]:
-    """What every request of a task was last told, in lm-eval's order."""
-    return [one for instance in benchmarks.tasks[name].instances for one in instance.resps]
-
-
-def assert_same(ours: list[Any], theirs: list[Any]) -> None:
-    """Texts and greedy flags are equal, likelihoods but for the rounding of one projection."""
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
-        if isinstance(other, tuple):
-            assert one[0] == pytest.approx(other[0], rel=1e-5)
-            assert one[1] is other[1]
-        else:
-            assert one == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
-
-
 @pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
 @pytest.mark.parametrize("family", ["neox", "neo"])
 def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, samples, tmp_path):
@@ -145,18 +125,16 @@ def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, sa
     selections = [parse_selection(spec, variant, 2, 2) for spec, variant in edits]
     calibration = open_calibration([str(text)]).tokenized(loaded.tokenizer, loaded.dimensions)
     benchmarks = Benchmarks.load(ALL, include_paths=[tasks])
-    requests = Requests.record(benchmarks, loaded, batch_size=4)
-    engine = Engine(
-        loaded.model,
-        samples,
-        further=requests.batches,
+    _, *runs = run_tasks(
+        benchmarks,
+        loaded,
+        selections,
+        dict.fromkeys(ALL, 4),
         fitter=Fitter(loaded.model, calibration, editable=loaded.editable),
-        editable=loaded.editable,
+        processes=Processes(),
     )
     values = set()
-    for edit, measured in zip(edits, engine.measure(selections), strict=True):
-        scores = requests.scores(measured.asked)
-        spec, variant = edit
+    for (spec, variant), tasks_of in zip(edits, runs, strict=True):
         output = tmp_path / "out" / spec.replace(".", "_")
         fits = [] if variant != "mean" else [str(text)]
         export(models[family], spec, variant=variant, output=output, calibration=fits)
@@ -172,8 +150,7 @@ def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, sa
         for name in ALL:
             samples_of = theirs["samples"][name]
             told = [one for sample in samples_of for (one,) in sample["resps"]]
-            assert_same(answers(benchmarks, name), told)
-            for metric, ours in scores[name].items():
+            for metric, ours in benchmarks.scores(name, tasks_of[name]).items():
                 assert ours.value == pytest.approx(theirs["results"][name][f"{metric},none"])
                 assert ours.documents == [sample["doc_hash"] for sample in samples_of]
                 if ours.aggregation == "mean":
@@ -182,39 +159,13 @@ def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, sa
     assert len(values) == len(ALL) * len(edits)  # every edit says something else
 
 
-def test_what_is_asked_of_the_model(models, tasks):
-    """Contexts are cut, windows roll, and choices of one token are read once."""
-    loaded = open_model(str(models["neox"]), device="cpu")
-    benchmarks = Benchmarks.load(ALL, include_paths=[tasks])
-    requests = Requests.record(benchmarks, loaded, batch_size=4)
-    assert all(len(batch) <= 4 for batch in requests.batches)
-    texts = [batch for batch in requests.batches if isinstance(batch, Continuations)]
-    assert max(len(row) for batch in texts for row in batch.rows) == 64
-    assert {len(asked) for batch in texts for asked in batch.asked} >= {1, 4}
-    assert sum(isinstance(batch, Generations) for batch in requests.batches) == 8
-    again = Requests.record(benchmarks, loaded, batch_size=4)
-    assert again.identity == requests.identity
-    fewer = Requests.record(replace(benchmarks, limit=3), loaded, batch_size=4)
-    assert fewer.identity != requests.identity
-    assert len(fewer.batches) < len(requests.batches)
-
-
 def test_what_no_number_can_hold_is_null(models, tasks):
     loaded = open_model(str(models["neox"]), device="cpu")
     benchmarks = Benchmarks.load(["local_continuation"], include_paths=[tasks])
-    requests = Requests.record(benchmarks, loaded)
-    asked = [sum(map(len, batch.asked)) for batch in requests.batches]
-
-    def told(each: float) -> Measured:
-        columns = [
-            {"log_likelihood": np.full(n, each), "greedy": np.zeros(n, dtype=np.bool_)}
-            for n in asked
-        ]
-        return mock.Mock(spec=Measured, asked=columns)
-
-    result = {"base": {}, "edits": [{}]}
-    found = with_tasks(result, requests, [told(-2.0), told(-2000.0)])
-    assert found["base"]["tasks"] == {"local_continuation": {"metric": "acc", "value": 0.0}}
+    sizes = {"local_continuation": 8}
+    (base,) = run_tasks(benchmarks, loaded, [], sizes, fitter=None, processes=Processes())
+    runs = [base, {"local_continuation": None}]
+    found = with_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
     nothing = {"value": None, "difference": None, "ci95": None}
     assert found["edits"][0]["tasks"]["local_continuation"] == {"metric": "acc", **nothing}
 
@@ -225,8 +176,10 @@ def test_an_answer_that_does_not_fit_is_one_line(models, tmp_path):
         ["local_continuation"], include_paths=[write_tasks(tmp_path / "t", rows)]
     )
     loaded = open_model(str(models["neox"]), device="cpu")
-    with pytest.raises(MeasurementError, match=r"local_continuation.*must be 1 to 64 tokens"):
-        Requests.record(benchmarks, loaded)
+    sizes = {"local_continuation": 1}
+    with pytest.raises(MeasurementError, match=r"local_continuation: cannot be run") as caught:
+        run_tasks(benchmarks, loaded, [], sizes, fitter=None, processes=Processes())
+    assert "\n" not in str(caught.value)
 
 
 LENGTHS = ("--prefix-length", "6", "--suffix-length", "5", "--device", "cpu")
@@ -350,15 +303,16 @@ def test_misuse(files, options, text):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     options = ("--tasks", "local_choice,local_spoken", "--output", tmp_path / "swept", "--json")
-    with interrupted(Continuations, at=3):
+    with interrupted(Benchmarks, at=3, method="run"):
         assert sweep(files, *options).code == 130
-    assert [path.name for path in tmp_path.iterdir()] == [".swept.progress"]
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {".swept.progress", ".swept.tasks.progress"}
     others = ("--tasks", "local_choice", *options[2:])
     sweep(files, *others).assert_error("holds the progress of another model")
-    with interrupted(Continuations) as calls:
+    with interrupted(Benchmarks, method="run") as calls:
         resumed = sweep(files, *options)
     assert resumed.code == 0, resumed.stderr
-    with interrupted(Continuations) as every:
+    with interrupted(Benchmarks, method="run") as every:
         fresh = sweep(files, *options[:2], "--json")
     assert resumed.stdout == fresh.stdout
     assert len(calls) == len(every) - 2  # all but the two that were done

@@ -84,6 +84,10 @@ class Benchmarks:
             digest.update(_dump(document))
         return digest.hexdigest()
 
+    def identify(self, sizes: dict[str, int]) -> dict[str, Any]:
+        """What the tasks ask: equal for equal tasks, documents and rows at a time (`sizes`)."""
+        return {name: [self.fingerprint(name), self.limit, size] for name, size in sizes.items()}
+
     def batch_size(self, name: str, loaded: LoadedModel) -> int:
         """Rows at a time for a task: what its longest document allows, up to what helps."""
         from evals.running.batching import rows_per_batch
@@ -114,7 +118,21 @@ class Benchmarks:
         task, sharing = self.tasks[name], processes or Processes()
         try:
             model = Model(loaded, batch_size, advance, sharing)
-            results = sharing.agree(self.evaluated(task, model, batch_size))  # the main one's alone
+            with silence():
+                found = simple_evaluate(
+                    model,
+                    tasks=[task],
+                    task_manager=self.manager,
+                    num_fewshot=self.num_fewshot,
+                    limit=self.limit,
+                    batch_size=batch_size,
+                    bootstrap_iters=0,  # its intervals are not paired
+                    random_seed=SEEDS["random"],
+                    numpy_random_seed=SEEDS["numpy"],
+                    torch_random_seed=SEEDS["torch"],
+                    fewshot_random_seed=SEEDS["fewshot"],
+                )
+            results: Any = sharing.agree(found)  # of the main one alone
         except Exception as error:  # a task file may hold any code
             raise broken(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -126,23 +144,6 @@ class Benchmarks:
         }
         plain: TaskRun = json.loads(json.dumps(run, default=handle_non_serializable))
         return plain
-
-    def evaluated(self, task: Any, model: Any, batch_size: int) -> Any:
-        """What lm-eval makes of one of the tasks with any model of its own kind."""
-        with silence():
-            return simple_evaluate(
-                model,
-                tasks=[task],
-                task_manager=self.manager,
-                num_fewshot=self.num_fewshot,
-                limit=self.limit,
-                batch_size=batch_size,
-                bootstrap_iters=0,  # its intervals are not paired
-                random_seed=SEEDS["random"],
-                numpy_random_seed=SEEDS["numpy"],
-                torch_random_seed=SEEDS["torch"],
-                fewshot_random_seed=SEEDS["fewshot"],
-            )
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
         """What each document scored, by metric: see `task_scores`."""

@@ -2,59 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from evals.benchmarks.requests import Requests
+from evals.benchmarks.running import Benchmarks, TaskRun
 from evals.benchmarks.scores import Scores, main_metric
+from evals.benchmarks.tasks import ability
 from evals.evaluation.comparing import compare_scores
-from evals.sweep.engine import Measured
+from evals.files import Journal
+from evals.models import LoadedModel
+from evals.running.processes import Processes
+from evals.sweep.batch import BASE
+from evals.sweep.planning import FitsBlocks
 from surgery.errors import MeasurementError
+from surgery.selection import Selection
+
+TaskRuns = dict[str, TaskRun | None]
+"""Task → its run, with only what scores are made of; None where it gave no finite number."""
+_OF_RUN = ("results", "aggregation", "higher_is_better")
+_OF_SAMPLE = ("filter", "metrics", "doc_hash")
+
+
+def batch_sizes(
+    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None, processes: Processes
+) -> dict[str, int]:
+    """Task → rows at a time: `batch_size`, by default what memory allows.
+
+    Raises `MeasurementError` for a model without a tokenizer.
+    """
+    if loaded.tokenizer is None:
+        raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
+    return {
+        name: batch_size or processes.once(benchmarks.batch_size, name, loaded)
+        for name in benchmarks.tasks
+    }
+
+
+def run_tasks(
+    benchmarks: Benchmarks,
+    loaded: LoadedModel,
+    edits: Sequence[Selection],
+    sizes: dict[str, int],
+    *,
+    fitter: FitsBlocks | None,
+    processes: Processes,
+    advance: Callable[[int], None] = lambda done: None,
+    journal: Journal | None = None,
+) -> list[TaskRuns]:
+    """Runs every task under the base model and under every edit, in this order.
+
+    **Arguments:** `sizes`: task → rows at a time; `processes` share the rows; `advance` is told of
+    edits done; `journal` keeps each edit's and gives back what an earlier run did.
+
+    Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
+    """
+
+    done: list[TaskRuns] = processes.once(
+        lambda: [] if journal is None else journal.read(lambda step: step["tasks"])
+    )
+    advance(len(done))
+    record = journal if processes.is_main else None
+    with nullcontext() if record is None else record.appending():
+        for selection in (BASE, *edits)[len(done) :]:
+            with _edit(loaded, selection, fitter):
+                found = {
+                    name: _run(benchmarks, name, loaded, size, processes)
+                    for name, size in sizes.items()
+                }
+            done.append(found)
+            advance(1)
+            if record is not None:
+                record.append({"tasks": found})
+    return done
+
+
+def _edit(
+    loaded: LoadedModel, selection: Selection, fitter: FitsBlocks | None
+) -> AbstractContextManager[None]:
+    """Puts an edit in force; nothing for the base model."""
+    if selection == BASE:
+        return nullcontext()
+    plan = loaded.editable.plan(selection)
+    fits = fitter.fits(selection) if fitter is not None and plan.fitted else {}
+    return loaded.editable.replacements(plan, fits).active()
+
+
+def _run(
+    benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int, processes: Processes
+) -> TaskRun | None:
+    try:
+        run = benchmarks.run(name, loaded, batch_size=rows, processes=processes)
+    except MeasurementError as error:
+        if isinstance(error.__cause__, OverflowError):  # a perplexity beyond reach
+            return None
+        raise
+    samples = [
+        {key: sample[key] for key in (*_OF_SAMPLE, *sample["metrics"])} for sample in run["samples"]
+    ]
+    return {**{key: run[key] for key in _OF_RUN}, "samples": samples}
 
 
 def with_tasks(
-    result: dict[str, Any], requests: Requests, measured: Sequence[Measured]
+    result: dict[str, Any],
+    benchmarks: Benchmarks,
+    runs: Sequence[TaskRuns],
+    sizes: dict[str, int],
 ) -> dict[str, Any]:
     """A sweep's result with `tasks`: how each was asked, and in the base and every edit its value.
 
     An edit's task also has its `difference` from the base, edited minus base, and the 95 % interval
     of that (`evals.evaluation.comparing.compare_scores`); null where its value is not finite.
-    `measured`: the base, then the edits, as in the result.
+    `runs`: the base's, then the edits', as in the result.
 
     Raises `MeasurementError` for a task without a metric on the base.
     """
-    before, main = requests.scores(measured[0].asked), {}
-    for name, scores in before.items():
-        if not scores:
+    main: dict[str, tuple[str, Scores]] = {}
+    for name, run in runs[0].items():
+        found = _scores(benchmarks, name, run)
+        if not found:
             raise MeasurementError("has no metric that can be compared", where=f"task {name}")
-        metric = main_metric(scores)
-        main[name] = metric, scores[metric]
+        metric = main_metric(found)
+        main[name] = metric, found[metric]
     edits = []
-    for record, one in zip(result["edits"], measured[1:], strict=True):
-        after = requests.scores(one.asked)
+    for record, one in zip(result["edits"], runs[1:], strict=True):
         compared = {
-            name: {"metric": metric, **_compared(scores, after[name].get(metric))}
+            name: {
+                "metric": metric,
+                **_compare(scores, _scores(benchmarks, name, one[name]).get(metric)),
+            }
             for name, (metric, scores) in main.items()
         }
         edits.append(record | {"tasks": compared})
     values = {
         name: {"metric": metric, "value": scores.value} for name, (metric, scores) in main.items()
     }
-    described = {
-        name: {
-            **requests.described(name),
+    described = {}
+    for name, (metric, scores) in main.items():
+        config = benchmarks.tasks[name].config
+        described[name] = {
+            "version": (config.metadata or {}).get("version"),
+            "num_fewshot": config.num_fewshot,
+            "limit": benchmarks.limit,
+            "batch_size": sizes[name],
+            "ability": ability(config.output_type, config.metadata or {}),
             "metric": metric,
             "higher_is_better": scores.higher_is_better,
             "share": scores.aggregation == "mean",
             "n": len(scores.values),
         }
-        for name, (metric, scores) in main.items()
-    }
     base = result["base"] | {"tasks": values}
     return {**result, "base": base, "edits": edits, "tasks": described}
 
 
-def _compared(base: Scores, edited: Scores | None) -> dict[str, Any]:
+def _scores(benchmarks: Benchmarks, name: str, run: TaskRun | None) -> dict[str, Scores]:
+    """By metric; none where the task gave nothing finite."""
+    try:
+        return {} if run is None else benchmarks.scores(name, run)
+    except MeasurementError:
+        return {}
+
+
+def _compare(base: Scores, edited: Scores | None) -> dict[str, Any]:
     if edited is None:
         return {"value": None, "difference": None, "ci95": None}
     found = compare_scores(base, edited)

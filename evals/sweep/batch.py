@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +32,6 @@ BASE: Selection = ()
 """The selection of no block: the unedited model."""
 Edits = Callable[[Branch], Replacements]
 """A branch's edit, not yet in force."""
-
-
-class Batch(Protocol):
-    """Work that is done at once under the base model and all edits; its length is in rows."""
-
-    def __len__(self) -> int: ...
-
-    def measure(
-        self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
-    ) -> Iterator[tuple[Selection, Columns]]:
-        """The measures of the base model, then those of every branch that is to be measured."""
-        ...
 
 
 def under_edits(
@@ -99,7 +87,7 @@ class EditedBatch:
     def measure(
         self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
     ) -> Iterator[tuple[Selection, Columns]]:
-        """As `Batch.measure`."""
+        """The measures of the base model, then those of every branch that is to be measured."""
         # The last token predicts nothing that is measured, so it is not read.
         read = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
         columns, alone = partial(self._columns, model), partial(self._leaving_from, model)

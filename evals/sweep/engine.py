@@ -25,7 +25,7 @@ from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
-from evals.sweep.batch import BASE, Batch, Columns, EditedBatch
+from evals.sweep.batch import BASE, Columns, EditedBatch
 from evals.sweep.planning import FitsBlocks, SharedEdits
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
@@ -44,7 +44,6 @@ class Measured:
     - `entropy`: float64 [N], mean entropy of what is predicted at the suffix positions, in nats.
     - `heldout_nll`: float64 [M], of every token of a window but the first, in nats.
     - `heldout_kl`: float64 [M], KL(base || edited) at the same positions, in nats per token.
-    - `asked`: what each further batch gave.
     """
 
     selection: Selection
@@ -57,7 +56,6 @@ class Measured:
     entropy: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]
-    asked: Sequence[Columns] = ()
 
     @property
     def evidence(self) -> Evidence:
@@ -73,7 +71,6 @@ class Engine:
     - `model`: in eval mode, with its language modeling head.
     - `samples`: the passages that it may recite.
     - `heldout`: int32 [M, T] windows of text it was not trained on; None: only `samples`.
-    - `further`: more batches, whatever they ask.
     - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches are those of
       `evals.memorization.extraction.extract`, and so are the numbers, to the last bit in float32.
@@ -91,7 +88,6 @@ class Engine:
         samples: Samples,
         heldout: Tokens | None = None,
         *,
-        further: Sequence[Batch] = (),
         exact_only: bool = False,
         batch_size: int | None = None,
         processes: Processes | None = None,
@@ -106,7 +102,6 @@ class Engine:
         check_head(model, torch.from_numpy(samples.tokens[:1, :4].astype(np.int64)))
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
-        self._further = further
         self._processes = processes or Processes()
         self.batch_size = batch_size or self._processes.once(
             rows_per_batch, model, samples.tokens.shape[1], processes=self._processes.count
@@ -121,8 +116,7 @@ class Engine:
 
     def work(self, selections: Iterable[Selection]) -> int:
         """How much `measure` will tell `advance` of, about."""
-        rows = len(self._samples) + len(self._heldout) + sum(map(len, self._further))
-        return len(self._missing(selections)) * rows
+        return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
 
     def measure(
         self,
@@ -144,7 +138,7 @@ class Engine:
             edited = [selection for selection in missing if selection != BASE]
             with self._edits.tree(edited) as tree:
 
-                def one(batch: Batch) -> list[Columns]:
+                def one(batch: EditedBatch) -> list[Columns]:
                     done = {}
                     for selection, columns in batch.measure(self._model, tree, self._edits):
                         done[selection] = columns
@@ -161,7 +155,7 @@ class Engine:
 
     def _in_rounds(
         self,
-        one: Callable[[Batch], list[Columns]],
+        one: Callable[[EditedBatch], list[Columns]],
         edits: int,
         journal: Journal | None,
         advance: Callable[[int], None],
@@ -171,12 +165,11 @@ class Engine:
         All at once where there is no record: processes need not wait for one another.
         """
         processes, prefix_length = self._processes, self._samples.prefix_length
-        batches: list[Batch] = [
+        batches = [
             EditedBatch(tokens[rows], prefix, self._exact_only)
             for tokens, prefix in ((self._samples.tokens, prefix_length), (self._heldout, None))
             for rows in row_ranges(len(tokens), self.batch_size)
         ]
-        batches += self._further
         parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
         at_once = processes.count if processes.agree(journal is not None) else len(batches)
         advance(edits * sum(map(len, batches[: len(parts)])))
@@ -194,8 +187,6 @@ class Engine:
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> Measured:
         """One edit's rows of all batches, in order."""
         none = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
-        ours = len(parts) - len(self._further)
-        parts, asked = parts[:ours], parts[ours:]
         columns = none | {
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
@@ -203,12 +194,10 @@ class Engine:
         measured = Measured(
             selection=selection,
             exact=columns["first_divergence"] == self._samples.suffix_length,
-            asked=asked,
             **columns,
         )
-        floats = [v for part in asked for v in part.values() if v.dtype.kind == "f"]
         of_passages = [] if self._exact_only else [measured.nll]
-        for values in (*of_passages, measured.heldout_nll, *floats):
+        for values in (*of_passages, measured.heldout_nll):
             if not np.isfinite(values).all():
                 raise MeasurementError(
                     "the model gives likelihoods that are not finite",

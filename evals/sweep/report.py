@@ -33,8 +33,7 @@ class Setting:
     """What was swept, on what: everything but the results.
 
     `heldout`: int32 [M, T] windows, None where none were measured. `calibration`: the text that
-    variants were fitted on, with the fit of each block alone. `tasks`: what benchmarks ask, as a
-    journal tells it apart.
+    variants were fitted on, with the fit of each block alone.
     """
 
     loaded: LoadedModel
@@ -44,7 +43,6 @@ class Setting:
     batch_size: int
     calibration: CalibrationRecord | None = None
     warnings: Sequence[str] = ()
-    tasks: Mapping[str, Any] | None = None
 
 
 def sweep_report(
@@ -107,8 +105,16 @@ def fitted_alone(
     return fitter.calibration.record(fits)
 
 
-def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) -> Journal:
-    """Where the progress of a sweep is kept: in a hidden file beside its output folder."""
+def journal_of(
+    output: Path,
+    setting: Setting,
+    edits: Mapping[Selection, Kind],
+    tasks: Mapping[str, Any] | None = None,
+) -> Journal:
+    """Where the progress of a sweep is kept: in a hidden file beside its output folder.
+
+    With `tasks`, what each benchmark asks, the file is that of the benchmarks.
+    """
     loaded, calibration = setting.loaded, setting.calibration
     settings = {
         "model": loaded.identity,
@@ -118,10 +124,11 @@ def journal_of(output: Path, setting: Setting, edits: Mapping[Selection, Kind]) 
         "exact_only": setting.exact_only,
         "batch_size": setting.batch_size,
         "calibration": calibration and calibration.sha256,
-        "tasks": setting.tasks,
+        "tasks": tasks,
         "edits": hashlib.sha256(repr(list(edits)).encode()).hexdigest(),
     }
-    path = output.parent / f".{output.name}.progress"
+    part = "" if tasks is None else ".tasks"
+    path = output.parent / f".{output.name}{part}.progress"
     return Journal(path, settings, loaded.check_unchanged)
 
 

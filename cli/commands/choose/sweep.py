@@ -110,6 +110,8 @@ def command(
     extract. With --tasks or --suite, every edit also on lm-eval's benchmarks. Nothing is exported;
     the figures are those that extract and lm_eval give for the exported models.
     """
+    from evals.evaluation.swept import batch_sizes, run_tasks, with_tasks
+    from evals.files import Journal
     from evals.running.processes import Processes
     from evals.samples.windows import control_windows
     from evals.sweep.batch import BASE
@@ -158,19 +160,10 @@ def command(
         note(f"warning: {warning}")
     plans = [loaded.editable.plan(edit) for edit in edits]
     fitter = fitter_for(plans, calibrated, loaded, processes=processes)
-    requests = None
-    if benchmarks is not None:
-        from evals.benchmarks.requests import Requests
-
-        with progress("reading tasks", None):
-            requests = Requests.record(
-                benchmarks, loaded, batch_size=running["batch_size"], agree=processes.agree
-            )
     engine = Engine(
         loaded.model,
         tokenized,
         heldout,
-        further=requests.batches if requests else (),
         exact_only=exact_only,
         batch_size=running["batch_size"],
         processes=processes,
@@ -185,13 +178,30 @@ def command(
         engine.batch_size,
         fitted_alone(fitter, edits),
         warnings,
-        None if requests is None else requests.identity,
     )
-    journal = None
+    sizes = {}
+    if benchmarks is not None:
+        sizes = batch_sizes(benchmarks, loaded, running["batch_size"], processes)
+    journals: list[Journal] = []
     if output is not None and processes.is_main:  # others need not know what the model is
-        journal = journal_of(output, setting, edits)
+        journals.append(journal_of(output, setting, edits))
+        if benchmarks is not None:
+            journals.append(journal_of(output, setting, edits, benchmarks.identify(sizes)))
+    journal, task_journal = (*journals, None, None)[:2]
     with progress(f"sweep {model}", engine.work(edits)) as advance:
         measured = engine.measure([BASE, *edits], advance=advance, journal=journal)
+    if benchmarks is not None:
+        with progress("run tasks", len(edits) + 1) as advance:
+            runs = run_tasks(
+                benchmarks,
+                loaded,
+                list(edits),
+                sizes,
+                fitter=fitter,
+                processes=processes,
+                advance=advance,
+                journal=task_journal,
+            )
     found = None
     if estimated and heldout is not None:
         with progress("estimate", None) as advance:
@@ -218,15 +228,12 @@ def command(
         with progress("bounds", len(windows)) as advance:
             bounded = bounds(loaded.model, windows, advance=advance)
         result = with_divergence(result, bounded.to_json())
-    if requests is not None:
-        from evals.evaluation.swept import with_tasks
-
-        with progress("scoring tasks", None):
-            result = with_tasks(result, requests, measured)
+    if benchmarks is not None:
+        result = with_tasks(result, benchmarks, runs, sizes)
     if output is not None:
         write_sweep(output, result, overwrite=overwrite)
-    if journal is not None:
-        journal.remove()
+    for file in journals:
+        file.remove()
     if as_json:
         print_json(result)
     else:
