@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def table_rows(header: str) -> set[str]:
-    """First cells, in backticks, of the README's table that begins with `header`."""
-    table = README[README.index(header) :].split("\n\n", 1)[0]
+def table_rows(header: str, document: str = README) -> set[str]:
+    """First cells, in backticks, of the document's table that begins with `header`."""
+    table = document[document.index(header) :].split("\n\n", 1)[0]
     return set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE))
 
 
@@ -31,9 +31,10 @@ def test_readme_lists_every_command() -> None:
     assert table_rows("| command |") == set(COMMANDS)
 
 
-def test_readme_lists_every_variant_and_layout() -> None:
-    assert table_rows("| variant |") == set(VARIANTS)
-    assert table_rows("| layout |") == {*LAYOUTS, "auto"}
+def test_documents_list_every_variant_and_layout() -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    assert table_rows("| variant |", page) == set(VARIANTS)
+    assert table_rows("| layout |", page) == {*LAYOUTS, "auto"}
 
 
 def test_changelog_names_every_command() -> None:
