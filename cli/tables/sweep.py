@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from cli.options import echo
-from cli.tables import console, plain_table
+from cli.tables import print_table
 
-COLUMNS = (
+KEY_COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
+    ("held-out loss", "heldout_loss", "{:.3f}"),
+    ("KL", "heldout_kl", "{:.3f}"),
+)
+MORE_COLUMNS = (
     ("next token", "next_token_accuracy", "{:.1%}"),
     ("suffix NLL", "suffix_nll", "{:.3f}"),
     ("entropy", "completion_entropy", "{:.3f}"),
-    ("held-out loss", "heldout_loss", "{:.3f}"),
     ("perplexity", "heldout_perplexity", "{:.4g}"),
-    ("KL", "heldout_kl", "{:.3f}"),
     ("est. KL", "estimated_kl", "{:.3f}"),
     ("est. margin", "estimated_margin", "{:.3f}"),
     ("mixing", "mixing_measured", "{:.2f}"),
@@ -32,27 +34,27 @@ def show_sweep(result: dict[str, Any]) -> None:
     base, *edits = [edit | _values(edit) for edit in (base, *edits)]
     columns = [
         column
-        for column in (*COLUMNS, *asked)
+        for column in (*KEY_COLUMNS, *asked, *MORE_COLUMNS)
         if any(e.get(column[1]) is not None for e in [base, *edits])
     ]
-    table = plain_table()
-    for name in ("edit", "variant"):
-        table.add_column(name, no_wrap=True)
-    for name, _, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for edit in [base, *edits]:
-        figures = [
-            "-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns
-        ]
-        table.add_row(edit["spec"] or "none", edit["variant"] or "", *figures)
-    out = console()
-    if not out.is_terminal:
-        out.width = 10_000  # a pipe has no edge to wrap at
+    rows = [
+        (
+            edit["spec"] or "none",
+            edit["variant"] or "",
+            *("-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns),
+        )
+        for edit in [base, *edits]
+    ]
     echo(
         f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens given, "
         f"{result['suffix_length']} asked for; losses and KL in nats per token"
     )
-    out.print(table)
+    print_table(
+        ("edit", "variant", *(name for name, _, _ in columns)),
+        rows,
+        labels=2,
+        rest="A wider terminal, a pipe, and --output show them.",
+    )
     if "tasks" in result:
         echo(
             "tasks: "
