@@ -131,6 +131,24 @@ def test_no_figure_is_cut_and_no_word_is_broken(name: str, columns: int) -> None
     assert whole <= words, whole - words
 
 
+def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
+    result = {**swept(exact_match=0.25, exact_count=30), "exact_only": True}
+    result["base"] = swept()["base"]
+    for edit in result["edits"][3:6]:
+        edit["exact_match"], edit["exact_count"] = 0.0, 0
+    *_, first, last = piped(lambda: show_sweep(result)).splitlines()
+    assert first == "fewest recited (99.0% to 0.0%): 1 linear; 2 identity; 2 linear"
+    assert last == "What these edits cost was not measured. To choose, leave --exact-only out."
+
+
+def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:
+    result = swept(exact_match=0.25, exact_count=30)
+    result["edits"].reverse()
+    result["base"] = swept()["base"]
+    last = piped(lambda: show_sweep(result)).splitlines()[-1]
+    assert last.startswith("best: --drop-attn 0 --variant identity: exact match 99.0% to 25.0% at ")
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_a_pipe_gets_one_table(name: str) -> None:
     work, _ = TABLES[name]

@@ -22,12 +22,12 @@ MORE_COLUMNS = (
     ("mixing", "mixing_measured", "{:.2f}"),
     ("bound", "mixing_bound", "{:.2f}"),
 )
-_MOST_ESTIMATES = 12
+_MOST = 12
 
 
 def show_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report; figures that were not taken have no column."""
-    from evals.sweep.report import best_edit
+    from evals.sweep.report import best_edits
 
     base, edits = result["base"], sorted(result["edits"], key=_by_block)
     asked = [(name, name, "{:.3f}") for name in base.get("tasks", {})]
@@ -62,15 +62,19 @@ def show_sweep(result: dict[str, Any]) -> None:
         )
     if not base["exact_count"]:
         return
-    best = best_edit(result)
-    cost = ""
-    if not result["exact_only"]:
+    best, *others = best_edits({**result, "edits": edits})
+    change = f"{base['exact_match']:.1%} to {best['exact_match']:.1%}"
+    if result["exact_only"]:
+        named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
+        more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
+        echo(f"fewest recited ({change}): {'; '.join(named[:_MOST])}{more}")
+        echo("What these edits cost was not measured. To choose, leave --exact-only out.")
+    else:
         rise = best["heldout_loss"] - base["heldout_loss"]
-        cost = f" at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
-    echo(
-        f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match "
-        f"{base['exact_match']:.1%} to {best['exact_match']:.1%}{cost}"
-    )
+        echo(
+            f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match {change} "
+            f"at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
+        )
     if "estimates" in result:
         _show_estimates(result)
 
@@ -84,7 +88,7 @@ def _show_estimates(result: dict[str, Any]) -> None:
         f"estimates of {len(result['estimates'])} heads and blocks; those that move the margins of "
         f"recited tokens most for what they cost:"
     )
-    for one in front[-_MOST_ESTIMATES:]:
+    for one in front[-_MOST:]:
         echo(
             f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} ± {one['kl_error']:.4f}, "
             f"margins {one['margin']:.3f} ± {one['margin_error']:.3f} nats²"
