@@ -128,7 +128,7 @@ def open_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
-        say(f"{source}: float16 weights are measured in float32 on a CPU (`dtype`)")
+        say(f"{found.source.model}: float16 weights are measured in float32 on a CPU (`dtype`)")
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
     return LoadedModel(found, model, tokenizer, states)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import termios
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +68,36 @@ def attn_surgery(*arguments: object) -> Outcome:
             code = stop.code
     assert isinstance(code, int)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def on_terminal(columns: int, work: Callable[[], object]) -> str:
+    """What work in this process prints on a pseudo-terminal of so many columns, as it stands."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    printed = list[bytes]()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while content := os.read(ours, 65536):
+                printed.append(content)
+
+    reader, stdin = threading.Thread(target=read), os.dup(0)
+    reader.start()
+    environment = {"TERM": "xterm", "COLUMNS": "", "LINES": ""}
+    os.dup2(theirs, 0)  # where rich looks for the size
+    try:
+        with (
+            os.fdopen(theirs, "w") as terminal,
+            contextlib.redirect_stdout(terminal),
+            mock.patch.dict(os.environ, environment),
+        ):
+            work()
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        reader.join()
+        os.close(ours)
+    return b"".join(printed).decode().replace("\r\n", "\n")
 
 
 def start(

@@ -7,6 +7,7 @@ under the same settings; every mistake is one line. How fast a model is, no test
 
 from __future__ import annotations
 
+import re
 import sys
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_for_people_and_for_gpt_neo(tmp_path) -> None:
     assert outcome.code == 0, outcome
     heading, *lines = outcome.stdout.splitlines()
     assert heading.startswith("2 rows of 12 prompt and 3 new tokens, float32 on cpu")
-    figures = {line[:20].strip(): line[20:].split() for line in lines if line}
+    rows = (re.split(" {2,}", line.strip(), maxsplit=1) for line in lines if "  " in line.strip())
+    figures = {label: figures.split() for label, figures in rows}
     assert figures["key/value cache"][-1] == "0.750"
     assert len(figures["prefill, tokens/s"]) >= 9
     assert set(figures) >= {"decode, tokens/s", "parameters", "peak memory"}

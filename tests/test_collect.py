@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import command_line
@@ -400,23 +398,34 @@ def test_two_processes_give_the_bytes_of_one_and_hash_the_weights_once(folder, p
     assert results[0] == results[1]
 
 
+# Kills itself once it has recorded its third step, before which the settings are.
+KILLED = """
+import os, signal
+from cli.main import run
+from evals.files import Journal
+append, steps = Journal.append, []
+
+def killed(journal, step):
+    append(journal, step)
+    steps.append(step)
+    if len(steps) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.append = killed
+run()
+"""
+
+
 @pytest.mark.slow
 def test_the_command_survives_being_killed(folder, planted, tmp_path):
-    corpus = write(tmp_path, planted * 60)
+    corpus = write(tmp_path, planted * 4)
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-
-    def start(to: Path) -> subprocess.Popen[str]:
-        return command_line.start("collect", *arguments(folder, corpus, to))
-
-    process, journal = start(output), Path(f"{output}.progress")
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 4_000):
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    call = ("collect", *arguments(folder, corpus, output))
+    killed = command_line.finish(command_line.start(*call, program=("-c", KILLED)))
+    assert killed.code == -signal.SIGKILL, killed
     assert not output.exists()
     for to in (output, whole):
-        done = command_line.finish(start(to))
+        done = command_line.attn_surgery("collect", *arguments(folder, corpus, to))
         assert done.code == 0, done.stderr
         if to is output:
             assert "an earlier run was taken up where it was" in done.stderr

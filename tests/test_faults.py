@@ -37,20 +37,27 @@ def test_a_few_faults(name: str) -> None:
 
 
 NOT_WHOLE = """
-import os, sys, time
+import os, signal, sys
 sys.path[:0] = [os.getcwd(), "tests"]
-from pathlib import Path
-from benchmarks.faults import __main__ as faults
+from benchmarks.faults import __main__ as faults, trial
 from surgery import output
+
+at_random, to_be_struck = trial.run, False
+
+def run(*arguments, moment=None, **options):  # struck where `publish` stops, and nowhere else
+    global to_be_struck
+    to_be_struck = moment is not None
+    return at_random(*arguments, moment=moment and trial.Moment(step=10**9), **options)
 
 def publish(partial, target):  # a folder appears first, then what is in it
     target.mkdir(exist_ok=True)
     for path in sorted(partial.iterdir()):
-        time.sleep(0.1)
         path.replace(target / path.name)
+        if to_be_struck:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
-output.publish = publish
-faults.main(["--kills", "8", "--faults", "0", "--command", "export"])
+trial.run, output.publish = run, publish
+faults.main(["--kills", "1", "--faults", "0", "--command", "export"])
 """
 
 

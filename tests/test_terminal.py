@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, Outcome, attn_surgery
-from rich.table import Table
 
 from cli.options import shown
 from cli.progress import progress
-from cli.tables import console
+from cli.tables import console, print_table
 
 HOSTILE = "a\x1b[2K\x1b[1A\r\x07\x9b31m\u202eb\u2066\u200b\ufeff\u2028\n\tok     every file"
 CONTROL = [char for char in HOSTILE if not char.isprintable()]
@@ -85,11 +84,9 @@ def test_what_was_typed(tmp_path: Path) -> None:
         assert_harmless(outcome)
 
 
-def test_tables_and_titles(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(title=f"[red]{HOSTILE}[/red]")
-    table.add_column(f"[bold]{HOSTILE}", no_wrap=True)
-    table.add_row(f"[link=file:///etc]{HOSTILE}[/link] :smiley:")
-    console().print(table)
+def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"[link=file:///etc]{HOSTILE}[/link] :smiley:", HOSTILE)]
+    print_table((f"[bold]{HOSTILE}", "figure"), rows)
     console().print(f"[red]{HOSTILE}")
     printed = capsys.readouterr().out
     assert all(char.isprintable() for char in printed.replace("\n", ""))

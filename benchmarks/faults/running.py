@@ -1,7 +1,8 @@
 """A command in a forked process, struck at a moment. What it imports was imported before, once.
 
-A moment is a time, or a step: what the interpreter is about to do to a file of the place or to a
-connection. Steps come again at the same place with the same seed; times meet what lies between.
+A moment is an amount of the processor's time, or a step: what the interpreter is about to do to a
+file of the place or to a connection. Steps come again at the same place with the same seed; times
+meet what lies between, and a busy machine does not move them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PATIENCE = 120  # seconds after which a run hangs
 STEPS = ("open", "os.", "fcntl.", "shutil.", "socket.connect")
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
@@ -28,7 +31,7 @@ _OVERRIDES = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root reads and w
 
 @dataclass(frozen=True)
 class Moment:
-    """After so many seconds, or before a step, counted from 0."""
+    """After so many seconds of the processor's time, or before a step, counted from 0."""
 
     seconds: float | None = None
     step: int | None = None
@@ -39,7 +42,8 @@ class Moment:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a run ended. `code` is negative for a signal; `struck`: it was still there to be struck;
+    """How a run ended. `code` is negative for a signal; `seconds` are the processor's; `struck`: it
+    was still there to be struck;
     `steps` and `modules` are those of a run that came to its end."""
 
     code: int
@@ -73,7 +77,6 @@ def run(
     """
     told = logs / "told.json"
     told.unlink(missing_ok=True)
-    begun = time.monotonic()
     pid = os.fork()
     if pid == 0:
         try:
@@ -86,17 +89,19 @@ def run(
     with contextlib.suppress(ProcessLookupError):
         os.setpgid(pid, pid)
     if moment is not None and moment.seconds is not None:
-        time.sleep(moment.seconds)
-        struck = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        if struck:
-            act(pid)
-    _, status = os.waitpid(pid, os.WUNTRACED)
+        child = psutil.Process(pid)
+        while struck := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if sum(child.cpu_times()[:2]) >= moment.seconds:
+                act(pid)
+                break
+            time.sleep(0.001)
+    _, status, used = os.wait4(pid, os.WUNTRACED)
     if os.WIFSTOPPED(status):
         struck = True
         act(pid)
         os.kill(pid, signal.SIGCONT)
-        _, status = os.waitpid(pid, 0)
-    seconds = time.monotonic() - begun
+        _, status, used = os.wait4(pid, 0)
+    seconds = used.ru_utime + used.ru_stime
     end = json.loads(told.read_text()) if told.exists() else {"steps": 0, "modules": []}
     errors = (logs / "stderr").read_text()
     code = os.waitstatus_to_exitcode(status)

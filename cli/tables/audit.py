@@ -4,43 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
-from cli.tables import console, with_interval
+from cli.options import echo
+from cli.tables import print_table, with_interval
 
 
 def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
     control = result["control"]
-    table = Table(
-        title=f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
-        f"given, {result['suffix_length']} asked for); 95 % intervals in brackets"
-    )
-    table.add_column("attack")
-    never = f"never trained on (n = {control['n']})"
-    for name in ("base", "edited", never, "seconds"):
-        table.add_column(name, justify="right")
-    out, areas = console(), None
-    for attack in result["attacks"]:
-        if attack["name"] == "membership":
-            areas = attack
-            continue
-        rates = [_rate(attack[key]) for key in ("base", "edited", "control")]
-        table.add_row(attack["name"], *rates, f"{attack['seconds']:.1f}")
-    if table.row_count:
-        out.print(table)
-    for attack in result["attacks"]:
+    rated = [attack for attack in result["attacks"] if attack["name"] != "membership"]
+    if rated:
+        echo(
+            f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
+            f"given, {result['suffix_length']} asked for); 95 % intervals in brackets"
+        )
+        never = f"never trained on (n = {control['n']})"
+        print_table(
+            ("attack", "base", "edited", never, "seconds"),
+            [
+                (
+                    one["name"],
+                    *(_rate(one[key]) for key in ("base", "edited", "control")),
+                    f"{one['seconds']:.1f}",
+                )
+                for one in rated
+            ],
+        )
+    for attack in rated:
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
-            out.print(f"{attack['name']}, {steps} steps: {shares}")
-    if areas is not None and areas["edited"] is not None:
+            echo(f"{attack['name']}, {steps} steps: {shares}")
+    for areas in [attack for attack in result["attacks"] if attack not in rated]:
+        if areas["edited"] is None:
+            echo("membership: not measured, since no passage is known to be no member")
+            continue
         for score, area in areas["edited"].items():
             before = areas["base"][score]["auc"]
             after = with_interval(area["auc"], area["ci95"], "{:.3f}")
-            out.print(f"membership, {score}: AUC {before:.3f} → {after}")
-    elif areas is not None:
-        out.print("membership: not measured, since no passage is known to be no member")
+            echo(f"membership, {score}: AUC {before:.3f} → {after}")
 
 
 def _rate(value: dict[str, Any] | None) -> str:

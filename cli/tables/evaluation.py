@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.measure import Measurement
-
 from cli.options import echo
-from cli.tables import console, plain_table, with_interval
+from cli.tables import print_table, with_interval
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
@@ -19,14 +17,7 @@ if TYPE_CHECKING:
 def print_evaluation(report: Report, output: Path) -> None:
     """The verdict, a table of what was measured, the gates, and where the report is."""
     echo(report.verdict)
-    table = plain_table()
-    for heading in ("", "base", "edited", "edited - base [95 % interval]", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("", "verdict") else "right")
-    for row in _rows(report):
-        table.add_row(*row)
-    out = console()
-    out.width = max(out.width, 110)  # a figure is never cut
-    out.print(table)
+    print_table(("", "base", "edited", "edited - base [95 % interval]", "verdict"), _rows(report))
     for gate in report.gates:
         echo(f"gate {gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}")
     echo(f"report: {output / 'report.html'}")
@@ -34,20 +25,15 @@ def print_evaluation(report: Report, output: Path) -> None:
 
 def print_side_by_side(found: SideBySide) -> None:
     """A row for each figure, a column for each edit."""
-    table = plain_table()
-    table.add_column("")
-    for name in ("base", *(column.folder for column in found.columns)):
-        table.add_column(name, justify="right")
-    for label, key in (("edited", "drop_attn"), ("variant", "variant")):
-        table.add_row(label, "", *(getattr(column, key) or "" for column in found.columns))
+    rows = [
+        (label, "", *(getattr(column, key) or "" for column in found.columns))
+        for label, key in (("edited", "drop_attn"), ("variant", "variant"))
+    ]
     for row in found.rows:
         form = "{:.1%}" if row.unit == "share" else "{:.3f}"
         shown = (form.format(value) for value in (row.base, *(cell.value for cell in row.edits)))
-        table.add_row(f"{row.name} (n = {row.n:,})", *shown)
-    out = console()
-    whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    out.width = max(out.width, whole)  # a figure is never cut
-    out.print(table)
+        rows.append((f"{row.name} (n = {row.n:,})", *shown))
+    print_table(("", "base", *(column.folder for column in found.columns)), rows)
 
 
 def _rows(report: Report) -> Iterator[tuple[str, ...]]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cli.options import echo
-from cli.tables import console, plain_table, with_interval
+from cli.tables import print_table, with_interval
+
+HALVES = ("held back", "chosen on")
 
 
 def show_search(result: dict[str, Any], export: str) -> None:
@@ -15,22 +17,21 @@ def show_search(result: dict[str, Any], export: str) -> None:
     rows = [("unedited", base, base["held_back"])]
     if deep is not None:
         rows.append((f"deep blocks: {deep['spec']} identity", deep, deep["held_back"]))
-    rows.append((f"chosen: {_named(selected, result['num_heads'])}", selected, result["held_back"]))
-    table = plain_table()
-    table.add_column("edit", overflow="fold")
+    rows.append(("chosen", selected, result["held_back"]))
     measure = result["measure"]
     what = "recited" if measure == "greedy" else "recovered"
-    for half in ("chosen on", "held back"):
-        for name in (what, "loss", "KL"):
-            table.add_column(f"{name}\n{half}", justify="right", no_wrap=True)
-    for label, here, there in rows:
-        on_both = *_cells(here, base, measure), *_cells(there, base["held_back"], measure)
-        table.add_row(label, *on_both)
     echo(
         f"{result['model']}: chosen on {result['n']} passages, {result['n_held_back']} held back; "
         "loss: rise on held-out text, in nats per token"
     )
-    console().print(table)
+    echo(f"chosen: {_named(selected, result['num_heads'])}")
+    print_table(
+        ("edit", *(f"{half}: {name}" for half in HALVES for name in (what, "loss", "KL"))),
+        [
+            (label, *_cells(there, base["held_back"], measure), *_cells(here, base, measure))
+            for label, here, there in rows
+        ],
+    )
     there = result["held_back"]
     every = (
         "all there are" if result["exhaustive"] else f"out of {result['units']['offered']} units"

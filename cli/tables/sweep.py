@@ -5,54 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 from cli.options import echo
-from cli.tables import console, plain_table
+from cli.tables import print_table
 
-COLUMNS = (
+KEY_COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
+    ("held-out loss", "heldout_loss", "{:.3f}"),
+    ("KL", "heldout_kl", "{:.3f}"),
+)
+MORE_COLUMNS = (
     ("next token", "next_token_accuracy", "{:.1%}"),
     ("suffix NLL", "suffix_nll", "{:.3f}"),
     ("entropy", "completion_entropy", "{:.3f}"),
-    ("held-out loss", "heldout_loss", "{:.3f}"),
     ("perplexity", "heldout_perplexity", "{:.4g}"),
-    ("KL", "heldout_kl", "{:.3f}"),
     ("est. KL", "estimated_kl", "{:.3f}"),
     ("est. margin", "estimated_margin", "{:.3f}"),
     ("mixing", "mixing_measured", "{:.2f}"),
     ("bound", "mixing_bound", "{:.2f}"),
 )
-_MOST_ESTIMATES = 12
+_MOST = 12
 
 
 def show_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report; figures that were not taken have no column."""
-    from evals.sweep.report import best_edit
+    from evals.sweep.report import best_edits
 
     base, edits = result["base"], sorted(result["edits"], key=_by_block)
     asked = [(name, name, "{:.3f}") for name in base.get("tasks", {})]
     base, *edits = [edit | _values(edit) for edit in (base, *edits)]
     columns = [
         column
-        for column in (*COLUMNS, *asked)
+        for column in (*KEY_COLUMNS, *asked, *MORE_COLUMNS)
         if any(e.get(column[1]) is not None for e in [base, *edits])
     ]
-    table = plain_table()
-    for name in ("edit", "variant"):
-        table.add_column(name, no_wrap=True)
-    for name, _, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for edit in [base, *edits]:
-        figures = [
-            "-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns
-        ]
-        table.add_row(edit["spec"] or "none", edit["variant"] or "", *figures)
-    out = console()
-    if not out.is_terminal:
-        out.width = 10_000  # a pipe has no edge to wrap at
+    rows = [
+        (
+            edit["spec"] or "none",
+            edit["variant"] or "",
+            *("-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns),
+        )
+        for edit in [base, *edits]
+    ]
     echo(
         f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens given, "
         f"{result['suffix_length']} asked for; losses and KL in nats per token"
     )
-    out.print(table)
+    print_table(
+        ("edit", "variant", *(name for name, _, _ in columns)),
+        rows,
+        labels=2,
+        rest="A wider terminal, a pipe, and --output show them.",
+    )
     if "tasks" in result:
         echo(
             "tasks: "
@@ -60,15 +62,19 @@ def show_sweep(result: dict[str, Any]) -> None:
         )
     if not base["exact_count"]:
         return
-    best = best_edit(result)
-    cost = ""
-    if not result["exact_only"]:
+    best, *others = best_edits({**result, "edits": edits})
+    change = f"{base['exact_match']:.1%} to {best['exact_match']:.1%}"
+    if result["exact_only"]:
+        named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
+        more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
+        echo(f"fewest recited ({change}): {'; '.join(named[:_MOST])}{more}")
+        echo("What these edits cost was not measured. To choose, leave --exact-only out.")
+    else:
         rise = best["heldout_loss"] - base["heldout_loss"]
-        cost = f" at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
-    echo(
-        f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match "
-        f"{base['exact_match']:.1%} to {best['exact_match']:.1%}{cost}"
-    )
+        echo(
+            f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match {change} "
+            f"at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
+        )
     if "estimates" in result:
         _show_estimates(result)
 
@@ -82,7 +88,7 @@ def _show_estimates(result: dict[str, Any]) -> None:
         f"estimates of {len(result['estimates'])} heads and blocks; those that move the margins of "
         f"recited tokens most for what they cost:"
     )
-    for one in front[-_MOST_ESTIMATES:]:
+    for one in front[-_MOST:]:
         echo(
             f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} ± {one['kl_error']:.4f}, "
             f"margins {one['margin']:.3f} ± {one['margin_error']:.3f} nats²"

@@ -158,16 +158,18 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, **(row.get("recovered") or {}), **tasks}
 
 
-def best_edit(result: Mapping[str, Any]) -> dict[str, Any]:
+def best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The edit with the least held-out loss among those that leave at most 1 % of the passages.
 
-    Where none does, or no held-out text was measured, the one that leaves the fewest.
+    Where none does, among those that leave the fewest. Where no held-out text was measured, all
+    that leave the fewest: nothing tells them apart.
     """
     edits: list[dict[str, Any]] = result["edits"]
-    low = [edit for edit in edits if edit["exact_match"] <= LOW_EXTRACTION]
-    if low and not result["exact_only"]:
-        return min(low, key=lambda edit: float(edit["heldout_loss"]))
-    return min(edits, key=lambda edit: float(edit["exact_match"]))
+    fewest = min(edit["exact_match"] for edit in edits)
+    if result["exact_only"]:
+        return [edit for edit in edits if edit["exact_match"] == fewest]
+    low = [edit for edit in edits if edit["exact_match"] <= max(fewest, LOW_EXTRACTION)]
+    return [min(low, key=lambda edit: float(edit["heldout_loss"]))]
 
 
 def _named(selection: Selection, kinds: Mapping[Selection, Kind], num_heads: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 
 from cli.options import count_option, device_options, echo, json_option, note, print_json
 from cli.progress import progress
+from cli.tables import print_table
 
 
 @click.command("bench")
@@ -47,27 +48,23 @@ def _print(result: dict[str, Any]) -> None:
         + (f", {_counted(threads, 'thread')}" if settings["device"] == "cpu" else "")
     )
     echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
-    echo()
-    echo(f"{'':20}{'base':28}{'edited':28}edited / base")
+    table = []
     for label, key in (("prefill, tokens/s", "prefill"), ("decode, tokens/s", "decode")):
         speeds = [result[part][f"{key}_tokens_per_second"] for part in ("base", "edited")]
         ratio = result["ratios"][f"{key}_tokens_per_second"]
         noise = "  within noise" if ratio["within_noise"] else ""
-        _line(label, [_range(speed, ",.0f") for speed in speeds], _range(ratio, ".2f") + noise)
+        shown = (_range(speed, ",.0f") for speed in speeds)
+        table.append((label, *shown, _range(ratio, ".2f") + noise))
     for label, key, form in (
         ("key/value cache", "cache_bytes", decimal),
         ("parameters", "parameters", "{:,}".format),
         ("peak memory", "peak_memory_bytes", decimal),
     ):
         ratio = result["ratios"][key]
-        cells = [form(result[part][key]) for part in ("base", "edited")]
-        _line(label, cells, "" if ratio is None else f"{ratio:.3f}")
-    echo()
+        shown = (form(result[part][key]) for part in ("base", "edited"))
+        table.append((label, *shown, "" if ratio is None else f"{ratio:.3f}"))
+    print_table(("", "base", "edited", "edited / base"), table)
     echo(f"peak memory: {settings['memory']}")
-
-
-def _line(label: str, cells: list[str], ratio: str) -> None:
-    echo((f"{label:20}" + "".join(f"{cell:28}" for cell in cells) + ratio).rstrip())
 
 
 def _range(value: dict[str, Any], form: str) -> str:

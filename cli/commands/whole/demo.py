@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import note, output_option, overwrite_option, unasked
+from cli.options import echo, note, output_option, overwrite_option, unasked
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
@@ -16,6 +16,20 @@ MODEL = "lab:pythia"
 BLOCKS = "last:2"
 LIMIT = 0.01
 SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
+TERMS = (
+    "recited, recovered: the share of the records that a model writes out by itself, or that an "
+    "attacker gets out of it. The reports say what each attack does.",
+    "held-out loss: how badly a model predicts text that it was not trained on. Lower is better.",
+    "acc, acc_norm: the share of a task's questions that a model answers right.",
+)
+CONTINUED = (
+    "Each model gets the first {prefix} tokens of a text and writes {suffix} more, always the "
+    "likeliest.",
+    "The loss is that of the {suffix} tokens that really follow: high for a record that is gone, "
+    "low for ordinary text that a model still predicts well.",
+    "A model that has lost a record must write something else. So small a model often repeats "
+    "itself then; the losses, here and in the table, tell what an edit costs.",
+)
 
 
 @click.command("demo")
@@ -70,12 +84,14 @@ def command(output: Path, overwrite: bool) -> None:
         reports["searched"] = evaluated(made / "searched", prepared.model, plan)
     out.rule("3. Side by side")
     print_side_by_side(side_by_side(reports))
+    for line in TERMS:
+        echo(line)
     out.rule("4. See for yourself")
     _show(places, out)
     out.rule("Done")
     for name, place in places.items():
-        out.print(f"{name}: {place.absolute() / 'report.html'}", soft_wrap=True)
-    out.print(f'Each loads as any other: AutoModelForCausalLM.from_pretrained("{chosen}")')
+        echo(f"{name}: {place / 'report.html'}")
+    echo(f'Each loads as any other: AutoModelForCausalLM.from_pretrained("{chosen}")')
 
 
 def _owned(folder: Path) -> list[str]:
@@ -99,21 +115,32 @@ def _show(places: dict[str, Path], out: Any) -> None:
     models: dict[str, Any] = {"before": open_model(MODEL)}
     models |= {name: open_model(str(place)) for name, place in places.items()}
     samples, tokenizer = load_samples(MODEL), models["before"].tokenizer
+    prefix, suffix = samples.prefix_length, samples.suffix_length
+    for line in CONTINUED:
+        echo(line.format(prefix=prefix, suffix=suffix))
     recited = extract(models["before"].model, samples).exact.nonzero()[0]
-    given = {f"record {samples.ids[row]}": samples.prefixes[row] for row in recited[:SHOWN]}
-    given["ordinary text"] = tokenizer(heldout_texts()[0])["input_ids"][: samples.prefix_length]
-    for label, prefix in given.items():
-        ids = torch.tensor([[int(token) for token in prefix]])
-        out.print(f"\n{label}, given", style="dim")
-        out.print(repr(tokenizer.decode(ids[0].tolist())))
+    texts = {f"record {samples.ids[row]}": samples.tokens[row] for row in recited[:SHOWN]}
+    texts["ordinary text"] = tokenizer(heldout_texts()[0])["input_ids"][: prefix + suffix]
+    for label, tokens in texts.items():
+        text = torch.tensor([[int(token) for token in tokens]])
+        given, follows = text[:, :prefix], text[0, prefix:]
+        for heading, part in ((f"\n{label}, given", given[0]), ("what follows", follows)):
+            out.print(heading, style="dim")
+            echo(repr(tokenizer.decode(part.tolist())))
         for name, loaded in models.items():
+            with torch.no_grad():
+                logits = loaded.model(text[:, :-1]).logits[0, prefix - 1 :]
+            loss = torch.nn.functional.cross_entropy(logits, follows)
             written = loaded.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=samples.suffix_length,
-                min_new_tokens=samples.suffix_length,
+                given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=suffix,
+                min_new_tokens=suffix,
                 do_sample=False,
                 pad_token_id=0,
+            )[0, prefix:]
+            right = int((written == follows).sum())
+            out.print(
+                f"{name}: {right} of {suffix} tokens as in the text, loss {loss:.2f}", style="bold"
             )
-            out.print(name, style="bold")
-            out.print(repr(loaded.tokenizer.decode(written[0, ids.shape[1] :].tolist())))
+            echo(repr(loaded.tokenizer.decode(written.tolist())))

@@ -1,0 +1,162 @@
+"""Contract: a table keeps its figures at every width of a terminal.
+
+The row's name, what is recited and the loss stand in one line, each figure whole, and no word is
+broken. Where a table is too wide, the other columns follow below it; those of a sweep, which may
+have hundreds of rows, are named instead. A pipe gets one table, a line for each row.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import on_terminal
+from example_report import audit, example, speed
+
+from cli.commands.measure.bench import _print as print_bench
+from cli.tables import print_table
+from cli.tables.audit import print_audit
+from cli.tables.evaluation import print_evaluation, print_side_by_side
+from cli.tables.extraction import print_extraction
+from cli.tables.search import show_search
+from cli.tables.sweep import show_sweep
+from evals.evaluation.report import read_report
+from evals.evaluation.side_by_side import side_by_side
+
+WIDTHS = [60, 80, 120]
+ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}
+
+
+def swept(**figures: Any) -> dict[str, Any]:
+    """What `sweep --json` tells of 24 blocks, with estimates, bounds and two tasks."""
+
+    def edit(block: int, variant: str) -> dict[str, Any]:
+        some = {
+            "exact_match": block / 100,
+            "exact_count": block,
+            "next_token_accuracy": 0.7511,
+            "suffix_nll": 12.25 + block,
+            "completion_entropy": 1.125 + block,
+            "heldout_loss": 10.001 + block,
+            "heldout_perplexity": 22070.25,
+            "heldout_kl": 3.125 + block,
+            "estimated_kl": 4.125,
+            "estimated_margin": 111.5,
+            "mixing_measured": 0.25,
+            "mixing_bound": 1.75,
+        }
+        named = {"spec": str(block), "kind": "block", "blocks": [block], "variant": variant}
+        return {**named, **some, "tasks": {"lab_copy": {"value": 0.5}}, **figures}
+
+    base = {**edit(99, ""), "spec": "", "variant": None, "blocks": []}
+    return {
+        "model": "model", "n": 120, "prefix_length": 32, "suffix_length": 32,
+        "exact_only": False, "base": base,
+        "edits": [edit(block, name) for block in range(24) for name in ("identity", "linear")],
+        "tasks": {"lab_copy": {"metric": "acc", "n": 250}},
+    }  # fmt: skip
+
+
+def searched() -> dict[str, Any]:
+    """What `search --json` tells of a choice of mixed units."""
+
+    def figures(rate: float, loss: float, kl: float) -> dict[str, Any]:
+        return {"recovered": {"any": rate}, "recovered_ci95": [0, 0.06], "heldout_loss": loss,
+                "heldout_kl": kl}  # fmt: skip
+
+    def halves(*both: dict[str, Any]) -> dict[str, Any]:
+        return {**both[0], "held_back": both[1]}
+
+    parts = [
+        {"block": block, "heads": [0, 2, 3, 5, 7, 9], "variant": variant}
+        for block, variant in [(0, "identity"), (1, "linear"), (11, "mean"), (17, "zero")]
+    ]
+    return {
+        "model": "model", "n": 60, "n_held_back": 60, "num_heads": 12, "measure": "any",
+        "base": halves(figures(1, 3.25, 0), figures(0.998, 3.5, 0)),
+        "deep_blocks": {"spec": "20-23", **halves(figures(0.11, 4, 0.9), figures(0.12, 4.5, 0.8))},
+        "selected": {"variant": "mixed", "spec": "", "parts": parts, **figures(0, 3.375, 0.125)},
+        "held_back": figures(0.013, 3.75, 0.5), "held_back_meets_goal": False,
+        "exhaustive": False, "units": {"offered": 288}, "evaluations": 64,
+    }  # fmt: skip
+
+
+def report(**changes: Any) -> Any:
+    return read_report(example(**changes))
+
+
+EDITS = {f"{at}-edit-of-blocks-{at}": report() for at in range(1, 6)}
+TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
+    "sweep": (lambda: show_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
+    "search": (
+        lambda: show_search(searched(), "attn-surgery export model"),
+        [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250"],
+    ),
+    "extract": (lambda: print_extraction(example()["extraction"]), [r"\d%\] +0\.0% \[0\.0%, "]),
+    "audit": (lambda: print_audit(ATTACKED), [r"greedy +87\.5% \[69\.0%, 95\.7%\] +4\.2% \["]),
+    "evaluate": (
+        lambda: print_evaluation(report(), Path("out")),
+        [r"0\.6123 +0\.5871 +-0\.0252 \[-0\.0452, -0\.00520?\]"],
+    ),
+    "evaluate several": (lambda: print_side_by_side(side_by_side(EDITS)), [r"0\.934 +0\.702"]),
+    "bench": (lambda: print_bench(speed()), [r"9,000 \[8,800, 9,100\]"]),
+}
+
+
+def piped(work: Callable[[], object]) -> str:
+    with redirect_stdout(io.StringIO()) as file:
+        work()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("name", TABLES)
+def test_no_figure_is_cut_and_no_word_is_broken(name: str, columns: int) -> None:
+    work, lines = TABLES[name]
+    printed = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(columns, work))
+    table = [line for line in printed.splitlines() if "  " in line.strip() or "──" in line]
+    assert table
+    assert max(map(len, table)) <= columns, printed
+    for line in lines:
+        assert re.search(line, printed), printed
+    whole = set(piped(work).split()) - {*re.findall("─+", piped(work))}
+    words = {*printed.split(), *re.findall(r"\S+(?=[,.] )", printed)}
+    if name == "sweep":
+        whole = {word for word in whole if not re.fullmatch(r"[\d.%e+]+", word)}
+    assert whole <= words, whole - words
+
+
+def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
+    result = {**swept(exact_match=0.25, exact_count=30), "exact_only": True}
+    result["base"] = swept()["base"]
+    for edit in result["edits"][3:6]:
+        edit["exact_match"], edit["exact_count"] = 0.0, 0
+    *_, first, last = piped(lambda: show_sweep(result)).splitlines()
+    assert first == "fewest recited (99.0% to 0.0%): 1 linear; 2 identity; 2 linear"
+    assert last == "What these edits cost was not measured. To choose, leave --exact-only out."
+
+
+def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:
+    result = swept(exact_match=0.25, exact_count=30)
+    result["edits"].reverse()
+    result["base"] = swept()["base"]
+    last = piped(lambda: show_sweep(result)).splitlines()[-1]
+    assert last.startswith("best: --drop-attn 0 --variant identity: exact match 99.0% to 25.0% at ")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_pipe_gets_one_table(name: str) -> None:
+    work, _ = TABLES[name]
+    assert len(re.findall("^─+$", piped(work), re.MULTILINE)) == 1
+
+
+def test_a_terminal_narrower_than_a_word() -> None:
+    rows = [("unedited", "12.5% [1.0%, 50.0%]", "1"), ("a very long label", "0", "22")]
+    printed = on_terminal(12, lambda: print_table(("edit", "recited", "loss"), rows))
+    for text in ("unedited", "very", "12.5% [1.0%, 50.0%]", "recited", "loss"):
+        assert text in printed
