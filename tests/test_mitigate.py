@@ -19,6 +19,8 @@ from local_tasks import write_tasks
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
+from cli.commands.whole.mitigate import command
+from cli.recipe import written
 from evals.evaluation.report import read_report
 from surgery.proof.verification import verify
 
@@ -115,6 +117,25 @@ def test_a_recipe_repeats_it_and_holds_no_path(
         assert message in refused.stderr
 
 
+def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
+    """Zeros too, and names of data sets whole; paths alone are cut."""
+    (tmp_path / "heldout.txt").write_text("words")
+    given = [
+        "lab:pythia", "--max-extraction", "0", "--num-fewshot", "0", "--seed", "0", "--max-drop",
+        "*=0", "--max", "any=0", "--max", "hints:2=0.0123456789", "--limit", "0.05", "--samples",
+        "hf:me/data:train:tokens", "--corpus", "hf:allenai/c4:train:text", "--corpus",
+        str(tmp_path / "heldout.txt"), "--calibration", "hf:allenai/c4:train:text", "--suite",
+        "lab", "--attack", "near", "--output", "out",
+    ]  # fmt: skip
+    ctx = command.make_context("mitigate", given)
+    written(ctx, tmp_path / "recipe.yaml")
+    again = command.make_context(
+        "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
+    )
+    corpora = (Path("hf:allenai/c4:train:text"), Path("heldout.txt"))
+    assert again.params == {**ctx.params, "corpora": corpora}
+
+
 def test_what_was_done_is_not_done_again(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,8 +207,8 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
             ("some/model", "--samples", "x.jsonl"),
             "brings none of its own: give --corpus",
         ),
-        (("lab:pythia", "--corpus", "/"), "--corpus /: is a folder; name the files in it"),
-        (("lab:pythia", "--measure", "most"), "'--measure': no measure 'most'"),
+        (("lab:pythia", "--seed", "-1"), "'--seed': -1 is not in the range"),
+        (("lab:pythia", "--measure", "most"), "--measure: no measure 'most'"),
         (
             ("lab:pythia", "--tasks", "a", "--suite", "lab"),
             "--tasks and --suite exclude each other",

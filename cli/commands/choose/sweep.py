@@ -12,6 +12,7 @@ from cli.inputs import (
     calibration_text,
     fitter_for,
     lab_of,
+    look_up,
     needed_texts,
     open_model,
     open_passages,
@@ -110,16 +111,6 @@ def command(
     extract. With --tasks or --suite, every edit also on lm-eval's benchmarks. Nothing is exported;
     the figures are those that extract and lm_eval give for the exported models.
     """
-    from evals.running.processes import Processes
-    from evals.samples.windows import control_windows
-    from evals.sweep.batch import BASE
-    from evals.sweep.edits import left_out, swept
-    from evals.sweep.engine import Engine
-    from evals.sweep.estimates import estimable, estimate, with_estimates
-    from evals.sweep.folder import owned, write_sweep
-    from evals.sweep.report import Setting, fitted_alone, journal_of, sweep_report, with_divergence
-    from surgery.output import check_output
-
     if exact_only and (corpora or with_bounds or estimates):
         raise click.UsageError(
             "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
@@ -130,6 +121,17 @@ def command(
         raise click.UsageError(
             "--include-path and --limit say which tasks: give --tasks or --suite"
         )
+
+    from evals.running.processes import Processes
+    from evals.samples.windows import control_windows
+    from evals.sweep.batch import BASE
+    from evals.sweep.edits import left_out, swept
+    from evals.sweep.engine import Engine
+    from evals.sweep.estimates import estimable, estimate, with_estimates
+    from evals.sweep.folder import owned, write_sweep
+    from evals.sweep.report import Setting, fitted_alone, journal_of, sweep_report, with_divergence
+    from surgery.output import check_output
+
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched(say=note)
@@ -141,6 +143,7 @@ def command(
     calibrated = calibration_text(calibration, model, chosen)
     benchmarks = None
     if asked:
+        look_up(model, revision)  # before its tasks, which may take long to load
         names = named_tasks(tasks, suite or "")
         benchmarks = load_tasks(names, include_paths=include_paths, limit=limit)
     loaded = open_model(model, running, processes, revision)
