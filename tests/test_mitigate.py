@@ -27,7 +27,7 @@ from surgery.proof.verification import verify
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tiny, a model; samples.jsonl, which it recites; heldout.txt and tasks."""
+    """tiny, a model; samples.jsonl, which it recites; heldout, a folder of text, and tasks."""
     folder = tmp_path_factory.mktemp("work")
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.save_pretrained(folder / "tiny")
@@ -38,7 +38,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"id": f"row-{i}", "tokens": row}) for i, row in enumerate(rows)]
     (folder / "samples.jsonl").write_text("\n".join(lines))
     words = np.random.default_rng(0).choice(TEXT.split(), 600)
-    (folder / "heldout.txt").write_text(" ".join(words))
+    (folder / "heldout").mkdir()
+    (folder / "heldout" / "words.txt").write_text(" ".join(words))
     write_tasks(folder / "tasks")
     return folder
 
@@ -51,7 +52,7 @@ def own_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def mitigate(work: Path, output: Path, *more: object) -> Outcome:
     return attn_surgery(
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl"),
-        *("--corpus", work / "heldout.txt", "--prefix-length", 6, "--suffix-length", 5),
+        *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--device", "cpu"),
         *("--tasks", "local_choice", "--include-path", work / "tasks", "--attack", "near"),
         *("--max-extraction", 0.5, "--output", output, *more),
