@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.inputs import heldout_texts, open_passages
+from cli.inputs import heldout_texts, look_up, open_passages
 from cli.options import (
     FOLDER,
     F,
+    Number,
     attack_options,
     control_option,
     count_option,
@@ -110,7 +111,7 @@ evaluation_options = together(
     drop_option,
     click.option(
         "--max-extraction",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         metavar="X",
         help="Gate: at most this share of the passages may still be recited.",
     ),
@@ -127,7 +128,7 @@ def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
     check_tasks(asked["tasks"], asked["suite"])
     if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
         raise click.UsageError("--max-extraction needs passages: give --samples")
-    if lab is None and _attacked(asked):
+    if lab is None and (asked["with_audit"] or asked["attacks"] or asked["max_recovered"]):
         for option, key in (("--samples", "samples"), ("--control", "controls")):
             if not asked[key]:
                 raise click.UsageError(f"attacks need passages and held-out text: give {option}")
@@ -160,9 +161,16 @@ def named_tasks(tasks: str | None, suite: str) -> Sequence[str]:
 
 
 def make_plan(
-    asked: Mapping[str, Any], lab: str | None, *, cached: bool = True, **more: Any
+    asked: Mapping[str, Any],
+    lab: str | None,
+    *,
+    models: Iterable[tuple[str, str | None]] = (),
+    cached: bool = True,
+    **more: Any,
 ) -> Plan:
     """The evaluation that the options ask for; tasks are loaded, and gates checked against them.
+
+    `models`, each with its revision, are looked up before that, since tasks may take long to load.
 
     `asked`: by the names of `evaluation_options`, and of `cli.options.running_options` where the
     command has them. `cached`: the base's benchmarks need not be run again. `more`: further fields
@@ -183,6 +191,8 @@ def make_plan(
         heldout, controls = texts(corpus), recorded_texts(corpus)
     else:
         heldout, controls = heldout_texts((), lab), [TextSource(name=lab)] if lab else []
+    for model, revision in models:
+        look_up(model, revision)
     keys = ("dtype", "device", "device_map", "batch_size")
     running = {key: asked[key] for key in keys if key in asked}
     return Plan(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_wanted(
-    asked: dict[str, Any], model: str, with_evaluation: bool, dry_run: bool
+    asked: dict[str, Any], model: str, revision: str | None, with_evaluation: bool, dry_run: bool
 ) -> Plan | None:
     """The evaluation that the options ask for, made before any work: mistakes come first."""
     if not with_evaluation:
@@ -35,7 +35,7 @@ def evaluation_wanted(
         raise click.UsageError("--evaluate and --dry-run exclude each other")
     lab = lab_of(model)
     check_asked(asked, lab)
-    return make_plan(asked, lab)
+    return make_plan(asked, lab, models=[(model, revision)])
 
 
 def fitted_and_written(

@@ -89,6 +89,16 @@ def open_passages(samples: str, asked: Mapping[str, Any]) -> Passages:
     return open_samples(samples, **lengths)
 
 
+def look_up(model: str, revision: str | None = None) -> None:
+    """Raises `SurgeryError` where there is no such model, or none that can be edited.
+
+    Of a Hub model only small files and headers are fetched.
+    """
+    from surgery.hub.finding import find_outline
+
+    find_outline(model, revision)
+
+
 def open_model(
     model: str | ResolvedModel,
     asked: Mapping[str, Any],

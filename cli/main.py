@@ -9,6 +9,8 @@ import sys
 import threading
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -87,37 +89,82 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. The one place where errors become exit codes."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text in any encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if threading.current_thread() is threading.main_thread():  # others may not
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    _open_streams()
+    stopped = _catch_signals()
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
-    except click.ClickException as error:
-        usage = io.StringIO()
-        error.show(usage)
-        for line in usage.getvalue().splitlines():
-            note(line, anywhere=True)
-        code = error.exit_code
-    except SurgeryError as error:
-        note(f"error: {error}", anywhere=True)
-        code = 1
-    except (click.Abort, KeyboardInterrupt):
-        note("interrupted")
-        code = 130
-    except BrokenPipeError:
-        code = 0  # the reader of our output has seen enough
-    except OSError as error:  # a file that may not be read, a disk that is full
-        from surgery.checkpoint.foreign import reason
-
-        note(f"error: {SurgeryError(reason(error), where=error.filename)}", anywhere=True)
-        code = 1
+    except BaseException as error:  # an import that a signal stops may end in any of them
+        if stopped or isinstance(error, click.Abort | KeyboardInterrupt):
+            note("interrupted" + "".join(map(_how_it_goes_on, stopped[:1])))
+            code = 130
+        else:
+            code = _said(error)
     sys.stderr.flush()
     try:
         sys.stdout.flush()
     except OSError:  # said above; Python would try once more as it ends, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Standard streams that a shell has closed (`>&-`) take and give nothing.
+
+    In this order they get the numbers 0, 1 and 2, which no file of ours may have.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _catch_signals() -> list[click.Context | None]:
+    """From now on Ctrl-C and SIGTERM raise KeyboardInterrupt; for each, the command that ran."""
+    stopped: list[click.Context | None] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(click.get_current_context(silent=True))
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():  # others may not
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+    return stopped
+
+
+def _how_it_goes_on(ctx: click.Context | None) -> str:
+    """What the same command does when it is started again, where it need not begin anew."""
+    given = {} if ctx is None else ctx.params
+    kept = {
+        "search": True,
+        "mitigate": not given.get("overwrite"),
+        "sweep": given.get("output") is not None,
+        "collect": True,
+        "push": True,
+    }
+    goes_on = ctx is not None and kept.get(str(ctx.info_name), False)
+    return ": run the same command again to continue" if goes_on else ""
+
+
+def _said(error: BaseException) -> int:
+    """Says what is wrong, in one line, and returns the exit code. Raises what no user can mend."""
+    if isinstance(error, click.ClickException):
+        usage = io.StringIO()
+        error.show(usage)
+        for line in usage.getvalue().splitlines():
+            note(line, anywhere=True)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return 0  # the reader of our output has seen enough
+    if isinstance(error, OSError):  # a file that may not be read, a disk that is full
+        from surgery.checkpoint.foreign import reason
+
+        error = SurgeryError(reason(error), where=error.filename)
+    if not isinstance(error, SurgeryError):
+        raise error
+    note(f"error: {error}", anywhere=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -27,6 +28,18 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
         if match is None or match[2].upper() not in _UNITS or int(match[1]) == 0:
             self.fail(f"{value!r} is not a size; write for example 500MB or 5GB", param, ctx)
         return int(match[1]) * _UNITS[match[2].upper()]
+
+
+class Number(click.FloatRange):
+    """A number within bounds, which NaN and infinity never are: every comparison lets NaN pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return float(number)
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:

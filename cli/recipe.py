@@ -56,7 +56,7 @@ def written(ctx: click.Context, path: Path) -> None:
 
     options = {_name(one): _plain(ctx.params[str(one.name)]) for one in ctx.command.params
                if one.expose_value and _name(one) not in _NEVER}  # fmt: skip
-    kept = {name: value for name, value in options.items() if value not in (None, [], {}, False)}
+    kept = {name: value for name, value in options.items() if value is not None and value != []}
     write_text(path, yaml.safe_dump(kept, sort_keys=False))
 
 
@@ -67,14 +67,12 @@ def _name(option: click.Parameter) -> str:
 
 def _plain(value: Any) -> Any:
     """As YAML has it, and as the option takes it again."""
-    from surgery.hub.finding import last_name
+    from surgery.hub.finding import shown_name
 
     if isinstance(value, dict):
-        return [f"{key}={limit:g}" for key, limit in value.items()]
+        return [f"{key}={limit}" for key, limit in value.items()]
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, str) and Path(value.partition(",")[0]).expanduser().exists():
-        return ",".join(last_name(Path(part)) for part in value.split(","))
-    if isinstance(value, Path):
-        return last_name(value)
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
+    if isinstance(value, str | Path):
+        return shown_name(value)
+    return value if isinstance(value, bool | int | float | None) else str(value)

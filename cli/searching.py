@@ -33,18 +33,6 @@ if TYPE_CHECKING:
     from surgery.record.plan_file import PlanFile
 
 
-def _known_measure(ctx: click.Context, param: click.Parameter, name: str) -> str:
-    if ctx.resilient_parsing:  # a shell completes
-        return name
-    from evals.memorization.recovery import recovery_of
-
-    try:
-        recovery_of(name)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    return name
-
-
 choice_options = together(
     click.option(
         "--grain",
@@ -56,7 +44,6 @@ choice_options = together(
     click.option(
         "--measure",
         default="any",
-        callback=_known_measure,
         show_default=True,
         metavar="M",
         help="What counts as recovered: any (by greedy, hints:2, prefix or sampling:100), greedy "
@@ -81,12 +68,20 @@ choice_options = together(
         "those that estimates propose.",
         least=1,
     ),
-    click.option(
-        "--seed", type=int, default=0, show_default=True, help="Decides which rows are held back."
-    ),
+    count_option("--seed", 0, "Decides which rows are held back.", least=0),
     measuring_options,
 )
 """What is searched, and how."""
+
+
+def check_measure(name: str) -> None:
+    """Raises `BadParameter` for an unknown one. Imports what takes seconds, so asked last."""
+    from evals.memorization.recovery import recovery_of
+
+    try:
+        recovery_of(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--measure") from None
 
 
 def searched(

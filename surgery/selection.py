@@ -16,7 +16,7 @@ _ITEM = re.compile(
     r"(?P<first>\d{1,9})-(?P<last>\d{1,9}) | (?P<index>-?\d{1,9}) | last:(?P<count>\d{1,9})",
     re.VERBOSE | re.ASCII,
 )
-_GRAMMAR = "write for example 20-23, 20,22, last:4 or -1"
+_GRAMMAR = "write for example 20-23, 20,22, last:4 or -1, or single heads of a block: 6.0, 7.1-3"
 _HEADS = re.compile(r"(\d{1,9})\.(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 

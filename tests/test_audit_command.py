@@ -114,6 +114,9 @@ def test_for_people(edited) -> None:
     ("options", "line"),
     [
         (["--attack", "magic"], "error: no attack 'magic' (expected any, greedy, hints:K"),
+        (["--attack", "hints"], "; give its number, as in hints:4"),
+        (["--attack", "quantized"], "; give its number, as in quantized:4"),
+        (["--max", "span=0.1"], "; give its number, as in span:16"),
         (["--samples", "none.jsonl"], "error: none.jsonl: "),
     ],
 )
@@ -121,7 +124,8 @@ def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = attn_surgery("audit", "missing", "--baseline", "lab:pythia", *options)
     assert outcome.code == 1
-    assert outcome.stderr.startswith(line)
+    assert outcome.stderr.startswith("error: ")
+    assert line in outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
 

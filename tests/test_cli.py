@@ -47,16 +47,17 @@ def test_help_is_fast() -> None:
     assert min(seconds() for _ in range(3)) < 0.7
 
 
-def imported_by(*arguments: str) -> set[str]:
-    code = (
+def imported_by(*arguments: str, code: int = 0) -> set[str]:
+    """The packages that a command has imported when it ends with that exit code."""
+    program = (
         "import sys, json\n"
         "from cli.main import run\n"
         f"try: run({list(arguments)!r})\n"
-        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        f"except SystemExit as stop: assert stop.code == {code}, stop.code\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
@@ -68,6 +69,41 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     modules = imported_by(*arguments)
     assert {"click", "cli", "surgery"} <= modules
     assert modules & HEAVY == set()
+
+
+MISUSES = [
+    "export",
+    "export lab:pythia --drop-attn 1 --plan p",
+    "export lab:pythia --drop-attn 1 --max-drop a=1",
+    "extract",
+    "extract lab:pythia",
+    "extract lab:pythia --samples s --rows x --output x",
+    "audit lab:pythia --max hints:2=0.1",
+    "audit nobody/nothing --baseline b --attack near",
+    "collect lab:pythia --corpus c",
+    "evaluate m --max-drop a=1",
+    "evaluate m --baseline b --audit",
+    "evaluate m --baseline b --max-drop a",
+    "bench lab:pythia",
+    "sweep lab:pythia",
+    "sweep lab:pythia --samples s --exact-only --bounds",
+    "search lab:pythia --measure hints:4",
+    "search lab:pythia --samples s --measure hints:4",
+    "search lab:pythia --samples s --max-extraction 0.1 --max-loss-increase 1",
+    "mitigate lab:pythia",
+    "mitigate lab:pythia --measure hints:4 --max-drop a=1 --max any=0.1",
+    "mitigate nobody/nothing --output o --measure hints:4 --max-drop a=1",
+    "push d",
+    "reproduce",
+    "reproduce d --samples s",
+]
+
+
+@pytest.mark.parametrize("arguments", MISUSES)
+def test_what_is_missing_is_said_at_once(arguments: str) -> None:
+    """Before anything is imported that takes seconds."""
+    slow = {"torch", "transformers", "scipy", "datasets", "lm_eval", "accelerate"}
+    assert imported_by(*arguments.split(), code=2) & slow == set()
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old to complete")
@@ -111,6 +147,51 @@ def test_an_export_imports_neither_torch_nor_transformers() -> None:
     assert modules & {"torch", "transformers", "huggingface_hub"} == set()
 
 
+_STOPPED = """
+import os, signal, sys, time
+
+def stop(event, arguments):
+    if event == "import" and arguments[0] == "numpy":
+        try:
+            os.kill(os.getpid(), signal.{signal})
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise {becomes}
+
+sys.addaudithook(stop)
+from cli.main import run
+run(sys.argv[1:])
+"""
+
+
+BROKEN = "ImportError('numpy failed to import')"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on", "signal", "becomes"),
+    [
+        ("extract lab:pythia --samples lab:pythia", False, "SIGTERM", BROKEN),
+        ("sweep lab:pythia --samples lab:pythia", False, "SIGINT", ""),
+        ("sweep lab:pythia --samples lab:pythia --output out", True, "SIGINT", BROKEN),
+        ("search lab:pythia --samples lab:pythia --max-loss-increase 1", True, "SIGTERM", BROKEN),
+        ("mitigate lab:pythia --output out", True, "SIGTERM", ""),
+        ("mitigate lab:pythia --output out --overwrite", False, "SIGTERM", BROKEN),
+        ("collect lab:pythia --corpus README.md --output out.jsonl", True, "SIGTERM", ""),
+    ],
+)
+def test_interrupted_in_the_first_second(
+    arguments: str, goes_on: bool, signal: str, becomes: str, tmp_path: Path
+) -> None:
+    """Whatever an import that was stopped makes of it; what goes on when started again says so."""
+    (tmp_path / "README.md").write_text(README)
+    program = ["-c", _STOPPED.format(signal=signal, becomes=becomes)]
+    done = finish(start(*arguments.split(), program=program, cwd=tmp_path))
+    assert (done.code, done.stdout) == (130, "")
+    hint = ": run the same command again to continue" if goes_on else ""
+    assert done.stderr.strip() == f"interrupted{hint}"
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented(name: str) -> None:
     found = command(name)
@@ -126,6 +207,16 @@ def test_every_command_is_documented(name: str) -> None:
             assert not option.help.endswith(" ")
         else:  # an argument is explained by the text
             assert option.human_readable_name.strip("[].") in found.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_number_is_a_number(name: str) -> None:
+    """Not NaN, which every comparison lets pass, nor infinity."""
+    for option in command(name).params:
+        if isinstance(option.type, click.types.FloatParamType):
+            for value in ("nan", "inf", "-inf"):
+                with pytest.raises(click.BadParameter):
+                    option.type_cast_value(click.Context(command(name)), value)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

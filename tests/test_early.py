@@ -23,7 +23,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("inputs")
     found = {name: folder / name for name in (
         "good.jsonl", "ids.npy", "short.npy", "broken.jsonl", "counts.jsonl", "weights.bin",
-        "text.txt", "latin.txt", "rows.jsonl", "absent", "empty", "plan.json",
+        "text.txt", "latin.txt", "rows.jsonl", "absent", "empty", "plan.json", "list.jsonl",
+        "pretty.jsonl", "list.json", "folder.jsonl", "latin.jsonl",
     )}  # fmt: skip
     found["good.jsonl"].write_text(json.dumps({"text": "one two three"}) + "\n")
     np.save(found["ids.npy"], np.ones((4, 64), dtype=np.int64))
@@ -35,6 +36,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     found["latin.txt"].write_bytes(b"caf\xe9")
     found["rows.jsonl"].write_text(json.dumps({"content": "one"}) + "\n")
     found["empty"].mkdir()
+    found["folder.jsonl"].mkdir()
+    found["latin.jsonl"].write_bytes(b'{"text": "caf\xe9"}')
+    rows = [{"text": "one two three"}]
+    for name, indent in (("list.jsonl", None), ("pretty.jsonl", 2), ("list.json", None)):
+        found[name].write_text(json.dumps(rows, indent=indent))
     edits = [{"drop_attn": "1", "variant": "zero"}]
     found["plan.json"].write_text(json.dumps({"schema_version": 1, "edits": edits}))
     return found
@@ -45,6 +51,15 @@ SAMPLES = [
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
     ("counts.jsonl", [], "got count.0: input should be greater than or equal to 0"),
+    ("list.jsonl", [], "write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("pretty.jsonl", [], "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("list.json", [], "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("folder.jsonl", [], "folder.jsonl: is a folder; name a file in it"),
+    (
+        "latin.jsonl",
+        [],
+        "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8",
+    ),
     ("short.npy", [], "4 of 4 rows are too short"),
     ("ids.npy", ["--prefix-length", "60"], "at least 92 tokens (prefix 60 + suffix 32)"),
     ("good.jsonl", ["--prefix-length", "0"], "wrong prefix length (expected at least 1 token"),
@@ -53,7 +68,9 @@ SAMPLES = [
 TEXTS = [
     ("absent", "absent: no such file or folder"),
     ("latin.txt", "latin.txt: not UTF-8 text"),
+    ("latin.txt", "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1"),
     ("rows.jsonl", "rows.jsonl line 1: "),
+    ("list.jsonl", "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
     ("empty", "empty: no text in it"),
 ]
 WITH_SAMPLES = {
@@ -167,13 +184,18 @@ def test_an_unreachable_hub_is_one_line() -> None:
 
 
 def test_with_good_input_the_model_is_missed() -> None:
-    """Otherwise the tests above would show nothing."""
+    """Otherwise the tests above would show nothing. Tasks, which may take long, come after it."""
     samples, corpus = ("--samples", "ids.npy"), ("--corpus", "text.txt")
+    tasks = ("--tasks", "no_such_task")
     for command in (
         ("extract", NOWHERE, *samples, "--control", "text.txt"),
         ("sweep", NOWHERE, *samples, *corpus, "--calibration", "text.txt"),
         ("search", NOWHERE, *samples, *corpus, "--max-extraction", "0.1"),
-        ("evaluate", NOWHERE, *samples, "--baseline", NOWHERE, "--suite", "lab"),
+        ("evaluate", NOWHERE, *samples, "--baseline", NOWHERE, *tasks),
+        ("evaluate", "lab:pythia", *samples, "--baseline", NOWHERE, "--suite", "standard"),
+        ("export", NOWHERE, "--drop-attn", "1", "--evaluate", *samples, *tasks),
+        ("mitigate", NOWHERE, *samples, *corpus, *tasks, "--output", "out"),
+        ("sweep", NOWHERE, *samples, *corpus, *tasks),
         ("collect", NOWHERE, *corpus, "--output", "out.jsonl"),
         ("export", NOWHERE, "--plan", "plan.json"),
     ):

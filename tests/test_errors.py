@@ -11,6 +11,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
-from command_line import Outcome, attn_surgery, finish, snapshot, start
+from command_line import PROGRAM, ROOT, Outcome, attn_surgery, finish, snapshot, start
 from safetensors.torch import load_file, save_file
 
 NEOX = neox_config(max_position_embeddings=64)
@@ -897,3 +899,21 @@ def test_a_full_stdout(source: Path, unbuffered: str) -> None:
         outcome = finish(start("inspect", source, stdout=full, env=environment))
     assert outcome.code == 1
     assert outcome.stderr == "error: no space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["inspect", "export", "verify", "reproduce"])
+def test_a_closed_stdout(command: str, tmp_path: Path, source: Path) -> None:
+    """The shell's `>&-`: there is nowhere to print to, and the work is done all the same."""
+    made = tmp_path / "made"
+    assert export_to(source, made).code == 0
+    more = {
+        "export": (source, "--drop-attn", "1", "--output", tmp_path / "out"),
+        "reproduce": (made, "--source", source),
+    }.get(command, (made,))
+    close = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, *PROGRAM]
+    done = subprocess.run(
+        [*close, command, *map(str, more)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    if command == "export":
+        assert attn_surgery("verify", tmp_path / "out", "--source", source).code == 0

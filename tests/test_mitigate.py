@@ -19,13 +19,15 @@ from local_tasks import write_tasks
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
+from cli.commands.whole.mitigate import command
+from cli.recipe import written
 from evals.evaluation.report import read_report
 from surgery.proof.verification import verify
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tiny, a model; samples.jsonl, which it recites; heldout.txt and tasks."""
+    """tiny, a model; samples.jsonl, which it recites; heldout, a folder of text, and tasks."""
     folder = tmp_path_factory.mktemp("work")
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.save_pretrained(folder / "tiny")
@@ -36,7 +38,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"id": f"row-{i}", "tokens": row}) for i, row in enumerate(rows)]
     (folder / "samples.jsonl").write_text("\n".join(lines))
     words = np.random.default_rng(0).choice(TEXT.split(), 600)
-    (folder / "heldout.txt").write_text(" ".join(words))
+    (folder / "heldout").mkdir()
+    (folder / "heldout" / "words.txt").write_text(" ".join(words))
     write_tasks(folder / "tasks")
     return folder
 
@@ -49,7 +52,7 @@ def own_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def mitigate(work: Path, output: Path, *more: object) -> Outcome:
     return attn_surgery(
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl"),
-        *("--corpus", work / "heldout.txt", "--prefix-length", 6, "--suffix-length", 5),
+        *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--device", "cpu"),
         *("--tasks", "local_choice", "--include-path", work / "tasks", "--attack", "near"),
         *("--max-extraction", 0.5, "--output", output, *more),
@@ -113,6 +116,25 @@ def test_a_recipe_repeats_it_and_holds_no_path(
         refused = attn_surgery("mitigate", "--recipe", wrong, "--output", tmp_path / "other")
         assert refused.code in (1, 2)
         assert message in refused.stderr
+
+
+def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
+    """Zeros too, and names of data sets whole; paths alone are cut."""
+    (tmp_path / "heldout.txt").write_text("words")
+    given = [
+        "lab:pythia", "--max-extraction", "0", "--num-fewshot", "0", "--seed", "0", "--max-drop",
+        "*=0", "--max", "any=0", "--max", "hints:2=0.0123456789", "--limit", "0.05", "--samples",
+        "hf:me/data:train:tokens", "--corpus", "hf:allenai/c4:train:text", "--corpus",
+        str(tmp_path / "heldout.txt"), "--calibration", "hf:allenai/c4:train:text", "--suite",
+        "lab", "--attack", "near", "--output", "out",
+    ]  # fmt: skip
+    ctx = command.make_context("mitigate", given)
+    written(ctx, tmp_path / "recipe.yaml")
+    again = command.make_context(
+        "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
+    )
+    corpora = (Path("hf:allenai/c4:train:text"), Path("heldout.txt"))
+    assert again.params == {**ctx.params, "corpora": corpora}
 
 
 def test_what_was_done_is_not_done_again(
@@ -186,8 +208,8 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
             ("some/model", "--samples", "x.jsonl"),
             "brings none of its own: give --corpus",
         ),
-        (("lab:pythia", "--corpus", "/"), "--corpus /: is a folder; name the files in it"),
-        (("lab:pythia", "--measure", "most"), "'--measure': no measure 'most'"),
+        (("lab:pythia", "--seed", "-1"), "'--seed': -1 is not in the range"),
+        (("lab:pythia", "--measure", "most"), "--measure: no measure 'most'"),
         (
             ("lab:pythia", "--tasks", "a", "--suite", "lab"),
             "--tasks and --suite exclude each other",

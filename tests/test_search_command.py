@@ -280,6 +280,7 @@ def test_hints_count_as_recovered(model, samples, texts, tmp_path):
     outcome = call(model, samples, texts, "--max-extraction", 0.3, "--measure", "hints")
     assert outcome.code == 2
     assert "no measure 'hints' (expected any, greedy, hints:K, prefix" in outcome.stderr
+    assert "; give its number, as in hints:4" in outcome.stderr
 
 
 def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
@@ -359,8 +360,14 @@ def test_people_get_a_table_and_the_command_to_export(model, samples, texts, tmp
         assert not any(json.dumps(row[:6])[1:-1] in text for row in tokens)
 
 
-def test_the_default_folder_is_named_after_the_model(model, samples, texts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("here", [False, True])
+def test_the_default_folder_is_named_after_the_model(
+    model, samples, texts, tmp_path, monkeypatch, here
+):
     monkeypatch.chdir(tmp_path)
+    if here:  # in the model's own folder
+        monkeypatch.chdir(shutil.copytree(model, tmp_path / "tiny"))
+        model = "."
     found = search(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
     assert found["plan"] == "tiny-search/plan.json"
     assert Path("tiny-search/plan.json").is_file()

@@ -69,6 +69,8 @@ def test_refuses(spec: str, reason: str) -> None:
     assert "24 blocks, 0 to 23" in str(caught.value)
     if "." in spec and "read" not in reason:
         assert "8 heads, 0 to 7" in str(caught.value)
+    if "read" in reason:
+        assert "or single heads of a block: 6.0, 7.1-3" in str(caught.value)
 
 
 @given(st.text("0123456789.,-: last", max_size=12))

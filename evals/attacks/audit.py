@@ -14,7 +14,7 @@ from evals.attacks.one_pass import near, one_pass
 from evals.attacks.perturbed import perturbed
 from evals.attacks.quantized import quantized
 from evals.attacks.relearn import relearn
-from evals.memorization.recovery import FORMS, NAMES
+from evals.memorization.recovery import FORMS, NAMES, numbered
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
@@ -64,7 +64,8 @@ def attack_of(name: str) -> Attack:
         return one_pass(name)
     except ValueError:
         forms = f"{FORMS}, {', '.join(others)}, quantized:BITS or {membership.NAME}"
-        raise MeasurementError(f"no attack {name!r}", expected=forms) from None
+        fix = numbered(name, ALL)
+        raise MeasurementError(f"no attack {name!r}", expected=forms, fix=fix) from None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class DropLimit:
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.pattern}={self.limit:g}"
+        return f"{self.pattern}={self.limit}"
 
     def covers(self, task: str) -> bool:
         return fnmatchcase(task, self.pattern)

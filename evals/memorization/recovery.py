@@ -9,7 +9,7 @@ Shape letters: N rows, S suffix tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -72,7 +72,14 @@ def recovery_of(name: str) -> Recovery:
         return _PLAIN[kind]()
     if kind in _COUNTED and number.isascii() and number.isdecimal() and 0 < int(number[:9]) < 10**8:
         return _COUNTED[kind](int(number))
-    raise ValueError(f"no measure {name!r} (expected {FORMS})")
+    hint = numbered(name, NAMES)
+    raise ValueError(f"no measure {name!r} (expected {FORMS})" + (f"; {hint}" if hint else ""))
+
+
+def numbered(name: str, known: Sequence[str]) -> str | None:
+    """What to do about a name that lacks its number, by the last of the known ones."""
+    meant = [one for one in known if one.startswith(f"{name}:")]
+    return f"give its number, as in {meant[-1]}" if meant else None
 
 
 def _greedy() -> Recovery:

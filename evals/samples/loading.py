@@ -11,6 +11,7 @@ import numpy as np
 from evals.samples.cutting import pairs, whole_rows
 from evals.samples.record import Samples
 from evals.samples.tables import Table, read_dataset, read_npy, read_npy_pair, read_table
+from surgery.checkpoint.foreign import ONE_A_LINE
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.hub.finding import shown_name
@@ -140,10 +141,13 @@ def _read(source: str) -> Table:
         return read_npy(path)
     if path.suffix in (".jsonl", ".parquet"):
         return read_table(path)
-    raise SamplesError("unknown form of samples", where=source, expected=FORMS)
+    fix = ONE_A_LINE if path.suffix == ".json" else None
+    raise SamplesError("unknown form of samples", where=source, expected=FORMS, fix=fix)
 
 
 def _file(path: Path) -> Path:
+    if path.is_dir():
+        raise SamplesError("is a folder", where=path, fix="name a file in it")
     if not path.is_file():
         raise SamplesError("no such file", where=path, expected=FORMS)
     return path

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgery.checkpoint.foreign import guard, parse_json, read_lines
+from surgery.checkpoint.foreign import as_lines, guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.fitting.parquet import parquet_batches
 from surgery.hub.datasets import HubDataset
@@ -145,7 +145,7 @@ def _json_lines(path: Path) -> tuple[int, dict[str, Sequence[Any]]]:
     number = 0
     with path.open("rb") as file:
         for where, line in read_lines(file, path, SamplesError):
-            with guard(SamplesError, "not JSON lines of samples", where):
+            with guard(SamplesError, "not JSON lines of samples", where, as_lines(line)):
                 row = parse_json(line)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")

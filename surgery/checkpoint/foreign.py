@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from surgery.errors import CheckpointError, SurgeryError
+from surgery.errors import CheckpointError, SamplesError, SurgeryError
 
 LIMIT = 2**26
 """Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
@@ -33,12 +33,17 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def guard(
     error: type[SurgeryError], what: str, where: object, fix: str | None = None
 ) -> Iterator[None]:
-    """Raises `error`, in one line, for whatever goes wrong inside; errors of ours pass."""
+    """Raises `error`, in one line, for whatever goes wrong inside; errors of ours pass.
+
+    A text of the user's that is not UTF-8 gets a `fix` of its own.
+    """
     try:
         yield
     except (SurgeryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as problem:  # parsers in Rust raise PanicException, which is no Exception
+        if isinstance(problem, UnicodeDecodeError) and issubclass(error, SamplesError):
+            fix = "convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8"
         raise error(what, where=where, got=reason(problem), fix=fix) from problem
 
 
@@ -117,6 +122,15 @@ def read_lines(
             return
         if text.strip():
             yield place, text
+
+
+ONE_A_LINE = "write one object a line: jq -c '.[]' FILE > FILE.jsonl"
+"""What to do about a JSON array in place of JSON lines."""
+
+
+def as_lines(line: str) -> str | None:
+    """What to do about a line of JSON lines that cannot be read; None where that is not known."""
+    return ONE_A_LINE if line.lstrip().startswith("[") else None
 
 
 def parse_json(text: str | bytes) -> Any:

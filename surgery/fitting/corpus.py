@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from surgery.checkpoint.foreign import guard, parse_json, read_lines
+from surgery.checkpoint.foreign import as_lines, guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.fitting.parquet import parquet_batches
 from surgery.hub.datasets import PREFIX, HubDataset
@@ -216,7 +216,7 @@ def _json_lines(path: Path, part: range | None) -> Iterator[Iterator[str]]:
         if part is not None and file.tell() >= part.stop:
             return
         for where, line in read_lines(file, place, SamplesError):
-            with guard(SamplesError, "not JSON lines with a text", where):
+            with guard(SamplesError, "not JSON lines with a text", where, as_lines(line)):
                 text = _Document.model_validate(parse_json(line)).text
             yield iter([text])
             if part is not None and file.tell() >= part.stop:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import json_option, output_option, overwrite_option, print_json, samples_option
-from cli.searching import choice_options, searched
+from cli.options import (
+    Number,
+    json_option,
+    output_option,
+    overwrite_option,
+    print_json,
+    samples_option,
+)
+from cli.searching import check_measure, choice_options, searched
 from cli.tables.search import export_command, show_search
 
 
@@ -18,13 +24,13 @@ from cli.tables.search import export_command, show_search
 @samples_option("The passages, as for extract.", required=True)
 @click.option(
     "--max-extraction",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     metavar="X",
     help="Leave at most this share of the passages recovered, at the least held-out KL: 0.01.",
 )
 @click.option(
     "--max-loss-increase",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="Y",
     help="Leave as few as can be, with held-out loss at most Y nats per token higher.",
 )
@@ -59,17 +65,20 @@ def command(
 
     Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
     """
-    from evals.search.goals import MaxExtraction, MaxLossIncrease
-    from evals.search.report import missed
-
     if (max_extraction is None) == (max_loss_increase is None):
         raise click.UsageError("give one goal: --max-extraction X or --max-loss-increase Y")
+    check_measure(asked["measure"])
+
+    from evals.search.goals import MaxExtraction, MaxLossIncrease
+    from evals.search.report import missed
+    from surgery.hub.finding import last_name
+
     goal = (
         MaxLossIncrease(max_loss_increase or 0.0)
         if max_extraction is None
         else MaxExtraction(max_extraction)
     )
-    folder = output or Path(f"{re.split('[:/]', model.rstrip('/'))[-1]}-search")
+    folder = output or Path(f"{last_name(Path(model.rpartition(':')[2]))}-search")
     found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=resume)
     if found is None:
         return

@@ -12,6 +12,7 @@ from cli.inputs import (
     calibration_text,
     fitter_for,
     lab_of,
+    look_up,
     needed_texts,
     open_model,
     open_passages,
@@ -110,6 +111,17 @@ def command(
     extract. With --tasks or --suite, every edit also on lm-eval's benchmarks. Nothing is exported;
     the figures are those that extract and lm_eval give for the exported models.
     """
+    if exact_only and (corpora or with_bounds or estimates):
+        raise click.UsageError(
+            "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
+        )
+    check_tasks(tasks, suite)
+    asked = tasks is not None or suite is not None
+    if not asked and (include_paths or limit is not None):
+        raise click.UsageError(
+            "--include-path and --limit say which tasks: give --tasks or --suite"
+        )
+
     from evals.evaluation.swept import batch_sizes, run_tasks, with_tasks
     from evals.files import Journal
     from evals.running.processes import Processes
@@ -122,16 +134,6 @@ def command(
     from evals.sweep.report import Setting, fitted_alone, journal_of, sweep_report, with_divergence
     from surgery.output import check_output
 
-    if exact_only and (corpora or with_bounds or estimates):
-        raise click.UsageError(
-            "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
-        )
-    check_tasks(tasks, suite)
-    asked = tasks is not None or suite is not None
-    if not asked and (include_paths or limit is not None):
-        raise click.UsageError(
-            "--include-path and --limit say which tasks: give --tasks or --suite"
-        )
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched(say=note)
@@ -143,6 +145,7 @@ def command(
     calibrated = calibration_text(calibration, model, chosen)
     benchmarks = None
     if asked:
+        look_up(model, revision)  # before its tasks, which may take long to load
         names = named_tasks(tasks, suite or "")
         benchmarks = load_tasks(names, include_paths=include_paths, limit=limit)
     loaded = open_model(model, running, processes, revision)

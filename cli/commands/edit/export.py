@@ -102,25 +102,26 @@ def command(
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
     EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
     """
-    from surgery.editing.preparing import prepare, variants_of
-    from surgery.exporting import check_target
-    from surgery.publishing.upload import check_destination, push
-    from surgery.record.plan_file import read_plan_file
-
     if drop_attn is None and plan_file is None:
         raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
     if drop_attn is not None and plan_file is not None:
         raise click.UsageError("give --drop-attn or --plan, not both")
     if variant is not None and plan_file is not None:
         raise click.UsageError("a --plan names the variants itself: give it without --variant")
+    if repo is not None and dry_run:
+        raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+
+    from surgery.editing.preparing import prepare, variants_of
+    from surgery.exporting import check_target
+    from surgery.publishing.upload import check_destination, push
+    from surgery.record.plan_file import read_plan_file
+
     if repo is not None:
-        if dry_run:
-            raise click.UsageError("--push-to-hub and --dry-run exclude each other")
         check_destination(repo)
     check = partial(check_target, model, overwrite=overwrite, say=note)
     if output is not None and not dry_run:
         check(output)
-    wanted = evaluation_wanted(asked, model, with_evaluation, dry_run)
+    wanted = evaluation_wanted(asked, model, revision, with_evaluation, dry_run)
     variant = variant or "identity"
     edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
     text = None

@@ -57,6 +57,10 @@ def command(
     go on from there; docs/threat-model.md says what each assumes. Exit code 3 when a limit is
     missed.
     """
+    lab = lab_of(model, baseline)
+    if samples is None and lab is None:
+        raise click.UsageError("audit needs passages: give --samples")
+
     from evals.attacks.audit import Protocol, audit, named
     from evals.attacks.report import owned, report, write_audit
     from evals.running.processes import Processes
@@ -66,9 +70,6 @@ def command(
     from surgery.output import check_output
 
     chosen = named([*(attacks or ("all",)), *max_recovered])
-    lab = lab_of(model, baseline)
-    if samples is None and lab is None:
-        raise click.UsageError("audit needs passages: give --samples")
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     passages = open_passages(samples or str(lab), running)

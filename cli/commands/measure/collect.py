@@ -12,6 +12,7 @@ from cli.inputs import open_model
 from cli.options import (
     FILE,
     PATH,
+    Number,
     count_option,
     echo,
     json_option,
@@ -49,7 +50,7 @@ from cli.progress import progress
 )
 @click.option(
     "--min-score",
-    type=float,
+    type=Number(0, 1, min_open=True),
     default=1.0,
     show_default=True,
     metavar="X",

@@ -87,6 +87,7 @@ def command(
     plan = make_plan(
         {**asked, "device": asked["device"] or processes.device},
         lab,
+        models=[(baseline, None), *((model, revision) for model in models)],
         cached=not no_cache,
         show_text=show_text,
         front=read_front(front) if front else (),

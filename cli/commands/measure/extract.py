@@ -12,6 +12,7 @@ import click
 from cli.inputs import heldout_texts, open_model, open_passages
 from cli.options import (
     FILE,
+    Number,
     control_option,
     json_option,
     length_options,
@@ -50,7 +51,7 @@ from cli.tables.extraction import print_extraction
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Likewise.",
@@ -91,6 +92,9 @@ def command(
     Runs on many processes under `accelerate launch`, with the same result. Results hold ids,
     scores and hashes, and no text unless asked for.
     """
+    if rows is not None and rows == output:
+        raise click.UsageError("--rows and --output name the same file")
+
     from evals.memorization.comparison import Protocol, measure, report
     from evals.memorization.summary import rows as row_records
     from evals.running.predictions import Sampling
@@ -99,8 +103,6 @@ def command(
     from surgery.hub.finding import find_model
     from surgery.output import check_output, write_lines
 
-    if rows is not None and rows == output:
-        raise click.UsageError("--rows and --output name the same file")
     for file, argument in ((rows, "rows"), (output, "output")):
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument, say=note)

@@ -19,6 +19,7 @@ from cli.evaluating import (
 from cli.exporting import evaluated, exported
 from cli.inputs import lab_of
 from cli.options import (
+    Number,
     attack_options,
     json_option,
     note,
@@ -29,7 +30,7 @@ from cli.options import (
     unasked,
 )
 from cli.recipe import recipe_option, written
-from cli.searching import choice_options, searched
+from cli.searching import check_measure, choice_options, searched
 
 
 @click.command("mitigate")
@@ -37,7 +38,7 @@ from cli.searching import choice_options, searched
 @samples_option("The passages that must not be recovered, as for extract.  [default: a lab's own]")
 @click.option(
     "--max-extraction",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.01,
     show_default=True,
     metavar="X",
@@ -73,11 +74,6 @@ def command(
     An embedded model (lab:pythia) needs nothing else; any other --samples and --corpus. Exit code 3
     where the limit, or a gate, is not met: OUT then holds the best that was found.
     """
-    from cli.tables.evaluation import print_evaluation
-    from cli.tables.search import export_command, show_search
-    from evals.search.goals import MaxExtraction
-    from surgery.exporting import check_target
-
     if model is None:
         raise click.UsageError("name a MODEL, or give a --recipe that does")
     check_tasks(asked["tasks"], asked["suite"])
@@ -85,9 +81,13 @@ def command(
     for option, given in (("--samples", samples), ("--corpus", asked["corpora"])):
         if lab is None and not given:
             raise click.UsageError(f"{model} brings none of its own: give {option}")
-    for place in asked["corpora"]:
-        if place.is_dir():  # for the report, whose held-out text is known by its hash
-            raise click.UsageError(f"--corpus {place}: is a folder; name the files in it")
+    check_measure(asked["measure"])
+
+    from cli.tables.evaluation import print_evaluation
+    from cli.tables.search import export_command, show_search
+    from evals.search.goals import MaxExtraction
+    from surgery.exporting import check_target
+
     samples = samples or str(lab)
     folder = Path(f"{output}-search")
     begun = folder.exists() and output.exists() and not (output / "recipe.yaml").exists()
@@ -101,7 +101,8 @@ def command(
         "with_audit": True,
         "max_recovered": {asked["measure"]: max_extraction, **asked["max_recovered"]},
     }
-    plan = make_plan(evaluation, lab)  # mistakes are found before any work
+    # mistakes are found before any work
+    plan = make_plan(evaluation, lab, models=[(model, asked["revision"])])
     note("1 of 3: search")
     goal = MaxExtraction(max_extraction)
     found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=not overwrite)
