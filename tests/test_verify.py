@@ -185,7 +185,7 @@ def test_a_file_too_many(folder: Path, name: str) -> None:
 def test_what_a_killed_evaluation_left(folder: Path) -> None:
     left = folder / ".staging.attn-surgery-partial" / "lm_eval"
     left.mkdir(parents=True)
-    for name in ("results_1.json", ".samples_1.jsonl.attn-surgery-partial"):
+    for name in ("results.json", ".samples_1.jsonl.attn-surgery-partial"):
         (left / name).write_text("{")
     (folder / ".README.md.attn-surgery-partial").write_text("#")
     (folder / ".staging.attn-surgery-lock").touch()
