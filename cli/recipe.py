@@ -32,6 +32,8 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path
         ):
             form = "a list of values" if several else "one value"
             raise click.BadParameter(f"{path}: {name}: expected {form}, got {value!r}")
+        if any("\0" in str(one) for one in (value if several else [value])):
+            raise click.BadParameter(f"{path}: {name}: {value!r} holds a NUL character; remove it")
     ctx.default_map = {str(names[name].name): value for name, value in recipe.items()}
     return path
 

@@ -61,8 +61,8 @@ def draw(
 
 
 def line_of(variant: str) -> dict[str, Any]:
-    """Color, marker and line style of a variant, the same in every picture."""
-    return _LINES.get(variant, _LINES["mixed"])
+    """Color, marker and line style of a variant or of "mixed", the same in every picture."""
+    return _LINES[variant]
 
 
 def by_depth(

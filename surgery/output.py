@@ -166,7 +166,8 @@ def parents_of(target: Path) -> Iterator[None]:
 
 def is_unfinished(path: Path) -> bool:
     """Whether a path lies in what a run has not finished, which the next one removes."""
-    return any(fnmatchcase(name, _OURS.format("*", "*")) for name in path.parts)
+    names = [_OURS.format("?*", what) for what in ("partial", "old", "lock")]
+    return any(fnmatchcase(part, name) for part in path.parts for name in names)
 
 
 def _check_free(
@@ -194,7 +195,6 @@ def _check_free(
 
 def _stranger(folder: Path, owned: Collection[str]) -> str | None:
     """Names the first file or link in a folder that fits none of the patterns, if there is one."""
-    patterns = (*owned, _OURS.format("*", "*"))
 
     def fail(error: OSError) -> None:
         raise error
@@ -203,8 +203,9 @@ def _stranger(folder: Path, owned: Collection[str]) -> str | None:
         folders.sort()
         links = [name for name in folders if Path(at, name).is_symlink()]
         for name in sorted(files + links):
-            path = Path(at, name).relative_to(folder).as_posix()
-            if not any(fnmatchcase(path, pattern) for pattern in patterns):
+            path = Path(at, name).relative_to(folder)
+            known = any(fnmatchcase(path.as_posix(), pattern) for pattern in owned)
+            if not (known or is_unfinished(path)):
                 return f"holds {path}, which attn-surgery did not write"
     return None
 

@@ -259,7 +259,7 @@ def test_the_cache_gives_back_what_it_was_given(tmp_path):
     assert len([*(tmp_path / "cache").rglob("*")]) == 2  # a folder and a file, nothing else
 
 
-@pytest.mark.parametrize("damage", [b"", b"not gzip", "truncated", "record"])
+@pytest.mark.parametrize("damage", [b"", b"not gzip", "truncated", "record", "nested"])
 def test_a_damaged_entry_is_as_good_as_none(tmp_path, damage):
     import gzip
 
@@ -269,6 +269,7 @@ def test_a_damaged_entry_is_as_good_as_none(tmp_path, damage):
     whole = file.read_bytes()
     bad = {
         "truncated": whole[: len(whole) // 2],
+        "nested": gzip.compress(b"[" * 100_000),
         "record": gzip.compress(b'{"key": {"task": "x"}}'),
     }
     file.write_bytes(damage if isinstance(damage, bytes) else bad[damage])

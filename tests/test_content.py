@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -113,6 +115,35 @@ def test_a_large_file_is_read_once_for_all_runs(
     with large.open("r+b") as file:
         file.write(b"x")
     assert file_hash(large) == sha256(large) != digest
+
+
+def test_a_change_through_a_mapping_is_not_missed(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many changes through a mapping, the system would tell the time of the first alone."""
+    large = tmp_path / "large"
+    with large.open("w+b") as file:
+        file.truncate(16 << 20)
+        with mmap.mmap(file.fileno(), 0) as mapping:
+            mapping[0] = 1
+            settle(monkeypatch)
+            file_hash(large)
+            mapping[1] = 1
+            assert file_hash(large) == sha256(large)
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no files that are in memory alone")
+def test_a_file_in_memory_is_read_each_time(
+    reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a change through a mapping leaves no trace at all."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.truncate(16 << 20)
+        with mmap.mmap(file.fileno(), 0) as mapping:
+            settle(monkeypatch)
+            file_hash(Path(file.name))
+            mapping[1] = 1
+            assert file_hash(Path(file.name)) == sha256(Path(file.name))
 
 
 def test_the_hub_s_cache_is_not_read(

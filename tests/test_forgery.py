@@ -385,6 +385,29 @@ def test_a_recorded_file_that_does_not_belong(forge: Forge, layout: str, name: s
     assert_refused(folder, "contents", f"{name} is no part of an edited model", source)
 
 
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [(".m.attn-surgery-2.safetensors", "files"), (".m.attn-surgery-partial", "contents")],
+)
+def test_a_shard_without_a_hash(tmp_path: Path, name: str, check: str) -> None:
+    """What a loader reads is listed: the names of unfinished work are no exception."""
+    from safetensors.torch import load_file
+
+    source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)
+    folder = surgery.export(source, "1", output=tmp_path / "out").output
+    index = folder / "model.safetensors.index.json"
+    shard = max(json.loads(index.read_text())["weight_map"].values())
+    if name.endswith(".safetensors"):
+        (folder / shard).rename(folder / name)
+    else:
+        torch.save(load_file(folder / shard), folder / name)
+        (folder / shard).unlink()
+    index.write_text(index.read_text().replace(shard, name))
+    edit_json(folder / "surgery.json", lambda manifest: manifest["files"].pop(shard))
+    seal(folder)
+    assert_refused(folder, check, f"{name} is not in the manifest", source)
+
+
 def test_a_pickle_in_place_of_the_weights(forge: Forge) -> None:
     from safetensors.torch import load_file
 

@@ -176,7 +176,8 @@ def test_another_export_that_is_there_is_not_replaced(
 @pytest.mark.parametrize(
     "text",
     ["max-extraction: abc", "max-extraction: [1]", "variant: 5", "samples: {a: b}", "max: any",
-     "attack: {}", "seed: 1.5", "variant: [1, {a: 2}]", "json: true", "overwrite: true"],
+     "attack: {}", "seed: 1.5", "variant: [1, {a: 2}]", "json: true", "overwrite: true",
+     r'model: "a\0b"', r'corpus: ["a\0b"]'],
 )  # fmt: skip
 def test_a_recipe_with_wrong_values_is_refused_before_any_work(tmp_path: Path, text: str) -> None:
     recipe = tmp_path / "recipe.yaml"

@@ -10,10 +10,11 @@ what a living run is writing is not.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -420,8 +421,30 @@ def test_a_default_name_may_stand_in_model_args(source: Path, spec: str, name: s
 # --- the source that changes
 
 
+def _rewrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _copy(path: Path, content: bytes) -> None:
+    """As `cp -p` does: the same file, and the time that it had."""
+    times = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """As `rsync -t` does: another file under the name, and the time of the old one."""
+    new = path.with_name("new")
+    new.write_bytes(content)
+    os.utime(new, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    new.replace(path)
+
+
+@pytest.mark.parametrize("way", [_rewrite, _copy, _replace])
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_source_that_changes_is_noticed(name: str, tmp_path: Path) -> None:
+def test_a_source_that_changes_is_noticed(
+    name: str, way: Callable[[Path, bytes], None], tmp_path: Path
+) -> None:
     """Same size, other content, at any time between the first look and the end."""
     from surgery.exporting import write
 
@@ -431,15 +454,32 @@ def test_a_source_that_changes_is_noticed(name: str, tmp_path: Path) -> None:
     prepared = prepare(folder, "1")
 
     def change(nbytes: int) -> None:
-        path = folder / name
-        content = path.read_bytes()
-        path.write_bytes(content[:-2] + b" " + content[-1:])
+        content = (folder / name).read_bytes()
+        way(folder / name, content[:-2] + b" " + content[-1:])
 
     with pytest.raises(outputs.SurgeryError) as error:
         write(prepared, tmp_path / "out", progress=change)
     assert str(error.value) == (
         f"{folder / name}: changed while it was read; export again once it is complete"
     )
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_source_that_changes_through_a_mapping_is_noticed(tmp_path: Path) -> None:
+    """Of many changes through a mapping, the system would tell the time of the first alone."""
+    from surgery.exporting import write
+
+    folder = write_checkpoint(tmp_path / "source", neox_config(max_position_embeddings=64))
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[-1] = (mapping[-1] + 1) % 256
+        prepared = prepare(folder, "1")
+
+        def change(nbytes: int) -> None:
+            mapping[-1] = (mapping[-1] + 1) % 256
+
+        with pytest.raises(outputs.SurgeryError, match="changed while it was read"):
+            write(prepared, tmp_path / "out", progress=change)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

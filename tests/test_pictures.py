@@ -182,6 +182,11 @@ def test_variants_differ_without_color():
     assert len(set(lines)) == len(lines)
 
 
+def test_an_unknown_variant_is_not_drawn_as_another():
+    with pytest.raises(KeyError):
+        line_of("unknown")
+
+
 def test_colors_of_variants_differ_in_gray():
     from matplotlib.colors import to_rgb
 

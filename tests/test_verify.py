@@ -170,6 +170,10 @@ def test_a_missing_file(folder: Path, name: str) -> None:
         "samples.jsonl",
         ".env",
         "lm_eval/edited/model/code.py",
+        ".m.attn-surgery-2.safetensors",
+        ".staging.attn-surgery-partial/modeling_other.py",
+        ".m.attn-surgery-partial/model.safetensors",
+        ".m.attn-surgery-partial/code",
     ],
 )
 def test_a_file_too_many(folder: Path, name: str) -> None:
@@ -181,7 +185,9 @@ def test_a_file_too_many(folder: Path, name: str) -> None:
 def test_what_a_killed_evaluation_left(folder: Path) -> None:
     left = folder / ".staging.attn-surgery-partial" / "lm_eval"
     left.mkdir(parents=True)
-    (left / "results.json").write_text("{")
+    for name in ("results.json", ".samples_1.jsonl.attn-surgery-partial"):
+        (left / name).write_text("{")
+    (folder / ".README.md.attn-surgery-partial").write_text("#")
     (folder / ".staging.attn-surgery-lock").touch()
     assert attn_surgery("verify", folder).code == 0
 

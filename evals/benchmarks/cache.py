@@ -18,7 +18,7 @@ from typing import Any
 
 from surgery.checkpoint.content import keep
 
-_BROKEN = (OSError, EOFError, ValueError, zlib.error)
+_BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 
 
 @dataclass(frozen=True)

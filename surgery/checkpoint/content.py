@@ -22,21 +22,40 @@ _KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
 _SHA256 = re.compile("[0-9a-f]{64}")
 _known: dict[str, str] = {}
 
-FileState = tuple[int, int]
-"""Bytes, and the time of the last change in nanoseconds."""
+FileState = tuple[int, ...]
+"""Device, inode, bytes, and the times of the last change of content and of status (ns).
+
+A copy that keeps a file's size and date still changes the inode or the last of them."""
 
 
 def states_of(paths: Iterable[Path]) -> dict[Path, FileState]:
-    """The states of those paths that are files."""
-    stats = ((path, path.stat()) for path in paths if path.is_file())
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
+    """The states of those paths that are files. Every later change of a file makes it another."""
+    return {path: _watched(path) for path in paths if path.is_file()}
+
+
+def _watched(path: Path) -> FileState:
+    """The state of a file that has been brought to the disk.
+
+    The system tells the time of changes through a memory mapping only of the first after that.
+    """
+    with contextlib.suppress(OSError):  # one that cannot be opened has its times all the same
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    return _state(path)
+
+
+def _state(path: Path) -> FileState:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *, fix: str) -> None:
     """Raises `CheckpointError` where a file is not as it was `found`."""
-    now = states_of(files)
     for path in files:
-        if now.get(path) != found.get(path):
+        if (_state(path) if path.is_file() else None) != found.get(path):
             raise CheckpointError("changed while it was read", where=path, fix=fix)
 
 
@@ -48,8 +67,8 @@ def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     weights, other settings, and for the same tensors in other files.
 
     **Arguments:** `model`: a checkpoint, or its folder; `known`: hashes of its weight files that
-    the caller has computed. A file that was hashed before and has not changed since, by its size
-    and times, is not read again, and neither is one of the Hub's cache, which is named by its hash.
+    the caller has computed. A file that was hashed before and whose state has not changed since is
+    not read again, and neither is one of the Hub's cache, which is named by its hash.
 
     **Raises:** as `open_checkpoint`.
     """
@@ -87,19 +106,27 @@ def file_hash(path: Path) -> str:
     named = _hub_hash(path)
     if named is not None:
         return named
-    status = path.stat()
-    state = (str(path.resolve()), status.st_ino, status.st_size)
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    key = hashlib.sha256(repr((state, times)).encode(errors="surrogateescape")).hexdigest()
-    kept = cache_folder() / "sha256" / key if status.st_size >= _KEPT else None
+    state = _watched(path)
+    device, _, size, *times = state
+    if _is_in_memory(device):
+        return sha256_of(path)
+    key = hashlib.sha256(os.fsencode(path.resolve()) + repr(state).encode()).hexdigest()
+    kept = cache_folder() / "sha256" / key if size >= _KEPT else None
     digest = _known.get(key) or (kept and _read(kept)) or sha256_of(path)
-    after = path.stat()
-    unchanged = times == (after.st_mtime_ns, after.st_ctime_ns)
-    if unchanged and max(times) < time.time_ns() - _SETTLED:
+    if state == _state(path) and max(times) < time.time_ns() - _SETTLED:
         _known[key] = digest
         if kept is not None and not kept.exists():
             keep(kept, lambda file: file.write_text(digest))
     return digest
+
+
+def _is_in_memory(device: int) -> bool:
+    """Whether the files of a device are in memory alone."""
+    mounted = f" {os.major(device)}:{os.minor(device)} "
+    with contextlib.suppress(OSError):  # not Linux
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        return any(mounted in mount and " - tmpfs " in mount for mount in mounts)
+    return False
 
 
 def cache_folder() -> Path:

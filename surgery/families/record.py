@@ -16,6 +16,7 @@ Role = Literal[
     "query_weight",  # separate: [d, d]
     "key_weight",
     "value_weight",
+    "value_bias",  # separate: [d]
     "output_weight",  # [d, d]
     "output_bias",  # [d]
     "attention_buffer",  # masks and frequencies stored by older libraries; never a parameter
@@ -148,4 +149,4 @@ class Family:
         return {rule.name: rule for rule in self.rules}
 
 
-_INDEX = re.compile(r"\.(0|[1-9]\d*)\.")
+_INDEX = re.compile(r"\.(0|[1-9][0-9]{0,8})\.")

@@ -37,6 +37,8 @@ def parquet_batches(
         fields = [field for field in file.schema_arrow if field.name in columns]
         packed = [_is_packed(field) for field in fields]
         names = [field.name for field in fields]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two columns have the name {twice!r}")
         rows = 1 if any(_is_text(field.type) for field in fields) else _ROWS
         for group in range(file.num_row_groups) if groups is None else groups:
             _check_size(file.metadata.row_group(group), names)

@@ -56,7 +56,8 @@ class Block:
             if self.has("query_key_value_bias"):
                 bias = self.fused_per_head(self.read("query_key_value_bias"))[:, 2]
             return Sources(weight, bias, fit)
-        return Sources(self.per_head(self.read("value_weight")), None, fit)
+        bias = self.per_head(self.read("value_bias")) if self.has("value_bias") else None
+        return Sources(self.per_head(self.read("value_weight")), bias, fit)
 
     def branch_weight(self, affine: Affine) -> Array:
         """W_O M, float64 [d, d], for a map whose weight is not None."""

@@ -96,7 +96,7 @@ def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Chan
     if block.family.fused:
         roles = [("query_key_value_weight", (3 * d, d)), ("query_key_value_bias", (3 * d,))]
     else:
-        roles = [("value_weight", (d, d))]
+        roles = [("value_weight", (d, d)), ("value_bias", (d,))]
     removed = edit.whole and edit.kind == "none"
     if removed or (edit.kind == "constant" and one_hot is None):
         roles.append(("output_bias", (d,)))
@@ -114,7 +114,7 @@ def compute(
     if change.role == "output_bias":
         return block.branch_bias(affine)
     new = block.read(change.role)
-    if change.role == "value_weight":
+    if change.role in ("value_weight", "value_bias"):
         block.per_head(new)[edit.heads] = 0
         return new
     heads = block.fused_per_head(new)

@@ -26,7 +26,7 @@ from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
 from surgery.proof.expected import check_repeats, replanned
-from surgery.record.manifest import Manifest, read_manifest
+from surgery.record.manifest import UNLISTED, Manifest, read_manifest
 from surgery.selection import Part, format_selection
 
 
@@ -112,6 +112,7 @@ def verify(
 
 _ALWAYS = ("files", "contents", "edit", "tensors")
 _WITH_SOURCE = ("carried", "untouched", "rewritten")
+_REPORTS = {Path(name).suffix for name in UNLISTED}
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ class _Proof:
             name = path.relative_to(self.folder).as_posix()
             if path.is_symlink():
                 own_file(path, self.folder)
-            elif path.is_dir() or is_unfinished(Path(name)):
+            elif path.is_dir():
                 continue
-            if not self.manifest.accounts_for(name):
+            if not (self.manifest.accounts_for(name) or _is_left(Path(name))):
                 raise CheckpointError(f"{name} is not in the manifest")
         for name, record in listed.items():
             path = self.folder / name
@@ -156,21 +157,25 @@ class _Proof:
 
     def contents(self) -> str:
         result, edit = self.result, self.manifest.edit
-        weights = {shard.path.name for shard in result.shards if shard.verbatim}
-        known = {"config.json", *weights, *result.carried}
+        weights = {shard.path.name for shard in result.shards}
+        read = {"config.json", *weights, *result.carried}
         if SAFETENSORS not in weights:
-            known.add(SAFETENSORS_INDEX)
+            read.add(SAFETENSORS_INDEX)
         code = "no code"
         if edit.layout == "compact":
             path = self.folder / MODELING_FILE.name
             if not path.is_file() or path.read_bytes() != MODELING_FILE.read_bytes():
                 wrote = edit.versions.get("attn-surgery", "unknown")
                 raise CheckpointError(f"{path.name} is not this version's (exported by {wrote})")
-            known.add(path.name)
+            read.add(path.name)
             code = f"{path.name} of this version"
-        strangers = sorted(set(self.manifest.files) - known)
+        pickled = {shard.path.name for shard in result.shards if not shard.verbatim}
+        strangers = sorted(set(self.manifest.files) - (read - pickled))
         if strangers:
             raise CheckpointError(f"{strangers[0]} is no part of an edited model")
+        unlisted = sorted(read - set(self.manifest.files))
+        if unlisted:
+            raise CheckpointError(f"{unlisted[0]} is not in the manifest")
         check_tokenizer(self.folder)
         return f"weights, tokenizer and license, and {code}"
 
@@ -229,6 +234,11 @@ class _Proof:
             detail += f", {fitted} of them but for what was fitted to calibration text"
             detail += " (attn-surgery reproduce repeats that)"
         return detail
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a killed run has left a file that no loader takes for code or weights."""
+    return is_unfinished(path) and (is_unfinished(Path(path.name)) or path.suffix in _REPORTS)
 
 
 def _behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:

@@ -261,6 +261,16 @@ def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
     refused(("collect", source, *more, *options), "bad.parquet")
 
 
+def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
+    path = tmp_path / "bad.parquet"
+    texts = pa.array(["a b c", "d e f"])
+    pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
+    text = "bad.parquet: {} (got two columns have the name 'text')"
+    refused(("extract", source, "--samples", path), text.format("cannot be read as parquet"))
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    refused(("collect", source, *more), text.format("not parquet with a column text"))
+
+
 POOLS: list[Any] = []
 """They outlive what was allocated from them."""
 TEXT_ALONE = pa.schema([("text", pa.string())])

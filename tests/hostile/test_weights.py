@@ -141,6 +141,12 @@ HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
         lambda header: header.update({f"gpt_neox.layers.{'9' * 5_000}.mlp.bias": header.pop(BIAS)}),
         "unknown tensor",
     ),
+    "a known tensor of such a block": (
+        lambda header: header.update(
+            {f"gpt_neox.layers.{'9' * 5_000}.input_layernorm.bias": header.pop(BIAS)}
+        ),
+        "unknown tensor",
+    ),
     "a name of a hundred thousand letters": (
         lambda header: header.update({"x" * 100_000: header.pop(BIAS)}),
         "unknown tensor",
