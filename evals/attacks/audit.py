@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -127,16 +127,13 @@ def audit(
 ) -> Audited:
     """Tries every attack of `protocol` on one model. `advance` is told of attacks done.
 
-    `with_control`: whether the control is told; membership reads it anyway.
+    `with_control`: whether the control is tried; membership reads it anyway. It is tried apart, so
+    that passages are read the same way with it and without.
     """
     on, beside = (
         Attacked(loaded.model, loaded.tokenizer, passages, protocol.batch_size, processes)
         for passages in (protocol.passages, protocol.control)
     )
-    both = on
-    if with_control or not protocol.samples.trained_on.all():
-        both = replace(on, passages=protocol.passages.beside(protocol.control))
-    here = slice(0, len(on.passages))
     found: dict[str, Outcome] = {}
     control: dict[str, Outcome] = {}
     areas, seconds = None, {}
@@ -144,16 +141,12 @@ def audit(
         begun = time.perf_counter()
         if name == membership.NAME:
             if not protocol.samples.trained_on.all():
-                areas = membership.areas(both, here)
-        elif (attack := attack_of(name)).together:
-            found[name] = attack.run(on)
-            if with_control and len(beside.passages) > 1:
-                control[name] = attack.run(beside)
+                areas = membership.areas(on, beside)
         else:
-            outcome = attack.run(both)
-            found[name] = outcome.part(here)
-            if with_control:
-                control[name] = outcome.part(slice(here.stop, None))
+            attack = attack_of(name)
+            found[name] = attack.run(on)
+            if with_control and len(beside.passages) > 1:  # of one, none is left to relearn from
+                control[name] = attack.run(beside)
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = (processes or Processes()).once(lambda: loaded.provenance)

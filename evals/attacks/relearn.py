@@ -65,7 +65,6 @@ def relearn(*, benign: bool) -> Attack:
         "Hu et al. 2024, arXiv 2406.13356",
         f"{STEPS[-1]} training steps and {len(STEPS)} passes with decoding",
         run,
-        together=not benign,
         stages=STEPS,
     )
 
