@@ -134,6 +134,20 @@ def open_model(
     return LoadedModel(found, model, tokenizer, states)
 
 
+def check_precision(base: str, other: str, name: str) -> None:
+    """Raises `MeasurementError` unless two models that are compared run in one precision.
+
+    `base`, `other`: their dtypes; `name`: of the other.
+    """
+    if other != base:
+        raise MeasurementError(
+            "the models would run in different precisions",
+            expected=f"{base}, as the baseline",
+            got=f"{other} for {name}",
+            fix="choose one with `dtype`",
+        )
+
+
 def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

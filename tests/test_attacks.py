@@ -28,7 +28,7 @@ from evals.memorization.measures import exact_match
 from evals.memorization.recovery import NAMES, Evidence, recovery_of
 from evals.models import LoadedModel, open_model
 from evals.samples import Samples
-from surgery.errors import MeasurementError
+from surgery.errors import MeasurementError, SamplesError
 
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
 
@@ -291,6 +291,25 @@ def test_what_was_learned_again_does_not_count(attacked) -> None:
     }  # fmt: skip
     benign = attack_of("relearn-benign").run(attacked)
     assert benign.tried.all()
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
+    """Not a copy of a passage, nor a window that overlaps it."""
+    text = np.random.default_rng(4).integers(1, 300, (30, 22))
+    rows = np.concatenate([text[:, :20], text[:, shift : shift + 20]]).astype(np.int32)
+    outcome = attack_of("relearn").run(Attacked(loaded.model, None, Passages(rows, 4, rows)))
+    learned = np.random.default_rng(0).permutation(60)[:6]
+    twins = np.concatenate([learned % 30, learned % 30 + 30])
+    assert sorted(np.flatnonzero(~outcome.tried)) == sorted(set(twins.tolist()))
+
+
+def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
+    rows = np.full((5, 20), 7, dtype=np.int32)
+    samples = Samples(rows, 4, tuple("abcde"), "windows.npy")
+    Protocol(samples, rows, ("any",))
+    with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps those that .*"):
+        Protocol(samples, rows, ("any", "relearn"))
 
 
 def test_two_runs_give_the_same(attacked) -> None:

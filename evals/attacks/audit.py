@@ -13,7 +13,7 @@ from evals.attacks.attack import Attack, Attacked, Outcome, Passages
 from evals.attacks.one_pass import near, one_pass
 from evals.attacks.perturbed import perturbed
 from evals.attacks.quantized import quantized
-from evals.attacks.relearn import relearn
+from evals.attacks.relearn import parted, relearn
 from evals.memorization.recovery import FORMS, NAMES
 from evals.models import LoadedModel
 from evals.running.processes import Processes
@@ -76,7 +76,7 @@ class Protocol:
       non-members are known, and what `perturbed` and `relearn-benign` need.
     - `attacks`: their names.
 
-    Raises `SamplesError` for fewer than two passages: of one, none is left to relearn from.
+    Raises `SamplesError` for fewer than two passages, or where `relearn` leaves none to count.
     """
 
     samples: Samples
@@ -91,6 +91,12 @@ class Protocol:
                 where=self.samples.source,
                 expected="at least 2 that were trained on",
                 got=int(self.samples.trained_on.sum()),
+            )
+        if "relearn" in self.attacks and not parted(self.passages.tokens)[1].any():
+            raise SamplesError(
+                "every passage overlaps those that relearn learns again, so that none is left",
+                where=self.samples.source,
+                fix="give passages that do not overlap, or name other attacks with `attack`",
             )
 
     @property
@@ -145,8 +151,8 @@ def audit(
         else:
             attack = attack_of(name)
             found[name] = attack.run(on)
-            if with_control and len(beside.passages) > 1:  # of one, none is left to relearn from
-                control[name] = attack.run(beside)
+            if with_control and (outcome := attack.run(beside)).tried.any():
+                control[name] = outcome
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = (processes or Processes()).once(lambda: loaded.provenance)

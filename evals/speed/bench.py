@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
+from evals.models import check_precision
 from evals.speed.worker import serve
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
@@ -80,13 +81,7 @@ def bench(
         described = [runner.start() for runner in runners]
         for note in dict.fromkeys(note for record in described for note in record["notes"]):
             say(note)
-        precisions = [record["dtype"] for record in described]
-        if precisions[0] != precisions[1]:
-            raise MeasurementError(
-                "the models would run in different precisions",
-                got=" and ".join(precisions),
-                fix="choose one with `dtype`",
-            )
+        check_precision(described[0]["dtype"], described[1]["dtype"], found[1].source.model)
         turns: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         for number in range(rounds):
             for index in (0, 1) if number % 2 == 0 else (1, 0):

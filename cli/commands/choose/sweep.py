@@ -15,6 +15,7 @@ from cli.inputs import (
     needed_texts,
     open_model,
     open_passages,
+    tokenized,
 )
 from cli.options import (
     calibration_option,
@@ -144,10 +145,10 @@ def command(
         names = named_tasks(tasks, suite or "")
         benchmarks = load_tasks(names, include_paths=include_paths, limit=limit)
     loaded = open_model(model, running, processes, revision)
-    tokenized = passages.tokenized(loaded.tokenizer)
+    rows = tokenized(passages, loaded)
     heldout = None
     if not exact_only:
-        heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
+        heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     size = loaded.dimensions
     edits = swept(size.num_blocks, size.num_heads, chosen, last=last, ranges=ranges, heads=heads)
     refused = left_out(loaded.editable, edits)
@@ -168,7 +169,7 @@ def command(
             )
     engine = Engine(
         loaded.model,
-        tokenized,
+        rows,
         heldout,
         further=requests.batches if requests else (),
         exact_only=exact_only,
@@ -179,7 +180,7 @@ def command(
     )
     setting = Setting(
         loaded,
-        tokenized,
+        rows,
         heldout,
         exact_only,
         engine.batch_size,
@@ -197,7 +198,7 @@ def command(
         with progress("estimate", None) as advance:
             found = estimate(
                 loaded.model,
-                tokenized,
+                rows,
                 heldout,
                 chosen,
                 fitter,
