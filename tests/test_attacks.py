@@ -51,6 +51,13 @@ def test_greedy_is_right_everywhere_and_prefix_after_some_cut(right) -> None:
     assert recovered("prefix", right) == by_cut
 
 
+@given(arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 16))))
+def test_prefix_of_a_short_suffix_is_greedy_and_says_so(right) -> None:
+    """No cut but the suffix's own beginning leaves 16 tokens or more."""
+    assert recovered("prefix", right) == recovered("greedy", right)
+    assert "a suffix of 16 tokens or fewer" in attack_of("prefix").definition
+
+
 @given(RIGHT, st.integers(1, 24))
 def test_a_span_is_a_run_of_right_tokens(right, length) -> None:
     wanted = "1" * min(length, right.shape[1])

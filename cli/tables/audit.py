@@ -11,6 +11,8 @@ from cli.tables import console, with_interval
 
 def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
+    from evals.memorization.recovery import SHORTEST_CUT
+
     control = result["control"]
     table = Table(
         title=f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
@@ -29,6 +31,9 @@ def print_audit(result: dict[str, Any]) -> None:
         table.add_row(attack["name"], *rates, f"{attack['seconds']:.1f}")
     if table.row_count:
         out.print(table)
+    names = [attack["name"] for attack in result["attacks"]]
+    if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
+        out.print(f"prefix is the same as greedy here: it needs more than {SHORTEST_CUT} tokens")
     for attack in result["attacks"]:
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
