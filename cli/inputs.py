@@ -14,7 +14,7 @@ from surgery.hub.embedded import PREFIX
 if TYPE_CHECKING:
     from evals.models import LoadedModel
     from evals.running.processes import Processes
-    from evals.samples import Passages
+    from evals.samples import Passages, Samples
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
@@ -97,6 +97,19 @@ def look_up(model: str, revision: str | None = None) -> None:
     from surgery.hub.finding import find_outline
 
     find_outline(model, revision)
+
+
+def tokenized(passages: Passages, loaded: LoadedModel) -> Samples:
+    """The passages in a model's tokens; says which rows are left out, merged, or not independent.
+
+    Raises as `Passages.tokenized`.
+    """
+    from evals.samples import row_warnings
+
+    samples = passages.tokenized(loaded.tokenizer)
+    for warning in row_warnings(samples.described):
+        note(f"warning: {warning}")
+    return samples
 
 
 def open_model(

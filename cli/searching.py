@@ -15,6 +15,7 @@ from cli.inputs import (
     needed_texts,
     open_model,
     open_passages,
+    tokenized,
 )
 from cli.options import (
     calibration_option,
@@ -122,11 +123,11 @@ def searched(
     calibrated = calibration_text(asked["calibration"], model, variants)
     processes = Processes.launched(say=note)
     loaded = open_model(model, asked, processes, asked["revision"])
-    tokenized = passages.tokenized(loaded.tokenizer)
+    rows = tokenized(passages, loaded)
     task = Task(
         loaded=loaded,
-        samples=tokenized,
-        windows=control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1]),
+        samples=rows,
+        windows=control_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
         goal=goal,
         measure=recovery_of(asked["measure"]),
         variants=variants,

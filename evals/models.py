@@ -17,10 +17,11 @@ from surgery.checkpoint.foreign import reason
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
-from surgery.errors import MeasurementError
+from surgery.errors import CheckpointError, MeasurementError
 from surgery.families import Dimensions, Family
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.modeling import MODELING_FILE, auto_map
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -123,6 +124,7 @@ def open_model(
     """
     place = None if device_map else _device(device)
     found = find_model(source, revision)
+    _check_code(found, say)
     states = states_of(found.folder.iterdir())
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
@@ -132,6 +134,45 @@ def open_model(
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
     return LoadedModel(found, model, tokenizer, states)
+
+
+def _check_code(found: ResolvedModel, say: Callable[[str], None]) -> None:
+    """Raises `CheckpointError` where others would run other modeling code than is measured.
+
+    Only attn-surgery's own is ever run. The code of a Hub model is not fetched, which is said.
+    """
+    asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
+    if not asked:
+        return
+    ours = asked == auto_map(found.inventory.family)
+    if ours and file.is_file():
+        ours = file.read_bytes() == MODELING_FILE.read_bytes()
+    elif ours and found.source.commit:
+        say(
+            f"{found}: attn-surgery's modeling code is run; the repository's own was not fetched "
+            "and may differ"
+        )
+    if not ours:
+        raise CheckpointError(
+            "brings modeling code that is not attn-surgery's of this version, and who trusts it "
+            "runs another model than would be measured",
+            where=found.folder,
+            fix="export it again, or remove auto_map from config.json",
+        )
+
+
+def check_precision(base: str, other: str, name: str) -> None:
+    """Raises `MeasurementError` unless two models that are compared run in one precision.
+
+    `base`, `other`: their dtypes; `name`: of the other.
+    """
+    if other != base:
+        raise MeasurementError(
+            "the models would run in different precisions",
+            expected=f"{base}, as the baseline",
+            got=f"{other} for {name}",
+            fix="choose one with `dtype`",
+        )
 
 
 def _device(name: str | None) -> torch.device:

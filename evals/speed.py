@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from evals.models import open_model
+from evals.models import check_precision, open_model
 from evals.running.forward import cache_bytes, head_of, hidden_states
 from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError, SurgeryError
@@ -105,13 +105,7 @@ def bench(
         ]
         for note in dict.fromkeys(note for record in described for note in record["notes"]):
             say(note)
-        precisions = [record["dtype"] for record in described]
-        if precisions[0] != precisions[1]:
-            raise MeasurementError(
-                "the models would run in different precisions",
-                got=" and ".join(precisions),
-                fix="choose one with `dtype`",
-            )
+        check_precision(described[0]["dtype"], described[1]["dtype"], found[1].source.model)
         turns: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         for number in range(rounds):
             for index in (0, 1) if number % 2 == 0 else (1, 0):

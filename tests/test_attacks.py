@@ -26,7 +26,9 @@ from evals.attacks.quantized import GROUP, in_bits, rounded_to
 from evals.attacks.relearn import ROWS, STEPS, fine_tuned
 from evals.memorization.measures import exact_match
 from evals.memorization.recovery import NAMES, Evidence, recovery_of
-from surgery.errors import MeasurementError
+from evals.models import LoadedModel, open_model
+from evals.samples import Samples
+from surgery.errors import MeasurementError, SamplesError
 
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
 
@@ -47,6 +49,13 @@ def test_greedy_is_right_everywhere_and_prefix_after_some_cut(right) -> None:
     cuts = [max(0, right.shape[1] - 16)]  # the longest cut that leaves 16: later ones leave fewer
     by_cut = [any(all(row[cut:]) for cut in range(cuts[0] + 1)) for row in right]
     assert recovered("prefix", right) == by_cut
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 16))))
+def test_prefix_of_a_short_suffix_is_greedy_and_says_so(right) -> None:
+    """No cut but the suffix's own beginning leaves 16 tokens or more."""
+    assert recovered("prefix", right) == recovered("greedy", right)
+    assert "a suffix of 16 tokens or fewer" in attack_of("prefix").definition
 
 
 @given(RIGHT, st.integers(1, 24))
@@ -151,11 +160,61 @@ def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     attacked = Attacked(tiny_model(), tokenizer, some)
     one, four, sixteen, *replaced, moved, upper, lower = (m(attacked)[0] for m in prefixes._KINDS)
     assert [list(x) for x in (one, four, sixteen)] == [list(ids[k:18]) for k in (1, 4, 16)]
-    assert all(0 <= (x != ids[:18]).sum() <= 1 and len(x) == 18 for x in replaced)
+    assert all((x != ids[:18]).sum() == 1 and len(x) == 18 for x in replaced)
     assert list(moved) == [5] * 16 + list(ids[:18])
     text = tokenizer.decode(ids[:18].tolist())
     assert tokenizer.decode(upper.tolist()) == text.upper()
     assert tokenizer.decode(lower.tolist()) == text.lower()
+
+
+@given(arrays(np.int32, (4, 6), elements=st.integers(0, 3)), st.integers(0, 3))
+def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
+    """Not on its place, nor on what is tried beside it; and one token really is another."""
+    unrelated = np.arange(60, dtype=np.int32).reshape(3, 20)
+    among, alone = (
+        Attacked(tiny_model(), tiny_tokenizer(), Passages(tokens, 4, unrelated))
+        for tokens in (rows, rows[row : row + 1])
+    )
+    made = [(make(among)[row].tolist(), make(alone)[0].tolist()) for make in prefixes._KINDS]
+    assert [one for one, _ in made] == [other for _, other in made]
+    for changed, _ in made[3:5]:
+        assert np.sum(np.asarray(changed) != rows[row, :4]) == 1
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> LoadedModel:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return open_model(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+@pytest.mark.parametrize("name", [*ALL, "hints:3", "span:4", "sampling:7", "quantized:3"])
+def test_base_and_edited_model_read_the_same(name, labeled, loaded) -> None:
+    """Whether the control is tried too, as on the edited model alone, or not: else nothing pairs.
+
+    The same tokens in the same batches, in the order of the passages.
+    """
+    rng = np.random.default_rng(3)
+    rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
+    members = np.arange(24) % 3 > 0 if labeled else None
+    samples = Samples(rows, 11, tuple(map(str, range(24))), "made here", members=members)
+    protocol = Protocol(samples, unrelated, (name,), batch_size=7)
+    read: list[list[list[int]]] = []
+    hook = loaded.model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, inputs: read.append(inputs[0].tolist())
+    )
+    alone = audit(loaded, protocol, with_control=False)
+    number = len(read)
+    beside = audit(loaded, protocol)
+    hook.remove()
+    assert number or (name == "membership" and not labeled)
+    assert read[number:][:number] == read[:number]
+    assert alone.areas == beside.areas
+    assert not alone.control
+    for key, outcome in alone.passages.items():
+        assert outcome.recovered.tolist() == beside.passages[key].recovered.tolist()
 
 
 @given(arrays(np.float32, (3, 40), elements=st.floats(-2, 2, width=32)), st.integers(2, 8))
@@ -239,6 +298,25 @@ def test_what_was_learned_again_does_not_count(attacked) -> None:
     }  # fmt: skip
     benign = attack_of("relearn-benign").run(attacked)
     assert benign.tried.all()
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
+    """Not a copy of a passage, nor a window that overlaps it."""
+    text = np.random.default_rng(4).integers(1, 300, (30, 22))
+    rows = np.concatenate([text[:, :20], text[:, shift : shift + 20]]).astype(np.int32)
+    outcome = attack_of("relearn").run(Attacked(loaded.model, None, Passages(rows, 4, rows)))
+    learned = np.random.default_rng(0).permutation(60)[:6]
+    twins = np.concatenate([learned % 30, learned % 30 + 30])
+    assert sorted(np.flatnonzero(~outcome.tried)) == sorted(set(twins.tolist()))
+
+
+def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
+    rows = np.full((5, 20), 7, dtype=np.int32)
+    samples = Samples(rows, 4, tuple("abcde"), "windows.npy")
+    Protocol(samples, rows, ("any",))
+    with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps those that .*"):
+        Protocol(samples, rows, ("any", "relearn"))
 
 
 def test_two_runs_give_the_same(attacked) -> None:

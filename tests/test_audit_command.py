@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.lab import samples_path
 from evals.statistics import wilson
@@ -74,6 +75,28 @@ def test_two_processes_find_what_one_finds(edited) -> None:
         for attack in found[-1]["attacks"]:
             del attack["seconds"]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("command", ["audit", "extract"])
+def test_precisions_must_agree(command, tmp_path) -> None:
+    """A copy in 16 bits, compared with its base in 32, would differ by rounding alone."""
+    base, half = tmp_path / "base", tmp_path / "half"
+    for folder, model in ((base, tiny_model()), (half, tiny_model().bfloat16())):
+        model.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    (tmp_path / "text.txt").write_text(TEXT)
+    rows = [json.dumps({"tokens": list(range(at, at + 20))}) + "\n" for at in (0, 20, 40)]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    call = (
+        *(command, half, "--baseline", base, "--samples", tmp_path / "rows.jsonl"),
+        *("--control", tmp_path / "text.txt", "--prefix-length", 10, "--suffix-length", 10),
+        *("--device", "cpu", *(["--attack", "greedy"] if command == "audit" else [])),
+    )
+    attn_surgery(*call).assert_error(
+        "the models would run in different precisions (expected float32, as the baseline, got "
+        "bfloat16 for half); choose one with --dtype"
+    )
+    assert attn_surgery(*call, "--dtype", "bfloat16").code == 0
 
 
 def test_limits_are_checked(audited, edited) -> None:

@@ -137,8 +137,8 @@ def test_the_same_precision_or_none(models, tmp_path) -> None:
     other = write_checkpoint(tmp_path / "other", neox_config(torch_dtype="bfloat16"))
     outcome = attn_surgery("bench", models["base"], other, *SMALL, "--device", "cpu")
     outcome.assert_error(
-        "the models would run in different precisions (got float32 and bfloat16); "
-        "choose one with --dtype"
+        "the models would run in different precisions (expected float32, as the baseline, got "
+        "bfloat16 for other); choose one with --dtype"
     )
 
 

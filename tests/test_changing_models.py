@@ -6,14 +6,18 @@ measured meanwhile is kept for the next run.
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from tiny_compact import EDITS, write_compact
 from tiny_tokenizer import tiny_model, tiny_tokenizer
 
 from evals.files import Journal
 from evals.models import open_model
 from surgery.errors import CheckpointError
+from surgery.modeling import MODELING_FILE
 
 WEIGHTS = "model.safetensors"
 
@@ -40,6 +44,32 @@ def test_a_model_that_changes_is_not_identified(folder: Path, asked_before: bool
         loaded.identity  # noqa: B018 - it is read
     assert str(error.value) == (
         f"{folder / WEIGHTS}: changed while it was read; run it again once it is complete"
+    )
+
+
+@pytest.mark.parametrize("change", ["nothing", "code", "map", "neither"])
+def test_no_figure_is_of_other_code_than_a_reader_would_run(change: str, tmp_path: Path) -> None:
+    """A compact folder brings code that loads it where it is trusted. Ours alone is ever run."""
+    folder = write_compact("neox-parallel", EDITS["mixed"], tmp_path / "model")
+    config, code = folder / "config.json", folder / MODELING_FILE.name
+    shutil.copy(MODELING_FILE, code)
+    if change == "code":
+        code.write_text(code.read_text() + "\n# recites\n")
+    elif change == "map":
+        config.write_text(config.read_text().replace(MODELING_FILE.stem, "someone/model--evil"))
+    elif change == "neither":
+        code.unlink()
+        values = json.loads(config.read_text())
+        config.write_text(json.dumps({k: v for k, v in values.items() if k != "auto_map"}))
+    if change in ("nothing", "neither"):
+        assert open_model(str(folder)).identity["content"]
+        return
+    with pytest.raises(CheckpointError) as error:
+        open_model(str(folder))
+    assert str(error.value) == (
+        f"{folder}: brings modeling code that is not attn-surgery's of this version, and who trusts "
+        "it runs another model than would be measured; export it again, or remove auto_map from "
+        "config.json"
     )
 
 

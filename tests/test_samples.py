@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -12,9 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import load_samples, row_hash
+from evals.samples import load_samples, row_hash, row_warnings
+from evals.samples.repeats import overlapping
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 
@@ -183,11 +188,67 @@ def test_selecting_rows_keeps_their_columns_together(tmp_path):
     assert some.tokens.tolist() == TOKENS[1:, :64].tolist()
 
 
+def told(samples) -> list[tuple[str, bool]]:
+    return [(note.id, note.kept) for note in samples.notes]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
+    """200 copies of a passage say no more than one; what follows the cut makes no difference."""
+    rows = [{"tokens": TOKENS[at, : 64 + at].tolist()} for at in (0, 1, 0, 2, 0)]
+    for count, row in enumerate(rows, 1):
+        row |= {"id": f"row-{count}", "member": count > 1} | ({"count": count} if counted else {})
+        row["tokens"].append(count)
+    samples = load_samples(lines(tmp_path / "s.jsonl", rows))
+    assert samples.tokens.tolist() == TOKENS[:3, :64].tolist()
+    assert samples.ids == ("row-1", "row-2", "row-4")
+    assert told(samples) == [("row-3", False), ("row-5", False)]
+    assert samples.members.tolist() == [True] * 3, "whichever copy says so"
+    assert (samples.counts.tolist() if counted else samples.counts) == (
+        [9, 2, 4] if counted else None
+    )
+    (warning,) = row_warnings(samples.described)
+    assert warning == (
+        "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "
+        "as one passage"
+    )
+
+
+@pytest.mark.parametrize(("stride", "overlap"), [(16, True), (48, True), (49, False), (64, False)])
+def test_windows_of_one_text_that_overlap_are_told(tmp_path, stride, overlap):
+    text = np.random.default_rng(2).integers(0, 1000, 300)
+    rows = np.stack([text[at : at + 64] for at in range(0, 237, stride)] + [np.full(64, 5)])
+    samples = load_samples(save(tmp_path / "s.npy", rows))
+    assert len(samples) == len(rows)
+    assert told(samples) == [(str(at), True) for at in range(len(rows) - 1) if overlap]
+    for warning in row_warnings(samples.described):
+        assert "kept with a reservation, the first '0': it overlaps another row" in warning
+
+
+@given(arrays(np.int32, (6, 20), elements=st.integers(0, 1)), st.integers(1, 5))
+def test_overlaps_are_those_that_a_search_by_hand_finds(rows, number):
+    rows[1], rows[3, :18] = rows[4], rows[5, 2:]
+    pairs = itertools.product(rows[:number].tolist(), rows[number:].tolist())
+    expected = {
+        tuple(one)
+        for one, other in pairs
+        for a, b in ((one, other), (other, one))
+        if any(a[k:] == b[: 20 - k] for k in range(5))
+    }
+    found = overlapping(rows[:number], rows[number:])
+    assert found.tolist() == [tuple(row) in expected for row in rows[:number].tolist()]
+
+
+@pytest.mark.parametrize("name", ["pythia", "gpt-neo"])
+def test_the_embedded_records_are_all_different(name):
+    assert not load_samples(f"lab:{name}").notes
+
+
 @pytest.mark.real_data
 def test_the_google_benchmark(data):
     pair = f"{data / 'gpt_neo_val_prefix.npy'},{data / 'gpt_neo_val_suffix.npy'}"
     samples = load_samples(pair)
-    assert samples.tokens.shape == (1_000, 100)
+    assert samples.tokens.shape == (979, 100), "of 1,000, of which 21 repeat an earlier one"
     assert samples.prefix_length == 50
     samples.check_fits(vocab_size=50_257, max_positions=2_048)
 
@@ -354,7 +415,10 @@ def dead_hub(tmp_path, monkeypatch):
     import datasets
 
     cache = tmp_path / "cache"
-    pq.write_table(pa.table({"text": ["the quick brown fox jumps"] * 3}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"text": [f"{word} quick brown fox" for word in ("a", "b", "c")]}),
+        tmp_path / "t.parquet",
+    )
     files = {"train": str(tmp_path / "t.parquet")}
     data = datasets.load_dataset("parquet", data_files=files, cache_dir=str(cache), split="train")
     made = Path(data.cache_files[0]["filename"])

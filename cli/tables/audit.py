@@ -10,6 +10,8 @@ from cli.tables import print_table, with_interval
 
 def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
+    from evals.memorization.recovery import SHORTEST_CUT
+
     control = result["control"]
     rated = [attack for attack in result["attacks"] if attack["name"] != "membership"]
     if rated:
@@ -29,6 +31,9 @@ def print_audit(result: dict[str, Any]) -> None:
                 for one in rated
             ],
         )
+    names = [attack["name"] for attack in rated]
+    if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
+        echo(f"prefix is the same as greedy here: it needs more than {SHORTEST_CUT} tokens")
     for attack in rated:
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):

@@ -31,10 +31,6 @@ class Passages:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def beside(self, others: Passages) -> Passages:
-        """These and others of the same lengths."""
-        return replace(self, tokens=np.concatenate([self.tokens, others.tokens]))
-
     @property
     def prefixes(self) -> Tokens:
         return self.tokens[:, : self.prefix_length]
@@ -103,11 +99,6 @@ class Outcome:
         """Every passage counts."""
         return Outcome(recovered, np.ones_like(recovered))
 
-    def part(self, rows: slice) -> Outcome:
-        """The outcome of some of the passages."""
-        curve = {name: flags[:, rows] for name, flags in self.curve.items()}
-        return Outcome(self.recovered[rows], self.tried[rows], curve)
-
 
 @dataclass(frozen=True)
 class Attack:
@@ -117,7 +108,6 @@ class Attack:
     - `cost`: what it takes, in passes over the passages.
     - `definition`, `source`: when a passage counts as recovered, and where this comes from.
     - `run`: see `Outcome`; the same model and passages always give the same.
-    - `together`: whether what comes of a passage depends on which others are there.
     """
 
     name: str
@@ -126,5 +116,4 @@ class Attack:
     source: str
     cost: str
     run: Callable[[Attacked], Outcome]
-    together: bool = False
     stages: tuple[int, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from evals.attacks.attack import Attack, Attacked, Outcome, Passages
 from evals.attacks.one_pass import near, one_pass
 from evals.attacks.perturbed import perturbed
 from evals.attacks.quantized import quantized
-from evals.attacks.relearn import relearn
+from evals.attacks.relearn import parted, relearn
 from evals.memorization.recovery import FORMS, NAMES, numbered
 from evals.models import LoadedModel
 from evals.running.processes import Processes
@@ -77,7 +77,7 @@ class Protocol:
       non-members are known, and what `perturbed` and `relearn-benign` need.
     - `attacks`: their names.
 
-    Raises `SamplesError` for fewer than two passages: of one, none is left to relearn from.
+    Raises `SamplesError` for fewer than two passages, or where `relearn` leaves none to count.
     """
 
     samples: Samples
@@ -92,6 +92,12 @@ class Protocol:
                 where=self.samples.source,
                 expected="at least 2 that were trained on",
                 got=int(self.samples.trained_on.sum()),
+            )
+        if "relearn" in self.attacks and not parted(self.passages.tokens)[1].any():
+            raise SamplesError(
+                "every passage overlaps those that relearn learns again, so that none is left",
+                where=self.samples.source,
+                fix="give passages that do not overlap, or name other attacks with `attack`",
             )
 
     @property
@@ -128,16 +134,13 @@ def audit(
 ) -> Audited:
     """Tries every attack of `protocol` on one model. `advance` is told of attacks done.
 
-    `with_control`: whether the control is told; membership reads it anyway.
+    `with_control`: whether the control is tried; membership reads it anyway. It is tried apart, so
+    that passages are read the same way with it and without.
     """
     on, beside = (
         Attacked(loaded.model, loaded.tokenizer, passages, protocol.batch_size, processes)
         for passages in (protocol.passages, protocol.control)
     )
-    both = on
-    if with_control or not protocol.samples.trained_on.all():
-        both = replace(on, passages=protocol.passages.beside(protocol.control))
-    here = slice(0, len(on.passages))
     found: dict[str, Outcome] = {}
     control: dict[str, Outcome] = {}
     areas, seconds = None, {}
@@ -145,16 +148,12 @@ def audit(
         begun = time.perf_counter()
         if name == membership.NAME:
             if not protocol.samples.trained_on.all():
-                areas = membership.areas(both, here)
-        elif (attack := attack_of(name)).together:
-            found[name] = attack.run(on)
-            if with_control and len(beside.passages) > 1:
-                control[name] = attack.run(beside)
+                areas = membership.areas(on, beside)
         else:
-            outcome = attack.run(both)
-            found[name] = outcome.part(here)
-            if with_control:
-                control[name] = outcome.part(slice(here.stop, None))
+            attack = attack_of(name)
+            found[name] = attack.run(on)
+            if with_control and (outcome := attack.run(beside)).tried.any():
+                control[name] = outcome
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = (processes or Processes()).once(lambda: loaded.provenance)

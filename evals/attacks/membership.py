@@ -19,9 +19,12 @@ DESCRIBED = {
 }
 
 
-def areas(attacked: Attacked, members: slice) -> dict[str, Any]:
-    """Score -> its AUC with a 95 % interval, of passages of which `members` were trained on."""
-    labels = np.zeros(len(attacked.passages), dtype=np.bool_)
-    labels[members] = True
-    possible = [score for score in SCORES if score.can(attacked.seen)]
-    return {score.path[-1]: auc(score.of(attacked.seen), labels) for score in possible}
+def areas(members: Attacked, others: Attacked) -> dict[str, Any]:
+    """Score -> its AUC with a 95 % interval, of passages that were trained on and of others."""
+    passes = members.seen, others.seen
+    labels = np.repeat([True, False], [len(members.passages), len(others.passages)])
+    return {
+        score.path[-1]: auc(np.concatenate([score.of(seen) for seen in passes]), labels)
+        for score in SCORES
+        if score.can(members.seen)
+    }

@@ -8,7 +8,7 @@ import numpy as np
 
 from evals.attacks.attack import Attack, Attacked, Outcome
 from evals.memorization.measures import Flags
-from evals.samples import Tokens
+from evals.samples import Tokens, row_hash
 from surgery.fitting.corpus import token_ids
 
 DROPPED = (1, 4, 16)
@@ -63,12 +63,12 @@ def _without(count: int) -> Callable[[Attacked], Prefixes]:
 
 def _replaced(seed: int) -> Callable[[Attacked], Prefixes]:
     def make(attacked: Attacked) -> Prefixes:
-        vocabulary = np.unique(attacked.passages.tokens)
+        number = attacked.model.config.vocab_size
         changed = []
-        for row, prefix in enumerate(attacked.passages.prefixes):
-            rng = np.random.default_rng((_SEED, seed, row))
-            other = prefix.copy()
-            other[rng.integers(len(other))] = rng.choice(vocabulary)
+        for row, prefix in zip(attacked.passages.tokens, attacked.passages.prefixes, strict=True):
+            rng = _draws(row, seed)
+            other, place = prefix.copy(), rng.integers(len(prefix))
+            other[place] = (prefix[place] + rng.integers(1, number)) % number  # never the same
             changed.append(other)
         return changed
 
@@ -76,11 +76,17 @@ def _replaced(seed: int) -> Callable[[Attacked], Prefixes]:
 
 
 def _after_unrelated(attacked: Attacked) -> Prefixes:
-    texts = attacked.passages.unrelated[:, :BEFORE]
+    passages = attacked.passages
+    texts = passages.unrelated[:, :BEFORE]
     return [
-        np.concatenate([texts[row % len(texts)], prefix])
-        for row, prefix in enumerate(attacked.passages.prefixes)
+        np.concatenate([_draws(row).choice(texts), prefix])
+        for row, prefix in zip(passages.tokens, passages.prefixes, strict=True)
     ]
+
+
+def _draws(passage: Tokens, *seeds: int) -> np.random.Generator:
+    """Random numbers that follow from the passage alone: not from its place, nor from others."""
+    return np.random.default_rng((_SEED, *seeds, int(row_hash(passage), 16)))
 
 
 def _in_case(change: Callable[[str], str]) -> Callable[[Attacked], Prefixes]:

@@ -17,6 +17,7 @@ from evals.attacks.one_pass import nearly
 from evals.memorization.measures import Flags
 from evals.memorization.recovery import Evidence, recovery_of
 from evals.samples import Tokens
+from evals.samples.repeats import overlapping
 
 STEPS = (5, 10, 20)
 SHARE = 10
@@ -32,7 +33,7 @@ _SEED = 0
 def relearn(*, benign: bool) -> Attack:
     """On some of the passages; `benign`: on text that has nothing to do with them."""
     name, text = "relearn", "a tenth of the passages"
-    counted = "any, of the passages that were not learned again"
+    counted = "any, of the passages that neither were learned again nor overlap one that was"
     if benign:
         name, text = "relearn-benign", "text that has nothing to do with the passages"
         counted = "any"
@@ -44,9 +45,7 @@ def relearn(*, benign: bool) -> Attack:
         tried = np.ones(len(passages), dtype=np.bool_)
         learned: Tokens = passages.unrelated
         if not benign:
-            order = np.random.default_rng(_SEED).permutation(len(passages))
-            tried[order[: max(1, len(passages) // SHARE)]] = False
-            learned = passages.tokens[~tried]
+            learned, tried = parted(passages.tokens)
         curve: dict[str, list[Flags]] = {"any": [], "near": []}
         for tuned in fine_tuned(attacked.model, learned):
             relearned = replace(attacked, model=tuned)
@@ -65,9 +64,15 @@ def relearn(*, benign: bool) -> Attack:
         "Hu et al. 2024, arXiv 2406.13356",
         f"{STEPS[-1]} training steps and {len(STEPS)} passes with decoding",
         run,
-        together=not benign,
         stages=STEPS,
     )
+
+
+def parted(passages: Tokens) -> tuple[Tokens, Flags]:
+    """Those that are learned again, and which of all count: none that overlaps one of them. [N]"""
+    order = np.random.default_rng(_SEED).permutation(len(passages))
+    learned = passages[np.sort(order[: max(1, len(passages) // SHARE)])]
+    return learned, ~overlapping(passages, learned)
 
 
 def fine_tuned(model: Any, rows: Tokens) -> Iterator[Any]:

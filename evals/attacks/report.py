@@ -15,6 +15,7 @@ from evals.attacks.audit import Audited, Protocol, attack_of
 from evals.attacks.picture import draw_audit
 from evals.attacks.result import Audit, Tried
 from evals.memorization.measures import Flags
+from evals.models import check_precision
 from evals.statistics import judged, mcnemar, paired_difference, rate
 from surgery.output import atomic_folder, known_by, write_lines
 from surgery.record.manifest import versions
@@ -23,7 +24,12 @@ owned = known_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
 
 
 def result_of(protocol: Protocol, base: Audited, edited: Audited) -> Audit:
-    """Both models' outcomes side by side, in the order of the protocol."""
+    """Both models' outcomes side by side, in the order of the protocol.
+
+    Raises `MeasurementError` where they ran in different precisions.
+    """
+    ours = edited.provenance
+    check_precision(base.provenance["dtype"], ours["dtype"], ours["model"])
     return Audit.model_validate(
         {
             "n": len(protocol.passages),

@@ -17,7 +17,7 @@ from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import Size
 from evals.memorization.comparison import Measured, Protocol, measure, measure_control
 from evals.memorization.summary import Control
-from evals.models import LoadedModel, open_model
+from evals.models import LoadedModel, check_precision, open_model
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Tokens
 from evals.samples.windows import control_windows
@@ -72,13 +72,7 @@ def measure_model(
         protocol, windows, attacked = _tokenized(plan, loaded.tokenizer)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
-        if loaded.dtype != base.dtype:
-            raise MeasurementError(
-                "the models would run in different precisions",
-                expected=f"{base.dtype}, as the baseline",
-                got=f"{loaded.dtype} for {loaded.name}",
-                fix="choose one with `dtype`",
-            )
+        check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
     identity = {**plan.processes.once(lambda: loaded.provenance), **hashes_of(loaded)}

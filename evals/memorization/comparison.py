@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from evals.memorization.extraction import Extraction, extract, run_pass
 from evals.memorization.measures import suffix_nll
 from evals.memorization.summary import Control, compare, summarize
-from evals.models import LoadedModel
+from evals.models import LoadedModel, check_precision
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
-from evals.samples import Samples, Tokens, row_hash
+from evals.samples import Samples, Tokens, row_hash, row_warnings
 from evals.statistics import SEED
 from surgery.record.manifest import versions
 
@@ -84,14 +84,16 @@ def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> 
 
 
 def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:
-    """The JSON object of `extract --json`."""
+    """The JSON object of `extract --json`. Raises `MeasurementError` for different precisions."""
     test = measured.test
     result = {
         "metrics": "full" if test.sampling else "exact",
         **summarize(test, measured.control),
-        "samples": _described(test.samples),
+        "samples": test.samples.described,
     }
     if baseline is not None:
+        ours = measured.provenance
+        check_precision(baseline.provenance["dtype"], ours["dtype"], ours["model"])
         before, after = baseline.control, measured.control
         result["baseline"] = summarize(baseline.test, before)
         controls = (before, after) if before is not None and after is not None else None
@@ -107,20 +109,6 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
     return result
 
 
-def _described(samples: Samples) -> dict[str, Any]:
-    def noted(*, kept: bool) -> list[dict[str, str]]:
-        notes = (note for note in samples.notes if note.kept == kept)
-        return [{"id": note.id, "reason": note.reason} for note in notes]
-
-    return {
-        "source": samples.source,
-        "sha256": samples.sha256,
-        "rows": len(samples),
-        "left_out": noted(kept=False),
-        "reservations": noted(kept=True),
-    }
-
-
 def warnings_of(result: dict[str, Any]) -> list[str]:
     """What to know before believing a figure of `report`. A published one gives no reasons."""
     found = [
@@ -129,9 +117,4 @@ def warnings_of(result: dict[str, Any]) -> list[str]:
         for name, area in result.get("membership", {}).items()
         if area["overcorrected"]
     ]
-    for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
-        rows = result["samples"][key]
-        if rows:
-            which = f"{len(rows)} rows {text}, the first {rows[0]['id']!r}"
-            found.append(": ".join((which, *filter(None, [rows[0].get("reason")]))))
-    return found
+    return found + row_warnings(result["samples"])

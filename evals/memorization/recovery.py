@@ -115,7 +115,8 @@ def _prefix() -> Recovery:
     return Recovery(
         "prefix",
         f"from some cut on, with at least {SHORTEST_CUT} tokens left, greedy decoding repeats the "
-        "rest: the passage is recovered by whoever holds a longer prefix",
+        "rest: the passage is recovered by whoever holds a longer prefix; the same as greedy for a "
+        f"suffix of {SHORTEST_CUT} tokens or fewer",
         "Carlini et al. 2022, arXiv 2202.07646, on prefix lengths",
         lambda seen: np.asarray(seen.right[..., -SHORTEST_CUT:].all(axis=-1)),
         lambda p: np.asarray(p[..., -SHORTEST_CUT:].prod(axis=-1)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evals.samples.loading import Passages, load_samples, open_samples
-from evals.samples.record import RowNote, Samples, Tokens, row_hash
+from evals.samples.record import RowNote, Samples, Tokens, row_hash, row_warnings
 
 __all__ = [
     "Passages",
@@ -13,4 +13,5 @@ __all__ = [
     "load_samples",
     "open_samples",
     "row_hash",
+    "row_warnings",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from evals.samples.cutting import pairs, whole_rows
 from evals.samples.record import Samples
+from evals.samples.repeats import independent
 from evals.samples.tables import Table, read_dataset, read_npy, read_npy_pair, read_table
 from surgery.checkpoint.foreign import ONE_A_LINE
 from surgery.errors import SamplesError
@@ -58,7 +59,7 @@ class Passages:
             members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),
         )
-        samples = samples.select(kept)
+        samples = independent(samples.select(kept))
         if samples.members is not None and not samples.members.any():
             raise SamplesError(
                 "no row is a member", where=self.table.where, expected="at least one"
@@ -116,7 +117,8 @@ def load_samples(
     tokens of the prefix and the first of the suffix are used, so that they stay adjacent. Text is
     tokenized without special tokens. A prefix/suffix pair of texts that does not tokenize at
     their seam is left out, and a text whose cut would tokenize otherwise on its own is kept; both
-    are listed in `notes`.
+    are listed in `notes`. Rows of equal tokens become one, with their counts added, and rows that
+    overlap, as windows of one text do, are kept; both are listed there too.
 
     Raises `SamplesError`, in one line, for what cannot be read or is too short.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +80,22 @@ class Samples:
         """`row_hash` of every row."""
         return tuple(row_hash(row) for row in self.tokens)
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a report says of them: plain JSON values."""
+
+        def noted(*, kept: bool) -> list[dict[str, str]]:
+            notes = (note for note in self.notes if note.kept == kept)
+            return [{"id": note.id, "reason": note.reason} for note in notes]
+
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "rows": len(self),
+            "left_out": noted(kept=False),
+            "reservations": noted(kept=True),
+        }
+
     def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
         """The rows where `mask` (bool [N]) holds, or those of these numbers (int64 [M])."""
         return replace(
@@ -115,6 +133,19 @@ class Samples:
                 got=self.tokens.shape[1],
                 fix="choose a smaller prefix or suffix length",
             )
+
+
+def row_warnings(described: Mapping[str, Any]) -> list[str]:
+    """One for each reason in `Samples.described`. A published report gives no reasons."""
+    found = []
+    for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
+        by_reason: dict[str | None, list[str]] = {}
+        for row in described[key]:
+            by_reason.setdefault(row.get("reason"), []).append(row["id"])
+        for reason, ids in by_reason.items():
+            which = f"{len(ids)} rows {text}, the first {ids[0]!r}"
+            found.append(which if reason is None else f"{which}: {reason}")
+    return found
 
 
 def row_hash(row: Tokens) -> str:

@@ -16,6 +16,7 @@ from cli.inputs import (
     needed_texts,
     open_model,
     open_passages,
+    tokenized,
 )
 from cli.options import (
     calibration_option,
@@ -149,10 +150,10 @@ def command(
         names = named_tasks(tasks, suite or "")
         benchmarks = load_tasks(names, include_paths=include_paths, limit=limit)
     loaded = open_model(model, running, processes, revision)
-    tokenized = passages.tokenized(loaded.tokenizer)
+    rows = tokenized(passages, loaded)
     heldout = None
     if not exact_only:
-        heldout = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
+        heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     size = loaded.dimensions
     edits = swept(size.num_blocks, size.num_heads, chosen, last=last, ranges=ranges, heads=heads)
     refused = left_out(loaded.editable, edits)
@@ -165,7 +166,7 @@ def command(
     fitter = fitter_for(plans, calibrated, loaded, processes=processes)
     engine = Engine(
         loaded.model,
-        tokenized,
+        rows,
         heldout,
         exact_only=exact_only,
         batch_size=running["batch_size"],
@@ -175,7 +176,7 @@ def command(
     )
     setting = Setting(
         loaded,
-        tokenized,
+        rows,
         heldout,
         exact_only,
         engine.batch_size,
@@ -210,7 +211,7 @@ def command(
         with progress("estimate", None) as advance:
             found = estimate(
                 loaded.model,
-                tokenized,
+                rows,
                 heldout,
                 chosen,
                 fitter,

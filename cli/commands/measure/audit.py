@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.inputs import lab_of, needed_texts, open_model, open_passages
+from cli.inputs import lab_of, needed_texts, open_model, open_passages, tokenized
 from cli.options import (
     attack_options,
     control_option,
@@ -63,6 +63,7 @@ def command(
 
     from evals.attacks.audit import Protocol, audit, named
     from evals.attacks.report import owned, report, write_audit
+    from evals.models import check_precision
     from evals.running.processes import Processes
     from evals.samples.windows import control_windows
     from surgery.errors import SamplesError
@@ -80,10 +81,12 @@ def command(
     protocol = None
     for name, place in ((baseline, baseline), (model, edited)):
         loaded = open_model(place, running, processes)
+        if results:
+            check_precision(results[0].provenance["dtype"], loaded.dtype, loaded.name)
         if protocol is None:
             if loaded.tokenizer is None:
                 raise SamplesError("held-out text needs a tokenizer", where=name)
-            rows = passages.tokenized(loaded.tokenizer)
+            rows = tokenized(passages, loaded)
             windows = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
             protocol = Protocol(rows, windows, chosen, running["batch_size"])
         with progress(f"audit {name}", len(chosen)) as advance:

@@ -97,6 +97,7 @@ def command(
 
     from evals.memorization.comparison import Protocol, measure, report
     from evals.memorization.summary import rows as row_records
+    from evals.models import check_precision
     from evals.running.predictions import Sampling
     from evals.running.processes import Processes
     from evals.samples.windows import control_windows
@@ -123,6 +124,7 @@ def command(
     if found is not None:
         del loaded  # one model in memory at a time
         original = open_model(found, running, processes)
+        check_precision(original.dtype, *(edited.provenance[key] for key in ("dtype", "model")))
         same = replace(protocol, batch_size=edited.test.batch_size)
         with progress(f"extract {baseline}", total) as advance:
             before = measure(original, same, processes=processes, advance=advance)
