@@ -55,11 +55,13 @@ FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a kernel": (
         lambda folder: change(folder / "config.json", attn_implementation="me/evil-kernel"),
-        "asks for attention code from the Hub, which is never run",
+        "chooses attention code, which the library may fetch from the Hub and run",
     ),
     "a kernel by its inner name": (
-        lambda folder: change(folder / "config.json", _attn_implementation="me/evil:forward"),
-        "asks for attention code from the Hub, which is never run",
+        lambda folder: change(
+            folder / "config.json", _attn_implementation_internal="me/evil:forward"
+        ),
+        "chooses attention code, which the library may fetch from the Hub and run",
     ),
     "an adapter": (
         lambda folder: change(
