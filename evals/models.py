@@ -18,7 +18,7 @@ from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import CheckpointError, MeasurementError
-from surgery.families import Dimensions, Family
+from surgery.families import Dimensions, Family, left_out
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE, auto_map
@@ -129,6 +129,9 @@ def open_model(
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
+    unknown = found.inventory.family.unknown_keys(found.checkpoint.config)
+    if unknown:
+        say(f"{source}: {left_out(unknown)}")
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
         say(f"{found.source.model}: float16 weights are measured in float32 on a CPU (`dtype`)")
         model = model.float()

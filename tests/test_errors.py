@@ -123,7 +123,37 @@ CONFIGURATION: list[tuple[str, Damage, list[str]]] = [
     (
         "attention kernel of its own",
         set_config(attn_implementation="me/kernel"),
-        ["asks for attention code from the Hub, which is never run"],
+        ["attn_implementation: config.json chooses attention code, which the library may fetch"],
+    ),
+    (
+        "attention kernel by the library's inner name",
+        set_config(_attn_implementation_internal="me/kernel"),
+        ["_attn_implementation_internal: config.json chooses attention code", "remove the key"],
+    ),
+    (
+        "attention kernel, far inside",
+        set_config(task_specific_params={"a": [{"sub_attn_implementation": {"": "me/kernel"}}]}),
+        ["sub_attn_implementation: config.json chooses attention code", "remove the key"],
+    ),
+    (
+        "attention code by a name that the library may replace",
+        set_config(attn_implementation="flash_attention_2"),
+        ["attn_implementation: config.json chooses attention code"],
+    ),
+    (
+        "other weights",
+        set_config(transformers_weights="other.safetensors"),
+        ["transformers_weights: config.json names another file of weights", "remove the key"],
+    ),
+    (
+        "blocks of other shapes",
+        set_config(per_layer_config={"1": {"num_attention_heads": 4}}),
+        ["per_layer_config: config.json gives single blocks a shape of their own"],
+    ),
+    (
+        "compressed",
+        set_config(compression_config={"quant_method": "compressed-tensors"}),
+        ["the checkpoint is quantized", "got compressed-tensors"],
     ),
     (
         "attention-free blocks, in a list",
@@ -213,6 +243,20 @@ def test_configuration(tmp_path: Path, damage: Damage, texts: list[str]) -> None
     damage(source)
     refused(tmp_path, source).assert_error(*texts)
     attn_surgery("inspect", source, "--json").assert_error(*texts)
+
+
+@pytest.mark.parametrize(
+    ("alias", "key"), [("num_attention_heads", "num_heads"), ("num_hidden_layers", "num_layers")]
+)
+@pytest.mark.parametrize("value", [1, 2.5, None, "4"])
+def test_a_second_name_that_says_something_else(
+    tmp_path: Path, alias: str, key: str, value: object
+) -> None:
+    """The library takes one of the two, and surgery the other."""
+    source = write_checkpoint(tmp_path / "source", {**NEO, alias: value})
+    text = f"config.json: '{alias}' and '{key}' are two names of one setting, and differ"
+    refused(tmp_path, source).assert_error(text, f"remove '{alias}'")
+    attn_surgery("inspect", source).assert_error(text)
 
 
 def test_a_tokenizer_with_code_of_its_own(tmp_path: Path) -> None:

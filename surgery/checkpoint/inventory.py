@@ -25,8 +25,8 @@ _BIASES = ("query_key_value_bias", "output_bias")
 class Inventory:
     """A source: `take_inventory` makes one that has been checked.
 
-    `compact_blocks` maps blocks without an attention module to what stands there (affine, constant,
-    none).
+    `config` holds the keys of config.json that the family knows; `compact_blocks` maps blocks
+    without an attention module to what stands there (affine, constant, none).
     """
 
     family: Family
@@ -175,20 +175,26 @@ def check_complete(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> N
 def _unchecked(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
     family = family_of(config)
     dimensions = family.dimensions(config)
-    return Inventory(family, dimensions, config, infos, _compact_blocks(config, family, dimensions))
+    return Inventory(
+        family,
+        dimensions,
+        family.known_config(config),
+        infos,
+        _compact_blocks(config, family, dimensions),
+    )
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
     """Refuses what the weights cannot tell: quantized models, code, what the library cannot run."""
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedError(
-            "the checkpoint is quantized, and surgery needs the weights themselves",
-            where="config.json",
-            got=method or "quantization_config",
-            fix="start from the unquantized model and quantize the result",
-        )
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
+            raise UnsupportedError(
+                "the checkpoint is quantized, and surgery needs the weights themselves",
+                where="config.json",
+                got=method or key,
+                fix="start from the unquantized model and quantize the result",
+            )
     compact = config.get("model_type") == family.compact_model_type
     for key in ("auto_map", "custom_pipelines"):
         if config.get(key) and not (compact and key == "auto_map"):
@@ -197,14 +203,15 @@ def check_config(config: dict[str, Any], family: Family) -> None:
                 where="config.json",
                 expected=f"the library's own {family.architecture}",
             )
-    for key, value in config.items():  # the library would fetch such a kernel and run it
-        if key.endswith("attn_implementation") and "/" in str(value):
-            raise UnsupportedError(
-                "config.json asks for attention code from the Hub, which is never run",
-                where=key,
-                got=value,
-                fix="remove the key",
-            )
+    for key in _attention_code(config):
+        raise UnsupportedError(
+            "config.json chooses attention code, which the library may fetch from the Hub and run",
+            where=key,
+            fix="remove the key",
+        )
+    for key, what in _ELSEWHERE.items():
+        if config.get(key):
+            raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
     if config.get("attention_free_blocks") and not compact:
         raise CheckpointError(
             "'attention_free_blocks' stands in the configuration of a model that has none",
@@ -219,6 +226,23 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             expected="a decimal number from 0.0 up, such as 1e-05",
             got=repr(epsilon)[:50],
         )
+
+
+_ELSEWHERE = {
+    "transformers_weights": "names another file of weights, which is not the one that is edited",
+    "per_layer_config": "gives single blocks a shape of their own, which surgery does not know",
+}
+
+
+def _attention_code(value: dict[str, Any] | list[Any]) -> Iterator[str]:
+    """The keys, at any depth, by which the library chooses attention code; flags choose none."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if "attn_implementation" in str(key) and not (inner is None or isinstance(inner, bool)):
+                yield key
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, (dict, list)):
+            yield from _attention_code(inner)
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,14 @@ class StoredTensor:
     def raw(self) -> bytes:
         """The tensor's bytes, little-endian, row-major."""
         return self.data.read() if isinstance(self.data, FileRange) else self.data()
+
+    def first(self, count: int) -> Array:
+        """Its first numbers, or all of them, as a new array of one dimension."""
+        dtype = DTYPES[self.info.dtype]
+        size = min(count * dtype.itemsize, self.info.nbytes)
+        where = self.data
+        data = replace(where, nbytes=size).read() if isinstance(where, FileRange) else where()
+        return np.frombuffer(bytearray(data[:size]), dtype)
 
     def array(self) -> Array:
         """The tensor as a new array of its own dtype and shape."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
 from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.inventory import check_complete, check_config, check_tokenizer
-from surgery.checkpoint.source import TOKENIZER, Checkpoint, open_checkpoint
+from surgery.checkpoint.source import HEADS, TOKENIZER, Checkpoint, open_checkpoint
+from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
-from surgery.families import family_of
+from surgery.families import Family, family_of
 
 ADAPTER = "adapter_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_COMPARED = 1024  # numbers of each tensor
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -40,8 +43,8 @@ def load_model(
     library would have to invent a weight.
     """
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(Path(model))
-    folder = checkpoint.folder  # first what the library would stumble over
-    check_config(checkpoint.config, family_of(checkpoint.config))
+    folder, family = checkpoint.folder, family_of(checkpoint.config)
+    check_config(checkpoint.config, family)  # first what the library would stumble over
     check_complete(checkpoint.config, checkpoint.infos)
     if (folder / ADAPTER).exists():
         raise UnsupportedError(
@@ -50,9 +53,12 @@ def load_model(
             fix="merge it into the weights, or remove it",
         )
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
+    safe = all(shard.verbatim for shard in checkpoint.shards)
     with guard(CheckpointError, "cannot be loaded", folder), _quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=_library_config(checkpoint.config, family),
+            use_safetensors=safe,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -66,9 +72,55 @@ def load_model(
             f"weight {missing[0]!r} is missing, and the library would fill it with random numbers",
             where=folder,
         )
+    _check_loaded(new, checkpoint, family)
     if device is not None:
         new = new.to(device)
     return new.eval()
+
+
+def _library_config(config: dict[str, Any], family: Family) -> Any:
+    """The library's own configuration, made of the keys that the family knows and of no others.
+
+    Raises `CheckpointError` where the library would run another size than config.json says.
+    """
+    made = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(family.known_config(config)))
+    dimensions = family.dimensions(config)
+    for field, key in family.config_keys.items():
+        size, runs = getattr(dimensions, field), getattr(made, key)
+        if runs not in (size, None):
+            raise CheckpointError(
+                "the library would run another size", where=key, expected=size, got=runs
+            )
+    return made
+
+
+def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
+    """Raises `CheckpointError` where a model is not what was read of the folder.
+
+    Names are compared, and the first numbers of every tensor that is in memory.
+    """
+    loaded = {name: tensor.detach() for name, tensor in model.named_parameters()}  # tied ones once
+    head = next((name for name in HEADS if name in loaded), None)
+    stored = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in HEADS}
+    if head is not None:
+        stored[head] = next(
+            checkpoint.tensors[name] for name in HEADS if name in checkpoint.tensors
+        )
+    parameters = {name for name in stored if (rule := family.match(name)) and rule[0].shape}
+    different = parameters ^ set(loaded)
+    for name in parameters & set(loaded):
+        if not loaded[name].is_meta:  # else offloaded
+            tensor = stored[name]
+            ours = as_torch(tensor.first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)
+            theirs = loaded[name].reshape(-1)[:_COMPARED].cpu()
+            if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
+                different.add(name)
+    if different:
+        raise CheckpointError(
+            f"{min(different)!r} is not loaded as it was read, so the library read something else",
+            where=checkpoint.folder,
+            fix="run it again if the folder changed meanwhile; else report this",
+        )
 
 
 def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:

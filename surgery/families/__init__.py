@@ -7,9 +7,9 @@ from typing import Any
 from surgery.errors import UnsupportedError
 from surgery.families.gpt_neo import GPT_NEO
 from surgery.families.gpt_neox import GPT_NEOX
-from surgery.families.record import Dimensions, Family, Role, TensorRule
+from surgery.families.record import Dimensions, Family, Role, TensorRule, left_out
 
-__all__ = ["FAMILIES", "Dimensions", "Family", "Role", "TensorRule", "family_of"]
+__all__ = ["FAMILIES", "Dimensions", "Family", "Role", "TensorRule", "family_of", "left_out"]
 
 FAMILIES: tuple[Family, ...] = (GPT_NEOX, GPT_NEO)
 

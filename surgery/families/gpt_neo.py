@@ -28,6 +28,12 @@ GPT_NEO = Family(
     rotary=False,
     fused=False,
     tied_head=True,
+    settings="""
+        activation_function attention_dropout attention_layers attention_types embed_dropout
+        resid_dropout summary_activation summary_first_dropout
+        summary_proj_to_labels summary_type summary_use_proj window_size
+        """,
+    aliases={"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     rules=(
         TensorRule("transformer.wte.weight", ("vocab", "d")),
         TensorRule("transformer.wpe.weight", ("positions", "d")),

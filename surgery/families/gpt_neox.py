@@ -27,6 +27,13 @@ GPT_NEOX = Family(
     rotary=True,
     fused=True,
     tied_head=False,
+    settings="""
+        attention_bias attention_dropout attention_probs_dropout_prob head_dim hidden_act
+        hidden_dropout hidden_dropout_prob original_max_position_embeddings
+        partial_rotary_factor rope_parameters rope_scaling rope_theta rotary_emb_base rotary_pct
+        use_parallel_residual
+        """,
+    aliases={},
     rules=(
         TensorRule("gpt_neox.embed_in.weight", ("vocab", "d")),
         TensorRule(_B + "input_layernorm.weight", ("d",)),

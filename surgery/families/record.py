@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,6 +23,26 @@ Role = Literal[
     "affine_weight",  # compact layout only: [d, d]
     "affine_bias",  # compact layout only: [d]
 ]
+
+# Keys of config.json that every model of the library may have, old spellings included; then how to
+# generate, which older versions kept there; and the compact layout's.
+_COMMON = """
+_name_or_path _num_labels add_cross_attention architectures bos_token_id
+chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id dtype
+eos_token_id finetuning_task gradient_checkpointing id2label initializer_range is_decoder
+is_encoder_decoder label2id model_type num_labels output_attentions output_hidden_states output_past
+pad_token_id prefix problem_type return_dict sep_token_id task_specific_params tf_legacy_loss
+tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version
+use_bfloat16 use_cache
+
+bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
+encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
+forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups
+num_beams num_return_sequences output_scores remove_invalid_values repetition_penalty
+return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
+
+attention_free_blocks auto_map
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +97,8 @@ class Family:
     `attention` is the template of the attention module's name; `epsilon` the config key of the
     layer norms' constant; `rotary` tells whether positions are rotary; `fused` whether query, key
     and value are one tensor; `tied_head` whether the head is the embedding unless config.json says
-    otherwise.
+    otherwise; `settings` are the other keys of config.json that this architecture has, in words;
+    `aliases` maps second names of keys, which the library takes as well, to the first.
     """
 
     model_type: str
@@ -90,6 +111,8 @@ class Family:
     rotary: bool
     fused: bool
     tied_head: bool
+    settings: str
+    aliases: Mapping[str, str]
 
     @property
     def compact_model_type(self) -> str:
@@ -108,6 +131,15 @@ class Family:
                     f"{key!r} is not a positive whole number", where="config.json", got=value
                 )
             values[field] = value
+        for alias, key in self.aliases.items():
+            if alias in config and repr(config[alias]) != repr(config.get(key)):  # 2.0 is not 2
+                raise CheckpointError(
+                    f"{alias!r} and {key!r} are two names of one setting, and differ",
+                    where="config.json",
+                    expected=repr(config.get(key)),
+                    got=repr(config[alias])[:50],
+                    fix=f"remove {alias!r}",
+                )
         dimensions = Dimensions(**values)
         if dimensions.d % dimensions.num_heads:
             raise CheckpointError(
@@ -116,6 +148,16 @@ class Family:
                 got=f"{dimensions.d} and {dimensions.num_heads}",
             )
         return dimensions
+
+    def unknown_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys of a parsed config.json that this architecture does not have, ascending."""
+        known = {*self.config_keys.values(), *self.aliases, self.epsilon}
+        return tuple(sorted(set(config) - known - set(f"{_COMMON} {self.settings}".split())))
+
+    def known_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The same configuration without them."""
+        unknown = self.unknown_keys(config)
+        return {key: value for key, value in config.items() if key not in unknown}
 
     def match(self, name: str) -> tuple[TensorRule, int | None] | None:
         """The one rule that `name` matches, with its block index; None for an unknown name."""
@@ -147,6 +189,15 @@ class Family:
     @cached_property
     def _by_name(self) -> dict[str, TensorRule]:
         return {rule.name: rule for rule in self.rules}
+
+
+def left_out(unknown: Sequence[str]) -> str:
+    """The sentence that names such keys."""
+    more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+    names = ", ".join(key[:60] for key in unknown[:8])
+    return (
+        f"config.json has keys that are not of its architecture; they are left out: {names}{more}"
+    )
 
 
 _INDEX = re.compile(r"\.(0|[1-9][0-9]{0,8})\.")

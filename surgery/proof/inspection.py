@@ -15,7 +15,8 @@ from surgery.record.manifest import Edit
 @dataclass(frozen=True)
 class Inspection:
     """`attention_free` maps blocks without attention to their variant, `edited_heads` the edited
-    heads of blocks that still attend; `edits` are recorded ones, oldest first.
+    heads of blocks that still attend; `edits` are recorded ones, oldest first; `unknown_keys` are
+    those of config.json that no model of the family has.
 
     `dtype` and `parameters` are None for pickled weights on the Hub, which do not tell before they
     are downloaded.
@@ -30,6 +31,7 @@ class Inspection:
     edited_heads: dict[int, dict[int, str]]
     layout: str | None
     edits: tuple[Edit, ...]
+    unknown_keys: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,4 +80,5 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
         edited_heads=heads,
         layout="compact" if is_compact else ("stock" if free or heads else None),
         edits=(*manifest.history, manifest.edit) if manifest else (),
+        unknown_keys=family.unknown_keys(config),
     )

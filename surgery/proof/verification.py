@@ -72,7 +72,7 @@ def verify(
     1. `files`: every file has its recorded SHA-256, nothing else lies there but the card, the
        reports and what a killed evaluation left, and no link leaves the folder.
     2. `contents`: weights, tokenizer and license, and no code but the compact layout's own file,
-       byte for byte.
+       byte for byte; and config.json has no key that the family does not know.
     3. `edit`: the edits, planned anew, are what the manifest and config.json say; with `source`,
        for that one.
     4. `tensors`: edited heads are exactly what makes them attention-free: `surgery.proof.expected`.
@@ -169,6 +169,9 @@ class _Proof:
                 raise CheckpointError(f"{path.name} is not this version's (exported by {wrote})")
             read.add(path.name)
             code = f"{path.name} of this version"
+        unknown = family_of(result.config).unknown_keys(result.config)
+        if unknown:
+            raise CheckpointError(f"config.json: {unknown[0][:60]!r} is no key of such a model")
         pickled = {shard.path.name for shard in result.shards if not shard.verbatim}
         strangers = sorted(set(self.manifest.files) - (read - pickled))
         if strangers:

@@ -6,12 +6,19 @@ terminal, is found out.
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import ROOT, Outcome, start
+from forging import seal
 from transformers import AutoConfig
+from transformers.utils import import_utils
 
+import surgery
 from hostile.victims import change, commands, model, refused
 from surgery.editing.loading import load_model, load_tokenizer
 
@@ -55,11 +62,13 @@ FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a kernel": (
         lambda folder: change(folder / "config.json", attn_implementation="me/evil-kernel"),
-        "asks for attention code from the Hub, which is never run",
+        "chooses attention code, which the library may fetch from the Hub and run",
     ),
     "a kernel by its inner name": (
-        lambda folder: change(folder / "config.json", _attn_implementation="me/evil:forward"),
-        "asks for attention code from the Hub, which is never run",
+        lambda folder: change(
+            folder / "config.json", _attn_implementation_internal="me/evil:forward"
+        ),
+        "chooses attention code, which the library may fetch from the Hub and run",
     ),
     "an adapter": (
         lambda folder: change(
@@ -122,3 +131,79 @@ def test_the_trap_is_one(tmp_path: Path, asked: list[str], monkeypatch: pytest.M
     AutoConfig.from_pretrained(folder)
     assert mark.exists()
     assert asked
+
+
+# A package `kernels` that both libraries take for the real one: whoever fetches leaves a mark.
+KERNELS = """
+from pathlib import Path
+from unittest.mock import MagicMock
+
+def get_kernel(name, *arguments, **options):
+    Path({mark!r}).write_text(str(name))
+    raise OSError("fetched " + str(name))
+
+def use_kernel_forward_from_hub(name):
+    return lambda cls: cls
+
+use_kernelized_func = use_kernel_forward_from_hub
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return MagicMock()
+"""
+VICTIMS = """
+import sys
+from command_line import attn_surgery
+for line in sys.stdin.read().splitlines():
+    outcome = attn_surgery(*line.split())
+    print(outcome.code, outcome.stderr.splitlines()[-1])
+"""
+TRAP = """
+import sys
+from transformers import AutoModelForCausalLM
+AutoModelForCausalLM.from_pretrained(sys.stdin.read(), attn_implementation="me/evil")
+"""
+
+
+@pytest.mark.slow
+def test_no_kernel_is_fetched(tmp_path: Path) -> None:
+    """With the package that fetches kernels installed, in whatever version of the library."""
+    mark, beside = tmp_path / "mark", tmp_path / "site"
+    version = getattr(import_utils, "KERNELS_MIN_VERSION", "0.12.0")  # older libraries take any
+    info = beside / f"kernels-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kernels\nVersion: {version}\n")
+    (beside / "kernels.py").write_text(KERNELS.format(mark=str(mark)))
+    path = {"PYTHONPATH": os.pathsep.join(map(str, (beside, ROOT, ROOT / "tests")))}
+
+    def run(code: str, text: str) -> Outcome:
+        with start(program=("-c", code), env=path, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(text, timeout=120)
+        return Outcome(process.returncode, out, err)
+
+    fine = model(tmp_path / "fine")
+    trapped = run(TRAP, str(fine))
+    assert mark.exists(), trapped  # the trap is one
+    mark.unlink()
+    edited = tmp_path / "edited"
+    surgery.export(fine, "1", output=edited)
+    lines = []
+    for number, value in enumerate(
+        (
+            {"_attn_implementation_internal": "me/evil"},
+            {"attn_implementation": "flash_attention_2"},
+            {"task_specific_params": {"_attn_implementation": "me/evil"}},
+        )
+    ):
+        source = Path(shutil.copytree(fine, tmp_path / f"source{number}"))
+        change(source / "config.json", **value)
+        made = Path(shutil.copytree(edited, tmp_path / f"edited{number}"))
+        change(made / "config.json", **value)
+        seal(made)
+        asked = commands(source, tmp_path)
+        lines += [("verify", made), asked["extract"], asked["export"]]
+    outcome = run(VICTIMS, "\n".join(" ".join(map(str, line)) for line in lines))
+    assert outcome.stdout.count("1 error: ") == len(lines), outcome
+    assert outcome.stdout.count("attn_implementation") == len(lines), outcome
+    assert not mark.exists()

@@ -113,6 +113,7 @@ def command(
 
     from surgery.editing.preparing import prepare, variants_of
     from surgery.exporting import check_target
+    from surgery.families import left_out
     from surgery.publishing.upload import check_destination, push
     from surgery.record.plan_file import read_plan_file
 
@@ -136,6 +137,9 @@ def command(
         check_default=check if output is None and not dry_run else None,
     )
     plan = prepared.plan
+    unknown = plan.family.unknown_keys(prepared.checkpoint.config)
+    if unknown:
+        note(f"{model}: {left_out(unknown)}")
     export = None
     if not dry_run:
         if output is None:

@@ -17,6 +17,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). No weights are
     read, and of a Hub model none are downloaded.
     """
+    from surgery.families import left_out
     from surgery.proof.inspection import inspect
     from surgery.selection import format_selection
 
@@ -29,6 +30,8 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     if found.parameters is not None:
         size = f"{found.parameters:,} parameters, {found.dtype}"
     echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
+    if found.unknown_keys:
+        echo(f"  {left_out(found.unknown_keys)}")
     if not found.attention_free and not found.edited_heads:
         echo("  every block has attention")
     for block, variant in found.attention_free.items():

@@ -1,0 +1,121 @@
+"""Contract: of config.json the library is given what the model's family knows, and nothing else.
+
+The families know every key of the real models and all that the installed library writes. Any other
+key of a source is named and left out; a result that has one does not verify. The library runs the
+sizes and the tensors that were read, or nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
+from command_line import attn_surgery
+from forging import assert_refused, edit_json, seal
+from hostile.victims import LENGTHS, model, samples
+
+import surgery
+from surgery.checkpoint.source import open_checkpoint
+from surgery.editing.loading import load_model
+from surgery.errors import CheckpointError
+from surgery.families import FAMILIES, Family
+
+SIZES = {"max_position_embeddings": 64, "torch_dtype": "float32"}
+CONFIGS = {"gpt_neox": neox_config(**SIZES), "gpt_neo": neo_config(**SIZES)}
+CLASSES = {"gpt_neox": transformers.GPTNeoXConfig, "gpt_neo": transformers.GPTNeoConfig}
+HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what fine-tunes add
+    "gpt_neox": """_name_or_path attention_bias attention_dropout attention_probs_dropout_prob
+        classifier_dropout dtype hidden_dropout hidden_dropout_prob pad_token_id
+        partial_rotary_factor rope_parameters rope_scaling rope_theta""",
+    "gpt_neo": """_name_or_path classifier_dropout dtype id2label label2id problem_type
+        summary_activation summary_first_dropout summary_proj_to_labels summary_type
+        summary_use_proj task_specific_params tokenizer_class""",
+}
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+
+
+@families
+def test_every_key_of_real_models_is_known(family: Family, tmp_path: Path) -> None:
+    cls = CLASSES[family.model_type]
+    cls(num_labels=5, torch_dtype="float16").save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    takes = [
+        name
+        for kind in (cls, transformers.PretrainedConfig)
+        for name, one in inspect.signature(kind.__init__).parameters.items()
+        if name != "self" and one.kind is not one.VAR_KEYWORD
+    ]
+    hub = dict.fromkeys(HUB[family.model_type].split())
+    keys = {
+        **CONFIGS[family.model_type],
+        **hub,
+        **written,
+        **cls().to_dict(),
+        **dict.fromkeys(takes),
+    }
+    assert set(family.unknown_keys(keys)) <= {"pruned_heads"}  # it would remove heads on loading
+
+
+@families
+def test_second_names_are_those_of_the_library(family: Family) -> None:
+    assert dict(family.aliases) == CLASSES[family.model_type].attribute_map
+
+
+@families
+def test_a_second_name_that_agrees_is_fine(family: Family, tmp_path: Path) -> None:
+    config = CONFIGS[family.model_type]
+    same = {alias: config[key] for alias, key in family.aliases.items()}
+    load_model(write_checkpoint(tmp_path / "source", {**config, **same}))
+
+
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+def test_an_unknown_key_is_named_and_left_out(tmp_path: Path, layout: str) -> None:
+    strange = {"trained_by": "me", "sliding_window": 4, "_attn_implementation_autoset": True}
+    source, out = model(tmp_path / "source", config=strange), tmp_path / "out"
+    named = "they are left out: _attn_implementation_autoset, sliding_window, trained_by"
+    for command in (
+        ("inspect", source),
+        ("extract", source, "--samples", samples(tmp_path / "samples.jsonl"), *LENGTHS),
+        ("export", source, "--drop-attn", "1", "--layout", layout, "--output", out),
+    ):
+        outcome = attn_surgery(*command)
+        assert outcome.code == 0, outcome
+        assert named in outcome.stdout + outcome.stderr
+    assert attn_surgery("inspect", source, "--json").json["unknown_keys"] == sorted(strange)
+    assert not hasattr(load_model(source).config, "sliding_window")
+    assert not set(strange) & set(json.loads((out / "config.json").read_text()))
+    assert surgery.verify(out, source=source).ok
+
+    edit_json(out / "config.json", lambda config: config.update(trained_by="me"))
+    seal(out)
+    assert_refused(out, "contents", "config.json: 'trained_by' is no key of such a model", source)
+
+
+@pytest.mark.parametrize("weights", ["safetensors", "bin"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_tensors_that_were_not_read(tmp_path: Path, family: str, weights: str) -> None:
+    """The folder that is loaded is not the one whose tensors were looked at."""
+    config = CONFIGS[family]
+    name = next(name for name in make_tensors(config) if ".2.mlp" in name)
+    read = open_checkpoint(write_checkpoint(tmp_path / "read", config, weights=weights))
+    tensors = make_tensors(config)
+    tensors[name] = tensors[name] + 1
+    other = write_checkpoint(tmp_path / "other", config, weights=weights, tensors=tensors)
+    load_model(read, dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match=f"'{name}' is not loaded as it was read"):
+        load_model(replace(read, folder=other), dtype=torch.bfloat16)
+
+
+def test_another_size_than_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second name that only a newer library knows."""
+    source = write_checkpoint(tmp_path / "source", {**CONFIGS["gpt_neo"], "summary_type": 1})
+    names = {"summary_type": "num_heads"}
+    monkeypatch.setattr(transformers.GPTNeoConfig, "attribute_map", names)
+    with pytest.raises(CheckpointError, match="num_heads: the library would run another size"):
+        load_model(source)
