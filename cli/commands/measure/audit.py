@@ -57,7 +57,7 @@ def command(
     go on from there; docs/threat-model.md says what each assumes. Exit code 3 when a limit is
     missed.
     """
-    from evals.attacks.audit import Protocol, audit, named
+    from evals.attacks.audit import Protocol, audit, chosen
     from evals.attacks.report import owned, report, write_audit
     from evals.running.processes import Processes
     from evals.samples.windows import control_windows
@@ -65,7 +65,7 @@ def command(
     from surgery.hub.finding import find_model
     from surgery.output import check_output
 
-    chosen = named([*(attacks or ("all",)), *max_recovered])
+    tried = chosen(attacks, max_recovered)
     lab = lab_of(model, baseline)
     if samples is None and lab is None:
         raise click.UsageError("audit needs passages: give --samples")
@@ -84,8 +84,8 @@ def command(
                 raise SamplesError("held-out text needs a tokenizer", where=name)
             rows = passages.tokenized(loaded.tokenizer)
             windows = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-            protocol = Protocol(rows, windows, chosen, running["batch_size"])
-        with progress(f"audit {name}", len(chosen)) as advance:
+            protocol = Protocol(rows, windows, tried, running["batch_size"])
+        with progress(f"audit {name}", len(tried)) as advance:
             found = audit(
                 loaded,
                 protocol,
