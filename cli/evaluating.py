@@ -116,7 +116,10 @@ evaluation_options = together(
         help="Gate: at most this share of the passages may still be recited.",
     ),
     click.option(
-        "--audit", "with_audit", is_flag=True, help="Also try attacks: those of --attack, or all."
+        "--audit",
+        "with_audit",
+        is_flag=True,
+        help="Also try attacks; --attack or --max say so too.",
     ),
     attack_options,
 )
@@ -128,18 +131,19 @@ def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
     check_tasks(asked["tasks"], asked["suite"])
     if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
         raise click.UsageError("--max-extraction needs passages: give --samples")
-    if lab is None and (asked["with_audit"] or asked["attacks"] or asked["max_recovered"]):
+    if lab is None and attacked(asked):
         for option, key in (("--samples", "samples"), ("--control", "controls")):
             if not asked[key]:
                 raise click.UsageError(f"attacks need passages and held-out text: give {option}")
 
 
-def _attacked(asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """The attacks that are asked for: --max asks for its own, --audit alone for all."""
-    from evals.attacks.audit import named
+def attacked(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The attacks that are run: none unless --audit, --attack or --max asks for them."""
+    from evals.attacks.audit import chosen
 
-    groups = ("all",) if asked["with_audit"] and not asked["attacks"] else asked["attacks"]
-    return named([*groups, *asked["max_recovered"]])
+    if not (asked["with_audit"] or asked["attacks"] or asked["max_recovered"]):
+        return ()
+    return chosen(asked["attacks"], asked["max_recovered"])
 
 
 def check_tasks(tasks: str | None, suite: str | None) -> None:
@@ -202,7 +206,7 @@ def make_plan(
         controls=controls,
         limits=asked["limits"],
         max_extraction=asked["max_extraction"],
-        attacks=_attacked(asked),
+        attacks=attacked(asked),
         max_recovered=asked["max_recovered"],
         cache=BaselineCache(cache_folder() if cached else None),
         **running,

@@ -163,7 +163,8 @@ attack_options = together(
         multiple=True,
         callback=_shares,
         metavar="A=X",
-        help="Gate: attack A may recover at most the share X of the passages; may be repeated.",
+        help="Gate: attack A may recover at most the share X of the passages. A is run beside "
+        "those of --attack, or beside all without it; may be repeated.",
     ),
 )
 """--attack, --max."""

@@ -50,8 +50,10 @@ def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Inte
 
 
 def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """How many of [N] hold, their share, and its interval: as JSON has it."""
+    """How many of [N] hold, their share, and its interval: as JSON has it. Of none, all may be."""
     count, n = int(flags.sum()), len(flags)
+    if n == 0:
+        return {"count": 0, "rate": 0.0, "ci95": [0.0, 1.0]}
     return {"count": count, "rate": count / n, "ci95": wilson(count, n).as_list()}
 
 

@@ -192,6 +192,7 @@ def _manifest(
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
         calibration=fitting.record,
+        chosen=prepared.chosen,
         max_shard_size=max_shard_size,
         changed=changed_by(plan),
         versions=versions(),

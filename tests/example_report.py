@@ -143,13 +143,14 @@ def example(**changes: Any) -> dict[str, Any]:
     recited = (before["exact_match"], extraction["exact_match"])
     losses = (before["control"]["nll"], extraction["control"]["nll"])
     report = {
-        "schema_version": 2,
+        "schema_version": 3,
         "created": "2026-03-09T07:05:31+00:00",
         "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
         f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
         "passed": False,
         "models": {"base": BASE, "edited": EDITED},
         "relation": "source",
+        "chose": {"passages": 24, "windows": 16},
         "tasks": {
             "lambada_openai": task(0.6123, 0.5871),
             "arc/easy~1": task(0.312, 0.315),
@@ -169,6 +170,34 @@ def example(**changes: Any) -> dict[str, Any]:
             "resolution": 0.02,
             "outcome": "loss",
             "verdict": "loss of 0.10 to 0.20",
+        },
+        "all_passages": {
+            "n": 48,
+            "recited": {
+                "base": {"n": 48, **rate(np.arange(48) < 40)},
+                "edited": {"n": 48, **rate(np.arange(48) < 1)},
+            },
+            "recovered": {
+                "greedy": {
+                    "base": {"n": 48, **rate(np.arange(48) < 41)},
+                    "edited": {"n": 48, **rate(np.arange(48) < 2)},
+                },
+            },
+            "heldout": {
+                "kind": "text",
+                "n": 32,
+                "base": {"mean": 4.125, "ci95": [4.0, 4.25]},
+                "edited": {"mean": 4.375, "ci95": [4.25, 4.5]},
+                "difference": {
+                    "mean": 0.25,
+                    "ci95": [0.2, 0.3],
+                    "p_value": 0.001,
+                    "test": "wilcoxon",
+                },
+                "resolution": 0.02,
+                "outcome": "loss",
+                "verdict": "loss of 0.2 to 0.3",
+            },
         },
         "gates": [
             {
@@ -312,7 +341,8 @@ def example(**changes: Any) -> dict[str, Any]:
 def bare() -> dict[str, Any]:
     """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest."""
     absent = dict.fromkeys(
-        ("extraction", "audit", "heldout", "edit", "speed", "trade_off", "passed")
+        ("extraction", "audit", "heldout", "all_passages", "edit", "speed", "trade_off", "passed")
     )
     empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings")}
+    empty["chose"] = {"passages": 0, "windows": 0}
     return example(**absent, **empty, tasks={"copy": task(0.934, 0.702)})

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.evaluating import attacked
+from evals.attacks.audit import ALL, CHEAP, chosen
+from evals.attacks.report import described
+from evals.attacks.result import Audit
 from evals.evaluation.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
 from evals.evaluation.headline import verdict
 from evals.evaluation.report import Metric
+from evals.statistics import rate
 
 
 def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
@@ -139,6 +145,68 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
     assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
     said = verdict({}, extraction | {"baseline": extraction}, None, None, [gate])
     assert said == (
-        "Recites 0 of 12 passages word for word, the base 0. Every gate holds as measured, but "
-        "inconclusive: max-extraction (n = 12)."
+        "Recites 0 of 12 passages word for word, the base 0. No attack was tried, fine-tuning "
+        "included. Every gate holds as measured, but inconclusive: max-extraction (n = 12)."
     )
+
+
+def tried(name: str, base: int, edited: int) -> dict[str, Any]:
+    shares = {part: {"n": 60, **rate(np.arange(60) < count)}
+              for part, count in (("base", base), ("edited", edited))}  # fmt: skip
+    paired = {"no_longer": 0, "newly": 0, "difference": 0, "ci95": [0, 0], "p_value": 1}
+    said = {"name": name, "seconds": 1, "paired": paired, "control": None, **described(name)}
+    return {**said, **shares}
+
+
+@pytest.mark.parametrize(
+    ("attacks", "said"),
+    [
+        (
+            [("greedy", 40, 0), ("any", 50, 0), ("near", 45, 0)],
+            "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60. "
+            "Not tried: fine-tuning (relearn, relearn-benign), perturbed, quantized:8, "
+            "quantized:4, membership.",
+        ),
+        (
+            [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
+            "The strongest of 4 attacks are any and near, which tie: each recovers 3 of 60 "
+            "passages; from the base, 50 of 60. Not tried: fine-tuning (relearn-benign), ",
+        ),
+        (
+            [("greedy", 40, 2)],
+            "The one attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
+            "Not tried: fine-tuning (relearn, relearn-benign), any, near, ",
+        ),
+        (
+            [(name, 40, int(name == "near")) for name in ALL[:-1]],
+            "recovers 1 of 60 passages; from the base, 40 of 60. Not tried: membership.",
+        ),
+    ],
+)
+def test_the_headline_tells_ties_and_names_what_was_not_tried(
+    attacks: list[tuple[str, int, int]], said: str
+) -> None:
+    control = {"kind": "text", "n": 60}
+    found = [tried(*each) for each in attacks]
+    audit = Audit.model_validate({"n": 60, "control": control, "attacks": found})
+    extraction = {"n": 60, "exact_match": {"count": 0}, "baseline": {"exact_match": {"count": 9}}}
+    assert said in verdict({}, extraction, audit, None, [])
+
+
+@pytest.mark.parametrize(
+    ("attacks", "limits", "expected"),
+    [
+        ((), {"any": 0.1}, ALL),
+        ((), {"hints:9": 0.1}, (*ALL, "hints:9")),
+        (("near",), {"any": 0.1, "near": 0.1}, ("near", "any")),
+        (("cheap",), {}, CHEAP),
+    ],
+)
+def test_a_limit_adds_its_attack_to_those_that_are_run(
+    attacks: tuple[str, ...], limits: dict[str, float], expected: tuple[str, ...]
+) -> None:
+    """In `audit` and in `evaluate`, which runs none where nothing asks for one."""
+    assert chosen(attacks, limits) == expected
+    asked = {"with_audit": False, "attacks": attacks, "max_recovered": limits}
+    assert attacked(asked) == expected
+    assert attacked({**asked, "attacks": (), "max_recovered": {}}) == ()

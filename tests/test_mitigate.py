@@ -88,6 +88,66 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert "Nothing yet" not in (out / "README.md").read_text()  # the card has the figures
 
 
+def test_figures_are_of_what_did_not_choose_the_edit(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Headline, gates and card too; also when the search's plan is exported and evaluated."""
+    search = json.loads((work / "out-search" / "search.json").read_text())
+    report = read_report((done[1] / "report.json").read_text())
+    windows = search["heldout"]["held_back"]["windows"]
+    assert report.chose.model_dump() == {
+        "passages": search["n"],
+        "windows": search["heldout"]["chosen_on"]["windows"],
+    }
+    assert report.extraction is not None
+    assert report.audit is not None
+    assert report.heldout is not None
+    assert report.all_passages is not None
+    assert report.extraction["n"] == report.audit.n == search["n_held_back"] == 12
+    assert report.extraction["exact_match"]["rate"] == search["held_back"]["exact_match"]
+    assert report.extraction["control"]["n"] == report.heldout.n == windows
+    loss = pytest.approx(search["held_back"]["heldout_loss"])
+    assert report.heldout.edited.mean == loss
+    assert [gate.n for gate in report.gates] == [12]
+    assert {row["id"] for row in report.passages} <= {*search["samples"]["held_back_ids"]}
+    assert report.all_passages.n == 24
+    assert report.all_passages.recovered["greedy"].edited.n == 24
+    assert report.all_passages.heldout is not None
+    assert report.all_passages.heldout.n > windows
+    assert report.verdict.startswith(
+        f"A search chose the edit on 12 of 24 passages and {report.chose.windows} of "
+        f"{report.all_passages.heldout.n} windows of held-out text; figures are of the others. "
+        f"Recites {report.extraction['exact_match']['count']} of 12 passages"
+    )
+    for name in ("README.md", "report.md"):
+        assert "all passages (n = 24)" in (done[1] / name).read_text()
+    assert "All passages, those that chose" in (done[1] / "report.html").read_text()
+
+    plan = ("--plan", work / "out-search" / "plan.json", "--output", tmp_path / "again")
+    assert attn_surgery("export", work / "tiny", *plan).code == 0
+
+    def evaluated(samples: Path) -> dict[str, Any]:
+        outcome = attn_surgery(
+            *("evaluate", tmp_path / "again", "--baseline", work / "tiny", "--samples", samples),
+            *("--control", work / "heldout.txt", "--prefix-length", 6, "--suffix-length", 5),
+            *("--tasks", "local_choice", "--include-path", work / "tasks", "--device", "cpu"),
+            *("--output", tmp_path / f"{samples.stem}-report", "--json"),
+        )
+        assert outcome.code == 0, outcome.stderr
+        found: dict[str, Any] = outcome.json
+        return found
+
+    again = evaluated(work / "samples.jsonl")
+    assert again["chose"] == report.chose.model_dump()
+    assert again["extraction"]["exact_match"] == report.extraction["exact_match"]
+    some = tmp_path / "some.jsonl"
+    some.write_text("\n".join((work / "samples.jsonl").read_text().splitlines()[:20]))
+    others = evaluated(some)
+    assert others["chose"] == {"passages": None, "windows": report.chose.windows}
+    assert others["extraction"]["n"] == 20
+    assert any("may be among these" in warning for warning in others["warnings"])
+
+
 def test_a_recipe_repeats_it_and_holds_no_path(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +258,25 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     assert report.passed is False
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr
+
+
+def test_benchmarks_measured_in_part_are_nothing_to_publish(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """The card holds what was measured whole, says what was not, and no push is proposed."""
+    shutil.copytree(work / "out-search", tmp_path / "out-search")
+    outcome = mitigate(work, tmp_path / "out", "--limit", 2, "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.json["next"] is None
+    assert "next: " not in outcome.stderr
+    assert "warning: the benchmarks were measured in part (--limit)" in outcome.stderr
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Nothing yet" not in card
+    assert "| recited word for word |" in card
+    assert "- the benchmarks were measured in part" in card
+    assert "| `local_choice`" not in card
+    assert "model-index" in card
+    assert "dataset_name: local_choice" not in card
 
 
 @pytest.mark.parametrize(

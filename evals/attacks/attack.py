@@ -99,6 +99,11 @@ class Outcome:
         """Every passage counts."""
         return Outcome(recovered, np.ones_like(recovered))
 
+    def part(self, rows: Flags) -> Outcome:
+        """The outcome of some of the passages."""
+        curve = {name: flags[:, rows] for name, flags in self.curve.items()}
+        return Outcome(self.recovered[rows], self.tried[rows], curve)
+
 
 @dataclass(frozen=True)
 class Attack:

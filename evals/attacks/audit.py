@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from evals.attacks.one_pass import near, one_pass
 from evals.attacks.perturbed import perturbed
 from evals.attacks.quantized import quantized
 from evals.attacks.relearn import parted, relearn
+from evals.memorization.measures import Scores
 from evals.memorization.recovery import FORMS, NAMES, numbered
 from evals.models import LoadedModel
 from evals.running.processes import Processes
@@ -35,6 +36,24 @@ def named(names: Sequence[str]) -> tuple[str, ...]:
         if name != membership.NAME:
             attack_of(name)
     return tuple(found)
+
+
+def chosen(attacks: Sequence[str], limited: Collection[str]) -> tuple[str, ...]:
+    """The attacks to run: those that are named, or all, and every one that has a limit.
+
+    Raises as `named`.
+    """
+    return named([*(attacks or ("all",)), *limited])
+
+
+def untried(names: Collection[str]) -> list[str]:
+    """What an attacker could try beside these, fine-tuning first. Of the cheap attacks `any` alone,
+    which stands for the others."""
+    kinds = {name.partition(":")[0] for name in names}
+    left = [name for name in ("any", *ALL[len(CHEAP) :]) if name.partition(":")[0] not in kinds]
+    tuning = [name for name in left if name.startswith("relearn")]
+    rest = [name for name in left if name not in tuning]
+    return [*([f"fine-tuning ({', '.join(tuning)})"] if tuning else []), *rest]
 
 
 def shortened(names: Sequence[str]) -> list[str]:
@@ -115,11 +134,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Audited:
-    """One model's outcomes: by attack, on the passages and on the control, with seconds of each."""
+    """One model's outcomes: by attack, on the passages and on the control, with seconds of each.
+
+    `scores`: of membership, by name, of the passages and then of the control.
+    """
 
     passages: dict[str, Outcome]
     control: dict[str, Outcome]
-    areas: dict[str, Any] | None
+    scores: dict[str, Scores] | None
     seconds: dict[str, float]
     provenance: dict[str, Any]
 
@@ -143,12 +165,12 @@ def audit(
     )
     found: dict[str, Outcome] = {}
     control: dict[str, Outcome] = {}
-    areas, seconds = None, {}
+    scores, seconds = None, {}
     for name in protocol.attacks:
         begun = time.perf_counter()
         if name == membership.NAME:
             if not protocol.samples.trained_on.all():
-                areas = membership.areas(on, beside)
+                scores = membership.scores(on, beside)
         else:
             attack = attack_of(name)
             found[name] = attack.run(on)
@@ -157,4 +179,4 @@ def audit(
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = (processes or Processes()).once(lambda: loaded.provenance)
-    return Audited(found, control, areas, seconds, provenance)
+    return Audited(found, control, scores, seconds, provenance)

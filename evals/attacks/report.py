@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evals.attacks import membership
 from evals.attacks.attack import Attack, Outcome
 from evals.attacks.audit import Audited, Protocol, attack_of
@@ -23,21 +25,27 @@ from surgery.record.manifest import versions
 owned = known_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
 
 
-def result_of(protocol: Protocol, base: Audited, edited: Audited) -> Audit:
+def result_of(
+    protocol: Protocol, base: Audited, edited: Audited, counted: Flags | None = None
+) -> Audit:
     """Both models' outcomes side by side, in the order of the protocol.
+
+    `counted`: bool [N], the passages that count; by default all do.
 
     Raises `MeasurementError` where they ran in different precisions.
     """
     ours = edited.provenance
     check_precision(base.provenance["dtype"], ours["dtype"], ours["model"])
+    if counted is None:
+        counted = np.ones(len(protocol.passages), dtype=np.bool_)
     return Audit.model_validate(
         {
-            "n": len(protocol.passages),
+            "n": int(counted.sum()),
             "control": {
                 "kind": "text" if protocol.samples.trained_on.all() else "non-members",
                 "n": len(protocol.control),
             },
-            "attacks": [_tried(name, base, edited) for name in protocol.attacks],
+            "attacks": [_tried(name, base, edited, counted) for name in protocol.attacks],
         }
     )
 
@@ -76,21 +84,24 @@ def described(name: str) -> dict[str, str]:
     return {key: getattr(attack, key) for key in ("setting", "definition", "source", "cost")}
 
 
-def _tried(name: str, base: Audited, edited: Audited) -> dict[str, Any]:
+def _tried(name: str, base: Audited, edited: Audited, counted: Flags) -> dict[str, Any]:
     seconds = base.seconds[name] + edited.seconds[name]
     record: dict[str, Any] = {"name": name, **described(name), "seconds": seconds}
     if name == membership.NAME:
-        return {**record, "base": base.areas, "edited": edited.areas}
-    before, after = base.passages[name], edited.passages[name]
+        both = {"base": base.scores, "edited": edited.scores}
+        areas = {key: found and membership.areas(found, counted) for key, found in both.items()}
+        return {**record, **areas}
+    before, after = (one.passages[name].part(counted) for one in (base, edited))
     outcomes = {"base": before, "edited": after, "control": edited.control.get(name)}
     record |= {key: outcome and _share(outcome) for key, outcome in outcomes.items()}
     record["paired"] = _paired(before, after)
-    if (attack := attack_of(name)).stages:
+    if (attack := attack_of(name)).stages and after.tried.any():
         record["curve"] = {key: made and _curve(attack, made) for key, made in outcomes.items()}
     return record
 
 
 def _counted(outcome: Outcome) -> Flags:
+    """Of 2 or 3 passages none may be left: the one held back may be the one that was relearned."""
     return outcome.recovered[outcome.tried]
 
 
@@ -113,7 +124,7 @@ def _paired(base: Outcome, edited: Outcome) -> dict[str, Any]:
     return {
         "no_longer": lost,
         "newly": gained,
-        "difference": (gained - lost) / len(after),
+        "difference": (gained - lost) / max(1, len(after)),
         "ci95": paired_difference(lost, gained, len(after)).as_list(),
         "p_value": mcnemar(lost, gained),
     }

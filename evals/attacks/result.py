@@ -104,8 +104,14 @@ class Audit(Record):
 
     @property
     def strongest(self) -> Tried | None:
-        """The attack that gets most of the edited model."""
-        return max(self.rated, key=lambda attack: attack.edited.rate, default=None)
+        """The attack that gets most of the edited model; of several, most of the base."""
+        return max(self.tied, key=lambda attack: attack.base.rate, default=None)
+
+    @property
+    def tied(self) -> list[Tried]:
+        """Every attack that gets as much of the edited model as the strongest."""
+        most = max((attack.edited.rate for attack in self.rated), default=None)
+        return [attack for attack in self.rated if attack.edited.rate == most]
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

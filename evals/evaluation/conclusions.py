@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from evals.attacks.audit import shortened
 from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.evaluation.report import (
+    Chose,
     Difference,
     Edit,
     HeldOut,
@@ -174,6 +175,13 @@ def trade_off_of(
     return TradeOff(points=[before, after, *front], note=note)
 
 
+_UNKNOWN = {
+    (True, False): "passages",
+    (False, True): "held-out text",
+    (True, True): "passages and held-out text",
+}
+
+
 def passages_of(
     before: Measured | None, after: Measured | None, tokenizer: Any = None
 ) -> list[dict[str, Any]]:
@@ -203,12 +211,27 @@ def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
 
 
 def warnings_of(
-    extraction: dict[str, Any] | None, base: Mapping[str, Any], edited: Mapping[str, Any]
+    chose: Chose,
+    limit: float | None,
+    extraction: dict[str, Any] | None,
+    base: Mapping[str, Any],
+    edited: Mapping[str, Any],
 ) -> list[str]:
     """What to know before believing a figure. `base`, `edited`: the models, as of `Provenance`."""
     found = ["memorization was not measured: there were no passages (--samples)"]
     if extraction is not None:
         found = list(extraction["warnings"])
+    if limit is not None:
+        found.append(
+            "the benchmarks were measured in part (--limit): the model card leaves them out, and "
+            "report.json has them; evaluate without it before you publish"
+        )
+    if chose.passages is None or chose.windows is None:
+        what = _UNKNOWN[chose.passages is None, chose.windows is None]
+        found.append(
+            f"a search chose the edit on other {what}, or on these cut differently: some of those "
+            "may be among these, and then the figures flatter the edit"
+        )
     if base.get("tokenizer_sha256") != edited.get("tokenizer_sha256"):
         found.append("base and edited model have different tokenizers")
     return found

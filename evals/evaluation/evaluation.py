@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
+import numpy as np
+
 from evals.attacks.report import result_of
+from evals.attacks.result import Audit, Share
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import asked
@@ -15,11 +18,23 @@ from evals.evaluation.comparing import compare_scores
 from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of
 from evals.evaluation.gates import DropLimit, limit_of
 from evals.evaluation.headline import RELATIONS, with_sentences
+from evals.evaluation.held_back import HeldBack, held_back
 from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
 from evals.evaluation.plan import Plan, Progress
-from evals.evaluation.report import Names, Provenance, Report, Sizes, Task
+from evals.evaluation.report import (
+    AllPassages,
+    Names,
+    Provenance,
+    Report,
+    Shares,
+    Sizes,
+    Task,
+)
+from evals.memorization.comparison import Measured
 from evals.memorization.comparison import report as report_extraction
-from evals.statistics import SEED
+from evals.memorization.measures import Flags
+from evals.memorization.summary import Control
+from evals.statistics import SEED, rate
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 
@@ -52,6 +67,7 @@ def evaluate(
         if relation_of(result.manifest, base) == "unrelated":  # a mistake, most likely
             say(f"warning: {RELATIONS['unrelated']}")
     before = measure_model(base, plan, say=say, progress=progress)
+    left = held_back((result.manifest for result in edited), before.samples, before.windows)
     return [
         _compared(
             base,
@@ -59,6 +75,7 @@ def evaluate(
             result,
             measure_model(result, plan, before, say=say, progress=progress),
             plan,
+            left,
         )
         for result in edited
     ]
@@ -70,27 +87,29 @@ def _compared(
     result: ResolvedModel,
     after: ModelResults,
     plan: Plan,
+    left: HeldBack,
 ) -> Evaluation:
-    audit = None
-    if after.attacked and before.audited and after.audited:
-        audit = result_of(after.attacked, before.audited, after.audited)
-    samples = after.test.test.samples if after.test else None
+    samples = before.samples
+    tests = [_left_of(one.test, left) for one in (before, after)]
+    controls = [_text_of(one.control, left) for one in (before, after)]
     figures = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         verdict="",
         passed=None,
         models=Names(base=source.source.model, edited=result.source.model),
         relation=relation_of(result.manifest, source),
+        chose=left.chose,
         tasks=_tasks(plan.benchmarks, before.runs, after.runs, plan.limits),
-        extraction=report_extraction(after.test, before.test) if after.test else None,
-        audit=audit,
-        heldout=heldout_of(before.control, after.control),
+        extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
+        audit=_audit(before, after, left.passages),
+        heldout=heldout_of(*controls),
+        all_passages=_of_all(before, after, left),
         gates=[],
         edit=edit_of(result.manifest) if result.manifest else None,
         sizes=Sizes(base=before.size, edited=after.size),
         speed=plan.speed,
         trade_off=None,
-        passages=passages_of(before.test, after.test, before.tokenizer if plan.show_text else None),
+        passages=passages_of(tests[0], tests[1], before.tokenizer if plan.show_text else None),
         settings=plan.settings(samples, before.dtype),
         provenance=Provenance(
             base=before.identity,
@@ -106,6 +125,43 @@ def _compared(
     passed = all(gate.ok for gate in report.gates) if report.gates else None
     report = report.model_copy(update={"passed": passed})
     return Evaluation(report, before.runs, after.runs)
+
+
+def _left_of(test: Measured | None, left: HeldBack) -> Measured | None:
+    if test is None:
+        return None
+    control = _text_of(test.control, left)
+    return replace(test, test=test.test.select(left.passages), control=control)
+
+
+def _text_of(control: Control | None, left: HeldBack) -> Control | None:
+    """The windows that are left; passages that were not trained on chose nothing."""
+    if control is None or control.kind != "text":
+        return control
+    return control.select(left.windows)
+
+
+def _audit(before: ModelResults, after: ModelResults, left: Flags) -> Audit | None:
+    if not (after.attacked and before.audited and after.audited):
+        return None
+    counted = left[after.attacked.samples.trained_on]
+    return result_of(after.attacked, before.audited, after.audited, counted)
+
+
+def _of_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
+    if before.test is None or after.test is None or not (left.chose.passages or left.chose.windows):
+        return None
+    audit = _audit(before, after, np.ones_like(left.passages))
+    recited = [one.test.exact[one.test.samples.trained_on] for one in (before.test, after.test)]
+    base, edited = (Share(n=len(flags), **rate(flags)) for flags in recited)
+    return AllPassages(
+        n=base.n,
+        recited=Shares(base=base, edited=edited),
+        recovered={one.name: Shares(base=one.base, edited=one.edited) for one in audit.rated}
+        if audit
+        else {},
+        heldout=heldout_of(before.control, after.control),
+    )
 
 
 def _tasks(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evals.attacks.audit import untried
 from evals.attacks.result import Audit
 from evals.evaluation.conclusions import (
     evaluate_command,
@@ -13,7 +14,7 @@ from evals.evaluation.conclusions import (
     warnings_of,
 )
 from evals.evaluation.gates import DropLimit, check_gates
-from evals.evaluation.report import Gate, HeldOut, Point, Relation, Report, Task
+from evals.evaluation.report import Chose, Gate, HeldOut, Point, Relation, Report, Task
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
@@ -33,13 +34,17 @@ def with_sentences(report: Report, front: Sequence[Point] = ()) -> Report:
     highest = (settings.max_extraction, report.audit, settings.max_recovered)
     gates = check_gates(report.tasks, extraction, limits, *highest)
     measured = (report.tasks, extraction, report.audit, heldout, gates)
+    models_are = (provenance.base, provenance.edited)
+    known = warnings_of(report.chose, settings.limit, extraction, *models_are)
     evaluated = evaluate_command(models, provenance.edited.get("revision"), settings)
     return report.model_copy(
         update={
-            "verdict": verdict(*measured, relation=report.relation, limit=settings.limit),
+            "verdict": verdict(
+                *measured, relation=report.relation, limit=settings.limit, chose=report.chose
+            ),
             "gates": gates,
             "trade_off": trade_off_of(models, extraction, heldout, front),
-            "warnings": warnings_of(extraction, provenance.base, provenance.edited),
+            "warnings": known,
             "commands": [*export_command(report.edit), evaluated],
         }
     )
@@ -54,12 +59,24 @@ def verdict(
     *,
     relation: Relation = "source",
     limit: float | None = None,
+    chose: Chose | None = None,
 ) -> str:
     """The result in a few sentences, after what must be known first. `limit`: of `Settings`."""
     said = [RELATIONS[relation]] if relation in RELATIONS else []
     if limit is not None:
         part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
         said.append(f"of each benchmark only {part} were measured")
+    chosen_on = [
+        f"{number} of {number + part:,} {what}"
+        for number, part, what in (
+            (chose and chose.passages, extraction["n"] if extraction else 0, "passages"),
+            (chose and chose.windows, heldout.n if heldout else 0, "windows of held-out text"),
+        )
+        if number and part
+    ]
+    if chosen_on:
+        what = " and ".join(chosen_on)
+        said.append(f"a search chose the edit on {what}; figures are of the others")
     if extraction is None:
         said.append("memorization was not measured")
     else:
@@ -69,13 +86,7 @@ def verdict(
         said.append(
             f"recites {count} of {extraction['n']:,} passages word for word, the base {before}"
         )
-    if audit is not None and (worst := audit.strongest) is not None:
-        of = worst.edited
-        told = f"the strongest of {len(audit.rated)} attacks, {worst.name}, recovers {of.count} of "
-        told += f"{of.n:,} passages, from the base {worst.base.count}"
-        if worst.control is not None:
-            told += f", of text never trained on {worst.control.count} of {worst.control.n:,}"
-        said.append(told)
+    said += _of_attacks(audit) if extraction else []
     if tasks:
         said.append(_of_tasks(tasks))
     if heldout is not None:
@@ -85,6 +96,36 @@ def verdict(
     if gates:
         said.append(_of_gates(gates))
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+
+
+def _of_attacks(audit: Audit | None) -> Iterator[str]:
+    """What the strongest attacks get, and what was not tried."""
+    worst = audit.strongest if audit else None
+    if audit is None or worst is None:
+        yield "no attack was tried, fine-tuning included"
+    else:
+        of, number, tied = worst.edited, len(audit.rated), [one.name for one in audit.tied]
+        base = f"{worst.base.count} of {worst.base.n:,}"
+        if not of.count and number > 1:
+            told = f"none of {number} attacks recovers any of {of.n:,} passages; from the base, "
+            told += f"{worst.name} recovers {base}"
+        else:
+            who = f"the strongest of {number} attacks" if number > 1 else "the one attack tried"
+            share = f"{of.count} of {of.n:,} passages"
+            if len(tied) > 1:
+                told = f"{who} are {_listed(tied)}, which tie: each recovers {share}"
+            else:
+                told = f"{who}, {worst.name}, recovers {share}"
+            told += f"; from the base, {base}"
+        if worst.control is not None:
+            told += f"; of text never trained on, {worst.control.count} of {worst.control.n:,}"
+        yield told
+        if left := untried([one.name for one in audit.attacks if one.edited is not None]):
+            yield f"not tried: {', '.join(left)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _of_tasks(tasks: Mapping[str, Task]) -> str:

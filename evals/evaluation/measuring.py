@@ -19,7 +19,7 @@ from evals.memorization.comparison import Measured, Protocol, measure, measure_c
 from evals.memorization.summary import Control
 from evals.models import LoadedModel, check_precision, open_model
 from evals.running.forward import cache_bytes, hidden_states
-from evals.samples import Tokens
+from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -51,6 +51,10 @@ class ModelResults:
     windows: Tokens | None
     attacked: attacks.Protocol | None
     dtype: str
+
+    @property
+    def samples(self) -> Samples | None:
+        return self.protocol.samples if self.protocol else None
 
 
 def measure_model(

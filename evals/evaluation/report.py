@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit
+from evals.attacks.result import Audit, Share
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
@@ -88,6 +88,35 @@ class HeldOut(Record):
     resolution: float
     outcome: Outcome
     verdict: str
+
+
+class Chose(Record):
+    """How many passages and windows chose the edit, in a search: figures are of the others.
+
+    None where a search chose it on rows that are not known to be these: some may be among them.
+    """
+
+    passages: int | None = 0
+    windows: int | None = 0
+
+
+class Shares(Record):
+    """What is recovered of the same passages under both models."""
+
+    base: Share
+    edited: Share
+
+
+class AllPassages(Record):
+    """Figures of all `n` passages and all windows, which flatter: some of them chose the edit.
+
+    `recovered`: by attack.
+    """
+
+    n: int
+    recited: Shares
+    recovered: dict[str, Shares]
+    heldout: HeldOut | None
 
 
 class Gate(Record):
@@ -191,18 +220,24 @@ class Provenance(Record):
 
 
 class Report(Record):
-    """`relation`: whether the base is a recorded source of the edited model."""
+    """`relation`: whether the base is a recorded source of the edited model.
 
-    schema_version: Literal[2] = 2
+    Figures of passages and of held-out text are of those that did not choose the edit; where any
+    did, `all_passages` has those of all.
+    """
+
+    schema_version: Literal[3] = 3
     created: str
     verdict: str
     passed: bool | None
     models: Names
     relation: Relation
+    chose: Chose
     tasks: dict[str, Task]
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
+    all_passages: AllPassages | None
     gates: list[Gate]
     edit: Edit | None
     sizes: Sizes
@@ -218,8 +253,11 @@ class Report(Record):
         return self.model_dump(mode="json")
 
     def measured(self) -> Measured | None:
-        """What the model card shows; None where it holds for a part, or for another model."""
-        if self.settings.limit is not None or self.relation != "source":
+        """What the model card shows; None where it holds for another model.
+
+        Benchmarks that were measured in part are left out, as no one would take them for that.
+        """
+        if self.relation != "source":
             return None
         run, versions = self.provenance.edited, self.provenance.versions
         shown = [f"{key} {run[key]}" for key in ("dtype", "device") if run.get(key)]
@@ -229,6 +267,7 @@ class Report(Record):
         return Measured.model_validate(
             {
                 **self.to_dict(),
+                "tasks": self.to_dict()["tasks"] if self.settings.limit is None else {},
                 "base": self.models.base,
                 "attacks": [one.model_dump() for one in self.audit.rated] if self.audit else (),
                 "settings": ", ".join(shown),

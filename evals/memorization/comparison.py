@@ -16,7 +16,7 @@ from evals.memorization.summary import Control, compare, summarize
 from evals.models import LoadedModel, check_precision
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
-from evals.samples import Samples, Tokens, row_hash, row_warnings
+from evals.samples import Samples, Tokens, row_warnings
 from evals.statistics import SEED
 from surgery.record.manifest import versions
 
@@ -69,7 +69,7 @@ def measure(
         control = measure_control(model, protocol.controls, batch_size=test.batch_size, **running)
     elif samples.members is not None and not samples.members.all():
         outside: npt.NDArray[np.bool_] = ~samples.members
-        control = Control("non-members", test.nll[outside], row_hash(samples.tokens[outside]))
+        control = Control("non-members", test.nll[outside], samples.tokens[outside])
     provenance = (processes or Processes()).once(lambda: loaded.provenance)
     return Measured(test, control, {**provenance, "batch_size": test.batch_size})
 
@@ -80,7 +80,7 @@ def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> 
     `running`: as `run_pass` takes it.
     """
     result = run_pass(model, windows, 1, **running)
-    return Control("text", suffix_nll(result.predictions.log_likelihood), row_hash(windows))
+    return Control("text", suffix_nll(result.predictions.log_likelihood), windows)
 
 
 def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:

@@ -39,6 +39,15 @@ class Extraction:
     sampling: Sampling | None
     decoded: Tokens | None
 
+    def select(self, mask: npt.NDArray[np.bool_]) -> Extraction:
+        """The rows where `mask` (bool [N]) holds."""
+        return replace(
+            self,
+            samples=self.samples.select(mask),
+            values={name: values[mask] for name, values in self.values.items()},
+            decoded=None if self.decoded is None else self.decoded[mask],
+        )
+
     @property
     def exact(self) -> npt.NDArray[np.bool_]:
         return self.values["exact_match"]

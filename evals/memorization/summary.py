@@ -11,6 +11,7 @@ import numpy as np
 from evals.memorization.extraction import Extraction
 from evals.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores, nested
 from evals.memorization.membership import SCORES, auc
+from evals.samples import Tokens, row_hash
 from evals.samples.windows import selectivity
 from evals.statistics import mcnemar, mean, paired_difference, strata
 
@@ -19,12 +20,16 @@ from evals.statistics import mcnemar, mean, paired_difference, strata
 class Control:
     """NLL of text the model was not trained on: its kind, and nats per token of each row [M].
 
-    `sha256`: the `row_hash` of the rows.
+    `tokens`: int32 [M, T], the rows.
     """
 
     kind: str
     nll: Scores
-    sha256: str
+    tokens: Tokens
+
+    def select(self, mask: Flags) -> Control:
+        """The rows where `mask` (bool [M]) holds."""
+        return Control(self.kind, self.nll[mask], self.tokens[mask])
 
 
 def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any]:
@@ -54,7 +59,7 @@ def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any
             "kind": control.kind,
             "n": len(control.nll),
             "nll": mean(control.nll),
-            "sha256": control.sha256,
+            "sha256": row_hash(control.tokens),
         }
     return summary
 

@@ -69,7 +69,8 @@ def public_report(report: Mapping[str, Any], where: Path) -> PublicReport:
 
 def told(report: Report) -> Report:
     """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
-    heldout = report.heldout and _with_verdict(report.heldout, report.heldout.difference.ci95)
+    heldout = _of_heldout(report.heldout)
+    every = report.all_passages
     tasks = {}
     for name, task in report.tasks.items():
         metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
@@ -81,9 +82,14 @@ def told(report: Report) -> Report:
         "extraction": report.extraction and _of_extraction(report.extraction),
         "audit": report.audit and _of_audit(report.audit),
         "heldout": heldout,
+        "all_passages": every and every.model_copy(update={"heldout": _of_heldout(every.heldout)}),
         "edit": report.edit and _of_edit(report.edit),
     }
     return with_sentences(report.model_copy(update=figures), front)
+
+
+def _of_heldout(heldout: HeldOut | None) -> HeldOut | None:
+    return heldout and _with_verdict(heldout, heldout.difference.ci95)
 
 
 def _with_verdict(compared: _C, ci95: tuple[float, float]) -> _C:

@@ -27,6 +27,7 @@ _NAMES = {
     },
     "audit": {"kind", "name"},
     "heldout": {"kind", "test", "outcome"},
+    "all_passages": {"kind", "test", "outcome"},
     "edit": {"source", "family", "variant", "layout", "attention_free", "name", "sha256"},
     "speed": {*_MODEL, "memory", "id", "metrics"},
     "trade_off": {"kind"},
@@ -37,6 +38,7 @@ _NAMES = {
 """Part of the report ("": its top) → keys under which it has names."""
 _SENTENCES = {
     ("verdict",), ("warnings",), ("commands",), ("tasks", "verdict"), ("heldout", "verdict"),
+    ("all_passages", "heldout", "verdict"),
     ("gates", "name"), ("gates", "description"), ("edit", "drop_attn"),
     ("trade_off", "points", "label"), ("trade_off", "note"), ("extraction", "warnings"),
     ("extraction", "paired", "selectivity", "definition"),

@@ -41,4 +41,7 @@ def read_search(folder: Path, max_evaluations: int) -> tuple[dict[str, Any], Pla
     with guard(SamplesError, "is damaged", folder, fix="search anew with `overwrite=True`"):
         if result["max_evaluations"] < max_evaluations or result["plan"] is None:
             return None
-    return {**result, "plan": str(folder / PLAN)}, read_plan_file(folder / PLAN)
+    plan = read_plan_file(folder / PLAN)
+    if plan.chosen is None:  # as plans were before they recorded it
+        return None
+    return {**result, "plan": str(folder / PLAN)}, plan

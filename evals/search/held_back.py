@@ -27,9 +27,9 @@ def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
     Of `samples` only members are used, where membership is known; rows of equal count, where counts
     are known, are dealt out evenly. Raises `SamplesError` for fewer than two rows or windows.
     """
-    rows = np.flatnonzero(samples.trained_on)
+    members = int(samples.trained_on.sum())
     for what, number in (
-        ("samples" if samples.members is None else "members", len(rows)),
+        ("samples" if samples.members is None else "members", members),
         ("windows of held-out text", len(windows)),
     ):
         if number < 2:
@@ -39,13 +39,23 @@ def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
                 expected="at least 2",
                 got=number,
             )
-    counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
-    some = _dealt(rows, counts[rows], seed)
-    text = _dealt(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
+    some, text = dealt_passages(samples, seed), dealt_windows(windows, seed)
     first, second = (
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )
     return first, second
+
+
+def dealt_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
+    """The rows of the half that chooses, and those of the half that is held back."""
+    rows = np.flatnonzero(samples.trained_on)
+    counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
+    return _dealt(rows, counts[rows], seed)
+
+
+def dealt_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
+    """As `dealt_passages`, of windows of held-out text."""
+    return _dealt(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
 
 
 def _dealt(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:

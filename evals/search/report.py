@@ -17,7 +17,7 @@ from evals.statistics import wilson
 from evals.sweep.edits import edit_record
 from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
-from surgery.record.manifest import EditedModel, versions
+from surgery.record.manifest import Choice, EditedModel, versions
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Part
 
@@ -113,8 +113,15 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile:
         task.dimensions.num_heads,
         layout=layout,
         model=EditedModel.of(loaded.found.identified, loaded.found.checkpoint.config),
+        chosen=_choice(task),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )
+
+
+def _choice(task: Task) -> Choice:
+    here, _ = task.halves
+    windows = row_hash(here.windows)
+    return Choice(seed=task.seed, passages=here.samples.sha256, windows=windows)
 
 
 def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:

@@ -73,6 +73,22 @@ class HeldOut(_Figures):
     verdict: str
 
 
+class Shares(_Figures):
+    """What is recovered of the same passages before and after."""
+
+    base: Count
+    edited: Count
+
+
+class AllPassages(_Figures):
+    """Of all `n` passages, those that chose the edit too; `recovered`: by attack."""
+
+    n: int
+    recited: Shares
+    recovered: dict[str, Shares]
+    heldout: HeldOut | None
+
+
 class Gate(_Figures):
     """A limit that was set, and what was measured."""
 
@@ -93,6 +109,7 @@ class Measured(_Figures):
     extraction: Extraction | None
     attacks: tuple[Attack, ...] = ()
     heldout: HeldOut | None
+    all_passages: AllPassages | None = None
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]
     settings: str

@@ -18,7 +18,7 @@ from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.plan import Plan, make_plan, selected
-from surgery.record.manifest import CalibrationRecord, EditedModel
+from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
 
@@ -37,12 +37,14 @@ class Fitting:
 class Prepared:
     """A source that has been opened and checked, and what will be done to it.
 
-    `found`: the state of its files before anything of them was read.
+    `found`: the state of its files before anything of them was read; `chosen`: what a search chose
+    the edit on.
     """
 
     found: Mapping[Path, FileState]
     model: ResolvedModel
     plan: Plan
+    chosen: Choice | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -111,7 +113,7 @@ def prepare(
         layout=layout,
         earlier=earlier.edited_heads if earlier else None,
     )
-    return Prepared(found, source, plan)
+    return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:

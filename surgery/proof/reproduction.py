@@ -115,6 +115,7 @@ def reproduce(
         revision=edit.source.commit if source is None else None,
         name=edit.source.model,
     )
+    prepared = replace(prepared, chosen=edit.chosen)
     fitting = None if fit is None else fit(prepared)
     _check_text(edit, fitting)
     export = write(

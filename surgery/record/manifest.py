@@ -134,8 +134,19 @@ class EditedModel(Record):
         return f"{self.source.model}: {self.family}, {size}{content}"
 
 
+class Choice(Record):
+    """The half of the passages and of the held-out text that a search chose an edit on.
+
+    `passages`, `windows`: SHA-256 of that half's tokens; `seed` decides which rows are in it.
+    """
+
+    seed: int
+    passages: str = Field(pattern=_SHA256)
+    windows: str = Field(pattern=_SHA256)
+
+
 class Edit(EditedModel):
-    """One edit of a model.
+    """One edit of a model. `chosen`: what it was chosen on, where a search has chosen it.
 
     `one_hot`: the constants of the stock layout, where it needed them; `max_shard_size`: bytes of a
     weight file, where that was asked for.
@@ -145,6 +156,7 @@ class Edit(EditedModel):
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     calibration: CalibrationRecord | None = None
+    chosen: Choice | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
     versions: dict[str, str]

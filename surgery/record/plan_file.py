@@ -11,7 +11,7 @@ from pydantic import Field
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import SourceError
 from surgery.plan import LayoutChoice
-from surgery.record.manifest import EditedModel, Record
+from surgery.record.manifest import Choice, EditedModel, Record
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
 
 SCHEMA: Literal[1] = 1
@@ -25,13 +25,15 @@ class PlannedEdit(Record):
 
 
 class PlanFile(Record):
-    """`model`: the one that the choice was made for; None: it says nothing of that. `provenance` is
-    whatever the author of the choice wants to say about it."""
+    """`model`: the one that the choice was made for; None: it says nothing of that. `chosen`: what
+    a search chose it on. `provenance`: whatever the author of the choice wants to say about it.
+    """
 
     schema_version: Literal[1] = SCHEMA
     model: EditedModel | None = None
     edits: list[PlannedEdit]
     layout: LayoutChoice = "auto"
+    chosen: Choice | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @staticmethod
@@ -41,6 +43,7 @@ class PlanFile(Record):
         *,
         layout: LayoutChoice = "auto",
         model: EditedModel | None = None,
+        chosen: Choice | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> PlanFile:
         """The file of a selection for a model with `num_heads` heads a block."""
@@ -48,7 +51,9 @@ class PlanFile(Record):
             PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
             for variant, parts in by_variant(selection).items()
         ]
-        return PlanFile(edits=edits, layout=layout, model=model, provenance=provenance or {})
+        return PlanFile(
+            edits=edits, layout=layout, model=model, chosen=chosen, provenance=provenance or {}
+        )
 
     def selection(self, num_blocks: int, num_heads: int) -> Selection:
         """The selection for a model of that size. Raises `BlockSpecError`."""

@@ -61,7 +61,7 @@ def command(
     if samples is None and lab is None:
         raise click.UsageError("audit needs passages: give --samples")
 
-    from evals.attacks.audit import Protocol, audit, named
+    from evals.attacks.audit import Protocol, audit, chosen
     from evals.attacks.report import owned, report, write_audit
     from evals.models import check_precision
     from evals.running.processes import Processes
@@ -70,7 +70,7 @@ def command(
     from surgery.hub.finding import find_model
     from surgery.output import check_output
 
-    chosen = named([*(attacks or ("all",)), *max_recovered])
+    tried = chosen(attacks, max_recovered)
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     passages = open_passages(samples or str(lab), running)
@@ -88,8 +88,8 @@ def command(
                 raise SamplesError("held-out text needs a tokenizer", where=name)
             rows = tokenized(passages, loaded)
             windows = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-            protocol = Protocol(rows, windows, chosen, running["batch_size"])
-        with progress(f"audit {name}", len(chosen)) as advance:
+            protocol = Protocol(rows, windows, tried, running["batch_size"])
+        with progress(f"audit {name}", len(tried)) as advance:
             found = audit(
                 loaded,
                 protocol,

@@ -130,7 +130,8 @@ def command(
     report = evaluated(output, prepared.model, plan)
     written(ctx, output / "recipe.yaml")
     passed = say_gates(report) and met
-    following = f"attn-surgery push {output} OWNER/NAME"
+    whole = report.settings.limit is None  # a part of the benchmarks is nothing to publish
+    following = f"attn-surgery push {output} OWNER/NAME" if passed and whole else None
     if as_json:
         print_json(
             {
@@ -138,7 +139,7 @@ def command(
                 "passed": passed,
                 "search": result,
                 "report": report.to_dict(),
-                "next": following if passed else None,
+                "next": following,
             }
         )
     else:
@@ -146,4 +147,5 @@ def command(
     if not passed:
         note(f"{output}: the limits are not met: see report.html there")
         raise click.exceptions.Exit(3)
-    note(f"next: {following}")
+    if following is not None:
+        note(f"next: {following}")

@@ -9,13 +9,15 @@ from evals.evaluation.page.figures import Figure, Interval, Node
 from evals.memorization.measures import MEASURES
 
 
-def recall_of(node: Node) -> dict[str, Any]:
-    """`node`: the report's `extraction`, which has a baseline. Rates by count, and other measures.
+def recall_of(node: Node, chose: Node) -> dict[str, Any]:
+    """Rates by count, and other measures.
+
+    `node`: the report's `extraction`, which has a baseline; `chose`: the report's.
 
     Each row has the places of its figures, intervals and whiskers.
     """
     base, paired = node["baseline"], node["paired"]
-    lines = [("all passages", node, base, paired)]
+    lines = [("held back" if chose["passages"].value else "all passages", node, base, paired)]
     if node.has("by_count"):
         strata = zip(node["by_count"], base["by_count"], paired["by_count"], strict=True)
         lines += [(_seen(parts[0].value["count"]), *parts) for parts in strata]
@@ -54,6 +56,21 @@ def _measures(node: Node, base: Node) -> list[tuple[str, Interval, Interval]]:
             show = "rate" if "%" in form else "number"
             before, after = (part.at(*path).interval(show) for part in (base, node))
             rows.append((label, before, after))
+    return rows
+
+
+def all_passages_of(node: Node) -> list[tuple[str, Interval, Interval]]:
+    """`node`: the report's `all_passages`. What was recovered, and the loss on held-out text."""
+    shares = {"recited word for word": node["recited"]}
+    shares |= {f"recovered by {name}": each for name, each in node["recovered"].items()}
+    rows = [
+        (label, each["base"].interval("rate"), each["edited"].interval("rate"))
+        for label, each in shares.items()
+    ]
+    if node.has("heldout"):
+        loss = node["heldout"]
+        before, after = (loss[part].interval("number") for part in ("base", "edited"))
+        rows.append(("held-out loss, nats per token", before, after))
     return rows
 
 

@@ -11,7 +11,7 @@ from evals.attacks.result import Audit
 from evals.evaluation.page.details import Pair, edit_of, provenance_of, sizes_of
 from evals.evaluation.page.drawings import chart
 from evals.evaluation.page.figures import Figure, Interval, Node
-from evals.evaluation.page.measured import audit_of, digits_of, recall_of, tasks_of
+from evals.evaluation.page.measured import all_passages_of, audit_of, digits_of, recall_of, tasks_of
 
 
 def view_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -22,8 +22,9 @@ def view_of(report: dict[str, Any]) -> dict[str, Any]:
         "gates_say": _gates_say(report["gates"]),
         "gates": [_gate(gate) for gate in root["gates"]],
         "highlights": _highlights(root),
-        "recall": recall_of(root["extraction"]) if root.has("extraction") else None,
+        "recall": recall_of(root["extraction"], root["chose"]) if root.has("extraction") else None,
         "audit": audit_of(root["audit"]) if root.has("audit") else None,
+        "all_passages": all_passages_of(root["all_passages"]) if root.has("all_passages") else [],
         "tasks": tasks_of(root["tasks"]) if report["tasks"] else None,
         "chart": chart(report["trade_off"]["points"]) if root.has("trade_off") else None,
         "blocks_of": edit_of(root["edit"]) if root.has("edit") else None,
@@ -59,12 +60,13 @@ def _highlights(root: Node) -> list[Pair]:
         base, edited = root["extraction"]["baseline"], root["extraction"]
         before, after = (node["exact_match"]["rate"].rate() for node in (base, edited))
         found.append(Pair("recited word for word", before, after))
-    if root.has("audit") and (most := Audit.model_validate(root["audit"].value).strongest):
+    checked = Audit.model_validate(root["audit"].value) if root.has("audit") else None
+    if checked and (most := checked.strongest):
         (worst,) = (one for one in root["audit"]["attacks"] if one.value["name"] == most.name)
         before, after = (worst[part]["rate"].rate() for part in ("base", "edited"))
-        found.append(
-            Pair(f"recovered by the strongest attack, {worst.value['name']}", before, after)
-        )
+        tie = len(checked.tied) > 1
+        which = "strongest attacks, which tie" if tie else f"strongest attack, {most.name}"
+        found.append(Pair(f"recovered by the {which}", before, after))
     if root.has("heldout"):
         before, after = (root["heldout"][part]["mean"].number() for part in ("base", "edited"))
         found.append(Pair("held-out loss, nats per token", before, after))
