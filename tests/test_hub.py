@@ -162,6 +162,23 @@ def test_a_command_finds_a_model_once(hub: HubServer, run: Commands, tmp_path: P
     assert looked == looked[:1] * 3
 
 
+def test_whose_code_a_published_compact_model_is_measured_with(
+    hub: HubServer, run: Commands, tmp_path: Path
+) -> None:
+    source = write_checkpoint(tmp_path / "plain", neox_config(num_hidden_layers=2))
+    done = surgery.export(source, "0", layout="compact", output=tmp_path / "small")
+    hub.create("me/small").commit(done.output)
+    np.save(tmp_path / "samples.npy", np.arange(16, dtype=np.int32).reshape(2, 8))
+    result = run(
+        "extract me/small --samples samples.npy --prefix-length 4 --suffix-length 4 --device cpu"
+    )[0]
+    assert result.code == 0, result.err
+    assert "me/small: attn-surgery's modeling code is run; the repository's own was not" in (
+        result.err
+    )
+    assert "modeling_attention_free.py" not in hub.downloads
+
+
 def test_only_one_format_of_weights_is_downloaded(hub: HubServer, run: Commands) -> None:
     run("export me/model --drop-attn 0")
     assert set(hub.downloads) == {

@@ -49,7 +49,8 @@ def model(tmp_path_factory) -> Path:
 def recited(path: Path, model) -> Path:
     """40 rows of 6 + 5 tokens that the model recites, and 4 that are no members."""
     ids = tiny_tokenizer()(TEXT)["input_ids"]
-    prefixes = torch.tensor([ids[start : start + 6] for start in range(44)])
+    prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
+    prefixes = torch.cat([prefixes, prefixes[:4].flip(1)])  # the text repeats itself
     said = generate(model, prefixes, 5)
     rows = [
         {"id": f"row-{i}", "tokens": row, "member": i < 40, "count": i % 3 + 1}

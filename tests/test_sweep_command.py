@@ -129,7 +129,7 @@ def test_a_model_that_recites_nothing(files, tmp_path):
     """There is nothing to remove, so no edit is called the best."""
     model, _, _ = files
     samples = tmp_path / "never.npy"
-    np.save(samples, np.tile(np.arange(11), (8, 1)))
+    np.save(samples, np.arange(88).reshape(8, 11))
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     done = sweep((model, samples, None), "--exact-only", "--json", corpus=False)
     assert done.json["base"]["exact_count"] == 0
