@@ -36,6 +36,7 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),
+            "unknown_keys": list(self.unknown_keys),
             "attention_free": {str(block): name for block, name in self.attention_free.items()},
             "edited_heads": {
                 str(block): {str(head): name for head, name in heads.items()}

@@ -204,6 +204,6 @@ def test_no_kernel_is_fetched(tmp_path: Path) -> None:
         asked = commands(source, tmp_path)
         lines += [("verify", made), asked["extract"], asked["export"]]
     outcome = run(VICTIMS, "\n".join(" ".join(map(str, line)) for line in lines))
+    assert not mark.exists(), outcome
     assert outcome.stdout.count("1 error: ") == len(lines), outcome
     assert outcome.stdout.count("attn_implementation") == len(lines), outcome
-    assert not mark.exists()
