@@ -129,7 +129,8 @@ def _catch_signals() -> list[click.Context | None]:
 
     if threading.current_thread() is threading.main_thread():  # others may not
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as of a job in the background
+                signal.signal(number, stop)
     return stopped
 
 

@@ -278,12 +278,13 @@ def test_people_get_a_column_for_each_task(files, swept):
     assert f"{swept[0]['base']['tasks']['local_choice']['value']:.3f}" in done.stdout
 
 
-def test_an_unknown_task_is_refused_before_a_model_is_looked_for(files):
-    nowhere = ("/no/such/model", *files[1:])
-    sweep(nowhere, "--tasks", "local_choise").assert_error(
-        "no benchmark task is called 'local_choise'", "near names: local_choice"
-    )
-    sweep(nowhere, "--tasks", "local_choice").assert_error("/no/such/model")
+def test_a_model_is_looked_up_before_its_tasks_and_loaded_after_them(files):
+    """What takes seconds comes first, tasks then, gigabytes last."""
+    sweep(("/no/such/model", *files[1:]), "--tasks", "local_choise").assert_error("/no/such/model")
+    with mock.patch("evals.models.open_model", side_effect=AssertionError):
+        sweep(files, "--tasks", "local_choise").assert_error(
+            "no benchmark task is called 'local_choise'", "near names: local_choice"
+        )
 
 
 @pytest.mark.parametrize(
