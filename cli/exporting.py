@@ -79,10 +79,10 @@ def exported(
     return prepared
 
 
-def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
-    """Verifies an export and evaluates it against its source; the report goes into its folder.
+def evaluated(source: ResolvedModel, plan: Plan, *outputs: Path) -> list[Report]:
+    """Verifies exports of one source and evaluates them; each report goes into its folder.
 
-    The model card is written anew with the figures. Raises `OutputError` when the export does not
+    The model cards are written anew with the figures. Raises `OutputError` when an export does not
     verify.
     """
     from evals.evaluation.evaluation import evaluate
@@ -91,17 +91,20 @@ def evaluated(output: Path, source: ResolvedModel, plan: Plan) -> Report:
     from surgery.hub.finding import find_model
     from surgery.proof.verification import verify
 
-    verification = verify(output, source=source)
-    for check in verification.checks:
-        if not check.ok:
-            raise OutputError(
-                f"does not verify: {check.name}: {check.detail}",
-                where=output,
-                fix="run it again if the source changed meanwhile; else report this",
-            )
-    note(f"verified: {len(verification.checks)} checks hold")
-    [found] = evaluate([find_model(output)], source, plan, say=note, progress=progress)
-    attach(found, output)
-    for warning in found.report.warnings:
+    for output in outputs:
+        verification = verify(output, source=source)
+        for check in verification.checks:
+            if not check.ok:
+                raise OutputError(
+                    f"does not verify: {check.name}: {check.detail}",
+                    where=output,
+                    fix="run it again if the source changed meanwhile; else report this",
+                )
+        note(f"verified: {len(verification.checks)} checks hold")
+    models = [find_model(output) for output in outputs]
+    found = evaluate(models, source, plan, say=note, progress=progress)
+    for one, output in zip(found, outputs, strict=True):
+        attach(one, output)
+    for warning in dict.fromkeys(text for one in found for text in one.report.warnings):
         note(f"warning: {warning}")
-    return found.report
+    return [one.report for one in found]

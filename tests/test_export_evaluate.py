@@ -180,7 +180,7 @@ def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Pa
     config.write_text(config.read_text().replace('"gelu"', '"relu"'))
     changed = find_model(str(tmp_path / "base"))
     with pytest.raises(OutputError, match=r"does not verify: edit: .*not the one") as error:
-        evaluated(tmp_path / "out", changed, Plan())
+        evaluated(changed, Plan(), tmp_path / "out")
     assert "run it again if the source changed meanwhile" in str(error.value)
     assert not (tmp_path / "out" / "report.json").exists()
 
@@ -198,7 +198,7 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         page = tmp_path / "attn-surgery-demo" / name / "report.html"
         assert f"\n{name.replace('-', ' ')}: attn-surgery-demo/{name}/report.html\n" in done.stdout
         report = json.loads(page.with_suffix(".json").read_text())
-        assert report["extraction"]["paired"]["forgotten"] > 200
+        assert report["extraction"]["paired"]["forgotten"] > 100
         assert report["relation"] == "source"
         assert blocks in (None, report["edit"]["drop_attn"])
         assert publication(report, page)[0] == report

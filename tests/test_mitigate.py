@@ -115,13 +115,14 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     assert report.all_passages.heldout is not None
     assert report.all_passages.heldout.n > windows
     assert report.verdict.startswith(
-        f"A search chose the edit on 12 of 24 passages and {report.chose.windows} of "
-        f"{report.all_passages.heldout.n} windows of held-out text; figures are of the others. "
+        f"A search used 12 of 24 passages and {report.chose.windows} of "
+        f"{report.all_passages.heldout.n} windows of held-out text to choose an edit; figures are "
+        "of the others. "
         f"Recites {report.extraction['exact_match']['count']} of 12 passages"
     )
     for name in ("README.md", "report.md"):
         assert "all passages (n = 24)" in (done[1] / name).read_text()
-    assert "All passages, those that chose" in (done[1] / "report.html").read_text()
+    assert "All passages, those that chose an edit too" in (done[1] / "report.html").read_text()
 
     plan = ("--plan", work / "out-search" / "plan.json", "--output", tmp_path / "again")
     assert attn_surgery("export", work / "tiny", *plan).code == 0

@@ -76,7 +76,7 @@ def verdict(
     ]
     if chosen_on:
         what = " and ".join(chosen_on)
-        said.append(f"a search chose the edit on {what}; figures are of the others")
+        said.append(f"a search used {what} to choose an edit; figures are of the others")
     if extraction is None:
         said.append("memorization was not measured")
     else:

@@ -170,7 +170,7 @@ def command(
     try:
         if wanted is not None:
             result["evaluation"] = None
-            report = evaluated(export.output, prepared.model, wanted)
+            [report] = evaluated(prepared.model, wanted, export.output)
             result["evaluation"] = report.to_dict()
             passed = say_gates(report)
             if not as_json:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.options import echo, note, output_option, overwrite_option, unasked
-
-if TYPE_CHECKING:
-    from evals.evaluation.report import Report
 
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
@@ -58,21 +55,17 @@ def command(output: Path, overwrite: bool) -> None:
     plan = make_plan({**unasked(evaluation_options), "attacks": ("cheap",)}, MODEL)
     out = console()
     places = {"deep blocks": output / "deep-blocks", "searched": output / "searched"}
-    reports: dict[str, Report] = {}
     with atomic_folder(output, _owned, overwrite=overwrite) as made:
-        out.rule("1. Edit the deep blocks, and measure")
+        out.rule("1. Edit the deep blocks")
         deep, chosen = (str(place) for place in places.values())
-        out.print(
-            f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep} --evaluate "
-            "--attack cheap",
-            style="bold",
-        )
-        prepared = exported(BLOCKS, MODEL, made / "deep-blocks")
-        reports["deep blocks"] = evaluated(made / "deep-blocks", prepared.model, plan)
+        out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep}", style="bold")
+        exported(BLOCKS, MODEL, made / "deep-blocks")
         out.rule("2. Search for the edit that costs least")
+        found = output / "search"
         out.print(
-            f"attn-surgery mitigate {MODEL} --output {chosen} --attack cheap "
-            f"--max-extraction {LIMIT}",
+            f"attn-surgery search {MODEL} --samples {MODEL} --max-extraction {LIMIT} "
+            f"--output {found}\n"
+            f"attn-surgery export {MODEL} --plan {found / 'plan.json'} --output {chosen}",
             style="bold",
         )
         search = searched(
@@ -81,9 +74,13 @@ def command(output: Path, overwrite: bool) -> None:
         assert search is not None
         _, choice = search
         prepared = exported(choice, MODEL, made / "searched")
-        reports["searched"] = evaluated(made / "searched", prepared.model, plan)
-    out.rule("3. Side by side")
-    print_side_by_side(side_by_side(reports))
+        out.rule("3. Verify, attack and evaluate both, on what did not choose the edit")
+        out.print(
+            f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap",
+            style="bold",
+        )
+        both = evaluated(prepared.model, plan, made / "deep-blocks", made / "searched")
+    print_side_by_side(side_by_side(dict(zip(places, both, strict=True))))
     for line in TERMS:
         echo(line)
     out.rule("4. See for yourself")

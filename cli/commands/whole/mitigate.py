@@ -127,7 +127,7 @@ def command(
         keep=begun and not overwrite,
     )
     note("3 of 3: verify, attack, evaluate")
-    report = evaluated(output, prepared.model, plan)
+    [report] = evaluated(prepared.model, plan, output)
     written(ctx, output / "recipe.yaml")
     passed = say_gates(report) and met
     whole = report.settings.limit is None  # a part of the benchmarks is nothing to publish
