@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import bare, example, task
+from example_report import bare, example, settled, task
 
 from evals.benchmarks.tasks import asked
 from evals.evaluation.page import pages
@@ -36,7 +36,7 @@ def measured(**changes: Any) -> dict[str, Any]:
     found["tasks"]["copy"]["description"] = "Copies."
     found["tasks"].setdefault("lambada_openai", found["tasks"]["copy"])
     found["extraction"]["samples"] |= NOTES
-    return told(Report.model_validate(found)).to_dict()
+    return settled(found)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def measured(**changes: Any) -> dict[str, Any]:
         measured(relation="unrelated"),
         measured(settings={**example()["settings"], "limit": 20}),
         measured(tasks={name: task(0.9, 0.1) for name in ["copy", *map(str, range(57))]}),
-        told(Report.model_validate(bare())).to_dict(),
+        settled(bare()),
     ],
     ids=["whole", "unrelated", "limit", "many", "bare"],
 )  # fmt: skip

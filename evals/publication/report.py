@@ -1,7 +1,7 @@
 """What of a report is published: its figures and names, and sentences made anew from them.
 
-Text of a passage can so stand in none of them, whoever typed it there. What no figure tells, such
-as another's description of a task and why a row was left out, stays behind.
+So no passage's text can stand in one, whoever typed it there. What no figure tells, such as
+another's description of a task and why a row was left out, stays behind.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from evals.evaluation.headline import with_sentences
 from evals.evaluation.page import pages
 from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
 from evals.memorization.comparison import warnings_of as extraction_warnings
+from evals.publication.consistency import Difference, differing, recomputed
 from evals.publication.text import texts_in
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.errors import OutputError
+from surgery.errors import OutputError, SurgeryError
 from surgery.publishing.publishable import PublicReport
 from surgery.record.manifest import REPORTS
 from surgery.selection import Part, format_selection
@@ -37,13 +38,14 @@ _C = TypeVar("_C", Task, Metric, HeldOut)
 def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     """The report as it may be published, and its pages by name. `where`: the file it is from.
 
-    Raises ValueError for what is no report, and `OutputError` where text of a passage may stand in
-    it: in a sentence that its figures do not tell, or in place of a name.
+    Raises ValueError for what is no report, and `OutputError` where its figures contradict each
+    other, or where text of a passage may stand in it: in a sentence that its figures do not tell,
+    or in place of a name.
     """
     given = Report.model_validate(report)
+    check_figures(given, where, OutputError)
     sent = told(_without_notes(given)).to_dict()
-    untold = _differing(given.to_dict(), told(given).to_dict())
-    shown = next(chain(untold, texts_in(sent)), None)
+    shown = next(chain((one.path for one in _untold(given)), texts_in(sent)), None)
     if shown is not None:
         raise OutputError(
             f"{shown} may show the text of passages, which is never published",
@@ -65,6 +67,16 @@ def public_report(report: Mapping[str, Any], where: Path) -> PublicReport:
         manifest_sha256=checked.provenance.edited.get("manifest_sha256"),
         of_source=checked.relation == "source",
     )
+
+
+def check_figures(report: Report, where: object, error: type[SurgeryError]) -> None:
+    """Raises `error` where a figure is not what others make it: see `recomputed`."""
+    said = report.to_dict()
+    untold = (one for one in _untold(report) if not isinstance(one.said, str | list))
+    found = next(chain(differing(said, recomputed(said)), untold), None)
+    if found is not None:
+        fix = "evaluate again, or remove it"
+        raise error(f"contradicts itself: {found}", where=where, fix=fix)
 
 
 def told(report: Report) -> Report:
@@ -130,13 +142,6 @@ def _without_notes(report: Report) -> Report:
     return report.model_copy(update={"tasks": tasks, "extraction": extraction})
 
 
-def _differing(said: Any, made: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Where two reports differ: keys, with dots."""
-    if isinstance(said, dict) and isinstance(made, dict) and said.keys() == made.keys():
-        for key in said:
-            yield from _differing(said[key], made[key], (*path, key))
-    elif isinstance(said, list) and isinstance(made, list) and len(said) == len(made):
-        for one, other in zip(said, made, strict=True):
-            yield from _differing(one, other, path)
-    elif said != made:
-        yield ".".join(path)
+def _untold(report: Report) -> Iterator[Difference]:
+    """Where it is not what its own figures tell."""
+    return differing(report.to_dict(), told(report).to_dict())
