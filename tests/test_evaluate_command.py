@@ -317,12 +317,13 @@ UNDERIVED = {
     r"sizes/.*": "of the models, which the report does not hold",
     r"tasks/\w+/num_fewshot": "a task may set its own",
     r"extraction/provenance/\w+/batch_size": "memory decides",
-    r".*/(next_token_accuracy|suffix_nll|extraction_strength|selectivity)(_difference)?/ci95/\d":
+    r".*/(next_token_accuracy|suffix_nll|extraction_strength|selectivity)(_difference)?/ci95/\d"
+    r"|tasks/\w+/metrics/(perplexity|bits_per_byte)/ci95/\d":
         "drawn from rows that the report does not hold",
     r"tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|heldout/difference/p_value":
         "a test of documents that the report does not hold",
     r"audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
-    r"edit/num_blocks": "the manifest tells it, which push and verify compare",
+    r"edit/(num_blocks|earlier_edits)": "the manifest tells it, which push and verify compare",
     r"passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
         "a row's own, within what its other figures allow",
 }  # fmt: skip

@@ -37,11 +37,13 @@ from hub_uploads import UploadHub
 
 import surgery
 from evals.benchmarks.tasks import asked
+from evals.evaluation.conclusions import edit_of
 from evals.evaluation.page import pages
 from evals.publication.text import texts_in
 from surgery.card.facts import as_line
 from surgery.card.text import own_text
 from surgery.publishing.publishable import publishable
+from surgery.record.manifest import read_manifest
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
 READER = "hf_readerreaderreaderreaderreader"
@@ -87,9 +89,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, Any]:
     """A report of the model in the folder, with everything that one may have."""
-    found = settled(example(**changes))
-    manifest = hashlib.sha256((folder / "surgery.json").read_bytes()).hexdigest()
-    found["provenance"]["edited"]["manifest_sha256"] = manifest
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    made = example(**changes)
+    made["edit"] = edit_of(manifest).model_dump(mode="json")
+    record = (folder / "surgery.json").read_bytes()
+    made["provenance"]["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+    made["provenance"]["base"]["content"] = manifest.edit.source.content
+    found = settled(made)
     for name, one in found["tasks"].items():
         one["description"] = asked(name, {})
     if text is not None:

@@ -128,7 +128,9 @@ def _figures(value: Any, n: int = 0) -> Any:
 def _task(task: dict[str, Any], gate: float | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`gate`: the limit on the main metric."""
     main, limit = task["metric"], settings["limit"]
-    size = settings["batch_size"] or max(task["batch_size"], 1)
+    size = settings["batch_size"]
+    if size is None:
+        size = max(task["batch_size"], 1)
     metrics = {
         key: _metric(metric, gate if key == main else None, limit)
         for key, metric in task["metrics"].items()
