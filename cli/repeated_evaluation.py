@@ -48,8 +48,12 @@ def plan_again(report: Report, samples: str | None, controls: Sequence[Path]) ->
     names files without their paths; by default in the current folder.
 
     **Raises:** `SamplesError` for what is not here or is not what was recorded, `MeasurementError`
-    for tasks that cannot be loaded: no code is run that a report brings.
+    for figures that contradict each other, and for tasks that cannot be loaded: no code is run that
+    a report brings.
     """
+    from evals.publication.report import check_figures
+
+    check_figures(report, "report.json", MeasurementError)
     settings = report.settings
     lab = lab_of(*(text.name for text in settings.controls))
     asked: dict[str, Any] = {

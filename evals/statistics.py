@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 from typing import Any
 
@@ -30,6 +31,7 @@ class Interval:
         return [self.low, self.high]
 
 
+@lru_cache
 def wilson(count: int, n: int) -> Interval:
     """Wilson's score interval for the rate count / n (Wilson 1927). n is at least 1."""
     from scipy.stats import binomtest
@@ -62,6 +64,7 @@ def mean(values: Values) -> dict[str, Any]:
     return {"mean": float(values.mean()), "ci95": bootstrap((values,), np.mean).as_list()}
 
 
+@lru_cache
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar p-value of paired yes/no outcomes (McNemar 1947, binomial form).
 
@@ -87,6 +90,19 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Interval:
     middle = second - first
     half = _Z * sqrt((first + second - middle**2) / (n + 2))
     return Interval(max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
+    """The arguments of `paired_difference` that gave an interval for that difference of rates.
+
+    Of an interval that it never gives: the nearest that there are.
+    """
+    change = min(max(round(difference * n), -n), n)
+    middle = change / (n + 2)
+    half = max(interval.high - middle, middle - interval.low)  # one end may be cut off at -1 or 1
+    total = round(((half / _Z) ** 2 * (n + 2) + middle**2) * (n + 2)) - 2
+    fewer = min(max((total - abs(change)) // 2, 0), (n - abs(change)) // 2)
+    return fewer + max(-change, 0), fewer + max(change, 0)
 
 
 def judged(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:

@@ -18,6 +18,8 @@ from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report
 from evals.models import LoadedModel
+from evals.publication.consistency import recomputed
+from evals.publication.report import told
 from evals.statistics import rate
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
@@ -336,6 +338,13 @@ def example(**changes: Any) -> dict[str, Any]:
         ],
     }
     return Report.model_validate({**report, **changes}).to_dict()
+
+
+def settled(report: dict[str, Any]) -> dict[str, Any]:
+    """A report whose figures and sentences agree, made from one in which they may not."""
+    for _ in range(5):
+        report = told(Report.model_validate(recomputed(report))).to_dict()
+    return report
 
 
 def bare() -> dict[str, Any]:

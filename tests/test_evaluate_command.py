@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
 from evals.evaluation.report import Report, read_report
-from evals.publication.report import publication
+from evals.publication.report import check_figures, publication
 from surgery.checkpoint.copying import sha256_of
 from surgery.errors import MeasurementError, OutputError
 
@@ -309,6 +310,65 @@ def test_no_text_of_a_passage_is_written(work, done):
     for line in (work / "samples.jsonl").read_text().splitlines():
         text = tokenizer.decode(json.loads(line)["tokens"][PREFIX:])
         assert len(text) < 8 or json.dumps(text)[1:-1] not in report
+
+
+UNDERIVED = {
+    r"audit/attacks/\d+/seconds": "a time",
+    r"sizes/.*": "of the models, which the report does not hold",
+    r"tasks/\w+/num_fewshot": "a task may set its own",
+    r"extraction/provenance/\w+/batch_size": "memory decides",
+    r".*/(next_token_accuracy|suffix_nll|extraction_strength|selectivity)(_difference)?/ci95/\d"
+    r"|tasks/\w+/metrics/(perplexity|bits_per_byte)/ci95/\d":
+        "drawn from rows that the report does not hold",
+    r"tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|heldout/difference/p_value":
+        "a test of documents that the report does not hold",
+    r"audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
+    r"edit/(num_blocks|earlier_edits)": "the manifest tells it, which push and verify compare",
+    r"passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
+        "a row's own, within what its other figures allow",
+}  # fmt: skip
+"""Numbers that no other figure of a report tells, and why. All others are refused when changed."""
+
+
+def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inner, (*path, key))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
+
+
+def test_a_number_that_was_changed_is_refused(done):
+    """Every number, one at a time, set to 0 and to 1."""
+    report = report_in(done[1]).to_dict()
+    check_figures(Report.model_validate(report), "report.json", OutputError)
+    refused, accepted = 0, set()
+    for (*way, last), number in numbers(report):
+        place = report
+        for key in way:
+            place = place[key]
+        for other in {0, 1} - {number}:
+            place[last] = other
+            try:
+                check_figures(Report.model_validate(report), "report.json", OutputError)
+            except (OutputError, ValueError):
+                refused += 1
+            else:
+                accepted.add("/".join(map(str, [*way, last])))
+        place[last] = number
+    assert {path for path in accepted if not any(re.fullmatch(u, path) for u in UNDERIVED)} == set()
+    assert refused > 800, refused
+
+
+def test_what_contradicts_itself_is_not_published(done):
+    report = report_in(done[1]).to_dict()
+    report["extraction"]["baseline"]["exact_match"]["rate"] = 0.0
+    with pytest.raises(OutputError) as refusal:
+        publication(report, Path("report.json"))
+    assert str(refusal.value) == (
+        "report.json: contradicts itself: extraction.baseline.exact_match.rate is 0, and 0.5 "
+        "follows from the rest; evaluate again, or remove it"
+    )
 
 
 def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):

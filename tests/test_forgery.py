@@ -63,6 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         layout = "compact" if name == "compact" else "stock"
         export_with_any(source, parts, home / name, layout=layout)
         assert surgery.verify(home / name, source=source).ok
+        (home / name / "README.md").unlink()  # who forges a manifest writes the card to fit
     return home
 
 
@@ -545,7 +546,7 @@ def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
 
 
 def test_the_fields_that_prove_nothing(forge: Forge) -> None:
-    """Nobody can know them from the result: all of them at once are accepted."""
+    """Nobody can know them from the result: all of them at once are accepted, and called claims."""
     folder, source = forge("stock")
 
     def change(manifest: Any) -> None:
@@ -557,11 +558,30 @@ def test_the_fields_that_prove_nothing(forge: Forge) -> None:
         edit["max_shard_size"] = 5
 
     edit_json(folder / "surgery.json", change)
-    assert surgery.verify(folder, source=source).ok
-    edit_json(folder / "surgery.json", lambda m: m["edit"]["source"].update(content="1" * 64))
-    assert surgery.verify(folder).ok
-    text = "the source is not the one that the manifest records"
-    assert_fails(folder, "edit", text, source)
+    found = surgery.verify(folder, source=source)
+    assert found.ok
+    claimed = {claim.name: claim.detail for claim in found.claims}
+    assert {"source", "calibration", "versions"} <= claimed.keys()
+    assert claimed["source"].startswith(f"its name, other at commit {'0' * 40}: ")
+    assert found.verdict.endswith(f"claimed, not checked: {', '.join(claimed)}")
+    for content in ("1" * 64, None):
+        edit_json(
+            folder / "surgery.json", lambda m, c=content: m["edit"]["source"].update(content=c)
+        )
+        assert surgery.verify(folder).ok
+        text = "the source is not the one that the manifest records"
+        assert_fails(folder, "edit", text, source)
+
+
+def test_a_source_given_by_name_must_have_the_recorded_one(tmp_path: Path) -> None:
+    out = surgery.export("lab:gpt-neo", "1", variant="zero", output=tmp_path / "out").output
+    (out / "README.md").unlink()
+    found = surgery.verify(out, source="lab:gpt-neo")
+    assert found.ok
+    assert "source" not in {claim.name for claim in found.claims}
+    edit_json(out / "surgery.json", lambda m: m["edit"]["source"].update(model="openai/gpt-9"))
+    found = surgery.verify(out, source="lab:gpt-neo")
+    assert found.checks[-1].detail == "the manifest names another source, openai/gpt-9"
 
 
 def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:

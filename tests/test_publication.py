@@ -8,19 +8,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import bare, example, task
+from checkpoints import neox_config, write_checkpoint
+from example_report import bare, example, settled, task
 
+import surgery
 from evals.benchmarks.tasks import asked
+from evals.evaluation.conclusions import edit_of
 from evals.evaluation.page import pages
 from evals.evaluation.report import Report
 from evals.publication.report import public_report, publication, told
 from surgery.errors import OutputError
+from surgery.record.manifest import read_manifest
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
 FILE = Path("out/report.json")
@@ -36,7 +41,7 @@ def measured(**changes: Any) -> dict[str, Any]:
     found["tasks"]["copy"]["description"] = "Copies."
     found["tasks"].setdefault("lambada_openai", found["tasks"]["copy"])
     found["extraction"]["samples"] |= NOTES
-    return told(Report.model_validate(found)).to_dict()
+    return settled(found)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def measured(**changes: Any) -> dict[str, Any]:
         measured(relation="unrelated"),
         measured(settings={**example()["settings"], "limit": 20}),
         measured(tasks={name: task(0.9, 0.1) for name in ["copy", *map(str, range(57))]}),
-        told(Report.model_validate(bare())).to_dict(),
+        settled(bare()),
     ],
     ids=["whole", "unrelated", "limit", "many", "bare"],
 )  # fmt: skip
@@ -65,6 +70,13 @@ def test_an_untouched_report_is_published(report: dict[str, Any]) -> None:
         assert report["tasks"]["copy"]["description"] == "Copies."
         assert "Copies." not in json.dumps(sent)
         assert sent["tasks"]["lambada_openai"]["description"] == asked("lambada_openai", {})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("published")
+    source = write_checkpoint(work / "source", neox_config(max_position_embeddings=64))
+    return surgery.export(source, "1", output=work / "edited").output
 
 
 def at(report: Any, path: str) -> tuple[Any, Any]:
@@ -120,17 +132,33 @@ def test_what_no_figure_tells_stays_behind(path: str) -> None:
     assert PASSAGE not in json.dumps([sent, made])
 
 
-def test_the_card_shows_what_was_measured_of_the_whole_against_the_source() -> None:
-    whole = public_report(measured(), FILE)
-    assert whole.of_source
+def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
+    """Against the source, and not of a part; a report of anything else is not published."""
+    record = (folder / "surgery.json").read_bytes()
+    recorded = read_manifest(folder)
+    assert recorded is not None
+
+    def of(**changes: Any) -> dict[str, Any]:
+        report = example(**{"edit": edit_of(recorded).model_dump(mode="json"), **changes})
+        provenance = report["provenance"]
+        provenance["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+        provenance["base"]["content"] = recorded.edit.source.content
+        return settled(report)
+
+    whole = public_report(of(), FILE, record)
     assert whole.measured is not None
     assert whole.measured.verdict == json.loads(whole.files["report.json"])["verdict"]
-    part = public_report(measured(settings={**example()["settings"], "limit": 20}), FILE)
-    assert part.of_source
+    part = public_report(of(settings={**example()["settings"], "limit": 2000}), FILE, record)
     assert part.measured is not None
     assert part.measured.extraction == whole.measured.extraction
-    assert (part.measured.tasks, whole.measured.tasks.keys()) == ({}, {*measured()["tasks"]})
+    assert part.measured.tasks == {}
     assert "measured in part (--limit)" in part.measured.warnings[-1]
-    unrelated = public_report(measured(relation="unrelated"), FILE)
-    assert not unrelated.of_source
-    assert unrelated.measured is None
+    forged = of()
+    forged["provenance"]["base"]["content"] = "0" * 64
+    for other in (of(relation="unrelated"), forged):
+        with pytest.raises(OutputError, match="is not known to be the source"):
+            public_report(other, FILE, record)
+    with pytest.raises(OutputError, match=r"edit is not that of surgery\.json"):
+        public_report(of(edit=example()["edit"]), FILE, record)
+    with pytest.raises(OutputError, match="is of another model"):
+        public_report(of(), FILE, record.replace(b"{", b"{ ", 1))

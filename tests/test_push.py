@@ -30,19 +30,20 @@ import pytest
 import yaml
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
-from example_report import example, task
+from example_report import example, settled, task
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
 from evals.benchmarks.tasks import asked
+from evals.evaluation.conclusions import edit_of
 from evals.evaluation.page import pages
-from evals.evaluation.report import Report
-from evals.publication.report import told
 from evals.publication.text import texts_in
+from surgery.card.facts import as_line
 from surgery.card.text import own_text
 from surgery.publishing.publishable import publishable
+from surgery.record.manifest import read_manifest
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
 READER = "hf_readerreaderreaderreaderreader"
@@ -88,9 +89,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, Any]:
     """A report of the model in the folder, with everything that one may have."""
-    found = told(Report.model_validate(example(**changes))).to_dict()
-    manifest = hashlib.sha256((folder / "surgery.json").read_bytes()).hexdigest()
-    found["provenance"]["edited"]["manifest_sha256"] = manifest
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    made = example(**changes)
+    made["edit"] = edit_of(manifest).model_dump(mode="json")
+    record = (folder / "surgery.json").read_bytes()
+    made["provenance"]["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+    made["provenance"]["base"]["content"] = manifest.edit.source.content
+    found = settled(made)
     for name, one in found["tasks"].items():
         one["description"] = asked(name, {})
     if text is not None:
@@ -240,7 +246,7 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert json.loads(there["report.json"]) == measured
     assert {n: there[n].decode() for n in ("report.html", "report.md")} == pages(measured)
     assert "private passage" not in str(there)
-    assert measured["verdict"].encode() in there["README.md"]
+    assert as_line(measured["verdict"]).encode() in there["README.md"]
     apart = run(
         "push stock me/apart --report reported", "push stock me/x --report compact", token=TOKEN
     )
@@ -268,7 +274,13 @@ def test_benchmarks_with_a_leaderboard_have_their_own_file(
     if not hasattr(huggingface_hub, "EvalResultEntry"):
         pytest.skip("this huggingface_hub is older than the form")
     for name, settings in {"whole": {}, "part": {"limit": 20}}.items():
-        tasks = {"gsm8k": {**task(0.034, 0.021), "metric": "exact_match", "num_fewshot": 5}}
+        tasks = {
+            "gsm8k": {
+                **task(0.034, 0.021, test="wilcoxon"),
+                "metric": "exact_match",
+                "num_fewshot": 5,
+            }
+        }
         tasks["gsm8k"]["metrics"] = {"exact_match": tasks["gsm8k"]["metrics"]["acc"]}
         tasks["copy"] = task(0.9, 0.7)
         changed = {"tasks": tasks, "settings": {**example()["settings"], **settings}}

@@ -334,10 +334,16 @@ def test_measurements_of_export_repeat(
             "no benchmark task is called",
         ),
         (
-            lambda report: report["provenance"]["base"].update(content="0" * 64, commit=None),
+            lambda report: [
+                base.update(content="0" * 64, commit=None)
+                for base in (
+                    report["provenance"]["base"],
+                    report["extraction"]["provenance"]["baseline"],
+                )
+            ],
             "report.json: compares with model, a folder that is not the source of this edit",
         ),
-        (lambda report: report["provenance"].update(base={}), "report.json: cannot be measured "),
+        (lambda report: report["provenance"].update(base={}), "report.json: contradicts itself: "),
         (
             lambda report: report["tasks"].update(x=report["tasks"]["lab_copy"]),
             "report.json: records x acc difference, which its settings do not measure",
@@ -367,13 +373,31 @@ def test_a_figure_that_does_not_repeat_is_named(
 ) -> None:
     out = Path(shutil.copytree(measured / "out", tmp_path / "out"))
     report = json.loads((out / "report.json").read_text())
-    report["extraction"]["exact_match"] |= {"rate": 0.99, "ci95": [0.98, 0.995]}
+    mean = report["extraction"]["suffix_nll"]["mean"]
+    report["extraction"]["suffix_nll"] = {"mean": mean / 2, "ci95": [mean / 2, mean / 2]}
+    change = report["extraction"]["paired"]["suffix_nll_difference"]
+    change |= {"mean": change["mean"] - mean / 2, "ci95": [-9.0, 9.0]}
+    selectivity = report["extraction"]["paired"]["selectivity"]
+    selectivity |= {"value": selectivity["value"] - mean / 2, "ci95": [-9.0, 9.0]}
     (out / "report.json").write_text(json.dumps(report))
     monkeypatch.chdir(measured)
     wrong = again(source, out)
     assert wrong.code == 1
-    assert "DIFFERS extraction exact_match: 0." in wrong.stdout
-    assert "is not reproduced: extraction exact_match differs\n" in wrong.stderr
+    assert "DIFFERS extraction suffix_nll: " in wrong.stdout
+    assert "is not reproduced: extraction suffix_nll differs\n" in wrong.stderr
+
+
+def test_a_rate_of_zero_beside_the_old_interval_is_no_figure(
+    source: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(measured / "out", tmp_path / "out"))
+    report = json.loads((out / "report.json").read_text())
+    report["extraction"]["exact_match"]["rate"] = 0.125
+    (out / "report.json").write_text(json.dumps(report))
+    monkeypatch.chdir(measured)
+    wrong = again(source, out)
+    assert wrong.code == 1
+    assert "error: report.json: contradicts itself: extraction.exact_match.rate is " in wrong.stderr
 
 
 def test_what_was_measured_is_asked_for_only_with_evaluate(edited: Path, tmp_path: Path) -> None:

@@ -90,10 +90,38 @@ def test_accepts_exports(
 def test_output_for_people(stock: Path, source: Path) -> None:
     outcome = attn_surgery("verify", stock)
     assert outcome.code == 0
-    assert all(line.startswith("ok     ") for line in outcome.stdout.splitlines())
+    *lines, verdict = outcome.stdout.splitlines()
+    kinds = [line.partition(" ")[0] for line in lines]
+    assert kinds == sorted(kinds, reverse=True), "checks, then what is only claimed"
+    assert set(kinds) == {"ok", "claimed"}
     assert "that leave a gap of " in outcome.stdout
-    assert "give it as --source" in outcome.stderr
-    assert attn_surgery("verify", stock, "--source", source).stderr == ""
+    assert "claimed source: that source was edited: give it as --source" in lines
+    assert ": verified on its own, without its source: " in verdict
+    assert verdict.endswith(" checks hold; claimed, not checked: source, versions, measurements")
+    done = attn_surgery("verify", stock, "--source", source)
+    assert done.stderr == ""
+    assert ": verified against its source: " in done.stdout.splitlines()[-1]
+
+
+def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
+    """Or one part of it is named; text around the parts is its author's own."""
+    card = folder / "README.md"
+    text = card.read_text()
+    for part, old, new in (
+        ("measurements", "Nothing yet: what", "All is well: what"),
+        ("summary", "(of 4, counted", "(of 2, counted"),
+        ("reproduction", "--variant identity", "--variant zero"),
+    ):
+        assert old in text
+        card.write_text(text.replace(old, new))
+        detail = f"part {part} of README.md is not what surgery.json and report.json give"
+        assert_fails(folder, "card", detail)
+    card.write_text(text.replace("library_name", "base_model: openai/gpt-9\nlibrary_name"))
+    assert_fails(folder, "card", "base_model of README.md is not what")
+    card.write_text(text.replace("# out", "# out") + "\nIt forgot everything.\n")
+    found = attn_surgery("verify", folder, "--json").json
+    assert found["ok"]
+    assert "README.md" in [claim["name"] for claim in found["claims"]]
 
 
 def test_extra_papers_are_welcome(folder: Path) -> None:

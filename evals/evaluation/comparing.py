@@ -66,10 +66,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         p_value = max(p_value, 2.0 ** (1 - n))  # n signs can tell no more
     relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
     drop = difference / base.value if relative else difference
-    if gate is None:
-        resolution = RESOLUTION * max(1.0, abs(base.value))
-    else:
-        resolution = gate * base.value if relative else gate
+    resolution = resolution_of(base.value, gate, relative=relative)
     outcome = outcome_of(interval, p_value, higher_is_better=base.higher_is_better)
     outcome = concluded(outcome, interval, resolution, n=n, resampled=test != "mcnemar")
     return Metric(
@@ -87,6 +84,16 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         drop=-drop if base.higher_is_better else drop,
         drop_is_relative=relative,
     )
+
+
+def resolution_of(base: float, gate: float | None = None, *, relative: bool = False) -> float:
+    """The widest conclusive interval of a difference from `base`. `gate`: as in `compare_scores`.
+
+    `relative`: whether the gate is on a share of the base.
+    """
+    if gate is None:
+        return RESOLUTION * max(1.0, abs(base))
+    return gate * base if relative else gate
 
 
 def outcome_of(interval: Interval, p_value: float, *, higher_is_better: bool) -> Outcome:

@@ -102,8 +102,13 @@ def auc(scores: Scores, members: Flags) -> dict[str, Any]:
     return {
         "auc": value,
         "ci95": interval.as_list(),
-        "overcorrected": value < OVERCORRECTED and interval.high < 0.5,
+        "overcorrected": is_overcorrected(value, interval.high),
     }
+
+
+def is_overcorrected(value: float, high: float) -> bool:
+    """Of an area and the upper end of its interval."""
+    return value < OVERCORRECTED and high < 0.5
 
 
 def _area(inside: Scores, outside: Scores) -> float:

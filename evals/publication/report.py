@@ -1,11 +1,12 @@
 """What of a report is published: its figures and names, and sentences made anew from them.
 
-Text of a passage can so stand in none of them, whoever typed it there. What no figure tells, such
-as another's description of a task and why a row was left out, stays behind.
+So no passage's text can stand in one, whoever typed it there. What no figure tells, such as
+another's description of a task and why a row was left out, stays behind.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -16,16 +17,19 @@ from evals.attacks.report import described
 from evals.attacks.result import Audit
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import verdict_of
+from evals.evaluation.conclusions import edit_of
 from evals.evaluation.headline import with_sentences
 from evals.evaluation.page import pages
 from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
 from evals.memorization.comparison import warnings_of as extraction_warnings
+from evals.publication.consistency import Difference, differing, recomputed
 from evals.publication.text import texts_in
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.errors import OutputError
-from surgery.publishing.publishable import PublicReport
-from surgery.record.manifest import REPORTS
+from surgery.checkpoint.foreign import guard
+from surgery.errors import OutputError, SurgeryError
+from surgery.proof.claims import ToldReport
+from surgery.record.manifest import REPORTS, Manifest, versions
 from surgery.selection import Part, format_selection
 from surgery.variants import VARIANTS
 
@@ -37,13 +41,14 @@ _C = TypeVar("_C", Task, Metric, HeldOut)
 def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     """The report as it may be published, and its pages by name. `where`: the file it is from.
 
-    Raises ValueError for what is no report, and `OutputError` where text of a passage may stand in
-    it: in a sentence that its figures do not tell, or in place of a name.
+    Raises ValueError for what is no report, and `OutputError` where its figures contradict each
+    other, or where text of a passage may stand in it: in a sentence that its figures do not tell,
+    or in place of a name.
     """
     given = Report.model_validate(report)
+    check_figures(given, where, OutputError)
     sent = told(_without_notes(given)).to_dict()
-    untold = _differing(given.to_dict(), told(given).to_dict())
-    shown = next(chain(untold, texts_in(sent)), None)
+    shown = next(chain((one.path for one in _untold(given)), texts_in(sent)), None)
     if shown is not None:
         raise OutputError(
             f"{shown} may show the text of passages, which is never published",
@@ -55,16 +60,58 @@ def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
     return sent, pages(sent)
 
 
-def public_report(report: Mapping[str, Any], where: Path) -> PublicReport:
-    """`publication` for `push`."""
+def public_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> ToldReport:
+    """`publication` for `push`. `manifest`: surgery.json of the model that it must be of."""
+    _check_model(Report.model_validate(report), where, manifest)
     sent, made = publication(report, where)
-    checked = Report.model_validate(sent)
-    return PublicReport(
-        files={REPORTS[0]: checked.to_text(), **made},
-        measured=checked.measured(),
-        manifest_sha256=checked.provenance.edited.get("manifest_sha256"),
-        of_source=checked.relation == "source",
-    )
+    return _told(Report.model_validate(sent), made)
+
+
+def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> ToldReport:
+    """A report as it is, for `verify`: it may show text, and another version may have told it."""
+    given = Report.model_validate(report)
+    _check_model(given, where, manifest)
+    check_figures(given, where, OutputError)
+    told_here = given.provenance.versions.get("attn-surgery") == versions().get("attn-surgery")
+    untold = next(_untold(given), None) if told_here else None
+    if untold is not None:
+        raise OutputError(f"{untold.path} is not what its figures tell", where=where)
+    return _told(given, pages(given.to_dict()))
+
+
+def _told(report: Report, made: Mapping[str, str]) -> ToldReport:
+    version = report.provenance.versions.get("attn-surgery")
+    return ToldReport({REPORTS[0]: report.to_text(), **made}, report.measured(), version)
+
+
+def _check_model(report: Report, where: Path, manifest: bytes) -> None:
+    """Refuses a report of another model, or one that compares with anything but its source."""
+    recorded = Manifest.model_validate_json(manifest, strict=True)
+    provenance = report.provenance
+    if provenance.edited.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
+        raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
+    sources = [edit.source for edit in (recorded.edit, *recorded.history)]
+    named = {(source.model, source.commit) for source in sources if source.commit}
+    base = (provenance.base.get("model"), provenance.base.get("commit"))
+    contents = {source.content for source in sources if source.content}
+    is_source = provenance.base.get("content") in contents or base in named
+    if report.relation != "source" or not is_source:
+        what = "compares with a model that is not known to be the source"
+        raise OutputError(what, where=where, fix="evaluate against the source, or remove it")
+    if report.edit != edit_of(recorded):
+        what = "edit is not that of surgery.json"
+        raise OutputError(what, where=where, fix="evaluate again, or remove it")
+
+
+def check_figures(report: Report, where: object, error: type[SurgeryError]) -> None:
+    """Raises `error` where a figure is not what others make it: see `recomputed`."""
+    said = report.to_dict()
+    untold = (one for one in _untold(report) if not isinstance(one.said, str | list))
+    fix = "evaluate again, or remove it"
+    with guard(error, "is no report", where, fix):  # what is no number, or a division by zero
+        found = next(chain(differing(said, recomputed(said)), untold), None)
+    if found is not None:
+        raise error(f"contradicts itself: {found}", where=where, fix=fix)
 
 
 def told(report: Report) -> Report:
@@ -136,13 +183,6 @@ def _without_notes(report: Report) -> Report:
     return report.model_copy(update={"tasks": tasks, "extraction": extraction})
 
 
-def _differing(said: Any, made: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Where two reports differ: keys, with dots."""
-    if isinstance(said, dict) and isinstance(made, dict) and said.keys() == made.keys():
-        for key in said:
-            yield from _differing(said[key], made[key], (*path, key))
-    elif isinstance(said, list) and isinstance(made, list) and len(said) == len(made):
-        for one, other in zip(said, made, strict=True):
-            yield from _differing(one, other, path)
-    elif said != made:
-        yield ".".join(path)
+def _untold(report: Report) -> Iterator[Difference]:
+    """Where it is not what its own figures tell."""
+    yield from differing(report.to_dict(), told(report).to_dict())

@@ -24,6 +24,8 @@ _TAGS = ("attention-free", "attn-surgery", "memorization")
 _RELATION = "finetune"
 _TASK = "text-generation"
 _INDEX = "model-index"
+CLAIMED = ("base_model", "base_model_relation", _INDEX)
+"""Keys that say what a manifest and a report say."""
 
 
 def split_card(text: str) -> tuple[dict[str, Any], str]:

@@ -7,6 +7,7 @@ not among the hashed files of the manifest; nothing relies on it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import Any
 
 from surgery.card.facts import FILTERS, Markdown, as_line, facts
 from surgery.card.measured import Measured
-from surgery.card.metadata import metadata_yaml, source_metadata, split_card, to_yaml
+from surgery.card.metadata import CLAIMED, metadata_yaml, source_metadata, split_card, to_yaml
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
@@ -23,6 +24,9 @@ from surgery.record.manifest import Manifest
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PART = re.compile(r"<!-- attn-surgery:(\w+)\b[^>]*-->\n.*?<!-- /attn-surgery:\1 -->", re.DOTALL)
+_NAME = re.compile(
+    r'^model = AutoModelForCausalLM\.from_pretrained\(("(?:[^"\\\n]|\\.)*")', re.MULTILINE
+)
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
 
 
@@ -53,6 +57,26 @@ def card_text(
     text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
     _check(text)
     return text
+
+
+def disagreement(
+    card: str, manifest: Manifest, measured: Measured | None, *, name: str
+) -> str | None:
+    """What of a card is not what `card_text` makes: a generated part, or a key; None without.
+
+    A part that is not there says nothing. `name`: what the model is called, if no part tells.
+    """
+    said = _NAME.search(card)
+    with guard(ManifestError, "names no model", CARD):
+        name = json.loads(said[1]) if said else name
+    made = card_text(manifest, name=name, measured=measured, existing=card)
+    (theirs, body), (ours, fresh) = (
+        split_card(text.replace("\r\n", "\n")) for text in (card, made)
+    )
+    parts = {match[1]: match[0] for match in _PART.finditer(fresh)}
+    wrong = [f"part {m[1]}" for m in _PART.finditer(body) if parts.get(m[1]) != m[0]]
+    wrong += [key for key in CLAIMED if key in theirs and theirs[key] != ours.get(key)]
+    return next(iter(wrong), None)
 
 
 def own_text(card: str) -> str:

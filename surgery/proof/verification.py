@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from surgery.card.file import read_card
 from surgery.checkpoint.copying import sha256_of
 from surgery.checkpoint.foreign import guard, own_file
 from surgery.checkpoint.inventory import check_tokenizer
@@ -20,13 +21,15 @@ from surgery.checkpoint.source import (
 )
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.families import family_of
-from surgery.hub.finding import find_model
+from surgery.hub.embedded import PREFIX
+from surgery.hub.finding import find_model, local_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
+from surgery.proof.claims import Claim, Render, check_card, check_report, claims, read_told
 from surgery.proof.expected import check_repeats, replanned
-from surgery.record.manifest import UNLISTED, Manifest, read_manifest
+from surgery.record.manifest import REPORTS, UNLISTED, Manifest, read_manifest
 from surgery.selection import Part, format_selection
 
 
@@ -41,22 +44,39 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder; `ok` when every one holds. `seed`: of the behavior's random input."""
+    """All checks of a folder; `ok` when every one holds. `seed`: of the behavior's random input.
+
+    `claims`: what the folder says and no check proves.
+    """
 
     folder: Path
     checks: tuple[Check, ...]
     seed: int
+    claims: tuple[Claim, ...] = ()
 
     @property
     def ok(self) -> bool:
         return all(check.ok for check in self.checks)
 
+    @property
+    def verdict(self) -> str:
+        """The result in one line."""
+        failed = next((check for check in self.checks if not check.ok), None)
+        if failed is not None:
+            return f"NOT verified: {failed.name}: {failed.detail}"
+        alone = any(claim.name == "source" and "--source" in claim.detail for claim in self.claims)
+        how = "on its own, without its source" if alone else "against its source"
+        names = ", ".join(claim.name for claim in self.claims)
+        return f"verified {how}: {len(self.checks)} checks hold; claimed, not checked: {names}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
+            "verdict": self.verdict,
             "folder": str(self.folder),
             "seed": self.seed,
             "checks": [asdict(check) for check in self.checks],
+            "claims": [asdict(claim) for claim in self.claims],
         }
 
 
@@ -66,6 +86,7 @@ def verify(
     source: str | Path | ResolvedModel | None = None,
     revision: str | None = None,
     seed: int | None = None,
+    render: Render | None = None,
 ) -> Verification:
     """Checks an exported folder. Each check rests on those before: it ends with one that fails.
 
@@ -82,8 +103,14 @@ def verify(
     6. `loads`, and for each edited block `attention-free`: the model is loaded through transformers
        and run on random tokens, and a token's context does not change when others do; for all other
        heads it does.
+    7. With `render`, `report`: the figures of report.json agree with each other and with the
+       manifest, and its pages show them. `card`: so do the generated parts of README.md.
 
-    **Arguments:** `seed`: repeats the random input of an earlier run (default: a new one).
+    What else the folder says is named in `claims`: nothing can prove it from the files.
+
+    **Arguments:** `source`: its recorded commit is fetched where it is a Hub id and `revision` says
+    nothing else. `seed`: repeats the random input of an earlier run (default: a new one). `render`:
+    what reads a report (`evals.publication.report.own_report`), without which none is read.
 
     **Raises:** `ManifestError` when the folder has no manifest; errors of finding the source.
     """
@@ -93,7 +120,7 @@ def verify(
         raise ManifestError(
             f"has no {MANIFEST}", where=path, fix="verify a folder that `attn-surgery export` wrote"
         )
-    found = None if source is None else find_model(source, revision)
+    found = None if source is None else _source(source, revision, manifest)
     proof = _Proof(path, manifest, found)
     names = [*_ALWAYS, *(_WITH_SOURCE if found is not None else ())]
     seed = secrets.randbits(32) if seed is None else seed
@@ -105,9 +132,34 @@ def verify(
             checks.append(Check(name, True, detail))
         name = "loads"
         checks += _behavior(path, manifest, seed)
+        if not all(check.ok for check in checks):
+            return Verification(path, tuple(checks), seed)
+        name, told = "report", render and read_told(path, path, render, needed=False)
+        if told:
+            checks.append(Check(name, True, check_report(path, told)))
+        name = "card"
+        if read_card(path) is not None and (render or not (path / REPORTS[0]).exists()):
+            checks.append(Check(name, True, check_card(path, manifest, told)))
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))
-    return Verification(path, tuple(checks), seed)
+        return Verification(path, tuple(checks), seed)
+    by = "" if found is None else "name" if _has_name(found) else "folder"
+    return Verification(path, tuple(checks), seed, tuple(claims(path, manifest, told or None, by)))
+
+
+def _source(
+    source: str | Path | ResolvedModel, revision: str | None, manifest: Manifest
+) -> ResolvedModel:
+    recorded = manifest.edit.source
+    named = isinstance(source, str) and source.casefold() == recorded.model.casefold()
+    if named and revision is None and local_folder(recorded.model) is None:
+        revision = recorded.commit
+    return find_model(source, revision)
+
+
+def _has_name(found: ResolvedModel) -> bool:
+    """Whether its name is more than that of a folder."""
+    return found.source.commit is not None or found.source.model.startswith(PREFIX)
 
 
 _ALWAYS = ("files", "contents", "edit", "tensors")
@@ -188,8 +240,13 @@ class _Proof:
             if ours != theirs:
                 raise CheckpointError(f"the source is a {theirs} model, and this is a {ours} model")
             recorded = self.manifest.edit.source
-            if recorded.content is not None and not self.found.is_that(recorded):
+            if recorded.content != self.found.identified.content:
                 raise CheckpointError("the source is not the one that the manifest records")
+            given = self.found.source
+            if _has_name(self.found) and given.model.casefold() != recorded.model.casefold():
+                raise ManifestError(f"the manifest names another source, {recorded.model}")
+            if given.commit is not None and given.commit != recorded.commit:
+                raise ManifestError("the manifest names another commit of the source")
             earlier = self.found.manifest
             if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
                 raise ManifestError("the manifest's history is not the source's")

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from surgery.card.file import read_card
 from surgery.card.leaderboards import eval_results
 from surgery.card.measured import Measured
-from surgery.checkpoint.foreign import guard, own_file, read_bytes
-from surgery.checkpoint.source import MANIFEST, read_json
+from surgery.checkpoint.foreign import read_bytes
+from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, OutputError
+from surgery.proof.claims import Render, read_told
 from surgery.proof.verification import verify
-from surgery.record.manifest import REPORTS, Manifest, read_manifest
-
-
-@dataclass(frozen=True)
-class PublicReport:
-    """A report as it may be published.
-
-    `files`: name → text, report.json and its pages; `measured`: what the card shows of it.
-    `manifest_sha256`: of the model that was measured; `of_source`: whether it is compared with the
-    model that it was made from.
-    """
-
-    files: Mapping[str, str]
-    measured: Measured | None
-    manifest_sha256: str | None
-    of_source: bool
-
-
-Render = Callable[[Mapping[str, Any], Path], PublicReport]
-"""The content of a report.json and the file it is from → what of it is published.
-
-Raises ValueError for what is no report, and `OutputError` where it may show a passage.
-"""
+from surgery.record.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -78,14 +56,11 @@ def publishable(
             raise OutputError(what, where=folder / MANIFEST, fix="export it again")
     written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
     place = evaluation or folder
-    where, measured = place / REPORTS[0], None
-    found = render and read_json(own_file(where, place), needed=evaluation is not None)
-    if render and found:
-        with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
-            report = render(found, where)
-        _check_model(report, where, written[MANIFEST])
-        measured = report.measured
-        shown = {**report.files, **(eval_results(measured) if measured else {})}
+    measured = None
+    told = render and read_told(folder, place, render, needed=evaluation is not None)
+    if told:
+        measured = told.measured
+        shown = {**told.files, **(eval_results(measured) if measured else {})}
         written |= {name: text.encode() for name, text in shown.items()}
     listed = {name: folder / name for name in manifest.files}
     return Publishable(
@@ -96,12 +71,3 @@ def publishable(
         read_card(folder) or "",
         measured,
     )
-
-
-def _check_model(report: PublicReport, where: Path, manifest: bytes) -> None:
-    """Refuses a report that is of another model, or compares with one that is not its source."""
-    if report.manifest_sha256 != hashlib.sha256(manifest).hexdigest():
-        raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
-    if not report.of_source:
-        what = "compares with a model that is not known to be the source"
-        raise OutputError(what, where=where, fix="evaluate against the source, or remove it")

@@ -15,7 +15,8 @@ from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import hub_client, progress_bars
 from surgery.hub.state import TIMEOUT, Published, published
-from surgery.publishing.publishable import Publishable, Render, publishable
+from surgery.proof.claims import Render
+from surgery.publishing.publishable import Publishable, publishable
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
 if TYPE_CHECKING:

@@ -15,17 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from example_report import example
+from example_report import example, settled
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.evaluation.conclusions import edit_of, read_front
-from evals.evaluation.report import Report
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.memorization.recovery import NAMES
-from evals.publication.report import publication, told
+from evals.publication.report import publication
 from evals.samples import load_samples
 from evals.search.front import Point
 from evals.search.resuming import point_as_json, point_from_json
@@ -227,7 +226,7 @@ def specification(path: Path) -> object:
 
 
 def whole_report() -> dict[str, Any]:
-    return told(Report.model_validate(example())).to_dict()
+    return settled(example())
 
 
 def published(path: Path) -> object:

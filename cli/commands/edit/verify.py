@@ -22,18 +22,22 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
     Checks the SHA-256 of every file, and that nothing else lies there; that edited heads hold
     exactly the constants that make them attention-free; with --source, that all else is byte-equal
     and the edit repeats; and, on the loaded model and a new random input, that edited heads depend
-    on each token alone while others still mix tokens. Exit code 1 when a check fails.
+    on each token alone while others still mix tokens. README.md and report.json must agree with
+    each other and with the manifest. What no check can prove, such as measurements, is named as
+    claimed, and the last line is the verdict. Exit code 1 when a check fails.
     """
+    from evals.publication.report import own_report
     from surgery.proof.verification import verify
 
-    result = verify(folder, source=source, revision=revision)
+    result = verify(folder, source=source, revision=revision, render=own_report)
     if as_json:
         print_json(result.to_json())
     else:
         for check in result.checks:
             echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
-        if source is None:
-            note("tensors were not compared with the original: give it as --source")
+        for claim in result.claims:
+            echo(f"claimed {claim.name}: {claim.detail}")
+        echo(f"{folder}: {result.verdict}")
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)
         note(f"error: {folder}: {failed.name}: {failed.detail}")

@@ -1,0 +1,119 @@
+"""What stands beside a model: report and card agree with the manifest, and the rest is only said.
+
+A report's figures cannot be proved from the files, but they must agree with each other, and the
+card must show them and nothing else. Whatever no check reads is named as a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.card.file import read_card
+from surgery.card.leaderboards import FILES, eval_results
+from surgery.card.measured import Measured
+from surgery.card.text import disagreement, own_text
+from surgery.checkpoint.foreign import guard, own_file, read_bytes
+from surgery.checkpoint.source import CARD, MANIFEST, read_json
+from surgery.errors import CheckpointError, ManifestError, OutputError
+from surgery.hub.finding import last_name
+from surgery.record.manifest import RECIPE, REPORTS, Manifest, versions
+
+TOOL = "attn-surgery"
+
+
+@dataclass(frozen=True)
+class ToldReport:
+    """A report that agrees with itself and with the manifest.
+
+    `files`: name → text, report.json and its pages; `measured`: what the card shows of it;
+    `version`: of attn-surgery, which wrote it.
+    """
+
+    files: Mapping[str, str]
+    measured: Measured | None
+    version: str | None
+
+
+Render = Callable[[Mapping[str, Any], Path, bytes], ToldReport]
+"""The content of a report.json, the file it is from, and the manifest of its model → the report.
+
+Raises ValueError for what is no report, and `OutputError` where it contradicts itself or the
+manifest, or may not be shown.
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that a folder says, and that no check proves."""
+
+    name: str
+    detail: str
+
+
+def read_told(folder: Path, place: Path, render: Render, *, needed: bool) -> ToldReport | None:
+    """The report in `place` about the model in `folder`; None where there is none."""
+    where = place / REPORTS[0]
+    found = read_json(own_file(where, place), needed=needed)
+    if not found:
+        return None
+    with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
+        return render(found, where, read_bytes(folder / MANIFEST, ManifestError))
+
+
+def check_report(folder: Path, told: ToldReport) -> str:
+    """Raises `CheckpointError` where a page shows anything else than the report."""
+    made = {**told.files, **(eval_results(told.measured) if told.measured else {})}
+    for name in sorted({*REPORTS[1:], *FILES}):
+        path = own_file(folder / name, folder)
+        # what another version drew cannot be drawn again here; results are the same in each
+        known = _is_ours(told.version) or name in FILES
+        if known and path.is_file() and path.read_bytes() != made.get(name, "").encode():
+            raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
+    return "its figures agree with each other and with surgery.json; not measured again"
+
+
+def check_card(folder: Path, manifest: Manifest, told: ToldReport | None) -> str:
+    """Raises `CheckpointError` where a generated part says anything else."""
+    measured = told.measured if told else None
+    card = read_card(folder) or ""
+    wrong = disagreement(card, manifest, measured, name=last_name(folder))
+    wrote = told.version if told else manifest.edit.versions.get(TOOL)
+    if wrong is None:
+        return f"agrees with surgery.json and {REPORTS[0]}" if told else "agrees with surgery.json"
+    if _is_ours(wrote):
+        raise CheckpointError(f"{wrong} of {CARD} is not what surgery.json and {REPORTS[0]} give")
+    return f"not compared: attn-surgery {wrote} wrote {wrong}"
+
+
+def claims(folder: Path, manifest: Manifest, told: ToldReport | None, by: str) -> Iterator[Claim]:
+    """`by`: how the source was given: "" for not at all, "name" or "folder"."""
+    source = manifest.edit.source
+    named = f"{source.model}{f' at commit {source.commit}' if source.commit else ''}"
+    if not by:
+        yield Claim("source", f"that {named} was edited: give it as --source")
+    elif by == "folder":
+        yield Claim("source", f"its name, {named}: a folder tells its content alone")
+    if manifest.history:
+        yield Claim("history", "the sources of earlier edits")
+    if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
+        yield Claim("calibration", "the text and the fits: `attn-surgery reproduce` repeats them")
+    yield Claim("versions", "what the edit was made with")
+    if told:
+        yield Claim(REPORTS[0], "what it measured: `attn-surgery evaluate` measures again")
+        if not _is_ours(told.version):
+            yield Claim("pages", f"sentences and pages, as attn-surgery {told.version} wrote them")
+    else:
+        yield Claim("measurements", "there are none: `attn-surgery evaluate` takes them")
+        for name in (name for name in REPORTS if (folder / name).exists()):
+            yield Claim(name, "nothing was compared with it")
+    if own_text(read_card(folder) or ""):
+        yield Claim(CARD, "what stands outside of its generated parts")
+    for name in (name for name in (RECIPE, "lm_eval") if (folder / name).exists()):
+        yield Claim(name, "no check reads it")
+
+
+def _is_ours(version: str | None) -> bool:
+    return version == versions().get(TOOL)
