@@ -2,37 +2,38 @@
 
 Without estimates all sets of units are measured, and the answer is the best there is. With them:
 
-1. From estimates: the cheapest sets that should leave less and less recovered. These are measured.
-2. The estimates are corrected by what was measured. Then what they say meets the goal on other
-   passages too is measured, and, where the goal lies between two sets, one between them; again and
-   again.
-3. Sets that differ from the best by one unit and are expected to be better are measured.
+1. It composes sets that should leave less and less recovered, and measures them.
+2. It measures what should meet the goal on other passages too, and, where the goal lies between two
+   sets, one between them.
+3. It measures sets that differ by one unit from the best so far, with half of what is left.
+4. It measures whole blocks alone, and pairs of them: what a plain scan would find. Then step 3
+   again, with all that is left.
 
-What is accepted is decided by what was measured. Nothing here knows about models: `evaluate` gives
-points for selections.
+Every measurement corrects the estimates. Steps 3 and 4 leave out what could not be better than the
+best even if the estimates were far off. What was measured decides what is accepted. Nothing here
+knows about models: `evaluate` gives points for selections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
+from evals.search.composing import Worth, least, near, worth_at
 from evals.search.estimates import Estimates
 from evals.search.front import Point
-from evals.search.goals import SURE, Goal, MaxExtraction
-from evals.search.units import Units, every_set, merged
+from evals.search.goals import Goal
+from evals.search.units import Units, clash, every_set, merged
 from surgery.selection import Part, Selection
 
-STEPS = 5
-"""Sets that are measured at first."""
-ROUNDS = 4
-"""In which the estimates are corrected and the gap around the goal is halved."""
-TRIED = 6
-"""Sets near the best that are measured at a time."""
-_NEAR = 1.1  # rates that differ by less are not told apart
-_BETTER = 3  # times that sets near the best are tried
+_STEPS = 5  # sets that are measured at first
+_ROUNDS = 4  # that halve the gap around the goal
+_TRIED = 6  # sets near the best that are measured at a time
+_PATIENCE = 2  # times that they may be no better
+_FAR_OFF = np.array([-0.4, 1.0])  # an error that is allowed for: logarithms of cost and of drift
 
 Evaluate = Callable[[Sequence[Selection]], Sequence[Point]]
 """Selections → their points, in order; () is the unedited model."""
@@ -82,19 +83,20 @@ def search(
 
     The same points give the same answer.
     """
-    trail = _Trail(evaluate, goal, holds, max_evaluations, earlier or {})
+    ours = _Search(evaluate, goal, holds, max_evaluations, earlier or {})
     if estimates is None:
-        trail.measure(every_set(units))
-    else:
-        _follow(trail, estimates)
-        estimates = _close_in(trail, estimates)
-        estimates = _refine(trail, estimates)
-    met = tuple(point for _, point in _ranked(trail, estimates))
-    return Found(met, trail.measured, estimates)
+        ours.measure(every_set(units))
+        return Found(tuple(point for _, point in ours.met()), ours.measured, None)
+    guided = _Guided(ours, estimates)
+    guided.compose()
+    guided.exchange(reserve=ours.budget // 2)
+    guided.scan()
+    guided.exchange()
+    return Found(tuple(point for _, point in guided.ranked()), ours.measured, guided.estimates)
 
 
 @dataclass
-class _Trail:
+class _Search:
     """What a search has measured, and what it still may: as the arguments of `search`.
 
     `budget`: of edits; those of an earlier search are not measured again but count.
@@ -114,11 +116,15 @@ class _Trail:
     def measured(self) -> tuple[tuple[Units, Point], ...]:
         return tuple(self.known.values())
 
-    def measure(self, sets: Iterable[Units]) -> None:
-        """Those of `sets` that may be proposed, as far as the budget reaches."""
+    def measure(self, sets: Iterable[Units], most: int | None = None) -> bool:
+        """Measures the first `most` of `sets` that may be proposed, as far as the budget reaches.
+
+        Returns whether there were any.
+        """
+        most = self.budget if most is None else min(most, self.budget)
         new: dict[Selection, Units] = {}
         for selection, chosen in {merged(chosen): chosen for chosen in sets}.items():
-            if len(new) == self.budget:
+            if len(new) == most:
                 break
             if selection and selection not in self.known and self.holds(selection):
                 new[selection] = chosen
@@ -126,6 +132,7 @@ class _Trail:
         missing = [selection for selection in new if selection not in self.earlier]
         points = {**self.earlier, **dict(zip(missing, self.evaluate(missing), strict=True))}
         self.known |= {selection: (new[selection], points[selection]) for selection in new}
+        return bool(new)
 
     def met(self) -> list[tuple[Units, Point]]:
         """What meets the goal, best first."""
@@ -133,71 +140,108 @@ class _Trail:
         return sorted(some, key=lambda pair: self.goal.order(pair[1]))
 
 
-def _follow(trail: _Trail, estimates: Estimates) -> None:
-    """Sets that should leave less and less."""
-    high, low = _rates(trail, estimates)
-    sets: list[Units] = []
-    for rate in np.geomspace(max(high, low), low, STEPS):
-        sets += estimates.least(float(rate), sets[-1] if sets else frozenset())
-    trail.measure(sets)
+@dataclass
+class _Guided:
+    """A search that estimates guide."""
 
+    search: _Search
+    estimates: Estimates
 
-def _rates(trail: _Trail, estimates: Estimates) -> tuple[float, float]:
-    high, low = trail.goal.rates(trail.base, estimates.passages)
-    return high, max(low, 0.1 / estimates.passages)
+    def __post_init__(self) -> None:
+        passages, units = self.estimates.passages, self.estimates.units
+        aimed, self.highest = self.search.goal.rates(passages)
+        self.aim = max(aimed, 0.1 / passages)
+        self.size = max(len(unit.heads) for unit in units)
+        self.blocks = [frozenset([unit]) for unit in units if len(unit.heads) == self.size]
 
+    def compose(self) -> None:
+        """Sets that should leave less and less; then those around the goal, as estimates get
+        better."""
+        high, sets = self.search.base.recovered / 3, list[Units]()
+        for rate in np.geomspace(max(high, self.aim), self.aim, _STEPS):
+            sets += least(self.estimates, float(rate), sets[-1] if sets else frozenset())
+        self._measure(sets)
+        for _ in range(_ROUNDS):
+            more = self._measure(self._promising(least(self.estimates, self.aim)))
+            if not (self._measure(least(self.estimates, self._between())) or more):
+                break
 
-def _close_in(trail: _Trail, estimates: Estimates) -> Estimates:
-    """Halves the gap, on a logarithmic scale, between sets on this and on that side of the goal.
+    def scan(self) -> None:
+        """Whole blocks alone, then pairs of them, each with half of what is left of the budget."""
+        pairs = [
+            one | other
+            for one, other in combinations(self.blocks, 2)
+            if not clash(*one, *other) and any(one | other <= pool for pool in self.estimates.pools)
+        ]
+        for sets in (self.blocks, pairs):
+            self._measure(self._promising(sets), most=-(-self.search.budget // 2))
 
-    Beside it the cheapest set that should meet a limit elsewhere: as the estimates get better, it
-    gets cheaper, or safer.
-    """
-    limited = isinstance(trail.goal, MaxExtraction)
-    for _ in range(ROUNDS):
-        estimates = estimates.corrected(trail.measured)
-        before = len(trail.measured)
-        if limited:
-            trail.measure(estimates.cheapest(_rates(trail, estimates)[1]))
-            estimates = estimates.corrected(trail.measured)
+    def exchange(self, reserve: int = 0) -> None:
+        """Sets that differ by a unit from the best, and from the cheapest."""
+        tries = 0
+        while self.search.budget > reserve and tries < _PATIENCE and (ranked := self.ranked()):
+            sets = least(self.estimates, self.aim)
+            for chosen in dict.fromkeys((ranked[0][0], self.search.met()[0][0])):
+                sets += near(self.estimates, chosen, self._worth())
+            if not self._measure(self._promising(sets), most=_TRIED):
+                break
+            tries = tries + 1 if self.ranked()[0] == ranked[0] else 0
+
+    def ranked(self) -> list[tuple[Units, Point]]:
+        """What meets the goal, best first; what may not keep a limit elsewhere comes last."""
+        return sorted(self.search.met(), key=lambda pair: self._doubtful(pair[0]))
+
+    def _measure(self, sets: Iterable[Units], most: int | None = None) -> bool:
+        """As `_Search.measure`; corrects the estimates."""
+        more = self.search.measure(sets, most)
+        if more:
+            self.estimates = self.estimates.corrected(self.search.measured)
+        return more
+
+    def _between(self) -> float:
+        """The rate, on a logarithmic scale, between sets on this and on that side of the goal."""
+        goal, base = self.search.goal, self.search.base
         rates = [
-            (estimates.expected(chosen).recovered, trail.goal.beyond(point, trail.base))
-            for chosen, point in trail.measured
+            (float(self.estimates.expected(chosen).recovered[0]), goal.beyond(point, base))
+            for chosen, point in self.search.measured
         ]
         short = [rate for rate, beyond in rates if not beyond]
-        high = min(short, default=estimates.expected(()).recovered)
+        high = min(short, default=float(self.estimates.expected(()).recovered[0]))
         low = max((rate for rate, beyond in rates if beyond and rate < high), default=high / 16)
-        if high > _NEAR * low:
-            trail.measure(estimates.least((high * low) ** 0.5))
-        if len(trail.measured) == before or not trail.budget:
-            break
-    return estimates.corrected(trail.measured)
+        return float((high * low) ** 0.5)
 
+    def _promising(self, sets: Iterable[Units]) -> list[Units]:
+        """Those that might be better than the best if the estimates were far off, best first."""
+        most = min(
+            (
+                point.heldout_kl
+                for chosen, point in self.search.measured
+                if self.search.goal.beyond(point, self.search.base) and not self._doubtful(chosen)
+            ),
+            default=np.inf,
+        )
+        best = replace(self.estimates, corrections=self.estimates.corrections + _FAR_OFF)
+        known = {chosen for chosen, _ in self.search.measured}
+        worth, found = self._worth(), list[tuple[float, list[Part]]]()
+        for chosen in dict.fromkeys(sets):
+            (kl,), (rate,) = best.expected(chosen)
+            if kl < most and rate <= self.highest and chosen not in known:
+                found.append((-float(worth(self.estimates.expected(chosen))[0]), sorted(chosen)))
+        return [frozenset(chosen) for _, chosen in sorted(found)]
 
-def _refine(trail: _Trail, estimates: Estimates) -> Estimates:
-    """Sets that differ from the best by one unit, for as long as that makes it better."""
-    for _ in range(_BETTER):
-        ranked = _ranked(trail, estimates)
-        if not ranked or not trail.budget:
-            break
-        best = ranked[0]
-        known = {chosen for chosen, _ in trail.measured}
-        near = [chosen for chosen in estimates.near(best[0]) if chosen not in known]
-        trail.measure(near[:TRIED])
-        estimates = estimates.corrected(trail.measured)
-        if _ranked(trail, estimates)[0] == best:
-            break
-    return estimates
+    def _worth(self) -> Worth:
+        """At the price that the best so far pays, for rates down to the aim."""
+        by_rate = sorted(self.search.measured, key=lambda pair: pair[1].recovered)
+        best = next((chosen for chosen, _ in self.ranked() or by_rate), Units())
+        (kl,), (rate,) = self.estimates.expected(best)
+        (base,) = self.estimates.expected(()).recovered
+        return worth_at(float(kl / max(np.log(base / max(rate, 1e-6)), 1e-3)), self.aim)
 
+    def _doubtful(self, chosen: Units) -> bool:
+        """Whether a set may not keep a limit elsewhere.
 
-def _ranked(trail: _Trail, estimates: Estimates | None) -> list[tuple[Units, Point]]:
-    """What meets the goal, best first; what may not keep a limit elsewhere comes last."""
-    met, goal = trail.met(), trail.goal
-    if estimates is None or not isinstance(goal, MaxExtraction):
-        return met
-    highest = goal.kept_at(estimates.passages, SURE)
-
-    def doubtful(pair: tuple[Units, Point]) -> bool:
-        return estimates.expected(pair[0]).recovered > highest
-
-    return sorted(met, key=doubtful)
+        A set that was composed on the passages at hand may fit no others. One or two whole blocks
+        are too few to choose from for that.
+        """
+        plain = len(chosen) <= 2 and all(len(unit.heads) == self.size for unit in chosen)
+        return not plain and float(self.estimates.expected(chosen).recovered[0]) > self.highest

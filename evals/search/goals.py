@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from scipy.stats import beta
@@ -34,8 +35,8 @@ class Goal(Protocol):
     def beyond(self, point: Point, base: Point) -> bool:
         """Whether edits that recover less, and so cost more, are of no use."""
 
-    def rates(self, base: Point, passages: int) -> tuple[float, float]:
-        """Where to look, as shares of `passages`: the highest, and the lowest."""
+    def rates(self, passages: int) -> tuple[float, float]:
+        """The share of `passages` that sets are composed for, and the highest that will do."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,22 @@ class MaxExtraction:
     def beyond(self, point: Point, base: Point) -> bool:
         return self.met(point, base)
 
-    def rates(self, base: Point, passages: int) -> tuple[float, float]:
-        return max(self.limit, base.recovered / 3), self.kept_at(passages, AIMED)
+    def rates(self, passages: int) -> tuple[float, float]:
+        return self.kept_at(passages, AIMED), self.kept_at(passages, SURE)
 
     def kept_at(self, passages: int, confidence: float) -> float:
         """The rate at which so many other passages keep the limit with this probability.
 
-        The lower end of Clopper and Pearson's interval of the most that the limit allows.
+        The lower end of Clopper and Pearson's interval of the most that the limit allows. Where it
+        allows none of so few passages, it may be that of as many as it takes to allow one.
         """
-        most = min(int(self.limit * passages + 1e-9), passages - 1)
-        return float(beta.ppf(1 - confidence, most + 1, passages - most))
+        enough = ceil(1 / max(self.limit, 1e-6))
+        rates = [
+            beta.ppf(1 - confidence, most + 1, number - most)
+            for number in (passages, max(passages, enough))
+            for most in [min(int(self.limit * number + 1e-9), number - 1)]
+        ]
+        return float(max(rates))
 
 
 @dataclass(frozen=True)
@@ -95,5 +102,5 @@ class MaxLossIncrease:
     def beyond(self, point: Point, base: Point) -> bool:
         return point.heldout_loss - base.heldout_loss > self.limit
 
-    def rates(self, base: Point, passages: int) -> tuple[float, float]:
-        return base.recovered / 2, 0.0
+    def rates(self, passages: int) -> tuple[float, float]:
+        return 0.0, 1.0

@@ -48,7 +48,7 @@ def look(
 
     def of_units(responses: Responses) -> npt.NDArray[np.float32]:
         sums = [responses.values[responses.units.of((unit,))].sum(axis=0) for unit in units]
-        return np.stack(sums)  # [U, D, N]
+        return np.stack([*sums, np.zeros_like(sums[0])])  # [U + 1, D, N]
 
     ask = partial(
         respond, model, variants=variants, fits=fits, processes=processes, advance=advance
@@ -58,7 +58,7 @@ def look(
     return Estimates(
         units=tuple(units),
         pools=tuple(pools),
-        cost=of_units(cost).reshape(len(units), -1) * np.float32(cost.scale**0.5),
+        cost=of_units(cost).reshape(len(units) + 1, -1) * np.float32(cost.scale**0.5),
         moved=of_units(moved).transpose(0, 2, 1).copy(),
         margins=margins(model, passages),
         passages=round(len(recovered) * len(passages) / int(recovered.sum())),

@@ -194,14 +194,13 @@ def _estimates(task: Task, chosen: Chosen) -> dict[str, Any] | None:
     return {
         "passages": len(estimates.margins),
         "windows": len(task.halves[0].windows),
-        "drift": estimates.drift,
         "edits": [
             {
                 **edit_record(point.selection, task.dimensions.num_heads),
                 "heldout_kl": point.heldout_kl,
                 "recovered": point.recovered,
-                "estimated_kl": expected.heldout_kl,
-                "estimated_recovered": expected.recovered,
+                "estimated_kl": float(expected.heldout_kl[0]),
+                "estimated_recovered": float(expected.recovered[0]),
             }
             for units, point in chosen.found.measured
             for expected in [estimates.expected(units)]
