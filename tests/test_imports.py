@@ -110,7 +110,6 @@ ORDER = [
     "cli.searching",
     "cli.recipe",
     "cli.exporting",
-    "cli.repeated_evaluation",
     "cli.commands",
     "cli.main",
 ]

@@ -25,12 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
-import yaml
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
-from example_report import example, settled, task
+from example_report import example, settled
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
@@ -265,46 +263,6 @@ def test_a_report_goes_along_when_it_shows_no_text(
         "against the source, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
-
-
-def test_benchmarks_with_a_leaderboard_have_their_own_file(
-    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path
-) -> None:
-    """In the Hub's form, of whole runs only, and removed with the report that they are of."""
-    if not hasattr(huggingface_hub, "EvalResultEntry"):
-        pytest.skip("this huggingface_hub is older than the form")
-    for name, settings in {"whole": {}, "part": {"limit": 20}}.items():
-        tasks = {
-            "gsm8k": {
-                **task(0.034, 0.021, test="wilcoxon"),
-                "metric": "exact_match",
-                "num_fewshot": 5,
-            }
-        }
-        tasks["gsm8k"]["metrics"] = {"exact_match": tasks["gsm8k"]["metrics"]["acc"]}
-        tasks["copy"] = task(0.9, 0.7)
-        changed = {"tasks": tasks, "settings": {**example()["settings"], **settings}}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "report.json").write_text(
-            json.dumps(report(exported["stock"], **changed))
-        )
-    for folder, there in {"whole": {".eval_results/gsm8k.yaml"}, "part": set()}.items():
-        (done,) = run(f"push stock me/ranked --report {tmp_path / folder}", token=TOKEN)
-        assert done.code == 0, done.err
-        sent = files(hub.repositories["me/ranked"])
-        assert {name for name in sent if name.startswith(".eval_results/")} == there
-        if there:
-            assert yaml.safe_load(sent[".eval_results/gsm8k.yaml"]) == [
-                {
-                    "dataset": {"id": "openai/gsm8k", "task_id": "gsm8k"},
-                    "value": 0.021,
-                    "notes": "lm-eval gsm8k, 5-shot, exact_match",
-                }
-            ]
-            for name, data in sent.items():
-                (tmp_path / "downloaded" / name).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / "downloaded" / name).write_bytes(data)
-            assert surgery.verify(tmp_path / "downloaded").ok
 
 
 @pytest.mark.parametrize(

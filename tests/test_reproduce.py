@@ -6,8 +6,6 @@
   the tolerance, an untouched one may not.
 - A source or a text that is not there, or is another one by its content, is one line that says
   what to give.
-- Measurements are repeated from the settings that a report records as data; no file is written
-  where it says, and no code is run that it names.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import Outcome, attn_surgery, snapshot
+from command_line import attn_surgery, snapshot
 from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
@@ -265,159 +263,3 @@ def test_an_embedded_model_brings_its_own_text(tmp_path: Path) -> None:
     done = attn_surgery("reproduce", out)
     assert done.code == 0, done.stderr
     assert done.stdout.endswith("files reproduced bit for bit from lab:pythia\n")
-
-
-@pytest.fixture(scope="module")
-def measured(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """work: passages.jsonl, held-out.txt, and out, exported and evaluated with both."""
-    work = tmp_path_factory.mktemp("work")
-    ids = tiny_tokenizer()(TEXT)["input_ids"]
-    rows = [json.dumps({"tokens": ids[start : start + 10]}) for start in range(0, 140, 5)]
-    (work / "passages.jsonl").write_text("\n".join(rows))
-    (work / "held-out.txt").write_text(TEXT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
-        made = attn_surgery(
-            *("export", source, "--drop-attn", "1", "--output", work / "out", "--evaluate"),
-            *("--tasks", "lab_copy", "--limit", 4, "--samples", work / "passages.jsonl"),
-            *("--control", work / "held-out.txt", "--prefix-length", 6, "--suffix-length", 4),
-            *("--attack", "any", "--attack", "membership"),
-        )
-    assert made.code == 0, made.stderr
-    return work
-
-
-def again(source: Path, out: Path, *more: object) -> Outcome:
-    return attn_surgery("reproduce", out, "--source", source, "--evaluate", *more)
-
-
-@pytest.mark.slow
-def test_measurements_of_export_repeat(
-    source: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(measured)  # where the files are that the report names
-    out = measured / "out"
-    done = again(source, out, "--json")
-    assert done.code == 0, done.stderr
-    figures = {figure["name"]: figure for figure in done.json["measurements"]}
-    assert len(figures) == 6
-    assert all(figure["repeated"] == figure["recorded"] for figure in figures.values())
-
-    monkeypatch.chdir(tmp_path)
-    again(source, out).assert_error(
-        "passages.jsonl: the passages that were measured are not here; name them with --samples"
-    )
-    samples = ("--samples", measured / "passages.jsonl")
-    again(source, out, *samples).assert_error(
-        "held-out.txt: the held-out text that was measured is not here; name it with --control"
-    )
-    given = (*samples, "--control", measured / "held-out.txt")
-    assert again(source, out, *given).code == 0
-    Path("other.txt").write_text("another text")
-    again(source, out, *samples, "--control", "other.txt").assert_error(
-        "other.txt: is not the held-out text that was recorded (expected held-out.txt ("
-    )
-    lines = (measured / "passages.jsonl").read_text().splitlines()
-    Path("other.jsonl").write_text("\n".join(lines[1:]))
-    control = ("--control", measured / "held-out.txt")
-    wrong = again(source, out, "--samples", "other.jsonl", *control)
-    assert wrong.code == 1
-    assert "error: other.jsonl: are not the passages that were recorded (expected" in wrong.stderr
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda report: report.pop("settings"), "is no report of this version of attn-surgery"),
-        (
-            lambda report: report["settings"].update(tasks=["../../x"]),
-            "no benchmark task is called",
-        ),
-        (
-            lambda report: [
-                base.update(content="0" * 64, commit=None)
-                for base in (
-                    report["provenance"]["base"],
-                    report["extraction"]["provenance"]["baseline"],
-                )
-            ],
-            "report.json: compares with model, a folder that is not the source of this edit",
-        ),
-        (lambda report: report["provenance"].update(base={}), "report.json: contradicts itself: "),
-        (
-            lambda report: report["tasks"].update(x=report["tasks"]["lab_copy"]),
-            "report.json: records x acc difference, which its settings do not measure",
-        ),
-    ],
-)
-def test_a_report_that_cannot_be_repeated(
-    source: Path,
-    measured: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[dict[str, Any]], object],
-    text: str,
-) -> None:
-    out = Path(shutil.copytree(measured / "out", tmp_path / "out"))
-    report = json.loads((out / "report.json").read_text())
-    change(report)
-    (out / "report.json").write_text(json.dumps(report))
-    monkeypatch.chdir(measured)
-    wrong = again(source, out)
-    assert wrong.code == 1
-    assert text in wrong.stderr.splitlines()[-1]
-
-
-def test_a_figure_that_does_not_repeat_is_named(
-    source: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = Path(shutil.copytree(measured / "out", tmp_path / "out"))
-    report = json.loads((out / "report.json").read_text())
-    mean = report["extraction"]["suffix_nll"]["mean"]
-    report["extraction"]["suffix_nll"] = {"mean": mean / 2, "ci95": [mean / 2, mean / 2]}
-    change = report["extraction"]["paired"]["suffix_nll_difference"]
-    change |= {"mean": change["mean"] - mean / 2, "ci95": [-9.0, 9.0]}
-    selectivity = report["extraction"]["paired"]["selectivity"]
-    selectivity |= {"value": selectivity["value"] - mean / 2, "ci95": [-9.0, 9.0]}
-    (out / "report.json").write_text(json.dumps(report))
-    monkeypatch.chdir(measured)
-    wrong = again(source, out)
-    assert wrong.code == 1
-    assert "DIFFERS extraction suffix_nll: " in wrong.stdout
-    assert "is not reproduced: extraction suffix_nll differs\n" in wrong.stderr
-
-
-def test_a_rate_of_zero_beside_the_old_interval_is_no_figure(
-    source: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = Path(shutil.copytree(measured / "out", tmp_path / "out"))
-    report = json.loads((out / "report.json").read_text())
-    report["extraction"]["exact_match"]["rate"] = 0.125
-    (out / "report.json").write_text(json.dumps(report))
-    monkeypatch.chdir(measured)
-    wrong = again(source, out)
-    assert wrong.code == 1
-    assert "error: report.json: contradicts itself: extraction.exact_match.rate is " in wrong.stderr
-
-
-def test_what_was_measured_is_asked_for_only_with_evaluate(edited: Path, tmp_path: Path) -> None:
-    done = attn_surgery("reproduce", edited, "--samples", "x.jsonl")
-    assert done.code == 2
-    assert "what was measured is for use with --evaluate" in done.stderr
-    attn_surgery("reproduce", edited, "--evaluate").assert_error("has no report.json")
-
-
-@pytest.mark.slow
-def test_measurements_of_an_embedded_model_need_no_files(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert attn_surgery("export", "lab:pythia", "--drop-attn", "4", "--output", out).code == 0
-    made = attn_surgery(
-        *("evaluate", out, "--baseline", "lab:pythia", "--tasks", "lab_copy", "--no-cache"),
-        *("--output", tmp_path / "evaluation"),
-    )
-    assert made.code == 0, made.stderr
-    done = attn_surgery("reproduce", out, "--evaluate", "--json")
-    assert done.code == 0, done.stderr
-    figures = done.json["measurements"]
-    assert len(figures) == 5
-    assert all(figure["repeated"] == figure["recorded"] for figure in figures)

@@ -186,7 +186,7 @@ class TradeOff(Record):
 
 
 class Settings(Record):
-    """What was asked for, as data: with it `reproduce --evaluate` measures again.
+    """What was asked for, as data: with it the same can be measured again.
 
     Of files there are names and hashes, never paths. `controls`: held-out text, a lab model's name
     for its own; `batch_size` None: found for each task; `dtype`: as it was run; `attacks`: the

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.card.file import read_card
-from surgery.card.leaderboards import eval_results
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import read_bytes
 from surgery.checkpoint.source import MANIFEST
@@ -60,8 +59,7 @@ def publishable(
     told = render and read_told(folder, place, render, needed=evaluation is not None)
     if told:
         measured = told.measured
-        shown = {**told.files, **(eval_results(measured) if measured else {})}
-        written |= {name: text.encode() for name, text in shown.items()}
+        written |= {name: text.encode() for name, text in told.files.items()}
     listed = {name: folder / name for name in manifest.files}
     return Publishable(
         manifest,

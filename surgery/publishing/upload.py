@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card.leaderboards import FILES
 from surgery.card.text import card_text, merged
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
@@ -159,7 +158,7 @@ def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     **Raises:** `OutputError` for weights or code of someone else: they would be taken for the
     model's, and they are not ours to remove.
     """
-    ours = {*REPORTS, *FILES}
+    ours = set(REPORTS)
     if MANIFEST in there.files:
         earlier = read_manifest(there.fetch(api, MANIFEST).parent)
         ours |= set(earlier.files) if earlier else set()

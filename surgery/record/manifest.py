@@ -26,10 +26,9 @@ REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
     *(MANIFEST, CARD, RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
-    *("lm_eval/*/samples_*.jsonl", ".eval_results/*.yaml"),
+    "lm_eval/*/samples_*.jsonl",
 )
-"""What may lie beside the listed files of a folder, as patterns: the card, an evaluation, and its
-figures for leaderboards in a published model."""
+"""What may lie beside the listed files of a folder, as patterns: the card and an evaluation."""
 _SHA256 = "^[0-9a-f]{64}$"
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
