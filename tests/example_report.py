@@ -293,7 +293,7 @@ def example(**changes: Any) -> dict[str, Any]:
         "passages": [
             {
                 "id": "row-0",
-                "hash": "0123456789abcdef",
+                "hash": "0123456789abcdef" * 4,
                 "exact": False,
                 "first_divergence": 4,
                 "next_token_accuracy": 0.5556,

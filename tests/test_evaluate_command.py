@@ -371,6 +371,44 @@ def test_what_contradicts_itself_is_not_published(done):
     )
 
 
+def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
+    """Report, pages, card and manifest agree, or the one that does not is named."""
+    folder = tmp_path / "edited"
+
+    def verified(name: str = "", old: str = "", new: str = "") -> dict[str, Any]:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(work / "edited", folder)
+        if name:
+            text = (folder / name).read_text()
+            assert old in text
+            (folder / name).write_text(text.replace(old, new, 1))
+        found: dict[str, Any] = attn_surgery(
+            "verify", folder, "--source", work / "base", "--json"
+        ).json
+        return found
+
+    whole = verified()
+    assert whole["ok"], whole
+    assert [check["name"] for check in whole["checks"]][-2:] == ["report", "card"]
+    assert {"source", "versions", "report.json", "lm_eval"} == {c["name"] for c in whole["claims"]}
+    verdict = report_in(done[1]).verdict
+    for name, old, new, said in (
+        ("report.json", '"count": 8', '"count": 0', "contradicts itself: extraction.baseline."),
+        ("report.json", verdict, "It forgot all.", "verdict is not what its figures tell"),
+        ("report.json", '"layout": "stock"', '"layout": "compact"', "is not that of surgery.json"),
+        ("report.md", verdict[:20], "It recites", "report.md does not show what report.json says"),
+        ("README.md", verdict[:20], "It recites", "part measurements of README.md is not what"),
+        ("README.md", "value: 0.25", "value: 0.75", "model-index of README.md is not what"),
+    ):
+        found = verified(name, old, new)
+        assert not found["ok"], old
+        assert said in found["checks"][-1]["detail"]
+        assert found["verdict"].startswith("NOT verified: ")
+    (folder / "report.json").unlink()
+    found = attn_surgery("verify", folder, "--json").json
+    assert found["checks"][-1]["name"] == "card", "figures of a report that is not there"
+
+
 def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
     from evals.benchmarks.running import Benchmarks
 

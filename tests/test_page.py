@@ -149,6 +149,14 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     assert asked("other", {"description": "a prompt"}) is None
 
 
+def test_a_count_is_no_markup() -> None:
+    report = example()
+    for part in (report["extraction"], *(report["extraction"][k] for k in ("baseline", "paired"))):
+        part["by_count"][0]["count"] = "<img src=x>|"
+    assert "<img" not in markdown(report) + html(report)
+    assert r"seen &lt;img src=x>\| times" in markdown(report)
+
+
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>&\"'`|*_\n# x"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from evals.evaluation.conclusions import edit_of
 from evals.evaluation.page import pages
 from evals.evaluation.report import Report
 from evals.publication.report import public_report, publication, told
+from evals.publication.text import texts_in
 from surgery.errors import OutputError
 from surgery.record.manifest import read_manifest
 
@@ -162,3 +164,37 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
         public_report(of(edit=example()["edit"]), FILE, record)
     with pytest.raises(OutputError, match="is of another model"):
         public_report(of(), FILE, record.replace(b"{", b"{ ", 1))
+
+
+WORDS = "we shall fight on the beaches of france"
+FREE = {
+    "models/base", "models/edited", "settings/samples", "settings/controls/name",
+    "extraction/samples/source", "edit/source", "edit/calibration/sources/name",
+    *(f"provenance/{role}/model" for role in ("base", "edited")),
+    *(f"extraction/provenance/{role}/model" for role in ("model", "baseline")),
+    "audit/attacks/name",
+    "audit/attacks/setting", "audit/attacks/definition", "audit/attacks/source",
+    "audit/attacks/cost", "verdict", "commands", "warnings", "tasks/verdict", "gates/name",
+    "gates/description", "heldout/verdict", "trade_off/points/label", "trade_off/note",
+    "extraction/warnings", "extraction/paired/selectivity/definition", "edit/drop_attn",
+}  # fmt: skip
+"""Names, which are short, and sentences, which are made anew."""
+
+
+def strings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from strings(inner, (*path, key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner, path)
+    elif not isinstance(value, bool):
+        yield path
+
+
+def test_words_stand_nowhere_but_in_names() -> None:
+    """In place of any string or number, under every key; a task's sentence is under its name."""
+    accepted = {path for path in set(strings(measured())) if not [*texts_in(WORDS, path)]}
+    found = {"/".join(path) for path in accepted if path[0] != "tasks"}
+    assert found <= FREE, found - FREE
+    assert {path[-1] for path in accepted if path[0] == "tasks"} == {"verdict"}

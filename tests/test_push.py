@@ -358,14 +358,13 @@ import json
 import sys
 from pathlib import Path
 from surgery.errors import OutputError
-from surgery.publishing.publishable import PublicReport
+from surgery.proof.claims import ToldReport
 from surgery.publishing.upload import push
 
-def render(report, where):  # called after the folder was verified
+def render(report, where, manifest):  # called after the folder was verified
     path = Path("changed/model-00001-of-00002.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    of = report["provenance"]["edited"]["manifest_sha256"]
-    return PublicReport({"report.json": json.dumps(report)}, None, of, of_source=True)
+    return ToldReport({"report.json": json.dumps(report)}, None, None)
 
 try:
     push("changed", "me/changed", render=render)

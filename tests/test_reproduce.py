@@ -221,6 +221,24 @@ def test_a_fitted_variant_repeats_with_its_text(
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda calibration: calibration.update(tokens=9),
+        lambda calibration: calibration.update(window=9),
+        lambda calibration: calibration["blocks"]["1"].update(r2=0.999),
+        lambda calibration: calibration.update(blocks={}),
+    ],
+)
+def test_what_a_manifest_says_of_its_calibration_must_come_out_again(
+    fitted: Path, source: Path, text: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    rewrite(fitted, lambda manifest: change(manifest["edit"]["calibration"]))
+    attn_surgery("reproduce", fitted, "--source", source, "--calibration", text).assert_error(
+        "surgery.json: the figures of its calibration are not those that come out again"
+    )
+
+
+@pytest.mark.parametrize(
     ("name", "share", "ok"),
     [
         ("gpt_neox.layers.1.attention.query_key_value.weight", TOLERANCE / 2, True),

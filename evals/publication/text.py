@@ -1,9 +1,9 @@
 """Whether a report may leave this machine: figures, names and sentences of ours, no passage's text.
 
-Nothing is looked for that may be wrong, since text can stand anywhere. What may be there is listed:
-names under known keys, short, in one line; lists of numbers under known keys, since token ids are
-text; numbers and truth values under any key. Sentences are taken as they are:
-`evals.publication.report` makes them anew.
+Text can stand anywhere, so what may be there is listed: under known keys strings of a known form,
+such as hashes; the names of models and files, short and in one line; lists of numbers under known
+keys, since token ids are text; numbers and truth values under any key. Sentences are taken as they
+are: `evals.publication.report` makes them anew.
 """
 
 from __future__ import annotations
@@ -13,29 +13,48 @@ from collections.abc import Iterator
 from typing import Any
 
 from evals.evaluation.conclusions import PASSAGE
+from surgery.variants import VARIANTS
 
-_MODEL = {
-    "model", "revision", "commit", "content", "manifest_sha256", "config_sha256",
-    "tokenizer_sha256", "dtype", "device", "attn_implementation", "versions",
-}  # fmt: skip
+_HEX, _WORD = r"[0-9a-f]{64}", r"[!-~]{1,64}"
+_FORMS = {
+    **dict.fromkeys(("content", "sha256", "hash"), _HEX),
+    **dict.fromkeys(
+        ("manifest_sha256", "config_sha256", "tokenizer_sha256", "samples_sha256"), _HEX
+    ),
+    **dict.fromkeys(("commit", "revision"), r"[\w./+-]{1,100}"),
+    "created": r"[0-9T:.+Z-]{10,40}",
+    "relation": "source|unrelated|not recorded",
+    "outcome": "loss|gain|none|inconclusive",
+    "test": "mcnemar|wilcoxon|bootstrap",
+    "kind": "text|non-members|base|edited|front",
+    "metrics": "exact|full",
+    "dtype": "float16|bfloat16|float32|float64",
+    "device": r"\w{1,10}(:\d{1,3})?",
+    "attn_implementation": r"\w{1,40}",
+    "count": r"\d{1,20}(-\d{1,20})?",
+    "variant": "|".join((*VARIANTS, "mixed")),
+    "layout": "stock|compact",
+    "family": r"\w{1,40}",
+    "memory": "allocated on the GPU while running|"
+    "resident memory of the process(, loading included| while running)",
+    "version": r"[\w.+-]{1,40}",
+    **dict.fromkeys(("id", "metric", "tasks", "attacks"), _WORD),
+}
+"""Key → what a string under it must be, whole, wherever it stands."""
+_NAMED = {"versions": _FORMS["version"], "attention_free": _FORMS["variant"]}
+"""The keys of these are names, and their values are of one form."""
 _NAMES = {
-    "": {"created", "relation"},
-    "models": {"base", "edited"},
-    "tasks": {"metric", "test", "outcome", "version"},
-    "extraction": {
-        *_MODEL, "metrics", "id", "count", "kind", "sha256", "samples_sha256", "source",
-    },
-    "audit": {"kind", "name"},
-    "heldout": {"kind", "test", "outcome"},
-    "all_passages": {"kind", "test", "outcome"},
-    "edit": {"source", "family", "variant", "layout", "attention_free", "name", "sha256"},
-    "speed": {*_MODEL, "memory", "id", "metrics"},
-    "trade_off": {"kind"},
-    "passages": {"id", "hash"},
-    "settings": {"tasks", "samples", "name", "sha256", "dtype", "attacks"},
-    "provenance": {*_MODEL, "samples_sha256"},
+    ("models", "base"), ("models", "edited"),
+    ("extraction", "samples", "source"), ("extraction", "control", "source"),
+    ("audit", "attacks", "name"), ("edit", "source"),
+    ("edit", "calibration", "sources", "name"),
+    ("settings", "samples"), ("settings", "controls", "name"),
+    *(("provenance", role, "model") for role in ("base", "edited")),
+    *(("extraction", "provenance", role, "model") for role in ("model", "baseline")),
+    *(("speed", role, "model") for role in ("base", "edited")),
+    *(("speed", "provenance", role, "model") for role in ("base", "edited")),
 }  # fmt: skip
-"""Part of the report ("": its top) → keys under which it has names."""
+"""Where the name of a model, a file or an attack stands: any text, in few words and one line."""
 _SENTENCES = {
     ("verdict",), ("warnings",), ("commands",), ("tasks", "verdict"), ("heldout", "verdict"),
     ("all_passages", "heldout", "verdict"),
@@ -45,8 +64,7 @@ _SENTENCES = {
     *(("audit", "attacks", key) for key in ("setting", "definition", "source", "cost")),
 }  # fmt: skip
 _LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds", "stages", "any", "near"}
-_NAMED = {"versions", "attention_free"}  # their keys are names, and their values are strings
-_KEY, _ID = re.compile(r"[!-~]{1,100}"), re.compile(r"[!-~]{1,64}")
+_KEY = re.compile(r"[!-~]{1,100}")
 _LONGEST, _WORDS = 200, 8  # of a name; "resident memory of the process while running" has 7
 
 
@@ -78,8 +96,8 @@ def _is_sentence(path: tuple[str, ...]) -> bool:
 
 
 def _is_name(text: str, path: tuple[str, ...]) -> bool:
-    names = [key for key in path[:-1] if key in _NAMED]
-    key = names[-1] if names else path[-1]
-    known = _NAMES.get("" if len(path) == 1 else path[0], set())
-    short = text.isprintable() and len(text) <= _LONGEST and len(text.split()) <= _WORDS
-    return key in known and short and (key != "id" or _ID.fullmatch(text) is not None)
+    if path in _NAMES:
+        return text.isprintable() and len(text) <= _LONGEST and len(text.split()) <= _WORDS
+    forms = [_NAMED[key] for key in path[:-1] if key in _NAMED]
+    form = forms[-1] if forms else _FORMS.get(path[-1])
+    return form is not None and re.fullmatch(form, text, re.ASCII) is not None

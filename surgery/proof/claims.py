@@ -89,7 +89,7 @@ def claims(folder: Path, manifest: Manifest, told: ToldReport | None, by: str) -
     source = manifest.edit.source
     named = f"{source.model}{f' at commit {source.commit}' if source.commit else ''}"
     if not by:
-        yield Claim("source", f"that {named} was edited: give it as --source")
+        yield Claim("source", f"that {named} was edited: give it as `source`")
     elif by == "folder":
         yield Claim("source", f"its name, {named}: a folder tells its content alone")
     if manifest.history:

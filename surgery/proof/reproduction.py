@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from surgery.checkpoint.source import Checkpoint, open_checkpoint
+from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
-from surgery.errors import SamplesError, SourceError
+from surgery.errors import ManifestError, SamplesError, SourceError
 from surgery.exporting import write
 from surgery.hub.finding import find_model, local_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.original import Original
-from surgery.record.manifest import Edit, Manifest, Source, versions
+from surgery.record.manifest import CalibrationRecord, Edit, Manifest, Source, versions
 
 TOLERANCE = 0.01  # of a fitted tensor, in the norm: a few roundings of bfloat16
 """|repeated - recorded| / |recorded| that a tensor of a fitted variant may have (Frobenius)."""
@@ -168,6 +168,20 @@ def _check_text(edit: Edit, fitting: Fitting | None) -> None:
             expected=f"tokens of SHA-256 {recorded.sha256[:12]}",
             got=found.sha256[:12],
         )
+    if recorded is not None and found is not None and not _alike(recorded, found):
+        what = "the figures of its calibration are not those that come out again"
+        raise ManifestError(what, where=MANIFEST)
+
+
+def _alike(recorded: CalibrationRecord, found: CalibrationRecord) -> bool:
+    """Whether two records of the same text tell the same of it, fits within `TOLERANCE`."""
+    sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]
+    fits = [
+        [value or 0.0 for fit in one.blocks.values() for value in (fit.ridge, fit.r2)]
+        for one in (recorded, found)
+    ]
+    then, now = fits
+    return sizes[0] == sizes[1] and np.allclose(now, then, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def _compared(

@@ -64,8 +64,8 @@ class Verification:
         failed = next((check for check in self.checks if not check.ok), None)
         if failed is not None:
             return f"NOT verified: {failed.name}: {failed.detail}"
-        alone = any(claim.name == "source" and "--source" in claim.detail for claim in self.claims)
-        how = "on its own, without its source" if alone else "against its source"
+        compared = any(check.name in _WITH_SOURCE for check in self.checks)
+        how = "against its source" if compared else "on its own, without its source"
         names = ", ".join(claim.name for claim in self.claims)
         return f"verified {how}: {len(self.checks)} checks hold; claimed, not checked: {names}"
 
@@ -87,6 +87,7 @@ def verify(
     revision: str | None = None,
     seed: int | None = None,
     render: Render | None = None,
+    card: bool = True,
 ) -> Verification:
     """Checks an exported folder. Each check rests on those before: it ends with one that fails.
 
@@ -110,7 +111,8 @@ def verify(
 
     **Arguments:** `source`: its recorded commit is fetched where it is a Hub id and `revision` says
     nothing else. `seed`: repeats the random input of an earlier run (default: a new one). `render`:
-    what reads a report (`evals.publication.report.own_report`), without which none is read.
+    what reads a report (`evals.publication.report.own_report`), without which none is read, and no
+    card beside one. `card`: whether README.md is compared.
 
     **Raises:** `ManifestError` when the folder has no manifest; errors of finding the source.
     """
@@ -138,7 +140,7 @@ def verify(
         if told:
             checks.append(Check(name, True, check_report(path, told)))
         name = "card"
-        if read_card(path) is not None and (render or not (path / REPORTS[0]).exists()):
+        if card and read_card(path) is not None and (render or not (path / REPORTS[0]).exists()):
             checks.append(Check(name, True, check_card(path, manifest, told)))
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))

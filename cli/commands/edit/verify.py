@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import echo, json_option, note, print_json, revision_option
+from cli.options import echo, json_option, note, print_json, revision_option, typed
 
 
 @click.command("verify")
@@ -36,7 +36,7 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
         for check in result.checks:
             echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
         for claim in result.claims:
-            echo(f"claimed {claim.name}: {claim.detail}")
+            echo(f"claimed {claim.name}: {typed(claim.detail)}")
         echo(f"{folder}: {result.verdict}")
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)
