@@ -148,6 +148,8 @@ class _Guided:
 
     search: _Search
     estimates: Estimates
+    best: tuple[Units, Point] | None = None
+    tries: int = 0
 
     def __post_init__(self) -> None:
         passages, units = self.estimates.passages, self.estimates.units
@@ -180,17 +182,17 @@ class _Guided:
 
     def exchange(self, rounds: int | None = None) -> None:
         """Sets that differ by a unit from the best, and from the cheapest."""
-        tries = 0
         for _ in count() if rounds is None else range(rounds):
-            ranked = self.ranked()
-            if not ranked or tries == _PATIENCE:
+            best = next(iter(self.ranked()), None)
+            self.tries = self.tries + 1 if best == self.best else 0
+            self.best = best
+            if best is None or self.tries == _PATIENCE:
                 break
             sets = least(self.estimates, self.aim)
-            for chosen in dict.fromkeys((ranked[0][0], self.search.met()[0][0])):
+            for chosen in dict.fromkeys((best[0], self.search.met()[0][0])):
                 sets += near(self.estimates, chosen, self._worth())
             if not self._measure(self._promising(sets), most=_TRIED):
                 break
-            tries = tries + 1 if self.ranked()[0] == ranked[0] else 0
 
     def ranked(self) -> list[tuple[Units, Point]]:
         """What meets the goal, best first; what may not keep a limit elsewhere comes last."""
