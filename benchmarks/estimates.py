@@ -23,13 +23,15 @@ from scipy.stats import spearmanr
 
 from cli.inputs import calibration_text, fitter_for, needed_texts
 from evals.drawing import draw
+from evals.memorization.recovery import recovery_of
 from evals.models import open_model
-from evals.response import heldout_text, passages_text, respond
+from evals.running.processes import Processes
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
-from evals.search.units import clash, merged
+from evals.search.held_back import Half
+from evals.search.looking import look
+from evals.search.units import clash, merged, possible, units
 from evals.sweep.engine import Engine
-from evals.sweep.estimates import estimable
 from surgery.families import family_of
 from surgery.selection import Part, Selection
 from surgery.variants import VARIANTS
@@ -46,6 +48,18 @@ def drawn(heads: list[Part], size: int, number: int, rng: np.random.Generator) -
         if not any(clash(a, b) for i, a in enumerate(some) for b in some[:i]):
             found[merged(some)] = None
     return list(found)
+
+
+def units_of(selection: Selection, every: Iterable[Part]) -> list[Part]:
+    """The parts that are units, and the single heads of others."""
+    whole = set(every)
+    return [
+        unit
+        for part in selection
+        for unit in (
+            [part] if part in whole else [Part(part.block, (h,), part.variant) for h in part.heads]
+        )
+    ]
 
 
 def evenly(rows: Any, most: int) -> Any:
@@ -85,7 +99,8 @@ def main(
     windows = control_windows(texts, loaded.tokenizer, found.tokens.shape[1], most=rows)
     config = loaded.model.config.to_dict()
     sizes = family_of(config).dimensions(config)
-    every, _ = estimable(loaded.editable, chosen)
+    every = units(sizes.num_blocks, sizes.num_heads, "mixed", chosen)
+    every, _ = possible(every, loaded.editable.refusal)
     blocks = [part for part in every if len(part.heads) == sizes.num_heads]
     heads = [part for part in every if len(part.heads) == 1]
     text = calibration_text(calibration, model, chosen)
@@ -93,8 +108,16 @@ def main(
     fits = {} if fitter is None else fitter.fits_alone(range(sizes.num_blocks), chosen)
 
     begun = time.process_time()
-    cost = respond(loaded.model, heldout_text(windows), chosen, fits)
-    moved = respond(loaded.model, passages_text(passages), chosen, fits)
+    looked = look(
+        loaded.model,
+        Half(passages, windows),
+        np.ones(len(passages), dtype=np.bool_),
+        every,
+        (),
+        recovery_of("greedy"),
+        fits,
+        processes=Processes(),
+    )
     spent = time.process_time() - begun
     click.echo(
         f"{model}: {sizes.num_blocks} blocks of {sizes.num_heads} heads, {', '.join(chosen)}; "
@@ -115,12 +138,13 @@ def main(
         points[name] = np.array(
             [
                 [
-                    cost.of(one.selection).value,
+                    figures["kl"],
                     one.heldout_kl.mean(),
-                    moved.of(one.selection).value,
+                    figures["margin"],
                     one.nll.mean() - base,
                 ]
                 for one in found
+                for figures in [looked.figures(units_of(one.selection, every))]
             ]
         )
         kl, true_kl, margin, rise = points[name].T

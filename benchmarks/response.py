@@ -22,8 +22,9 @@ import torch
 from checkpoints import config_of
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.response import heldout_text, passages_text, respond
+from evals.response import heldout_text, margins_text, respond
 from evals.samples import Samples
+from evals.search.looking import DRAWS
 from evals.sweep.batch import BASE
 from evals.sweep.engine import Engine
 from surgery.fitting.moments import Moments, fit
@@ -82,8 +83,8 @@ def compare(num_blocks: int, rows: int, *, small: bool) -> tuple[float, float]:
     ]
 
     def estimate() -> None:
-        for text in (heldout_text(windows), passages_text(samples)):
-            respond(model, text, variants, fitter.known)
+        respond(model, heldout_text(windows), variants, fitter.known, draws=DRAWS)
+        respond(model, margins_text(samples), variants, fitter.known, draws=LENGTH - PREFIX)
 
     def measure(edits: Sequence[Any]) -> None:
         Engine(model, samples, windows, fitter=fitter, batch_size=rows).measure(edits)

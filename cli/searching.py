@@ -93,28 +93,28 @@ def searched(
     asked: Mapping[str, Any],
     *,
     overwrite: bool = False,
-    resume: bool = False,
 ) -> tuple[dict[str, Any], PlanFile] | None:
     """Runs the search, and writes it into `folder`. None on all processes but the main one.
+
+    Goes on from what `folder` holds of the same search, or what an interrupted one left beside it.
 
     Returns the object of `search --json`, whose `selected` is None where nothing meets the goal,
     and what to export: what will do, else comes nearest.
 
-    `asked`: by the names of `choice_options`. `resume`: go on from what `folder` holds; where that
-    is the whole answer, nothing is done.
+    `asked`: by the names of `choice_options`.
     """
     from evals.files import Journal
     from evals.memorization.recovery import recovery_of
     from evals.running.processes import Processes
     from evals.samples.windows import control_windows
-    from evals.search.folder import owned, read_search, write_search
+    from evals.search.folder import finished, finished_plan, owned, write_search
     from evals.search.report import plan_of, question, search_report
-    from evals.search.resuming import measured_before, point_from_json
+    from evals.search.resuming import point_from_json
     from evals.search.run import Task, run
     from surgery.output import check_output
 
-    resume = resume and folder.exists()
-    check_output(folder, owned, overwrite=overwrite or resume, say=note)
+    going_on = not overwrite and (folder / "search.json").is_file()
+    check_output(folder, owned, overwrite=overwrite or going_on, say=note)
     fits = bool(asked["calibration"]) or lab_of(model) is not None
     default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
     variants = tuple(dict.fromkeys(asked["variants"] or default))
@@ -143,9 +143,11 @@ def searched(
     earlier: dict[Any, Any] = {}
     if processes.is_main:  # others need not know what the model is
         sought = question(task, fitter)
-        if resume:
-            earlier = measured_before(folder, sought)
-            done = read_search(folder, task.max_evaluations)
+        if going_on:
+            result, earlier = finished(folder, sought)
+            made = finished_plan(folder, task, result, earlier)
+            if made is not None:
+                done = {**result, "plan": str(folder / "plan.json")}, made
         if done is None:
             path = folder.parent / f".{folder.name}.progress"
             journal = Journal(path, sought, loaded.check_unchanged)
@@ -171,9 +173,9 @@ def searched(
     if journal is None:
         return None
     result = search_report(task, chosen, fitter, warnings)
-    plan = plan_of(task, chosen, result)
+    plan = plan_of(task, chosen.best, result)
     met = result["selected"] is not None
     result["plan"] = str(folder / "plan.json") if met else None
-    write_search(folder, result, plan if met else None, overwrite=overwrite or resume)
+    write_search(folder, result, plan if met else None, overwrite=overwrite or going_on)
     journal.remove()
     return result, plan

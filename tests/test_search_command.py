@@ -230,9 +230,9 @@ def test_fitted_parts_of_the_choice_are_fitted_as_an_export_fits_them(
     assert measured["exact_match"]["rate"] == found["held_back"]["exact_match"]
 
 
-def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path, monkeypatch):
+def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path):
     folder = tmp_path / "found"
-    options = [*HEADS, "--output", folder, "--resume", "--max-evaluations"]
+    options = [*HEADS, "--output", folder, "--max-evaluations"]
     first = search(model, samples, texts, *options, 4)
     outcome = call(model, samples, texts, *options, 9, "--json")
     assert "4 edits were measured before" in outcome.stderr
@@ -244,23 +244,56 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     shutil.rmtree(folder)
     once = search(model, samples, texts, *options, 9)
     assert once | {"plan": ""} == more | {"plan": ""}
-    other = call(
-        model, samples, texts, "--max-extraction", 0.2, *HEADS[2:], "--output", folder, "--resume"
+    before = snapshot(folder)
+    done = call(model, samples, texts, *options, 4)
+    assert f"{folder}: nothing is left to search" in done.stderr
+    another = ["--max-extraction", 0.2, "--variant", "zero", "--output", folder]
+    call(model, samples, texts, *another).assert_error(
+        "search.json: holds the search of another model, goal, text or choice", "--overwrite"
     )
-    assert other.code == 1
-    assert "search.json: holds the search of another model, goal, text or choice" in other.stderr
+    assert snapshot(folder) == before
+    assert call(model, samples, texts, *another, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("change", ["drop_attn", "variant", "provenance"])
+def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
+    model, samples, texts, tmp_path, change
+):
+    folder = tmp_path / "found"
+    options = ["--max-extraction", 0.3, "--variant", "zero", "--output", folder]
+    assert call(model, samples, texts, *options).code == 0
+    plan = json.loads((folder / "plan.json").read_text())
+    if change == "provenance":
+        plan["provenance"]["held_back"]["exact_match"] = 0.5
+    else:
+        other = {"drop_attn": "0-1", "variant": "identity"}
+        plan["edits"][0][change] = other[change]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    call(model, samples, texts, *options).assert_error(
+        "plan.json: is not the plan that the search wrote", "--overwrite"
+    )
+
+
+def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
+    rows = [json.loads(line) for line in samples.read_text().splitlines()[:3]]
+    few = written(tmp_path / "few.jsonl", rows)
+    options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
+    outcome = call(model, few, texts, *options)
+    assert outcome.code == 0, outcome
+    assert "inconclusive (n = 1): the interval holds the limit" in outcome.stdout
+    assert call(model, few, texts, *options, "--json").json["held_back_conclusive"] is False
 
 
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.search import algorithm
+    from evals.search.algorithm import _Guided
 
     options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(algorithm, "_close_in", interrupted)
+        patch.setattr(_Guided, "exchange", interrupted)
         assert call(model, samples, texts, *options).code == 130
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1
@@ -373,7 +406,7 @@ def test_the_default_folder_is_named_after_the_model(
     assert found["plan"] == "tiny-search/plan.json"
     assert Path("tiny-search/plan.json").is_file()
     again = call(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
-    again.assert_error("tiny-search: already exists", "choose another --output")
+    assert "tiny-search: nothing is left to search" in again.stderr
 
 
 @pytest.mark.parametrize("goals", [[], ["--max-extraction", 0.1, "--max-loss-increase", 0.1]])

@@ -40,6 +40,9 @@ def show_search(result: dict[str, Any], export: str) -> None:
         f"{result['evaluations']} edits measured, {every}; {what} of the half held back: "
         + with_interval(there["recovered"][measure], there["recovered_ci95"])
     )
+    if not result["held_back_conclusive"]:
+        what = "the limit" if "max_extraction" in result["goal"] else "the unedited model's"
+        echo(f"inconclusive (n = {result['n_held_back']:,}): the interval holds {what}")
     if not result["held_back_meets_goal"]:
         echo("the half held back does not meet the goal: ask for less than you need")
     echo(f"export it: {export}")

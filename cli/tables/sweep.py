@@ -80,7 +80,7 @@ def show_sweep(result: dict[str, Any]) -> None:
 
 
 def _show_estimates(result: dict[str, Any]) -> None:
-    """The heads and blocks that none beats in both estimates, with standard errors."""
+    """The heads and blocks that none beats in both estimates."""
     from evals.sweep.estimates import front_of
 
     front = front_of(result["estimates"])
@@ -90,8 +90,8 @@ def _show_estimates(result: dict[str, Any]) -> None:
     )
     for one in front[-_MOST:]:
         echo(
-            f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} ± {one['kl_error']:.4f}, "
-            f"margins {one['margin']:.3f} ± {one['margin_error']:.3f} nats²"
+            f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} nats, "
+            f"margins {one['margin']:.3f} nats²"
         )
 
 

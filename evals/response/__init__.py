@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from evals.response.engine import respond
 from evals.response.responses import Units
-from evals.response.texts import Text, heldout_text, passages_text
+from evals.response.texts import Text, heldout_text, margins_text
 
-__all__ = ["Text", "Units", "heldout_text", "passages_text", "respond"]
+__all__ = ["Text", "Units", "heldout_text", "margins_text", "respond"]

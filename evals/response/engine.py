@@ -27,8 +27,6 @@ from surgery.families import Dimensions, family_of
 from surgery.layouts import Block
 from surgery.variants import Fit, variant_of
 
-DRAWS = 2
-"""Of random signs or tokens for each row: more rows tell more than more draws of the same ones."""
 _BYTES = 1 << 30
 """About what the activations of the rows that go through the model together may take."""
 _SHARES = 16
@@ -41,7 +39,7 @@ def respond(
     variants: Sequence[str],
     fits: Mapping[int, Fit] | None = None,
     *,
-    draws: int = DRAWS,
+    draws: int,
     processes: Processes | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Responses:

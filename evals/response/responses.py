@@ -1,4 +1,4 @@
-"""Stored responses of each head in each variant, and what they say about any set of them.
+"""Stored responses of each head in each variant.
 
 Shape letters: U units, D draws, N rows.
 """
@@ -6,7 +6,6 @@ Shape letters: U units, D draws, N rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -50,14 +49,6 @@ class Units:
         return found
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure, and its standard error over rows and draws: that of the mean of the rows."""
-
-    value: float
-    error: float
-
-
 @dataclass(frozen=True, eq=False)
 class Responses:
     """How a scalar of a text answers to every unit, to first order.
@@ -69,15 +60,3 @@ class Responses:
     units: Units
     values: npt.NDArray[np.float32]
     scale: float
-
-    def rows(self, selection: Selection) -> npt.NDArray[np.float64]:
-        """The figure of each row, float64 [N]."""
-        total = self.values[self.units.of(selection)].sum(axis=0, dtype=np.float64)
-        rows: npt.NDArray[np.float64] = self.scale * np.square(total).mean(axis=0)
-        return rows
-
-    def of(self, selection: Selection) -> Estimate:
-        """The figure of an edit."""
-        rows = self.rows(selection)
-        error = rows.std(ddof=1) / sqrt(len(rows)) if len(rows) > 1 else float("nan")
-        return Estimate(float(rows.mean()), float(error))

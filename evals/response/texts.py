@@ -61,18 +61,12 @@ def heldout_text(windows: Tokens) -> Text:
     return Text(windows, 1, _drawn_likelihood, 0.5 / (windows.shape[1] - 1))
 
 
-def passages_text(samples: Samples) -> Text:
-    """Asks how far recitation is moved: the mean squared change of a suffix token's margin, nats².
-
-    The margin is the true token's logit less the log-sum-exp of all others. The scalar is the sum
-    of margins with random signs: the square of its response is, in the mean, the sum of squares.
-    The likelihood itself would not do: where a model is certain, its gradient vanishes.
-    """
-    return Text(samples.tokens, samples.prefix_length, _signed_margins, 1 / samples.suffix_length)
-
-
 def margins_text(samples: Samples) -> Text:
-    """Asks how far each suffix token's margin moves, in nats: with S draws, one draw a token."""
+    """Asks how far each suffix token's margin moves, in nats: with S draws, one draw a token.
+
+    The margin is the true token's logit less the log-sum-exp of all others. The likelihood itself
+    would not do: where a model is certain, its gradient vanishes.
+    """
     return Text(samples.tokens, samples.prefix_length, _margins, 1.0, one_by_one=True)
 
 
@@ -84,12 +78,6 @@ def _drawn_likelihood(
     drawn = torch.searchsorted(cumulative, random * cumulative[:, -1:], right=True)
     drawn = drawn.clamp(max=logits.shape[-1] - 1)
     return functional.embedding(drawn.T, weight) - p.to(weight.dtype) @ weight
-
-
-def _signed_margins(
-    logits: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, random: torch.Tensor
-) -> torch.Tensor:
-    return _margins(logits, weight, targets, torch.where(random < 0.5, -1, 1))
 
 
 def _margins(

@@ -5,9 +5,11 @@ Without estimates all sets of units are measured, and the answer is the best the
 1. It composes sets that should leave less and less recovered, and measures them.
 2. It measures what should meet the goal on other passages too, and, where the goal lies between two
    sets, one between them.
-3. It measures sets that differ by one unit from the best so far, with half of what is left.
+3. It measures sets that differ by one unit from the best so far, a few times.
 4. It measures whole blocks alone, and pairs of them: what a plain scan would find. Then step 3
-   again, with all that is left.
+   again, for as long as that helps.
+
+More budget only adds to what less budget measures.
 
 Every measurement corrects the estimates. Steps 3 and 4 leave out what could not be better than the
 best even if the estimates were far off. What was measured decides what is accepted. Nothing here
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, count
 
 import numpy as np
 
@@ -30,7 +32,7 @@ from evals.search.units import Units, clash, every_set, merged
 from surgery.selection import Part, Selection
 
 _STEPS = 5  # sets that are measured at first
-_ROUNDS = 4  # that halve the gap around the goal
+_ROUNDS = 4  # that halve the gap around the goal; that try sets near the best
 _TRIED = 6  # sets near the best that are measured at a time
 _PATIENCE = 2  # times that they may be no better
 _FAR_OFF = np.array([-0.4, 1.0])  # an error that is allowed for: logarithms of cost and of drift
@@ -89,7 +91,7 @@ def search(
         return Found(tuple(point for _, point in ours.met()), ours.measured, None)
     guided = _Guided(ours, estimates)
     guided.compose()
-    guided.exchange(reserve=ours.budget // 2)
+    guided.exchange(_ROUNDS)
     guided.scan()
     guided.exchange()
     return Found(tuple(point for _, point in guided.ranked()), ours.measured, guided.estimates)
@@ -146,6 +148,8 @@ class _Guided:
 
     search: _Search
     estimates: Estimates
+    best: tuple[Units, Point] | None = None
+    tries: int = 0
 
     def __post_init__(self) -> None:
         passages, units = self.estimates.passages, self.estimates.units
@@ -167,25 +171,28 @@ class _Guided:
                 break
 
     def scan(self) -> None:
-        """Whole blocks alone, then pairs of them, each with half of what is left of the budget."""
+        """Whole blocks alone, then pairs of them."""
         pairs = [
             one | other
             for one, other in combinations(self.blocks, 2)
             if not clash(*one, *other) and any(one | other <= pool for pool in self.estimates.pools)
         ]
         for sets in (self.blocks, pairs):
-            self._measure(self._promising(sets), most=-(-self.search.budget // 2))
+            self._measure(self._promising(sets))
 
-    def exchange(self, reserve: int = 0) -> None:
+    def exchange(self, rounds: int | None = None) -> None:
         """Sets that differ by a unit from the best, and from the cheapest."""
-        tries = 0
-        while self.search.budget > reserve and tries < _PATIENCE and (ranked := self.ranked()):
+        for _ in count() if rounds is None else range(rounds):
+            best = next(iter(self.ranked()), None)
+            self.tries = self.tries + 1 if best == self.best else 0
+            self.best = best
+            if best is None or self.tries == _PATIENCE:
+                break
             sets = least(self.estimates, self.aim)
-            for chosen in dict.fromkeys((ranked[0][0], self.search.met()[0][0])):
+            for chosen in dict.fromkeys((best[0], self.search.met()[0][0])):
                 sets += near(self.estimates, chosen, self._worth())
             if not self._measure(self._promising(sets), most=_TRIED):
                 break
-            tries = tries + 1 if self.ranked()[0] == ranked[0] else 0
 
     def ranked(self) -> list[tuple[Units, Point]]:
         """What meets the goal, best first; what may not keep a limit elsewhere comes last."""

@@ -72,6 +72,13 @@ class Estimates:
     def expected(self, chosen: Iterable[Part]) -> Expected:
         return self.changed(self.indices(chosen), np.array([[-1, -1]]))
 
+    def figures(self, chosen: Iterable[Part]) -> dict[str, float]:
+        """What is expected of a set of units; `margin`: the mean square of its moves, nats²."""
+        some = self.indices(chosen)
+        (kl,), (rate,) = self.changed(some, np.array([[-1, -1]]))
+        moved = np.square(self.moved[some].sum(axis=0)).mean()
+        return {"kl": float(kl), "margin": float(moved), "recited": float(rate)}
+
     def indices(self, chosen: Iterable[Part]) -> list[int]:
         return sorted(self._index[unit] for unit in chosen)
 
@@ -98,13 +105,14 @@ class Estimates:
         A ridge regression, of logarithms, on the share that each unit has in a set.
         """
         sets = [self.indices(chosen) for chosen, _ in measured]
+        *_, own = self._rows
         factors = np.array([self._factors(s, p) for s, (_, p) in zip(sets, measured, strict=True)])
         corrections = np.zeros((len(self.units) + 1, 2))
         for kind, values in enumerate(factors.T):
             shares = np.ones((len(sets), len(self.units) + 1))  # the last: what all have in common
             shares[:, :-1] = 0
             for row, some in zip(shares, sets, strict=True):
-                row[some] = self._own[some, kind] / self._own[some, kind].sum()
+                row[some] = own[some, kind] / own[some, kind].sum()
             fitted = shares.T @ np.linalg.solve(
                 shares @ shares.T + _DOUBT * np.eye(len(sets)), values
             )
@@ -143,17 +151,13 @@ class Estimates:
         return {unit: index for index, unit in enumerate(self.units)}
 
     @cached_property
-    def _own(self) -> Floats:
-        """[U + 1, 2], of each unit alone: its KL, and the mean square of its moves."""
-        squares = [
-            np.square(rows).reshape(len(rows), -1).mean(1) for rows in (self.cost, self.moved)
-        ]
-        return np.stack(squares, axis=1).astype(np.float64)
-
-    @cached_property
     def _rows(self) -> tuple[Floats, Floats, Floats]:
-        """What adds up: cost, moved, and [U + 1, 4] what units do alone, plain and weighted."""
-        return self.cost, self.moved, np.hstack([self._own, self._own * self.corrections])
+        """What adds up: cost, moved, and [U + 1, 4] the KL and the mean square of the moves of each
+        unit alone, plain and times its corrections."""
+        rows = self.cost, self.moved
+        own = np.stack([np.square(some).reshape(len(some), -1).mean(1) for some in rows], axis=1)
+        own = own.astype(np.float64)
+        return self.cost, self.moved, np.hstack([own, own * self.corrections])
 
     @cached_property
     def heads(self) -> npt.NDArray[np.bool_]:

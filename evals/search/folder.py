@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.search.front import Point
+from evals.search.report import plan_of
+from evals.search.resuming import point_from_json
+from evals.search.run import Task
+from evals.sweep.edits import edit_record
 from evals.sweep.pictures import draw_front
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, known_by, write_lines, write_text
 from surgery.record.plan_file import PlanFile, read_plan_file
+from surgery.selection import Selection
 
 PLAN = "plan.json"
+_ANEW = "search anew with `overwrite=True`"
 owned = known_by("search.json", ("goal", "front", "selected"), PLAN, "front.png", "front.svg")
 
 
@@ -32,16 +40,40 @@ def write_search(
             write_text(partial / PLAN, plan.to_text())
 
 
-def read_search(folder: Path, max_evaluations: int) -> tuple[dict[str, Any], PlanFile] | None:
-    """What `write_search` wrote, if it has a plan that was found with as many evaluations.
+def finished(
+    folder: Path, question: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[Selection, Point]]:
+    """What `write_search` wrote there, and what was measured.
 
-    Raises `SamplesError` for what it did not write.
+    Raises `SamplesError` for the search of another question, and for what it did not write.
     """
-    result = read_json(folder / "search.json")
-    with guard(SamplesError, "is damaged", folder, fix="search anew with `overwrite=True`"):
-        if result["max_evaluations"] < max_evaluations or result["plan"] is None:
+    path = folder / "search.json"
+    result = read_json(path)
+    if result.get("question") != json.loads(json.dumps(question)):
+        raise SamplesError(
+            "holds the search of another model, goal, text or choice",
+            where=path,
+            fix="give the same options, choose another `output`, or use `overwrite=True`",
+        )
+    with guard(SamplesError, "is damaged", path, fix=_ANEW):
+        points = [point_from_json(stored) for stored in result["measured"]]
+    return result, {point.selection: point for point in points}
+
+
+def finished_plan(
+    folder: Path, task: Task, result: dict[str, Any], points: Iterable[Selection]
+) -> PlanFile | None:
+    """The plan that lies beside `result`, where that is all that `task` asks for.
+
+    Raises `SamplesError` where it is not the plan of what was selected.
+    """
+    heads = task.dimensions.num_heads
+    with guard(SamplesError, "is damaged", folder / "search.json", fix=_ANEW):
+        selected = result["selected"]
+        if selected is None or result["max_evaluations"] < task.max_evaluations:
             return None
-    plan = read_plan_file(folder / PLAN)
-    if plan.chosen is None:  # as plans were before they recorded it
-        return None
-    return {**result, "plan": str(folder / PLAN)}, plan
+        best = next(one for one in points if edit_record(one, heads).items() <= selected.items())
+        plan = plan_of(task, best, result)
+    if read_plan_file(folder / PLAN) != plan:
+        raise SamplesError("is not the plan that the search wrote", where=folder / PLAN, fix=_ANEW)
+    return plan

@@ -12,14 +12,14 @@ from evals.search.front import Point, pareto_front
 from evals.search.held_back import Half
 from evals.search.looking import DRAWS
 from evals.search.resuming import point_as_json
-from evals.search.run import Chosen, Task
-from evals.statistics import wilson
+from evals.search.run import Chosen, Task, Twice
+from evals.statistics import judged, wilson
 from evals.sweep.edits import edit_record
 from surgery.errors import MeasurementError
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import Choice, EditedModel, versions
 from surgery.record.plan_file import PlanFile
-from surgery.selection import Part
+from surgery.selection import Part, Selection
 
 
 def search_report(
@@ -27,9 +27,10 @@ def search_report(
 ) -> dict[str, Any]:
     """The JSON object of `search --json`, but for the path of the plan.
 
-    `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on.
-    It, `selected` and `held_back` are None where nothing meets the goal, `deep_blocks` where
-    the model cannot be edited so. Figures on samples are over members, where membership is known.
+    `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on,
+    `held_back_conclusive` whether that half is large enough to tell. They, `selected`, and
+    `held_back` are None where nothing meets the goal, `deep_blocks` where the model cannot be
+    edited so. Figures on samples are over members, where membership is known.
     """
     loaded, samples, (here, back) = task.loaded, task.samples, task.halves
     heads = task.dimensions.num_heads
@@ -70,6 +71,7 @@ def search_report(
         "selected": selected and listed(selected.chosen_on),
         "held_back": selected and told(selected.held_back, back),
         "held_back_meets_goal": selected and task.goal.met(selected.held_back, base.held_back),
+        "held_back_conclusive": selected and _conclusive(task, selected, base, len(back.samples)),
         "front": [listed(point) for point in pareto_front(chosen.points, task.goal.cost)],
         "max_evaluations": task.max_evaluations,
         "evaluations": len(chosen.points),
@@ -98,10 +100,8 @@ def search_report(
     }
 
 
-def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile:
-    """What `export --plan` takes: the choice, or without one what comes nearest."""
-    nearest = min(chosen.points, key=lambda point: (point.recovered, point.heldout_kl))
-    best = chosen.selected.chosen_on if chosen.selected else nearest
+def plan_of(task: Task, selection: Selection, result: dict[str, Any]) -> PlanFile:
+    """What `export --plan` takes. `result`: the `search_report` that `selection` is of."""
     kept = (
         "model", "goal", "measure", "seed", "base", "selected", "held_back", "calibration",
         "provenance",
@@ -109,7 +109,7 @@ def plan_of(task: Task, chosen: Chosen, result: dict[str, Any]) -> PlanFile:
     layout: Any = task.layout
     loaded = task.loaded
     return PlanFile.of(
-        best.selection,
+        selection,
         task.dimensions.num_heads,
         layout=layout,
         model=EditedModel.of(loaded.found.identified, loaded.found.checkpoint.config),
@@ -122,6 +122,14 @@ def _choice(task: Task) -> Choice:
     here, _ = task.halves
     windows = row_hash(here.windows)
     return Choice(seed=task.seed, passages=here.samples.sha256, windows=windows)
+
+
+def _conclusive(task: Task, selected: Twice, base: Twice, n: int) -> bool:
+    """Whether the interval lies on one side of the limit, or of what the unedited model gives."""
+    rate = selected.held_back.recovered
+    limit = task.goal.asked.get("max_extraction", base.held_back.recovered)
+    _, conclusive = judged(rate, wilson(round(rate * n), n).as_list(), limit)
+    return conclusive
 
 
 def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:

@@ -152,6 +152,14 @@ class Chosen:
     refitted: frozenset[Selection]
     batch_size: int
 
+    @property
+    def best(self) -> Selection:
+        """What was selected; where nothing was, what leaves least."""
+        if self.selected:
+            return self.selected.chosen_on.selection
+        least = min(self.points, key=lambda point: (point.recovered, point.heldout_kl))
+        return least.selection
+
 
 def run(
     task: Task,

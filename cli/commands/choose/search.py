@@ -36,12 +36,6 @@ from cli.tables.search import export_command, show_search
 )
 @choice_options
 @output_option("Folder to create: plan.json, search.json and a picture.  [default: NAME-search]")
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Go on from what DIR holds: nothing is measured twice, and more with a larger "
-    "--max-evaluations.",
-)
 @overwrite_option
 @json_option
 def command(
@@ -50,7 +44,6 @@ def command(
     max_extraction: float | None,
     max_loss_increase: float | None,
     output: Path | None,
-    resume: bool,
     overwrite: bool,
     as_json: bool,
     **asked: Any,
@@ -61,7 +54,9 @@ def command(
     The edit is chosen on one half of the samples and of the held-out text, and reported on the
     other. `attn-surgery export MODEL --plan DIR/plan.json` makes it.
 
-    What was measured before an interruption is kept beside DIR, and taken up by the same command.
+    Interrupted, the same command goes on where it was. With a larger --max-evaluations it also goes
+    on from a finished search; nothing is measured twice. The search of anything else is refused
+    unless you pass --overwrite.
 
     Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
     """
@@ -79,7 +74,7 @@ def command(
         else MaxExtraction(max_extraction)
     )
     folder = output or Path(f"{last_name(Path(model.rpartition(':')[2]))}-search")
-    found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=resume)
+    found = searched(model, samples, goal, folder, asked, overwrite=overwrite)
     if found is None:
         return
     result, _ = found

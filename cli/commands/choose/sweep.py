@@ -31,6 +31,7 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.sweep import show_sweep
+from surgery.selection import Part
 from surgery.variants import VARIANTS
 
 BOUND_WINDOWS = 32
@@ -127,10 +128,11 @@ def command(
     from evals.files import Journal
     from evals.running.processes import Processes
     from evals.samples.windows import control_windows
+    from evals.search.units import possible, units
     from evals.sweep.batch import BASE
     from evals.sweep.edits import left_out, swept
     from evals.sweep.engine import Engine
-    from evals.sweep.estimates import estimable, estimate, with_estimates
+    from evals.sweep.estimates import with_estimates
     from evals.sweep.folder import owned, write_sweep
     from evals.sweep.report import Setting, fitted_alone, journal_of, sweep_report, with_divergence
     from surgery.output import check_output
@@ -157,8 +159,11 @@ def command(
     size = loaded.dimensions
     edits = swept(size.num_blocks, size.num_heads, chosen, last=last, ranges=ranges, heads=heads)
     refused = left_out(loaded.editable, edits)
-    estimated, reasons = estimable(loaded.editable, chosen) if estimates else ((), {})
-    refused = reasons | refused
+    estimated: tuple[Part, ...] = ()
+    if estimates:
+        every = units(size.num_blocks, size.num_heads, "mixed", chosen)
+        estimated, reasons = possible(every, loaded.editable.refusal)
+        refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings:
         note(f"warning: {warning}")
@@ -208,13 +213,20 @@ def command(
             )
     found = None
     if estimated and heldout is not None:
+        from evals.memorization.recovery import recovery_of
+        from evals.search.held_back import Half
+        from evals.search.looking import look
+
+        recited = measured[0].exact & rows.trained_on
         with progress("estimate", None) as advance:
-            found = estimate(
+            found = look(
                 loaded.model,
-                rows,
-                heldout,
-                chosen,
-                fitter,
+                Half(rows, heldout),
+                recited if recited.any() else rows.trained_on,
+                estimated,
+                (),
+                recovery_of("greedy"),
+                {} if fitter is None else fitter.fits_alone(range(size.num_blocks), chosen),
                 processes=processes,
                 advance=advance,
             )
@@ -223,8 +235,14 @@ def command(
     result = sweep_report(setting, measured, edits)
     for warning in result["warnings"][len(warnings) :]:
         note(f"warning: {warning}")
-    if found is not None:
-        result = with_estimates(result, [BASE, *edits], found, estimated)
+    if found is not None and heldout is not None:
+        result = with_estimates(
+            result,
+            [BASE, *edits],
+            found.figures,
+            estimated,
+            {"windows": len(heldout), "passages": len(found.margins)},
+        )
     if with_bounds and heldout is not None:
         from evals.bounds.divergence import bounds
 

@@ -105,7 +105,7 @@ def command(
     plan = make_plan(evaluation, lab, models=[(model, asked["revision"])])
     note("1 of 3: search")
     goal = MaxExtraction(max_extraction)
-    found = searched(model, samples, goal, folder, asked, overwrite=overwrite, resume=not overwrite)
+    found = searched(model, samples, goal, folder, asked, overwrite=overwrite)
     if found is None:
         return
     result, choice = found
