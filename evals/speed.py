@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -30,6 +30,7 @@ from evals.running.forward import cache_bytes, head_of, hidden_states
 from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import versions
 
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
@@ -82,35 +83,9 @@ def bench(
         "rounds": rounds,
         "batch_size": batch_size,
     }
-    with ExitStack() as stack:
-        workers = [
-            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _follow_parent))
-            for _ in found
-        ]
-
-        def ask(index: int, work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-            try:
-                answer: dict[str, Any] = workers[index].submit(work, *arguments).result()
-            except BrokenProcessPool:
-                raise MeasurementError(
-                    "the process that ran the model ended",
-                    where=found[index],
-                    fix="is there memory for both models at once?",
-                ) from None
-            return answer
-
-        described = [
-            ask(index, _load, {**settings, "source": source, "dtype": dtype, "device": device})
-            for index, source in enumerate(found)
-        ]
-        for note in dict.fromkeys(note for record in described for note in record["notes"]):
-            say(note)
-        check_precision(described[0]["dtype"], described[1]["dtype"], found[1].source.model)
-        turns: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-        for number in range(rounds):
-            for index in (0, 1) if number % 2 == 0 else (1, 0):
-                turns[index].append(ask(index, _take_turn))
-                advance(1)
+    described, turns = _take_turns(
+        found, {**settings, "dtype": dtype, "device": device}, say=say, advance=advance
+    )
     models = [_summarize(record, turn) for record, turn in zip(described, turns, strict=True)]
     shared = {key: described[0][key] for key in ("dtype", "device", "threads", "memory")}
     return {
@@ -124,6 +99,45 @@ def bench(
             "versions": versions(),
         },
     }
+
+
+def _take_turns(
+    models: Sequence[ResolvedModel],
+    settings: dict[str, Any],
+    *,
+    say: Callable[[str], None],
+    advance: Callable[[int], None],
+) -> tuple[list[dict[str, Any]], tuple[list[dict[str, Any]], ...]]:
+    """What each of two models is, and its turns: each in a process that holds it."""
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _follow_parent))
+            for _ in models
+        ]
+
+        def ask(index: int, work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+            try:
+                answer: dict[str, Any] = workers[index].submit(work, *arguments).result()
+            except BrokenProcessPool:
+                raise MeasurementError(
+                    "the process that ran the model ended",
+                    where=models[index],
+                    fix="is there memory for both models at once?",
+                ) from None
+            return answer
+
+        described = [
+            ask(index, _load, {**settings, "source": model}) for index, model in enumerate(models)
+        ]
+        for note in dict.fromkeys(note for record in described for note in record["notes"]):
+            say(note)
+        check_precision(described[0]["dtype"], described[1]["dtype"], models[1].source.model)
+        turns: tuple[list[dict[str, Any]], ...] = ([], [])
+        for number in range(settings["rounds"]):
+            for index in (0, 1) if number % 2 == 0 else (1, 0):
+                turns[index].append(ask(index, _take_turn))
+                advance(1)
+    return described, turns
 
 
 def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[str, Any]:
