@@ -1,7 +1,7 @@
 """Contract: struck at any moment, a command leaves nothing, the old result or the new one.
 
-A few trials of `benchmarks.faults` (docs/faults.md has the figures of many), and that it sees what
-must not be.
+A few trials of `benchmarks.faults` (docs/robustness.md has the figures of many), and that it sees
+what must not be.
 """
 
 from __future__ import annotations

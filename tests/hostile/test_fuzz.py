@@ -1,6 +1,6 @@
 """Contract: whatever a foreign file holds, it is read or refused with an error of ours.
 
-A short run of `hostile.fuzz`; docs/hostile-input.md has the figures of a long one.
+A short run of `hostile.fuzz`; docs/robustness.md has the figures of a long one.
 """
 
 from __future__ import annotations
