@@ -1,25 +1,32 @@
 """How much attention's mixing matters to each block of a model, and how far an edit carries.
 
-The bounds and their derivation are in evals/bounds/mixing.py; docs/bounds.md has figures.
+evals/bounds/mixing.py has the bounds; docs/bounds.md derives them and has figures.
+
+Shape letters: B rows, T tokens, H heads, d width, V vocabulary, L blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
-from evals.bounds.attention import AttentionView, attending_family, eager_attention, watch_attention
-from evals.bounds.mixing import differences, norms_of
-from evals.bounds.propagation import EditedPasses, Propagation, residuals
+from evals.bounds.mixing import Mixing, differences, mixing_of
 from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.forward import check_head
-from surgery.errors import MeasurementError
+from evals.running.forward import POSITIONS_AT_ONCE, check_head, head_of
+from evals.running.runs import Run, from_block, from_tokens
+from surgery.editing.in_memory import Editable
+from surgery.editing.replacements import Replacements
+from surgery.errors import MeasurementError, UnsupportedError
+from surgery.families import Dimensions, family_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class BlockDivergence:
     - `measured_mean`, `measured_max`: ‖Δ_i‖ / ‖r_i‖.
     - `bound_mean`, `bound_max`: the upper bound on it; `pairwise_mean`, `pairwise_max`: the looser
       one in closed form.
-    - `tightness`: `measured_mean` / `bound_mean`, between 0 and 1 up to rounding; 1 where both are
-      0, as they are when no token attends to another.
+    - `tightness`: `measured_mean` / `bound_mean`, between 0 and 1; 1 where both are 0, as they are
+      when no token attends to another.
     """
 
     block: int
@@ -45,28 +52,25 @@ class BlockDivergence:
 
 @dataclass(frozen=True)
 class Divergence:
-    """What `bounds` finds.
+    """What `bounds` finds in `windows` windows of `tokens` tokens together.
 
-    - `windows`, `tokens`: how much text it is from.
     - `blocks`: one record per block.
-    - `propagation`: see `Propagation`.
+    - `propagation`: [L][L + 1], what is left of the `identity` edit of block l (row), mean over
+      tokens. Column m < L: ‖r'_m − r_m‖ / ‖r_m‖, r_m the residual that leaves block m; None for
+      m < l, which an edit cannot reach. Column L: the same of the logits, less each token's mean
+      over the vocabulary, which softmax does not see.
+    - `logits_kl`: [L], KL(base ‖ edited) of the next token, nats.
     """
 
     windows: int
     tokens: int
     blocks: tuple[BlockDivergence, ...]
-    propagation: Propagation
+    propagation: tuple[tuple[float | None, ...], ...]
+    logits_kl: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, None where an edit cannot reach: `blocks`, one record each;
-        `propagation` [L][L + 1]; `logits_kl` [L]."""
-        return {
-            "windows": self.windows,
-            "tokens": self.tokens,
-            "blocks": [asdict(block) for block in self.blocks],
-            "propagation": self.propagation.relative,
-            "logits_kl": self.propagation.kl,
-        }
+        """The same as plain values."""
+        return asdict(self)
 
 
 @torch.inference_mode()
@@ -81,8 +85,8 @@ def bounds(
 
     **Arguments:**
 
-    - `model`: a loaded GPT-NeoX or GPT-Neo model in eval mode, left as it was. It is run with eager
-      attention, whose weights can be seen.
+    - `model`: a loaded GPT-NeoX or GPT-Neo model in eval mode, left as it was. It runs with eager
+      attention, which shows its weights.
     - `windows`: int32 [M, T], tokens of held-out or calibration text, without padding.
     - `batch_size`: windows at a time; by default what memory allows. Memory does not grow with M.
     - `advance`: called with the number of windows just finished.
@@ -90,57 +94,126 @@ def bounds(
     Raises `UnsupportedError` for an architecture that is not supported and for compact
     checkpoints, `MeasurementError` when the windows do not fit or give numbers that are not finite.
     """
-    dimensions = attending_family(model).dimensions(model.config.to_dict())
-    _check(model, windows, dimensions.max_positions)
-    norms = [norms_of(model, block) for block in range(dimensions.num_blocks)]
-    totals, most = np.zeros((2, dimensions.num_blocks, 3))
-    edits = EditedPasses(model)
-
-    def see(view: AttentionView) -> None:
-        size = view.residual.double().norm(dim=-1).clamp(min=torch.finfo().tiny)
-        relative = differences(view, norms[view.block]) / size  # [3, B, T]
-        totals[view.block] += relative.sum((1, 2)).cpu().numpy()
-        most[view.block] = np.maximum(most[view.block], relative.amax((1, 2)).cpu().numpy())
-
+    blocks = range(_check(model, windows).num_blocks)
+    mixings = [mixing_of(model, block) for block in blocks]
+    editable = Editable(model)
+    edits = [editable.replacements(editable.plan(str(block))) for block in blocks]
+    totals, most = np.zeros((2, len(blocks), 3))
+    carried = np.zeros((len(blocks), len(blocks) + 2))
     check_head(model, torch.from_numpy(windows[:1, :4].astype(np.int64)))
     # A quarter: weights and their geometry in float64 come on top of what a pass holds.
     size = batch_size or max(1, rows_per_batch(model, windows.shape[1]) // 4)
-    for rows in row_ranges(len(windows), size):
-        tokens = torch.from_numpy(windows[rows].astype(np.int64)).to(model.device)
-        with watch_attention(model, see):
-            base = residuals(model, 0, tokens)
-        with eager_attention(model):
-            edits.add(base)
-        advance(len(tokens))
-    if not np.isfinite(most[:, :2]).all():
+    with ExitStack() as undo:
+        undo.callback(model.set_attn_implementation, model.config._attn_implementation)
+        model.set_attn_implementation("eager")
+        for rows in row_ranges(len(windows), size):
+            tokens = torch.from_numpy(windows[rows].astype(np.int64)).to(model.device)
+            base, relative = _mixing_pass(model, tokens, mixings)
+            totals += relative.sum((2, 3))
+            most = np.maximum(most, relative.max((2, 3)))
+            carried += _edited_passes(model, edits, base)
+            advance(len(tokens))
+    means, carried = totals / windows.size, carried / windows.size
+    if not (np.isfinite(most[:, :2]).all() and np.isfinite(carried).all()):
         raise MeasurementError(
-            "attention gives numbers that are not finite",
+            "the model gives numbers that are not finite",
             fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
         )
-    means = (totals / windows.size).tolist()
-    blocks = tuple(map(_record, range(dimensions.num_blocks), means, most.tolist()))
-    return Divergence(len(windows), windows.size, blocks, edits.result())
+    rows_of = ((None,) * block + tuple(carried[block, block:-1].tolist()) for block in blocks)
+    records = map(_record, blocks, means.tolist(), most.tolist())
+    kl = tuple(carried[:, -1].tolist())
+    return Divergence(len(windows), windows.size, tuple(records), tuple(rows_of), kl)
 
 
 def _record(block: int, mean: list[float], most: list[float]) -> BlockDivergence:
-    return BlockDivergence(
-        block=block,
-        measured_mean=mean[0],
-        measured_max=most[0],
-        bound_mean=mean[1],
-        bound_max=most[1],
-        pairwise_mean=mean[2],
-        pairwise_max=most[2],
-        tightness=mean[0] / mean[1] if mean[1] else 1.0,
-    )
+    tightness = mean[0] / mean[1] if mean[1] else 1.0
+    return BlockDivergence(block, mean[0], most[0], mean[1], most[1], mean[2], most[2], tightness)
 
 
-def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32], most: int) -> None:
+def _mixing_pass(
+    model: PreTrainedModel, tokens: torch.Tensor, mixings: Sequence[Mixing]
+) -> tuple[Run, npt.NDArray[np.float64]]:
+    """The unedited pass, and `differences` of each block relative to its residual [L, 3, B, T].
+
+    The weights of one block exist at a time.
+    """
+    found: dict[int, torch.Tensor] = {}
+    attention = family_of(model.config.to_dict()).attention
+
+    def see(block: int, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        x_BTd = args[0] if args else kwargs["hidden_states"]
+        found[block] = differences(x_BTd, output[1], mixings[block])
+
+    with ExitStack() as hooks:
+        for block in range(len(mixings)):
+            module = model.get_submodule(attention.format(block=block))
+            hook = module.register_forward_hook(partial(see, block), with_kwargs=True)
+            hooks.enter_context(hook)
+        base = from_tokens(model, tokens, keep=range(len(mixings) + 1))
+    tiny = torch.finfo().tiny
+    sizes = (base.inputs[block].double().norm(dim=-1).clamp(min=tiny) for block in found)
+    relative = [(some / size).cpu() for some, size in zip(found.values(), sizes, strict=True)]
+    return base, torch.stack(relative).numpy()
+
+
+def _edited_passes(
+    model: PreTrainedModel, edits: Sequence[Replacements], base: Run
+) -> npt.NDArray[np.float64]:
+    """What each edit changes, summed over tokens: `propagation` and `logits_kl`, [L, L + 2].
+
+    Blocks below an edit do not run again. Memory: 2 L residuals of one batch.
+    """
+    blocks, head = len(edits), head_of(model)
+    sums, hidden = np.zeros((blocks, blocks + 2)), [base.hidden]
+    for block, edit in enumerate(edits):
+        with edit.active():
+            keep = range(block + 1, blocks + 1)
+            edited = from_block(model, block, base.inputs[block], keep=keep)
+        for after in keep:
+            sums[block, after - 1] = _relative(edited.inputs[after], base.inputs[after])
+        hidden.append(edited.hidden)
+    pieces = (torch.split(states.flatten(0, 1), POSITIONS_AT_ONCE) for states in hidden)
+    for before, *others in zip(*pieces, strict=True):
+        base_nV = _centered(head(before))
+        log_p = base_nV.log_softmax(-1)
+        for block, other in enumerate(others):
+            logits_nV = _centered(head(other))
+            kl = kl_div(logits_nV.log_softmax(-1), log_p, reduction="none", log_target=True)
+            sums[block, -2:] += _relative(logits_nV, base_nV), float(kl.sum(dtype=torch.float64))
+    return sums
+
+
+def _centered(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float().sub(logits.mean(-1, keepdim=True, dtype=torch.float32))
+
+
+def _relative(edited: torch.Tensor, base: torch.Tensor) -> float:
+    """Σ ‖edited − base‖ / ‖base‖ over tokens, from [..., d]."""
+    difference = (edited.float() - base.float()).norm(dim=-1)
+    size = base.float().norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+    return float((difference / size).sum(dtype=torch.float64))
+
+
+def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions:
+    """The model's sizes, where bounds can be computed."""
+    config = model.config.to_dict()
+    family = family_of(config)
+    dimensions = family.dimensions(config)
+    if config["model_type"] != family.model_type:
+        raise UnsupportedError(
+            "a compact checkpoint has blocks without attention, so there are no weights to look at",
+            where=config["model_type"],
+            expected=family.model_type,
+            fix="use the model it was made from",
+        )
     if model.training:
         raise ValueError("bounds needs a model in eval mode: dropout would be measured too")
     if windows.ndim != 2 or not windows.size:
         raise MeasurementError("no windows of text", expected="[M, T]", got=windows.shape)
-    if windows.shape[1] > most:
+    if windows.shape[1] > dimensions.max_positions:
         raise MeasurementError(
-            "windows longer than the model's positions", expected=most, got=windows.shape[1]
+            "windows longer than the model's positions",
+            expected=dimensions.max_positions,
+            got=windows.shape[1],
         )
+    return dimensions

@@ -1,20 +1,15 @@
 """What attention's mixing adds at each token of a block, and two upper bounds on it.
 
-For head h, M_h = W_O^h W_V^h [d, d]; a^h the attention weights; x the attention input after the
-layer norm; token i of block l adds Σ_h W_O^h Σ_j a_ij^h (W_V^h x_j + b_V^h) + b_O with mixing, and
-Σ_h W_O^h (W_V^h x_i + b_V^h) + b_O without (the `identity` variant, every token attending to itself
-alone). Rows of a sum to 1, so both biases cancel in the difference:
+For head h, a^h are the attention weights, M_h = W_O^h W_V^h, and x is what attention reads. The
+branch's output with attention, less its output where every token attends only to itself, is
 
     Δ_i = Σ_h M_h u_i^h        u_i^h = Σ_j a_ij^h (x_j − x_i)
-
-and by the triangle inequality and the definition of the spectral norm
 
     ‖Δ_i‖ ≤ Σ_h ‖M_h‖ ‖u_i^h‖ ≤ Σ_h ‖M_h‖ Σ_j a_ij^h ‖x_j − x_i‖                      (`pairwise`)
     ‖Δ_i‖ ≤ ‖[M_1 … M_H]‖ (Σ_h ‖u_i^h‖²)^½
 
-`bound` is the lesser of the two tighter ones, token by token. Both hold for every input; they are
-of the same kind as the theorems of Menta, Agrawal and Agarwal 2025 (arXiv 2501.05078), which bound
-the difference of a layer's output with and without attention bypassed. docs/bounds.md says more.
+`bound` is the lesser of the two tighter ones, token by token. docs/bounds.md derives them. They are
+of the same kind as the theorems of Menta, Agrawal and Agarwal 2025 (arXiv 2501.05078).
 
 Shape letters: B rows, T tokens, H heads, h head size, d width.
 """
@@ -27,72 +22,69 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from evals.bounds.attention import AttentionView, attending_family
 from surgery.errors import MeasurementError
+from surgery.families import family_of
 from surgery.layouts import Block
 
 
 @dataclass(frozen=True)
-class Norms:
-    """Spectral norms of one block, computed in float64.
+class Mixing:
+    """One block's weights per head, as the model has them, and spectral norms.
 
-    `per_head`: float64 [H], ‖W_O^h W_V^h‖; `stacked`: ‖[W_O^1 W_V^1 … W_O^H W_V^H]‖, at most the
-    root of the sum of their squares, and at least the largest of them.
+    `value` [H, h, d] and `output` [H, d, h]: W_V and W_O; `per_head`: ‖W_O^h W_V^h‖ of each head;
+    `stacked`: ‖[W_O^1 W_V^1 … W_O^H W_V^H]‖.
     """
 
-    per_head: torch.Tensor
+    value: torch.Tensor
+    output: torch.Tensor
+    per_head: list[float]
     stacked: float
 
 
-def norms_of(model: PreTrainedModel, block: int) -> Norms:
-    """`Norms` of a block. No [d, d] product is formed: W_V^h = (Q R)ᵀ with orthonormal Q, which
-    leaves ‖W_O^h W_V^h‖ = ‖W_O^h Rᵀ‖, a [d, h] matrix; side by side they are [d, d].
+def mixing_of(model: PreTrainedModel, block: int) -> Mixing:
+    """Raises `MeasurementError` when a weight is not finite.
 
-    Raises `MeasurementError` when a weight is not finite.
+    No [d, d] product is formed. With orthonormal Q, W_V^h = (Q R)ᵀ leaves ‖W_O^h W_V^h‖ =
+    ‖W_O^h Rᵀ‖, a [d, h] matrix; side by side they are [d, d].
     """
-    family = attending_family(model)
-    dimensions = family.dimensions(model.config.to_dict())
-    heads, size, d = dimensions.num_heads, dimensions.head_size, dimensions.d
+    config = model.config.to_dict()
+    family = family_of(config)
+    dimensions = family.dimensions(config)
 
     def weight(name: str) -> Any:
         stored = model.get_parameter(name).detach()
         if not stored.isfinite().all():
             raise MeasurementError("a weight is not finite", where=name, fix="the model is broken")
-        return stored.cpu().double()
+        return stored
 
     tensors = Block(family, dimensions, block, frozenset(), weight)
     value_Hhd: Any = tensors.sources().weight
-    output_Hdh: Any = tensors.read("output_weight").reshape(d, heads, size).swapaxes(0, 1)
-    r_Hhh = torch.linalg.qr(value_Hhd.mT, mode="r").R
-    reduced_Hdh = output_Hdh @ r_Hhh.mT
-    per_head = torch.linalg.matrix_norm(reduced_Hdh, ord=2)
-    stacked = torch.linalg.matrix_norm(reduced_Hdh.transpose(0, 1).reshape(d, -1), ord=2)
-    return Norms(per_head, float(stacked))
+    columns = tensors.read("output_weight").reshape(dimensions.d, *value_Hhd.shape[:2])
+    output_Hdh: Any = columns.swapaxes(0, 1)
+    r_Hhh = torch.linalg.qr(value_Hhd.cpu().double().mT, mode="r").R
+    reduced_Hdh = output_Hdh.cpu().double() @ r_Hhh.mT
+    per_head = torch.linalg.matrix_norm(reduced_Hdh, ord=2).tolist()
+    stacked = torch.linalg.matrix_norm(torch.cat([*reduced_Hdh], dim=1), ord=2)
+    return Mixing(value_Hhd, output_Hdh, per_head, float(stacked))
 
 
-def differences(view: AttentionView, norms: Norms) -> torch.Tensor:
-    """‖Δ_i‖ and its bounds, not yet relative to the residual.
+def differences(x_BTd: torch.Tensor, a_BHTT: torch.Tensor, mixing: Mixing) -> torch.Tensor:
+    """‖Δ_i‖, its `bound` and its `pairwise` bound: float64 [3, B, T].
 
-    Returns float64 [3, B, T]: measured, `bound`, `pairwise`. The bounds hold up to the rounding of
-    the model's own dtype, in which attention was computed.
+    From `x_BTd`, what attention reads, and `a_BHTT`, its weights.
     """
-    x_BTd = view.inputs.double()
-    measured = (view.output.double() - view.alone.double()).norm(dim=-1)
-    distance_BTT = _distances(x_BTd)
-    by_head, squares, pairwise = (torch.zeros_like(measured) for _ in range(3))
-    for head, norm in enumerate(norms.per_head.tolist()):
-        a_BTT = view.pattern[:, head].double()
-        shift = (a_BTT @ x_BTd - a_BTT.sum(-1, keepdim=True) * x_BTd).norm(dim=-1)
-        by_head += norm * shift
-        squares += shift.square()
+    x_BTd = x_BTd.double()
+    distance_BTT = torch.cdist(x_BTd, x_BTd)
+    distance_BTT.diagonal(dim1=1, dim2=2).zero_()  # cdist leaves 1e-8 ‖x‖ there
+    delta_BTd = torch.zeros_like(x_BTd)
+    by_head, squares, pairwise = x_BTd.new_zeros(3, *x_BTd.shape[:2])
+    for head, norm in enumerate(mixing.per_head):
+        a_BTT = a_BHTT[:, head].double()
+        u_BTd = a_BTT @ x_BTd - a_BTT.sum(-1, keepdim=True) * x_BTd
+        value_hd, output_dh = mixing.value[head].double(), mixing.output[head].double()
+        delta_BTd += u_BTd @ value_hd.mT @ output_dh.mT
+        by_head += norm * u_BTd.norm(dim=-1)
+        squares += u_BTd.square().sum(-1)
         pairwise += norm * (a_BTT * distance_BTT).sum(-1)
-    return torch.stack([measured, by_head.minimum(norms.stacked * squares.sqrt()), pairwise])
-
-
-def _distances(x_BTd: torch.Tensor) -> torch.Tensor:
-    """‖x_j − x_i‖, float64 [B, T, T], through products: cancellation leaves 1e-8 ‖x‖."""
-    squares_BT = x_BTd.square().sum(-1)
-    products_BTT = x_BTd @ x_BTd.mT
-    distance = squares_BT[:, :, None] + squares_BT[:, None] - 2 * products_BTT
-    distance.diagonal(dim1=1, dim2=2).zero_()
-    return distance.clamp_(min=0).sqrt_()
+    bound = by_head.minimum(mixing.stacked * squares.sqrt())
+    return torch.stack([delta_BTd.norm(dim=-1), bound, pairwise])

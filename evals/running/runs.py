@@ -53,7 +53,7 @@ def from_block(
 
     **Arguments:**
 
-    - `keep`: blocks whose inputs to keep.
+    - `keep`: blocks whose inputs to keep; the number of blocks stands for what leaves the last.
     - `last`: the last block to run, where only those inputs are wanted and not the model's output.
     - `cache`: a cache of earlier tokens of the same rows, extended in place; an empty
       `DynamicCache` to begin with.
@@ -70,14 +70,15 @@ def from_block(
 @torch.inference_mode()
 def _run(model: PreTrainedModel, first: int, keep: Collection[int], **entry: Any) -> Run:
     inputs: dict[int, torch.Tensor] = {}
-    layers = layers_of(model)
+    norms = (part for part in model.base_model.children() if isinstance(part, nn.LayerNorm))
+    readers = [*layers_of(model), *norms]  # the final norm reads what leaves the last block
 
     def look(block: int, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         inputs[block] = arguments[0]
 
     with ExitStack() as hooks:
         for block in keep:
-            handle = layers[block - first].register_forward_pre_hook(partial(look, block))
+            handle = readers[block - first].register_forward_pre_hook(partial(look, block))
             hooks.callback(handle.remove)
         output = model.base_model(**entry, use_cache=CACHE in entry, return_dict=True)
     return Run(output.last_hidden_state, inputs)
