@@ -94,6 +94,7 @@ def searched(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    config: str | None = None,
 ) -> tuple[dict[str, Any], PlanFile] | None:
     """Runs the search, and writes it into `folder`. None on all processes but the main one.
 
@@ -174,6 +175,8 @@ def searched(
     plan = plan_of(task, chosen, result)
     met = result["selected"] is not None
     result["plan"] = str(folder / "plan.json") if met else None
-    write_search(folder, result, plan if met else None, overwrite=overwrite or resume)
+    write_search(
+        folder, result, plan if met else None, overwrite=overwrite or resume, config=config
+    )
     journal.remove()
     return result, plan

@@ -108,7 +108,7 @@ ORDER = [
     "cli.tables",
     "cli.evaluating",
     "cli.searching",
-    "cli.recipe",
+    "cli.config",
     "cli.exporting",
     "cli.repeated_evaluation",
     "cli.commands",
