@@ -131,7 +131,8 @@ def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
     check_tasks(asked["tasks"], asked["suite"])
     if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
         raise click.UsageError("--max-extraction needs passages: give --samples")
-    if lab is None and attacked(asked):
+    attacks = any(asked[key] for key in ("with_audit", "attacks", "max_recovered"))
+    if lab is None and attacks:
         for option, key in (("--samples", "samples"), ("--control", "controls")):
             if not asked[key]:
                 raise click.UsageError(f"attacks need passages and held-out text: give {option}")

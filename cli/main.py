@@ -14,6 +14,7 @@ from types import FrameType
 
 import click
 
+from cli.config import with_config
 from cli.options import note
 from surgery.errors import SurgeryError
 
@@ -59,8 +60,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name}")
-        command: click.Command = module.command
-        return command
+        return with_config(module.command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

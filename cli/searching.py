@@ -93,6 +93,7 @@ def searched(
     asked: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    config: str | None = None,
 ) -> tuple[dict[str, Any], PlanFile] | None:
     """Runs the search, and writes it into `folder`. None on all processes but the main one.
 
@@ -176,6 +177,8 @@ def searched(
     plan = plan_of(task, chosen.best, result)
     met = result["selected"] is not None
     result["plan"] = str(folder / "plan.json") if met else None
-    write_search(folder, result, plan if met else None, overwrite=overwrite or going_on)
+    write_search(
+        folder, result, plan if met else None, overwrite=overwrite or going_on, config=config
+    )
     journal.remove()
     return result, plan

@@ -30,6 +30,8 @@ _CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES, _PAUSE = 25, 0.02  # seconds; another run that clears leftovers holds a lock for less
 
+CONFIG = "config.yaml"
+"""In the folder of a result: the options that repeat it, as `--config` takes them."""
 Owned = Callable[[Path], Collection[str]]
 """A folder → what attn-surgery wrote there, as patterns of fnmatch; none where it is not of the
 kind that is about to be written. May raise `SurgeryError`."""
@@ -37,7 +39,9 @@ kind that is about to be written. May raise `SurgeryError`."""
 
 def known_by(main: str, keys: Collection[str], *others: str) -> Owned:
     """Folders whose file `main` is a JSON object with these keys; `others` may lie beside it."""
-    return lambda folder: (main, *others) if set(keys) <= read_json(folder / main).keys() else ()
+    return lambda folder: (
+        (main, CONFIG, *others) if set(keys) <= read_json(folder / main).keys() else ()
+    )
 
 
 def check_output(
@@ -67,12 +71,14 @@ def check_output(
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    target: Path, owned: Owned | None, *, overwrite: bool = False, config: str | None = None
+) -> Iterator[Path]:
     """Yields a folder to write into; renames it to `target` when the block ends well.
 
     With `overwrite` an existing target stays untouched until the new one is whole, then the two
     change places at once and the old one is removed. `owned` None: the target is a file, and so is
-    what is yielded.
+    what is yielded. `config`: the text of config.yaml in the folder.
 
     **Raises:** `OutputError` when the target exists and is not to be replaced, cannot be written,
     or is being written by another process.
@@ -82,6 +88,8 @@ def atomic_folder(target: Path, owned: Owned | None, *, overwrite: bool = False)
         _check_free(target, owned, overwrite)
         if owned is not None:
             partial.mkdir()
+        if config is not None:
+            write_text(partial / CONFIG, config)
         yield partial
         _sync(partial)
         _check_free(target, owned, overwrite)  # it may have appeared meanwhile

@@ -115,7 +115,9 @@ def test_limits_are_checked(audited, edited) -> None:
 def test_the_folder(audited, edited) -> None:
     result, folder = audited
     assert json.loads((folder / "audit.json").read_text()) == result
-    assert {path.name for path in folder.iterdir()} == {"audit.json", "audit.png", "audit.svg"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("audit.json", "audit.png", "audit.svg", "config.yaml")
+    }
     again = attn_surgery(
         "audit", edited, "--baseline", "lab:pythia", "--output", folder, "--attack", "greedy"
     )

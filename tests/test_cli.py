@@ -17,8 +17,10 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from command_line import ROOT, attn_surgery, finish, start
 
+from cli.config import config_of
 from cli.main import COMMANDS, GROUPS, main
 
 HEAVY = {
@@ -225,6 +227,41 @@ def test_options_mean_the_same_everywhere(name: str) -> None:
         assert all(re.fullmatch(r"-[a-z]|--[a-z][a-z0-9-]+|[a-z_]+", opt) for opt in option.opts)
         if "--json" in option.opts:
             assert option.is_flag  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: Path) -> None:
+    """YAML or JSON, keys as they are typed; what is typed is preferred."""
+    found = command(name)
+    options = [one for one in found.params if isinstance(one, click.Option)]
+    takes = any("--config" in one.opts for one in options)
+    assert takes == (len(options) > 5)
+    if not takes:
+        return
+    (tmp_path / "config.json").write_text('{\n\t"colour": false\n}')
+    (tmp_path / "near.yml").write_text("devise: cpu")
+    for file, message in (
+        ("config.json", f"{name} has no option 'colour'"),
+        (
+            "near.yml",
+            "did you mean 'device'?" if name not in ("export", "push", "reproduce") else "devise",
+        ),
+    ):
+        outcome = attn_surgery(name, "--config", tmp_path / file)
+        assert (outcome.code, message in outcome.stderr) == (2, True), outcome
+
+
+def test_values_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "options.json"
+    given = {"model": "m", "--samples": "s.npy", "no-last": True, "variant": "zero", "limit": 0.5,
+             "corpus": ["hf:a/b:train:text"], "batch-size": 3, "heads": True}  # fmt: skip
+    file.write_text(json.dumps(given))
+    ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
+    again = yaml.safe_load(config_of(ctx))
+    assert again == {"dtype": "auto", "exact-only": False, "ranges": False, "bounds": False,
+                     "estimate": False, "model": "m", "samples": "s.npy", "last": False,
+                     "variant": ["zero"], "corpus": ["hf:a/b:train:text"], "limit": 0.5,
+                     "heads": True, "batch-size": 4}  # fmt: skip
 
 
 def test_help_lists_the_commands() -> None:

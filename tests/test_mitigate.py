@@ -20,7 +20,7 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.commands.whole.mitigate import command
-from cli.recipe import written
+from cli.config import config_of
 from evals.evaluation.report import read_report
 from surgery.proof.verification import verify
 
@@ -130,7 +130,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     def evaluated(samples: Path) -> dict[str, Any]:
         outcome = attn_surgery(
             *("evaluate", tmp_path / "again", "--baseline", work / "tiny", "--samples", samples),
-            *("--control", work / "heldout.txt", "--prefix-length", 6, "--suffix-length", 5),
+            *("--control", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
             *("--tasks", "local_choice", "--include-path", work / "tasks", "--device", "cpu"),
             *("--output", tmp_path / f"{samples.stem}-report", "--json"),
         )
@@ -169,7 +169,8 @@ def test_a_recipe_repeats_it_and_holds_no_path(
     wrong = tmp_path / "wrong.yaml"
     for text, message in (
         ("colour: red", "has no option 'colour'"),
-        ("output: elsewhere", "has no option 'output'"),
+        ("output: elsewhere", "type --output"),
+        ("--seeed: 1", "did you mean 'seed'?"),
         ("a: &x [1]\nb: *x", "refers to parts of itself"),
         ("- list", "is not valid YAML"),
     ):
@@ -190,7 +191,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         "lab", "--attack", "near", "--output", "out",
     ]  # fmt: skip
     ctx = command.make_context("mitigate", given)
-    written(ctx, tmp_path / "recipe.yaml")
+    (tmp_path / "recipe.yaml").write_text(config_of(ctx))
     again = command.make_context(
         "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
     )

@@ -156,7 +156,7 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert (found["n"], found["n_held_back"]) == (20, 20)
     assert found["base"]["exact_match"] == 1
     assert found["base"]["heldout_kl"] == 0
-    named = {"search.json", "plan.json", "front.png", "front.svg"}
+    named = {"search.json", "plan.json", "front.png", "front.svg", "config.yaml"}
     assert set(snapshot(output)) == named
     assert json.loads((output / "search.json").read_text()) == found | {"plan": "plan.json"}
     plan = read_plan_file(output / "plan.json")
@@ -431,7 +431,9 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
         "zero: 100.0% recovered at ",
         f"{tmp_path / 'found'} holds the front",
     )
-    assert set(snapshot(tmp_path / "found")) == {"search.json", "front.png", "front.svg"}
+    assert set(snapshot(tmp_path / "found")) == {
+        *("search.json", "front.png", "front.svg", "config.yaml")
+    }
     found = json.loads((tmp_path / "found" / "search.json").read_text())
     assert found["front"]
     assert [found[key] for key in ("selected", "held_back", "plan")] == [None] * 3

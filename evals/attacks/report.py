@@ -69,9 +69,11 @@ def report(
     }
 
 
-def write_audit(folder: Path, result: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """What `report` gives, all at once."""
-    with atomic_folder(folder, owned, overwrite=overwrite) as partial:
+def write_audit(
+    folder: Path, result: Mapping[str, Any], *, overwrite: bool = False, config: str | None = None
+) -> None:
+    """What `report` gives, and config.yaml: all at once."""
+    with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "audit.json", [json.dumps(result, indent=2)])
         draw_audit(result, partial)
 

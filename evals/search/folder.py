@@ -26,14 +26,19 @@ owned = known_by("search.json", ("goal", "front", "selected"), PLAN, "front.png"
 
 
 def write_search(
-    folder: Path, result: dict[str, Any], plan: PlanFile | None, *, overwrite: bool = False
+    folder: Path,
+    result: dict[str, Any],
+    plan: PlanFile | None,
+    *,
+    overwrite: bool = False,
+    config: str | None = None,
 ) -> None:
     """search.json, front.png, front.svg, and plan.json where there is a plan: all at once.
 
     search.json is `result`, with the name of the plan that lies beside it.
     """
     kept = {**result, "plan": None if plan is None else PLAN}
-    with atomic_folder(folder, owned, overwrite=overwrite) as partial:
+    with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "search.json", [json.dumps(kept, indent=2)])
         draw_front(result, partial)
         if plan is not None:

@@ -22,9 +22,11 @@ _PICTURES = [
 owned = known_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
 
-def write_sweep(folder: Path, result: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """sweep.json, sweep.csv and pictures of them: all at once."""
-    with atomic_folder(folder, owned, overwrite=overwrite) as partial:
+def write_sweep(
+    folder: Path, result: Mapping[str, Any], *, overwrite: bool = False, config: str | None = None
+) -> None:
+    """sweep.json, sweep.csv, pictures of them, and config.yaml: all at once."""
+    with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
         rows = [result["base"], *result["edits"]]
         write_text(partial / "sweep.csv", as_csv(rows))

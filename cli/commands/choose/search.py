@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.config import config_of
 from cli.options import (
     Number,
     json_option,
@@ -74,7 +75,8 @@ def command(
         else MaxExtraction(max_extraction)
     )
     folder = output or Path(f"{last_name(Path(model.rpartition(':')[2]))}-search")
-    found = searched(model, samples, goal, folder, asked, overwrite=overwrite)
+    config = config_of(click.get_current_context())
+    found = searched(model, samples, goal, folder, asked, overwrite=overwrite, config=config)
     if found is None:
         return
     result, _ = found

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.config import config_of
 from cli.evaluating import check_tasks, load_tasks, named_tasks, task_options
 from cli.inputs import (
     calibration_text,
@@ -253,7 +254,8 @@ def command(
     if benchmarks is not None:
         result = with_tasks(result, benchmarks, runs, sizes)
     if output is not None:
-        write_sweep(output, result, overwrite=overwrite)
+        config = config_of(click.get_current_context())
+        write_sweep(output, result, overwrite=overwrite, config=config)
     for file in journals:
         file.remove()
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.config import config_of
 from cli.inputs import lab_of, needed_texts, open_model, open_passages, tokenized
 from cli.options import (
     attack_options,
@@ -104,7 +105,8 @@ def command(
         return
     result = report(protocol, results[0], results[1], max_recovered)
     if output is not None:
-        write_audit(output, result, overwrite=overwrite)
+        config = config_of(click.get_current_context())
+        write_audit(output, result, overwrite=overwrite, config=config)
     if as_json:
         print_json(result)
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.config import config_of
 from cli.evaluating import check_asked, evaluation_options, make_plan, say_gates
 from cli.inputs import lab_of
 from cli.options import (
@@ -98,7 +99,8 @@ def command(
     if not processes.is_main:
         return
     beside = None
-    with atomic_folder(output, owned, overwrite=overwrite) as folder:
+    config = config_of(click.get_current_context())
+    with atomic_folder(output, owned, overwrite=overwrite, config=config) as folder:
         if several:
             names = (f"{place}-{_short(model)}" for place, model in enumerate(models, start=1))
             beside = side_by_side.write_side_by_side(dict(zip(names, found, strict=True)), folder)

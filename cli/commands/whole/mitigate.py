@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.config import config_of, config_option
 from cli.evaluating import (
     check_tasks,
     drop_option,
@@ -29,7 +30,6 @@ from cli.options import (
     samples_option,
     unasked,
 )
-from cli.recipe import recipe_option, written
 from cli.searching import check_measure, choice_options, searched
 
 
@@ -50,7 +50,7 @@ from cli.searching import check_measure, choice_options, searched
 @drop_option
 @attack_options
 @output_option("Folder to create.", metavar="OUT", required=True)
-@recipe_option
+@config_option("--recipe")
 @overwrite_option
 @json_option
 @click.pass_context
@@ -87,10 +87,12 @@ def command(
     from cli.tables.search import export_command, show_search
     from evals.search.goals import MaxExtraction
     from surgery.exporting import check_target
+    from surgery.output import write_text
+    from surgery.record.manifest import RECIPE
 
     samples = samples or str(lab)
     folder = Path(f"{output}-search")
-    begun = folder.exists() and output.exists() and not (output / "recipe.yaml").exists()
+    begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
     if overwrite or not begun:
         check_target(model, output, overwrite=overwrite, say=note)
     evaluation = {
@@ -128,7 +130,7 @@ def command(
     )
     note("3 of 3: verify, attack, evaluate")
     [report] = evaluated(prepared.model, plan, output)
-    written(ctx, output / "recipe.yaml")
+    write_text(output / RECIPE, config_of(ctx))
     passed = say_gates(report) and met
     whole = report.settings.limit is None  # a part of the benchmarks is nothing to publish
     following = f"attn-surgery push {output} OWNER/NAME" if passed and whole else None
