@@ -79,15 +79,15 @@ def by_depth(
 
     Large and with the block's number where they are `numbered`, else small.
     """
-    groups = [[index] for index in range(len(points))] if numbered else [[*range(len(points))]]
-    drawn = None
-    for some in groups or [[]]:
-        first = some[0] if some else 0
-        above = 3 + first / len(points) if numbered and some else 2.0
+    every = slice(len(points))
+    groups = [slice(i, i + 1) for i in range(len(points))] if numbered else [every]
+    for some in groups or [every]:
+        first = some.start or 0
+        above = 3 + first / len(points) if numbered and points else 2.0
         drawn = axes.scatter(
-            [points[index][0] for index in some],
-            [points[index][1] for index in some],
-            c=[blocks[index] for index in some],
+            [x for x, _ in points[some]],
+            [y for _, y in points[some]],
+            c=blocks[some],
             cmap="viridis_r",
             vmin=0,
             vmax=num_blocks - 1,
@@ -96,12 +96,20 @@ def by_depth(
             label="_again" if first else label,
             zorder=above,
         )
-        for index in some if numbered else ():  # what lies above a point hides its number too
-            (x, y), block = points[index], blocks[index]
+        if numbered and points:  # what lies above a point hides its number too
+            block, middle = blocks[first], {"ha": "center", "va": "center_baseline"}
             color = "white" if 2 * block >= num_blocks else "black"
-            middle = {"ha": "center", "va": "center_baseline"}
-            axes.text(x, y, str(block), middle, color=color, size=5, zorder=above)
+            axes.text(*points[first], str(block), middle, color=color, size=5, zorder=above)
     return drawn
+
+
+def add_legend(figure: Figure) -> None:
+    """Below the panels: whatever any of them shows, once."""
+    pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    shown = {label: handle for some in pairs for handle, label in some}
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside lower center", ncols=min(len(shown), 5)
+    )
 
 
 def whole_numbers(axes: Axes) -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from evals.bounds.pictures import draw_bounds, draw_propagation
+from evals.bounds.pictures import draw_divergence, draw_propagation
 from evals.drawing import line_of
 from evals.sweep.estimates_picture import draw_estimates
 from evals.sweep.paper_pictures import PAPER, draw_paper
@@ -110,20 +110,23 @@ def matrix(blocks):
 
 @pytest.fixture
 def drawings(sweep, found, bounds, estimated):
+    divergence = {"propagation": matrix(BLOCKS), "blocks": bounds, "tokens": 500}
+    several = {
+        **dict.fromkeys(PAPER, lambda folder: draw_paper(sweep, folder)),
+        **dict.fromkeys(
+            ("propagation", "bounds"),
+            lambda folder: draw_divergence(divergence, folder, model="tiny"),
+        ),
+    }
+
+    def one_of(name):
+        return lambda folder: [path for path in several[name](folder) if path.stem == name]
+
     return {
         "estimates": lambda folder: draw_estimates(estimated, folder),
         "sweep": lambda folder: draw_sweep(sweep, folder),
-        **{
-            name: lambda folder, name=name: [
-                path for path in draw_paper(sweep, folder) if path.stem == name
-            ]
-            for name in PAPER
-        },
         "front": lambda folder: draw_front(found, folder),
-        "propagation": lambda folder: draw_propagation(
-            matrix(BLOCKS), folder, model="tiny", tokens=500
-        ),
-        "bounds": lambda folder: draw_bounds(bounds, folder, model="tiny", tokens=500),
+        **{name: one_of(name) for name in several},
     }
 
 
@@ -231,7 +234,7 @@ def test_cells_of_a_large_model_hold_no_numbers(tmp_path):
     small, large = tmp_path / "small", tmp_path / "large"
     for folder, blocks in ((small, 4), (large, 24)):
         folder.mkdir()
-        draw_propagation(matrix(blocks), folder, model="tiny", tokens=9)
+        draw_propagation(matrix(blocks), folder, title="tiny")
     cells = [len(re.findall(r"<g id=\"text_", (f / "propagation.svg").read_text()))
              for f in (small, large)]  # fmt: skip
     assert cells[1] < 24 * 25 / 2 - 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import draw, whole_numbers
+from evals.drawing import add_legend, draw, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,20 +17,21 @@ _MOST_NUMBERS = 14  # blocks up to which every cell holds its number
 
 def draw_divergence(divergence: Mapping[str, Any], folder: Path, *, model: str) -> list[Path]:
     """Both pictures of the object that `evals.bounds.divergence.Divergence.to_json` gives."""
-    tokens = divergence["tokens"]
+    more = f"(identity, n = {divergence['tokens']:,} tokens)"
     return [
-        *draw_propagation(divergence["propagation"], folder, model=model, tokens=tokens),
-        *draw_bounds(divergence["blocks"], folder, model=model, tokens=tokens),
+        *draw_propagation(
+            divergence["propagation"], folder, title=f"{model}: how far an edit carries {more}"
+        ),
+        *draw_bounds(
+            divergence["blocks"], folder, title=f"{model}: what attention adds to each block {more}"
+        ),
     ]
 
 
 def draw_propagation(
-    matrix: Sequence[Sequence[float | None]], folder: Path, *, model: str, tokens: int
+    matrix: Sequence[Sequence[float | None]], folder: Path, *, title: str
 ) -> list[Path]:
-    """`propagation.png`, `propagation.svg`: how far the edit of each block carries.
-
-    `matrix`: [L][L + 1], see `evals.bounds.propagation.Propagation.relative`.
-    """
+    """`propagation.png`, `propagation.svg`: how far the edit of each block carries."""
     blocks = len(matrix)
     values = [[float("nan") if x is None else 100 * x for x in row] for row in matrix]
     darkest = max(100 * x for row in matrix for x in row if x is not None)
@@ -55,17 +56,11 @@ def draw_propagation(
         figure.colorbar(image, label="‖difference‖ / ‖unedited‖, %", shrink=0.8)
 
     side = min(3.2 + 0.42 * blocks, 9.0)
-    title = f"{model}: how far an edit carries (identity, n = {tokens:,} tokens)"
     return draw(paint, folder, "propagation", title=title, size=(side + 1.3, side))
 
 
-def draw_bounds(
-    records: Sequence[Mapping[str, Any]], folder: Path, *, model: str, tokens: int
-) -> list[Path]:
-    """`bounds.png`, `bounds.svg`: a block's output with and without attention, and its bounds.
-
-    `records`: one for each block, the fields of `evals.bounds.divergence.BlockDivergence`.
-    """
+def draw_bounds(records: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -> list[Path]:
+    """`bounds.png`, `bounds.svg`: what attention's mixing changes in each block, and its bounds."""
     series = (
         ("measured", "measured_mean", "black", "o", "-"),
         ("bound", "bound_mean", "#8f2d00", "s", "--"),
@@ -84,7 +79,6 @@ def draw_bounds(
         axes.set_xlabel("block")
         axes.set_ylabel("‖difference‖ / ‖residual‖, mean over tokens")
         whole_numbers(axes)
-        figure.legend(loc="outside lower center", ncols=len(series))
+        add_legend(figure)
 
-    title = f"{model}: what attention adds to each block (identity, n = {tokens:,} tokens)"
     return draw(paint, folder, "bounds", title=title, size=(6.0, 3.8))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import by_depth, draw
+from evals.drawing import add_legend, by_depth, draw
 from evals.sweep.estimates import front_of
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
         for axes in grid[-1]:
             axes.set_xlabel("KL divergence on held-out text, nats per token")
         figure.colorbar(points, ax=grid, label="block", shrink=0.8)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        add_legend(figure)
 
     on = result["estimated_on"]
     title = (

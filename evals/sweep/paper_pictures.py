@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import by_depth, draw, line_of, whole_numbers
+from evals.drawing import add_legend, by_depth, draw, line_of, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def _draw_accuracy(result: Mapping[str, Any], shares: list[str], folder: Path) -
         for axes, task in zip(grid[-1], shares, strict=True):
             axes.set_xlabel(f"{task}, {base['tasks'][task]['metric']}, %")
         figure.colorbar(points, ax=grid, label="block", shrink=0.8 if rows > 1 else 1.0)
-        _legend(figure)
+        add_legend(figure)
 
     size = (1.4 + 3.0 * columns, 1.2 + 2.3 * rows)
     return draw(paint, folder, "accuracy", title=_title(result), size=size)
@@ -108,7 +108,7 @@ def _draw_abilities(result: Mapping[str, Any], shares: list[str], folder: Path) 
             axes.set_ylabel("relative fall of accuracy, %\n(95 % intervals)")
         for axes in grid[-1]:
             axes.set_xlabel("block")
-        _legend(figure)
+        add_legend(figure)
 
     size = (1.2 + 3.4 * columns, 1.3 + 2.2 * rows)
     return draw(paint, folder, "abilities", title=_title(result), size=size)
@@ -130,7 +130,7 @@ def _draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 _by_block(axes, result, variant, value, {**line_of(variant), "label": variant})
             axes.set(xlabel="block", ylabel=label)
             whole_numbers(axes)
-        _legend(figure)
+        add_legend(figure)
 
     return draw(paint, folder, "tokens", title=_title(result), size=(8.0, 3.4))
 
@@ -219,12 +219,3 @@ def _variants(result: Mapping[str, Any]) -> list[str]:
 
 def _title(result: Mapping[str, Any]) -> str:
     return f"{result['model']}, attention of one block replaced, {result['n']} passages"
-
-
-def _legend(figure: Figure) -> None:
-    """Whatever any panel shows, once."""
-    pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
-    shown = {label: handle for some in pairs for handle, label in some}
-    figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=min(len(shown), 5)
-    )

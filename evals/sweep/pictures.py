@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import draw, line_of, whole_numbers
+from evals.drawing import add_legend, draw, line_of, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +54,7 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
         if rows == 2:
             grid[1, 0].set_ylabel(_RISE)
             grid[1, 0].set_ylim(bottom=0 if min(_rise(e, base) for e in edits) >= 0 else None)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        add_legend(figure)
 
     title = f"{result['model']}, attention replaced ({', '.join(variants)}), n = {result['n']}"
     size = (1 + 3.25 * len(columns), 1.6 + 2.1 * rows)
