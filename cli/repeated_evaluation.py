@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.evaluating import evaluation_options, make_plan, recorded_texts
-from cli.inputs import lab_of
 from cli.options import note, unasked
 from cli.progress import progress
 from surgery.checkpoint.foreign import guard
 from surgery.errors import MeasurementError, SamplesError
-from surgery.hub.embedded import PREFIX
+from surgery.hub.embedded import PREFIX, lab_of
 
 if TYPE_CHECKING:
     from evals.evaluation.plan import Plan

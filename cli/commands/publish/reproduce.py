@@ -68,10 +68,11 @@ def command(
     tolerance where libraries differ. Of a published model no weights are downloaded but to compare
     fitted tensors. Exit code 1 when a file or a figure differs.
     """
-    from cli.inputs import calibration_text, fitted, lab_of
     from cli.progress import progress
     from cli.repeated_evaluation import measured_again, plan_again
+    from evals.inputs import calibration_text, fitted
     from surgery.exporting import check_target
+    from surgery.hub.embedded import lab_of
     from surgery.proof.original import open_original
     from surgery.proof.reproduction import reproduce
 
@@ -102,7 +103,7 @@ def command(
                 output,
                 source=source,
                 overwrite=overwrite,
-                fit=None if text is None else lambda prepared: fitted(prepared, text),
+                fit=None if text is None else lambda prepared: fitted(prepared, text, progress),
                 progress=advance,
             )
         figures = []
