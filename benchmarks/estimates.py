@@ -21,8 +21,8 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from cli.inputs import calibration_text, fitter_for, needed_texts
 from evals.drawing import draw
+from evals.inputs import calibration_text, fitter_for, needed_texts
 from evals.memorization.recovery import recovery_of
 from evals.models import open_model
 from evals.running.processes import Processes

@@ -81,27 +81,12 @@ def _checked(where: str, option: click.Parameter, value: Any) -> Any:
 
 def config_of(ctx: click.Context) -> str:
     """The file that repeats the command that runs, as YAML. It names files without their paths."""
-    import yaml
+    from evals.running.request import config_text
 
-    options = {_name(one): _plain(ctx.params[str(one.name)]) for one in ctx.command.params
-               if one.expose_value and _name(one) not in _ONE_RUN}  # fmt: skip
-    kept = {name: value for name, value in options.items() if value is not None and value != []}
-    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    shown = (one for one in ctx.command.params if one.expose_value and _name(one) not in _ONE_RUN)
+    return config_text({_name(one): ctx.params[str(one.name)] for one in shown})
 
 
 def _name(option: click.Parameter) -> str:
     """An option as it is typed, without dashes; an argument in small letters."""
     return max(option.opts, key=len).lstrip("-").lower()
-
-
-def _plain(value: Any) -> Any:
-    """As YAML has it, and as the option takes it again."""
-    from surgery.hub.finding import shown_name
-
-    if isinstance(value, dict):
-        return [f"{key}={limit}" for key, limit in value.items()]
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, str | Path):
-        return shown_name(value)
-    return value if isinstance(value, bool | int | float | None) else str(value)

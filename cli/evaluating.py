@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.inputs import heldout_texts, look_up, open_passages
 from cli.options import (
     FOLDER,
     F,
@@ -22,6 +21,7 @@ from cli.options import (
     together,
 )
 from cli.progress import progress
+from evals.inputs import heldout_texts, look_up, open_passages
 
 if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
@@ -183,6 +183,7 @@ def make_plan(
     """
     from evals.benchmarks.cache import BaselineCache
     from evals.evaluation.plan import Plan
+    from evals.running.request import Measuring
     from surgery.checkpoint.content import cache_folder
     from surgery.fitting.corpus import open_corpus
     from surgery.fitting.passages import texts
@@ -190,7 +191,7 @@ def make_plan(
 
     names = named_tasks(asked["tasks"], asked["suite"] or ("lab" if lab else "standard"))
     named = asked["samples"] or lab
-    passages = None if named is None else open_passages(named, asked)
+    passages = None if named is None else open_passages(named, Measuring.of(asked))
     if asked["controls"]:
         corpus = open_corpus(asked["controls"])
         heldout, controls = texts(corpus), recorded_texts(corpus)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.evaluating import check_asked, evaluation_options, make_plan
-from cli.inputs import calibration_text, fitted, lab_of
 from cli.options import note, unasked
 from cli.progress import progress
+from evals.inputs import calibration_text, fitted
+from surgery.hub.embedded import lab_of
 
 if TYPE_CHECKING:
     from evals.evaluation.plan import Plan
@@ -44,7 +45,7 @@ def fitted_and_written(
     """Fits what an export needs, and makes it. `options`: of `surgery.exporting.write`."""
     from surgery.exporting import write
 
-    fitting = None if text is None else fitted(prepared, text)
+    fitting = None if text is None else fitted(prepared, text, progress)
     with progress("export", prepared.total_bytes) as advance:
         return write(prepared, output, fitting=fitting, progress=advance, **options)
 

@@ -6,12 +6,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from evals.running.request import Request
+
+R = TypeVar("R", bound="Request")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = {"include_paths": "include_path"}  # arguments whose option has another name
@@ -51,6 +55,18 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+def ask(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
+    """The request that options fill. Raises `UsageError` for what it refuses."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.of(options, **more)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"`{name}`: " for name in first["loc"][:1])
+        raise click.UsageError(where + first["msg"].removeprefix("Value error, ")) from None
 
 
 def unasked(options: Callable[[Any], Any]) -> dict[str, Any]:
@@ -113,7 +129,6 @@ length_options = together(
 )
 corpus_option = click.option(
     "--corpus",
-    "corpora",
     multiple=True,
     type=PATH,
     metavar="FILE",

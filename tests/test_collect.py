@@ -226,7 +226,7 @@ def test_every_form_of_corpus_gives_the_same_documents(tmp_path):
 
 def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
     """Of `--control` and `--corpus` alike; a row of a table is no longer text with its braces."""
-    from cli.inputs import heldout_texts
+    from evals.inputs import heldout_texts
 
     rows = [{"text": "one fish\n"}, {"text": "two fish\n"}]
     (tmp_path / "a.txt").write_text("one fish\ntwo fish\n")

@@ -196,7 +196,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
     )
     corpora = (Path("hf:allenai/c4:train:text"), Path("heldout.txt"))
-    assert again.params == {**ctx.params, "corpora": corpora}
+    assert again.params == {**ctx.params, "corpus": corpora}
 
 
 def test_what_was_done_is_not_done_again(

@@ -20,9 +20,12 @@ from reciting import generate
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
+from cli.commands.choose.search import command
+from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
 from evals.search.held_back import halves
+from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
 
 EDIT = {"spec", "blocks", "variant"}
@@ -496,3 +499,15 @@ def test_a_deep_model_is_seen_whole_and_edited_cheaply(data, tmp_path):
     assert found["held_back"]["exact_match"] <= 0.02
     rise = found["held_back"]["heldout_loss"] - found["base"]["held_back"]["heldout_loss"]
     assert rise <= 0.06
+
+
+def test_a_request_has_the_defaults_of_the_command_and_its_file_repeats_it(tmp_path):
+    given = ["m", "--samples", "s.npy", "--max-extraction", "0"]
+    asked = command.make_context("search", given).params
+    request = SearchRequest(model="m", samples="s.npy", max_extraction=0)
+    assert SearchRequest.of(asked) == request
+    (tmp_path / "config.yaml").write_text(request.to_config())
+    ctx = with_config(command).make_context("search", ["--config", str(tmp_path / "config.yaml")])
+    assert SearchRequest.of(ctx.params) == request
+    with pytest.raises(ValueError, match="no measure 'most'"):
+        SearchRequest(model="m", samples="s.npy", max_extraction=0, measure="most")

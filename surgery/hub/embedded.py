@@ -12,6 +12,11 @@ LAB_MODELS = ("pythia", "gpt-neo")
 _DATA = Path(__file__).parents[2] / "evals" / "lab"  # of the same distribution
 
 
+def lab_of(*names: str | None) -> str | None:
+    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
+    return next((name for name in names if name and name.startswith(PREFIX)), None)
+
+
 def model_path(name: str) -> Path:
     """The folder of lab model `name`, as `from_pretrained` takes it.
 

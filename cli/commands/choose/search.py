@@ -7,16 +7,18 @@ from typing import Any
 
 import click
 
-from cli.config import config_of
 from cli.options import (
     Number,
+    ask,
     json_option,
+    note,
     output_option,
     overwrite_option,
     print_json,
     samples_option,
 )
-from cli.searching import check_measure, choice_options, searched
+from cli.progress import progress
+from cli.searching import choice_options
 from cli.tables.search import export_command, show_search
 
 
@@ -40,10 +42,6 @@ from cli.tables.search import export_command, show_search
 @overwrite_option
 @json_option
 def command(
-    model: str,
-    samples: str,
-    max_extraction: float | None,
-    max_loss_increase: float | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -61,22 +59,16 @@ def command(
 
     Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
     """
-    if (max_extraction is None) == (max_loss_increase is None):
-        raise click.UsageError("give one goal: --max-extraction X or --max-loss-increase Y")
-    check_measure(asked["measure"])
+    from evals.search.request import SearchRequest
 
-    from evals.search.goals import MaxExtraction, MaxLossIncrease
+    request = ask(SearchRequest, asked)
+
     from evals.search.report import missed
+    from evals.search.searching import search
     from surgery.hub.finding import last_name
 
-    goal = (
-        MaxLossIncrease(max_loss_increase or 0.0)
-        if max_extraction is None
-        else MaxExtraction(max_extraction)
-    )
-    folder = output or Path(f"{last_name(Path(model.rpartition(':')[2]))}-search")
-    config = config_of(click.get_current_context())
-    found = searched(model, samples, goal, folder, asked, overwrite=overwrite, config=config)
+    folder = output or Path(f"{last_name(Path(request.model.rpartition(':')[2]))}-search")
+    found = search(request, folder, overwrite=overwrite, say=note, progress=progress)
     if found is None:
         return
     result, _ = found
@@ -85,5 +77,6 @@ def command(
     if as_json:
         print_json(result)
     else:
-        needed = asked["calibration"] if result["calibration"] else ()  # of what was chosen
-        show_search(result, export_command(model, asked["revision"], folder / "plan.json", needed))
+        needed = request.calibration if result["calibration"] else ()  # of what was chosen
+        plan = folder / "plan.json"
+        show_search(result, export_command(request.model, request.revision, plan, needed))

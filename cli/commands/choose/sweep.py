@@ -9,16 +9,6 @@ import click
 
 from cli.config import config_of
 from cli.evaluating import check_tasks, load_tasks, named_tasks, task_options
-from cli.inputs import (
-    calibration_text,
-    fitter_for,
-    lab_of,
-    look_up,
-    needed_texts,
-    open_model,
-    open_passages,
-    tokenized,
-)
 from cli.options import (
     calibration_option,
     corpus_option,
@@ -32,6 +22,16 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.sweep import show_sweep
+from evals.inputs import (
+    calibration_text,
+    fitter_for,
+    look_up,
+    needed_texts,
+    open_model,
+    open_passages,
+    tokenized,
+)
+from surgery.hub.embedded import lab_of
 from surgery.selection import Part
 from surgery.variants import VARIANTS
 
@@ -89,7 +89,7 @@ BOUND_WINDOWS = 32
 def command(
     model: str,
     samples: str,
-    corpora: tuple[Path, ...],
+    corpus: tuple[Path, ...],
     variants: tuple[str, ...],
     last: bool,
     ranges: bool,
@@ -102,11 +102,10 @@ def command(
     limit: float | None,
     with_bounds: bool,
     estimates: bool,
-    revision: str | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
-    **running: Any,
+    **asked: Any,
 ) -> None:
     """Measure what editing each block of MODEL does: to what it recites, and to held-out text.
 
@@ -114,13 +113,13 @@ def command(
     extract. With --tasks or --suite, every edit also on lm-eval's benchmarks. Nothing is exported;
     the figures are those that extract and lm_eval give for the exported models.
     """
-    if exact_only and (corpora or with_bounds or estimates):
+    if exact_only and (corpus or with_bounds or estimates):
         raise click.UsageError(
             "--exact-only reads no held-out text, so no --corpus, --bounds or --estimate"
         )
     check_tasks(tasks, suite)
-    asked = tasks is not None or suite is not None
-    if not asked and (include_paths or limit is not None):
+    with_tasks_too = tasks is not None or suite is not None
+    if not with_tasks_too and (include_paths or limit is not None):
         raise click.UsageError(
             "--include-path and --limit say which tasks: give --tasks or --suite"
         )
@@ -128,6 +127,7 @@ def command(
     from evals.evaluation.swept import batch_sizes, run_tasks, with_tasks
     from evals.files import Journal
     from evals.running.processes import Processes
+    from evals.running.request import Measuring
     from evals.samples.windows import control_windows
     from evals.search.units import possible, units
     from evals.sweep.batch import BASE
@@ -141,19 +141,20 @@ def command(
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched(say=note)
+    running = Measuring.of(asked)
     passages = open_passages(samples, running)
-    texts = [] if exact_only else needed_texts(corpora, model)
+    texts = [] if exact_only else needed_texts(corpus, model)
     fitted = calibration or (estimates and lab_of(model))
     default = list(VARIANTS) if fitted else ["identity", "zero"]
     chosen = list(dict.fromkeys(variants)) or default
     calibrated = calibration_text(calibration, model, chosen)
     benchmarks = None
-    if asked:
-        look_up(model, revision)  # before its tasks, which may take long to load
+    if with_tasks_too:
+        look_up(model, running.revision)  # before its tasks, which may take long to load
         names = named_tasks(tasks, suite or "")
         benchmarks = load_tasks(names, include_paths=include_paths, limit=limit)
-    loaded = open_model(model, running, processes, revision)
-    rows = tokenized(passages, loaded)
+    loaded = open_model(model, running, processes, running.revision, say=note)
+    rows = tokenized(passages, loaded, note)
     heldout = None
     if not exact_only:
         heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
@@ -169,13 +170,13 @@ def command(
     for warning in warnings:
         note(f"warning: {warning}")
     plans = [loaded.editable.plan(edit) for edit in edits]
-    fitter = fitter_for(plans, calibrated, loaded, processes=processes)
+    fitter = fitter_for(plans, calibrated, loaded, processes=processes, progress=progress)
     engine = Engine(
         loaded.model,
         rows,
         heldout,
         exact_only=exact_only,
-        batch_size=running["batch_size"],
+        batch_size=running.batch_size,
         processes=processes,
         fitter=fitter,
         editable=loaded.editable,
@@ -191,7 +192,7 @@ def command(
     )
     sizes = {}
     if benchmarks is not None:
-        sizes = batch_sizes(benchmarks, loaded, running["batch_size"], processes)
+        sizes = batch_sizes(benchmarks, loaded, running.batch_size, processes)
     journals: list[Journal] = []
     if output is not None and processes.is_main:  # others need not know what the model is
         journals.append(journal_of(output, setting, edits))

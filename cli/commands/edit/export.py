@@ -11,7 +11,6 @@ from rich.filesize import decimal
 
 from cli.evaluating import evaluation_options, say_gates
 from cli.exporting import evaluated, evaluation_wanted, fitted_and_written
-from cli.inputs import calibration_text
 from cli.options import (
     PATH,
     Size,
@@ -26,6 +25,7 @@ from cli.options import (
     revision_option,
 )
 from cli.tables.evaluation import print_evaluation
+from evals.inputs import calibration_text
 from surgery.variants import VARIANTS
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.config import config_of
-from cli.inputs import lab_of, needed_texts, open_model, open_passages, tokenized
 from cli.options import (
     attack_options,
     control_option,
@@ -22,6 +21,8 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.audit import print_audit
+from evals.inputs import needed_texts, open_model, open_passages, tokenized
+from surgery.hub.embedded import lab_of
 
 if TYPE_CHECKING:
     from evals.attacks.audit import Audited
@@ -46,11 +47,10 @@ def command(
     attacks: tuple[str, ...],
     controls: tuple[Path, ...],
     max_recovered: dict[str, float],
-    revision: str | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
-    **running: Any,
+    **asked: Any,
 ) -> None:
     """Measure what an attacker recovers from MODEL, from BASE, and of text never trained on.
 
@@ -66,6 +66,7 @@ def command(
     from evals.attacks.report import owned, report, write_audit
     from evals.models import check_precision
     from evals.running.processes import Processes
+    from evals.running.request import Measuring
     from evals.samples.windows import control_windows
     from surgery.errors import SamplesError
     from surgery.hub.finding import find_model
@@ -74,22 +75,23 @@ def command(
     tried = chosen(attacks, max_recovered)
     if output is not None:
         check_output(output, owned, overwrite=overwrite, say=note)
+    running = Measuring.of(asked)
     passages = open_passages(samples or str(lab), running)
-    texts = needed_texts(controls, lab or model, option="--control")
+    texts = needed_texts(controls, lab or model, option="control")
     processes = Processes.launched(say=note)
-    edited = find_model(model, revision)  # measured last, so looked for first
+    edited = find_model(model, running.revision)  # measured last, so looked for first
     results: list[Audited] = []
     protocol = None
     for name, place in ((baseline, baseline), (model, edited)):
-        loaded = open_model(place, running, processes)
+        loaded = open_model(place, running, processes, say=note)
         if results:
             check_precision(results[0].provenance["dtype"], loaded.dtype, loaded.name)
         if protocol is None:
             if loaded.tokenizer is None:
                 raise SamplesError("held-out text needs a tokenizer", where=name)
-            rows = tokenized(passages, loaded)
+            rows = tokenized(passages, loaded, note)
             windows = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-            protocol = Protocol(rows, windows, tried, running["batch_size"])
+            protocol = Protocol(rows, windows, tried, running.batch_size)
         with progress(f"audit {name}", len(tried)) as advance:
             found = audit(
                 loaded,

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from cli.inputs import open_model
 from cli.options import (
     FILE,
     PATH,
@@ -24,6 +23,7 @@ from cli.options import (
     running_options,
 )
 from cli.progress import progress
+from evals.inputs import open_model
 
 
 @click.command("collect")
@@ -71,7 +71,7 @@ def command(
     min_score: float,
     show_text: bool,
     as_json: bool,
-    **running: Any,
+    **asked: Any,
 ) -> None:
     """Find the passages of a corpus that the MODEL recites, and write them as SAMPLES.
 
@@ -82,15 +82,17 @@ def command(
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
     from evals.memorization.collecting import Cut, collect
     from evals.running.processes import Processes
+    from evals.running.request import Running
     from surgery.fitting.corpus import open_corpus
     from surgery.output import check_output
 
     check_output(output, overwrite=overwrite, say=note)
     cut = Cut(prefix_length, suffix_length, stride, min_score)
     cut.check()
+    running = Running.of(asked)
     corpus = open_corpus(corpora)
     processes = Processes.launched(say=note)
-    loaded = open_model(model, running, processes, revision)
+    loaded = open_model(model, running, processes, revision, say=note)
     begun = time.perf_counter()
     with progress(f"collect {model}: tokens", None) as advance:
         found = collect(
@@ -102,7 +104,7 @@ def command(
             settings=lambda: {**loaded.identity, "dtype": loaded.dtype},
             text=show_text,
             overwrite=overwrite,
-            batch_size=running["batch_size"],
+            batch_size=running.batch_size,
             processes=processes,
             advance=advance,
             check=loaded.check_unchanged,

@@ -9,7 +9,6 @@ import click
 
 from cli.config import config_of
 from cli.evaluating import check_asked, evaluation_options, make_plan, say_gates
-from cli.inputs import lab_of
 from cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -24,6 +23,7 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.evaluation import print_evaluation, print_side_by_side
+from surgery.hub.embedded import lab_of
 
 if TYPE_CHECKING:
     from evals.evaluation.evaluation import Evaluation

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from cli.inputs import heldout_texts, open_model, open_passages
 from cli.options import (
     FILE,
     Number,
@@ -26,6 +25,7 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.tables.extraction import print_extraction
+from evals.inputs import heldout_texts, open_model, open_passages
 
 
 @click.command("extract")
@@ -70,7 +70,6 @@ def command(
     model: str,
     samples: str,
     baseline: str | None,
-    revision: str | None,
     metrics: str,
     top_k: int,
     temperature: float,
@@ -80,7 +79,7 @@ def command(
     overwrite: bool,
     show_text: bool,
     as_json: bool,
-    **running: Any,
+    **asked: Any,
 ) -> None:
     """Test which of SAMPLES the MODEL recites: it is given each prefix, and must say the suffix.
 
@@ -100,6 +99,7 @@ def command(
     from evals.models import check_precision
     from evals.running.predictions import Sampling
     from evals.running.processes import Processes
+    from evals.running.request import Measuring
     from evals.samples.windows import control_windows
     from surgery.hub.finding import find_model
     from surgery.output import check_output, write_lines
@@ -107,23 +107,24 @@ def command(
     for file, argument in ((rows, "rows"), (output, "output")):
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument, say=note)
+    running = Measuring.of(asked)
     passages = open_passages(samples, running)
     texts = heldout_texts(controls, model, baseline, samples)
     processes = Processes.launched(say=note)
     found = None if baseline is None else find_model(baseline)  # measured last, so found first
-    loaded = open_model(model, running, processes, revision)
+    loaded = open_model(model, running, processes, running.revision, say=note)
     tokenized, windows = passages.tokenized(loaded.tokenizer), None
     if texts and (controls or loaded.tokenizer is not None):
         windows = control_windows(texts, loaded.tokenizer, tokenized.tokens.shape[1])
     sampling = Sampling(top_k, temperature)
-    protocol = Protocol(tokenized, windows, metrics == "full", sampling, running["batch_size"])
+    protocol = Protocol(tokenized, windows, metrics == "full", sampling, running.batch_size)
     total = len(tokenized) + (0 if windows is None else len(windows))
     with progress(f"extract {model}", total) as advance:
         edited = measure(loaded, protocol, processes=processes, advance=advance)
     tokenizer, before = loaded.tokenizer if show_text else None, None
     if found is not None:
         del loaded  # one model in memory at a time
-        original = open_model(found, running, processes)
+        original = open_model(found, running, processes, say=note)
         check_precision(original.dtype, *(edited.provenance[key] for key in ("dtype", "model")))
         same = replace(protocol, batch_size=edited.test.batch_size)
         with progress(f"extract {baseline}", total) as advance:

@@ -50,9 +50,10 @@ def command(
     fitted tensors. Exit code 1 when a file differs. To repeat the measurements, run the commands
     that report.json lists.
     """
-    from cli.inputs import calibration_text, fitted, lab_of
     from cli.progress import progress
+    from evals.inputs import calibration_text, fitted
     from surgery.exporting import check_target
+    from surgery.hub.embedded import lab_of
     from surgery.proof.original import open_original
     from surgery.proof.reproduction import reproduce
 
@@ -76,7 +77,7 @@ def command(
                 output,
                 source=source,
                 overwrite=overwrite,
-                fit=None if text is None else lambda prepared: fitted(prepared, text),
+                fit=None if text is None else lambda prepared: fitted(prepared, text, progress),
                 progress=advance,
             )
     differing = [file.name for file in result.files if not file.ok]

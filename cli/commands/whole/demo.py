@@ -44,11 +44,12 @@ def command(output: Path, overwrite: bool) -> None:
     """
     from cli.evaluating import evaluation_options, make_plan
     from cli.exporting import evaluated, exported
-    from cli.searching import choice_options, searched
+    from cli.progress import progress
     from cli.tables import console
     from cli.tables.evaluation import print_side_by_side
     from evals.evaluation.side_by_side import side_by_side
-    from evals.search.goals import MaxExtraction
+    from evals.search.request import SearchRequest
+    from evals.search.searching import search
     from surgery.output import atomic_folder, check_output
 
     check_output(output, _owned, overwrite=overwrite, say=note)
@@ -68,11 +69,10 @@ def command(output: Path, overwrite: bool) -> None:
             f"attn-surgery export {MODEL} --plan {found / 'plan.json'} --output {chosen}",
             style="bold",
         )
-        search = searched(
-            MODEL, MODEL, MaxExtraction(LIMIT), made / "search", unasked(choice_options)
-        )
-        assert search is not None
-        _, choice = search
+        request = SearchRequest(model=MODEL, samples=MODEL, max_extraction=LIMIT)
+        answer = search(request, made / "search", say=note, progress=progress)
+        assert answer is not None
+        _, choice = answer
         prepared = exported(choice, MODEL, made / "searched")
         out.rule("3. Verify, attack and evaluate both, on what did not choose the edit")
         out.print(

@@ -18,9 +18,9 @@ from cli.evaluating import (
     task_options,
 )
 from cli.exporting import evaluated, exported
-from cli.inputs import lab_of
 from cli.options import (
     Number,
+    ask,
     attack_options,
     json_option,
     note,
@@ -30,7 +30,9 @@ from cli.options import (
     samples_option,
     unasked,
 )
-from cli.searching import check_measure, choice_options, searched
+from cli.progress import progress
+from cli.searching import choice_options
+from surgery.hub.embedded import lab_of
 
 
 @click.command("mitigate")
@@ -78,19 +80,23 @@ def command(
         raise click.UsageError("name a MODEL, or give a --recipe that does")
     check_tasks(asked["tasks"], asked["suite"])
     lab = lab_of(model)
-    for option, given in (("--samples", samples), ("--corpus", asked["corpora"])):
+    for option, given in (("--samples", samples), ("--corpus", asked["corpus"])):
         if lab is None and not given:
             raise click.UsageError(f"{model} brings none of its own: give {option}")
-    check_measure(asked["measure"])
+
+    from evals.search.request import SearchRequest
+
+    samples = samples or str(lab)
+    given = {"model": model, "samples": samples, "max_extraction": max_extraction}
+    request = ask(SearchRequest, asked, **given)
 
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import export_command, show_search
-    from evals.search.goals import MaxExtraction
+    from evals.search.searching import search
     from surgery.exporting import check_target
     from surgery.output import write_text
     from surgery.record.manifest import RECIPE
 
-    samples = samples or str(lab)
     folder = Path(f"{output}-search")
     begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
     if overwrite or not begun:
@@ -99,32 +105,31 @@ def command(
         **unasked(evaluation_options),
         **asked,
         "samples": samples,
-        "controls": asked["corpora"],
+        "controls": request.corpus,
         "with_audit": True,
-        "max_recovered": {asked["measure"]: max_extraction, **asked["max_recovered"]},
+        "max_recovered": {request.measure: max_extraction, **asked["max_recovered"]},
     }
     # mistakes are found before any work
-    plan = make_plan(evaluation, lab, models=[(model, asked["revision"])])
+    plan = make_plan(evaluation, lab, models=[(model, request.revision)])
     note("1 of 3: search")
-    goal = MaxExtraction(max_extraction)
-    found = searched(model, samples, goal, folder, asked, overwrite=overwrite)
+    found = search(request, folder, overwrite=overwrite, say=note, progress=progress)
     if found is None:
         return
     result, choice = found
     met = result["selected"] is not None
     if met and not as_json:
-        again = export_command(model, asked["revision"], folder / "plan.json", asked["calibration"])
+        again = export_command(model, request.revision, folder / "plan.json", request.calibration)
         show_search(result, again)
     elif not met:
-        note(f"no edit meets {max_extraction:g} ({asked['measure']}): the best follows")
+        note(f"no edit meets {max_extraction:g} ({request.measure}): the best follows")
     note("2 of 3: export")
     prepared = exported(
         choice,
         model,
         output,
-        layout=asked["layout"],
-        revision=asked["revision"],
-        calibration=asked["calibration"],
+        layout=request.layout,
+        revision=request.revision,
+        calibration=request.calibration,
         overwrite=overwrite,
         keep=begun and not overwrite,
     )

@@ -1,19 +1,19 @@
-"""What commands are given: the models and texts that are named, found and opened."""
+"""The models and texts that a request names, found and opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cli.options import note
-from cli.progress import progress
 from surgery.fitting.sharing import ALONE, Sharing
-from surgery.hub.embedded import PREFIX
+from surgery.hub.embedded import lab_of
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
     from evals.running.processes import Processes
+    from evals.running.request import Measuring, Running
     from evals.samples import Passages, Samples
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
@@ -22,9 +22,20 @@ if TYPE_CHECKING:
     from surgery.plan import Plan
 
 
-def lab_of(*names: str | None) -> str | None:
-    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
-    return next((name for name in names if name and name.startswith(PREFIX)), None)
+Say = Callable[[str], None]
+"""Is told what was decided for the user, and of warnings: a line each."""
+Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+"""A bar for a text and a total, which is told how much has just been done."""
+
+
+def say_nothing(line: str) -> None:
+    """To nobody."""
+
+
+@contextmanager
+def show_nothing(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """No bar."""
+    yield lambda done: None
 
 
 def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
@@ -44,7 +55,7 @@ def _of_lab() -> Text:
     return calibration_from_texts(calibration_texts(), name="lab calibration text")
 
 
-def fitted(prepared: Prepared, text: Text) -> Fitting:
+def fitted(prepared: Prepared, text: Text, progress: Progress = show_nothing) -> Fitting:
     """Fits what an export needs."""
     from surgery.fitting.fitter import fit_checkpoint
 
@@ -67,7 +78,7 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     return lab.heldout_texts() if lab_of(*names) else []
 
 
-def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus") -> list[str]:
+def needed_texts(files: Sequence[Path], model: str, *, option: str = "corpus") -> list[str]:
     """As `heldout_texts`. Raises `SamplesError` where there is none."""
     from surgery.errors import SamplesError
 
@@ -76,17 +87,18 @@ def needed_texts(files: Sequence[Path], model: str, *, option: str = "--corpus")
         raise SamplesError(
             "no held-out text to measure the cost of an edit on",
             where=model,
-            fix=f"name text that the model was not trained on with {option}",
+            fix=f"name text that the model was not trained on with `{option}`",
         )
     return texts
 
 
-def open_passages(samples: str, asked: Mapping[str, Any]) -> Passages:
-    """SAMPLES as typed → passages, found. `asked`: by the names of `cli.options.length_options`."""
+def open_passages(samples: str, request: Measuring) -> Passages:
+    """SAMPLES as named → passages, found."""
     from evals.samples import open_samples
 
-    lengths = {key: asked[key] for key in ("prefix_length", "suffix_length")}
-    return open_samples(samples, **lengths)
+    return open_samples(
+        samples, prefix_length=request.prefix_length, suffix_length=request.suffix_length
+    )
 
 
 def look_up(model: str, revision: str | None = None) -> None:
@@ -99,8 +111,8 @@ def look_up(model: str, revision: str | None = None) -> None:
     find_outline(model, revision)
 
 
-def tokenized(passages: Passages, loaded: LoadedModel) -> Samples:
-    """The passages in a model's tokens; says which rows are left out, merged, or not independent.
+def tokenized(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
+    """The passages in a model's tokens; `say` hears of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenized`.
     """
@@ -108,25 +120,29 @@ def tokenized(passages: Passages, loaded: LoadedModel) -> Samples:
 
     samples = passages.tokenized(loaded.tokenizer)
     for warning in row_warnings(samples.described):
-        note(f"warning: {warning}")
+        say(f"warning: {warning}")
     return samples
 
 
 def open_model(
     model: str | ResolvedModel,
-    asked: Mapping[str, Any],
+    request: Running,
     processes: Processes,
     revision: str | None = None,
+    *,
+    say: Say = say_nothing,
 ) -> LoadedModel:
-    """MODEL as typed, or as it was found → the loaded model.
-
-    `asked`: by the names of `cli.options.running_options`.
-    """
+    """MODEL as named, or as it was found → the loaded model."""
     from evals.models import open_model
 
-    running = {key: asked[key] for key in ("dtype", "device", "device_map")}
-    running["device"] = running["device"] or processes.device
-    return open_model(model, revision=revision, **running, say=note)
+    return open_model(
+        model,
+        revision=revision,
+        dtype=request.dtype,
+        device=request.device or processes.device,
+        device_map=request.device_map,
+        say=say,
+    )
 
 
 def fitter_for(
@@ -136,6 +152,7 @@ def fitter_for(
     *,
     layout: str = "auto",
     processes: Sharing = ALONE,
+    progress: Progress = show_nothing,
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need; None where there is no text for it.
 

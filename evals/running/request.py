@@ -1,0 +1,69 @@
+"""What a command or a Python caller asks for: frozen, typed, checked, and kept as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from surgery.hub.finding import shown_name
+from surgery.record.manifest import Record
+
+R = TypeVar("R", bound="Request")
+
+
+class Request(Record):
+    """Its fields have the names of the options that fill it."""
+
+    @classmethod
+    def of(cls: type[R], options: Mapping[str, Any], **more: Any) -> R:
+        """Filled from those of the options that it has, and from `more`.
+
+        Raises `pydantic.ValidationError`, a `ValueError`.
+        """
+        return cls(**{key: options[key] for key in cls.model_fields if key in options} | more)
+
+    def to_config(self) -> str:
+        """The file that repeats it with `--config`, as YAML."""
+        return config_text({name.replace("_", "-"): value for name, value in self})
+
+
+class Running(Request):
+    """How models are run. `device` None: a GPU if there is one; `batch_size` None: as many rows as
+    memory allows."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str | None = None
+    device_map: Literal["auto"] | None = None
+    batch_size: int | None = Field(default=None, ge=1)
+
+
+class Measuring(Running):
+    """How passages are cut, and which revision of a Hub model is run. Lengths are in tokens; None:
+    32, or a pair's own."""
+
+    revision: str | None = None
+    prefix_length: int | None = None
+    suffix_length: int | None = None
+
+
+def config_text(options: Mapping[str, Any]) -> str:
+    """Options by name as YAML, those that are not given left out. Files lose their paths."""
+    import yaml
+
+    plain = {name: _plain(value) for name, value in options.items()}
+    kept = {name: value for name, value in plain.items() if value is not None and value != []}
+    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    """As YAML has it, and as the option takes it again."""
+    if isinstance(value, dict):
+        return [f"{key}={limit}" for key, limit in value.items()]
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str | Path):
+        return shown_name(value)
+    return value if isinstance(value, bool | int | float | None) else str(value)
