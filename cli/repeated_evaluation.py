@@ -119,8 +119,8 @@ def _here(recorded: str | None) -> str | None:
 
 def _same(recorded: Sequence[TextSource], given: Sequence[Path]) -> tuple[Path, ...]:
     """What names the held-out text, which must have the recorded hashes."""
-    from surgery.fitting.corpus import open_corpus
     from surgery.hub.datasets import PREFIX as HUB
+    from surgery.reading.corpus import open_corpus
 
     files = tuple(given) or tuple(Path(text.name) for text in recorded)
     for file in files:

@@ -78,6 +78,7 @@ ORDER = [
     "surgery.output",
     "surgery.record",
     "surgery.hub",
+    "surgery.reading",
     "surgery.editing",
     "surgery.fitting",
     "surgery.card",

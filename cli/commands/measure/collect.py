@@ -82,8 +82,8 @@ def command(
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
     from evals.memorization.collecting import Cut, collect
     from evals.running.processes import Processes
-    from surgery.fitting.corpus import open_corpus
     from surgery.output import check_output
+    from surgery.reading.corpus import open_corpus
 
     check_output(output, overwrite=overwrite, say=note)
     cut = Cut(prefix_length, suffix_length, stride, min_score)
