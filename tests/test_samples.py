@@ -310,7 +310,7 @@ def test_mistakes_in_a_table_of_text(tmp_path):
         ("text,count\n1\n", "line 2: not CSV (got 1 columns, and the first line has 2)"),
         ("text,text\n1,2\n", "line 1: not CSV (got two columns have the same name)"),
         ('text\n"a" b\n', "line 2: not CSV (got ',' expected after '\"')"),
-        ('text\n"a\n', "line 3: not CSV (got unexpected end of data)"),
+        ('text\n"a\n', "line 2: not CSV (got unexpected end of data)"),
         ("text,count\na,many\n", "line 2: cannot be used as samples (got Expecting value"),
     ):
         path.write_text(content)

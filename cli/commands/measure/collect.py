@@ -35,7 +35,7 @@ from cli.progress import progress
     multiple=True,
     type=PATH,
     metavar="FILE",
-    help="Text, .jsonl, .jsonl.zst or .parquet (column text), a folder, or "
+    help="Text, JSON, CSV or parquet (column text), a folder, or "
     "hf:DATASET:SPLIT:COLUMN; may be repeated.",
 )
 @output_option(
