@@ -26,7 +26,7 @@ from evals.memorization.collecting import Cut, collect
 from evals.memorization.extraction import extract
 from evals.models import open_model
 from evals.samples import load_samples
-from surgery.fitting.corpus import open_corpus
+from surgery.reading.corpus import open_corpus
 
 SEED = 1
 END = "<|endoftext|>"

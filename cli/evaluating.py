@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
     from evals.evaluation.plan import Plan
     from evals.evaluation.report import Report
-    from surgery.fitting.corpus import Corpus
+    from surgery.reading.corpus import Corpus
     from surgery.record.manifest import TextSource
 
 
@@ -185,8 +185,8 @@ def make_plan(
     from evals.evaluation.plan import Plan
     from evals.running.request import Measuring
     from surgery.checkpoint.content import cache_folder
-    from surgery.fitting.corpus import open_corpus
-    from surgery.fitting.passages import texts
+    from surgery.reading.corpus import open_corpus
+    from surgery.reading.passages import texts
     from surgery.record.manifest import TextSource
 
     names = named_tasks(asked["tasks"], asked["suite"] or ("lab" if lab else "standard"))
@@ -222,8 +222,8 @@ def recorded_texts(corpus: Corpus) -> list[TextSource]:
     from surgery.record.manifest import TextSource
 
     return [
-        TextSource(name=name, sha256=sha256_of(file) if isinstance(file, Path) else None)
-        for name, file in zip(corpus.names, corpus.files, strict=True)
+        TextSource(name=f.name, sha256=sha256_of(f.place) if isinstance(f.place, Path) else None)
+        for f in corpus.files
     ]
 
 

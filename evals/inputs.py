@@ -70,8 +70,8 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     `SamplesError` for what cannot be read.
     """
     from evals import lab
-    from surgery.fitting.corpus import open_corpus
-    from surgery.fitting.passages import texts
+    from surgery.reading.corpus import open_corpus
+    from surgery.reading.passages import texts
 
     if files:
         return texts(open_corpus(files))

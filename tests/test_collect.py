@@ -29,7 +29,7 @@ from evals.memorization.extraction import extract
 from evals.memorization.measures import token_accuracy
 from evals.samples import load_samples
 from surgery.errors import SamplesError
-from surgery.fitting.corpus import Corpus, Place, open_corpus, windows
+from surgery.reading.corpus import Corpus, Place, open_corpus, windows
 
 CUT = Cut(prefix_length=6, suffix_length=5, stride=3)
 
@@ -248,7 +248,7 @@ def test_a_data_set_of_the_hub_is_a_corpus(tmp_path):
     assert corpus.names == (name,)  # of a folder, not where it is
     assert corpus.fingerprint == [[name, None]]
     assert texts(corpus) == texts(open_corpus([tmp_path / "train.parquet"]))
-    with pytest.raises(SamplesError, match="no such column of text"):
+    with pytest.raises(SamplesError, match="no such column"):
         open_corpus([f"hf:{tmp_path}:train:other"])
 
 
@@ -269,7 +269,7 @@ def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, 
 
     folder = tmp_path_factory.mktemp("pieces")
     (folder / "a.txt").write_text(TEXT)
-    with mock.patch("surgery.fitting.corpus._PIECE", piece):
+    with mock.patch("surgery.reading.corpus._PIECE", piece):
         found = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride))
         after = found[len(found) // 2].place
         rest = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride, after=after))
@@ -300,34 +300,38 @@ def test_mistakes_in_a_corpus(tmp_path):
 
     assert message(tmp_path / "none") == f"{tmp_path / 'none'}: no such file or folder"
     assert message(tmp_path) == (
-        f"{tmp_path}: no text in it (expected .txt, .md, .rst, .py, .text, .jsonl, .jsonl.zst, "
+        f"{tmp_path}: no text in it (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, .tsv, "
         ".parquet)"
     )
     (tmp_path / "a.txt").write_bytes(b"\xff\xff")
     assert message(tmp_path / "a.txt").startswith(f"{tmp_path / 'a.txt'}: not UTF-8 text")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"words": 1}\n')
     assert message(tmp_path / "a.jsonl") == (
-        f"{tmp_path / 'a.jsonl'} line 2: not JSON lines with a text (got text: field required)"
+        f"{tmp_path / 'a.jsonl'} line 2: no text in column 'text' (got no such column)"
     )
     (tmp_path / "a.jsonl.zst").write_bytes(b"no zstandard at all")
     assert "line 1: cannot be read (got ZSTD decompress failed" in message(tmp_path / "a.jsonl.zst")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
     assert message(tmp_path / "a.jsonl") == (
-        f"{tmp_path / 'a.jsonl'} line 2: not JSON lines with a text (got text: input should be a "
-        "valid string)"
+        f"{tmp_path / 'a.jsonl'} line 2: no text in column 'text' (got int)"
     )
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "a.parquet")
-    assert "not parquet with a column text" in message(tmp_path / "a.parquet")
-    for column in (["a", None], [1, 2]):
+    assert message(tmp_path / "a.parquet") == (
+        f"{tmp_path / 'a.parquet'} row 1: no text in column 'text' (got no such column)"
+    )
+    for column, got in (
+        (["a", None], "row 2: no text in column 'text' (got NoneType)"),
+        ([1], "int"),
+    ):
         pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
-        assert "not parquet with a column text (got " in message(tmp_path / "a.parquet")
+        assert got in message(tmp_path / "a.parquet")
 
 
 def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):
     """A corpus that cannot be read, or a kill before the first step, is no progress to protect."""
     output = tmp_path / "out.jsonl"
     (tmp_path / "bad.jsonl").write_text('{"text": 5}\n')
-    with pytest.raises(SamplesError, match="text: input should be a valid string"):
+    with pytest.raises(SamplesError, match=r"line 1: no text in column 'text' \(got int\)"):
         run(model, tmp_path / "bad.jsonl", output)
     assert not Path(f"{output}.progress").exists()
     Path(f"{output}.progress").write_text('{"model": "another"}\n')

@@ -23,8 +23,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("inputs")
     found = {name: folder / name for name in (
         "good.jsonl", "ids.npy", "short.npy", "broken.jsonl", "counts.jsonl", "weights.bin",
-        "text.txt", "latin.txt", "rows.jsonl", "absent", "empty", "plan.json", "list.jsonl",
-        "pretty.jsonl", "list.json", "folder.jsonl", "latin.jsonl",
+        "text.txt", "latin.txt", "rows.jsonl", "absent", "empty", "plan.json", "list.json",
+        "folder.jsonl", "latin.jsonl",
     )}  # fmt: skip
     found["good.jsonl"].write_text(json.dumps({"text": "one two three"}) + "\n")
     np.save(found["ids.npy"], np.ones((4, 64), dtype=np.int64))
@@ -38,9 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     found["empty"].mkdir()
     found["folder.jsonl"].mkdir()
     found["latin.jsonl"].write_bytes(b'{"text": "caf\xe9"}')
-    rows = [{"text": "one two three"}]
-    for name, indent in (("list.jsonl", None), ("pretty.jsonl", 2), ("list.json", None)):
-        found[name].write_text(json.dumps(rows, indent=indent))
+    found["list.json"].write_text('[{"text": "one two three"}, {"text"')
     edits = [{"drop_attn": "1", "variant": "zero"}]
     found["plan.json"].write_text(json.dumps({"schema_version": 1, "edits": edits}))
     return found
@@ -51,10 +49,8 @@ SAMPLES = [
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
     ("counts.jsonl", [], "got count.0: input should be greater than or equal to 0"),
-    ("list.jsonl", [], "write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
-    ("pretty.jsonl", [], "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
     ("list.json", [], "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
-    ("folder.jsonl", [], "folder.jsonl: is a folder; name a file in it"),
+    ("folder.jsonl", [], "folder.jsonl: no text in it"),
     (
         "latin.jsonl",
         [],
@@ -70,7 +66,7 @@ TEXTS = [
     ("latin.txt", "latin.txt: not UTF-8 text"),
     ("latin.txt", "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1"),
     ("rows.jsonl", "rows.jsonl line 1: "),
-    ("list.jsonl", "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("list.json", "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
     ("empty", "empty: no text in it"),
 ]
 WITH_SAMPLES = {

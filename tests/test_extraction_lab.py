@@ -22,7 +22,7 @@ from evals.memorization.extraction import extract
 from evals.models import open_model
 from evals.samples import load_samples
 from surgery.editing.in_memory import apply
-from surgery.fitting.corpus import open_corpus
+from surgery.reading.corpus import open_corpus
 
 pytestmark = pytest.mark.slow
 

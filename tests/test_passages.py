@@ -26,9 +26,10 @@ from surgery.errors import SamplesError
 from surgery.exporting import write
 from surgery.families import Dimensions
 from surgery.fitting.calibration import open_calibration
-from surgery.fitting.corpus import documents, open_corpus
 from surgery.fitting.fitter import fit_checkpoint
-from surgery.fitting.passages import SPACING, evenly, passages, scattered, texts
+from surgery.reading.corpus import documents, open_corpus
+from surgery.reading.passages import SPACING, evenly, passages, scattered, texts
+from surgery.reading.sources import Source
 
 SIZES = Dimensions(4, 2, 64, 256, 400, max_positions=32)
 LINES = 40_000
@@ -56,7 +57,7 @@ def numbers(found: list[str]) -> list[int]:
 
 
 def test_passages_are_spread_evenly_and_the_same_every_time(large: Path) -> None:
-    places = passages(large, 8, 0)
+    places = passages(Source(large), 8, 0)
     assert len(places) == 8
     read = [numbers(["".join(document) for document in place()]) for place in places]
     for stratum, found in enumerate(read):
@@ -64,9 +65,9 @@ def test_passages_are_spread_evenly_and_the_same_every_time(large: Path) -> None
         assert stratum / 8 - 0.01 <= found[0] / LINES < (stratum + 1) / 8
     assert all(one[-1] < other[0] for one, other in pairwise(read))
     begins = [found[0] for found in read]
-    again = [next(iter(next(place()))) for place in passages(large, 8, 0)]
+    again = [next(iter(next(place()))) for place in passages(Source(large), 8, 0)]
     assert [numbers([text])[0] for text in again] == begins
-    other = [next(iter(next(place()))) for place in passages(large, 8, 1)]
+    other = [next(iter(next(place()))) for place in passages(Source(large), 8, 1)]
     assert [numbers([text])[0] for text in other] != begins, "files are not read in step"
 
 
@@ -77,8 +78,8 @@ def test_what_has_no_places_is_read_from_its_start(tmp_path: Path) -> None:
     (tmp_path / "small.txt").write_text("\n".join(lines(2000)))
     assert (tmp_path / "small.txt").stat().st_size < 2 * SPACING
     for name in ("a.jsonl.zst", "small.txt"):
-        (place,) = passages(tmp_path / name, 8, 0)
-        assert next(next(place())) == next(next(documents(tmp_path / name)))
+        (place,) = passages(Source(tmp_path / name), 8, 0)
+        assert next(next(place())) == next(next(documents(Source(tmp_path / name))))
 
 
 @settings(max_examples=40, deadline=None)
@@ -88,7 +89,9 @@ def test_a_part_of_a_text_begins_and_ends_with_a_line(
 ) -> None:
     path = tmp_path_factory.mktemp("part") / "a.txt"
     path.write_text(text, newline="")
-    found = "".join("".join(pieces) for pieces in documents(path, range(start, start + length)))
+    found = "".join(
+        "".join(pieces) for pieces in documents(Source(path), range(start, start + length))
+    )
     begins, expected = 0, ""
     for line in text.splitlines(keepends=True):
         expected += line if start <= begins < start + length else ""
@@ -101,7 +104,7 @@ def test_long_lines_are_begun_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("é😀" * 50_000)
     for start in range(1, 9):
-        (pieces,) = documents(path, range(start, start + 40_000))
+        (pieces,) = documents(Source(path), range(start, start + 40_000))
         found = "".join(pieces)
         assert found in path.read_text()
         assert len(found) > 10_000
@@ -185,7 +188,7 @@ def test_mistakes_within_a_large_file(tmp_path: Path) -> None:
     good = "".join(json.dumps({"text": line}) + "\n" for line in lines())
     path.write_text(good + "not json\n" * 40_000)
     text = open_calibration([path])
-    with pytest.raises(SamplesError, match=r"a\.jsonl from byte [\d,]+ on, line 1: not JSON lines"):
+    with pytest.raises(SamplesError, match=r"a\.jsonl from byte [\d,]+ on, line 1: not JSON "):
         text.tokenized(tiny_tokenizer(), SIZES)
 
 

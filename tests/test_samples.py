@@ -253,19 +253,85 @@ def test_the_google_benchmark(data):
     samples.check_fits(vocab_size=50_257, max_positions=2_048)
 
 
+PASSAGES = [f"{word} quick brown fox, jumps\tover the {word} lazy dog" for word in ("a", "an")]
+FORMS = {
+    "s.txt": "\n\n".join(PASSAGES),
+    "s.txt.gz": "\n".join(PASSAGES),
+    "s.json": json.dumps([{"text": text} for text in PASSAGES], indent=2),
+    "array.jsonl": json.dumps([{"text": text} for text in PASSAGES]),
+    "s.jsonl.zst": "".join(json.dumps({"text": text}) + "\n" for text in PASSAGES),
+    "s.csv": "\ufeffother,text\r\n" + "".join(f'1,"{text}"\r\n' for text in PASSAGES),
+    "s.csv.gz": "text\n" + "".join(f'"{text}"\n' for text in PASSAGES),
+    "s.tsv": 'text\tother\n"{}"\t1\n"{}"\t2\n'.format(*PASSAGES),
+    "s.csv:said": "said\n" + "".join(f'"{text}"\n' for text in PASSAGES),
+    "s.jsonl:meta.said": "".join(json.dumps({"meta": {"said": t}}) + "\n" for t in PASSAGES),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "s.parquet:meta.said", "hf", "folder", "folder:said"])
+def test_every_form_of_text_is_the_same_passages(tmp_path, form):
+    name, _, column = form.partition(":")
+    path, rows = tmp_path / name, [{"meta": {"said": text, "n": 1}} for text in PASSAGES]
+    source = f"{path}:{column}" if column else str(path)
+    if name in ("s.parquet", "hf"):
+        source = source if column else f"hf:{tmp_path}:train:meta.said"
+        path = path if column else tmp_path / "train.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif name == "folder":
+        (path / "sub").mkdir(parents=True)
+        (path / "README.md").write_text("not a passage")
+        for at, text in enumerate(PASSAGES):
+            lines(path / "sub" / f"{at}.jsonl", [{column or "text": text}])
+    else:
+        packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+        content = FORMS[form].encode()
+        path.write_bytes(pa.compress(content, packing, asbytes=True) if packing else content)
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 4, "suffix_length": 4}
+    found = load_samples(source, **options)
+    expected = load_samples(
+        lines(tmp_path / "expected.jsonl", [{"text": text} for text in PASSAGES]), **options
+    )
+    assert found.sha256 == expected.sha256
+    assert found.ids == (("sub/0.jsonl:0", "sub/1.jsonl:0") if name == "folder" else ("0", "1"))
+    assert str(path) not in found.source
+
+
+def test_a_table_of_text_has_every_column(tmp_path):
+    rows = [
+        f'row-{i},"{row.tolist()}",{i},{"TRUE" if i else "False"}' for i, row in enumerate(TOKENS)
+    ]
+    (tmp_path / "s.csv").write_text("\n".join(["id,tokens,count,member", *rows]))
+    check_every_column(load_samples(str(tmp_path / "s.csv")))
+
+
+def test_mistakes_in_a_table_of_text(tmp_path):
+    path = tmp_path / "s.csv"
+    for content, text in (
+        ("text,count\n1\n", "line 2: not CSV (got 1 columns, and the first line has 2)"),
+        ("text,text\n1,2\n", "line 1: not CSV (got two columns have the same name)"),
+        ('text\n"a" b\n', "line 2: not CSV (got ',' expected after '\"')"),
+        ('text\n"a\n', "line 2: not CSV (got unexpected end of data)"),
+        ("text,count\na,many\n", "line 2: cannot be used as samples (got Expecting value"),
+    ):
+        path.write_text(content)
+        assert message(str(path), tokenizer=tiny_tokenizer()).startswith(f"{path} {text}")
+
+
 # ---------------------------------------------------------------------------------- the mistakes
 
 
 def test_no_such_file():
-    assert message("absent.npy") == (
-        "absent.npy: no such file (expected FILE.npy, PREFIX.npy,SUFFIX.npy, FILE.jsonl, "
-        "FILE.parquet, hf:DATASET:SPLIT:COLUMN, lab:NAME)"
-    )
+    assert message("absent.npy") == "absent.npy: no such file or folder"
+    assert message("absent.npy,other.npy") == "absent.npy: no such file or folder"
 
 
 def test_unknown_form(tmp_path):
-    (tmp_path / "s.csv").write_text("1,2")
-    assert "unknown form of samples" in message(str(tmp_path / "s.csv"))
+    (tmp_path / "s.doc").write_text("1,2")
+    assert message(str(tmp_path / "s.doc")) == (
+        f"{tmp_path / 's.doc'}: unknown form of samples (expected a folder, a file (.npy, .jsonl, "
+        ".json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, hf:DATASET:SPLIT:COLUMN, or "
+        "lab:NAME)"
+    )
 
 
 def test_malformed_names(tmp_path):
@@ -350,7 +416,7 @@ def test_empty_array_and_empty_file(tmp_path):
 def test_broken_json_names_its_line(tmp_path):
     (tmp_path / "s.jsonl").write_text('{"tokens": [1]}\n{"tokens"\n')
     assert message(str(tmp_path / "s.jsonl")).startswith(
-        f"{tmp_path / 's.jsonl'} line 2: not JSON lines of samples (got "
+        f"{tmp_path / 's.jsonl'} line 2: not JSON (got "
     )
     (tmp_path / "s.jsonl").write_bytes(b"\xff\xfe")
     assert "line 1: cannot be read (got 'utf-8' codec" in message(str(tmp_path / "s.jsonl"))
@@ -361,9 +427,9 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     row = [1] * 64
     assert message(lines(path, [{"words": "a"}])) == (
         f"{path}: no passages (expected a column tokens, columns prefix and suffix, or a column "
-        "text, got none of them)"
+        "text, got none of them); name the column: FILE:COLUMN"
     )
-    at = f"{path} line 2: not JSON lines of samples (got"
+    at = f"{path} line 2: cannot be used as samples (got"
     assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{at} no 'tokens')"
     assert message(lines(path, [{"tokens": row}, {"tokens": [1.5] * 64}])) == (
         f"{at} 'tokens' is a list that is not of token ids)"
@@ -440,7 +506,7 @@ def test_an_unreachable_hub_is_said_at_once(dead_hub):
     text = message("hf:nobody/nothing:train:text")
     assert text.startswith("hf:nobody/nothing:train:text: the data set cannot be loaded (got Could")
     with pytest.raises(SamplesError, match="cannot be loaded"):
-        next(HubDataset("nobody/nothing", "train", "text").texts())
+        next(HubDataset("nobody/nothing", "train", "text").tables())
     assert time.monotonic() - started < 15  # its own client would try for half a minute, twice
 
 

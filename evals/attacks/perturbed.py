@@ -9,7 +9,7 @@ import numpy as np
 from evals.attacks.attack import Attack, Attacked, Outcome
 from evals.memorization.measures import Flags
 from evals.samples import Tokens, row_hash
-from surgery.fitting.corpus import token_ids
+from surgery.reading.corpus import token_ids
 
 DROPPED = (1, 4, 16)
 BEFORE = 16

@@ -24,8 +24,8 @@ from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import row_hash
 from surgery.errors import SamplesError
-from surgery.fitting.corpus import Corpus, Place, Window, windows
 from surgery.output import write_lines
+from surgery.reading.corpus import Corpus, Place, Window, windows
 
 
 @dataclass(frozen=True)

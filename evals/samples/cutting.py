@@ -10,7 +10,7 @@ import numpy as np
 from evals.samples.record import RowNote, Tokens
 from evals.samples.tables import IdRow, Table
 from surgery.errors import SamplesError
-from surgery.fitting.corpus import token_ids
+from surgery.reading.corpus import token_ids
 
 
 def whole_rows(

@@ -11,18 +11,20 @@ import numpy as np
 from evals.samples.cutting import pairs, whole_rows
 from evals.samples.record import Samples
 from evals.samples.repeats import independent
-from evals.samples.tables import Table, read_dataset, read_npy, read_npy_pair, read_table
-from surgery.checkpoint.foreign import ONE_A_LINE
+from evals.samples.tables import Table, read_npy, read_npy_pair, read_table
 from surgery.errors import SamplesError
-from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.hub.finding import shown_name
+from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32
 """Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
 MOST_TOKENS = 2**30
 """Of all passages together, after they are cut."""
-FORMS = (
-    "FILE.npy, PREFIX.npy,SUFFIX.npy, FILE.jsonl, FILE.parquet, hf:DATASET:SPLIT:COLUMN, lab:NAME"
+FORMS = (*TABLES, ".txt")
+"""Files of these are read from a folder."""
+EXPECTED = (
+    "a folder, a file (.npy, .jsonl, .json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, "
+    "hf:DATASET:SPLIT:COLUMN, or lab:NAME"
 )
 
 
@@ -86,6 +88,7 @@ def open_samples(
             where=table.where,
             expected="a column tokens, columns prefix and suffix, or a column text",
             got=", ".join(table.columns) or "none of them",
+            fix="name the column: FILE:COLUMN",
         )
     passages = Passages(source, table, prefix_length or own_prefix, suffix_length or own_suffix)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
@@ -107,9 +110,11 @@ def load_samples(
 
     **Arguments:**
 
-    - `source`: `FILE.npy` (token ids [N, T]); `PREFIX.npy,SUFFIX.npy`; `FILE.jsonl` or
-      `FILE.parquet` with `tokens`, or `prefix` and `suffix`, or `text`, and optionally `id`,
-      `count` and `member`; `hf:DATASET:SPLIT:COLUMN`; `lab:pythia` or `lab:gpt-neo`.
+    - `source`: `FILE.npy` (token ids [N, T]); `PREFIX.npy,SUFFIX.npy`; a table (JSON lines, a
+      JSON array, CSV, TSV or parquet) with `tokens`, or `prefix` and `suffix`, or `text`, and
+      optionally `id`, `count` and `member`; a `.txt` file with one passage a line; a folder of
+      such tables and texts; a table or folder with `:COLUMN` after it; `hf:DATASET:SPLIT:COLUMN`;
+      `lab:pythia` or `lab:gpt-neo`.
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
 
@@ -130,26 +135,18 @@ def _read(source: str) -> Table:
     if source.startswith("lab:"):
         from evals.lab import samples_path
 
-        return read_table(samples_path(source.removeprefix("lab:")))
-    if source.startswith(PREFIX):
-        return read_dataset(HubDataset.parse(source))
-    if source.endswith(".npy") and "," in source and not Path(source).exists():
-        prefix, suffix, *more = (Path(part) for part in source.split(","))
-        if more:
+        source = str(samples_path(source.removeprefix("lab:")))
+    parts = [Path(part) for part in source.split(",")]
+    if not Path(source).exists() and source.endswith(".npy"):
+        if len(parts) == 2:
+            for path in parts:
+                find_sources(path)
+            return read_npy_pair(*parts)
+        if len(parts) > 2:
             raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
-        return read_npy_pair(_file(prefix), _file(suffix))
-    path = _file(Path(source))
-    if path.suffix == ".npy":
-        return read_npy(path)
-    if path.suffix in (".jsonl", ".parquet"):
-        return read_table(path)
-    fix = ONE_A_LINE if path.suffix == ".json" else None
-    raise SamplesError("unknown form of samples", where=source, expected=FORMS, fix=fix)
-
-
-def _file(path: Path) -> Path:
-    if path.is_dir():
-        raise SamplesError("is a folder", where=path, fix="name a file in it")
-    if not path.is_file():
-        raise SamplesError("no such file", where=path, expected=FORMS)
-    return path
+    sources = find_sources(source, FORMS)
+    if sources[0].form == ".npy":
+        return read_npy(Path(source))
+    if not all(found.is_table or found.form in FORMS for found in sources):
+        raise SamplesError("unknown form of samples", where=source, expected=EXPECTED)
+    return read_table(source, sources)

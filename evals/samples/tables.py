@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,20 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgery.checkpoint.foreign import as_lines, guard, parse_json, read_lines
+from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import SamplesError
-from surgery.fitting.parquet import parquet_batches
-from surgery.hub.datasets import HubDataset
+from surgery.reading.rows import rows
+from surgery.reading.sources import Source
 
 IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**33
-"""Of the columns of a parquet file, once they are unpacked: 8 GiB."""
-
-_JOINED = 2**20
-"""Bytes of rows that are looked at together, or a single larger one."""
+"""Of the passages of a table, once they are unpacked: 8 GiB."""
 
 
 class Labels(BaseModel):
@@ -59,14 +56,14 @@ class Table:
 
 def _table(
     where: object,
-    number: int,
+    ids: Sequence[str | int],
     columns: Mapping[str, Any],
     shape: tuple[int, int] | None = None,
 ) -> Table:
-    """The columns, checked."""
-    if not 0 < number <= MOST_ROWS:
-        expected = f"at most {MOST_ROWS:,}" if number else "at least one"
-        raise SamplesError("too many rows" if number else "no rows", where=where, expected=expected)
+    """The columns, checked. `ids`: of rows that have none of their own."""
+    if not 0 < len(ids) <= MOST_ROWS:
+        expected = f"at most {MOST_ROWS:,}" if ids else "at least one"
+        raise SamplesError("too many rows" if ids else "no rows", where=where, expected=expected)
     with guard(SamplesError, "cannot be used as samples", where):
         labels = Labels.model_validate({n: columns[n] for n in LABELS if n in columns})
     passages = {name: columns[name] for name in PASSAGES if name in columns}
@@ -79,17 +76,17 @@ def _table(
                 expected="text in every row, or a list of token ids in every row",
                 got=" and ".join(sorted(kind.__name__ for kind in kinds)),
             )
-    ids = tuple(map(str, labels.id or range(number)))
-    ((name, times),) = Counter(ids).most_common(1)
+    names = tuple(map(str, labels.id or ids))
+    ((name, times),) = Counter(names).most_common(1)
     if times > 1:
         raise SamplesError("ids are not unique", where=where, got=f"{name!r} {times} times")
-    return Table(str(where), ids, passages, labels, shape)
+    return Table(str(where), names, passages, labels, shape)
 
 
 def read_npy(path: Path) -> Table:
     """An array of token ids, integers [N, T]."""
     array = _array(path)
-    return _table(path, len(array), {"tokens": array})
+    return _table(path, range(len(array)), {"tokens": array})
 
 
 def read_npy_pair(prefix: Path, suffix: Path) -> Table:
@@ -104,28 +101,42 @@ def read_npy_pair(prefix: Path, suffix: Path) -> Table:
             got=len(suffixes),
         )
     shape = (int(prefixes.shape[1]), int(suffixes.shape[1]))
-    return _table(where, len(prefixes), {"prefix": prefixes, "suffix": suffixes}, shape)
+    return _table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
-def read_table(path: Path) -> Table:
-    """`.jsonl` or `.parquet` with the columns that `Table` names; others are ignored."""
-    if path.suffix == ".parquet":
-        with guard(SamplesError, "cannot be read as parquet", path):
-            columns = _arrow_columns(_joined(parquet_batches(path, PASSAGES + LABELS)))
-        return _table(path, *columns)
-    return _table(path, *_json_lines(path))
+def read_table(named: str, sources: Sequence[Source]) -> Table:
+    """The columns that `Table` names, as far as the first row has them; others are ignored."""
+    columns: dict[str, list[Any]] | None = None
+    ids: list[str | int] = []
+    size = 0
+    for source in sources:
+        passages = PASSAGES if source.column is None else (source.column,)
+        for number, (where, row) in enumerate(rows(source, passages + LABELS, whole=True)):
+            with guard(SamplesError, "cannot be used as samples", where):
+                found = _cells(source, row)
+                if columns is None:
+                    columns = {name: [] for name in PASSAGES + LABELS if name in found}
+                for name, cells in columns.items():
+                    if found.get(name) is None:
+                        raise ValueError(f"no {name!r}")
+                    cells.append(found[name])
+                    size += getattr(found[name], "nbytes", 0) or len(str(found[name]))
+                if len(ids) >= MOST_ROWS or size > MOST_BYTES:
+                    raise ValueError(f"more than {MOST_ROWS:,} rows, or {MOST_BYTES:,} bytes")
+            ids.append(number if len(sources) == 1 else f"{source.name}:{number}")
+    return _table(named, ids, columns or {})
 
 
-def read_dataset(dataset: HubDataset) -> Table:
-    """Its column, of token ids or text, with `id`, `count` and `member`."""
-    data, column = dataset.load(), dataset.column
-    wanted = [column, *(label for label in LABELS if label in data.column_names)]
-    with guard(SamplesError, "cannot be read", dataset):
-        batches = data.select_columns(wanted).with_format("arrow").iter(1_000)
-        number, columns = _arrow_columns(b for table in batches for b in table.to_batches())
-    passages = columns.pop(column, [])
-    kind = "text" if len(passages) and isinstance(passages[0], str) else "tokens"
-    return _table(dataset, number, {kind: passages, **columns})
+def _cells(source: Source, row: dict[str, Any]) -> dict[str, Any]:
+    """A row's cells by the names of `Table`, lists of token ids as arrays."""
+    if source.form in (".csv", ".tsv"):  # text, whatever it means
+        typed = {"count", "member", *(() if source.column else ("tokens",))} & row.keys()
+        row |= {name: parse_json(row[name].lower()) for name in typed}
+    found = {name: _cell(value, name) for name, value in row.items()}
+    if source.column in found:
+        passage = found.pop(source.column)
+        found["text" if isinstance(passage, str) else "tokens"] = passage
+    return found
 
 
 def _array(path: Path) -> npt.NDArray[Any]:
@@ -139,71 +150,9 @@ def _array(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _json_lines(path: Path) -> tuple[int, dict[str, Sequence[Any]]]:
-    """The number of rows, and the columns that the first of them has."""
-    columns: dict[str, list[Any]] | None = None
-    number = 0
-    with path.open("rb") as file:
-        for where, line in read_lines(file, path, SamplesError):
-            with guard(SamplesError, "not JSON lines of samples", where, as_lines(line)):
-                row = parse_json(line)
-                if not isinstance(row, dict):
-                    raise ValueError("not an object")
-                if columns is None:
-                    columns = {name: [] for name in PASSAGES + LABELS if name in row}
-                for name, cells in columns.items():
-                    cells.append(_cell(row.get(name), name))
-            number += 1
-    return number, {**(columns or {})}
-
-
 def _cell(value: Any, name: str) -> Any:
-    if value is None:
-        raise ValueError(f"no {name!r}")
     if not isinstance(value, list):
         return value
     if any(type(item) is not int for item in value):
         raise ValueError(f"{name!r} is a list that is not of token ids")
     return np.asarray(value, dtype=np.int64)
-
-
-def _joined(batches: Iterable[Any]) -> Iterator[Any]:
-    """The same rows in fewer batches, where single ones are small: each costs as much as many."""
-    import pyarrow
-
-    held: list[Any] = []
-    size = 0
-    for batch in batches:
-        held.append(batch)
-        size += batch.nbytes
-        if size > _JOINED or len(held) == 1_000:
-            yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
-            held, size = [], 0
-    if held:
-        yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
-
-
-def _arrow_columns(batches: Iterable[Any]) -> tuple[int, dict[str, Sequence[Any]]]:
-    """The number of rows, and the columns: of arrays where they are lists of integers."""
-    columns: dict[str, list[Any]] = {}
-    number = size = 0
-    for batch in batches:
-        number, size = number + batch.num_rows, size + batch.nbytes
-        if number > MOST_ROWS or size > MOST_BYTES:
-            raise ValueError(f"more than {MOST_ROWS:,} rows or {MOST_BYTES:,} bytes")
-        for name, array in zip(batch.schema.names, batch.columns, strict=True):
-            columns.setdefault(name, []).extend(_cells(array, name))
-    return number, {**columns}
-
-
-def _cells(array: Any, name: str) -> Sequence[Any]:
-    import pyarrow.compute
-    from pyarrow import types
-
-    kind = array.type
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    flat = array.flatten() if is_list and len(array) else None
-    if flat is None or array.null_count or flat.null_count or not types.is_integer(flat.type):
-        return [_cell(value, name) for value in array.to_pylist()]
-    lengths = pyarrow.compute.list_value_length(array).to_numpy(zero_copy_only=False)
-    return np.split(flat.to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])

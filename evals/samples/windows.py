@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evals.samples import Tokens
 from evals.statistics import bootstrap
 from surgery.errors import SamplesError
-from surgery.fitting.corpus import token_ids
+from surgery.reading.corpus import token_ids
 
 Scores = npt.NDArray[np.float64]
 MOST_WINDOWS = 256

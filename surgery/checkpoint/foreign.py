@@ -124,15 +124,6 @@ def read_lines(
             yield place, text
 
 
-ONE_A_LINE = "write one object a line: jq -c '.[]' FILE > FILE.jsonl"
-"""What to do about a JSON array in place of JSON lines."""
-
-
-def as_lines(line: str) -> str | None:
-    """What to do about a line of JSON lines that cannot be read; None where that is not known."""
-    return ONE_A_LINE if line.lstrip().startswith("[") else None
-
-
 def parse_json(text: str | bytes) -> Any:
     """A JSON value from text, strictly, so that nothing later stumbles over it.
 

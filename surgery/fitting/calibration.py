@@ -13,8 +13,8 @@ import numpy as np
 
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
-from surgery.fitting.corpus import Tokens, documents, open_corpus, size_of, token_ids
-from surgery.fitting.passages import Documents, evenly, passages, scattered
+from surgery.reading.corpus import Tokens, documents, open_corpus, token_ids
+from surgery.reading.passages import Documents, evenly, passages, scattered
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
@@ -54,7 +54,7 @@ class Stream:
 class Text:
     """Text that was found, before there is a tokenizer for it.
 
-    `spread`: large files give passages from all over them (`surgery.fitting.passages`), not their
+    `spread`: large files give passages from all over them (`surgery.reading.passages`), not their
     beginnings.
     """
 
@@ -179,15 +179,17 @@ def calibration_of(
 
 
 def open_calibration(sources: Sequence[str | Path]) -> Text:
-    """Text from what `surgery.fitting.corpus.open_corpus` takes. Raises `SamplesError`.
+    """Text from what `surgery.reading.corpus.open_corpus` takes. Raises `SamplesError`.
 
     A data set on the Hub is read from its start.
     """
     corpus = open_corpus(sources)
     return Text(
         tuple(
-            Stream(name, size_of(file), partial(documents, file), partial(passages, file, number=n))
-            for n, (file, name) in enumerate(zip(corpus.files, corpus.names, strict=True))
+            Stream(
+                file.name, file.size, partial(documents, file), partial(passages, file, number=n)
+            )
+            for n, file in enumerate(corpus.files)
         )
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from surgery.errors import SamplesError
 from surgery.hub.client import hub_answers, offline, quiet_client
 
 PREFIX = "hf:"
+_ROWS = 256
+"""That are read together."""
 
 
 @dataclass(frozen=True)
@@ -34,36 +36,29 @@ class HubDataset:
     def __str__(self) -> str:
         return f"{PREFIX}{self.name}:{self.split}:{self.column}"
 
-    def texts(self) -> Iterator[str]:
-        """The column's texts as a stream. Raises `SamplesError`."""
-        with self._reading() as datasets:
-            for row in datasets.load_dataset(self.name, split=self.split, streaming=True):
-                if not isinstance(row.get(self.column), str):
-                    names = ", ".join(row)
-                    raise SamplesError("no such column of text", where=self, expected=names)
-                yield row[self.column]
+    def tables(self, *, whole: bool = False) -> Iterator[Any]:
+        """The split as Arrow tables of a few rows, streamed.
 
-    def load(self) -> Any:
-        """The split as a whole, with its column. Raises `SamplesError`."""
-        with self._reading() as datasets:
-            data = datasets.load_dataset(self.name, split=self.split)
-        if self.column not in data.column_names:
-            names = ", ".join(data.column_names)
-            raise SamplesError("no such column", where=self, expected=names, got=self.column)
-        return data
-
-    @contextmanager
-    def _reading(self) -> Iterator[Any]:
-        """The library, without its chatter; whatever it raises becomes one line.
-
-        Where no Hub answers only what was downloaded before is looked for.
+        `whole`: downloaded first, to be there the next time. Where no Hub answers, only what was
+        downloaded before is looked for. Raises `SamplesError`; whatever the library raises becomes
+        one line.
         """
-        import datasets
-
+        here = Path(self.name).exists() or hub_answers()
         fix = "check its name and split, and the network"
         with (
             quiet_client(),
             guard(SamplesError, "the data set cannot be loaded", self, fix),
-            nullcontext() if Path(self.name).exists() or hub_answers() else offline(),
+            nullcontext() if here else offline(),
         ):
-            yield datasets
+            import datasets
+
+            stream = here and not whole
+            data = datasets.load_dataset(self.name, split=self.split, streaming=stream)
+            for table in data.with_format("arrow").iter(_ROWS):
+                names = table.column_names
+                if not {self.column, self.column.partition(".")[0]} & set(names):
+                    expected = ", ".join(names)
+                    raise SamplesError(
+                        "no such column", where=self, expected=expected, got=self.column
+                    )
+                yield table

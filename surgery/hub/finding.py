@@ -131,7 +131,8 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
 def shown_name(model: str | Path) -> str:
     """What a model or file is called in all that may leave this machine: its id, or last name.
 
-    Of several, `PREFIX.npy,SUFFIX.npy`, each; of `hf:DATASET:SPLIT:COLUMN` the data set.
+    Of several, `PREFIX.npy,SUFFIX.npy`, each; of `hf:DATASET:SPLIT:COLUMN` the data set; of
+    `FILE:COLUMN` the file.
     """
     path, name = Path(model).expanduser(), str(model)
     if name.startswith(DATASET):
@@ -139,6 +140,9 @@ def shown_name(model: str | Path) -> str:
         return DATASET + ":".join([shown_name(dataset), *more])
     if path.exists() and not name.startswith(PREFIX):
         return last_name(path)
+    file, _, column = name.rpartition(":")
+    if file and not name.startswith(PREFIX) and Path(file).exists():
+        return f"{last_name(Path(file))}:{column}"
     return ",".join(map(shown_name, name.split(","))) if "," in name else name
 
 

@@ -38,8 +38,8 @@ from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint, read_json
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import OutputError, SourceError
-from surgery.fitting.corpus import open_corpus, windows
 from surgery.plan import make_plan
+from surgery.reading.corpus import open_corpus, windows
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import Part, parse_selection

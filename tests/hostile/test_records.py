@@ -24,8 +24,9 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from evals.samples import load_samples
 from hostile.victims import commands, model, refused
 from surgery.errors import SamplesError
-from surgery.fitting.corpus import documents as corpus_documents
-from surgery.fitting.corpus import open_corpus, windows
+from surgery.reading.corpus import documents as corpus_documents
+from surgery.reading.corpus import open_corpus, windows
+from surgery.reading.sources import Source
 
 DEEP = "[" * 100_000 + "]" * 100_000
 TOKENS = f'"tokens": {list(range(16))}'
@@ -169,7 +170,7 @@ def test_an_array_is_cut_before_it_is_held(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
-    assert found.tokens.shape == (8, 16)
+    assert found.tokens.shape == (1, 16), "of eight rows that are equal"
     pair = f"{path},{path}"  # whole prefixes and suffixes, since no length was asked for
     with pytest.raises(SamplesError, match=r"too many tokens to hold \(expected at most 1,073,741"):
         load_samples(pair)
@@ -265,10 +266,10 @@ def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "bad.parquet"
     texts = pa.array(["a b c", "d e f"])
     pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
-    text = "bad.parquet: {} (got two columns have the name 'text')"
-    refused(("extract", source, "--samples", path), text.format("cannot be read as parquet"))
+    text = "bad.parquet: cannot be read as parquet (got two columns have the name 'text')"
+    refused(("extract", source, "--samples", path), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more), text.format("not parquet with a column text"))
+    refused(("collect", source, *more), text)
 
 
 POOLS: list[Any] = []
@@ -304,23 +305,26 @@ def test_one_text_again_and_again(tmp_path: Path, case: str) -> None:
         file.write(pa.table({"text": ["a" * 2**23] * 64}))
     assert path.stat().st_size < 4_000
     with arrow_takes(2**26):
-        assert sum(len(piece) for pieces in corpus_documents(path) for piece in pieces) == 2**29
+        assert (
+            sum(len(piece) for pieces in corpus_documents(Source(path)) for piece in pieces)
+            == 2**29
+        )
 
 
 def test_a_text_that_is_too_long(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a" * (2**26 + 1)]}), path, compression="zstd")
-    text = "a.parquet: {} (got a 'text' of 67,108,865 bytes, more than 67,108,864)"
-    refused(("extract", source, "--samples", path), text.format("cannot be read as parquet"))
+    text = "a.parquet: cannot be read as parquet (got a text of 67,108,865 bytes, more than 67,"
+    refused(("extract", source, "--samples", path), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more), text.format("not parquet with a column text"))
+    refused(("collect", source, *more), text)
 
 
 def test_a_row_of_numbers_without_end(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of one number takes no room, however long it is."""
-    monkeypatch.setattr("surgery.fitting.parquet._UNPACKED", 2**20)
+    monkeypatch.setattr("surgery.reading.columns._UNPACKED", 2**20)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"tokens": [[0] * 2**18]}), path)
     assert path.stat().st_size < 1_000

@@ -35,7 +35,7 @@ from evals.inputs import open_model
     multiple=True,
     type=PATH,
     metavar="FILE",
-    help="Text, .jsonl, .jsonl.zst or .parquet (column text), a folder, or "
+    help="Text, JSON, CSV or parquet (column text), a folder, or "
     "hf:DATASET:SPLIT:COLUMN; may be repeated.",
 )
 @output_option(
@@ -83,8 +83,8 @@ def command(
     from evals.memorization.collecting import Cut, collect
     from evals.running.processes import Processes
     from evals.running.request import Running
-    from surgery.fitting.corpus import open_corpus
     from surgery.output import check_output
+    from surgery.reading.corpus import open_corpus
 
     check_output(output, overwrite=overwrite, say=note)
     cut = Cut(prefix_length, suffix_length, stride, min_score)

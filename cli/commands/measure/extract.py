@@ -84,9 +84,9 @@ def command(
     """Test which of SAMPLES the MODEL recites: it is given each prefix, and must say the suffix.
 
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). SAMPLES is
-    FILE.npy (token ids), PREFIX.npy,SUFFIX.npy, FILE.jsonl or FILE.parquet (tokens, or prefix and
-    suffix, or text; optionally id, count, member), hf:DATASET:SPLIT:COLUMN, or lab:pythia or
-    lab:gpt-neo.
+    FILE.npy (token ids), PREFIX.npy,SUFFIX.npy, a .jsonl, .json, .csv, .tsv or .parquet file
+    (tokens, or prefix and suffix, or text; optionally id, count, member), a .txt file (one passage
+    a line), a folder of these, hf:DATASET:SPLIT:COLUMN, or lab:pythia or lab:gpt-neo.
 
     Runs on many processes under `accelerate launch`, with the same result. Results hold ids,
     scores and hashes, and no text unless asked for.

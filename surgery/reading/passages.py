@@ -1,8 +1,9 @@
 """Passages from all over a corpus of any size, without reading it whole.
 
 A large file gives passages at places that are spread evenly over it, each moved by a random number
-that is always the same: bytes of text and JSON lines, row groups of parquet. A compressed stream
-can only be read from its start on, and so is a small file. What is read is what is needed.
+that is always the same: bytes of text and JSON lines, row groups of parquet. What is compressed,
+CSV, or a JSON array is read from its start on, and so is a small file. What is read is what is
+needed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from surgery.fitting.corpus import Corpus, Source, documents, extent, size_of
+from surgery.reading.corpus import Corpus, documents
+from surgery.reading.rows import extent
+from surgery.reading.sources import Source
 
 Documents = Callable[[], Iterator[Iterator[str]]]
 """Documents, each in pieces, from a place in a file on; anew at every call."""
@@ -27,17 +30,17 @@ _PASSAGE = 1 << 14
 """Characters of one passage of `texts`."""
 
 
-def passages(path: Source, most: int, number: int) -> list[Documents]:
+def passages(file: Source, most: int, number: int) -> list[Documents]:
     """Up to `most` places in a file to read from, ascending. `number`: the file's, as a seed."""
-    unit = 1 if path.name.endswith(".parquet") else SPACING
-    size = extent(path)
+    unit = 1 if file.form == ".parquet" else SPACING
+    size = extent(file)
     if size < 2 * unit:
-        return [partial(documents, path)]
+        return [partial(documents, file)]
     count = min(most, size // unit)
     moved = np.random.default_rng([0, number]).random(count)
     ends = [size * k // count for k in range(count + 1)]
     return [
-        partial(documents, path, range(begin + int(share * (end - begin - unit + 1)), end))
+        partial(documents, file, range(begin + int(share * (end - begin - unit + 1)), end))
         for begin, end, share in zip(ends[:-1], ends[1:], moved, strict=True)
     ]
 
@@ -75,13 +78,13 @@ def texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
     A file that is no longer than its share is one text; of others every passage is one.
     """
 
-    def of_file(number: int, path: Source, share: int) -> Iterator[str]:
-        places: Sequence[Documents] = [partial(documents, path)]
-        if (size_of(path) or 0) > share:
-            places = passages(path, max(1, share // _PASSAGE), number)
+    def of_file(number: int, file: Source, share: int) -> Iterator[str]:
+        places: Sequence[Documents] = [partial(documents, file)]
+        if (file.size or 0) > share:
+            places = passages(file, max(1, share // _PASSAGE), number)
         return evenly([partial(_text, place) for place in places], share, len)
 
-    files = [partial(of_file, number, path) for number, path in enumerate(corpus.files)]
+    files = [partial(of_file, number, file) for number, file in enumerate(corpus.files)]
     if len(files) > most // _PASSAGE:
         files = scattered(files)
     return list(evenly(files, most, len))

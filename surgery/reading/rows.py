@@ -1,0 +1,171 @@
+"""Rows of a table that somebody else wrote, one after the other, whatever form it has.
+
+The library `datasets` reads data sets of the Hub alone. It takes a second to import, and on local
+files it lets pass what this reader refuses: lines and row groups without end, NaN, a key twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
+from typing import Any
+
+from surgery.checkpoint.foreign import LIMIT, guard, parse_json, read_lines
+from surgery.errors import SamplesError
+from surgery.hub.datasets import HubDataset
+from surgery.reading.columns import cells, flat, parquet_batches
+from surgery.reading.sources import JSON, Source
+
+Rows = Iterator[tuple[str, dict[str, Any]]]
+"""Where a row is, and the cells that it has, by the names of their columns."""
+_SKIPPED = 2**20
+"""Bytes that are read together on the way to the next line."""
+
+
+def rows(
+    source: Source, columns: Sequence[str], part: range | None = None, *, whole: bool = False
+) -> Rows:
+    """The rows of a table, with those of `columns` that they have; blank lines are none.
+
+    A text has one row a line, with a column `text`. Cells of CSV are text. Lists of integers in
+    parquet or on the Hub are arrays.
+
+    `part`: the rows that begin within it, in the units of `extent`. `whole`: a data set is
+    downloaded, to be there the next time. Raises `SamplesError` with the place of a mistake.
+    """
+    if isinstance(source.place, HubDataset) or source.form == ".parquet":
+        yield from _of_columns(source, columns, part, whole)
+    elif source.form in (".csv", ".tsv"):
+        yield from _csv(source, columns)
+    elif source.form in JSON:
+        yield from _json(source, columns, part)
+    else:
+        with source.open() as file:
+            for where, line in read_lines(file, source.place, SamplesError):
+                yield where, {"text": line.rstrip("\r\n")}
+
+
+def extent(source: Source) -> int:
+    """What a `part` lies in: bytes, or row groups of parquet; 0 where there are no parts."""
+    size = source.size
+    if size is None or source.is_packed or source.form in (".csv", ".tsv"):
+        return 0
+    if source.form == ".parquet":
+        import pyarrow.parquet
+
+        with guard(SamplesError, "cannot be read as parquet", source.place):
+            return int(pyarrow.parquet.read_metadata(source.place).num_row_groups)
+    if source.form in JSON:
+        with source.open() as file:
+            return 0 if _is_array(file) else size
+    return size
+
+
+def _of_columns(source: Source, columns: Sequence[str], part: range | None, whole: bool) -> Rows:
+    place, what = source.place, "cannot be read as parquet"
+    if isinstance(place, HubDataset):
+        what, tables = "cannot be read", place.tables(whole=whole)
+        batches: Iterator[Any] = (batch for table in tables for batch in flat(table).to_batches())
+    else:
+        batches = parquet_batches(place, columns, part)
+    begin = "" if part is None else f" from row group {part.start} on,"
+    number = itertools.count(1)
+    with guard(SamplesError, what, place):
+        for batch in batches:
+            names = [name for name in batch.schema.names if name in columns]
+            found = [cells(batch.column(name)) for name in names]
+            for row in zip(*found, strict=True) if found else [()] * batch.num_rows:
+                yield f"{place}{begin} row {next(number)}", dict(zip(names, row, strict=True))
+
+
+def _csv(source: Source, columns: Sequence[str]) -> Rows:
+    taken = 0
+
+    def lines(file: BufferedReader) -> Iterator[str]:
+        nonlocal taken
+        while line := file.readline(LIMIT + 1):
+            taken += len(line)
+            if taken > LIMIT:
+                raise ValueError(f"a row of more than {LIMIT:,} bytes")
+            yield line.decode("utf-8").removeprefix("\ufeff")
+
+    csv.field_size_limit(LIMIT)
+    with source.open() as file:
+        table = csv.reader(
+            lines(file), "excel-tab" if source.form == ".tsv" else "excel", strict=True
+        )
+        header: list[str] = []
+        for _ in itertools.count():
+            with guard(SamplesError, "not CSV", f"{source.place} line {table.line_num + 1}"):
+                row = next(table, None)
+                if row is None:
+                    return
+                if row and header and len(row) != len(header):
+                    raise ValueError(f"{len(row)} columns, and the first line has {len(header)}")
+                if not header and len(set(row)) != len(row):
+                    raise ValueError("two columns have the same name")
+            taken = 0
+            if row and header:
+                found = zip(header, row, strict=True)
+                yield (
+                    f"{source.place} line {table.line_num}",
+                    {n: c for n, c in found if n in columns},
+                )
+            header = header or row
+
+
+def _is_array(file: BufferedReader) -> bool:
+    """Whether JSON is one array, not an object a line. Reads nothing."""
+    return file.peek(1).lstrip().startswith(b"[")
+
+
+def _json(source: Source, columns: Sequence[str], part: range | None) -> Rows:
+    place, what = str(source.place), "not JSON"
+    with source.open() as file:
+        with guard(SamplesError, "cannot be read", f"{place} line 1"):
+            is_array = _is_array(file)
+        if is_array:
+            with guard(
+                SamplesError,
+                what,
+                place,
+                fix="write one object a line: jq -c '.[]' FILE > FILE.jsonl",
+            ):
+                data = file.read(LIMIT + 1)
+                if len(data) > LIMIT:
+                    raise ValueError(f"an array of more than {LIMIT:,} bytes")
+                items = parse_json(data)
+            for number, item in enumerate(items, 1):
+                yield (where := f"{place} item {number}"), _picked(item, columns, where)
+            return
+        if part is not None and part.start > 0:
+            place = f"{place} from byte {part.start:,} on,"
+            file.seek(part.start - 1)
+            while (rest := file.readline(_SKIPPED)) and not rest.endswith(b"\n"):
+                pass
+        if part is not None and file.tell() >= part.stop:
+            return
+        for where, line in read_lines(file, place, SamplesError):
+            with guard(SamplesError, what, where):
+                item = parse_json(line)
+            yield where, _picked(item, columns, where)
+            if part is not None and file.tell() >= part.stop:
+                return
+
+
+def _picked(item: Any, columns: Sequence[str], where: str) -> dict[str, Any]:
+    """Those of `columns` that a JSON object has; a dot leads into an object within it."""
+    if not isinstance(item, dict):
+        raise SamplesError("not a JSON object", where=where, expected='{"text": "..."}')
+    found = {}
+    for name in columns:
+        value: Any = item
+        for key in (name,) if name in item else name.split("."):
+            if not isinstance(value, dict) or key not in value:
+                break
+            value = value[key]
+        else:
+            found[name] = value
+    return found

@@ -1,0 +1,84 @@
+"""What a user names as text or as a table: a file, a folder of files, or a data set on the Hub."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgery.errors import SamplesError
+from surgery.hub.datasets import PREFIX, HubDataset
+from surgery.hub.finding import shown_name
+
+TEXT = (".txt", ".md", ".rst", ".py", ".text")
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+JSON = (".jsonl", ".json")
+PACKED = {".zst": "zstd", ".gz": "gzip"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or a data set. `name`: how it is reported. `column`: where its passages are."""
+
+    place: Path | HubDataset
+    name: str = ""
+    column: str | None = None
+
+    @property
+    def form(self) -> str:
+        """The ending that tells what is in a file, without that of a compression."""
+        if isinstance(self.place, HubDataset):
+            return ""
+        return (Path(self.place.stem) if self.is_packed else self.place).suffix
+
+    @property
+    def is_packed(self) -> bool:
+        return isinstance(self.place, Path) and self.place.suffix in PACKED
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has rows; any other text is one document."""
+        return isinstance(self.place, HubDataset) or self.form in (*TABLES, *JSON)
+
+    @property
+    def size(self) -> int | None:
+        """In bytes; None of a data set on the Hub."""
+        return self.place.stat().st_size if isinstance(self.place, Path) else None
+
+    def open(self) -> io.BufferedReader:
+        """A file's bytes, unpacked as they are read."""
+        assert isinstance(self.place, Path)
+        if not self.is_packed:
+            return self.place.open("rb")
+        import pyarrow  # tells a frame that was only half written, and goes on after one that ends
+
+        packing = PACKED[self.place.suffix]
+        return io.BufferedReader(pyarrow.input_stream(str(self.place), compression=packing))
+
+
+def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[Source]:
+    """The files that `named` stands for, or its data set.
+
+    It is a file; a folder, of which all files of `forms` are taken, compressed or not, at any
+    depth and in the order of their names; `hf:DATASET:SPLIT:COLUMN`; or one of the first two with
+    `:COLUMN` after it. A dot in a column leads into nested ones. Raises `SamplesError`.
+    """
+    path, name = Path(named), str(named)
+    if name.startswith(PREFIX):
+        dataset = HubDataset.parse(name)
+        return [Source(dataset, shown_name(name), dataset.column)]
+    column = None
+    if not path.exists() and ":" in name:
+        head, _, tail = name.rpartition(":")
+        if tail and Path(head).exists():
+            path, column = Path(head), tail
+    if path.is_file():
+        return [Source(path, path.name, column)]
+    if not path.is_dir():
+        raise SamplesError("no such file or folder", where=path)
+    files = (Source(f, f.relative_to(path).as_posix(), column) for f in path.rglob("*"))
+    found = [file for file in files if file.form in forms and file.place.is_file()]  # type: ignore[union-attr]
+    if not found:
+        raise SamplesError("no text in it", where=path, expected=", ".join(forms))
+    return sorted(found, key=lambda file: file.place)  # type: ignore[arg-type, return-value]
