@@ -262,7 +262,7 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
 def test_pages_stand_beside_the_report(done):
     _, output = done
     names = {path.name for path in output.iterdir()}
-    assert names == {"report.json", "report.html", "report.md", "lm_eval"}
+    assert names == {"report.json", "report.html", "report.md", "config.yaml", "lm_eval"}
 
 
 def test_no_path_of_this_machine_is_written(work, done):

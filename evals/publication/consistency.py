@@ -58,6 +58,8 @@ def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
         },
         "provenance": {**provenance, **ran, "seeds": {"bootstrap": SEED, **SEEDS}},
     }
+    if report["all_passages"] is None:  # no figure leaves any out
+        made["chose"] = {key: said and 0 for key, said in report["chose"].items()}
     extraction = made["extraction"]
     if extraction is not None:
         made["extraction"] = _extraction(extraction, made["provenance"], settings)
