@@ -175,7 +175,8 @@ FREE = {
     "audit/attacks/name",
     "audit/attacks/setting", "audit/attacks/definition", "audit/attacks/source",
     "audit/attacks/cost", "verdict", "commands", "warnings", "tasks/verdict", "gates/name",
-    "gates/description", "heldout/verdict", "all_passages/heldout/verdict", "trade_off/points/label", "trade_off/note",
+    "gates/description", "heldout/verdict", "all_passages/heldout/verdict",
+    "trade_off/points/label", "trade_off/note",
     "extraction/warnings", "extraction/paired/selectivity/definition", "edit/drop_attn",
 }  # fmt: skip
 """Names, which are short, and sentences, which are made anew."""

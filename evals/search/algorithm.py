@@ -186,7 +186,7 @@ class _Guided:
             best = next(iter(self.ranked()), None)
             self.tries = self.tries + 1 if best == self.best else 0
             self.best = best
-            if best is None or self.tries == _PATIENCE:
+            if best is None or self.tries >= _PATIENCE:
                 break
             sets = least(self.estimates, self.aim)
             for chosen in dict.fromkeys((best[0], self.search.met()[0][0])):
