@@ -45,7 +45,9 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["verdict"].startswith(
         "Of each benchmark only the first 20 documents were measured. "
     )
-    assert "Nothing yet" in (out / "README.md").read_text(), "a part is not for the card"
+    card = (out / "README.md").read_text()
+    assert "Nothing yet" not in card
+    assert "lab_copy" not in card, "a benchmark measured in part is not for the card"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np  # isort: skip # before ml_dtypes, whose extension prints what stops it
 import ml_dtypes
-import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 

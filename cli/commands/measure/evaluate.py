@@ -86,7 +86,7 @@ def command(
     check_output(output, owned, overwrite=overwrite, say=note)
     processes = Processes.launched(say=note)
     plan = make_plan(
-        {**asked, "device": asked["device"] or processes.device},
+        {**asked, "device": asked["device"] or (processes.device and str(processes.device))},
         lab,
         models=[(baseline, None), *((model, revision) for model in models)],
         cached=not no_cache,
