@@ -47,7 +47,8 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     card = (out / "README.md").read_text()
     assert "Nothing yet" not in card
-    assert "lab_copy" not in card, "a benchmark measured in part is not for the card"
+    assert "only the first 20 documents were measured" in card
+    assert "| `lab_copy`" not in card, "a benchmark measured in part has no row"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 

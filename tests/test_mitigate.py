@@ -22,6 +22,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from cli.commands.whole.mitigate import command
 from cli.config import config_of
 from evals.evaluation.report import read_report
+from evals.publication.report import publication
 from surgery.proof.verification import verify
 
 
@@ -123,6 +124,9 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     for name in ("README.md", "report.md"):
         assert "all passages (n = 24)" in (done[1] / name).read_text()
     assert "All passages, those that chose an edit too" in (done[1] / "report.html").read_text()
+
+    publication(report.to_dict(), done[1] / "report.json")  # push takes it
+    assert attn_surgery("verify", done[1]).code == 0
 
     plan = ("--plan", work / "out-search" / "plan.json", "--output", tmp_path / "again")
     assert attn_surgery("export", work / "tiny", *plan).code == 0

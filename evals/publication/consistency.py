@@ -62,7 +62,9 @@ def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
         made["chose"] = {key: said and 0 for key, said in report["chose"].items()}
     extraction = made["extraction"]
     if extraction is not None:
-        made["extraction"] = _extraction(extraction, made["provenance"], settings)
+        whole = made["provenance"]["samples_sha256"]  # of which a half may have chosen the edit
+        samples = whole if report["all_passages"] is None else extraction["samples"]["sha256"]
+        made["extraction"] = _extraction(extraction, made["provenance"], settings, samples)
         made["passages"] = [_row(row, settings["suffix_length"]) for row in report["passages"]]
     if report["audit"] is not None:
         made["audit"] = _audit(made["audit"], settings)
@@ -177,11 +179,13 @@ def _flips(lost: int, gained: int, n: int) -> tuple[float, list[float], float]:
 
 
 def _extraction(
-    found: dict[str, Any], provenance: Mapping[str, Any], settings: Mapping[str, Any]
+    found: dict[str, Any],
+    provenance: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    samples: str,
 ) -> dict[str, Any]:
     lengths = {key: settings[key] for key in ("prefix_length", "suffix_length")}
     after, before = (_summary({**one, **lengths}) for one in (found, found["baseline"]))
-    samples = provenance["samples_sha256"]
     rows = after["n"] + after.get("non_members", {"n": 0})["n"]
     ran = {}
     for role, name in (("edited", "model"), ("base", "baseline")):
