@@ -95,7 +95,9 @@ class Estimates:
             return kl * factors[:, 0], self._rate(moved, factors[:, 1])
 
         parts = np.split(changes, range(_PART, len(changes), _PART))
-        found = map_in_order(parts, some, processes=self.processes)
+        # one part is no work to share, and a report asks for it where the others have ended
+        sharing = self.processes if len(parts) > 1 else Processes()
+        found = map_in_order(parts, some, processes=sharing)
         kl, rates = (np.concatenate(some) for some in zip(*found, strict=True))
         return Expected(kl, rates)
 
