@@ -93,7 +93,7 @@ def test_a_column_for_each_edit(work, monkeypatch) -> None:
     assert names == ["1-block-0", "2-block-1"]
     assert done.json["columns"][0]["drop_attn"] == "0"
     assert {path.name for path in (work / "both").iterdir()} == {
-        *names, "side-by-side.html", "side-by-side.json", "side-by-side.md",
+        *names, "config.yaml", "side-by-side.html", "side-by-side.json", "side-by-side.md",
     }  # fmt: skip
     alone = attn_surgery("evaluate", edits[1], *common, "--output", work / "alone", "--json").json
     together = read_report((work / "both" / "2-block-1" / "report.json").read_text()).to_dict()
