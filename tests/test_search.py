@@ -34,9 +34,9 @@ from evals.samples.windows import control_windows
 from evals.search.algorithm import search
 from evals.search.composing import least, near, worth_at
 from evals.search.estimates import Estimates
-from evals.search.front import Point, pareto_front, point_of
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
-from evals.search.held_back import halves
+from evals.search.halves import halves
+from evals.search.points import Point, pareto_front, point_of
 from evals.search.run import Task, run
 from evals.search.units import (
     Grain,

@@ -24,7 +24,7 @@ from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
-from evals.search.held_back import halves
+from evals.search.halves import halves
 from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
 
