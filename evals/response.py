@@ -104,7 +104,7 @@ def uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tensor:
         [np.random.default_rng((_SEED, row, draw)).random(positions) for draw in range(draws)]
         for row in rows
     ]
-    return torch.from_numpy(np.array(numbers)).transpose(1, 2)
+    return torch.from_numpy(np.array(numbers)).transpose(1, 2).contiguous()
 
 
 def _respond(

@@ -288,7 +288,7 @@ def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
 
 
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.search.algorithm import _Guided
+    from evals.search import algorithm
 
     options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
 
@@ -296,7 +296,7 @@ def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Guided, "exchange", interrupted)
+        patch.setattr(algorithm, "_promising", interrupted)
         assert call(model, samples, texts, *options).code == 130
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1

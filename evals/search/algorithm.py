@@ -118,7 +118,7 @@ class Found:
         are too few to choose from for that.
         """
         some = [chosen for chosen, p in self.measured.items() if self.goal.met(p, self.base)]
-        return sorted(some, key=lambda s: (self._doubtful(s), self.goal.order(self.measured[s])))
+        return sorted(some, key=lambda s: (self.doubtful(s), self.goal.order(self.measured[s])))
 
     def doubtful(self, chosen: Indices) -> bool:
         if self.estimates is None or (len(chosen) <= 2 and chosen <= self.estimates.blocks):
