@@ -79,7 +79,8 @@ def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
         return logits.log_softmax(-1).gather(-1, drawn).movedim(-1, 0)
 
     found, _ = _respond(looking, windows, 1, drawn_likelihood)
-    return found * np.float32((0.5 / positions) ** 0.5)
+    scaled: Floats = found * np.float32((0.5 / positions) ** 0.5)
+    return scaled
 
 
 def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]:

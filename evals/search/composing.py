@@ -46,11 +46,11 @@ def neighbors(estimates: Estimates, chosen: Indices, rate: float, price: float) 
 
 def value(expected: Expected, rate: float, price: float) -> Floats:
     """The cost in nats, and `price` nats for each factor of e that stays recovered above `rate`."""
-    return expected.kl + price * _excess(expected, rate)
+    return np.asarray(expected.kl + price * _excess(expected, rate))
 
 
 def _excess(expected: Expected, rate: float) -> Floats:
-    return np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0)
+    return np.asarray(np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0))
 
 
 def _changes(
