@@ -3,9 +3,10 @@
 Without estimates all sets of units are measured, and the answer is the best there is. With them:
 
 1. Sets are composed that should leave less and less recovered, and measured.
-2. Whole blocks and pairs of them are measured where they might be better: a plain scan finds those.
-3. Round by round, the search composes sets anew, and measures them and some that differ by one unit
+2. Round by round, the search composes sets anew, and measures them and some that differ by one unit
    from the best so far, until two rounds find nothing better.
+3. Whole blocks and pairs of them are measured where they might be better: a plain scan finds those.
+   Then step 2 again.
 
 Every measurement corrects the estimates. What was measured decides what is accepted. Nothing here
 knows about models: `evaluate` gives points for selections.
@@ -64,14 +65,20 @@ def find(
     aim = max(goal.rates(estimates.passages)[0], 0.1 / estimates.passages)
     for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
         found.measure(_composed(found, float(rate)))
+    _improve(found, aim)
     found.measure(_promising(found, aim, _blocks(found)))
+    _improve(found, aim)
+    return found
+
+
+def _improve(found: Found, aim: float) -> None:
+    """Rounds of sets that may be better than the best, until that helps no more."""
     best, stale, more = found.best, 0, True
     while more and stale < _PATIENCE:
         sets = _composed(found, aim) + _composed(found, _between(found))
         more = found.measure(sets + _promising(found, aim, _near(found)), most=_TRIED)
         stale = stale + 1 if found.best == best else 0
         best = found.best
-    return found
 
 
 @dataclass
