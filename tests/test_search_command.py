@@ -439,18 +439,9 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
 def test_what_is_missing_is_asked_for(model, samples, texts, tmp_path):
     goal = ["--max-extraction", 0.1, "--output", tmp_path / "found", "--grain", "blocks"]
     attn_surgery(
-        "search",
-        model,
-        "--samples",
-        samples,
-        *goal,
-        "--prefix-length",
-        6,
-        "--suffix-length",
-        5,
-        "--device",
-        "cpu",
-    ).assert_error("no held-out text", "--corpus")
+        "search", model, "--samples", samples, *goal, "--prefix-length", 6, "--suffix-length", 5,
+        "--device", "cpu",
+    ).assert_error("no held-out text", "--corpus")  # fmt: skip
     call(model, samples, texts, *goal, "--variant", "linear").assert_error("--calibration")
     few = written(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
     call(model, few, texts, *goal).assert_error("too few samples to choose on one half")
