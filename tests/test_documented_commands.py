@@ -1,70 +1,31 @@
-"""Contract: every command that a document shows is one that the program takes, word by word, and
-those that can run here do run, in their order, in one folder for each document.
+"""Contract: the program takes every command that a document shows, word by word, and those of the
+README run in their order.
 
-What cannot run here is listed with the reason, so that a new line is either run or listed. Models
-that are named stand for the embedded ones, and work is cut to a few passages and documents.
+Models that are named stand for an embedded one, and work is cut to a few passages and documents.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 from command_line import attn_surgery
 from documented import DOCUMENTS, ROOT, commands
 
 from cli.main import COMMANDS, main
-from evals.lab import heldout_texts, model_path
+from evals.lab import heldout_texts, model_path, samples_path
 
 ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
 PYTHON = ("python", "python3", ".venv/bin/python")
 NOT_OURS = {"pip", ".venv/bin/pip", "awk", "head", "seq", "mkdir", "cd", "source", "."}
 
-NOT_RUN = {
-    r"\.venv/bin/attn-surgery demo": "tests/test_export_evaluate.py runs it",
-    r"attn-surgery mitigate": "tests/test_mitigate.py runs it",
-    r"attn-surgery (push|reproduce)": "tests/test_push.py and test_reproduce.py, on a local Hub",
-    r"attn-surgery .*EleutherAI/(pythia-(2.8|6.9|12)b|gpt-neo-2.7B)": "a loop, run for one size",
-    r"attn-surgery search .*FOUND-lab:(pythia|.*greedy)": "a loop, run for one turn",
-    r"attn-surgery search .*pythia-(zero|mean|linear)": "a loop, run for one variant",
-    r"attn-surgery (sweep .*--heads|(sweep|search) .*--calibration)": "test_sweep_command.py and "
-    "test_search_command.py run such",
-    r"attn-surgery (sweep|collect) EleutherAI": "run for an embedded model, or MODEL",
-    r"attn-surgery audit .*(heads|relearn)": "tests/test_audit_command.py runs such",
-    r"attn-surgery .*--revision": "revisions of the Hub",
-    r"attn-surgery$": "tests/test_cli.py has a shell complete with it",
-    r"attn-surgery bench": "tests/test_bench.py runs it",
-    r"(accelerate|torchrun) ": "the tests called two_processes run such",
-    r"lm_eval .*discoverable_extraction": "tests/test_extraction_task.py runs it",
-    r"lm_eval .*(lambada_openai|TASKS)": "data of the Hub",
-    r"make ": "the suite itself, minutes, or an installation",
-    r"(\.venv/bin/)?python3? -m (venv|pytest)": "an installation; the suite itself",
-    r"python (-m )?benchmarks": "minutes, a GPU, or other engines and versions",
-    r"python -m hostile.fuzz": "half an hour; tests/hostile runs its readers",
-    r"((\.venv/bin/)?pip|awk|head|seq|mkdir|cd|source|\.)( |$)": "not ours",
-}
-STAND_INS = {  # what is named: what is there in its place
-    r"MODEL|BASE|EleutherAI/(pythia|gpt-neo)-.*": "model",
-    r"20-23": "4-5",
-    r"FOLDER|PILE": "corpus.jsonl",
-    r"HELDOUT": "heldout.txt",
-}
-EXPORTS = {"OUT": "4-5", "OUT-A": "4-5", "OUT-B": "5"}
-"""Made where a document goes on with one that it did not make: the blocks of each."""
-FEW = {  # what is measured on less, where a document leaves it at the default
-    "sweep": {"--corpus": "heldout.txt", "--variant": "identity"},
-    "search": {"--corpus": "heldout.txt", "--max-evaluations": "8", "--variant": "identity"},
-    "audit": {"--control": "heldout.txt", "--attack": "cheap"},
-    "evaluate": {"--tasks": "lab_copy"},
-}
+RUN = ("export", "inspect", "verify", "collect", "extract", "evaluate", "sweep", "search", "audit")
+"""Of the README's commands; the others have tests of their own."""
 
 
 def parse(arguments: Sequence[str], where: str) -> None:
@@ -152,70 +113,41 @@ def test_options_in_the_text_exist(document: str) -> None:
         assert {*re.findall(r"--[a-z-]+", rest)} <= known | {"--help"}, f"{name} {rest}"
 
 
-def test_what_is_not_run_is_shown_somewhere() -> None:
-    """No reason outlives the command that it was given for."""
-    shown = [" ".join(command) for document in DOCUMENTS for command in commands(document)]
-    for pattern in NOT_RUN:
-        assert any(re.match(pattern, line) for line in shown), pattern
-
-
-def as_it_runs_here(arguments: Sequence[str]) -> list[str]:
-    """A command of attn-surgery, on stand-ins and on few passages, texts and documents."""
+def shorten(arguments: Sequence[str]) -> list[str]:
+    """A command of attn-surgery on the models, passages, texts, and tasks that are here."""
     found = list[str]()
     for word in arguments:
-        for pattern, there in STAND_INS.items():
-            word = there if re.fullmatch(pattern, word) else word
-        if found and found[-1] == "--samples" and not Path(word.split(",")[0]).is_file():
+        before = found[-1] if found else ""
+        if re.match("MODEL|BASE|EleutherAI/", word):
+            word = "model"
+        elif before == "--samples":
             word = "few.jsonl"
-        if found and found[-1] in ("--suite", "--tasks"):
-            found[-1], word = "--tasks", "lab_copy"
-        if found and found[-1] == "--limit":
-            word = "2"
+        elif before in ("--corpus", "--control", "--calibration"):
+            word = "text.txt"
+        elif before == "--drop-attn":
+            word = "4-5"
+        elif before not in ("--suite", "--tasks", "--limit"):
+            found.append(word)
+            continue
+        else:
+            found.pop()
+            continue
         found.append(word)
-    few = dict(FEW.get(found[0], {}))
-    if "--tasks" in (*found, *few):
-        few["--limit"] = "2"
-    for option, value in few.items():
-        if option not in found and (option != "--corpus" or "--exact-only" not in found):
-            found += [option, value]
+    if found[0] == "evaluate":
+        found += ["--tasks", "lab_copy", "--limit", "2", "--control", "text.txt"]
     return found
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: models, passages and texts under the names that documents use."""
+@pytest.mark.slow
+def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
-    records = (model_path("pythia").parents[1] / "records.jsonl").read_text().splitlines()[::40]
-    tokens = np.array([json.loads(line)["tokens"] for line in records], dtype=np.int32)
-    np.save("train_prefix.npy", tokens[:, :32])
-    np.save("train_suffix.npy", tokens[:, 32:])
-    text = "\n".join(heldout_texts())
-    for model in ("model", "DEEP"):
-        shutil.copytree(model_path("pythia"), model)
-    for name in ("few.jsonl", "some.jsonl", "DEEP/records.jsonl", "corpus.jsonl"):
-        Path(name).write_text("\n".join(records))
-    for name in ("texts", "heldout", "calibration"):
-        Path(name).mkdir()
-    for name in ("heldout.txt", "HELDOUT.txt", "some.txt", "heldout/a.txt", "DEEP/heldout.txt"):
-        Path(name).write_text(text[:3_000])
-    for name in ("texts/a.txt", "calibration/a.txt", "DEEP/calibration.txt"):
-        Path(name).write_text(text[3_000:20_000])
-    return tmp_path
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_run(document: str) -> None:
-    for command in commands(document):
-        if any(re.match(pattern, " ".join(command)) for pattern in NOT_RUN):
+    shutil.copytree(model_path("pythia"), "model")
+    Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
+    Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])
+    for program, *arguments in commands("README.md"):
+        if program not in ATTN_SURGERY or not arguments or arguments[0] not in RUN:
             continue
-        assert command[0] == "attn-surgery", command
-        for option, name in pairwise(command):
-            if name in EXPORTS and option != "--output" and not Path(name).exists():
-                made = ("export", "model", "--drop-attn", EXPORTS[name], "--output", name)
-                assert attn_surgery(*made).code == 0
-        done = attn_surgery(*as_it_runs_here(command[1:]))
-        gated = any(word.startswith("--max") for word in command)
-        assert done.code in ({0, 3} if gated else {0}), (command, done)
+        done = attn_surgery(*shorten(arguments))
+        gated = any(word.startswith("--max") for word in arguments)
+        assert done.code in ({0, 3} if gated else {0}), (arguments, done)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import ROOT, Outcome, start
@@ -41,39 +41,37 @@ CLASSES = {
     "AutoModelForCausalLM": "evil.Model",
     "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
 }
-FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
+KERNEL = "chooses attention code, which the library may fetch from the Hub and run"
+FORMS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown type": (
-        lambda folder: change(folder / "config.json", model_type="evil", auto_map=CLASSES),
+        "config.json",
+        {"model_type": "evil", "auto_map": CLASSES},
         "unsupported model_type evil",
     ),
     "a known type": (
-        lambda folder: change(folder / "config.json", auto_map=CLASSES),
+        "config.json",
+        {"auto_map": CLASSES},
         "brings its own modeling code (auto_map), which is never run",
     ),
     "the tokenizer": (
-        lambda folder: change(folder / "tokenizer_config.json", auto_map=CLASSES),
+        "tokenizer_config.json",
+        {"auto_map": CLASSES},
         "the tokenizer brings its own code (auto_map), which is never run",
     ),
     "the tokenizer, as the oldest models have it": (
-        lambda folder: change(
-            folder / "tokenizer_config.json", auto_map=["evil.Tokenizer", "evil.Tokenizer"]
-        ),
+        "tokenizer_config.json",
+        {"auto_map": ["evil.Tokenizer", "evil.Tokenizer"]},
         "the tokenizer brings its own code (auto_map), which is never run",
     ),
-    "a kernel": (
-        lambda folder: change(folder / "config.json", attn_implementation="me/evil-kernel"),
-        "chooses attention code, which the library may fetch from the Hub and run",
-    ),
+    "a kernel": ("config.json", {"attn_implementation": "me/evil-kernel"}, KERNEL),
     "a kernel by its inner name": (
-        lambda folder: change(
-            folder / "config.json", _attn_implementation_internal="me/evil:forward"
-        ),
-        "chooses attention code, which the library may fetch from the Hub and run",
+        "config.json",
+        {"_attn_implementation_internal": "me/evil:forward"},
+        KERNEL,
     ),
     "an adapter": (
-        lambda folder: change(
-            folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="me/evil"
-        ),
+        "adapter_config.json",
+        {"peft_type": "LORA", "base_model_name_or_path": "me/evil"},
         "holds an adapter, which the library would put into the model",
     ),
 }
@@ -92,43 +90,42 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return questions
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("command", ["extract", "collect", "sweep", "search", "evaluate", "export"])
-def test_code_of_the_folder_is_not_run(
-    tmp_path: Path, asked: list[str], form: str, command: str
-) -> None:
-    mark = tmp_path / "mark"
-    folder = model(tmp_path / "model")
-    for name in ("evil.py", "custom_generate/generate.py"):
+def trapped_model(folder: Path, *names: str) -> Path:
+    """A model beside code that would leave a mark; returns the mark."""
+    mark = folder.with_name("mark")
+    model(folder)
+    for name in (*names, "custom_generate/generate.py"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(EVIL.format(mark=str(mark)))
-    spoil, message = FORMS[form]
-    spoil(folder)
-    refused(commands(folder, tmp_path)[command], message)
+    return mark
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_code_of_the_folder_is_not_run(tmp_path: Path, asked: list[str], form: str) -> None:
+    mark = trapped_model(tmp_path / "model", "evil.py")
+    file, values, message = FORMS[form]
+    change(tmp_path / "model" / file, **values)
+    every = commands(tmp_path / "model", tmp_path)
+    for command in every if form == "a known type" else ("extract", "export"):
+        refused(every[command], message)
     assert not mark.exists()
     assert not asked
 
 
 def test_code_that_nothing_asks_for_is_left_alone(tmp_path: Path, asked: list[str]) -> None:
-    mark = tmp_path / "mark"
-    folder = model(tmp_path / "model")
-    for name in ("modeling_gpt_neox.py", "custom_generate/generate.py", "conftest.py"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(EVIL.format(mark=str(mark)))
-    load_model(folder)
-    load_tokenizer(folder)
+    mark = trapped_model(tmp_path / "model", "modeling_gpt_neox.py", "conftest.py")
+    load_model(tmp_path / "model")
+    load_tokenizer(tmp_path / "model")
     assert not mark.exists()
     assert not asked
 
 
 def test_the_trap_is_one(tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same folder in the library's own hands: it asks, and the code runs."""
-    mark = tmp_path / "mark"
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
-    folder = model(tmp_path / "model")
-    (folder / "evil.py").write_text(EVIL.format(mark=str(mark)))
-    change(folder / "config.json", model_type="evil", auto_map=CLASSES)
-    AutoConfig.from_pretrained(folder)
+    mark = trapped_model(tmp_path / "model", "evil.py")
+    change(tmp_path / "model" / "config.json", model_type="evil", auto_map=CLASSES)
+    AutoConfig.from_pretrained(tmp_path / "model")
     assert mark.exists()
     assert asked
 
