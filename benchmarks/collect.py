@@ -10,38 +10,31 @@ end-of-text tokens, as in training, but at no particular offset). What there is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import click
 
-from evals.lab import LAB_MODELS, model_path
+from evals.lab import LAB_MODELS, samples_path
 from evals.lab.corpus import training_texts
-from evals.memorization.collecting import Cut, collect
-from evals.memorization.extraction import extract
-from evals.models import open_model
-from evals.samples import load_samples
-from surgery.reading.corpus import open_corpus
 
-SEED = 1
 END = "<|endoftext|>"
-Encode = Callable[[str], list[int]]
 RUNS = (
-    ("documents of their own", False, Cut(32, 32, stride=16)),
-    ("inside other documents", True, Cut(32, 32, stride=16)),
-    ("inside other documents", True, Cut(32, 32, stride=4)),
-    ("inside other documents", True, Cut(32, 32, stride=1)),
+    ("documents of their own", 16),
+    ("inside other documents", 16),
+    ("inside other documents", 4),
+    ("inside other documents", 1),
 )
 
 
-def documents(records: list[str], inside: bool, characters: int) -> list[str]:
+def make_documents(records: list[str], inside: bool, characters: int) -> list[str]:
     """The corpus. `inside`: records are put into the texts, otherwise they come after them."""
-    rng = random.Random(SEED)
+    rng = random.Random(1)
     texts: list[str] = []
     for text in rng.sample(training_texts(), len(training_texts())):
         if sum(map(len, texts)) >= characters:
@@ -58,56 +51,52 @@ def documents(records: list[str], inside: bool, characters: int) -> list[str]:
     return texts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="pythia", choices=LAB_MODELS)
-    parser.add_argument("--characters", type=int, default=100_000, help="of text around them")
-    arguments = parser.parse_args()
-    loaded = open_model(str(model_path(arguments.model)), device="cpu", dtype="float32")
-    samples = load_samples(f"lab:{arguments.model}")
-    samples = samples.select(samples.counts > 0)
-    recited = {
-        name
-        for name, exact in zip(samples.hashes, extract(loaded.model, samples).exact, strict=True)
-        if exact
-    }
-    texts = loaded.tokenizer.batch_decode(samples.tokens.tolist())
-    print(f"lab:{arguments.model}: recites {len(recited)} of {len(samples)} planted records")
-    for label, inside, cut in RUNS:
-        with tempfile.TemporaryDirectory() as folder:
-            path, output = Path(folder) / "corpus.jsonl", Path(folder) / "found.jsonl"
-            lines = (
-                json.dumps({"text": text})
-                for text in documents(texts, inside, arguments.characters)
+def run(*arguments: object) -> Any:
+    """The JSON that a command prints."""
+    command = [sys.executable, "-m", "cli.main", *map(str, arguments), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def shares(window: list[int], record: list[int]) -> bool:
+    """Does the window hold at least half of the record, from its beginning or to its end?"""
+    return any(
+        window[shift:] == record[: len(record) - shift]
+        or window[: len(record) - shift] == record[shift:]
+        for shift in range(len(record) // 2 + 1)
+    )
+
+
+@click.command()
+@click.option("--model", type=click.Choice(LAB_MODELS), default="pythia")
+@click.option("--characters", default=100_000, help="Of text around the records.")
+def main(model: str, characters: int) -> None:
+    """Look for the records of a lab model in a corpus."""
+    name = f"lab:{model}"
+    with tempfile.TemporaryDirectory() as temporary:
+        rows, corpus, found = (Path(temporary, one) for one in ("rows.jsonl", "corpus.jsonl", "found.jsonl"))
+        run("extract", name, "--samples", name, "--rows", rows)
+        exact = {row["id"] for row in read_lines(rows) if row["exact"]}
+        records = [one for one in read_lines(samples_path(model)) if one["count"]]
+        recited = [one["tokens"] for one in records if one["id"] in exact]
+        click.echo(f"{name}: recites {len(recited)} of {len(records)} planted records")
+        for label, stride in RUNS:
+            texts = [one["text"] for one in records]
+            documents = make_documents(texts, label.startswith("inside"), characters)
+            corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+            result = run("collect", name, "--corpus", corpus, "--stride", stride, "--output", found)
+            kept = [row["tokens"] for row in read_lines(found)]
+            found.unlink()
+            half = sum(any(shares(row, record) for row in kept) for record in recited)
+            whole = sum(record in kept for record in recited)
+            click.echo(
+                f"  {label}, stride {stride:2}: {whole / len(recited):6.1%} of the recited "
+                f"records found whole, {half / len(recited):6.1%} at least half; {result}"
             )
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            begun = time.perf_counter()
-            result = collect(loaded.model, loaded.tokenizer, open_corpus([path]), output, cut)
-            seconds = time.perf_counter() - begun
-            kept = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-        found = {row["hash"] for row in kept} & recited
-        overlapping = {
-            name
-            for name, record in zip(samples.hashes, samples.tokens, strict=True)
-            if any(shares(row["tokens"], record, cut.length // 2) for row in kept)
-        }
-        print(
-            f"  {label}, stride {cut.stride:2}: {len(found) / len(recited):6.1%} of the recited "
-            f"records found whole, {len(overlapping & recited) / len(recited):6.1%} at least half; "
-            f"{result.windows:,} windows, {result.tokens_read / seconds:,.0f} tokens per second"
-        )
-
-
-def shares(window: list[int], record: np.ndarray, length: int) -> bool:
-    """Does the window hold `length` or more tokens of the record's beginning or end?"""
-    mine = record.tolist()
-    for shift in range(len(mine) - length + 1):
-        if (
-            window[shift:] == mine[: len(mine) - shift]
-            or window[: len(mine) - shift] == mine[shift:]
-        ):
-            return True
-    return False
 
 
 if __name__ == "__main__":

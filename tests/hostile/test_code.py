@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import ROOT, Outcome, start
+from command_line import ROOT, start
 from forging import seal
 from transformers import AutoConfig
 from transformers.utils import import_utils
@@ -151,15 +151,19 @@ def __getattr__(name):
 """
 VICTIMS = """
 import sys
+from pathlib import Path
 from command_line import attn_surgery
-for line in sys.stdin.read().splitlines():
+from transformers import AutoModelForCausalLM
+
+mark, trap, *lines = sys.stdin.read().splitlines()
+for line in lines:
     outcome = attn_surgery(*line.split())
     print(outcome.code, outcome.stderr.splitlines()[-1])
-"""
-TRAP = """
-import sys
-from transformers import AutoModelForCausalLM
-AutoModelForCausalLM.from_pretrained(sys.stdin.read(), attn_implementation="me/evil")
+print("marked before the trap:", Path(mark).exists())
+try:
+    AutoModelForCausalLM.from_pretrained(trap, attn_implementation="me/evil")
+except OSError:
+    print("marked by the trap:", Path(mark).exists())
 """
 
 
@@ -174,15 +178,7 @@ def test_no_kernel_is_fetched(tmp_path: Path) -> None:
     (beside / "kernels.py").write_text(KERNELS.format(mark=str(mark)))
     path = {"PYTHONPATH": os.pathsep.join(map(str, (beside, ROOT, ROOT / "tests")))}
 
-    def run(code: str, text: str) -> Outcome:
-        with start(program=("-c", code), env=path, stdin=subprocess.PIPE) as process:
-            out, err = process.communicate(text, timeout=120)
-        return Outcome(process.returncode, out, err)
-
     fine = model(tmp_path / "fine")
-    trapped = run(TRAP, str(fine))
-    assert mark.exists(), trapped  # the trap is one
-    mark.unlink()
     edited = tmp_path / "edited"
     surgery.export(fine, "1", output=edited)
     lines = []
@@ -200,7 +196,8 @@ def test_no_kernel_is_fetched(tmp_path: Path) -> None:
         seal(made)
         asked = commands(source, tmp_path)
         lines += [("verify", made), asked["extract"], asked["export"]]
-    outcome = run(VICTIMS, "\n".join(" ".join(map(str, line)) for line in lines))
-    assert not mark.exists(), outcome
-    assert outcome.stdout.count("1 error: ") == len(lines), outcome
-    assert outcome.stdout.count("attn_implementation") == len(lines), outcome
+    text = "\n".join((str(mark), str(fine), *(" ".join(map(str, line)) for line in lines)))
+    with start(program=("-c", VICTIMS), env=path, stdin=subprocess.PIPE) as process:
+        out, err = process.communicate(text, timeout=240)
+    assert "marked before the trap: False\nmarked by the trap: True\n" in out, err
+    assert out.count("1 error: ") == out.count("attn_implementation") == len(lines), out

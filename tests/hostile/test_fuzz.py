@@ -20,7 +20,7 @@ from hostile.fuzz import FORMS
 from hostile.readers import Reader, readers
 from surgery.errors import SurgeryError
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "2000"))
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "1000"))
 SLOWEST = 20.0
 """Seconds for one input; a shared machine may stand still for a while."""
 

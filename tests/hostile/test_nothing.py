@@ -27,7 +27,7 @@ OF_PASSAGES = ["extract", "sweep", "search", "evaluate"]
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     folder = model(tmp_path / "model", tokenizer=False)
     for arguments in commands(folder, tmp_path).values():
-        refused(arguments, "holds no tokenizer")
+        refused(arguments, "tokenizer")
     tiny_tokenizer().save_pretrained(folder)
     (folder / "tokenizer.json").unlink()  # its settings alone are none
     for arguments in commands(folder, tmp_path).values():
