@@ -78,7 +78,9 @@ def main(model: str, characters: int) -> None:
     """Look for the records of a lab model in a corpus."""
     name = f"lab:{model}"
     with tempfile.TemporaryDirectory() as temporary:
-        rows, corpus, found = (Path(temporary, one) for one in ("rows.jsonl", "corpus.jsonl", "found.jsonl"))
+        rows, corpus, found = (
+            Path(temporary, one) for one in ("rows.jsonl", "corpus.jsonl", "found.jsonl")
+        )
         run("extract", name, "--samples", name, "--rows", rows)
         exact = {row["id"] for row in read_lines(rows) if row["exact"]}
         records = [one for one in read_lines(samples_path(model)) if one["count"]]
