@@ -33,7 +33,7 @@ faults:
 	$(PYTHON) -m benchmarks.faults
 
 matrix:
-	$(PYTHON) -m benchmarks.versions
+	$(PYTHON) benchmarks/versions.py
 
 # Of an environment in which `make check` has just passed.
 lock:

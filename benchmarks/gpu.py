@@ -15,21 +15,26 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
 SPEC = "last:2"
 LENGTHS = (1, 7, 64, 200)
 
 
-def equal(source: Path, stock: Path, dtype: torch.dtype, attention: str) -> bool:
+def attend_to_self(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+    """A hook on attention: every token attends to itself alone."""
+    hidden = args[0] if args else kwargs["hidden_states"]
+    rows = module.query_key_value(hidden).view(*hidden.shape[:2], -1, 3, module.head_size)
+    return (module.dense(rows[..., 2, :].reshape(hidden.shape)), *output[1:])
+
+
+def is_equal(source: Path, stock: Path, dtype: torch.dtype, attention: str) -> bool:
     """Whether the logits are the same, bit for bit, for rows of every length."""
     from transformers import AutoModelForCausalLM
-
-    from benchmarks.versions.check import attend_to_self
 
     options = {"dtype": dtype, "attn_implementation": attention}
     models = [
@@ -68,7 +73,7 @@ def main(model: str) -> None:
         click.echo(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {model}, {SPEC}")
         for dtype in (torch.float16, torch.bfloat16):
             for attention in attentions:
-                found = equal(source, stock, dtype, attention)
+                found = is_equal(source, stock, dtype, attention)
                 same = same and found
                 click.echo(f"{dtype}, {attention}: {'bit for bit' if found else 'DIFFERENT'}")
         for edited in (stock, compact):
