@@ -14,10 +14,10 @@ types:
 	mypy
 
 test:
-	$(PYTHON) -m pytest -n 2 -m 'not slow'
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all:
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 check: lint types test-all
 

@@ -29,10 +29,10 @@ def run_faults(*program: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_few_faults() -> None:
     names = [word for name in ("export", "collect", "push") for word in ("--command", name)]
-    program = ("-m", "benchmarks.faults", "--kills", "12", "--faults", "1", "--seed", "7")
+    program = ("-m", "benchmarks.faults", "--kills", "6", "--faults", "1", "--seed", "7")
     done = run_faults(*program, *names)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "18 faults, seed 7, 0 failures, " in done.stdout
+    assert "12 faults, seed 7, 0 failures, " in done.stdout
 
 
 NOT_WHOLE = """
