@@ -23,8 +23,7 @@ def make_place(folder: Path) -> None:
     import torch
     from local_tasks import write_tasks
     from reciting import generate
-    from tiny_tokenizer import TEXT, tiny_tokenizer
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
     import surgery
 
@@ -32,19 +31,7 @@ def make_place(folder: Path) -> None:
     ids = tokenizer(TEXT)["input_ids"]
     rows: list[list[int]] = []
     for seed, name in enumerate(("source", "other")):
-        torch.manual_seed(seed)
-        config = GPTNeoXConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=128,
-            max_position_embeddings=64,
-            bos_token_id=0,
-            eos_token_id=None,
-            initializer_range=0.3,
-        )
-        model = GPTNeoXForCausalLM(config).eval()
+        model = tiny_model(seed, hidden_size=64, num_hidden_layers=3, intermediate_size=128)
         model.save_pretrained(folder / name, max_shard_size="250KB")
         tokenizer.save_pretrained(folder / name)
         surgery.export(folder / name, "2", variant="zero", output=folder / f"{name}-edited")

@@ -162,7 +162,7 @@ for line in lines:
 print("marked before the trap:", Path(mark).exists())
 try:
     AutoModelForCausalLM.from_pretrained(trap, attn_implementation="me/evil")
-except OSError:
+except (OSError, ValueError):
     print("marked by the trap:", Path(mark).exists())
 """
 

@@ -24,7 +24,6 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.samples import load_samples
-from hostile.readers import SETTINGS
 from hostile.victims import LENGTHS, commands, model, refused
 from surgery.errors import SamplesError
 from surgery.reading.corpus import documents as corpus_documents
@@ -32,6 +31,7 @@ from surgery.reading.corpus import open_corpus, windows
 from surgery.reading.sources import Source
 
 DEEP = "[" * 100_000 + "]" * 100_000
+SETTINGS = {"model": "some"}
 TOKENS = f'"tokens": {list(range(16))}'
 TEXTS = {
     "nested": DEEP,
@@ -61,7 +61,7 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     )
     if case != "digits without end":  # a corpus has texts alone
         outcome.assert_error("bad.jsonl line 2: ")
-    assert not (tmp_path / "o").exists()
+    assert not (tmp_path / "o.jsonl").exists()
 
     path.write_text(TEXTS[case])
     refused(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.jsonl: ")
