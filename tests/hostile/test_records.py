@@ -57,7 +57,7 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     path.write_text(f'{{"text": "good", {TOKENS}}}\n{TEXTS[case]}\n')
     refused(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl line 2: ")
     outcome = attn_surgery(
-        "collect", source, "--corpus", path, "--output", tmp_path / "o", *LENGTHS
+        "collect", source, "--corpus", path, "--output", tmp_path / "o.jsonl", *LENGTHS
     )
     if case != "digits without end":  # a corpus has texts alone
         outcome.assert_error("bad.jsonl line 2: ")
