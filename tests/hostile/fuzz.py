@@ -11,7 +11,6 @@ from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hostile.readers import zst
 
@@ -40,14 +39,6 @@ LITERALS = (
     ),
 )
 """JSON in place of a value."""
-TYPES = (
-    *(pa.list_(kind) for kind in (pa.int64(), pa.float64(), pa.string(), pa.list_(pa.int8()))),
-    *(pa.large_list(pa.uint64()), pa.list_(pa.uint8(), 3), pa.string(), pa.large_string()),
-    *(pa.binary(), pa.int64(), pa.uint64(), pa.float16(), pa.bool_(), pa.null(), pa.date32()),
-    *(pa.timestamp("ns"), pa.decimal128(38, 2), pa.duration("s"), pa.struct([("a", pa.int8())])),
-    *(pa.map_(pa.string(), pa.int8()), pa.dictionary(pa.int8(), pa.string())),
-)
-"""Columns in place of a column."""
 LAUGHS = "".join(f", &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 30))
 YAML = (
     *("~", "~: ~", "[a, b", "{a: 1, a: 2}", "? [a]\n: b", "|\n  a\n b", "&a [*a]", "&a {b: *a}"),
@@ -171,45 +162,6 @@ def change_zip(draw: random.Random, content: bytes) -> bytes:
     return changed.getvalue()
 
 
-def change_npy(draw: random.Random, content: bytes) -> bytes:
-    """The header's type and shape, or bytes."""
-    if draw.random() < 0.4:
-        return change_bytes(draw, content)
-    kinds = ("<i8", "<u2", "|b1", "|O", "<U9", "<f4", "<c8", "|S4", "<M8[ns]", ">i4", "|V9", "zz")
-    sizes = ("4", "15", "0", "-1", "1", *(str(2**n) for n in (31, 40, 62)), "9" * 5_000, "'4'")
-    shape = ", ".join(draw.choice(sizes) for _ in range(draw.randrange(4)))
-    order = draw.choice(("True", "False", "0", "None", "[" * 300 + "]" * 300))
-    text = f"{{'descr': {draw.choice(kinds)!r}, 'fortran_order': {order}, 'shape': ({shape},)}}"
-    text = draw.choice((text, text.replace("(,)", "()"), text[:-1], "", "{}", "(" * 5_000))
-    version = draw.choice((1, 1, 1, 2, 3, 9))
-    size = len(text).to_bytes(2 if version == 1 else 4, "little")
-    return b"\x93NUMPY" + bytes([version, 0]) + size + text.encode() + draw.randbytes(120)
-
-
-def change_parquet(draw: random.Random, content: bytes) -> bytes:
-    """A column of another type, or bytes of the pages and of the footer."""
-    if draw.random() < 0.6:
-        return change_bytes(draw, content)
-    table = pq.read_table(BytesIO(content))
-    index = draw.randrange(table.num_columns)
-    kind = draw.choice(TYPES)
-    if pa.types.is_integer(kind):
-        column = pa.array([draw.choice((0, 1, 2**63 - 1)) for _ in range(table.num_rows)], kind)
-    elif kind == pa.binary():
-        bad = pa.array([b"\xff\xfe\xfd"] * table.num_rows).buffers()
-        column = pa.Array.from_buffers(pa.string(), table.num_rows, bad)
-    else:
-        column = pa.nulls(table.num_rows, kind)
-    name = draw.choice((table.column_names[index], "tokens", "text", "id", "count", "member"))
-    table = table.set_column(index, name, column)
-    file = BytesIO()
-    try:
-        pq.write_table(table, file)
-    except (pa.ArrowException, ValueError):  # not every type can be in a file
-        return change_bytes(draw, content)
-    return file.getvalue()
-
-
 def change_zst(draw: random.Random, content: bytes) -> bytes:
     """What is compressed, or the frames."""
     if draw.random() < 0.5:
@@ -223,8 +175,6 @@ FORMS = {
     "card": change_card,
     "json": change_json,
     "lines": change_lines,
-    "npy": change_npy,
-    "parquet": change_parquet,
     "safetensors": change_safetensors,
     "zip": change_zip,
     "zst": change_zst,
