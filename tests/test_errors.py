@@ -30,7 +30,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Damage = Callable[[Path], None]
 
 
-def refused(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
+def refuse(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
     """Runs an export that must fail, and proves that it left no trace."""
     before = snapshot(tmp_path)
     command = ["export", source, "--drop-attn", spec, "--output", tmp_path / "made" / "out"]
@@ -172,7 +172,7 @@ def test_configuration(tmp_path: Path, case: str) -> None:
     damage, text = CONFIGURATION[case]
     source = write_checkpoint(tmp_path / "source", NEOX)
     damage(source)
-    refused(tmp_path, source).assert_error(text)
+    refuse(tmp_path, source).assert_error(text)
     attn_surgery("inspect", source, "--json").assert_error(text)
 
 
@@ -186,7 +186,7 @@ def test_a_second_name_that_says_something_else(
     """The library takes one of the two, and surgery the other."""
     source = write_checkpoint(tmp_path / "source", {**NEO, alias: value})
     text = f"config.json: '{alias}' and '{key}' are two names of one setting, and differ"
-    refused(tmp_path, source).assert_error(text, f"remove '{alias}'")
+    refuse(tmp_path, source).assert_error(text, f"remove '{alias}'")
     attn_surgery("inspect", source).assert_error(text)
 
 
@@ -198,7 +198,7 @@ def test_architecture_comes_before_weights(tmp_path: Path, weights: bytes | None
     if weights is not None:
         (source / SINGLE).write_bytes(weights)
         (source / "pytorch_model.bin").write_bytes(weights)
-    refused(tmp_path, source).assert_error("unsupported model_type llama; supported: ")
+    refuse(tmp_path, source).assert_error("unsupported model_type llama; supported: ")
 
 
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
@@ -244,7 +244,7 @@ def test_weights(tmp_path: Path, case: str) -> None:
     damage, text = WEIGHTS[case]
     source = write_checkpoint(tmp_path / "source", NEOX)
     damage(source)
-    refused(tmp_path, source, "--layout", "stock").assert_error(text)
+    refuse(tmp_path, source, "--layout", "stock").assert_error(text)
 
 
 def test_overflow_of_a_product(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_overflow_of_a_product(tmp_path: Path) -> None:
         tensors[name].fill_(6e4)
 
     set_tensors(enlarge)(source)
-    refused(tmp_path, source, "--layout", "compact").assert_error(
+    refuse(tmp_path, source, "--layout", "compact").assert_error(
         "the new content of 'gpt_neox.layers.1.attention.affine.weight' is not finite in F16"
     )
 
@@ -321,7 +321,7 @@ def test_indexes(tmp_path: Path, case: str) -> None:
     damage, text = INDEXES[case]
     source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)
     damage(source)
-    outcome = refused(tmp_path, source)
+    outcome = refuse(tmp_path, source)
     outcome.assert_error(text)
     assert len(outcome.stderr) < 5_000
 
@@ -345,7 +345,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
         path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    refused(tmp_path, source).assert_error(
+    refuse(tmp_path, source).assert_error(
         "pytorch_model.bin: cannot be read as a pickled state dict of tensors alone",
         "convert it to safetensors where you trust its author",
     )
@@ -373,7 +373,7 @@ def test_pickles(tmp_path: Path, case: str) -> None:
     content, text = PICKLES[case]
     source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
     torch.save(content, source / "pytorch_model.bin")
-    refused(tmp_path, source).assert_error(text)
+    refuse(tmp_path, source).assert_error(text)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -383,13 +383,13 @@ def test_truncated_pickles(tmp_path: Path, legacy: bool, share: float) -> None:
     path = source / "pytorch_model.bin"
     torch.save(make_tensors(NEOX), path, _use_new_zipfile_serialization=not legacy)
     truncate(path.name, int(path.stat().st_size * share))(source)
-    refused(tmp_path, source).assert_error("pytorch_model.bin: cannot be read as a pickled")
+    refuse(tmp_path, source).assert_error("pytorch_model.bin: cannot be read as a pickled")
 
 
 def test_blocks(tmp_path: Path) -> None:
     """The rest of the messages are those of the parser: tests/test_blocks.py."""
     source = write_checkpoint(tmp_path / "source", NEOX)
-    outcome = refused(tmp_path, source, spec="last:5")
+    outcome = refuse(tmp_path, source, spec="last:5")
     text = "the model has 4 blocks, 0 to 3"
     outcome.assert_error("block specification", text, "'last:5' is out of range")
 
@@ -424,7 +424,7 @@ def test_combinations(tmp_path: Path, case: str) -> None:
     small = {**config, "max_position_embeddings": min(config["max_position_embeddings"], 64)}
     tensors = make_tensors(small)  # masks of the real length would fill the disk
     source = write_checkpoint(tmp_path / "source", config, tensors=tensors)
-    refused(tmp_path, source, "--layout", "stock").assert_error(text, "use --layout compact")
+    refuse(tmp_path, source, "--layout", "stock").assert_error(text, "use --layout compact")
     # what is refused is offered another way, and that way works
     for other in (("--layout", "compact"), ("--layout", "stock", "--variant", "zero"), ()):
         done = attn_surgery("export", source, "--drop-attn", "1", "--dry-run", "--json", *other)
@@ -441,7 +441,7 @@ def test_edited_blocks(tmp_path: Path) -> None:
     common = ("--layout", "stock", "--output")
     assert attn_surgery("export", source, "--drop-attn", "1", *common, first).code == 0
     for spec in ("1", "0-2", "-3"):
-        refused(tmp_path, first, spec=spec).assert_error(
+        refuse(tmp_path, first, spec=spec).assert_error(
             "block 1 is already attention-free (identity)",
             "name other blocks to add to the earlier edit, or start from the original",
         )
@@ -453,16 +453,16 @@ def test_edited_blocks(tmp_path: Path) -> None:
     found = attn_surgery("inspect", second, "--json").json
     assert found["attention_free"] == {"1": "identity", "3": "zero"}
     assert [edit["blocks"] for edit in found["edits"]] == [[1], [3]]
-    refused(tmp_path, second, spec="3").assert_error("block 3 is already attention-free (zero)")
+    refuse(tmp_path, second, spec="3").assert_error("block 3 is already attention-free (zero)")
 
     compact = ("export", second, "--drop-attn", "0", "--layout", "compact", "--output", third)
     assert attn_surgery(*compact).code == 0
-    refused(tmp_path, third, "--layout", "stock", spec="2").assert_error(
+    refuse(tmp_path, third, "--layout", "stock", spec="2").assert_error(
         "the source is a compact checkpoint", "use --layout compact"
     )
-    refused(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (identity)")
+    refuse(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (identity)")
     (third / "surgery.json").unlink()  # config.json alone still tells
-    refused(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (affine)")
+    refuse(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (affine)")
 
 
 COMPACT_BLOCKS = [None, {"9": "affine"}, {"01": "affine"}, {"1": "soft"}]
@@ -477,7 +477,7 @@ def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
     )
     assert done.code == 0
     set_config(attention_free_blocks=recorded)(compact)
-    refused(tmp_path, compact, spec="2").assert_error(
+    refuse(tmp_path, compact, spec="2").assert_error(
         "config.json: 'attention_free_blocks' does not say what stands in place of which block",
         "expected blocks below 4 → affine, constant, none",
     )
@@ -489,9 +489,9 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
     attn_surgery("export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact)
     name = "gpt_neox.layers.1.attention.affine.weight"
     set_tensors(lambda tensors: tensors.pop(name))(compact)
-    refused(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
+    refuse(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
     set_config(attention_free_blocks={"1": "none"})(compact)
-    refused(tmp_path, compact, spec="2").assert_error(
+    refuse(tmp_path, compact, spec="2").assert_error(
         "unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"
     )
 
@@ -501,27 +501,27 @@ def test_a_damaged_manifest(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX)
     (source / "surgery.json").write_text('{"schema_version": 2}')
     text = "is of another schema (expected schema_version 1, got 2)"
-    refused(tmp_path, source).assert_error("surgery.json", text)
+    refuse(tmp_path, source).assert_error("surgery.json", text)
     attn_surgery("inspect", source).assert_error("surgery.json", text)
     attn_surgery("verify", source).assert_error("surgery.json", text)
 
 
 def test_unknown_models(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    refused(tmp_path, missing).assert_error("missing")
-    refused(tmp_path, "nobody/there-is-no-such-model").assert_error("nobody/there-is-no-such-model")
-    refused(tmp_path, "lab:llama").assert_error(
+    refuse(tmp_path, missing).assert_error("missing")
+    refuse(tmp_path, "nobody/there-is-no-such-model").assert_error("nobody/there-is-no-such-model")
+    refuse(tmp_path, "lab:llama").assert_error(
         "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
     )
     file = tmp_path / "file"
     file.write_text("")
-    refused(tmp_path, file).assert_error("file")
-    refused(tmp_path, "").assert_error("")
+    refuse(tmp_path, file).assert_error("file")
+    refuse(tmp_path, "").assert_error("")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(tmp_path, empty).assert_error("config.json is missing")
+    refuse(tmp_path, empty).assert_error("config.json is missing")
     source = write_checkpoint(tmp_path / "source", NEOX)
-    refused(tmp_path, source, "--revision", "step1000").assert_error(
+    refuse(tmp_path, source, "--revision", "step1000").assert_error(
         "--revision goes with a Hub id, and this is a folder (got step1000)"
     )
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from transformers.utils import import_utils
 
 import surgery
-from hostile.victims import change, commands, model, refused
+from hostile.victims import change, commands, model, refuse
 from surgery.editing.loading import load_model, load_tokenizer
 
 EVIL = """
@@ -107,7 +107,7 @@ def test_code_of_the_folder_is_not_run(tmp_path: Path, asked: list[str], form: s
     change(tmp_path / "model" / file, **values)
     every = commands(tmp_path / "model", tmp_path)
     for command in every if form == "a known type" else ("extract", "export"):
-        refused(every[command], message)
+        refuse(every[command], message)
     assert not mark.exists()
     assert not asked
 

@@ -18,7 +18,7 @@ from command_line import attn_surgery
 from tiny_tokenizer import tiny_tokenizer
 
 from evals.benchmarks.running import Benchmarks
-from hostile.victims import change, commands, model, refused, samples
+from hostile.victims import change, commands, model, refuse, samples
 from surgery.errors import MeasurementError
 
 OF_PASSAGES = ["extract", "sweep", "search", "evaluate"]
@@ -27,13 +27,13 @@ OF_PASSAGES = ["extract", "sweep", "search", "evaluate"]
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     folder = model(tmp_path / "model", tokenizer=False)
     for arguments in commands(folder, tmp_path).values():
-        refused(arguments, "tokenizer")
+        refuse(arguments, "tokenizer")
     tiny_tokenizer().save_pretrained(folder)
     (folder / "tokenizer.json").unlink()  # its settings alone are none
     for arguments in commands(folder, tmp_path).values():
-        refused(arguments, "tokenizer")
+        refuse(arguments, "tokenizer")
     (folder / "tokenizer.json").write_text("{")
-    refused(commands(folder, tmp_path)["extract"], "the tokenizer cannot be loaded")
+    refuse(commands(folder, tmp_path)["extract"], "the tokenizer cannot be loaded")
 
 
 def test_a_tokenizer_that_gives_no_tokens(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_tokenizer_that_gives_no_tokens(tmp_path: Path) -> None:
     change(folder / "tokenizer.json", model=settings["model"], added_tokens=[])
     change(folder / "tokenizer_config.json", eos_token=None)
     for arguments in commands(folder, tmp_path).values():
-        refused(arguments, "the tokenizer gives no tokens for text")
+        refuse(arguments, "the tokenizer gives no tokens for text")
 
 
 @pytest.mark.parametrize("text", ["", "too short"])
@@ -51,7 +51,7 @@ def test_text_that_is_too_short(tmp_path: Path, text: str) -> None:
     every = commands(model(tmp_path / "model"), tmp_path)
     (tmp_path / "text.txt").write_text(text)
     for arguments in every.values():
-        refused(arguments)
+        refuse(arguments)
         written = {path.name for path in tmp_path.iterdir()}
         assert written == {"model", "text.txt", "good.jsonl"}, "nothing is left behind"
 
@@ -67,7 +67,7 @@ def test_no_passages(tmp_path: Path, name: str) -> None:
     every = commands(model(tmp_path / "model"), tmp_path)
     for command in OF_PASSAGES if name == "none.jsonl" else ("extract",):
         given = [path if str(word).endswith("good.jsonl") else word for word in every[command]]
-        refused(tuple(given), "no rows (expected at least one)")
+        refuse(tuple(given), "no rows (expected at least one)")
 
 
 def test_passages_of_which_none_was_trained_on(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_passages_of_which_none_was_trained_on(tmp_path: Path) -> None:
     rows = map(json.loads, path.read_text().splitlines())
     path.write_text("\n".join([json.dumps({**row, "member": False}) for row in rows]))
     for command in OF_PASSAGES:
-        refused(every[command], "no row is a member")
+        refuse(every[command], "no row is a member")
 
 
 def test_a_task_without_documents(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     """Token ids beyond the vocabulary, wherever they come from."""
     folder = model(tmp_path / "model", config={"vocab_size": 100})
     for name, arguments in commands(folder, tmp_path).items():
-        outcome = refused(arguments, "beyond the model's vocabulary")
+        outcome = refuse(arguments, "beyond the model's vocabulary")
         assert "expected ids below 100" in outcome.stderr, name
 
 

@@ -24,7 +24,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.samples import load_samples
-from hostile.victims import LENGTHS, commands, model, refused
+from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.errors import SamplesError
 from surgery.reading.corpus import documents as corpus_documents
 from surgery.reading.corpus import open_corpus, windows
@@ -55,7 +55,7 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     """Samples and a corpus of which one line is bad; a plan, a search's result, a manifest."""
     path = tmp_path / "bad.jsonl"
     path.write_text(f'{{"text": "good", {TOKENS}}}\n{TEXTS[case]}\n')
-    refused(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl line 2: ")
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl line 2: ")
     outcome = attn_surgery(
         "collect", source, "--corpus", path, "--output", tmp_path / "o.jsonl", *LENGTHS
     )
@@ -64,16 +64,16 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     assert not (tmp_path / "o.jsonl").exists()
 
     path.write_text(TEXTS[case])
-    refused(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.jsonl: ")
+    refuse(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.jsonl: ")
     arguments = commands(source, tmp_path)["evaluate"]
-    refused((*arguments, "--front", path), "bad.jsonl: is no result of a search")
+    refuse((*arguments, "--front", path), "bad.jsonl: is no result of a search")
     edited = model(tmp_path / "edited")
     (edited / "surgery.json").write_text(TEXTS[case])
-    refused(("inspect", edited), "surgery.json: ")
+    refuse(("inspect", edited), "surgery.json: ")
     (edited / "surgery.json").unlink()
     (edited / "tokenizer_config.json").write_text(TEXTS[case])
     if case not in ("half a surrogate pair", "digits without end", "not a number", "twice"):
-        refused(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
+        refuse(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ ARRAYS = {
 @pytest.mark.parametrize("case", ARRAYS)
 def test_arrays(tmp_path: Path, source: Path, case: str) -> None:
     (tmp_path / "bad.npy").write_bytes(ARRAYS[case])
-    refused(
+    refuse(
         ("extract", source, "--samples", tmp_path / "bad.npy", "--prefix-length", "8"),
         "bad.npy: cannot be read as an array of numbers",
     )
@@ -162,7 +162,7 @@ def test_ids_that_are_none(tmp_path: Path, source: Path, value: object) -> None:
     path = tmp_path / "bad.jsonl"
     row = {"tokens": [1] * 15 + [value]}
     path.write_text(json.dumps({"tokens": [1] * 16}) + "\n" + json.dumps(row) + "\n")
-    refused(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl")
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl")
 
 
 ROW, WORD = {"tokens": list(range(16))}, {"tokens": "a text of many words"}
@@ -181,7 +181,7 @@ MIXED = [
 def test_mixed_rows(tmp_path: Path, source: Path, rows: list[Any]) -> None:
     path = tmp_path / "mixed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
+    refuse(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
 
 
 # --- tables
@@ -209,9 +209,9 @@ COLUMNS: dict[str, pa.Array] = {
 def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table({"text": COLUMNS[case]}), path)
-    refused(("extract", source, "--samples", path, *LENGTHS), "bad.parquet")
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.parquet")
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more, *LENGTHS), "bad.parquet")
+    refuse(("collect", source, *more, *LENGTHS), "bad.parquet")
 
 
 def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
@@ -219,9 +219,9 @@ def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
     texts = pa.array(["a b c", "d e f"])
     pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
     text = "bad.parquet: cannot be read as parquet (got two columns have the name 'text')"
-    refused(("extract", source, "--samples", path), text)
+    refuse(("extract", source, "--samples", path), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more), text)
+    refuse(("collect", source, *more), text)
 
 
 POOLS: list[Any] = []
@@ -267,9 +267,9 @@ def test_a_text_that_is_too_long(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a" * (2**26 + 1)]}), path, compression="zstd")
     text = "a.parquet: cannot be read as parquet (got a text of 67,108,865 bytes, more than 67,"
-    refused(("extract", source, "--samples", path), text)
+    refuse(("extract", source, "--samples", path), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more), text)
+    refuse(("collect", source, *more), text)
 
 
 def test_a_row_of_numbers_without_end(
@@ -281,7 +281,7 @@ def test_a_row_of_numbers_without_end(
     pq.write_table(pa.table({"tokens": [[0] * 2**18]}), path)
     assert path.stat().st_size < 1_000
     with arrow_takes(2**16):
-        refused(
+        refuse(
             ("extract", source, "--samples", path),
             "a.parquet: cannot be read as parquet (got a row group unpacks to 2,097,",
             " bytes, more than 1,048,576: write smaller ones)",
@@ -317,7 +317,7 @@ def test_a_frame_that_is_half_written(tmp_path: Path, source: Path, cut: int) ->
     path.write_bytes((zst(rows(0, 3)) + zst(rows(3, 5)))[:-cut])
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
     lengths = ("--prefix-length", "2", "--suffix-length", "2")
-    refused(
+    refuse(
         ("collect", source, *more, *lengths),
         "a.jsonl.zst line ",
         "cannot be read (got Truncated compressed stream)",
@@ -336,7 +336,7 @@ def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> N
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
     tracemalloc.start()
     try:
-        refused(
+        refuse(
             ("collect", source, *more),
             "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)",
         )

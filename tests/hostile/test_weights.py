@@ -17,7 +17,7 @@ import pytest
 import torch
 from command_line import attn_surgery
 
-from hostile.victims import change, commands, model, refused
+from hostile.victims import change, commands, model, refuse
 
 INDEX = "model.safetensors.index.json"
 
@@ -77,7 +77,7 @@ def test_a_terabyte_of_one_number(tmp_path: Path) -> None:
     torch.save(state, source / "pytorch_model.bin")
     change(source / "config.json", vocab_size=2**32)
     for command in ("extract", "export"):
-        refused(
+        refuse(
             commands(source, tmp_path)[command],
             f"pytorch_model.bin: tensor {name!r} is larger than what is stored of it",
             "(expected at most 4 bytes, got 1,099,511,627,776)",
@@ -107,7 +107,7 @@ def test_many_tensors_of_the_same_numbers(tmp_path: Path, same: bool) -> None:
         state[name] = stored[start : start + tensor.numel()].view_as(tensor)
     torch.save(state, path)
     size = path.stat().st_size
-    refused(
+    refuse(
         commands(source, tmp_path)["export"],
         "pytorch_model.bin: its tensors come to far more than is stored",
         f"(expected at most {2 * size:,} bytes, twice the file, got ",
@@ -123,7 +123,7 @@ def test_a_pickle_that_unpacks_itself(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for name, data in records.items():
             new.writestr(name, data)
-    refused(commands(source, tmp_path)["export"], "cannot be read as a pickled state dict")
+    refuse(commands(source, tmp_path)["export"], "cannot be read as a pickled state dict")
 
 
 def rewrite_header(path: Path, change_header: Callable[[dict], object]) -> None:
@@ -164,5 +164,5 @@ def test_headers(tmp_path: Path, case: str) -> None:
     spoil, text = HEADERS[case]
     rewrite_header(source / "model.safetensors", spoil)
     for command in ("extract", "export"):
-        outcome = refused(commands(source, tmp_path)[command], text if command == "export" else "")
+        outcome = refuse(commands(source, tmp_path)[command], text if command == "export" else "")
         assert len(outcome.stderr) < 5_000
