@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.search.front import Point
+from evals.search.picture import draw_front
 from evals.search.report import plan_of
 from evals.search.resuming import point_from_json
 from evals.search.run import Task
 from evals.sweep.edits import edit_record
-from evals.sweep.pictures import draw_front
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
