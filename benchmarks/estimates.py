@@ -22,16 +22,16 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from evals.drawing import draw
+from evals.edits.engine import Engine
 from evals.inputs import calibration_text, fitter_for, needed_texts
 from evals.memorization.recovery import recovery_of
 from evals.models import open_model
 from evals.running.processes import Processes
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
-from evals.search.held_back import Half
-from evals.search.looking import look
+from evals.search.estimates import look
+from evals.search.halves import Half
 from evals.search.units import clash, merged, possible, units
-from evals.sweep.engine import Engine
 from surgery.families import family_of
 from surgery.selection import Part, Selection
 from surgery.variants import VARIANTS

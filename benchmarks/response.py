@@ -22,11 +22,13 @@ import torch
 from checkpoints import config_of
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.response import heldout_text, margins_text, respond
+from evals.edits.batch import BASE
+from evals.edits.engine import Engine
+from evals.response import Looking, respond_heldout, respond_margins
+from evals.running.processes import Processes
 from evals.samples import Samples
-from evals.search.looking import DRAWS
-from evals.sweep.batch import BASE
-from evals.sweep.engine import Engine
+from evals.search.estimates import DRAWS
+from evals.search.units import units
 from surgery.fitting.moments import Moments, fit
 from surgery.selection import Part
 from surgery.variants import VARIANTS, Fit
@@ -83,8 +85,10 @@ def compare(num_blocks: int, rows: int, *, small: bool) -> tuple[float, float]:
     ]
 
     def estimate() -> None:
-        respond(model, heldout_text(windows), variants, fitter.known, draws=DRAWS)
-        respond(model, margins_text(samples), variants, fitter.known, draws=LENGTH - PREFIX)
+        parts = units(num_blocks, heads, "heads", variants)
+        looking = Looking(model, parts, fitter.known, Processes(), lambda done: None)
+        respond_heldout(looking, windows, DRAWS)
+        respond_margins(looking, samples)
 
     def measure(edits: Sequence[Any]) -> None:
         Engine(model, samples, windows, fitter=fitter, batch_size=rows).measure(edits)

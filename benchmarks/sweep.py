@@ -30,12 +30,12 @@ import torch
 from checkpoints import SHAPES, config_of
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from evals.edits.engine import Engine, Measured
 from evals.models import DTYPES
 from evals.running.batching import row_ranges
 from evals.running.forward import head_of, hidden_states
 from evals.running.predictions import measure_predictions
 from evals.samples import Samples
-from evals.sweep.engine import Engine, Measured
 from surgery.editing.in_memory import short_circuit
 from surgery.selection import Selection, parse_selection
 

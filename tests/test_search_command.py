@@ -24,7 +24,7 @@ from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
-from evals.search.held_back import halves
+from evals.search.halves import halves
 from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
 
@@ -288,7 +288,7 @@ def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
 
 
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.search.algorithm import _Guided
+    from evals.search import algorithm
 
     options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
 
@@ -296,7 +296,7 @@ def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Guided, "exchange", interrupted)
+        patch.setattr(algorithm, "_promising", interrupted)
         assert call(model, samples, texts, *options).code == 130
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1

@@ -10,7 +10,7 @@ import numpy as np
 from evals.evaluation.report import Chose
 from evals.memorization.measures import Flags
 from evals.samples import Samples, Tokens, row_hash
-from evals.search.held_back import Rows, dealt_passages, dealt_windows
+from evals.search.halves import Rows, dealt_passages, dealt_windows
 from surgery.errors import SamplesError
 from surgery.record.manifest import Manifest
 

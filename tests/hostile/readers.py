@@ -20,15 +20,14 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
+from evals.edits.engine import _stored_columns
 from evals.evaluation.conclusions import edit_of, read_front
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.memorization.recovery import NAMES
 from evals.publication.report import publication
 from evals.samples import load_samples
-from evals.search.front import Point
-from evals.search.resuming import point_as_json, point_from_json
-from evals.sweep.engine import _stored_columns
+from evals.search.points import EditPoint, point_as_json, point_from_json
 from hostile.victims import model
 from surgery.card.facts import facts
 from surgery.card.file import read_card
@@ -67,7 +66,7 @@ class Reader:
 Read = Callable[[Path], object]
 
 
-POINT = Point((Part(0, (0, 1), "zero"),), 0.5, 0.5, 0.5, 2.0, 0.1, (0.5,) * len(NAMES))
+POINT = EditPoint((Part(0, (0, 1), "zero"),), 0.5, 0.5, 0.5, 2.0, 0.1, (0.5,) * len(NAMES))
 RECIPE = b"""model: lab:pythia
 max-extraction: 0.01
 variant: [zero, mean]
