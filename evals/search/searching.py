@@ -15,7 +15,7 @@ from evals.search.report import plan_of, question, search_report
 from evals.search.request import SearchRequest
 from evals.search.run import run
 from evals.search.task import SearchTask, open_task
-from evals.sweep.pictures import draw_front
+from evals.search.picture import draw_front
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
