@@ -13,7 +13,7 @@ from surgery.card.text import card_text, merged
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import hub_client, progress_bars
-from surgery.hub.state import TIMEOUT, Published, published
+from surgery.hub.state import TIMEOUT, Published, find_published
 from surgery.proof.claims import Render
 from surgery.publishing.publishable import Publishable, publishable
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
@@ -82,7 +82,7 @@ def push(
             api.create_repo(repo, private=not public)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo, branch=revision, exist_ok=True)
-        there = published(api, repo, revision)
+        there = find_published(api, repo, revision)
         stale = _stale(api, there, source)
         card = _card(api, there, source).encode()
         contents: dict[str, Path | bytes] = {**source.contents, CARD: card}
@@ -96,7 +96,7 @@ def push(
             revision=revision,
             create_pr=create_pr,
         )
-        now = published(api, repo, done.pr_revision or done.oid)
+        now = find_published(api, repo, done.pr_revision or done.oid)
         for name, content in contents.items():
             if name not in now.files or not now.files[name].holds(hashes[name], content):
                 what = f"{name} has not arrived as it was sent"
@@ -159,9 +159,8 @@ def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     model's, and they are not ours to remove.
     """
     ours = set(REPORTS)
-    if MANIFEST in there.files:
-        earlier = read_manifest(there.fetch(api, MANIFEST).parent)
-        ours |= set(earlier.files) if earlier else set()
+    earlier = there.manifest(api)
+    ours |= set(earlier.files) if earlier else set()
     others = set(there.files) - {*source.contents, CARD}
     foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
     if foreign:
