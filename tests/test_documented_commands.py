@@ -22,7 +22,7 @@ from command_line import attn_surgery
 from documented import DOCUMENTS, ROOT, commands
 
 from cli.main import COMMANDS, main
-from evals.lab import heldout_texts, model_path
+from evals.lab import heldout_texts, model_path, samples_path
 
 ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
 PYTHON = ("python", "python3", ".venv/bin/python")
@@ -186,7 +186,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: models, passages and texts under the names that documents use."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
-    records = (model_path("pythia").parents[1] / "records.jsonl").read_text().splitlines()[::40]
+    records = samples_path("pythia").read_text().splitlines()[::40]
     tokens = np.array([json.loads(line)["tokens"] for line in records], dtype=np.int32)
     np.save("train_prefix.npy", tokens[:, :32])
     np.save("train_suffix.npy", tokens[:, 32:])
