@@ -12,9 +12,9 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.output import locked, parents_of, writing
+from surgery.untrusted import guard, parse_json, read_lines
 
 Step = TypeVar("Step")
 _REMOVE = "remove it to begin anew, or choose another `output`"

@@ -20,9 +20,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TextIO
 
-from surgery.checkpoint.foreign import reason
-from surgery.checkpoint.source import read_json
 from surgery.errors import OutputError, SurgeryError
+from surgery.untrusted import read_json, reason
 
 _OURS = ".{}.attn-surgery-{}"  # no one else names a file so
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)

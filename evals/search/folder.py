@@ -13,12 +13,11 @@ from evals.search.resuming import point_from_json
 from evals.search.run import Task
 from evals.sweep.edits import edit_record
 from evals.sweep.pictures import draw_front
-from surgery.checkpoint.foreign import guard
-from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, known_by, write_lines, write_text
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
+from surgery.untrusted import guard, read_json
 
 PLAN = "plan.json"
 _ANEW = "search anew with `overwrite=True`"

@@ -13,8 +13,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from pathlib import Path
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import in_hub_cache
-from surgery.checkpoint.source import Checkpoint, open_checkpoint
+from surgery.checkpoint.source import Checkpoint, in_hub_cache, open_checkpoint
 from surgery.errors import CheckpointError
 
 _SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one

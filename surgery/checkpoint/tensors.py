@@ -20,8 +20,8 @@ import ml_dtypes
 import numpy.typing as npt
 from safetensors import safe_open
 
-from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import CheckpointError
+from surgery.untrusted import guard, parse_json
 
 Array = npt.NDArray[Any]
 

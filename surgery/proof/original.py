@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.source import MANIFEST, read_json
+from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.client import hub_client
 from surgery.hub.finding import local_folder
 from surgery.hub.state import Stored, published
 from surgery.record.manifest import Manifest, read_manifest
+from surgery.untrusted import read_json
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 from surgery.card.file import read_card
 from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import guard, own_file
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.source import (
     MANIFEST,
@@ -18,6 +17,7 @@ from surgery.checkpoint.source import (
     SAFETENSORS_INDEX,
     Checkpoint,
     open_checkpoint,
+    own_file,
 )
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.families import family_of
@@ -31,6 +31,7 @@ from surgery.proof.claims import Claim, Render, check_card, check_report, claims
 from surgery.proof.expected import check_repeats, replanned
 from surgery.record.manifest import REPORTS, UNLISTED, Manifest, read_manifest
 from surgery.selection import Part, format_selection
+from surgery.untrusted import guard
 
 
 @dataclass(frozen=True)
