@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from surgery.checkpoint.content import FileState, check_unchanged, states_of
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import FileState, check_unchanged, sha256_of, states_of
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer

@@ -9,7 +9,6 @@ to one output one wins, and the other says so.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import resource
 import signal
@@ -26,7 +25,6 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from surgery import output as outputs
-from surgery.checkpoint.copying import HashedFile
 from surgery.errors import OutputError
 from surgery.output import atomic_folder
 
@@ -73,17 +71,20 @@ STRUCK_AFTER = """
 import os, sys
 how, limit, written = int(sys.argv.pop(1)), int(sys.argv.pop(1)), 0
 from cli.main import run
-from surgery.checkpoint.copying import HashedFile
-grow = HashedFile._grow
+from surgery.checkpoint import writer
+write_file = writer.write_file
 
-def struck(file, count):
-    global written
-    before, written = written, written + count
-    if before < limit <= written:
-        os.kill(os.getpid(), how)
-    grow(file, count)
+def struck(path, pieces, *progress):
+    def counted():
+        global written
+        for piece in pieces:
+            before, written = written, written + len(piece)
+            yield piece
+            if before < limit <= written:
+                os.kill(os.getpid(), how)
+    return write_file(path, counted(), *progress)
 
-HashedFile._grow = struck
+writer.write_file = struck
 run()
 """
 
@@ -247,17 +248,6 @@ def test_interrupted(
     assert (outcome.code, outcome.stdout, outcome.stderr.strip()) == (130, "", "interrupted")
     assert list(tmp_path.iterdir()) == []
     assert snapshot(source) == source_before
-
-
-def test_a_hash_ends_though_a_signal_has_swallowed_a_notification(tmp_path: Path) -> None:
-    with HashedFile(tmp_path / "file") as file:
-        waits = False
-        while not waits:
-            with file._grown:
-                waits = bool(file._grown._waiters)  # the hashing thread
-                file._grown._waiters.clear()  # an interrupt in the middle of notify()
-        file.write(b"content")
-    assert file.sha256 == hashlib.sha256(b"content").hexdigest()
 
 
 # --- no space

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.client import hub_client

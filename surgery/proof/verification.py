@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.source import (
     MANIFEST,
