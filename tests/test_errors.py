@@ -285,9 +285,9 @@ def _rename(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
 WEIGHTS: list[tuple[str, Damage, list[str]]] = [
     ("no weights", remove(SINGLE), ["holds no weights", "pytorch_model.bin"]),
-    ("empty", write(SINGLE, b""), ["model.safetensors: the header is longer than the file"]),
-    ("header cut", truncate(SINGLE, 100), ["model.safetensors: the header is longer than"]),
-    ("weights cut", truncate(SINGLE, 100_000), ["model.safetensors: the file is truncated"]),
+    ("empty", write(SINGLE, b""), ["model.safetensors: the header is not valid"]),
+    ("header cut", truncate(SINGLE, 100), ["model.safetensors: the header is not valid"]),
+    ("weights cut", truncate(SINGLE, 100_000), ["model.safetensors: the header is not valid"]),
     ("not weights", write(SINGLE, b"version https://git-lfs"), ["truncated or not safetensors"]),
     (
         "header damaged",
