@@ -52,7 +52,7 @@ def search(
     cannot be written.
     """
     going_on = not overwrite and (folder / "search.json").is_file()
-    check_output(folder, owned, overwrite=overwrite or going_on, say=say)
+    check_output(folder, owned, overwrite=overwrite or going_on)
     task, fitter, warnings = _open(request, say, progress)
     processes = task.processes
     journal, done = None, None

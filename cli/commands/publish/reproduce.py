@@ -58,7 +58,7 @@ def command(
     from surgery.proof.reproduction import reproduce
 
     if output is not None:
-        check_target(model, Path(output), overwrite=overwrite, say=note)
+        check_target(model, Path(output), overwrite=overwrite)
     original = open_original(model, revision)
     recorded = original.manifest.edit.source.model
     variants = [part.variant for part in original.manifest.edit.parts]
