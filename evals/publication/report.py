@@ -26,11 +26,11 @@ from evals.publication.consistency import Difference, differing, recomputed
 from evals.publication.text import texts_in
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.checkpoint.foreign import guard
 from surgery.errors import OutputError, SurgeryError
 from surgery.proof.claims import RenderedReport
 from surgery.record.manifest import REPORTS, Manifest, versions
 from surgery.selection import Part, format_selection
+from surgery.untrusted import guard
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)

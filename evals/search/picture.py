@@ -44,12 +44,22 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 back = edit["held_back"] if key == "deep_blocks" else result["held_back"]
                 there = place(back, base["held_back"])
                 spec = edit["spec"] if len(edit["spec"]) <= 24 else edit["spec"][:23] + "…"
-                style = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 11}
+                style: dict[str, Any] = {
+                    "color": "black",
+                    "marker": marker,
+                    "linestyle": "none",
+                    "markersize": 11,
+                }
                 axes.plot(*place(edit, base), label=f"{name}: {spec}", zorder=4, **style)
                 label = f"{name}, on the other half"
                 axes.plot(*there, label=label, markerfacecolor="none", zorder=5, **style)
         (limit,) = result["goal"].values()
-        line = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"}
+        line: dict[str, Any] = {
+            "color": "0.4",
+            "linestyle": (0, (4, 3)),
+            "linewidth": 0.8,
+            "label": "goal",
+        }
         if by_kl:
             axes.axhline(100 * limit, **line)
         else:

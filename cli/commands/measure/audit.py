@@ -74,7 +74,7 @@ def command(
 
     tried = chosen(attacks, max_recovered)
     if output is not None:
-        check_output(output, owned, overwrite=overwrite, say=note)
+        check_output(output, owned, overwrite=overwrite)
     running = Measuring.of(asked)
     passages = open_passages(samples or str(lab), running)
     texts = needed_texts(controls, lab or model, option="control")

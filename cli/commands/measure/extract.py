@@ -106,7 +106,7 @@ def command(
 
     for file, argument in ((rows, "rows"), (output, "output")):
         if file is not None:
-            check_output(file, overwrite=overwrite, argument=argument, say=note)
+            check_output(file, overwrite=overwrite, argument=argument)
     running = Measuring.of(asked)
     passages = open_passages(samples, running)
     texts = heldout_texts(controls, model, baseline, samples)
