@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from evals.attacks.audit import shortened
 from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.evaluation.report import (
-    Chose,
     Difference,
     Edit,
     HeldOut,
@@ -25,6 +24,7 @@ from evals.evaluation.report import (
 )
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
+from evals.samples.held_back import Chose
 from evals.statistics import Interval, mean
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError

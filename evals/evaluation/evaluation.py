@@ -18,7 +18,6 @@ from evals.evaluation.comparing import compare_scores
 from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of
 from evals.evaluation.gates import DropLimit, limit_of
 from evals.evaluation.headline import RELATIONS, with_sentences
-from evals.evaluation.held_back import HeldBack, held_back
 from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
 from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import (
@@ -34,6 +33,7 @@ from evals.memorization.comparison import Measured
 from evals.memorization.comparison import report as report_extraction
 from evals.memorization.measures import Flags
 from evals.memorization.summary import Control
+from evals.samples.held_back import HeldBack, held_back
 from evals.statistics import SEED, rate
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel

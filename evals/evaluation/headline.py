@@ -14,7 +14,8 @@ from evals.evaluation.conclusions import (
     warnings_of,
 )
 from evals.evaluation.gates import DropLimit, check_gates
-from evals.evaluation.report import Chose, Gate, HeldOut, Point, Relation, Report, Task
+from evals.evaluation.report import Gate, HeldOut, Point, Relation, Report, Task
+from evals.samples.held_back import Chose
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
