@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Share
+from evals.attacks.result import Audit, Shares
 from evals.samples.held_back import Chose
 from surgery.card.measured import Measured
 from surgery.checkpoint.foreign import guard, parse_json
@@ -89,13 +89,6 @@ class HeldOut(Record):
     resolution: float
     outcome: Outcome
     verdict: str
-
-
-class Shares(Record):
-    """What is recovered of the same passages under both models."""
-
-    base: Share
-    edited: Share
 
 
 class AllPassages(Record):

@@ -25,6 +25,18 @@ class Chose(Record):
     passages: int | None = 0
     windows: int | None = 0
 
+    @property
+    def warning(self) -> str | None:
+        """What to know where some of these may have chosen the edit."""
+        named = {"passages": self.passages, "held-out text": self.windows}
+        what = " and ".join(name for name, number in named.items() if number is None)
+        if not what:
+            return None
+        return (
+            f"a search chose the edit on other {what}, or on these cut differently: some of those "
+            "may be among these, and then the figures flatter the edit"
+        )
+
 
 @dataclass(frozen=True)
 class HeldBack:
