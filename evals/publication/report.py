@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.report import described
+from evals.attacks.names import attack_of
 from evals.attacks.result import Audit
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import verdict_of
@@ -153,7 +153,7 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=described(one.name)) for one in audit.attacks]
+    attacks = [one.model_copy(update=attack_of(one.name).description) for one in audit.attacks]
     return audit.model_copy(update={"attacks": attacks})
 
 
