@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.source import (
     SAFETENSORS,
