@@ -10,18 +10,17 @@ from typing import Any
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.search.picture import draw_front
 from evals.search.points import EditPoint, point_from_json
 from evals.search.report import plan_of, question, search_report
 from evals.search.request import SearchRequest
 from evals.search.run import run
 from evals.search.task import SearchTask, open_task
-from evals.sweep.pictures import draw_front
-from surgery.checkpoint.foreign import guard
-from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
+from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search anew with `overwrite=True`"
@@ -48,7 +47,7 @@ def search(
     cannot be written.
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
-    check_output(folder, owned, overwrite=overwrite or going_on, say=say)
+    check_output(folder, owned, overwrite=overwrite or going_on)
     task = open_task(request, say, progress)
     journal, done, earlier = None, None, Earlier()
     if task.processes.is_main:  # others need not know what the model is

@@ -139,7 +139,7 @@ def command(
     from surgery.output import check_output
 
     if output is not None:
-        check_output(output, owned, overwrite=overwrite, say=note)
+        check_output(output, owned, overwrite=overwrite)
     processes = Processes.launched(say=note)
     running = Measuring.of(asked)
     passages = open_passages(samples, running)
