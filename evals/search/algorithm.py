@@ -5,8 +5,8 @@ Without estimates all sets of units are measured, and the answer is the best the
 1. Sets are composed that should leave less and less recovered, and measured.
 2. Round by round, the search composes sets anew, and measures them and some that differ by one unit
    from the best so far, until two rounds find nothing better.
-3. Whole blocks and pairs of them are measured where they might be better: a plain scan finds those.
-   Then step 2 again.
+3. A few whole blocks and pairs of them are measured, where they might be better: a plain scan finds
+   those. Then step 2 again.
 
 Every measurement corrects the estimates. What was measured decides what is accepted. Nothing here
 knows about models: `evaluate` gives points for selections.
@@ -66,7 +66,7 @@ def find(
     for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
         found.measure(_composed(found, float(rate)))
     _improve(found, aim)
-    found.measure(_promising(found, aim, _blocks(found)))
+    found.measure(_promising(found, aim, _blocks(found)), most=_TRIED)
     _improve(found, aim)
     return found
 
