@@ -19,6 +19,7 @@ from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, 
 from evals.inputs import (
     Progress,
     Say,
+    find_last,
     measure_in_turn,
     needed_texts,
     open_passages,
@@ -33,7 +34,6 @@ from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, held_back
 from evals.samples.windows import control_windows
 from surgery.errors import SamplesError
-from surgery.hub.finding import find_model
 from surgery.output import atomic_folder, check_output, known_by, write_lines
 from surgery.record.manifest import versions
 
@@ -112,7 +112,7 @@ def audit(
     passages = open_passages(request.passages, request)
     texts = needed_texts(request.controls, request.lab or request.model, option="control")
     processes = Processes.launched(say=say)
-    edited = find_model(request.model, request.revision)  # measured last, so looked for first
+    edited = find_last(request.model, request)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenized(passages, loaded, say)
