@@ -22,8 +22,9 @@ import numpy as np
 
 from evals.lab import LAB_MODELS, model_path
 from evals.lab.corpus import training_texts
-from evals.memorization.collecting import Cut, collect
+from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
+from evals.memorization.request import Cut
 from evals.models import open_model
 from evals.samples import load_samples
 from surgery.reading.corpus import open_corpus
@@ -32,10 +33,10 @@ SEED = 1
 END = "<|endoftext|>"
 Encode = Callable[[str], list[int]]
 RUNS = (
-    ("documents of their own", False, Cut(32, 32, stride=16)),
-    ("inside other documents", True, Cut(32, 32, stride=16)),
-    ("inside other documents", True, Cut(32, 32, stride=4)),
-    ("inside other documents", True, Cut(32, 32, stride=1)),
+    ("documents of their own", False, Cut(stride=16)),
+    ("inside other documents", True, Cut(stride=16)),
+    ("inside other documents", True, Cut(stride=4)),
+    ("inside other documents", True, Cut(stride=1)),
 )
 
 
@@ -94,7 +95,7 @@ def main() -> None:
         print(
             f"  {label}, stride {cut.stride:2}: {len(found) / len(recited):6.1%} of the recited "
             f"records found whole, {len(overlapping & recited) / len(recited):6.1%} at least half; "
-            f"{result.windows:,} windows, {result.tokens_read / seconds:,.0f} tokens per second"
+            f"{result.windows:,} windows, {result.tokens / seconds:,.0f} tokens per second"
         )
 
 
