@@ -218,7 +218,7 @@ def make_plan(
 
 def recorded_texts(corpus: Corpus) -> list[TextSource]:
     """Held-out text as a report records it: files by name and hash, data sets by name alone."""
-    from surgery.checkpoint.copying import sha256_of
+    from surgery.checkpoint.content import sha256_of
     from surgery.record.manifest import TextSource
 
     return [

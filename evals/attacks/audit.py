@@ -108,7 +108,7 @@ def audit(
     cannot be used, and for a folder that cannot be written.
     """
     if folder is not None:
-        check_output(folder, owned, overwrite=overwrite, say=say)
+        check_output(folder, owned, overwrite=overwrite)
     passages = open_passages(request.passages, request)
     texts = needed_texts(request.controls, request.lab or request.model, option="control")
     processes = Processes.launched(say=say)

@@ -26,12 +26,12 @@ from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
 from evals.samples.held_back import Chose
 from evals.statistics import Interval, mean
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import PREFIX
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
+from surgery.untrusted import guard, parse_json, read_bytes
 
 MOST_PASSAGES = 12
 PASSAGE = (

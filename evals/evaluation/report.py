@@ -14,9 +14,9 @@ from pydantic import Field
 from evals.attacks.result import Audit, Shares
 from evals.samples.held_back import Chose
 from surgery.card.measured import Measured
-from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Record, TextSource
+from surgery.untrusted import guard, parse_json
 
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]

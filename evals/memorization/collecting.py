@@ -74,7 +74,7 @@ def collect_from(
     progress: Progress = show_nothing,
 ) -> Collection | None:
     """As `collect`, for what a request names. None on all processes but the main one."""
-    check_output(output, overwrite=overwrite, say=say)
+    check_output(output, overwrite=overwrite)
     corpus = open_corpus(request.corpora)
     processes = Processes.launched(say=say)
     loaded = open_model(request.model, request, processes, request.revision, say=say)

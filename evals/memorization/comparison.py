@@ -92,7 +92,7 @@ def run_extraction(
     """
     for file, argument in ((rows_file, "rows"), (output, "output")):
         if file is not None:
-            check_output(file, overwrite=overwrite, argument=argument, say=say)
+            check_output(file, overwrite=overwrite, argument=argument)
     passages = open_passages(request.samples, request)
     texts = heldout_texts(request.controls, request.model, request.baseline, request.samples)
     processes = Processes.launched(say=say)
