@@ -130,16 +130,12 @@ def run_extraction(
     for warning in result["warnings"]:
         say(f"warning: {warning}")
     if rows_file is not None:
-        records = rows(
-            after.test,
-            baseline=base.test if base else None,
-            tokenizer=tokenizer if show_text else None,
-        )
+        decoder = tokenizer if show_text else None
+        records = rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
         lines = (json.dumps(record, ensure_ascii=False) for record in records)
         write_lines(rows_file, lines, overwrite=overwrite)
     if output is not None:
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        write_lines(output, [text], overwrite=overwrite)
+        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
     return result
 
 
