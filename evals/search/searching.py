@@ -10,12 +10,12 @@ from typing import Any
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.search.picture import draw_front
 from evals.search.points import EditPoint, point_from_json
 from evals.search.report import plan_of, question, search_report
 from evals.search.request import SearchRequest
 from evals.search.run import run
 from evals.search.task import SearchTask, open_task
-from evals.search.picture import draw_front
 from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
