@@ -26,6 +26,9 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     base, measure = result["base"], result["measure"]
     by_kl = "max_extraction" in result["goal"]
 
+    style: dict[str, Any]
+    line: dict[str, Any]
+
     def place(edit: Mapping[str, Any], before: Mapping[str, Any]) -> Place:
         rise = edit["heldout_loss"] - before["heldout_loss"]
         return float(edit["heldout_kl"] if by_kl else rise), 100 * edit["recovered"][measure]
