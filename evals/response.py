@@ -79,7 +79,8 @@ def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
         return logits.log_softmax(-1).gather(-1, drawn).movedim(-1, 0)
 
     found, _ = _respond(looking, windows, 1, drawn_likelihood)
-    return found * np.float32((0.5 / positions) ** 0.5)
+    scaled: Floats = found * np.float32((0.5 / positions) ** 0.5)
+    return scaled
 
 
 def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]:
@@ -195,13 +196,9 @@ def _run(
             ends = [ends[0] * place for place in torch.eye(true.shape[1]).to(end).unsqueeze(-1)]
         wanted = [*zs.values(), *outputs.values()]
         by_draw = [torch.autograd.grad(hidden, wanted, one, retain_graph=True) for one in ends]
-    gradients = list(zip(*by_draw, strict=True))
-    seen = {
-        block: _Seen(xs[block], zs[block].detach(), at_z, at_output)
-        for block, at_z, at_output in zip(
-            zs, gradients[: len(zs)], gradients[len(zs) :], strict=True
-        )
-    }
+    by_module = list(zip(*by_draw, strict=True))
+    both = zip(zs, by_module[: len(zs)], by_module[len(zs) :], strict=True)
+    seen = {block: _Seen(xs[block], zs[block].detach(), *gradients) for block, *gradients in both}
     logits, index = logits.detach(), true.unsqueeze(-1)
     others = logits.scatter(-1, index, float("-inf")).amax(-1)
     return seen, (logits.gather(-1, index).squeeze(-1) - others).float().cpu().numpy()

@@ -97,16 +97,24 @@ def search(model, samples, texts, *options):
 
 
 @pytest.mark.parametrize(
-    ("grain", "variants"),
-    [("blocks", ["identity", "zero"]), ("heads", ["zero", "mean"]), ("blocks", ["linear"])],
+    ("grain", "variants", "most"),
+    [
+        ("blocks", ["identity", "zero"], 12),
+        ("heads", ["zero", "mean"], 12),
+        ("blocks", ["linear"], 12),
+        ("mixed", ["mean", "linear"], 8),
+    ],
 )
 def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
-    model, samples, texts, tmp_path, grain, variants
+    model, samples, texts, tmp_path, grain, variants, most
 ):
+    """Also where estimates guide: the choice is then fitted as an export fits it."""
     fit = ["--calibration", texts[1]] if {"mean", "linear"} & set(variants) else []
     chosen = [word for variant in variants for word in ("--variant", variant)]
-    options = ["--max-extraction", 0.3, "--grain", grain, *chosen, *fit, "--max-evaluations", 12]
+    options = ["--max-extraction", 0.3, "--grain", grain, *chosen, *fit, "--max-evaluations", most]
     found = search(model, samples, texts, *options, "--output", tmp_path / "found")
+    assert found["exhaustive"] == (grain == "blocks")
+    assert found["selected"]["refitted"]
     assert found["selected"]["exact_match"] <= 0.3
     plan = tmp_path / "found" / "plan.json"
     assert found["plan"] == str(plan)
@@ -210,35 +218,12 @@ def test_estimates_choose_what_is_measured(model, samples, texts, tmp_path):
         assert {"heldout_kl", "estimated_kl", "recovered", "estimated_recovered"} <= set(edit)
 
 
-def test_fitted_parts_of_the_choice_are_fitted_as_an_export_fits_them(
-    model, samples, texts, tmp_path
-):
-    found = search(
-        model, samples, texts, "--max-extraction", 0.3, "--variant", "mean", "--variant", "linear",
-        "--calibration", texts[1], "--max-evaluations", 8, "--output", tmp_path / "found",
-    )  # fmt: skip
-    assert not found["exhaustive"]
-    assert found["selected"]["refitted"]
-    exported = attn_surgery(
-        "export", model, "--plan", found["plan"], "--calibration", texts[1],
-        "--output", tmp_path / "out", "--json",
-    )  # fmt: skip
-    assert exported.code == 0, exported
-    rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    kept = [row for row in rows if row["id"] in found["samples"]["held_back_ids"]]
-    measured = attn_surgery(
-        "extract", tmp_path / "out", "--samples", written(tmp_path / "back.jsonl", kept),
-        "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--json",
-    ).json  # fmt: skip
-    assert measured["exact_match"]["rate"] == found["held_back"]["exact_match"]
-
-
 def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path):
     folder = tmp_path / "found"
     options = [*HEADS, "--output", folder, "--max-evaluations"]
     first = search(model, samples, texts, *options, 4)
     outcome = call(model, samples, texts, *options, 9, "--json")
-    assert "4 edits were measured before" in outcome.stderr
+    assert "4 edits are already measured" in outcome.stderr
     more = outcome.json
     assert {str(edit["selection"]) for edit in first["measured"]} <= {
         str(edit["selection"]) for edit in more["measured"]
@@ -249,10 +234,10 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     assert once | {"plan": ""} == more | {"plan": ""}
     before = snapshot(folder)
     done = call(model, samples, texts, *options, 4)
-    assert f"{folder}: nothing is left to search" in done.stderr
+    assert f"{folder}: this search is complete" in done.stderr
     another = ["--max-extraction", 0.2, "--variant", "zero", "--output", folder]
     call(model, samples, texts, *another).assert_error(
-        "search.json: holds the search of another model, goal, text or choice", "--overwrite"
+        "search.json: holds a search with another model, goal, text, or choice", "--overwrite"
     )
     assert snapshot(folder) == before
     assert call(model, samples, texts, *another, "--overwrite").code == 0
@@ -301,7 +286,7 @@ def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monk
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1
     outcome = call(model, samples, texts, *options)
-    assert f"{number} edits were measured before" in outcome.stderr
+    assert f"{number} edits are already measured" in outcome.stderr
     assert outcome.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["found"]
 
@@ -409,7 +394,7 @@ def test_the_default_folder_is_named_after_the_model(
     assert found["plan"] == "tiny-search/plan.json"
     assert Path("tiny-search/plan.json").is_file()
     again = call(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
-    assert "tiny-search: nothing is left to search" in again.stderr
+    assert "tiny-search: this search is complete" in again.stderr
 
 
 @pytest.mark.parametrize("goals", [[], ["--max-extraction", 0.1, "--max-loss-increase", 0.1]])

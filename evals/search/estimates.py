@@ -170,7 +170,7 @@ class Estimates:
     def free(self, chosen: Collection[int]) -> Flags:
         """[U]: the units that edit no head of a set."""
         taken = self.heads[sorted(chosen)].any(axis=0)
-        return ~(self.heads & taken).any(axis=1)
+        return np.asarray(~(self.heads & taken).any(axis=1))
 
 
 def look(

@@ -26,21 +26,16 @@ def search_report(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
 
     Figures on samples are over members, where membership is known.
     """
-    loaded, request = task.loaded, task.request
+    loaded = task.loaded
     return {
         "model": loaded.name,
         "family": loaded.family.model_type,
         "num_blocks": task.dimensions.num_blocks,
         "num_heads": task.dimensions.num_heads,
-        "grain": request.grain,
-        "variants": list(task.variants),
-        "layout": request.layout,
-        "goal": task.goal.asked,
-        "measure": task.measure.name,
+        **_sought(task),
         "measure_definition": task.measure.definition,
-        "seed": request.seed,
+        "max_evaluations": task.request.max_evaluations,
         **_choice(task, outcome),
-        "max_evaluations": request.max_evaluations,
         "evaluations": len(outcome.found.measured),
         "exhaustive": task.exhaustive,
         **_effort(task, outcome),
@@ -117,19 +112,21 @@ def _conclusive(task: SearchTask, selected: Twice, base: EditPoint) -> bool:
 def _effort(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
     """How many units were offered, estimated, and part of a measured edit; how close the corrected
     estimates came; and how many rows went through the model."""
-    found, estimates, windows = outcome.found, outcome.found.estimates, len(task.halves[0].windows)
-    passages = 0 if estimates is None else len(estimates.margins)
-    windows = 0 if estimates is None else windows
+    found, estimates = outcome.found, outcome.found.estimates
+    looked, units = {"passages": 0, "windows": 0}, 0
+    if estimates is not None:
+        windows, units = len(task.halves[0].windows), len(estimates.units)
+        looked = {"passages": len(estimates.margins), "windows": windows}
+    back = looked["passages"] * task.samples.suffix_length + looked["windows"] * DRAWS
     return {
         "units": {
             "offered": len(task.offered),
-            "estimated": 0 if estimates is None else len(estimates.units),
+            "estimated": units,
             "measured": len(frozenset[int]().union(*found.measured)),
         },
         "estimates": estimates
         and {
-            "passages": passages,
-            "windows": windows,
+            **looked,
             "edits": [
                 {
                     **edit_record(point.selection, task.dimensions.num_heads),
@@ -143,8 +140,8 @@ def _effort(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
             ],
         },
         "passes": {
-            "estimates_forward": passages + windows,
-            "estimates_back": passages * task.samples.suffix_length + windows * DRAWS,
+            "estimates_forward": sum(looked.values()),
+            "estimates_back": back,
             "edits": len(outcome.points) * task.rows,
         },
     }
@@ -181,22 +178,23 @@ def _calibration(task: SearchTask, outcome: Outcome) -> dict[str, Any] | None:
 
 def question(task: SearchTask) -> dict[str, Any]:
     """What decides every figure that is measured, and what is looked for."""
-    request, fitter = task.request, task.fitter
+    fitter = task.fitter
     return {
         "model": task.loaded.identity,
         "dtype": task.loaded.provenance["dtype"],
         "samples": [task.samples.sha256, task.samples.prefix_length],
         "heldout": row_hash(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
-        "goal": task.goal.asked,
-        "measure": task.measure.name,
-        "grain": request.grain,
-        "variants": list(task.variants),
-        "layout": request.layout,
-        "seed": request.seed,
-        "batch_size": request.batch_size,
+        "batch_size": task.request.batch_size,
         "exhaustive": task.exhaustive,
+        **_sought(task),
     }
+
+
+def _sought(task: SearchTask) -> dict[str, Any]:
+    asked = task.request.model_dump(mode="json", include={"grain", "layout", "seed"})
+    chosen = {"goal": task.goal.asked, "measure": task.measure.name}
+    return {**asked, **chosen, "variants": list(task.variants)}
 
 
 def plan_of(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -> PlanFile:

@@ -29,7 +29,7 @@ from cli.tables.search import export_command, show_search
     "--max-extraction",
     type=Number(0, 1),
     metavar="X",
-    help="Leave at most this share of the passages recovered (0.01 is 1 %), at the least held-out KL.",
+    help="Leave at most this share of the passages recovered (0.01 is 1 %), at the least KL.",
 )
 @click.option(
     "--max-loss-increase",
