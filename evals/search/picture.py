@@ -26,20 +26,18 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     base, measure = result["base"], result["measure"]
     by_kl = "max_extraction" in result["goal"]
 
-    style: dict[str, Any]
-    line: dict[str, Any]
-
     def place(edit: Mapping[str, Any], before: Mapping[str, Any]) -> Place:
         rise = edit["heldout_loss"] - before["heldout_loss"]
         return float(edit["heldout_kl"] if by_kl else rise), 100 * edit["recovered"][measure]
 
     def paint(figure: Figure) -> None:
+        style: dict[str, Any]
         axes = figure.subplots()
         steps = [(0.0, 100 * base["recovered"][measure])]
         for edit in result["front"]:
             steps.append(place(edit, base))
-            dots = {**line_of(edit["variant"]), "linestyle": "none"}
-            axes.plot(*steps[-1], label=f"Pareto front, {edit['variant']}", **dots)
+            style = {**line_of(edit["variant"]), "linestyle": "none"}
+            axes.plot(*steps[-1], label=f"Pareto front, {edit['variant']}", **style)
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         for name, key, marker in (("deep blocks", "deep_blocks", "X"), ("chosen", "selected", "*")):
             edit = result[key]
@@ -52,11 +50,11 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 label = f"{name}, on the other half"
                 axes.plot(*there, label=label, markerfacecolor="none", zorder=5, **style)
         (limit,) = result["goal"].values()
-        line = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"}
+        style = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"}
         if by_kl:
-            axes.axhline(100 * limit, **line)
+            axes.axhline(100 * limit, **style)
         else:
-            axes.axvline(limit, **line)
+            axes.axvline(limit, **style)
         axes.set_xscale("symlog", linthresh=_LINEAR)
         axes.autoscale()
         left, right = axes.dataLim.intervalx

@@ -192,8 +192,7 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
         panels = draw_panels(figure, variants, xlabel=xlabel, ylabel=ylabel)
         for variant, axes in panels.items():
             axes.set(xscale="log", yscale="log")
-            style: dict[str, Any]
-            style = {"color": "0.6", "drawstyle": "steps-post", "zorder": 1}
+            style: dict[str, Any] = {"color": "0.6", "drawstyle": "steps-post", "zorder": 1}
             axes.plot(*zip(*front, strict=True), label="front of all variants", **style)
             for kind in ("head", "block"):
                 some = [e for e in estimates if (e["variant"], e["kind"]) == (variant, kind)]
