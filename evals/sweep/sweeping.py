@@ -117,7 +117,7 @@ def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
         return None
     windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
     with progress("bounds", len(windows)) as advance:
-        return bounds(task.loaded.model, windows, advance=advance).to_json()
+        return bounds(task.loaded.model, windows, advance=advance)
 
 
 def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
