@@ -1,6 +1,6 @@
 """Which of a lab model's planted records does `collect` find again in a corpus, and how fast?
 
-    python benchmarks/collect.py --model pythia
+    python -m benchmarks.collect --model pythia
 
 The corpus is text of the standard library that the model was trained on, one document a file, and
 every planted record once: as a document of its own, or in the middle of another (between two
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.lab.training_texts import training_texts
 from evals.lab import LAB_MODELS, model_path
-from evals.lab.corpus import training_texts
 from evals.memorization.collecting import Cut, collect
 from evals.memorization.extraction import extract
 from evals.models import open_model

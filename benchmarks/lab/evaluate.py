@@ -28,6 +28,7 @@ from benchmarks.lab.measure import (
 )
 from benchmarks.lab.packing import END_OF_TEXT, fold_rows
 from benchmarks.lab.records import read_records
+from benchmarks.lab.training_texts import training_texts
 from evals.lab import LAB_MODELS, corpus, model_path, samples_path
 from surgery.editing.loading import load_model, load_tokenizer
 
@@ -75,7 +76,7 @@ def measure(name: str) -> Measured:
     model, tokenizer = load(name)
     records = read_records(samples_path(name))
     rows = heldout_rows(tokenizer, model.config.max_position_embeddings)
-    training = [(*ids, END_OF_TEXT) for ids in tokenizer(corpus.training_texts())["input_ids"]]
+    training = [(*ids, END_OF_TEXT) for ids in tokenizer(training_texts())["input_ids"]]
     return Measured(
         rates=rates_by_count(records, extracted(model, records)),
         heldout_loss=mean_loss(model, rows),
