@@ -31,13 +31,12 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         return float(edit["heldout_kl"] if by_kl else rise), 100 * edit["recovered"][measure]
 
     def paint(figure: Figure) -> None:
-        style: dict[str, Any]
         axes = figure.subplots()
         steps = [(0.0, 100 * base["recovered"][measure])]
         for edit in result["front"]:
             steps.append(place(edit, base))
-            style = {**line_of(edit["variant"]), "linestyle": "none"}
-            axes.plot(*steps[-1], label=f"Pareto front, {edit['variant']}", **style)
+            dots = {**line_of(edit["variant"]), "linestyle": "none"}
+            axes.plot(*steps[-1], label=f"Pareto front, {edit['variant']}", **dots)
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         for name, key, marker in (("deep blocks", "deep_blocks", "X"), ("chosen", "selected", "*")):
             edit = result[key]
@@ -45,16 +44,26 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 back = edit["held_back"] if key == "deep_blocks" else result["held_back"]
                 there = place(back, base["held_back"])
                 spec = edit["spec"] if len(edit["spec"]) <= 24 else edit["spec"][:23] + "…"
-                style = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 11}
+                style: dict[str, Any] = {
+                    "color": "black",
+                    "marker": marker,
+                    "linestyle": "none",
+                    "markersize": 11,
+                }
                 axes.plot(*place(edit, base), label=f"{name}: {spec}", zorder=4, **style)
                 label = f"{name}, on the other half"
                 axes.plot(*there, label=label, markerfacecolor="none", zorder=5, **style)
         (limit,) = result["goal"].values()
-        style = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"}
+        line: dict[str, Any] = {
+            "color": "0.4",
+            "linestyle": (0, (4, 3)),
+            "linewidth": 0.8,
+            "label": "goal",
+        }
         if by_kl:
-            axes.axhline(100 * limit, **style)
+            axes.axhline(100 * limit, **line)
         else:
-            axes.axvline(limit, **style)
+            axes.axvline(limit, **line)
         axes.set_xscale("symlog", linthresh=_LINEAR)
         axes.autoscale()
         left, right = axes.dataLim.intervalx

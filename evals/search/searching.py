@@ -16,12 +16,11 @@ from evals.search.report import plan_of, question, search_report
 from evals.search.request import SearchRequest
 from evals.search.run import run
 from evals.search.task import SearchTask, open_task
-from surgery.checkpoint.foreign import guard
-from surgery.checkpoint.source import read_json
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
+from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search anew with `overwrite=True`"
@@ -48,7 +47,7 @@ def search(
     cannot be written.
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
-    check_output(folder, owned, overwrite=overwrite or going_on, say=say)
+    check_output(folder, owned, overwrite=overwrite or going_on)
     task = open_task(request, say, progress)
     journal, done, earlier = None, None, Earlier()
     if task.processes.is_main:  # others need not know what the model is
@@ -60,10 +59,10 @@ def search(
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if task.processes.agree(done is not None):
         if done is not None:
-            say(f"{folder}: this search is complete")
+            say(f"{folder}: nothing is left to search")
         return done
     if earlier:
-        say(f"{len(earlier)} edits are already measured")
+        say(f"{len(earlier)} edits were measured before")
     earlier = task.processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,
@@ -95,7 +94,7 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
     result = read_json(path)
     if result.get("question") != json.loads(json.dumps(question(task))):
         raise SamplesError(
-            "holds a search with another model, goal, text, or choice",
+            "holds the search of another model, goal, text or choice",
             where=path,
             fix="give the same options, choose another `output`, or use `overwrite=True`",
         )

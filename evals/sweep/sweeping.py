@@ -41,7 +41,7 @@ def sweep(
     folder that cannot be written.
     """
     if folder is not None:
-        check_output(folder, owned, overwrite=overwrite, say=say)
+        check_output(folder, owned, overwrite=overwrite)
     task = open_sweep(request, say, progress)
     journals: list[Journal] = []
     if folder is not None and task.processes.is_main:  # others need not know what the model is
