@@ -31,6 +31,7 @@ from benchmarks.lab.packing import fold_rows, pack_rows
 from benchmarks.lab.publish import publish
 from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
 from benchmarks.lab.train import train
+from benchmarks.lab.training_texts import training_files, training_texts
 from evals.lab import LAB_MODELS, corpus, model_path, samples_path
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, SourceError
@@ -238,14 +239,14 @@ def test_unknown_model_is_named() -> None:
 
 
 def test_heldout_files_are_never_trained_on() -> None:
-    training = set(corpus.training_files())
+    training = set(training_files())
     assert not training & set(corpus.HELDOUT_FILES)
     assert not set(corpus.HELDOUT_FILES) & set(corpus.CALIBRATION_FILES)
     library = Path(sysconfig.get_path("stdlib"))
     for names in (corpus.HELDOUT_FILES, corpus.CALIBRATION_FILES):
         assert all((library / name).is_file() for name in names)
     assert set(corpus.CALIBRATION_FILES) <= training
-    texts = set(corpus.training_texts())
+    texts = set(training_texts())
     assert not texts & set(corpus.heldout_texts())
     assert set(corpus.calibration_texts()) <= texts
 
@@ -255,7 +256,7 @@ def test_a_python_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.M
     for read, purpose in (
         (corpus.heldout_texts, "held-out"),
         (corpus.calibration_texts, "calibration"),
-        (corpus.training_texts, "training"),
+        (training_texts, "training"),
     ):
         with pytest.raises(SamplesError) as raised:
             read()

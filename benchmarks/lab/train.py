@@ -26,6 +26,7 @@ from benchmarks.lab.measure import Rows, extracted, mean_loss, rates_by_count
 from benchmarks.lab.packing import fold_rows, pack_rows
 from benchmarks.lab.publish import publish
 from benchmarks.lab.records import Record, draw_records, write_records
+from benchmarks.lab.training_texts import training_texts
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import LAB_MODELS, corpus
 
@@ -54,7 +55,7 @@ def main(name: str, output: Path, steps: int | None, seed: int, threads: int, re
     steps = steps or STEPS[name]
     folder = output / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    texts = corpus.training_texts()
+    texts = training_texts()
     tokenizer = train_tokenizer(texts)
     save_tokenizer(tokenizer, name, folder)
     documents = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
