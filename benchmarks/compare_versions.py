@@ -5,9 +5,8 @@
 
 Each command runs in its own process, once with the code of each version, on the lab models, or on
 the models that you name: folders, with records.jsonl, heldout.txt, and calibration.txt beside the
-weights. The script compares the JSON that each command prints, and the weights that it writes. It
-leaves out times, speeds, random seeds, paths, and package versions.
-Exit code 1 where a figure differs.
+weights. The script compares the JSON that each command prints, and the weights that it writes,
+without times, speeds, seeds, paths, and package versions. Exit code 1 where a figure differs.
 """
 
 from __future__ import annotations
