@@ -207,7 +207,7 @@ BIAS = "gpt_neox.layers.2.attention.dense.bias"
 HALF = torch.ones(64, dtype=torch.float16)
 WEIGHTS: dict[str, tuple[Damage, str]] = {
     "no weights": (remove(SINGLE), "holds no weights"),
-    "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: the file is truncated"),
+    "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: the header is not valid"),
     "not weights": (write(SINGLE, b"version https://git-lfs"), "truncated or not safetensors"),
     "tensor with a line break": (
         set_tensors(lambda t: t.update({"a\nb": torch.ones(2)})),

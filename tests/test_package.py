@@ -34,9 +34,9 @@ def test_wheel_holds_the_packages_and_their_data(built: Path) -> None:
         "surgery/modeling/modeling_attention_free.py",
         "surgery/py.typed",
         "evals/lab/records.jsonl",
-        "evals/lab/models/pythia/model.safetensors",
-        "evals/lab/models/gpt-neo/model.safetensors",
-        "evals/lab/models/pythia/tokenizer.json",
+        "surgery/hub/embedded/pythia/model.safetensors",
+        "surgery/hub/embedded/gpt-neo/model.safetensors",
+        "surgery/hub/embedded/pythia/tokenizer.json",
     ):
         assert needed in names
     assert any(name.startswith("evals/tasks/") and name.endswith(".yaml") for name in names)

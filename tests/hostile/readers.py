@@ -27,9 +27,8 @@ from hostile.victims import model
 from surgery.card.facts import facts
 from surgery.card.file import read_card
 from surgery.card.text import card_text, merged, own_text
-from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.inventory import take_inventory
-from surgery.checkpoint.source import open_checkpoint, read_json
+from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import OutputError, SourceError
 from surgery.plan import make_plan
@@ -37,6 +36,7 @@ from surgery.reading.corpus import open_corpus, windows
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import parse_selection
+from surgery.untrusted import guard, read_json
 
 ROWS = [{"tokens": list(range(i, i + 20)), "id": f"row-{i}", "count": i} for i in range(4)]
 TEXTS = [{"text": TEXT[20 * i :], "id": i, "member": i > 0} for i in range(3)]
