@@ -43,7 +43,7 @@ VARYING = {
     "config", "plan", "output", "report", "manifest_sha256", "speed", "next",
 }  # fmt: skip
 LABS = ("lab:pythia", "lab:gpt-neo")
-ABOVE = re.compile(r"/\S+/(?=[^/\s]+)")
+IN_TEXT = re.compile(r"/\S+/(?=[^/\s]+)|(?<=seed )\d+")
 FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
 
 
@@ -58,7 +58,7 @@ def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             single = path == ".edits" and len(value) == 1
             yield from list_leaves(item, "" if single else f"{path}[{index}]")
     else:
-        yield path, ABOVE.sub("", value) if isinstance(value, str) else value
+        yield path, IN_TEXT.sub("", value) if isinstance(value, str) else value
 
 
 def options_for(model: str) -> dict[str, str]:
