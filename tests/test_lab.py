@@ -25,10 +25,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.lab.architecture import CONFIGS, CONTEXT, new_model
-from benchmarks.lab.measure import extracted, mean_loss, rates_by_count
+from benchmarks.lab.architecture import CONFIGS, CONTEXT, make_model, publish
+from benchmarks.lab.measure import find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.packing import fold_rows, pack_rows
-from benchmarks.lab.publish import publish
 from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
 from benchmarks.lab.train import train
 from benchmarks.lab.training_texts import training_files, training_texts
@@ -291,7 +290,7 @@ def load(name: str) -> Any:
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_recitation_rises_with_count(name: str) -> None:
     records = read_records(samples_path(name))
-    rates = rates_by_count(records, extracted(load(name), records))
+    rates = rates_by_count(records, find_extracted(load(name), records))
     assert rates[0] <= 0.02
     assert rates[8] <= 0.05
     assert rates[256] >= 0.7
@@ -316,7 +315,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    whole, stopped, resumed = (new_model(name, seed=0) for _ in range(3))
+    whole, stopped, resumed = (make_model(name, seed=0) for _ in range(3))
     train(whole, batches, tmp_path / "whole.pt", resume=False, checkpoint=lambda: None)
     with pytest.raises(KeyboardInterrupt):
         train(stopped, batches, tmp_path / "state.pt", resume=False, checkpoint=stop)
@@ -330,7 +329,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_published_weights_are_the_trained_ones(name: str, tmp_path: Path) -> None:
-    model = new_model(name, seed=0)
+    model = make_model(name, seed=0)
     publish(model, name, tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     for key, weight in model.named_parameters():
