@@ -432,14 +432,14 @@ INDEXES: list[tuple[str, Damage, list[str]]] = [
     (
         "stored but not listed",
         edit_index(lambda index: index["weight_map"].pop(QKV)),
-        [f"{INDEX}: does not list tensor {QKV!r}"],
+        [f"tensor {QKV!r} is not where the index says (expected no such tensor, got {FIRST})"],
     ),
     (
         "stored twice",
         lambda source: save_file(
             {**load_file(source / FIRST), **load_file(source / SECOND)}, source / SECOND
         ),
-        ["is stored in 2 shards"],
+        [f"got {FIRST} and {SECOND}"],
     ),
 ]
 

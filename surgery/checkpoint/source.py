@@ -7,7 +7,6 @@ weights_only). Nothing of the source is executed, and an index cannot lead outsi
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,22 +153,15 @@ def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkp
                 f"names shard {file_name}, which is missing", where=index_name, fix="download it"
             )
         shards[file_name] = _open_shard(folder / file_name, config)
-    owners = {tensor.info.name: file for file, shard in shards.items() for tensor in shard.tensors}
-    stored = Counter(tensor.info.name for shard in shards.values() for tensor in shard.tensors)
-    for name, count in stored.items():
-        if count > 1:
-            raise CheckpointError(f"tensor {name!r} is stored in {count} shards", where=index_name)
-    for name, file_name in weight_map.items():
-        if owners.get(name) != file_name:
-            raise CheckpointError(
-                f"tensor {name!r} is not where the index says",
-                where=index_name,
-                expected=file_name,
-                got=owners.get(name, "no shard that holds it"),
-            )
-    unlisted = sorted(set(owners) - set(weight_map))
-    if unlisted:
-        raise CheckpointError(f"does not list tensor {unlisted[0]!r}", where=index_name)
+    stored = {(tensor.info.name, file) for file in shards for tensor in shards[file].tensors}
+    for name, _ in sorted(stored ^ weight_map.items()):
+        found = sorted(file for stored_name, file in stored if stored_name == name)
+        raise CheckpointError(
+            f"tensor {name!r} is not where the index says",
+            where=index_name,
+            expected=weight_map.get(name, "no such tensor"),
+            got=" and ".join(found) or "no shard that holds it",
+        )
     return Checkpoint(folder, config, tuple(shards.values()), metadata)
 
 
