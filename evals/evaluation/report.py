@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Share
+from evals.attacks.result import Audit, Shares
+from evals.samples.held_back import Chose
 from surgery.card.measured import Measured
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Record, TextSource
@@ -88,23 +89,6 @@ class HeldOut(Record):
     resolution: float
     outcome: Outcome
     verdict: str
-
-
-class Chose(Record):
-    """How many passages and windows chose the edit, in a search: figures are of the others.
-
-    None where a search chose it on rows that are not known to be these: some may be among them.
-    """
-
-    passages: int | None = 0
-    windows: int | None = 0
-
-
-class Shares(Record):
-    """What is recovered of the same passages under both models."""
-
-    base: Share
-    edited: Share
 
 
 class AllPassages(Record):

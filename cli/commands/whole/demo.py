@@ -93,7 +93,7 @@ def command(output: Path, overwrite: bool) -> None:
 
 def _owned(folder: Path) -> list[str]:
     """What an earlier demo wrote there."""
-    from evals.search.folder import owned as of_search
+    from evals.search.searching import owned as of_search
     from surgery.exporting import owned
 
     parts = {"deep-blocks": owned, "searched": owned, "search": of_search}

@@ -1,4 +1,4 @@
-"""The embedded models, `lab:pythia` and `lab:gpt-neo`: data that is installed with this package."""
+"""The embedded models, `lab:pythia` and `lab:gpt-neo`: their folders lie here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from surgery.errors import SourceError
 
 PREFIX = "lab:"
 LAB_MODELS = ("pythia", "gpt-neo")
-
-_DATA = Path(__file__).parents[2] / "evals" / "lab"  # of the same distribution
 
 
 def lab_of(*names: str | None) -> str | None:
@@ -22,16 +20,11 @@ def model_path(name: str) -> Path:
 
     Raises `SourceError` when there is no such lab model or its files are not installed.
     """
-    return lab_file(name, f"models/{name}")
-
-
-def lab_file(name: str, relative: str) -> Path:
-    """A file or folder that belongs to lab model `name`. Raises `SourceError`."""
     model = PREFIX + name
     if name not in LAB_MODELS:
         known = " or ".join(PREFIX + lab for lab in LAB_MODELS)
         raise SourceError(f"no embedded model {model!r}", expected=known)
-    path = _DATA / relative
+    path = Path(__file__).with_name(name)
     if not path.exists():
         fix = "reinstall attn-surgery"
         raise SourceError("its files are missing", where=model, expected=path, fix=fix)

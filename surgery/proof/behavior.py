@@ -1,4 +1,7 @@
-"""Does a head look at other tokens? Found out by changing them."""
+"""Does a head look at other tokens? The model is run, and they are changed.
+
+Edited heads must depend on each token alone, and all others must mix tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,42 @@ import torch
 from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError
 from surgery.families import family_of
+from surgery.proof.static import Check
+from surgery.record.manifest import Manifest
+from surgery.selection import Part, format_selection
 from surgery.untrusted import guard
 
 _MOST_TOKENS = 2048  # offsets that are tried at once; more than any supported model was trained on
+
+
+def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
+    """Runs the model on random tokens and compares each head with what the manifest says of it.
+
+    Raises as `mixing_heads`.
+    """
+    mixes = mixing_heads(folder, seed)
+    checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
+    edited, heads = manifest.edited_heads, manifest.edit.num_heads
+    for block, variants in edited.items():
+        spec = _format_heads({block: [*variants]}, heads)
+        what = f"block {block}" if len(variants) == heads else f"heads {spec}"
+        wrong = any(mixes[block][head] for head in variants)
+        detail = "depends on other tokens" if wrong else "depends on its own token alone"
+        name = f"{what} attention-free ({', '.join(sorted(set(variants.values())))})"
+        checks.append(Check(name, not wrong, detail))
+    others = {
+        block: [head for head in range(heads) if head not in edited.get(block, {})]
+        for block in mixes
+    }
+    idle = _format_heads({b: [h for h in others[b] if not mixes[b][h]] for b in others}, heads)
+    detail = f"{idle} no longer mix tokens, and the manifest does not say so"
+    fine = f"{_format_heads(others, heads) or 'none left'}: attention still mixes"
+    return [*checks, Check("other blocks", not idle, detail if idle else fine)]
+
+
+def _format_heads(heads: dict[int, list[int]], num_heads: int) -> str:
+    parts = [Part(block, tuple(some), "") for block, some in heads.items() if some]
+    return format_selection(parts, num_heads)
 
 
 def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
