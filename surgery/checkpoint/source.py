@@ -78,7 +78,7 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that an edit may read of the folder, whether it is there or not."""
+        """Every file of the folder that an edit may read, present or not."""
         names = ("config.json", SAFETENSORS_INDEX, PICKLE_INDEX, MANIFEST, CARD)
         shards = (shard.path for shard in self.shards)
         return (*shards, *self.sidecars, *(self.folder / name for name in names))
@@ -97,7 +97,7 @@ class Checkpoint:
 
     @property
     def carried(self) -> dict[str, Path]:
-        """The same by their names within the folder."""
+        """The sidecars by their names within the folder."""
         return {path.relative_to(self.folder).as_posix(): path for path in self.sidecars}
 
 
@@ -123,7 +123,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def weights_entry(has: Callable[[str], bool]) -> str | None:
-    """The name by which weights are found; a single file before an index, as in transformers."""
+    """Returns the file that leads to the weights: a single file before an index."""
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 

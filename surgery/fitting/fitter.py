@@ -119,13 +119,13 @@ class Fitter:
         return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
 
     def _sharing(self, processes: Sharing) -> Sharing:
-        """A GPU sums sooner than sums get from one process to another."""
+        """On a GPU, summing is faster than moving sums between processes."""
         return processes if self._model.device.type == "cpu" else ALONE
 
     def _known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
     ) -> dict[int, Fit]:
-        """What is at hand everywhere; a fit with a map serves for its mean too."""
+        """Returns the fits that every process has. A fit with a map also serves for its mean."""
         kept = {block: self._kept.get(keys[block]) for block in wanted}
         known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
         everywhere = set(wanted).intersection(*processes.gather([set(known)]))
@@ -175,7 +175,7 @@ def _wanted(selection: Iterable[Part]) -> dict[int, bool]:
 
 
 def _as_asked(found: Fit, maps: bool) -> Fit:
-    """The same whether a map was at hand or not."""
+    """Drops the map if only the mean is wanted."""
     return found if maps else Fit(mean=found.mean)
 
 
