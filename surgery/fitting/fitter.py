@@ -111,7 +111,7 @@ class Fitter:
         first, states = 0, None
         for group, following in itertools.zip_longest(groups, groups[1:]):
             between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
-            keep = following and min(group if selection else following)
+            keep = None if following is None else min(group if selection else following)
             with self._edited(between, found, layout):
                 sums, states = passes.sums(first, states, group, keep)
             found |= self._fitted(sums, keys, processes)
