@@ -18,8 +18,9 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from cli.exporting import evaluated, exported
+from cli.exporting import evaluate_exports
 from evals.evaluation.plan import Plan
+from evals.exporting import ExportRequest, run_export
 from evals.publication.report import publication
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
@@ -123,7 +124,7 @@ def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None
     assert "evaluation" not in result
     note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
-    assert unmeasured.startswith("nothing was measured: what it still recites, and what it lost, ")
+    assert unmeasured.startswith("nothing measured yet; to see what it still recites")
     assert unmeasured.endswith(f" attn-surgery evaluate out --baseline {tiny / 'base'} --audit")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
@@ -178,12 +179,13 @@ def test_mistakes_come_first(tmp_path: Path, arguments: tuple[str, ...], text: s
 def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Path) -> None:
     """Its source became another model meanwhile."""
     shutil.copytree(tiny / "base", tmp_path / "base")
-    exported("0", str(tmp_path / "base"), tmp_path / "out")
+    request = ExportRequest(model=str(tmp_path / "base"), drop_attn="0", output=tmp_path / "out")
+    run_export(request)
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text().replace('"gelu"', '"relu"'))
     changed = find_model(str(tmp_path / "base"))
     with pytest.raises(OutputError, match=r"does not verify: edit: .*not the one") as error:
-        evaluated(changed, Plan(), tmp_path / "out")
+        evaluate_exports(changed, Plan(), tmp_path / "out")
     assert "run it again if the source changed meanwhile" in str(error.value)
     assert not (tmp_path / "out" / "report.json").exists()
 

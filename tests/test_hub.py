@@ -360,7 +360,7 @@ def test_a_connection_cut_once_is_taken_up_again(
     if result.code == 0:  # older clients do not try again, and say so
         layout, unmeasured = result.err.splitlines()  # the client's own notes are not shown
         assert layout.startswith("layout stock: ")
-        assert unmeasured.startswith("nothing was measured: ")
+        assert unmeasured.startswith("nothing measured yet; ")
         surgery.export(sources["both"], "0", output=tmp_path / "local")
         assert content(tmp_path / "out") == content(tmp_path / "local")
     else:

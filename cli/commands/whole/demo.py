@@ -43,11 +43,12 @@ def command(output: Path, overwrite: bool) -> None:
     each recites, what an attacker gets and what it can still do, and shows them side by side.
     """
     from cli.evaluating import evaluation_options, make_plan
-    from cli.exporting import evaluated, exported
+    from cli.exporting import evaluate_exports
     from cli.progress import progress
     from cli.tables import console
     from cli.tables.evaluation import print_side_by_side
     from evals.evaluation.side_by_side import side_by_side
+    from evals.exporting import ExportRequest, run_export
     from evals.search.request import SearchRequest
     from evals.search.searching import search
     from surgery.output import atomic_folder, check_output
@@ -60,7 +61,7 @@ def command(output: Path, overwrite: bool) -> None:
         out.rule("1. Edit the deep blocks")
         deep, chosen = (str(place) for place in places.values())
         out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep}", style="bold")
-        exported(BLOCKS, MODEL, made / "deep-blocks")
+        run_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=made / "deep-blocks"))
         out.rule("2. Search for the edit that costs least")
         found = output / "search"
         out.print(
@@ -73,13 +74,14 @@ def command(output: Path, overwrite: bool) -> None:
         answer = search(request, made / "search", say=note, progress=progress)
         assert answer is not None
         _, choice = answer
-        prepared = exported(choice, MODEL, made / "searched")
+        wanted = ExportRequest(model=MODEL, plan=choice, output=made / "searched")
+        prepared, _ = run_export(wanted, progress=progress)
         out.rule("3. Verify, attack and evaluate both, on what did not choose the edit")
         out.print(
             f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap",
             style="bold",
         )
-        both = evaluated(prepared.model, plan, made / "deep-blocks", made / "searched")
+        both = evaluate_exports(prepared.model, plan, made / "deep-blocks", made / "searched")
     print_side_by_side(side_by_side(dict(zip(places, both, strict=True))))
     for line in TERMS:
         echo(line)

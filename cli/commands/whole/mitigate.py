@@ -17,7 +17,7 @@ from cli.evaluating import (
     say_gates,
     task_options,
 )
-from cli.exporting import evaluated, exported
+from cli.exporting import evaluate_exports
 from cli.options import (
     Number,
     ask,
@@ -92,6 +92,7 @@ def command(
 
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import export_command, show_search
+    from evals.exporting import ExportRequest, run_export
     from evals.search.searching import search
     from surgery.exporting import check_target
     from surgery.output import write_text
@@ -123,18 +124,14 @@ def command(
     elif not met:
         note(f"no edit meets {max_extraction:g} ({request.measure}): the best follows")
     note("2 of 3: export")
-    prepared = exported(
-        choice,
-        model,
-        output,
-        layout=request.layout,
-        revision=request.revision,
-        calibration=request.calibration,
-        overwrite=overwrite,
-        keep=begun and not overwrite,
-    )
+    given = {"model": model, "plan": choice, "output": output, "overwrite": overwrite}
+    export = ask(ExportRequest, asked, **given, variant=None)
+    keep = begun and not overwrite
+    prepared, made = run_export(export, keep=keep, say=note, progress=progress)
+    if made is None:
+        note(f"{output}: was exported before")
     note("3 of 3: verify, attack, evaluate")
-    [report] = evaluated(prepared.model, plan, output)
+    [report] = evaluate_exports(prepared.model, plan, output)
     write_text(output / RECIPE, config_of(ctx))
     passed = say_gates(report) and met
     whole = report.settings.limit is None  # a part of the benchmarks is nothing to publish
