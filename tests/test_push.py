@@ -269,30 +269,40 @@ def test_a_report_goes_along_when_it_shows_no_text(
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"passages": [{"id": 1, "continuation": "Call me Ishmael"}]}, "passages.continuation"),
-        ({"passages": [{"id": "Call me Ishmael"}]}, "passages.id"),
-        ({"passages": [{"id": "\u767d\u9be8"}]}, "passages.id"),
-        ({"passages": [{"id": 1, "tokens": [464, 3797]}]}, "passages.tokens"),
-        ({"passages": [{"id": 1, "token": 464}]}, "passages.token"),
-        ({"passages": [{"id": 1, "baseline": {"text": "Call"}}]}, "passages.baseline.text"),
-        ({"passages": ["Call me Ishmael"]}, "passages"),
-        ({"extraction": {"rows": [{"Text": "Call me Ishmael"}]}}, "extraction.rows.Text"),
-        ({"extraction": {"ids": [464, 3797, 331]}}, "extraction.ids"),
-        ({"extraction": {"Call me Ishmael. " * 10: 1}}, "a key of extraction"),
-        ({"extraction": {"\u767d\u9be8": 1}}, "a key of extraction"),
+        (
+            {"passages": [{"id": 1, "continuation": "Call me Ishmael"}]},
+            "edits.passages.continuation",
+        ),
+        ({"passages": [{"id": "Call me Ishmael"}]}, "edits.passages.id"),
+        ({"passages": [{"id": "\u767d\u9be8"}]}, "edits.passages.id"),
+        ({"passages": [{"id": 1, "tokens": [464, 3797]}]}, "edits.passages.tokens"),
+        ({"passages": [{"id": 1, "token": 464}]}, "edits.passages.token"),
+        ({"passages": [{"id": 1, "baseline": {"text": "Call"}}]}, "edits.passages.baseline.text"),
+        ({"passages": ["Call me Ishmael"]}, "edits.passages"),
+        ({"extraction": {"rows": [{"Text": "Call me Ishmael"}]}}, "edits.extraction.rows.Text"),
+        ({"extraction": {"ids": [464, 3797, 331]}}, "edits.extraction.ids"),
+        ({"extraction": {"Call me Ishmael. " * 10: 1}}, "a key of edits.extraction"),
+        ({"extraction": {"\u767d\u9be8": 1}}, "a key of edits.extraction"),
         ({"provenance": {"note": "Call me Ishmael"}}, "provenance.note"),
-        ({"tasks": {"Call me Ishmael": {"n": 1}}}, "a key of tasks"),
-        ({"models": {"base": "Some years ago, never mind how long precisely"}}, None),
-        ({"models": {"base": PASSAGE}}, "models.base"),
-        ({"models": {"base": "a" * 201}}, "models.base"),
-        ({"models": {"base": "Call me\nIshmael"}}, "models.base"),
-        ({"tasks": {"x": {"description": "Call me Ishmael"}}}, "tasks.x.description"),
-        ({"extraction": {"control": {"definition": "Call"}}}, "extraction.control.definition"),
+        ({"tasks": {"Call me Ishmael": {"n": 1}}}, "a key of edits.tasks"),
+        ({"base": {"name": "Some years ago, never mind how long precisely"}}, None),
+        ({"base": {"name": PASSAGE}}, "base.name"),
+        ({"base": {"name": "a" * 201}}, "base.name"),
+        ({"base": {"name": "Call me\nIshmael"}}, "base.name"),
+        ({"tasks": {"x": {"description": "Call me Ishmael"}}}, "edits.tasks.x.description"),
+        (
+            {"extraction": {"control": {"definition": "Call"}}},
+            "edits.extraction.control.definition",
+        ),
         ({"Call": "me Ishmael"}, "Call"),
     ],
 )
 def test_text_under_any_key_is_text(change: dict[str, Any], where: str | None) -> None:
-    assert next(texts_in({**example(), **change}), None) == where
+    report = example()
+    edit = report["edits"][0]
+    if change.keys() <= edit.keys() - {"provenance"}:
+        change = {"edits": [{**edit, **change}]}
+    assert next(texts_in({**report, **change}), None) == where
 
 
 def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
