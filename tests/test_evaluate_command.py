@@ -28,7 +28,7 @@ import surgery
 from evals.evaluation.report import EditReport, Report, read_report
 from evals.evaluation.request import EvaluationRequest
 from evals.publication.report import check_figures, publication
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.errors import MeasurementError, OutputError
 
 PREFIX, SUFFIX = 6, 4
