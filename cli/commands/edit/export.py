@@ -28,7 +28,7 @@ from cli.tables.evaluation import print_evaluation
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from evals.evaluation.plan import Plan
+    from evals.evaluation.materials import Materials
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
 
@@ -120,7 +120,7 @@ def command(
 
 
 def _show_export(
-    source: ResolvedModel, export: Export, wanted: Plan | None, repo: str | None, as_json: bool
+    source: ResolvedModel, export: Export, wanted: Materials | None, repo: str | None, as_json: bool
 ) -> bool:
     """Evaluates and pushes an export as asked, and prints what came of it.
 
@@ -136,7 +136,7 @@ def _show_export(
     try:
         if wanted is not None:
             result["evaluation"] = None
-            [report] = evaluate_exports(source, wanted, export.output)
+            report = evaluate_exports(source, wanted, export.output)
             result["evaluation"] = report.to_dict()
             passed = say_gates(report)
             if not as_json:
