@@ -147,7 +147,9 @@ def test_constants_for_all_tokens_but_one(forge: Forge) -> None:
     assert_refused(folder, "tensors", f"tensor {name!r} is not what mixed makes of it", source)
 
 
-NEO_V, NEO_OUT = (f"transformer.h.{{}}.attn.attention.{n}" for n in ("v_proj.weight", "out_proj.bias"))
+NEO_V, NEO_OUT = (
+    f"transformer.h.{{}}.attn.attention.{n}" for n in ("v_proj.weight", "out_proj.bias")
+)
 WEIGHT, BIAS = "query_key_value.weight", "query_key_value.bias"
 FORGED = {
     "a query row": ("stock", attention(2, WEIGHT), (3, 0, -1, 0), 1e-30),
