@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from cli.evaluating import check_asked, evaluation_options, make_plan
-from cli.options import note, unasked
+from cli.evaluating import evaluation_request, open_evaluation, say_warnings
+from cli.options import note
 from cli.progress import progress
 from evals.inputs import calibration_text, fitted
-from surgery.hub.embedded import lab_of
 
 if TYPE_CHECKING:
-    from evals.evaluation.plan import Plan
+    from evals.evaluation.materials import Materials
     from evals.evaluation.report import Report
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from surgery.record.plan_file import PlanFile
 
 
-def evaluation_wanted(
+def open_wanted(
     asked: dict[str, Any], model: str, revision: str | None, with_evaluation: bool, dry_run: bool
-) -> Plan | None:
-    """The evaluation that the options ask for, made before any work: mistakes come first."""
+) -> Materials | None:
+    """What the options ask to evaluate, opened before any work: mistakes come first."""
     if not with_evaluation:
-        if any(asked[key] != value for key, value in unasked(evaluation_options).items()):
+        context = click.get_current_context()
+        given = (context.get_parameter_source(name) for name in asked)
+        if any(source not in (None, ParameterSource.DEFAULT) for source in given):
             raise click.UsageError("what to measure is for use with --evaluate")
         return None
     if dry_run:
         raise click.UsageError("--evaluate and --dry-run exclude each other")
-    lab = lab_of(model)
-    check_asked(asked, lab)
-    return make_plan(asked, lab, models=[(model, revision)])
+    request = evaluation_request(asked, models=(model,), baseline=model)
+    return open_evaluation(request, [(model, revision)])
 
 
 def fitted_and_written(
@@ -80,7 +81,7 @@ def exported(
     return prepared
 
 
-def evaluated(source: ResolvedModel, plan: Plan, *outputs: Path) -> list[Report]:
+def evaluate_exports(source: ResolvedModel, materials: Materials, *outputs: Path) -> Report:
     """Verifies exports of one source and evaluates them; each report goes into its folder.
 
     The model cards are written anew with the figures. Raises `OutputError` when an export does not
@@ -103,9 +104,8 @@ def evaluated(source: ResolvedModel, plan: Plan, *outputs: Path) -> list[Report]
                 )
         note(f"verified: {len(verification.checks)} checks hold")
     models = [find_model(output) for output in outputs]
-    found = evaluate(models, source, plan, say=note, progress=progress)
-    for one, output in zip(found, outputs, strict=True):
-        attach(one, output)
-    for warning in dict.fromkeys(text for one in found for text in one.report.warnings):
-        note(f"warning: {warning}")
-    return [one.report for one in found]
+    found = evaluate(models, source, materials, say=note, progress=progress)
+    for place, output in enumerate(outputs):
+        attach(found, place, output)
+    say_warnings(found.report)
+    return found.report

@@ -22,9 +22,9 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from surgery.card.measured import Measured
 
 from surgery.card.file import refresh_card
-from surgery.card.measured import Measured
 from surgery.card.text import card_text, merged, own_text
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest

@@ -18,8 +18,9 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from cli.exporting import evaluated, exported
-from evals.evaluation.plan import Plan
+from cli.exporting import evaluate_exports, exported
+from evals.evaluation.materials import Materials
+from evals.evaluation.request import EvaluationRequest
 from evals.publication.report import publication
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
@@ -37,18 +38,19 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "verified: " in done.stderr
     report = json.loads((out / "report.json").read_text())
     assert done.json["evaluation"] == report
-    assert set(report["tasks"]) == {"lab_copy"}
-    assert report["passed"] is True
-    assert 0 < report["extraction"]["exact_match"]["rate"] < 0.5
+    (edit,) = report["edits"]
+    assert set(edit["tasks"]) == {"lab_copy"}
+    assert edit["passed"] is True
+    assert 0 < edit["extraction"]["exact_match"]["rate"] < 0.5
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
-    assert report["verdict"].startswith(
+    assert edit["verdict"].startswith(
         "Of each benchmark only the first 20 documents were measured. "
     )
     card = (out / "README.md").read_text()
     assert "Nothing yet" not in card
     assert "only the first 20 documents were measured" in card
-    assert "| `lab_copy`" not in card, "a benchmark measured in part has no row"
+    assert "| lab\\_copy" not in card, "a benchmark measured in part has no row"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
@@ -102,7 +104,7 @@ def test_json_is_printed_when_a_gate_is_missed(
     assert missed.code == 3
     assert missed.json["output"] == str(tmp_path / "out")
     assert missed.json["evaluation"] == json.loads((tmp_path / "out/report.json").read_text())
-    (failed,) = missed.json["evaluation"]["gates"]
+    (failed,) = missed.json["evaluation"]["edits"][0]["gates"]
     assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
     assert missed.json["push"] is None
     assert missed.stderr.count("gate failed: max-extraction: share of passages recited") == 1
@@ -182,8 +184,9 @@ def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Pa
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text().replace('"gelu"', '"relu"'))
     changed = find_model(str(tmp_path / "base"))
+    wanted = EvaluationRequest(models=("out",), baseline="base")
     with pytest.raises(OutputError, match=r"does not verify: edit: .*not the one") as error:
-        evaluated(changed, Plan(), tmp_path / "out")
+        evaluate_exports(changed, Materials(wanted), tmp_path / "out")
     assert "run it again if the source changed meanwhile" in str(error.value)
     assert not (tmp_path / "out" / "report.json").exists()
 
@@ -201,11 +204,12 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         page = tmp_path / "attn-surgery-demo" / name / "report.html"
         assert f"\n{name.replace('-', ' ')}: attn-surgery-demo/{name}/report.html\n" in done.stdout
         report = json.loads(page.with_suffix(".json").read_text())
-        assert report["extraction"]["paired"]["forgotten"] > 100
-        assert report["relation"] == "source"
-        assert blocks in (None, report["edit"]["drop_attn"])
+        (edit,) = report["edits"]
+        assert edit["extraction"]["paired"]["forgotten"] > 100
+        assert edit["relation"] == "source"
+        assert blocks in (None, edit["edit"]["drop_attn"])
         assert publication(report, page)[0] == report
-    assert report["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
+    assert edit["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
     assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0
     before = snapshot(tmp_path / "attn-surgery-demo")
     attn_surgery("demo").assert_error("attn-surgery-demo: already exists")

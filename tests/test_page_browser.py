@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evals.evaluation.side_by_side import side_by_side
 from example_report import bare, example
 
 from evals.evaluation.page import side_by_side_pages, write_page
 from evals.evaluation.report import read_report
-from evals.evaluation.side_by_side import side_by_side
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")

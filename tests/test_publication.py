@@ -26,6 +26,7 @@ from evals.evaluation.page import pages
 from evals.evaluation.report import Report
 from evals.publication.report import public_report, publication, told
 from evals.publication.text import texts_in
+from surgery.card.facts import as_line
 from surgery.errors import OutputError
 from surgery.record.manifest import read_manifest
 
@@ -40,9 +41,10 @@ NOTES = {
 def measured(**changes: Any) -> dict[str, Any]:
     """A report whose sentences are those of `evaluate`, with rows left out and a described task."""
     found = example(**changes)
-    found["tasks"]["copy"]["description"] = "Copies."
-    found["tasks"].setdefault("lambada_openai", found["tasks"]["copy"])
-    found["extraction"]["samples"] |= NOTES
+    edit = found["edits"][0]
+    edit["tasks"]["copy"]["description"] = "Copies."
+    edit["tasks"].setdefault("lambada_openai", edit["tasks"]["copy"])
+    edit["extraction"]["samples"] |= NOTES
     return settled(found)
 
 
@@ -60,18 +62,20 @@ def measured(**changes: Any) -> dict[str, Any]:
 def test_an_untouched_report_is_published(report: dict[str, Any]) -> None:
     sent, made = publication(report, FILE)
     assert made == pages(sent)
-    assert sent["verdict"] == report["verdict"]
-    for part in ("gates", "heldout", "trade_off", "commands"):
+    for part in ("front", "commands", "settings"):
         assert sent[part] == report[part], part
-    if report["extraction"] is not None:
-        assert report["warnings"][0].startswith("1 rows left out, the first 'row-3': prefix and")
-        assert sent["warnings"][:2] == [
+    ours, theirs = report["edits"][0], sent["edits"][0]
+    for part in ("verdict", "gates", "heldout"):
+        assert theirs[part] == ours[part], part
+    if ours["extraction"] is not None:
+        assert ours["warnings"][0].startswith("1 rows left out, the first 'row-3': prefix and")
+        assert theirs["warnings"][:2] == [
             "1 rows left out, the first 'row-3'",
             "1 rows kept with a reservation, the first 'row-5'",
         ]
-        assert report["tasks"]["copy"]["description"] == "Copies."
+        assert ours["tasks"]["copy"]["description"] == "Copies."
         assert "Copies." not in json.dumps(sent)
-        assert sent["tasks"]["lambada_openai"]["description"] == asked("lambada_openai", {})
+        assert theirs["tasks"]["lambada_openai"]["description"] == asked("lambada_openai", {})
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +94,12 @@ def at(report: Any, path: str) -> tuple[Any, Any]:
 
 
 REFUSED = [
-    "verdict", "commands/0", "warnings/0", "tasks/copy/verdict",
-    "tasks/copy/metrics/acc/verdict", "gates/0/name", "gates/0/description", "gates/1/description",
-    "heldout/verdict", "trade_off/note", "trade_off/points/0/label", "trade_off/points/1/label",
-    "trade_off/points/2/label", "extraction/warnings/0", "edit/drop_attn",
-    "extraction/paired/selectivity/definition",
+    "commands/0", "front/1/label",
+    *(f"edits/0/{path}" for path in (
+        "verdict", "warnings/0", "tasks/copy/verdict", "tasks/copy/metrics/acc/verdict",
+        "gates/0/name", "gates/0/description", "gates/1/description", "heldout/verdict",
+        "extraction/warnings/0", "edit/drop_attn", "extraction/paired/selectivity/definition",
+    )),
 ]  # fmt: skip
 
 
@@ -116,9 +121,11 @@ def test_a_sentence_of_another_hand_is_refused(path: str, also: bool) -> None:
 @pytest.mark.parametrize("name", ["warnings", "commands", "gates"])
 def test_one_more_sentence_is_refused(name: str) -> None:
     report = measured()
-    more = {**report["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
+    place = report if name == "commands" else report["edits"][0]
+    more = {**place["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
+    place[name] = [*place[name], more]
     with pytest.raises(OutputError, match=f"{name} may show the text of passages"):
-        publication({**report, name: [*report[name], more]}, FILE)
+        publication(report, FILE)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_one_more_sentence_is_refused(name: str) -> None:
 )  # fmt: skip
 def test_what_no_figure_tells_stays_behind(path: str) -> None:
     report = deepcopy(measured())
-    place, key = at(report, path)
+    place, key = at(report["edits"][0], path)
     place[key] = PASSAGE
     sent, made = publication(told(Report.model_validate(report)).to_dict(), FILE)
     assert PASSAGE not in json.dumps([sent, made])
@@ -142,42 +149,48 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
 
     def of(**changes: Any) -> dict[str, Any]:
         report = example(**{"edit": edit_of(recorded).model_dump(mode="json"), **changes})
-        provenance = report["provenance"]
-        provenance["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
-        provenance["base"]["content"] = recorded.edit.source.content
+        ours = hashlib.sha256(record).hexdigest()
+        report["edits"][0]["provenance"]["manifest_sha256"] = ours
+        report["base"]["provenance"]["content"] = recorded.edit.source.content
         return settled(report)
 
     whole = public_report(of(), FILE, record)
     assert whole.measured is not None
-    assert whole.measured.verdict == json.loads(whole.files["report.json"])["verdict"]
+    verdict = json.loads(whole.files["report.json"])["edits"][0]["verdict"]
+    assert as_line(verdict) in whole.measured.text
+    assert "copy, acc" in whole.measured.text
     part = public_report(of(settings={**example()["settings"], "limit": 2000}), FILE, record)
     assert part.measured is not None
-    assert part.measured.extraction == whole.measured.extraction
-    assert part.measured.tasks == {}
-    assert "measured in part (--limit)" in part.measured.warnings[-1]
+    assert [one["metric_type"] for one in part.measured.results] == [
+        "exact_match", "next_token_accuracy",
+    ]  # fmt: skip
+    assert "copy, acc" not in part.measured.text
+    assert "(--limit)" in part.measured.text
     forged = of()
-    forged["provenance"]["base"]["content"] = "0" * 64
+    forged["base"]["provenance"]["content"] = "0" * 64
     for other in (of(relation="unrelated"), forged):
         with pytest.raises(OutputError, match="is not known to be the source"):
             public_report(other, FILE, record)
     with pytest.raises(OutputError, match=r"edit is not that of surgery\.json"):
-        public_report(of(edit=example()["edit"]), FILE, record)
+        public_report(of(edit=example()["edits"][0]["edit"]), FILE, record)
     with pytest.raises(OutputError, match="is of another model"):
         public_report(of(), FILE, record.replace(b"{", b"{ ", 1))
 
 
 WORDS = "we shall fight on the beaches of france"
 FREE = {
-    "models/base", "models/edited", "settings/samples", "settings/controls/name",
-    "extraction/samples/source", "edit/source", "edit/calibration/sources/name",
-    *(f"provenance/{role}/model" for role in ("base", "edited")),
-    *(f"extraction/provenance/{role}/model" for role in ("model", "baseline")),
-    "audit/attacks/name",
-    "audit/attacks/setting", "audit/attacks/definition", "audit/attacks/source",
-    "audit/attacks/cost", "verdict", "commands", "warnings", "tasks/verdict", "gates/name",
-    "gates/description", "heldout/verdict", "all_passages/heldout/verdict",
-    "trade_off/points/label", "trade_off/note",
-    "extraction/warnings", "extraction/paired/selectivity/definition", "edit/drop_attn",
+    "base/name", "base/provenance/model", "settings/models", "settings/baseline",
+    "settings/samples", "settings/control", "settings/include_path", "settings/front",
+    "provenance/controls/name", "commands", "front/label",
+    *(f"edits/{path}" for path in (
+        "name", "provenance/model", "extraction/samples/source", "edit/source",
+        "edit/calibration/sources/name", "audit/attacks/name",
+        *(f"extraction/provenance/{role}/model" for role in ("model", "baseline")),
+        *(f"audit/attacks/{key}" for key in ("setting", "definition", "source", "cost")),
+        "verdict", "warnings", "gates/name", "gates/description", "heldout/verdict",
+        "all_passages/heldout/verdict", "extraction/warnings",
+        "extraction/paired/selectivity/definition", "edit/drop_attn",
+    )),
 }  # fmt: skip
 """Names, which are short, and sentences, which are made anew."""
 
@@ -196,6 +209,7 @@ def strings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 def test_words_stand_nowhere_but_in_names() -> None:
     """In place of any string or number, under every key; a task's sentence is under its name."""
     accepted = {path for path in set(strings(measured())) if not [*texts_in(WORDS, path)]}
-    found = {"/".join(path) for path in accepted if path[0] != "tasks"}
+    of_tasks = {path for path in accepted if path[:2] == ("edits", "tasks")}
+    found = {"/".join(path) for path in accepted - of_tasks}
     assert found <= FREE, found - FREE
-    assert {path[-1] for path in accepted if path[0] == "tasks"} == {"verdict"}
+    assert {path[-1] for path in of_tasks} == {"verdict"}

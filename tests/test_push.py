@@ -90,15 +90,16 @@ def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, A
     manifest = read_manifest(folder)
     assert manifest is not None
     made = example(**changes)
-    made["edit"] = edit_of(manifest).model_dump(mode="json")
+    edited = made["edits"][0]
+    edited["edit"] = edit_of(manifest).model_dump(mode="json")
     record = (folder / "surgery.json").read_bytes()
-    made["provenance"]["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
-    made["provenance"]["base"]["content"] = manifest.edit.source.content
+    edited["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+    made["base"]["provenance"]["content"] = manifest.edit.source.content
     found = settled(made)
-    for name, one in found["tasks"].items():
+    for name, one in found["edits"][0]["tasks"].items():
         one["description"] = asked(name, {})
     if text is not None:
-        found["passages"][0]["prefix"] = text
+        found["edits"][0]["passages"][0]["prefix"] = text
     return found
 
 
@@ -244,7 +245,7 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert json.loads(there["report.json"]) == measured
     assert {n: there[n].decode() for n in ("report.html", "report.md")} == pages(measured)
     assert "private passage" not in str(there)
-    assert as_line(measured["verdict"]).encode() in there["README.md"]
+    assert as_line(measured["edits"][0]["verdict"]).encode() in there["README.md"]
     apart = run(
         "push stock me/apart --report reported", "push stock me/x --report compact", token=TOKEN
     )
@@ -252,7 +253,7 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert files(hub.repositories["me/apart"])["report.json"] == there["report.json"]
     assert error(apart[1]) == "compact: report.json is missing"
     assert error(shown) == (
-        "shown/report.json: passages.prefix may show the text of passages, which is never "
+        "shown/report.json: edits.passages.prefix may show the text of passages, which is never "
         "published; evaluate again without --show-text, or remove the report"
     )
     assert error(stranger) == (
@@ -324,9 +325,9 @@ def test_nothing_else_of_this_machine_is_sent(
     )
     broken = Path(shutil.copytree(exported["reported"], tmp_path / "broken"))
     found = report(broken)
-    del found["sizes"]
+    del found["base"]["size"]
     (broken / "report.json").write_text(json.dumps(found))
-    assert "is no report (got sizes: field required); evaluate again, or remove it" in error(
+    assert "is no report (got base.size: field required); evaluate again, or remove it" in error(
         run(f"push {broken} me/x", token=TOKEN)[0]
     )
     assert not hub.repositories

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
-from evals.attacks.audit import shortened
 from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.evaluation.report import (
-    Chose,
-    Difference,
-    Edit,
+    EditReport,
+    EditSummary,
+    FrontPoint,
     HeldOut,
     Mean,
-    Names,
-    Point,
+    MeanDifference,
+    MeasuredModel,
     Relation,
-    Settings,
-    TradeOff,
 )
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
 from evals.statistics import Interval, mean
 from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
-from surgery.hub.embedded import PREFIX
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
@@ -55,18 +49,18 @@ def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
         n=n,
         base=Mean(**mean(before.nll)),
         edited=Mean(**mean(after.nll)),
-        difference=Difference(**change, p_value=p_value, test="wilcoxon"),
+        difference=MeanDifference(**change, p_value=p_value, test="wilcoxon"),
         resolution=RESOLUTION,
         outcome=outcome,
         verdict=verdict_of(outcome, interval, n),
     )
 
 
-def edit_of(manifest: Manifest) -> Edit:
+def edit_of(manifest: Manifest) -> EditSummary:
     """The latest edit of a manifest, as the report shows it."""
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
-    return Edit(
+    return EditSummary(
         **{key: record[key] for key in alike},
         source=edit.source.model,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
@@ -75,18 +69,6 @@ def edit_of(manifest: Manifest) -> Edit:
         attention_free={str(block): name for block, name in manifest.attention_free.items()},
         earlier_edits=len(manifest.history),
     )
-
-
-def export_command(edit: Edit | None) -> list[str]:
-    """The command that made the edit; empty where no single one did."""
-    if edit is None or edit.variant == "mixed" or edit.earlier_edits:
-        return []
-    command = ["attn-surgery", "export", edit.source, "--drop-attn", edit.drop_attn]
-    command += ["--variant", edit.variant, "--layout", edit.layout]
-    for source in (edit.calibration or {}).get("sources", ()):
-        if source.get("sha256"):
-            command += ["--calibration", source["name"]]
-    return [shlex.join([*command, "--output", "OUT"])]
 
 
 class _Found(BaseModel):
@@ -107,72 +89,18 @@ class _Search(BaseModel):
     front: list[_Found]
 
 
-def read_front(path: Path) -> list[Point]:
+def read_front(path: Path) -> list[FrontPoint]:
     """The front of a file that `search --json` printed. Raises `MeasurementError` for any other."""
     with guard(MeasurementError, "is no result of a search", path):
         search = _Search.model_validate(parse_json(read_bytes(path, MeasurementError)))
         return [
-            Point(
+            FrontPoint(
                 label=f"{found.spec} {found.variant}",
-                kind="front",
                 loss_increase=found.heldout_loss - search.base.heldout_loss,
                 **found.model_dump(exclude={"spec", "variant"}),
             )
             for found in search.front
         ]
-
-
-def evaluate_command(models: Names, revision: str | None, settings: Settings) -> str:
-    """The command for people to type where the files are: they are named without their paths."""
-    controls = [text.name for text in settings.controls]
-    options: list[tuple[str, object]] = [
-        ("--baseline", models.base),
-        ("--revision", revision),
-        ("--tasks", ",".join(settings.tasks) or None),
-        ("--num-fewshot", settings.num_fewshot),
-        ("--limit", settings.limit),
-        ("--samples", settings.samples),
-        ("--prefix-length", settings.prefix_length),
-        ("--suffix-length", settings.suffix_length),
-        *(("--control", name) for name in controls if not name.startswith(PREFIX)),
-        *(("--max-drop", f"{task}={limit:g}") for task, limit in settings.max_drop.items()),
-        ("--max-extraction", settings.max_extraction),
-        *(("--attack", name) for name in shortened(settings.attacks)),
-        *(("--max", f"{name}={limit:g}") for name, limit in settings.max_recovered.items()),
-        ("--dtype", settings.dtype),
-        ("--batch-size", settings.batch_size),
-    ]
-    given = [word for name, value in options if value is not None for word in (name, str(value))]
-    return shlex.join(["attn-surgery", "evaluate", models.edited, *given])
-
-
-def trade_off_of(
-    models: Names,
-    extraction: dict[str, Any] | None,
-    heldout: HeldOut | None,
-    front: Sequence[Point],
-) -> TradeOff | None:
-    """Points of recitation against held-out loss; `front`: those of a search."""
-    if extraction is None or heldout is None:
-        return None
-
-    def point(
-        label: str, kind: Literal["base", "edited"], figures: Any, loss: Mean, rise: float
-    ) -> Point:
-        return Point(
-            label=label,
-            kind=kind,
-            exact_match=figures["exact_match"]["rate"],
-            exact_match_ci95=figures["exact_match"]["ci95"],
-            next_token_accuracy=figures["next_token_accuracy"]["mean"],
-            heldout_loss=loss.mean,
-            loss_increase=rise,
-        )
-
-    before = point(models.base, "base", extraction["baseline"], heldout.base, 0.0)
-    after = point(models.edited, "edited", extraction, heldout.edited, heldout.difference.mean)
-    note = "the front was measured by the search, on the half that it chose on" if front else None
-    return TradeOff(points=[before, after, *front], note=note)
 
 
 _UNKNOWN = {
@@ -210,28 +138,24 @@ def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
     return "unrelated" if all(source.content for source in sources) else "not recorded"
 
 
-def warnings_of(
-    chose: Chose,
-    limit: float | None,
-    extraction: dict[str, Any] | None,
-    base: Mapping[str, Any],
-    edited: Mapping[str, Any],
-) -> list[str]:
-    """What to know before believing a figure. `base`, `edited`: the models, as of `Provenance`."""
+def warnings_of(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
+    """What a reader should know before believing a figure. `limit`: of the request."""
     found = ["memorization was not measured: there were no passages (--samples)"]
-    if extraction is not None:
-        found = list(extraction["warnings"])
+    if edit.extraction is not None:
+        found = list(edit.extraction["warnings"])
     if limit is not None:
         found.append(
-            "the benchmarks were measured in part (--limit): the model card leaves them out, and "
-            "report.json has them; evaluate without it before you publish"
+            "only a part of each benchmark was measured (--limit): report.json has the figures, "
+            "and the model card leaves them out; evaluate without --limit before you publish"
         )
+    chose = edit.chose
     if chose.passages is None or chose.windows is None:
         what = _UNKNOWN[chose.passages is None, chose.windows is None]
         found.append(
             f"a search chose the edit on other {what}, or on these cut differently: some of those "
             "may be among these, and then the figures flatter the edit"
         )
-    if base.get("tokenizer_sha256") != edited.get("tokenizer_sha256"):
+    tokenizers = {model.provenance.get("tokenizer_sha256") for model in (base, edit)}
+    if len(tokenizers) > 1:
         found.append("base and edited model have different tokenizers")
     return found

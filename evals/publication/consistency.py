@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import median
 from typing import Any, NamedTuple
 
 from evals.benchmarks.running import SEEDS
 from evals.evaluation.comparing import concluded, outcome_of, resolution_of
-from evals.evaluation.gates import DropLimit, limit_of
+from evals.evaluation.gates import limit_of
 from evals.memorization.membership import is_overcorrected
 from evals.statistics import SEED, Interval, discordant, mcnemar, paired_difference, wilson
 from surgery.selection import Part, blocks_of, variant_name, variants_by_head
@@ -44,34 +43,53 @@ def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError, KeyError and the like for what is no report.
     """
     made: dict[str, Any] = _figures(report)
-    settings, provenance, gates = report["settings"], report["provenance"], report["gates"]
-    limits = [DropLimit(pattern, limit) for pattern, limit in settings["max_drop"].items()]
-    ran = {
-        role: {**provenance[role], "model": name, "dtype": settings["dtype"]}
-        for role, name in report["models"].items()
+    settings, base = report["settings"], report["base"]
+    named = {"models": [edit["name"] for edit in report["edits"]], "baseline": base["name"]}
+    seeds = {"bootstrap": SEED, **SEEDS}
+    return {
+        **made,
+        "base": _model(made["base"], settings),
+        "edits": [
+            _edit_report(edit, said, base, settings, report["provenance"]["samples_sha256"])
+            for edit, said in zip(made["edits"], report["edits"], strict=True)
+        ],
+        "settings": {**settings, **named},
+        "provenance": {**made["provenance"], "seeds": seeds},
     }
-    made |= {
-        "passed": all(gate["ok"] for gate in gates) if gates else None,
-        "tasks": {
-            name: _task(task, limit_of(limits, name), settings)
-            for name, task in made["tasks"].items()
-        },
-        "provenance": {**provenance, **ran, "seeds": {"bootstrap": SEED, **SEEDS}},
+
+
+def _model(model: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    ran = {"model": model["name"], "dtype": settings["dtype"]}
+    return {**model, "provenance": {**model["provenance"], **ran}}
+
+
+def _edit_report(
+    made: dict[str, Any],
+    said: Mapping[str, Any],
+    base: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    whole: str | None,
+) -> dict[str, Any]:
+    """`whole`: the hash of all passages, of which a half may have chosen the edit."""
+    made = _model(made, settings)
+    made["tasks"] = {
+        name: _task(task, limit_of(settings["max_drop"], name), settings)
+        for name, task in made["tasks"].items()
     }
-    if report["all_passages"] is None:  # no figure leaves any out
-        made["chose"] = {key: said and 0 for key, said in report["chose"].items()}
+    if said["all_passages"] is None:  # no figure leaves any out
+        made["chose"] = {key: value and 0 for key, value in said["chose"].items()}
     extraction = made["extraction"]
     if extraction is not None:
-        whole = made["provenance"]["samples_sha256"]  # of which a half may have chosen the edit
-        samples = whole if report["all_passages"] is None else extraction["samples"]["sha256"]
-        made["extraction"] = _extraction(extraction, made["provenance"], settings, samples)
-        made["passages"] = [_row(row, settings["suffix_length"]) for row in report["passages"]]
-    if report["audit"] is not None:
+        samples = whole if said["all_passages"] is None else extraction["samples"]["sha256"]
+        models = {"base": base["provenance"], "edited": made["provenance"]}
+        made["extraction"] = _extraction(extraction, models, settings, samples)
+        made["passages"] = [_row(row, settings["suffix_length"]) for row in said["passages"]]
+    if said["audit"] is not None:
         made["audit"] = _audit(made["audit"], settings)
-    if report["heldout"] is not None:
+    if said["heldout"] is not None:
         made["heldout"] = _heldout(made["heldout"], extraction)
-    if report["edit"] is not None:
-        made["edit"] = _edit(report["edit"])
+    if said["edit"] is not None:
+        made["edit"] = _edit(said["edit"])
     return made
 
 
@@ -124,8 +142,6 @@ def _figures(value: Any, n: int = 0) -> Any:
         made["auc"] = min(max(value["auc"], 0.0), 1.0)
     if isinstance(p := value.get("p_value"), float):
         made["p_value"] = min(max(p, 0.0), 1.0)
-    if isinstance(rounds := value.get("rounds"), list):
-        made |= {"median": median(rounds), "min": min(rounds), "max": max(rounds)}
     return made
 
 
@@ -182,7 +198,7 @@ def _extraction(
     found: dict[str, Any],
     provenance: Mapping[str, Any],
     settings: Mapping[str, Any],
-    samples: str,
+    samples: str | None,
 ) -> dict[str, Any]:
     lengths = {key: settings[key] for key in ("prefix_length", "suffix_length")}
     after, before = (_summary({**one, **lengths}) for one in (found, found["baseline"]))
@@ -277,7 +293,7 @@ def _row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
 
 def _audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     attacks = []
-    for name, attack in zip(settings["attacks"], audit["attacks"], strict=True):
+    for name, attack in zip(settings["attack"], audit["attacks"], strict=True):
         made = {**attack, "name": name}
         if "paired" in attack:
             made |= _attack(attack, audit["n"], audit["control"]["n"])

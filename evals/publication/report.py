@@ -16,11 +16,20 @@ from typing import Any, TypeVar
 from evals.attacks.report import described
 from evals.attacks.result import Audit
 from evals.benchmarks.tasks import asked
+from evals.evaluation.card import shown_on_card
 from evals.evaluation.comparing import verdict_of
 from evals.evaluation.conclusions import edit_of
-from evals.evaluation.headline import with_sentences
+from evals.evaluation.headline import write_sentences
 from evals.evaluation.page import pages
-from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
+from evals.evaluation.report import (
+    EditReport,
+    EditSummary,
+    FrontPoint,
+    HeldOut,
+    Metric,
+    Report,
+    TaskResult,
+)
 from evals.memorization.comparison import warnings_of as extraction_warnings
 from evals.publication.consistency import Difference, differing, recomputed
 from evals.publication.text import texts_in
@@ -35,7 +44,7 @@ from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
 """Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
-_C = TypeVar("_C", Task, Metric, HeldOut)
+_C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
 def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -55,8 +64,9 @@ def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
             where=where,
             fix="evaluate again without `show_text=True`, or remove the report",
         )
-    for name, task in sent["tasks"].items():
-        task["description"] = asked(name, {})
+    for edit in sent["edits"]:
+        for name, task in edit["tasks"].items():
+            task["description"] = asked(name, {})
     return sent, pages(sent)
 
 
@@ -81,24 +91,25 @@ def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> Rende
 
 def _told(report: Report, made: Mapping[str, str]) -> RenderedReport:
     version = report.provenance.versions.get("attn-surgery")
-    return RenderedReport({REPORTS[0]: report.to_text(), **made}, report.measured(), version)
+    return RenderedReport({REPORTS[0]: report.to_text(), **made}, shown_on_card(report), version)
 
 
 def _check_model(report: Report, where: Path, manifest: bytes) -> None:
     """Refuses a report of another model, or one that compares with anything but its source."""
     recorded = Manifest.model_validate_json(manifest, strict=True)
-    provenance = report.provenance
-    if provenance.edited.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
+    ours, base = hashlib.sha256(manifest).hexdigest(), report.base.provenance
+    if [edit.provenance.get("manifest_sha256") for edit in report.edits] != [ours]:
         raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
     sources = [edit.source for edit in (recorded.edit, *recorded.history)]
     named = {(source.model, source.commit) for source in sources if source.commit}
-    base = (provenance.base.get("model"), provenance.base.get("commit"))
     contents = {source.content for source in sources if source.content}
-    is_source = provenance.base.get("content") in contents or base in named
-    if report.relation != "source" or not is_source:
+    is_source = base.get("content") in contents
+    is_source = is_source or (base.get("model"), base.get("commit")) in named
+    (edit,) = report.edits
+    if edit.relation != "source" or not is_source:
         what = "compares with a model that is not known to be the source"
         raise OutputError(what, where=where, fix="evaluate against the source, or remove it")
-    if report.edit != edit_of(recorded):
+    if edit.edit != edit_of(recorded):
         what = "edit is not that of surgery.json"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
 
@@ -116,23 +127,27 @@ def check_figures(report: Report, where: object, error: type[SurgeryError]) -> N
 
 def told(report: Report) -> Report:
     """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
-    heldout = _of_heldout(report.heldout)
-    every = report.all_passages
-    tasks = {}
-    for name, task in report.tasks.items():
+    figures = {
+        "edits": [_of_edit_report(edit) for edit in report.edits],
+        "front": [_of_front(point) for point in report.front],
+    }
+    return write_sentences(report.model_copy(update=figures))
+
+
+def _of_edit_report(edit: EditReport) -> EditReport:
+    every, tasks = edit.all_passages, {}
+    for name, task in edit.tasks.items():
         metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
         tasks[name] = _with_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
-    points = report.trade_off.points if report.trade_off else []
-    front = [_of_front(point) for point in points if point.kind == "front"]
     figures = {
         "tasks": tasks,
-        "extraction": report.extraction and _of_extraction(report.extraction),
-        "audit": report.audit and _of_audit(report.audit),
-        "heldout": heldout,
+        "extraction": edit.extraction and _of_extraction(edit.extraction),
+        "audit": edit.audit and _of_audit(edit.audit),
+        "heldout": _of_heldout(edit.heldout),
         "all_passages": every and every.model_copy(update={"heldout": _of_heldout(every.heldout)}),
-        "edit": report.edit and _of_edit(report.edit),
+        "edit": edit.edit and _of_edit(edit.edit),
     }
-    return with_sentences(report.model_copy(update=figures), front)
+    return edit.model_copy(update=figures)
 
 
 def _of_heldout(heldout: HeldOut | None) -> HeldOut | None:
@@ -157,30 +172,33 @@ def _of_audit(audit: Audit) -> Audit:
     return audit.model_copy(update={"attacks": attacks})
 
 
-def _of_edit(edit: Edit) -> Edit:
+def _of_edit(edit: EditSummary) -> EditSummary:
     parts = [Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit.parts]
     if edit.num_heads is None:
         raise ValueError("edit.num_heads: expected a number")
     return edit.model_copy(update={"drop_attn": format_selection(parts, edit.num_heads)})
 
 
-def _of_front(point: Point) -> Point:
+def _of_front(point: FrontPoint) -> FrontPoint:
     return point if _FRONT.fullmatch(point.label) else point.model_copy(update={"label": ""})
 
 
 def _without_notes(report: Report) -> Report:
     """The report without what others wrote in words: of tasks, and about rows of the samples."""
-    tasks = {
-        name: task.model_copy(update={"description": None}) for name, task in report.tasks.items()
-    }
-    extraction = report.extraction
-    if extraction is not None:
-        samples = {
-            key: [{"id": row["id"]} for row in value] if isinstance(value, list) else value
-            for key, value in extraction["samples"].items()
+    edits = []
+    for edit in report.edits:
+        tasks = {
+            name: task.model_copy(update={"description": None}) for name, task in edit.tasks.items()
         }
-        extraction = {**extraction, "samples": samples}
-    return report.model_copy(update={"tasks": tasks, "extraction": extraction})
+        extraction = edit.extraction
+        if extraction is not None:
+            samples = {
+                key: [{"id": row["id"]} for row in value] if isinstance(value, list) else value
+                for key, value in extraction["samples"].items()
+            }
+            extraction = {**extraction, "samples": samples}
+        edits.append(edit.model_copy(update={"tasks": tasks, "extraction": extraction}))
+    return report.model_copy(update={"edits": edits})
 
 
 def _untold(report: Report) -> Iterator[Difference]:

@@ -26,46 +26,45 @@ _FORMS = {
     "relation": "source|unrelated|not recorded",
     "outcome": "loss|gain|none|inconclusive",
     "test": "mcnemar|wilcoxon|bootstrap",
-    "kind": "text|non-members|base|edited|front",
+    "kind": "text|non-members",
     "metrics": "exact|full",
     "dtype": "float16|bfloat16|float32|float64",
+    "device_map": "auto",
     "device": r"\w{1,10}(:\d{1,3})?",
     "attn_implementation": r"\w{1,40}",
     "count": r"\d{1,20}(-\d{1,20})?",
     "variant": "|".join((*VARIANTS, "mixed")),
     "layout": "stock|compact",
     "family": r"\w{1,40}",
-    "memory": "allocated on the GPU while running|"
-    "resident memory of the process(, loading included| while running)",
     "version": r"[\w.+-]{1,40}",
-    **dict.fromkeys(("id", "metric", "tasks", "attacks"), _WORD),
+    **dict.fromkeys(("id", "metric", "tasks", "attack"), _WORD),
 }
 """Key → what a string under it must be, whole, wherever it stands."""
 _NAMED = {"versions": _FORMS["version"], "attention_free": _FORMS["variant"]}
 """The keys of these are names, and their values are of one form."""
 _NAMES = {
-    ("models", "base"), ("models", "edited"),
-    ("extraction", "samples", "source"), ("extraction", "control", "source"),
-    ("audit", "attacks", "name"), ("edit", "source"),
-    ("edit", "calibration", "sources", "name"),
-    ("settings", "samples"), ("settings", "controls", "name"),
-    *(("provenance", role, "model") for role in ("base", "edited")),
-    *(("extraction", "provenance", role, "model") for role in ("model", "baseline")),
-    *(("speed", role, "model") for role in ("base", "edited")),
-    *(("speed", "provenance", role, "model") for role in ("base", "edited")),
+    ("base", "name"), ("edits", "name"), ("settings", "models"), ("settings", "baseline"),
+    ("base", "provenance", "model"), ("edits", "provenance", "model"),
+    ("settings", "samples"), ("settings", "control"), ("settings", "include_path"),
+    ("settings", "front"), ("provenance", "controls", "name"),
+    ("edits", "extraction", "samples", "source"), ("edits", "extraction", "control", "source"),
+    *(("edits", "extraction", "provenance", role, "model") for role in ("model", "baseline")),
+    ("edits", "audit", "attacks", "name"), ("edits", "edit", "source"),
+    ("edits", "edit", "calibration", "sources", "name"),
 }  # fmt: skip
 """Where the name of a model, a file or an attack stands: any text, in few words and one line."""
 _SENTENCES = {
-    ("verdict",), ("warnings",), ("commands",), ("tasks", "verdict"), ("heldout", "verdict"),
-    ("all_passages", "heldout", "verdict"),
-    ("gates", "name"), ("gates", "description"), ("edit", "drop_attn"),
-    ("trade_off", "points", "label"), ("trade_off", "note"), ("extraction", "warnings"),
-    ("extraction", "paired", "selectivity", "definition"),
-    *(("audit", "attacks", key) for key in ("setting", "definition", "source", "cost")),
+    ("commands",), ("front", "label"), ("edits", "verdict"), ("edits", "warnings"),
+    ("edits", "tasks", "verdict"), ("edits", "heldout", "verdict"),
+    ("edits", "all_passages", "heldout", "verdict"), ("edits", "gates", "name"),
+    ("edits", "gates", "description"), ("edits", "edit", "drop_attn"),
+    ("edits", "extraction", "warnings"),
+    ("edits", "extraction", "paired", "selectivity", "definition"),
+    *(("edits", "audit", "attacks", key) for key in ("setting", "definition", "source", "cost")),
 }  # fmt: skip
-_LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "rounds", "stages", "any", "near"}
+_LISTS = {"ci95", "exact_match_ci95", "blocks", "heads", "stages", "any", "near"}
 _KEY = re.compile(r"[!-~]{1,100}")
-_LONGEST, _WORDS = 200, 8  # of a name; "resident memory of the process while running" has 7
+_LONGEST, _WORDS = 200, 8  # of a name
 
 
 def texts_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -78,7 +77,7 @@ def texts_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
         for key, inner in value.items():
             if not _KEY.fullmatch(key):
                 yield f"a key of {where or 'the report'}"
-            elif path[:1] == ("passages",) and key not in PASSAGE:
+            elif path[:2] == ("edits", "passages") and key not in PASSAGE:
                 yield f"{where}.{key}"
             else:
                 yield from texts_in(inner, (*path, key))
@@ -92,7 +91,7 @@ def texts_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def _is_sentence(path: tuple[str, ...]) -> bool:
-    return (("tasks", path[-1]) if path[0] == "tasks" else path) in _SENTENCES
+    return ((*path[:2], path[-1]) if path[:2] == ("edits", "tasks") else path) in _SENTENCES
 
 
 def _is_name(text: str, path: tuple[str, ...]) -> bool:

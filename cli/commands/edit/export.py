@@ -10,7 +10,7 @@ import click
 from rich.filesize import decimal
 
 from cli.evaluating import evaluation_options, say_gates
-from cli.exporting import evaluated, evaluation_wanted, fitted_and_written
+from cli.exporting import evaluate_exports, fitted_and_written, open_wanted
 from cli.options import (
     PATH,
     Size,
@@ -122,7 +122,7 @@ def command(
     check = partial(check_target, model, overwrite=overwrite, say=note)
     if output is not None and not dry_run:
         check(output)
-    wanted = evaluation_wanted(asked, model, revision, with_evaluation, dry_run)
+    wanted = open_wanted(asked, model, revision, with_evaluation, dry_run)
     variant = variant or "identity"
     edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
     text = None
@@ -170,7 +170,7 @@ def command(
     try:
         if wanted is not None:
             result["evaluation"] = None
-            [report] = evaluated(prepared.model, wanted, export.output)
+            report = evaluate_exports(prepared.model, wanted, export.output)
             result["evaluation"] = report.to_dict()
             passed = say_gates(report)
             if not as_json:

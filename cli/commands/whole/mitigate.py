@@ -11,13 +11,13 @@ from cli.config import config_of, config_option
 from cli.evaluating import (
     check_tasks,
     drop_option,
-    evaluation_options,
+    evaluation_request,
     fewshot_option,
-    make_plan,
+    open_evaluation,
     say_gates,
     task_options,
 )
-from cli.exporting import evaluated, exported
+from cli.exporting import evaluate_exports, exported
 from cli.options import (
     Number,
     ask,
@@ -28,7 +28,6 @@ from cli.options import (
     overwrite_option,
     print_json,
     samples_option,
-    unasked,
 )
 from cli.progress import progress
 from cli.searching import choice_options
@@ -101,16 +100,17 @@ def command(
     begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
     if overwrite or not begun:
         check_target(model, output, overwrite=overwrite, say=note)
-    evaluation = {
-        **unasked(evaluation_options),
-        **asked,
-        "samples": samples,
-        "controls": request.corpus,
-        "with_audit": True,
-        "max_recovered": {request.measure: max_extraction, **asked["max_recovered"]},
-    }
-    # mistakes are found before any work
-    plan = make_plan(evaluation, lab, models=[(model, request.revision)])
+    evaluation = evaluation_request(
+        asked,
+        models=(model,),
+        baseline=model,
+        revision=None,
+        samples=samples,
+        control=request.corpus,
+        audit=True,
+        max={request.measure: max_extraction, **asked["max_recovered"]},
+    )
+    materials = open_evaluation(evaluation, [(model, request.revision)])  # mistakes come first
     note("1 of 3: search")
     found = search(request, folder, overwrite=overwrite, say=note, progress=progress)
     if found is None:
@@ -134,7 +134,7 @@ def command(
         keep=begun and not overwrite,
     )
     note("3 of 3: verify, attack, evaluate")
-    [report] = evaluated(prepared.model, plan, output)
+    report = evaluate_exports(prepared.model, materials, output)
     write_text(output / RECIPE, config_of(ctx))
     passed = say_gates(report) and met
     whole = report.settings.limit is None  # a part of the benchmarks is nothing to publish
