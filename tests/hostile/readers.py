@@ -24,7 +24,7 @@ from evals.evaluation.conclusions import edit_of, read_front
 from evals.files import Journal
 from evals.memorization.collecting import _Step
 from evals.memorization.recovery import NAMES
-from evals.publication.report import publication
+from evals.publication.report import check_report
 from evals.samples import load_samples
 from evals.search.front import Point
 from evals.search.resuming import point_as_json, point_from_json
@@ -233,7 +233,7 @@ def published(path: Path) -> object:
     """As push reads a report."""
     report = read_json(path, needed=True)
     with guard(OutputError, "is no report", path):
-        return publication(report, path)
+        return check_report(report, path)
 
 
 def dumped(value: object) -> bytes:

@@ -178,9 +178,9 @@ def command(
         if repo is not None:
             result["push"] = None
             if passed:
-                from evals.publication.report import public_report
+                from evals.publication.report import render_report
 
-                result["push"] = push(export.output, repo, render=public_report).to_json()
+                result["push"] = push(export.output, repo, render=render_report).to_json()
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
