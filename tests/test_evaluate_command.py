@@ -103,7 +103,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     assert (report.base.name, edit.name) == ("base", "edited")
     assert list(edit.tasks) == list(NAMES)
     assert edit.extraction is not None
-    assert (audit := edit.audit) is not None
+    assert edit.audit is not None
     assert edit.heldout is not None
     assert edit.edit is not None
     assert (edit.edit.drop_attn, edit.edit.variant, edit.edit.layout) == ("0", "zero", "stock")
@@ -128,7 +128,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         control=("control.txt",),
         max_drop={"*": 0.9, "local_whole": 0.5},
         max_extraction=1.0,
-        attack=tuple(attack.name for attack in audit.attacks),
+        attack=tuple(attack.name for attack in edit.audit.attacks),
         max={"relearn": 1.0},
         dtype="float32",
         batch_size=4,
@@ -327,7 +327,8 @@ UNDERIVED = {
     r"edits/0/tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|edits/0/heldout/difference/p_value":
         "a test of documents that the report does not hold",
     r"edits/0/audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
-    r"edits/0/edit/(num_blocks|earlier_edits)": "the manifest tells it, which push and verify compare",
+    r"edits/0/edit/(num_blocks|earlier_edits)":
+        "the manifest tells it, which push and verify compare",
     r"edits/0/passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
         "a row's own, within what its other figures allow",
 }  # fmt: skip
@@ -672,3 +673,43 @@ def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
     edit = edit_in(tmp_path / "report")
     assert edit.relation == "not recorded"
     assert edit.verdict.startswith("The relation of the models is not recorded. Memorization ")
+
+
+def test_several_edits_are_one_report(work, monkeypatch):
+    """The base is measured once; each edit's figures are those that it gets alone."""
+    surgery.export(work / "base", "1", variant="zero", output=work / "other")
+    edits = (work / "edited", work / "other")
+    common = ("--baseline", work / "base", "--tasks", "local_choice", "--max-drop", "*=1")
+    common += ("--include-path", work / "tasks", "--control", work / "control.txt")
+    done = attn_surgery("evaluate", *edits, *common, "--output", work / "both", "--json")
+    assert done.code == 0, done
+    both = done.json["edits"]
+    assert [edit["edit"]["drop_attn"] for edit in both] == ["0", "1"]
+    assert {path.name for path in (work / "both").iterdir()} == {
+        "report.json", "report.html", "report.md", "config.yaml", "lm_eval",
+    }  # fmt: skip
+    alone = attn_surgery("evaluate", edits[1], *common, "--output", work / "alone", "--json").json
+    assert alone["edits"] == both[1:]
+    beside = json.loads((edits[1] / "report.json").read_text())
+    assert beside["edits"] == both[1:], "each model's folder gets its own report"
+    assert beside["commands"] == alone["commands"]
+    refused = attn_surgery("evaluate", *edits, *common, "--output", work / "both")
+    refused.assert_error("already exists")
+    assert attn_surgery("verify", edits[1], "--source", work / "base").code == 0
+
+
+def test_a_missed_gate_names_its_model(work):
+    """The passages are recited more by the base than by the edit, so only the base misses."""
+    common = ("--baseline", work / "base", "--tasks", "local_choice", "--max-extraction", 0.4)
+    common += ("--include-path", work / "tasks", "--samples", work / "samples.jsonl")
+    common += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--output", work / "missed")
+    done = attn_surgery("evaluate", work / "base", work / "edited", *common)
+    assert done.code == 3, done
+    assert "base: gate failed: max-extraction" in done.stderr
+    assert (work / "missed" / "report.json").is_file()
+
+
+def test_a_revision_is_of_one_model():
+    done = attn_surgery("evaluate", "a", "b", "--baseline", "c", "--revision", "main")
+    assert done.code == 2
+    assert "--revision is of one MODEL" in done.stderr

@@ -42,7 +42,6 @@ from surgery.card.text import own_text
 from surgery.publishing.publishable import find_publishable
 from surgery.record.manifest import read_manifest
 
-PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 BESIDE = {  # what must not be published
