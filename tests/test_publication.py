@@ -83,7 +83,7 @@ SENTENCES = [
     *(f"edits/0/{path}" for path in (
         "verdict", "warnings/0", "tasks/copy/verdict", "tasks/copy/metrics/acc/verdict",
         "gates/0/name", "gates/0/description", "gates/1/description", "heldout/verdict",
-        "extraction/warnings/0", "edit/drop_attn", "extraction/paired/selectivity/definition",
+        "extraction/warnings/0", "extraction/paired/selectivity/definition",
     )),
 ]  # fmt: skip
 

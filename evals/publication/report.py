@@ -22,7 +22,6 @@ from evals.evaluation.headline import write_sentences
 from evals.evaluation.page import pages
 from evals.evaluation.report import (
     EditReport,
-    EditSummary,
     FrontPoint,
     HeldOut,
     Metric,
@@ -30,7 +29,8 @@ from evals.evaluation.report import (
     TaskResult,
 )
 from evals.memorization.comparison import warnings_of as extraction_warnings
-from evals.publication.consistency import differing, recomputed
+from evals.publication.consistency import recompute_report
+from evals.publication.differences import find_differences
 from evals.publication.schema import check_open_parts
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
@@ -38,7 +38,6 @@ from surgery.checkpoint.foreign import guard
 from surgery.errors import OutputError
 from surgery.proof.claims import TOOL, RenderedReport
 from surgery.record.manifest import REPORTS, Manifest, versions
-from surgery.selection import Part, format_selection
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
@@ -68,7 +67,7 @@ def check_report(report: Mapping[str, Any], where: Path) -> Report:
     check_open_parts(given)
     check_figures(given, where)
     made = write_all_sentences(given)
-    said = next(differing(given.to_dict(), made.to_dict()), None)
+    said = next(find_differences(given.to_dict(), made.to_dict()), None)
     if said is not None and given.provenance.versions.get(TOOL) == versions().get(TOOL):
         what = f"{said.path} is not what its figures tell"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
@@ -96,12 +95,14 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
 
 
 def check_figures(report: Report, where: object) -> None:
-    """Raises `OutputError` where a figure is not what others make it: see `recomputed`."""
+    """Raises `OutputError` where a figure is not what others make it: see `recompute_report`."""
     said, fix = report.to_dict(), "evaluate again, or remove it"
     with guard(OutputError, "is no report", where, fix):  # no number, or a division by zero
         made = write_all_sentences(report).to_dict()
-        figures = (one for one in differing(said, made) if not isinstance(one.said, str | list))
-        found = next(chain(differing(said, recomputed(said)), figures), None)
+        figures = (
+            one for one in find_differences(said, made) if not isinstance(one.said, str | list)
+        )
+        found = next(chain(find_differences(said, recompute_report(said)), figures), None)
     if found is not None:
         raise OutputError(f"contradicts itself: {found}", where=where, fix=fix)
 
@@ -126,7 +127,6 @@ def _of_edit_report(edit: EditReport) -> EditReport:
         "audit": edit.audit and _of_audit(edit.audit),
         "heldout": _of_heldout(edit.heldout),
         "all_passages": every and every.model_copy(update={"heldout": _of_heldout(every.heldout)}),
-        "edit": edit.edit and _of_edit(edit.edit),
     }
     return edit.model_copy(update=figures)
 
@@ -151,13 +151,6 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
 def _of_audit(audit: Audit) -> Audit:
     attacks = [one.model_copy(update=described(one.name)) for one in audit.attacks]
     return audit.model_copy(update={"attacks": attacks})
-
-
-def _of_edit(edit: EditSummary) -> EditSummary:
-    parts = [Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit.parts]
-    if edit.num_heads is None:
-        raise ValueError("edit.num_heads: expected a number")
-    return edit.model_copy(update={"drop_attn": format_selection(parts, edit.num_heads)})
 
 
 def _of_front(point: FrontPoint) -> FrontPoint:
