@@ -67,10 +67,10 @@ def evaluate_exports(source: ResolvedModel, materials: Materials, *outputs: Path
 
 def push_if_passed(export: Export, repo: str, passed: bool) -> dict[str, Any] | None:
     """Pushes an export to the Hub and returns what `push` says; None where a gate failed."""
-    from evals.publication.report import public_report
+    from evals.publication.report import render_report
     from surgery.publishing.upload import push
 
     if not passed:
         note(f"not pushed to {repo}: a gate failed")
         return None
-    return push(export.output, repo, render=public_report).to_json()
+    return push(export.output, repo, render=render_report).to_json()

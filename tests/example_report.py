@@ -18,8 +18,8 @@ from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report
 from evals.models import LoadedModel
-from evals.publication.consistency import recomputed
-from evals.publication.report import told
+from evals.publication.consistency import recompute_report
+from evals.publication.report import write_all_sentences
 from evals.statistics import rate
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
@@ -299,7 +299,7 @@ def several(*edits: dict[str, Any]) -> dict[str, Any]:
 def settled(report: dict[str, Any]) -> dict[str, Any]:
     """A report whose figures and sentences agree, made from one in which they may not."""
     for _ in range(5):
-        report = told(Report.model_validate(recomputed(report))).to_dict()
+        report = write_all_sentences(Report.model_validate(recompute_report(report))).to_dict()
     return report
 
 

@@ -27,7 +27,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 import surgery
 from evals.evaluation.report import EditReport, Report, read_report
 from evals.evaluation.request import EvaluationRequest
-from evals.publication.report import check_figures, publication
+from evals.publication.report import check_figures, check_report
 from surgery.checkpoint.content import sha256_of
 from surgery.errors import MeasurementError, OutputError
 
@@ -304,7 +304,8 @@ def test_what_json_cannot_hold_is_in_no_report(done, value: object) -> None:
 def test_no_text_of_a_passage_is_written(work, done):
     file = done[1] / "report.json"
     report = file.read_text()
-    assert publication(json.loads(report), file)[0] == json.loads(report), "push sends it as it is"
+    sent = check_report(json.loads(report), file).to_dict()
+    assert sent == json.loads(report), "push sends it as it is"
     passages = edit_in(done[1]).passages
     assert 0 < len(passages) <= 12
     assert passages[0]["baseline"]["exact"]
@@ -345,7 +346,7 @@ def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
 def test_a_number_that_was_changed_is_refused(done):
     """Every number, one at a time, set to 0 and to 1."""
     report = report_in(done[1]).to_dict()
-    check_figures(Report.model_validate(report), "report.json", OutputError)
+    check_figures(Report.model_validate(report), "report.json")
     refused, accepted = 0, set()
     for (*way, last), number in numbers(report):
         place = report
@@ -354,7 +355,7 @@ def test_a_number_that_was_changed_is_refused(done):
         for other in {0, 1} - {number}:
             place[last] = other
             try:
-                check_figures(Report.model_validate(report), "report.json", OutputError)
+                check_figures(Report.model_validate(report), "report.json")
             except (OutputError, ValueError):
                 refused += 1
             else:
@@ -368,7 +369,7 @@ def test_what_contradicts_itself_is_not_published(done):
     report = report_in(done[1]).to_dict()
     report["edits"][0]["extraction"]["baseline"]["exact_match"]["rate"] = 0.0
     with pytest.raises(OutputError) as refusal:
-        publication(report, Path("report.json"))
+        check_report(report, Path("report.json"))
     assert str(refusal.value) == (
         "report.json: contradicts itself: edits.extraction.baseline.exact_match.rate is 0, and 0.5 "
         "follows from the rest; evaluate again, or remove it"
@@ -439,7 +440,9 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
         assert second.tasks[name].metrics.keys() == task.metrics.keys()
     assert second.extraction == first.extraction
     assert second.passed is None
-    assert all(row["prefix"] and row["suffix"] for row in second.passages)
+    texts = [*map(json.loads, (work / "again" / "passages.jsonl").read_text().splitlines())]
+    assert {row["hash"] for row in texts} == {row["hash"] for row in second.passages}
+    assert all(row["prefix"] and row["suffix"] for row in texts)
     assert second.verdict in outcome.stdout
     assert str(work / "again" / "report.html") in outcome.stdout
 

@@ -22,7 +22,7 @@ from cli.exporting import evaluate_exports
 from evals.evaluation.materials import Materials
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
-from evals.publication.report import publication
+from evals.publication.report import check_report
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 
@@ -61,7 +61,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert again.code == 0, again.stderr
     for found in (done.json["evaluation"], json.loads((out / "report.json").read_text())):
-        assert publication(found, out)[0] == found, "push takes what evaluate says"
+        assert check_report(found, out).to_dict() == found, "push takes what evaluate says"
     assert "report and model card brought up to date" in again.stderr
     beside = (out / "report.json").read_bytes()
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
@@ -210,7 +210,7 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         assert edit["extraction"]["paired"]["forgotten"] > 100
         assert edit["relation"] == "source"
         assert blocks in (None, edit["edit"]["drop_attn"])
-        assert publication(report, page)[0] == report
+        assert check_report(report, page).to_dict() == report
     assert edit["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
     assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0
     before = snapshot(tmp_path / "attn-surgery-demo")

@@ -22,7 +22,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from cli.commands.whole.mitigate import command
 from cli.config import config_of
 from evals.evaluation.report import read_report
-from evals.publication.report import publication
+from evals.publication.report import check_report
 from surgery.proof.verification import verify
 
 
@@ -127,7 +127,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
         "All passages, including those that chose an edit" in (done[1] / "report.html").read_text()
     )
 
-    publication(report.to_dict(), done[1] / "report.json")  # push takes it
+    check_report(report.to_dict(), done[1] / "report.json")  # push takes it
     assert attn_surgery("verify", done[1]).code == 0
 
     plan = ("--plan", work / "out-search" / "plan.json", "--output", tmp_path / "again")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class AttackPlan:
         return Samples(self.unrelated, self.samples.prefix_length, names, "held-out text")
 
     @property
-    def control_kind(self) -> str:
+    def control_kind(self) -> Literal["text", "non-members"]:
         return "text" if self.samples.trained_on.all() else "non-members"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ PASSAGE = (
     "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
     "nll", "count", "member", "baseline",
 )  # fmt: skip
-"""What a report shows of a row, and what is published of it."""
+"""What a report shows of a row."""
 
 
 def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
@@ -103,22 +104,25 @@ def read_front(path: Path) -> list[FrontPoint]:
         ]
 
 
-def passages_of(
-    before: Measured | None, after: Measured | None, tokenizer: Any = None
-) -> list[dict[str, Any]]:
-    """Rows that tell most: those the base recites, and of these the ones still recited, first.
-
-    With `tokenizer` they hold their text.
-    """
+def passages_of(before: Measured | None, after: Measured | None) -> list[dict[str, Any]]:
+    """Rows that tell most: those the base recites, and of these the ones still recited, first."""
     if before is None or after is None:
         return []
 
     def recited(row: dict[str, Any]) -> tuple[bool, bool, int]:
         return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
 
-    found = sorted(rows(after.test, baseline=before.test, tokenizer=tokenizer), key=recited)
-    shown = (*PASSAGE, "prefix", "suffix")
-    return [{key: row[key] for key in shown if key in row} for row in found[:MOST_PASSAGES]]
+    found = sorted(rows(after.test, baseline=before.test), key=recited)
+    return [{key: row[key] for key in PASSAGE if key in row} for row in found[:MOST_PASSAGES]]
+
+
+def texts_of(test: Measured | None, tokenizer: Any, hashes: Container[str]) -> list[dict[str, Any]]:
+    """`id`, `hash`, `prefix` and `suffix` of the passages with these hashes, as text."""
+    if test is None or tokenizer is None:
+        return []
+    shown = ("id", "hash", "prefix", "suffix")
+    found = (row for row in rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
+    return [{key: row[key] for key in shown} for row in found]
 
 
 def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:

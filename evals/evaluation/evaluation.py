@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import compare_scores
-from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of
+from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of, texts_of
 from evals.evaluation.gates import limit_of
 from evals.evaluation.headline import RELATIONS, write_sentences
 from evals.evaluation.materials import Materials
@@ -40,11 +41,15 @@ from surgery.hub.resolved import ResolvedModel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The report, and lm-eval's own results of the base and of every edit."""
+    """The report, and lm-eval's own results of the base and of every edit.
+
+    `texts`: those of the passages that the report shows, if they were asked for; never in it.
+    """
 
     report: Report
     base_runs: dict[str, TaskRun]
     edited_runs: list[dict[str, TaskRun]]
+    texts: list[dict[str, Any]] = field(default_factory=list)
 
     def alone(self, place: int) -> Evaluation:
         """The evaluation of one of the edits, for the folder of its model."""
@@ -104,7 +109,10 @@ def evaluate(
         ),
         commands=[],
     )
-    return Evaluation(write_sentences(report), before.runs, [after.runs for after in results])
+    hashes = {row["hash"] for edit in report.edits for row in edit.passages}
+    texts = texts_of(before.test, before.tokenizer, hashes) if request.show_text else []
+    runs = [after.runs for after in results]
+    return Evaluation(write_sentences(report), before.runs, runs, texts)
 
 
 def _model(model: ResolvedModel, found: ModelResults) -> MeasuredModel:
@@ -135,7 +143,7 @@ def _compare_models(
         all_passages=_of_all(before, after, left),
         gates=[],
         edit=edit_of(manifest) if manifest else None,
-        passages=passages_of(tests[0], tests[1], before.tokenizer if request.show_text else None),
+        passages=passages_of(*tests),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from evals.benchmarks.running import write_results
@@ -9,10 +10,12 @@ from evals.evaluation.card import shown_on_card
 from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.page import pages
 from surgery.card.file import refresh_card
-from surgery.output import known_by, publish, staging_in, write_text
+from surgery.output import known_by, publish, staging_in, write_lines, write_text
 from surgery.record.manifest import REPORTS, UNLISTED
 
-owned = known_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED)
+TEXTS = "passages.jsonl"
+"""The texts of passages, where they were asked for: beside the report, and never published."""
+owned = known_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -21,6 +24,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     made = {REPORTS[0]: report.to_text(), **pages(report.to_dict())}
     for name, text in made.items():
         write_text(folder / name, text)
+    if evaluation.texts:
+        write_lines(folder / TEXTS, map(json.dumps, evaluation.texts))
     several = len(report.edits) > 1
     runs = {"base": (report.base.name, evaluation.base_runs)}
     for place, (edit, run) in enumerate(zip(report.edits, evaluation.edited_runs, strict=True), 1):

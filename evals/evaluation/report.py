@@ -15,7 +15,7 @@ from evals.attacks.result import Audit, Shares
 from evals.evaluation.request import EvaluationRequest
 from evals.samples.held_back import Chose
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Record, TextSource
+from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 from surgery.untrusted import guard, parse_json
 
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
@@ -33,7 +33,7 @@ class Metric(Record):
     difference: float
     ci95: tuple[float, float]
     p_value: float
-    test: str
+    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
     outcome: Outcome
     verdict: str
     n: int
@@ -53,12 +53,12 @@ class Metric(Record):
 class TaskResult(Metric):
     """A task: its main metric's figures at the top, and those of all its metrics below."""
 
-    metric: str
-    metrics: dict[str, Metric]
-    description: str | None = None
+    metric: Word
+    metrics: dict[Word, Metric]
+    description: Line | None = None
     num_fewshot: int
     batch_size: int
-    version: str | None = None
+    version: Word | None = None
 
 
 class Mean(Record):
@@ -68,13 +68,13 @@ class Mean(Record):
 
 class MeanDifference(Mean):
     p_value: float
-    test: str
+    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
 
 
 class HeldOut(Record):
     """Loss on text that was not trained on, in nats per token, lower being better."""
 
-    kind: str
+    kind: Literal["text", "non-members"]
     n: int
     base: Mean
     edited: Mean
@@ -154,7 +154,7 @@ class FrontPoint(Record):
 class MeasuredModel(Record):
     """A model that was measured: its name as typed, its content, and how it was run."""
 
-    name: str
+    name: Line
     size: ModelSize
     provenance: dict[str, Any]
 
@@ -170,7 +170,7 @@ class EditReport(MeasuredModel):
     verdict: str
     passed: bool | None
     chose: Chose
-    tasks: dict[str, TaskResult]
+    tasks: dict[Word, TaskResult]
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
@@ -187,10 +187,10 @@ class Provenance(Record):
     `controls`: the held-out text, each file with its hash; a lab model's own by the lab's name.
     """
 
-    seeds: dict[str, int]
-    versions: dict[str, str]
+    seeds: dict[Word, int]
+    versions: dict[Word, Word]
     baseline_from_cache: bool
-    samples_sha256: str | None = None
+    samples_sha256: Sha256 | None = None
     controls: list[TextSource] = Field(default_factory=list)
 
 
@@ -202,7 +202,7 @@ class Report(Record):
     """
 
     schema_version: Literal[4] = 4
-    created: str
+    created: Word
     base: MeasuredModel
     edits: list[EditReport] = Field(min_length=1)
     front: list[FrontPoint] = Field(default_factory=list)

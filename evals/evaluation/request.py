@@ -28,7 +28,7 @@ class EvaluationRequest(Measuring):
     - Gates: `max_drop`: task or pattern → the most that it may lose; `max_extraction`: the highest
       rate of passages recited; `max`: attack → the highest rate recovered.
     - `front`: a search's JSON, for the picture of the trade-off.
-    - `no_cache`: run the base's benchmarks again. `show_text`: the report holds text of passages.
+    - `no_cache`: run the base's benchmarks again. `show_text`: write the passages' texts, too.
     """
 
     models: tuple[str, ...] = Field(min_length=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Control:
     `tokens`: int32 [M, T], the rows.
     """
 
-    kind: str
+    kind: Literal["text", "non-members"]
     nll: Scores
     tokens: Tokens
 

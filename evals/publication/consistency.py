@@ -6,40 +6,25 @@ a rate is its count over n, an interval follows from both, and a difference from
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from evals.benchmarks.running import SEEDS
 from evals.evaluation.comparing import concluded, outcome_of, resolution_of
 from evals.evaluation.gates import limit_of
 from evals.memorization.membership import is_overcorrected
 from evals.statistics import SEED, Interval, discordant, mcnemar, paired_difference, wilson
-from surgery.selection import Part, blocks_of, variant_name, variants_by_head
 
 _MIDDLES = ("mean", "value", "difference", "auc", "rate")
 _SHARES = ("next_token_accuracy", "extraction_strength")
 _SUMS = (*_SHARES, "suffix_nll")
-_CLOSE = 1e-6  # relative: sums in another order, and other versions of scipy
 
 
-class Difference(NamedTuple):
-    """`path`: keys, with dots; what a report says there, and what follows from the rest of it."""
-
-    path: str
-    said: Any
-    made: Any
-
-    def __str__(self) -> str:
-        if isinstance(self.made, int | float) and isinstance(self.said, int | float):
-            return f"{self.path} is {self.said:.6g}, and {self.made:.6g} follows from the rest"
-        return f"{self.path} is not what follows from the rest"
-
-
-def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
+def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report in which everything that follows from other figures is computed from them.
 
     `report`: as `Report.to_dict` gives it. Of an untouched one it is the same, but for roundings.
+    What a report says of the edit is compared with its manifest instead.
     Raises ValueError, KeyError and the like for what is no report.
     """
     made: dict[str, Any] = _figures(report)
@@ -88,32 +73,7 @@ def _edit_report(
         made["audit"] = _audit(made["audit"], settings)
     if said["heldout"] is not None:
         made["heldout"] = _heldout(made["heldout"], extraction)
-    if said["edit"] is not None:
-        made["edit"] = _edit(said["edit"])
     return made
-
-
-def differing(said: Any, made: Any, path: tuple[str, ...] = ()) -> Iterator[Difference]:
-    """Where two reports differ by more than a rounding."""
-    if isinstance(said, Mapping) and isinstance(made, Mapping) and said.keys() == made.keys():
-        for key in said:
-            yield from differing(said[key], made[key], (*path, key))
-    elif _is_list(said) and _is_list(made) and len(said) == len(made):
-        for one, other in zip(said, made, strict=True):
-            yield from differing(one, other, path)
-    elif not _equal(said, made):
-        yield Difference(".".join(path), said, made)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, float) or isinstance(other, float):
-        numbers = isinstance(one, int | float) and isinstance(other, int | float)
-        return numbers and math.isclose(one, other, rel_tol=_CLOSE, abs_tol=1e-9)
-    return type(one) is type(other) and one == other
 
 
 def _figures(value: Any, n: int = 0) -> Any:
@@ -341,17 +301,3 @@ def _heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> d
     made["difference"] = difference
     made["resolution"] = resolution_of(1.0)
     return {**made, "outcome": _outcome({**made, **difference, "difference": difference})}
-
-
-def _edit(edit: dict[str, Any]) -> dict[str, Any]:
-    """The lists that follow from its parts. Earlier edits may have freed other blocks."""
-    parts = [Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit["parts"]]
-    made = {**edit, "blocks": list(blocks_of(parts)), "variant": variant_name(parts)}
-    made["num_blocks"] = max(edit["num_blocks"], *(part.block + 1 for part in parts))
-    if not edit["earlier_edits"]:
-        made["attention_free"] = {
-            str(block): variant_name([part for part in parts if part.block == block])
-            for block, heads in variants_by_head(parts).items()
-            if len(heads) == edit["num_heads"]
-        }
-    return made

@@ -21,7 +21,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.evaluation.conclusions import edit_of, read_front
-from evals.publication.report import publication
+from evals.publication.report import check_report
 from evals.samples import load_samples
 from hostile.victims import model
 from surgery.card.facts import facts
@@ -193,7 +193,7 @@ def read_published(path: Path) -> object:
     """As push reads a report."""
     report = read_json(path, needed=True)
     with guard(OutputError, "is no report", path):
-        return publication(report, path)
+        return check_report(report, path)
 
 
 def dump(value: object) -> bytes:

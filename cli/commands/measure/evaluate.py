@@ -48,7 +48,11 @@ if TYPE_CHECKING:
 @overwrite_option
 @running_options
 @click.option("--no-cache", is_flag=True, help="Run the base's benchmarks again.")
-@click.option("--show-text", is_flag=True, help="Put the passages' text into the report.")
+@click.option(
+    "--show-text",
+    is_flag=True,
+    help="Write the texts of passages that the report shows, in a file of their own.",
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -111,7 +115,6 @@ def _attach(found: Evaluation, place: int, folder: Path) -> None:
             report.edits[place].relation != "source"
         ),
         "of the benchmarks only a part was measured (--limit)": report.settings.limit is not None,
-        "this report shows the text of passages": report.settings.show_text,
     }
     if any(reasons.values()):
         reason = next(reason for reason, holds in reasons.items() if holds)
