@@ -1,38 +1,99 @@
-"""Rotary positions, as config.json gives them in the spellings of many library versions."""
+"""Rotary positions, as config.json gives them in the spellings of many library versions.
+
+A head's first dimensions are rotated in pairs; pair m turns by θ_m radians per position, and
+θ_m = base^(-2m / rotated dimensions) unless the positions are scaled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from surgery.errors import CheckpointError
+import numpy as np
+import numpy.typing as npt
 
-_NUMBERS = {  # key in `rope_parameters`, at the top level; least, most, the library's default
-    "share": ("partial_rotary_factor", "rotary_pct", 0, 1, 0.25),
-    "base": ("rope_theta", "rotary_emb_base", 1, 1e30, 10_000),
+from surgery.errors import CheckpointError, MarginError
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+_NUMBERS = {  # key in `rope_parameters`, at the top level; least, most
+    "share": ("partial_rotary_factor", "rotary_pct", 0, 1),
+    "base": ("rope_theta", "rotary_emb_base", 1, 1e30),
 }
 
 
-def rotary_kind(config: Mapping[str, Any]) -> str:
-    """ "default", or how positions are scaled. Raises `CheckpointError` for what is no object."""
-    scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
-    kinds = [given.get(key) for given in (scaling, rope) for key in ("rope_type", "type")]
-    kind = next((kind for kind in kinds if kind is not None), "default")
-    if kind == "default" and scaling and (rope or set(scaling) - {"rope_type", "type"}):
-        kind = "default, with more"  # new versions of the library heed it, and old ones do not
-    return str(kind)[:50]
+@dataclass(frozen=True)
+class Rotary:
+    """What an architecture does with the rotary keys of config.json.
+
+    - `share`, `base`: the library's defaults; `partial`: whether config.json can name a share.
+    - `scalings`: the kinds of scaled positions that the stock layout can be proved for.
+    - `full_every`: parameters are given by the type of a block (sliding or full attention), and
+      every so many blocks attend fully where `layer_types` does not say; 0: one set for all blocks.
+    """
+
+    share: float = 1.0
+    base: float = 10_000
+    partial: bool = False
+    scalings: tuple[str, ...] = ("linear", "llama3", "yarn")
+    full_every: int = 0
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of config.json that are read."""
+        yield from ("rope_parameters", "rope_scaling", "rope_theta", "head_dim")
+        if self.partial:
+            yield from ("partial_rotary_factor",)
+        if self.full_every:
+            yield "layer_types"
+
+    def layer_type(self, config: Mapping[str, Any], block: int) -> str | None:
+        """Which of several sets of parameters a block uses; None where there is one set."""
+        if not self.full_every:
+            return None
+        types = config.get("layer_types")
+        if types is None:
+            return SLIDING if (block + 1) % self.full_every else FULL
+        if not (isinstance(types, list) and block < len(types) and types[block] in (SLIDING, FULL)):
+            raise CheckpointError(
+                "'layer_types' does not say how every block attends",
+                where="config.json",
+                expected=f"a list of {SLIDING} and {FULL}, one for each block",
+                got=repr(types)[:50],
+            )
+        return str(types[block])
 
 
-def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, float]:
-    """How many of a head's dimensions are rotated, and the base of the frequencies.
+@dataclass(frozen=True)
+class Positions:
+    """The rotary positions of one block: `dimensions` of a head are rotated.
+
+    `kind` is "default" or the way in which positions are scaled, by `parameters`.
+    """
+
+    kind: str
+    dimensions: int
+    base: float
+    parameters: Mapping[str, Any]
+
+
+def rotary_positions(
+    config: Mapping[str, Any], rotary: Rotary, head_size: int, layer_type: str | None = None
+) -> Positions:
+    """What config.json says of a block's positions.
 
     **Raises:** `CheckpointError` for values that make no sense, or that library versions would read
     differently.
     """
-    rope = _mapping(config, "rope_parameters")
+    scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
+    if layer_type is not None:
+        rope = _mapping(rope, layer_type)
+        scaling = scaling if layer_type == FULL else {}
     found: dict[str, float] = {}
-    for name, (inside, outside, least, most, default) in _NUMBERS.items():
-        every = (rope.get(inside), config.get(inside), config.get(outside))
+    for name, (inside, outside, least, most) in _NUMBERS.items():
+        default = getattr(rotary, name)
+        every = (rope.get(inside), scaling.get(inside), config.get(inside), config.get(outside))
         given = [value for value in every if value is not None]
         value = given[0] if given else default
         if type(value) not in (int, float) or not least <= value <= most:
@@ -48,6 +109,13 @@ def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, fl
                 "they take",
                 where="config.json",
                 got=" and ".join(repr(v)[:50] for v in given),
+            )
+        if name == "share" and not rotary.partial and value != 1:
+            raise CheckpointError(
+                "this architecture rotates all dimensions of a head",
+                where="config.json",
+                expected="a rotary share of 1",
+                got=value,
             )
         found[name] = value
     if config.get("head_dim") not in (None, head_size):
@@ -65,7 +133,109 @@ def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, fl
             expected=f"a rotary share below 1 for heads of {head_size}",
             got=found["share"],
         )
-    return dimensions, float(found["base"])
+    kind = _kind(scaling, rope, exact=not rotary.scalings)
+    parameters = {
+        "max_position_embeddings": config.get("max_position_embeddings"),
+        **(scaling or rope),
+    }
+    return Positions(kind, dimensions, float(found["base"]), parameters)
+
+
+def _kind(scaling: Mapping[str, Any], rope: Mapping[str, Any], *, exact: bool) -> str:
+    """`exact`: any scaling that comes with a kind "default" counts, as old versions heed it."""
+    kinds = [given.get(key) for given in (scaling, rope) for key in ("rope_type", "type")]
+    kind = next((kind for kind in kinds if kind is not None), "default")
+    more = set(scaling) - {"rope_type", "type"}
+    if kind == "default" and scaling and (rope or more):
+        kind = "default, with more"  # new versions of the library heed it, and old ones do not
+    elif scaling and rope and not exact and _plain(scaling) != _plain(rope):
+        kind = f"{kind}, given twice"
+    return str(kind)[:50]
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in ("type", "rope_theta")}
+
+
+def frequencies(positions: Positions, rotary: Rotary) -> tuple[npt.NDArray[np.float64], float]:
+    """θ_m, radians per position, [pairs], and the factor that rotated queries and keys grow by.
+
+    **Raises:** `MarginError` for a scaling that cannot be proved, or whose parameters are missing.
+    """
+    kind, size = positions.kind, positions.dimensions
+    theta = positions.base ** -(np.arange(0, size, 2, dtype=np.float64) / max(size, 1))
+    if kind == "default":
+        return theta, 1.0
+    if kind not in rotary.scalings:
+        raise MarginError(
+            f"rotary scaling {kind!r} is not supported by the stock layout",
+            where="config.json",
+            expected=" or ".join(("default rotary positions", *rotary.scalings)),
+            fix="use `layout=compact`",
+        )
+    try:
+        return _SCALED[kind](theta, positions)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise MarginError(
+            f"the parameters of rotary scaling {kind!r} make no sense",
+            where="config.json",
+            got=f"{type(error).__name__}: {error}"[:80],
+            fix="use `layout=compact`",
+        ) from error
+
+
+Scaled = tuple[npt.NDArray[np.float64], float]
+
+
+def _linear(theta: npt.NDArray[np.float64], positions: Positions) -> Scaled:
+    return theta / float(positions.parameters["factor"]), 1.0
+
+
+def _llama3(theta: npt.NDArray[np.float64], positions: Positions) -> Scaled:
+    """Long waves slow down by the factor, short ones stay, and those between are interpolated."""
+    given = positions.parameters
+    factor, low, high = (
+        float(given[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    turns = _original(given) * theta / (2 * math.pi)
+    smooth = ((turns - low) / (high - low)).clip(0, 1)
+    return (1 - smooth) * theta / factor + smooth * theta, 1.0
+
+
+def _yarn(theta: npt.NDArray[np.float64], positions: Positions) -> Scaled:
+    """As llama3, between two pairs; queries and keys grow by the attention factor."""
+    given, size = positions.parameters, positions.dimensions
+    factor, original = float(given["factor"]), _original(given)
+
+    def pair_of(turns: float) -> float:
+        waves = math.log(original / (turns * 2 * math.pi))
+        return size * waves / (2 * math.log(positions.base))
+
+    low, high = pair_of(given.get("beta_fast") or 32), pair_of(given.get("beta_slow") or 1)
+    if given.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    ramp = ((np.arange(size // 2) - low) / ((high - low) or 0.001)).clip(0, 1)
+    attention = given.get("attention_factor")
+    if attention is None:
+        scale, all_dims = given.get("mscale"), given.get("mscale_all_dim")
+        attention = _mscale(factor, 1)
+        if scale and all_dims:
+            attention = _mscale(factor, scale) / _mscale(factor, all_dims)
+    return theta / factor * ramp + theta * (1 - ramp), float(attention)
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
+
+
+def _original(given: Mapping[str, Any]) -> float:
+    """The positions before scaling."""
+    key = "original_max_position_embeddings"
+    return float(given.get(key) or given["max_position_embeddings"])
+
+
+_SCALED = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def _undone(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Te
         shape = () if rule is None or rule.shape is None else rule.shape
         infos[name] = TensorInfo(name, result.dtype, tuple(sizes[size] for size in shape))
     edits = block_edits(edit.parts, result.dimensions)
-    return layout_of(edit.layout).source_config(result.config, family, edits), infos
+    layout, added = layout_of(edit.layout), edit.changed.added
+    return layout.source_config(result.config, family, edits, added), infos
 
 
 def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
@@ -121,6 +122,6 @@ def _unknown(dimensions: Dimensions) -> Fit:
     def unknown(*shape: int) -> Array:
         return np.broadcast_to(np.float32(math.nan), shape)
 
-    heads, size = dimensions.num_heads, dimensions.head_size
-    weight = unknown(heads, size, dimensions.d)
+    heads, size, d = dimensions.num_heads, dimensions.head_size, dimensions.d
+    weight = unknown(heads, size, d)
     return Fit(unknown(heads, size), weight, unknown(heads, size), ridge=math.nan, r2=math.nan)

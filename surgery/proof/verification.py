@@ -256,7 +256,8 @@ class _Proof:
 
     def tensors(self) -> str:
         for plan in self.plans:
-            check_repeats(plan, self.result, self.result.read, {"rewrite"})
+            actions = {"rewrite"} if plan.layout.NAME == "compact" else {"rewrite", "add"}
+            check_repeats(plan, self.result, self.result.read, actions)
         hot = self.manifest.edit.one_hot
         if hot is None:
             return "hold what the layout puts there"
