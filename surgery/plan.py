@@ -175,9 +175,7 @@ def make_plan(
 def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Selection:
     """The selection that a specification or a selection names, checked against a model's size."""
     if isinstance(drop_attn, str):
-        return parse_selection(
-            drop_attn, variant, size.num_blocks, size.num_heads, size.num_groups
-        )
+        return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads, size.num_groups)
     return checked(drop_attn, size.num_blocks, size.num_heads)
 
 

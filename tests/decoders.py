@@ -16,7 +16,7 @@ import transformers
 
 from surgery.families import FAMILIES, Family
 
-BLOCKS, HEADS, GROUPS, SIZE, D = 3, 4, 2, 64, 96
+BLOCKS, HEADS, GROUPS, SIZE, D = 3, 4, 2, 64, 128
 _COMMON: dict[str, Any] = {
     "attention_dropout": 0.0,
     "bos_token_id": 0,

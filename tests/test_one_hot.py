@@ -20,7 +20,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from surgery.errors import CheckpointError, MarginError
 from surgery.families.gpt_neox import GPT_NEOX
-from surgery.families.rotary import Rotary, frequencies, rotary_positions
+from surgery.families.rotary import Rotary, rotary_positions
+from surgery.layouts.frequencies import frequencies
 from surgery.layouts.one_hot import UNDERFLOW, OneHot, one_hot
 
 # model: head size, rotary share, worst gap measured for the model before
@@ -82,7 +83,10 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LONG = {  # config.json beside head_dim, and positions
     "Llama 3.1": ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, 131_072),
     "Qwen2.5": ({"rope_theta": 1e6}, 32_768),
-    "Qwen2.5, yarn": ({"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}}, 131_072),
+    "Qwen2.5, yarn": (
+        {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        131_072,
+    ),
     "linear": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 4096),
 }
 

@@ -41,7 +41,9 @@ GPT_NEOX = Family(
         TensorRule(_B + "post_attention_layernorm.weight", ("d",)),
         TensorRule(_B + "post_attention_layernorm.bias", ("d",)),
         TensorRule(_B + "attention.query_key_value.weight", ("3d", "d"), "query_key_value_weight"),
-        TensorRule(_B + "attention.query_key_value.bias", ("3d",), "query_key_value_bias", when=_BIASED),
+        TensorRule(
+            _B + "attention.query_key_value.bias", ("3d",), "query_key_value_bias", when=_BIASED
+        ),
         TensorRule(_B + "attention.dense.weight", ("d", "d"), "output_weight"),
         TensorRule(_B + "attention.dense.bias", ("d",), "output_bias", when=_BIASED),
         TensorRule(_B + "attention.bias", None, "attention_buffer", True),

@@ -58,9 +58,7 @@ class Layout(Protocol):
     ) -> tuple[Change, ...]:
         """Which tensors of a block change, from names and shapes alone."""
 
-    def with_switched(
-        self, changes: Sequence[Change], inventory: Stored, /
-    ) -> tuple[Change, ...]:
+    def with_switched(self, changes: Sequence[Change], inventory: Stored, /) -> tuple[Change, ...]:
         """The changes of all blocks, and what else they bring with them in any block."""
 
     def compute(

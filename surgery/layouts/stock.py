@@ -32,10 +32,11 @@ import numpy as np
 
 from surgery.errors import MarginError, UnsupportedError
 from surgery.families import Dimensions, Family, Role, Switch
-from surgery.families.rotary import frequencies, rotary_positions
+from surgery.families.rotary import rotary_positions
 from surgery.layouts.block import Array, Block, Part
 from surgery.layouts.change import Change, Stored
 from surgery.layouts.edit import BlockEdit
+from surgery.layouts.frequencies import frequencies
 from surgery.layouts.one_hot import OneHot
 from surgery.layouts.one_hot import one_hot as find_one_hot
 from surgery.layouts.storage import Storage, store
@@ -79,6 +80,12 @@ def _affine_refusal(
             "itself alone",
             fix=_saved_as(family) or _FIX + ("" if family.rotary else " or mean"),
         )
+    if family.qk_norm is not None and not edit.whole:
+        return UnsupportedError(
+            f"all heads of block {edit.block} share the norm of queries and keys, and some still "
+            "attend",
+            fix=f"name the whole block, {edit.block}, or take `variant=zero` or mean",
+        )
     groups = [heads for heads in edit.groups if edit.of_kind("affine", heads)]
     for heads in groups:
         left = [head for head in heads if head not in edit.variants]
@@ -96,12 +103,6 @@ def _affine_refusal(
                 f"cannot be {' and '.join(sorted(names))} at once",
                 fix="give all of them one variant",
             )
-    if family.qk_norm is not None and not edit.whole:
-        return UnsupportedError(
-            f"all heads of block {edit.block} share the norm of queries and keys, and some still "
-            "attend",
-            fix=f"name the whole block, {edit.block}, or take `variant=zero` or mean",
-        )
     clip = config.get(family.clip) if family.clip else None
     if clip is not None and any(v.KIND == "affine" and v.FITTED for v in edit.variants.values()):
         return UnsupportedError(
@@ -176,9 +177,7 @@ def _remembered(
 
 
 def _storage(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> Storage:
-    return store(
-        edit, one_hot=one_hot is not None, all_together=block.family.qk_norm is not None
-    )
+    return store(edit, one_hot=one_hot is not None, all_together=block.family.qk_norm is not None)
 
 
 def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Change, ...]:

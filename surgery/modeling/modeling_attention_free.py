@@ -81,7 +81,8 @@ class AttentionFreeConfig:
         types = getattr(config, "layer_types", None)
         if types is None or len(set(types)) == 1:
             return config
-        order = sorted(range(len(types)), key=lambda block: str(block) in self.attention_free_blocks)
+        gone = getattr(self, "attention_free_blocks", {})  # not there while this is made
+        order = sorted(range(len(types)), key=lambda block: str(block) in gone)
         config = copy.copy(config)
         config.layer_types = [types[block] for block in order]
         return config
