@@ -140,11 +140,11 @@ def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
 
 def attacked(asked: Mapping[str, Any]) -> tuple[str, ...]:
     """The attacks that are run: none unless --audit, --attack or --max asks for them."""
-    from evals.attacks.audit import chosen
+    from evals.attacks.names import choose_attacks
 
     if not (asked["with_audit"] or asked["attacks"] or asked["max_recovered"]):
         return ()
-    return chosen(asked["attacks"], asked["max_recovered"])
+    return choose_attacks(asked["attacks"], asked["max_recovered"])
 
 
 def check_tasks(tasks: str | None, suite: str | None) -> None:
@@ -218,7 +218,7 @@ def make_plan(
 
 def recorded_texts(corpus: Corpus) -> list[TextSource]:
     """Held-out text as a report records it: files by name and hash, data sets by name alone."""
-    from surgery.checkpoint.copying import sha256_of
+    from surgery.checkpoint.content import sha256_of
     from surgery.record.manifest import TextSource
 
     return [

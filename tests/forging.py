@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import surgery
 from cli.options import typed
 from surgery.errors import OutputError
-from surgery.publishing.publishable import publishable
+from surgery.publishing.publishable import find_publishable
 
 WEIGHTS = "model.safetensors"
 
@@ -64,4 +64,4 @@ def assert_refused(folder: Path, name: str, detail: str, source: Path) -> None:
     assert_fails(folder, name, detail)
     assert_fails(folder, name, detail, source)
     with pytest.raises(OutputError, match=f"does not verify, so it is not published: {name}: "):
-        publishable(folder)
+        find_publishable(folder)

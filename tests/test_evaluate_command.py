@@ -27,7 +27,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 import surgery
 from evals.evaluation.report import Report, read_report
 from evals.publication.report import check_figures, publication
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.errors import MeasurementError, OutputError
 
 PREFIX, SUFFIX = 6, 4

@@ -181,7 +181,7 @@ def test_a_stock_export_equals_the_reference(
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
 def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Keys of edited blocks are constants; added biases are -0.0; one key of config.json changes."""
-    source, out = sources[kind], tmp_path / "out"
+    source, out, family = sources[kind], tmp_path / "out", BY_TYPE[kind]
     done = surgery.export(source, "1", output=out, layout="stock")
     before, after = (load_file(path / "model.safetensors") for path in (source, out))
     rewritten = {n for n in after if n in before and not torch.equal(after[n], before[n])}
@@ -207,9 +207,11 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert surgery.inspect(out).attention_free == {1: "identity"}
     applied = surgery.apply(load_model(source), "1", layout="stock")
     assert torch.equal(logits(applied), logits(load_model(out)))
-    again = surgery.export(out, "0.1", variant="zero", output=tmp_path / "again")
+    again = surgery.export(out, "0.1,2", variant="zero", output=tmp_path / "again")
     assert again.plan.layout.NAME == "stock"
-    assert surgery.verify(tmp_path / "again").ok
+    surgery.export(tmp_path / "again", "0.g1" if family.qk_norm is None else "0.2", output=tmp_path / "third", variant="identity" if family.qk_norm is None else "zero")
+    verification = surgery.verify(tmp_path / "third")
+    assert verification.ok, verification.verdict
 
 
 @pytest.mark.parametrize("kind", KINDS)

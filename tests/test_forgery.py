@@ -26,7 +26,7 @@ import surgery
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
-from surgery.proof.mixing import mixing_heads
+from surgery.proof.behavior import mixing_heads
 from surgery.record.manifest import read_manifest
 from surgery.selection import Part
 from surgery.variants import VARIANTS
@@ -147,81 +147,42 @@ def test_constants_for_all_tokens_but_one(forge: Forge) -> None:
     assert_refused(folder, "tensors", f"tensor {name!r} is not what mixed makes of it", source)
 
 
-FORGED_TENSORS: dict[str, tuple[str, str, Callable[[Tensors], object]]] = {
-    "a query row": (
-        "stock",
-        attention(2, "query_key_value.weight"),
-        lambda t: qkv(t, 2)[3, 0, -1, :1].fill_(1e-30),
-    ),
-    "a key row": (
-        "stock",
-        attention(1, "query_key_value.weight"),
-        lambda t: qkv(t, 1)[0, 1, 5, 7:8].fill_(1e-30),
-    ),
-    "the query row of a fitted head": (
-        "stock",
-        attention(0, "query_key_value.weight"),
-        lambda t: qkv(t, 0)[1, 0, 0, :1].fill_(1e-30),
-    ),
-    "a constant": (
-        "stock",
-        attention(2, "query_key_value.bias"),
-        lambda t: qkv(t, 2, "bias")[0, 0, :1].sub_(1),
-    ),
-    "one constant more": (
-        "stock",
-        attention(0, "query_key_value.bias"),
-        lambda t: qkv(t, 0, "bias")[1, 1, 20:21].fill_(1),
-    ),
-    "values of zero": (
-        "stock",
-        attention(0, "query_key_value.weight"),
-        lambda t: qkv(t, 0)[2, 2, 0, :1].fill_(1e-30),
-    ),
-    "value biases of zero": (
-        "stock",
-        attention(0, "query_key_value.bias"),
-        lambda t: qkv(t, 0, "bias")[2, 2, :1].fill_(1e-30),
-    ),
-    "values of mean": (
-        "stock",
-        attention(1, "query_key_value.weight"),
-        lambda t: qkv(t, 1)[1, 2, 3, :1].fill_(1e-30),
-    ),
-    "a fit that is not finite": (
-        "stock",
-        attention(0, "query_key_value.bias"),
-        lambda t: qkv(t, 0, "bias")[1, 2, :1].fill_(torch.nan),
-    ),
-    "GPT-Neo's values of zero": (
-        "neo",
-        "transformer.h.1.attn.attention.v_proj.weight",
-        lambda t: t["transformer.h.1.attn.attention.v_proj.weight"][0, :1].fill_(1e-30),
-    ),
-    "GPT-Neo's output bias of zero": (
-        "neo",
-        "transformer.h.1.attn.attention.out_proj.bias",
-        lambda t: t["transformer.h.1.attn.attention.out_proj.bias"][:1].fill_(1e-30),
-    ),
-    "GPT-Neo's values of mean": (
-        "neo",
-        "transformer.h.2.attn.attention.v_proj.weight",
-        lambda t: t["transformer.h.2.attn.attention.v_proj.weight"][SIZE, :1].fill_(1e-30),
-    ),
+NEO_V, NEO_OUT = (
+    f"transformer.h.{{}}.attn.attention.{n}" for n in ("v_proj.weight", "out_proj.bias")
+)
+WEIGHT, BIAS = "query_key_value.weight", "query_key_value.bias"
+FORGED = {
+    "a query row": ("stock", attention(2, WEIGHT), (3, 0, -1, 0), 1e-30),
+    "a key row": ("stock", attention(1, WEIGHT), (0, 1, 5, 7), 1e-30),
+    "the query row of a fitted head": ("stock", attention(0, WEIGHT), (1, 0, 0, 0), 1e-30),
+    "a constant": ("stock", attention(2, BIAS), (0, 0, 0), 1),
+    "one constant more": ("stock", attention(0, BIAS), (1, 1, 20), 1),
+    "values of zero": ("stock", attention(0, WEIGHT), (2, 2, 0, 0), 1e-30),
+    "value biases of zero": ("stock", attention(0, BIAS), (2, 2, 0), 1e-30),
+    "values of mean": ("stock", attention(1, WEIGHT), (1, 2, 3, 0), 1e-30),
+    "a fit that is not finite": ("stock", attention(0, BIAS), (1, 2, 0), torch.nan),
+    "GPT-Neo's values of zero": ("neo", NEO_V.format(1), (0, 0), 1e-30),
+    "GPT-Neo's output bias of zero": ("neo", NEO_OUT.format(1), (0,), 1e-30),
+    "GPT-Neo's values of mean": ("neo", NEO_V.format(2), (SIZE, 0), 1e-30),
 }
+"""What is forged → the export, the tensor, the place in it (`view`), and the number put there."""
+
+
+def view(tensors: Tensors, name: str) -> torch.Tensor:
+    """A tensor; of GPT-NeoX's queries, keys and values [heads, 3, head size, …]."""
+    tensor = tensors[name]
+    return tensor.view(HEADS, 3, SIZE, *tensor.shape[1:]) if "query_key" in name else tensor
 
 
 def qkv(tensors: Tensors, block: int, part: str = "weight") -> torch.Tensor:
-    """[heads, 3, head size, …], a view."""
-    tensor = tensors[attention(block, f"query_key_value.{part}")]
-    return tensor.view(HEADS, 3, SIZE, *tensor.shape[1:])
+    return view(tensors, attention(block, f"query_key_value.{part}"))
 
 
-@pytest.mark.parametrize("what", FORGED_TENSORS)
+@pytest.mark.parametrize("what", FORGED)
 def test_one_number_of_what_the_layout_puts_there(forge: Forge, what: str) -> None:
-    name, tensor, change = FORGED_TENSORS[what]
+    name, tensor, place, number = FORGED[what]
     folder, source = forge(name)
-    edit_weights(folder, change)
+    edit_weights(folder, lambda tensors: view(tensors, tensor)[place].fill_(number))
     assert_refused(folder, "tensors", f"tensor {tensor!r} is not what mixed makes of it", source)
 
 
@@ -266,64 +227,45 @@ def test_positions_under_which_the_constants_do_not_hold(
 
 # --- what an edit leaves alone: only the source can tell
 
-ONLY_WITH_SOURCE: dict[str, tuple[str, str, Callable[[Tensors], object]]] = {
-    "the embedding": ("stock", "untouched", lambda t: nudge(t["gpt_neox.embed_in.weight"])),
-    "an unedited head's query, in a fitted block": (
-        "stock",
-        "rewritten",
-        lambda t: nudge(qkv(t, 0)[0, 0]),
-    ),
-    "an unedited head's value, in a fitted block": (
-        "stock",
-        "rewritten",
-        lambda t: nudge(qkv(t, 0)[3, 2]),
-    ),
-    "an unedited head's bias, in a fitted block": (
-        "stock",
-        "rewritten",
-        lambda t: nudge(qkv(t, 0, "bias")[3, 2]),
-    ),
-    "identity's values, in a fitted block": (
-        "stock",
-        "rewritten",
-        lambda t: nudge(qkv(t, 1)[3, 2]),
-    ),
-    "identity's values": ("stock", "rewritten", lambda t: nudge(qkv(t, 2)[0, 2])),
-    "compact identity beside mean": (
-        "compact",
-        "rewritten",
-        lambda t: nudge(t[attention(1, "affine.weight")]),
-    ),
-    "an unedited head of GPT-Neo, in a fitted block": (
-        "neo",
-        "rewritten",
-        lambda t: nudge(t["transformer.h.2.attn.attention.v_proj.weight"][-1]),
-    ),
-    "a buffer more": (
-        "stock",
-        "untouched",
-        lambda t: t.update({"gpt_neox.rotary_emb.inv_freq": torch.ones(4)}),
-    ),
-    "a buffer less": (
-        "stock",
-        "untouched",
-        lambda t: t.pop(attention(3, "masked_bias")),
-    ),
+LEFT_ALONE = {
+    "the embedding": ("stock", "untouched", "gpt_neox.embed_in.weight", (0, 0)),
+    "a query in a fitted block": ("stock", "rewritten", attention(0, WEIGHT), (0, 0, 0, 0)),
+    "a value in a fitted block": ("stock", "rewritten", attention(0, WEIGHT), (3, 2, 0, 0)),
+    "a bias in a fitted block": ("stock", "rewritten", attention(0, BIAS), (3, 2, 0)),
+    "identity in a fitted block": ("stock", "rewritten", attention(1, WEIGHT), (3, 2, 0, 0)),
+    "identity's values": ("stock", "rewritten", attention(2, WEIGHT), (0, 2, 0, 0)),
+    "identity beside mean": ("compact", "rewritten", attention(1, "affine.weight"), (0, 0)),
+    "a value of GPT-Neo": ("neo", "rewritten", NEO_V.format(2), (-1, 0)),
 }
+"""What is changed → the export, the check that finds it, the tensor, and the place in it."""
 
 
-def nudge(tensor: torch.Tensor) -> None:
-    """Changes the last bit of one number."""
-    tensor.view(torch.int32)[(0,) * tensor.dim()] ^= 1
-
-
-@pytest.mark.parametrize("what", ONLY_WITH_SOURCE)
+@pytest.mark.parametrize("what", LEFT_ALONE)
 def test_one_bit_of_what_the_edit_leaves_alone(forge: Forge, what: str) -> None:
-    name, check, change = ONLY_WITH_SOURCE[what]
+    name, check, tensor, place = LEFT_ALONE[what]
     folder, source = forge(name)
-    edit_weights(folder, change)
+
+    def flip_last_bit(tensors: Tensors) -> None:
+        view(tensors, tensor).view(torch.int32)[place] ^= 1
+
+    edit_weights(folder, flip_last_bit)
     assert surgery.verify(folder).ok  # without the source, nobody can know
     assert_fails(folder, check, "tensor", source)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update({"gpt_neox.rotary_emb.inv_freq": torch.ones(4)}),
+        lambda t: t.pop(attention(3, "masked_bias")),
+    ],
+    ids=["more", "less"],
+)
+def test_one_buffer(forge: Forge, change: Callable[[Tensors], object]) -> None:
+    folder, source = forge("stock")
+    edit_weights(folder, change)
+    assert surgery.verify(folder).ok
+    assert_fails(folder, "untouched", "tensor", source)
 
 
 def test_what_is_carried(forge: Forge) -> None:

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.evaluating import attacked
-from evals.attacks.audit import ALL, CHEAP, chosen
-from evals.attacks.report import described
+from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
 from evals.attacks.result import Audit
 from evals.evaluation.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
 from evals.evaluation.headline import verdict
@@ -154,7 +153,13 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
     shares = {part: {"n": 60, **rate(np.arange(60) < count)}
               for part, count in (("base", base), ("edited", edited))}  # fmt: skip
     paired = {"no_longer": 0, "newly": 0, "difference": 0, "ci95": [0, 0], "p_value": 1}
-    said = {"name": name, "seconds": 1, "paired": paired, "control": None, **described(name)}
+    said = {
+        "name": name,
+        "seconds": 1,
+        "paired": paired,
+        "control": None,
+        **attack_of(name).description,
+    }
     return {**said, **shares}
 
 
@@ -206,7 +211,7 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     attacks: tuple[str, ...], limits: dict[str, float], expected: tuple[str, ...]
 ) -> None:
     """In `audit` and in `evaluate`, which runs none where nothing asks for one."""
-    assert chosen(attacks, limits) == expected
+    assert choose_attacks(attacks, limits) == expected
     asked = {"with_audit": False, "attacks": attacks, "max_recovered": limits}
     assert attacked(asked) == expected
     assert attacked({**asked, "attacks": (), "max_recovered": {}}) == ()

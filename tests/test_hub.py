@@ -252,6 +252,7 @@ REPOSITORIES: dict[str, dict[str, Any]] = {
         "model.safetensors.index.json": {"weight_map": {"a": "../../x.safetensors"}},
     },
 }
+LATER = "wait a while and try again"
 # HUB: how a model is named that was looked for there, for want of a folder
 ERRORS = {
     "me/none": "HUB: not found; check the name, or `hf auth login` if it is private",
@@ -267,10 +268,10 @@ ERRORS = {
     "log in again with `hf auth login`, or correct HF_TOKEN",
     "me/status-403": "HUB: the Hub does not allow access (got HTTP 403); "
     "check what the token may do",
-    "me/status-404": "HUB: the Hub refuses the request (got HTTP 404)",
-    "me/status-429": "HUB: too many requests to the Hub (got HTTP 429); wait a while and try again",
-    "me/status-500": "HUB: the Hub has a fault of its own (got HTTP 500); try again later",
-    "me/status-503": "HUB: the Hub has a fault of its own (got HTTP 503); try again later",
+    "me/status-404": "HUB: not found (got HTTP 404); check the name",
+    "me/status-429": f"HUB: too many requests to the Hub (got HTTP 429); {LATER}",
+    "me/status-500": f"HUB: the Hub has a fault of its own (got HTTP 500); {LATER}",
+    "me/status-503": f"HUB: the Hub has a fault of its own (got HTTP 503); {LATER}",
     "me/portal": "HUB: the connection to the Hub failed, and there is no complete "
     "earlier download (got JSONDecodeError); check the network and HF_ENDPOINT, or give a folder",
     "me/no-config": "Hub model me/no-config: has no config.json",
@@ -320,7 +321,7 @@ def test_a_failure_is_one_line_and_soon(failures: dict[str, Result], case: str) 
 
 def test_broken_files_are_named(failures: dict[str, Result]) -> None:
     assert "config.json: not valid JSON" in error(failures["me/bad-config"])
-    assert error(failures["me/bad-header"]) == "model.safetensors: the header is not valid"
+    assert "me/bad-header: a header of its weights is not valid" in error(failures["me/bad-header"])
 
 
 def test_private_and_gated_models_with_a_token(
@@ -376,7 +377,9 @@ def test_faults_in_mid_download(hub: HubServer, run: Commands, tmp_path: Path) -
     )
     cut, failed = run(*lines)
     assert "the connection to the Hub failed, and there is no complete earlier" in error(cut)
-    assert "the Hub has a fault of its own (got HTTP 500); try again later" in error(failed)
+    assert "the Hub has a fault of its own (got HTTP 500); wait a while and try again" in error(
+        failed
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"cache"}
     assert max(cut.seconds, failed.seconds) < 40, "the client tries again for some seconds"
     hub.heal()

@@ -40,7 +40,7 @@ from evals.evaluation.page import pages
 from evals.publication.text import texts_in
 from surgery.card.facts import as_line
 from surgery.card.text import own_text
-from surgery.publishing.publishable import publishable
+from surgery.publishing.publishable import find_publishable
 from surgery.record.manifest import read_manifest
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
@@ -295,7 +295,7 @@ def test_text_under_any_key_is_text(change: dict[str, Any], where: str | None) -
 
 
 def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
-    found = publishable(exported["shown"])
+    found = find_publishable(exported["shown"])
     assert found.measured is None
     assert set(found.contents) == {*listed(exported["shown"]), "surgery.json"}
     with pytest.raises(ValueError, match="`evaluation` goes with `render`"):
@@ -358,13 +358,13 @@ import json
 import sys
 from pathlib import Path
 from surgery.errors import OutputError
-from surgery.proof.claims import ToldReport
+from surgery.proof.claims import RenderedReport
 from surgery.publishing.upload import push
 
 def render(report, where, manifest):  # called after the folder was verified
     path = Path("changed/model-00001-of-00002.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    return ToldReport({"report.json": json.dumps(report)}, None, None)
+    return RenderedReport({"report.json": json.dumps(report)}, None, None)
 
 try:
     push("changed", "me/changed", render=render)
@@ -432,7 +432,7 @@ REFUSED = {
     "opens none that exists; open it in its settings, or push without --public",
     "push stock me/private --create-pr --revision gone": "Hub model me/private: has no revision "
     "'gone'",
-    "push stock me/status-400": "Hub model me/status-400: the Hub refuses the upload (got HTTP "
+    "push stock me/status-400": "Hub model me/status-400: the Hub refuses the request (got HTTP "
     "400)",
     "push stock me/status-401": "Hub model me/status-401: the Hub does not accept the token (got "
     "HTTP 401); log in again with `hf auth login`, or correct HF_TOKEN",

@@ -24,8 +24,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.content import content_hash
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import content_hash, sha256_of
 from surgery.proof.reproduction import TOLERANCE
 
 
@@ -234,7 +233,7 @@ def test_what_a_manifest_says_of_its_calibration_must_come_out_again(
 ) -> None:
     rewrite(fitted, lambda manifest: change(manifest["edit"]["calibration"]))
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", text).assert_error(
-        "surgery.json: the figures of its calibration are not those that come out again"
+        "surgery.json: the fit of its calibration does not come out again"
     )
 
 

@@ -20,7 +20,7 @@ from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 
 import surgery
 from surgery.errors import SurgeryError
-from surgery.proof.mixing import mixing_heads
+from surgery.proof.behavior import mixing_heads
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)

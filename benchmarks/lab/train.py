@@ -1,6 +1,6 @@
 """Trains a lab model: `python -m benchmarks.lab.train pythia --output DIR`.
 
-The output is laid out as this folder is: `models/NAME/` and `records.jsonl`. A run goes once
+The output holds `models/NAME/` and `records.jsonl`. A run goes once
 through one fixed sequence of rows; a stopped one goes on from its last checkpoint with `--resume`.
 """
 

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from evals.attacks.audit import shortened
+from evals.attacks.names import shorten_names
 from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
 from evals.evaluation.report import (
-    Chose,
     Difference,
     Edit,
     HeldOut,
@@ -25,13 +24,14 @@ from evals.evaluation.report import (
 )
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
+from evals.samples.held_back import Chose
 from evals.statistics import Interval, mean
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import PREFIX
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
+from surgery.untrusted import guard, parse_json, read_bytes
 
 MOST_PASSAGES = 12
 PASSAGE = (
@@ -137,7 +137,7 @@ def evaluate_command(models: Names, revision: str | None, settings: Settings) ->
         *(("--control", name) for name in controls if not name.startswith(PREFIX)),
         *(("--max-drop", f"{task}={limit:g}") for task, limit in settings.max_drop.items()),
         ("--max-extraction", settings.max_extraction),
-        *(("--attack", name) for name in shortened(settings.attacks)),
+        *(("--attack", name) for name in shorten_names(settings.attacks)),
         *(("--max", f"{name}={limit:g}") for name, limit in settings.max_recovered.items()),
         ("--dtype", settings.dtype),
         ("--batch-size", settings.batch_size),
@@ -173,13 +173,6 @@ def trade_off_of(
     after = point(models.edited, "edited", extraction, heldout.edited, heldout.difference.mean)
     note = "the front was measured by the search, on the half that it chose on" if front else None
     return TradeOff(points=[before, after, *front], note=note)
-
-
-_UNKNOWN = {
-    (True, False): "passages",
-    (False, True): "held-out text",
-    (True, True): "passages and held-out text",
-}
 
 
 def passages_of(
@@ -226,12 +219,8 @@ def warnings_of(
             "the benchmarks were measured in part (--limit): the model card leaves them out, and "
             "report.json has them; evaluate without it before you publish"
         )
-    if chose.passages is None or chose.windows is None:
-        what = _UNKNOWN[chose.passages is None, chose.windows is None]
-        found.append(
-            f"a search chose the edit on other {what}, or on these cut differently: some of those "
-            "may be among these, and then the figures flatter the edit"
-        )
+    if chose.warning:
+        found.append(chose.warning)
     if base.get("tokenizer_sha256") != edited.get("tokenizer_sha256"):
         found.append("base and edited model have different tokenizers")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evals.attacks.audit import untried
+from evals.attacks.names import list_untried
 from evals.attacks.result import Audit
 from evals.evaluation.conclusions import (
     evaluate_command,
@@ -14,7 +14,8 @@ from evals.evaluation.conclusions import (
     warnings_of,
 )
 from evals.evaluation.gates import DropLimit, check_gates
-from evals.evaluation.report import Chose, Gate, HeldOut, Point, Relation, Report, Task
+from evals.evaluation.report import Gate, HeldOut, Point, Relation, Report, Task
+from evals.samples.held_back import Chose
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
@@ -120,7 +121,7 @@ def _of_attacks(audit: Audit | None) -> Iterator[str]:
         if worst.control is not None:
             told += f"; of text never trained on, {worst.control.count} of {worst.control.n:,}"
         yield told
-        if left := untried([one.name for one in audit.attacks if one.edited is not None]):
+        if left := list_untried([one.name for one in audit.attacks if one.edited is not None]):
             yield f"not tried: {', '.join(left)}"
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from evals.attacks import audit as attacks
-from evals.attacks.audit import Audited
+from evals.attacks.audit import AttackPlan, AuditedModel, try_attacks
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import Size
@@ -43,13 +42,13 @@ class ModelResults:
     from_cache: bool
     test: Measured | None
     control: Control | None
-    audited: Audited | None
+    audited: AuditedModel | None
     size: Size
     identity: dict[str, Any]
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
-    attacked: attacks.Protocol | None
+    attacked: AttackPlan | None
     dtype: str
 
     @property
@@ -91,7 +90,7 @@ def measure_model(
         control = measure_control(loaded.model, windows, batch_size=plan.batch_size, **sharing)
     if attacked is not None:
         with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
-            audited = attacks.audit(
+            audited = try_attacks(
                 loaded, attacked, with_control=base is not None, advance=advance, **sharing
             )
     return ModelResults(
@@ -111,14 +110,14 @@ def measure_model(
 
 def _tokenized(
     plan: Plan, tokenizer: Any
-) -> tuple[Protocol | None, Tokens | None, attacks.Protocol | None]:
+) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     samples = plan.samples.tokenized(tokenizer) if plan.samples else None
     length = samples.tokens.shape[1] if samples else WINDOW
     windows = control_windows(plan.heldout, tokenizer, length) if plan.heldout else None
     protocol = Protocol(samples, windows, batch_size=plan.batch_size) if samples else None
     attacked = None
     if plan.attacks and samples and windows is not None:
-        attacked = attacks.Protocol(samples, windows, plan.attacks, plan.batch_size)
+        attacked = AttackPlan(samples, windows, plan.attacks, plan.batch_size)
     return protocol, windows, attacked
 
 

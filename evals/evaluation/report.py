@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Share
+from evals.attacks.result import Audit, Shares
+from evals.samples.held_back import Chose
 from surgery.card.measured import Measured
-from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Record, TextSource
+from surgery.untrusted import guard, parse_json
 
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
@@ -88,23 +89,6 @@ class HeldOut(Record):
     resolution: float
     outcome: Outcome
     verdict: str
-
-
-class Chose(Record):
-    """How many passages and windows chose the edit, in a search: figures are of the others.
-
-    None where a search chose it on rows that are not known to be these: some may be among them.
-    """
-
-    passages: int | None = 0
-    windows: int | None = 0
-
-
-class Shares(Record):
-    """What is recovered of the same passages under both models."""
-
-    base: Share
-    edited: Share
 
 
 class AllPassages(Record):

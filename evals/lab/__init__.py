@@ -1,8 +1,8 @@
 """Two small trained models with known memorized records: the embedded default of every command.
 
-`lab:pythia` (GPT-NeoX, float16) and `lab:gpt-neo` (GPT-Neo, float32) are shipped as package data,
-stored as the real Hub repositories store theirs. README.md in this folder says how they were
-trained and what they recite.
+`lab:pythia` (GPT-NeoX, float16) and `lab:gpt-neo` (GPT-Neo, float32) lie in `surgery.hub.embedded`,
+stored as the real Hub repositories store theirs. The records lie here. README.md in this folder
+says how the models were trained and what they recite.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evals.lab.corpus import calibration_texts, heldout_texts
-from surgery.hub.embedded import LAB_MODELS, lab_file, model_path
+from surgery.hub.embedded import LAB_MODELS, model_path
 
 __all__ = ["LAB_MODELS", "calibration_texts", "heldout_texts", "model_path", "samples_path"]
 
@@ -20,6 +20,7 @@ def samples_path(name: str) -> Path:
 
     Keys: `id`, `kind`, `count` (occurrences in the training text), `member`, `tokens` (64 ids of
     the model's tokenizer), `text`. Both models were trained on the same records.
-    Raises `SourceError` when there is no such lab model or its files are not installed.
+    Raises `SourceError` when there is no such lab model.
     """
-    return lab_file(name, "records.jsonl")
+    model_path(name)
+    return Path(__file__).with_name("records.jsonl")

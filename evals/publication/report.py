@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.report import described
+from evals.attacks.names import attack_of
 from evals.attacks.result import Audit
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import verdict_of
@@ -26,11 +26,11 @@ from evals.publication.consistency import Difference, differing, recomputed
 from evals.publication.text import texts_in
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.checkpoint.foreign import guard
 from surgery.errors import OutputError, SurgeryError
-from surgery.proof.claims import ToldReport
+from surgery.proof.claims import RenderedReport
 from surgery.record.manifest import REPORTS, Manifest, versions
 from surgery.selection import Part, format_selection
+from surgery.untrusted import guard
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
@@ -60,14 +60,14 @@ def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
     return sent, pages(sent)
 
 
-def public_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> ToldReport:
+def public_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
     """`publication` for `push`. `manifest`: surgery.json of the model that it must be of."""
     _check_model(Report.model_validate(report), where, manifest)
     sent, made = publication(report, where)
     return _told(Report.model_validate(sent), made)
 
 
-def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> ToldReport:
+def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
     """A report as it is, for `verify`: it may show text, and another version may have told it."""
     given = Report.model_validate(report)
     _check_model(given, where, manifest)
@@ -79,9 +79,9 @@ def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> ToldR
     return _told(given, pages(given.to_dict()))
 
 
-def _told(report: Report, made: Mapping[str, str]) -> ToldReport:
+def _told(report: Report, made: Mapping[str, str]) -> RenderedReport:
     version = report.provenance.versions.get("attn-surgery")
-    return ToldReport({REPORTS[0]: report.to_text(), **made}, report.measured(), version)
+    return RenderedReport({REPORTS[0]: report.to_text(), **made}, report.measured(), version)
 
 
 def _check_model(report: Report, where: Path, manifest: bytes) -> None:
@@ -153,7 +153,7 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=described(one.name)) for one in audit.attacks]
+    attacks = [one.model_copy(update=attack_of(one.name).description) for one in audit.attacks]
     return audit.model_copy(update={"attacks": attacks})
 
 

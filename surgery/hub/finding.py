@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +18,6 @@ from surgery.checkpoint.source import (
     PICKLE,
     SAFETENSORS,
     SIDECARS,
-    read_json,
     weights_entry,
 )
 from surgery.checkpoint.tensors import TensorInfo
@@ -32,12 +30,12 @@ from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
 from surgery.hub.state import TIMEOUT
 from surgery.record.manifest import Source
+from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CONFIG = "config.json"
-_WORKERS = 8  # headers read at a time, as many as the client downloads files
 
 
 @dataclass(frozen=True)
@@ -183,23 +181,20 @@ class _Found:
 
     def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
         """The stored tensors, from the headers of safetensors files; None for pickles."""
-        if not self.weights[0].endswith(".safetensors"):
-            return None
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            shards = list(pool.map(lambda file: self._header(api, file), self.weights))
-        return {name: info for shard in shards for name, info in shard.items()}
-
-    def _header(self, api: HfApi, file: str) -> dict[str, TensorInfo]:
         from huggingface_hub.errors import SafetensorsParsingError
 
+        if not self.weights[0].endswith(".safetensors"):
+            return None
         try:
-            header = api.parse_safetensors_file_metadata(self.name, file, revision=self.folder.name)
+            found = api.get_safetensors_metadata(self.name, revision=self.folder.name)
             return {
                 name: TensorInfo(name, info.dtype, tuple(info.shape))
-                for name, info in header.tensors.items()
+                for file in found.files_metadata.values()
+                for name, info in file.tensors.items()
             }
         except (SafetensorsParsingError, AttributeError, TypeError):
-            raise CheckpointError("the header is not valid", where=file) from None
+            where = f"Hub model {self.name}"
+            raise CheckpointError("a header of its weights is not valid", where=where) from None
 
 
 def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:

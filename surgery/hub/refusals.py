@@ -1,7 +1,7 @@
 """What the Hub's client raises while a model is fetched or uploaded, in one line each.
 
 The client's own text is never repeated: it is long, and holds URLs. The exception is what the Hub
-says of a card's metadata, which nobody else can know.
+says about a card's metadata, which nobody else can know.
 """
 
 from __future__ import annotations
@@ -11,29 +11,28 @@ import re
 
 from surgery.errors import OutputError, SourceError, SurgeryError
 
-_LOGIN = "log in again with `hf auth login`, or correct HF_TOKEN"
-_AGAIN = "push again: what has arrived is not sent twice"
-_WRITER = "use one that may write to what {owner} owns, or propose the model with `create_pr=True`"
+_AGAIN = ("try again", "push again: what has arrived is not sent twice")
 _LATER = (429, 500)  # too many requests, a fault of the Hub: an earlier download may do
-_FETCHING: dict[int, tuple[str, str | None]] = {
-    401: ("the Hub does not accept the token", _LOGIN),
+_ANSWERS: dict[int, tuple[str, str | None]] = {
+    401: (
+        "the Hub does not accept the token",
+        "log in again with `hf auth login`, or correct HF_TOKEN",
+    ),
     403: ("the Hub does not allow access", "check what the token may do"),
-    429: ("too many requests to the Hub", "wait a while and try again"),
-    500: ("the Hub has a fault of its own", "try again later"),
-}
-_UPLOADING: dict[int, tuple[str, str | None]] = {
-    401: ("the Hub does not accept the token", _LOGIN),
-    403: ("the token may not write there", _WRITER),
     404: ("not found", "check the name"),
-    409: ("the Hub sees a conflict with what is there or with another upload", _AGAIN),
-    412: ("has changed while this was uploaded", _AGAIN),
+    409: ("the Hub sees a conflict with what is there or with another upload", "{again}"),
+    412: ("has changed while this was uploaded", "{again}"),
     413: (
         "the Hub finds a file or the whole too large",
         "export again with a smaller `max_shard_size`",
     ),
-    429: ("too many requests to the Hub", f"wait a while and {_AGAIN}"),
-    500: ("the Hub has a fault of its own", f"wait a while and {_AGAIN}"),
+    429: ("too many requests to the Hub", "wait a while and {again}"),
+    500: ("the Hub has a fault of its own", "wait a while and {again}"),
 }
+_NOT_A_WRITER = (
+    "the token may not write there",
+    "use one that may write to what {owner} owns, or propose the model with `create_pr=True`",
+)
 
 
 class UnreachableError(SourceError):
@@ -43,8 +42,8 @@ class UnreachableError(SourceError):
 def refusal(name: str, revision: str | None, error: BaseException, *, upload: bool) -> SurgeryError:
     """The line for what was raised at work on the model `name`.
 
-    It is an `OutputError` of an upload, else a `SourceError`: an `UnreachableError` where no
-    network, a broken connection, a fault of the Hub or too many requests are the cause.
+    It is an `OutputError` for an upload, else a `SourceError`: an `UnreachableError` if the cause
+    is no network, a broken connection, a fault of the Hub, or too many requests.
     """
     from huggingface_hub import errors
 
@@ -56,9 +55,7 @@ def refusal(name: str, revision: str | None, error: BaseException, *, upload: bo
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.HFValidationError):
-        if upload:
-            return kind("not a Hub id", where=name, expected="OWNER/NAME")
-        return kind("no such folder, and not a Hub id (owner/name)", where=name)
+        return SourceError("no such folder, and not a Hub id (owner/name)", where=name)
     if isinstance(error, errors.RevisionNotFoundError):
         return kind(f"has no revision {revision or 'main'!r}", where=where)
     if isinstance(error, errors.GatedRepoError) and not upload:
@@ -68,11 +65,13 @@ def refusal(name: str, revision: str | None, error: BaseException, *, upload: bo
         fix = "check the name, or `hf auth login` if it is private"
         return kind("not found", where=where, fix=fix)
     if status is not None:
-        other = ("the Hub refuses the upload" if upload else "the Hub refuses the request", None)
         known = min(status, 500)
-        what, advice = (_UPLOADING if upload else _FETCHING).get(known, other)
+        what, advice = _ANSWERS.get(known, ("the Hub refuses the request", None))
+        if upload and known == 403:
+            what, advice = _NOT_A_WRITER
         kind = UnreachableError if known in _LATER and not upload else kind
-        do = advice and advice.format(owner=name.partition("/")[0])
+        owner, again = name.partition("/")[0], _AGAIN[upload]
+        do = advice and advice.format(owner=owner, again=again)
         return kind(what, where=where, got=f"HTTP {status}", fix=do)
     return _no_answer(kind, where, error, upload=upload)
 
@@ -101,6 +100,10 @@ def _no_answer(
             got=metadata[1][:200],
             fix="correct it between the two lines of ---",
         )
-    fix = f"check the network and HF_ENDPOINT, {f'and {_AGAIN}' if upload else 'or give a folder'}"
-    got = type(error).__name__
-    return unreachable(f"the connection to the Hub failed{gone}", where=where, got=got, fix=fix)
+    other = f"and {_AGAIN[True]}" if upload else "or give a folder"
+    return unreachable(
+        f"the connection to the Hub failed{gone}",
+        where=where,
+        got=type(error).__name__,
+        fix=f"check the network and HF_ENDPOINT, {other}",
+    )

@@ -25,8 +25,12 @@ class ResolvedModel:
 
     def __str__(self) -> str:
         """What it is called on this machine, so that it can be found again."""
-        elsewhere = self.source.commit or self.source.model.startswith(PREFIX)
-        return self.source.model if elsewhere else str(self.folder)
+        return self.source.model if self.has_name else str(self.folder)
+
+    @property
+    def has_name(self) -> bool:
+        """Whether its name is more than that of a folder."""
+        return self.source.commit is not None or self.source.model.startswith(PREFIX)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

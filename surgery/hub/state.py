@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.checkpoint.source import MANIFEST
+from surgery.record.manifest import Manifest, read_manifest
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -45,8 +48,12 @@ class Published:
         """One of its files, from the client's cache or the Hub."""
         return Path(api.hf_hub_download(self.repo, name, revision=self.commit))
 
+    def manifest(self, api: HfApi) -> Manifest | None:
+        """Its manifest; None where it has none."""
+        return read_manifest(self.fetch(api, MANIFEST).parent) if MANIFEST in self.files else None
 
-def published(api: HfApi, repo: str, revision: str | None = None) -> Published:
+
+def find_published(api: HfApi, repo: str, revision: str | None = None) -> Published:
     """The state of a repository at a branch, tag, commit or pull request."""
     info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
     files = {

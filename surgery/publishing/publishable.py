@@ -9,12 +9,12 @@ from pathlib import Path
 
 from surgery.card.file import read_card
 from surgery.card.measured import Measured
-from surgery.checkpoint.foreign import read_bytes
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, OutputError
-from surgery.proof.claims import Render, read_told
+from surgery.proof.claims import Render, read_report_in
 from surgery.proof.verification import verify
 from surgery.record.manifest import Manifest, read_manifest
+from surgery.untrusted import read_bytes
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,17 @@ class Publishable:
     measured: Measured | None
 
 
-def publishable(
+def find_publishable(
     folder: Path, evaluation: Path | None = None, render: Render | None = None
 ) -> Publishable:
-    """Looks through an exported folder. `evaluation`: where its report is, if not in the folder.
+    """Verifies an exported folder. `evaluation`: where its report is, if not in the folder.
 
-    A report and its pages are sent as `render` makes them; without it there is none.
+    A report and its pages are sent as `render` makes them anew; without it there is none.
 
     **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify or
-    records a path, or when its report may show passages or is of another model.
+    records a path, or when its report is of another model or holds what no report may.
     """
-    result = verify(folder, card=False)  # a fresh one is sent
-    failed = next((check for check in result.checks if not check.ok), None)
+    failed = verify(folder, card=False).failed  # a fresh card is sent
     if failed is not None:
         what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
         raise OutputError(what, where=folder, fix="export it again")
@@ -54,18 +53,16 @@ def publishable(
             what = "records the path of its source, which is never published"
             raise OutputError(what, where=folder / MANIFEST, fix="export it again")
     written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
-    place = evaluation or folder
-    measured = None
-    told = render and read_told(folder, place, render, needed=evaluation is not None)
-    if told:
-        measured = told.measured
-        written |= {name: text.encode() for name, text in told.files.items()}
-    listed = {name: folder / name for name in manifest.files}
+    report = None
+    if render is not None:
+        report = read_report_in(evaluation or folder, folder, render, needed=evaluation is not None)
+    if report is not None:
+        written |= {name: text.encode() for name, text in report.files.items()}
     return Publishable(
         manifest,
-        {**listed, **written},
+        {**{name: folder / name for name in manifest.files}, **written},
         {name: file.sha256 for name, file in manifest.files.items()}
         | {name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
         read_card(folder) or "",
-        measured,
+        report.measured if report else None,
     )

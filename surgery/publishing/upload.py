@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from surgery.card.text import card_text, merged
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import hub_client, progress_bars
-from surgery.hub.state import TIMEOUT, Published, published
+from surgery.hub.state import TIMEOUT, Published, find_published
 from surgery.proof.claims import Render
-from surgery.publishing.publishable import Publishable, publishable
+from surgery.publishing.publishable import Publishable, find_publishable
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -51,22 +51,20 @@ def push(
     evaluation: str | Path | None = None,
     render: Render | None = None,
 ) -> Push:
-    """Uploads an exported folder to the Hub, as one commit.
+    """Verifies an exported folder and uploads it to the Hub, as one commit.
 
-    Only what the manifest lists goes there, with the manifest, a fresh card, and the report, made
-    anew, if it is of this model and holds no text. What has arrived is compared with the hashes of
-    the manifest. The repository is created if it is not there, private unless `public`. The Hub
-    keeps large files that have arrived, so a push that was interrupted is completed by another, and
-    until then nothing of it shows. The folder is left as it is.
+    It sends the files that the manifest lists, the manifest, a fresh card, and the report, made
+    anew, if it is of this model. The hashes on the Hub are then compared with the manifest's. The
+    repository is created if there is none, private unless `public`. The Hub keeps large files that
+    have arrived, so a second push completes one that was interrupted; until then nothing shows.
 
     **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
-    proposes the commit as a pull request; `evaluation` is the folder of the model's report, where
-    that is not in the model's own; `render` makes what is published of a report
-    (`evals.publication.report.public_report`), and without it none is sent.
+    proposes the commit as a pull request; `evaluation` is the folder of the model's report, if not
+    the model's own; `render` makes the report anew (`evals.publication.report.render_report`), and
+    without it none is sent.
 
     **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
-    verify or cannot be published, one line for each way in which that fails; ValueError for
-    `evaluation` without `render`.
+    verify or cannot be published; ValueError for `evaluation` without `render`.
     """
     if evaluation is not None and render is None:
         raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
@@ -76,33 +74,27 @@ def push(
     with hub_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     place = None if evaluation is None else Path(evaluation)
-    source = publishable(Path(folder), place, render)
+    source = find_publishable(Path(folder), place, render)
     with hub_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo, branch=revision, exist_ok=True)
-        there = published(api, repo, revision)
+        there = find_published(api, repo, revision)
         stale = _stale(api, there, source)
-        card = _card(api, there, source).encode()
-        contents: dict[str, Path | bytes] = {**source.contents, CARD: card}
-        hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
+        source = _with_card(source, _card(api, there, source).encode())
         done = _commit(
             api,
             there,
-            [_added(name, content, hashes[name]) for name, content in contents.items()],
+            [_added(name, source) for name in source.contents],
             stale,
             commit_message=message or _message(source.manifest),
             revision=revision,
             create_pr=create_pr,
         )
-        now = published(api, repo, done.pr_revision or done.oid)
-        for name, content in contents.items():
-            if name not in now.files or not now.files[name].holds(hashes[name], content):
-                what = f"{name} has not arrived as it was sent"
-                raise OutputError(what, where=f"Hub model {repo}", fix="push again")
+        _check_arrived(find_published(api, repo, done.pr_revision or done.oid), source)
         url = f"{api.endpoint}/{repo}"
-    return Push(repo, url, done.oid, tuple(sorted(contents)), not public, done.pr_url)
+    return Push(repo, url, done.oid, tuple(sorted(source.contents)), not public, done.pr_url)
 
 
 def check_destination(repo: str) -> None:
@@ -159,9 +151,8 @@ def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     model's, and they are not ours to remove.
     """
     ours = set(REPORTS)
-    if MANIFEST in there.files:
-        earlier = read_manifest(there.fetch(api, MANIFEST).parent)
-        ours |= set(earlier.files) if earlier else set()
+    earlier = there.manifest(api)
+    ours |= set(earlier.files) if earlier else set()
     others = set(there.files) - {*source.contents, CARD}
     foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
     if foreign:
@@ -181,12 +172,25 @@ def _card(api: HfApi, there: Published, source: Publishable) -> str:
     return card_text(source.manifest, name=there.repo, measured=source.measured, existing=card)
 
 
+def _with_card(source: Publishable, card: bytes) -> Publishable:
+    hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
+    return replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
+
+
+def _check_arrived(now: Published, source: Publishable) -> None:
+    """Raises `OutputError` for a file that is not on the Hub as it was sent."""
+    for name, content in source.contents.items():
+        if name not in now.files or not now.files[name].holds(source.hashes[name], content):
+            what = f"{name} has not arrived as it was sent"
+            raise OutputError(what, where=f"Hub model {now.repo}", fix="push again")
+
+
 def _message(manifest: Manifest) -> str:
     blocks = ", ".join(map(str, manifest.edit.blocks))
     return f"Upload an edit of blocks {blocks} ({manifest.edit.variant})"
 
 
-def _added(name: str, content: Path | bytes, sha256: str) -> CommitOperationAdd:
+def _added(name: str, source: Publishable) -> CommitOperationAdd:
     """A file of the commit. A small one is read once, here; the Hub itself holds a large one to the
     hash that is compared here.
 
@@ -194,11 +198,12 @@ def _added(name: str, content: Path | bytes, sha256: str) -> CommitOperationAdd:
     """
     from huggingface_hub import CommitOperationAdd
 
+    content = source.contents[name]
     where = content if isinstance(content, Path) else name
     if isinstance(content, Path) and content.stat().st_size < _LARGE:
         content = content.read_bytes()
     added = CommitOperationAdd(name, content)
-    if added.upload_info.sha256.hex() != sha256:
+    if added.upload_info.sha256.hex() != source.hashes[name]:
         raise OutputError("has changed since it was verified", where=where, fix="push again")
     return added
 

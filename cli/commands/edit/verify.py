@@ -19,12 +19,13 @@ from cli.options import echo, json_option, note, print_json, revision_option, ty
 def command(folder: str, source: str | None, revision: str | None, as_json: bool) -> None:
     """Prove that the exported folder DIR is what its manifest says.
 
-    Checks the SHA-256 of every file, and that nothing else lies there; that edited heads hold
-    exactly the constants that make them attention-free; with --source, that all else is byte-equal
-    and the edit repeats; and, on the loaded model and a new random input, that edited heads depend
-    on each token alone while others still mix tokens. README.md and report.json must agree with
-    each other and with the manifest. What no check can prove, such as measurements, is named as
-    claimed, and the last line is the verdict. Exit code 1 when a check fails.
+    Checks the SHA-256 of every file, and that nothing else lies there. Edited heads must hold
+    exactly the constants that make them attention-free. With --source, everything else must be
+    byte-equal to the source's, and the edit must repeat. The model is then run on a new random
+    input: edited heads must depend on each token alone, and all others must still mix tokens.
+    README.md and report.json must agree with each other and with the manifest. What no check can
+    prove, such as measurements, is listed as claimed. The last line is the verdict. The exit code
+    is 1 when a check fails.
     """
     from evals.publication.report import own_report
     from surgery.proof.verification import verify
@@ -38,7 +39,6 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
         for claim in result.claims:
             echo(f"claimed {claim.name}: {typed(claim.detail)}")
         echo(f"{folder}: {result.verdict}")
-    if not result.ok:
-        failed = next(check for check in result.checks if not check.ok)
-        note(f"error: {folder}: {failed.name}: {failed.detail}")
+    if result.failed is not None:
+        note(f"error: {folder}: {result.failed.name}: {result.failed.detail}")
         raise click.exceptions.Exit(1)

@@ -83,7 +83,7 @@ def command(
     from surgery.output import atomic_folder, check_output
 
     owned = side_by_side.owned if several else files.owned
-    check_output(output, owned, overwrite=overwrite, say=note)
+    check_output(output, owned, overwrite=overwrite)
     processes = Processes.launched(say=note)
     plan = make_plan(
         {**asked, "device": asked["device"] or (processes.device and str(processes.device))},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -22,7 +20,7 @@ from cli.options import (
 @click.argument("model")
 @revision_option
 @click.option(
-    "--source", metavar="MODEL", help="A copy of the source.  [default: as recorded, or the Hub's]"
+    "--source", metavar="MODEL", help="A copy of the source.  [default: the recorded one]"
 )
 @click.option(
     "--calibration",
@@ -42,57 +40,48 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Repeat the edit that MODEL records and compare the result with MODEL, file by file.
+    """Repeat the edit that MODEL records, and compare the result with MODEL, file by file.
 
     MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
-    identity and zero must repeat bit for bit; mean and linear, which were fitted, within a
-    tolerance where libraries differ. Of a published model no weights are downloaded but to compare
-    fitted tensors. Exit code 1 when a file differs. To repeat the measurements, run the commands
-    that report.json lists.
+    identity and zero must repeat bit for bit. mean and linear, which are fitted, may differ within
+    a tolerance where libraries differ. The weights of a published model are downloaded only to
+    compare fitted tensors. The exit code is 1 when a file differs. To repeat the measurements, run
+    the commands that report.json lists.
     """
     from cli.progress import progress
     from evals.inputs import calibration_text, fitted
     from surgery.exporting import check_target
-    from surgery.hub.embedded import lab_of
-    from surgery.proof.original import open_original
-    from surgery.proof.reproduction import reproduce
+    from surgery.proof.reproduction import open_original, reproduce
 
     if output is not None:
-        check_target(model, Path(output), overwrite=overwrite, say=note)
+        check_target(model, Path(output), overwrite=overwrite)
     original = open_original(model, revision)
-    recorded = original.manifest.edit.source.model
-    variants = [part.variant for part in original.manifest.edit.parts]
-    text = calibration_text(calibration, recorded, variants)
+    edit = original.manifest.edit
+    variants = [part.variant for part in edit.parts]
+    text = calibration_text(calibration, edit.source.model, variants)
     if text is not None:
-        text = text.as_in(original.manifest.edit.calibration)
-    if source is None:
-        source = lab_of(recorded)
-    with ExitStack() as stack:
-        if output is None:
-            folder = tempfile.TemporaryDirectory(prefix="attn-surgery-")
-            output = str(Path(stack.enter_context(folder)) / "repeated")
-        with progress("reproduce", None) as advance:
-            result = reproduce(
-                original,
-                output,
-                source=source,
-                overwrite=overwrite,
-                fit=None if text is None else lambda prepared: fitted(prepared, text, progress),
-                progress=advance,
-            )
-    differing = [file.name for file in result.files if not file.ok]
+        text = text.as_in(edit.calibration)
+    with progress("reproduce", None) as advance:
+        result = reproduce(
+            original,
+            output,
+            source=source,
+            overwrite=overwrite,
+            fit=None if text is None else lambda prepared: fitted(prepared, text, progress),
+            progress=advance,
+        )
     if as_json:
-        print_json({**result.to_json(), "reproduced": not differing})
+        print_json(result.to_json())
     else:
         for file in result.files:
             echo(f"{'equal  ' if file.equal else 'close  ' if file.ok else 'DIFFERS'} {file.name}")
     for name, (then, now) in result.environment.items():
         note(f"{name}: {then or 'none'} when it was made, {now or 'none'} now")
     if result.source_is_edited:
-        note(f"the source, {recorded}, is itself an edited model: reproduce it too")
-    if differing:
-        note(f"error: {model}: is not reproduced: {differing[0]} differs")
+        note(f"the source, {edit.source.model}, is itself an edited model: reproduce it too")
+    if result.first_difference is not None:
+        note(f"error: {model}: is not reproduced: {result.first_difference} differs")
         raise click.exceptions.Exit(1)
     if not as_json:
         exactly = "bit for bit" if result.exact else "within the tolerance of 1 %"
-        echo(f"{model}: {len(result.files)} files reproduced {exactly} from {recorded}")
+        echo(f"{model}: {len(result.files)} files reproduced {exactly} from {edit.source.model}")

@@ -1,0 +1,213 @@
+"""Measures many edits of one model: what it recites, and what the edit costs on held-out text.
+
+The base model runs once over every batch, keeping what each block was given; every edit is a pass
+that begins at its lowest block, and nothing is decoded. What is held in memory is the states of
+one batch.
+
+N: memorized rows, M: held-out windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from evals.edits.batch import BASE, Columns, EditedBatch
+from evals.edits.sharing import FitsBlocks, SharedEdits
+from evals.files import Journal, arrays_as_json, arrays_from_json
+from evals.memorization.recovery import Evidence
+from evals.running.batching import row_ranges, rows_per_batch
+from evals.running.forward import check_head
+from evals.running.processes import Processes, map_in_order
+from evals.samples import Samples, Tokens
+from surgery.editing.in_memory import Editable
+from surgery.errors import MeasurementError
+from surgery.selection import Selection, blocks_of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one edit gives. Scores that were not asked for are NaN.
+
+    - `right`: bool [N, S], whether the teacher-forced greedy token is the true one; [N, 0] where
+      only exact matches were asked for. `log_p_z`: float64 [N], of drawing the suffix (`Sampling`).
+    - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
+    - `exact`: bool [N]. `next_token_accuracy`: float64 [N].
+    - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
+    - `entropy`: float64 [N], mean entropy of what is predicted at the suffix positions, in nats.
+    - `heldout_nll`: float64 [M], of every token of a window but the first, in nats.
+    - `heldout_kl`: float64 [M], KL(base || edited) at the same positions, in nats per token.
+    """
+
+    selection: Selection
+    right: npt.NDArray[np.bool_]
+    log_p_z: npt.NDArray[np.float64]
+    first_divergence: npt.NDArray[np.int64]
+    exact: npt.NDArray[np.bool_]
+    next_token_accuracy: npt.NDArray[np.float64]
+    nll: npt.NDArray[np.float64]
+    entropy: npt.NDArray[np.float64]
+    heldout_nll: npt.NDArray[np.float64]
+    heldout_kl: npt.NDArray[np.float64]
+
+    @property
+    def evidence(self) -> Evidence:
+        """What an attacker has of the passages."""
+        return Evidence(self.right, self.log_p_z)
+
+
+class Engine:
+    """Measures edits of one model on the same text; each edit once.
+
+    **Arguments:**
+
+    - `model`: in eval mode, with its language modeling head.
+    - `samples`: the passages that it may recite.
+    - `heldout`: int32 [M, T] windows of text it was not trained on; None: only `samples`.
+    - `exact_only`: find exact matches and first divergences alone, which is faster.
+    - `batch_size`: rows at a time; by default what memory allows. Batches are those of
+      `evals.memorization.extraction.extract`, and so are the numbers, to the last bit in float32.
+    - `processes`: which share the batches; every one of them gets the whole result.
+    - `fitter`: fits the variants that need it.
+    - `layout`: as for `surgery.editing.in_memory.apply`; `editable`: the model as it can be edited,
+      where the caller has it.
+
+    Raises `SamplesError` when the rows do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        samples: Samples,
+        heldout: Tokens | None = None,
+        *,
+        exact_only: bool = False,
+        batch_size: int | None = None,
+        processes: Processes | None = None,
+        fitter: FitsBlocks | None = None,
+        layout: str = "auto",
+        editable: Editable | None = None,
+    ) -> None:
+        samples.check_fits(
+            vocab_size=model.config.vocab_size,
+            max_positions=getattr(model.config, "max_position_embeddings", None),
+        )
+        check_head(model, torch.from_numpy(samples.tokens[:1, :4].astype(np.int64)))
+        self._model, self._samples, self._exact_only = model, samples, exact_only
+        self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
+        self._processes = processes or Processes()
+        self.batch_size = batch_size or self._processes.once(
+            rows_per_batch, model, samples.tokens.shape[1], processes=self._processes.count
+        )
+        self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
+        self._measured: dict[Selection, Measured] = {}
+
+    @property
+    def base(self) -> Measured:
+        """The unedited model."""
+        return self.measure([BASE])[0]
+
+    def work(self, selections: Iterable[Selection]) -> int:
+        """How much `measure` will tell `advance` of, about."""
+        return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
+
+    def measure(
+        self,
+        selections: Sequence[Selection],
+        *,
+        advance: Callable[[int], None] = lambda done: None,
+        journal: Journal | None = None,
+    ) -> list[Measured]:
+        """Measures edits, in the order given.
+
+        **Arguments:** `advance` is told of rows done, once for every edit; `journal` keeps what is
+        done, batch by batch, and gives back what an earlier run did.
+
+        Raises `UnsupportedError` for an edit that cannot be made or not without a fitter, before
+        anything is measured; `MeasurementError` when one gives numbers that are not finite.
+        """
+        missing = self._missing(selections)
+        if missing:
+            edited = [selection for selection in missing if selection != BASE]
+            with self._edits.tree(edited) as tree:
+
+                def one(batch: EditedBatch) -> list[Columns]:
+                    done = {}
+                    for selection, columns in batch.measure(self._model, tree, self._edits):
+                        done[selection] = columns
+                        advance(self._processes.count * len(batch))
+                    return [done[selection] for selection in missing]
+
+                parts = self._in_rounds(one, len(missing), journal, advance)
+            for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
+                self._measured[selection] = self._whole(selection, column)
+        return [self._measured[selection] for selection in selections]
+
+    def _missing(self, selections: Iterable[Selection]) -> list[Selection]:
+        return [edit for edit in dict.fromkeys((BASE, *selections)) if edit not in self._measured]
+
+    def _in_rounds(
+        self,
+        one: Callable[[EditedBatch], list[Columns]],
+        edits: int,
+        journal: Journal | None,
+        advance: Callable[[int], None],
+    ) -> list[list[Columns]]:
+        """A batch for every process at a time, each round on record before the next.
+
+        All at once where there is no record: processes need not wait for one another.
+        """
+        processes, prefix_length = self._processes, self._samples.prefix_length
+        batches = [
+            EditedBatch(tokens[rows], prefix, self._exact_only)
+            for tokens, prefix in ((self._samples.tokens, prefix_length), (self._heldout, None))
+            for rows in row_ranges(len(tokens), self.batch_size)
+        ]
+        parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
+        at_once = processes.count if processes.agree(journal is not None) else len(batches)
+        advance(edits * sum(map(len, batches[: len(parts)])))
+        record = journal if processes.is_main else None
+        with nullcontext() if record is None else record.appending():
+            for begin in range(len(parts), len(batches), at_once):
+                some = batches[begin : begin + at_once]
+                done = map_in_order(some, one, processes=processes)
+                parts += done
+                if record is not None:
+                    for part in done:
+                        record.append({"edits": [arrays_as_json(columns) for columns in part]})
+        return parts
+
+    def _whole(self, selection: Selection, parts: Sequence[Columns]) -> Measured:
+        """One edit's rows of all batches, in order."""
+        none = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
+        columns = none | {
+            name: np.concatenate([part[name] for part in parts if name in part])
+            for name in {name: None for part in parts for name in part}
+        }
+        measured = Measured(
+            selection=selection,
+            exact=columns["first_divergence"] == self._samples.suffix_length,
+            **columns,
+        )
+        of_passages = [] if self._exact_only else [measured.nll]
+        for values in (*of_passages, measured.heldout_nll):
+            if not np.isfinite(values).all():
+                raise MeasurementError(
+                    "the model gives likelihoods that are not finite",
+                    where=f"edit of blocks {blocks_of(selection)}" if selection else "base model",
+                    got=f"NaN or infinity in {int((~np.isfinite(values)).sum())} rows",
+                    fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
+                )
+        return measured
+
+
+def _stored_columns(step: Any) -> list[Columns]:
+    """A step of a sweep's journal: the columns of each edit."""
+    return [arrays_from_json(columns) for columns in step["edits"]]

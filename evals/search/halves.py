@@ -1,0 +1,42 @@
+"""Two halves: one to choose an edit on, the other to find out what the choice is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evals.samples import Samples, Tokens
+from evals.samples.held_back import dealt_passages, dealt_windows
+from surgery.errors import SamplesError
+
+
+@dataclass(frozen=True)
+class Half:
+    """What is measured on: passages, and int32 [M, T] windows of held-out text."""
+
+    samples: Samples
+    windows: Tokens
+
+
+def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+    """Deals out passages and windows at random; the same seed gives the same halves.
+
+    Of `samples` only members are used, where membership is known; rows of equal count, where counts
+    are known, are dealt out evenly. Raises `SamplesError` for fewer than two rows or windows.
+    """
+    members = int(samples.trained_on.sum())
+    for what, number in (
+        ("samples" if samples.members is None else "members", members),
+        ("windows of held-out text", len(windows)),
+    ):
+        if number < 2:
+            raise SamplesError(
+                f"too few {what} to choose on one half and test on the other",
+                where=samples.source,
+                expected="at least 2",
+                got=number,
+            )
+    some, text = dealt_passages(samples, seed), dealt_windows(windows, seed)
+    first, second = (
+        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
+    )
+    return first, second

@@ -1,0 +1,133 @@
+"""Does a head look at other tokens? The model is run, and they are changed.
+
+Edited heads must depend on each token alone, and all others must mix tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.editing.loading import load_model
+from surgery.errors import CheckpointError
+from surgery.families import family_of
+from surgery.proof.static import Check
+from surgery.record.manifest import Manifest
+from surgery.selection import Part, format_selection
+from surgery.untrusted import guard
+
+_MOST_TOKENS = 2048  # offsets that are tried at once; more than any supported model was trained on
+
+
+def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
+    """Runs the model on random tokens and compares each head with what the manifest says of it.
+
+    Raises as `mixing_heads`.
+    """
+    mixes = mixing_heads(folder, seed)
+    checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
+    edited, heads = manifest.edited_heads, manifest.edit.num_heads
+    for block, variants in edited.items():
+        spec = _format_heads({block: [*variants]}, heads)
+        what = f"block {block}" if len(variants) == heads else f"heads {spec}"
+        wrong = any(mixes[block][head] for head in variants)
+        detail = "depends on other tokens" if wrong else "depends on its own token alone"
+        name = f"{what} attention-free ({', '.join(sorted(set(variants.values())))})"
+        checks.append(Check(name, not wrong, detail))
+    others = {
+        block: [head for head in range(heads) if head not in edited.get(block, {})]
+        for block in mixes
+    }
+    idle = _format_heads({b: [h for h in others[b] if not mixes[b][h]] for b in others}, heads)
+    detail = f"{idle} no longer mix tokens, and the manifest does not say so"
+    fine = f"{_format_heads(others, heads) or 'none left'}: attention still mixes"
+    return [*checks, Check("other blocks", not idle, detail if idle else fine)]
+
+
+def _format_heads(heads: dict[int, list[int]], num_heads: int) -> str:
+    parts = [Part(block, tuple(some), "") for block, some in heads.items() if some]
+    return format_selection(parts, num_heads)
+
+
+def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
+    """Block → for each head, whether its context of any token depends on any other token.
+
+    The model runs once on random tokens, as many as its positions allow (at most 2,048). At each
+    block, the attention module is run again with the same arguments, but with other inputs for all
+    tokens but some: scaled, shifted and in another order. A head that mixes tokens has another
+    context vector at a token that was kept; an attention-free one has the same bits. Kept are the
+    last token alone, so that every offset is tried, then a random half, then the other half, so
+    that every position is. A head that the output projection does not read mixes nothing. Where the
+    module is gone, what stands there answers for all heads.
+
+    **Arguments:** `seed` of all that is random.
+
+    **Raises:** `CheckpointError` when the model cannot be loaded or run, or what attention adds is
+    not finite.
+    """
+    model = load_model(folder)
+    family = family_of(model.config.to_dict())
+    dimensions = family.dimensions(model.config.to_dict())
+    generator = torch.Generator().manual_seed(seed)
+    length = min(dimensions.max_positions, _MOST_TOKENS)
+    tokens_BT = torch.randint(dimensions.vocabulary, (1, length), generator=generator)
+    order_T = torch.randperm(length, generator=generator)
+    half_T = torch.rand(length, generator=generator) < 0.5
+    kept = (torch.arange(length) == length - 1, half_T, ~half_T)
+    modules = dict(model.named_modules())
+    probes = {}
+    for block in range(dimensions.num_blocks):
+        probe = probes[block] = _Probe(dimensions.num_heads, kept, order_T)
+        attention = modules[family.attention.format(block=block)]
+        attention.register_forward_hook(probe, with_kwargs=True)
+        projection = modules.get(family.reading(block)[1])
+        if projection is not None:
+            probe.read = _heads_read(projection.weight, dimensions.num_heads)
+            projection.register_forward_pre_hook(probe.take_context)
+    with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
+        model(tokens_BT, use_cache=False)  # it is loaded for this alone: the hooks go with it
+    return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
+
+
+def _heads_read(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Bool [H]: which heads the output projection [d, H h] reads."""
+    return (weight.view(len(weight), num_heads, -1) != 0).any(-1).any(0)
+
+
+class _Probe:
+    """A forward hook that runs its module again on changed tokens."""
+
+    def __init__(
+        self, num_heads: int, kept: tuple[torch.Tensor, ...], order_T: torch.Tensor
+    ) -> None:
+        self.kept, self.order_T = kept, order_T
+        self.running = False
+        self.context: torch.Tensor | None = None
+        self.mixing = torch.zeros(num_heads, dtype=torch.bool)
+        self.read = torch.ones(num_heads, dtype=torch.bool)
+
+    def take_context(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self.context = args[0]
+
+    def __call__(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if self.running:
+            return
+        x_BTd: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+        others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        before = output[0] if self.context is None else self.context
+        others_BTd = x_BTd[:, self.order_T] * -3 + 1
+        self.running = True
+        for kept_T in self.kept:
+            changed_BTd = torch.where(kept_T[:, None], x_BTd, others_BTd)
+            output = module(changed_BTd, *args[1:], **others)[0]
+            if not torch.isfinite(output).all():
+                raise FloatingPointError("attention output is not finite")
+            after = output if self.context is None else self.context
+            differs_d = (after != before)[0, kept_T].any(0)
+            parts = 1 if self.context is None else len(self.mixing)
+            self.mixing |= differs_d.view(parts, -1).any(-1) & self.read
+        self.running = False

@@ -1,0 +1,190 @@
+"""The checks of an exported folder that run no model. Each rests on those before it.
+
+1. `files`: every file has its recorded SHA-256, nothing else lies there but the card, the reports,
+   and what a killed evaluation left, and no link leaves the folder.
+2. `contents`: weights, tokenizer, and license; no code but the compact layout's own file, byte for
+   byte; no key of config.json that the family does not know.
+3. `edit`: the edits, planned again, are what the manifest and config.json say, and with a source
+   the latest is an edit of that one.
+4. `tensors`: edited heads hold exactly what makes them attention-free (`surgery.proof.expected`).
+5. With a source, `carried`: tokenizer, license, and the like are the source's; `untouched`: every
+   tensor that the plan leaves alone is byte-equal to the source's; `rewritten`: every other one is
+   what the edit computes from it, except for what was fitted to text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.inventory import check_tokenizer
+from surgery.checkpoint.source import (
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    Checkpoint,
+    open_checkpoint,
+    own_file,
+)
+from surgery.errors import CheckpointError, ManifestError
+from surgery.families import family_of
+from surgery.hub.resolved import ResolvedModel
+from surgery.modeling import MODELING_FILE
+from surgery.output import is_unfinished
+from surgery.plan import Plan
+from surgery.proof.expected import check_repeats, replanned
+from surgery.record.manifest import UNLISTED, Manifest
+
+ALONE = ("files", "contents", "edit", "tensors")
+WITH_SOURCE = ("carried", "untouched", "rewritten")
+_REPORTS = {Path(name).suffix for name in UNLISTED}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was proved or refuted."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class FileChecks:
+    """Each method is a check: it says what it found, or raises a `SurgeryError`.
+
+    `found`: the source, if it is given.
+    """
+
+    folder: Path
+    manifest: Manifest
+    found: ResolvedModel | None
+
+    @cached_property
+    def result(self) -> Checkpoint:
+        return open_checkpoint(self.folder)
+
+    @cached_property
+    def original(self) -> Checkpoint:
+        assert self.found is not None
+        return self.found.checkpoint
+
+    @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        return replanned(self.result, self.manifest, self.original if self.found else None)
+
+    def files(self) -> str:
+        listed = self.manifest.files
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink():
+                own_file(path, self.folder)
+            elif path.is_dir():
+                continue
+            if not (self.manifest.accounts_for(name) or _is_left(Path(name))):
+                raise CheckpointError(f"{name} is not in the manifest")
+        for name, record in listed.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise CheckpointError(f"{name} is missing")
+            if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+                raise CheckpointError(f"{name} differs from its recorded SHA-256")
+        total = sum(record.size for record in listed.values())
+        return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
+
+    def contents(self) -> str:
+        result, edit = self.result, self.manifest.edit
+        weights = {shard.path.name for shard in result.shards}
+        read = {"config.json", *weights, *result.carried}
+        if SAFETENSORS not in weights:
+            read.add(SAFETENSORS_INDEX)
+        code = "no code"
+        if edit.layout == "compact":
+            path = self.folder / MODELING_FILE.name
+            if not path.is_file() or path.read_bytes() != MODELING_FILE.read_bytes():
+                wrote = edit.versions.get("attn-surgery", "unknown")
+                raise CheckpointError(f"{path.name} is not this version's (exported by {wrote})")
+            read.add(path.name)
+            code = f"{path.name} of this version"
+        unknown = family_of(result.config).unknown_keys(result.config)
+        if unknown:
+            raise CheckpointError(f"config.json: {unknown[0][:60]!r} is no key of such a model")
+        pickled = {shard.path.name for shard in result.shards if not shard.verbatim}
+        strangers = sorted(set(self.manifest.files) - (read - pickled))
+        if strangers:
+            raise CheckpointError(f"{strangers[0]} is no part of an edited model")
+        unlisted = sorted(read - set(self.manifest.files))
+        if unlisted:
+            raise CheckpointError(f"{unlisted[0]} is not in the manifest")
+        check_tokenizer(self.folder)
+        return f"weights, tokenizer and license, and {code}"
+
+    def edit(self) -> str:
+        if self.found is not None:
+            ours, theirs = (family_of(c.config).title for c in (self.result, self.original))
+            if ours != theirs:
+                raise CheckpointError(f"the source is a {theirs} model, and this is a {ours} model")
+            recorded = self.manifest.edit.source
+            if recorded.content != self.found.identified.content:
+                raise CheckpointError("the source is not the one that the manifest records")
+            given = self.found.source
+            if self.found.has_name and given.model.casefold() != recorded.model.casefold():
+                raise ManifestError(f"the manifest names another source, {recorded.model}")
+            if given.commit is not None and given.commit != recorded.commit:
+                raise ManifestError("the manifest names another commit of the source")
+            earlier = self.found.manifest
+            if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
+                raise ManifestError("the manifest's history is not the source's")
+        return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"
+
+    def tensors(self) -> str:
+        later: set[str] = set()
+        for plan in self.plans:
+            actions = {"rewrite"} if plan.layout.NAME == "compact" else {"rewrite", "add"}
+            check_repeats(plan, self.result, self.result.read, actions, later)
+            later.update(plan.rewritten)
+        hot = self.manifest.edit.one_hot
+        if hot is None:
+            return "hold what the layout puts there"
+        return (
+            f"queries and keys are the constants that leave a gap of {hot.gap:g} (needed: "
+            f"{hot.required:g}) over {hot.num_offsets:,} offsets"
+        )
+
+    def carried(self) -> str:
+        theirs = self.original.carried
+        for name in sorted({*self.result.carried, *theirs}):
+            record = self.manifest.files.get(name)
+            if name not in theirs or record is None or record.sha256 != sha256_of(theirs[name]):
+                raise CheckpointError(f"{name} is not the source's")
+        return f"{len(theirs)} files equal to the source's"
+
+    def untouched(self) -> str:
+        result, original, plan = self.result, self.original, self.plans[0]
+        untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
+        wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing, or of no one
+        wrong |= {
+            name
+            for name in untouched & set(result.tensors)
+            if result.infos[name] != original.infos[name]
+            or result.tensors[name].raw() != original.tensors[name].raw()
+        }
+        if wrong:
+            raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
+        return f"{len(untouched)} tensors byte-equal to the source"
+
+    def rewritten(self) -> str:
+        compared, fitted = check_repeats(
+            self.plans[0], self.result, self.original.read, {"rewrite", "add"}
+        )
+        detail = f"{compared} tensors repeat bit for bit"
+        if fitted:
+            detail += f", {fitted} of them but for what was fitted to calibration text"
+            detail += " (attn-surgery reproduce repeats that)"
+        return detail
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a killed run has left a file that no loader takes for code or weights."""
+    return is_unfinished(path) and (is_unfinished(Path(path.name)) or path.suffix in _REPORTS)

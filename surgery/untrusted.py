@@ -1,0 +1,191 @@
+"""Input from other people: read within limits, parsed strictly, refused in one line.
+
+`read_bytes` and `read_lines` bound what is held in memory, `parse_json` and `parse_yaml` accept
+only what every later step can handle, and `guard` turns whatever a parser raises into one of our
+own errors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from surgery.errors import CheckpointError, SamplesError, SourceError, SurgeryError
+
+LIMIT = 2**26
+"""Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
+_DEPTH = 64
+_LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextmanager
+def guard(
+    error: type[SurgeryError], what: str, where: object, fix: str | None = None
+) -> Iterator[None]:
+    """Raises `error`, in one line, for whatever goes wrong inside; our own errors pass.
+
+    Text that is not UTF-8 gets its own `fix`.
+    """
+    try:
+        yield
+    except (SurgeryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as problem:  # parsers in Rust raise PanicException, which is no Exception
+        if isinstance(problem, UnicodeDecodeError) and issubclass(error, SamplesError):
+            fix = "convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8"
+        raise error(what, where=where, got=reason(problem), fix=fix) from problem
+
+
+def reason(problem: BaseException) -> str:
+    """Describes an exception in one line of at most 200 characters."""
+    if isinstance(problem, ValidationError):
+        first = problem.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        text = f"{field}: {first['msg'].lower()}" if field else first["msg"].lower()
+    elif isinstance(problem, KeyError):
+        text = f"no {problem}"
+    elif isinstance(problem, MemoryError):
+        text = "more than memory holds"
+    elif isinstance(problem, RecursionError):
+        text = "nested too deeply"
+    else:
+        system = getattr(problem, "strerror", None)  # of OSError, without number and path
+        text = system.lower() if isinstance(system, str) else str(problem)
+    lines = text.strip().splitlines() or [type(problem).__name__]
+    return lines[0][:200]
+
+
+def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
+    """Reads a small file. Raises `error` for a pipe, device or folder, or beyond `limit` bytes."""
+    with guard(error, "cannot be read", path):
+        # a pipe is opened without waiting for its other end
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        with file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error("is not a regular file", where=path)
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise error("is too large", where=path, expected=f"at most {limit:,} bytes")
+    return data
+
+
+def read_lines(
+    file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
+) -> Iterator[tuple[str, str]]:
+    """Yields (place, line) for every line of UTF-8 text that is not blank."""
+    for number in itertools.count(1):
+        place = f"{where} line {number}"
+        with guard(error, "cannot be read", place):
+            line = file.readline(limit + 1)
+            if len(line) > limit:
+                raise error("is too long", where=place, expected=f"at most {limit:,} bytes")
+            text = line.decode("utf-8")
+        if not line:
+            return
+        if text.strip():
+            yield place, text
+
+
+def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
+    """Returns the JSON object in a file; {} if the file is absent and not needed."""
+    if not path.exists():
+        if not needed:
+            return {}
+        raise SourceError(f"{path.name} is missing", where=path.parent)
+    with guard(CheckpointError, "not valid JSON", path):
+        value = parse_json(read_bytes(path, CheckpointError))
+    if not isinstance(value, dict):
+        raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON strictly, so that no later step fails on it.
+
+    An integer beyond 64 bits becomes a float, as in most parsers. Raises ValueError for invalid
+    JSON (NaN and infinities included), a key that occurs twice, nesting beyond 64 levels, a number
+    beyond any float, or half of a surrogate pair.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    large = _LARGE_NUMBER.search(text)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_float,
+            parse_int=_integer if large else None,
+            parse_float=_float if large else None,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if text.count("[") + text.count("{") > _DEPTH:
+        _check_depth(value)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"names {twice[:60]!r} twice")
+    return found
+
+
+def _integer(digits: str) -> int | float:
+    number = int(digits) if len(digits) <= 20 else 2**64
+    return number if -(2**63) <= number < 2**63 else _float(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:60]} is no number")
+    return number
+
+
+def _check_depth(value: Any, left: int = _DEPTH) -> None:
+    if isinstance(value, dict | list):
+        if left == 0:
+            raise ValueError(f"nested more than {_DEPTH} deep")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, left - 1)
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """Returns values by name; {} for an empty text. Raises ValueError for anything else.
+
+    Aliases are refused: with them, a few lines unfold to more than any memory holds.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise SourceError("refers to parts of itself (what begins with *)")
+            return super().compose_node(parent, index)
+
+    try:
+        data = yaml.load(text, Loader=Loader)
+    except SourceError as error:
+        raise ValueError(str(error)) from None
+    except Exception:  # PyYAML stumbles over values that do not fit their tag
+        data = ""
+    data = {} if data is None else data
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ValueError("is not valid YAML")
+    return data

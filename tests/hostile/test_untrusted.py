@@ -1,0 +1,170 @@
+"""Contract: one guard stands where foreign files are parsed.
+
+A file is read within a limit that stands in the message, from a regular file only; JSON is taken
+only as far as every later step can handle it; and whatever a parser raises becomes the error that
+its caller names, in one line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from surgery.card.file import read_card
+from surgery.errors import SamplesError, SourceError
+from surgery.untrusted import guard, parse_json, read_bytes, read_lines
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc"), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES, st.booleans())
+def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text) == parse_json(text.encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Expecting value"),
+        ("[1", "Expecting ',' delimiter"),
+        ("[NaN]", "NaN is no number"),
+        ("[-Infinity]", "-Infinity is no number"),
+        ("[1e999]", "1e999 is no number"),
+        ("[" + "9" * 5000 + "]", "is no number"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "names 'c' twice"),
+        ("[" * 65 + "]" * 65, "nested more than 64 deep"),
+        ('{"a":' * 100 + "1" + "}" * 100, "nested more than 64 deep"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('["\\ud800"]', "surrogates not allowed"),
+        ('{"\\uDFFF": 1}', "surrogates not allowed"),
+        (b'"\xed\xa0\x80"', "can't decode"),
+        (b"\xff", "can't decode"),
+        ('{"a": 1}'.encode("utf-16"), "can't decode"),
+        ("\ufeff{}", "BOM"),
+    ],
+)
+def test_json_that_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+def test_json_at_the_edge() -> None:
+    assert parse_json("[" * 64 + "]" * 64)
+    assert parse_json(f"[{2**63 - 1}, {-(2**63)}]") == [2**63 - 1, -(2**63)]
+    (beyond,) = parse_json(f"[{10**30}]")  # model_max_length of many a tokenizer
+    assert (beyond, type(beyond)) == (1e30, float)
+    assert parse_json('["\\ud83d\\ude00"]') == ["😀"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "got"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError(), "ValueError"),
+        (KeyError("name"), "no 'name'"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (MemoryError(), "more than memory holds"),
+        (OverflowError("int too large"), "int too large"),
+        (PermissionError(13, "Permission denied", "/x"), "permission denied"),
+        (type("PanicException", (BaseException,), {})("range end"), "range end"),
+        (AssertionError("x" * 500), "x" * 200),
+    ],
+)
+def test_whatever_a_parser_raises(problem: BaseException, got: str) -> None:
+    with (
+        pytest.raises(SamplesError) as caught,
+        guard(SamplesError, "cannot be read", "file", fix="look"),
+    ):
+        raise problem
+    assert str(caught.value) == f"file: cannot be read (got {got}); look"
+    assert caught.value.__cause__ is problem
+
+
+def test_a_schema_that_is_not_met() -> None:
+    schema = TypeAdapter(dict[str, list[int]])
+    with pytest.raises(SamplesError) as caught, guard(SamplesError, "no rows", "file"):
+        schema.validate_python({"tokens": [1, "text"]})
+    assert str(caught.value).startswith("file: no rows (got tokens.1: input should be a valid int")
+
+
+@pytest.mark.parametrize("problem", [SourceError("ours"), KeyboardInterrupt(), SystemExit(2)])
+def test_what_passes(problem: BaseException) -> None:
+    with pytest.raises(type(problem)) as caught, guard(SamplesError, "cannot be read", "file"):
+        raise problem
+    assert caught.value is problem
+
+
+def test_a_file_within_and_beyond_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10)
+    assert read_bytes(path, SourceError, limit=10) == b"x" * 10
+    with pytest.raises(SourceError, match=r"file: is too large \(expected at most 9 bytes"):
+        read_bytes(path, SourceError, limit=9)
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a terabyte that takes no room
+    with pytest.raises(SourceError, match=r"expected at most 67,108,864 bytes"):
+        read_bytes(path, SourceError)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null"), tmp_path):
+        with pytest.raises(SourceError, match=r"is not a regular file|is a directory"):
+            read_bytes(path, SourceError)
+    with pytest.raises(SourceError, match=r"missing: cannot be read \(got no such file"):
+        read_bytes(tmp_path / "missing", SourceError)
+
+
+def lines_of(data: bytes, limit: int = 100) -> list[tuple[str, str]]:
+    return list(read_lines(io.BytesIO(data), "file", SamplesError, limit=limit))
+
+
+def test_lines() -> None:
+    found = lines_of("a\r\n\n \n\u2028é".encode())
+    assert found == [("file line 1", "a\r\n"), ("file line 4", "\u2028é")]
+    assert lines_of(b"x" * 100 + b"\n", limit=101) == [("file line 1", "x" * 100 + "\n")]
+    with pytest.raises(
+        SamplesError, match=r"file line 2: is too long \(expected at most 100 bytes"
+    ):
+        lines_of(b"a\n" + b"x" * 101)
+    with pytest.raises(SamplesError, match=r"file line 2: cannot be read \(got 'utf-8' codec"):
+        lines_of(b"a\n\xff\n")
+
+
+def test_a_line_of_a_gigabyte_is_not_held() -> None:
+    packed = pa.compress(bytes(2**28), "zstd", asbytes=True)
+    assert len(packed) < 20_000
+    stream = pa.CompressedInputStream(pa.BufferReader(packed), "zstd")
+    tracemalloc.start()
+    try:
+        with pytest.raises(SamplesError, match=r"too long \(expected at most 1,000,000 bytes"):
+            list(read_lines(io.BufferedReader(stream), "file", SamplesError, limit=1_000_000))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_card_of_gigabytes_is_refused_before_it_is_read(tmp_path) -> None:
+    with (tmp_path / "README.md").open("wb") as file:
+        file.truncate(64 << 30)
+    with pytest.raises(SourceError, match=r"README\.md"):
+        read_card(tmp_path)
