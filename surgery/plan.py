@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from surgery.checkpoint.inventory import Inventory
 from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
@@ -38,7 +40,8 @@ class Plan:
     """A decided edit.
 
     `reason` says why `auto` chose this layout. `config` is the config.json of the result. `changes`
-    lists every tensor that differs from the source; all others are copied byte by byte.
+    lists every tensor that differs from the source; all others are copied byte by byte. `one_hots`:
+    block → the constants of its queries and keys, where it has some.
     """
 
     family: Family
@@ -46,7 +49,7 @@ class Plan:
     layout: Layout
     reason: str
     edits: Mapping[int, BlockEdit]
-    one_hot: OneHot | None
+    one_hots: Mapping[int, OneHot]
     changes: tuple[Change, ...]
     config: dict[str, Any]
     inventory: Inventory
@@ -65,6 +68,11 @@ class Plan:
     def spec(self) -> str:
         """The blocks and heads, as they are typed."""
         return format_selection(self.selection, self.inventory.dimensions.num_heads)
+
+    @property
+    def one_hot(self) -> OneHot | None:
+        """Of all blocks' constants, those that leave the narrowest margin."""
+        return min(self.one_hots.values(), key=lambda hot: hot.gap - hot.required, default=None)
 
     @property
     def fitted(self) -> tuple[int, ...]:
@@ -88,8 +96,10 @@ class Plan:
         `read` gives the source's tensors by name, `fits` what was fitted, by block.
         """
         block = _block(self.inventory, change.block, read)
-        edit, fit = self.edits[change.block], fits.get(change.block)
-        return self.layout.compute(change, block, edit, fit, self.one_hot)
+        edit, fit = self.edits.get(change.block), fits.get(change.block)
+        if edit is None:  # what an edit elsewhere brings with it changes no sum in any bit
+            return np.full(change.shape, -0.0)
+        return self.layout.compute(change, block, edit, fit, self.one_hots.get(change.block))
 
     def described(self) -> dict[str, Any]:
         """What is done, and how it is stored, as plain JSON values."""
@@ -139,22 +149,25 @@ def make_plan(
     edits = block_edits(selection, inventory.dimensions)
     _check_not_edited(edits, earlier or {}, inventory)
     where, reason = _choose(layout, inventory, edits.values())
-    changes: list[Change] = []
-    one_hot: OneHot | None = None
+    own: list[Change] = []
+    one_hots: dict[int, OneHot] = {}
     for index, edit in edits.items():
         block = _block(inventory, index)
-        own = where.one_hot(block, edit, inventory.config)
-        changes += where.changes(block, edit, own)
-        one_hot = one_hot or own
+        one_hot = where.one_hot(block, edit, inventory.config)
+        own += where.changes(block, edit, one_hot)
+        if one_hot is not None:
+            one_hots[index] = one_hot
+    changes = where.with_switched(own, inventory)
+    added = [change.name for change in changes if change.action == "add"]
     return Plan(
         family=inventory.family,
         selection=selection,
         layout=where,
         reason=reason,
         edits=edits,
-        one_hot=one_hot,
-        changes=tuple(changes),
-        config=where.config(inventory.config, inventory.family, edits),
+        one_hots=one_hots,
+        changes=changes,
+        config=where.config(inventory.config, inventory.family, edits, added),
         inventory=inventory,
     )
 
@@ -162,7 +175,7 @@ def make_plan(
 def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Selection:
     """The selection that a specification or a selection names, checked against a model's size."""
     if isinstance(drop_attn, str):
-        return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads)
+        return parse_selection(drop_attn, variant, size.num_blocks, size.num_heads, size.num_groups)
     return checked(drop_attn, size.num_blocks, size.num_heads)
 
 
@@ -170,7 +183,12 @@ def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, 
     """Block → its edit, ascending. Raises `BlockSpecError`, `UnsupportedError`."""
     heads_of(selection)  # raises where a head is in two parts
     return {
-        block: BlockEdit(block, dimensions.num_heads, {h: variant_of(v) for h, v in heads.items()})
+        block: BlockEdit(
+            block,
+            dimensions.num_heads,
+            {head: variant_of(name) for head, name in heads.items()},
+            dimensions.num_groups,
+        )
         for block, heads in variants_by_head(selection).items()
     }
 
@@ -190,7 +208,9 @@ def _choose(layout: str, inventory: Inventory, edits: Iterable[BlockEdit]) -> tu
     if neither is not None:
         raise UnsupportedError(
             f"no layout holds this edit: {refusal.what}; and {neither.what}",
-            fix="name whole blocks, or take `variant=zero` or mean for single heads",
+            fix="name whole blocks, or take `variant=zero` or mean for single heads"
+            if "layout=compact" in (refusal.fix or "")
+            else refusal.fix,
         )
     return compact, f"the stock layout cannot: {refusal.what}"
 

@@ -16,8 +16,11 @@ _ITEM = re.compile(
     r"(?P<first>\d{1,9})-(?P<last>\d{1,9}) | (?P<index>-?\d{1,9}) | last:(?P<count>\d{1,9})",
     re.VERBOSE | re.ASCII,
 )
-_GRAMMAR = "write for example 20-23, 20,22, last:4 or -1, or single heads of a block: 6.0, 7.1-3"
-_HEADS = re.compile(r"(\d{1,9})\.(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+_GRAMMAR = (
+    "write for example 20-23, 20,22, last:4 or -1, or single heads of a block: 6.0, 7.1-3, "
+    "or key/value heads with all that share them: 6.g0"
+)
+_HEADS = re.compile(r"(\d{1,9})\.(g?)(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -33,11 +36,15 @@ Selection = tuple[Part, ...]
 """Ascending; a head is in one part at most."""
 
 
-def parse_selection(spec: str, variant: str, num_blocks: int, num_heads: int) -> Selection:
+def parse_selection(
+    spec: str, variant: str, num_blocks: int, num_heads: int, num_groups: int | None = None
+) -> Selection:
     """Reads a specification of blocks and heads against a model's numbers of them.
 
-    Items are separated by commas: those of `parse_blocks`, a head (`6.0`: block 6,
-    head 0) or an inclusive range of heads of one block (`7.1-3`).
+    Items are separated by commas: those of `parse_blocks`, a query head (`6.0`: block 6, head 0),
+    an inclusive range of heads of one block (`7.1-3`), or a group, which is a key/value head with
+    the query heads that share it (`6.g0`, `7.g1-2`). `num_groups`: how many of these a block has
+    (default: each query head has its own).
 
     **Raises:** `BlockSpecError` when the specification is empty, malformed, out of range, or names
     a head twice.
@@ -48,23 +55,26 @@ def parse_selection(spec: str, variant: str, num_blocks: int, num_heads: int) ->
     if whole:
         for block in parse_blocks(",".join(whole), num_blocks):
             chosen[block] = list(range(num_heads))
+    each = num_heads // (num_groups or num_heads)
     for item in items:
         match = _HEADS.fullmatch(item)
         if match is None:
             continue
-        block, first, last = int(match[1]), int(match[2]), int(match[3] or match[2])
+        block, first, last = int(match[1]), int(match[3]), int(match[4] or match[3])
         where, heads = f"block specification {spec!r}", chosen.setdefault(block, [])
-        model = _model(num_blocks, num_heads)
-        if block >= num_blocks or last >= num_heads:
+        model = _model(num_blocks, num_heads, num_heads // each)
+        size = each if match[2] else 1
+        if block >= num_blocks or (last + 1) * size > num_heads:
             raise BlockSpecError(f"{item!r} is out of range", where=where, fix=model)
         if first > last:
             raise BlockSpecError(f"{item!r} names no head", where=where, fix=model)
-        twice = sorted(set(heads) & set(range(first, last + 1)))
+        named = range(first * size, (last + 1) * size)
+        twice = sorted(set(heads) & set(named))
         if twice:
             raise BlockSpecError(
                 f"names head {twice[0]} of block {block} more than once", where=where, fix=model
             )
-        heads += range(first, last + 1)
+        heads += named
     return tuple(Part(block, tuple(sorted(chosen[block])), variant) for block in sorted(chosen))
 
 
@@ -88,10 +98,13 @@ def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selec
     return parts
 
 
-def _model(num_blocks: int, num_heads: int) -> str:
+def _model(num_blocks: int, num_heads: int, num_groups: int | None = None) -> str:
+    groups = ""
+    if num_groups is not None and num_groups != num_heads:
+        groups = f" in {num_groups} groups, g0 to g{num_groups - 1}"
     return (
         f"the model has {num_blocks} blocks, 0 to {num_blocks - 1}, "
-        f"of {num_heads} heads, 0 to {num_heads - 1}"
+        f"of {num_heads} heads, 0 to {num_heads - 1}{groups}"
     )
 
 

@@ -15,14 +15,14 @@ from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import Fit
 
 
-def random_fit(num_heads: int, d: int, *, seed: int = 0) -> Fit:
+def random_fit(num_heads: int, d: int, *, head_size: int | None = None, seed: int = 0) -> Fit:
     """A fit of a block of that shape."""
 
     def draw(*shape: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
         return generator.normal(scale=scale, size=shape).astype(np.float32)
 
     generator = np.random.default_rng(seed)
-    size = d // num_heads
+    size = head_size or d // num_heads
     return Fit(
         mean=draw(num_heads, size),
         weight=draw(num_heads, size, d, scale=d**-0.5),
@@ -32,8 +32,10 @@ def random_fit(num_heads: int, d: int, *, seed: int = 0) -> Fit:
     )
 
 
-def random_fits(blocks: Iterable[int], num_heads: int, d: int) -> dict[int, Fit]:
-    return {block: random_fit(num_heads, d, seed=block) for block in blocks}
+def random_fits(
+    blocks: Iterable[int], num_heads: int, d: int, head_size: int | None = None
+) -> dict[int, Fit]:
+    return {block: random_fit(num_heads, d, head_size=head_size, seed=block) for block in blocks}
 
 
 def export_with_any(
@@ -42,7 +44,7 @@ def export_with_any(
     """`surgery.export`, with random fits where the variant needs some."""
     prepared = prepare(source, spec, variant=variant, layout=layout)
     sizes = prepared.plan.inventory.dimensions
-    fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d)
+    fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d, sizes.head_size)
     record = CalibrationRecord(
         sources=[TextSource(name="random numbers")],
         tokens=1,

@@ -11,12 +11,15 @@ import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import decoders
 import pytest
 import torch
 import transformers
 from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery
+from decoders import config_of
 from forging import assert_refused, edit_json, seal
 from hostile.victims import LENGTHS, model, samples
 
@@ -27,8 +30,14 @@ from surgery.errors import CheckpointError
 from surgery.families import FAMILIES, Family
 
 SIZES = {"max_position_embeddings": 64, "torch_dtype": "float32"}
-CONFIGS = {"gpt_neox": neox_config(**SIZES), "gpt_neo": neo_config(**SIZES)}
-CLASSES = {"gpt_neox": transformers.GPTNeoXConfig, "gpt_neo": transformers.GPTNeoConfig}
+CONFIGS = {
+    "gpt_neox": neox_config(**SIZES),
+    "gpt_neo": neo_config(**SIZES),
+    **{kind: config_of(kind) for kind in decoders.CONFIGS},
+}
+CLASSES: dict[str, Any] = {
+    family.model_type: transformers.CONFIG_MAPPING[family.model_type] for family in FAMILIES
+}
 HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what fine-tunes add
     "gpt_neox": """_name_or_path attention_bias attention_dropout attention_probs_dropout_prob
         classifier_dropout dtype hidden_dropout hidden_dropout_prob pad_token_id
@@ -36,6 +45,16 @@ HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what f
     "gpt_neo": """_name_or_path classifier_dropout dtype id2label label2id problem_type
         summary_activation summary_first_dropout summary_proj_to_labels summary_type
         summary_use_proj task_specific_params tokenizer_class""",
+    "llama": "attention_bias mlp_bias pretraining_tp rope_scaling rope_theta",
+    "qwen2": "max_window_layers rope_theta sliding_window use_sliding_window",
+    "qwen3": "attention_bias max_window_layers rope_scaling sliding_window use_sliding_window",
+    "olmo": "attention_bias clip_qkv rope_scaling rope_theta",
+    "olmo2": "attention_bias rope_scaling rope_theta",
+    "olmo3": "attention_bias layer_types rope_scaling rope_theta sliding_window",
+    "phi": "embd_pdrop partial_rotary_factor qk_layernorm resid_pdrop rope_scaling rope_theta",
+    "stablelm": """hidden_dropout partial_rotary_factor qk_layernorm rope_scaling rope_theta
+        use_parallel_residual use_qkv_bias""",
+    "mistral": "head_dim rope_theta sliding_window",
 }
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 
@@ -71,7 +90,8 @@ def test_second_names_are_those_of_the_library(family: Family) -> None:
 def test_a_second_name_that_agrees_is_fine(family: Family, tmp_path: Path) -> None:
     config = CONFIGS[family.model_type]
     same = {alias: config[key] for alias, key in family.aliases.items()}
-    load_model(write_checkpoint(tmp_path / "source", {**config, **same}))
+    if same:
+        load_model(write_checkpoint(tmp_path / "source", {**config, **same}))
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
@@ -98,7 +118,7 @@ def test_an_unknown_key_is_named_and_left_out(tmp_path: Path, layout: str) -> No
 
 
 @pytest.mark.parametrize("weights", ["safetensors", "bin"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt_neo"])
 def test_tensors_that_were_not_read(tmp_path: Path, family: str, weights: str) -> None:
     """The folder that is loaded is not the one whose tensors were looked at."""
     config = CONFIGS[family]

@@ -24,11 +24,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 import surgery
 from surgery.families import FAMILIES
-from surgery.modeling import MODELING_FILE, MODULE, auto_map, class_names
-from surgery.modeling.modeling_attention_free import (
-    AttentionFreeGPTNeoConfig,
-    AttentionFreeGPTNeoXConfig,
+from surgery.modeling import (
+    MODELING_FILE,
+    MODULE,
+    auto_map,
+    class_names,
 )
+from surgery.modeling import modeling_attention_free as modeling
 
 NAMES = ("neox-parallel", "neo")
 both_families = pytest.mark.parametrize("name", NAMES)
@@ -45,7 +47,7 @@ def logits(model: Any) -> torch.Tensor:
 # --- configuration --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [AttentionFreeGPTNeoXConfig, AttentionFreeGPTNeoConfig])
+@both_families
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
@@ -55,8 +57,8 @@ def logits(model: Any) -> torch.Tensor:
         ({"2": "linear"}, "block 2 has the unknown kind 'linear'; known: affine, constant, none"),
     ],
 )
-def test_unknown_blocks_and_kinds_are_errors(config: Any, blocks: Any, message: str) -> None:
-    name = "neo" if config is AttentionFreeGPTNeoConfig else "neox-parallel"
+def test_unknown_blocks_and_kinds_are_errors(name: str, blocks: Any, message: str) -> None:
+    config = getattr(modeling, class_names(record(name))["AutoConfig"])
     with pytest.raises(ValueError, match=f"^attention_free_blocks: {message}$"):
         config(attention_free_blocks=blocks, **CONFIGS[name])
 
@@ -78,10 +80,12 @@ def test_the_modeling_file_stands_alone_and_holds_every_family() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported == {"__future__", "typing", "torch", "transformers"}
-    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert imported == {"__future__", "copy", "typing", "torch", "transformers"}
     for family in FAMILIES:
-        assert set(class_names(family).values()) <= classes
+        for auto, name in class_names(family).items():
+            made = getattr(modeling, name)
+            assert made.__name__ == name, auto
+            assert made.__module__ == MODULE
         assert {name.split(".")[0] for name in auto_map(family).values()} == {MODELING_FILE.stem}
 
 

@@ -12,11 +12,17 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
 from surgery.errors import CheckpointError, MarginError
-from surgery.layouts.one_hot import UNDERFLOW, OneHot, inverse_frequencies, one_hot
+from surgery.families.gpt_neox import GPT_NEOX
+from surgery.families.rotary import Rotary, rotary_positions
+from surgery.layouts.frequencies import frequencies
+from surgery.layouts.one_hot import UNDERFLOW, OneHot, one_hot
 
 # model: head size, rotary share, worst gap measured for the model before
 SUITE = {
@@ -27,6 +33,12 @@ SUITE = {
     "2.8b": (80, 302.838),
     "GPT-NeoX-20b": (96, 359.863),
 }
+
+
+def inverse_frequencies(config: dict[str, object], head_size: int) -> np.ndarray:
+    assert GPT_NEOX.rotary is not None
+    positions = rotary_positions(config, GPT_NEOX.rotary, head_size)
+    return frequencies(positions, GPT_NEOX.rotary)[0]
 
 
 def pythia_frequencies(head_size: int) -> np.ndarray:
@@ -46,19 +58,19 @@ def test_every_pythia_size_has_a_wide_margin(model: str) -> None:
     head_size=st.sampled_from([32, 64, 80, 96, 128, 256]),
     share=st.sampled_from([0.25, 0.5, 1.0]),
     base=st.sampled_from([1_000.0, 10_000.0, 500_000.0]),
-    positions=st.integers(1, 3000),
+    positions=st.integers(1, 2048),
 )
 def test_gap_is_the_worst_of_all_offsets(
     head_size: int, share: float, base: float, positions: int
 ) -> None:
-    frequencies = inverse_frequencies({"rotary_pct": share, "rotary_emb_base": base}, head_size)
+    theta = inverse_frequencies({"rotary_pct": share, "rotary_emb_base": base}, head_size)
     try:
-        found = one_hot(frequencies, head_size, positions)
+        found = one_hot(theta, head_size, positions)
     except MarginError:
         return
     score = [
         found.kappa**2
-        * sum(math.cos(theta * offset) for theta in frequencies[: found.num_pairs])
+        * sum(math.cos(angle * offset) for angle in theta[: found.num_pairs])
         / math.sqrt(head_size)
         for offset in range(found.num_offsets + 1)
     ]
@@ -67,17 +79,54 @@ def test_gap_is_the_worst_of_all_offsets(
     assert gaps[found.worst_offset - 1] == pytest.approx(min(gaps), abs=0.01)
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG = {  # config.json beside head_dim, and positions
+    "Llama 3.1": ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, 131_072),
+    "Qwen2.5": ({"rope_theta": 1e6}, 32_768),
+    "Qwen2.5, yarn": (
+        {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        131_072,
+    ),
+    "linear": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 4096),
+}
+
+
+@pytest.mark.parametrize("model", LONG)
+def test_long_contexts_hold_with_the_rounding_of_float32(model: str) -> None:
+    """Angles as the library computes them, at offsets from positions all over the context."""
+    given, length = LONG[model]
+    original = 8192 if model.startswith("Llama") else 32_768
+    config = {"max_position_embeddings": length, "head_dim": 128, **given}
+    if "rope_scaling" in config:
+        config["rope_scaling"] = {
+            "original_max_position_embeddings": original, **config["rope_scaling"]
+        }  # fmt: skip
+    library = transformers.LlamaConfig(num_attention_heads=2, hidden_size=256, **config)
+    rotary = LlamaRotaryEmbedding(library)
+    theta, growth = frequencies(rotary_positions(config, Rotary(), 128), Rotary())
+    torch.testing.assert_close(torch.tensor(theta).float(), rotary.inv_freq, rtol=1e-6, atol=0)
+    assert growth == pytest.approx(rotary.attention_scaling)
+    found = one_hot(theta, 128, length, growth=growth)
+    pairs = rotary.inv_freq[: found.num_pairs]
+    angles = (torch.arange(length).float()[:, None] * pairs).double()
+    unit = (found.kappa * growth) ** 2 / math.sqrt(128)
+    for last in torch.randint(length // 2, length, (20,)).tolist():
+        lost = (1 - torch.cos(angles[last] - angles[:last])).sum(-1)
+        assert float(lost.min()) * unit > found.gap - 0.01
+    assert found.num_offsets == length - 1
+
+
 @pytest.mark.parametrize("head_size", [head_size for head_size, _ in SUITE.values()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_softmax_is_one_hot_in_every_dtype(head_size: int, dtype: torch.dtype) -> None:
     """Rotates as the library does, and rounds where it rounds."""
-    frequencies = torch.tensor(pythia_frequencies(head_size), dtype=torch.float32)
+    theta = torch.tensor(pythia_frequencies(head_size), dtype=torch.float32)
     found = one_hot(pythia_frequencies(head_size), head_size, 2048)
-    angles = torch.arange(2048).float()[:, None] * frequencies
+    angles = torch.arange(2048).float()[:, None] * theta
     cos, sin = (torch.cat([f, f], dim=-1).to(dtype) for f in (angles.cos(), angles.sin()))
-    constant = torch.zeros(2 * len(frequencies), dtype=dtype)
+    constant = torch.zeros(2 * len(theta), dtype=dtype)
     constant[: found.num_pairs] = found.kappa
-    half = len(frequencies)
+    half = len(theta)
     turned = torch.cat([-constant[half:], constant[:half]])
     rotated = constant * cos + turned * sin
     scores = (rotated @ rotated.T) * head_size**-0.5

@@ -13,13 +13,12 @@ from typing import Any, get_args
 from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
-from surgery.families import Dimensions, Family, Role, family_of
+from surgery.families import Dimensions, Family, Role, TensorRule, family_of
 from surgery.families.rotary import rotary_positions
 from surgery.untrusted import read_json
 from surgery.variants import Kind
 
 _AFFINE = ("affine_weight", "affine_bias")
-_BIASES = ("query_key_value_bias", "output_bias")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ class Inventory:
         rule, block = self.family.match(name) or (None, None)
         num_blocks = self.dimensions.num_blocks
         if rule is None or not (
-            block is None or (block < num_blocks and self._belongs(rule.role, block))
+            self._exists(rule)
+            and (block is None or (block < num_blocks and self._belongs(rule.role, block)))
         ):
             raise CheckpointError(
                 f"unknown tensor {name!r}",
@@ -126,7 +126,7 @@ class Inventory:
     def _needed(self) -> Iterator[str]:
         """Names of the tensors that the library would otherwise fill with random numbers."""
         for rule in self.family.rules:
-            if rule.optional and rule.role not in _AFFINE + _BIASES:
+            if (rule.optional and rule.role not in _AFFINE) or not self._exists(rule):
                 continue
             if not rule.per_block:
                 yield rule.name
@@ -134,6 +134,10 @@ class Inventory:
             for block in range(self.dimensions.num_blocks):
                 if self._belongs(rule.role, block):
                     yield rule.name.format(block=block)
+
+    def _exists(self, rule: TensorRule) -> bool:
+        """Whether config.json has the model hold such a tensor."""
+        return rule.when is None or rule.when.on(self.config)
 
     def _belongs(self, role: Role | None, block: int) -> bool:
         """Whether a block has a tensor of that role.
@@ -145,8 +149,7 @@ class Inventory:
         kind = self.compact_blocks.get(block)  # None: attention
         if role in _AFFINE:
             return kind == "affine" or (kind == "constant" and role == "affine_bias")
-        biased = not self.family.fused or self.config.get("attention_bias", True)
-        return kind is None and (bool(biased) or role not in _BIASES)
+        return kind is None
 
 
 def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
@@ -158,8 +161,11 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     """
     family = family_of(config)
     check_config(config, family)
-    if family.rotary:
-        rotary_positions(config, family.dimensions(config).head_size)
+    if family.rotary is not None:
+        head_size = family.dimensions(config).head_size
+        rotary_positions(
+            config, family.rotary, head_size, family.rotary.layer_type(config, block=0)
+        )
     inventory = _unchecked(config, infos)
     for name, info in infos.items():
         inventory._check_tensor(name, info)
@@ -219,7 +225,15 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             where="config.json",
             fix=f"remove it, or restore model_type {family.compact_model_type}",
         )
-    epsilon = config.get(family.epsilon, 1e-5)
+    for key, value in family.needs.items():
+        if config.get(key, value) not in (value, None):
+            raise UnsupportedError(
+                f"{family.title} with {key!r} cannot be edited",
+                where="config.json",
+                expected=value,
+                got=config[key],
+            )
+    epsilon = config.get(family.epsilon, 1e-5) if family.epsilon else 1e-5
     if type(epsilon) is not float or not 0 <= epsilon < 1:
         raise CheckpointError(
             f"the library cannot load this {family.epsilon!r}",

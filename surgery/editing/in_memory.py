@@ -52,7 +52,16 @@ def apply(
     edited = replacements(model, drop_attn, fits, variant=variant, layout=layout)
     dropped = set(edited.plan.dropped)
     state = {name: value for name, value in model.state_dict().items() if name not in dropped}
-    return _rebuilt(model, edited.plan, {**state, **edited.tensors})
+    return _rebuilt(model, edited.plan, {**state, **edited.tensors, **_beside(model, edited.plan)})
+
+
+def _beside(model: Any, plan: Plan) -> dict[str, torch.Tensor]:
+    """What the edit adds to blocks that it does not touch."""
+    changes = [change for change in plan.changes if change.block not in plan.blocks]
+    return {
+        change.name: torch.full(change.shape, -0.0, dtype=model.dtype, device=model.device)
+        for change in changes
+    }
 
 
 @contextmanager
@@ -187,6 +196,9 @@ def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
         config._attn_implementation = model.config._attn_implementation
     else:
         cls, config = type(model), copy.deepcopy(model.config)
+        for key, value in plan.config.items():
+            if plan.inventory.config.get(key) != value:
+                setattr(config, key, value)
     with torch.device("meta"):
         new = cls(config)
     new.load_state_dict(state, strict=True, assign=True)

@@ -86,7 +86,7 @@ def _library_config(config: dict[str, Any], family: Family) -> Any:
     made = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(family.known_config(config)))
     dimensions = family.dimensions(config)
     for field, key in family.config_keys.items():
-        size, runs = getattr(dimensions, field), getattr(made, key)
+        size, runs = getattr(dimensions, field), getattr(made, key, None)
         if runs not in (size, None):
             raise CheckpointError(
                 "the library would run another size", where=key, expected=size, got=runs

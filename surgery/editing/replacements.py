@@ -16,6 +16,8 @@ from torch.nn import functional
 from surgery.plan import Plan
 
 Undo = Callable[[], None]
+_CACHES = ("cache", "layer_past", "past_key_values", "past_key_value")
+"""What modules and versions of the library call the cache."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,17 @@ class Replacements:
     ) -> Callable[..., Any]:
         """Returns what replaces attention in the compact layout, with the module's signature."""
         family, dimensions = self.plan.family, self.plan.inventory.dimensions
-        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
+        layer = getattr(module, family.layer_index)
         weight = tensors.get(family.name("affine_weight", block))
         bias = tensors.get(family.name("affine_bias", block))
-        heads, size = dimensions.num_heads, dimensions.head_size
+        groups, size = dimensions.num_groups, dimensions.head_size
 
-        def forward(x_BTd: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-            cache = kwargs.get("layer_past")
+        def forward(hidden_states: torch.Tensor, *_: Any, **kwargs: Any) -> tuple[Any, None]:
+            x_BTd = hidden_states
+            cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
             if cache is not None:  # keeps its length right; nothing ever reads the content
-                x_BHTh = x_BTd.reshape(*x_BTd.shape[:2], heads, size).transpose(1, 2)
-                cache.update(x_BHTh, x_BHTh, layer)
+                zeros_BGTh = x_BTd.new_zeros(len(x_BTd), groups, x_BTd.shape[1], size)
+                cache.update(zeros_BGTh, zeros_BGTh, layer)
             here = x_BTd.device  # of a model that is offloaded, the edit waits on the CPU
             c_d = None if bias is None else bias.to(here)
             if weight is not None:
@@ -110,11 +113,19 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
 
 
 def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
+    before = getattr(module, leaf)  # None where the architecture may have a bias, and has not
     if has_offloaded_params(module):  # for every pass, its hook takes the weights from this map
         hook: Any = module._hf_hook
         waiting = hook.weights_map
         hook.weights_map = ChainMap({leaf: tensor}, waiting)
-        return lambda: setattr(hook, "weights_map", waiting)
-    before = getattr(module, leaf)
+        if before is None:
+            setattr(module, leaf, nn.Parameter(tensor.to("meta"), requires_grad=False))
+
+        def undo() -> None:
+            hook.weights_map = waiting
+            if before is None:
+                setattr(module, leaf, None)
+
+        return undo
     setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
     return lambda: setattr(module, leaf, before)

@@ -25,9 +25,15 @@ def output_shards(
 ) -> dict[str, OutputShard]:
     """Returns what to write by file name. Keeps the source's sharding unless a size is given."""
     changes = {change.name: change for change in plan.changes}
-    added = {
+    dropped = {change.block for change in plan.changes if change.action == "drop"}
+    replacing = {
         block: [c for c in plan.changes if c.action == "add" and c.block == block]
-        for block in plan.blocks
+        for block in dropped
+    }
+    beside = {
+        change.name.removesuffix(".bias") + ".weight": change
+        for change in plan.changes
+        if change.action == "add" and change.block not in dropped
     }
 
     def new(change: Change) -> NewTensor:
@@ -46,8 +52,10 @@ def output_shards(
             elif change.action == "rewrite":
                 entries.append(new(change))
             else:  # dropped: what is added stands in the place of the block's first dropped tensor
-                entries += [new(add) for add in added.pop(change.block, ())]
-        touched = any(tensor.info.name in changes for tensor in shard.tensors)
+                entries += [new(add) for add in replacing.pop(change.block, ())]
+            if tensor.info.name in beside:
+                entries.append(new(beside[tensor.info.name]))
+        touched = any(t.info.name in changes or t.info.name in beside for t in shard.tensors)
         whole = shard.path if shard.verbatim and not touched else None
         written = OutputShard(tuple(entries), shard.metadata, copy_of=whole)
         edited.append((shard.path.name if verbatim else name, written))

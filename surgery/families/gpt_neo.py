@@ -17,6 +17,7 @@ GPT_NEO = Family(
     title="GPT-Neo",
     attention=_B + "attn.attention",
     epsilon="layer_norm_epsilon",
+    norm_before=_B + "ln_1",
     config_keys={
         "num_blocks": "num_layers",
         "num_heads": "num_heads",
@@ -25,9 +26,8 @@ GPT_NEO = Family(
         "vocabulary": "vocab_size",
         "max_positions": "max_position_embeddings",
     },
-    rotary=False,
-    fused=False,
     tied_head=True,
+    layer_index="layer_id",
     settings="""
         activation_function attention_dropout attention_layers attention_types embed_dropout
         resid_dropout summary_activation summary_first_dropout

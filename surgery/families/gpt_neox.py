@@ -6,8 +6,10 @@ the newest transformers saved. `attention_bias: false` drops the four attention 
 
 from __future__ import annotations
 
-from surgery.families.record import Family, TensorRule
+from surgery.families.record import Family, Switch, TensorRule
+from surgery.families.rotary import Rotary
 
+_BIASED = Switch("attention_bias", default=True)
 _B = "gpt_neox.layers.{block}."
 
 GPT_NEOX = Family(
@@ -16,6 +18,7 @@ GPT_NEOX = Family(
     title="GPT-NeoX (Pythia)",
     attention=_B + "attention",
     epsilon="layer_norm_eps",
+    norm_before=_B + "input_layernorm",
     config_keys={
         "num_blocks": "num_hidden_layers",
         "num_heads": "num_attention_heads",
@@ -24,16 +27,13 @@ GPT_NEOX = Family(
         "vocabulary": "vocab_size",
         "max_positions": "max_position_embeddings",
     },
-    rotary=True,
+    rotary=Rotary(share=0.25, partial=True, scalings=()),
     fused=True,
-    tied_head=False,
     settings="""
-        attention_bias attention_dropout attention_probs_dropout_prob head_dim hidden_act
-        hidden_dropout hidden_dropout_prob original_max_position_embeddings
-        partial_rotary_factor rope_parameters rope_scaling rope_theta rotary_emb_base rotary_pct
+        attention_dropout attention_probs_dropout_prob hidden_act hidden_dropout
+        hidden_dropout_prob original_max_position_embeddings rotary_emb_base rotary_pct
         use_parallel_residual
         """,
-    aliases={},
     rules=(
         TensorRule("gpt_neox.embed_in.weight", ("vocab", "d")),
         TensorRule(_B + "input_layernorm.weight", ("d",)),
@@ -41,9 +41,11 @@ GPT_NEOX = Family(
         TensorRule(_B + "post_attention_layernorm.weight", ("d",)),
         TensorRule(_B + "post_attention_layernorm.bias", ("d",)),
         TensorRule(_B + "attention.query_key_value.weight", ("3d", "d"), "query_key_value_weight"),
-        TensorRule(_B + "attention.query_key_value.bias", ("3d",), "query_key_value_bias", True),
+        TensorRule(
+            _B + "attention.query_key_value.bias", ("3d",), "query_key_value_bias", when=_BIASED
+        ),
         TensorRule(_B + "attention.dense.weight", ("d", "d"), "output_weight"),
-        TensorRule(_B + "attention.dense.bias", ("d",), "output_bias", True),
+        TensorRule(_B + "attention.dense.bias", ("d",), "output_bias", when=_BIASED),
         TensorRule(_B + "attention.bias", None, "attention_buffer", True),
         TensorRule(_B + "attention.masked_bias", None, "attention_buffer", True),
         TensorRule(_B + "attention.rotary_emb.inv_freq", None, "attention_buffer", True),

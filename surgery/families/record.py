@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from surgery.errors import CheckpointError
+from surgery.families.rotary import Rotary
 
 Role = Literal[
     "query_key_value_weight",  # fused: [3 d, d], rows interleaved per head as [heads, 3, head_size]
     "query_key_value_bias",  # fused: [3 d]
-    "query_weight",  # separate: [d, d]
-    "key_weight",
+    "query_weight",  # separate: [q, d], q = heads x head size
+    "key_weight",  # separate: [kv, d], kv = key/value heads x head size
     "value_weight",
-    "value_bias",  # separate: [d]
-    "output_weight",  # [d, d]
+    "query_bias",  # separate: [q]
+    "key_bias",  # separate: [kv]
+    "value_bias",
+    "query_norm",  # the gain of the norm of queries: [h], one for all heads, or [q]
+    "key_norm",
+    "output_weight",  # [d, q]
     "output_bias",  # [d]
     "attention_buffer",  # masks and frequencies stored by older libraries; never a parameter
     "affine_weight",  # compact layout only: [d, d]
@@ -46,17 +51,31 @@ attention_free_blocks auto_map
 
 
 @dataclass(frozen=True)
+class Switch:
+    """A key of config.json, with the library's default, whose `value` makes tensors exist."""
+
+    key: str
+    default: bool
+    value: bool = True
+
+    def on(self, config: Mapping[str, Any]) -> bool:
+        return bool(config.get(self.key, self.default)) == self.value
+
+
+@dataclass(frozen=True)
 class TensorRule:
     """One tensor of a checkpoint, or one per block when the name holds `{block}`.
 
     `shape` names its dimensions by the keys of `Dimensions.sizes`; None leaves it unchecked
-    (buffers, whose shape has changed between library versions).
+    (buffers, whose shape has changed between library versions). `when`: the switch without which
+    the model has no such tensor. `optional`: it may be missing all the same.
     """
 
     name: str
     shape: tuple[str, ...] | None
     role: Role | None = None
     optional: bool = False
+    when: Switch | None = None
 
     @property
     def per_block(self) -> bool:
@@ -65,7 +84,11 @@ class TensorRule:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """The sizes of one model. `d`: model width, `head_size`: d / num_heads."""
+    """The sizes of one model.
+
+    `d`: model width. `num_groups`: key/value heads, each shared by as many query heads; 0 stands
+    for one for each. `head_size`: 0 stands for d / num_heads.
+    """
 
     num_blocks: int
     num_heads: int
@@ -73,10 +96,21 @@ class Dimensions:
     intermediate: int
     vocabulary: int
     max_positions: int
+    num_groups: int = 0
+    head_size: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_groups", self.num_groups or self.num_heads)
+        object.__setattr__(self, "head_size", self.head_size or self.d // self.num_heads)
 
     @property
-    def head_size(self) -> int:
-        return self.d // self.num_heads
+    def heads_per_group(self) -> int:
+        return self.num_heads // self.num_groups
+
+    @property
+    def context(self) -> int:
+        """The width of the context vectors of all heads, side by side."""
+        return self.num_heads * self.head_size
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -84,53 +118,98 @@ class Dimensions:
         return {
             "d": self.d,
             "3d": 3 * self.d,
+            "q": self.context,
+            "kv": self.num_groups * self.head_size,
+            "h": self.head_size,
             "ff": self.intermediate,
             "vocab": self.vocabulary,
             "positions": self.max_positions,
         }
 
 
+_MAY_BE_NULL = {"num_groups", "head_size"}
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture: where its tensors are and which config keys give its sizes.
 
-    `attention` is the template of the attention module's name; `epsilon` the config key of the
-    layer norms' constant; `rotary` tells whether positions are rotary; `fused` whether query, key
-    and value are one tensor; `tied_head` whether the head is the embedding unless config.json says
-    otherwise; `settings` are the other keys of config.json that this architecture has, in words;
-    `aliases` maps second names of keys, which the library takes as well, to the first.
+    - `attention`: the template of the attention module's name; `layer_index`: its attribute that
+      numbers its layer of the cache.
+    - `epsilon`: the config key of the norms' constant, if there is one.
+    - `config_keys`: field of `Dimensions` → key of config.json; `head_size`: where config.json
+      gives none (0: width / heads).
+    - `fused`: whether query, key and value are one tensor.
+    - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
+    - `qk_norm`: whether queries and keys are normalized, each head alone ("head") or all heads
+      together ("all"); `norm_before`, `norm_after`: the norm whose output attention reads, and the
+      one that its output goes through, as templates of names.
+    - `clip`: the config key of the bound that queries, keys and values are clipped to.
+    - `window`: the config key of a window that every block attends within.
+    - `tied_head`: whether the head is the embedding unless config.json says otherwise.
+    - `needs`: keys that can be edited with one value only, which is the library's default.
+    - `settings`: the other keys of config.json that this architecture has, in words; `aliases`
+      maps second names of keys, which the library takes as well, to the first.
+    - `saved_as`: model types with the same tensors, which a checkpoint can be saved as.
     """
 
     model_type: str
     architecture: str
     title: str
     attention: str
-    epsilon: str
     rules: tuple[TensorRule, ...]
-    config_keys: dict[str, str]  # field of Dimensions → key of config.json
-    rotary: bool
-    fused: bool
-    tied_head: bool
+    config_keys: Mapping[str, str]
     settings: str
-    aliases: Mapping[str, str]
+    epsilon: str | None = None
+    rotary: Rotary | None = None
+    fused: bool = False
+    head_size: int = 0
+    qk_norm: Literal["head", "all"] | None = None
+    norm_before: str | None = None
+    norm_after: str | None = None
+    clip: str | None = None
+    window: str | None = None
+    tied_head: bool = False
+    layer_index: str = "layer_idx"
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    saved_as: tuple[str, ...] = ()
 
     @property
     def compact_model_type(self) -> str:
         """The model type of its compact checkpoints, so that no other class can load them."""
         return f"attention_free_{self.model_type}"
 
-    def dimensions(self, config: dict[str, Any]) -> Dimensions:
+    def dimensions(self, config: Mapping[str, Any]) -> Dimensions:
         """Sizes from a parsed config.json. Raises `CheckpointError` for a senseless key."""
         values: dict[str, int] = {}
-        for field, key in self.config_keys.items():
+        for name, key in self.config_keys.items():
             value = config.get(key)
-            if field == "intermediate" and value is None and "d" in values:
+            if value is None and name in _MAY_BE_NULL:
+                continue
+            if name == "intermediate" and value is None and "d" in values:
                 value = 4 * values["d"]  # the library's own default for GPT-Neo
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(
                     f"{key!r} is not a positive whole number", where="config.json", got=value
                 )
-            values[field] = value
+            values[name] = value
+        self._check_aliases(config)
+        dimensions = Dimensions(**{"head_size": self.head_size, **values})
+        for name, what, few in (
+            ("hidden_size", "heads", dimensions.num_heads),
+            ("the number of heads", "key/value heads", dimensions.num_groups),
+        ):
+            many = dimensions.d if what == "heads" else dimensions.num_heads
+            if many % few and not (what == "heads" and (self.head_size or "head_size" in values)):
+                raise CheckpointError(
+                    f"{name} is not a multiple of the number of {what}",
+                    where="config.json",
+                    got=f"{many} and {few}",
+                )
+        return dimensions
+
+    def _check_aliases(self, config: Mapping[str, Any]) -> None:
         for alias, key in self.aliases.items():
             if alias in config and repr(config[alias]) != repr(config.get(key)):  # 2.0 is not 2
                 raise CheckpointError(
@@ -140,19 +219,18 @@ class Family:
                     got=repr(config[alias])[:50],
                     fix=f"remove {alias!r}",
                 )
-        dimensions = Dimensions(**values)
-        if dimensions.d % dimensions.num_heads:
-            raise CheckpointError(
-                "hidden_size is not a multiple of the number of heads",
-                where="config.json",
-                got=f"{dimensions.d} and {dimensions.num_heads}",
-            )
-        return dimensions
 
     def unknown_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys of a parsed config.json that this architecture does not have, ascending."""
-        known = {*self.config_keys.values(), *self.aliases, self.epsilon}
+        known = {*self.config_keys.values(), *self.aliases, *self.needs, *self._named_keys()}
         return tuple(sorted(set(config) - known - set(f"{_COMMON} {self.settings}".split())))
+
+    def _named_keys(self) -> Iterator[str]:
+        """The keys of config.json that fields of the record and of its rules name."""
+        yield from (key for key in (self.epsilon, self.clip, self.window) if key is not None)
+        yield from (rule.when.key for rule in self.rules if rule.when is not None)
+        if self.rotary is not None:
+            yield from self.rotary.keys
 
     def known_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The same configuration without them."""
@@ -168,10 +246,15 @@ class Family:
             return None
         return rule, None if index is None else int(index[1])
 
+    def rule(self, role: Role) -> TensorRule | None:
+        """The rule of a role that is one tensor a block; None where the family has none."""
+        return next((rule for rule in self.rules if rule.role == role), None)
+
     def name(self, role: Role, block: int) -> str:
         """The stored name of a block's tensor of that role."""
-        (template,) = (rule.name for rule in self.rules if rule.role == role)
-        return template.format(block=block)
+        rule = self.rule(role)
+        assert rule is not None
+        return rule.name.format(block=block)
 
     def reading(self, block: int) -> tuple[str, str]:
         """The modules of a block that read x, what attention is given, and z, what it makes."""
@@ -184,7 +267,7 @@ class Family:
         return tuple(b for b in range(num_blocks) if self.reading(b)[1] in modules)
 
     def has(self, role: Role) -> bool:
-        return any(rule.role == role for rule in self.rules)
+        return self.rule(role) is not None
 
     @cached_property
     def _by_name(self) -> dict[str, TensorRule]:

@@ -1,38 +1,95 @@
-"""Rotary positions, as config.json gives them in the spellings of many library versions."""
+"""Rotary positions, as config.json gives them in the spellings of many library versions.
+
+A head's first dimensions are rotated in pairs; pair m turns by θ_m radians per position, and
+θ_m = base^(-2m / rotated dimensions) unless the positions are scaled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from surgery.errors import CheckpointError
 
-_NUMBERS = {  # key in `rope_parameters`, at the top level; least, most, the library's default
-    "share": ("partial_rotary_factor", "rotary_pct", 0, 1, 0.25),
-    "base": ("rope_theta", "rotary_emb_base", 1, 1e30, 10_000),
+SLIDING, FULL = "sliding_attention", "full_attention"
+_NUMBERS = {  # key in `rope_parameters`, at the top level; least, most
+    "share": ("partial_rotary_factor", "rotary_pct", 0, 1),
+    "base": ("rope_theta", "rotary_emb_base", 1, 1e30),
 }
 
 
-def rotary_kind(config: Mapping[str, Any]) -> str:
-    """ "default", or how positions are scaled. Raises `CheckpointError` for what is no object."""
-    scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
-    kinds = [given.get(key) for given in (scaling, rope) for key in ("rope_type", "type")]
-    kind = next((kind for kind in kinds if kind is not None), "default")
-    if kind == "default" and scaling and (rope or set(scaling) - {"rope_type", "type"}):
-        kind = "default, with more"  # new versions of the library heed it, and old ones do not
-    return str(kind)[:50]
+@dataclass(frozen=True)
+class Rotary:
+    """What an architecture does with the rotary keys of config.json.
+
+    - `share`, `base`: the library's defaults; `partial`: whether config.json can name a share.
+    - `scalings`: the kinds of scaled positions that the stock layout can be proved for.
+    - `full_every`: parameters are given by the type of a block (sliding or full attention), and
+      every so many blocks attend fully where `layer_types` does not say; 0: one set for all blocks.
+    """
+
+    share: float = 1.0
+    base: float = 10_000
+    partial: bool = False
+    scalings: tuple[str, ...] = ("linear", "llama3", "yarn")
+    full_every: int = 0
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of config.json that are read."""
+        yield from ("rope_parameters", "rope_scaling", "rope_theta", "head_dim")
+        if self.partial:
+            yield from ("partial_rotary_factor",)
+        if self.full_every:
+            yield "layer_types"
+
+    def layer_type(self, config: Mapping[str, Any], block: int) -> str | None:
+        """Which of several sets of parameters a block uses; None where there is one set."""
+        if not self.full_every:
+            return None
+        types = config.get("layer_types")
+        if types is None:
+            return SLIDING if (block + 1) % self.full_every else FULL
+        if not (isinstance(types, list) and block < len(types) and types[block] in (SLIDING, FULL)):
+            raise CheckpointError(
+                "'layer_types' does not say how every block attends",
+                where="config.json",
+                expected=f"a list of {SLIDING} and {FULL}, one for each block",
+                got=repr(types)[:50],
+            )
+        return str(types[block])
 
 
-def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, float]:
-    """How many of a head's dimensions are rotated, and the base of the frequencies.
+@dataclass(frozen=True)
+class Positions:
+    """The rotary positions of one block: `dimensions` of a head are rotated.
+
+    `kind` is "default" or the way in which positions are scaled, by `parameters`.
+    """
+
+    kind: str
+    dimensions: int
+    base: float
+    parameters: Mapping[str, Any]
+
+
+def rotary_positions(
+    config: Mapping[str, Any], rotary: Rotary, head_size: int, layer_type: str | None = None
+) -> Positions:
+    """What config.json says of a block's positions.
 
     **Raises:** `CheckpointError` for values that make no sense, or that library versions would read
     differently.
     """
-    rope = _mapping(config, "rope_parameters")
+    scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
+    if layer_type is not None:
+        rope = _mapping(rope, layer_type)
+        scaling = scaling if layer_type == FULL else {}
     found: dict[str, float] = {}
-    for name, (inside, outside, least, most, default) in _NUMBERS.items():
-        every = (rope.get(inside), config.get(inside), config.get(outside))
+    for name, (inside, outside, least, most) in _NUMBERS.items():
+        default = getattr(rotary, name)
+        every = (rope.get(inside), scaling.get(inside), config.get(inside), config.get(outside))
         given = [value for value in every if value is not None]
         value = given[0] if given else default
         if type(value) not in (int, float) or not least <= value <= most:
@@ -48,6 +105,13 @@ def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, fl
                 "they take",
                 where="config.json",
                 got=" and ".join(repr(v)[:50] for v in given),
+            )
+        if name == "share" and not rotary.partial and value != 1:
+            raise CheckpointError(
+                "this architecture rotates all dimensions of a head",
+                where="config.json",
+                expected="a rotary share of 1",
+                got=value,
             )
         found[name] = value
     if config.get("head_dim") not in (None, head_size):
@@ -65,7 +129,28 @@ def rotary_positions(config: Mapping[str, Any], head_size: int) -> tuple[int, fl
             expected=f"a rotary share below 1 for heads of {head_size}",
             got=found["share"],
         )
-    return dimensions, float(found["base"])
+    kind = _kind(scaling, rope, exact=not rotary.scalings)
+    parameters = {
+        "max_position_embeddings": config.get("max_position_embeddings"),
+        **(scaling or rope),
+    }
+    return Positions(kind, dimensions, float(found["base"]), parameters)
+
+
+def _kind(scaling: Mapping[str, Any], rope: Mapping[str, Any], *, exact: bool) -> str:
+    """`exact`: any scaling that comes with a kind "default" counts, as old versions heed it."""
+    kinds = [given.get(key) for given in (scaling, rope) for key in ("rope_type", "type")]
+    kind = next((kind for kind in kinds if kind is not None), "default")
+    more = set(scaling) - {"rope_type", "type"}
+    if kind == "default" and scaling and (rope or more):
+        kind = "default, with more"  # new versions of the library heed it, and old ones do not
+    elif scaling and rope and not exact and _plain(scaling) != _plain(rope):
+        kind = f"{kind}, given twice"
+    return str(kind)[:50]
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in ("type", "rope_theta")}
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:

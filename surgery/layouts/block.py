@@ -1,23 +1,24 @@
 """One block's attention tensors, fused or separate, seen per head.
 
-H: number of heads, h: head size, d = H h: model width. A fused query_key_value weight [3 d, d]
-views as [H, 3, h, d]: query, key and value are interleaved per head.
+H: query heads, G: key/value heads, h: head size, d: model width. A fused query_key_value weight
+[3 d, d] views as [H, 3, h, d]: query, key and value are interleaved per head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from surgery.families import Dimensions, Family, Role
+from surgery.families import Dimensions, Family, Role, Switch
 from surgery.layouts.product import reproducible_product
 from surgery.variants import Affine, Fit, Sources
 
 Array = npt.NDArray[Any]
+Part = Literal["query", "key", "value"]
 
 
 @dataclass(frozen=True)
@@ -33,44 +34,72 @@ class Block:
     def name(self, role: Role) -> str:
         return self.family.name(role, self.index)
 
+    def shape(self, role: Role) -> tuple[int, ...]:
+        """The shape of the block's tensor of that role, which may not be stored."""
+        rule = self.family.rule(role)
+        assert rule is not None
+        assert rule.shape is not None
+        return tuple(self.dimensions.sizes[size] for size in rule.shape)
+
     def has(self, role: Role) -> bool:
         return self.family.has(role) and self.name(role) in self.present
 
     def read(self, role: Role) -> Array:
         return self.read_tensor(self.name(role))
 
-    def per_head(self, array: Array) -> Array:
-        """[d, …] → [H, h, …], a view."""
-        return array.reshape(self.dimensions.num_heads, self.dimensions.head_size, *array.shape[1:])
+    def stored(self, part: Part, what: Literal["weight", "bias"]) -> Role:
+        """The role of the tensor that holds the weights or biases of queries, keys or values."""
+        name: Any = f"{'query_key_value' if self.family.fused else part}_{what}"
+        role: Role = name
+        return role
 
-    def fused_per_head(self, array: Array) -> Array:
-        """[3 d, …] → [H, 3, h, …], a view."""
-        heads, size = self.dimensions.num_heads, self.dimensions.head_size
-        return array.reshape(heads, 3, size, *array.shape[1:])
+    def switch(self, role: Role) -> Switch | None:
+        """What has to be switched in config.json before the block can hold such a tensor."""
+        rule = self.family.rule(role)
+        return None if rule is None or self.has(role) else rule.when
+
+    def per_head(self, array: Array) -> Array:
+        """[heads h, …] → [heads, h, …], a view: of query heads, or of key/value heads."""
+        return array.reshape(-1, self.dimensions.head_size, *array.shape[1:])
+
+    def parts(self, role: Role, array: Array) -> dict[Part, Array]:
+        """What a tensor of q, k, v weights or biases holds, head by head, as views [n, h, …]."""
+        if self.family.fused:
+            heads = array.reshape(-1, 3, self.dimensions.head_size, *array.shape[1:])
+            return {"query": heads[:, 0], "key": heads[:, 1], "value": heads[:, 2]}
+        part: Any = role.partition("_")[0]
+        return {part: self.per_head(array)}
 
     def sources(self, fit: Fit | None = None) -> Sources:
-        """W_V [H, h, d] and b_V [H, h], in the stored dtype, and what was fitted."""
-        if self.family.fused:
-            weight = self.fused_per_head(self.read("query_key_value_weight"))[:, 2]
-            bias = None
-            if self.has("query_key_value_bias"):
-                bias = self.fused_per_head(self.read("query_key_value_bias"))[:, 2]
-            return Sources(weight, bias, fit)
-        bias = self.per_head(self.read("value_bias")) if self.has("value_bias") else None
-        return Sources(self.per_head(self.read("value_weight")), bias, fit)
+        """W_V [H, h, d] and b_V [H, h] of each query head, as stored, and what was fitted."""
+        weight, bias = self.stored("value", "weight"), self.stored("value", "bias")
+        found = [
+            self._of_query_heads(self.parts(role, self.read(role))["value"])
+            for role in (weight, bias)
+            if role == weight or self.has(role)
+        ]
+        return Sources(found[0], found[1] if len(found) > 1 else None, fit)
+
+    def _of_query_heads(self, values: Array) -> Array:
+        """[G, …] → [H, …]: every query head has the values of its group."""
+        each = self.dimensions.heads_per_group
+        if each == 1:
+            return values
+        return values[[head // each for head in range(self.dimensions.num_heads)]]
 
     def branch_weight(self, affine: Affine) -> Array:
         """W_O M, float64 [d, d], for a map whose weight is not None."""
-        d = self.dimensions.d
         assert affine.weight is not None
-        return reproducible_product(self.read("output_weight"), affine.weight.reshape(d, d))
+        d = self.dimensions.d
+        return reproducible_product(self.read("output_weight"), affine.weight.reshape(-1, d))
 
     def branch_bias(self, affine: Affine) -> Array:
         """W_O c + b_O, float64 [d]."""
-        d = self.dimensions.d
-        bias = np.zeros(d)
-        if affine.bias is not None:
-            bias = reproducible_product(self.read("output_weight"), affine.bias.reshape(d, 1))[:, 0]
+        bias = np.zeros(self.dimensions.d) if affine.bias is None else self.constant(affine.bias)
         if affine.keep_output_bias and self.has("output_bias"):
             bias = bias + self.read("output_bias").astype(np.float64)
         return bias
+
+    def constant(self, contexts: Array) -> Array:
+        """What constant context vectors [H, h] add to the residual: W_O c, float64 [d]."""
+        return reproducible_product(self.read("output_weight"), contexts.reshape(-1, 1))[:, 0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from surgery.errors import UnsupportedError
-from surgery.families import Family, Role
+from surgery.families import Dimensions, Family, Role
 from surgery.layouts.block import Array, Block
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
@@ -23,6 +23,17 @@ class Change:
     block: int
     role: Role
     shape: tuple[int, ...]
+
+
+class Stored(Protocol):
+    """What a source stores: `surgery.checkpoint.inventory.Inventory`."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def dimensions(self) -> Dimensions: ...
+    @property
+    def infos(self) -> Mapping[str, Any]: ...
 
 
 class Layout(Protocol):
@@ -47,6 +58,9 @@ class Layout(Protocol):
     ) -> tuple[Change, ...]:
         """Which tensors of a block change, from names and shapes alone."""
 
+    def with_switched(self, changes: Sequence[Change], inventory: Stored, /) -> tuple[Change, ...]:
+        """The changes of all blocks, and what else they bring with them in any block."""
+
     def compute(
         self,
         change: Change,
@@ -63,11 +77,21 @@ class Layout(Protocol):
         """
 
     def config(
-        self, config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit], /
+        self,
+        config: dict[str, Any],
+        family: Family,
+        edits: Mapping[int, BlockEdit],
+        added: Collection[str],
+        /,
     ) -> dict[str, Any]:
-        """The result's config.json, as a new dict."""
+        """The result's config.json, as a new dict. `added`: the names of added tensors."""
 
     def source_config(
-        self, config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit], /
+        self,
+        config: dict[str, Any],
+        family: Family,
+        edits: Mapping[int, BlockEdit],
+        added: Collection[str],
+        /,
     ) -> dict[str, Any]:
         """What `config` was made from, as a new dict, as far as the layout needs to know it."""

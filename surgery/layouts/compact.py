@@ -10,13 +10,13 @@ with the stock layout within that rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from surgery.errors import UnsupportedError
 from surgery.families import Family
 from surgery.layouts.block import Array, Block
-from surgery.layouts.change import Change
+from surgery.layouts.change import Change, Stored
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
 from surgery.modeling.names import auto_map, class_names
@@ -28,12 +28,22 @@ NAME = "compact"
 def refusal(block: Block, edit: BlockEdit, config: dict[str, Any]) -> UnsupportedError | None:
     """Only a block that has no head left can be without its attention module."""
     if edit.whole:
-        return None
+        return _clipped(block, edit, config)
     left = edit.num_heads - len(edit.variants)
     return UnsupportedError(
         f"{left} of {edit.num_heads} heads of block {edit.block} still attend, and the compact "
         "layout takes the whole attention module out",
         fix="use `layout=stock`, or name the whole block",
+    )
+
+
+def _clipped(block: Block, edit: BlockEdit, config: dict[str, Any]) -> UnsupportedError | None:
+    clip = config.get(block.family.clip) if block.family.clip else None
+    if clip is None or all(v.FITTED or v.KIND != "affine" for v in edit.variants.values()):
+        return None
+    return UnsupportedError(
+        f"the model clips values to {clip}, and the compact layout has nothing that clips",
+        fix="take `variant=linear`, mean or zero",
     )
 
 
@@ -67,8 +77,15 @@ def compute(
     return block.branch_bias(affine)
 
 
+def with_switched(changes: Sequence[Change], inventory: Stored) -> tuple[Change, ...]:
+    return tuple(changes)
+
+
 def config(
-    config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit]
+    config: dict[str, Any],
+    family: Family,
+    edits: Mapping[int, BlockEdit],
+    added: Collection[str] = (),
 ) -> dict[str, Any]:
     earlier = config.get("attention_free_blocks") or {}
     kinds = {int(block): kind for block, kind in earlier.items()}
@@ -83,7 +100,10 @@ def config(
 
 
 def source_config(
-    config: dict[str, Any], family: Family, edits: Mapping[int, BlockEdit]
+    config: dict[str, Any],
+    family: Family,
+    edits: Mapping[int, BlockEdit],
+    added: Collection[str] = (),
 ) -> dict[str, Any]:
     source = {key: value for key, value in config.items() if key != "auto_map"}
     kinds = source.pop("attention_free_blocks", None) or {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,15 @@ _STRONGEST: tuple[Kind, ...] = ("affine", "constant", "none")
 
 @dataclass(frozen=True)
 class BlockEdit:
-    """`variants` maps each edited head to its variant, ascending by head."""
+    """`variants` maps each edited query head to its variant, ascending by head.
+
+    `num_groups`: key/value heads, each shared by as many query heads (0: each has its own).
+    """
 
     block: int
     num_heads: int
     variants: Mapping[int, Variant]
+    num_groups: int = 0
 
     @property
     def whole(self) -> bool:
@@ -30,6 +34,12 @@ class BlockEdit:
         return list(self.variants)
 
     @property
+    def groups(self) -> list[range]:
+        """The query heads of each key/value head."""
+        each = self.num_heads // (self.num_groups or self.num_heads)
+        return [range(first, first + each) for first in range(0, self.num_heads, each)]
+
+    @property
     def kind(self) -> Kind:
         """What the edited heads add together."""
         kinds = {variant.KIND for variant in self.variants.values()}
@@ -39,6 +49,10 @@ class BlockEdit:
     def fitted(self) -> bool:
         """Whether calibration text is needed."""
         return any(variant.FITTED for variant in self.variants.values())
+
+    def of_kind(self, kind: Kind, heads: Iterable[int]) -> list[int]:
+        """Those of `heads` that are edited by a variant of that kind."""
+        return [h for h in heads if h in self.variants and self.variants[h].KIND == kind]
 
     def affine(self, sources: Sources) -> Affine:
         """The maps of all heads of the block, zero for those that are not edited.

@@ -11,19 +11,24 @@ float32, every other weight underflows to exactly zero and the token's own weigh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import MarginError
-from surgery.families.rotary import rotary_kind, rotary_positions
 
 UNDERFLOW = 104.0  # exp(-104) rounds to zero in float32: its smallest positive number is e^-103.28
 SCORE_LIMIT = 30_000.0  # κ² k before scaling; float16 ends at 65,504
-MOST_POSITIONS = 1 << 22  # a table of offsets that fits in memory; far beyond any trained context
+MOST_POSITIONS = 1 << 22  # far beyond any trained context, and seconds of search
+MOST_PAIRS = 64
 ROUNDING = 3 * 2.0**-8  # relative error of one score in bfloat16: query, key and product rounding
+SHORT = 2048  # positions up to which angles in float32 are as good as exact
+ANGLE = 2.0**-23  # relative error of the difference of two angles, each rounded to float32
+_CHUNK = 1 << 15  # offsets at a time
+
+Frequencies = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,29 +48,24 @@ class OneHot:
     num_offsets: int
 
 
-def inverse_frequencies(config: dict[str, Any], head_size: int) -> npt.NDArray[np.float64]:
-    """θ_m = base^(-2m / rotary dimensions) for m < rotary dimensions / 2, from config.json.
-
-    **Raises:** `MarginError` for any rotary scaling other than the default, `CheckpointError` for
-    values that make no sense.
-    """
-    kind = rotary_kind(config)
-    if kind != "default":
-        raise MarginError(
-            f"rotary scaling {kind!r} is not supported by the stock layout",
-            where="config.json",
-            expected="default rotary positions",
-            fix="use `layout=compact`",
-        )
-    dimensions, base = rotary_positions(config, head_size)
-    return base ** -(np.arange(0, dimensions, 2, dtype=np.float64) / max(dimensions, 1))
-
-
-def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions: int) -> OneHot:
+def one_hot(
+    frequencies: Frequencies,
+    head_size: int,
+    max_positions: int,
+    *,
+    growth: float = 1.0,
+    limit: float | None = None,
+    scale: float = 1.0,
+) -> OneHot:
     """The number of pairs with the widest worst-case gap, and its constant.
 
+    In long contexts the gap is that of frequencies in float32 whose angles are rounded to float32
+    where it hurts most, as a loaded model has them. A model that is cast to half precision once it
+    is loaded rounds its frequencies, too, and is no longer one-hot at offsets in the thousands.
+
     **Arguments:** `frequencies` [pairs], radians per position; offsets run from 1 to
-    `max_positions` - 1.
+    `max_positions` - 1. `growth`: what rotated queries and keys are multiplied by; `limit`: the
+    largest value that queries and keys may have; `scale`: what else scores are multiplied by.
 
     **Raises:** `MarginError`, with the figure, when no choice leaves a sufficient gap.
     """
@@ -77,21 +77,19 @@ def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions:
             got=max_positions,
             fix="use `layout=compact`",
         )
-    offsets = np.arange(1, max(max_positions, 2), dtype=np.float64)
-    lost = np.zeros_like(offsets)  # Σ_{m<k} (1 - cos θ_m Δ)
     best: OneHot | None = None
-    for num_pairs, frequency in enumerate(frequencies, 1):
-        lost += 1.0 - np.cos(frequency * offsets)
-        kappa = int(np.sqrt(SCORE_LIMIT / num_pairs))
-        unit = kappa**2 / np.sqrt(head_size)
-        worst = int(np.argmin(lost))
+    for num_pairs, (lost, worst) in enumerate(_lost(frequencies, max_positions), 1):
+        kappa = int(np.sqrt(SCORE_LIMIT / num_pairs) / growth)
+        if limit is not None:
+            kappa = min(kappa, int(limit))
+        unit = (kappa * growth) ** 2 / np.sqrt(head_size)
         candidate = OneHot(
             kappa=kappa,
             num_pairs=num_pairs,
-            gap=round(float(unit * lost[worst]), 3),
+            gap=round(float(unit * lost * scale), 3),
             required=round(UNDERFLOW + 2 * ROUNDING * float(unit * num_pairs), 3),
-            worst_offset=worst + 1,
-            num_offsets=len(offsets),
+            worst_offset=worst,
+            num_offsets=max(max_positions, 2) - 1,
         )
         if best is None or candidate.gap - candidate.required > best.gap - best.required:
             best = candidate
@@ -106,3 +104,26 @@ def one_hot(frequencies: npt.NDArray[np.float64], head_size: int, max_positions:
             fix="use `layout=compact`",
         )
     return best
+
+
+def _lost(frequencies: Frequencies, max_positions: int) -> Iterator[tuple[float, int]]:
+    """For 1, 2, … pairs: the least Σ_{m<k} (1 - cos θ_m Δ) over all offsets Δ, and where it is."""
+    pairs = min(len(frequencies), MOST_PAIRS)
+    theta = np.asarray(frequencies, np.float64)[:pairs]
+    slack = np.zeros(pairs)
+    if max_positions > SHORT:
+        theta = theta.astype(np.float32).astype(np.float64)
+        slack = ANGLE * max_positions * theta
+        slack[theta == 1.0] = 0  # the positions themselves, which are exact
+    found = [(np.inf, 1)] * pairs
+    for begin in range(1, max(max_positions, 2), _CHUNK):
+        offsets = np.arange(begin, min(begin + _CHUNK, max(max_positions, 2)), dtype=np.float64)
+        lost = np.zeros_like(offsets)
+        for pair in range(pairs):
+            lost += 1.0 - np.cos(theta[pair] * offsets)
+            if slack[pair]:
+                turned = np.abs(np.sin(theta[pair] * offsets))
+                lost -= slack[pair] * turned + slack[pair] ** 2 / 2
+            worst = int(np.argmin(lost))
+            found[pair] = min(found[pair], (float(lost[worst]), begin + worst))
+    yield from found

@@ -1,9 +1,8 @@
-"""Models whose attention is gone from chosen blocks: GPT-NeoX (Pythia) and GPT-Neo.
+"""Models whose attention is gone from chosen blocks, of all families that attn-surgery edits.
 
 This file travels beside the checkpoints it loads and needs torch and transformers (>= 4.57, < 6)
 only. `config.attention_free_blocks` maps a block's index, as a string, to what stands in place of
-its attention. x [B, T, d] is the block's input after its layer norm, y [B, T, d] what is added to
-the residual:
+its attention. x [B, T, d] is what attention was given, y [B, T, d] what it would have given back:
 
     "affine"     y = W x + b    `affine.weight` [d, d] and `affine.bias` [d]
     "constant"   y = b          `affine.bias` [d]
@@ -14,7 +13,7 @@ library reads a cache's length off its first layer, so the blocks that do attend
 layers 0, 1, … without gaps. Where no block attends, the first one keeps a 1 per token instead, so
 that the cache still knows its length.
 
-Of a family only the names are said, at the end of the file: all the rest is the library's.
+Of a family only the names stand here, at the end of the file. All the rest is the library's.
 """
 
 # The library annotates few of its methods, and what it mixes in below is not known here.
@@ -22,19 +21,12 @@ Of a family only the names are said, at the end of the file: all the rest is the
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-    GPTNeoModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GPTNeoXModel,
-)
 
 if tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 57):
     raise ImportError(
@@ -43,6 +35,7 @@ if tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 57):
     )
 
 KINDS = ("affine", "constant", "none")
+CACHES = ("cache", "layer_past", "past_key_values", "past_key_value")  # by family and version
 
 
 class AttentionFreeConfig:
@@ -81,6 +74,18 @@ class AttentionFreeConfig:
                     f"known: {', '.join(KINDS)}"
                 )
         return {int(block): kind for block, kind in blocks.items()}
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        """What the library makes caches from: layers of the cache are the blocks that attend."""
+        config = super().get_text_config(*args, **kwargs)
+        types = getattr(config, "layer_types", None)
+        if types is None or len(set(types)) == 1:
+            return config
+        gone = getattr(self, "attention_free_blocks", {})  # not there while this is made
+        order = sorted(range(len(types)), key=lambda block: str(block) in gone)
+        config = copy.copy(config)
+        config.layer_types = [types[block] for block in order]
+        return config
 
     @property
     def num_kv_shared_layers(self) -> int:
@@ -128,16 +133,17 @@ class PerToken(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        layer_past: Any = None,
+        *_: Any,
         cache_position: torch.Tensor | None = None,
-        **_: Any,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """[B, T, d] -> ([B, T, d], None): the output, and no attention weights."""
-        if self.counts_tokens and layer_past is not None:
+        cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
+        if self.counts_tokens and cache is not None:
             ones = hidden_states.new_ones(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
             # Only versions that hand out cache_position need it back, for static caches.
             where = () if cache_position is None else ({"cache_position": cache_position},)
-            layer_past.update(ones, ones, 0, *where)
+            cache.update(ones, ones, 0, *where)
         return self.resid_dropout(self.affine(hidden_states)), None
 
 
@@ -201,61 +207,77 @@ class AttentionFreeForCausalLM(AttentionFree):
         setattr(self, self.base_model_prefix, self.model_class(config))
         self.post_init()
 
-
-# --- GPT-NeoX (Pythia) ----------------------------------------------------------------------
-
-
-class AttentionFreeGPTNeoXConfig(AttentionFreeConfig, GPTNeoXConfig):
-    model_type = "attention_free_gpt_neox"
-    tokenizer = "GPTNeoXTokenizerFast"
-    __init__ = AttentionFreeConfig.__init__  # else newer versions generate one
-
-
-class AttentionFreeGPTNeoXModel(AttentionFreeModel, GPTNeoXModel):
-    config_class = AttentionFreeGPTNeoXConfig
-    attention = "layers.{}.attention"
-    cache_layer = "layer_idx"
-
-
-class AttentionFreeGPTNeoXForCausalLM(AttentionFreeForCausalLM, GPTNeoXForCausalLM):
-    config_class = AttentionFreeGPTNeoXConfig
-    model_class = AttentionFreeGPTNeoXModel
-
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in the library. The output embedding may be stored as embed_out or as lm_head."""
+        """As in the library. GPT-NeoX's head may be stored as embed_out or as lm_head."""
         # The library renames it for its own class only. These patterns hold no escapes, because
         # some versions turn them round, as plain text, when they save.
-        if "lm_head.weight" in GPTNeoXForCausalLM._tied_weights_keys:
-            kwargs.setdefault("key_mapping", {"^embed_out": "lm_head"})
-        else:
-            kwargs.setdefault("key_mapping", {"^lm_head": "embed_out"})
+        if cls.base_model_prefix == "gpt_neox":
+            if "lm_head.weight" in cls._tied_weights_keys:
+                kwargs.setdefault("key_mapping", {"^embed_out": "lm_head"})
+            else:
+                kwargs.setdefault("key_mapping", {"^lm_head": "embed_out"})
         return super().from_pretrained(*args, **kwargs)
 
 
-# --- GPT-Neo --------------------------------------------------------------------------------
+# The library's name of a family: a block's attention module, its attribute that numbers its layer
+# of the cache, and the tokenizer that the library has for the family's own model type.
+FAMILIES = {
+    "GPTNeoX": ("layers.{}.attention", "layer_idx", "GPTNeoXTokenizerFast"),
+    "GPTNeo": ("h.{}.attn.attention", "layer_id", "GPT2TokenizerFast"),
+    "Llama": ("layers.{}.self_attn", "layer_idx", "LlamaTokenizerFast"),
+    "Mistral": ("layers.{}.self_attn", "layer_idx", "LlamaTokenizerFast"),
+    "Qwen2": ("layers.{}.self_attn", "layer_idx", "Qwen2TokenizerFast"),
+    "Qwen3": ("layers.{}.self_attn", "layer_idx", "Qwen2TokenizerFast"),
+    "Olmo": ("layers.{}.self_attn", "layer_idx", "GPTNeoXTokenizerFast"),
+    "Olmo2": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "Olmo3": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "Phi": ("layers.{}.self_attn", "layer_idx", "GPT2TokenizerFast"),
+    "StableLm": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+}
+PREFIX = "AttentionFree"
 
 
-class AttentionFreeGPTNeoConfig(AttentionFreeConfig, GPTNeoConfig):
-    model_type = "attention_free_gpt_neo"
-    tokenizer = "GPT2TokenizerFast"
-    __init__ = AttentionFreeConfig.__init__
+def __getattr__(name: str) -> Any:
+    """A family's three classes, made when one of them is first asked for.
+
+    AttentionFreeLlamaConfig, AttentionFreeLlamaModel, AttentionFreeLlamaForCausalLM, and so on.
+    """
+    for stem in FAMILIES:
+        if name in {f"{PREFIX}{stem}{kind}" for kind in ("Config", "Model", "ForCausalLM")}:
+            _make_classes(stem)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class AttentionFreeGPTNeoModel(AttentionFreeModel, GPTNeoModel):
-    config_class = AttentionFreeGPTNeoConfig
-    attention = "h.{}.attn.attention"
-    cache_layer = "layer_id"
+def _make_classes(stem: str) -> None:
+    attention, cache_layer, tokenizer = FAMILIES[stem]
+    library = {
+        kind: getattr(transformers, stem + kind) for kind in ("Config", "Model", "ForCausalLM")
+    }
 
+    def make(kind: str, mixin: type, **fields: Any) -> Any:
+        name = f"{PREFIX}{stem}{kind}"
+        body = {"__module__": __name__, "__qualname__": name, **fields}
+        globals()[name] = cls = type(name, (mixin, library[kind]), body)
+        return cls
 
-class AttentionFreeGPTNeoForCausalLM(AttentionFreeForCausalLM, GPTNeoForCausalLM):
-    config_class = AttentionFreeGPTNeoConfig
-    model_class = AttentionFreeGPTNeoModel
-
-
-# Saving a model then writes this file and the auto_map beside it.
-for _config in (AttentionFreeGPTNeoXConfig, AttentionFreeGPTNeoConfig):
-    _config.register_for_auto_class()
-for _lm in (AttentionFreeGPTNeoXForCausalLM, AttentionFreeGPTNeoForCausalLM):
-    _lm.register_for_auto_class("AutoModelForCausalLM")
-    _lm.model_class.register_for_auto_class("AutoModel")
+    config = make(
+        "Config",
+        AttentionFreeConfig,
+        model_type=f"attention_free_{library['Config'].model_type}",
+        tokenizer=tokenizer,
+        __init__=AttentionFreeConfig.__init__,  # else newer versions generate one
+    )
+    model = make(
+        "Model",
+        AttentionFreeModel,
+        config_class=config,
+        attention=attention,
+        cache_layer=cache_layer,
+    )
+    head = make("ForCausalLM", AttentionFreeForCausalLM, config_class=config, model_class=model)
+    # Saving a model then writes this file and the auto_map beside it.
+    config.register_for_auto_class()
+    model.register_for_auto_class("AutoModel")
+    head.register_for_auto_class("AutoModelForCausalLM")

@@ -59,7 +59,8 @@ def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     tokens but some: scaled, shifted and in another order. A head that mixes tokens has another
     context vector at a token that was kept; an attention-free one has the same bits. Kept are the
     last token alone, so that every offset is tried, then a random half, then the other half, so
-    that every position is. Where the module is gone, what stands there answers for all heads.
+    that every position is. A head that the output projection does not read mixes nothing. Where the
+    module is gone, what stands there answers for all heads.
 
     **Arguments:** `seed` of all that is random.
 
@@ -83,10 +84,16 @@ def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
         attention.register_forward_hook(probe, with_kwargs=True)
         projection = modules.get(family.reading(block)[1])
         if projection is not None:
+            probe.read = _heads_read(projection.weight, dimensions.num_heads)
             projection.register_forward_pre_hook(probe.take_context)
     with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
         model(tokens_BT, use_cache=False)  # it is loaded for this alone: the hooks go with it
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
+
+
+def _heads_read(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Bool [H]: which heads the output projection [d, H h] reads."""
+    return (weight.view(len(weight), num_heads, -1) != 0).any(-1).any(0)
 
 
 class _Probe:
@@ -99,6 +106,7 @@ class _Probe:
         self.running = False
         self.context: torch.Tensor | None = None
         self.mixing = torch.zeros(num_heads, dtype=torch.bool)
+        self.read = torch.ones(num_heads, dtype=torch.bool)
 
     def take_context(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         self.context = args[0]
@@ -108,16 +116,18 @@ class _Probe:
     ) -> None:
         if self.running:
             return
-        x_BTd, before = args[0], output[0] if self.context is None else self.context
+        x_BTd: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+        others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        before = output[0] if self.context is None else self.context
         others_BTd = x_BTd[:, self.order_T] * -3 + 1
         self.running = True
         for kept_T in self.kept:
             changed_BTd = torch.where(kept_T[:, None], x_BTd, others_BTd)
-            output = module(changed_BTd, *args[1:], **kwargs)[0]
+            output = module(changed_BTd, *args[1:], **others)[0]
             if not torch.isfinite(output).all():
                 raise FloatingPointError("attention output is not finite")
             after = output if self.context is None else self.context
             differs_d = (after != before)[0, kept_T].any(0)
             parts = 1 if self.context is None else len(self.mixing)
-            self.mixing |= differs_d.view(parts, -1).any(-1)
+            self.mixing |= differs_d.view(parts, -1).any(-1) & self.read
         self.running = False

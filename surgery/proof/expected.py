@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ def _undone(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Te
         shape = () if rule is None or rule.shape is None else rule.shape
         infos[name] = TensorInfo(name, result.dtype, tuple(sizes[size] for size in shape))
     edits = block_edits(edit.parts, result.dimensions)
-    return layout_of(edit.layout).source_config(result.config, family, edits), infos
+    layout, added = layout_of(edit.layout), edit.changed.added
+    return layout.source_config(result.config, family, edits, added), infos
 
 
 def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
@@ -84,12 +86,16 @@ def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
 
 
 def check_repeats(
-    plan: Plan, result: Checkpoint, read: Callable[[str], Array], actions: Collection[str]
+    plan: Plan,
+    result: Checkpoint,
+    read: Callable[[str], Array],
+    actions: Collection[str],
+    later: Collection[str] = (),
 ) -> tuple[int, int]:
     """Carries an edit out again and compares, bit for bit, what was not fitted to text.
 
     **Arguments:** `read` gives the tensors of the source, or of the result itself, by name;
-    `actions`: which changes are compared.
+    `actions`: which changes are compared; `later`: tensors that later edits have changed as well.
 
     **Returns:** how many tensors were compared, and how many of them hold fitted numbers.
 
@@ -100,9 +106,14 @@ def check_repeats(
     for change in plan.changes:
         if change.action not in actions:
             continue
+        made = plan
+        if change.action == "add" and change.name in later:
+            if change.block not in plan.edits:
+                continue  # the later edit's alone
+            made = replace(plan, inventory=replace(plan.inventory, infos=result.infos))
         found = result.read(change.name)
         with np.errstate(over="ignore", invalid="ignore"):
-            expected = plan.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
+            expected = made.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
         known = ~np.isnan(expected)
         if (
             (found.shape, found.dtype) != (expected.shape, expected.dtype)
@@ -121,6 +132,6 @@ def _unknown(dimensions: Dimensions) -> Fit:
     def unknown(*shape: int) -> Array:
         return np.broadcast_to(np.float32(math.nan), shape)
 
-    heads, size = dimensions.num_heads, dimensions.head_size
-    weight = unknown(heads, size, dimensions.d)
+    heads, size, d = dimensions.num_heads, dimensions.head_size, dimensions.d
+    weight = unknown(heads, size, d)
     return Fit(unknown(heads, size), weight, unknown(heads, size), ridge=math.nan, r2=math.nan)

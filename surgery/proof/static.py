@@ -139,8 +139,11 @@ class FileChecks:
         return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"
 
     def tensors(self) -> str:
+        later: set[str] = set()
         for plan in self.plans:
-            check_repeats(plan, self.result, self.result.read, {"rewrite"})
+            actions = {"rewrite"} if plan.layout.NAME == "compact" else {"rewrite", "add"}
+            check_repeats(plan, self.result, self.result.read, actions, later)
+            later.update(plan.rewritten)
         hot = self.manifest.edit.one_hot
         if hot is None:
             return "hold what the layout puts there"

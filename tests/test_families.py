@@ -1,0 +1,432 @@
+"""Contract, for every family that follows Llama: an edit is what its formula says, or is refused.
+
+The reference is the source, loaded by the library, with context vectors put in the place of those
+that attention makes, just before the output projection. A stock edit that stores no product equals
+it bit for bit; where W_O c is stored, and in the compact layout, products are rounded once more.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import decoders
+import pytest
+import torch
+import transformers
+from checkpoints import DTYPES
+from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
+from fits import export_with_any, random_fits
+from forging import assert_refused, edit_json, edit_weights, seal
+from safetensors.torch import load_file
+from torch.nn import functional
+
+import surgery
+from surgery import families as records
+from surgery.editing.in_memory import replacements
+from surgery.editing.loading import load_model
+from surgery.errors import BlockSpecError, MarginError, UnsupportedError
+from surgery.families.decoder import BLOCK, GATED, attention, decoder, norm
+from surgery.selection import Part, parse_selection
+
+KINDS = tuple(decoders.CONFIGS)
+EACH = HEADS // GROUPS
+GRAINS = {"block": "1", "group": "1.g1", "head": "1.2"}
+VARIANTS = ("identity", "zero", "mean", "linear")
+IDS = torch.randint(128, (2, 40), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model of each family, saved once."""
+    root = tmp_path_factory.mktemp("families")
+    return {kind: write_decoder(root / kind, kind) for kind in KINDS}
+
+
+@torch.no_grad()
+def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    result: torch.Tensor = model(ids, use_cache=False).logits
+    return result
+
+
+def load_aligned(path: Path, **options: Any) -> Any:
+    """A model whose weights lie in memory of their own.
+
+    Where they lie in a file decides which kernel multiplies a single token, and so the last bit.
+    """
+    model = load_model(path, **options)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def output_of(module: Any) -> Any:
+    return module.o_proj if hasattr(module, "o_proj") else module.dense
+
+
+def put_in_place(
+    model: Any, spec: str, variant: str, *, shared: bool, fits: Any, **numbers: int
+) -> None:
+    """Replaces context vectors in the library's own model, by hooks."""
+    blocks, heads, groups = (numbers.get(n, d) for n, d in zip("bhg", (BLOCKS, HEADS, GROUPS)))
+    for part in parse_selection(spec, variant, blocks, heads, groups):
+        module = model.model.layers[part.block].self_attn
+        value, out = module.v_proj, output_of(module)
+        seen: list[torch.Tensor] = []
+        value.register_forward_hook(lambda m, a, o, seen=seen: seen.extend((a[0], o)))
+
+        def replaced(
+            module: Any, args: Any, part: Part = part, seen: Any = seen
+        ) -> tuple[torch.Tensor]:
+            v, x = seen.pop(), seen.pop()
+            z = args[0].view(*x.shape[:2], heads, -1).clone()
+            of_groups = v.view(*x.shape[:2], groups, -1)
+            fit = fits.get(part.block)
+            for head in part.heads:
+                group = head // (heads // groups)
+                if variant == "identity":
+                    z[:, :, head] = of_groups[:, :, group]
+                elif variant == "zero":
+                    z[:, :, head] = 0
+                elif variant == "mean":
+                    z[:, :, head] = torch.from_numpy(fit.mean[head])
+                else:
+                    own = range(group * EACH, (group + 1) * EACH) if shared else (head,)
+                    z[:, :, head] = mapped(x, fit, own)
+            return (z.view_as(args[0]),)
+
+        out.register_forward_pre_hook(replaced)
+        if variant == "zero" and len(part.heads) == heads and out.bias is not None:
+            out.bias.data.zero_()
+
+
+def mapped(x: torch.Tensor, fit: Any, heads: Any) -> torch.Tensor:
+    weight = torch.from_numpy(fit.weight[list(heads)]).double().mean(0).to(x)
+    bias = torch.from_numpy(fit.bias[list(heads)]).double().mean(0).to(x)
+    return functional.linear(x, weight, bias)
+
+
+def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
+    """Why a cell is refused, in part; None for one that is held."""
+    family = BY_TYPE[kind]
+    constants = {"qwen2", "stablelm", "mistral"}  # no output bias
+    if layout == "compact":
+        return None if grain == "block" else "still attend"
+    if variant == "zero":
+        return None
+    if kind == "mistral":
+        return "no query and key biases" if variant != "mean" else "no output bias"
+    if variant == "mean":
+        return "name the whole group, 1.g1" if grain == "head" and kind in constants else None
+    if grain == "head" and family.qk_norm is None:
+        return "name the whole group, 1.g1"
+    if grain != "block" and family.qk_norm is not None:
+        return "share the norm of queries and keys"
+    return None
+
+
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+@pytest.mark.parametrize("grain", GRAINS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_cell_is_exact_or_refused(
+    sources: dict[str, Path], kind: str, grain: str, layout: str
+) -> None:
+    model, spec = load_model(sources[kind]), GRAINS[grain]
+    before, d = logits(model), model.config.hidden_size
+    fits = random_fits(range(BLOCKS), HEADS, d, SIZE)
+    for variant in VARIANTS:
+        refused = expected(kind, variant, grain, layout)
+        if refused is not None:
+            with pytest.raises(UnsupportedError, match=refused):
+                replacements(model, spec, fits, variant=variant, layout=layout)
+            continue
+        with replacements(model, spec, fits, variant=variant, layout=layout).active():
+            found = logits(model)
+        reference = load_model(sources[kind])
+        put_in_place(reference, spec, variant, shared=layout == "stock", fits=fits)
+        want = logits(reference)
+        if layout == "stock" and variant in ("identity", "zero"):
+            assert torch.equal(found, want), variant
+        else:
+            torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(found, before), variant
+        assert torch.equal(logits(model), before), "the model was not restored"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
+@pytest.mark.parametrize(("dtype", "attn"), [*((d, "sdpa") for d in DTYPES), ("float32", "eager")])
+def test_a_stock_export_equals_the_reference(
+    tmp_path: Path, kind: str, dtype: str, attn: str
+) -> None:
+    """Bit for bit: in every dtype, uncached, padded, and continued from a cache."""
+    source, out = write_decoder(tmp_path / "source", kind, torch_dtype=dtype), tmp_path / "out"
+    surgery.export(source, "0,2", output=out, layout="stock")
+    edited, reference = (load_aligned(path, attn_implementation=attn) for path in (out, source))
+    assert type(edited).__module__.startswith("transformers.")
+    put_in_place(reference, "0,2", "identity", shared=True, fits={})
+    generator = torch.Generator().manual_seed(2)
+    for length in (1, 9, 300):
+        ids = torch.randint(128, (1, length), generator=generator)
+        assert torch.equal(logits(edited, ids), logits(reference, ids)), length
+    mask = torch.ones_like(IDS)
+    mask[0, :13] = 0
+    ways = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 1}
+    made = [m.generate(IDS, attention_mask=mask, **ways) for m in (edited, reference)]
+    assert torch.equal(*made)
+    assert torch.equal(logits(edited, made[0]), logits(reference, made[0]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
+def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """Keys of edited blocks are constants; added biases are -0.0; one key of config.json changes."""
+    source, out, family = sources[kind], tmp_path / "out", BY_TYPE[kind]
+    done = surgery.export(source, "1", output=out, layout="stock")
+    before, after = (load_file(path / "model.safetensors") for path in (source, out))
+    rewritten = {n for n in after if n in before and not torch.equal(after[n], before[n])}
+    assert rewritten == set(done.manifest.edit.changed.rewritten)
+    assert all(name.startswith("model.layers.1.self_attn.") for name in rewritten)
+    for name in ("q_proj", "k_proj"):
+        assert not after[f"model.layers.1.self_attn.{name}.weight"].any()
+        assert len(after[f"model.layers.1.self_attn.{name}.bias"].unique()) == 2
+    added = set(after) - set(before)
+    assert added == set(done.manifest.edit.changed.added)
+    assert added <= set(done.plan.rewritten)
+    for name in added:
+        if name.split(".")[2] != "1" or "v_proj" in name or "o_proj" in name:
+            assert (after[name] == 0).all()
+            assert after[name].signbit().all()
+    configs = [json.loads((path / "config.json").read_text()) for path in (source, out)]
+    changed = {key for key in configs[1] if configs[1][key] != configs[0].get(key)}
+    key = {"qwen2": set(), "phi": set(), "stablelm": {"use_qkv_bias"}}
+    assert changed == key.get(kind, {"attention_bias"})
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+    assert surgery.inspect(out).attention_free == {1: "identity"}
+    applied = surgery.apply(load_model(source), "1", layout="stock")
+    assert torch.equal(logits(applied), logits(load_model(out)))
+    again = surgery.export(out, "0.1,2", variant="zero", output=tmp_path / "again")
+    assert again.plan.layout.NAME == "stock"
+    surgery.export(tmp_path / "again", "0.g1" if family.qk_norm is None else "0.2", output=tmp_path / "third", variant="identity" if family.qk_norm is None else "zero")
+    verification = surgery.verify(tmp_path / "third")
+    assert verification.ok, verification.verdict
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compact_exports_load_and_generate(
+    sources: dict[str, Path], tmp_path: Path, kind: str, variant: str
+) -> None:
+    out = tmp_path / "out"
+    export_with_any(sources[kind], "0,2", out, variant=variant, layout="compact")
+    assert surgery.verify(out, source=sources[kind]).ok
+    edited, reference = load_model(out), load_model(sources[kind])
+    fits = random_fits(range(BLOCKS), HEADS, reference.config.hidden_size, SIZE)
+    put_in_place(reference, "0,2", variant, shared=False, fits=fits)
+    torch.testing.assert_close(logits(edited), logits(reference), rtol=1e-4, atol=1e-4)
+    ways = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 1}
+    made = [
+        m.generate(IDS, attention_mask=torch.ones_like(IDS), **ways) for m in (edited, reference)
+    ]
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("spec", ["1", "1.g0", "0,2.g1"])
+@pytest.mark.parametrize("variant", ["mean", "linear"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_fitted_groups_are_exported_and_proved(
+    sources: dict[str, Path], tmp_path: Path, kind: str, variant: str, spec: str
+) -> None:
+    out = tmp_path / "out"
+    plan = export_with_any(sources[kind], spec, out, variant=variant).plan
+    assert plan.layout.NAME == "stock"
+    for given in (None, sources[kind]):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+    reference = load_model(sources[kind])
+    fits = random_fits(range(BLOCKS), HEADS, reference.config.hidden_size, SIZE)
+    put_in_place(reference, spec, variant, shared=True, fits=fits)
+    torch.testing.assert_close(logits(load_model(out)), logits(reference), rtol=1e-4, atol=1e-4)
+    assert not any("o_proj.bias" in name for name in plan.rewritten) or kind == "llama"
+
+
+def test_variants_are_mixed_within_a_group(sources: dict[str, Path], tmp_path: Path) -> None:
+    """A group that attends to itself alone can have heads that add nothing, or a constant."""
+    parts = (
+        Part(1, (0,), "identity"),
+        Part(1, (1,), "mean"),
+        Part(1, (2,), "zero"),
+        Part(2, (0,), "mean"),
+        Part(2, (2,), "linear"),
+        Part(2, (3,), "zero"),
+    )
+    source, out = sources["llama"], tmp_path / "out"
+    export_with_any(source, parts, out)
+    reference = load_model(source)
+    fits = random_fits(range(BLOCKS), HEADS, reference.config.hidden_size, SIZE)
+    for part in parts:
+        spec = f"{part.block}.{part.heads[0]}"
+        one_head = part.variant == "linear"  # alone in its group, so the map is its own
+        put_in_place(reference, spec, part.variant, shared=not one_head, fits=fits)
+    torch.testing.assert_close(logits(load_model(out)), logits(reference), rtol=1e-4, atol=1e-4)
+    assert surgery.verify(out, source=source).ok
+    mixed = (Part(1, (0,), "identity"), Part(1, (1,), "linear"))
+    with pytest.raises(UnsupportedError, match=r"1\.g0 share one map, and cannot be identity and"):
+        export_with_any(source, mixed, tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "detail"),
+    [
+        (lambda t: t["model.layers.0.self_attn.q_proj.bias"].zero_(), "tensors", "layers.0"),
+        (lambda t: t["model.layers.2.self_attn.o_proj.bias"].add_(1e-3), "tensors", "layers.2"),
+        (lambda t: t["model.layers.1.self_attn.k_proj.weight"].add_(1e-3), "tensors", "k_proj"),
+    ],
+)
+def test_forged_biases_are_refused(
+    sources: dict[str, Path], tmp_path: Path, change: Any, check: str, detail: str
+) -> None:
+    out = tmp_path / "out"
+    surgery.export(sources["llama"], "1", output=out)
+    edit_weights(out, change)
+    assert_refused(out, check, detail, sources["llama"])
+
+
+def test_no_other_key_may_change(sources: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    surgery.export(sources["llama"], "1", output=out)
+    edit_json(out / "config.json", lambda config: config.update(rope_theta=10_000.0))
+    seal(out)
+    verification = surgery.verify(out, source=sources["llama"])
+    assert not verification.ok
+    assert "config.json is not what the edit makes" in verification.verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "variant", "layout", "text"),
+    [
+        ("olmo", {"clip_qkv": 8.0}, "identity", "stock", "got a gap of"),
+        ("olmo", {"clip_qkv": 8.0}, "identity", "compact", "nothing that clips"),
+        ("olmo", {"clip_qkv": 200.0}, "linear", "stock", "would clip what was fitted"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "identity", "stock",
+         "rotary scaling 'dynamic' is not supported"),
+        ("phi", {"qk_layernorm": True}, "identity", "stock", "'qk_layernorm' cannot be edited"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_held_is_refused_with_the_figure(
+    tmp_path: Path, kind: str, more: dict[str, Any], variant: str, layout: str, text: str
+) -> None:
+    source = write_decoder(tmp_path / "source", kind, **more)
+    error = MarginError if "gap" in text or "scaling" in text else UnsupportedError
+    with pytest.raises(error, match=text):
+        export_with_any(source, "1", tmp_path / "out", variant=variant, layout=layout)
+
+
+def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
+    source = write_decoder(tmp_path / "source", "olmo", clip_qkv=120.0)
+    model = load_model(source)
+    for name, parameter in model.named_parameters():
+        if name.endswith("v_proj.weight"):
+            parameter.data.mul_(400)
+    reference = load_model(source)
+    reference.load_state_dict(model.state_dict())
+    with surgery.short_circuit(model, "1", layout="stock"):
+        found = logits(model)
+    put_in_place(reference, "1", "identity", shared=True, fits={})
+    assert torch.equal(found, logits(reference))
+
+
+def test_groups_are_read_and_named() -> None:
+    assert parse_selection("2.g1", "zero", 3, 9, 3) == (Part(2, (3, 4, 5), "zero"),)
+    assert parse_selection("2.g0-1,1.8", "zero", 3, 9, 3) == (
+        Part(1, (8,), "zero"),
+        Part(2, (0, 1, 2, 3, 4, 5), "zero"),
+    )
+    assert parse_selection("2.g1", "zero", 3, 4) == (Part(2, (1,), "zero"),)
+    for spec, text in (
+        ("2.g3", "'2.g3' is out of range"),
+        ("2.g1,2.4", "names head 4 of block 2 more than once"),
+        ("2.g1-0", "'2.g1-0' names no head"),
+        ("2.gx", "cannot read '2.gx'"),
+    ):
+        with pytest.raises(BlockSpecError, match=text):
+            parse_selection(spec, "zero", 3, 9, 3)
+
+
+def test_other_architectures_are_refused_with_what_is_near() -> None:
+    with pytest.raises(UnsupportedError, match=r"model_type olmoe; .*; near: olmo"):
+        records.family_of({"model_type": "olmoe"})
+    with pytest.raises(UnsupportedError, match=r"model_type bloom; .*ALiBi"):
+        records.family_of({"model_type": "bloom"})
+
+
+def test_a_new_family_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arcee, which the package does not know: as Llama, with an MLP of its own."""
+    arcee = decoder(
+        "Arcee",
+        (
+            *norm(BLOCK + "input_layernorm"),
+            *attention(),
+            *norm(BLOCK + "post_attention_layernorm"),
+            *(rule for rule in GATED if "gate" not in rule.name),
+        ),
+        config_keys=BY_TYPE["llama"].config_keys,
+        settings="mlp_bias",
+    )
+    monkeypatch.setattr(records, "FAMILIES", (*records.FAMILIES, arcee))
+    monkeypatch.setitem(
+        decoders.CONFIGS, "arcee", {**decoders.CONFIGS["llama"], "hidden_act": "relu2"}
+    )
+    monkeypatch.setitem(BY_TYPE, "arcee", arcee)
+    source, out = write_decoder(tmp_path / "source", "arcee"), tmp_path / "out"
+    surgery.export(source, "0,2", output=out, layout="stock")
+    assert surgery.verify(out, source=source).ok
+    edited, reference = load_model(out), load_model(source)
+    assert isinstance(edited, transformers.ArceeForCausalLM)
+    put_in_place(reference, "0,2", "identity", shared=True, fits={})
+    assert torch.equal(logits(edited), logits(reference))
+
+
+def test_full_heads_need_no_groups(tmp_path: Path) -> None:
+    """A Llama whose heads have keys and values of their own: every head takes every variant."""
+    more = {"num_key_value_heads": HEADS}
+    source = write_decoder(tmp_path / "source", "llama", **more)
+    model = load_model(source)
+    fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
+    for variant in VARIANTS:
+        with replacements(model, "1.2,2", fits, variant=variant, layout="stock").active():
+            found = logits(model)
+        reference = load_model(source)
+        for spec in ("1.2", "2"):
+            put_in_place(reference, spec, variant, shared=False, fits=fits, g=HEADS)
+        torch.testing.assert_close(found, logits(reference), rtol=1e-4, atol=1e-4)
+
+
+def test_the_record_says_what_the_library_does() -> None:
+    """Sizes, norms and biases of the records are those of the library's own models."""
+    for kind in KINDS:
+        family, config = BY_TYPE[kind], config_of(kind)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(
+                transformers.CONFIG_MAPPING[kind].from_dict(config)
+            )
+        modules = dict(model.named_modules())
+        for template in (family.norm_before, family.norm_after, family.attention):
+            assert template is None or template.format(block=1) in modules, kind
+        sizes = family.dimensions(config).sizes
+        for name, parameter in model.named_parameters():
+            found = family.match(name)
+            assert found is not None, name
+            assert [sizes[s] for s in found[0].shape or ()] == list(parameter.shape), name
+        switched = replace(family)
+        for rule in switched.rules:
+            if rule.when is not None and rule.role is not None:
+                on = {**config, rule.when.key: rule.when.value}
+                with torch.device("meta"):
+                    other = transformers.AutoModelForCausalLM.from_config(
+                        transformers.CONFIG_MAPPING[kind].from_dict(on)
+                    )
+                names = {name for name, _ in other.named_parameters()}
+                assert rule.name.format(block=1) in names
