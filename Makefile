@@ -14,10 +14,10 @@ types:
 	mypy
 
 test:
-	$(PYTHON) -m pytest -n 2 -m 'not slow'
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all:
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 check: lint types test-all
 
@@ -33,7 +33,7 @@ faults:
 	$(PYTHON) -m benchmarks.faults
 
 matrix:
-	$(PYTHON) -m benchmarks.versions
+	$(PYTHON) benchmarks/versions.py
 
 # Of an environment in which `make check` has just passed.
 lock:

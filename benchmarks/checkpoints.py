@@ -2,37 +2,38 @@
 
     python benchmarks/checkpoints.py 1.4b DIR
 
-The files have the names, dtypes, buffers and sharding of the Hub repositories.
+The files have the names, dtypes, and buffers of the Hub repositories.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
-from transformers import GPTNeoXForCausalLM
+from safetensors.torch import save_file
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from surgery.checkpoint.tensors import TensorInfo, write_header
+from evals.lab import calibration_texts, heldout_texts
+from surgery.hub.embedded import model_path
 
-# name: blocks, model width, heads, vocabulary
+# name: blocks, model width, heads
 SHAPES = {
-    "160m": (12, 768, 12, 50_304),
-    "410m": (24, 1024, 16, 50_304),
-    "1.4b": (24, 2048, 16, 50_304),
-    "2.8b": (32, 2560, 32, 50_304),
-    "12b": (36, 5120, 40, 50_688),
+    "160m": (12, 768, 12),
+    "410m": (24, 1024, 16),
+    "1.4b": (24, 2048, 16),
+    "2.8b": (32, 2560, 32),
 }
+VOCABULARY = 50_304
 _POSITIONS = 2048
-_SHARD_BYTES = 10_000_000_000  # as the Hub repositories: one file up to 10 GB
 
 
-def config_of(shape: str) -> dict[str, object]:
+def config_of(shape: str) -> dict[str, Any]:
     """config.json of that Pythia size."""
-    blocks, d, heads, vocabulary = SHAPES[shape]
+    blocks, d, heads = SHAPES[shape]
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "bos_token_id": 0,
@@ -52,65 +53,40 @@ def config_of(shape: str) -> dict[str, object]:
         "torch_dtype": "float16",
         "use_cache": True,
         "use_parallel_residual": True,
-        "vocab_size": vocabulary,
+        "vocab_size": VOCABULARY,
     }
 
 
-def tensors_of(shape: str) -> list[TensorInfo]:
-    """Every stored tensor of that size, buffers included, in stored order."""
-    blocks, d, heads, vocabulary = SHAPES[shape]
-    rotary = d // heads // 4
-    found = [TensorInfo("gpt_neox.embed_in.weight", "F16", (vocabulary, d))]
-    for block in range(blocks):
-        at = f"gpt_neox.layers.{block}."
-        found += [
-            TensorInfo(at + "input_layernorm.weight", "F16", (d,)),
-            TensorInfo(at + "input_layernorm.bias", "F16", (d,)),
-            TensorInfo(at + "post_attention_layernorm.weight", "F16", (d,)),
-            TensorInfo(at + "post_attention_layernorm.bias", "F16", (d,)),
-            TensorInfo(at + "attention.bias", "BOOL", (1, 1, _POSITIONS, _POSITIONS)),
-            TensorInfo(at + "attention.masked_bias", "F16", ()),
-            TensorInfo(at + "attention.rotary_emb.inv_freq", "F16", (rotary // 2,)),
-            TensorInfo(at + "attention.query_key_value.weight", "F16", (3 * d, d)),
-            TensorInfo(at + "attention.query_key_value.bias", "F16", (3 * d,)),
-            TensorInfo(at + "attention.dense.weight", "F16", (d, d)),
-            TensorInfo(at + "attention.dense.bias", "F16", (d,)),
-            TensorInfo(at + "mlp.dense_h_to_4h.weight", "F16", (4 * d, d)),
-            TensorInfo(at + "mlp.dense_h_to_4h.bias", "F16", (4 * d,)),
-            TensorInfo(at + "mlp.dense_4h_to_h.weight", "F16", (d, 4 * d)),
-            TensorInfo(at + "mlp.dense_4h_to_h.bias", "F16", (d,)),
-        ]
-    return [
-        *found,
-        TensorInfo("gpt_neox.final_layer_norm.weight", "F16", (d,)),
-        TensorInfo("gpt_neox.final_layer_norm.bias", "F16", (d,)),
-        TensorInfo("embed_out.weight", "F16", (vocabulary, d)),
-    ]
-
-
-def write_checkpoint(shape: str, folder: Path, *, sparse: bool = False) -> int:
-    """Writes the checkpoint; returns the bytes of its weights. `sparse`: all zero, as holes."""
+def write_checkpoint(shape: str, folder: Path) -> int:
+    """Writes the checkpoint; returns the bytes of its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_of(shape), indent=2) + "\n")
-    shards: list[list[TensorInfo]] = [[]]
-    for tensor in tensors_of(shape):
-        if sum(info.nbytes for info in shards[-1]) + tensor.nbytes > _SHARD_BYTES:
-            shards.append([])
-        shards[-1].append(tensor)
-    names = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
-    names = names if len(shards) > 1 else ["model.safetensors"]
-    for name, tensors in zip(names, shards, strict=True):
-        _write_shard(folder / name, tensors, sparse)
-    total = sum(tensor.nbytes for tensors in shards for tensor in tensors)
-    if len(shards) > 1:
-        holds = {t.name: name for name, some in zip(names, shards, strict=True) for t in some}
-        index = {"metadata": {"total_size": total}, "weight_map": holds}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return total
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float16)
+    try:
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**config_of(shape)))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    blocks, d, heads = SHAPES[shape]
+    weights = dict(model.named_parameters())
+    tensors = {name.replace("lm_head.", "embed_out."): weights[name].data for name in weights}
+    for block in range(blocks):
+        at = f"gpt_neox.layers.{block}.attention"
+        mask = torch.ones(1, 1, _POSITIONS, _POSITIONS, dtype=torch.bool).tril()
+        tensors[f"{at}.bias"] = mask
+        tensors[f"{at}.masked_bias"] = torch.tensor(-1e9).half()
+        tensors[f"{at}.rotary_emb.inv_freq"] = torch.ones(d // heads // 8).half()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def write_passages(model: Path, path: Path, rows: int, *, prefix: int, suffix: int) -> None:
-    """Passages that a model of random weights recites: random tokens, and what it makes of them."""
+def write_work(folder: Path, shape: str, rows: int, prefix: int, suffix: int) -> Path:
+    """Writes `model` with the lab's tokenizer, rows.jsonl (passages that it recites: random tokens,
+    and what it makes of them), heldout.txt, and calibration.txt; returns the model's folder."""
+    model = folder / "model"
+    write_checkpoint(shape, model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_path("pythia") / name, model / name)
     torch.manual_seed(0)
     loaded: Any = GPTNeoXForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     given = torch.randint(10, 8_000, (rows, prefix))
@@ -118,25 +94,11 @@ def write_passages(model: Path, path: Path, rows: int, *, prefix: int, suffix: i
     with torch.inference_mode():
         mask = torch.ones_like(given)
         found = loaded.generate(given, attention_mask=mask, do_sample=False, **lengths)
-    path.write_text("".join(json.dumps({"tokens": row}) + "\n" for row in found.tolist()))
-
-
-def _write_shard(path: Path, tensors: list[TensorInfo], sparse: bool) -> None:
-    normal = (np.random.default_rng(0).standard_normal(1 << 23) * 0.02).astype(np.float16)
-    ones = np.ones(1 << 23, np.float16)
-    pattern = {"F16": normal.view(np.uint8), "BOOL": np.ones(1 << 23, np.uint8)}
-    with path.open("wb") as file:
-        file.write(write_header(tensors, {"format": "pt"}))
-        if sparse:
-            file.truncate(file.tell() + sum(tensor.nbytes for tensor in tensors))
-            return
-        for tensor in tensors:
-            scale = tensor.name.endswith("norm.weight")  # of a layer norm, one as in a real model
-            data = ones.view(np.uint8) if scale else pattern[tensor.dtype]
-            left = tensor.nbytes
-            while left:
-                file.write(data[: min(left, len(data))].data)
-                left -= min(left, len(data))
+    lines = (json.dumps({"tokens": row}) + "\n" for row in found.tolist())
+    (folder / "rows.jsonl").write_text("".join(lines))
+    (folder / "heldout.txt").write_text("".join(heldout_texts())[: max(4_000, rows * 256)])
+    (folder / "calibration.txt").write_text("".join(calibration_texts())[:52_000])
+    return model
 
 
 @click.command()

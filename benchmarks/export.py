@@ -2,7 +2,6 @@
 
     python benchmarks/export.py                    # the 1.4B and the 2.8B shape: 20 GB of disk
     python benchmarks/export.py --shape 160m       # a small one
-    python benchmarks/export.py --shape 12b --only export --sparse --rounds 1    # 24 GB of disk
 
 Four whole processes take turns, imports included:
 
@@ -46,7 +45,7 @@ model.save_pretrained(target)
 """
 
 
-def measured(command: list[str]) -> tuple[float, float]:
+def run_measured(command: list[str]) -> tuple[float, float]:
     """Runs a whole process → (wall seconds, peak resident megabytes)."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -60,10 +59,10 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 
 def benchmark(
-    shape: str, rounds: int, only: tuple[str, ...], sparse: bool, folder: Path, console: Console
+    shape: str, rounds: int, only: tuple[str, ...], folder: Path, console: Console
 ) -> None:
     source, target = folder / shape, folder / "out"
-    size = write_checkpoint(shape, source, sparse=sparse)
+    size = write_checkpoint(shape, source)
     blocks = SHAPES[shape][0]
     commands = {
         "export": [
@@ -80,7 +79,7 @@ def benchmark(
     for turn in range(rounds + 1):  # the first, uncounted, fills the page cache
         for name, command in commands.items():
             shutil.rmtree(target, ignore_errors=True)
-            wall, peak = measured(command)
+            wall, peak = run_measured(command)
             if turn:
                 seconds[name].append(wall)
                 memory[name].append(peak)
@@ -108,22 +107,15 @@ def benchmark(
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)))
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(["export", "copy", "sums", "save"]))
-@click.option("--sparse", is_flag=True, help="A source whose weights are all zero, as holes.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where to work.  [default: temporary]"
 )
-def main(
-    shapes: tuple[str, ...],
-    rounds: int,
-    only: tuple[str, ...],
-    sparse: bool,
-    folder: Path | None,
-) -> None:
+def main(shapes: tuple[str, ...], rounds: int, only: tuple[str, ...], folder: Path | None) -> None:
     """Time exports against copying and against save_pretrained."""
     console = Console(width=100)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for shape in shapes or ("1.4b", "2.8b"):
-            benchmark(shape, rounds, only, sparse, Path(temporary), console)
+            benchmark(shape, rounds, only, Path(temporary), console)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,25 @@
-"""The memorization test against the reference procedure, side by side in one run.
+"""Times the memorization test against the reference procedure, side by side in one run.
 
 The reference is what evaluation scripts do, batch by batch: a forward pass over prefix and suffix
-with logits everywhere, for the likelihoods, and `generate` of the suffix's length, for the match.
+with all logits, for the likelihoods, and `generate` of the suffix's length, for the match.
 
     python benchmarks/extraction.py                      # Pythia-160m's shape, random weights
     python benchmarks/extraction.py --model lab:pythia --drop-attn 5-7    # a mitigated lab model
     python benchmarks/extraction.py --device cuda --rows 2048
 
-Both sides see the same rows in the same precision, take turns, and must give the same numbers:
-exact matches and decoded tokens equal, likelihoods within rounding (in float32; in other
-precisions the rows that differ are counted). The reference runs in batches of 32 unless told
-otherwise, ours in those that `extract` chooses.
+Both sides see the same rows in the same precision, and must give the same numbers: exact matches
+and decoded tokens equal, likelihoods within rounding (in float32; in other precisions the rows that
+differ are counted). Ours runs in the batches that `extract` chooses.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from timing import decode, make_model, print_ratios, take_turns
 
 from evals.memorization.extraction import extract
 from evals.models import DTYPES, open_model
@@ -33,41 +28,24 @@ from evals.running.early_exit import first_divergences
 from evals.samples import Samples, load_samples
 from surgery.editing.in_memory import apply
 
-PREFIX = SUFFIX = 32
 
-
-@dataclass(frozen=True)
-class Reference:
-    """What the reference procedure finds, for each row."""
-
-    decoded: np.ndarray  # int64 [N, S]
-    nll: np.ndarray  # float64 [N]
-
-
-def reference(model: Any, samples: Samples, batch_size: int) -> Reference:
-    """A forward pass and a generation for every batch."""
+def run_reference(model: Any, samples: Samples, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A forward pass and a generation for every batch → decoded int64 [N, S], NLL float64 [N]."""
     decoded, nll = [], []
-    prefix_length = samples.prefix_length
+    length = samples.prefix_length
     for rows in row_ranges(len(samples), batch_size):
         tokens = torch.from_numpy(samples.tokens[rows].astype(np.int64)).to(model.device)
         with torch.inference_mode():
-            logits = model(tokens).logits[:, prefix_length - 1 : -1].float()
-            log_p = logits.log_softmax(-1).gather(-1, tokens[:, prefix_length:, None])
-            prefix = tokens[:, :prefix_length]
-            said = model.generate(
-                prefix,
-                attention_mask=torch.ones_like(prefix),
-                do_sample=False,
-                max_new_tokens=samples.suffix_length,
-                pad_token_id=0,
-            )
-        decoded.append(said[:, prefix_length:].cpu().numpy())
+            logits = model(tokens).logits[:, length - 1 : -1].float()
+            log_p = logits.log_softmax(-1).gather(-1, tokens[:, length:, None])
+            said = decode(model, tokens[:, :length], samples.suffix_length)
+        decoded.append(said.cpu().numpy())
         nll.append(-log_p.squeeze(-1).double().mean(1).cpu().numpy())
-    return Reference(np.concatenate(decoded), np.concatenate(nll))
+    return np.concatenate(decoded), np.concatenate(nll)
 
 
-def early_exit(model: Any, samples: Samples, batch_size: int) -> np.ndarray:
-    """The exact match alone, rows leaving the batch where they diverge."""
+def run_early_exit(model: Any, samples: Samples, batch_size: int) -> np.ndarray:
+    """The exact match alone; rows leave the batch where they diverge."""
     found = [
         first_divergences(
             model, torch.from_numpy(samples.tokens[rows].astype(np.int64)), samples.prefix_length
@@ -77,24 +55,13 @@ def early_exit(model: Any, samples: Samples, batch_size: int) -> np.ndarray:
     return torch.cat(found).numpy() == samples.suffix_length
 
 
-def pythia_160m(rows: int, dtype: torch.dtype, device: str) -> tuple[Any, Samples]:
-    """12 blocks, d 768, vocabulary 50,304, random weights; random rows."""
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3_072,
-        vocab_size=50_304,
-        rotary_pct=0.25,
-        eos_token_id=None,
-    )
-    model = GPTNeoXForCausalLM(config).to(device, dtype).eval()
-    tokens = np.random.default_rng(0).integers(0, 50_304, (rows, PREFIX + SUFFIX)).astype(np.int32)
-    return model, Samples(tokens, PREFIX, tuple(map(str, range(rows))), "random rows")
-
-
-def trained(arguments: argparse.Namespace) -> tuple[Any, Samples]:
+def load_sides(arguments: argparse.Namespace) -> tuple[Any, Samples]:
+    """A random model of Pythia-160m's shape and random rows, or what the options name."""
+    if arguments.model is None:
+        model = make_model("160m", DTYPES[arguments.dtype], arguments.device, eos_token_id=None)
+        tokens = np.random.default_rng(0).integers(0, 50_304, (arguments.rows, 64))
+        names = tuple(map(str, range(arguments.rows)))
+        return model, Samples(tokens.astype(np.int32), 32, names, "random rows")
     loaded = open_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
     samples = load_samples(arguments.samples or arguments.model, tokenizer=loaded.tokenizer)
     model = loaded.model
@@ -102,16 +69,6 @@ def trained(arguments: argparse.Namespace) -> tuple[Any, Samples]:
         model = apply(model, arguments.drop_attn, "identity")
     model.generation_config.eos_token_id = None  # a token like any other
     return model, samples
-
-
-def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    result = work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun, result
 
 
 def main() -> None:
@@ -127,54 +84,34 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
     arguments = parser.parse_args()
 
-    if arguments.model is None:
-        model, samples = pythia_160m(arguments.rows, DTYPES[arguments.dtype], arguments.device)
-    else:
-        model, samples = trained(arguments)
+    model, samples = load_sides(arguments)
     size = arguments.batch_size or rows_per_batch(model, samples.tokens.shape[1])
-    sides: dict[str, Callable[[], Any]] = {
-        "reference": lambda: reference(model, samples, arguments.reference_batch_size),
+    few = samples.select(np.arange(len(samples)) < 2)
+    run_reference(model, few, 2)  # warm-up: kernels and caches of the library
+    extract(model, few, full=True, batch_size=2)
+    sides = {
+        "reference": lambda: run_reference(model, samples, arguments.reference_batch_size),
         "exact": lambda: extract(model, samples, batch_size=size),
-        "early exit": lambda: early_exit(model, samples, size),
+        "early exit": lambda: run_early_exit(model, samples, size),
         "full": lambda: extract(model, samples, full=True, batch_size=size),
     }
-    few = samples.select(np.arange(len(samples)) < 2)
-    reference(model, few, 2)  # warm-up: kernels and caches of the library
-    extract(model, few, full=True, batch_size=2)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    results: dict[str, Any] = {}
-    for _ in range(arguments.rounds):
-        for name, work in sides.items():
-            elapsed, results[name] = timed(work, arguments.device)
-            seconds[name].append(elapsed)
-
-    theirs, exact, full = results["reference"], results["exact"], results["full"]
-    match = (theirs.decoded == samples.suffixes).all(1)
+    seconds, results = take_turns(sides, arguments.rounds, arguments.device)
+    decoded, nll = results["reference"]
+    match = (decoded == samples.suffixes).all(1)
     differ = {
-        "exact": int((exact.exact != match).sum()),
+        "exact": int((results["exact"].exact != match).sum()),
         "early exit": int((results["early exit"] != match).sum()),
-        "full": int((full.decoded != theirs.decoded).any(1).sum()),
+        "full": int((results["full"].decoded != decoded).any(1).sum()),
     }
-    gap = float(np.abs(exact.nll - theirs.nll).max())
+    gap = float(np.abs(results["exact"].nll - nll).max())
     print(
-        f"{arguments.model or 'random Pythia-160m shape'}"
-        f"{f', blocks {arguments.drop_attn} short-circuited' if arguments.drop_attn else ''}: "
-        f"{len(samples)} rows of {samples.prefix_length} + {samples.suffix_length} tokens, "
-        f"batches of {size} (reference {arguments.reference_batch_size}), "
-        f"{arguments.dtype}, {arguments.device}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads; {match.mean():.1%} exact; medians of "
-        f"{arguments.rounds} rounds"
+        f"{arguments.model or 'random Pythia-160m shape'}: {len(samples)} rows of "
+        f"{samples.prefix_length} + {samples.suffix_length} tokens, batches of {size} (reference "
+        f"{arguments.reference_batch_size}), {arguments.dtype}, {arguments.device}, torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads; {match.mean():.1%} exact"
     )
-    base = statistics.median(seconds["reference"])
-    for name, times in seconds.items():
-        rows = f", rows that differ: {differ[name]}" if name in differ else ""
-        ratios = sorted(r / t for r, t in zip(seconds["reference"], times, strict=True))
-        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-        print(
-            f"  {name:10} {statistics.median(times):8.2f} s   "
-            f"{base / statistics.median(times):6.2f} x ({spread}){rows}"
-        )
-    print(f"  largest difference in suffix NLL: {gap:.1e} nats per token")
+    print_ratios(seconds)
+    print(f"  rows that differ: {differ}; largest difference in suffix NLL: {gap:.1e} nats")
     if arguments.dtype == "float32" and (any(differ.values()) or gap > 1e-3):
         raise SystemExit("the two sides disagree")
 

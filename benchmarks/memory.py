@@ -3,10 +3,9 @@
     python benchmarks/memory.py                  # Pythia-1.4b's shape: 12 GB of memory
     python benchmarks/memory.py --shape 160m
 
-Weights are random, and the passages what the model itself goes on with. There are few of them, and
-little text: what a search holds beyond the model depends on its width and depth, and not on how
-much there is to read. Memory is what Linux counts as the process's own (RssAnon; pages of files
-that are mapped are not in it).
+There are few passages, and little text: what a search holds beyond the model depends on its width
+and depth, not on how much there is to read. Memory is what Linux counts as the process's own
+(RssAnon, without pages of files that are mapped).
 """
 
 from __future__ import annotations
@@ -18,27 +17,20 @@ import time
 from pathlib import Path
 
 import click
-from checkpoints import SHAPES, tensors_of, write_checkpoint, write_passages
-
-from evals.lab import calibration_texts, heldout_texts
-from surgery.hub.embedded import model_path
-
-_PREFIX, _SUFFIX = 16, 8
+from checkpoints import SHAPES, write_work
 
 
-def peak_of(command: list[str], made: Path) -> tuple[int, float]:
+def measure_peak(command: list[str], made: Path) -> tuple[int, float]:
     """(most bytes of its own that a process held, seconds)"""
     begin, peak = time.perf_counter(), 0
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        status = Path(f"/proc/{process.pid}/status")
-        while process.poll() is None:
-            lines = [line for line in status.read_text().splitlines() if line.startswith("RssAnon")]
-            peak = max([peak, *(1024 * int(line.split()[1]) for line in lines)])
-            time.sleep(0.05)
-        if not made.exists():  # a search that ends short of its goal is one too
-            errors.seek(0)
-            raise click.ClickException(errors.read().decode()[-2000:])
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        lines = [line for line in status.read_text().splitlines() if line.startswith("RssAnon")]
+        peak = max([peak, *(1024 * int(line.split()[1]) for line in lines)])
+        time.sleep(0.05)
+    if not made.exists():  # a search that ends short of its goal is one, too
+        raise click.ClickException("the search wrote nothing")
     return peak, time.perf_counter() - begin
 
 
@@ -49,22 +41,17 @@ def peak_of(command: list[str], made: Path) -> tuple[int, float]:
 def main(shape: str, rows: int, max_evaluations: int) -> None:
     """Search a random model, and print what that took beside the model."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder, model = Path(temporary), Path(temporary, "model")
-        write_checkpoint(shape, model)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (model / name).write_bytes((model_path("pythia") / name).read_bytes())
-        write_passages(model, folder / "rows.jsonl", rows, prefix=_PREFIX, suffix=_SUFFIX)
-        (folder / "heldout.txt").write_text("".join(heldout_texts())[:4_000])
-        (folder / "calibration.txt").write_text("".join(calibration_texts())[:17_000])
-        peak, seconds = peak_of([
+        folder = Path(temporary)
+        model = write_work(folder, shape, rows, 16, 8)
+        peak, seconds = measure_peak([
             *(sys.executable, "-m", "cli.main", "search", str(model)),
             *("--samples", str(folder / "rows.jsonl"), "--corpus", str(folder / "heldout.txt")),
-            *("--prefix-length", str(_PREFIX), "--suffix-length", str(_SUFFIX)),
-            *("--calibration", str(folder / "calibration.txt"), "--measure", "greedy"),
+            *("--prefix-length", "16", "--suffix-length", "8", "--measure", "greedy"),
+            *("--calibration", str(folder / "calibration.txt")),
             *("--max-extraction", "0.01", "--max-evaluations", str(max_evaluations)),
             *("--output", str(folder / "found")),
         ], folder / "found" / "search.json")  # fmt: skip
-    weights = 4 * sum(info.nbytes // 2 for info in tensors_of(shape) if info.dtype == "F16")
+        weights = 2 * (model / "model.safetensors").stat().st_size  # float16 there
     click.echo(
         f"{shape}: {peak / 1e9:.2f} GB at most, of which the model in float32 "
         f"{weights / 1e9:.2f} GB: {(peak - weights) / 1e9:+.2f} GB; {seconds:.0f} s"

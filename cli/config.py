@@ -43,9 +43,8 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     """Makes what the file says the default of every option."""
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
-    from surgery.checkpoint.foreign import guard, parse_yaml, read_bytes
-    from surgery.checkpoint.source import read_json
     from surgery.errors import SourceError
+    from surgery.untrusted import guard, parse_yaml, read_bytes, read_json
 
     if path.suffix == ".json":
         given = read_json(path)

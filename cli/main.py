@@ -159,7 +159,7 @@ def _said(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return 0  # the reader of our output has seen enough
     if isinstance(error, OSError):  # a file that may not be read, a disk that is full
-        from surgery.checkpoint.foreign import reason
+        from surgery.untrusted import reason
 
         error = SurgeryError(reason(error), where=error.filename)
     if not isinstance(error, SurgeryError):

@@ -20,7 +20,7 @@ choice_options = together(
         type=click.Choice(["blocks", "heads", "mixed"]),
         default="mixed",
         show_default=True,
-        help="What is chosen: whole blocks, single heads, or both.",
+        help="Choose whole blocks, single heads, or both.",
     ),
     click.option(
         "--measure",
@@ -35,20 +35,20 @@ choice_options = together(
         "--variant",
         multiple=True,
         type=click.Choice(list(VARIANTS)),
-        help="What a block or head may become; may be repeated.  [default: all where there is "
-        "calibration text, else identity and zero]",
+        help="What a block or head may become. Repeatable.  [default: all if there is calibration "
+        "text, else identity and zero]",
     ),
     corpus_option,
     calibration_option,
-    layout_option("Choose only what this layout can hold; auto: what either can."),
+    layout_option("Choose only what this layout can hold; auto: either layout."),
     count_option(
         "--max-evaluations",
         64,
-        "How many edits to measure at most. Where there are no more than that, all are; else only "
-        "those that estimates propose.",
+        "Measure at most this many edits. If there are no more, all are measured; else estimates "
+        "propose them.",
         least=1,
     ),
-    count_option("--seed", 0, "Decides which rows are held back.", least=0),
+    count_option("--seed", 0, "Decides which passages and windows are held back.", least=0),
     measuring_options,
 )
 """What is searched, and how."""

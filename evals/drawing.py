@@ -1,12 +1,12 @@
-"""What all pictures share: how they look, and how they are saved.
+"""How every picture looks, and how it is saved.
 
-Every picture is saved as PNG and as SVG, and the same figures give the same bytes. Whatever color
-tells, a marker, a line style or a number tells as well.
+A picture is saved as PNG and as SVG, and the same figures give the same bytes. What a color says, a
+marker, a line style, or a number says too. Shares are in percent, and no legend covers data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ _LINES: dict[str, dict[str, Any]] = {  # from dark to light
     "linear": {"color": "#4a9bd9", "marker": "D", "linestyle": ":"},
     "mixed": {"color": "0.35", "marker": "P", "linestyle": "-"},
 }
+_DEPTH = "viridis_r"
 
 
 def draw(
@@ -46,7 +47,10 @@ def draw(
     title: str,
     size: tuple[float, float],
 ) -> list[Path]:
-    """Saves what `paint` puts on an empty figure (`size` in inches) as NAME.png and NAME.svg."""
+    """Saves what `paint` draws on an empty figure (`size` in inches) as NAME.png and NAME.svg.
+
+    Below the panels stands one legend of all that has a label, and no legend of its own.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -54,6 +58,7 @@ def draw(
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title)
         paint(figure)
+        _add_legend(figure)
         png, svg = folder / f"{name}.png", folder / f"{name}.svg"
         figure.savefig(png, dpi=160, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
@@ -78,59 +83,82 @@ def svg_text(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
 
 
 def line_of(variant: str) -> dict[str, Any]:
-    """Color, marker and line style of a variant or of "mixed", the same in every picture."""
+    """Color, marker, and line style of a variant or of "mixed", the same in every picture."""
     return _LINES[variant]
 
 
-def by_depth(
-    axes: Axes,
-    points: Sequence[tuple[float, float]],
-    blocks: Sequence[int],
-    num_blocks: int,
-    *,
-    marker: str,
-    label: str,
-    numbered: bool,
-) -> Any:
-    """Points colored by their block, from light to dark so that it shows in gray as well.
+def draw_panels(
+    figure: Figure, names: Sequence[str], *, xlabel: str, ylabel: str
+) -> dict[str, Axes]:
+    """A panel for each name, two in a row. All share their axes, which are labeled at the edges."""
+    columns = min(2, len(names))
+    rows = -(-len(names) // columns)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    found = dict(zip(names, grid.flat, strict=False))
+    for name, axes in found.items():
+        axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
+        axes.label_outer()
+    return found
 
-    Large and with the block's number where they are `numbered`, else small.
+
+def scatter_by_block(
+    axes: Axes, points: Iterable[tuple[float, float, int]], num_blocks: int, *, whole: bool
+) -> None:
+    """Points (x, y, block) colored by block, from light to dark, so that it shows in gray as well.
+
+    Those of `whole` blocks are squares that hold the block's number; those of heads are dots.
     """
-    every = slice(len(points))
-    groups = [slice(i, i + 1) for i in range(len(points))] if numbered else [every]
-    for some in groups or [every]:
-        first = some.start or 0
-        above = 3 + first / len(points) if numbered and points else 2.0
-        drawn = axes.scatter(
-            [x for x, _ in points[some]],
-            [y for _, y in points[some]],
-            c=blocks[some],
-            cmap="viridis_r",
+    label = "one block alone" if whole else "one head alone"
+    for number, (x, y, block) in enumerate(points):
+        above = 3 + number / 1000 if whole else 2.0  # a point hides the number of one below it
+        axes.scatter(
+            x,
+            y,
+            c=[block],
+            cmap=_DEPTH,
             vmin=0,
             vmax=num_blocks - 1,
-            marker=marker,
-            s=60 if numbered else 9,
-            label="_again" if first else label,
+            marker="s" if whole else "o",
+            s=60 if whole else 9,
+            label="_again" if number else label,
             zorder=above,
         )
-        if numbered and points:  # what lies above a point hides its number too
-            block, middle = blocks[first], {"ha": "center", "va": "center_baseline"}
+        if whole:
+            middle = {"ha": "center", "va": "center_baseline"}
             color = "white" if 2 * block >= num_blocks else "black"
-            axes.text(*points[first], str(block), middle, color=color, size=5, zorder=above)
-    return drawn
+            axes.text(x, y, str(block), middle, color=color, size=5, zorder=above)
 
 
-def add_legend(figure: Figure) -> None:
-    """Below the panels: whatever any of them shows, once."""
-    pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
-    shown = {label: handle for some in pairs for handle, label in some}
-    figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=min(len(shown), 5)
-    )
+def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> None:
+    """The scale of `scatter_by_block` beside `axes`."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colors = ScalarMappable(Normalize(0, num_blocks - 1), _DEPTH)
+    figure.colorbar(colors, ax=list(axes), label="block", shrink=0.8)
 
 
-def whole_numbers(axes: Axes) -> None:
-    """No ticks between two blocks."""
+def number_blocks(axes: Axes) -> None:
+    """Ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _add_legend(figure: Figure) -> None:
+    """In as many columns as the figure is wide enough for."""
+    shown = {
+        label: handle
+        for axes in figure.axes
+        if axes.get_legend() is None
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    for columns in range(min(len(shown), 5), 0, -1):
+        legend = figure.legend(
+            list(shown.values()), list(shown), loc="outside lower center", ncols=columns
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()

@@ -12,9 +12,9 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from surgery.checkpoint.foreign import guard, parse_json, read_lines
 from surgery.errors import SamplesError
-from surgery.output import locked, parents_of, writing
+from surgery.output import claiming, parents_of, writing
+from surgery.untrusted import guard, parse_json, read_lines
 
 Step = TypeVar("Step")
 _REMOVE = "remove it to begin anew, or choose another `output`"
@@ -69,7 +69,7 @@ class Journal:
             with writing(self._path):
                 stack.enter_context(parents_of(self._path))
                 self._path.touch()
-                stack.enter_context(locked(self._path))
+                stack.enter_context(claiming(self._path))
                 file = stack.enter_context(self._path.open("r+b"))
             self._file = file
             file.truncate(self._complete)

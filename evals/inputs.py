@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from surgery.fitting.sharing import ALONE, Sharing
 from surgery.hub.embedded import lab_of
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.hub.resolved import ResolvedModel
-    from surgery.plan import Plan
+    from surgery.plan import Plan as EditPlan
 
 
+Plan = TypeVar("Plan")
+Result = TypeVar("Result")
 Say = Callable[[str], None]
 """Is told what was decided for the user, and of warnings: a line each."""
 Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
@@ -145,8 +147,35 @@ def open_model(
     )
 
 
+def measure_in_turn(
+    models: Sequence[str | ResolvedModel],
+    request: Running,
+    processes: Processes,
+    prepare: Callable[[LoadedModel], Plan],
+    measure: Callable[[LoadedModel, Plan, bool], Result],
+    say: Say = say_nothing,
+) -> tuple[Plan, list[Result]]:
+    """Measures models in one precision, with one of them in memory at a time.
+
+    `prepare` makes of the first what all are measured on; `measure` is also told whether it has the
+    last. Raises `MeasurementError` for models that would run in different precisions.
+    """
+    from evals.models import check_precision
+
+    plan, dtype, results = None, None, []
+    for number, model in enumerate(models, 1):
+        loaded = open_model(model, request, processes, say=say)
+        if plan is None:
+            plan, dtype = prepare(loaded), loaded.dtype
+        check_precision(str(dtype), loaded.dtype, loaded.name)
+        results.append(measure(loaded, plan, number == len(models)))
+        del loaded
+    assert plan is not None
+    return plan, results
+
+
 def fitter_for(
-    plans: Sequence[Plan],
+    plans: Sequence[EditPlan],
     text: Text | None,
     loaded: LoadedModel,
     *,

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from surgery.checkpoint.content import FileState, check_unchanged, states_of
-from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import reason
+from surgery.checkpoint.content import FileState, check_unchanged, sha256_of, states_of
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
@@ -22,6 +20,7 @@ from surgery.families import Dimensions, Family, left_out
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE, auto_map
+from surgery.untrusted import reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

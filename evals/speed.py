@@ -27,11 +27,11 @@ from torch.utils.benchmark import Timer
 
 from evals.models import check_precision, open_model
 from evals.running.forward import cache_bytes, head_of, hidden_states
-from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import versions
+from surgery.untrusted import reason
 
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 AMOUNTS = ("cache_bytes", "parameters", "peak_memory_bytes")

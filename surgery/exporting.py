@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -13,11 +14,9 @@ from typing import Any
 
 from surgery.card.file import read_card
 from surgery.card.text import card_text
-from surgery.checkpoint.content import ContentHash, check_unchanged, file_hash
-from surgery.checkpoint.copying import HashedFile
+from surgery.checkpoint.content import check_unchanged, content_hash, file_hash
 from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
-from surgery.checkpoint.tensors import FileRange
-from surgery.checkpoint.writer import Progress, WrittenFile, index_json, shard_names, write_shard
+from surgery.checkpoint.writer import OutputShard, Progress, index_json, shard_names, write_file
 from surgery.editing.preparing import Fitting, Prepared, prepare, variants_of
 from surgery.editing.rewriting import changed_by, check_fitted, output_shards
 from surgery.errors import OutputError, SourceError
@@ -119,33 +118,41 @@ def write(
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
-    with atomic_folder(target, owned, overwrite=overwrite) as folder:
-        files: dict[str, WrittenFile] = {}
+    with (
+        atomic_folder(target, owned, overwrite=overwrite) as folder,
+        ThreadPoolExecutor(1) as beside,
+    ):
         shards = output_shards(checkpoint, plan, fitting.fits, max_shard_size)
         copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
-        content = ContentHash(checkpoint, apart=copies_of)
-        for name, shard in shards.items():
-            files[name] = write_shard(shard, folder / name, progress)
-        if list(shards) != shard_names(1):
-            index = index_json(shards, checkpoint.index_metadata)
-            files[SAFETENSORS_INDEX] = _write_bytes(folder / SAFETENSORS_INDEX, _json(index))
-        copies = checkpoint.carried
-        if plan.layout.NAME == "compact":
-            copies[MODELING_FILE.name] = MODELING_FILE
-        for name, path in copies.items():
+        read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
+        hashes = beside.map(file_hash, read)
+        sums = {
+            name: write_file(folder / name, shard.pieces(), progress)
+            for name, shard in shards.items()
+        }
+        for name, content in _beside_weights(checkpoint, plan, shards).items():
             (folder / name).parent.mkdir(exist_ok=True)
-            files[name] = _copy(path, folder / name)
+            sums[name] = write_file(folder / name, [content])
         config = _config_bytes(checkpoint, plan)
-        files["config.json"] = WrittenFile(len(config), hashlib.sha256(config).hexdigest())
-        known = {path: files[name].sha256 for path, name in copies_of.items()}
-        source = prepared.model.source.model_copy(update={"content": content.result(known)})
+        files = {
+            name: FileRecord(size=(folder / name).stat().st_size, sha256=sha256)
+            for name, sha256 in sums.items()
+        }
+        files["config.json"] = FileRecord(
+            size=len(config), sha256=hashlib.sha256(config).hexdigest()
+        )
+        known = {path: sums[name] for path, name in copies_of.items()}
+        known |= dict(zip(read, hashes, strict=True))
+        source = prepared.model.source.model_copy(
+            update={"content": content_hash(checkpoint, known)}
+        )
         manifest = _manifest(prepared, source, fitting, files, max_shard_size)
-        _write_bytes(folder / MANIFEST, manifest.to_text().encode())
         card = card_text(manifest, read_card(checkpoint.folder), name=last_name(target))
-        _write_bytes(folder / CARD, card.encode())
+        write_file(folder / MANIFEST, [manifest.to_text().encode()])
+        write_file(folder / CARD, [card.encode()])
         fix = "export again once it is complete"
         check_unchanged(prepared.checkpoint.files, prepared.found, fix=fix)
-        _write_bytes(folder / "config.json", config)  # last: without it, nothing loads
+        write_file(folder / "config.json", [config])  # last: without it, nothing loads
     return Export(target, plan, manifest)
 
 
@@ -182,7 +189,7 @@ def _manifest(
     prepared: Prepared,
     source: Source,
     fitting: Fitting,
-    files: dict[str, WrittenFile],
+    files: dict[str, FileRecord],
     max_shard_size: int | None,
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
@@ -200,8 +207,21 @@ def _manifest(
     return Manifest(
         edit=edit,
         history=[*earlier.history, earlier.edit] if earlier else [],
-        files={name: FileRecord(**vars(file)) for name, file in sorted(files.items())},
+        files=dict(sorted(files.items())),
     )
+
+
+def _beside_weights(
+    checkpoint: Checkpoint, plan: Plan, shards: dict[str, OutputShard]
+) -> dict[str, bytes]:
+    """Returns the index, what comes along from the source, and a modeling file, by name."""
+    contents: dict[str, bytes] = {}
+    if list(shards) != shard_names(1):
+        contents[SAFETENSORS_INDEX] = _json(index_json(shards, checkpoint.index_metadata))
+    contents |= {name: path.read_bytes() for name, path in checkpoint.carried.items()}
+    if plan.layout.NAME == "compact":
+        contents[MODELING_FILE.name] = MODELING_FILE.read_bytes()
+    return contents
 
 
 def _config_bytes(checkpoint: Checkpoint, plan: Plan) -> bytes:
@@ -212,18 +232,6 @@ def _config_bytes(checkpoint: Checkpoint, plan: Plan) -> bytes:
 
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _copy(source: Path, target: Path) -> WrittenFile:
-    with HashedFile(target) as file:
-        file.copy(FileRange(source, 0, source.stat().st_size))
-    return WrittenFile(file.size, file.sha256)
-
-
-def _write_bytes(path: Path, data: bytes) -> WrittenFile:
-    with HashedFile(path) as file:
-        file.write(data)
-    return WrittenFile(file.size, file.sha256)
 
 
 def _check_apart(source: Path, target: Path) -> None:

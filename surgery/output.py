@@ -1,9 +1,8 @@
 """Output that appears under its name only when it is whole: a folder, or a single file.
 
-It is written under a hidden name beside its own, which a locked file claims, brought to the disk,
-and renamed at the end. What a killed run leaves there is removed by the next one. What is there
-already is replaced only when that is asked for, at once, and a folder only where nothing lies in it
-but what attn-surgery wrote.
+It is written under a hidden name beside its own, flushed to disk, and renamed at the end. A lock
+file keeps other processes out. The next run removes what a killed run left. Existing output is
+replaced only on request and at once, and a folder only if attn-surgery wrote everything in it.
 """
 
 from __future__ import annotations
@@ -11,24 +10,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TextIO
 
-from surgery.checkpoint.foreign import reason
-from surgery.checkpoint.source import read_json
+from filelock import FileLock, Timeout
+
 from surgery.errors import OutputError, SurgeryError
+from surgery.untrusted import read_json, reason
 
 _OURS = ".{}.attn-surgery-{}"  # no one else names a file so
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TRIES, _PAUSE = 25, 0.02  # seconds; another run that clears leftovers holds a lock for less
+_PATIENCE = 0.5  # seconds; another run that clears leftovers holds a lock for less
 
 CONFIG = "config.yaml"
 """In the folder of a result: the options that repeat it, as `--config` takes them."""
@@ -50,23 +48,19 @@ def check_output(
     *,
     overwrite: bool = False,
     argument: str = "output",
-    say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Refuses, before any work is done, what could not be written in the end; leaves no trace.
+    """Refuses, before any work, an output that could not be written in the end; leaves no trace.
 
-    First removes what runs that were killed have left beside the target.
-
-    **Arguments:** `owned`: what a folder that may be replaced may hold; None: the target is a file;
-    `argument`: what names the target; `say` is told of leftovers that cannot be removed.
-
-    **Raises:** `OutputError`.
+    First removes what killed runs left beside the target. `owned`: what a folder that may be
+    replaced may hold; None: the target is a file. `argument`: what names the target in messages.
+    Raises `OutputError`.
     """
     target = target.absolute()
     with writing(target):
         nearest = _existing(target.parent)
-        _clear(nearest, say)
+        _clear(nearest)
         _check_free(target, owned, overwrite, argument)
-        with _staged(nearest / target.name):
+        with claiming(nearest / target.name):
             pass
 
 
@@ -84,7 +78,7 @@ def atomic_folder(
     or is being written by another process.
     """
     target = target.absolute()
-    with writing(target), parents_of(target), _staged(target) as partial:
+    with writing(target), parents_of(target), claiming(target) as partial:
         _check_free(target, owned, overwrite)
         if owned is not None:
             partial.mkdir()
@@ -126,7 +120,7 @@ def staging_in(folder: Path) -> Iterator[Path]:
     """Yields a hidden folder inside `folder`, which is removed in the end."""
     with writing(folder):
         _clear(folder)
-        with _staged(folder / "staging") as staging:
+        with claiming(folder / "staging") as staging:
             staging.mkdir()
             yield staging
 
@@ -148,15 +142,30 @@ def writing(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the advisory lock of a file. Raises `OutputError` where another has it."""
-    lock = _hold(path)
-    if lock is None:
-        raise OutputError("another process is writing it", where=path)
+def claiming(target: Path) -> Iterator[Path]:
+    """Keeps `target` for this process, and yields a hidden name beside it to write under.
+
+    What a killed run left there is removed first; what has the hidden name in the end is removed,
+    too. Raises `OutputError` if another process writes the target.
+    """
+    partial, old, path = (_hidden(target, what) for what in ("partial", "old", "lock"))
+    lock = FileLock(path, timeout=_PATIENCE)
+    os.scandir(target.parent).close()  # raises a clearer error than the lock would
     try:
-        yield
+        lock.acquire()
+    except Timeout:
+        raise OutputError("another process is writing it", where=target) from None
+    try:
+        if old.exists() and not os.path.lexists(target):  # killed between two renames
+            old.rename(target)
+        _remove(old)
+        _remove(partial)
+        yield partial
     finally:
-        os.close(lock)
+        with contextlib.suppress(OSError):
+            _remove(partial)
+            path.unlink()
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -218,71 +227,28 @@ def _stranger(folder: Path, owned: Collection[str]) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A hidden name beside the target that no other process uses meanwhile; what has it in the end
-    is removed."""
-    partial, lock = _hidden(target, "partial"), _hidden(target, "lock")
-    for _ in range(_TRIES):
-        held = _hold(lock, os.O_CREAT)
-        if held is not None:
-            break
-        time.sleep(_PAUSE)
-    else:
-        raise OutputError("another process is writing it", where=target)
-    try:
-        _remove(partial)
-        yield partial
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
-            lock.unlink()
-        os.close(held)
-
-
-def _clear(folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Removes what killed runs have left in a folder. An old output that stands aside comes back
-    where its place was not taken."""
+def _clear(folder: Path) -> None:
+    """Removes what killed runs left in a folder. What cannot be removed stays."""
     for lock in sorted(folder.glob(_OURS.format("?*", "lock"))):
-        held = None
-        try:
-            held = _hold(lock)
-            if held is None:  # its run is alive
-                continue
-            target = lock.with_name(lock.name[1:].rpartition(".")[0])
-            old = _hidden(target, "old")
-            if old.exists() and not os.path.lexists(target):
-                old.rename(target)
-            for leftover in (_hidden(target, "partial"), old, lock):
-                _remove(leftover)
-        except OSError as error:
-            what = "left by a run that was killed, and cannot be removed"
-            say(f"{lock}: {what}: {reason(error)}")
-        finally:
-            if held is not None:
-                os.close(held)
+        target = folder / lock.name[1:].rpartition(".")[0]
+        with contextlib.suppress(OSError, OutputError), claiming(target):
+            pass
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Gives what is whole its name, at once. An old folder gets the name of the new one instead."""
+    """Gives a finished file or folder its name, at once. An old folder takes the hidden name."""
     if partial.is_file() or not target.exists():
         partial.replace(target)
     elif not _exchange(partial, target):
-        _replace(partial, target)
+        old = _hidden(target, "old")
+        target.rename(old)
+        try:
+            partial.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        old.rename(partial)
     _sync(target.parent, deep=False)
-
-
-def _replace(partial: Path, target: Path) -> None:
-    """Where the system cannot exchange two folders: the old one steps aside for a moment."""
-    old = _hidden(target, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    target.rename(old)
-    try:
-        partial.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    old.rename(partial)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -292,29 +258,6 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     arguments = (_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE)
     return bool(renameat2(*arguments) == 0)
-
-
-def _hold(lock: Path, flags: int = 0) -> int | None:
-    """An open file that holds its own lock; None where another has it, or there is none.
-
-    Of a file, and not of a folder: those of a network file system hold only on one machine.
-    """
-    flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        file = os.open(lock, flags, 0o666)
-    except FileNotFoundError:
-        if flags & os.O_CREAT:
-            raise
-        return None
-    held = False
-    try:
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(file), lock.lstat())  # it may have been removed
-    finally:
-        if not held:
-            os.close(file)
-    return file if held else None
 
 
 def _hidden(target: Path, what: str) -> Path:

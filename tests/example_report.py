@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.attacks.report import described
+from evals.attacks.names import attack_of
 from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report
@@ -81,7 +81,7 @@ def audit() -> dict[str, Any]:
 
     paired = {"no_longer": 20, "newly": 0, "difference": -0.8, "ci95": [-0.9, -0.6], "p_value": 0.0}
     names = ("greedy", "relearn", "membership")
-    greedy, relearn, membership = ({"name": name, **described(name)} for name in names)
+    greedy, relearn, membership = (attack_of(name).description for name in names)
     return {
         "n": 24,
         "control": {"kind": "non-members", "n": 6},

@@ -20,10 +20,11 @@ from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.attacks import perturbed as prefixes
-from evals.attacks.attack import Attacked, Passages
-from evals.attacks.audit import ALL, CHEAP, Protocol, attack_of, audit, named
+from evals.attacks.attack import Target
+from evals.attacks.audit import AttackPlan, try_attacks
+from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
 from evals.attacks.quantized import GROUP, in_bits, rounded_to
-from evals.attacks.relearn import ROWS, STEPS, fine_tuned
+from evals.attacks.relearn import ROWS, STEPS, fine_tune
 from evals.memorization.measures import exact_match
 from evals.memorization.recovery import NAMES, Evidence, recovery_of
 from evals.models import LoadedModel, open_model
@@ -100,20 +101,23 @@ def test_unknown_names(name) -> None:
 
 
 def test_names_of_groups_and_of_settings() -> None:
-    assert named(["cheap"]) == CHEAP
-    assert named(["all"]) == ALL
-    assert named(["near", "cheap", "near"])[0] == "near"
+    assert choose_attacks(["cheap"]) == CHEAP
+    assert choose_attacks(["all"]) == ALL
+    assert choose_attacks(["near", "cheap", "near"])[0] == "near"
     for bits in ("1", "9", "four"):
         with pytest.raises(MeasurementError, match="no attack"):
-            named([f"quantized:{bits}"])
+            choose_attacks([f"quantized:{bits}"])
 
 
 @pytest.fixture(scope="module", params=["neox-parallel", "neo stock zero"])
-def attacked(request) -> Attacked:
+def target(request) -> Target:
     rows = passages(request.param)
     unrelated = np.random.default_rng(1).integers(2, VOCABULARY, (6, PREFIX + SUFFIX))
-    some = Passages(rows.tokens, PREFIX, unrelated.astype(np.int32))
-    return Attacked(model_named(request.param), None, some)
+    return Target(model_named(request.param), None, rows, unrelated.astype(np.int32))
+
+
+def rows_of(tokens, prefix_length: int) -> Samples:
+    return Samples(tokens, prefix_length, tuple(map(str, range(len(tokens)))), "made here")
 
 
 def decoded(model, prefix) -> list[int]:
@@ -121,44 +125,44 @@ def decoded(model, prefix) -> list[int]:
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_hints_are_those_of_an_attacker_who_is_corrected(attacked, most) -> None:
+def test_hints_are_those_of_an_attacker_who_is_corrected(target, most) -> None:
     """Decodes token by token; at each wrong one the attacker is told the true one."""
     expected = []
-    for row in attacked.passages.tokens:
+    for row in target.samples.tokens:
         hints = 0
         for place in range(PREFIX, len(row)):
-            said = generate(attacked.model, torch.as_tensor(row[:place])[None].long(), 1)[0, 0]
+            said = generate(target.model, torch.as_tensor(row[:place])[None].long(), 1)[0, 0]
             hints += int(said) != row[place]
         expected.append(hints <= most)
-    assert attack_of(f"hints:{most}").run(attacked).recovered.tolist() == expected
+    assert attack_of(f"hints:{most}").run(target).recovered.tolist() == expected
 
 
-def test_greedy_is_what_decoding_says(attacked) -> None:
-    said = [decoded(attacked.model, row[:PREFIX]) for row in attacked.passages.tokens]
-    exact = exact_match(np.asarray(said), attacked.passages.suffixes)
-    outcome = attack_of("greedy").run(attacked)
+def test_greedy_is_what_decoding_says(target) -> None:
+    said = [decoded(target.model, row[:PREFIX]) for row in target.samples.tokens]
+    exact = exact_match(np.asarray(said), target.samples.suffixes)
+    outcome = attack_of("greedy").run(target)
     assert outcome.recovered.tolist() == exact.tolist()
     assert outcome.tried.all()
 
 
-def test_perturbed_prefixes_are_really_decoded(attacked) -> None:
-    kinds = [make(attacked) for make in prefixes._KINDS]
+def test_perturbed_prefixes_are_really_decoded(target) -> None:
+    kinds = [make(target) for make in prefixes._KINDS]
     assert len(kinds) == 8
-    expected = np.zeros(len(attacked.passages), dtype=bool)
+    expected = np.zeros(len(target.samples), dtype=bool)
     for some in kinds:
         for row, prefix in enumerate(some):
             if len(prefix):
-                said = decoded(attacked.model, prefix)
-                expected[row] |= said == attacked.passages.suffixes[row].tolist()
-    assert attack_of("perturbed").run(attacked).recovered.tolist() == expected.tolist()
+                said = decoded(target.model, prefix)
+                expected[row] |= said == target.samples.suffixes[row].tolist()
+    assert attack_of("perturbed").run(target).recovered.tolist() == expected.tolist()
 
 
 def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     tokenizer = tiny_tokenizer()
     ids = np.asarray(tokenizer(TEXT)["input_ids"][:20], dtype=np.int32)
-    some = Passages(np.stack([ids, ids[::-1]]), 18, np.full((1, 20), 5, dtype=np.int32))
-    attacked = Attacked(tiny_model(), tokenizer, some)
-    one, four, sixteen, *replaced, moved, upper, lower = (m(attacked)[0] for m in prefixes._KINDS)
+    unrelated = np.full((1, 20), 5, dtype=np.int32)
+    target = Target(tiny_model(), tokenizer, rows_of(np.stack([ids, ids[::-1]]), 18), unrelated)
+    one, four, sixteen, *replaced, moved, upper, lower = (m(target)[0] for m in prefixes._KINDS)
     assert [list(x) for x in (one, four, sixteen)] == [list(ids[k:18]) for k in (1, 4, 16)]
     assert all((x != ids[:18]).sum() == 1 and len(x) == 18 for x in replaced)
     assert list(moved) == [5] * 16 + list(ids[:18])
@@ -172,7 +176,7 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
     """Not on its place, nor on what is tried beside it; and one token really is another."""
     unrelated = np.arange(60, dtype=np.int32).reshape(3, 20)
     among, alone = (
-        Attacked(tiny_model(), tiny_tokenizer(), Passages(tokens, 4, unrelated))
+        Target(tiny_model(), tiny_tokenizer(), rows_of(tokens, 4), unrelated)
         for tokens in (rows, rows[row : row + 1])
     )
     made = [(make(among)[row].tolist(), make(alone)[0].tolist()) for make in prefixes._KINDS]
@@ -199,24 +203,24 @@ def test_base_and_edited_model_read_the_same(name, labeled, loaded) -> None:
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     members = np.arange(24) % 3 > 0 if labeled else None
-    samples = Samples(rows, 11, tuple(map(str, range(24))), "made here", members=members)
-    protocol = Protocol(samples, unrelated, (name,), batch_size=7)
+    samples = replace(rows_of(rows, 11), members=members)
+    plan = AttackPlan(samples, unrelated, (name,), batch_size=7)
     read: list[list[list[int]]] = []
     hook = loaded.model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: read.append(inputs[0].tolist())
     )
-    alone = audit(loaded, protocol, with_control=False)
+    alone = try_attacks(loaded, plan, with_control=False)
     number = len(read)
-    beside = audit(loaded, protocol)
+    beside = try_attacks(loaded, plan)
     hook.remove()
     assert number or (name == "membership" and not labeled)
     assert read[number:][:number] == read[:number]
-    assert (alone.scores or {}).keys() == (beside.scores or {}).keys()
-    for score, values in (alone.scores or {}).items():
-        assert np.array_equal(values, beside.scores[score])
-    assert not alone.control
+    assert alone.passages.keys() == beside.passages.keys()
+    assert name == "membership" or not alone.control
     for key, outcome in alone.passages.items():
         assert outcome.recovered.tolist() == beside.passages[key].recovered.tolist()
+        for score, values in outcome.scores.items():
+            assert np.array_equal(values, beside.passages[key].scores[score])
 
 
 @given(arrays(np.float32, (3, 40), elements=st.floats(-2, 2, width=32)), st.integers(2, 8))
@@ -231,28 +235,28 @@ def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
             assert len(np.unique(got)) <= 2 * levels + 1
 
 
-def test_a_quantized_model_is_put_back(attacked) -> None:
-    before = {name: value.clone() for name, value in attacked.model.state_dict().items()}
-    with in_bits(attacked.model, 4):
-        inside = attacked.model.state_dict()
+def test_a_quantized_model_is_put_back(target) -> None:
+    before = {name: value.clone() for name, value in target.model.state_dict().items()}
+    with in_bits(target.model, 4):
+        inside = target.model.state_dict()
         assert any(not torch.equal(inside[name], before[name]) for name in before)
-    after = attacked.model.state_dict()
+    after = target.model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_eight_bits_change_little_and_two_much(attacked) -> None:
+def test_eight_bits_change_little_and_two_much(target) -> None:
     base, fine, coarse = (
-        attack_of(name).run(attacked).recovered.mean()
+        attack_of(name).run(target).recovered.mean()
         for name in ("any", "quantized:8", "quantized:2")
     )
     assert abs(fine - base) <= 0.2
     assert coarse <= base
 
 
-def test_relearning_trains_a_copy_as_an_obvious_loop_does(attacked) -> None:
-    model, rows = attacked.model, attacked.passages.tokens[:3]
+def test_relearning_trains_a_copy_as_an_obvious_loop_does(target) -> None:
+    model, rows = target.model, target.samples.tokens[:3]
     before = copy.deepcopy(model.state_dict())
-    *_, last = fine_tuned(model, rows)
+    *_, last = fine_tune(model, rows)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     obvious = copy.deepcopy(model).float()
     obvious.requires_grad_(True)
@@ -268,10 +272,10 @@ def test_relearning_trains_a_copy_as_an_obvious_loop_does(attacked) -> None:
         torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
 
-def test_large_models_are_tuned_by_adapters_alone(attacked, monkeypatch) -> None:
+def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
     monkeypatch.setattr("evals.attacks.relearn.LARGE", 0)
-    before = copy.deepcopy(attacked.model.state_dict())
-    *_, tuned = fine_tuned(attacked.model, attacked.passages.tokens[:3])
+    before = copy.deepcopy(target.model.state_dict())
+    *_, tuned = fine_tune(target.model, target.samples.tokens[:3])
     after = tuned.state_dict()
     for name, value in before.items():
         kept = after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))
@@ -280,25 +284,25 @@ def test_large_models_are_tuned_by_adapters_alone(attacked, monkeypatch) -> None
         assert torch.equal(kept, value), name
     assert any("lora" in name and value.abs().sum() > 0 for name, value in after.items())
     assert all(
-        torch.equal(before[name], value) for name, value in attacked.model.state_dict().items()
+        torch.equal(before[name], value) for name, value in target.model.state_dict().items()
     )
 
 
 @pytest.mark.parametrize("name", ["quantized:4", "relearn", "relearn-benign"])
-def test_weights_that_are_offloaded_cannot_be_changed(attacked, name) -> None:
+def test_weights_that_are_offloaded_cannot_be_changed(target, name) -> None:
     with torch.device("meta"):
-        elsewhere = type(attacked.model)(attacked.model.config)
+        elsewhere = type(target.model)(target.model.config)
     with pytest.raises(MeasurementError, match="needs every weight in memory"):
-        attack_of(name).run(replace(attacked, model=elsewhere))
+        attack_of(name).run(replace(target, model=elsewhere))
 
 
-def test_what_was_learned_again_does_not_count(attacked) -> None:
-    outcome = attack_of("relearn").run(attacked)
+def test_what_was_learned_again_does_not_count(target) -> None:
+    outcome = attack_of("relearn").run(target)
     assert (~outcome.tried).sum() == 1  # of fifteen
     assert {key: flags.shape for key, flags in outcome.curve.items()} == {
         "any": (3, 15), "near": (3, 15)
     }  # fmt: skip
-    benign = attack_of("relearn-benign").run(attacked)
+    benign = attack_of("relearn-benign").run(target)
     assert benign.tried.all()
 
 
@@ -307,7 +311,7 @@ def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
     """Not a copy of a passage, nor a window that overlaps it."""
     text = np.random.default_rng(4).integers(1, 300, (30, 22))
     rows = np.concatenate([text[:, :20], text[:, shift : shift + 20]]).astype(np.int32)
-    outcome = attack_of("relearn").run(Attacked(loaded.model, None, Passages(rows, 4, rows)))
+    outcome = attack_of("relearn").run(Target(loaded.model, None, rows_of(rows, 4), rows))
     learned = np.random.default_rng(0).permutation(60)[:6]
     twins = np.concatenate([learned % 30, learned % 30 + 30])
     assert sorted(np.flatnonzero(~outcome.tried)) == sorted(set(twins.tolist()))
@@ -316,14 +320,14 @@ def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
 def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
     rows = np.full((5, 20), 7, dtype=np.int32)
     samples = Samples(rows, 4, tuple("abcde"), "windows.npy")
-    Protocol(samples, rows, ("any",))
+    AttackPlan(samples, rows, ("any",))
     with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps those that .*"):
-        Protocol(samples, rows, ("any", "relearn"))
+        AttackPlan(samples, rows, ("any", "relearn"))
 
 
-def test_two_runs_give_the_same(attacked) -> None:
+def test_two_runs_give_the_same(target) -> None:
     for name in ("perturbed", "relearn"):
-        first, second = (attack_of(name).run(replace(attacked)).recovered for _ in range(2))
+        first, second = (attack_of(name).run(replace(target)).recovered for _ in range(2))
         assert first.tolist() == second.tolist()
 
 
@@ -338,8 +342,8 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     loaded, samples = open_model("lab:pythia", dtype="float32"), load_samples("lab:pythia")
     never = replace(samples.select(~samples.members), members=None)
     windows = control_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
-    protocol = Protocol(never, windows, tuple(name for name in ALL if name != "membership"))
-    found = audit(loaded, protocol)
+    plan = AttackPlan(never, windows, tuple(name for name in ALL if name != "membership"))
+    found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():
         control = found.control[name]
         assert outcome.recovered[outcome.tried].mean() <= 0.05, name

@@ -216,7 +216,7 @@ def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
     without = measured(**{missing: nothing, "verdict": "", "warnings": [], "all_passages": None})
     card = card_text(manifest(), None, name="me/edited", measured=without)
     mentions = {
-        "extraction": "recited word",
+        "extraction": "| recited word",
         "heldout": "held-out text",
         "audit": "recovered by greedy",
         "gates": "- gate max-drop",

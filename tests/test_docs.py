@@ -1,34 +1,70 @@
-"""Contract: the documents tell the truth: every command, variant, layout and file they name exists,
-and every command and file that exists is named.
+"""Contract: the documents tell the truth. Every file, variant, layout, and command that they name
+exists; every command that exists is named; the program takes every command that they show, word by
+word; those of the README run, and so does the Python.
+
+Models that are named stand for an embedded one, and work is cut to a few passages and documents.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import click
 import pytest
-from documented import DOCUMENTS
+from command_line import ROOT, attn_surgery
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cli.main import COMMANDS, GROUPS, main
+from cli.main import COMMANDS, main
+from evals.lab import heldout_texts, model_path, samples_path
 from surgery.layouts import LAYOUTS
 from surgery.variants import VARIANTS
 
-ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "evals/lab/README.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+)
+PROGRAMS = (
+    *("attn-surgery", ".venv/bin/attn-surgery", "accelerate", "torchrun", "lm_eval"),
+    *("python", "python3", ".venv/bin/python", "pip", ".venv/bin/pip", "make"),
+    *("awk", "head", "seq", "mkdir", "cd", "source", "."),
+)
+"""What a document may call. The shell has no others, so that another is an error."""
+_RECORD = """
+PATH=; set -eu
+record() { printf '%s\\0' "$#" "$@" >> "$RECORD"; }
+for program in $PROGRAMS; do eval "$program() { record '$program' \\"\\$@\\"; }"; done
+"""
+_CODE = re.compile(
+    r"^```(\w*)\n(.*?)^```|((?:^ {4}[^\n]*\n|^\n(?= {4}))+)", re.MULTILINE | re.DOTALL
+)
+_SHELL = re.compile(
+    rf"^\s*(time|for|eval|_[A-Z_]+=|{'|'.join(map(re.escape, PROGRAMS[:-1]))})\b", re.MULTILINE
+)
+ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
+PYTHON = ("python", "python3", ".venv/bin/python")
+NOT_OURS = {"pip", ".venv/bin/pip", "awk", "head", "seq", "mkdir", "cd", "source", "."}
+
+RUN = ("export", "inspect", "verify", "collect", "extract", "evaluate", "sweep", "search", "audit")
+"""Of the README's commands; the others have tests of their own."""
 README = (ROOT / "README.md").read_text()
 
 
-def table_rows(header: str, document: str = README) -> set[str]:
+def table_rows(header: str, document: str) -> set[str]:
     """First cells, in backticks, of the document's table that begins with `header`."""
     table = document[document.index(header) :].split("\n\n", 1)[0]
     return set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE))
 
 
-def test_readme_lists_every_command() -> None:
-    assert table_rows("| command |") == set(COMMANDS)
+def test_readme_names_every_command() -> None:
+    assert [name for name in COMMANDS if not re.search(rf"`(attn-surgery )?{name}\b", README)] == []
 
 
 def test_documents_list_every_variant_and_layout() -> None:
@@ -42,28 +78,13 @@ def test_changelog_names_every_command() -> None:
     assert {name for name in COMMANDS if f"`attn-surgery {name}`" not in changelog} == set()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_is_explained(name: str) -> None:
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
-    assert command.help
-    assert GROUPS[COMMANDS[name]][name]
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and not parameter.hidden:
-            assert parameter.help, f"{name} {parameter.opts[0]}"
-
-
-def test_files_in_the_tree_exist() -> None:
-    """The README's file tree: every name stands for a file or folder of the repository."""
-    tree = README.split("## Where things are", 1)[1].split("```")[1]
-    parents: list[str] = []
-    for line in tree.strip().splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        if depth > 2:  # a description that runs on
-            continue
-        for name in re.findall(r"^\s*((?:[\w/]+(?:\.py|/)\s?)+)", line)[0].split():
-            parents[depth:] = [name]
-            assert (ROOT / "".join(parents)).exists(), "".join(parents)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_named_exist(document: str) -> None:
+    """Such as `surgery/families/` and `benchmarks/export.py`."""
+    text = (ROOT / document).read_text()
+    tops = "surgery|evals|cli|tests|benchmarks|docs"
+    for name in re.findall(rf"`((?:{tops})/[\w/.-]*?)(?:[ `])", text):
+        assert re.search("[A-Z]{3}", name) or (ROOT / name).exists(), name  # GROUP: any
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -95,18 +116,179 @@ def test_the_lock_holds_what_development_needs() -> None:
     assert "+" not in text
 
 
-def test_no_placeholder_is_left() -> None:
-    assert not re.findall(r"\b[A-Z]+_TABLE\b", README)
+# --- commands
+
+
+@cache
+def commands(document: str) -> list[list[str]]:
+    """Every command of a document's code blocks, in order: the program and its arguments.
+
+    Loops, variables and quotes are those of bash; `AssertionError` for what bash does not read.
+    """
+    found = []
+    for language, fenced, indented in _CODE.findall((ROOT / document).read_text()):
+        block = fenced or re.sub("^    ", "", indented, flags=re.MULTILINE)
+        if language in ("", "bash") and _SHELL.search(block):
+            found += _recorded(block, document)
+    return found
+
+
+def _recorded(block: str, document: str) -> list[list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder, "record")
+        given = {"MODEL": "MODEL", "SAMPLES": "SAMPLES", "SLURM_ARRAY_TASK_ID": "0"}
+        done = subprocess.run(
+            ["/bin/bash", "-c", _RECORD + block],
+            cwd=folder,
+            env={**given, "RECORD": str(record), "PROGRAMS": " ".join(PROGRAMS)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{document}: {done.stderr}\n{block}"
+        words = record.read_text().split("\0")[:-1]
+    found = []
+    while words:
+        length = int(words[0])
+        found.append(words[1 : length + 1])
+        del words[: length + 1]
+    return found
+
+
+def parse(arguments: Sequence[str], where: str) -> None:
+    """As the command line does: the command and its options exist, none is missing or wrong."""
+    if not arguments:  # to print how a shell completes
+        return
+    name, *rest = arguments
+    assert name in COMMANDS, where
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    try:
+        command.make_context(name, rest)
+    except click.ClickException as error:
+        pytest.fail(f"{where}: {error.format_message()}")
+
+
+def parse_launched(program: str, arguments: list[str], where: str) -> None:
+    """`accelerate launch … cli.main COMMAND …`, or the same by torchrun."""
+    if program == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        assert arguments.pop(0) == "launch", where
+        parsed = launch_command_parser().parse_args(arguments)
+        assert parsed.module, where
+    else:
+        from torch.distributed.run import get_args_parser
+
+        numbered = ["0" if argument == "R" else argument for argument in arguments]
+        parsed = get_args_parser().parse_args(numbered)
+    assert parsed.training_script == "cli.main", where
+    parse(parsed.training_script_args, where)
+
+
+def parse_python(arguments: Sequence[str], where: str) -> None:
+    """A script or module of the repository: it is there, and its source names the options.
+
+    Not asked with --help: some need engines that are not installed.
+    """
+    if arguments[:2] in (["-m", "venv"], ["-m", "pytest"]):
+        return
+    script = ROOT / arguments[0]
+    if arguments[0] == "-m":
+        inside = arguments[1].replace(".", "/")
+        names = (f"{inside}.py", f"{inside}/__main__.py", f"tests/{inside}.py")
+        script = next((ROOT / name for name in names if (ROOT / name).is_file()), ROOT / names[0])
+    source = script.read_text()
+    assert '__name__ == "__main__"' in source, where
+    for option in filter(re.compile("--").match, arguments):
+        assert f'"{option}"' in source, f"{where}: {option}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_are_as_the_programs_take_them(
+    document: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program, *arguments in commands(document):
+        where = f"{document}: {program} {' '.join(arguments)}"
+        if program in ATTN_SURGERY:
+            parse(arguments, where)
+        elif program in ("accelerate", "torchrun"):
+            parse_launched(program, arguments, where)
+        elif program == "lm_eval":
+            from lm_eval._cli.harness import HarnessCLI
+
+            monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments])
+            assert HarnessCLI().parse_args().tasks, where
+        elif program == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.M), where
+        elif program in PYTHON:
+            parse_python(arguments, where)
+        else:
+            assert program in NOT_OURS, where
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_in_the_text_exist(document: str) -> None:
+    """Such as `sweep --estimate`, `attn-surgery export … --evaluate`."""
+    text = (ROOT / document).read_text()
+    for name, rest in re.findall(
+        rf"`(?:attn-surgery )?({'|'.join(COMMANDS)}) ([^`]*--[^`]*)`", text
+    ):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        assert {*re.findall(r"--[a-z-]+", rest)} <= known | {"--help"}, f"{name} {rest}"
+
+
+def shorten(arguments: Sequence[str]) -> list[str]:
+    """A command of attn-surgery on the models, passages, texts, and tasks that are here."""
+    found = list[str]()
+    for word in arguments:
+        before = found[-1] if found else ""
+        if re.match("MODEL|BASE|EleutherAI/", word):
+            word = "model"
+        elif before == "--samples":
+            word = "few.jsonl"
+        elif before in ("--corpus", "--control", "--calibration"):
+            word = "text.txt"
+        elif before == "--drop-attn":
+            word = "4-5"
+        elif before not in ("--suite", "--tasks", "--limit"):
+            found.append(word)
+            continue
+        else:
+            found.pop()
+            continue
+        found.append(word)
+    if found[0] == "evaluate":
+        found += ["--tasks", "lab_copy", "--limit", "2", "--control", "text.txt"]
+    return found
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(model_path("pythia"), "model")
+    Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
+    Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])
+    for program, *arguments in commands("README.md"):
+        if program not in ATTN_SURGERY or not arguments or arguments[0] not in RUN:
+            continue
+        done = attn_surgery(*shorten(arguments))
+        gated = any(word.startswith("--max") for word in arguments)
+        assert done.code in ({0, 3} if gated else {0}), (arguments, done)
 
 
 @pytest.mark.slow
 def test_python_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block after block, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evals.lab.heldout_texts", lambda: ["\n".join(heldout_texts())[:6_000]])
     names: dict[str, object] = {}
     text = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 5
     for block in blocks:
+        block = block.replace("slice(0, 60)", "slice(0, 12)")
         exec(compile(block, "docs/python.md", "exec"), names)
     assert names["found"].strongest.edited.rate < 0.2  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Damage = Callable[[Path], None]
 
 
-def refused(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
+def refuse(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
     """Runs an export that must fail, and proves that it left no trace."""
     before = snapshot(tmp_path)
     command = ["export", source, "--drop-attn", spec, "--output", tmp_path / "made" / "out"]
@@ -83,188 +83,111 @@ def truncate(name: str, nbytes: int) -> Damage:
     return damage
 
 
-CONFIGURATION: list[tuple[str, Damage, list[str]]] = [
-    ("missing", remove("config.json"), ["config.json is missing"]),
-    ("damaged", write("config.json", b'{"model_type": '), ["config.json: not valid JSON"]),
-    ("latin-1", write("config.json", b'{"a": "\xe9"}'), ["config.json: not valid JSON"]),
-    ("deep", write("config.json", b"[" * 200_000), ["config.json: not valid JSON"]),
-    ("list", write("config.json", b"[]"), ["config.json: not a JSON object"]),
-    ("folder", folder_in_place_of("config.json"), ["config.json"]),
-    (
-        "other architecture",
+KERNEL = "config.json chooses attention code"
+CONFIGURATION: dict[str, tuple[Damage, str]] = {
+    "missing": (remove("config.json"), "config.json is missing"),
+    "damaged": (write("config.json", b'{"model_type": '), "config.json: not valid JSON"),
+    "list": (write("config.json", b"[]"), "config.json: not a JSON object"),
+    "folder": (folder_in_place_of("config.json"), "config.json"),
+    "other architecture": (
         set_config(model_type="llama"),
-        ["unsupported model_type llama; supported: gpt_neox, gpt_neo"],
+        "unsupported model_type llama; supported: gpt_neox, gpt_neo",
     ),
-    (
-        "no architecture",
-        set_config(model_type=...),
-        ["unsupported model_type None; supported: gpt_neox, gpt_neo"],
-    ),
-    (
-        "odd architecture",
-        set_config(model_type=["gpt_neox"]),
-        ["unsupported model_type ['gpt_neox']; supported: "],
-    ),
-    (
-        "quantized",
+    "no architecture": (set_config(model_type=...), "unsupported model_type None; supported: "),
+    "odd architecture": (set_config(model_type=["gpt_neox"]), "model_type ['gpt_neox']; supported"),
+    "quantized": (
         set_config(quantization_config={"quant_method": "gptq", "bits": 4}),
-        ["the checkpoint is quantized", "got gptq", "start from the unquantized model"],
+        "got gptq",
     ),
-    (
-        "code of its own",
-        set_config(auto_map={"AutoModelForCausalLM": "modeling_x.X"}),
-        ["brings its own modeling code (auto_map), which is never run"],
-    ),
-    (
-        "pipeline of its own",
-        set_config(custom_pipelines={"text-generation": {"impl": "evil.Pipe"}}),
-        ["brings its own modeling code (custom_pipelines), which is never run"],
-    ),
-    (
-        "attention kernel of its own",
-        set_config(attn_implementation="me/kernel"),
-        ["attn_implementation: config.json chooses attention code, which the library may fetch"],
-    ),
-    (
-        "attention kernel by the library's inner name",
-        set_config(_attn_implementation_internal="me/kernel"),
-        ["_attn_implementation_internal: config.json chooses attention code", "remove the key"],
-    ),
-    (
-        "attention kernel, far inside",
-        set_config(task_specific_params={"a": [{"sub_attn_implementation": {"": "me/kernel"}}]}),
-        ["sub_attn_implementation: config.json chooses attention code", "remove the key"],
-    ),
-    (
-        "attention code by a name that the library may replace",
-        set_config(attn_implementation="flash_attention_2"),
-        ["attn_implementation: config.json chooses attention code"],
-    ),
-    (
-        "other weights",
-        set_config(transformers_weights="other.safetensors"),
-        ["transformers_weights: config.json names another file of weights", "remove the key"],
-    ),
-    (
-        "blocks of other shapes",
-        set_config(per_layer_config={"1": {"num_attention_heads": 4}}),
-        ["per_layer_config: config.json gives single blocks a shape of their own"],
-    ),
-    (
-        "compressed",
+    "compressed": (
         set_config(compression_config={"quant_method": "compressed-tensors"}),
-        ["the checkpoint is quantized", "got compressed-tensors"],
+        "got compressed-tensors",
     ),
-    (
-        "attention-free blocks, in a list",
-        set_config(attention_free_blocks=[1]),
-        ["'attention_free_blocks' stands in the configuration of a model that has none"],
+    "pipeline of its own": (
+        set_config(custom_pipelines={"text-generation": {"impl": "evil.Pipe"}}),
+        "brings its own modeling code (custom_pipelines), which is never run",
     ),
-    (
-        "attention-free blocks of a stock model",
+    "attention kernel, far inside": (
+        set_config(task_specific_params={"a": [{"sub_attn_implementation": {"": "me/kernel"}}]}),
+        f"sub_attn_implementation: {KERNEL}",
+    ),
+    "attention code by a name that the library may replace": (
+        set_config(attn_implementation="flash_attention_2"),
+        f"attn_implementation: {KERNEL}",
+    ),
+    "other weights": (
+        set_config(transformers_weights="other.safetensors"),
+        "transformers_weights: config.json names another file of weights",
+    ),
+    "blocks of other shapes": (
+        set_config(per_layer_config={"1": {"num_attention_heads": 4}}),
+        "per_layer_config: config.json gives single blocks a shape of their own",
+    ),
+    "attention-free blocks of a stock model": (
         set_config(attention_free_blocks={"2": "none"}),
-        ["remove it, or restore model_type attention_free_gpt_neox"],
+        "remove it, or restore model_type attention_free_gpt_neox",
     ),
-    (
-        "epsilon that the library refuses",
+    "epsilon that the library refuses": (
         set_config(layer_norm_eps=0),
-        ["the library cannot load this 'layer_norm_eps'", "such as 1e-05, got 0)"],
+        "the library cannot load this 'layer_norm_eps'",
     ),
-    (
-        "epsilon of text",
-        set_config(layer_norm_eps="x" * 500),
-        ["the library cannot load this 'layer_norm_eps'", f"got '{'x' * 49})"],
-    ),
-    (
-        "odd heads, rotated whole",
+    "epsilon of text": (set_config(layer_norm_eps="x" * 500), f"got '{'x' * 49})"),
+    "odd heads, rotated whole": (
         set_config(hidden_size=66, rotary_pct=1.0),
-        ["rotates dimensions in pairs", "a rotary share below 1 for heads of 33, got 1.0)"],
+        "a rotary share below 1 for heads of 33, got 1.0)",
     ),
-    (
-        "heads of another size",
+    "heads of another size": (
         set_config(head_dim=8),
-        ["'head_dim' is not hidden_size divided by the number of heads (expected 32, got 8)"],
+        "'head_dim' is not hidden_size divided by the number of heads (expected 32, got 8)",
     ),
-    (
-        "two rotary shares",
+    "two rotary shares": (
         set_config(rope_parameters={"partial_rotary_factor": 1.0}),
-        ["the rotary share is given twice", "got 1.0 and 0.25)"],
+        "the rotary share is given twice",
     ),
-    (
-        "no size",
-        set_config(hidden_size=...),
-        ["config.json: 'hidden_size' is not a positive whole number"],
-    ),
-    ("size of text", set_config(hidden_size="64"), ["'hidden_size' is not a positive whole"]),
-    ("no blocks", set_config(num_hidden_layers=0), ["'num_hidden_layers' is not a positive"]),
-    (
-        "uneven heads",
+    "no size": (set_config(hidden_size=...), "'hidden_size' is not a positive whole number"),
+    "size of text": (set_config(hidden_size="64"), "'hidden_size' is not a positive whole"),
+    "no blocks": (set_config(num_hidden_layers=0), "'num_hidden_layers' is not a positive"),
+    "uneven heads": (
         set_config(num_attention_heads=3),
-        ["hidden_size is not a multiple of the number of heads (got 64 and 3)"],
+        "hidden_size is not a multiple of the number of heads (got 64 and 3)",
     ),
-    (
-        "more blocks than weights",
-        set_config(num_hidden_layers=5),
-        ["tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint"],
-    ),
-    (
-        "absurdly many blocks",
+    "absurdly many blocks": (
         set_config(num_hidden_layers=10**12),
-        ["tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint"],
+        "tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint",
     ),
-    (
-        "fewer blocks than weights",
+    "fewer blocks than weights": (
         set_config(num_hidden_layers=3),
-        ["unknown tensor 'gpt_neox.layers.3.", "the tensors of a GPT-NeoX (Pythia) model of 3"],
+        "the tensors of a GPT-NeoX (Pythia) model of 3",
     ),
-    (
-        "other width",
-        set_config(hidden_size=128),
-        ["has the wrong shape", "from config.json, got [128, 64]"],
-    ),
-    (
-        "no vocabulary",
-        set_config(vocab_size=127),
-        ["tensor 'embed_out.weight' has the wrong shape (expected [127, 64] from config.json"],
-    ),
-    (
-        "biases that the library would ignore",
+    "other width": (set_config(hidden_size=128), "from config.json, got [128, 64]"),
+    "biases that the library would ignore": (
         set_config(attention_bias=False),
-        ["unknown tensor 'gpt_neox.layers.0.attention.dense.bias'"],
+        "unknown tensor 'gpt_neox.layers.0.attention.dense.bias'",
     ),
-]
+}
 
 
-@pytest.mark.parametrize(
-    ("damage", "texts"), [c[1:] for c in CONFIGURATION], ids=[c[0] for c in CONFIGURATION]
-)
-def test_configuration(tmp_path: Path, damage: Damage, texts: list[str]) -> None:
+@pytest.mark.parametrize("case", CONFIGURATION)
+def test_configuration(tmp_path: Path, case: str) -> None:
+    damage, text = CONFIGURATION[case]
     source = write_checkpoint(tmp_path / "source", NEOX)
     damage(source)
-    refused(tmp_path, source).assert_error(*texts)
-    attn_surgery("inspect", source, "--json").assert_error(*texts)
+    refuse(tmp_path, source).assert_error(text)
+    attn_surgery("inspect", source, "--json").assert_error(text)
 
 
 @pytest.mark.parametrize(
     ("alias", "key"), [("num_attention_heads", "num_heads"), ("num_hidden_layers", "num_layers")]
 )
-@pytest.mark.parametrize("value", [1, 2.5, None, "4"])
+@pytest.mark.parametrize("value", [1, None])
 def test_a_second_name_that_says_something_else(
     tmp_path: Path, alias: str, key: str, value: object
 ) -> None:
     """The library takes one of the two, and surgery the other."""
     source = write_checkpoint(tmp_path / "source", {**NEO, alias: value})
     text = f"config.json: '{alias}' and '{key}' are two names of one setting, and differ"
-    refused(tmp_path, source).assert_error(text, f"remove '{alias}'")
+    refuse(tmp_path, source).assert_error(text, f"remove '{alias}'")
     attn_surgery("inspect", source).assert_error(text)
-
-
-def test_a_tokenizer_with_code_of_its_own(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", NEOX)
-    settings = {"auto_map": {"AutoTokenizer": ["tokenization.T", None]}}
-    (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    text = "tokenizer_config.json: the tokenizer brings its own code (auto_map)"
-    refused(tmp_path, source).assert_error(text)
 
 
 @pytest.mark.parametrize("weights", [b"", b"not weights", None])
@@ -275,100 +198,53 @@ def test_architecture_comes_before_weights(tmp_path: Path, weights: bytes | None
     if weights is not None:
         (source / SINGLE).write_bytes(weights)
         (source / "pytorch_model.bin").write_bytes(weights)
-    refused(tmp_path, source).assert_error("unsupported model_type llama; supported: ")
-
-
-def _rename(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
-    return lambda tensors: tensors.update({new: tensors.pop(old)})
+    refuse(tmp_path, source).assert_error("unsupported model_type llama; supported: ")
 
 
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
-WEIGHTS: list[tuple[str, Damage, list[str]]] = [
-    ("no weights", remove(SINGLE), ["holds no weights", "pytorch_model.bin"]),
-    ("empty", write(SINGLE, b""), ["model.safetensors: the header is longer than the file"]),
-    ("header cut", truncate(SINGLE, 100), ["model.safetensors: the header is longer than"]),
-    ("weights cut", truncate(SINGLE, 100_000), ["model.safetensors: the file is truncated"]),
-    ("not weights", write(SINGLE, b"version https://git-lfs"), ["truncated or not safetensors"]),
-    (
-        "header damaged",
-        write(SINGLE, (9).to_bytes(8, "little") + b'{"a": {}]'),
-        ["model.safetensors: the header is not valid"],
-    ),
-    (
-        "unknown tensor",
-        set_tensors(lambda t: t.update({"gpt_neox.layers.1.attention.gate": torch.ones(2)})),
-        ["unknown tensor 'gpt_neox.layers.1.attention.gate'", "nothing is guessed"],
-    ),
-    (
-        "tensor with a line break",
+AFFINE = "gpt_neox.layers.1.attention.affine.bias"
+BIAS = "gpt_neox.layers.2.attention.dense.bias"
+HALF = torch.ones(64, dtype=torch.float16)
+WEIGHTS: dict[str, tuple[Damage, str]] = {
+    "no weights": (remove(SINGLE), "holds no weights"),
+    "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: the header is not valid"),
+    "not weights": (write(SINGLE, b"version https://git-lfs"), "truncated or not safetensors"),
+    "tensor with a line break": (
         set_tensors(lambda t: t.update({"a\nb": torch.ones(2)})),
-        ["unknown tensor 'a\\nb'"],
+        "unknown tensor 'a\\nb'",
     ),
-    (
-        "block number with a zero before it",
-        set_tensors(_rename(QKV, QKV.replace(".1.", ".01."))),
-        [f"unknown tensor '{QKV.replace('.1.', '.01.')}'"],
+    "block number with a zero before it": (
+        set_tensors(lambda t: t.update({QKV.replace(".1.", ".01."): t.pop(QKV)})),
+        f"unknown tensor '{QKV.replace('.1.', '.01.')}'",
     ),
-    (
-        "affine in a model with attention",
-        set_tensors(
-            lambda t: t.update(
-                {"gpt_neox.layers.1.attention.affine.bias": torch.ones(64, dtype=torch.float16)}
-            )
-        ),
-        ["unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"],
+    "affine in a model with attention": (
+        set_tensors(lambda t: t.update({AFFINE: HALF})),
+        f"unknown tensor {AFFINE!r}",
     ),
-    (
-        "missing tensor",
-        set_tensors(lambda t: t.pop("gpt_neox.layers.2.mlp.dense_4h_to_h.bias")),
-        ["tensor 'gpt_neox.layers.2.mlp.dense_4h_to_h.bias' is missing from the checkpoint"],
-    ),
-    (
-        "missing bias of attention",
-        set_tensors(lambda t: t.pop("gpt_neox.layers.2.attention.dense.bias")),
-        ["tensor 'gpt_neox.layers.2.attention.dense.bias' is missing from the checkpoint"],
-    ),
-    (
-        "missing head",
-        set_tensors(lambda t: t.pop("embed_out.weight")),
-        ["tensor 'embed_out.weight' is missing from the checkpoint", "does not tie it"],
-    ),
-    (
-        "wrong shape",
+    "missing tensor": (set_tensors(lambda t: t.pop(BIAS)), f"tensor {BIAS!r} is missing"),
+    "missing head": (set_tensors(lambda t: t.pop("embed_out.weight")), "does not tie it"),
+    "wrong shape": (
         set_tensors(lambda t: t.update({QKV: t[QKV][:-1].clone()})),
-        [
-            f"tensor {QKV!r} has the wrong shape "
-            "(expected [192, 64] from config.json, got [191, 64])"
-        ],
+        f"tensor {QKV!r} has the wrong shape (expected [192, 64] from config.json, got [191, 64])",
     ),
-    (
-        "flattened",
-        set_tensors(lambda t: t.update({QKV: t[QKV].reshape(-1)})),
-        [f"tensor {QKV!r} has the wrong shape", "got [12288]"],
-    ),
-    (
-        "mixed dtypes",
-        set_tensors(lambda t: t.update({QKV: t[QKV].float()})),
-        ["the parameters have more than one dtype (expected one, got ", "F16 (", f"F32 ({QKV})"],
-    ),
-    (
-        "8-bit weights",
+    "mixed dtypes": (set_tensors(lambda t: t.update({QKV: t[QKV].float()})), f"F32 ({QKV})"),
+    "8-bit weights": (
         set_tensors(lambda t: t.update({QKV: t[QKV].to(torch.int8)})),
-        [f"tensor {QKV!r} is quantized", "got I8", "start from the unquantized model"],
+        f"tensor {QKV!r} is quantized",
     ),
-    (
-        "not finite",
+    "not finite": (
         set_tensors(lambda t: t[QKV].fill_(float("nan"))),
-        [f"the new content of {QKV!r} is not finite in F16"],
+        f"the new content of {QKV!r} is not finite in F16",
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("damage", "texts"), [c[1:] for c in WEIGHTS], ids=[c[0] for c in WEIGHTS])
-def test_weights(tmp_path: Path, damage: Damage, texts: list[str]) -> None:
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_weights(tmp_path: Path, case: str) -> None:
+    damage, text = WEIGHTS[case]
     source = write_checkpoint(tmp_path / "source", NEOX)
     damage(source)
-    refused(tmp_path, source, "--layout", "stock").assert_error(*texts)
+    refuse(tmp_path, source, "--layout", "stock").assert_error(text)
 
 
 def test_overflow_of_a_product(tmp_path: Path) -> None:
@@ -380,7 +256,7 @@ def test_overflow_of_a_product(tmp_path: Path) -> None:
         tensors[name].fill_(6e4)
 
     set_tensors(enlarge)(source)
-    refused(tmp_path, source, "--layout", "compact").assert_error(
+    refuse(tmp_path, source, "--layout", "compact").assert_error(
         "the new content of 'gpt_neox.layers.1.attention.affine.weight' is not finite in F16"
     )
 
@@ -399,56 +275,55 @@ def _place(where: object) -> Damage:
 
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-INDEXES: list[tuple[str, Damage, list[str]]] = [
-    ("damaged", write(INDEX, b"{"), [f"{INDEX}: not valid JSON"]),
-    ("empty", write(INDEX, b"{}"), [f"{INDEX}: has no weight_map"]),
-    ("list", write(INDEX, b'{"weight_map": ["a"]}'), [f"{INDEX}: has no weight_map"]),
-    (
-        "odd metadata",
+OUTSIDE = "names a file outside the folder"
+INDEXES: dict[str, tuple[Damage, str]] = {
+    "damaged": (write(INDEX, b"{"), f"{INDEX}: not valid JSON"),
+    "list": (write(INDEX, b'{"weight_map": ["a"]}'), f"{INDEX}: has no weight_map"),
+    "odd metadata": (
         edit_index(lambda index: index.update(metadata=["x"])),
-        [f"{INDEX}: has metadata that is no object"],
+        f"{INDEX}: has metadata that is no object",
     ),
-    ("missing shard", remove(SECOND), [f"{INDEX}: names shard {SECOND}, which is missing"]),
-    ("shard cut", truncate(SECOND, 5000), [f"{SECOND}: the "]),
-    ("above", _place("../x.safetensors"), ["names a file outside the folder", "../x.safetensors"]),
-    ("absolute", _place("/etc/passwd"), ["names a file outside the folder (got '/etc/passwd')"]),
-    ("parent", _place(".."), ["names a file outside the folder (got '..')"]),
-    ("below", _place("sub/x.safetensors"), ["names a file outside the folder"]),
-    ("nothing", _place(""), ["names shard , which is missing"]),
-    ("number", _place(1), ["names a file outside the folder (got 1)"]),
-    ("list of files", _place([FIRST]), [f"names a file outside the folder (got ['{FIRST}'])"]),
-    ("null", _place(None), ["names a file outside the folder (got None)"]),
-    ("config as shard", _place("config.json"), ["config.json: cannot be read as a pickled"]),
-    (
-        "wrong shard",
+    "missing shard": (remove(SECOND), f"{INDEX}: names shard {SECOND}, which is missing"),
+    "shard cut": (truncate(SECOND, 5000), f"{SECOND}: the "),
+    "above": (_place("../x.safetensors"), OUTSIDE),
+    "absolute": (_place("/etc/passwd"), f"{OUTSIDE} (got '/etc/passwd')"),
+    "parent": (_place(".."), OUTSIDE),
+    "below": (_place("sub/x.safetensors"), OUTSIDE),
+    "nothing": (_place(""), "names shard , which is missing"),
+    "without end": (_place("x" * 5_000), INDEX),
+    "zero byte": (_place("a\x00b"), INDEX),
+    "list of files": (_place([FIRST]), f"{OUTSIDE} (got ['{FIRST}'])"),
+    "null": (_place(None), f"{OUTSIDE} (got None)"),
+    "config as shard": (_place("config.json"), "config.json: cannot be read as a pickled"),
+    "wrong shard": (
         _place(SECOND),
-        [f"tensor {QKV!r} is not where the index says (expected {SECOND}, got {FIRST})"],
+        f"tensor {QKV!r} is not where the index says (expected {SECOND}, got {FIRST})",
     ),
-    (
-        "listed but stored nowhere",
+    "listed but stored nowhere": (
         edit_index(lambda index: index["weight_map"].update(ghost=FIRST)),
-        ["tensor 'ghost' is not where the index says", "got no shard that holds it"],
+        "tensor 'ghost' is not where the index says",
     ),
-    (
-        "stored but not listed",
+    "stored but not listed": (
         edit_index(lambda index: index["weight_map"].pop(QKV)),
-        [f"{INDEX}: does not list tensor {QKV!r}"],
+        f"{INDEX}: does not list tensor {QKV!r}",
     ),
-    (
-        "stored twice",
+    "stored twice": (
         lambda source: save_file(
             {**load_file(source / FIRST), **load_file(source / SECOND)}, source / SECOND
         ),
-        ["is stored in 2 shards"],
+        "is stored in 2 shards",
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("damage", "texts"), [c[1:] for c in INDEXES], ids=[c[0] for c in INDEXES])
-def test_indexes(tmp_path: Path, damage: Damage, texts: list[str]) -> None:
+@pytest.mark.parametrize("case", INDEXES)
+def test_indexes(tmp_path: Path, case: str) -> None:
+    damage, text = INDEXES[case]
     source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)
     damage(source)
-    refused(tmp_path, source).assert_error(*texts)
+    outcome = refuse(tmp_path, source)
+    outcome.assert_error(text)
+    assert len(outcome.stderr) < 5_000
 
 
 class Payload:
@@ -470,7 +345,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
         path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    refused(tmp_path, source).assert_error(
+    refuse(tmp_path, source).assert_error(
         "pytorch_model.bin: cannot be read as a pickled state dict of tensors alone",
         "convert it to safetensors where you trust its author",
     )
@@ -481,129 +356,75 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
         assert (tmp_path / "executed").is_dir()
 
 
-PICKLES: list[tuple[str, Any, list[str]]] = [
-    ("a list", [1], ["is not a state dict (got list)"]),
-    ("nested", {"state_dict": {}}, ["'state_dict' is not a plain tensor (got dict)"]),
-    ("complex", {"x": torch.ones(2, dtype=torch.complex64)}, ["'x' is not a plain", "complex64"]),
-    (
-        "sparse",
-        {"x": torch.ones(2, 2).to_sparse()},
-        ["pytorch_model.bin"],
-    ),  # some versions of torch refuse it before we do
-    (
-        "meta",
-        {"x": torch.ones(2, device="meta")},
-        ["pytorch_model.bin"],
-    ),  # some versions of torch refuse it before we do
-    ("number as name", {1: torch.ones(2)}, ["unknown tensor '1'"]),
-    ("nothing", {}, ["is missing from the checkpoint"]),
-]
+PICKLES: dict[str, tuple[Any, str]] = {
+    "a list": ([1], "is not a state dict (got list)"),
+    "nested": ({"state_dict": {}}, "'state_dict' is not a plain tensor (got dict)"),
+    "complex": ({"x": torch.ones(2, dtype=torch.complex64)}, "'x' is not a plain"),
+    # some versions of torch refuse these two before we do
+    "sparse": ({"x": torch.ones(2, 2).to_sparse()}, "pytorch_model.bin"),
+    "meta": ({"x": torch.ones(2, device="meta")}, "pytorch_model.bin"),
+    "number as name": ({1: torch.ones(2)}, "unknown tensor '1'"),
+    "nothing": ({}, "is missing from the checkpoint"),
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "texts"), [c[1:] for c in PICKLES], ids=[c[0] for c in PICKLES]
-)
-def test_pickles(tmp_path: Path, content: Any, texts: list[str]) -> None:
+@pytest.mark.parametrize("case", PICKLES)
+def test_pickles(tmp_path: Path, case: str) -> None:
+    content, text = PICKLES[case]
     source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
     torch.save(content, source / "pytorch_model.bin")
-    refused(tmp_path, source).assert_error(*texts)
+    refuse(tmp_path, source).assert_error(text)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9999])
 def test_truncated_pickles(tmp_path: Path, legacy: bool, share: float) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
     path = source / "pytorch_model.bin"
     torch.save(make_tensors(NEOX), path, _use_new_zipfile_serialization=not legacy)
     truncate(path.name, int(path.stat().st_size * share))(source)
-    refused(tmp_path, source).assert_error("pytorch_model.bin: cannot be read as a pickled")
+    refuse(tmp_path, source).assert_error("pytorch_model.bin: cannot be read as a pickled")
 
 
-@pytest.mark.parametrize(
-    ("spec", "texts"),
-    [
-        ("4", ["'4' is out of range"]),
-        ("-5", ["'-5' is out of range"]),
-        ("last:5", ["'last:5' is out of range"]),
-        ("2-9", ["'2-9' is out of range"]),
-        ("", ["names no block"]),
-        (",", ["names no block"]),
-        ("2-1", ["names no block"]),
-        ("1,0-2", ["names block 1 more than once"]),
-        ("deep", ["cannot read 'deep'"]),
-        ("9" * 5000, ["cannot read"]),
-    ],
-)
-def test_blocks(tmp_path: Path, spec: str, texts: list[str]) -> None:
+def test_blocks(tmp_path: Path) -> None:
+    """The rest of the messages are those of the parser: tests/test_blocks.py."""
     source = write_checkpoint(tmp_path / "source", NEOX)
-    outcome = refused(tmp_path, source, spec=spec)
-    outcome.assert_error("block specification", "the model has 4 blocks, 0 to 3", *texts)
+    outcome = refuse(tmp_path, source, spec="last:5")
+    text = "the model has 4 blocks, 0 to 3"
+    outcome.assert_error("block specification", text, "'last:5' is out of range")
 
 
-UNSUPPORTED: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
-    (
-        "GPT-Neo, identity, stock",
-        NEO,
-        ("--layout", "stock"),
-        [
-            "GPT-Neo has no query and key biases and no rotary positions",
-            "use --layout compact, or --variant zero",
-        ],
-    ),
-    (
-        "no rotary dimensions",
-        neox_config(rotary_pct=0.0),
-        ("--layout", "stock"),
-        ["cannot be made exactly one-hot", "got no rotary dimensions", "use --layout compact"],
-    ),
-    (
-        "no attention bias",
-        neox_config(attention_bias=False),
-        ("--layout", "stock"),
-        ["attention_bias is false", "use --layout compact"],
-    ),
-    (
-        "scaled rotary positions",
+SCALED = "is not supported by the stock layout"
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
+    "GPT-Neo, identity": (NEO, "GPT-Neo has no query and key biases and no rotary positions"),
+    "no rotary dimensions": (neox_config(rotary_pct=0.0), "got no rotary dimensions"),
+    "no attention bias": (neox_config(attention_bias=False), "attention_bias is false"),
+    "scaled rotary positions": (
         neox_config(rope_scaling={"type": "linear", "factor": 4.0}),
-        ("--layout", "stock"),
-        ["rotary scaling 'linear' is not supported by the stock layout", "use --layout compact"],
+        f"rotary scaling 'linear' {SCALED}",
     ),
-    (
-        "scaled rotary positions, new spelling",
+    "scaled rotary positions, new spelling": (
         neox_config(rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000}),
-        ("--layout", "stock"),
-        ["rotary scaling 'yarn' is not supported by the stock layout"],
+        f"rotary scaling 'yarn' {SCALED}",
     ),
-    (
-        "rotary settings in the place of their scaling",
+    "rotary settings in the place of their scaling": (
         neox_config(rope_scaling={"rope_type": "default", "rope_theta": 1e9}),
-        ["--layout", "stock"],
-        ["rotary scaling 'default, with more' is not supported by the stock layout"],
+        f"rotary scaling 'default, with more' {SCALED}",
     ),
-    (
-        "very long contexts",
+    "very long contexts": (
         neox_config(max_position_embeddings=400_000, rotary_emb_base=100),
-        ("--layout", "stock"),
-        [
-            "one-hot over every offset up to max_position_embeddings 400000",
-            "(expected a score gap above",
-            "got a gap of",
-            "use --layout compact",
-        ],
+        "one-hot over every offset up to max_position_embeddings 400000",
     ),
-]
+}
 
 
-@pytest.mark.parametrize(
-    ("config", "options", "texts"), [c[1:] for c in UNSUPPORTED], ids=[c[0] for c in UNSUPPORTED]
-)
-def test_combinations(
-    tmp_path: Path, config: dict[str, Any], options: tuple[str, ...], texts: list[str]
-) -> None:
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_combinations(tmp_path: Path, case: str) -> None:
+    config, text = UNSUPPORTED[case]
     small = {**config, "max_position_embeddings": min(config["max_position_embeddings"], 64)}
     tensors = make_tensors(small)  # masks of the real length would fill the disk
     source = write_checkpoint(tmp_path / "source", config, tensors=tensors)
-    refused(tmp_path, source, *options).assert_error(*texts)
+    refuse(tmp_path, source, "--layout", "stock").assert_error(text, "use --layout compact")
     # what is refused is offered another way, and that way works
     for other in (("--layout", "compact"), ("--layout", "stock", "--variant", "zero"), ()):
         done = attn_surgery("export", source, "--drop-attn", "1", "--dry-run", "--json", *other)
@@ -620,7 +441,7 @@ def test_edited_blocks(tmp_path: Path) -> None:
     common = ("--layout", "stock", "--output")
     assert attn_surgery("export", source, "--drop-attn", "1", *common, first).code == 0
     for spec in ("1", "0-2", "-3"):
-        refused(tmp_path, first, spec=spec).assert_error(
+        refuse(tmp_path, first, spec=spec).assert_error(
             "block 1 is already attention-free (identity)",
             "name other blocks to add to the earlier edit, or start from the original",
         )
@@ -632,19 +453,19 @@ def test_edited_blocks(tmp_path: Path) -> None:
     found = attn_surgery("inspect", second, "--json").json
     assert found["attention_free"] == {"1": "identity", "3": "zero"}
     assert [edit["blocks"] for edit in found["edits"]] == [[1], [3]]
-    refused(tmp_path, second, spec="3").assert_error("block 3 is already attention-free (zero)")
+    refuse(tmp_path, second, spec="3").assert_error("block 3 is already attention-free (zero)")
 
     compact = ("export", second, "--drop-attn", "0", "--layout", "compact", "--output", third)
     assert attn_surgery(*compact).code == 0
-    refused(tmp_path, third, "--layout", "stock", spec="2").assert_error(
+    refuse(tmp_path, third, "--layout", "stock", spec="2").assert_error(
         "the source is a compact checkpoint", "use --layout compact"
     )
-    refused(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (identity)")
+    refuse(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (identity)")
     (third / "surgery.json").unlink()  # config.json alone still tells
-    refused(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (affine)")
+    refuse(tmp_path, third, spec="0").assert_error("block 0 is already attention-free (affine)")
 
 
-COMPACT_BLOCKS = [None, [1], {"9": "affine"}, {"01": "affine"}, {"x": "none"}, {"1": "soft"}]
+COMPACT_BLOCKS = [None, {"9": "affine"}, {"01": "affine"}, {"1": "soft"}]
 
 
 @pytest.mark.parametrize("recorded", COMPACT_BLOCKS, ids=json.dumps)
@@ -656,7 +477,7 @@ def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
     )
     assert done.code == 0
     set_config(attention_free_blocks=recorded)(compact)
-    refused(tmp_path, compact, spec="2").assert_error(
+    refuse(tmp_path, compact, spec="2").assert_error(
         "config.json: 'attention_free_blocks' does not say what stands in place of which block",
         "expected blocks below 4 → affine, constant, none",
     )
@@ -668,47 +489,39 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
     attn_surgery("export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact)
     name = "gpt_neox.layers.1.attention.affine.weight"
     set_tensors(lambda tensors: tensors.pop(name))(compact)
-    refused(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
+    refuse(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
     set_config(attention_free_blocks={"1": "none"})(compact)
-    refused(tmp_path, compact, spec="2").assert_error(
+    refuse(tmp_path, compact, spec="2").assert_error(
         "unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"
     )
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (b"{", "is not valid"),
-        (b"[" * 200_000, "is not valid"),
-        (b"{}", "is of another schema (expected schema_version 1)"),
-        (b'{"schema_version": 2}', "is of another schema (expected schema_version 1, got 2)"),
-        (b'{"schema_version": 1}', "edit: field required"),
-    ],
-)
-def test_a_damaged_manifest(tmp_path: Path, content: bytes, text: str) -> None:
+def test_a_damaged_manifest(tmp_path: Path) -> None:
+    """The rest of the messages are those of its reader: tests/test_manifest.py."""
     source = write_checkpoint(tmp_path / "source", NEOX)
-    (source / "surgery.json").write_bytes(content)
-    refused(tmp_path, source).assert_error("surgery.json", text)
+    (source / "surgery.json").write_text('{"schema_version": 2}')
+    text = "is of another schema (expected schema_version 1, got 2)"
+    refuse(tmp_path, source).assert_error("surgery.json", text)
     attn_surgery("inspect", source).assert_error("surgery.json", text)
     attn_surgery("verify", source).assert_error("surgery.json", text)
 
 
 def test_unknown_models(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    refused(tmp_path, missing).assert_error("missing")
-    refused(tmp_path, "nobody/there-is-no-such-model").assert_error("nobody/there-is-no-such-model")
-    refused(tmp_path, "lab:llama").assert_error(
+    refuse(tmp_path, missing).assert_error("missing")
+    refuse(tmp_path, "nobody/there-is-no-such-model").assert_error("nobody/there-is-no-such-model")
+    refuse(tmp_path, "lab:llama").assert_error(
         "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
     )
     file = tmp_path / "file"
     file.write_text("")
-    refused(tmp_path, file).assert_error("file")
-    refused(tmp_path, "").assert_error("")
+    refuse(tmp_path, file).assert_error("file")
+    refuse(tmp_path, "").assert_error("")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(tmp_path, empty).assert_error("config.json is missing")
+    refuse(tmp_path, empty).assert_error("config.json is missing")
     source = write_checkpoint(tmp_path / "source", NEOX)
-    refused(tmp_path, source, "--revision", "step1000").assert_error(
+    refuse(tmp_path, source, "--revision", "step1000").assert_error(
         "--revision goes with a Hub id, and this is a folder (got step1000)"
     )
 
@@ -730,30 +543,6 @@ def export_to(source: Path, output: object, *options: object) -> Outcome:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "source", NEOX)
-
-
-def test_an_existing_output(tmp_path: Path, source: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    export_to(source, out).assert_error(
-        f"{out}: already exists; choose another --output or give --overwrite"
-    )
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("mine")
-    (tmp_path / "link").symlink_to("out")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    before = snapshot(tmp_path)
-    for name in ("file", "link", "dangling"):
-        export_to(source, tmp_path / name).assert_error("already exists")
-        export_to(source, tmp_path / name, "--overwrite").assert_error(
-            "is not a folder, so it is not overwritten; choose another --output"
-        )
-    export_to(source, tmp_path / "other", "--overwrite").assert_error(
-        f"{tmp_path / 'other'}: holds thesis.tex, which attn-surgery did not write, so it is not "
-        "overwritten; choose another --output"
-    )
-    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
@@ -863,18 +652,11 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["export", "lab:pythia"], "name the blocks with --drop-attn, or give a --plan"),
         (["export", "--drop-attn", "1", "--plan", "p"], "give --drop-attn or --plan, not both"),
         (["export", "--plan", "p", "--variant", "zero"], "--plan names the variants itself"),
-        (["export", "a", "b", "--drop-attn", "1"], "unexpected extra argument"),
         (["export", "--drop-attn", "1", "--variant", "soft"], "'soft' is not one of"),
-        (["export", "--drop-attn", "1", "--layout", "x"], "'x' is not one of"),
-        (["export", "--drop-attn", "1", "--max-shard-size", "0"], "'0' is not a size"),
-        (["export", "--drop-attn", "1", "--max-shard-size", "-1GB"], "'-1GB' is not a size"),
         (["export", "--drop-attn", "1", "--max-shard-size", "5XB"], "'5XB' is not a size"),
         (["export", "--drop-attn", "1", "--max-shard-size", "9" * 5000], "is not a size"),
         (["export", "--drop", "1"], "No such option"),
         (["inspect"], "Missing argument 'MODEL'"),
-        (["verify"], "Missing argument 'DIR'"),
-        (["extract-all"], "No such command 'extract-all'"),
-        (["--no-such-option"], "No such option"),
     ],
 )
 def test_usage(
@@ -936,28 +718,18 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     assert attn_surgery("verify", out, "--source", folder).code == 0
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_stdout(source: Path, unbuffered: str) -> None:
+def test_a_full_stdout(source: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        environment = {"PYTHONUNBUFFERED": unbuffered}
-        outcome = finish(start("inspect", source, stdout=full, env=environment))
+        outcome = finish(start("inspect", source, stdout=full))
     assert outcome.code == 1
     assert outcome.stderr == "error: no space left on device\n"
 
 
-@pytest.mark.parametrize("command", ["inspect", "export", "verify", "reproduce"])
-def test_a_closed_stdout(command: str, tmp_path: Path, source: Path) -> None:
+def test_a_closed_stdout(tmp_path: Path, source: Path) -> None:
     """The shell's `>&-`: there is nowhere to print to, and the work is done all the same."""
-    made = tmp_path / "made"
-    assert export_to(source, made).code == 0
-    more = {
-        "export": (source, "--drop-attn", "1", "--output", tmp_path / "out"),
-        "reproduce": (made, "--source", source),
-    }.get(command, (made,))
+    out = tmp_path / "out"
     close = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, *PROGRAM]
-    done = subprocess.run(
-        [*close, command, *map(str, more)], stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    export = ["export", str(source), "--drop-attn", "1", "--output", str(out)]
+    done = subprocess.run([*close, *export], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
-    if command == "export":
-        assert attn_surgery("verify", tmp_path / "out", "--source", source).code == 0
+    assert attn_surgery("verify", out, "--source", source).code == 0

@@ -28,7 +28,7 @@ import surgery
 from evals.evaluation.report import EditReport, Report, read_report
 from evals.evaluation.request import EvaluationRequest
 from evals.publication.report import check_figures, check_report
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.errors import MeasurementError, OutputError
 
 PREFIX, SUFFIX = 6, 4
@@ -327,7 +327,7 @@ UNDERIVED = {
     r"edits/0/tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|edits/0/heldout/difference/p_value":
         "a test of documents that the report does not hold",
     r"edits/0/audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
-    r"edits/0/edit/(num_blocks|earlier_edits)":
+    r"edits/0/edit/.*":
         "the manifest tells it, which push and verify compare",
     r"edits/0/passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
         "a row's own, within what its other figures allow",

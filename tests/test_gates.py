@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.attacks.audit import ALL, CHEAP, chosen
-from evals.attacks.report import described
+from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
 from evals.attacks.result import Audit
 from evals.evaluation.gates import check_gates, check_named, limit_of
 from evals.evaluation.headline import verdict
@@ -143,7 +142,13 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
     shares = {part: {"n": 60, **rate(np.arange(60) < count)}
               for part, count in (("base", base), ("edited", edited))}  # fmt: skip
     paired = {"no_longer": 0, "newly": 0, "difference": 0, "ci95": [0, 0], "p_value": 1}
-    said = {"name": name, "seconds": 1, "paired": paired, "control": None, **described(name)}
+    said = {
+        "name": name,
+        "seconds": 1,
+        "paired": paired,
+        "control": None,
+        **attack_of(name).description,
+    }
     return {**said, **shares}
 
 
@@ -195,7 +200,7 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     attacks: tuple[str, ...], limits: dict[str, float], expected: tuple[str, ...]
 ) -> None:
     """In `audit` and in `evaluate`, which runs none where nothing asks for one."""
-    assert chosen(attacks, limits) == expected
+    assert choose_attacks(attacks, limits) == expected
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
     assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
     assert EvaluationRequest(**lab, audit=True).attacks == ALL

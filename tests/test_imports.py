@@ -1,8 +1,7 @@
-"""Contract: the packages depend on each other in one direction, and every module has a name.
+"""Contract: imports point one way, without circles.
 
-errors ← families, variants ← layouts ← plan ← export; checkpoint knows only errors; the modeling
-file travels with a checkpoint, so it knows only torch and transformers; evals may use surgery,
-surgery never evals; cli uses both and nothing uses cli. Heavy libraries stay where they are needed.
+evals may use surgery; cli uses both, and nothing uses cli. The modeling file travels with a
+checkpoint, so it knows only torch and transformers. What answers at once imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -70,12 +69,6 @@ def room(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def test_the_packages_are_found() -> None:
-    assert len(FILES) > 40
-    assert {module.partition(".")[0] for module in MODULES} == OURS
-    assert "surgery.plan" in ours(ROOT / "surgery" / "exporting.py")  # the parser sees imports
-
-
 def test_rooms_import_one_way() -> None:
     """No room imports from one that imports from it, however long the way around."""
     above: dict[str, set[str]] = {}
@@ -139,15 +132,6 @@ def test_nothing_heavy_at_import() -> None:
         pending += found
 
 
-def test_lm_eval_is_imported_by_few() -> None:
-    users = [name for name, path in MODULES.items() if within_any(imports(path), "lm_eval")]
-    assert not [name for name in users if not within(name, {"evals"})]
-
-
-def within_any(modules: set[str], package: str) -> bool:
-    return any(within(module, {package}) for module in modules)
-
-
 def test_nothing_runs_what_a_checkpoint_brings() -> None:
     for name, path in MODULES.items():
         text = path.read_text(encoding="utf-8")
@@ -159,8 +143,3 @@ def test_nothing_runs_what_a_checkpoint_brings() -> None:
         assert not {"eval", "exec", "pickle.load", "pickle.loads"} & set(calls), name
         assert text.count("weights_only=True") >= calls.count("torch.load"), name
         assert "trust_remote_code=True" not in text, name
-
-
-def test_modules_have_names_that_say_what_they_do() -> None:
-    vague = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
-    assert not [name for name in MODULES if vague & set(name.split("."))]

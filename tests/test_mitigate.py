@@ -172,18 +172,6 @@ def test_a_recipe_repeats_it_and_holds_no_path(
     weights = [folder / "model.safetensors" for folder in (done[1], tmp_path / "out")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert (tmp_path / "out" / "recipe.yaml").read_text() == recipe.read_text()
-    wrong = tmp_path / "wrong.yaml"
-    for text, message in (
-        ("colour: red", "has no option 'colour'"),
-        ("output: elsewhere", "type --output"),
-        ("--seeed: 1", "did you mean 'seed'?"),
-        ("a: &x [1]\nb: *x", "refers to parts of itself"),
-        ("- list", "is not valid YAML"),
-    ):
-        wrong.write_text(text)
-        refused = attn_surgery("mitigate", "--recipe", wrong, "--output", tmp_path / "other")
-        assert refused.code in (1, 2)
-        assert message in refused.stderr
 
 
 def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
@@ -242,17 +230,26 @@ def test_another_export_that_is_there_is_not_replaced(
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["max-extraction: abc", "max-extraction: [1]", "variant: 5", "samples: {a: b}", "max: any",
-     "attack: {}", "seed: 1.5", "variant: [1, {a: 2}]", "json: true", "overwrite: true",
-     r'model: "a\0b"', r'corpus: ["a\0b"]'],
-)  # fmt: skip
-def test_a_recipe_with_wrong_values_is_refused_before_any_work(tmp_path: Path, text: str) -> None:
+    ("text", "message"),
+    [
+        ("max-extraction: [1]", "max-extraction"),
+        ("samples: {a: b}", "samples"),
+        ("max: any", "any"),
+        ("variant: [1, {a: 2}]", "variant"),
+        ("json: true", "json"),
+        ("output: elsewhere", "type --output"),
+        ("--seeed: 1", "did you mean 'seed'?"),
+        ("a: &x [1]\nb: *x", "refers to parts of itself"),
+        ("- list", "is not valid YAML"),
+        (r'corpus: ["a\0b"]', "corpus"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_any_work(tmp_path: Path, text: str, message: str) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"model: no/such\nsamples: x.jsonl\ncorpus: [y.txt]\n{text}\n")
+    recipe.write_text(f"model: no/such\n{text}\n" if ":" in text else text)
     outcome = attn_surgery("mitigate", "--recipe", recipe, "--output", tmp_path / "out")
     assert outcome.code in (1, 2), outcome
-    assert "Traceback" not in outcome.stderr
+    assert message in outcome.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
@@ -290,24 +287,15 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "name a MODEL, or give a --recipe that does"),
-        (("some/model",), "brings none of its own: give --samples"),
-        (
-            ("some/model", "--samples", "x.jsonl"),
-            "brings none of its own: give --corpus",
-        ),
-        (("lab:pythia", "--seed", "-1"), "'--seed': -1 is not in the range"),
-        (("lab:pythia", "--measure", "most"), "--measure: no measure 'most'"),
-        (
-            ("lab:pythia", "--tasks", "a", "--suite", "lab"),
-            "--tasks and --suite exclude each other",
-        ),
+        ("", "name a MODEL, or give a --recipe that does"),
+        ("some/model", "brings none of its own: give --samples"),
+        ("some/model --samples x.jsonl", "brings none of its own: give --corpus"),
+        ("lab:pythia --measure most", "--measure: no measure 'most'"),
+        ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
     ],
 )
-def test_usage_errors_come_before_any_work(
-    tmp_path: Path, arguments: tuple[Any, ...], text: str
-) -> None:
-    outcome = attn_surgery("mitigate", *arguments, "--output", tmp_path / "out")
+def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text: str) -> None:
+    outcome = attn_surgery("mitigate", *arguments.split(), "--output", tmp_path / "out")
     assert outcome.code == 2, outcome
     assert text in outcome.stderr
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from example_report import bare, example, several
 
+from evals.evaluation.page import pages as pages_of
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")
 

@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from evals.bounds.pictures import draw_divergence, draw_propagation
+from evals.bounds.pictures import draw_propagation
 from evals.drawing import line_of
-from evals.sweep.estimates_picture import draw_estimates
-from evals.sweep.paper_pictures import PAPER, draw_paper
-from evals.sweep.pictures import draw_front, draw_sweep
+from evals.search.picture import draw_front
+from evals.sweep.pictures import PICTURES, draw_accuracy, draw_pictures, draw_sweep
 from surgery.variants import VARIANTS
 
 BLOCKS = 6
@@ -108,44 +108,31 @@ def matrix(blocks):
     ]
 
 
-@pytest.fixture
-def drawings(sweep, found, bounds, estimated):
+@pytest.fixture(scope="module")
+def drawn(sweep, found, bounds, estimated, tmp_path_factory):
+    """Twice: all pictures of a sweep, and that of a search."""
     divergence = {"propagation": matrix(BLOCKS), "blocks": bounds, "tokens": 500}
-    several = {
-        **dict.fromkeys(PAPER, lambda folder: draw_paper(sweep, folder)),
-        **dict.fromkeys(
-            ("propagation", "bounds"),
-            lambda folder: draw_divergence(divergence, folder, model="tiny"),
-        ),
-    }
-
-    def one_of(name):
-        return lambda folder: [path for path in several[name](folder) if path.stem == name]
-
-    return {
-        "estimates": lambda folder: draw_estimates(estimated, folder),
-        "sweep": lambda folder: draw_sweep(sweep, folder),
-        "front": lambda folder: draw_front(found, folder),
-        **{name: one_of(name) for name in several},
-    }
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for folder in folders:
+        paths = draw_pictures({**estimated, **sweep, "bounds": divergence}, folder)
+        paths += draw_front(found, folder)
+        expected = {folder / f"{name}.{form}" for name in NAMES for form in ("png", "svg")}
+        assert set(paths) == expected
+    return folders
 
 
-NAMES = ("estimates", "sweep", *PAPER, "front", "propagation", "bounds")
+NAMES = (*PICTURES, "front")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_png_and_svg_and_twice_the_same(drawings, tmp_path, name):
-    folders = tmp_path / "one", tmp_path / "two"
-    for folder in folders:
-        folder.mkdir()
-        paths = drawings[name](folder)
-        assert paths == [folder / f"{name}.png", folder / f"{name}.svg"]
-        assert paths[0].read_bytes().startswith(b"\x89PNG")
-        assert ElementTree.parse(paths[1]).getroot().tag.endswith("svg")
-    for ending in ("png", "svg"):
-        one, two = ((folder / f"{name}.{ending}").read_bytes() for folder in folders)
-        assert one == two
-    assert "<dc:date>" not in (folders[0] / f"{name}.svg").read_text()
+def test_png_and_svg_and_twice_the_same(drawn, name):
+    one, two = drawn
+    png, svg = one / f"{name}.png", one / f"{name}.svg"
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    assert "<dc:date>" not in svg.read_text()
+    for path in (png, svg):
+        assert path.read_bytes() == (two / path.name).read_bytes()
 
 
 def texts(path) -> str:
@@ -165,15 +152,15 @@ def texts(path) -> str:
                     "(after the true tokens)", *VARIANTS]),
         ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
                    "nats per token", "deep blocks: 4,5", "chosen: 5", "on the other half", "goal"]),
-        ("estimates", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "one head",
-                       "whole block", "front", "nats²", "nats per token", "5", "block"]),
+        ("estimates", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "front",
+                       "one head alone", "one block alone", "nats²", "nats per token", "5"]),
         ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
-        ("bounds", ["tiny", "identity", "n = 500 tokens", "measured", "bound in closed form"]),
+        ("bounds", ["tiny", "identity", "n = 500 tokens", "measured", "bound in closed form",
+                    "mean over tokens, %"]),
     ],
 )  # fmt: skip
-def test_titles_axes_and_legends(drawings, tmp_path, name, expected):
-    _, svg = drawings[name](tmp_path)
-    written = texts(svg)
+def test_titles_axes_and_legends(drawn, name, expected):
+    written = texts(drawn[0] / f"{name}.svg")
     for text in expected:
         assert text in written, text
 
@@ -183,11 +170,6 @@ def test_variants_differ_without_color():
     assert len({style["marker"] for style in styles}) == len(styles)
     lines = [line_of(name)["linestyle"] for name in VARIANTS]
     assert len(set(lines)) == len(lines)
-
-
-def test_an_unknown_variant_is_not_drawn_as_another():
-    with pytest.raises(KeyError):
-        line_of("unknown")
 
 
 def test_colors_of_variants_differ_in_gray():
@@ -211,14 +193,32 @@ def test_a_sweep_without_held_out_text(sweep, tmp_path):
 
 def test_what_was_not_measured_is_not_in_the_papers_figures(sweep, tmp_path):
     none = {key: value for key, value in sweep.items() if key != "tasks"}
-    assert draw_paper({**none, "exact_only": True}, tmp_path) == []
+    drawn = draw_pictures({**none, "exact_only": True}, tmp_path)
+    assert {path.stem for path in drawn} == {"sweep"}
     only = {**sweep, "tasks": {"riddle": sweep["tasks"]["riddle"]}, "exact_only": True}
-    drawn = {path.name: path for path in draw_paper(only, tmp_path)}
-    assert set(drawn) == {f"{name}.{form}" for name in PAPER[:2] for form in ("png", "svg")}
-    assert "language" not in texts(drawn["abilities.svg"])
+    drawn = draw_pictures(only, tmp_path)
+    assert {path.stem for path in drawn} == {"sweep", "accuracy", "abilities"}
+    assert "language" not in texts(tmp_path / "abilities.svg")
     nothing = {"riddle": {"metric": "acc", "value": None, "difference": None, "ci95": None}}
-    unknown = {**only, "edits": [{**edit, "tasks": nothing} for edit in sweep["edits"]]}
-    assert "one block alone" not in texts(draw_paper(unknown, tmp_path)[1])
+    draw_pictures(
+        {**only, "edits": [{**edit, "tasks": nothing} for edit in sweep["edits"]]}, tmp_path
+    )
+    assert "one block alone" not in texts(tmp_path / "accuracy.svg")
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_legend_is_whole_and_below_the_data(sweep, monkeypatch, tmp_path, tasks):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    some = dict([*sweep["tasks"].items()][:tasks])
+    draw_accuracy({**sweep, "tasks": some}, [*some], tmp_path)
+    figure = figures[0]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert box.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
 
 
 def test_a_search_that_found_nothing(found, tmp_path):

@@ -155,8 +155,8 @@ FREE = {
     "edits/extraction/samples/left_out/reason", "edits/extraction/samples/reservations/reason",
     "edits/extraction/provenance/model/model", "edits/extraction/provenance/baseline/model",
 }  # fmt: skip
-"""Names of models, files and tasks, what was asked for, and reasons of ours. What stands of the edit
-is compared with the manifest."""
+"""Names of models, files and tasks, what was asked for, and reasons of ours. The manifest tells
+what the edit is."""
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -24,8 +24,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.content import content_hash
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import content_hash, sha256_of
 from surgery.proof.reproduction import TOLERANCE
 
 

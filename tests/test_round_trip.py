@@ -21,7 +21,7 @@ from hub_commands import TOKEN, Commands, environment_of, session
 from hub_uploads import UploadHub
 from tiny_tokenizer import tiny_tokenizer
 
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 
 pytestmark = pytest.mark.slow
 

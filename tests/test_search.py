@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from math import ceil
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,31 +22,20 @@ from checkpoints import neo_config, neox_config, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
-from threads import by_threads
 
-from evals.lab import heldout_texts
+from evals.inputs import say_nothing, show_nothing
 from evals.memorization.recovery import recovery_of
-from evals.models import open_model
-from evals.running.processes import Processes
-from evals.samples import Samples, load_samples
-from evals.samples.windows import control_windows
-from evals.search.algorithm import search
-from evals.search.composing import least, near, worth_at
+from evals.samples import Samples
+from evals.search.algorithm import find
+from evals.search.composing import compose, neighbors
 from evals.search.estimates import Estimates
-from evals.search.front import Point, pareto_front, point_of
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
-from evals.search.held_back import halves
-from evals.search.run import Task, run
-from evals.search.units import (
-    Grain,
-    clash,
-    every_set,
-    last_blocks,
-    merged,
-    number_of_sets,
-    possible,
-    units,
-)
+from evals.search.halves import halves
+from evals.search.points import EditPoint, pareto_front, point_of
+from evals.search.request import SearchRequest
+from evals.search.run import run
+from evals.search.task import open_task
+from evals.search.units import clash, every_set, last_blocks, merged, possible, units
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
@@ -55,7 +43,7 @@ from surgery.exporting import export
 from surgery.selection import Part, Selection, heads_of
 
 VARIANTS = ("identity", "zero")
-GRAINS = get_args(Grain)
+GRAINS = ("blocks", "heads", "mixed")
 PASSAGES = 40
 
 
@@ -82,14 +70,14 @@ class Landscape:
         self.asked += selections
         return [self.point(selection) for selection in selections]
 
-    def point(self, selection) -> Point:
+    def point(self, selection) -> EditPoint:
         edited = [(p.block, h, VARIANTS.index(p.variant)) for p in selection for h in p.heads]
         gain = sum((self.gain[index] for index in edited), np.zeros(PASSAGES))
         cost = sum(self.price[index] for index in edited)
         pairs = combinations(sorted({block for block, _, _ in edited}), 2)
         kl = float(cost * (1 + sum(self.together[pair] for pair in pairs)))
         exact = gain < 1
-        return Point(
+        return EditPoint(
             selection=tuple(selection),
             recovered=float(exact.mean()),
             exact_match=float(exact.mean()),
@@ -116,7 +104,7 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
     moved = np.stack([np.sqrt(of(gain, unit)) for unit in choice])
     return Estimates(
         units=tuple(choice),
-        pools=(frozenset(choice),),
+        pools=(frozenset(range(len(choice))),),
         cost=padded([np.sqrt(of(price, u)) * rng.choice([-1, 1], 64) for u in choice]),
         moved=padded(moved[:, :, None] * rng.choice([-1, 1], (len(choice), PASSAGES, 4))),
         margins=np.full((PASSAGES, 4), 1.0),
@@ -134,12 +122,12 @@ def tasks(draw):
     limit = draw(st.floats(0, 1))
     goal = draw(st.sampled_from([MaxExtraction(limit), MaxLossIncrease(limit)]))
     budget = draw(st.integers(1, 60))
-    exhaustive = number_of_sets(choice) <= budget
-    estimates = None if exhaustive else estimates_of(landscape, choice, noise=draw(st.just(1.0)))
+    exhaustive = len(list(islice(every_set(choice), budget + 1))) <= budget
+    estimates = None if exhaustive else estimates_of(landscape, choice, noise=1.0)
     return landscape, choice, goal, budget, estimates
 
 
-def beats(one: Point, other: Point, goal) -> bool:
+def beats(one: EditPoint, other: EditPoint, goal) -> bool:
     """Pareto dominance: no worse in both, better in one."""
     better_or_equal = one.recovered <= other.recovered and goal.cost(one) <= goal.cost(other)
     return better_or_equal and (one.recovered, goal.cost(one)) != (
@@ -152,37 +140,37 @@ def beats(one: Point, other: Point, goal) -> bool:
 @settings(deadline=None, max_examples=40)
 def test_a_search_keeps_its_word(task):
     landscape, choice, goal, budget, estimates = task
-    found = search(landscape, choice, goal, estimates, max_evaluations=budget)
+    found = find(landscape, choice, goal, estimates, max_evaluations=budget)
     edits = [selection for selection in landscape.asked if selection]
-    assert len(edits) == len(set(edits)) == len(found.points) <= budget
+    points = list(found.measured.values())
+    assert len(edits) == len(set(edits)) == len(points) <= budget
     assert landscape.asked.count(()) == 1
     for selection in edits:
         heads_of(selection)  # raises where a head is edited twice
-    for chosen, point in found.measured:
-        assert chosen <= set(choice)
-        assert merged(chosen) == point.selection
+    for chosen, point in found.measured.items():
+        assert merged(choice[unit] for unit in chosen) == point.selection
 
-    met = [point for point in found.points if goal.met(point, landscape.point(()))]
-    assert set(found.met) == set(met)
+    met = [point for point in points if goal.met(point, landscape.point(()))]
+    best = [found.measured[chosen] for chosen in found.met]
+    assert len(best) == len(met)
+    assert set(best) == set(met)
     widest = max(len(unit.heads) for unit in choice)
     expected, highest = {point.selection: 0.0 for point in met}, 1.0
     if found.estimates is not None and isinstance(goal, MaxExtraction):
         expected = {
-            p.selection: float(found.estimates.expected(chosen).recovered[0])
-            for chosen, p in found.measured
-            if len(chosen) > 2 or {len(unit.heads) for unit in chosen} != {widest}
+            p.selection: float(found.estimates.expected(chosen).rate[0])
+            for chosen, p in found.measured.items()
+            if len(chosen) > 2 or {len(choice[unit].heads) for unit in chosen} != {widest}
         }
         highest = goal.kept_at(PASSAGES, SURE)
     sure = [point for point in met if expected.get(point.selection, 0) <= highest]
-    assert next(iter(found.met), None) == min(sure or met, key=goal.order, default=None)
+    assert next(iter(best), None) == min(sure or met, key=goal.order, default=None)
 
-    front = pareto_front(found.points, goal.cost)
+    front = pareto_front(points, goal.cost)
     costs = [goal.cost(point) for point in front]
     assert costs == sorted(costs)
     unbeaten = {
-        (p.recovered, goal.cost(p))
-        for p in found.points
-        if not any(beats(q, p, goal) for q in found.points)
+        (p.recovered, goal.cost(p)) for p in points if not any(beats(q, p, goal) for q in points)
     }
     assert {(p.recovered, goal.cost(p)) for p in front} == unbeaten
 
@@ -202,26 +190,14 @@ def test_other_passages_keep_a_limit_as_often_as_was_asked(limit, passages, conf
 
 @given(tasks())
 @settings(deadline=None, max_examples=20)
-def test_the_same_measures_give_the_same_answer(task):
+def test_the_same_measures_give_the_same_answer_and_more_budget_only_adds(task):
     landscape, choice, goal, budget, estimates = task
-    once = search(landscape, choice, goal, estimates, max_evaluations=budget)
-    asked, landscape.asked = landscape.asked, []
-    again = search(landscape, choice, goal, estimates, max_evaluations=budget)
+    once, again, more = (
+        find(landscape, choice, goal, estimates, max_evaluations=most)
+        for most in (budget, budget, 2 * budget)
+    )
     assert (once.met, once.measured) == (again.met, again.measured)
-    assert asked == landscape.asked
-
-
-@given(tasks())
-@settings(deadline=None, max_examples=20)
-def test_what_was_measured_before_is_not_measured_again(task):
-    landscape, choice, goal, budget, estimates = task
-    once = search(landscape, choice, goal, estimates, max_evaluations=budget)
-    earlier = {(): landscape.point(())} | {point.selection: point for point in once.points}
-    landscape.asked = []
-    again = search(landscape, choice, goal, estimates, max_evaluations=2 * budget, earlier=earlier)
-    assert set(again.points) >= set(once.points)
-    assert not set(landscape.asked) & set(earlier)
-    assert len(landscape.asked) == len(again.points) - len(once.points)
+    assert once.measured.items() <= more.measured.items()
 
 
 @given(tasks(), st.integers(0, 2**32 - 1))
@@ -237,56 +213,32 @@ def test_only_what_holds_is_measured(task, seed):
             for part in selection
         )
 
-    search(landscape, choice, goal, estimates, holds=holds, max_evaluations=budget)
+    find(landscape, choice, goal, estimates, holds=holds, max_evaluations=budget)
     assert all(holds(selection) for selection in landscape.asked if selection)
-
-
-@given(tasks())
-@settings(deadline=None, max_examples=20)
-def test_where_all_sets_are_measured_the_answer_is_the_optimum(task):
-    landscape, choice, goal, _, _ = task
-    if number_of_sets(choice) > 300:
-        return
-    found = search(landscape, choice, goal, None, max_evaluations=number_of_sets(choice))
-    assert found.exhaustive
-    points = [landscape.point(merged(chosen)) for chosen in every_set(choice)]
-    assert len(points) == len({p.selection for p in points}) == number_of_sets(choice)
-    met = [point for point in points if goal.met(point, landscape.point(()))]
-    assert next(iter(found.met), None) == min(met, key=goal.order, default=None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("measure", ["greedy", "any"])
 def test_a_search_does_not_lose_to_a_plain_scan(measure):
     """On a trained model: all whole blocks alone, and as many pairs as the same budget pays for."""
-    loaded = open_model("lab:pythia", device="cpu")
-    samples = load_samples("lab:pythia", tokenizer=loaded.tokenizer)
-    members = np.flatnonzero(samples.trained_on)
+    request = SearchRequest(
+        model="lab:pythia", samples="lab:pythia", max_extraction=0.01, measure=measure,
+        variant=VARIANTS, device="cpu",
+    )  # fmt: skip
+    task = open_task(request, say_nothing, show_nothing)
+    members = np.flatnonzero(task.samples.trained_on)
     rows = np.sort(np.random.default_rng(1).permutation(members)[:120])
-    task = Task(
-        loaded=loaded,
-        samples=samples.select(rows),
-        windows=control_windows(heldout_texts(), loaded.tokenizer, 64, most=96),
-        goal=MaxExtraction(0.01),
-        measure=recovery_of(measure),
-        grain="mixed",
-        variants=VARIANTS,
-        layout="auto",
-        seed=0,
-        max_evaluations=64,
-        batch_size=None,
-        processes=Processes(),
-    )
-    chosen = run(task, None, advance=lambda done: None)
+    task = replace(task, samples=task.samples.select(rows), windows=task.windows[:96])
+    outcome = run(task, advance=lambda done: None)
     blocks = units(task.dimensions.num_blocks, task.dimensions.num_heads, "blocks", VARIANTS)
     pairs = [(a, b) for a, b in combinations(blocks, 2) if not clash(a, b)]
-    selections = [*((unit,) for unit in blocks), *pairs][: task.max_evaluations]
+    selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
     engine, _ = task.engines("auto")
     points = [point_of(one, task.measure) for one in engine.measure(selections)]
-    met = [point for point in points if task.goal.met(point, chosen.base.chosen_on)]
+    met = [point for point in points if task.goal.met(point, outcome.base[0])]
     assert met
-    assert chosen.selected is not None
-    assert chosen.selected.chosen_on.heldout_kl <= min(point.heldout_kl for point in met)
+    assert outcome.selected is not None
+    assert outcome.selected[0].heldout_kl <= min(point.heldout_kl for point in met)
 
 
 @pytest.mark.parametrize("grain", GRAINS)
@@ -299,8 +251,8 @@ def test_every_set_is_every_edit(grain):
         for some in combinations(choice, size)
         if not any(clash(a, b) for a, b in combinations(some, 2))
     }
-    found = [merged(chosen) for chosen in every_set(choice)]
-    assert len(found) == len(set(found)) == number_of_sets(choice)
+    found = [merged(choice[unit] for unit in chosen) for chosen in every_set(choice)]
+    assert len(found) == len(set(found))
     assert set(found) == sets
 
 
@@ -310,56 +262,47 @@ class TestEstimates:
         return estimates_of(Landscape(3, 4, 3), units(4, 3, "mixed", VARIANTS))
 
     def test_less_recovered_costs_more(self, estimates):
-        (sets,) = zip(*(least(estimates, rate) for rate in (0.5, 0.2, 0.05)), strict=True)
+        (pool,) = estimates.pools
+        sets = [compose(estimates, rate, pool) for rate in (0.5, 0.2, 0.05)]
         expected = [estimates.expected(chosen) for chosen in sets]
-        assert [e.recovered[0] for e in expected] <= [0.5, 0.2, 0.05]
-        costs = [e.heldout_kl[0] for e in expected]
+        assert [float(e.rate[0]) for e in expected] <= [0.5, 0.2, 0.05]
+        costs = [float(e.kl[0]) for e in expected]
         assert costs == sorted(costs)
-        assert expected[0].recovered > 0.2
+        assert expected[0].rate > 0.2
 
-    def test_sets_are_held_by_one_layout(self, estimates):
-        pools = tuple(
-            frozenset(u for u in estimates.units if (u.variant == "zero") == zero)
-            for zero in (True, False)
-        )
-        found = least(replace(estimates, pools=pools), 0.2)
-        assert len(found) == 2
-        for chosen, pool in zip(found, pools, strict=True):
-            assert chosen <= pool
-            assert not any(clash(a, b) for a, b in combinations(chosen, 2))
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_a_set_is_held_by_one_layout(self, estimates, variant):
+        pool = frozenset(i for i, unit in enumerate(estimates.units) if unit.variant == variant)
+        chosen = compose(estimates, 0.2, pool)
+        assert chosen <= pool
+        parts = [estimates.units[unit] for unit in chosen]
+        assert not any(clash(a, b) for a, b in combinations(parts, 2))
 
     def test_neighbors_differ_by_one_unit(self, estimates):
-        (chosen,) = least(estimates, 0.2)
-        for one in near(estimates, chosen, worth_at(0.1, 0.2)):
+        (pool,) = estimates.pools
+        chosen = compose(estimates, 0.2, pool)
+        for one in neighbors(estimates, chosen, 0.2, 0.1):
             assert len(one - chosen) <= 1
             assert len(chosen - one) <= 1
-            assert not any(clash(a, b) for a, b in combinations(one, 2))
-
-    def test_processes_share_what_is_tried_and_find_the_same(self, estimates):
-        def found(processes):
-            some = replace(estimates, processes=processes)
-            (chosen,) = least(some, 0.2)
-            return [chosen, *near(some, chosen, worth_at(0.1, 0.2))]
-
-        assert by_threads(3, found) == [found(estimates.processes)] * 3
+            parts = [estimates.units[unit] for unit in one]
+            assert not any(clash(a, b) for a, b in combinations(parts, 2))
 
     def test_what_was_measured_corrects_the_units_that_it_was_measured_of(self, estimates):
         """One unit costs twice what its row says, and moves margins three times as far down."""
-        odd, other = estimates.units[0], estimates.units[-1]
+        other = len(estimates.units) - 1
         corrections = np.zeros((len(estimates.units) + 1, 2))
         corrections[0] = np.log(2), np.log(3)
         true = replace(estimates, corrections=corrections)
-
-        def point(*chosen: Part) -> tuple[frozenset[Part], Point]:
-            (kl,), (rate,) = true.expected(chosen)
-            return frozenset(chosen), Point(merged(chosen), rate, 0.0, 0.0, 0.0, kl)
-
-        sets = [(odd,), (odd, other), *((unit,) for unit in estimates.units[6:])]
-        found = estimates.corrected([point(*chosen) for chosen in sets])
-        for chosen in (odd,), (other,), (odd, other):
+        sets = [{0}, {0, other}, *({unit} for unit in range(6, len(estimates.units)))]
+        measured = {
+            frozenset(chosen): tuple(float(figure[0]) for figure in true.expected(chosen))
+            for chosen in sets
+        }
+        found = estimates.corrected(measured)
+        for chosen in {0}, {other}, {0, other}:
             (kl,), (rate,) = found.expected(chosen)
-            assert kl == pytest.approx(true.expected(chosen).heldout_kl[0], rel=0.1)
-            assert rate == pytest.approx(true.expected(chosen).recovered[0], rel=0.25)
+            assert kl == pytest.approx(true.expected(chosen).kl[0], rel=0.1)
+            assert rate == pytest.approx(true.expected(chosen).rate[0], rel=0.25)
 
 
 def test_units_that_make_a_whole_block_are_one_part():
@@ -381,7 +324,7 @@ def test_the_deepest_blocks(number, blocks, expected):
 
 
 def test_equal_points_stand_on_the_front_once():
-    points = [Point((Part(block, (0,), "zero"),), 0.5, 0.5, 0.5, 3.0, 0.1) for block in (1, 0)]
+    points = [EditPoint((Part(block, (0,), "zero"),), 0.5, 0.5, 0.5, 3.0, 0.1) for block in (1, 0)]
     assert pareto_front(points, lambda point: point.heldout_kl) == points[1:]
 
 

@@ -24,7 +24,7 @@ from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
-from evals.search.held_back import halves
+from evals.search.halves import halves
 from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
 
@@ -97,16 +97,24 @@ def search(model, samples, texts, *options):
 
 
 @pytest.mark.parametrize(
-    ("grain", "variants"),
-    [("blocks", ["identity", "zero"]), ("heads", ["zero", "mean"]), ("blocks", ["linear"])],
+    ("grain", "variants", "most"),
+    [
+        ("blocks", ["identity", "zero"], 12),
+        ("heads", ["zero", "mean"], 12),
+        ("blocks", ["linear"], 12),
+        ("mixed", ["mean", "linear"], 8),
+    ],
 )
 def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
-    model, samples, texts, tmp_path, grain, variants
+    model, samples, texts, tmp_path, grain, variants, most
 ):
+    """Also where estimates guide: the choice is then fitted as an export fits it."""
     fit = ["--calibration", texts[1]] if {"mean", "linear"} & set(variants) else []
     chosen = [word for variant in variants for word in ("--variant", variant)]
-    options = ["--max-extraction", 0.3, "--grain", grain, *chosen, *fit, "--max-evaluations", 12]
+    options = ["--max-extraction", 0.3, "--grain", grain, *chosen, *fit, "--max-evaluations", most]
     found = search(model, samples, texts, *options, "--output", tmp_path / "found")
+    assert found["exhaustive"] == (grain == "blocks")
+    assert found["selected"]["refitted"]
     assert found["selected"]["exact_match"] <= 0.3
     plan = tmp_path / "found" / "plan.json"
     assert found["plan"] == str(plan)
@@ -210,29 +218,6 @@ def test_estimates_choose_what_is_measured(model, samples, texts, tmp_path):
         assert {"heldout_kl", "estimated_kl", "recovered", "estimated_recovered"} <= set(edit)
 
 
-def test_fitted_parts_of_the_choice_are_fitted_as_an_export_fits_them(
-    model, samples, texts, tmp_path
-):
-    found = search(
-        model, samples, texts, "--max-extraction", 0.3, "--variant", "mean", "--variant", "linear",
-        "--calibration", texts[1], "--max-evaluations", 8, "--output", tmp_path / "found",
-    )  # fmt: skip
-    assert not found["exhaustive"]
-    assert found["selected"]["refitted"]
-    exported = attn_surgery(
-        "export", model, "--plan", found["plan"], "--calibration", texts[1],
-        "--output", tmp_path / "out", "--json",
-    )  # fmt: skip
-    assert exported.code == 0, exported
-    rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    kept = [row for row in rows if row["id"] in found["samples"]["held_back_ids"]]
-    measured = attn_surgery(
-        "extract", tmp_path / "out", "--samples", written(tmp_path / "back.jsonl", kept),
-        "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--json",
-    ).json  # fmt: skip
-    assert measured["exact_match"]["rate"] == found["held_back"]["exact_match"]
-
-
 def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path):
     folder = tmp_path / "found"
     options = [*HEADS, "--output", folder, "--max-evaluations"]
@@ -288,7 +273,7 @@ def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
 
 
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.search.algorithm import _Guided
+    from evals.search import algorithm
 
     options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
 
@@ -296,7 +281,7 @@ def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Guided, "exchange", interrupted)
+        patch.setattr(algorithm, "_promising", interrupted)
         assert call(model, samples, texts, *options).code == 130
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1

@@ -3,7 +3,7 @@
 The reference is built here, from the source checkpoint, without the code under test: the attention
 module of each edited block becomes W_O (W_V x + b_V) + b_O, computed by the library's own layers.
 Every dtype, attention implementation and head size of the Pythia suite; one token and 2,048; left
-padding; with and without a cache. No tolerance anywhere.
+padding; with and without a cache. No tolerance anywhere. On a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from surgery.editing.loading import load_model
 
 HEAD_SIZES = (32, 64, 80, 128, 256)
 POSITIONS = 2048
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class OwnValuesOnly(nn.Module):
@@ -55,7 +56,9 @@ def neox_pair(
     spec = ",".join(map(str, blocks))
     out = folder / "out"
     surgery.export(source, spec, output=out, variant=variant, layout="stock")
-    edited, reference = (load_model(path, attn_implementation=attn) for path in (out, source))
+    edited, reference = (
+        load_model(path, attn_implementation=attn).to(DEVICE) for path in (out, source)
+    )
     assert type(edited).__module__.startswith("transformers.")
     for block in blocks:
         layer = reference.gpt_neox.layers[block]
@@ -64,7 +67,7 @@ def neox_pair(
 
 
 def tokens(vocabulary: int, *shape: int) -> torch.Tensor:
-    return torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(1))
+    return torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
 
 @torch.no_grad()
@@ -158,7 +161,7 @@ def test_gpt_neo_zero(tmp_path: Path, dtype: str) -> None:
     source = write_checkpoint(tmp_path / "source", neo_config(torch_dtype=dtype))
     out = tmp_path / "out"
     surgery.export(source, "0,3", output=out, variant="zero", layout="stock")
-    edited, reference = load_model(out), load_model(source)
+    edited, reference = load_model(out).to(DEVICE), load_model(source).to(DEVICE)
     for block in (0, 3):
         reference.transformer.h[block].attn = Nothing()
     assert_equal_without_cache(edited, reference, 1)
@@ -168,7 +171,7 @@ def test_gpt_neo_zero(tmp_path: Path, dtype: str) -> None:
 def test_edit_changes_the_model(tmp_path: Path) -> None:
     """Guards the tests above: source and export do differ."""
     edited, _ = neox_pair(tmp_path, (0,), "sdpa")
-    source = load_model(tmp_path / "source")
+    source = load_model(tmp_path / "source").to(DEVICE)
     ids = tokens(128, 1, 50)
     with torch.no_grad():
         assert not torch.allclose(edited(ids).logits, source(ids).logits, atol=0.1)

@@ -23,16 +23,16 @@ from tiny_compact import VOCABULARY, stock
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from evals.edits import sharing
+from evals.edits.batch import BASE
+from evals.edits.engine import Engine, Measured
+from evals.edits.sharing import Branch, branches
 from evals.files import Journal
 from evals.memorization.extraction import extract, run_pass
 from evals.models import open_model
 from evals.running.runs import from_block, from_tokens
 from evals.samples import Samples
-from evals.sweep import planning
-from evals.sweep.batch import BASE
 from evals.sweep.edits import swept
-from evals.sweep.engine import Engine, Measured
-from evals.sweep.shared_prefixes import Branch, branches
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.exporting import export
@@ -266,7 +266,7 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
         sum(tensor.nbytes for tensor in tensors(editable, plan, 0, {}).values())
         for plan in (editable.plan("0", variant) for variant in variants)
     )
-    monkeypatch.setattr(planning, "_ROOM", kept * size)
+    monkeypatch.setattr(sharing, "_ROOM", kept * size)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(model, samples, batch_size=3)
     edits = swept(BLOCKS, 2, variants, ranges=True)
@@ -292,7 +292,7 @@ def test_new_tensors_of_one_block_exist_at_a_time_where_there_is_no_room(layout,
         return new
 
     monkeypatch.setattr(Editable, "tensors", compute)
-    monkeypatch.setattr(planning, "_ROOM", 0)
+    monkeypatch.setattr(sharing, "_ROOM", 0)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(small("gpt_neox", "float32"), samples, windows(), batch_size=16, layout=layout)
     engine.measure(swept(BLOCKS, 2, ["identity"], ranges=True))

@@ -245,7 +245,7 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")
-    from evals.sweep.batch import EditedBatch
+    from evals.edits.batch import EditedBatch
 
     with interrupted(EditedBatch, at=4):
         done = sweep(files, *options)

@@ -178,36 +178,30 @@ def test_senseless_headers(path: Path, header: Any, metadata: Any, nbytes: int) 
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
-        (b"", ["the header is longer than the file", "got 0 bytes"]),
-        (b"\x01", ["the header is longer than the file"]),
-        (b"version https://git-lfs.github.com/spec/v1\n", ["the file is truncated or not"]),
-        (ORIGINAL[:-1], ["the file is truncated", f"expected {len(ORIGINAL)} bytes"]),
-        (ORIGINAL + b"x", ["bytes follow the last tensor", f"got {len(ORIGINAL) + 1}"]),
-        (container(b"{"), ["the header is not valid"]),
-        (container([]), ["the header is not valid"]),
-        (container({"__metadata__": [1]}), ["the header is not valid"]),
-        (container({"__metadata__": {"a": 1}}), ["the header is not valid"]),
-        (container(b"[" * 100_000), ["the header is not valid"]),
-        (container('{"a":1}'.encode("utf-16")), ["the header is not valid"]),
+        (b"", []),
+        (b"\x01", []),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            ["truncated or not safetensors"],
+        ),
+        (ORIGINAL[:-1], ["truncated or not"]),
+        (ORIGINAL + b"x", []),
+        (container(b"{"), []),
+        (container([]), []),
+        (container({"__metadata__": [1]}), []),
+        (container({"__metadata__": {"a": 1}}), []),
+        (container(b"[" * 100_000), []),
+        (container('{"a":1}'.encode("utf-16")), []),
         (
             container({"a": {"dtype": "F8_E5M2", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
-            ["the header is not valid", "a has dtype F8_E5M2"],
+            ["a has dtype F8_E5M2"],
         ),
-        (
-            container({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"x"),
-            ["tensor 'a' has offsets that do not fit its shape", "expected [0, 2], got [0, 1]"],
-        ),
-        (
-            container({"a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}, b"xy"),
-            ["tensor 'a' has offsets that do not fit its shape"],
-        ),
-        (
-            container({"a": {"dtype": "U8", "shape": {}, "data_offsets": [0, 1]}}, b"x"),
-            ["the header is not valid"],
-        ),
+        (container({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"x"), []),
+        (container({"a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}, b"xy"), []),
+        (container({"a": {"dtype": "U8", "shape": {}, "data_offsets": [0, 1]}}, b"x"), []),
         (
             container({"a": {"dtype": "U8", "shape": [2**60, 2**60, 0], "data_offsets": [0, 0]}}),
-            ["the header is not valid"],
+            [],
         ),
     ],
 )
@@ -215,7 +209,7 @@ def test_messages(path: Path, content: bytes, texts: list[str]) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_header(path)
-    for text in ["model.safetensors: ", *texts, "download it again"]:
+    for text in ["model.safetensors: the header is not valid", *texts, "download it again"]:
         assert text in str(caught.value)
 
 
@@ -236,7 +230,7 @@ def test_a_claimed_shape_takes_no_memory(path: Path) -> None:
     path.write_bytes(container({"a": entry}))
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match="the file is truncated"):
+        with pytest.raises(CheckpointError, match="the header is not valid"):
             read_header(path)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:

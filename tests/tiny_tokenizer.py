@@ -34,21 +34,22 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def tiny_model() -> Any:
-    """GPT-NeoX of 2 blocks, d 32, in eval mode; always the same weights."""
+def tiny_model(seed: int = 0, **changes: Any) -> Any:
+    """GPT-NeoX of 2 blocks, d 32, in eval mode; always the same weights for a seed. `changes` are
+    of its configuration."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=None,
-        initializer_range=0.3,
-    )
-    return GPTNeoXForCausalLM(config).eval()
+    torch.manual_seed(seed)
+    config = {
+        "vocab_size": len(tiny_tokenizer()),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "bos_token_id": 0,
+        "eos_token_id": None,
+        "initializer_range": 0.3,
+    }
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**config | changes)).eval()

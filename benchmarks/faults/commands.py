@@ -1,4 +1,4 @@
-"""The commands that are struck, a line for each, and what of theirs can be taken away."""
+"""The commands that are struck, one line each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 MEASURED = "--samples samples.jsonl --prefix-length 6 --suffix-length 5 --device cpu"
 HELD_OUT = "--corpus heldout.txt"
+SHARD = "model-00002-of-00003.safetensors"
 
 
 @dataclass(frozen=True)
 class Command:
     """One command, run in a fresh copy of the place.
 
-    `line`: what stands after `attn-surgery`; {model} is `source`, or `other` for an old result, and
-    {repo} a repository of its own. `output`: the name under which its result appears; None: on
-    the Hub, in {repo}. `source`: the file that changes midway. `also`: a folder that gets the
-    result too. `last`: the file without which a folder is whole and a run has yet to go on.
+    `line`: the words after `attn-surgery`. {model} is `source`, or `other` for an old result;
+    {repo} is a new repository. `source`: the file that changes midway. `output`: where the result
+    appears; None: on the Hub, in {repo}. `also`: a folder that gets the result, too. `last`: the
+    file that is written last; until it is there, a whole folder may be a run that has not ended.
     """
 
     line: str
@@ -26,17 +27,15 @@ class Command:
 
 
 COMMANDS = {
-    "export": Command(
-        "export {model} --drop-attn 0 --output out", "source/model-00002-of-00003.safetensors"
-    ),
+    "export": Command("export {model} --drop-attn 0 --output out", f"source/{SHARD}"),
     "search": Command(
         f"search {{model}} {MEASURED} {HELD_OUT} --grain blocks --max-evaluations 6 "
         "--max-extraction 0.2 --output out",
-        "source/model-00002-of-00003.safetensors",
+        f"source/{SHARD}",
     ),
     "sweep": Command(
         f"sweep {{model}} {MEASURED} {HELD_OUT} --output out",
-        "source/model-00002-of-00003.safetensors",
+        f"source/{SHARD}",
     ),
     "collect": Command(
         "collect {model} --corpus corpus.txt --prefix-length 6 --suffix-length 5 --stride 1 "
@@ -47,22 +46,20 @@ COMMANDS = {
     "evaluate": Command(
         f"evaluate {{model}}-edited --baseline {{model}} {MEASURED} --control heldout.txt "
         "--tasks local_choice,local_continuation --include-path tasks --no-cache --output out",
-        "source-edited/model-00002-of-00003.safetensors",
+        f"source-edited/{SHARD}",
         also="source-edited",
     ),
     "audit": Command(
         f"audit {{model}}-edited --baseline {{model}} {MEASURED} --control heldout.txt "
         "--attack cheap --attack near --attack quantized:8 --output out",
-        "source-edited/model-00002-of-00003.safetensors",
+        f"source-edited/{SHARD}",
     ),
     "mitigate": Command(
         f"mitigate {{model}} {MEASURED} {HELD_OUT} --grain blocks --max-evaluations 4 "
         "--measure greedy --max-extraction 0.2 --attack greedy --tasks local_choice "
         "--include-path tasks --output out",
-        "source/model-00002-of-00003.safetensors",
+        f"source/{SHARD}",
         last="recipe.yaml",
     ),
-    "push": Command(
-        "push {model}-edited {repo}", "source-edited/model-00002-of-00003.safetensors", output=None
-    ),
+    "push": Command("push {model}-edited {repo}", f"source-edited/{SHARD}", output=None),
 }

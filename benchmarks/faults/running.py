@@ -1,61 +1,41 @@
-"""A command in a forked process, struck at a moment. What it imports was imported before, once.
+"""Runs a command in a forked process, and stops it before a chosen step.
 
-A moment is an amount of the processor's time, or a step: what the interpreter is about to do to a
-file of the place or to a connection. Steps come again at the same place with the same seed; times
-meet what lies between, and a busy machine does not move them.
+A step is what the interpreter is about to do to a file of the place, or to a connection: an audit
+hook counts them. What a command imports was imported before the fork, once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 PATIENCE = 120  # seconds after which a run hangs
 STEPS = ("open", "os.", "fcntl.", "shutil.", "socket.connect")
-_CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
-_OVERRIDES = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root reads and writes anything
 
 
 @dataclass(frozen=True)
-class Moment:
-    """After so many seconds of the processor's time, or before a step, counted from 0."""
-
-    seconds: float | None = None
-    step: int | None = None
-
-    def __str__(self) -> str:
-        return f"step {self.step}" if self.seconds is None else f"{self.seconds:.3f} s"
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a run ended. `code` is negative for a signal; `seconds` are the processor's; `struck`: it
-    was still there to be struck;
-    `steps` and `modules` are those of a run that came to its end."""
+class Ended:
+    """How a run ended. `code` is negative for a signal; `struck`: it reached the step; `steps` and
+    `modules` (what it imported) are those of a run that was not to be struck."""
 
     code: int
     stderr: str
-    seconds: float
     struck: bool
     steps: int
     modules: tuple[str, ...]
 
 
-Act = Callable[[int], None]
-"""What happens at the moment, to the process of this number."""
+Act = Callable[[int], object]
+"""What happens at the step, to the process of this number."""
 
 
 def kill(pid: int) -> None:
@@ -66,82 +46,51 @@ def run(
     line: str,
     place: Path,
     *,
-    moment: Moment | None = None,
-    act: Act = kill,
     logs: Path,
-    prepare: Callable[[], None] = lambda: None,
-) -> Ran:
-    """Runs `attn-surgery LINE` in the folder `place`; `prepare` is called in its process first.
-
-    What it prints goes to the folder `logs`, which must have room.
-    """
+    step: int | None = None,
+    act: Act = kill,
+    prepare: Callable[[], object] = lambda: None,
+) -> Ended:
+    """Runs `attn-surgery LINE` in the folder `place`. Its process calls `prepare` first."""
     told = logs / "told.json"
     told.unlink(missing_ok=True)
     pid = os.fork()
     if pid == 0:
         try:
-            _child(line, place, logs, moment, prepare)
+            _run_in_child(line, place, logs, step, prepare)
         except BaseException:  # must not come back into the harness
             traceback.print_exc()
         finally:
             os._exit(70)
-    struck = False
-    with contextlib.suppress(ProcessLookupError):
-        os.setpgid(pid, pid)
-    if moment is not None and moment.seconds is not None:
-        child = psutil.Process(pid)
-        while struck := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if sum(child.cpu_times()[:2]) >= moment.seconds:
-                act(pid)
-                break
-            time.sleep(0.001)
-    _, status, used = os.wait4(pid, os.WUNTRACED)
-    if os.WIFSTOPPED(status):
-        struck = True
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    struck = os.WIFSTOPPED(status)
+    if struck:
         act(pid)
         os.kill(pid, signal.SIGCONT)
-        _, status, used = os.wait4(pid, 0)
-    seconds = used.ru_utime + used.ru_stime
+        _, status = os.waitpid(pid, 0)
     end = json.loads(told.read_text()) if told.exists() else {"steps": 0, "modules": []}
-    errors = (logs / "stderr").read_text()
-    code = os.waitstatus_to_exitcode(status)
-    return Ran(code, errors, seconds, struck, end["steps"], tuple(end["modules"]))
+    code, errors = os.waitstatus_to_exitcode(status), (logs / "stderr").read_text()
+    return Ended(code, errors, struck, end["steps"], tuple(end["modules"]))
 
 
-def import_all(modules: tuple[str, ...]) -> None:
+def import_all(modules: Iterable[str]) -> None:
     """Imports what a run has imported, so that the next ones need not."""
     for name in modules:
         with contextlib.suppress(Exception):  # made while running, or for another system
             importlib.import_module(name)
 
 
-def without_overrides() -> None:
-    """For `prepare`: permissions hold for this process even where it runs as root."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: low words, then high
-    if libc.capget(header, sets) != 0:
-        raise OSError(ctypes.get_errno(), "capget")
-    sets[0] &= ~_OVERRIDES
-    sets[1] &= ~_OVERRIDES
-    if libc.capset(header, sets) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
-
-
-def _child(
-    line: str, place: Path, logs: Path, moment: Moment | None, prepare: Callable[[], None]
+def _run_in_child(
+    line: str, place: Path, logs: Path, step: int | None, prepare: Callable[[], object]
 ) -> None:
-    with contextlib.suppress(PermissionError):
-        os.setpgid(0, 0)
+    os.setpgid(0, 0)
     signal.alarm(PATIENCE)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, number)
-        os.close(file)
+        os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ["PATH"] = "/nonexistent"  # lm-eval asks other programs about the machine, for long
     os.chdir(place)
     before = set(sys.modules)
-    steps = _count_steps(place, None if moment is None else moment.step)
+    steps = _count_steps(place, step)
     from cli.main import run as run_command
 
     prepare()
@@ -153,9 +102,10 @@ def _child(
     sys.stdout.flush()
     sys.stderr.flush()
     signal.alarm(0)
-    if moment is None:
+    if step is None:
         modules = [name for name in sys.modules if name not in before]
-        (logs / "told.json").write_text(json.dumps({"steps": steps[0], "modules": modules}))
+        with contextlib.suppress(OSError):  # where files may not be large
+            (logs / "told.json").write_text(json.dumps({"steps": steps[0], "modules": modules}))
     os._exit(code)
 
 
@@ -171,13 +121,11 @@ def _count_steps(place: Path, stop: int | None) -> list[int]:
             if not isinstance(path, str | bytes):
                 return
             path = os.fsdecode(path)
-            if not (path.startswith(here) or not path.startswith("/")):
+            if path.startswith("/") and not path.startswith(here):
                 return
-        if steps[0] == stop:
-            steps[0] += 1
-            os.kill(os.getpid(), signal.SIGSTOP)
-            return
         steps[0] += 1
+        if steps[0] - 1 == stop:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     sys.addaudithook(hook)
     return steps

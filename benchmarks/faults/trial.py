@@ -1,46 +1,78 @@
 """One fault in one run of a command, and everything that must hold afterwards.
 
-No half result under a final name, no old result lost, one line for an error, and the next run
-succeeds, gives the result of a run that nothing disturbed, and leaves nothing else behind.
+Under the final name lies nothing, the old result, or the whole new one; an error has one line; and
+the next run succeeds, gives the result of an undisturbed run, and leaves nothing else behind.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+import re
 import resource
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.faults.checking import Files, Reference, files_at
 from benchmarks.faults.commands import Command
-from benchmarks.faults.hub import files_of
-from benchmarks.faults.running import Act, Moment, Ran, import_all, kill, run, without_overrides
+from benchmarks.faults.place import read_repository
+from benchmarks.faults.running import Ended, import_all, run
 
-ROOM = 64 << 20  # bytes of the small file system while nothing is to fail
+Files = Mapping[str, bytes]
+"""Name, without the time in it, → content, or what stands for it; a single file is called `.`."""
+FAULTS = {"kill": "killed", "full": "disk full", "source": "source changed"}
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d.-]*\d")
+
+
+def files_at(path: Path) -> Files | None:
+    """Everything below a folder, or a file; None where nothing is."""
+    if not path.exists():
+        return None
+    found = [path] if path.is_file() else filter(Path.is_file, sorted(path.rglob("*")))
+    return {_TIME.sub("TIME", str(file.relative_to(path))): file.read_bytes() for file in found}
+
+
+def find_differences(found: Files, references: tuple[Files, Files]) -> list[str]:
+    """Files that are missing, too many, or not as two undisturbed runs left them: byte for byte
+    where these agree, and else (they hold times) in every word without a digit."""
+    one, other = references
+    clean = (lambda content: content) if one == other else _words
+    changed = {name for name in one.keys() & found.keys() if clean(found[name]) != clean(one[name])}
+    return sorted((one.keys() ^ found.keys()) | changed)
+
+
+def _words(content: bytes) -> list[bytes]:
+    return [word for word in re.split(rb"[\s,]+", content) if not re.search(rb"\d", word)]
+
+
+def reverse_half(path: Path) -> None:
+    """Gives a file other content of the same size."""
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + content[half:][::-1])
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Where trials take place: `root/place`, made anew from `pristine` for each; the Hub's address;
-    where runs print; whether `root` is a file system of its own, which can be made small."""
+    """Where trials take place: `place` is made anew from `pristine` for each; runs print to `logs`;
+    `url` is the Hub's address."""
 
     root: Path
-    pristine: Path
     url: str
-    logs: Path
-    mounted: bool
 
     @property
     def place(self) -> Path:
         return self.root / "place"
 
-    def resize(self, nbytes: int) -> None:
-        options = f"remount,size={nbytes}"
-        subprocess.run(["mount", "-o", options, str(self.root)], check=True)
+    @property
+    def pristine(self) -> Path:
+        return self.root / "pristine"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
 
 
 @dataclass(frozen=True)
@@ -49,201 +81,122 @@ class Outcome:
     changed source, or what the next run goes on with; `problems`: what must not be."""
 
     fault: str
-    moment: str
-    struck: bool
+    step: int
     code: int
     after: str
     problems: tuple[str, ...]
 
 
-class Struck:
-    """A command with its references: what it gives, from nothing and over an old result."""
+class Trials:
+    """A command with its undisturbed results: new, old (of another model), of a changed source."""
 
     def __init__(self, name: str, command: Command, ground: Ground) -> None:
-        self.name, self._command, self._ground = name, command, ground
+        self.name, self.command, self.ground = name, command, ground
+        self._source = ground.place / command.source
+        self._old = ground.root / f"{name}-old"
         self._repos = itertools.count()
-        self._repo = ""
-        self.may_replace = command.output is not None
-        self._old: Path | None = None
-        self._fresh()
-        import_all(self._undisturbed(self._line("source")).modules)
-        old = self._reference("other")
-        if self.may_replace:
-            self._old = ground.pristine.with_name(f"{name}-old")
-            shutil.copytree(ground.place, self._old)
-        new = self._reference("source")
-        self._references = {"old": old, "new": new}
-        self._names = self._listed()
-        self._also = (command.also and files_at(ground.place / command.also)) or {}
-        changed = self._reference("source", self._change)
-        if changed.one:
-            self._references["changed"] = changed
+        self._renew()
+        self._results = {"old": self._repeat("other")}
+        shutil.copytree(ground.place, self._old)
+        self._results["new"] = self._repeat("source")
+        self._names = {path.name for path in ground.place.iterdir()}
+        changed = self._repeat("source", reverse_half)
+        if changed[0]:
+            self._results["changed"] = changed
 
     def strike(self, fault: str, chance: random.Random) -> Outcome:
-        """A trial. `fault`: kill, full, permissions or source."""
-        over_old = self.may_replace and chance.random() < 0.5
-        self._fresh(old=over_old)
-        line = self._line("source") + (" --overwrite" if over_old else "")
-        moment = (
-            Moment(seconds=chance.uniform(0, self.seconds))
-            if chance.random() < 0.5
-            else Moment(step=chance.randrange(self.steps))
-        )
-        problems: list[str] = []
-        with_fault: dict[str, Callable[[], Ran]] = {
-            "kill": lambda: self._run(line, moment, kill),
-            "full": lambda: self._full(line, chance),
-            "permissions": lambda: self._permissions(line, moment),
-            "source": lambda: self._run(
-                line, moment, lambda pid: self._change(in_place=chance.random() < 0.5)
-            ),
-        }
-        ran = with_fault[fault]()
-        killed = fault == "kill" and ran.struck
-        one_line = (ran.stderr.splitlines() or [""])[-1].startswith("error: ")  # after its notes
-        if not killed and ran.code != 0 and not (ran.code == 1 and one_line):
-            problems.append(f"ended with {ran.code}: {ran.stderr[-2000:]!r}")
-        after = self._state()
+        """Runs the command once with a fault of `FAULTS`, and then undisturbed."""
+        over_old = self.command.output is not None and chance.random() < 0.5
+        self._renew(self._old if over_old else self.ground.pristine)
+        line, step = "--overwrite" if over_old else "", chance.randrange(self._steps)
+        if fault == "kill":
+            ended = self._run(line, step=step)
+        elif fault == "source":
+            ended = self._run(line, step=step, act=lambda pid: reverse_half(self._source))
+        else:  # room for a part of the largest file
+            largest = max(map(len, self._results["new"][0].values()))
+            most = 4096 + int(chance.random() * largest)
+            limit = (resource.RLIMIT_FSIZE, (most, most))
+            ended = self._run(line, prepare=lambda: resource.setrlimit(*limit))
+        after = self._name_state()
+        problems = self._check(fault, ended, after, over_old)
+        shutil.copyfile(self.ground.pristine / self.command.source, self._source)
+        problems += self._check_next(after)
+        return Outcome(fault, step, ended.code, after or "?", tuple(problems))
+
+    def _check(self, fault: str, ended: Ended, after: str | None, over_old: bool) -> list[str]:
+        problems = []
+        one_line = (ended.stderr.splitlines() or [""])[-1].startswith("error: ")  # after its notes
+        killed = fault == "kill" and ended.struck
+        if not killed and ended.code != 0 and not (ended.code == 1 and one_line):
+            problems.append(f"ended with {ended.code}: {ended.stderr[-2000:]!r}")
         if after is None or (after == "nothing" and over_old):
-            different = self._references["new"].different(self._found() or {})
+            different = find_differences(self._read() or {}, self._results["new"])
             problems.append(f"under the final name is neither old nor new: {different}")
         if after == "changed" and fault != "source":
             problems.append("the result is that of another source")
-        if ran.code == 0 and after == "old":
+        if ended.code == 0 and after == "old":
             problems.append("the run says that it is done, and nothing new is there")
-        if fault != "source":
-            problems += self._also_broken()
-        self._restore_source()
-        problems += self._next(after)
-        return Outcome(fault, str(moment), ran.struck, ran.code, after or "?", tuple(problems))
+        return problems + (self._check_also() if fault != "source" else [])
 
-    def _full(self, line: str, chance: random.Random) -> Ran:
-        """With room for a part of the result: on a file system that is full, or in files that may
-        not be larger."""
-        sizes = [len(content) for content in self._references["new"].one.values()]
-        if not self._ground.mounted:
-            limit = 4096 + int(chance.random() * max(sizes))
-            return self._run(
-                line, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            )
-        used = shutil.disk_usage(self._ground.root).used
-        self._ground.resize(used + 4096 + int(chance.random() * sum(sizes)))
-        try:
-            return self._run(line)
-        finally:
-            self._ground.resize(ROOM)
-
-    def _permissions(self, line: str, moment: Moment) -> Ran:
-        """Nothing can be created, renamed or removed in the place from the moment on."""
-        place = self._ground.place
-        try:
-            return self._run(line, moment, lambda pid: place.chmod(0o555), without_overrides)
-        finally:
-            place.chmod(0o755)
-
-    def _change(self, *, in_place: bool = True) -> None:
-        """A file that is read gets other content of the same size, or another file its name."""
-        path = self._ground.place / self._command.source
-        content = bytearray(path.read_bytes())
-        half = len(content) // 2
-        content[half:] = reversed(content[half:])
-        if in_place:
-            with path.open("r+b") as file:
-                file.write(content)
-        else:
-            other = path.with_name("changed")
-            other.write_bytes(content)
-            other.replace(path)
-
-    def _run(
-        self,
-        line: str,
-        moment: Moment | None = None,
-        act: Act = kill,
-        prepare: Callable[[], None] = lambda: None,
-    ) -> Ran:
-        place, logs = self._ground.place, self._ground.logs
-        return run(line, place, moment=moment, act=act, logs=logs, prepare=prepare)
-
-    def _next(self, after: str | None) -> list[str]:
-        line = self._line("source")
-        if self._command.output is not None and after not in ("nothing", "begun"):
-            line += " --overwrite"
-        ran = self._run(line)
-        if ran.code != 0:
-            return [f"the next run ended with {ran.code}: {ran.stderr[-2000:]!r}"]
-        problems = []
-        if self._state() != "new":
-            different = self._references["new"].different(self._found() or {})
+    def _check_next(self, after: str | None) -> list[str]:
+        replaces = self.command.output is not None and after not in ("nothing", "begun")
+        ended = self._run("--overwrite" if replaces else "")
+        if ended.code != 0:
+            return [f"the next run ended with {ended.code}: {ended.stderr[-2000:]!r}"]
+        problems = self._check_also()
+        if self._name_state() != "new":
+            different = find_differences(self._read() or {}, self._results["new"])
             problems.append(f"the next run gave another result: {different}")
-        left = self._listed() - self._names
-        if left:
-            problems.append(f"the next run left {sorted(left)}")
-        return problems + self._also_broken(whole=True)
+        left = {path.name for path in self.ground.place.iterdir()} - self._names
+        return problems + ([f"the next run left {sorted(left)}"] if left else [])
 
-    def _listed(self) -> set[str]:
-        return {path.name for path in self._ground.place.iterdir()}
+    def _check_also(self) -> list[str]:
+        also = self.command.also
+        ended = self._verify(also) if also else True
+        return [] if ended else [f"{also} no longer verifies"]
 
-    def _state(self) -> str | None:
-        """Of what lies under the final name; None: something that is no whole result."""
-        found = self._found()
+    def _verify(self, folder: str | None) -> bool:
+        return run(f"verify {folder}", self.ground.place, logs=self.ground.logs).code == 0
+
+    def _name_state(self) -> str | None:
+        """What lies under the final name; None: something that is no whole result."""
+        found = self._read()
         if found is None:
             return "nothing"
-        if self._command.last is not None and self._command.last not in found:
-            whole = self._run(f"verify {self._command.output}").code == 0
-            return "begun" if whole else None
-        met = (name for name, whole in self._references.items() if not whole.different(found))
-        return next(met, None)
+        if self.command.last is not None and self.command.last not in found:
+            return "begun" if self._verify(self.command.output) else None
+        whole = (name for name, both in self._results.items() if not find_differences(found, both))
+        return next(whole, None)
 
-    def _found(self) -> Files | None:
-        if self._command.output is not None:
-            return files_at(self._ground.place / self._command.output)
-        files = files_of(self._ground.url, self._repo)
-        return files and {name: oid.encode() for name, oid in files.items()}
+    def _read(self) -> Files | None:
+        if self.command.output is None:
+            return read_repository(self.ground.url, self._repo)
+        return files_at(self.ground.place / self.command.output)
 
-    def _also_broken(self, *, whole: bool = False) -> list[str]:
-        if self._command.also is None:
-            return []
-        ran = self._run(f"verify {self._command.also}")
-        problems = [] if ran.code == 0 else [f"{self._command.also} no longer verifies"]
-        names = (files_at(self._ground.place / self._command.also) or {}).keys()
-        if whole and names != self._also.keys():
-            problems.append(f"{self._command.also} differs in {sorted(names ^ self._also.keys())}")
-        return problems
-
-    def _restore_source(self) -> None:
-        path = Path(self._command.source)
-        shutil.copyfile(self._ground.pristine / path, self._ground.place / path)
-
-    def _fresh(self, *, old: bool = False) -> None:
-        shutil.rmtree(self._ground.place, ignore_errors=True)
-        shutil.copytree(
-            self._old if old and self._old else self._ground.pristine, self._ground.place
-        )
+    def _renew(self, folder: Path | None = None) -> None:
+        shutil.rmtree(self.ground.place, ignore_errors=True)
+        shutil.copytree(folder or self.ground.pristine, self.ground.place)
         self._repo = f"me/{self.name}-{next(self._repos)}"
 
-    def _line(self, model: str) -> str:
-        return self._command.line.format(model=model, repo=self._repo)
+    def _run(self, more: str = "", model: str = "source", **options: Any) -> Ended:
+        line = f"{self.command.line.format(model=model, repo=self._repo)} {more}"
+        return run(line, self.ground.place, logs=self.ground.logs, **options)
 
-    def _reference(self, model: str, change: Callable[[], None] | None = None) -> Reference:
-        """What two runs give, after one that fills the cache. `change` comes before each, and may
-        make them impossible."""
+    def _repeat(
+        self, model: str, change: Callable[[Path], None] | None = None
+    ) -> tuple[Files, Files]:
+        """What two runs give, after one that fills the caches. `change` may make them fail."""
         results = []
         for _ in range(3):
-            self._fresh()
+            self._renew()
+            if change is not None:
+                change(self._source)
+            ended = self._run(model=model)
             if change is None:
-                ran = self._undisturbed(self._line(model))
-                self.seconds, self.steps = ran.seconds, ran.steps
-            else:
-                change()
-                self._run(self._line(model))
-            found = self._found()
-            assert found or change, f"{self.name} wrote nothing"
-            results.append(found or {})
-        return Reference(*results[1:])
-
-    def _undisturbed(self, line: str) -> Ran:
-        ran = self._run(line)
-        if ran.code != 0:
-            raise RuntimeError(f"attn-surgery {line} ended with {ran.code}: {ran.stderr}")
-        return ran
+                if ended.code != 0:
+                    raise RuntimeError(f"{self.name} ended with {ended.code}: {ended.stderr}")
+                import_all(ended.modules)
+                self._steps = ended.steps
+            results.append(self._read() or {})
+        return results[1], results[2]

@@ -1,1 +1,1 @@
-"""How the embedded models were made, and are measured: its modules `train` and `evaluate`."""
+"""How the embedded models were made: run its module `train`."""

@@ -1,4 +1,4 @@
-"""What a lab model recites, how well it predicts, and what counting alone would achieve."""
+"""What a lab model recites, and how well it predicts."""
 
 # transformers and torch annotate few methods:
 # mypy: disable-error-code="no-untyped-call"
@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from math import log
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,52 +35,14 @@ def rates_by_count(records: Sequence[Record], flags: Sequence[bool]) -> dict[int
     return {count: hits[count] / total[count] for count in sorted(total)}
 
 
-def mean_loss(model: PreTrainedModel, rows: Rows) -> float:
+def mean_loss(model: PreTrainedModel, rows: Rows, size: int = 64) -> float:
     """Mean negative log likelihood, in nats, of each row's tokens after its first."""
-    total = 0.0
-    for tokens, logits in _batches(model, rows):
-        scores = logits[:, :-1].float().flatten(0, 1)
-        targets = tokens[:, 1:].flatten()
-        total += float(torch.nn.functional.cross_entropy(scores, targets, reduction="sum"))
-    return total / float(rows[:, 1:].size)
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Losses of counting models, in nats per token."""
-
-    unigram: float
-    bigram: float
-
-
-def ngram_baselines(training: Sequence[int], rows: Rows, vocabulary: int) -> Baselines:
-    """Losses on `rows` (targets as in `mean_loss`) of n-gram models counted on `training`.
-
-    Unigram: add-one. Bigram: interpolated with that unigram by Witten and Bell's method (Chen and
-    Goodman 1998, section 2.6): the more different tokens follow a token, the more is left over.
-    """
-    ones = Counter(training)
-    pairs = Counter(pairwise(training))
-    kinds = Counter(first for first, _ in pairs)
-    starts = Counter(training[:-1])
-    unigram = bigram = 0.0
-    for row in rows.tolist():
-        for first, second in pairwise(row):
-            alone = (ones[second] + 1) / (len(training) + vocabulary)
-            rest = kinds[first] * alone
-            seen = pairs[first, second]
-            after = (seen + rest) / (starts[first] + kinds[first]) if starts[first] else alone
-            unigram -= log(alone)
-            bigram -= log(after)
-    targets = rows[:, 1:].size
-    return Baselines(unigram / targets, bigram / targets)
-
-
-def _batches(
-    model: PreTrainedModel, rows: Rows, size: int = 64
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     model.eval()
+    total = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), size):
             tokens = torch.from_numpy(rows[start : start + size])
-            yield tokens, model(input_ids=tokens, use_cache=False).logits
+            scores = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().flatten(0, 1)
+            targets = tokens[:, 1:].flatten()
+            total += float(torch.nn.functional.cross_entropy(scores, targets, reduction="sum"))
+    return total / float(rows[:, 1:].size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.options import echo
+from cli.options import echo, note
 from cli.tables import print_table, with_interval
 
 
@@ -12,25 +12,19 @@ def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
     from evals.memorization.recovery import SHORTEST_CUT
 
-    control = result["control"]
-    rated = [attack for attack in result["attacks"] if attack["name"] != "membership"]
+    rated = [attack for attack in result["attacks"] if "paired" in attack]
     if rated:
         echo(
             f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
             f"given, {result['suffix_length']} asked for); 95 % intervals in brackets"
         )
-        never = f"never trained on (n = {control['n']})"
-        print_table(
-            ("attack", "base", "edited", never, "seconds"),
-            [
-                (
-                    one["name"],
-                    *(_rate(one[key]) for key in ("base", "edited", "control")),
-                    f"{one['seconds']:.1f}",
-                )
-                for one in rated
-            ],
-        )
+        every = result.get("all_passages")
+        if every:
+            chose = result["chose"]["passages"]
+            echo(
+                f"A search chose the edit on {chose} of {every['n']}; the figures are of the rest."
+            )
+        _print_rates(rated, result["control"]["n"], every)
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix is the same as greedy here: it needs more than {SHORTEST_CUT} tokens")
@@ -47,6 +41,32 @@ def print_audit(result: dict[str, Any]) -> None:
             before = areas["base"][score]["auc"]
             after = with_interval(area["auc"], area["ci95"], "{:.3f}")
             echo(f"membership, {score}: AUC {before:.3f} → {after}")
+
+
+def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
+    """`every`: the rates of all passages, where some of them chose the edit."""
+    headings = ["attack", "base", "edited", f"never trained on (n = {controls})", "seconds"]
+    rows = []
+    for one in rated:
+        rates = [_rate(one[key]) for key in ("base", "edited", "control")]
+        rows.append([one["name"], *rates, f"{one['seconds']:.1f}"])
+    if every:
+        headings.insert(3, f"edited, all {every['n']}")
+        for row in rows:
+            row.insert(3, _rate(every["recovered"][row[0]]["edited"]))
+    print_table(headings, rows)
+
+
+def note_limits(result: dict[str, Any]) -> bool:
+    """Names every limit that is missed or inconclusive, on stderr. Returns whether all hold."""
+    for limit in result["limits"]:
+        name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
+        low, high = limit["ci95"]
+        if not limit["ok"]:
+            note(f"limit missed: {name} recovers {value:.3g} of {n:,} passages, above {most:g}")
+        elif not limit["conclusive"]:
+            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.3g} to {high:.3g}")
+    return all(limit["ok"] for limit in result["limits"])
 
 
 def _rate(value: dict[str, Any] | None) -> str:

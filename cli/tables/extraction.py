@@ -14,10 +14,18 @@ def print_extraction(result: dict[str, Any]) -> None:
     before, paired = result.get("baseline"), result.get("paired")
     n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
     echo(f"{n} passages, {prefix} tokens given, {suffix} asked for; 95 % intervals in brackets")
+    every = result.get("all_passages")
+    if every:
+        chose = result["chose"]["passages"]
+        echo(f"A search chose the edit on {chose} of {every['n']}; the figures are of the rest.")
     if before is None:
         print_table(("", "model"), _lines([result]))
     else:
         print_table(("", "baseline", "edited"), _lines([before, result]))
+    if every:
+        recited = [one for one in every["recited"].values() if one is not None]
+        shares = ", ".join(f"{one['count']} of {one['n']}" for one in recited)
+        echo(f"of all passages recited, {'base and ' if len(recited) > 1 else ''}edited: {shares}")
     if paired is None:
         return
     echo(

@@ -81,7 +81,7 @@ def show_sweep(result: dict[str, Any]) -> None:
 
 def _show_estimates(result: dict[str, Any]) -> None:
     """The heads and blocks that none beats in both estimates."""
-    from evals.sweep.estimates import front_of
+    from evals.sweep.pictures import front_of
 
     front = front_of(result["estimates"])
     echo(

@@ -10,46 +10,25 @@ from typing import Any
 import numpy as np
 
 from evals.memorization.extraction import run_pass
-from evals.memorization.measures import Flags, Pass
+from evals.memorization.measures import Flags, Pass, Scores
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
-from evals.samples import Tokens
+from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
 
 
 @dataclass(frozen=True)
-class Passages:
-    """N rows of one length, the first `prefix_length` tokens of each being the attacker's.
+class Target:
+    """A loaded model, its tokenizer (or None), and the passages to recover from it.
 
-    `unrelated`: int32 [M, T], text that has nothing to do with them, which was not trained on.
-    """
-
-    tokens: Tokens
-    prefix_length: int
-    unrelated: Tokens
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def prefixes(self) -> Tokens:
-        return self.tokens[:, : self.prefix_length]
-
-    @property
-    def suffixes(self) -> Tokens:
-        return self.tokens[:, self.prefix_length :]
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """A loaded model, its tokenizer (or None), and the passages that are tried on it.
-
-    `batch_size`: rows at a time; `processes`: which share the work.
+    `unrelated`: int32 [M, T], text that was not trained on; `batch_size`: rows at a time;
+    `processes`: those that share the work.
     """
 
     model: Any
     tokenizer: Any
-    passages: Passages
+    samples: Samples
+    unrelated: Tokens
     batch_size: int | None = None
     processes: Processes | None = None
 
@@ -75,8 +54,8 @@ class Attacked:
 
     @cached_property
     def seen(self) -> Pass:
-        """The pass over the passages as they are, for every attack that asks."""
-        made = self.read(self.passages.tokens, self.passages.prefix_length, full=True)
+        """The pass over the unchanged passages, shared by all attacks that read it."""
+        made = self.read(self.samples.tokens, self.samples.prefix_length, full=True)
         if self.tokenizer is None:
             return made
         return replace(made, texts=self.tokenizer.batch_decode(made.suffix.tolist()))
@@ -84,35 +63,48 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack came to.
+    """What an attack came to, for N passages.
 
     - `recovered`: bool [N]. `tried`: bool [N], the passages that count.
     - `curve`: by measure, bool [K, N]: what was recovered at each of the attack's K stages.
+    - `scores`: by name, [N]: how much each passage looks like training text.
     """
 
     recovered: Flags
     tried: Flags
     curve: Mapping[str, Flags] = field(default_factory=dict)
+    scores: Mapping[str, Scores] = field(default_factory=dict)
 
     @staticmethod
     def of_all(recovered: Flags) -> Outcome:
         """Every passage counts."""
         return Outcome(recovered, np.ones_like(recovered))
 
-    def part(self, rows: Flags) -> Outcome:
-        """The outcome of some of the passages."""
-        curve = {name: flags[:, rows] for name, flags in self.curve.items()}
-        return Outcome(self.recovered[rows], self.tried[rows], curve)
+    def select(self, rows: Flags) -> Outcome:
+        """The outcome for some of the passages: bool [N]."""
+        return Outcome(
+            self.recovered[rows],
+            self.tried[rows],
+            {name: flags[:, rows] for name, flags in self.curve.items()},
+            {name: values[rows] for name, values in self.scores.items()},
+        )
+
+    @property
+    def counted(self) -> Flags:
+        """What was recovered of the passages that count. Of very few, none may be left."""
+        return self.recovered[self.tried]
 
 
 @dataclass(frozen=True)
 class Attack:
     """A way to get at passages.
 
-    - `setting`: its parameters, in words; `stages`: what stands at each point of a curve.
-    - `cost`: what it takes, in passes over the passages.
+    - `setting`: its parameters, in words; `stages`: the points of its curve.
     - `definition`, `source`: when a passage counts as recovered, and where this comes from.
-    - `run`: see `Outcome`; the same model and passages always give the same.
+    - `cost`: in passes over the passages.
+    - `run`: the same model and passages always give the same outcome.
+    - `check`: raises `SamplesError` for passages that it cannot be tried on.
+    - `tells_members`: it recovers no passage; its scores tell members from non-members.
     """
 
     name: str
@@ -120,5 +112,14 @@ class Attack:
     definition: str
     source: str
     cost: str
-    run: Callable[[Attacked], Outcome]
+    run: Callable[[Target], Outcome]
     stages: tuple[int, ...] = ()
+    check: Callable[[Samples], None] = lambda samples: None
+    tells_members: bool = False
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Its texts, as results hold them."""
+        return {
+            key: getattr(self, key) for key in ("name", "setting", "definition", "source", "cost")
+        }

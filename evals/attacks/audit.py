@@ -2,101 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from evals.attacks import membership
-from evals.attacks.attack import Attack, Attacked, Outcome, Passages
-from evals.attacks.one_pass import near, one_pass
-from evals.attacks.perturbed import perturbed
-from evals.attacks.quantized import quantized
-from evals.attacks.relearn import parted, relearn
-from evals.memorization.measures import Scores
-from evals.memorization.recovery import FORMS, NAMES, numbered
+import numpy as np
+
+from evals.attacks.attack import Outcome, Target
+from evals.attacks.names import attack_of
+from evals.attacks.picture import draw_audit
+from evals.attacks.request import AuditRequest
+from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, compare_outcomes
+from evals.inputs import (
+    Progress,
+    Say,
+    measure_in_turn,
+    needed_texts,
+    open_passages,
+    say_nothing,
+    show_nothing,
+    tokenized,
+)
+from evals.memorization.measures import Flags
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from surgery.errors import MeasurementError, SamplesError
+from evals.samples.held_back import HeldBack, held_back
+from evals.samples.windows import control_windows
+from surgery.errors import SamplesError
+from surgery.hub.finding import find_model
+from surgery.output import atomic_folder, check_output, known_by, write_lines
+from surgery.record.manifest import versions
 
-CHEAP = NAMES
-ALL = (
-    *CHEAP, "near", "perturbed", "quantized:8", "quantized:4", "relearn", "relearn-benign",
-    membership.NAME,
-)  # fmt: skip
-GROUPS = {"cheap": CHEAP, "all": ALL}
-
-
-def named(names: Sequence[str]) -> tuple[str, ...]:
-    """The attacks that are asked for, each once. Raises `MeasurementError` for an unknown one."""
-    found = dict.fromkeys(name for given in names for name in GROUPS.get(given, (given,)))
-    for name in found:
-        if name != membership.NAME:
-            attack_of(name)
-    return tuple(found)
-
-
-def chosen(attacks: Sequence[str], limited: Collection[str]) -> tuple[str, ...]:
-    """The attacks to run: those that are named, or all, and every one that has a limit.
-
-    Raises as `named`.
-    """
-    return named([*(attacks or ("all",)), *limited])
-
-
-def untried(names: Collection[str]) -> list[str]:
-    """What an attacker could try beside these, fine-tuning first. Of the cheap attacks `any` alone,
-    which stands for the others."""
-    kinds = {name.partition(":")[0] for name in names}
-    left = [name for name in ("any", *ALL[len(CHEAP) :]) if name.partition(":")[0] not in kinds]
-    tuning = [name for name in left if name.startswith("relearn")]
-    rest = [name for name in left if name not in tuning]
-    return [*([f"fine-tuning ({', '.join(tuning)})"] if tuning else []), *rest]
-
-
-def shortened(names: Sequence[str]) -> list[str]:
-    """What `named` makes these of again: a group stands for those that it holds all of."""
-    left, found = list(names), []
-    for group in ("all", "cheap"):
-        if set(GROUPS[group]) <= set(left):
-            found.append(group)
-            left = [name for name in left if name not in GROUPS[group]]
-    return found + left
-
-
-def attack_of(name: str) -> Attack:
-    """The attack that is named so. Raises `MeasurementError` for any other name."""
-    others: dict[str, Callable[[], Attack]] = {
-        "near": near,
-        "perturbed": perturbed,
-        "relearn": partial(relearn, benign=False),
-        "relearn-benign": partial(relearn, benign=True),
-    }
-    kind, _, number = name.partition(":")
-    try:
-        if name in others:
-            return others[name]()
-        if kind == "quantized":
-            return quantized(int(number))
-        return one_pass(name)
-    except ValueError:
-        forms = f"{FORMS}, {', '.join(others)}, quantized:BITS or {membership.NAME}"
-        fix = numbered(name, ALL)
-        raise MeasurementError(f"no attack {name!r}", expected=forms, fix=fix) from None
+owned = known_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What is tried, and on what: the same for both models.
+class AttackPlan:
+    """What is tried, and on what: the same for every model.
 
     - `samples`: members are attacked, where membership is known; non-members are the control.
     - `unrelated`: int32 [M, T] windows of held-out text, as long as a passage: the control where no
       non-members are known, and what `perturbed` and `relearn-benign` need.
     - `attacks`: their names.
 
-    Raises `SamplesError` for fewer than two passages, or where `relearn` leaves none to count.
+    Raises `SamplesError` for fewer than two passages, or some that an attack cannot be tried on.
     """
 
     samples: Samples
@@ -105,78 +58,164 @@ class Protocol:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.samples.trained_on.sum() < 2:
+        if len(self.passages) < 2:
             raise SamplesError(
                 "too few passages to attack",
                 where=self.samples.source,
                 expected="at least 2 that were trained on",
-                got=int(self.samples.trained_on.sum()),
+                got=len(self.passages),
             )
-        if "relearn" in self.attacks and not parted(self.passages.tokens)[1].any():
-            raise SamplesError(
-                "every passage overlaps those that relearn learns again, so that none is left",
-                where=self.samples.source,
-                fix="give passages that do not overlap, or name other attacks with `attack`",
-            )
+        for name in self.attacks:
+            attack_of(name).check(self.passages)
 
     @property
-    def passages(self) -> Passages:
-        return self._of(self.samples.tokens[self.samples.trained_on])
+    def passages(self) -> Samples:
+        return self.samples.select(self.samples.trained_on)
 
     @property
-    def control(self) -> Passages:
-        rows = self.samples.tokens[~self.samples.trained_on]
-        return self._of(rows if len(rows) else self.unrelated)
+    def control(self) -> Samples:
+        if not self.samples.trained_on.all():
+            return self.samples.select(~self.samples.trained_on)
+        names = tuple(map(str, range(len(self.unrelated))))
+        return Samples(self.unrelated, self.samples.prefix_length, names, "held-out text")
 
-    def _of(self, tokens: Tokens) -> Passages:
-        return Passages(tokens, self.samples.prefix_length, self.unrelated)
+    @property
+    def control_kind(self) -> str:
+        return "text" if self.samples.trained_on.all() else "non-members"
 
 
 @dataclass(frozen=True)
-class Audited:
-    """One model's outcomes: by attack, on the passages and on the control, with seconds of each.
-
-    `scores`: of membership, by name, of the passages and then of the control.
-    """
+class AuditedModel:
+    """One model's outcomes: by attack, on the passages and on the control, with seconds of each."""
 
     passages: dict[str, Outcome]
     control: dict[str, Outcome]
-    scores: dict[str, Scores] | None
     seconds: dict[str, float]
     provenance: dict[str, Any]
 
 
 def audit(
+    request: AuditRequest,
+    folder: Path | None = None,
+    *,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> AuditReport | None:
+    """Audits the models of a request, and writes what it finds into `folder`, if there is one.
+
+    None on all processes but the main one. Raises `SurgeryError` for what the request names and
+    cannot be used, and for a folder that cannot be written.
+    """
+    if folder is not None:
+        check_output(folder, owned, overwrite=overwrite)
+    passages = open_passages(request.passages, request)
+    texts = needed_texts(request.controls, request.lab or request.model, option="control")
+    processes = Processes.launched(say=say)
+    edited = find_model(request.model, request.revision)  # measured last, so looked for first
+
+    def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
+        samples = tokenized(passages, loaded, say)
+        windows = control_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
+        left = held_back([edited.manifest], samples, windows)
+        if warning := left.chose.model_copy(update={"windows": 0}).warning:
+            say(f"warning: {warning}")
+        return AttackPlan(samples, windows, request.tried, request.batch_size), left
+
+    def attack(
+        loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
+    ) -> AuditedModel:
+        plan, _ = shared
+        with progress(f"audit {loaded.name}", len(plan.attacks)) as advance:
+            return try_attacks(
+                loaded, plan, with_control=is_last, processes=processes, advance=advance
+            )
+
+    models = (request.baseline, edited)
+    shared, (base, after) = measure_in_turn(models, request, processes, prepare, attack, say)
+    if not processes.is_main:
+        return None
+    plan, left = shared
+    counted = left.passages[plan.samples.trained_on]
+    figures = compare_models(plan, base, after, counted)
+    all_passages = None
+    if not counted.all():
+        every = compare_models(plan, base, after)
+        all_passages = AllRecovered(n=every.n, recovered=every.recovered)
+    report = AuditReport(
+        **dict(figures),
+        chose=left.chose,
+        all_passages=all_passages,
+        prefix_length=plan.samples.prefix_length,
+        suffix_length=plan.samples.suffix_length,
+        limits=figures.check_limits(request.max_recovered),
+        provenance={
+            "base": base.provenance,
+            "edited": after.provenance,
+            "samples_sha256": plan.samples.sha256,
+            "versions": versions(),
+        },
+    )
+    if folder is not None:
+        config = request.to_config()
+        with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+            write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
+            draw_audit(report.to_dict(), partial)
+    return report
+
+
+def try_attacks(
     loaded: LoadedModel,
-    protocol: Protocol,
+    plan: AttackPlan,
     *,
     with_control: bool = True,
     processes: Processes | None = None,
     advance: Callable[[int], None] = lambda done: None,
-) -> Audited:
-    """Tries every attack of `protocol` on one model. `advance` is told of attacks done.
+) -> AuditedModel:
+    """Tries every attack of `plan` on one model. `advance` is told of attacks done.
 
     `with_control`: whether the control is tried; membership reads it anyway. It is tried apart, so
     that passages are read the same way with it and without.
     """
     on, beside = (
-        Attacked(loaded.model, loaded.tokenizer, passages, protocol.batch_size, processes)
-        for passages in (protocol.passages, protocol.control)
+        Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, processes)
+        for samples in (plan.passages, plan.control)
     )
     found: dict[str, Outcome] = {}
     control: dict[str, Outcome] = {}
-    scores, seconds = None, {}
-    for name in protocol.attacks:
-        begun = time.perf_counter()
-        if name == membership.NAME:
-            if not protocol.samples.trained_on.all():
-                scores = membership.scores(on, beside)
-        else:
-            attack = attack_of(name)
+    seconds = {}
+    for name in plan.attacks:
+        begun, attack = time.perf_counter(), attack_of(name)
+        if not attack.tells_members or plan.control_kind == "non-members":
             found[name] = attack.run(on)
-            if with_control and (outcome := attack.run(beside)).tried.any():
-                control[name] = outcome
+            if with_control or attack.tells_members:
+                outcome = attack.run(beside)
+                if outcome.tried.any():
+                    control[name] = outcome
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = (processes or Processes()).once(lambda: loaded.provenance)
-    return Audited(found, control, scores, seconds, provenance)
+    return AuditedModel(found, control, seconds, provenance)
+
+
+def compare_models(
+    plan: AttackPlan, base: AuditedModel, edited: AuditedModel, counted: Flags | None = None
+) -> Audit:
+    """Both models' outcomes side by side, in the order of the plan.
+
+    `counted`: bool [N], the passages that count; by default all do.
+    """
+    if counted is None:
+        counted = np.ones(len(plan.passages), dtype=np.bool_)
+    attacks = []
+    for name in plan.attacks:
+        both = (one.passages.get(name) for one in (base, edited))
+        before, after = (one and one.select(counted) for one in both)
+        controls = (base.control.get(name), edited.control.get(name))
+        seconds = base.seconds[name] + edited.seconds[name]
+        attacks.append(compare_outcomes(attack_of(name), before, after, controls, seconds))
+    return Audit(
+        n=int(counted.sum()),
+        control=ControlKind(kind=plan.control_kind, n=len(plan.control)),
+        attacks=attacks,
+    )

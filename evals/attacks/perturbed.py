@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.attacks.attack import Attack, Outcome, Target
 from evals.memorization.measures import Flags
 from evals.samples import Tokens, row_hash
 from surgery.reading.corpus import token_ids
@@ -33,18 +33,17 @@ def perturbed() -> Attack:
     )
 
 
-def _run(attacked: Attacked) -> Outcome:
-    passages = attacked.passages
-    found = np.zeros(len(passages), dtype=np.bool_)
+def _run(target: Target) -> Outcome:
+    found = np.zeros(len(target.samples), dtype=np.bool_)
     for make in _KINDS:
-        found |= _recovered(attacked, make(attacked))
+        found |= _recovered(target, make(target))
     return Outcome.of_all(found)
 
 
-def _recovered(attacked: Attacked, prefixes: Prefixes) -> Flags:
+def _recovered(target: Target, prefixes: Prefixes) -> Flags:
     """Which passages follow exactly on these prefixes; rows of one length are read together."""
-    suffixes = attacked.passages.suffixes
-    most = getattr(attacked.model.config, "max_position_embeddings", None)
+    suffixes = target.samples.suffixes
+    most = getattr(target.model.config, "max_position_embeddings", None)
     lengths = np.asarray([len(prefix) for prefix in prefixes])
     found = np.zeros(len(prefixes), dtype=np.bool_)
     for length in np.unique(lengths):
@@ -52,20 +51,20 @@ def _recovered(attacked: Attacked, prefixes: Prefixes) -> Flags:
             continue
         rows = np.flatnonzero(lengths == length)
         tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
-        greedy = attacked.read(tokens.astype(np.int32), int(length)).predictions.greedy
+        greedy = target.read(tokens.astype(np.int32), int(length)).predictions.greedy
         found[rows] = (greedy == suffixes[rows]).all(axis=1)
     return found
 
 
-def _without(count: int) -> Callable[[Attacked], Prefixes]:
-    return lambda attacked: [prefix[count:] for prefix in attacked.passages.prefixes]
+def _without(count: int) -> Callable[[Target], Prefixes]:
+    return lambda target: [prefix[count:] for prefix in target.samples.prefixes]
 
 
-def _replaced(seed: int) -> Callable[[Attacked], Prefixes]:
-    def make(attacked: Attacked) -> Prefixes:
-        number = attacked.model.config.vocab_size
+def _replaced(seed: int) -> Callable[[Target], Prefixes]:
+    def make(target: Target) -> Prefixes:
+        number = target.model.config.vocab_size
         changed = []
-        for row, prefix in zip(attacked.passages.tokens, attacked.passages.prefixes, strict=True):
+        for row, prefix in zip(target.samples.tokens, target.samples.prefixes, strict=True):
             rng = _draws(row, seed)
             other, place = prefix.copy(), rng.integers(len(prefix))
             other[place] = (prefix[place] + rng.integers(1, number)) % number  # never the same
@@ -75,12 +74,11 @@ def _replaced(seed: int) -> Callable[[Attacked], Prefixes]:
     return make
 
 
-def _after_unrelated(attacked: Attacked) -> Prefixes:
-    passages = attacked.passages
-    texts = passages.unrelated[:, :BEFORE]
+def _after_unrelated(target: Target) -> Prefixes:
+    texts = target.unrelated[:, :BEFORE]
     return [
         np.concatenate([_draws(row).choice(texts), prefix])
-        for row, prefix in zip(passages.tokens, passages.prefixes, strict=True)
+        for row, prefix in zip(target.samples.tokens, target.samples.prefixes, strict=True)
     ]
 
 
@@ -89,12 +87,12 @@ def _draws(passage: Tokens, *seeds: int) -> np.random.Generator:
     return np.random.default_rng((_SEED, *seeds, int(row_hash(passage), 16)))
 
 
-def _in_case(change: Callable[[str], str]) -> Callable[[Attacked], Prefixes]:
-    def make(attacked: Attacked) -> Prefixes:
-        if attacked.tokenizer is None:
-            return list(attacked.passages.prefixes)
-        texts = attacked.tokenizer.batch_decode(attacked.passages.prefixes.tolist())
-        return [token_ids(attacked.tokenizer, change(text)) for text in texts]
+def _in_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:
+    def make(target: Target) -> Prefixes:
+        if target.tokenizer is None:
+            return list(target.samples.prefixes)
+        texts = target.tokenizer.batch_decode(target.samples.prefixes.tolist())
+        return [token_ids(target.tokenizer, change(text)) for text in texts]
 
     return make
 

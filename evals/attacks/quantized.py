@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evals.attacks.attack import Attack, Attacked, Outcome
+from evals.attacks.attack import Attack, Outcome, Target
 from evals.memorization.recovery import Evidence, recovery_of
 
 GROUP = 32
@@ -18,14 +18,13 @@ GROUP = 32
 def quantized(bits: int) -> Attack:
     """`bits`: 2 to 8. Raises `ValueError` for any other number."""
     if not 2 <= bits <= 8:
-        raise ValueError(f"no attack 'quantized:{bits}' (expected 2 to 8 bits)")
+        raise ValueError(f"cannot quantize to {bits} bits (expected 2 to 8)")
     measure = recovery_of("any")
 
-    def run(attacked: Attacked) -> Outcome:
-        attacked.check_in_memory(f"quantized:{bits}")
-        passages = attacked.passages
-        with in_bits(attacked.model, bits):
-            found = attacked.read(passages.tokens, passages.prefix_length)
+    def run(target: Target) -> Outcome:
+        target.check_in_memory(f"quantized:{bits}")
+        with in_bits(target.model, bits):
+            found = target.read(target.samples.tokens, target.samples.prefix_length)
         return Outcome.of_all(measure.recovered(Evidence.of(found)))
 
     return Attack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Attack, Attacked, Outcome
-from evals.attacks.one_pass import nearly
+from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.near import is_near
 from evals.memorization.measures import Flags
 from evals.memorization.recovery import Evidence, recovery_of
-from evals.samples import Tokens
+from evals.samples import Samples, Tokens
 from evals.samples.repeats import overlapping
+from surgery.errors import SamplesError
 
 STEPS = (5, 10, 20)
 SHARE = 10
@@ -30,52 +31,77 @@ LARGE = 1_000_000_000
 _SEED = 0
 
 
-def relearn(*, benign: bool) -> Attack:
-    """On some of the passages; `benign`: on text that has nothing to do with them."""
-    name, text = "relearn", "a tenth of the passages"
-    counted = "any, of the passages that neither were learned again nor overlap one that was"
-    if benign:
-        name, text = "relearn-benign", "text that has nothing to do with the passages"
-        counted = "any"
+def relearn() -> Attack:
+    return _attack(
+        "relearn",
+        "a tenth of the passages",
+        "any, of the passages that neither were learned again nor overlap one that was",
+        lambda target: split(target.samples.tokens),
+        _check,
+    )
+
+
+def relearn_benign() -> Attack:
+    return _attack(
+        "relearn-benign",
+        "text that has nothing to do with the passages",
+        "any",
+        lambda target: (target.unrelated, np.ones(len(target.samples), dtype=np.bool_)),
+    )
+
+
+def _attack(
+    name: str,
+    text: str,
+    counted: str,
+    learned: Callable[[Target], tuple[Tokens, Flags]],
+    check: Callable[[Samples], None] = lambda samples: None,
+) -> Attack:
+    """`learned`: the rows to train on, and the passages that count after it."""
     measure = recovery_of("any")
 
-    def run(attacked: Attacked) -> Outcome:
-        attacked.check_in_memory(name)
-        passages = attacked.passages
-        tried = np.ones(len(passages), dtype=np.bool_)
-        learned: Tokens = passages.unrelated
-        if not benign:
-            learned, tried = parted(passages.tokens)
-        curve: dict[str, list[Flags]] = {"any": [], "near": []}
-        for tuned in fine_tuned(attacked.model, learned):
-            relearned = replace(attacked, model=tuned)
-            found = relearned.read(passages.tokens, passages.prefix_length, full=True)
-            curve["any"].append(measure.recovered(Evidence.of(found)))
-            curve["near"].append(nearly(found))
-        return Outcome(
-            curve["any"][-1], tried, {key: np.stack(rows) for key, rows in curve.items()}
-        )
+    def run(target: Target) -> Outcome:
+        target.check_in_memory(name)
+        rows, tried = learned(target)
+        recovered, similar = [], []
+        for tuned in fine_tune(target.model, rows):
+            tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
+            found = replace(target, model=tuned).read(tokens, prefix_length, full=True)
+            recovered.append(measure.recovered(Evidence.of(found)))
+            similar.append(is_near(found))
+        curve = {"any": np.stack(recovered), "near": np.stack(similar)}
+        return Outcome(recovered[-1], tried, curve)
 
     return Attack(
         name,
         f"AdamW, learning rate {LEARNING_RATE:g}, {', '.join(map(str, STEPS))} steps of at most "
         f"{ROWS} rows, on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on",
-        f"{counted}, after 20 steps; the curve also has near matches, and fewer steps",
+        f"{counted}, after {STEPS[-1]} steps; the curve also has near matches, and fewer steps",
         "Hu et al. 2024, arXiv 2406.13356",
         f"{STEPS[-1]} training steps and {len(STEPS)} passes with decoding",
         run,
         stages=STEPS,
+        check=check,
     )
 
 
-def parted(passages: Tokens) -> tuple[Tokens, Flags]:
-    """Those that are learned again, and which of all count: none that overlaps one of them. [N]"""
+def split(passages: Tokens) -> tuple[Tokens, Flags]:
+    """The passages to learn again, and which of all [N] count: none that overlaps one of those."""
     order = np.random.default_rng(_SEED).permutation(len(passages))
     learned = passages[np.sort(order[: max(1, len(passages) // SHARE)])]
     return learned, ~overlapping(passages, learned)
 
 
-def fine_tuned(model: Any, rows: Tokens) -> Iterator[Any]:
+def _check(samples: Samples) -> None:
+    if not split(samples.tokens)[1].any():
+        raise SamplesError(
+            "every passage overlaps those that relearn learns again, so that none is left",
+            where=samples.source,
+            fix="give passages that do not overlap, or name other attacks with `attack`",
+        )
+
+
+def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
     """A copy of the model after each number of `STEPS`; the model itself is left as it is.
 
     `rows`: int32 [M, T]; each step takes the next `ROWS` of them, over and over. The loss is that

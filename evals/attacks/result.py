@@ -5,9 +5,17 @@ Rates are shares of passages in [0, 1]; intervals are 95 %.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from surgery.record.manifest import Record
+import numpy as np
+
+from evals.attacks.attack import Attack, Outcome
+from evals.memorization.measures import Flags
+from evals.memorization.membership import auc
+from evals.samples.held_back import Chose
+from evals.statistics import judged, mcnemar, paired_difference, rate
+from surgery.record.manifest import Record, Word
 
 
 class Share(Record):
@@ -17,6 +25,17 @@ class Share(Record):
     count: int
     rate: float
     ci95: tuple[float, float]
+
+    @classmethod
+    def of(cls, recovered: Flags) -> Share:
+        return cls(n=len(recovered), **rate(recovered))
+
+
+class Shares(Record):
+    """What is recovered of the same passages under both models."""
+
+    base: Share
+    edited: Share
 
 
 class Area(Record):
@@ -36,6 +55,18 @@ class Paired(Record):
     ci95: tuple[float, float]
     p_value: float
 
+    @classmethod
+    def of(cls, base: Flags, edited: Flags) -> Paired:
+        lost, gained = int((base & ~edited).sum()), int((edited & ~base).sum())
+        interval = paired_difference(lost, gained, len(edited))
+        return cls(
+            no_longer=lost,
+            newly=gained,
+            difference=(gained - lost) / max(1, len(edited)),
+            ci95=(interval.low, interval.high),
+            p_value=mcnemar(lost, gained),
+        )
+
 
 class Curve(Record):
     """Shares after each stage of an attack, by two measures."""
@@ -43,6 +74,14 @@ class Curve(Record):
     stages: list[int]
     any: list[float]
     near: list[float]
+
+    @classmethod
+    def of(cls, attack: Attack, outcome: Outcome) -> Curve:
+        rates = {
+            measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
+            for measure, stages in outcome.curve.items()
+        }
+        return cls(stages=list(attack.stages), **rates)
 
 
 class Curves(Record):
@@ -52,10 +91,7 @@ class Curves(Record):
 
 
 class _Attack(Record):
-    """One attack. `setting`, `definition`, `source`, `cost`: as its record has them.
-
-    `seconds`: it took, on both models and the control.
-    """
+    """One attack, described as by its own record. `seconds`: on both models and the control."""
 
     name: str
     setting: str
@@ -86,8 +122,23 @@ class Membership(_Attack):
 class ControlKind(Record):
     """What was never trained on: "text" or "non-members"; `n` windows or passages."""
 
-    kind: Literal["text", "non-members"]
+    kind: Word
     n: int
+
+
+class Limit(Record):
+    """The highest rate that is allowed to an attack, and the rate measured on `n` passages.
+
+    `conclusive`: all of the interval is on the same side of the limit.
+    """
+
+    name: str
+    ok: bool
+    limit: float
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    conclusive: bool
 
 
 class Audit(Record):
@@ -115,3 +166,80 @@ class Audit(Record):
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+    @property
+    def recovered(self) -> dict[str, Shares]:
+        """By attack, what it recovers from both models."""
+        return {one.name: Shares(base=one.base, edited=one.edited) for one in self.rated}
+
+    def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
+        """`limits`: attack → the highest rate that is allowed."""
+        found = []
+        for one in self.rated:
+            if (most := limits.get(one.name)) is not None:
+                share = one.edited
+                ok, conclusive = judged(share.rate, share.ci95, most)
+                found.append(
+                    Limit(
+                        name=one.name,
+                        ok=ok,
+                        limit=most,
+                        value=share.rate,
+                        ci95=share.ci95,
+                        n=share.n,
+                        conclusive=conclusive,
+                    )
+                )
+        return found
+
+
+class AllRecovered(Record):
+    """By attack, what it recovers of all `n` passages, those that chose the edit too."""
+
+    n: int
+    recovered: dict[str, Shares]
+
+
+class AuditReport(Audit):
+    """The object of `audit --json`. Figures leave out the passages that chose the edit.
+
+    `all_passages`: None where none did.
+    """
+
+    chose: Chose
+    all_passages: AllRecovered | None
+    prefix_length: int
+    suffix_length: int
+    limits: list[Limit]
+    provenance: dict[str, Any]
+
+
+def compare_outcomes(
+    attack: Attack,
+    base: Outcome | None,
+    edited: Outcome | None,
+    controls: tuple[Outcome | None, Outcome | None],
+    seconds: float,
+) -> Tried | Membership:
+    """One attack's outcomes side by side. `controls`: of the base, and of the edited model."""
+    record: dict[str, Any] = {**attack.description, "seconds": seconds}
+    if attack.tells_members:
+        pairs = zip((base, edited), controls, strict=True)
+        areas = [_areas(one, other) if one and other else None for one, other in pairs]
+        return Membership(**record, base=areas[0], edited=areas[1])
+    assert base is not None
+    assert edited is not None
+    outcomes = {"base": base, "edited": edited, "control": controls[1]}
+    record |= {key: one and Share.of(one.counted) for key, one in outcomes.items()}
+    record["paired"] = Paired.of(base.counted, edited.counted)
+    if attack.stages and edited.tried.any():
+        record["curve"] = {key: one and Curve.of(attack, one) for key, one in outcomes.items()}
+    return Tried(**record)
+
+
+def _areas(members: Outcome, others: Outcome) -> dict[str, Area]:
+    labels = np.arange(len(members.recovered) + len(others.recovered)) < len(members.recovered)
+    return {
+        name: Area(**auc(np.concatenate([values, others.scores[name]]), labels))
+        for name, values in members.scores.items()
+    }

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evals.tasks import INCLUDE_PATH
-from surgery.checkpoint.foreign import reason
 from surgery.errors import MeasurementError
 from surgery.hub.client import hub_answers, offline
+from surgery.untrusted import reason
 
 SUITES = {
     "standard": {

@@ -6,26 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import add_legend, draw, whole_numbers
+from evals.drawing import draw, number_blocks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 _MOST_NUMBERS = 14  # blocks up to which every cell holds its number
+_SERIES = (
+    ("measured", "measured_mean", "black", "o", "-"),
+    ("bound", "bound_mean", "#8f2d00", "s", "--"),
+    ("bound in closed form", "pairwise_mean", "#4a9bd9", "^", ":"),
+)
 
 
 def draw_divergence(divergence: Mapping[str, Any], folder: Path, *, model: str) -> list[Path]:
-    """Both pictures of the object that `evals.bounds.divergence.Divergence.to_json` gives."""
+    """`propagation` and `bounds`, from what `evals.bounds.divergence.bounds` gives."""
     more = f"(identity, n = {divergence['tokens']:,} tokens)"
-    return [
-        *draw_propagation(
-            divergence["propagation"], folder, title=f"{model}: how far an edit carries {more}"
-        ),
-        *draw_bounds(
-            divergence["blocks"], folder, title=f"{model}: what attention adds to each block {more}"
-        ),
-    ]
+    propagation, blocks = divergence["propagation"], divergence["blocks"]
+    title = f"{model}: how far an edit carries {more}"
+    drawn = draw_propagation(propagation, folder, title=title)
+    return drawn + _draw_bounds(
+        blocks, folder, f"{model}: what attention adds to each block {more}"
+    )
 
 
 def draw_propagation(
@@ -40,45 +42,34 @@ def draw_propagation(
         axes = figure.subplots()
         axes.grid(visible=False)
         image = axes.imshow(values, cmap="Greys", vmin=0, vmax=darkest)
-        axes.set_xlabel("residual that leaves block …, and the logits")
-        axes.set_ylabel("block that is edited")
-        step = 1 if blocks <= _MOST_NUMBERS else 4
-        at = list(range(0, blocks, step))
+        axes.set(xlabel="residual that leaves block …, and the logits", ylabel="edited block")
+        at = list(range(0, blocks, 1 if blocks <= _MOST_NUMBERS else 4))
         axes.set_xticks([*at, blocks], [*map(str, at), "logits"])
         axes.set_yticks(at)
+        middle = {"ha": "center", "va": "center"}
         for row, line in enumerate(values if blocks <= _MOST_NUMBERS else []):
-            for column, value in enumerate(line):
-                if column >= row:
-                    color = "white" if value > darkest / 2 else "black"
-                    axes.text(
-                        column, row, f"{value:.0f}", color=color, ha="center", va="center", size=8
-                    )
+            for column, value in enumerate(line[row:], start=row):
+                color = "white" if value > darkest / 2 else "black"
+                axes.text(column, row, f"{value:.0f}", middle, color=color, size=8)
         figure.colorbar(image, label="‖difference‖ / ‖unedited‖, %", shrink=0.8)
 
     side = min(3.2 + 0.42 * blocks, 9.0)
     return draw(paint, folder, "propagation", title=title, size=(side + 1.3, side))
 
 
-def draw_bounds(records: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -> list[Path]:
+def _draw_bounds(records: Sequence[Mapping[str, Any]], folder: Path, title: str) -> list[Path]:
     """`bounds.png`, `bounds.svg`: what attention's mixing changes in each block, and its bounds."""
-    series = (
-        ("measured", "measured_mean", "black", "o", "-"),
-        ("bound", "bound_mean", "#8f2d00", "s", "--"),
-        ("bound in closed form", "pairwise_mean", "#4a9bd9", "^", ":"),
-    )
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         at = [record["block"] for record in records]
-        for label, key, color, marker, line in series:
-            values = [record[key] for record in records]
+        for label, key, color, marker, line in _SERIES:
+            values = [100 * record[key] for record in records]
             axes.plot(at, values, label=label, color=color, marker=marker, linestyle=line)
-        axes.set_yscale("log")
+        axes.set(yscale="log", xlabel="block")
+        axes.set_ylabel("‖difference‖ / ‖residual‖, mean over tokens, %")
         for numbers in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             numbers(lambda value, place: f"{value:g}")
-        axes.set_xlabel("block")
-        axes.set_ylabel("‖difference‖ / ‖residual‖, mean over tokens")
-        whole_numbers(axes)
-        add_legend(figure)
+        number_blocks(axes)
 
     return draw(paint, folder, "bounds", title=title, size=(6.0, 3.8))

@@ -22,11 +22,11 @@ from evals.evaluation.report import (
 from evals.memorization.comparison import Measured
 from evals.memorization.summary import Control, rows
 from evals.statistics import Interval, mean
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest
 from surgery.selection import format_selection
+from surgery.untrusted import guard, parse_json, read_bytes
 
 MOST_PASSAGES = 12
 PASSAGE = (
@@ -104,13 +104,6 @@ def read_front(path: Path) -> list[FrontPoint]:
         ]
 
 
-_UNKNOWN = {
-    (True, False): "passages",
-    (False, True): "held-out text",
-    (True, True): "passages and held-out text",
-}
-
-
 def passages_of(before: Measured | None, after: Measured | None) -> list[dict[str, Any]]:
     """Rows that tell most: those the base recites, and of these the ones still recited, first."""
     if before is None or after is None:
@@ -152,13 +145,8 @@ def warnings_of(edit: EditReport, base: MeasuredModel, limit: float | None) -> l
             "only a part of each benchmark was measured (--limit): report.json has the figures, "
             "and the model card leaves them out; evaluate without --limit before you publish"
         )
-    chose = edit.chose
-    if chose.passages is None or chose.windows is None:
-        what = _UNKNOWN[chose.passages is None, chose.windows is None]
-        found.append(
-            f"a search chose the edit on other {what}, or on these cut differently: some of those "
-            "may be among these, and then the figures flatter the edit"
-        )
+    if edit.chose.warning:
+        found.append(edit.chose.warning)
     tokenizers = {model.provenance.get("tokenizer_sha256") for model in (base, edit)}
     if len(tokenizers) > 1:
         found.append("base and edited model have different tokenizers")

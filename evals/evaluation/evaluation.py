@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.attacks.report import result_of
-from evals.attacks.result import Audit, Share
+from evals.attacks.audit import compare_models
+from evals.attacks.result import Audit, Share, Shares
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import asked
@@ -18,7 +18,6 @@ from evals.evaluation.comparing import compare_scores
 from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of, texts_of
 from evals.evaluation.gates import limit_of
 from evals.evaluation.headline import RELATIONS, write_sentences
-from evals.evaluation.held_back import HeldBack, held_back
 from evals.evaluation.materials import Materials
 from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
 from evals.evaluation.report import (
@@ -27,7 +26,6 @@ from evals.evaluation.report import (
     MeasuredModel,
     Provenance,
     Report,
-    Shares,
     TaskResult,
 )
 from evals.inputs import Progress, Say, say_nothing, show_nothing
@@ -35,7 +33,8 @@ from evals.memorization.comparison import Measured
 from evals.memorization.comparison import report as report_extraction
 from evals.memorization.measures import Flags
 from evals.memorization.summary import Control
-from evals.statistics import SEED, rate
+from evals.samples.held_back import HeldBack, held_back
+from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 
@@ -166,7 +165,7 @@ def _audit(before: ModelResults, after: ModelResults, left: Flags) -> Audit | No
     if not (after.attacked and before.audited and after.audited):
         return None
     counted = left[after.attacked.samples.trained_on]
-    return result_of(after.attacked, before.audited, after.audited, counted)
+    return compare_models(after.attacked, before.audited, after.audited, counted)
 
 
 def _of_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
@@ -174,13 +173,11 @@ def _of_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPas
         return None
     audit = _audit(before, after, np.ones_like(left.passages))
     recited = [one.test.exact[one.test.samples.trained_on] for one in (before.test, after.test)]
-    base, edited = (Share(n=len(flags), **rate(flags)) for flags in recited)
+    base, edited = map(Share.of, recited)
     return AllPassages(
         n=base.n,
         recited=Shares(base=base, edited=edited),
-        recovered={one.name: Shares(base=one.base, edited=one.edited) for one in audit.rated}
-        if audit
-        else {},
+        recovered=audit.recovered if audit else {},
         heldout=heldout_of(before.control, after.control),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from evals.attacks.audit import untried
+from evals.attacks.names import list_untried
 from evals.attacks.result import Audit
 from evals.evaluation.conclusions import warnings_of
 from evals.evaluation.gates import check_gates
@@ -108,7 +108,7 @@ def _of_attacks(audit: Audit | None) -> Iterator[str]:
         if worst.control is not None:
             told += f"; of text never trained on, {worst.control.count} of {worst.control.n:,}"
         yield told
-        if left := untried([one.name for one in audit.attacks if one.edited is not None]):
+        if left := list_untried([one.name for one in audit.attacks if one.edited is not None]):
             yield f"not tried: {', '.join(left)}"
 
 

@@ -21,8 +21,7 @@ from evals.inputs import (
 )
 from evals.running.processes import Processes
 from evals.samples import Passages
-from surgery.checkpoint.content import cache_folder
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import cache_folder, sha256_of
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import texts
 from surgery.record.manifest import TextSource

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from evals.attacks import audit as attacks
-from evals.attacks.audit import Audited
+from evals.attacks.audit import AttackPlan, AuditedModel, try_attacks
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import ModelSize
@@ -44,13 +43,13 @@ class ModelResults:
     from_cache: bool
     test: Measured | None
     control: Control | None
-    audited: Audited | None
+    audited: AuditedModel | None
     size: ModelSize
     identity: dict[str, Any]
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
-    attacked: attacks.Protocol | None
+    attacked: AttackPlan | None
     dtype: str
 
     @property
@@ -91,7 +90,7 @@ def measure_model(
         control = measure_control(loaded.model, windows, batch_size=batch_size, **sharing)
     if attacked is not None:
         with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
-            audited = attacks.audit(
+            audited = try_attacks(
                 loaded, attacked, with_control=base is not None, advance=advance, **sharing
             )
     return ModelResults(
@@ -111,7 +110,7 @@ def measure_model(
 
 def _tokenized(
     materials: Materials, tokenizer: Any
-) -> tuple[Protocol | None, Tokens | None, attacks.Protocol | None]:
+) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     passages, size = materials.passages, materials.request.batch_size
     samples = passages.tokenized(tokenizer) if passages else None
     length = samples.tokens.shape[1] if samples else WINDOW
@@ -119,7 +118,7 @@ def _tokenized(
     protocol = Protocol(samples, windows, batch_size=size) if samples else None
     attacked = None
     if materials.request.attacks and samples and windows is not None:
-        attacked = attacks.Protocol(samples, windows, materials.request.attacks, size)
+        attacked = AttackPlan(samples, windows, materials.request.attacks, size)
     return protocol, windows, attacked
 
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Share
+from evals.attacks.result import Audit, Shares
 from evals.evaluation.request import EvaluationRequest
-from surgery.checkpoint.foreign import guard, parse_json
+from evals.samples.held_back import Chose
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
+from surgery.untrusted import guard, parse_json
 
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
@@ -32,7 +33,7 @@ class Metric(Record):
     difference: float
     ci95: tuple[float, float]
     p_value: float
-    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
+    test: Word
     outcome: Outcome
     verdict: str
     n: int
@@ -67,13 +68,13 @@ class Mean(Record):
 
 class MeanDifference(Mean):
     p_value: float
-    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
+    test: Word
 
 
 class HeldOut(Record):
     """Loss on text that was not trained on, in nats per token, lower being better."""
 
-    kind: Literal["text", "non-members"]
+    kind: Word
     n: int
     base: Mean
     edited: Mean
@@ -81,23 +82,6 @@ class HeldOut(Record):
     resolution: float
     outcome: Outcome
     verdict: str
-
-
-class Chose(Record):
-    """How many passages and windows chose the edit, in a search: figures are of the others.
-
-    None where a search chose it on rows that are not known to be these: some may be among them.
-    """
-
-    passages: int | None = 0
-    windows: int | None = 0
-
-
-class Shares(Record):
-    """What is recovered of the same passages under both models."""
-
-    base: Share
-    edited: Share
 
 
 class AllPassages(Record):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evals.attacks.audit import chosen, shortened
+from evals.attacks.names import choose_attacks, shorten_names
 from evals.benchmarks.tasks import SUITES
 from evals.running.request import Measuring
 from surgery.hub.embedded import lab_of
@@ -103,7 +103,7 @@ class EvaluationRequest(Measuring):
     @property
     def attacks(self) -> tuple[str, ...]:
         """The attacks that are tried: none unless `audit`, `attack` or `max` asks for them."""
-        return chosen(self.attack, self.max) if self._attacked else ()
+        return choose_attacks(self.attack, self.max) if self._attacked else ()
 
     @property
     def _attacked(self) -> bool:
@@ -132,7 +132,7 @@ class EvaluationRequest(Measuring):
         """The command that asks for the same, as it is typed."""
         plain = self.model_dump(exclude={"models"}) | {
             "tasks": ",".join(self.tasks) or None,
-            "attack": shortened(self.attack),
+            "attack": shorten_names(self.attack),
         }
         words = ["attn-surgery", "evaluate", *self.models]
         for name, value in plain.items():

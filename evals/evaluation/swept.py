@@ -9,12 +9,12 @@ from typing import Any
 from evals.benchmarks.running import Benchmarks, TaskRun
 from evals.benchmarks.scores import Scores, main_metric
 from evals.benchmarks.tasks import ability
+from evals.edits.batch import BASE
+from evals.edits.sharing import FitsBlocks
 from evals.evaluation.comparing import compare_scores
 from evals.files import Journal
 from evals.models import LoadedModel
 from evals.running.processes import Processes
-from evals.sweep.batch import BASE
-from evals.sweep.planning import FitsBlocks
 from surgery.errors import MeasurementError
 from surgery.selection import Selection
 

@@ -1,23 +1,38 @@
-"""The whole memorization test: models measured on the same rows in the same way, and a report."""
+"""The memorization test from its request to its figures: a model, or an edit beside its base."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedModel
 
+from evals.inputs import (
+    Progress,
+    Say,
+    heldout_texts,
+    measure_in_turn,
+    open_passages,
+    say_nothing,
+    show_nothing,
+)
 from evals.memorization.extraction import Extraction, extract, run_pass
-from evals.memorization.measures import suffix_nll
-from evals.memorization.summary import Control, compare, summarize
-from evals.models import LoadedModel, check_precision
+from evals.memorization.measures import Flags, suffix_nll
+from evals.memorization.request import ExtractionRequest
+from evals.memorization.summary import Control, compare, rows, summarize
+from evals.models import LoadedModel
+from evals.running.batching import rows_per_batch
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens, row_warnings
-from evals.statistics import SEED
+from evals.samples.held_back import HeldBack, held_back
+from evals.samples.windows import control_windows
+from evals.statistics import SEED, rate
+from surgery.hub.finding import find_model
+from surgery.output import check_output, write_lines
 from surgery.record.manifest import versions
 
 
@@ -35,6 +50,11 @@ class Protocol:
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int | None = None
 
+    @property
+    def rows(self) -> int:
+        """How many are read, controls included."""
+        return len(self.samples) + (0 if self.controls is None else len(self.controls))
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -43,6 +63,107 @@ class Measured:
     test: Extraction
     control: Control | None
     provenance: dict[str, Any]
+
+    def select(self, passages: Flags, windows: Flags) -> Measured:
+        """The results on some passages (bool [N]), and on some windows (bool [M]) of the control.
+
+        A control of passages that were not trained on stays whole.
+        """
+        control = self.control
+        if control is not None and control.kind == "text":
+            control = control.select(windows)
+        return replace(self, test=self.test.select(passages), control=control)
+
+
+def run_extraction(
+    request: ExtractionRequest,
+    *,
+    rows_file: Path | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    show_text: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> dict[str, Any] | None:
+    """The object of `extract --json`, also written to `output`, and a JSON line a row to a file.
+
+    `show_text`: rows hold the passages' text. None on all processes but the main one. Raises
+    `SurgeryError` for what the request names and cannot be used, and for files that exist.
+    """
+    for file, argument in ((rows_file, "rows"), (output, "output")):
+        if file is not None:
+            check_output(file, overwrite=overwrite, argument=argument)
+    passages = open_passages(request.samples, request)
+    texts = heldout_texts(request.controls, request.model, request.baseline, request.samples)
+    processes = Processes.launched(say=say)
+    edited = find_model(request.model, request.revision)
+    found = edited if request.baseline is None else find_model(request.baseline)
+    tokenizer: Any = None
+
+    def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
+        nonlocal tokenizer
+        tokenizer, windows = loaded.tokenizer, None
+        samples = passages.tokenized(tokenizer)
+        length = samples.tokens.shape[1]
+        if texts and (request.controls or tokenizer is not None):
+            windows = control_windows(texts, tokenizer, length)
+        size = request.batch_size or processes.once(
+            rows_per_batch, loaded.model, length, processes=processes.count
+        )
+        sampling = Sampling(request.top_k, request.temperature)
+        protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
+        return protocol, held_back([edited.manifest], samples, windows)
+
+    def measure_one(
+        loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
+    ) -> Measured:
+        protocol, _ = shared
+        with progress(f"extract {loaded.name}", protocol.rows) as advance:
+            return measure(loaded, protocol, processes=processes, advance=advance)
+
+    models = [edited] if request.baseline is None else [found, edited]
+    shared, results = measure_in_turn(models, request, processes, prepare, measure_one, say)
+    if not processes.is_main:
+        return None
+    _, left = shared
+    base, after = results[0] if request.baseline else None, results[-1]
+    result = report_held_back(after, base, left)
+    for warning in result["warnings"]:
+        say(f"warning: {warning}")
+    if rows_file is not None:
+        records = rows(
+            after.test,
+            baseline=base.test if base else None,
+            tokenizer=tokenizer if show_text else None,
+        )
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        write_lines(rows_file, lines, overwrite=overwrite)
+    if output is not None:
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        write_lines(output, [text], overwrite=overwrite)
+    return result
+
+
+def report_held_back(edited: Measured, base: Measured | None, left: HeldBack) -> dict[str, Any]:
+    """As `report`, of the rows that did not choose the edit, and how many of all are recited."""
+    after, before = (
+        one.select(left.passages, left.windows) if one else None for one in (edited, base)
+    )
+    assert after is not None
+    result = report(after, before)
+    result |= {"chose": left.chose.model_dump(), "all_passages": None}
+    if left.chose.warning:
+        result["warnings"] = [*result["warnings"], left.chose.warning]
+    if not left.passages.all():
+        whole = {"base": _recited(base.test) if base else None, "edited": _recited(edited.test)}
+        n = int(edited.test.samples.trained_on.sum())
+        result["all_passages"] = {"n": n, "recited": whole}
+    return result
+
+
+def _recited(test: Extraction) -> dict[str, Any]:
+    exact = test.exact[test.samples.trained_on]
+    return {"n": len(exact), **rate(exact)}
 
 
 def measure(
@@ -68,7 +189,7 @@ def measure(
     if protocol.controls is not None:
         control = measure_control(model, protocol.controls, batch_size=test.batch_size, **running)
     elif samples.members is not None and not samples.members.all():
-        outside: npt.NDArray[np.bool_] = ~samples.members
+        outside: Flags = ~samples.members
         control = Control("non-members", test.nll[outside], samples.tokens[outside])
     provenance = (processes or Processes()).once(lambda: loaded.provenance)
     return Measured(test, control, {**provenance, "batch_size": test.batch_size})
@@ -84,7 +205,7 @@ def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> 
 
 
 def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:
-    """The JSON object of `extract --json`. Raises `MeasurementError` for different precisions."""
+    """The figures of one model, or of both on the same rows, as `extract --json` has them."""
     test = measured.test
     result = {
         "metrics": "full" if test.sampling else "exact",
@@ -92,8 +213,6 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
         "samples": test.samples.described,
     }
     if baseline is not None:
-        ours = measured.provenance
-        check_precision(baseline.provenance["dtype"], ours["dtype"], ours["model"])
         before, after = baseline.control, measured.control
         result["baseline"] = summarize(baseline.test, before)
         controls = (before, after) if before is not None and after is not None else None

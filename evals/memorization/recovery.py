@@ -9,16 +9,18 @@ Shape letters: N rows, S suffix tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from evals.memorization.measures import Flags, Pass, attempts_needed, log_extraction_probability
 
+Made = TypeVar("Made")
 Chances = npt.NDArray[np.floating[Any]]
 
 SHORTEST_CUT = 16
@@ -66,17 +68,31 @@ class Recovery:
 
 
 def recovery_of(name: str) -> Recovery:
-    """The one that is named so (`FORMS`). Raises `ValueError` for any other name."""
+    """The one of that name (`FORMS`). Raises `ValueError` for any other name."""
+    try:
+        return make_named(name, RECOVERIES)
+    except ValueError:
+        hint = hint_number(name, NAMES)
+        more = f"; {hint}" if hint else ""
+        raise ValueError(f"no measure {name!r} (expected {FORMS})" + more) from None
+
+
+def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
+    """What a name stands for. `kinds`: by their forms, with a number ("hints:K") or without.
+
+    Raises `ValueError` for a name of no form.
+    """
     kind, _, number = name.partition(":")
-    if not number and kind in _PLAIN:
-        return _PLAIN[kind]()
-    if kind in _COUNTED and number.isascii() and number.isdecimal() and 0 < int(number[:9]) < 10**8:
-        return _COUNTED[kind](int(number))
-    hint = numbered(name, NAMES)
-    raise ValueError(f"no measure {name!r} (expected {FORMS})" + (f"; {hint}" if hint else ""))
+    for form, make in kinds.items():
+        plain, _, letter = form.partition(":")
+        if plain == kind and not letter and kind == name:
+            return make()
+        if plain == kind and letter and re.fullmatch("0{0,8}[1-9][0-9]{0,7}", number):
+            return make(int(number))
+    raise ValueError(f"no {name!r}")
 
 
-def numbered(name: str, known: Sequence[str]) -> str | None:
+def hint_number(name: str, known: Sequence[str]) -> str | None:
     """What to do about a name that lacks its number, by the last of the known ones."""
     meant = [one for one in known if one.startswith(f"{name}:")]
     return f"give its number, as in {meant[-1]}" if meant else None
@@ -178,5 +194,11 @@ def rates(seen: Evidence) -> dict[str, float]:
     return {name: float(recovery_of(name).recovered(seen).mean()) for name in NAMES}
 
 
-_PLAIN = {"greedy": _greedy, "prefix": _prefix, "any": _any}
-_COUNTED = {"hints": _hints, "sampling": _sampling, "span": _span}
+RECOVERIES: dict[str, Callable[..., Recovery]] = {
+    "any": _any,
+    "greedy": _greedy,
+    "hints:K": _hints,
+    "prefix": _prefix,
+    "sampling:N": _sampling,
+    "span:M": _span,
+}

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.report import described
+from evals.attacks.names import attack_of
 from evals.attacks.result import Audit
 from evals.evaluation.card import shown_on_card
 from evals.evaluation.comparing import verdict_of
@@ -34,10 +34,10 @@ from evals.publication.differences import find_differences
 from evals.publication.schema import check_open_parts
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.checkpoint.foreign import guard
 from surgery.errors import OutputError
 from surgery.proof.claims import TOOL, RenderedReport
 from surgery.record.manifest import REPORTS, Manifest, versions
+from surgery.untrusted import guard
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
@@ -149,7 +149,7 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=described(one.name)) for one in audit.attacks]
+    attacks = [one.model_copy(update=attack_of(one.name).description) for one in audit.attacks]
     return audit.model_copy(update={"attacks": attacks})
 
 

@@ -27,7 +27,9 @@ class Request(Record):
 
     def to_config(self) -> str:
         """The file that repeats it with `--config`, as YAML."""
-        return config_text({name.replace("_", "-"): value for name, value in self})
+        fields = type(self).model_fields
+        names = {name: fields[name].serialization_alias or name for name in fields}
+        return config_text({names[name].replace("_", "-"): value for name, value in self})
 
 
 class Running(Request):

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import SamplesError
 from surgery.reading.rows import rows
 from surgery.reading.sources import Source
+from surgery.untrusted import guard, parse_json
 
 IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")

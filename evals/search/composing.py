@@ -2,113 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Iterable
 
 import numpy as np
-import numpy.typing as npt
 
-from evals.search.estimates import Changes, Estimates, Expected, Floats
-from evals.search.units import Units
+from evals.search.estimates import Changes, Estimates, Expected, Floats, Indices
 
-_PRICES = np.geomspace(1e-4, 1.0, 20)  # nats of KL for a fall of the rate by the factor e
-_EXCHANGED = 24  # units that are tried in place of one
 _NEAREST = 200  # sets
 _FEW = 1e-6  # a rate that is as good as none
-_SLACK = 1e-9  # by which nothing is better
-
-Indices = frozenset[int]
-Worth = Callable[[Expected], Floats]
+_LEAST = 1e-9  # a change that is none
 
 
-def least(estimates: Estimates, rate: float, begin: Units = frozenset()) -> list[Units]:
-    """For each pool the set that is expected to leave at most `rate`, at the least cost.
+def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
+    """A set that is expected to leave at most `rate`, at little cost.
 
-    Greedy, with rising prices of what is still recovered: the best unit is added, taken out or
-    exchanged for as long as that makes the set better. A price that is met once is enough.
-    `begin`: where to begin.
+    Greedy: time and again it changes by the unit that lowers the rate most for its cost.
     """
-    found = []
-    for pool in estimates.pools:
-        allowed = np.array(estimates.indices(pool), dtype=np.int64)
-        chosen = frozenset(estimates.indices(begin & pool))
-        for price in _PRICES:
-            chosen = _improved(estimates, chosen, allowed, worth_at(price, rate))
-            left = estimates.changed(chosen, np.array([[-1, -1]])).recovered[0]
-            if left <= rate * 1.001 + _FEW:
-                break
-        found.append(frozenset(estimates.units[index] for index in chosen))
-    return [chosen for chosen in dict.fromkeys(found) if chosen]
+    chosen = Indices()
+    while True:
+        before, changes = estimates.expected(chosen), _changes(estimates, chosen, pool)
+        if before.rate[0] <= rate or not len(changes):
+            return chosen
+        after = estimates.expected(chosen, changes)
+        fall = _excess(before, rate) - _excess(after, rate)
+        price = np.maximum(after.kl - before.kl, _LEAST) / np.maximum(fall, _LEAST)
+        best = int(price.argmin())
+        if fall[best] <= _LEAST:
+            return chosen
+        chosen = _changed(chosen, changes[best])
 
 
-def worth_at(price: float, rate: float) -> Worth:
-    """Less KL, and less recovered down to `rate`, at `price` nats for a fall by the factor e."""
-
-    def worth(expected: Expected) -> Floats:
-        excess = np.log((expected.recovered + _FEW) / (rate + _FEW))
-        worth: Floats = -expected.heldout_kl - price * np.maximum(excess, 0)
-        return worth
-
-    return worth
-
-
-def near(estimates: Estimates, chosen: Units, worth: Worth) -> list[Units]:
-    """Sets with a unit less, more or exchanged, best first."""
-    here = frozenset(estimates.indices(chosen))
+def neighbors(estimates: Estimates, chosen: Indices, rate: float, price: float) -> list[Indices]:
+    """Sets with a unit more, less, or exchanged, best first."""
     found: dict[Indices, float] = {}
     for pool in estimates.pools:
         if chosen <= pool:
-            allowed = np.array(estimates.indices(pool), dtype=np.int64)
-            changes = np.concatenate(
-                [_steps(estimates, here, allowed), _exchanges(estimates, here, allowed, allowed)]
-            )
-            values = (-worth(estimates.changed(here, changes))).tolist()
-            for change, value in zip(changes.tolist(), values, strict=True):
-                found[_after(here, change)] = value
-    ordered = sorted(found, key=lambda one: (found[one], sorted(one)))[:_NEAREST]
-    return [frozenset(estimates.units[index] for index in one) for one in ordered if one]
+            changes = _changes(estimates, chosen, pool, pool)
+            values = value(estimates.expected(chosen, changes), rate, price).tolist()
+            found |= zip((_changed(chosen, change) for change in changes), values, strict=True)
+    ordered = sorted(found, key=lambda one: (found[one], sorted(one)))
+    return [one for one in ordered if one][:_NEAREST]
 
 
-def _improved(estimates: Estimates, chosen: Indices, pool: Changes, worth: Worth) -> Indices:
-    best = worth(estimates.changed(chosen, np.array([[-1, -1]])))[0]
-    while True:
-        changes = _steps(estimates, chosen, pool)
-        values = worth(estimates.changed(chosen, changes))
-        if values.max(initial=-np.inf) <= best + _SLACK:
-            added = changes[:, 1][np.argsort(-values, kind="stable")]
-            promising = added[added >= 0][:_EXCHANGED]
-            changes = _exchanges(estimates, chosen, pool, promising)
-            values = worth(estimates.changed(chosen, changes))
-        if values.max(initial=-np.inf) <= best + _SLACK:
-            return chosen
-        place = int(values.argmax())
-        chosen, best = _after(chosen, changes[place].tolist()), values[place]
+def value(expected: Expected, rate: float, price: float) -> Floats:
+    """The cost in nats, and `price` nats for each factor of e that stays recovered above `rate`."""
+    return np.asarray(expected.kl + price * _excess(expected, rate))
 
 
-def _after(chosen: Indices, change: list[int]) -> Indices:
-    less, more = change
-    return (chosen | {more}) - {less, -1}
+def _excess(expected: Expected, rate: float) -> Floats:
+    return np.asarray(np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0))
 
 
-def _steps(estimates: Estimates, chosen: Indices, pool: Changes) -> Changes:
-    """A unit more, and a unit less."""
-    free = pool[_fits_beside(estimates, chosen)[pool]]
-    steps = [(-1, unit) for unit in free] + [(unit, -1) for unit in sorted(chosen)]
-    return np.array(steps, dtype=np.int64).reshape(-1, 2)
-
-
-def _exchanges(estimates: Estimates, chosen: Indices, pool: Changes, promising: Changes) -> Changes:
-    """Each unit exchanged for one that edits some of its heads, or for one of `promising`."""
-    found: list[tuple[int, int]] = []
-    for unit in sorted(chosen):
-        fits = _fits_beside(estimates, chosen - {unit})
-        fits[unit] = False
-        wanted = (estimates.heads & estimates.heads[unit]).any(axis=1)
-        wanted[promising] = True
-        found += [(unit, other) for other in pool[(fits & wanted)[pool]]]
+def _changes(
+    estimates: Estimates, chosen: Indices, pool: Indices, tried: Collection[int] = ()
+) -> Changes:
+    """A unit joins, leaves, or is exchanged for one of the same heads or for one of `tried`."""
+    found = []
+    for less in (-1, *sorted(chosen)):
+        fits = estimates.free(chosen - {less})
+        if less >= 0:
+            found.append((less, -1))
+            near = (estimates.heads & estimates.heads[less]).any(axis=1)
+            near[sorted(tried)] = True
+            near[less] = False
+            fits &= near
+        found += [(less, int(unit)) for unit in np.flatnonzero(fits) if int(unit) in pool]
     return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
-def _fits_beside(estimates: Estimates, chosen: Indices) -> npt.NDArray[np.bool_]:
-    taken = estimates.heads[sorted(chosen)].any(axis=0)
-    fits: npt.NDArray[np.bool_] = np.logical_not((estimates.heads & taken).any(axis=1))
-    return fits
+def _changed(chosen: Indices, change: Iterable[int]) -> Indices:
+    less, more = (int(unit) for unit in change)
+    return (chosen - {less}) | ({more} - {-1})

@@ -1,15 +1,16 @@
 """What sets of units would do, to first order, corrected by what was measured.
 
 A unit's responses are a row of numbers: how it moves likelihoods on held-out text, and how it moves
-the margin of every suffix token of the passages. Rows add, so any set is estimated in microseconds.
+the margin of every suffix token of the passages. Rows add up, so a set is estimated in
+microseconds. Units are called by their index.
 
-Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tokens.
+Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tokens, M changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,120 +18,115 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.special import ndtr
+from transformers import PreTrainedModel
 
 from evals.memorization.recovery import Recovery
-from evals.running.processes import Processes, map_in_order
-from evals.search.front import Point
-from evals.search.units import Units
+from evals.response import Looking, respond_heldout, respond_margins
+from evals.running.processes import Processes
+from evals.search.halves import Half
 from surgery.selection import Part
+from surgery.variants import Fit
 
 Floats = npt.NDArray[np.floating[Any]]
+Flags = npt.NDArray[np.bool_]
+Indices = frozenset[int]
 Changes = npt.NDArray[np.int64]
-"""[M, 2]: of a set, the unit that goes and the one that comes; -1 is none."""
+"""[M, 2]: the unit that leaves a set and the one that joins it; -1 is none."""
 
+DRAWS = 4
+"""Of tokens for each window: sets are chosen by these numbers, and too few can be fitted to."""
+MOST_PASSAGES = 256
+"""That are looked at; each takes a pass back for every suffix token."""
+NONE = np.array([[-1, -1]])
 _DRIFT = 1.4  # by how many ρ² margins fall; measured on a model of 24 blocks
-_SURE = 0.05  # nats of margin that no estimate is surer of
+_UNSURE = 0.05  # nats of margin that every estimate is uncertain by
 _OWN = 0.15  # share of the cost that is counted unit by unit, so that noise cannot cancel cost
 _FACTORS = np.linspace(-2, 2, 33)  # logarithms; of drifts that are tried
-_DOUBT = 0.1  # of what was measured, against 1 of what was estimated
-_LEAST = 1e-6
+_RIDGE = 0.1  # how much an estimate counts, against 1 for a measurement
 _PART = 64  # sets at a time
 
 
 class Expected(NamedTuple):
-    """Of edits: KL(base || edited) on held-out text, and the share of passages recovered."""
+    """Of sets: KL(base || edited) on held-out text [M], and the share of passages recovered [M]."""
 
-    heldout_kl: Floats
-    recovered: Floats
+    kl: Floats
+    rate: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
     """Responses of units, and what they say about sets of them.
 
-    - `units`: those that were looked at. `pools`: which of them one layout holds together.
+    - `pools`: units that one layout holds together.
     - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
-      token. `moved`: float32 [U + 1, N, S], changes of margins, in nats; they add as well. The last
-      row of both is that of no unit, zeros.
-    - `margins`: those of the unedited model [N, S]. Only the passages that it gives away are looked
-      at; `passages` is the number that rates refer to.
-    - `corrections`: [U + 1, 2], logarithms: by which factor a unit's cost, and the fall of margins
-      that it brings, exceed what its rows say.
-    - `processes`: which share what sets are tried; each asks for the same ones.
+      token. `moved`: float32 [U + 1, N, S], changes of margins, in nats. The last row of both is
+      zeros.
+    - `margins`: of the unedited model [N, S], for the passages that it gives away; rates refer to
+      `passages`.
+    - `corrections`: [U + 1, 2], logarithms of the factors by which a unit's cost, and the fall of
+      margins that it brings, exceed what its rows say.
     """
 
     units: tuple[Part, ...]
-    pools: tuple[frozenset[Part], ...]
+    pools: tuple[Indices, ...]
     cost: Floats
     moved: Floats
     margins: Floats
     passages: int
     measure: Recovery
     corrections: Floats | float = 0.0
-    processes: Processes = field(default_factory=Processes)
 
-    def expected(self, chosen: Iterable[Part]) -> Expected:
-        return self.changed(self.indices(chosen), np.array([[-1, -1]]))
-
-    def figures(self, chosen: Iterable[Part]) -> dict[str, float]:
-        """What is expected of a set of units; `margin`: the mean square of its moves, nats²."""
-        some = self.indices(chosen)
-        (kl,), (rate,) = self.changed(some, np.array([[-1, -1]]))
-        moved = np.square(self.moved[some].sum(axis=0)).mean()
-        return {"kl": float(kl), "margin": float(moved), "recited": float(rate)}
-
-    def indices(self, chosen: Iterable[Part]) -> list[int]:
-        return sorted(self._index[unit] for unit in chosen)
-
-    def changed(self, chosen: Iterable[int], changes: Changes) -> Expected:
+    def expected(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
         """What a set is expected to do after each of `changes`."""
-        sums = [values[sorted(chosen)].sum(axis=0) for values in self._rows]
-
-        def some(part: Changes) -> tuple[Floats, Floats]:
+        rows = self.cost, self.moved, self._own
+        sums = [values[sorted(chosen)].sum(axis=0) for values in rows]
+        found = []
+        for part in np.split(changes, range(_PART, len(changes), _PART)):
             less, more = part.T
-            pairs = zip(sums, self._rows, strict=True)
-            cost, moved, own = (total - rows[less] + rows[more] for total, rows in pairs)
+            cost, moved, own = (
+                total - values[less] + values[more]
+                for total, values in zip(sums, rows, strict=True)
+            )
             factors = np.exp(own[:, 2:] / np.maximum(own[:, :2], 1e-30))
             kl = (1 - _OWN) * np.square(cost).mean(axis=-1) + _OWN * own[:, 0]
-            return kl * factors[:, 0], self._rate(moved, factors[:, 1])
+            found.append((kl * factors[:, 0], self._rate(moved, factors[:, 1])))
+        return Expected(*map(np.concatenate, zip(*found, strict=True)))
 
-        parts = np.split(changes, range(_PART, len(changes), _PART))
-        # one part is no work to share, and a report asks for it where the others have ended
-        sharing = self.processes if len(parts) > 1 else Processes()
-        found = map_in_order(parts, some, processes=sharing)
-        kl, rates = (np.concatenate(some) for some in zip(*found, strict=True))
-        return Expected(kl, rates)
+    def figures(self, parts: Iterable[Part]) -> dict[str, float]:
+        """What is expected of units together; `margin`: the mean square of its moves, nats²."""
+        some = [self.units.index(part) for part in parts]
+        (kl,), (rate,) = self.expected(some)
+        margin = np.square(self.moved[some].sum(axis=0)).mean()
+        return {"kl": float(kl), "margin": float(margin), "recited": float(rate)}
 
-    def corrected(self, measured: Collection[tuple[Units, Point]]) -> Estimates:
-        """With the corrections that explain best what measured sets cost and left recovered.
+    def corrected(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
+        """With the corrections that explain best the KL and the rate of `measured` sets.
 
-        A ridge regression, of logarithms, on the share that each unit has in a set.
+        A ridge regression of logarithms on the share that each unit has in a set, and on what all
+        sets have in common.
         """
-        sets = [self.indices(chosen) for chosen, _ in measured]
-        *_, own = self._rows
-        factors = np.array([self._factors(s, p) for s, (_, p) in zip(sets, measured, strict=True)])
+        plain = replace(self, corrections=0.0)
+        sets = [sorted(chosen) for chosen in measured]
+        factors = np.array(
+            [plain._factors(s, *found) for s, found in zip(sets, measured.values(), strict=True)]
+        )
         corrections = np.zeros((len(self.units) + 1, 2))
-        for kind, values in enumerate(factors.T):
-            shares = np.ones((len(sets), len(self.units) + 1))  # the last: what all have in common
-            shares[:, :-1] = 0
+        for kind in range(2):
+            shares = np.zeros((len(sets), len(self.units) + 1))
             for row, some in zip(shares, sets, strict=True):
-                row[some] = own[some, kind] / own[some, kind].sum()
-            fitted = shares.T @ np.linalg.solve(
-                shares @ shares.T + _DOUBT * np.eye(len(sets)), values
-            )
+                row[some] = self._own[some, kind] / self._own[some, kind].sum()
+            shares[:, -1] = 1
+            inner = shares @ shares.T + _RIDGE * np.eye(len(sets))
+            fitted = shares.T @ np.linalg.solve(inner, factors[:, kind])
             corrections[:-1, kind] = fitted[:-1] + fitted[-1]
         return replace(self, corrections=corrections)
 
-    def _factors(self, some: list[int], point: Point) -> tuple[float, float]:
-        """Logarithms: by which a set costs more, and moves more, than its rows say."""
-        cost, moved, own = (values[some].sum(axis=0) for values in self._rows)
-        kl = (1 - _OWN) * np.square(cost).mean() + _OWN * own[0]
-        rates = self._rate(moved[None], np.exp(_FACTORS))
-        before = own[3] / own[1]  # what leaves the rate as it is says nothing
-        error = np.square(np.sqrt(rates) - point.recovered**0.5)
-        error += 1e-3 * np.square(_FACTORS - before)
-        best = float(_FACTORS[int(np.argmin(error))])
-        return float(np.log((point.heldout_kl + _LEAST) / (kl + _LEAST))), best
+    def _factors(self, some: list[int], kl: float, rate: float) -> tuple[float, float]:
+        """Logarithms of the factors by which a set costs more, and moves more, than estimated."""
+        (expected,), _ = self.expected(some)
+        rates = self._rate(self.moved[some].sum(axis=0)[None], np.exp(_FACTORS))
+        error = np.square(np.sqrt(rates) - rate**0.5) + 1e-3 * np.square(_FACTORS)
+        return float(np.log((kl + 1e-6) / (expected + 1e-6))), float(_FACTORS[np.argmin(error)])
 
     def _rate(self, moved: Floats, factors: Floats) -> Floats:
         """[M, N, S] summed changes of margins -> the share of passages that stays recovered [M].
@@ -141,7 +137,7 @@ class Estimates:
         """
         changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
         square = changes.square().mean(dim=-1, keepdim=True)
-        spread = torch.sqrt(_SURE**2 + square + square**2)
+        spread = torch.sqrt(_UNSURE**2 + square + square**2)
         drift = torch.from_numpy(_DRIFT * factors).to(square)[:, None, None]
         right = ndtr((torch.from_numpy(self.margins) - drift * square) / spread)
         by_token = right.movedim(-1, 0).contiguous().movedim(0, -1)  # as a measure goes through it
@@ -149,23 +145,65 @@ class Estimates:
         return rate
 
     @cached_property
-    def _index(self) -> dict[Part, int]:
-        return {unit: index for index, unit in enumerate(self.units)}
+    def _own(self) -> Floats:
+        """[U + 1, 4]: the KL and the mean square of the moves of each unit alone, plain and times
+        its corrections."""
+        both = [np.square(v).reshape(len(v), -1).mean(1) for v in (self.cost, self.moved)]
+        own = np.stack(both, axis=1).astype(np.float64)
+        return np.hstack([own, own * self.corrections])
 
     @cached_property
-    def _rows(self) -> tuple[Floats, Floats, Floats]:
-        """What adds up: cost, moved, and [U + 1, 4] the KL and the mean square of the moves of each
-        unit alone, plain and times its corrections."""
-        rows = self.cost, self.moved
-        own = np.stack([np.square(some).reshape(len(some), -1).mean(1) for some in rows], axis=1)
-        own = own.astype(np.float64)
-        return self.cost, self.moved, np.hstack([own, own * self.corrections])
-
-    @cached_property
-    def heads(self) -> npt.NDArray[np.bool_]:
-        """[U, all heads], which of them a unit edits."""
+    def heads(self) -> Flags:
+        """[U, all heads]: which of them a unit edits."""
         every = sorted({(unit.block, head) for unit in self.units for head in unit.heads})
         edits = [
             [block == u.block and head in u.heads for block, head in every] for u in self.units
         ]
         return np.array(edits)
+
+    @cached_property
+    def blocks(self) -> Indices:
+        """The units that are whole blocks."""
+        most = max(len(unit.heads) for unit in self.units)
+        return Indices(index for index, unit in enumerate(self.units) if len(unit.heads) == most)
+
+    def free(self, chosen: Collection[int]) -> Flags:
+        """[U]: the units that edit no head of a set."""
+        taken = self.heads[sorted(chosen)].any(axis=0)
+        return np.asarray(~(self.heads & taken).any(axis=1))
+
+
+def look(
+    model: PreTrainedModel,
+    half: Half,
+    recovered: Flags,
+    units: Sequence[Part],
+    pools: Sequence[Indices],
+    measure: Recovery,
+    fits: Mapping[int, Fit],
+    *,
+    processes: Processes,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Estimates:
+    """Estimates of `units`, from passes over held-out windows and over passages.
+
+    **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N]; `pools`:
+    units that one layout holds together, by index; `fits`: of the unedited model, by block.
+    """
+    looking = Looking(model, units, fits, processes, advance)
+    passages = half.samples.spread(recovered, MOST_PASSAGES)
+    cost = respond_heldout(looking, half.windows, DRAWS)
+    moved, margins = respond_margins(looking, passages)
+
+    def padded(rows: Floats) -> Floats:
+        return np.concatenate([rows, np.zeros_like(rows[:1])])
+
+    return Estimates(
+        units=tuple(units),
+        pools=tuple(pools),
+        cost=padded(cost.reshape(len(cost), -1)),
+        moved=padded(moved.transpose(0, 2, 1)),
+        margins=margins,
+        passages=round(len(recovered) * len(passages) / int(recovered.sum())),
+        measure=measure,
+    )

@@ -1,42 +1,28 @@
-"""What a search is asked for, in terms of measured points."""
+"""What a search is asked for, in terms of measured points. `base` is always the unedited model's.
+
+A goal has:
+
+- `asked`: the option of `attn-surgery search`, and its value.
+- `cost`: the axis of the Pareto front beside `recovered`. `order`: of two edits that will do, the
+  smaller is better.
+- `met`: whether an edit will do. `beyond`: whether edits that recover less, and so cost more, are
+  of no use.
+- `rates`: the share of so many passages that sets are composed for, and the highest that will do.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
 
 from scipy.stats import beta
 
-from evals.search.front import Point, size_of
+from evals.search.points import EditPoint, size_of
 from surgery.selection import Selection
 
 AIMED, SURE = 0.99, 0.95
 """With which probability what is composed, and what is chosen, should keep a limit elsewhere."""
 Order = tuple[float, float, tuple[int, Selection]]
-
-
-class Goal(Protocol):
-    """`base` is always the unedited model's point."""
-
-    @property
-    def asked(self) -> dict[str, float]:
-        """The option of `attn-surgery search` and its value."""
-
-    def cost(self, point: Point) -> float:
-        """What an edit costs: the axis of the Pareto front beside `recovered`."""
-
-    def met(self, point: Point, base: Point) -> bool:
-        """Whether an edit will do."""
-
-    def order(self, point: Point) -> Order:
-        """Of two edits that will do, the smaller is better."""
-
-    def beyond(self, point: Point, base: Point) -> bool:
-        """Whether edits that recover less, and so cost more, are of no use."""
-
-    def rates(self, passages: int) -> tuple[float, float]:
-        """The share of `passages` that sets are composed for, and the highest that will do."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +35,16 @@ class MaxExtraction:
     def asked(self) -> dict[str, float]:
         return {"max_extraction": self.limit}
 
-    def cost(self, point: Point) -> float:
+    def cost(self, point: EditPoint) -> float:
         return point.heldout_kl
 
-    def met(self, point: Point, base: Point) -> bool:
+    def met(self, point: EditPoint, base: EditPoint) -> bool:
         return point.recovered <= self.limit
 
-    def order(self, point: Point) -> Order:
+    def order(self, point: EditPoint) -> Order:
         return point.heldout_kl, point.recovered, size_of(point.selection)
 
-    def beyond(self, point: Point, base: Point) -> bool:
+    def beyond(self, point: EditPoint, base: EditPoint) -> bool:
         return self.met(point, base)
 
     def rates(self, passages: int) -> tuple[float, float]:
@@ -89,18 +75,21 @@ class MaxLossIncrease:
     def asked(self) -> dict[str, float]:
         return {"max_loss_increase": self.limit}
 
-    def cost(self, point: Point) -> float:
+    def cost(self, point: EditPoint) -> float:
         return point.heldout_loss
 
-    def met(self, point: Point, base: Point) -> bool:
+    def met(self, point: EditPoint, base: EditPoint) -> bool:
         cheap = point.heldout_loss - base.heldout_loss <= self.limit
         return cheap and point.recovered < base.recovered
 
-    def order(self, point: Point) -> Order:
+    def order(self, point: EditPoint) -> Order:
         return point.recovered, point.heldout_loss, size_of(point.selection)
 
-    def beyond(self, point: Point, base: Point) -> bool:
+    def beyond(self, point: EditPoint, base: EditPoint) -> bool:
         return point.heldout_loss - base.heldout_loss > self.limit
 
     def rates(self, passages: int) -> tuple[float, float]:
         return 0.0, 1.0
+
+
+Goal = MaxExtraction | MaxLossIncrease

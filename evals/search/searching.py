@@ -1,40 +1,35 @@
-"""A search from its request to its folder."""
+"""A search from its request to its folder, and on from what such a folder holds."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.edits.record import edit_record
 from evals.files import Journal
-from evals.inputs import (
-    Progress,
-    Say,
-    calibration_text,
-    fitter_for,
-    needed_texts,
-    open_model,
-    open_passages,
-    say_nothing,
-    show_nothing,
-    tokenized,
-)
-from evals.memorization.recovery import recovery_of
-from evals.running.processes import Processes
-from evals.samples.windows import control_windows
-from evals.search.folder import finished, finished_plan, owned, write_search
+from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.search.picture import draw_front
+from evals.search.points import EditPoint, point_from_json
 from evals.search.report import plan_of, question, search_report
 from evals.search.request import SearchRequest
-from evals.search.resuming import point_from_json
-from evals.search.run import Task, run
-from surgery.fitting.fitter import Fitter
-from surgery.hub.embedded import lab_of
-from surgery.output import check_output
-from surgery.record.plan_file import PlanFile
+from evals.search.run import run
+from evals.search.task import SearchTask, open_task
+from surgery.errors import SamplesError
+from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
+from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
+from surgery.untrusted import guard, read_json
 
+_RESULT, _PLAN = "search.json", "plan.json"
+_ANEW = "search anew with `overwrite=True`"
+owned = known_by(_RESULT, ("goal", "front", "selected"), _PLAN, "front.png", "front.svg")
+
+Earlier = dict[Selection, EditPoint]
 Answer = tuple[dict[str, Any], PlanFile]
 """The object of `search --json`, whose `selected` is None where nothing meets the goal; and what to
-export: what will do, else comes nearest."""
+export: what will do, else what comes nearest."""
 
 
 def search(
@@ -47,87 +42,76 @@ def search(
 ) -> Answer | None:
     """Runs the search, and writes it into `folder`. None on all processes but the main one.
 
-    Goes on from what `folder` holds of the same search, or what an interrupted one left beside it.
+    Continues from what `folder` holds of the same search, or an interrupted one left beside it.
     Raises `SurgeryError` for what the request names and cannot be used, and for a folder that
     cannot be written.
     """
-    going_on = not overwrite and (folder / "search.json").is_file()
-    check_output(folder, owned, overwrite=overwrite or going_on, say=say)
-    task, fitter, warnings = _open(request, say, progress)
-    processes = task.processes
-    journal, done = None, None
-    earlier: dict[Selection, Any] = {}
-    if processes.is_main:  # others need not know what the model is
-        sought = question(task, fitter)
+    going_on = not overwrite and (folder / _RESULT).is_file()
+    check_output(folder, owned, overwrite=overwrite or going_on)
+    task = open_task(request, say, progress)
+    journal, done, earlier = None, None, Earlier()
+    if task.processes.is_main:  # others need not know what the model is
         if going_on:
-            result, earlier = finished(folder, sought)
-            made = finished_plan(folder, task, result, earlier)
-            if made is not None:
-                done = {**result, "plan": str(folder / "plan.json")}, made
+            done, earlier = _read_search(folder, task)
         if done is None:
             path = folder.parent / f".{folder.name}.progress"
-            journal = Journal(path, sought, task.loaded.check_unchanged)
+            journal = Journal(path, question(task), task.loaded.check_unchanged)
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
-    if processes.agree(done is not None):
+    if task.processes.agree(done is not None):
         if done is not None:
             say(f"{folder}: nothing is left to search")
         return done
     if earlier:
         say(f"{len(earlier)} edits were measured before")
+    earlier = task.processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,
-        progress(f"search {request.model}", task.max_evaluations * task.rows) as advance,
+        progress(f"search {request.model}", request.max_evaluations * task.rows) as advance,
     ):
-        steps = {"advance": advance, "looked": looked}
-        chosen = run(task, fitter, **steps, journal=journal, earlier=processes.agree(earlier))
+        outcome = run(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
     if journal is None:
         return None
-    result = search_report(task, chosen, fitter, warnings)
-    plan = plan_of(task, chosen.best, result)
-    met = result["selected"] is not None
-    result["plan"] = str(folder / "plan.json") if met else None
-    write_search(
-        folder,
-        result,
-        plan if met else None,
-        overwrite=overwrite or going_on,
-        config=request.to_config(),
-    )
+    result = search_report(task, outcome)
+    plan, met = plan_of(task, outcome.best, result), outcome.selected is not None
+    with atomic_folder(
+        folder, owned, overwrite=overwrite or going_on, config=request.to_config()
+    ) as partial:
+        result["plan"] = _PLAN if met else None
+        write_lines(partial / _RESULT, [json.dumps(result, indent=2)])
+        draw_front(result, partial)
+        if met:
+            write_text(partial / _PLAN, plan.to_text())
     journal.remove()
-    return result, plan
+    return _located(result, folder), plan
 
 
-def _open(
-    request: SearchRequest, say: Say, progress: Progress
-) -> tuple[Task, Fitter | None, tuple[str, ...]]:
-    """What is searched, with what fits its variants, and warnings. Texts are read before models."""
-    model = request.model
-    variants = request.variants(fits=bool(request.calibration) or lab_of(model) is not None)
-    passages = open_passages(request.samples, request)
-    texts = needed_texts(request.corpus, model)
-    calibrated = calibration_text(request.calibration, model, variants)
-    processes = Processes.launched(say=say)
-    loaded = open_model(model, request, processes, request.revision, say=say)
-    rows = tokenized(passages, loaded, say)
-    task = Task(
-        loaded=loaded,
-        samples=rows,
-        windows=control_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
-        goal=request.goal,
-        measure=recovery_of(request.measure),
-        variants=variants,
-        processes=processes,
-        grain=request.grain,
-        layout=request.layout,
-        seed=request.seed,
-        max_evaluations=request.max_evaluations,
-        batch_size=request.batch_size,
-    )
-    offered, warnings = task.offered
-    for warning in warnings:
-        say(f"warning: {warning}")
-    alone = [loaded.editable.plan((unit,), layout=task.layout) for unit in offered]
-    fitter = fitter_for(
-        alone, calibrated, loaded, layout=task.layout, processes=processes, progress=progress
-    )
-    return task, fitter, warnings
+def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier]:
+    """The answer that an earlier search wrote, where it is all that is asked for; and its points.
+
+    Raises `SamplesError` for the search of another question, and for what no search wrote.
+    """
+    path = folder / _RESULT
+    result = read_json(path)
+    if result.get("question") != json.loads(json.dumps(question(task))):
+        raise SamplesError(
+            "holds the search of another model, goal, text or choice",
+            where=path,
+            fix="give the same options, choose another `output`, or use `overwrite=True`",
+        )
+    with guard(SamplesError, "is damaged", path, fix=_ANEW):
+        points = [point_from_json(stored) for stored in result["measured"]]
+        earlier = {point.selection: point for point in points}
+        selected = result["selected"]
+        if selected is None or result["max_evaluations"] < task.request.max_evaluations:
+            return None, earlier
+        heads = task.dimensions.num_heads
+        best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
+        plan = plan_of(task, best, result)
+    if read_plan_file(folder / _PLAN) != plan:
+        raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
+    return (_located(result, folder), plan), earlier
+
+
+def _located(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A result with the path of its plan in place of the name."""
+    return {**result, "plan": result["plan"] and str(folder / result["plan"])}

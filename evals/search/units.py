@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
-from math import prod
 from typing import Literal
 
 from surgery.errors import UnsupportedError
 from surgery.selection import Part, Selection, parse_selection
-
-Units = frozenset[Part]
 
 Grain = Literal["blocks", "heads", "mixed"]
 
@@ -67,52 +63,24 @@ def merged(chosen: Iterable[Part]) -> Selection:
     )
 
 
-def number_of_sets(some: Iterable[Part]) -> int:
-    """How many edits units can make in which none clash, the empty one left out.
+def every_set(some: Sequence[Part]) -> Iterator[frozenset[int]]:
+    """The units of every edit that they can make, by index; the empty one left out.
 
     A whole block and all its heads with its variant are one edit.
     """
-    return prod(map(_number_within, _blocks(some))) - 1
+    seen: set[Selection] = set()
 
+    def grow(chosen: tuple[int, ...], first: int) -> Iterator[frozenset[int]]:
+        for index in range(first, len(some)):
+            if not any(clash(some[index], some[other]) for other in chosen):
+                more = (*chosen, index)
+                selection = merged(some[one] for one in more)
+                if selection not in seen:
+                    seen.add(selection)
+                    yield frozenset(more)
+                yield from grow(more, index + 1)
 
-def every_set(some: Iterable[Part]) -> Iterator[Units]:
-    """A set of units for each of those edits."""
-    for choice in product(*(_within(block) for block in _blocks(some))):
-        if any(choice):
-            yield frozenset().union(*choice)
-
-
-_Block = dict[tuple[int, ...], list[Part]]
-"""The heads that a unit edits -> the units, one for each variant."""
-
-
-def _blocks(some: Iterable[Part]) -> list[_Block]:
-    found: dict[int, _Block] = {}
-    for unit in some:
-        found.setdefault(unit.block, {}).setdefault(unit.heads, []).append(unit)
-    return list(found.values())
-
-
-def _split(block: _Block) -> tuple[list[list[Part]], list[Part]]:
-    """The units of each single head; and those of more that single heads do not make together."""
-    single = [units for heads, units in block.items() if len(heads) == 1]
-    variants = [{unit.variant for unit in units} for units in single]
-    several = (unit for heads, units in block.items() if len(heads) > 1 for unit in units)
-    return single, [u for u in several if sum(u.variant in v for v in variants) < len(u.heads)]
-
-
-def _number_within(block: _Block) -> int:
-    single, several = _split(block)
-    return prod(len(units) + 1 for units in single) + len(several)
-
-
-def _within(block: _Block) -> Iterator[Units]:
-    """Every edit of one block, none first."""
-    single, several = _split(block)
-    for choice in product(*([None, *units] for units in single)):
-        yield frozenset(unit for unit in choice if unit is not None)
-    for unit in several:
-        yield frozenset([unit])
+    return grow((), 0)
 
 
 def last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:

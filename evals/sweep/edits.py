@@ -1,23 +1,12 @@
-"""What a sweep measures: every block alone, the last k together, every range, every head.
-
-And how it and a search name an edit.
-"""
+"""What a sweep measures: every block alone, the last k together, every range, every head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
 from surgery.editing.in_memory import Editable
-from surgery.selection import (
-    Part,
-    Selection,
-    blocks_of,
-    format_selection,
-    heads_of,
-    variant_name,
-)
+from surgery.selection import Part, Selection
 
 Kind = Literal["block", "last", "range", "head"]
 
@@ -69,22 +58,3 @@ def left_out(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]
         reasons.setdefault(selection[0].variant, str(error))
         del edits[selection]
     return reasons
-
-
-def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
-    """An edit as plain JSON values; `spec` names blocks and heads as they are typed.
-
-    `heads` is there only where not all are whole blocks, `parts` only where variants are mixed.
-    """
-    variant = variant_name(selection)
-    record: dict[str, Any] = {
-        "spec": format_selection(selection, num_heads),
-        "blocks": list(blocks_of(selection)),
-        "variant": variant,
-    }
-    heads = heads_of(selection)
-    if any(len(some) < num_heads for some in heads.values()):
-        record["heads"] = {str(block): list(some) for block, some in heads.items()}
-    if variant == "mixed":
-        record["parts"] = [asdict(part) for part in selection]
-    return record

@@ -40,12 +40,3 @@ def with_estimates(
     base, *edits = map(extended, [result["base"], *result["edits"]], measured)
     more = {"estimates": listed, "estimated_on": estimated_on}
     return {**result, "base": base, "edits": edits, **more}
-
-
-def front_of(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that move margins more than any that costs no more, cheapest first."""
-    front: list[dict[str, Any]] = []
-    for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
-        if not front or one["margin"] > front[-1]["margin"]:
-            front.append(one)
-    return front

@@ -1,141 +1,292 @@
-"""Pictures of what a sweep and a search found. `result` is the JSON object of either command."""
+"""Pictures of a sweep. `result` is the JSON object of `sweep`; what it lacks is not drawn.
+
+`accuracy`, `abilities`, and `tokens` are the three figures of Menta, Agrawal, and Agarwal (2025),
+with all variants and single heads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import hypot
 from pathlib import Path
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import add_legend, draw, line_of, whole_numbers
+from evals.bounds.pictures import draw_divergence
+from evals.drawing import (
+    add_block_colors,
+    draw,
+    draw_panels,
+    line_of,
+    number_blocks,
+    scatter_by_block,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 Edit = Mapping[str, Any]
-_TITLES = {"block": "one block alone", "last": "the last blocks together"}
-_EXACT = "recited word for word, %"
-_LINEAR = 0.01  # nats: below, the axis is linear, so that it holds 0 as well
-_KL = "KL divergence on held-out text, nats per token"
-_RISE = "rise of held-out loss,\nnats per token"
+Value = tuple[float, float]
+"""A figure, and half of its 95 % interval; 0 if it has none."""
+PICTURES = ("sweep", "accuracy", "abilities", "tokens", "bounds", "propagation", "estimates")
+_ABILITIES = {"language": ("#000000", "o", "-"), "reasoning": ("#d55e00", "s", "--")}
+_TOKENS = {
+    "next_token_accuracy": (100, "token accuracy, %\n(after the true tokens)"),
+    "completion_entropy": (1, "completion entropy, nats\n(after the true tokens)"),
+}
+_STAR: dict[str, Any] = {
+    "marker": "*", "markersize": 13, "color": "none", "markeredgecolor": "#d55e00",
+    "markeredgewidth": 1.2, "linestyle": "none",
+    "ecolor": "#d55e00", "elinewidth": 0.8, "capsize": 2,
+}  # fmt: skip
+
+
+def draw_pictures(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draws all that the result has figures for; returns the files."""
+    drawn = draw_sweep(result, folder)
+    tasks = accuracies(result)
+    if tasks:
+        drawn += draw_accuracy(result, tasks, folder)
+    if any(_rated(result, tasks, ability) for ability in _ABILITIES):
+        drawn += draw_abilities(result, tasks, folder)
+    if not result["exact_only"]:
+        drawn += draw_tokens(result, folder)
+    if "estimates" in result:
+        drawn += draw_estimates(result, folder)
+    if "bounds" in result:
+        drawn += draw_divergence(result["bounds"], folder, model=result["model"])
+    return drawn
 
 
 def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Extraction, and held-out loss where it was measured, by block: `sweep.png`, `sweep.svg`.
+    """`sweep`: extraction, and held-out loss if it was measured, of one block alone.
 
-    The figure of Menta, Agrawal and Agarwal (2025), with a line for every variant; beside it the
-    same for the last blocks together.
+    Beside it the same for the last blocks together.
     """
-    base, edits = result["base"], result["edits"]
-    variants = list(dict.fromkeys(edit["variant"] for edit in edits))
-    columns = {"block": [edit for edit in edits if edit["kind"] == "block"]}
+    base, edits, last = result["base"], result["edits"], result["num_blocks"] - 1
+    alone = [(edit["blocks"][0], edit) for edit in edits if edit["kind"] == "block"]
+    columns = {"block": ("one block alone", alone)}
     if any(edit["kind"] == "last" for edit in edits):
-        columns["last"] = _last(edits, result["num_blocks"])
-    rows = 1 if base["heldout_loss"] is None else 2
+        kinds = ("block", "last")
+        ends = [e for e in edits if e["kind"] in kinds and e["blocks"][-1] == last]
+        some = sorted(((len(e["blocks"]), e) for e in ends), key=lambda pair: pair[0])
+        columns["number of blocks"] = "the last blocks together", some
+    figures: dict[str, Callable[[Edit], float]]
+    figures = {"recited word for word, %": lambda edit: 100 * edit["exact_match"]}
+    if base["heldout_loss"] is not None:
+        label = "rise of held-out loss,\nnats per token"
+        figures[label] = lambda edit: edit["heldout_loss"] - base["heldout_loss"]
+    variants = list(dict.fromkeys(edit["variant"] for edit in edits))
 
     def paint(figure: Figure) -> None:
-        grid = figure.subplots(rows, len(columns), sharex="col", sharey="row", squeeze=False)
-        for axes, (kind, some) in zip(grid.T, columns.items(), strict=True):
-            axes[0].set_title(_TITLES[kind])
-            axes[0].axhline(100 * base["exact_match"], color="0.5", linewidth=0.8, label="unedited")
-            for variant in variants:
-                chosen = [edit for edit in some if edit["variant"] == variant]
-                at = [
-                    edit["blocks"][0] if kind == "block" else len(edit["blocks"]) for edit in chosen
-                ]
-                exact = [100 * edit["exact_match"] for edit in chosen]
-                axes[0].plot(at, exact, label=variant, **line_of(variant))
-                if rows == 2:
-                    axes[1].plot(at, [_rise(edit, base) for edit in chosen], **line_of(variant))
-            axes[-1].set_xlabel("block" if kind == "block" else "number of blocks")
-            whole_numbers(axes[-1])
-        grid[0, 0].set(ylabel=_EXACT, ylim=(-3, 103))
-        if rows == 2:
-            grid[1, 0].set_ylabel(_RISE)
-            grid[1, 0].set_ylim(bottom=0 if min(_rise(e, base) for e in edits) >= 0 else None)
-        add_legend(figure)
+        shape = len(figures), len(columns)
+        grid = figure.subplots(*shape, sharex="col", sharey="row", squeeze=False)
+        for row, (ylabel, value) in zip(grid, figures.items(), strict=True):
+            for axes, (xlabel, (_, some)) in zip(row, columns.items(), strict=True):
+                axes.axhline(value(base), color="0.5", linewidth=0.8, label="unedited")
+                for variant in variants:
+                    line = [(at, value(e)) for at, e in some if e["variant"] == variant]
+                    axes.plot(*zip(*line, strict=True), label=variant, **line_of(variant))
+                axes.set(xlabel=xlabel, ylabel=ylabel)
+                axes.label_outer()
+                number_blocks(axes)
+        for axes, (title, _) in zip(grid[0], columns.values(), strict=True):
+            axes.set(title=title, ylim=(-3, 103))
 
     title = f"{result['model']}, attention replaced ({', '.join(variants)}), n = {result['n']}"
-    size = (1 + 3.25 * len(columns), 1.6 + 2.1 * rows)
+    size = (1 + 3.25 * len(columns), 1.6 + 2.1 * len(figures))
     return draw(paint, folder, "sweep", title=title, size=size)
 
 
-def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The Pareto front of a search: `front.png`, `front.svg`.
+def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path) -> list[Path]:
+    """`accuracy`: exact match against the accuracy on each benchmark, a point for each block.
 
-    With the chosen edit, where there is one, and that of the deepest blocks: filled as measured on
-    the half that was searched, hollow on the half that was held back. What an edit costs is what
-    the goal counts: KL divergence under --max-extraction, the rise of held-out loss otherwise.
+    A row of panels for each variant.
     """
-    base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
-    measure = result["measure"]
-    by_kl = "max_extraction" in result["goal"]
-
-    def at(edit: Edit, before: Edit) -> tuple[float, float]:
-        cost = float(edit["heldout_kl"]) if by_kl else _rise(edit, before)
-        return cost, 100 * edit["recovered"][measure]
+    variants, base, blocks = _variants(result), result["base"], result["num_blocks"]
+    shape = len(variants), len(tasks)
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for variant in dict.fromkeys(edit["variant"] for edit in result["front"]):
-            some = [edit for edit in result["front"] if edit["variant"] == variant]
-            cheap, exact = zip(*(at(edit, base) for edit in some), strict=True)
-            style = {**line_of(variant), "linestyle": "none"}
-            axes.plot(cheap, exact, label=f"Pareto front, {variant}", **style)
-        begin = (0.0, 100 * base["recovered"][measure])
-        steps = [begin, *(at(edit, base) for edit in result["front"])]
-        axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
-        base_back = base["held_back"]
-        if deep is not None:
-            there = at(deep["held_back"], base_back)
-            _pair(axes, at(deep, base), there, "X", f"deep blocks: {_short(deep['spec'])}")
-        if selected is not None:
-            there = at(result["held_back"], base_back)
-            _pair(axes, at(selected, base), there, "*", f"chosen: {_short(selected['spec'])}")
-        (limit,) = result["goal"].values()
-        style = {"color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"}
-        if by_kl:
-            axes.axhline(100 * limit, **style)
-        else:
-            axes.axvline(limit, **style)
-        axes.set_xscale("symlog", linthresh=_LINEAR)
-        axes.autoscale()
-        left, right = axes.dataLim.intervalx
-        axes.set_xlim(min(left, 0) - _LINEAR / 10, 1.3 * right)
-        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.set_xlabel(_KL if by_kl else _RISE.replace("\n", " "))
-        recovered = _EXACT if measure == "greedy" else f"recovered ({measure}), %"
-        axes.set(ylabel=recovered, ylim=(-3, 103))
-        axes.legend(loc="upper right")
+        grid = figure.subplots(*shape, sharex="col", sharey=True, squeeze=False)
+        for row, variant in zip(grid, variants, strict=True):
+            for axes, task in zip(row, tasks, strict=True):
+                axes.errorbar(
+                    100 * base["tasks"][task]["value"],
+                    100 * base["exact_match"],
+                    xerr=_usual_error(result, task),
+                    label="unedited; bar: the median 95 %\ninterval of a difference from it",
+                    zorder=5,
+                    **_STAR,
+                )
+                for kind in ("head", "block"):
+                    scatter_by_block(
+                        axes,
+                        [
+                            (100 * e["tasks"][task]["value"], 100 * e["exact_match"], block)
+                            for block, e in _alone(result, kind, variant)
+                            if e["tasks"][task]["value"] is not None
+                        ],
+                        blocks,
+                        whole=kind == "block",
+                    )
+                metric = base["tasks"][task]["metric"]
+                axes.set(xlabel=f"{task}, {metric}, %", ylabel=f"{variant}\nexact match, %")
+                axes.label_outer()
+        grid[0, 0].set_ylim(-4, 104)
+        add_block_colors(figure, grid.flat, blocks)
 
-    names = ", ".join(result["variants"])
-    title = f"{result['model']}, search over {result['grain']} ({names}), n = {result['n']}"
-    return draw(paint, folder, "front", title=title, size=(7.5, 4.0))
+    size = (1.4 + 3.0 * len(tasks), 1.2 + 2.3 * len(variants))
+    return draw(paint, folder, "accuracy", title=_title(result), size=size)
 
 
-def _pair(
-    axes: Axes, here: tuple[float, float], back: tuple[float, float], marker: str, label: str
+def draw_abilities(result: Mapping[str, Any], tasks: Sequence[str], folder: Path) -> list[Path]:
+    """`abilities`: by block, how much of its accuracy the model loses, by kind of task."""
+    label = "relative fall of accuracy, %\n(95 % intervals)"
+    variants = _variants(result)
+
+    def paint(figure: Figure) -> None:
+        panels = draw_panels(figure, variants, xlabel="block", ylabel=label)
+        for variant, axes in panels.items():
+            axes.axhline(0, color="0.5", linewidth=0.8)
+            for ability, (color, marker, line) in _ABILITIES.items():
+                rated = _rated(result, tasks, ability)
+                if rated:
+                    name = f"{ability} ({', '.join(rated)})"
+                    style = {"color": color, "marker": marker, "linestyle": line, "label": name}
+                    _draw_by_block(axes, result, variant, _falls(result, rated), style)
+
+    size = (1.2 + 3.4 * min(2, len(variants)), 1.3 + 2.2 * -(-len(variants) // 2))
+    return draw(paint, folder, "abilities", title=_title(result), size=size)
+
+
+def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """`tokens`: token accuracy and completion entropy by block, a line for each variant."""
+
+    def paint(figure: Figure) -> None:
+        grid = figure.subplots(1, 2, sharex=True)
+        for axes, (key, (scale, label)) in zip(grid, _TOKENS.items(), strict=True):
+            value = scale * result["base"][key]
+            axes.axhline(value, color="0.5", linewidth=0.8, label="unedited")
+
+            def values(edit: Edit, key: str = key, scale: int = scale) -> Value:
+                return scale * edit[key], 0.0
+
+            for variant in _variants(result):
+                style = {**line_of(variant), "label": variant}
+                _draw_by_block(axes, result, variant, values, style)
+            axes.set(xlabel="block", ylabel=label)
+
+    return draw(paint, folder, "tokens", title=_title(result), size=(8.0, 3.4))
+
+
+def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """`estimates`: what each head and block would cost against what it would move."""
+    estimates = [e for e in result["estimates"] if min(e["kl"], e["margin"]) > 0]
+    variants = list(dict.fromkeys(e["variant"] for e in estimates))
+    front = [(e["kl"], e["margin"]) for e in front_of(estimates)]
+    xlabel = "KL divergence on held-out text, nats per token"
+    ylabel = "change of recited tokens'\nmargins, nats²"
+
+    def paint(figure: Figure) -> None:
+        panels = draw_panels(figure, variants, xlabel=xlabel, ylabel=ylabel)
+        for variant, axes in panels.items():
+            axes.set(xscale="log", yscale="log")
+            style: dict[str, Any] = {"color": "0.6", "drawstyle": "steps-post", "zorder": 1}
+            axes.plot(*zip(*front, strict=True), label="front of all variants", **style)
+            for kind in ("head", "block"):
+                some = [e for e in estimates if (e["variant"], e["kind"]) == (variant, kind)]
+                points = [(e["kl"], e["margin"], e["block"]) for e in some]
+                scatter_by_block(axes, points, result["num_blocks"], whole=kind == "block")
+        add_block_colors(figure, figure.axes, result["num_blocks"])
+
+    on = result["estimated_on"]
+    title = (
+        f"{result['model']}, estimates from {on['windows']} windows and {on['passages']} passages"
+    )
+    size = (8.0, 1.6 + 2.6 * -(-len(variants) // 2))
+    return draw(paint, folder, "estimates", title=title, size=size)
+
+
+def front_of(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that move margins more than any that costs no more, cheapest first."""
+    front: list[dict[str, Any]] = []
+    for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
+        if not front or one["margin"] > front[-1]["margin"]:
+            front.append(one)
+    return front
+
+
+def accuracies(result: Mapping[str, Any]) -> list[str]:
+    """Tasks whose metric is an accuracy: a share, and the higher the better."""
+    tasks = result.get("tasks", {})
+    return [name for name, task in tasks.items() if task["share"] and task["higher_is_better"]]
+
+
+def _draw_by_block(
+    axes: Axes,
+    result: Mapping[str, Any],
+    variant: str,
+    value: Callable[[Edit], Value | None],
+    style: dict[str, Any],
 ) -> None:
-    """One edit on both halves."""
-    style: Any = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 11}
-    axes.plot(*here, label=label, zorder=4, **style)
-    axes.plot(*back, markerfacecolor="none", label="  on the other half", zorder=5, **style)
+    """A line through the blocks, with intervals, and a small point for each head."""
+    for kind in ("head", "block"):
+        some = [(block, value(edit)) for block, edit in _alone(result, kind, variant)]
+        known = [(block, *found) for block, found in some if found is not None]
+        if not known:
+            continue
+        at, values, errors = zip(*known, strict=True)
+        if kind == "block":
+            bars = errors if any(errors) else None
+            axes.errorbar(at, values, bars, markersize=4, elinewidth=0.5, **style)
+        else:
+            label = "one head alone"
+            axes.scatter(at, values, s=4, color=style["color"], alpha=0.6, label=label)
+    number_blocks(axes)
 
 
-def _last(edits: Sequence[Edit], num_blocks: int) -> list[Edit]:
-    """The edits of the last k blocks, k ascending; the last one alone is of kind block."""
-    ends = [
-        edit
-        for edit in edits
-        if edit["kind"] in ("block", "last") and edit["blocks"][-1] == num_blocks - 1
-    ]
-    return sorted(ends, key=lambda edit: len(edit["blocks"]))
+def _usual_error(result: Mapping[str, Any], task: str) -> float:
+    """Half of the median interval of a difference, in percent."""
+    intervals = (edit["tasks"][task]["ci95"] for edit in result["edits"])
+    widths = [float(high - low) for low, high in filter(None, intervals)]
+    return 50 * median(widths) if widths else 0.0
 
 
-def _rise(edit: Edit, base: Edit) -> float:
-    return float(edit["heldout_loss"] - base["heldout_loss"])
+def _falls(result: Mapping[str, Any], tasks: list[str]) -> Callable[[Edit], Value | None]:
+    """Edit → the mean over tasks of (base - edited) / base, in percent.
+
+    And half of its 95 % interval: the documents of different tasks are independent.
+    """
+    base = result["base"]["tasks"]
+
+    def fall(edit: Edit) -> Value | None:
+        found = [(edit["tasks"][task], base[task]["value"]) for task in tasks]
+        if any(one["value"] is None for one, _ in found):
+            return None
+        falls = [-100 * one["difference"] / before for one, before in found]
+        halves = [50 * (one["ci95"][1] - one["ci95"][0]) / before for one, before in found]
+        return float(mean(falls)), float(hypot(*halves)) / len(halves)
+
+    return fall
 
 
-def _short(spec: str) -> str:
-    return spec if len(spec) <= 24 else spec[:23] + "…"
+def _rated(result: Mapping[str, Any], tasks: Sequence[str], ability: str) -> list[str]:
+    """Tasks of an ability that have something to lose."""
+    base = result["base"].get("tasks", {})
+    some = [task for task in tasks if result["tasks"][task]["ability"] == ability]
+    return [task for task in some if base[task]["value"] > 0]
+
+
+def _alone(result: Mapping[str, Any], kind: str, variant: str) -> Iterator[tuple[int, Edit]]:
+    """The edits of one block or head in a variant, each with its block."""
+    some = (e for e in result["edits"] if (e["kind"], e["variant"]) == (kind, variant))
+    return ((edit["blocks"][0], edit) for edit in some)
+
+
+def _variants(result: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(e["variant"] for e in result["edits"] if e["kind"] == "block"))
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    return f"{result['model']}, attention of one block replaced, {result['n']} passages"

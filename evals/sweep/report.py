@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evals.edits.batch import BASE
+from evals.edits.engine import Measured
+from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.memorization.recovery import Evidence, rates
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens, row_hash
-from evals.sweep.batch import BASE
-from evals.sweep.edits import Kind, edit_record
-from evals.sweep.engine import Measured
+from evals.sweep.edits import Kind
 from surgery.fitting.fitter import Fitter
 from surgery.record.manifest import CalibrationRecord, versions
 from surgery.selection import Selection

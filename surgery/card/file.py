@@ -6,12 +6,12 @@ from pathlib import Path
 
 from surgery.card.metadata import Measurements
 from surgery.card.text import card_text
-from surgery.checkpoint.foreign import own_file, read_bytes
-from surgery.checkpoint.source import CARD, MANIFEST
+from surgery.checkpoint.source import CARD, MANIFEST, own_file
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import last_name
 from surgery.output import atomic_file
 from surgery.record.manifest import read_manifest
+from surgery.untrusted import read_bytes
 
 _LARGEST = 2**20  # bytes of a card
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.card.facts import printable
-from surgery.checkpoint.foreign import parse_yaml
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
+from surgery.untrusted import parse_yaml
 
 CARRIED = ("license", "license_name", "license_link", "language", "datasets")
 _TAGS = ("attention-free", "attn-surgery", "memorization")

@@ -23,10 +23,10 @@ from surgery.card.metadata import (
     split_card,
     to_yaml,
 )
-from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
+from surgery.untrusted import guard
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PART = re.compile(r"<!-- attn-surgery:(\w+)\b[^>]*-->\n.*?<!-- /attn-surgery:\1 -->", re.DOTALL)

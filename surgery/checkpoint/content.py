@@ -7,20 +7,17 @@ import hashlib
 import os
 import re
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import in_hub_cache
-from surgery.checkpoint.source import Checkpoint, open_checkpoint
+from surgery.checkpoint.source import Checkpoint, in_hub_cache, open_checkpoint
 from surgery.errors import CheckpointError
 
 _SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
 _KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
 _SHA256 = re.compile("[0-9a-f]{64}")
-_known: dict[str, str] = {}
+_READ = 1 << 20  # bytes at a time: stays in the processor's cache
 
 FileState = tuple[int, ...]
 """Device, inode, bytes, and the times of the last change of content and of status (ns).
@@ -81,42 +78,29 @@ def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-class ContentHash(threading.Thread):
-    """The content hash of a checkpoint, computed by a second thread while others are at work."""
-
-    def __init__(self, checkpoint: Checkpoint, apart: Container[Path]) -> None:
-        """Starts with the files that are not among those whose hashes come with `result`."""
-        super().__init__(name="content hash", daemon=True)
-        self._checkpoint, self._known = checkpoint, dict[Path, str]()
-        self._files = [shard.path for shard in checkpoint.shards if shard.path not in apart]
-        self.start()
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError):  # raised by `result`, for the thread that waits
-            for file in self._files:
-                self._known[file] = file_hash(file)
-
-    def result(self, known: Mapping[Path, str]) -> str:
-        self.join()
-        return content_hash(self._checkpoint, {**self._known, **known})
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a whole file, hexadecimal."""
+    digest, buffer = hashlib.sha256(), bytearray(_READ)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read at most once for each of its states."""
-    named = _hub_hash(path)
-    if named is not None:
-        return named
+    """SHA-256 of a file, hexadecimal. A large file is read once for each of its states."""
+    real = path.resolve()
+    if _SHA256.fullmatch(real.name) and in_hub_cache(real):
+        return real.name  # the client names every large file by its hash
     state = _watched(path)
     device, _, size, *times = state
-    if _is_in_memory(device):
+    if size < _KEPT or _is_in_memory(device):
         return sha256_of(path)
-    key = hashlib.sha256(os.fsencode(path.resolve()) + repr(state).encode()).hexdigest()
-    kept = cache_folder() / "sha256" / key if size >= _KEPT else None
-    digest = _known.get(key) or (kept and _read(kept)) or sha256_of(path)
-    if state == _state(path) and max(times) < time.time_ns() - _SETTLED:
-        _known[key] = digest
-        if kept is not None and not kept.exists():
-            keep(kept, lambda file: file.write_text(digest))
+    key = hashlib.sha256(os.fsencode(real) + repr(state).encode()).hexdigest()
+    kept = cache_folder() / "sha256" / key
+    digest = _read(kept) or sha256_of(path)
+    if state == _state(path) and max(times) < time.time_ns() - _SETTLED and not kept.exists():
+        keep(kept, lambda file: file.write_text(digest))
     return digest
 
 
@@ -156,9 +140,3 @@ def _read(kept: Path) -> str | None:
         digest = kept.read_text()
         return digest if _SHA256.fullmatch(digest) else None
     return None
-
-
-def _hub_hash(path: Path) -> str | None:
-    """The name of a blob in the Hub's cache, where it is a SHA-256: that of every large file."""
-    real = path.resolve()
-    return real.name if _SHA256.fullmatch(real.name) and in_hub_cache(real) else None

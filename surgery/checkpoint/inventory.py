@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from surgery.checkpoint.source import HEADS, read_json
+from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Dimensions, Family, Role, family_of
 from surgery.families.rotary import rotary_positions
+from surgery.untrusted import read_json
 from surgery.variants import Kind
 
 _AFFINE = ("affine_weight", "affine_bias")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.tensors import StoredTensor
 from surgery.checkpoint.torch_tensors import TAGS, as_stored
 from surgery.errors import CheckpointError
+from surgery.untrusted import guard
 
 
 def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTensor]:

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
 from surgery.errors import CheckpointError, SourceError
+from surgery.untrusted import read_json
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 SAFETENSORS_INDEX, PICKLE_INDEX = SAFETENSORS + INDEX, PICKLE + INDEX
@@ -128,19 +128,6 @@ def weights_entry(has: Callable[[str], bool]) -> str | None:
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 
-def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
-    """A JSON object from a file; {} when it is absent and not needed."""
-    if not path.exists():
-        if not needed:
-            return {}
-        raise SourceError(f"{path.name} is missing", where=path.parent)
-    with guard(CheckpointError, "not valid JSON", path):
-        value = parse_json(read_bytes(path, CheckpointError))
-    if not isinstance(value, dict):
-        raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
-    return value
-
-
 def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkpoint:
     index = read_json(folder / index_name)
     weight_map = index.get("weight_map")
@@ -194,3 +181,28 @@ def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
 
     tied = HEADS if config.get("tie_word_embeddings") is not False else ()
     return Shard(path, tuple(read_pickle(path, aliases=tied)), {"format": "pt"}, verbatim=False)
+
+
+def own_file(path: Path, folder: Path) -> Path:
+    """Returns the path if it leads to a file of the model's own folder.
+
+    A link may stay inside the folder, or lead to a blob of a Hub cache, where the client links
+    `models--O--N/snapshots/COMMIT/NAME` to `models--O--N/blobs/HASH`. Raises `CheckpointError` for
+    any other link: whoever made the folder would choose which file of yours is published.
+    """
+    real, place = path.resolve(), folder.resolve()
+    blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
+    if place in real.parents or real.parent == blobs or in_hub_cache(real):
+        return path
+    raise CheckpointError(
+        "is a link out of the model's folder, which is not followed",
+        where=path,
+        fix="put the file itself there",
+    )
+
+
+def in_hub_cache(real: Path) -> bool:
+    """Whether a path without links is a blob of this user's Hub cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents

@@ -1,16 +1,16 @@
-"""The safetensors container: its header, read strictly and without touching any tensor.
+"""Stored tensors: what they are, where their bytes lie, and the headers of safetensors files.
 
-Layout of a file: 8 bytes little-endian header length, a JSON header
-`{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the tensors' bytes,
-back to back. Definition: the format description of the safetensors library.
+A file holds 8 bytes with the length of its header, a JSON header
+`{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, and the tensors' bytes,
+back to back (the format description of the safetensors library).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import ml_dtypes
 import numpy.typing as npt
 from safetensors import safe_open
 
-from surgery.checkpoint.foreign import guard, parse_json
 from surgery.errors import CheckpointError
+from surgery.untrusted import guard
 
 Array = npt.NDArray[Any]
 
@@ -38,8 +38,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 FLOATING = ("F64", "F32", "F16", "BF16")
-_HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
 _ALIGNMENT = 8
+_PIECE = 1 << 20  # bytes read at a time: stays in the processor's cache
 _MOST_DIMENSIONS = 32  # of an array, in every version of numpy
 
 
@@ -64,14 +64,20 @@ class FileRange:
     start: int
     nbytes: int
 
-    @property
-    def end(self) -> int:
-        return self.start + self.nbytes
-
     def read(self) -> bytes:
-        with self.path.open("rb") as file:
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Yields the bytes in pieces. Each is valid until the next one is asked for."""
+        buffer, left = memoryview(bytearray(min(_PIECE, self.nbytes))), self.nbytes
+        with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
-            return file.read(self.nbytes)
+            while left:
+                count = file.readinto(buffer[:left])
+                if not count:
+                    raise OSError(errno.EIO, "file became shorter while it was read", self.path)
+                left -= count
+                yield buffer[:count]
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,18 @@ class StoredTensor:
     data: FileRange | Callable[[], bytes]
 
     def raw(self) -> bytes:
-        """The tensor's bytes, little-endian, row-major."""
+        """Returns the tensor's bytes, little-endian, row-major."""
         return self.data.read() if isinstance(self.data, FileRange) else self.data()
 
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yields the same in pieces, without holding all of a tensor that lies in a file."""
+        if isinstance(self.data, FileRange):
+            yield from self.data.pieces()
+        else:
+            yield self.data()
+
     def first(self, count: int) -> Array:
-        """Its first numbers, or all of them, as a new array of one dimension."""
+        """Returns its first numbers, or all of them, as a new array of one dimension."""
         dtype = DTYPES[self.info.dtype]
         size = min(count * dtype.itemsize, self.info.nbytes)
         where = self.data
@@ -94,62 +107,46 @@ class StoredTensor:
         return np.frombuffer(bytearray(data[:size]), dtype)
 
     def array(self) -> Array:
-        """The tensor as a new array of its own dtype and shape."""
-        if isinstance(self.data, FileRange):
-            data = np.fromfile(
-                self.data.path, np.uint8, count=self.data.nbytes, offset=self.data.start
-            )
-        else:
-            data = np.frombuffer(bytearray(self.data()), np.uint8)
+        """Returns the tensor as a new array of its own dtype and shape."""
+        data = np.frombuffer(bytearray(self.raw()), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 
 def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
-    """The tensors of a safetensors file, in the order of their bytes, and its metadata.
+    """Returns the tensors of a safetensors file, in the order of their bytes, and its metadata.
 
-    **Raises:** `CheckpointError` for a file that is truncated, damaged or of an unknown dtype.
+    The library checks the header: it is complete, and the tensors fill the rest of the file.
+    Raises `CheckpointError` for a file that is damaged or holds a tensor that no array can.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-            raise CheckpointError(
-                "the header is longer than the file",
-                where=path.name,
-                got=f"{size} bytes",
-                fix="the file is truncated or not safetensors; download it again",
-            )
-        text = file.read(length)
-    with _header_of(path):
-        header = parse_json(text)
-        metadata = dict(header.pop("__metadata__", None) or {})
-        entries = [_entry(name, entry) for name, entry in header.items()]
-    tensors, end = [], 0
-    for begin, stop, info in sorted(entries, key=lambda entry: entry[:2]):
-        if begin != end or stop - begin != info.nbytes:
-            raise CheckpointError(
-                f"tensor {info.name!r} has offsets that do not fit its shape",
-                where=path.name,
-                expected=f"[{end}, {end + info.nbytes}]",
-                got=f"[{begin}, {stop}]",
-                fix="the file is damaged; download it again",
-            )
-        tensors.append(StoredTensor(info, FileRange(path, 8 + length + begin, info.nbytes)))
-        end = stop
-    if 8 + length + end != size:
-        raise CheckpointError(
-            "the file is truncated" if size < 8 + length + end else "bytes follow the last tensor",
-            where=path.name,
-            expected=f"{8 + length + end} bytes",
-            got=size,
-            fix="download it again",
-        )
-    with _header_of(path), safe_open(path, "numpy"):  # what the library would refuse is refused
-        return tensors, metadata
+    fix = "the file is truncated or not safetensors; download it again"
+    with guard(CheckpointError, "the header is not valid", path.name, fix):
+        with safe_open(path, "numpy") as file:
+            metadata = dict(file.metadata() or {})
+            infos = []
+            for name in file.offset_keys():
+                part = file.get_slice(name)
+                infos.append(TensorInfo(name, part.get_dtype(), tuple(part.get_shape())))
+                _check_array(infos[-1])
+        start = path.stat().st_size - sum(info.nbytes for info in infos)
+    tensors = []
+    for info in infos:
+        tensors.append(StoredTensor(info, FileRange(path, start, info.nbytes)))
+        start += info.nbytes
+    return tensors, metadata
+
+
+def _check_array(info: TensorInfo) -> None:
+    if info.dtype not in DTYPES:
+        raise ValueError(f"{info.name} has dtype {info.dtype}")
+    if len(info.shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{info.name} has {len(info.shape)} dimensions")
 
 
 def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
-    """The header, its length included, of a file that holds these tensors in this order."""
+    """Returns the header, with its length, of a file that holds these tensors in this order.
+
+    The library's own writer takes all tensors at once; a header of our own lets them stream.
+    """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for info in tensors:
@@ -162,19 +159,3 @@ def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-def _header_of(path: Path) -> AbstractContextManager[None]:
-    return guard(CheckpointError, "the header is not valid", path.name, fix="download it again")
-
-
-def _entry(name: str, entry: dict[str, Any]) -> tuple[int, int, TensorInfo]:
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    if dtype not in DTYPES:
-        raise ValueError(f"{name} has dtype {dtype}")
-    if len(shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"{name} has {len(shape)} dimensions")
-    begin, stop = entry["data_offsets"]
-    if not all(type(size) is int and size >= 0 for size in (*shape, begin, stop)):
-        raise ValueError(f"{name} has shape {shape} at {begin}, {stop}")
-    return begin, stop, TensorInfo(name, dtype, shape)

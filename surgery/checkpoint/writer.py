@@ -1,14 +1,14 @@
-"""Writes shards: untouched bytes are moved by the operating system, edited tensors are streamed."""
+"""Writes files and hashes them in the same pass, holding at most one new tensor in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from surgery.checkpoint.copying import HashedFile
 from surgery.checkpoint.source import SAFETENSORS
 from surgery.checkpoint.tensors import (
     DTYPES,
@@ -27,6 +27,13 @@ class NewTensor:
     info: TensorInfo
     compute: Callable[[], Array]
 
+    def pieces(self) -> Iterator[memoryview]:
+        """Yields the tensor's bytes, in one piece."""
+        array = self.compute()
+        assert array.shape == self.info.shape, f"{self.info.name}: {array.shape}"
+        assert array.dtype == DTYPES[self.info.dtype], f"{self.info.name}: {array.dtype}"
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
 
 Entry = StoredTensor | NewTensor
 
@@ -39,59 +46,33 @@ class OutputShard:
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """What was written: bytes and SHA-256 (hexadecimal)."""
-
-    size: int
-    sha256: str
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yields the content of the file."""
+        if self.copy_of is not None:
+            yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).pieces()
+            return
+        yield write_header([entry.info for entry in self.entries], self.metadata)
+        for entry in self.entries:
+            yield from entry.pieces()
 
 
 Progress = Callable[[int], None]
+"""Called with the number of bytes that were just written."""
 
 
-def write_shard(shard: OutputShard, path: Path, progress: Progress) -> WrittenFile:
-    """Writes one weight file and hashes it meanwhile. Holds at most one tensor in memory."""
-    with HashedFile(path) as file:
-        if shard.copy_of is not None:
-            runs: list[FileRange | Entry]
-            runs = [FileRange(shard.copy_of, 0, shard.copy_of.stat().st_size)]
-        else:
-            file.write(write_header([entry.info for entry in shard.entries], shard.metadata))
-            runs = _runs(shard.entries)
-        for run in runs:
-            if isinstance(run, FileRange):
-                file.copy(run)
-                progress(run.nbytes)
-            else:
-                file.write(_bytes(run))
-                progress(run.info.nbytes)
-    return WrittenFile(file.size, file.sha256)
-
-
-def _bytes(entry: Entry) -> bytes | memoryview:
-    if isinstance(entry, StoredTensor):
-        return entry.raw()
-    array = entry.compute()
-    assert array.shape == entry.info.shape, f"{entry.info.name}: {array.shape}"
-    assert array.dtype == DTYPES[entry.info.dtype], f"{entry.info.name}: {array.dtype}"
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _runs(entries: Iterable[Entry]) -> list[FileRange | Entry]:
-    """Merges neighboring ranges of a source file, so that one call copies many tensors."""
-    runs: list[FileRange | Entry] = []
-    for entry in entries:
-        data = entry.data if isinstance(entry, StoredTensor) else None
-        last = runs[-1] if runs else None
-        if not isinstance(data, FileRange):
-            runs.append(entry)
-        elif isinstance(last, FileRange) and (last.path, last.end) == (data.path, data.start):
-            runs[-1] = FileRange(last.path, last.start, last.nbytes + data.nbytes)
-        else:
-            runs.append(data)
-    return runs
+def write_file(
+    path: Path, pieces: Iterable[bytes | memoryview], progress: Progress = lambda nbytes: None
+) -> str:
+    """Writes a new file and returns its SHA-256, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("xb", buffering=0) as file:
+        for piece in pieces:
+            digest.update(piece)
+            left = memoryview(piece)
+            while left:
+                left = left[file.write(left) :]
+            progress(len(piece))
+    return digest.hexdigest()
 
 
 def shard_names(count: int) -> list[str]:

@@ -12,12 +12,12 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.foreign import guard, read_bytes
 from surgery.checkpoint.inventory import check_complete, check_config, check_tokenizer
 from surgery.checkpoint.source import HEADS, TOKENIZER, Checkpoint, open_checkpoint
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
 from surgery.families import Family, family_of
+from surgery.untrusted import guard, read_bytes
 
 ADAPTER = "adapter_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.content import FileState, states_of
-from surgery.checkpoint.foreign import own_file
 from surgery.checkpoint.inventory import check_config, check_tokenizer
-from surgery.checkpoint.source import SIDECARS, Checkpoint, read_json
+from surgery.checkpoint.source import SIDECARS, Checkpoint, own_file
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -21,6 +20,7 @@ from surgery.plan import Plan, make_plan, selected
 from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
+from surgery.untrusted import read_json
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
 

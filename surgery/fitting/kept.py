@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from surgery.checkpoint.foreign import guard
 from surgery.errors import OutputError
+from surgery.untrusted import guard
 from surgery.variants import Fit
 
 _SHARE = 0.5

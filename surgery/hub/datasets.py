@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.foreign import guard
 from surgery.errors import SamplesError
 from surgery.hub.client import hub_answers, offline, quiet_client
+from surgery.untrusted import guard
 
 PREFIX = "hf:"
 _ROWS = 256

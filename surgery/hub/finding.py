@@ -18,7 +18,6 @@ from surgery.checkpoint.source import (
     PICKLE,
     SAFETENSORS,
     SIDECARS,
-    read_json,
     weights_entry,
 )
 from surgery.checkpoint.tensors import TensorInfo
@@ -31,6 +30,7 @@ from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
 from surgery.hub.state import TIMEOUT
 from surgery.record.manifest import Source
+from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

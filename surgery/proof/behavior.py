@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from surgery.checkpoint.foreign import guard
 from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError
 from surgery.families import family_of
 from surgery.proof.static import Check
 from surgery.record.manifest import Manifest
 from surgery.selection import Part, format_selection
+from surgery.untrusted import guard
 
 _MOST_TOKENS = 2048  # offsets that are tried at once; more than any supported model was trained on
 

@@ -14,12 +14,12 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.card.metadata import Measurements
 from surgery.card.text import disagreement, own_text
-from surgery.checkpoint.foreign import guard, own_file, read_bytes
-from surgery.checkpoint.source import CARD, MANIFEST, read_json
+from surgery.checkpoint.source import CARD, MANIFEST, own_file
 from surgery.errors import CheckpointError, ManifestError, OutputError
 from surgery.hub.finding import last_name
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, versions
+from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from surgery.checkpoint.copying import sha256_of
+from surgery.checkpoint.content import sha256_of
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare

@@ -18,10 +18,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.copying import sha256_of
-from surgery.checkpoint.foreign import own_file
+from surgery.checkpoint.content import sha256_of
 from surgery.checkpoint.inventory import check_tokenizer
-from surgery.checkpoint.source import SAFETENSORS, SAFETENSORS_INDEX, Checkpoint, open_checkpoint
+from surgery.checkpoint.source import (
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    Checkpoint,
+    open_checkpoint,
+    own_file,
+)
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel

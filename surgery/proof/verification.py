@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
-from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.finding import find_model, local_folder
@@ -33,6 +32,7 @@ from surgery.proof.claims import (
 )
 from surgery.proof.static import ALONE, WITH_SOURCE, Check, FileChecks
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
+from surgery.untrusted import guard
 
 
 @dataclass(frozen=True)

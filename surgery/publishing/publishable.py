@@ -9,12 +9,12 @@ from pathlib import Path
 
 from surgery.card.file import read_card
 from surgery.card.metadata import Measurements
-from surgery.checkpoint.foreign import read_bytes
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.proof.claims import Render, read_report_in
 from surgery.proof.verification import verify
 from surgery.record.manifest import Manifest, read_manifest
+from surgery.untrusted import read_bytes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from surgery.checkpoint.foreign import LIMIT
+from surgery.untrusted import LIMIT
 
 _ROWS = 256
 """Rows of a file without text that are read together."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.checkpoint.foreign import guard
 from surgery.errors import SamplesError
 from surgery.reading.rows import rows
 from surgery.reading.sources import Source, find_sources
+from surgery.untrusted import guard
 
 Tokens = npt.NDArray[np.int32]
 _PIECE = 2**20

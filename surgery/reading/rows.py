@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from typing import Any
 
-from surgery.checkpoint.foreign import LIMIT, guard, parse_json, read_lines
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 from surgery.reading.columns import cells, flat, parquet_batches
 from surgery.reading.sources import JSON, Source
+from surgery.untrusted import LIMIT, guard, parse_json, read_lines
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Where a row is, and the cells that it has, by the names of their columns."""

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, SurgeryError
 from surgery.families import family_of
 from surgery.layouts.one_hot import OneHot
 from surgery.selection import Part, blocks_of, checked, one_name, variant_name, variants_by_head
+from surgery.untrusted import guard, parse_json, read_bytes
 from surgery.variants import variant_of
 
 SCHEMA: Literal[1] = 1

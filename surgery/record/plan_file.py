@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes
 from surgery.errors import SourceError
 from surgery.plan import LayoutChoice
 from surgery.record.manifest import Choice, EditedModel, Record
 from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
+from surgery.untrusted import guard, parse_json, read_bytes
 
 SCHEMA: Literal[1] = 1
 

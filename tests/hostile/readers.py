@@ -21,30 +21,23 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.evaluation.conclusions import edit_of, read_front
-from evals.files import Journal
-from evals.memorization.collecting import _Step
-from evals.memorization.recovery import NAMES
 from evals.publication.report import check_report
 from evals.samples import load_samples
-from evals.search.front import Point
-from evals.search.resuming import point_as_json, point_from_json
-from evals.sweep.engine import _stored_columns
 from hostile.victims import model
 from surgery.card.facts import facts
 from surgery.card.file import read_card
 from surgery.card.text import card_text, merged, own_text
-from surgery.checkpoint.foreign import guard
 from surgery.checkpoint.inventory import take_inventory
-from surgery.checkpoint.source import open_checkpoint, read_json
+from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import OutputError, SourceError
 from surgery.plan import make_plan
 from surgery.reading.corpus import open_corpus, windows
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
-from surgery.selection import Part, parse_selection
+from surgery.selection import parse_selection
+from surgery.untrusted import guard, read_json
 
-SETTINGS = {"model": "some", "cut": [8, 8]}
 ROWS = [{"tokens": list(range(i, i + 20)), "id": f"row-{i}", "count": i} for i in range(4)]
 TEXTS = [{"text": TEXT[20 * i :], "id": i, "member": i > 0} for i in range(3)]
 PAIRS = [{"prefix": "the quick brown fox", "suffix": " jumps over the lazy dog"}] * 2
@@ -65,9 +58,6 @@ class Reader:
 
 
 Read = Callable[[Path], object]
-
-
-POINT = Point((Part(0, (0, 1), "zero"),), 0.5, 0.5, 0.5, 2.0, 0.1, (0.5,) * len(NAMES))
 RECIPE = b"""model: lab:pythia
 max-extraction: 0.01
 variant: [zero, mean]
@@ -107,16 +97,6 @@ def readers(folder: Path) -> dict[str, Reader]:
                    "exact_match_ci95": [0.1, 0.9], "next_token_accuracy": 0.5,
                    "heldout_loss": 2.0}],
     }  # fmt: skip
-    place = {"file": 0, "document": 0, "position": 16}
-    step = {
-        "place": place,
-        "windows": 2,
-        "found": [{**place, "next_token_accuracy": 1.0, "tokens": [1, 2]}],
-    }
-    columns = {
-        "first_divergence": ["<i8", [1], "AQAAAAAAAAA="],
-        "nll": ["<f8", [1], "AAAAAAAA8D8="],
-    }
     return {
         "config.json": at(source / "config.json", checkpoint, share=2),
         "config.json, compact": at(edited / "config.json", checkpoint, share=2),
@@ -130,36 +110,18 @@ def readers(folder: Path) -> dict[str, Reader]:
         "pytorch_model.bin, legacy": at(legacy / "pytorch_model.bin", checkpoint, "bytes"),
         "tokenizer.json": at(folder / "source" / "tokenizer.json", tokenizer, share=0.3),
         "tokenizer_config.json": at(source / "tokenizer_config.json", tokenizer, share=0.3),
-        "samples .npy": of("samples.npy", npy(), passages, "npy", 2),
+        "samples .npy": of("samples.npy", npy(), passages, "bytes", 2),
         "samples .jsonl, ids": of("ids.jsonl", lines(ROWS), passages, "lines"),
         "samples .jsonl, text": of("texts.jsonl", lines(TEXTS), passages, "lines"),
         "samples .jsonl, pairs": of("pairs.jsonl", lines(PAIRS), passages, "lines"),
-        "samples .parquet, ids": of("ids.parquet", parquet(ROWS), passages, "parquet"),
-        "samples .parquet, text": of("texts.parquet", parquet(TEXTS), passages, "parquet"),
+        "samples .parquet, ids": of("ids.parquet", parquet(ROWS), passages, "bytes"),
+        "samples .parquet, text": of("texts.parquet", parquet(TEXTS), passages, "bytes"),
         "corpus .txt": of("corpus.txt", TEXT.encode(), corpus, "bytes", 0.5),
         "corpus .jsonl": of("corpus.jsonl", lines(TEXTS), corpus, "lines"),
         "corpus .jsonl.zst": of("corpus.jsonl.zst", zst(lines(TEXTS)), corpus, "zst"),
-        "corpus .parquet": of("corpus.parquet", parquet(TEXTS), corpus, "parquet"),
+        "corpus .parquet": of("corpus.parquet", parquet(TEXTS), corpus, "bytes"),
         "plan.json": of("plan.json", dumped(plan), selection),
         "search.json (--front)": of("search.json", dumped(search), read_front),
-        "progress of collect": of(
-            "collect.progress",
-            lines([SETTINGS, step, step]),
-            progress(_Step.model_validate),
-            "lines",
-        ),
-        "progress of sweep": of(
-            "sweep.progress",
-            lines([SETTINGS, {"edits": [columns, columns]}]),
-            progress(_stored_columns),
-            "lines",
-        ),
-        "progress of search": of(
-            "search.progress",
-            lines([SETTINGS, point_as_json(POINT)]),
-            progress(point_from_json),
-            "lines",
-        ),
         "recipe.yaml": of("recipe.yaml", RECIPE, recipe, "bytes"),
         "report.json": of("report.json", dumped(whole_report()), published, share=0.3),
         "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", specification, "bytes"),
@@ -215,10 +177,6 @@ def recipe(path: Path) -> object:
 
 def selection(path: Path) -> object:
     return read_plan_file(path).selection(2, 2)
-
-
-def progress(parse: Callable[[Any], object]) -> Callable[[Path], object]:
-    return lambda path: Journal(path, SETTINGS).read(parse)
 
 
 def specification(path: Path) -> object:

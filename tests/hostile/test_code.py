@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_line import ROOT, Outcome, start
+from command_line import ROOT, start
 from forging import seal
 from transformers import AutoConfig
 from transformers.utils import import_utils
 
 import surgery
-from hostile.victims import change, commands, model, refused
+from hostile.victims import change, commands, model, refuse
 from surgery.editing.loading import load_model, load_tokenizer
 
 EVIL = """
@@ -41,39 +41,37 @@ CLASSES = {
     "AutoModelForCausalLM": "evil.Model",
     "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
 }
-FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
+KERNEL = "chooses attention code, which the library may fetch from the Hub and run"
+FORMS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown type": (
-        lambda folder: change(folder / "config.json", model_type="evil", auto_map=CLASSES),
+        "config.json",
+        {"model_type": "evil", "auto_map": CLASSES},
         "unsupported model_type evil",
     ),
     "a known type": (
-        lambda folder: change(folder / "config.json", auto_map=CLASSES),
+        "config.json",
+        {"auto_map": CLASSES},
         "brings its own modeling code (auto_map), which is never run",
     ),
     "the tokenizer": (
-        lambda folder: change(folder / "tokenizer_config.json", auto_map=CLASSES),
+        "tokenizer_config.json",
+        {"auto_map": CLASSES},
         "the tokenizer brings its own code (auto_map), which is never run",
     ),
     "the tokenizer, as the oldest models have it": (
-        lambda folder: change(
-            folder / "tokenizer_config.json", auto_map=["evil.Tokenizer", "evil.Tokenizer"]
-        ),
+        "tokenizer_config.json",
+        {"auto_map": ["evil.Tokenizer", "evil.Tokenizer"]},
         "the tokenizer brings its own code (auto_map), which is never run",
     ),
-    "a kernel": (
-        lambda folder: change(folder / "config.json", attn_implementation="me/evil-kernel"),
-        "chooses attention code, which the library may fetch from the Hub and run",
-    ),
+    "a kernel": ("config.json", {"attn_implementation": "me/evil-kernel"}, KERNEL),
     "a kernel by its inner name": (
-        lambda folder: change(
-            folder / "config.json", _attn_implementation_internal="me/evil:forward"
-        ),
-        "chooses attention code, which the library may fetch from the Hub and run",
+        "config.json",
+        {"_attn_implementation_internal": "me/evil:forward"},
+        KERNEL,
     ),
     "an adapter": (
-        lambda folder: change(
-            folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="me/evil"
-        ),
+        "adapter_config.json",
+        {"peft_type": "LORA", "base_model_name_or_path": "me/evil"},
         "holds an adapter, which the library would put into the model",
     ),
 }
@@ -92,43 +90,42 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return questions
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("command", ["extract", "collect", "sweep", "search", "evaluate", "export"])
-def test_code_of_the_folder_is_not_run(
-    tmp_path: Path, asked: list[str], form: str, command: str
-) -> None:
-    mark = tmp_path / "mark"
-    folder = model(tmp_path / "model")
-    for name in ("evil.py", "custom_generate/generate.py"):
+def trapped_model(folder: Path, *names: str) -> Path:
+    """A model beside code that would leave a mark; returns the mark."""
+    mark = folder.with_name("mark")
+    model(folder)
+    for name in (*names, "custom_generate/generate.py"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(EVIL.format(mark=str(mark)))
-    spoil, message = FORMS[form]
-    spoil(folder)
-    refused(commands(folder, tmp_path)[command], message)
+    return mark
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_code_of_the_folder_is_not_run(tmp_path: Path, asked: list[str], form: str) -> None:
+    mark = trapped_model(tmp_path / "model", "evil.py")
+    file, values, message = FORMS[form]
+    change(tmp_path / "model" / file, **values)
+    every = commands(tmp_path / "model", tmp_path)
+    for command in every if form == "a known type" else ("extract", "export"):
+        refuse(every[command], message)
     assert not mark.exists()
     assert not asked
 
 
 def test_code_that_nothing_asks_for_is_left_alone(tmp_path: Path, asked: list[str]) -> None:
-    mark = tmp_path / "mark"
-    folder = model(tmp_path / "model")
-    for name in ("modeling_gpt_neox.py", "custom_generate/generate.py", "conftest.py"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(EVIL.format(mark=str(mark)))
-    load_model(folder)
-    load_tokenizer(folder)
+    mark = trapped_model(tmp_path / "model", "modeling_gpt_neox.py", "conftest.py")
+    load_model(tmp_path / "model")
+    load_tokenizer(tmp_path / "model")
     assert not mark.exists()
     assert not asked
 
 
 def test_the_trap_is_one(tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same folder in the library's own hands: it asks, and the code runs."""
-    mark = tmp_path / "mark"
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
-    folder = model(tmp_path / "model")
-    (folder / "evil.py").write_text(EVIL.format(mark=str(mark)))
-    change(folder / "config.json", model_type="evil", auto_map=CLASSES)
-    AutoConfig.from_pretrained(folder)
+    mark = trapped_model(tmp_path / "model", "evil.py")
+    change(tmp_path / "model" / "config.json", model_type="evil", auto_map=CLASSES)
+    AutoConfig.from_pretrained(tmp_path / "model")
     assert mark.exists()
     assert asked
 
@@ -154,15 +151,19 @@ def __getattr__(name):
 """
 VICTIMS = """
 import sys
+from pathlib import Path
 from command_line import attn_surgery
-for line in sys.stdin.read().splitlines():
+from transformers import AutoModelForCausalLM
+
+mark, trap, *lines = sys.stdin.read().splitlines()
+for line in lines:
     outcome = attn_surgery(*line.split())
     print(outcome.code, outcome.stderr.splitlines()[-1])
-"""
-TRAP = """
-import sys
-from transformers import AutoModelForCausalLM
-AutoModelForCausalLM.from_pretrained(sys.stdin.read(), attn_implementation="me/evil")
+print("marked before the trap:", Path(mark).exists())
+try:
+    AutoModelForCausalLM.from_pretrained(trap, attn_implementation="me/evil")
+except (OSError, ValueError):
+    print("marked by the trap:", Path(mark).exists())
 """
 
 
@@ -177,15 +178,7 @@ def test_no_kernel_is_fetched(tmp_path: Path) -> None:
     (beside / "kernels.py").write_text(KERNELS.format(mark=str(mark)))
     path = {"PYTHONPATH": os.pathsep.join(map(str, (beside, ROOT, ROOT / "tests")))}
 
-    def run(code: str, text: str) -> Outcome:
-        with start(program=("-c", code), env=path, stdin=subprocess.PIPE) as process:
-            out, err = process.communicate(text, timeout=120)
-        return Outcome(process.returncode, out, err)
-
     fine = model(tmp_path / "fine")
-    trapped = run(TRAP, str(fine))
-    assert mark.exists(), trapped  # the trap is one
-    mark.unlink()
     edited = tmp_path / "edited"
     surgery.export(fine, "1", output=edited)
     lines = []
@@ -203,7 +196,8 @@ def test_no_kernel_is_fetched(tmp_path: Path) -> None:
         seal(made)
         asked = commands(source, tmp_path)
         lines += [("verify", made), asked["extract"], asked["export"]]
-    outcome = run(VICTIMS, "\n".join(" ".join(map(str, line)) for line in lines))
-    assert not mark.exists(), outcome
-    assert outcome.stdout.count("1 error: ") == len(lines), outcome
-    assert outcome.stdout.count("attn_implementation") == len(lines), outcome
+    text = "\n".join((str(mark), str(fine), *(" ".join(map(str, line)) for line in lines)))
+    with start(program=("-c", VICTIMS), env=path, stdin=subprocess.PIPE) as process:
+        out, err = process.communicate(text, timeout=240)
+    assert "marked before the trap: False\nmarked by the trap: True\n" in out, err
+    assert out.count("1 error: ") == out.count("attn_implementation") == len(lines), out

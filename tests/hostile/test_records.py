@@ -21,14 +21,17 @@ import pytest
 from command_line import attn_surgery
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
+from evals.files import Journal
+from evals.memorization.collecting import _Step
 from evals.samples import load_samples
-from hostile.victims import commands, model, refused
+from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.errors import SamplesError
 from surgery.reading.corpus import documents as corpus_documents
 from surgery.reading.corpus import open_corpus, windows
 from surgery.reading.sources import Source
 
 DEEP = "[" * 100_000 + "]" * 100_000
+SETTINGS = {"model": "some"}
 TOKENS = f'"tokens": {list(range(16))}'
 TEXTS = {
     "nested": DEEP,
@@ -48,35 +51,29 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_lines(tmp_path: Path, source: Path, case: str) -> None:
-    """Samples and a corpus of JSON lines, of which one is bad."""
+def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
+    """Samples and a corpus of which one line is bad; a plan, a search's result, a manifest."""
     path = tmp_path / "bad.jsonl"
     path.write_text(f'{{"text": "good", {TOKENS}}}\n{TEXTS[case]}\n')
-    lengths = ("--prefix-length", "8", "--suffix-length", "8")
-    refused(("extract", source, "--samples", path, *lengths), "bad.jsonl line 2: ")
-    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    outcome = attn_surgery("collect", source, *more, *lengths)
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl line 2: ")
+    outcome = attn_surgery(
+        "collect", source, "--corpus", path, "--output", tmp_path / "o.jsonl", *LENGTHS
+    )
     if case != "digits without end":  # a corpus has texts alone
         outcome.assert_error("bad.jsonl line 2: ")
-    assert outcome.stderr.count("\n") <= 1
-    assert not (tmp_path / "out.jsonl").exists()
+    assert not (tmp_path / "o.jsonl").exists()
 
-
-@pytest.mark.parametrize("case", TEXTS)
-def test_objects(tmp_path: Path, source: Path, case: str) -> None:
-    """A plan, a manifest, a search's result and a tokenizer's settings."""
-    path = tmp_path / "bad.json"
     path.write_text(TEXTS[case])
-    refused(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.json: ")
+    refuse(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.jsonl: ")
     arguments = commands(source, tmp_path)["evaluate"]
-    refused((*arguments, "--front", path), "bad.json: is no result of a search")
+    refuse((*arguments, "--front", path), "bad.jsonl: is no result of a search")
     edited = model(tmp_path / "edited")
     (edited / "surgery.json").write_text(TEXTS[case])
-    refused(("inspect", edited), "surgery.json: ")
-    (edited / "tokenizer_config.json").write_text(TEXTS[case])
+    refuse(("inspect", edited), "surgery.json: ")
     (edited / "surgery.json").unlink()
+    (edited / "tokenizer_config.json").write_text(TEXTS[case])
     if case not in ("half a surrogate pair", "digits without end", "not a number", "twice"):
-        refused(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
+        refuse(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
 
 
 @pytest.mark.parametrize(
@@ -86,41 +83,19 @@ def test_objects(tmp_path: Path, source: Path, case: str) -> None:
         ("{", "line 2: is damaged"),
         ("{}", "is damaged (got place: field required)"),
         ('{"place": {"file": 0}, "windows": 1, "found": []}', "is damaged (got place.document"),
-        (
-            '{"place": {"file": "x", "document": 0, "position": 0}, "windows": 1, "found": []}',
-            "file",
-        ),
         ('{"place": [], "windows": 1, "found": [1]}', "is damaged"),
     ],
 )
-def test_damaged_progress(tmp_path: Path, source: Path, line: str, text: str) -> None:
+def test_damaged_progress(tmp_path: Path, line: str, text: str) -> None:
     """Nothing is begun anew, and nothing is removed: that is for the user to decide."""
-    (tmp_path / "text.txt").write_text(TEXT * 200)
-    arguments = commands(source, tmp_path)["collect"]
-    (tmp_path / "text.txt").write_text(TEXT * 20)
-    journal = tmp_path / "found.jsonl.progress"
-    settings = first_line(source, tmp_path, arguments)
-    journal.write_text(f"{settings}\n{line}\n")
-    before = journal.read_text()
-    refused(arguments, "found.jsonl.progress", text, "remove it to begin anew")
-    assert journal.read_text() == before
-
-
-def first_line(source: Path, work: Path, arguments: tuple[object, ...]) -> str:
-    """The settings of a run, as its journal has them."""
-    from unittest import mock
-
-    from evals.files import Journal
-
-    found: list[str] = []
-
-    def keep(journal: Journal, path: Path, settings: dict[str, Any], *checks: object) -> None:
-        found.append(json.dumps(settings))
-        raise SamplesError("seen")
-
-    with mock.patch.object(Journal, "__init__", keep):
-        refused(arguments, "seen")
-    return found[0]
+    path = tmp_path / "found.progress"
+    path.write_text(f"{json.dumps(SETTINGS)}\n{line}\n")
+    before = path.read_text()
+    with pytest.raises(SamplesError) as error:
+        Journal(path, SETTINGS).read(_Step.model_validate)
+    for part in ("found.progress", text, "remove it to begin anew"):
+        assert part in str(error.value)
+    assert path.read_text() == before
 
 
 # --- arrays
@@ -134,16 +109,12 @@ def npy(header: str, version: int = 1, data: bytes = bytes(200)) -> bytes:
 SHAPE = "{'descr': '<i4', 'fortran_order': False, 'shape': %s}\n"
 ARRAYS = {
     "no header": b"\x93NUMPY",
-    "an empty header": npy(""),
     "a header of ten thousand brackets": npy("(" * 10_000),
-    "a header that is no dictionary": npy("[]\n"),
-    "no type": npy("{'descr': '', 'fortran_order': False, 'shape': (2, 16)}\n"),
     "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 16)}\n"),
     "a negative size": npy(SHAPE % "(-2, 16)"),
     "sizes beyond 64 bits": npy(SHAPE % f"({2**62}, {2**62})"),
     "thousands of digits": npy(SHAPE % f"({'9' * 5_000}, 16)"),
     "more than there is": npy(SHAPE % "(1000000, 1000000)"),
-    "an unknown version": npy(SHAPE % "(2, 16)", version=9),
     "a claimed header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
 }
 
@@ -151,7 +122,7 @@ ARRAYS = {
 @pytest.mark.parametrize("case", ARRAYS)
 def test_arrays(tmp_path: Path, source: Path, case: str) -> None:
     (tmp_path / "bad.npy").write_bytes(ARRAYS[case])
-    refused(
+    refuse(
         ("extract", source, "--samples", tmp_path / "bad.npy", "--prefix-length", "8"),
         "bad.npy: cannot be read as an array of numbers",
     )
@@ -186,25 +157,12 @@ def test_rows_without_end(tmp_path: Path) -> None:
         load_samples(str(path), prefix_length=2, suffix_length=2)
 
 
-@pytest.mark.parametrize("value", [2**31, 2**63, 2**64, -1, 1.5, "1", True, None, [1]])
+@pytest.mark.parametrize("value", [2**31, 2**64, -1, 1.5, True])
 def test_ids_that_are_none(tmp_path: Path, source: Path, value: object) -> None:
     path = tmp_path / "bad.jsonl"
     row = {"tokens": [1] * 15 + [value]}
     path.write_text(json.dumps({"tokens": [1] * 16}) + "\n" + json.dumps(row) + "\n")
-    options = ("--prefix-length", "8", "--suffix-length", "8")
-    refused(("extract", source, "--samples", path, *options), "bad.jsonl")
-
-
-@pytest.mark.parametrize("value", [2**63, 2**64, -1, 1.5, "1", [1], None])
-@pytest.mark.parametrize("column", ["count", "member", "id"])
-def test_labels_that_are_none(tmp_path: Path, column: str, value: object) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text(json.dumps({"tokens": [1] * 16, column: value}) + "\n")
-    if column == "id" and value in ("1", -1):
-        assert load_samples(str(path), prefix_length=8, suffix_length=8).ids == (str(value),)
-        return
-    with pytest.raises(SamplesError, match=r"bad\.jsonl"):
-        load_samples(str(path), prefix_length=8, suffix_length=8)
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl")
 
 
 ROW, WORD = {"tokens": list(range(16))}, {"tokens": "a text of many words"}
@@ -223,7 +181,7 @@ MIXED = [
 def test_mixed_rows(tmp_path: Path, source: Path, rows: list[Any]) -> None:
     path = tmp_path / "mixed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
+    refuse(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
 
 
 # --- tables
@@ -237,16 +195,11 @@ def invalid() -> pa.Array:
 
 COLUMNS: dict[str, pa.Array] = {
     "invalid UTF-8": invalid(),
-    "bytes": pa.array([b"a", b"b"]),
     "structures": pa.array([{"a": 1}] * 2),
-    "maps": pa.array([[("a", 1)]] * 2, pa.map_(pa.string(), pa.int64())),
-    "times": pa.array([1, 2], pa.timestamp("ns")),
-    "durations": pa.array([1, 2], pa.duration("ns")),
     "nothing": pa.nulls(2),
     "some nothing": pa.array(["a", None]),
     "lists of nothing": pa.array([[None] * 16, [1] * 16]),
     "lists of fractions": pa.array([[1.5] * 16] * 2),
-    "lists of lists": pa.array([[[1]] * 16] * 2),
     "lists beyond 32 bits": pa.array([[2**40] * 16] * 2),
     "lists beyond 63 bits": pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64())),
 }
@@ -256,10 +209,9 @@ COLUMNS: dict[str, pa.Array] = {
 def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table({"text": COLUMNS[case]}), path)
-    options = ("--prefix-length", "8", "--suffix-length", "8")
-    refused(("extract", source, "--samples", path, *options), "bad.parquet")
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.parquet")
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more, *options), "bad.parquet")
+    refuse(("collect", source, *more, *LENGTHS), "bad.parquet")
 
 
 def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
@@ -267,9 +219,9 @@ def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
     texts = pa.array(["a b c", "d e f"])
     pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
     text = "bad.parquet: cannot be read as parquet (got two columns have the name 'text')"
-    refused(("extract", source, "--samples", path), text)
+    refuse(("extract", source, "--samples", path), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more), text)
+    refuse(("collect", source, *more), text)
 
 
 POOLS: list[Any] = []
@@ -299,15 +251,15 @@ PACKED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", PACKED)
 def test_one_text_again_and_again(tmp_path: Path, case: str) -> None:
-    """Half a gigabyte out of three kilobytes, of which one text is held at a time."""
+    """128 MiB out of three kilobytes, of which one text is held at a time."""
     path = tmp_path / "a.parquet"
     with pq.ParquetWriter(path, TEXT_ALONE, compression="zstd", **PACKED[case]) as file:
-        file.write(pa.table({"text": ["a" * 2**23] * 64}))
+        file.write(pa.table({"text": ["a" * 2**23] * 16}))
     assert path.stat().st_size < 4_000
     with arrow_takes(2**26):
         assert (
             sum(len(piece) for pieces in corpus_documents(Source(path)) for piece in pieces)
-            == 2**29
+            == 2**27
         )
 
 
@@ -315,9 +267,9 @@ def test_a_text_that_is_too_long(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a" * (2**26 + 1)]}), path, compression="zstd")
     text = "a.parquet: cannot be read as parquet (got a text of 67,108,865 bytes, more than 67,"
-    refused(("extract", source, "--samples", path), text)
+    refuse(("extract", source, "--samples", path), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refused(("collect", source, *more), text)
+    refuse(("collect", source, *more), text)
 
 
 def test_a_row_of_numbers_without_end(
@@ -329,7 +281,7 @@ def test_a_row_of_numbers_without_end(
     pq.write_table(pa.table({"tokens": [[0] * 2**18]}), path)
     assert path.stat().st_size < 1_000
     with arrow_takes(2**16):
-        refused(
+        refuse(
             ("extract", source, "--samples", path),
             "a.parquet: cannot be read as parquet (got a row group unpacks to 2,097,",
             " bytes, more than 1,048,576: write smaller ones)",
@@ -365,7 +317,7 @@ def test_a_frame_that_is_half_written(tmp_path: Path, source: Path, cut: int) ->
     path.write_bytes((zst(rows(0, 3)) + zst(rows(3, 5)))[:-cut])
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
     lengths = ("--prefix-length", "2", "--suffix-length", "2")
-    refused(
+    refuse(
         ("collect", source, *more, *lengths),
         "a.jsonl.zst line ",
         "cannot be read (got Truncated compressed stream)",
@@ -384,7 +336,7 @@ def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> N
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
     tracemalloc.start()
     try:
-        refused(
+        refuse(
             ("collect", source, *more),
             "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)",
         )
@@ -396,7 +348,7 @@ def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> N
 def test_a_line_of_text_is_read_in_pieces(tmp_path: Path) -> None:
     """A text without a newline has no limit: it is one document, of any length."""
     path = tmp_path / "a.txt"
-    path.write_text("the quick brown fox " * 150_000)
+    path.write_text("the quick brown fox " * 30_000)
     found = list(windows(open_corpus([path]), tiny_tokenizer(), 1_000, 1_000))
-    assert len(found) > 300
+    assert len(found) > 60
     assert np.max([window.tokens.max() for window in found]) < 400

@@ -17,7 +17,7 @@ import pytest
 import torch
 from command_line import attn_surgery
 
-from hostile.victims import change, commands, model, refused
+from hostile.victims import change, commands, model, refuse
 
 INDEX = "model.safetensors.index.json"
 
@@ -77,7 +77,7 @@ def test_a_terabyte_of_one_number(tmp_path: Path) -> None:
     torch.save(state, source / "pytorch_model.bin")
     change(source / "config.json", vocab_size=2**32)
     for command in ("extract", "export"):
-        refused(
+        refuse(
             commands(source, tmp_path)[command],
             f"pytorch_model.bin: tensor {name!r} is larger than what is stored of it",
             "(expected at most 4 bytes, got 1,099,511,627,776)",
@@ -107,7 +107,7 @@ def test_many_tensors_of_the_same_numbers(tmp_path: Path, same: bool) -> None:
         state[name] = stored[start : start + tensor.numel()].view_as(tensor)
     torch.save(state, path)
     size = path.stat().st_size
-    refused(
+    refuse(
         commands(source, tmp_path)["export"],
         "pytorch_model.bin: its tensors come to far more than is stored",
         f"(expected at most {2 * size:,} bytes, twice the file, got ",
@@ -123,27 +123,24 @@ def test_a_pickle_that_unpacks_itself(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for name, data in records.items():
             new.writestr(name, data)
-    refused(commands(source, tmp_path)["export"], "cannot be read as a pickled state dict")
+    refuse(commands(source, tmp_path)["export"], "cannot be read as a pickled state dict")
 
 
-def rewritten(path: Path, change_header: Callable[[dict], None]) -> None:
+def rewrite_header(path: Path, change_header: Callable[[dict], object]) -> None:
     data = path.read_bytes()
     size = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:size])
     change_header(header)
-    text = json.dumps(header).replace('"@"', "9" * 5_000).encode()
+    text = json.dumps(header).replace('"@"', DIGITS).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[size:])
 
 
 BIAS = "gpt_neox.final_layer_norm.bias"
+DIGITS = "9" * 5_000
 HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
     "a block of thousands of digits": (
-        lambda header: header.update({f"gpt_neox.layers.{'9' * 5_000}.mlp.bias": header.pop(BIAS)}),
-        "unknown tensor",
-    ),
-    "a known tensor of such a block": (
         lambda header: header.update(
-            {f"gpt_neox.layers.{'9' * 5_000}.input_layernorm.bias": header.pop(BIAS)}
+            {f"gpt_neox.layers.{DIGITS}.input_layernorm.bias": header.pop(BIAS)}
         ),
         "unknown tensor",
     ),
@@ -151,55 +148,21 @@ HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
         lambda header: header.update({"x" * 100_000: header.pop(BIAS)}),
         "unknown tensor",
     ),
-    "a size of thousands of digits": (
-        lambda header: header[BIAS].update(shape=["@"]),
-        "the header is not valid",
-    ),
-    "a size beyond 64 bits": (
-        lambda header: header[BIAS].update(shape=[2**70]),
-        "the header is not valid",
-    ),
+    "digits": (lambda header: header[BIAS].update(shape=["@"]), "the header is not valid"),
+    "beyond 64 bits": (lambda header: header[BIAS].update(shape=[2**70]), "the header is not"),
     "a thousand dimensions": (
         lambda header: header[BIAS].update(shape=[64] + [1] * 1_000),
         "has 1001 dimensions",
     ),
-    "no numbers": (
-        lambda header: header[BIAS].update(shape=None),
-        "the header is not valid",
-    ),
+    "no numbers": (lambda header: header[BIAS].update(shape=None), "the header is not valid"),
 }
 
 
 @pytest.mark.parametrize("case", HEADERS)
-@pytest.mark.parametrize("command", ["extract", "export"])
-def test_headers(tmp_path: Path, command: str, case: str) -> None:
+def test_headers(tmp_path: Path, case: str) -> None:
     source = model(tmp_path / "model")
     spoil, text = HEADERS[case]
-    rewritten(source / "model.safetensors", lambda header: spoil(header))
-    outcome = refused(commands(source, tmp_path)[command], text if command == "export" else "")
-    assert len(outcome.stderr) < 5_000
-
-
-@pytest.mark.parametrize(
-    "name", ["../evil.safetensors", "/dev/zero", "..", "", "x" * 5_000, "a\x00b", 3, None, ["a"]]
-)
-def test_shards_outside_the_folder(tmp_path: Path, name: object) -> None:
-    source = model(tmp_path / "model", num_shards=2)
-    index = json.loads((source / INDEX).read_text())
-    index["weight_map"][BIAS] = name
-    (source / INDEX).write_text(json.dumps(index))
+    rewrite_header(source / "model.safetensors", spoil)
     for command in ("extract", "export"):
-        outcome = refused(commands(source, tmp_path)[command], INDEX)
+        outcome = refuse(commands(source, tmp_path)[command], text if command == "export" else "")
         assert len(outcome.stderr) < 5_000
-
-
-@pytest.mark.parametrize("value", ["@", 0, True, [64], 2**62])
-@pytest.mark.parametrize(
-    "key", ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"]
-)
-def test_sizes_that_are_none(tmp_path: Path, key: str, value: object) -> None:
-    source = model(tmp_path / "model")
-    change(source / "config.json", **{key: value})
-    path = source / "config.json"
-    path.write_text(path.read_text().replace('"@"', "9" * 5_000))
-    refused(commands(source, tmp_path)["extract"])

@@ -69,7 +69,7 @@ def commands(model: Path, work: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-def refused(arguments: tuple[object, ...], *texts: str) -> Outcome:
+def refuse(arguments: tuple[object, ...], *texts: str) -> Outcome:
     """Runs a command, which must fail in one line that holds the texts."""
     outcome = attn_surgery(*arguments)
     outcome.assert_error(*texts)

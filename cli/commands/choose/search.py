@@ -29,13 +29,13 @@ from cli.tables.search import export_command, show_search
     "--max-extraction",
     type=Number(0, 1),
     metavar="X",
-    help="Leave at most this share of the passages recovered, at the least held-out KL: 0.01.",
+    help="Leave at most this share of the passages recovered (0.01 is 1 %), at the least KL.",
 )
 @click.option(
     "--max-loss-increase",
     type=Number(min=0, min_open=True),
     metavar="Y",
-    help="Leave as few as can be, with held-out loss at most Y nats per token higher.",
+    help="Raise held-out loss by at most Y nats per token, and leave as few passages as possible.",
 )
 @choice_options
 @output_option("Folder to create: plan.json, search.json and a picture.  [default: NAME-search]")
@@ -50,14 +50,14 @@ def command(
     """Find the blocks and heads of MODEL whose edit meets a goal at the least cost.
 
     Give one goal: --max-extraction or --max-loss-increase. MODEL and SAMPLES are as for extract.
-    The edit is chosen on one half of the samples and of the held-out text, and reported on the
-    other. `attn-surgery export MODEL --plan DIR/plan.json` makes it.
+    One half of the samples and of the held-out text chooses the edit, the other half tests it.
+    `attn-surgery export MODEL --plan DIR/plan.json` makes it.
 
-    Interrupted, the same command goes on where it was. With a larger --max-evaluations it also goes
-    on from a finished search; nothing is measured twice. The search of anything else is refused
-    unless you pass --overwrite.
+    An interrupted search continues when you run the same command again. With a larger
+    --max-evaluations, so does a finished one. Nothing is measured twice. If DIR holds the search of
+    anything else, the command stops, unless you pass --overwrite.
 
-    Where nothing meets the goal the exit code is 1, and DIR holds what was found, without a plan.
+    If nothing meets the goal, the exit code is 1, and DIR holds what was found, without a plan.
     """
     from evals.search.request import SearchRequest
 

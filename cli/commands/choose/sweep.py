@@ -124,22 +124,22 @@ def command(
             "--include-path and --limit say which tasks: give --tasks or --suite"
         )
 
+    from evals.edits.batch import BASE
+    from evals.edits.engine import Engine
     from evals.evaluation.swept import batch_sizes, run_tasks, with_tasks
     from evals.files import Journal
     from evals.running.processes import Processes
     from evals.running.request import Measuring
     from evals.samples.windows import control_windows
     from evals.search.units import possible, units
-    from evals.sweep.batch import BASE
     from evals.sweep.edits import left_out, swept
-    from evals.sweep.engine import Engine
     from evals.sweep.estimates import with_estimates
     from evals.sweep.folder import owned, write_sweep
     from evals.sweep.report import Setting, fitted_alone, journal_of, sweep_report, with_divergence
     from surgery.output import check_output
 
     if output is not None:
-        check_output(output, owned, overwrite=overwrite, say=note)
+        check_output(output, owned, overwrite=overwrite)
     processes = Processes.launched(say=note)
     running = Measuring.of(asked)
     passages = open_passages(samples, running)
@@ -216,8 +216,8 @@ def command(
     found = None
     if estimated and heldout is not None:
         from evals.memorization.recovery import recovery_of
-        from evals.search.held_back import Half
-        from evals.search.looking import look
+        from evals.search.estimates import look
+        from evals.search.halves import Half
 
         recited = measured[0].exact & rows.trained_on
         with progress("estimate", None) as advance:

@@ -119,7 +119,7 @@ def command(
 
     if repo is not None:
         check_destination(repo)
-    check = partial(check_target, model, overwrite=overwrite, say=note)
+    check = partial(check_target, model, overwrite=overwrite)
     if output is not None and not dry_run:
         check(output)
     wanted = open_wanted(asked, model, revision, with_evaluation, dry_run)

@@ -86,7 +86,7 @@ def command(
     from surgery.output import check_output
     from surgery.reading.corpus import open_corpus
 
-    check_output(output, overwrite=overwrite, say=note)
+    check_output(output, overwrite=overwrite)
     cut = Cut(prefix_length, suffix_length, stride, min_score)
     cut.check()
     running = Running.of(asked)

@@ -80,7 +80,7 @@ def command(
     from surgery.output import atomic_folder, check_output
 
     output = output or Path(f"{_short(baseline if len(models) > 1 else models[0])}-evaluation")
-    check_output(output, files.owned, overwrite=overwrite, say=note)
+    check_output(output, files.owned, overwrite=overwrite)
     processes = Processes.launched(say=note)
     known = [(baseline, None), *((model, revision) for model in models)]
     materials = open_evaluation(request, known, processes)

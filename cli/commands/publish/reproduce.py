@@ -54,7 +54,7 @@ def command(
     from surgery.proof.reproduction import open_original, reproduce
 
     if output is not None:
-        check_target(model, Path(output), overwrite=overwrite, say=note)
+        check_target(model, Path(output), overwrite=overwrite)
     original = open_original(model, revision)
     edit = original.manifest.edit
     variants = [part.variant for part in edit.parts]

@@ -52,7 +52,7 @@ def command(output: Path, overwrite: bool) -> None:
     from evals.search.searching import search
     from surgery.output import atomic_folder, check_output
 
-    check_output(output, _owned, overwrite=overwrite, say=note)
+    check_output(output, _owned, overwrite=overwrite)
     wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=("cheap",))
     materials = open_materials(wanted, progress=progress)
     out = console()
@@ -96,7 +96,7 @@ def command(output: Path, overwrite: bool) -> None:
 
 def _owned(folder: Path) -> list[str]:
     """What an earlier demo wrote there."""
-    from evals.search.folder import owned as of_search
+    from evals.search.searching import owned as of_search
     from surgery.exporting import owned
 
     parts = {"deep-blocks": owned, "searched": owned, "search": of_search}

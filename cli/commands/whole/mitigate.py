@@ -99,7 +99,7 @@ def command(
     folder = Path(f"{output}-search")
     begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
     if overwrite or not begun:
-        check_target(model, output, overwrite=overwrite, say=note)
+        check_target(model, output, overwrite=overwrite)
     evaluation = evaluation_request(
         asked,
         models=(model,),

@@ -1,8 +1,8 @@
-"""Files that somebody else wrote: read within a limit, parsed strictly, refused in one line.
+"""Input from other people: read within limits, parsed strictly, refused in one line.
 
-Everything that comes from outside passes here: `read_bytes` or `read_lines` bound what is held in
-memory, `own_file` follows no link out of a model's folder, `parse_json` takes only what every later
-step can handle, and `guard` turns whatever a parser raises into an error of ours.
+`read_bytes` and `read_lines` bound what is held in memory, `parse_json` and `parse_yaml` accept
+only what every later step can handle, and `guard` turns whatever a parser raises into one of our
+own errors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from surgery.errors import CheckpointError, SamplesError, SurgeryError
+from surgery.errors import CheckpointError, SamplesError, SourceError, SurgeryError
 
 LIMIT = 2**26
 """Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
@@ -33,9 +33,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def guard(
     error: type[SurgeryError], what: str, where: object, fix: str | None = None
 ) -> Iterator[None]:
-    """Raises `error`, in one line, for whatever goes wrong inside; errors of ours pass.
+    """Raises `error`, in one line, for whatever goes wrong inside; our own errors pass.
 
-    A text of the user's that is not UTF-8 gets a `fix` of its own.
+    Text that is not UTF-8 gets its own `fix`.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def guard(
 
 
 def reason(problem: BaseException) -> str:
-    """What an exception says, in one line of at most 200 characters."""
+    """Describes an exception in one line of at most 200 characters."""
     if isinstance(problem, ValidationError):
         first = problem.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -66,35 +66,8 @@ def reason(problem: BaseException) -> str:
     return lines[0][:200]
 
 
-def own_file(path: Path, folder: Path) -> Path:
-    """The path, if what it leads to is the folder's own.
-
-    A link that stays in the folder is, and one to a blob of a Hub cache, whose client stores files
-    as `models--O--N/blobs/HASH` and links to them from `models--O--N/snapshots/COMMIT/NAME`. Any
-    other would bring in a file that is not of the model: whoever made the folder chooses which.
-
-    **Raises:** `CheckpointError` for a link out of the folder that does not end in a Hub cache.
-    """
-    real, place = path.resolve(), folder.resolve()
-    blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
-    if place in real.parents or real.parent == blobs or in_hub_cache(real):
-        return path
-    raise CheckpointError(
-        "is a link out of the model's folder, which is not followed",
-        where=path,
-        fix="put the file itself there",
-    )
-
-
-def in_hub_cache(real: Path) -> bool:
-    """Whether a path without links is a blob of this user's Hub cache."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents
-
-
 def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
-    """A small file as a whole. Raises `error` for a pipe, device or folder, or beyond `limit`."""
+    """Reads a small file. Raises `error` for a pipe, device or folder, or beyond `limit` bytes."""
     with guard(error, "cannot be read", path):
         # a pipe is opened without waiting for its other end
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
@@ -110,7 +83,7 @@ def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> 
 def read_lines(
     file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
 ) -> Iterator[tuple[str, str]]:
-    """The lines of an open file of UTF-8 text that are not blank: (where it is, the line)."""
+    """Yields (place, line) for every line of UTF-8 text that is not blank."""
     for number in itertools.count(1):
         place = f"{where} line {number}"
         with guard(error, "cannot be read", place):
@@ -124,13 +97,25 @@ def read_lines(
             yield place, text
 
 
+def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
+    """Returns the JSON object in a file; {} if the file is absent and not needed."""
+    if not path.exists():
+        if not needed:
+            return {}
+        raise SourceError(f"{path.name} is missing", where=path.parent)
+    with guard(CheckpointError, "not valid JSON", path):
+        value = parse_json(read_bytes(path, CheckpointError))
+    if not isinstance(value, dict):
+        raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
+    return value
+
+
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value from text, strictly, so that nothing later stumbles over it.
+    """Parses JSON strictly, so that no later step fails on it.
 
-    An integer beyond 64 bits becomes a float, as in most parsers.
-
-    **Raises:** ValueError for what is not JSON (NaN and infinities included), names a key twice, is
-    nested more than 64 deep, or holds a number beyond any float or half of a surrogate pair.
+    An integer beyond 64 bits becomes a float, as in most parsers. Raises ValueError for invalid
+    JSON (NaN and infinities included), a key that occurs twice, nesting beyond 64 levels, a number
+    beyond any float, or half of a surrogate pair.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -173,45 +158,34 @@ def _float(digits: str) -> float:
     return number
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(_DEPTH):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, (dict, list))
-            for inner in (item.values() if isinstance(item, dict) else item)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return
-    raise ValueError(f"nested more than {_DEPTH} deep")
+def _check_depth(value: Any, left: int = _DEPTH) -> None:
+    if isinstance(value, dict | list):
+        if left == 0:
+            raise ValueError(f"nested more than {_DEPTH} deep")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, left - 1)
 
 
 def parse_yaml(text: str) -> dict[str, Any]:
-    """Values by name; of nothing, none. Raises ValueError for what is no such thing.
+    """Returns values by name; {} for an empty text. Raises ValueError for anything else.
 
-    Nor may it refer to parts of itself: a few lines would unfold to more than any memory holds.
+    Aliases are refused: with them, a few lines unfold to more than any memory holds.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise _AliasError
+                raise SourceError("refers to parts of itself (what begins with *)")
             return super().compose_node(parent, index)
 
     try:
         data = yaml.load(text, Loader=Loader)
-    except _AliasError:
-        raise ValueError("refers to parts of itself (what begins with *)") from None
-    except Exception:  # PyYAML stumbles over values that are not of their tag
+    except SourceError as error:
+        raise ValueError(str(error)) from None
+    except Exception:  # PyYAML stumbles over values that do not fit their tag
         data = ""
     data = {} if data is None else data
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ValueError("is not valid YAML")
     return data
-
-
-class _AliasError(Exception):
-    """In YAML."""

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from evals.samples import Samples, Tokens
+from evals.samples.held_back import dealt_passages, dealt_windows
 from surgery.errors import SamplesError
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,22 +40,3 @@ def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )
     return first, second
-
-
-def dealt_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
-    """The rows of the half that chooses, and those of the half that is held back."""
-    rows = np.flatnonzero(samples.trained_on)
-    counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
-    return _dealt(rows, counts[rows], seed)
-
-
-def dealt_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
-    """As `dealt_passages`, of windows of held-out text."""
-    return _dealt(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
-
-
-def _dealt(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Rows in random order within each stratum, then in turn to one half and to the other."""
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
-    return np.sort(rows[order[0::2]]), np.sort(rows[order[1::2]])

@@ -1,4 +1,4 @@
-"""One batch of rows under the base model and under every edit of it: the inner loop of a sweep.
+"""One batch of rows under the base model and under every edit of it: the inner loop.
 
 Shape letters: B rows, P prefix tokens, S suffix tokens, T tokens that are read, d width.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from evals.edits.sharing import Branch
 from evals.memorization import measures
 from evals.running.early_exit import leaving, leaving_from
 from evals.running.forward import head_of
@@ -22,7 +22,6 @@ from evals.running.heldout import measure_heldout
 from evals.running.predictions import Sampling, measure_predictions
 from evals.running.runs import Run, from_block, from_tokens
 from evals.samples import Tokens
-from evals.sweep.shared_prefixes import Branch
 from surgery.editing.replacements import Replacements
 from surgery.selection import Selection
 
@@ -32,40 +31,6 @@ BASE: Selection = ()
 """The selection of no block: the unedited model."""
 Edits = Callable[[Branch], Replacements]
 """A branch's edit, not yet in force."""
-
-
-def under_edits(
-    model: PreTrainedModel,
-    tokens: torch.Tensor,
-    tree: Sequence[Branch],
-    edit: Edits,
-    columns: Callable[[Run, Run | None], Columns],
-    alone: Callable[[int, torch.Tensor], Columns] | None = None,
-) -> Iterator[tuple[Selection, Columns]]:
-    """Passes over `tokens` (int64 [B, T]) on shared prefixes, and what `columns` makes of each.
-
-    **Arguments:** `columns`: a run and the base's (None for the base) -> measures; `alone`: a block
-    and its inputs -> measures, in place of a run where nothing goes on from the edit.
-    """
-    base = from_tokens(model, tokens, keep={branch.start for branch in tree})
-    yield BASE, columns(base, None)
-
-    def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
-        edited, states = edit(branch), above.inputs[branch.start]
-        if alone is not None and not branch.children:
-            with edited.active():
-                yield branch.selection, alone(branch.start, states)
-            return
-        last = None if branch.measured else max(branch.exits)
-        with edited.active_in_turn():
-            run = from_block(model, branch.start, states, keep=branch.exits, last=last)
-        if branch.measured:
-            yield branch.selection, columns(run, base)
-        for child in branch.children:
-            yield from walk(child, run)
-
-    for branch in tree:
-        yield from walk(branch, base)
 
 
 @dataclass(frozen=True)
@@ -87,11 +52,33 @@ class EditedBatch:
     def measure(
         self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
     ) -> Iterator[tuple[Selection, Columns]]:
-        """The measures of the base model, then those of every branch that is to be measured."""
+        """The measures of the base model, then those of every branch that is to be measured.
+
+        A branch continues its parent's pass. With `exact_only`, one from which no other continues
+        stops at each row's first wrong token.
+        """
         # The last token predicts nothing that is measured, so it is not read.
-        read = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
-        columns, alone = partial(self._columns, model), partial(self._leaving_from, model)
-        return under_edits(model, read, tree, edit, columns, alone if self.exact_only else None)
+        tokens = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
+        base = from_tokens(model, tokens, keep={branch.start for branch in tree})
+        yield BASE, self._columns(model, base, None)
+
+        def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
+            edited, states = edit(branch), above.inputs[branch.start]
+            if self.exact_only and not branch.children:
+                with edited.active():
+                    left = leaving_from(model, branch.start, states, self._suffix)
+                yield branch.selection, self._left(left)
+                return
+            last = None if branch.measured else max(branch.exits)
+            with edited.active_in_turn():
+                run = from_block(model, branch.start, states, keep=branch.exits, last=last)
+            if branch.measured:
+                yield branch.selection, self._columns(model, run, base)
+            for child in branch.children:
+                yield from walk(child, run)
+
+        for branch in tree:
+            yield from walk(branch, base)
 
     @property
     def _suffix(self) -> torch.Tensor:
@@ -121,9 +108,6 @@ class EditedBatch:
             "nll": measures.suffix_nll(found.log_likelihood),
             "entropy": measures.entropy(found.distributions),
         }
-
-    def _leaving_from(self, model: PreTrainedModel, block: int, states: torch.Tensor) -> Columns:
-        return self._left(leaving_from(model, block, states, self._suffix))
 
     def _left(self, first_divergence: torch.Tensor) -> Columns:
         unknown = np.full(len(self.tokens), np.nan)

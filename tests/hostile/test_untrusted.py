@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from surgery.card.file import read_card
-from surgery.checkpoint.foreign import guard, parse_json, read_bytes, read_lines
 from surgery.errors import SamplesError, SourceError
+from surgery.untrusted import guard, parse_json, read_bytes, read_lines
 
 VALUES = st.recursive(
     st.none()

@@ -1,17 +1,20 @@
-"""One measured edit as a point, and the points that no other beats."""
+"""One measured edit as a point, the points that no other beats, and points as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from evals.memorization.recovery import Recovery, rates
-from evals.sweep.engine import Measured
+from pydantic import TypeAdapter
+
+from evals.edits.engine import Measured
+from evals.memorization.recovery import NAMES, Recovery, rates
 from surgery.selection import Selection
 
 
 @dataclass(frozen=True)
-class Point:
+class EditPoint:
     """An edit, with means over passages and over held-out windows.
 
     - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: of those
@@ -30,9 +33,9 @@ class Point:
     rates: tuple[float, ...] = ()
 
 
-def point_of(measured: Measured, measure: Recovery) -> Point:
+def point_of(measured: Measured, measure: Recovery) -> EditPoint:
     """Means over every row and window that was measured."""
-    return Point(
+    return EditPoint(
         selection=measured.selection,
         recovered=float(measure.recovered(measured.evidence).mean()),
         rates=tuple(rates(measured.evidence).values()),
@@ -43,12 +46,14 @@ def point_of(measured: Measured, measure: Recovery) -> Point:
     )
 
 
-def pareto_front(points: Iterable[Point], cost: Callable[[Point], float]) -> list[Point]:
+def pareto_front(
+    points: Iterable[EditPoint], cost: Callable[[EditPoint], float]
+) -> list[EditPoint]:
     """The points that no other equals or beats in both `recovered` and `cost`, cheapest first.
 
     Of points that are equal in both, the one with the smaller selection stays.
     """
-    front: list[Point] = []
+    front: list[EditPoint] = []
     for point in sorted(points, key=lambda p: (cost(p), p.recovered, size_of(p.selection))):
         if not front or point.recovered < front[-1].recovered:
             front.append(point)
@@ -58,3 +63,20 @@ def pareto_front(points: Iterable[Point], cost: Callable[[Point], float]) -> lis
 def size_of(selection: Selection) -> tuple[int, Selection]:
     """How many heads are edited; then the selection itself, so that every order is a total one."""
     return sum(len(part.heads) for part in selection), selection
+
+
+_STORED = TypeAdapter(EditPoint)
+
+
+def point_as_json(point: EditPoint) -> dict[str, Any]:
+    """What a search continues from."""
+    stored: dict[str, Any] = _STORED.dump_python(point, mode="json")
+    return stored
+
+
+def point_from_json(stored: Any) -> EditPoint:
+    """Raises `ValueError` for anything else than `point_as_json` gives."""
+    point = _STORED.validate_python(stored)
+    if len(point.rates) != len(NAMES):
+        raise ValueError(f"rates: expected {len(NAMES)}, got {len(point.rates)}")
+    return point

@@ -19,14 +19,14 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from evals.edits.batch import BASE, Columns, EditedBatch
+from evals.edits.sharing import FitsBlocks, SharedEdits
 from evals.files import Journal, arrays_as_json, arrays_from_json
 from evals.memorization.recovery import Evidence
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
-from evals.sweep.batch import BASE, Columns, EditedBatch
-from evals.sweep.planning import FitsBlocks, SharedEdits
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 from surgery.selection import Selection, blocks_of

@@ -1,1 +1,0 @@
-"""Exports and the package itself under the oldest and newest versions of what they rest on."""

@@ -1,0 +1,51 @@
+"""What an audit is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from evals.running.request import Measuring
+from surgery.hub.embedded import lab_of
+
+
+class AuditRequest(Measuring):
+    """What attackers recover of `samples` from `model`, and from `baseline`.
+
+    - `samples`, `controls`: passages, and text that was not trained on. Empty: a lab model's own.
+    - `attacks`: names; empty: all. `max_recovered`: by attack, the highest rate that is allowed; it
+      is run, too.
+
+    Raises `MeasurementError` for an attack that does not exist.
+    """
+
+    model: str
+    baseline: str
+    samples: str | None = None
+    controls: tuple[Path, ...] = Field(default=(), serialization_alias="control")
+    attacks: tuple[str, ...] = Field(default=(), serialization_alias="attack")
+    max_recovered: dict[str, float] = Field(default={}, serialization_alias="max")
+
+    @model_validator(mode="after")
+    def _can_be_tried(self) -> AuditRequest:
+        if self.samples is None and self.lab is None:
+            raise ValueError("audit needs passages: give --samples")
+        assert self.tried
+        return self
+
+    @property
+    def lab(self) -> str | None:
+        """The lab model that is audited, if one is."""
+        return lab_of(self.model, self.baseline)
+
+    @property
+    def passages(self) -> str:
+        return self.samples or str(self.lab)
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The names of the attacks to run."""
+        from evals.attacks.names import choose_attacks
+
+        return choose_attacks(self.attacks, self.max_recovered)

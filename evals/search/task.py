@@ -1,0 +1,160 @@
+"""What is searched: a loaded model, the units to choose from, and both halves of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+from evals.edits.engine import Engine
+from evals.edits.sharing import FitsBlocks
+from evals.inputs import (
+    Progress,
+    Say,
+    calibration_text,
+    fitter_for,
+    needed_texts,
+    open_model,
+    open_passages,
+    tokenized,
+)
+from evals.memorization.recovery import Recovery, recovery_of
+from evals.models import LoadedModel
+from evals.running.processes import Processes
+from evals.samples import Samples, Tokens
+from evals.samples.windows import control_windows
+from evals.search.goals import Goal
+from evals.search.halves import Half, halves
+from evals.search.request import SearchRequest
+from evals.search.units import every_set, possible, units
+from surgery.errors import UnsupportedError
+from surgery.families import Dimensions
+from surgery.fitting.fitter import Fitter
+from surgery.hub.embedded import lab_of
+from surgery.selection import Part, Selection
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """A request with all that it names opened.
+
+    - `windows`: int32 [M, T] held-out text.
+    - `variants`: what a block or a head may become. `offered`: the units to choose from.
+    - `fitter`: None where no variant needs one. `warnings`: what is left out, and why.
+    """
+
+    request: SearchRequest
+    loaded: LoadedModel
+    samples: Samples
+    windows: Tokens
+    variants: tuple[str, ...]
+    offered: tuple[Part, ...]
+    fitter: Fitter | None
+    warnings: tuple[str, ...]
+    processes: Processes
+
+    @property
+    def goal(self) -> Goal:
+        return self.request.goal
+
+    @property
+    def dimensions(self) -> Dimensions:
+        return self.loaded.dimensions
+
+    @cached_property
+    def measure(self) -> Recovery:
+        """What counts as recovering a passage."""
+        return recovery_of(self.request.measure)
+
+    @cached_property
+    def halves(self) -> tuple[Half, Half]:
+        """To choose on, and held back. Raises `SamplesError` where there is too little."""
+        return halves(self.samples, self.windows, self.request.seed)
+
+    def refusal(self, selection: Selection, layout: str | None = None) -> UnsupportedError | None:
+        """Why the model cannot be exported with a selection; None if it can."""
+        return self.loaded.editable.refusal(selection, layout=layout or self.request.layout)
+
+    @cached_property
+    def pools(self) -> tuple[frozenset[int], ...]:
+        """The units that a layout holds together, by index; none that lies within another."""
+        layout = self.request.layout
+        held = {
+            frozenset(
+                index
+                for index, unit in enumerate(self.offered)
+                if self.refusal((unit,), name) is None
+            )
+            for name in (("stock", "compact") if layout == "auto" else (layout,))
+        }
+        return tuple(sorted((p for p in held if not any(p < o for o in held)), key=sorted))
+
+    @cached_property
+    def exhaustive(self) -> bool:
+        """Whether every set of units can be measured."""
+        most = self.request.max_evaluations
+        return len(list(islice(every_set(self.offered), most + 1))) <= most
+
+    @property
+    def rows(self) -> int:
+        """How many rows one edit is measured on."""
+        return len(self.halves[0].samples) + len(self.halves[0].windows)
+
+    def engines(self, layout: str, fitter: FitsBlocks | None = None) -> tuple[Engine, Engine]:
+        """One for each half."""
+        first, second = (
+            Engine(
+                self.loaded.model,
+                half.samples,
+                half.windows,
+                batch_size=self.request.batch_size,
+                processes=self.processes,
+                fitter=fitter,
+                layout=layout,
+                editable=self.loaded.editable,
+            )
+            for half in self.halves
+        )
+        return first, second
+
+
+def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:
+    """Reads what a request names, texts before the model; `say` hears of what is left out.
+
+    Raises `SurgeryError` for what cannot be used.
+    """
+    lab = lab_of(request.model)
+    variants = request.variants(fits=bool(request.calibration) or lab is not None)
+    passages = open_passages(request.samples, request)
+    texts = needed_texts(request.corpus, request.model)
+    calibrated = calibration_text(request.calibration, request.model, variants)
+    processes = Processes.launched(say=say)
+    loaded = open_model(request.model, request, processes, request.revision, say=say)
+    rows = tokenized(passages, loaded, say)
+    size, layout, editable = loaded.dimensions, request.layout, loaded.editable
+    offered, refused = possible(
+        units(size.num_blocks, size.num_heads, request.grain, variants),
+        lambda selection: editable.refusal(selection, layout=layout),
+    )
+    warnings = [f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    fitter = fitter_for(
+        [editable.plan((unit,), layout=layout) for unit in offered],
+        calibrated,
+        loaded,
+        layout=layout,
+        processes=processes,
+        progress=progress,
+    )
+    return SearchTask(
+        request=request,
+        loaded=loaded,
+        samples=rows,
+        windows=control_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
+        variants=variants,
+        offered=offered,
+        fitter=fitter,
+        warnings=tuple(warnings),
+        processes=processes,
+    )

@@ -1,0 +1,102 @@
+"""Contract: `extract` and `audit` do not flatter an edit with the passages that chose it.
+
+A model that records what a search chose it on is measured on the others: each figure is that of a
+run on those alone. The result and the table say how many chose, and give the rates of all as well.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import attn_surgery
+from reciting import generate
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+from evals.samples import load_samples, row_hash
+from evals.samples.held_back import dealt_passages, dealt_windows
+from evals.samples.windows import control_windows
+from surgery.exporting import export
+
+SEED = 3
+LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
+EXTRA = {"extract": (), "audit": ("--attack", "greedy", "--attack", "any")}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    """A base, an edit that was chosen on half of twelve passages and of a text, and both halves."""
+    folder = tmp_path_factory.mktemp("searched")
+    tokenizer = tiny_tokenizer()
+    model = tiny_model()
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    export(str(folder / "base"), "1", variant="zero", output=folder / "edited")
+    (folder / "text.txt").write_text(TEXT)
+    ids = tokenizer(TEXT)["input_ids"]
+    prefixes = [ids[at : at + 6] for at in range(12)]
+    said = generate(model, torch.tensor(prefixes), 5).tolist()  # so the base recites all but two
+    said[0], said[1] = said[1], said[0]
+    rows = [{"id": str(at), "tokens": prefixes[at] + said[at]} for at in range(12)]
+    write(folder / "all.jsonl", rows)
+    samples = load_samples(str(folder / "all.jsonl"), prefix_length=6, suffix_length=5)
+    windows = control_windows([TEXT], tokenizer, 11)
+    half, other = dealt_passages(samples, SEED)
+    write(folder / "others.jsonl", [rows[at] for at in other])
+    manifest = json.loads((folder / "edited" / "surgery.json").read_text())
+    manifest["edit"]["chosen"] = {
+        "seed": SEED,
+        "passages": row_hash(samples.tokens[half]),
+        "windows": row_hash(windows[dealt_windows(windows, SEED)[0]]),
+    }
+    (folder / "edited" / "surgery.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def write(path: Path, rows: list) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(command: str, folder: Path, samples: str, *more: object):
+    outcome = attn_surgery(
+        *(command, folder / "edited", "--baseline", folder / "base", *LENGTHS, *EXTRA[command]),
+        *("--samples", folder / samples, "--control", folder / "text.txt", *more),
+    )
+    assert outcome.code == 0, outcome
+    return outcome
+
+
+def rates(command: str, result: dict) -> dict:
+    if command == "audit":
+        return {a["name"]: (a["base"], a["edited"]) for a in result["attacks"]}
+    return {key: (result["baseline"][key], result[key]) for key in ("n", "exact_match")}
+
+
+@pytest.mark.parametrize("command", EXTRA)
+def test_figures_are_of_the_passages_that_did_not_choose(command, searched) -> None:
+    found = run(command, searched, "all.jsonl", "--json").json
+    assert found["n"] == found["chose"]["passages"] == 6
+    assert found["chose"]["windows"] > 1
+    assert found["all_passages"]["n"] == 12
+    others = run(command, searched, "others.jsonl", "--json")
+    assert rates(command, found) == rates(command, others.json)
+    assert others.json["chose"]["passages"] is None, "some of the passages may be among these"
+    assert "warning: a search chose the edit on other passages" in others.stderr
+
+
+@pytest.mark.parametrize("command", EXTRA)
+def test_the_table_says_so(command, searched) -> None:
+    printed = run(command, searched, "all.jsonl").stdout
+    assert "A search chose the edit on 6 of 12; the figures are of the rest." in printed
+    assert "of 12" in printed if command == "extract" else "edited, all 12" in printed
+
+
+def test_nothing_is_left_out_of_an_edit_that_no_search_chose(searched) -> None:
+    outcome = attn_surgery(
+        *("extract", searched / "base", "--samples", searched / "all.jsonl", "--json"), *LENGTHS
+    )
+    assert outcome.json["n"] == 12
+    assert outcome.json["chose"] == {"passages": 0, "windows": 0}
+    assert outcome.json["all_passages"] is None
