@@ -1,6 +1,4 @@
-"""The figures of a report that follow from others, computed again: a rate is its count over n, an
-interval follows from both, and a difference from what is compared.
-"""
+"""The figures of a report that follow from others, computed again: a rate is its count over n."""
 
 from __future__ import annotations
 
@@ -22,7 +20,8 @@ def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report in which everything that follows from other figures is computed from them.
 
     `report`: as `Report.to_dict` gives it. An untouched one stays the same, but for roundings. What
-    a report says of the edit itself is compared with the manifest. Raises ValueError, KeyError and the like for what is no report.
+    a report says of the edit itself is compared with the manifest. Raises ValueError, KeyError,
+    and the like for what is no report.
     """
     made: dict[str, Any] = _figures(report)
     settings, base = report["settings"], report["base"]
