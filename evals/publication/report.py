@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
 """Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
+MATPLOTLIB = metadata.version("matplotlib")
 _C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
@@ -90,7 +92,10 @@ def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> Rende
 
 
 def _told(report: Report, made: Mapping[str, str]) -> RenderedReport:
-    version = report.provenance.versions.get("attn-surgery")
+    recorded = report.provenance.versions
+    version, drawn_by = recorded.get("attn-surgery"), recorded.get("matplotlib", MATPLOTLIB)
+    if drawn_by != MATPLOTLIB:  # its pictures differ, so the page cannot be made again here
+        version = f"{version} with matplotlib {drawn_by}"
     return RenderedReport({REPORTS[0]: report.to_text(), **made}, shown_on_card(report), version)
 
 
