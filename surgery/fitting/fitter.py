@@ -116,8 +116,8 @@ class Fitter:
         return processes if self._model.device.type == "cpu" else ALONE
 
     def _passes(self, processes: Sharing) -> Passes:
-        width, text = self._dimensions.d, self.calibration
-        return Passes(self._model, self._family, width, text, processes, self._advance)
+        size, text = self._dimensions, self.calibration
+        return Passes(self._model, self._family, size, text, processes, self._advance)
 
     def _known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
@@ -148,7 +148,8 @@ class Fitter:
         if torch.cuda.is_available():
             room = max(room, torch.cuda.mem_get_info()[0] // 4)
         maps = any(blocks.values())
-        size = max(1, room // bytes_of_sums(self._dimensions.d) if maps else len(blocks))
+        each = bytes_of_sums(self._dimensions.d, self._dimensions.context)
+        size = max(1, room // each if maps else len(blocks))
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
 

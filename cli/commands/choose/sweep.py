@@ -159,7 +159,15 @@ def command(
     if not exact_only:
         heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     size = loaded.dimensions
-    edits = swept(size.num_blocks, size.num_heads, chosen, last=last, ranges=ranges, heads=heads)
+    edits = swept(
+        size.num_blocks,
+        size.num_heads,
+        chosen,
+        last=last,
+        ranges=ranges,
+        heads=heads,
+        num_groups=size.num_groups,
+    )
     refused = left_out(loaded.editable, edits)
     estimated: tuple[Part, ...] = ()
     if estimates:
