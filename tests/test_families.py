@@ -16,8 +16,9 @@ import pytest
 import torch
 import transformers
 from checkpoints import DTYPES
+from command_line import attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
-from fits import export_with_any, random_fits
+from fits import export_with_any, random_fits, record_of
 from forging import assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -26,7 +27,9 @@ import surgery
 from surgery import families as records
 from surgery.editing.in_memory import replacements
 from surgery.editing.loading import load_model
+from surgery.editing.preparing import Fitting, prepare
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
+from surgery.exporting import write
 from surgery.families.decoder import BLOCK, GATED, attention, decoder, norm
 from surgery.selection import Part, parse_selection
 
@@ -340,6 +343,35 @@ def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
         found = logits(model)
     put_in_place(reference, "1", "identity", shared=True, fits={})
     assert torch.equal(found, logits(reference))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, variant: str) -> None:
+    """Asked for only, and only without a window: then every variant is held."""
+    source, out = sources["mistral"], tmp_path / "out"
+    outcome = attn_surgery("export", source, "--drop-attn", "1", "--layout", "stock")
+    outcome.assert_error("has no query and key biases", "--as llama", "--layout compact")
+    prepared = prepare(source, "1", variant=variant, layout="stock", save_as="llama")
+    assert prepared.plan.family.model_type == "llama"
+    fits = random_fits(range(BLOCKS), HEADS, HEADS * SIZE, SIZE)
+    write(prepared, out, fitting=Fitting(fits, record_of(prepared.plan.fitted)))
+    edited, reference = load_aligned(out), load_aligned(source)
+    assert isinstance(edited, transformers.LlamaForCausalLM)
+    put_in_place(reference, "1", variant, shared=True, fits=fits)
+    if variant in ("identity", "zero"):
+        assert torch.equal(logits(edited), logits(reference))
+    torch.testing.assert_close(logits(edited), logits(reference), rtol=1e-4, atol=1e-4)
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+
+
+def test_a_window_that_bites_is_no_llama(tmp_path: Path) -> None:
+    source = write_decoder(tmp_path / "source", "mistral", sliding_window=100)
+    with pytest.raises(UnsupportedError, match="sliding_window: the model attends within a window"):
+        surgery.export(source, "1", output=tmp_path / "out", save_as="llama")
+    with pytest.raises(UnsupportedError, match="cannot be saved as phi"):
+        surgery.export(source, "1", output=tmp_path / "out", save_as="phi")
 
 
 def test_groups_are_read_and_named() -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
-from reciting import passages
 from torch.nn import functional
 
 from evals.edits.engine import Engine
 from evals.running.batching import rows_per_batch
 from evals.running.runs import from_block, from_tokens
+from evals.samples import Samples
 from evals.search.units import units
 from evals.sweep.edits import swept
 from surgery.editing.in_memory import short_circuit
@@ -47,7 +47,9 @@ def test_a_pass_is_taken_up_at_any_block(model) -> None:
 
 
 def test_edits_are_measured_as_they_are(model) -> None:
-    samples = passages(TOKENS[:6], 8)
+    samples = Samples(
+        tokens=TOKENS[:6], prefix_length=8, ids=tuple(map(str, range(6))), source="drawn"
+    )
     engine = Engine(model, samples, TOKENS[6:10], batch_size=4)
     edits = [
         parse_selection(spec, "zero", BLOCKS, HEADS, GROUPS) for spec in ("1", "2.3", "0.g1,2")

@@ -196,7 +196,9 @@ def fit_checkpoint(
     fitter = Fitter(
         model,
         calibration,
-        editable=Editable(model, stored_dtype=inventory.dtype),
+        editable=Editable(
+            model, stored_dtype=inventory.dtype, save_as=prepared.plan.family.model_type
+        ),
         layout=prepared.plan.layout.NAME,
         advance=advance,
     )

@@ -54,6 +54,13 @@ from surgery.variants import VARIANTS
     "stock: loads in the library's own class. compact: smaller, no key/value cache for these "
     "blocks, needs its modeling file. auto: stock where it can hold the variant exactly."
 )
+@click.option(
+    "--as",
+    "save_as",
+    metavar="TYPE",
+    help="Save the result as another model type with the same tensors, which can hold the edit: "
+    "llama, for a Mistral model without a window.",
+)
 @calibration_option
 @revision_option
 @output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
@@ -86,6 +93,7 @@ def command(
     plan_file: Path | None,
     variant: str | None,
     layout: str,
+    save_as: str | None,
     calibration: tuple[str, ...],
     revision: str | None,
     output: Path | None,
@@ -134,6 +142,7 @@ def command(
         variant=variant,
         layout=layout,
         revision=revision,
+        save_as=save_as,
         check_default=check if output is None and not dry_run else None,
     )
     plan = prepared.plan
