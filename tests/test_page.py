@@ -21,7 +21,8 @@ from lxml import html as lxml_html
 from evals.benchmarks.tasks import SUITES, asked
 from evals.evaluation.page import pages
 from evals.evaluation.report import read_report
-from evals.evaluation.rows import SHARE, Cell, Form, Row, measured_tables, sizes
+from evals.evaluation.rows import measured_tables, sizes
+from evals.evaluation.tables import SHARE, Cell, Form, Row
 from surgery.card.facts import as_line
 
 REPORTS = {"whole": example, "bare": bare, "several": lambda: several(example(), example())}

@@ -17,7 +17,8 @@ from evals.evaluation.pictures import (
     edit_names,
 )
 from evals.evaluation.report import EditSummary, Gate, Report
-from evals.evaluation.rows import Cell, Table, measured_tables, sizes
+from evals.evaluation.rows import measured_tables, sizes
+from evals.evaluation.tables import Cell, Table
 from surgery.card.facts import as_code, as_line
 from surgery.variants import VARIANTS
 
