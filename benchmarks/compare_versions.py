@@ -1,13 +1,12 @@
 """Compares the figures that two versions of attn-surgery print, command by command.
 
     python benchmarks/compare_versions.py FIRST LAST      # two checkouts
-    python benchmarks/compare_versions.py FIRST LAST --deep data/deep
+    python benchmarks/compare_versions.py FIRST LAST --model lab:pythia --model data/deep
 
-Each command runs in its own process, once with the code of each version, on `lab:pythia` and
-`lab:gpt-neo`, and on the model in the folder that `--deep` names (beside its records.jsonl,
-heldout.txt, and calibration.txt). The script compares the JSON that each command prints, and the
-weights that it writes. It leaves out times, speeds, random seeds, paths, and package versions.
-Exit code 1 where a figure differs.
+Each command runs in its own process, once with the code of each version, on the lab models, or on
+the models that you name: folders, with records.jsonl, heldout.txt, and calibration.txt beside the
+weights. The script compares the JSON that each command prints, and the weights that it writes,
+without times, speeds, seeds, paths, and package versions. Exit code 1 where a figure differs.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ VARYING = {
     "versions", "created", "seconds", "tokens_per_second", "seed", "settings", "provenance",
     "config", "plan", "output", "report", "manifest_sha256", "speed", "next",
 }  # fmt: skip
-ABOVE = re.compile(r"/\S+/(?=[^/\s]+)")
+LABS = ("lab:pythia", "lab:gpt-neo")
+IN_TEXT = re.compile(r"/\S+/(?=[^/\s]+)|(?<=seed )\d+")
 FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
 
 
@@ -58,15 +58,15 @@ def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             single = path == ".edits" and len(value) == 1
             yield from list_leaves(item, "" if single else f"{path}[{index}]")
     else:
-        yield path, ABOVE.sub("", value) if isinstance(value, str) else value
+        yield path, IN_TEXT.sub("", value) if isinstance(value, str) else value
 
 
 def options_for(model: str) -> dict[str, str]:
     """What a command is told about a model. A lab model brings its own samples and texts."""
-    text = "" if model.startswith("lab:") else model
+    text = "" if model in LABS else str(Path(model).resolve())
     return {
-        "model": model,
-        "samples": f"--samples {model}/records.jsonl" if text else f"--samples {model}",
+        "model": text or model,
+        "samples": f"--samples {text}/records.jsonl" if text else f"--samples {model}",
         "control": text and f"--control {text}/heldout.txt",
         "corpus": text and f"--corpus {text}/heldout.txt",
         "fits": text and f"--calibration {text}/calibration.txt",
@@ -97,12 +97,12 @@ def run_commands(code: str, model: str, work: Path) -> dict[str, Any]:
 @click.command()
 @click.argument("first", type=FOLDER)
 @click.argument("last", type=FOLDER)
-@click.option("--deep", type=FOLDER, help="A trained model.")
-def main(first: str, last: str, deep: str | None) -> None:
+@click.option("--model", "models", multiple=True, default=LABS, show_default=True)
+def main(first: str, last: str, models: tuple[str, ...]) -> None:
     """Print every figure that differs between the checkouts FIRST and LAST."""
     before, after = dict[str, Any](), dict[str, Any]()
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
-        for model in ("lab:pythia", "lab:gpt-neo", *([deep] if deep else [])):
+        for model in models:
             works = [Path(temporary, name, Path(model).name) for name in ("first", "last")]
             one, other = pool.map(run_commands, (first, last), [model] * 2, works)
             before |= one

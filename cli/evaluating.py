@@ -1,9 +1,9 @@
-"""Options that say what is evaluated, how they become a plan, and what becomes of its gates."""
+"""Options that say what is evaluated, the request that they fill, and what becomes of gates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +12,7 @@ from cli.options import (
     FOLDER,
     F,
     Number,
+    ask,
     attack_options,
     control_option,
     count_option,
@@ -21,25 +22,34 @@ from cli.options import (
     together,
 )
 from cli.progress import progress
-from evals.inputs import heldout_texts, look_up, open_passages
 
 if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
-    from evals.evaluation.plan import Plan
+    from evals.evaluation.materials import Materials
     from evals.evaluation.report import Report
-    from surgery.reading.corpus import Corpus
-    from surgery.record.manifest import TextSource
+    from evals.evaluation.request import EvaluationRequest
+    from evals.running.processes import Processes
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
-    if not values:
-        return ()
-    from evals.evaluation.gates import parse_drop_limit
-
-    try:
-        return tuple(parse_drop_limit(value) for value in values)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    """TASK=X, each → {task or pattern: limit}; the last = counts."""
+    found: dict[str, float] = {}
+    for value in values:
+        task, sign, number = value.rpartition("=")
+        task = task.strip()
+        if not sign or not task:
+            raise click.BadParameter(
+                f"{value!r} is not TASK=X; write for example 'lambada_openai=0.03'"
+            )
+        if task in found:
+            raise click.BadParameter(f"{task!r} has more than one limit")
+        try:
+            found[task] = float(number)
+        except ValueError:
+            found[task] = math.nan
+        if not 0 <= found[task] < math.inf:
+            raise click.BadParameter(f"{number!r} in {value!r} is not a number from 0 on")
+    return found
 
 
 class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -93,7 +103,6 @@ fewshot_option = count_option(
 )
 drop_option = click.option(
     "--max-drop",
-    "limits",
     multiple=True,
     callback=_drop_limits,
     metavar="TASK=X",
@@ -117,7 +126,6 @@ evaluation_options = together(
     ),
     click.option(
         "--audit",
-        "with_audit",
         is_flag=True,
         help="Also try attacks; --attack or --max say so too.",
     ),
@@ -126,25 +134,36 @@ evaluation_options = together(
 """What is measured: tasks, passages, held-out text, and the gates."""
 
 
-def check_asked(asked: Mapping[str, Any], lab: str | None) -> None:
-    """Raises `UsageError` for options that exclude or need each other."""
-    check_tasks(asked["tasks"], asked["suite"])
-    if asked["max_extraction"] is not None and asked["samples"] is None and lab is None:
-        raise click.UsageError("--max-extraction needs passages: give --samples")
-    attacks = any(asked[key] for key in ("with_audit", "attacks", "max_recovered"))
-    if lab is None and attacks:
-        for option, key in (("--samples", "samples"), ("--control", "controls")):
-            if not asked[key]:
-                raise click.UsageError(f"attacks need passages and held-out text: give {option}")
+def evaluation_request(asked: Mapping[str, Any], **more: Any) -> EvaluationRequest:
+    """The request that `evaluation_options` and others fill. Raises `UsageError`."""
+    from evals.evaluation.request import EvaluationRequest
+
+    named = {field: asked[option] for field, option in _FIELDS.items() if option in asked}
+    return ask(EvaluationRequest, asked, **{**named, **more})
 
 
-def attacked(asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """The attacks that are run: none unless --audit, --attack or --max asks for them."""
-    from evals.attacks.names import choose_attacks
+_FIELDS = {
+    "include_path": "include_paths",
+    "control": "controls",
+    "attack": "attacks",
+    "max": "max_recovered",
+}
+"""Field of the request → argument of its option, where that has another name."""
 
-    if not (asked["with_audit"] or asked["attacks"] or asked["max_recovered"]):
-        return ()
-    return choose_attacks(asked["attacks"], asked["max_recovered"])
+
+def open_evaluation(
+    request: EvaluationRequest,
+    models: Iterable[tuple[str, str | None]],
+    processes: Processes | None = None,
+) -> Materials:
+    """As `evals.evaluation.materials.open_materials`. Raises `UsageError` for a gate on no task."""
+    from evals.evaluation.gates import UnknownTaskError
+    from evals.evaluation.materials import open_materials
+
+    try:
+        return open_materials(request, models, processes=processes, progress=progress)
+    except UnknownTaskError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def check_tasks(tasks: str | None, suite: str | None) -> None:
@@ -165,79 +184,24 @@ def named_tasks(tasks: str | None, suite: str) -> Sequence[str]:
     return tuple(dict.fromkeys(names))
 
 
-def make_plan(
-    asked: Mapping[str, Any],
-    lab: str | None,
-    *,
-    models: Iterable[tuple[str, str | None]] = (),
-    cached: bool = True,
-    **more: Any,
-) -> Plan:
-    """The evaluation that the options ask for; tasks are loaded, and gates checked against them.
-
-    `models`, each with its revision, are looked up before that, since tasks may take long to load.
-
-    `asked`: by the names of `evaluation_options`, and of `cli.options.running_options` where the
-    command has them. `cached`: the base's benchmarks need not be run again. `more`: further fields
-    of `evals.evaluation.plan.Plan`.
-    """
-    from evals.benchmarks.cache import BaselineCache
-    from evals.evaluation.plan import Plan
-    from evals.running.request import Measuring
-    from surgery.checkpoint.content import cache_folder
-    from surgery.reading.corpus import open_corpus
-    from surgery.reading.passages import texts
-    from surgery.record.manifest import TextSource
-
-    names = named_tasks(asked["tasks"], asked["suite"] or ("lab" if lab else "standard"))
-    named = asked["samples"] or lab
-    passages = None if named is None else open_passages(named, Measuring.of(asked))
-    if asked["controls"]:
-        corpus = open_corpus(asked["controls"])
-        heldout, controls = texts(corpus), recorded_texts(corpus)
-    else:
-        heldout, controls = heldout_texts((), lab), [TextSource(name=lab)] if lab else []
-    for model, revision in models:
-        look_up(model, revision)
-    keys = ("dtype", "device", "device_map", "batch_size")
-    running = {key: asked[key] for key in keys if key in asked}
-    return Plan(
-        benchmarks=_benchmarks(asked, names),
-        samples=passages,
-        heldout=heldout,
-        controls=controls,
-        limits=asked["limits"],
-        max_extraction=asked["max_extraction"],
-        attacks=attacked(asked),
-        max_recovered=asked["max_recovered"],
-        cache=BaselineCache(cache_folder() if cached else None),
-        **running,
-        **more,
-    )
+def say_warnings(report: Report) -> None:
+    """Says on stderr what a reader should know, once, with the model's name where there are
+    several."""
+    several = len(report.edits) > 1
+    said = (f"{e.name}: {text}" if several else text for e in report.edits for text in e.warnings)
+    for line in dict.fromkeys(said):
+        note(f"warning: {line}")
 
 
-def recorded_texts(corpus: Corpus) -> list[TextSource]:
-    """Held-out text as a report records it: files by name and hash, data sets by name alone."""
-    from surgery.checkpoint.content import sha256_of
-    from surgery.record.manifest import TextSource
-
-    return [
-        TextSource(name=f.name, sha256=sha256_of(f.place) if isinstance(f.place, Path) else None)
-        for f in corpus.files
-    ]
-
-
-def say_gates(report: Report, *, several: bool = False) -> bool:
-    """Names every gate that failed or is inconclusive, on stderr. Returns whether all hold.
-
-    `several`: of one of several models, which is then named.
-    """
-    whose = f"{report.models.edited}: " if several else ""
-    for gate in report.gates:
-        if not (gate.ok and gate.conclusive):
-            state = "inconclusive" if gate.ok else "failed"
-            note(f"{whose}gate {state}: {gate.name}: {gate.description}")
-    return all(gate.ok for gate in report.gates)
+def say_gates(report: Report) -> bool:
+    """Names every gate that failed or is inconclusive, on stderr. Returns whether all hold."""
+    for edit in report.edits:
+        whose = f"{edit.name}: " if len(report.edits) > 1 else ""
+        for gate in edit.gates:
+            if not (gate.ok and gate.conclusive):
+                state = "inconclusive" if gate.ok else "failed"
+                note(f"{whose}gate {state}: {gate.name}: {gate.description}")
+    return all(gate.ok for edit in report.edits for gate in edit.gates)
 
 
 def load_tasks(names: Sequence[str], **options: Any) -> Benchmarks:
@@ -246,16 +210,3 @@ def load_tasks(names: Sequence[str], **options: Any) -> Benchmarks:
 
     with progress("loading tasks", None):
         return Benchmarks.load(names, **options)
-
-
-def _benchmarks(asked: Mapping[str, Any], names: Sequence[str]) -> Benchmarks:
-    """The loaded tasks; a gate on one that is not among them is a usage error."""
-    from evals.evaluation.gates import check_named
-
-    keys = ("include_paths", "limit", "num_fewshot")
-    benchmarks = load_tasks(names, **{key: asked[key] for key in keys})
-    try:
-        check_named(asked["limits"], list(benchmarks.tasks))
-    except ValueError as error:
-        raise click.UsageError(f"--max-drop: {error}") from None
-    return benchmarks

@@ -72,12 +72,6 @@ def ask(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
         raise click.UsageError(where + first["msg"].removeprefix("Value error, ")) from None
 
 
-def unasked(options: Callable[[Any], Any]) -> dict[str, Any]:
-    """What a command gets for options that are not given, by the names of its arguments."""
-    command = click.command()(options(lambda **given: None))
-    return dict(command.make_context("unasked", []).params)
-
-
 def count_option(
     option: str, default: int | None, text: str, *, least: int | None = None
 ) -> Callable[[F], F]:

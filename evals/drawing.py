@@ -65,6 +65,23 @@ def draw(
     return [png, svg]
 
 
+def svg_text(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """What `paint` puts on an empty figure, as SVG to stand in a page. Text in it stays text."""
+    import warnings
+    from io import StringIO
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    file = StringIO()
+    with matplotlib.rc_context({**_SETTINGS, "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that its own font lacks; a browser has others
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
 def line_of(variant: str) -> dict[str, Any]:
     """Color, marker, and line style of a variant or of "mixed", the same in every picture."""
     return _LINES[variant]

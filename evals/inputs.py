@@ -147,6 +147,19 @@ def open_model(
     )
 
 
+def find_last(model: str, request: Measuring) -> ResolvedModel:
+    """The model that is measured after others, looked for before them; and the device of all.
+
+    Raises `SurgeryError` for what is not there.
+    """
+    from evals.models import find_device
+    from surgery.hub.finding import find_model
+
+    if not request.device_map:
+        find_device(request.device)
+    return find_model(model, request.revision)
+
+
 def measure_in_turn(
     models: Sequence[str | ResolvedModel],
     request: Running,

@@ -121,7 +121,7 @@ def open_model(
     Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a device
     that is not there.
     """
-    place = None if device_map else _device(device)
+    place = None if device_map else find_device(device)
     found = find_model(source, revision)
     _check_code(found, say)
     states = states_of(found.folder.iterdir())
@@ -177,7 +177,8 @@ def check_precision(base: str, other: str, name: str) -> None:
         )
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """By default a GPU where there is one. Raises `MeasurementError` for one that is not there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,9 +1,7 @@
 """How fast an edited model is, how large, and what it needs, beside the model it was made from.
 
-Each model runs in a process of its own, because peak memory belongs to a process. The two take
-turns (A B, B A, A B, …), so that a machine that slows down does so for both. A speed is a median
-with its range over all rounds, and a ratio counts as a difference only where the two ranges do not
-touch.
+Each model runs in its own process, because peak memory belongs to a process. The two take turns
+(A B, B A, A B, …), so that a machine that slows down does so for both.
 """
 
 from __future__ import annotations
@@ -55,24 +53,17 @@ def bench(
 ) -> dict[str, Any]:
     """Times both models on the same random prompt, and measures what they hold.
 
-    **Arguments:**
+    **Arguments:** `base`, `edited`: folders, Hub ids, or embedded models. `prompt_tokens`,
+    `new_tokens`: tokens a row, given and then decoded greedily; `batch_size`: rows. `rounds`: turns
+    of each model, at least 3. If both were equally fast, all n turns of one would still beat all of
+    the other's with probability 2 (n!)² / (2n)!: 0.8 % for 5. `dtype`, `device`: as
+    `evals.models.open_model` takes them. `advance` is told of turns done, of 2 × rounds.
 
-    - `base`, `edited`: folders, Hub ids or embedded models.
-    - `prompt_tokens`, `new_tokens`, `batch_size`: tokens a row in the prompt, tokens a row decoded
-      greedily after it, and rows.
-    - `rounds`: turns of each model, at least 3. If both were equally fast, all of one model's n
-      turns would still beat all of the other's with probability 2 (n!)² / (2n)!: 0.8 % for 5.
-    - `dtype`, `device`: as `evals.models.open_model` takes them.
-    - `say`: told what was decided on the user's behalf. `advance`: told the turns done, of
-      2 × rounds.
+    Returns the JSON object of `bench --json`. Speeds are tokens per second over all rows. `ratios`
+    are edited / base, those of speeds taken within each round, where the machine was alike.
 
-    Returns the JSON object of `bench --json`. Speeds are tokens per second over all rows:
-    `median`, `min` and `max` over rounds, and `rounds` themselves. `cache_bytes` are measured on
-    the cache that the prompt leaves. `ratios` are edited / base: of speeds the median, smallest
-    and largest over rounds, and `within_noise` where the speeds' ranges touch.
-
-    Raises `SourceError`, `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
-    and `MeasurementError` for what cannot be compared, does not fit or dies.
+    Raises `SourceError`, `CheckpointError`, or `UnsupportedError` for a model that does not load,
+    and `MeasurementError` for what cannot be compared, does not fit, or dies.
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
@@ -108,7 +99,7 @@ def _take_turns(
     say: Callable[[str], None],
     advance: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], tuple[list[dict[str, Any]], ...]]:
-    """What each of two models is, and its turns: each in a process that holds it."""
+    """What each of two models is, and its turns, each in a process of its own."""
     with ExitStack() as stack:
         workers = [
             stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _follow_parent))

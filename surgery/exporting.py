@@ -1,4 +1,4 @@
-"""The main job: plan → read → rewrite → write. Streams, and leaves the source untouched."""
+"""The main job: reads a source, rewrites its blocks, and streams the result to a new folder."""
 
 from __future__ import annotations
 
@@ -163,9 +163,9 @@ def write(
 
 
 def owned(folder: Path) -> Collection[str]:
-    """What attn-surgery wrote into the folder of a model, as patterns: see `surgery.output.Owned`.
+    """Returns patterns of what attn-surgery wrote into a model's folder (`surgery.output.Owned`).
 
-    A listed file whose content is another by now is not among it.
+    A listed file that has changed since is not among them.
     """
     manifest = read_manifest(folder)
     if manifest is None:

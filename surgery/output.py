@@ -154,6 +154,8 @@ def claiming(target: Path) -> Iterator[Path]:
     try:
         lock.acquire()
     except Timeout:
+        if not path.exists():  # where no file can be made, such as /proc
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from None
         raise OutputError("another process is writing it", where=target) from None
     try:
         if old.exists() and not os.path.lexists(target):  # killed between two renames

@@ -18,8 +18,8 @@ from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure
 from evals.memorization.comparison import report as extraction_report
 from evals.models import LoadedModel
-from evals.publication.consistency import recomputed
-from evals.publication.report import told
+from evals.publication.consistency import recompute_report
+from evals.publication.report import write_all_sentences
 from evals.statistics import rate
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
@@ -67,45 +67,6 @@ def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict
     return {**figures, **named, "metrics": {"acc": figures}}
 
 
-def speed() -> dict[str, Any]:
-    """The object of `bench --json`, as far as a page shows it."""
-
-    def spread(*rounds: float) -> dict[str, Any]:
-        middle = sorted(rounds)[1]
-        return {"median": middle, "min": min(rounds), "max": max(rounds), "rounds": list(rounds)}
-
-    def figures(prefill: list[float], decode: list[float], memory: int) -> dict[str, Any]:
-        return {
-            "prefill_tokens_per_second": spread(*prefill),
-            "decode_tokens_per_second": spread(*decode),
-            "cache_bytes": memory,
-            "parameters": memory,
-            "peak_memory_bytes": 7 * memory,
-        }
-
-    return {
-        "base": figures([9_000.5, 9_100.25, 8_800], [401, 377.5, 390], 2_183_680),
-        "edited": figures([11_000, 11_203.5, 10_900.75], [410, 380, 388.5], 1_951_840),
-        "ratios": {
-            "prefill_tokens_per_second": {**spread(1.2, 1.23, 1.24), "within_noise": False},
-            "decode_tokens_per_second": {**spread(1.02, 1.0, 0.99), "within_noise": True},
-            "cache_bytes": 0.5,
-            "parameters": 0.8938,
-            "peak_memory_bytes": 0.9951,
-        },
-        "settings": {
-            "prompt_tokens": 128,
-            "new_tokens": 64,
-            "rounds": 3,
-            "batch_size": 1,
-            "dtype": "float32",
-            "device": "cpu",
-            "threads": 1,
-            "memory": "resident memory of the process while running",
-        },
-    }
-
-
 def audit() -> dict[str, Any]:
     """What an audit found: a plain attack, one with a curve and no control, and membership."""
 
@@ -136,22 +97,30 @@ def audit() -> dict[str, Any]:
     }  # fmt: skip
 
 
+SHARED = ("created", "base", "front", "settings", "provenance", "commands")
+"""Keys at the top; all others are of the edit."""
+
+
 def example(**changes: Any) -> dict[str, Any]:
-    """The whole report, validated; `changes` replace keys at the top."""
+    """The whole report of one edit, validated; `changes` replace keys at the top or of the edit."""
     extraction = _extraction()
     before = extraction["baseline"]
     rise = {**extraction["paired"]["control_nll_difference"], "p_value": 0.0021}
     run = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revision": None}
     recited = (before["exact_match"], extraction["exact_match"])
     losses = (before["control"]["nll"], extraction["control"]["nll"])
-    report = {
-        "schema_version": 3,
-        "created": "2026-03-09T07:05:31+00:00",
+    sizes = [
+        {"parameters": n, "weight_bytes": 2 * n, "cache_bytes_per_token": cache}
+        for n, cache in ((2_183_680, 7_680), (1_951_840, 3_840))
+    ]
+    edited = {
+        "name": EDITED,
+        "size": sizes[1],
+        "provenance": {"model": EDITED, "content": "c" * 64, "manifest_sha256": "b" * 64, **run},
+        "relation": "source",
         "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
         f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
         "passed": False,
-        "models": {"base": BASE, "edited": EDITED},
-        "relation": "source",
         "chose": {"passages": 24, "windows": 16},
         "tasks": {
             "lambada_openai": task(0.6123, 0.5871),
@@ -248,48 +217,6 @@ def example(**changes: Any) -> dict[str, Any]:
             },
             "earlier_edits": 1,
         },
-        "sizes": {
-            part: {"parameters": n, "weight_bytes": 2 * n, "cache_bytes_per_token": cache}
-            for part, n, cache in (("base", 2_183_680, 7_680), ("edited", 1_951_840, 3_840))
-        },
-        "speed": speed(),
-        "trade_off": {
-            "points": [
-                *(
-                    {
-                        "label": name,
-                        "kind": kind,
-                        "exact_match": rate["rate"],
-                        "exact_match_ci95": rate["ci95"],
-                        "heldout_loss": loss["mean"],
-                        "loss_increase": increase,
-                    }
-                    for name, kind, rate, loss, increase in zip(
-                        (BASE, EDITED),
-                        ("base", "edited"),
-                        recited,
-                        losses,
-                        (0.0, rise["mean"]),
-                        strict=True,
-                    )
-                ),
-                {
-                    "label": "2 identity",
-                    "kind": "front",
-                    "exact_match": 0.2,
-                    "heldout_loss": 5.1,
-                    "loss_increase": 0.1,
-                },
-                {
-                    "label": "1-2 identity",
-                    "kind": "front",
-                    "exact_match": 0.1,
-                    "heldout_loss": 5.2,
-                    "loss_increase": 0.2,
-                },
-            ],
-            "note": "The search saw other passages.",
-        },
         "passages": [
             {
                 "id": "row-0",
@@ -309,49 +236,76 @@ def example(**changes: Any) -> dict[str, Any]:
             }
         ],
         "warnings": ["Rows with few tokens were left out."],
+    }
+    report = {
+        "schema_version": 4,
+        "created": "2026-03-09T07:05:31+00:00",
+        "base": {
+            "name": BASE,
+            "size": sizes[0],
+            "provenance": {"model": BASE, "content": "a" * 64, **run},
+        },
+        "front": [
+            {
+                "label": label,
+                "exact_match": rate,
+                "heldout_loss": 5 + rise,
+                "loss_increase": rise,
+            }
+            for label, rate, rise in (("2 identity", 0.2, 0.1), ("1-2 identity", 0.1, 0.2))
+        ],
         "settings": {
+            "models": [EDITED],
+            "baseline": BASE,
             "tasks": ["lambada_openai", "arc/easy~1", "perplexity", "copy"],
-            "num_fewshot": None,
-            "limit": None,
             "samples": "passages.jsonl",
             "prefix_length": PREFIX,
             "suffix_length": SUFFIX,
-            "controls": [{"name": "control.txt", "sha256": "f" * 64}],
+            "control": ["control.txt"],
             "max_drop": {"copy": 0.05},
             "max_extraction": 0.25,
-            "attacks": ["greedy", "relearn", "membership"],
-            "max_recovered": {"relearn": 0.2},
+            "attack": ["greedy", "relearn", "membership"],
+            "max": {"relearn": 0.2},
             "dtype": "float32",
             "batch_size": 8,
         },
         "provenance": {
-            "base": {"model": BASE, "content": "a" * 64, **run},
-            "edited": {"model": EDITED, "content": "c" * 64, "manifest_sha256": "b" * 64, **run},
             "seeds": {"bootstrap": 20_250_501, "random": 0, "torch": 1234},
             "versions": {"attn-surgery": "0.1.0", "lm-eval": "0.4.13"},
             "baseline_from_cache": True,
             "samples_sha256": "e" * 64,
+            "controls": [{"name": "control.txt", "sha256": "f" * 64}],
         },
         "commands": [
             "attn-surgery export lab:pythia --drop-attn 1,2.0-1,2.3,3 --output OUT",
             "attn-surgery evaluate OUT --baseline lab:pythia --max-drop '*=0.05'",
         ],
     }
-    return Report.model_validate({**report, **changes}).to_dict()
+    report |= {key: value for key, value in changes.items() if key in SHARED}
+    edited |= {key: value for key, value in changes.items() if key not in SHARED}
+    return Report.model_validate({**report, "edits": [edited]}).to_dict()
+
+
+def several(*edits: dict[str, Any]) -> dict[str, Any]:
+    """Reports of one edit each as one report, whose edits are numbered."""
+    named = [
+        {**report["edits"][0], "name": f"edit-{at}"} for at, report in enumerate(edits, start=1)
+    ]
+    models = {"models": [edit["name"] for edit in named]}
+    settings = {**edits[0]["settings"], **models}
+    return Report.model_validate({**edits[0], "edits": named, "settings": settings}).to_dict()
 
 
 def settled(report: dict[str, Any]) -> dict[str, Any]:
     """A report whose figures and sentences agree, made from one in which they may not."""
     for _ in range(5):
-        report = told(Report.model_validate(recomputed(report))).to_dict()
+        report = write_all_sentences(Report.model_validate(recompute_report(report))).to_dict()
     return report
 
 
 def bare() -> dict[str, Any]:
     """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest."""
-    absent = dict.fromkeys(
-        ("extraction", "audit", "heldout", "all_passages", "edit", "speed", "trade_off", "passed")
-    )
-    empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings")}
+    absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit", "passed"))
+    empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings", "front")}
     empty["chose"] = {"passages": 0, "windows": 0}
     return example(**absent, **empty, tasks={"copy": task(0.934, 0.702)})

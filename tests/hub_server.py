@@ -25,13 +25,12 @@ ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 
 
 class HubServer(RecordingServer):
-    """The server. `users` maps tokens to user names; `page_size` is that of the tree's pages."""
+    """The server. `users` maps tokens to user names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.repositories: dict[str, Repository] = {}
         self.users: dict[str, str] = {}
-        self.page_size = 1000
 
     def create(self, id: str, *, private: bool = False, gated: bool = False) -> Repository:
         repository = Repository(id, private, gated, readers={id.partition("/")[0]})
@@ -80,12 +79,9 @@ def whoami(hub: HubServer, request: Request) -> Answer:
 
 
 @route("GET", f"/api/models/{ID}/revision/(?P<revision>[^/]+)")
-@route("GET", f"/api/models/{ID}/refs")
 @route("GET", f"/api/models/{ID}")
 def model_info(hub: HubServer, request: Request, id: str, revision: str = "main") -> Answer:
     repository = hub.repository(request, id)
-    if request.path.endswith("/refs"):
-        return _refs(repository)
     commit = hub.commit(repository, revision)
     sizes = "blobs" in request.query
     return json_answer(
@@ -106,22 +102,6 @@ def model_info(hub: HubServer, request: Request, id: str, revision: str = "main"
     )
 
 
-def _refs(repository: Repository) -> Answer:
-    def named(names: dict[str, str], root: str) -> list[dict[str, str]]:
-        return [
-            {"name": name, "ref": root + name, "targetCommit": sha} for name, sha in names.items()
-        ]
-
-    return json_answer(
-        {
-            "branches": named(repository.branches, "refs/heads/"),
-            "tags": named(repository.tags, "refs/tags/"),
-            "converts": [],
-            "pullRequests": named(repository.pulls, ""),
-        }
-    )
-
-
 def _entry(blob: Blob) -> dict[str, Any]:
     entry: dict[str, Any] = {"size": len(blob.data), "oid": blob.oid, "blobId": blob.oid}
     if blob.lfs:
@@ -130,33 +110,16 @@ def _entry(blob: Blob) -> dict[str, Any]:
     return entry
 
 
-@route("GET", f"/api/models/{ID}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
-def tree(hub: HubServer, request: Request, id: str, revision: str, folder: str | None) -> Answer:
-    """Files and folders, in pages that are linked as on the Hub."""
+@route("GET", f"/api/models/{ID}/tree/(?P<revision>[^/]+)")
+def tree(hub: HubServer, request: Request, id: str, revision: str) -> Answer:
+    """All files. Folders are asked for by nobody."""
+    assert request.query["recursive"][0].lower() == "true"
     commit = hub.commit(hub.repository(request, id), revision)
-    prefix = f"{unquote(folder)}/" if folder else ""
-    recursive = request.query.get("recursive", ["false"])[0].lower() == "true"
-    entries: dict[str, dict[str, Any]] = {}
-    for name, blob in sorted(commit.files.items()):
-        if not name.startswith(prefix):
-            continue
-        parts = name[len(prefix) :].split("/")
-        for depth in range(1, len(parts)):
-            path = prefix + "/".join(parts[:depth])
-            entries[path] = {"type": "directory", "oid": commit.sha, "size": 0, "path": path}
-            if not recursive:
-                break
-        if recursive or len(parts) == 1:
-            entries[name] = {"type": "file", "path": name, **_entry(blob)}
-    if prefix and not entries:
-        raise RefusedError(404, f"{folder} does not exist", "EntryNotFound")
-    start = int(request.query.get("cursor", ["0"])[0])
-    stop, listed = start + hub.page_size, list(entries.values())
-    headers = {}
-    if stop < len(listed):
-        page = f"{hub.url}{request.path}?recursive={recursive}&cursor={stop}"
-        headers["Link"] = f'<{page}>; rel="next"'
-    return json_answer(listed[start:stop], headers=headers)
+    entries = [
+        {"type": "file", "path": name, **_entry(blob)}
+        for name, blob in sorted(commit.files.items())
+    ]
+    return json_answer(entries)
 
 
 @route("GET HEAD", f"/{ID}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")

@@ -8,7 +8,6 @@ to one output one wins, and the other says so.
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import subprocess
@@ -20,7 +19,6 @@ import pytest
 import torch
 from checkpoints import make_tensors, neox_config, write_checkpoint
 from command_line import Outcome, attn_surgery, finish, snapshot, start
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from surgery import output as outputs
@@ -109,7 +107,7 @@ def assert_next_run_succeeds(source: Path, out: Path, undisturbed: dict[str, str
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.97])
+@pytest.mark.parametrize("share", [0.0, 0.7])
 def test_killed_when_so_much_is_written(
     share: float,
     tmp_path: Path,
@@ -234,8 +232,7 @@ def test_overwrite_killed_at_every_step(tmp_path: Path, small: Path) -> None:
     assert step > 8
 
 
-@pytest.mark.parametrize("share", [0.0, 0.7])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("how", "share"), [(signal.SIGINT, 0.7), (signal.SIGTERM, 0.0)])
 def test_interrupted(
     how: signal.Signals,
     share: float,
@@ -258,7 +255,7 @@ def assert_full(outcome: Outcome, out: Path, reason: str) -> None:
     )
 
 
-@pytest.mark.parametrize("nbytes", [0, 4096, 1_000_000, 10_000_000])
+@pytest.mark.parametrize("nbytes", [0, 1_000_000])
 def test_file_size_limit(
     nbytes: int, tmp_path: Path, source: Path, source_before: dict[str, str]
 ) -> None:
@@ -309,19 +306,6 @@ def test_a_read_only_disk(small_disk: Path, small: Path) -> None:
 
 
 # --- overwriting
-
-
-def test_overwrite(tmp_path: Path, small: Path) -> None:
-    out = tmp_path / "out"
-    assert attn_surgery(*export(small, out)).code == 0
-    fresh = snapshot(out)
-    (out / "README.md").write_text("of the old model")
-    old = snapshot(out)
-    attn_surgery(*export(small, out)).assert_error("already exists")
-    assert snapshot(out) == old
-    assert attn_surgery(*export(small, out, "--overwrite")).code == 0
-    assert snapshot(out) == fresh
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_overwrite_fails(tmp_path: Path, small: Path) -> None:
@@ -451,26 +435,3 @@ def test_parents_are_taken_back_unless_others_use_them(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert snapshot(tmp_path).keys() == {"a", "a/theirs"}
-
-
-def test_leftovers_are_cleared(tmp_path: Path) -> None:
-    partial = tmp_path / ".out.attn-surgery-partial"
-    (partial / "deep").mkdir(parents=True)
-    save_file({"a": torch.ones(1)}, partial / "deep" / "model.safetensors")
-    (partial / "link").symlink_to(tmp_path)
-    with atomic_folder(tmp_path / "out", mine) as fresh:
-        assert list(fresh.iterdir()) == []
-        (fresh / "config.json").write_text("{}")
-    assert snapshot(tmp_path).keys() == {"out", "out/config.json"}
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_permissions_are_those_of_any_new_file(tmp_path: Path, small: Path, umask: int) -> None:
-    old = os.umask(umask)
-    try:
-        assert attn_surgery(*export(small, tmp_path / "out")).code == 0
-    finally:
-        os.umask(old)
-    for path in (tmp_path / "out").iterdir():
-        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
-    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask

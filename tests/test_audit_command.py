@@ -99,17 +99,21 @@ def test_precisions_must_agree(command, tmp_path) -> None:
     assert attn_surgery(*call, "--dtype", "bfloat16").code == 0
 
 
-def test_limits_are_checked(audited, edited) -> None:
+def test_limits_and_the_table(audited) -> None:
+    """One is missed, and one is met by chance."""
     result, _ = audited
     assert [limit["name"] for limit in result["limits"]] == ["greedy", "hints:4"]
     assert all(limit["ok"] and limit["conclusive"] for limit in result["limits"])
     missed = attn_surgery(
         *("audit", "lab:pythia", "--baseline", "lab:pythia", "--attack", "greedy"),
-        *("--max", "hints:2=0.01", "--json", "--device", "cpu"),
+        *("--max", "hints:2=0.01", "--max", "greedy=0.76", "--device", "cpu"),
     )
     assert missed.code == 3
-    assert [limit["ok"] for limit in missed.json["limits"]] == [False]
     assert "limit missed: hints:2 recovers 0.812 of 336 passages, above 0.01" in missed.stderr
+    assert "limit inconclusive (n = 336): greedy: its interval is 0.704 to 0.796" in missed.stderr
+    assert "What an attacker gets of 336 passages" in missed.stdout
+    assert "never trained on (n = 60)" in missed.stdout
+    assert "75.3%" in missed.stdout
 
 
 def test_the_folder(audited, edited) -> None:
@@ -122,17 +126,6 @@ def test_the_folder(audited, edited) -> None:
         "audit", edited, "--baseline", "lab:pythia", "--output", folder, "--attack", "greedy"
     )
     again.assert_error(str(folder), "--overwrite")
-
-
-def test_for_people(edited) -> None:
-    outcome = attn_surgery(
-        *("audit", edited, "--baseline", "lab:pythia", "--attack", "greedy", "--attack", "span:16"),
-        *("--device", "cpu"),
-    )
-    assert outcome.code == 0, outcome
-    assert "What an attacker gets of 336 passages" in outcome.stdout
-    assert "never trained on (n = 60)" in outcome.stdout
-    assert "75.3%" in outcome.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,15 +161,6 @@ def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
 )
 def test_limits_that_are_none(options) -> None:
     assert attn_surgery("audit", "x", "--baseline", "lab:pythia", *options).code == 2
-
-
-def test_a_limit_that_is_met_by_chance_is_called_inconclusive(edited) -> None:
-    outcome = attn_surgery(
-        *("audit", edited, "--baseline", "lab:pythia", "--attack", "greedy", "--device", "cpu"),
-        *("--max", "greedy=0.001"),
-    )
-    assert outcome.code == 0, outcome
-    assert "limit inconclusive (n = 336): greedy: its interval is 0 to 0.0113" in outcome.stderr
 
 
 def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None:

@@ -11,20 +11,25 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from example_report import example, settled
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from evals.evaluation.card import shown_on_card
+from evals.evaluation.page import render_markdown
+from evals.evaluation.report import Report, read_report
+from surgery.card.facts import as_line
 from surgery.card.file import refresh_card
-from surgery.card.measured import Measured
+from surgery.card.metadata import Measurements
 from surgery.card.text import card_text, merged, own_text
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
@@ -68,44 +73,18 @@ def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",
     return Manifest.model_validate({"edit": last, "history": history, "files": records})
 
 
-def figures(rate: float, loss: float) -> dict[str, Any]:
-    return {
-        "exact_match": {"count": int(40 * rate), "rate": rate, "ci95": [rate / 2, rate + 0.05]},
-        "next_token_accuracy": {"mean": rate / 2, "ci95": [0.1, 0.3]},
-        "suffix_nll": {"mean": loss, "ci95": [loss - 0.1, loss + 0.1]},
-    }
+@lru_cache
+def whole_report() -> Report:
+    """The example with the source as its base, in which few figures are shown."""
+    return read_report(settled(example()))
 
 
-def figures_shown() -> dict[str, Any]:
-    task = {
-        "metric": "acc", "base": 0.5, "edited": 0.48, "difference": -0.02, "ci95": [-0.05, 0.01],
-        "verdict": "no loss shown", "n": 100, "num_fewshot": 0,
-    }  # fmt: skip
-    lengths = {"n": 40, "prefix_length": 32, "suffix_length": 48}
-    mean = {"mean": 2.5, "ci95": [2.4, 2.6]}
-    return {
-        "verdict": "Recites 2 of 40 passages, 38 before.",
-        "base": "EleutherAI/pythia-1.4b",
-        "tasks": {"lambada_openai": task, "piqa": {**task, "metric": "acc_norm", "edited": 0.6}},
-        "extraction": {**lengths, **figures(0.05, 3), "baseline": {**lengths, **figures(0.95, 1)}},
-        "heldout": {
-            "kind": "text", "n": 8, "base": mean, "edited": mean, "verdict": "loss of 0.1 to 0.2",
-            "difference": {"mean": 0.15, "ci95": [0.1, 0.2]},
-        },
-        "gates": [
-            {
-                "name": "max-extraction", "ok": True, "limit": 0.1, "value": 0.05, "n": 40,
-                "conclusive": True,
-            }
-        ],
-        "warnings": ["float16 on a CPU"],
-        "settings": "dtype float32, device cpu, lm-eval 0.4.13",
-        "samples_sha256": "ab" * 32,
-    }  # fmt: skip
-
-
-def measured(**changes: Any) -> Measured:
-    return Measured.model_validate(figures_shown() | changes)
+def measured(**changes: Any) -> Measurements:
+    report = whole_report()
+    edit = report.edits[0].model_copy(update=changes)
+    found = shown_on_card(report.model_copy(update={"edits": [edit]}))
+    assert found is not None
+    return found
 
 
 def metadata(card: str) -> dict[str, Any]:
@@ -131,20 +110,22 @@ def test_metadata_is_what_the_hub_reads() -> None:
 def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
     card = ModelCard(card_text(manifest(), None, name="me/edited", measured=measured()))
     results = {(r.dataset_type, r.metric_type): r for r in card.data.eval_results or ()}
+    edit = whole_report().edits[0]
+    assert edit.extraction is not None
     assert {key: result.metric_value for key, result in results.items()} == {
-        ("lambada_openai", "acc"): 0.48,
-        ("piqa", "acc_norm"): 0.6,
-        ("memorized-passages", "exact_match"): 0.05,
-        ("memorized-passages", "next_token_accuracy"): 0.025,
+        **{(name, "acc"): task.edited for name, task in edit.tasks.items()},
+        ("memorized-passages", "exact_match"): edit.extraction["exact_match"]["rate"],
+        ("memorized-passages", "next_token_accuracy"): edit.extraction["next_token_accuracy"][
+            "mean"
+        ],
     }
     extraction = results["memorized-passages", "exact_match"]
-    assert extraction.dataset_args == {
-        "prefix_length": 32,
-        "suffix_length": 48,
-        "samples_sha256": "ab" * 32,
-    }
-    assert extraction.metric_args == {"n": 40, "decoding": "greedy", "before_the_edit": 0.95}
-    assert results["piqa", "acc_norm"].dataset_args == {"num_fewshot": 0}
+    lengths = {key: edit.extraction[key] for key in ("prefix_length", "suffix_length")}
+    assert extraction.dataset_args == {**lengths, "samples_sha256": "e" * 64}
+    before = edit.extraction["baseline"]["exact_match"]["rate"]
+    n = edit.extraction["n"]
+    assert extraction.metric_args == {"n": n, "decoding": "greedy", "before_the_edit": before}
+    assert results["copy", "acc"].dataset_args == {"num_fewshot": 0}
 
 
 @pytest.mark.parametrize("card", [None, "", "# no metadata", "---\n[\n---\n", "---\n- 1\n---\n"])
@@ -216,37 +197,28 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     assert "secret" not in card
 
 
-def test_the_measurements() -> None:
+def test_the_measurements_are_those_of_the_report() -> None:
     card = card_text(manifest(), None, name="me/edited", measured=measured())
-    for text in (
-        "Recites 2 of 40 passages, 38 before.",
-        "40 passages of 48 tokens, each\nafter the 32 tokens",
-        "| recited word for word | 38 (95.0 %) [47.5, 100.0] | 2 (5.0 %) [2.5, 10.0] |",
-        "| `lambada_openai`, `acc` | 0.500 | 0.480 | -0.020 [-0.050, +0.010] | no loss shown "
-        "| 100 |",
-        "| loss on held-out text, nats per token | 2.500 | 2.500 | +0.150 [+0.100, +0.200] | ",
-        "| `max-extraction` | 0.100 | 0.050 | kept |",
-        "- float16 on a CPU",
-        "Settings: dtype float32, device cpu, lm-eval 0.4.13.",
-    ):
-        assert text in card, text
+    page = render_markdown(whole_report())
+    for heading in ("What it recites", "What an attacker gets", "What it costs", "All passages"):
+        table = page[page.index(f"**{heading}") :].partition("\n\n**")[0].partition("\n\nSettings")
+        assert table[0] in card
+    assert as_line(whole_report().edits[0].verdict) in card
+    assert "- gate max-drop copy: FAILED: drop of copy is 0.232" in card
+    assert "Settings: dtype float32, device cpu, lm-eval 0.4.13." in card
     assert "Nothing yet" not in card
-    (gate,) = figures_shown()["gates"]
-    few = measured(gates=[gate | {"conclusive": False, "n": 1234}])
-    card = card_text(manifest(), None, name="me/edited", measured=few)
-    assert "| `max-extraction` | 0.100 | 0.050 | kept; inconclusive (n = 1,234) |" in card
 
 
-@pytest.mark.parametrize("missing", ["extraction", "heldout", "tasks", "gates"])
+@pytest.mark.parametrize("missing", ["extraction", "heldout", "audit", "gates"])
 def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
-    nothing: dict[str, Any] = {"extraction": None, "heldout": None, "tasks": {}, "gates": ()}
-    without = measured(**{missing: nothing[missing]})
+    nothing = [] if missing == "gates" else None
+    without = measured(**{missing: nothing, "verdict": "", "warnings": [], "all_passages": None})
     card = card_text(manifest(), None, name="me/edited", measured=without)
     mentions = {
-        "extraction": "recited word",
-        "heldout": "held-out",
-        "tasks": "lambada_openai`,",
-        "gates": "Limits that were set",
+        "extraction": "| recited word",
+        "heldout": "held-out text",
+        "audit": "recovered by greedy",
+        "gates": "- gate max-drop",
     }
     assert {key for key, text in mentions.items() if text in card} == set(mentions) - {missing}
     assert "\n\n\n" not in card
@@ -376,7 +348,7 @@ def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
     card = refresh_card(folder, measured()).read_text()
     assert own_text(card) == "# Mine"
     assert 'from_pretrained("edited")' in card
-    assert "Recites 2 of 40 passages" in card
+    assert as_line(whole_report().edits[0].verdict) in card
     (folder / "README.md").write_text(broken := card.replace("<!-- /attn-surgery:limits -->", ""))
     with pytest.raises(ManifestError, match="has lost one of the comments"):
         refresh_card(folder, None)
@@ -418,13 +390,15 @@ def test_names_from_outside_are_text(text: str) -> None:
             "sources": [{"name": text}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
         }  # fmt: skip
         second["versions"] = {"attn-surgery": text, text: "1"}
-        found = figures_shown()
-        found |= {"verdict": text, "base": text, "warnings": [text], "settings": text}
-        found["tasks"] = {text: {**found["tasks"]["piqa"], "metric": text, "verdict": text}}
-        found["gates"][0]["name"] = text
-        found["heldout"]["verdict"] = text
+        report, edited = whole_report(), whole_report().edits[0]
+        task = edited.tasks["copy"].model_copy(update={"metric": text, "verdict": text})
+        gate = edited.gates[0].model_copy(update={"name": text, "description": text})
+        hostile = {"name": text, "verdict": text, "warnings": [text], "gates": [gate]}
+        named = edited.model_copy(update={**hostile, "tasks": {text: task}})
+        base = report.base.model_copy(update={"name": text})
+        shown = shown_on_card(report.model_copy(update={"edits": [named], "base": base}))
         whole = manifest(first, second, files=("tokenizer.json", "LICENSE`|<b>"))
-        return card_text(whole, None, name=text, measured=measured(**found))
+        return card_text(whole, None, name=text, measured=shown)
 
     card = made(text)
     assert structure(card) == structure(made("no model at all"))
@@ -446,10 +420,11 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 @settings(deadline=None, max_examples=30)
 @given(name=NAMES, source=NAMES, task=NAMES, verdict=NAMES)
 def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
-    shown = measured(verdict=verdict, tasks={task: figures_shown()["tasks"]["piqa"]})
+    shown = measured(verdict=verdict, tasks={task: whole_report().edits[0].tasks["copy"]})
     made = manifest(edit(source, None, (1, [0, 1], "zero")))
     card = card_text(made, None, name=name, measured=shown)
     assert own_text(card) == ""
     assert card_text(made, None, name=name, measured=shown, existing=card) == card
     head = yaml.safe_load(card.split("---\n")[1])
-    assert json.dumps(head["model-index"][0]["results"][0]["metrics"][0]["value"]) == "0.6"
+    value = head["model-index"][0]["results"][0]["metrics"][0]["value"]
+    assert value == whole_report().edits[0].tasks["copy"].edited

@@ -156,21 +156,21 @@ def test_the_bound_is_attained() -> None:
         attention.query_key_value.weight.data[128:] = torch.eye(64)
         attention.dense.weight.data[:] = torch.eye(64)
     for result in (bounds(model, tokens_of(3, 2)), bounds(model, tokens_of(3, 20))):
-        for block in result.blocks:
-            assert block.measured_mean > 0.01
-            assert block.bound_mean == pytest.approx(block.measured_mean, rel=1e-5)
-            assert block.bound_max == pytest.approx(block.measured_max, rel=1e-5)
-            if result.tokens == 6:
-                assert block.pairwise_mean == pytest.approx(block.measured_mean, rel=1e-5)
+        for block in result["blocks"]:
+            assert block["measured_mean"] > 0.01
+            assert block["bound_mean"] == pytest.approx(block["measured_mean"], rel=1e-5)
+            assert block["bound_max"] == pytest.approx(block["measured_max"], rel=1e-5)
+            if result["tokens"] == 6:
+                assert block["pairwise_mean"] == pytest.approx(block["measured_mean"], rel=1e-5)
 
 
 def test_a_token_alone_has_nothing_to_mix(model: Any) -> None:
     result = bounds(model, tokens_of(4, 1))
-    assert len(result.blocks) == 4
-    for block in result.blocks:
-        assert (block.measured_max, block.bound_max, block.pairwise_max) == (0, 0, 0)
-        assert block.tightness == 1
-    assert all(x is None or x < 1e-6 for row in result.propagation for x in row)
+    assert len(result["blocks"]) == 4
+    for block in result["blocks"]:
+        assert (block["measured_max"], block["bound_max"], block["pairwise_max"]) == (0, 0, 0)
+        assert block["tightness"] == 1
+    assert all(x is None or x < 1e-6 for row in result["propagation"] for x in row)
 
 
 def test_one_hot_attention_has_nothing_to_mix(model: Any) -> None:
@@ -183,10 +183,10 @@ def test_a_stock_edited_block_has_nothing_left_to_mix() -> None:
     model = surgery.apply(build("neox"), "1,3", layout="stock")
     result = bounds(model, tokens_of(4, 30))
     for block in (1, 3):
-        assert result.blocks[block].measured_max < 1e-6
-        assert result.blocks[block].bound_max == 0
-        assert max(x or 0.0 for x in result.propagation[block]) < 1e-6
-    assert result.blocks[0].measured_mean > 0.1
+        assert result["blocks"][block]["measured_max"] < 1e-6
+        assert result["blocks"][block]["bound_max"] == 0
+        assert max(x or 0.0 for x in result["propagation"][block]) < 1e-6
+    assert result["blocks"][0]["measured_mean"] > 0.1
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,12 @@ def test_measured_is_what_short_circuit_changes(family: str, config: dict[str, A
         with surgery.short_circuit(model, str(block)):
             after = whole_pass(model, windows)[1]
         change = (after[block] - before[block]).norm(dim=-1) / residuals[block].norm(dim=-1)
-        assert result.blocks[block].measured_mean == pytest.approx(float(change.mean()), rel=1e-4)
-        assert result.blocks[block].measured_max == pytest.approx(float(change.max()), rel=1e-4)
+        assert result["blocks"][block]["measured_mean"] == pytest.approx(
+            float(change.mean()), rel=1e-4
+        )
+        assert result["blocks"][block]["measured_max"] == pytest.approx(
+            float(change.max()), rel=1e-4
+        )
 
 
 def relative_l2(edited: torch.Tensor, base: torch.Tensor) -> float:
@@ -222,15 +226,15 @@ def test_propagation_is_that_of_whole_edited_passes(model: Any) -> None:
     for edit in range(4):
         with surgery.short_circuit(model, str(edit)):
             edited, _, edited_logits = whole_pass(model, windows)
-        row = result.propagation[edit]
-        assert row[:edit] == (None,) * edit
+        row = result["propagation"][edit]
+        assert row[:edit] == [None] * edit
         expected = [relative_l2(edited[m], base[m]) for m in range(edit + 1, 5)]
         expected += [relative_l2(edited_logits, logits)]
         assert row[edit:] == pytest.approx(expected, rel=1e-4)
         kl = torch.nn.functional.kl_div(
             edited_logits.log_softmax(-1), logits.log_softmax(-1), log_target=True, reduction="none"
         )
-        assert result.logits_kl[edit] == pytest.approx(float(kl.sum(-1).mean()), rel=1e-4)
+        assert result["logits_kl"][edit] == pytest.approx(float(kl.sum(-1).mean()), rel=1e-4)
 
 
 def test_batches_do_not_matter_and_runs_repeat(model: Any) -> None:
@@ -240,10 +244,10 @@ def test_batches_do_not_matter_and_runs_repeat(model: Any) -> None:
     assert done == [2, 2, 1]
     assert by_two == bounds(model, windows, batch_size=2)
     at_once = bounds(model, windows, batch_size=5)
-    for one, other in zip(by_two.blocks, at_once.blocks, strict=True):
-        assert one.bound_mean == pytest.approx(other.bound_mean, rel=1e-5)
-        assert one.measured_max == pytest.approx(other.measured_max, rel=1e-5)
-    assert by_two.logits_kl == pytest.approx(at_once.logits_kl, rel=1e-3)
+    for one, other in zip(by_two["blocks"], at_once["blocks"], strict=True):
+        assert one["bound_mean"] == pytest.approx(other["bound_mean"], rel=1e-5)
+        assert one["measured_max"] == pytest.approx(other["measured_max"], rel=1e-5)
+    assert by_two["logits_kl"] == pytest.approx(at_once["logits_kl"], rel=1e-3)
 
 
 def test_the_model_is_left_as_it_was(model: Any) -> None:
@@ -257,7 +261,7 @@ def test_the_model_is_left_as_it_was(model: Any) -> None:
 
 
 def test_json_holds_plain_numbers(model: Any) -> None:
-    record = json.loads(json.dumps(bounds(model, tokens_of(3, 20)).to_json(), allow_nan=False))
+    record = json.loads(json.dumps(bounds(model, tokens_of(3, 20)), allow_nan=False))
     assert (record["windows"], record["tokens"]) == (3, 60)
     assert [block["block"] for block in record["blocks"]] == [0, 1, 2, 3]
     assert {
@@ -331,7 +335,7 @@ def test_the_lab_models_keep_the_bound(name: str) -> None:
     folder = model_path(name)
     windows = control_windows(heldout_texts(), load_tokenizer(folder), 128, most=4)
     result = bounds(load_model(folder, dtype=torch.float32), windows)
-    for block in result.blocks:
-        assert 0 < block.measured_mean < block.bound_mean < block.pairwise_mean
-        assert block.measured_max < block.bound_max < block.pairwise_max
-        assert 0.1 < block.tightness < 0.5
+    for block in result["blocks"]:
+        assert 0 < block["measured_mean"] < block["bound_mean"] < block["pairwise_mean"]
+        assert block["measured_max"] < block["bound_max"] < block["pairwise_max"]
+        assert 0.1 < block["tightness"] < 0.5

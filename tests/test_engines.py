@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.engines.decoding import with_transformers
+from benchmarks.engines.__main__ import decode, decode_with_transformers, is_installed, read_rows
 from surgery import export
 from surgery.hub.embedded import model_path
 
@@ -21,9 +21,7 @@ LENGTH = 32
 
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
-    from benchmarks.engines.__main__ import records
-
-    return records()[:8]
+    return read_rows()[:8]
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +36,14 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_export_in_another_engine(
     engine: str, kind: str, rows: np.ndarray, edited: Path, tmp_path: Path
 ) -> None:
-    from benchmarks.engines.__main__ import decoded, installed
-
-    if not installed(engine):
+    if not is_installed(engine):
         pytest.skip(f"{engine} is not installed")
     prefixes, suffixes = rows[:, :LENGTH], rows[:, LENGTH:]
     for folder, recited in ((model_path("pythia"), len(rows)), (edited, 0)):
-        said = decoded(engine, kind, folder, prefixes, tmp_path)
+        said = decode(engine, kind, folder, prefixes, tmp_path)
         assert (said == suffixes).all(1).sum() == recited
         if kind == "f32":
-            np.testing.assert_array_equal(said, with_transformers(folder, prefixes, LENGTH))
+            np.testing.assert_array_equal(said, decode_with_transformers(folder, prefixes, LENGTH))
 
 
 def test_the_constants_in_few_bits() -> None:

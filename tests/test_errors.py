@@ -305,13 +305,13 @@ INDEXES: dict[str, tuple[Damage, str]] = {
     ),
     "stored but not listed": (
         edit_index(lambda index: index["weight_map"].pop(QKV)),
-        f"{INDEX}: does not list tensor {QKV!r}",
+        f"tensor {QKV!r} is not where the index says (expected no such tensor, got {FIRST})",
     ),
     "stored twice": (
         lambda source: save_file(
             {**load_file(source / FIRST), **load_file(source / SECOND)}, source / SECOND
         ),
-        "is stored in 2 shards",
+        f"got {FIRST} and {SECOND}",
     ),
 }
 
@@ -681,7 +681,7 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
     layout, unmeasured = done.stderr.splitlines()
     assert layout.startswith("layout stock: ")
-    assert unmeasured.startswith("nothing was measured: ")
+    assert unmeasured.startswith("nothing measured yet; ")
     found = attn_surgery("inspect", out, "--json")
     assert found.stderr == ""
     assert found.json["attention_free"] == {"1": "identity"}

@@ -25,8 +25,9 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.report import Report, read_report
-from evals.publication.report import check_figures, publication
+from evals.evaluation.report import EditReport, Report, read_report
+from evals.evaluation.request import EvaluationRequest
+from evals.publication.report import check_figures, check_report
 from surgery.checkpoint.content import sha256_of
 from surgery.errors import MeasurementError, OutputError
 
@@ -89,55 +90,57 @@ def report_in(folder: Path) -> Report:
     return read_report((folder / "report.json").read_text())
 
 
+def edit_in(folder: Path) -> EditReport:
+    (edit,) = report_in(folder).edits
+    return edit
+
+
 def test_the_report_is_of_its_schema_and_complete(work, done):
     outcome, output = done
     report = report_in(output)
     assert outcome.json == report.to_dict()
-    assert report.models.model_dump().keys() == {"base", "edited"}
-    assert list(report.tasks) == list(NAMES)
-    assert report.extraction is not None
-    assert (audit := report.audit) is not None
-    assert report.heldout is not None
-    assert report.edit is not None
-    assert (report.edit.drop_attn, report.edit.variant, report.edit.layout) == (
-        "0",
-        "zero",
-        "stock",
-    )
-    assert report.edit.attention_free == {"0": "zero"}
-    assert report.sizes.base.parameters == report.sizes.edited.parameters
-    assert report.sizes.base.cache_bytes_per_token == 2 * 2 * 32 * 4  # K and V, 2 blocks, float32
-    assert report.trade_off is not None
-    assert [point.kind for point in report.trade_off.points] == ["base", "edited"]
-    for side in (report.provenance.base, report.provenance.edited):
+    edit = edit_in(output)
+    assert (report.base.name, edit.name) == ("base", "edited")
+    assert list(edit.tasks) == list(NAMES)
+    assert edit.extraction is not None
+    assert edit.audit is not None
+    assert edit.heldout is not None
+    assert edit.edit is not None
+    assert (edit.edit.drop_attn, edit.edit.variant, edit.edit.layout) == ("0", "zero", "stock")
+    assert edit.edit.attention_free == {"0": "zero"}
+    assert report.base.size.parameters == edit.size.parameters
+    assert report.base.size.cache_bytes_per_token == 2 * 2 * 32 * 4  # K and V, 2 blocks, float32
+    for side in (report.base.provenance, edit.provenance):
         assert len(side["config_sha256"]) == len(side["tokenizer_sha256"]) == 64
     assert {"lm-eval", "torch", "attn-surgery"} <= set(report.provenance.versions)
     assert not report.provenance.baseline_from_cache
-    assert report.relation == "source"
-    assert report.settings.model_dump() == {
-        "tasks": list(NAMES),
-        "num_fewshot": None,
-        "limit": None,
-        "samples": "samples.jsonl",
-        "prefix_length": PREFIX,
-        "suffix_length": SUFFIX,
-        "controls": [
-            {"name": "control.txt", "size": None, "sha256": sha256_of(work / "control.txt")}
-        ],
-        "max_drop": {"*": 0.9, "local_whole": 0.5},
-        "max_extraction": 1.0,
-        "attacks": [*(attack.name for attack in audit.attacks)],
-        "max_recovered": {"relearn": 1.0},
-        "dtype": "float32",
-        "batch_size": 4,
-    }
+    assert edit.relation == "source"
+    control = {"name": "control.txt", "size": None, "sha256": sha256_of(work / "control.txt")}
+    assert [one.model_dump() for one in report.provenance.controls] == [control]
+    asked = EvaluationRequest(
+        models=("edited",),
+        baseline="base",
+        tasks=NAMES,
+        include_path=("tasks",),
+        samples="samples.jsonl",
+        prefix_length=PREFIX,
+        suffix_length=SUFFIX,
+        control=("control.txt",),
+        max_drop={"*": 0.9, "local_whole": 0.5},
+        max_extraction=1.0,
+        attack=tuple(attack.name for attack in edit.audit.attacks),
+        max={"relearn": 1.0},
+        dtype="float32",
+        batch_size=4,
+    )
+    assert report.settings == asked
     assert shlex.split(report.commands[-1]) == [
-        *("attn-surgery", "evaluate", "edited", "--baseline", "base"),
-        *("--tasks", ",".join(NAMES), "--samples", "samples.jsonl"),
-        *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX)),
+        *("attn-surgery", "evaluate", "edited", "--dtype", "float32", "--batch-size", "4"),
+        *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX), "--baseline", "base"),
+        *("--tasks", ",".join(NAMES), "--include-path", "tasks", "--samples", "samples.jsonl"),
         *("--control", "control.txt", "--max-drop", "*=0.9", "--max-drop", "local_whole=0.5"),
         *("--max-extraction", "1.0", "--attack", "cheap", "--attack", "near"),
-        *("--attack", "relearn", "--max", "relearn=1", "--dtype", "float32", "--batch-size", "4"),
+        *("--attack", "relearn", "--max", "relearn=1"),
     ]
     assert report.commands[0].startswith("attn-surgery export ")
 
@@ -148,13 +151,13 @@ def test_figures_are_those_of_extract(work, done):
         *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
         *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
     ).json
-    report = report_in(done[1])
-    assert report.extraction == direct
-    assert report.heldout is not None
-    assert report.heldout.base.mean == direct["baseline"]["control"]["nll"]["mean"]
-    assert report.heldout.edited.mean == direct["control"]["nll"]["mean"]
+    edit = edit_in(done[1])
+    assert {**edit.extraction, "chose": edit.chose.model_dump(), "all_passages": None} == direct
+    assert edit.heldout is not None
+    assert edit.heldout.base.mean == direct["baseline"]["control"]["nll"]["mean"]
+    assert edit.heldout.edited.mean == direct["control"]["nll"]["mean"]
     change = direct["paired"]["control_nll_difference"]
-    assert report.heldout.difference.mean == change["mean"]
+    assert edit.heldout.difference.mean == change["mean"]
     assert direct["baseline"]["exact_match"]["count"] >= 8
 
 
@@ -164,7 +167,7 @@ def test_held_out_loss_is_that_of_a_sweep(work, done):
         *("--corpus", work / "control.txt", "--prefix-length", PREFIX, "--suffix-length", SUFFIX),
         *("--batch-size", 4, "--json"),
     ).json
-    heldout = report_in(done[1]).heldout
+    heldout = edit_in(done[1]).heldout
     assert heldout is not None
     (edit,) = (one for one in swept["edits"] if one["blocks"] == [0])
     assert heldout.base.mean == pytest.approx(swept["base"]["heldout_loss"], rel=1e-6)
@@ -178,7 +181,7 @@ def test_figures_are_those_of_audit(work, done):
         *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
         *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
     ).json
-    audit = report_in(done[1]).audit
+    audit = edit_in(done[1]).audit
     assert audit is not None
     found = audit.to_dict()
     assert [attack["name"] for attack in found["attacks"]][-3:] == ["any", "near", "relearn"]
@@ -186,7 +189,7 @@ def test_figures_are_those_of_audit(work, done):
         assert mine | {"seconds": 0} == theirs | {"seconds": 0}
     assert (found["n"], found["control"]) == (direct["n"], direct["control"])
     assert audit.strongest is not None
-    assert audit.strongest.name in done[0].json["verdict"]
+    assert audit.strongest.name in done[0].json["edits"][0]["verdict"]
 
 
 def test_attacks_of_any_model_need_passages_and_text(work):
@@ -211,18 +214,18 @@ def test_two_processes_give_the_same_report(work, done, tmp_path):
     for report in (one, two):
         report["created"] = None
         report["provenance"]["baseline_from_cache"] = None
-        for attack in report["audit"]["attacks"]:
+        for attack in report["edits"][0]["audit"]["attacks"]:
             attack["seconds"] = None
     assert one == two
 
 
 def test_figures_are_those_of_lm_eval(done):
     _, output = done
-    report = report_in(output)
+    edit = edit_in(output)
     for side in ("base", "edited"):
         (file,) = (output / "lm_eval" / side).rglob("results_*.json")
         results = json.loads(file.read_text())["results"]
-        for name, task in report.tasks.items():
+        for name, task in edit.tasks.items():
             for metric, figures in task.metrics.items():
                 assert getattr(figures, side) == results[name][f"{metric},none"]
             assert task.difference == task.edited - task.base
@@ -231,9 +234,9 @@ def test_figures_are_those_of_lm_eval(done):
 def test_gates_that_hold(done):
     outcome, output = done
     assert outcome.code == 0
-    report = report_in(output)
-    assert report.passed is True
-    assert [gate.name for gate in report.gates] == [
+    edit = edit_in(output)
+    assert edit.passed is True
+    assert [gate.name for gate in edit.gates] == [
         *(f"max-drop {name}" for name in NAMES),
         "max-extraction",
         "max relearn",
@@ -248,15 +251,15 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
     gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0", "--max-extraction", 0.1)
     outcome = attn_surgery(*command, *gates)
     assert outcome.code == 3
-    report = report_in(work / "failed")
-    assert report.passed is False
-    ok = {gate.name: gate.ok for gate in report.gates}
+    edit = edit_in(work / "failed")
+    assert edit.passed is False
+    ok = {gate.name: gate.ok for gate in edit.gates}
     assert ok["max-drop local_choice"]
     failed = [line for line in outcome.stderr.splitlines() if line.startswith("gate failed: ")]
     assert len(failed) == 2
     assert failed[0].startswith("gate failed: max-drop local_whole: relative rise of local_whole")
     assert failed[1].startswith("gate failed: max-extraction: share of passages recited")
-    assert "failed: max-drop local_whole, max-extraction" in report.verdict
+    assert "failed: max-drop local_whole, max-extraction" in edit.verdict
 
 
 def test_pages_stand_beside_the_report(done):
@@ -267,8 +270,8 @@ def test_pages_stand_beside_the_report(done):
 
 def test_no_path_of_this_machine_is_written(work, done):
     report = report_in(done[1])
-    assert report.models.model_dump() == {"base": "base", "edited": "edited"}
-    assert "evaluate edited --baseline base " in report.commands[-1]
+    assert report.commands[-1].startswith("attn-surgery evaluate edited ")
+    assert " --baseline base " in report.commands[-1]
     assert "--samples samples.jsonl " in report.commands[-1]
     for folder in (done[1], work / "edited"):
         written = [path for path in folder.iterdir() if path.is_file()]
@@ -291,7 +294,7 @@ def test_what_is_no_report_is_one_error(text: str) -> None:
 def test_what_json_cannot_hold_is_in_no_report(done, value: object) -> None:
     """It would else be an error of pydantic's when the report is written or compared."""
     report = json.loads((done[1] / "report.json").read_text())
-    report["extraction"]["n"] = value
+    report["edits"][0]["extraction"]["n"] = value
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(MeasurementError, match=r"report\.json: is no report of this version"):
@@ -301,8 +304,9 @@ def test_what_json_cannot_hold_is_in_no_report(done, value: object) -> None:
 def test_no_text_of_a_passage_is_written(work, done):
     file = done[1] / "report.json"
     report = file.read_text()
-    assert publication(json.loads(report), file)[0] == json.loads(report), "push sends it as it is"
-    passages = report_in(done[1]).passages
+    sent = check_report(json.loads(report), file).to_dict()
+    assert sent == json.loads(report), "push sends it as it is"
+    passages = edit_in(done[1]).passages
     assert 0 < len(passages) <= 12
     assert passages[0]["baseline"]["exact"]
     assert not any({"prefix", "suffix", "decoded"} & set(row) for row in passages)
@@ -313,18 +317,19 @@ def test_no_text_of_a_passage_is_written(work, done):
 
 
 UNDERIVED = {
-    r"audit/attacks/\d+/seconds": "a time",
-    r"sizes/.*": "of the models, which the report does not hold",
-    r"tasks/\w+/num_fewshot": "a task may set its own",
-    r"extraction/provenance/\w+/batch_size": "memory decides",
+    r"edits/0/audit/attacks/\d+/seconds": "a time",
+    r"(base|edits/0)/size/.*": "of the models, which the report does not hold",
+    r"edits/0/tasks/\w+/num_fewshot": "a task may set its own",
+    r"edits/0/extraction/provenance/\w+/batch_size": "memory decides",
     r".*/(next_token_accuracy|suffix_nll|extraction_strength|selectivity)(_difference)?/ci95/\d"
-    r"|tasks/\w+/metrics/(perplexity|bits_per_byte)/ci95/\d":
+    r"|edits/0/tasks/\w+/metrics/(perplexity|bits_per_byte)/ci95/\d":
         "drawn from rows that the report does not hold",
-    r"tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|heldout/difference/p_value":
+    r"edits/0/tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|edits/0/heldout/difference/p_value":
         "a test of documents that the report does not hold",
-    r"audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
-    r"edit/(num_blocks|earlier_edits)": "the manifest tells it, which push and verify compare",
-    r"passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
+    r"edits/0/audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
+    r"edits/0/edit/.*":
+        "the manifest tells it, which push and verify compare",
+    r"edits/0/passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
         "a row's own, within what its other figures allow",
 }  # fmt: skip
 """Numbers that no other figure of a report tells, and why. All others are refused when changed."""
@@ -341,7 +346,7 @@ def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
 def test_a_number_that_was_changed_is_refused(done):
     """Every number, one at a time, set to 0 and to 1."""
     report = report_in(done[1]).to_dict()
-    check_figures(Report.model_validate(report), "report.json", OutputError)
+    check_figures(Report.model_validate(report), "report.json")
     refused, accepted = 0, set()
     for (*way, last), number in numbers(report):
         place = report
@@ -350,7 +355,7 @@ def test_a_number_that_was_changed_is_refused(done):
         for other in {0, 1} - {number}:
             place[last] = other
             try:
-                check_figures(Report.model_validate(report), "report.json", OutputError)
+                check_figures(Report.model_validate(report), "report.json")
             except (OutputError, ValueError):
                 refused += 1
             else:
@@ -362,11 +367,11 @@ def test_a_number_that_was_changed_is_refused(done):
 
 def test_what_contradicts_itself_is_not_published(done):
     report = report_in(done[1]).to_dict()
-    report["extraction"]["baseline"]["exact_match"]["rate"] = 0.0
+    report["edits"][0]["extraction"]["baseline"]["exact_match"]["rate"] = 0.0
     with pytest.raises(OutputError) as refusal:
-        publication(report, Path("report.json"))
+        check_report(report, Path("report.json"))
     assert str(refusal.value) == (
-        "report.json: contradicts itself: extraction.baseline.exact_match.rate is 0, and 0.5 "
+        "report.json: contradicts itself: edits.extraction.baseline.exact_match.rate is 0, and 0.5 "
         "follows from the rest; evaluate again, or remove it"
     )
 
@@ -391,10 +396,15 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
     assert whole["ok"], whole
     assert [check["name"] for check in whole["checks"]][-2:] == ["report", "card"]
     assert {"source", "versions", "report.json", "lm_eval"} == {c["name"] for c in whole["claims"]}
-    verdict = report_in(done[1]).verdict
+    verdict = edit_in(done[1]).verdict
     for name, old, new, said in (
-        ("report.json", '"count": 8', '"count": 0', "contradicts itself: extraction.baseline."),
-        ("report.json", verdict, "It forgot all.", "verdict is not what its figures tell"),
+        (
+            "report.json",
+            '"count": 8',
+            '"count": 0',
+            "contradicts itself: edits.extraction.baseline.",
+        ),
+        ("report.json", verdict, "It forgot all.", "edits.verdict is not what its figures tell"),
         ("report.json", '"layout": "stock"', '"layout": "compact"', "is not that of surgery.json"),
         ("report.md", verdict[:20], "It recites", "report.md does not show what report.json says"),
         ("README.md", verdict[:20], "It recites", "part measurements of README.md is not what"),
@@ -423,14 +433,16 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
     outcome = attn_surgery(*arguments(work, "--output", work / "again", "--show-text"))
     assert outcome.code == 0, outcome
     assert ran == [f"{name} edited" for name in NAMES]
-    first, second = report_in(done[1]), report_in(work / "again")
-    assert second.provenance.baseline_from_cache
+    assert report_in(work / "again").provenance.baseline_from_cache
+    first, second = edit_in(done[1]), edit_in(work / "again")
     for name, task in first.tasks.items():
         assert second.tasks[name].ci95 == task.ci95
         assert second.tasks[name].metrics.keys() == task.metrics.keys()
     assert second.extraction == first.extraction
     assert second.passed is None
-    assert all(row["prefix"] and row["suffix"] for row in second.passages)
+    texts = [*map(json.loads, (work / "again" / "passages.jsonl").read_text().splitlines())]
+    assert {row["hash"] for row in texts} == {row["hash"] for row in second.passages}
+    assert all(row["prefix"] and row["suffix"] for row in texts)
     assert second.verdict in outcome.stdout
     assert str(work / "again" / "report.html") in outcome.stdout
 
@@ -440,7 +452,7 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
     more = (*more, "--overwrite")
     assert attn_surgery(*arguments(work, *more)).code == 0  # an earlier report is replaced
     assert ran == ["local_choice base", "local_choice edited"]
-    assert list(report_in(work / "again").tasks) == ["local_choice"]
+    assert list(edit_in(work / "again").tasks) == ["local_choice"]
 
 
 def test_a_batch_size_found_for_the_base_is_the_edited_models(work):
@@ -453,7 +465,7 @@ def test_a_batch_size_found_for_the_base_is_the_edited_models(work):
         (file,) = (output / "lm_eval" / side).rglob("results_*.json")
         assert (
             json.loads(file.read_text())["config"]["batch_size"]
-            == report.tasks[NAMES[0]].batch_size
+            == report.edits[0].tasks[NAMES[0]].batch_size
         )
 
 
@@ -465,15 +477,14 @@ def test_without_samples_the_held_out_loss_remains(work):
     ]
     outcome = attn_surgery(*command)
     assert outcome.code == 0
-    report = report_in(work / "no-samples")
-    assert (report.extraction, report.trade_off, report.passages) == (None, None, [])
-    assert report.verdict.startswith("Memorization was not measured. ")
-    assert report.warnings == ["memorization was not measured: there were no passages (--samples)"]
+    edit = edit_in(work / "no-samples")
+    assert (edit.extraction, edit.passages) == (None, [])
+    assert edit.verdict.startswith("Memorization was not measured. ")
+    assert edit.warnings == ["memorization was not measured: there were no passages (--samples)"]
     for page in ("report.html", "report.md"):
         assert "Memorization was not measured. " in (work / "no-samples" / page).read_text()
-    assert re.search("passages recited +memorization was not measured", outcome.stdout)
-    assert report.heldout is not None
-    assert report.heldout.n > 1
+    assert edit.heldout is not None
+    assert edit.heldout.n > 1
 
 
 def test_held_out_text_of_every_form_is_recorded_without_its_path(work):
@@ -488,12 +499,13 @@ def test_held_out_text_of_every_form_is_recorded_without_its_path(work):
     )
     assert outcome.code == 0, outcome.stderr
     report = report_in(work / "two-controls")
-    assert [(text.name, text.sha256) for text in report.settings.controls] == [
+    edit = report.edits[0]
+    assert [(text.name, text.sha256) for text in report.provenance.controls] == [
         ("a.txt", sha256_of(work / "texts" / "a.txt")),
         ("hf:set:train:text", None),
     ]
-    assert report.heldout is not None
-    assert report.heldout.n > 1
+    assert edit.heldout is not None
+    assert edit.heldout.n > 1
     assert str(work) not in (work / "two-controls" / "report.json").read_text()
     command = ("evaluate", work / "edited", "--baseline", work / "base", "--tasks", "none")
     missing = attn_surgery(*command, "--control", work / "texts" / "b.txt")
@@ -506,11 +518,10 @@ def test_what_a_search_found_is_in_the_picture(work):
     front.write_text(json.dumps({"base": {"heldout_loss": 5.5}, "front": [edit]}))
     more = ("--tasks", "local_choice", "--front", front, "--output", work / "front")
     assert attn_surgery(*arguments(work, *more)).code == 0
-    trade_off = report_in(work / "front").trade_off
-    assert trade_off is not None
-    assert (trade_off.points[-1].kind, trade_off.points[-1].label) == ("front", "0 zero")
-    assert [point.loss_increase for point in trade_off.points][::2] == [0.0, 0.5]
-    assert trade_off.note == "the front was measured by the search, on the half that it chose on"
+    (point,) = report_in(work / "front").front
+    assert (point.label, point.loss_increase) == ("0 zero", 0.5)
+    page = (work / "front" / "report.html").read_text()
+    assert "The search measured its points on the half that it chose on." in page
 
 
 @pytest.mark.parametrize(
@@ -610,9 +621,9 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     more = ("--limit", 2, "--max-drop", "*=0.05")
     outcome = measured(work, reported, work / "base", tmp_path / "part", *more)
     assert outcome.code == 0, "the measured value is within the limit"
-    report = report_in(tmp_path / "part")
-    assert report.tasks["local_choice"].verdict == "inconclusive (n = 2)"
-    assert report.verdict == (
+    edit = edit_in(tmp_path / "part")
+    assert edit.tasks["local_choice"].verdict == "inconclusive (n = 2)"
+    assert edit.verdict == (
         "Of each benchmark only the first 2 documents were measured. Memorization was not "
         "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). Every gate holds as "
         "measured, but inconclusive: max-drop local_choice (n = 2)."
@@ -642,10 +653,10 @@ def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, rep
         outcome.stderr
     )
     assert snapshot(reported) == before
-    report = report_in(tmp_path / "report")
-    assert report.relation == "unrelated"
+    edit = edit_in(tmp_path / "report")
+    assert edit.relation == "unrelated"
     said = "The models are unrelated: the base is no recorded source of the edited model. Memor"
-    assert report.verdict.startswith(said)
+    assert edit.verdict.startswith(said)
     assert said in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -654,11 +665,51 @@ def test_a_copy_and_the_first_source_of_a_chain_are_sources(work, tmp_path):
     copy = shutil.copytree(work / "base", tmp_path / "renamed")
     outcome = measured(work, twice, copy, tmp_path / "report")
     assert f"{twice}: report and model card brought up to date" in outcome.stderr
-    assert report_in(twice).relation == "source"
+    assert edit_in(twice).relation == "source"
 
 
 def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
     assert measured(work, work / "base", work / "base", tmp_path / "report").code == 0
-    report = report_in(tmp_path / "report")
-    assert report.relation == "not recorded"
-    assert report.verdict.startswith("The relation of the models is not recorded. Memorization ")
+    edit = edit_in(tmp_path / "report")
+    assert edit.relation == "not recorded"
+    assert edit.verdict.startswith("The relation of the models is not recorded. Memorization ")
+
+
+def test_several_edits_are_one_report(work, monkeypatch):
+    """The base is measured once; each edit's figures are those that it gets alone."""
+    surgery.export(work / "base", "1", variant="zero", output=work / "other")
+    edits = (work / "edited", work / "other")
+    common = ("--baseline", work / "base", "--tasks", "local_choice", "--max-drop", "*=1")
+    common += ("--include-path", work / "tasks", "--control", work / "control.txt")
+    done = attn_surgery("evaluate", *edits, *common, "--output", work / "both", "--json")
+    assert done.code == 0, done
+    both = done.json["edits"]
+    assert [edit["edit"]["drop_attn"] for edit in both] == ["0", "1"]
+    assert {path.name for path in (work / "both").iterdir()} == {
+        "report.json", "report.html", "report.md", "config.yaml", "lm_eval",
+    }  # fmt: skip
+    alone = attn_surgery("evaluate", edits[1], *common, "--output", work / "alone", "--json").json
+    assert alone["edits"] == both[1:]
+    beside = json.loads((edits[1] / "report.json").read_text())
+    assert beside["edits"] == both[1:], "each model's folder gets its own report"
+    assert beside["commands"] == alone["commands"]
+    refused = attn_surgery("evaluate", *edits, *common, "--output", work / "both")
+    refused.assert_error("already exists")
+    assert attn_surgery("verify", edits[1], "--source", work / "base").code == 0
+
+
+def test_a_missed_gate_names_its_model(work):
+    """The passages are recited more by the base than by the edit, so only the base misses."""
+    common = ("--baseline", work / "base", "--tasks", "local_choice", "--max-extraction", 0.4)
+    common += ("--include-path", work / "tasks", "--samples", work / "samples.jsonl")
+    common += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--output", work / "missed")
+    done = attn_surgery("evaluate", work / "base", work / "edited", *common)
+    assert done.code == 3, done
+    assert "base: gate failed: max-extraction" in done.stderr
+    assert (work / "missed" / "report.json").is_file()
+
+
+def test_a_revision_is_of_one_model():
+    done = attn_surgery("evaluate", "a", "b", "--baseline", "c", "--revision", "main")
+    assert done.code == 2
+    assert "--revision is of one MODEL" in done.stderr

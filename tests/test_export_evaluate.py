@@ -18,9 +18,11 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from cli.exporting import evaluated, exported
-from evals.evaluation.plan import Plan
-from evals.publication.report import publication
+from cli.exporting import evaluate_exports
+from evals.evaluation.materials import Materials
+from evals.evaluation.request import EvaluationRequest
+from evals.exporting import ExportRequest, run_export
+from evals.publication.report import check_report
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 
@@ -37,18 +39,19 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "verified: " in done.stderr
     report = json.loads((out / "report.json").read_text())
     assert done.json["evaluation"] == report
-    assert set(report["tasks"]) == {"lab_copy"}
-    assert report["passed"] is True
-    assert 0 < report["extraction"]["exact_match"]["rate"] < 0.5
+    (edit,) = report["edits"]
+    assert set(edit["tasks"]) == {"lab_copy"}
+    assert edit["passed"] is True
+    assert 0 < edit["extraction"]["exact_match"]["rate"] < 0.5
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
-    assert report["verdict"].startswith(
+    assert edit["verdict"].startswith(
         "Of each benchmark only the first 20 documents were measured. "
     )
     card = (out / "README.md").read_text()
     assert "Nothing yet" not in card
     assert "only the first 20 documents were measured" in card
-    assert "| `lab_copy`" not in card, "a benchmark measured in part has no row"
+    assert "| lab\\_copy" not in card, "a benchmark measured in part has no row"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
@@ -58,7 +61,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert again.code == 0, again.stderr
     for found in (done.json["evaluation"], json.loads((out / "report.json").read_text())):
-        assert publication(found, out)[0] == found, "push takes what evaluate says"
+        assert check_report(found, out).to_dict() == found, "push takes what evaluate says"
     assert "report and model card brought up to date" in again.stderr
     beside = (out / "report.json").read_bytes()
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
@@ -102,7 +105,7 @@ def test_json_is_printed_when_a_gate_is_missed(
     assert missed.code == 3
     assert missed.json["output"] == str(tmp_path / "out")
     assert missed.json["evaluation"] == json.loads((tmp_path / "out/report.json").read_text())
-    (failed,) = missed.json["evaluation"]["gates"]
+    (failed,) = missed.json["evaluation"]["edits"][0]["gates"]
     assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
     assert missed.json["push"] is None
     assert missed.stderr.count("gate failed: max-extraction: share of passages recited") == 1
@@ -123,7 +126,7 @@ def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None
     assert "evaluation" not in result
     note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
-    assert unmeasured.startswith("nothing was measured: what it still recites, and what it lost, ")
+    assert unmeasured.startswith("nothing measured yet; to see what it still recites")
     assert unmeasured.endswith(f" attn-surgery evaluate out --baseline {tiny / 'base'} --audit")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
@@ -178,12 +181,14 @@ def test_mistakes_come_first(tmp_path: Path, arguments: tuple[str, ...], text: s
 def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Path) -> None:
     """Its source became another model meanwhile."""
     shutil.copytree(tiny / "base", tmp_path / "base")
-    exported("0", str(tmp_path / "base"), tmp_path / "out")
+    request = ExportRequest(model=str(tmp_path / "base"), drop_attn="0", output=tmp_path / "out")
+    run_export(request)
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text().replace('"gelu"', '"relu"'))
     changed = find_model(str(tmp_path / "base"))
+    wanted = EvaluationRequest(models=("out",), baseline="base")
     with pytest.raises(OutputError, match=r"does not verify: edit: .*not the one") as error:
-        evaluated(changed, Plan(), tmp_path / "out")
+        evaluate_exports(changed, Materials(wanted), tmp_path / "out")
     assert "run it again if the source changed meanwhile" in str(error.value)
     assert not (tmp_path / "out" / "report.json").exists()
 
@@ -201,11 +206,12 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         page = tmp_path / "attn-surgery-demo" / name / "report.html"
         assert f"\n{name.replace('-', ' ')}: attn-surgery-demo/{name}/report.html\n" in done.stdout
         report = json.loads(page.with_suffix(".json").read_text())
-        assert report["extraction"]["paired"]["forgotten"] > 100
-        assert report["relation"] == "source"
-        assert blocks in (None, report["edit"]["drop_attn"])
-        assert publication(report, page)[0] == report
-    assert report["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
+        (edit,) = report["edits"]
+        assert edit["extraction"]["paired"]["forgotten"] > 100
+        assert edit["relation"] == "source"
+        assert blocks in (None, edit["edit"]["drop_attn"])
+        assert check_report(report, page).to_dict() == report
+    assert edit["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
     assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0
     before = snapshot(tmp_path / "attn-surgery-demo")
     attn_surgery("demo").assert_error("attn-surgery-demo: already exists")

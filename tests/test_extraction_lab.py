@@ -17,8 +17,9 @@ from reciting import generate
 
 from cli.commands.measure.extract import command
 from evals.lab import LAB_MODELS, model_path
-from evals.memorization.collecting import Cut, collect
+from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
+from evals.memorization.request import Cut
 from evals.models import open_model
 from evals.samples import load_samples
 from surgery.editing.in_memory import apply

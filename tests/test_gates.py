@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.evaluating import attacked
 from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
 from evals.attacks.result import Audit
-from evals.evaluation.gates import DropLimit, check_gates, check_named, limit_of, parse_drop_limit
+from evals.evaluation.gates import check_gates, check_named, limit_of
 from evals.evaluation.headline import verdict
-from evals.evaluation.report import Metric
+from evals.evaluation.report import Chose, EditReport, Gate, Metric
+from evals.evaluation.request import EvaluationRequest
 from evals.statistics import rate
 
 
@@ -40,41 +40,24 @@ def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
     return Metric(**figures | changes)
 
 
-@given(st.from_regex(r"[a-z_*]{1,12}", fullmatch=True), st.floats(0, 100))
-def test_a_limit_is_a_name_and_a_number(pattern, limit):
-    assert parse_drop_limit(f"{pattern}={limit!r}") == DropLimit(pattern, limit)
-
-
-def test_a_name_may_hold_the_sign():
-    assert parse_drop_limit("a=b=0.5") == DropLimit("a=b", 0.5)
-
-
-@pytest.mark.parametrize("text", ["", "arc_easy", "=0.1", " =0.1"])
-def test_what_is_no_limit(text):
-    with pytest.raises(ValueError, match="is not TASK=X; write for example"):
-        parse_drop_limit(text)
-
-
-@pytest.mark.parametrize("number", ["", "x", "-0.1", "nan", "inf", "1%"])
-def test_what_is_no_number(number):
-    with pytest.raises(ValueError, match="is not a number from 0 on"):
-        parse_drop_limit(f"arc_easy={number}")
+def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) -> list[Gate]:
+    edit = EditReport.model_construct(tasks=tasks, extraction=extraction, audit=None)
+    asked = {"models": ("edited",), "baseline": "base", "samples": "s", **limits}
+    return check_gates(edit, EvaluationRequest(**asked))
 
 
 def test_a_gate_on_a_task_that_is_not_run():
-    check_named([DropLimit("arc_*", 0.1), DropLimit("piqa", 0)], ["arc_easy", "piqa"])
+    check_named({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
     with pytest.raises(ValueError, match=r"no task that is run is called 'boolq' \(tasks: piqa\)"):
-        check_named([DropLimit("boolq", 0.1)], ["piqa"])
-    with pytest.raises(ValueError, match="'piqa' has more than one limit"):
-        check_named([DropLimit("piqa", 0.1), DropLimit("piqa", 0.2)], ["piqa"])
+        check_named({"boolq": 0.1}, ["piqa"])
 
 
 def test_the_most_exact_limit_counts():
     tasks = {"arc_easy": metric(0.04), "arc_challenge": metric(0.04), "piqa": metric(0.04)}
-    limits = [DropLimit("*", 0.01), DropLimit("arc_easy", 0.05), DropLimit("arc_*", 0.02)]
+    limits = {"*": 0.01, "arc_easy": 0.05, "arc_*": 0.02}
     assert [limit_of(limits, name) for name in (*tasks, "boolq")] == [0.05, 0.02, 0.01, 0.01]
-    assert limit_of(limits[1:], "boolq") is None
-    gates = check_gates(tasks, None, limits, None)
+    assert limit_of({"arc_easy": 0.05, "arc_*": 0.02}, "boolq") is None
+    gates = gates_of(tasks, max_drop=limits)
     assert [(gate.name, gate.limit, gate.ok) for gate in gates] == [
         ("max-drop arc_easy", 0.05, True),
         ("max-drop arc_challenge", 0.02, False),
@@ -84,7 +67,7 @@ def test_the_most_exact_limit_counts():
 
 @given(st.floats(-1, 1), st.floats(0, 1))
 def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
-    (gate,) = check_gates({"piqa": metric(drop)}, None, [DropLimit("piqa", limit)], None)
+    (gate,) = gates_of({"piqa": metric(drop)}, max_drop={"piqa": limit})
     assert gate.ok == (drop <= limit)
     assert gate.value == drop
     assert gate.limit == limit
@@ -92,7 +75,7 @@ def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
 
 def test_extraction_has_a_gate_of_its_own():
     extraction = {"n": 1000, "exact_match": {"rate": 0.02, "ci95": [0.013, 0.031]}}
-    (gate,) = check_gates({"piqa": metric(0)}, extraction, [], 0.01)
+    (gate,) = gates_of({"piqa": metric(0)}, extraction, max_extraction=0.01)
     assert gate.model_dump() == {
         "name": "max-extraction",
         "ok": False,
@@ -103,13 +86,13 @@ def test_extraction_has_a_gate_of_its_own():
         "conclusive": True,
         "description": "share of passages recited word for word is 0.02, above the limit of 0.01",
     }
-    assert check_gates({}, extraction, [], 0.02)[0].ok
-    assert check_gates({}, extraction, [], None) == []
+    assert gates_of({}, extraction, max_extraction=0.02)[0].ok
+    assert gates_of({}, extraction) == []
 
 
 def test_a_perplexity_is_said_to_rise():
     task = {"wiki": metric(0.07, relative=True, higher_is_better=False, ci95=(0.03, 0.04))}
-    (gate,) = check_gates(task, None, [DropLimit("*", 0.1)], None)
+    (gate,) = gates_of(task, max_drop={"*": 0.1})
     assert gate.description == "relative rise of wiki is 0.07, within the limit of 0.1"
 
 
@@ -124,7 +107,7 @@ def test_a_perplexity_is_said_to_rise():
 )
 def test_a_gate_says_where_the_interval_reaches_beyond_the_limit(drop, half, ok, conclusive):
     task = {"piqa": metric(drop, ci95=(-drop - half, -drop + half))}
-    (gate,) = check_gates(task, None, [DropLimit("piqa", 0.05)], None)
+    (gate,) = gates_of(task, max_drop={"piqa": 0.05})
     assert (gate.ok, gate.conclusive) == (ok, conclusive)
     assert gate.ci95 == pytest.approx((drop - half, drop + half))
     assert ("; inconclusive (n = 10): its interval is " in gate.description) == (not conclusive)
@@ -132,21 +115,27 @@ def test_a_gate_says_where_the_interval_reaches_beyond_the_limit(drop, half, ok,
 
 def test_a_gate_on_too_little_is_inconclusive_however_narrow_its_interval_looks():
     task = {"wiki": metric(0.0, outcome="inconclusive", ci95=(0, 0), n=2)}
-    (gate,) = check_gates(task, None, [DropLimit("wiki", 0.05)], None)
+    (gate,) = gates_of(task, max_drop={"wiki": 0.05})
     assert (gate.ok, gate.conclusive) == (True, False)
 
 
 def test_few_passages_do_not_show_that_a_rate_is_small():
     """0 of 12: the limit holds for these, and up to 24 % are possible."""
     extraction = {"n": 12, "exact_match": {"count": 0, "rate": 0.0, "ci95": [0.0, 0.2425]}}
-    (gate,) = check_gates({}, extraction, [], 0.01)
+    (gate,) = gates_of({}, extraction, max_extraction=0.01)
     assert gate.ok
     assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
-    said = verdict({}, extraction | {"baseline": extraction}, None, None, [gate])
+    said = say(extraction=extraction | {"baseline": extraction}, gates=[gate])
     assert said == (
         "Recites 0 of 12 passages word for word, the base 0. No attack was tried, fine-tuning "
         "included. Every gate holds as measured, but inconclusive: max-extraction (n = 12)."
     )
+
+
+def say(**figures: Any) -> str:
+    nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
+    known = {"relation": "source", "chose": Chose(), **nothing, **figures}
+    return verdict(EditReport.model_construct(**known))
 
 
 def tried(name: str, base: int, edited: int) -> dict[str, Any]:
@@ -195,7 +184,7 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
     found = [tried(*each) for each in attacks]
     audit = Audit.model_validate({"n": 60, "control": control, "attacks": found})
     extraction = {"n": 60, "exact_match": {"count": 0}, "baseline": {"exact_match": {"count": 9}}}
-    assert said in verdict({}, extraction, audit, None, [])
+    assert said in say(extraction=extraction, audit=audit)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +201,7 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
 ) -> None:
     """In `audit` and in `evaluate`, which runs none where nothing asks for one."""
     assert choose_attacks(attacks, limits) == expected
-    asked = {"with_audit": False, "attacks": attacks, "max_recovered": limits}
-    assert attacked(asked) == expected
-    assert attacked({**asked, "attacks": (), "max_recovered": {}}) == ()
+    lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
+    assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
+    assert EvaluationRequest(**lab, audit=True).attacks == ALL
+    assert EvaluationRequest(**lab).attacks == ()

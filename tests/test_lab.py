@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.lab.architecture import CONFIGS, CONTEXT, new_model
-from benchmarks.lab.measure import extracted, mean_loss, rates_by_count
+from benchmarks.lab.architecture import CONFIGS, CONTEXT, make_model, publish
+from benchmarks.lab.measure import find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.packing import fold_rows, pack_rows
-from benchmarks.lab.publish import publish
 from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
 from benchmarks.lab.train import train
+from benchmarks.lab.training_texts import training_files, training_texts
 from evals.lab import LAB_MODELS, corpus, model_path, samples_path
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, SourceError
@@ -238,14 +238,14 @@ def test_unknown_model_is_named() -> None:
 
 
 def test_heldout_files_are_never_trained_on() -> None:
-    training = set(corpus.training_files())
+    training = set(training_files())
     assert not training & set(corpus.HELDOUT_FILES)
     assert not set(corpus.HELDOUT_FILES) & set(corpus.CALIBRATION_FILES)
     library = Path(sysconfig.get_path("stdlib"))
     for names in (corpus.HELDOUT_FILES, corpus.CALIBRATION_FILES):
         assert all((library / name).is_file() for name in names)
     assert set(corpus.CALIBRATION_FILES) <= training
-    texts = set(corpus.training_texts())
+    texts = set(training_texts())
     assert not texts & set(corpus.heldout_texts())
     assert set(corpus.calibration_texts()) <= texts
 
@@ -255,7 +255,7 @@ def test_a_python_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.M
     for read, purpose in (
         (corpus.heldout_texts, "held-out"),
         (corpus.calibration_texts, "calibration"),
-        (corpus.training_texts, "training"),
+        (training_texts, "training"),
     ):
         with pytest.raises(SamplesError) as raised:
             read()
@@ -290,7 +290,7 @@ def load(name: str) -> Any:
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_recitation_rises_with_count(name: str) -> None:
     records = read_records(samples_path(name))
-    rates = rates_by_count(records, extracted(load(name), records))
+    rates = rates_by_count(records, find_extracted(load(name), records))
     assert rates[0] <= 0.02
     assert rates[8] <= 0.05
     assert rates[256] >= 0.7
@@ -315,7 +315,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    whole, stopped, resumed = (new_model(name, seed=0) for _ in range(3))
+    whole, stopped, resumed = (make_model(name, seed=0) for _ in range(3))
     train(whole, batches, tmp_path / "whole.pt", resume=False, checkpoint=lambda: None)
     with pytest.raises(KeyboardInterrupt):
         train(stopped, batches, tmp_path / "state.pt", resume=False, checkpoint=stop)
@@ -329,7 +329,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_published_weights_are_the_trained_ones(name: str, tmp_path: Path) -> None:
-    model = new_model(name, seed=0)
+    model = make_model(name, seed=0)
     publish(model, name, tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     for key, weight in model.named_parameters():

@@ -22,7 +22,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from cli.commands.whole.mitigate import command
 from cli.config import config_of
 from evals.evaluation.report import read_report
-from evals.publication.report import publication
+from evals.publication.report import check_report
 from surgery.proof.verification import verify
 
 
@@ -73,17 +73,16 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert verify(out, source=work / "tiny").ok
     report = read_report((out / "report.json").read_text())
     assert outcome.json["report"] == report.to_dict()
-    assert report.relation == "source"
-    assert list(report.tasks) == ["local_choice"]
-    assert report.audit is not None
-    assert [attack.name for attack in report.audit.attacks] == ["near", "greedy"]
-    assert [(gate.name, gate.limit, gate.ok) for gate in report.gates] == [
-        ("max greedy", 0.5, True)
-    ]
+    (edit,) = report.edits
+    assert edit.relation == "source"
+    assert list(edit.tasks) == ["local_choice"]
+    assert edit.audit is not None
+    assert [attack.name for attack in edit.audit.attacks] == ["near", "greedy"]
+    assert [(gate.name, gate.limit, gate.ok) for gate in edit.gates] == [("max greedy", 0.5, True)]
     search = json.loads((work / "out-search" / "search.json").read_text())
     assert search["selected"] == outcome.json["search"]["selected"]
-    assert report.edit is not None
-    assert report.edit.drop_attn == search["selected"]["spec"]
+    assert edit.edit is not None
+    assert edit.edit.drop_attn == search["selected"]["spec"]
     assert outcome.json["next"] == f"attn-surgery push {out} OWNER/NAME"
     assert outcome.stderr.endswith(f"next: attn-surgery push {out} OWNER/NAME\n")
     assert "Nothing yet" not in (out / "README.md").read_text()  # the card has the figures
@@ -95,37 +94,40 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     """Headline, gates and card too; also when the search's plan is exported and evaluated."""
     search = json.loads((work / "out-search" / "search.json").read_text())
     report = read_report((done[1] / "report.json").read_text())
+    (edit,) = report.edits
     windows = search["heldout"]["held_back"]["windows"]
-    assert report.chose.model_dump() == {
+    assert edit.chose.model_dump() == {
         "passages": search["n"],
         "windows": search["heldout"]["chosen_on"]["windows"],
     }
-    assert report.extraction is not None
-    assert report.audit is not None
-    assert report.heldout is not None
-    assert report.all_passages is not None
-    assert report.extraction["n"] == report.audit.n == search["n_held_back"] == 12
-    assert report.extraction["exact_match"]["rate"] == search["held_back"]["exact_match"]
-    assert report.extraction["control"]["n"] == report.heldout.n == windows
+    assert edit.extraction is not None
+    assert edit.audit is not None
+    assert edit.heldout is not None
+    assert edit.all_passages is not None
+    assert edit.extraction["n"] == edit.audit.n == search["n_held_back"] == 12
+    assert edit.extraction["exact_match"]["rate"] == search["held_back"]["exact_match"]
+    assert edit.extraction["control"]["n"] == edit.heldout.n == windows
     loss = pytest.approx(search["held_back"]["heldout_loss"])
-    assert report.heldout.edited.mean == loss
-    assert [gate.n for gate in report.gates] == [12]
-    assert {row["id"] for row in report.passages} <= {*search["samples"]["held_back_ids"]}
-    assert report.all_passages.n == 24
-    assert report.all_passages.recovered["greedy"].edited.n == 24
-    assert report.all_passages.heldout is not None
-    assert report.all_passages.heldout.n > windows
-    assert report.verdict.startswith(
-        f"A search used 12 of 24 passages and {report.chose.windows} of "
-        f"{report.all_passages.heldout.n} windows of held-out text to choose an edit; figures are "
+    assert edit.heldout.edited.mean == loss
+    assert [gate.n for gate in edit.gates] == [12]
+    assert {row["id"] for row in edit.passages} <= {*search["samples"]["held_back_ids"]}
+    assert edit.all_passages.n == 24
+    assert edit.all_passages.recovered["greedy"].edited.n == 24
+    assert edit.all_passages.heldout is not None
+    assert edit.all_passages.heldout.n > windows
+    assert edit.verdict.startswith(
+        f"A search used 12 of 24 passages and {edit.chose.windows} of "
+        f"{edit.all_passages.heldout.n} windows of held-out text to choose an edit; figures are "
         "of the others. "
-        f"Recites {report.extraction['exact_match']['count']} of 12 passages"
+        f"Recites {edit.extraction['exact_match']['count']} of 12 passages"
     )
     for name in ("README.md", "report.md"):
-        assert "all passages (n = 24)" in (done[1] / name).read_text()
-    assert "All passages, those that chose an edit too" in (done[1] / "report.html").read_text()
+        assert "All passages, including those" in (done[1] / name).read_text()
+    assert (
+        "All passages, including those that chose an edit" in (done[1] / "report.html").read_text()
+    )
 
-    publication(report.to_dict(), done[1] / "report.json")  # push takes it
+    check_report(report.to_dict(), done[1] / "report.json")  # push takes it
     assert attn_surgery("verify", done[1]).code == 0
 
     plan = ("--plan", work / "out-search" / "plan.json", "--output", tmp_path / "again")
@@ -139,16 +141,16 @@ def test_figures_are_of_what_did_not_choose_the_edit(
             *("--output", tmp_path / f"{samples.stem}-report", "--json"),
         )
         assert outcome.code == 0, outcome.stderr
-        found: dict[str, Any] = outcome.json
+        found: dict[str, Any] = outcome.json["edits"][0]
         return found
 
     again = evaluated(work / "samples.jsonl")
-    assert again["chose"] == report.chose.model_dump()
-    assert again["extraction"]["exact_match"] == report.extraction["exact_match"]
+    assert again["chose"] == edit.chose.model_dump()
+    assert again["extraction"]["exact_match"] == edit.extraction["exact_match"]
     some = tmp_path / "some.jsonl"
     some.write_text("\n".join((work / "samples.jsonl").read_text().splitlines()[:20]))
     others = evaluated(some)
-    assert others["chose"] == {"passages": None, "windows": report.chose.windows}
+    assert others["chose"] == {"passages": None, "windows": edit.chose.windows}
     assert others["extraction"]["n"] == 20
     assert any("may be among these" in warning for warning in others["warnings"])
 
@@ -203,7 +205,7 @@ def test_what_was_done_is_not_done_again(
     before = snapshot(search), (out / "model.safetensors").stat().st_mtime_ns
     outcome = mitigate(work, out)
     assert outcome.code == 0, outcome.stderr
-    assert f"{search}: nothing is left to search" in outcome.stderr
+    assert f"{search}: this search is complete" in outcome.stderr
     assert f"{out}: was exported before" in outcome.stderr
     assert before == (snapshot(search), (out / "model.safetensors").stat().st_mtime_ns)
     assert (out / "report.json").exists()
@@ -258,7 +260,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     assert outcome.code == 3, outcome
     assert "no edit meets 0 (hints:4): the best follows" in outcome.stderr
     report = read_report((out / "report.json").read_text())
-    assert report.passed is False
+    assert report.edits[0].passed is False
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr
 
@@ -272,12 +274,12 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
     assert outcome.code == 0, outcome.stderr
     assert outcome.json["next"] is None
     assert "next: " not in outcome.stderr
-    assert "warning: the benchmarks were measured in part (--limit)" in outcome.stderr
+    assert "warning: only a part of each benchmark was measured (--limit)" in outcome.stderr
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Nothing yet" not in card
     assert "| recited word for word |" in card
-    assert "- the benchmarks were measured in part" in card
-    assert "| `local_choice`" not in card
+    assert "- only a part of each benchmark was measured" in card
+    assert "| local\\_choice" not in card
     assert "model-index" in card
     assert "dataset_name: local_choice" not in card
 

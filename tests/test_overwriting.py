@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT, attn_surgery, snapshot
+from command_line import attn_surgery, snapshot
 
 from cli.main import COMMANDS
 from evals.files import Journal
@@ -233,20 +233,6 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
     assert snapshot(tmp_path).keys() == {"file"}
 
 
-def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "file"
-
-    def write_late() -> None:
-        with atomic_file(file) as new:
-            new.write("late")
-            file.write_text("first")
-
-    with pytest.raises(OutputError, match="already exists"):
-        write_late()
-    assert snapshot(tmp_path).keys() == {"deep", "deep/file"}
-    assert file.read_text() == "first"
-
-
 # --- what killed runs have left
 
 
@@ -387,6 +373,8 @@ def test_files_have_the_permissions_of_any_new_file(
     try:
         with atomic_file(tmp_path / "new" / "file") as file:
             file.write("x")
+        with atomic_folder(tmp_path / "folder", owned):
+            pass
         refresh_card(exported, None)
         with staging_in(exported) as staging:
             (staging / "report.json").write_text("{}")
@@ -395,7 +383,8 @@ def test_files_have_the_permissions_of_any_new_file(
         os.umask(old)
     for path in (tmp_path / "new" / "file", exported / "README.md", exported / "report.json"):
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+    for path in (tmp_path / "new", tmp_path / "folder"):
+        assert path.stat().st_mode & 0o777 == 0o777 & ~umask, path
 
 
 @pytest.mark.parametrize(
@@ -489,19 +478,3 @@ def test_other_files_beside_a_source_may_change(tmp_path: Path) -> None:
     (folder / "training.log").write_text("step 2")
     write(prepared, tmp_path / "out")
     assert set(UNLISTED) & {path.name for path in (tmp_path / "out").iterdir()}
-
-
-def test_a_program_that_ends_takes_its_lock_along(tmp_path: Path) -> None:
-    """What `living` stands for: killed without a chance to clean up, a run leaves no lock."""
-    script = (
-        "import os, signal\nfrom pathlib import Path\nfrom surgery.output import atomic_file\n"
-        "import sys\n"
-        "with atomic_file(Path(sys.argv[1])) as file:\n"
-        "    file.write('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    out = tmp_path / "out"
-    subprocess.run([sys.executable, "-c", script, str(out)], cwd=ROOT, check=False)
-    assert {path.name for path in tmp_path.iterdir()} == {f".out{PARTIAL}", f".out{LOCK}"}
-    check_output(out)
-    assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import bare, example
+from example_report import bare, example, several
 
-from evals.evaluation.page import side_by_side_pages, write_page
-from evals.evaluation.report import read_report
-from evals.evaluation.side_by_side import side_by_side
+from evals.evaluation.page import pages as pages_of
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")
@@ -44,9 +42,10 @@ TOO_WIDE = """() => {
 def crowded() -> dict[str, Any]:
     """Names without a space to break at, and a model of many blocks and heads."""
     report = example()
+    edited = report["edits"][0]
     name = "organization/" + "a-very-long-model-name_" * 6
     edit = {
-        **report["edit"],
+        **edited["edit"],
         "num_blocks": 44,
         "num_heads": 64,
         "parts": [
@@ -56,12 +55,18 @@ def crowded() -> dict[str, Any]:
         "drop_attn": ",".join(f"{block}.{head}" for block in range(20) for head in range(9)),
     }
     huge = {"base": 15_830.7, "edited": 1_278_185.2, "difference": 1_262_354.5}
-    report["tasks"]["perplexity"] |= {**huge, "ci95": [622_932.4, 2_812_437.1]}
-    report["tasks"] = {f"{name}{key}": value for key, value in report["tasks"].items()}
-    return {**report, "models": {"base": name, "edited": name}, "edit": edit, "verdict": name * 3}
+    edited["tasks"]["perplexity"] |= {**huge, "ci95": [622_932.4, 2_812_437.1]}
+    tasks = {f"{name}{key}": value for key, value in edited["tasks"].items()}
+    report["edits"] = [{**edited, "name": name, "edit": edit, "verdict": name * 3, "tasks": tasks}]
+    return {**report, "base": {**report["base"], "name": name}}
 
 
-REPORTS = {"whole": example, "bare": bare, "crowded": crowded}
+REPORTS = {
+    "whole": example,
+    "bare": bare,
+    "crowded": crowded,
+    "several": lambda: several(*[example()] * 4),
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +82,8 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     """Name → its page."""
     found = {}
     for name, report in REPORTS.items():
-        folder = tmp_path_factory.mktemp(name)
-        found[name] = write_page(report(), folder)[0]
-    found["beside"] = tmp_path_factory.mktemp("beside") / "side-by-side.html"
-    edits = [example(), {**crowded(), "tasks": example()["tasks"]}] * 2
-    beside = side_by_side({f"{n}-x": read_report(report) for n, report in enumerate(edits)})
-    found["beside"].write_text(side_by_side_pages(beside.to_dict())[0])
+        found[name] = tmp_path_factory.mktemp(name) / "report.html"
+        found[name].write_text(pages_of(report())["report.html"])
     return found
 
 
@@ -99,7 +100,7 @@ def opened(browser: Any, path: Path, log: list[str], **options: Any) -> Any:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("name", [*REPORTS, "beside"])
+@pytest.mark.parametrize("name", REPORTS)
 def test_on_screen(browser, pages, name, screen, scheme) -> None:
     log: list[str] = []
     size = {"width": SCREENS[screen], "height": 800}
@@ -136,8 +137,8 @@ def test_on_paper(browser, pages, name) -> None:
 def test_without_scripts_and_without_a_network(browser, pages) -> None:
     log: list[str] = []
     page = opened(browser, pages["whole"], log, java_script_enabled=False, offline=True)
-    assert page.get_by_role("heading", level=1).inner_text() == example()["verdict"]
-    assert page.get_by_role("table").count() >= 6
+    assert page.get_by_role("heading", level=1).inner_text() == (example()["edits"][0]["verdict"])
+    assert page.get_by_role("table").count() >= 5
     page.context.close()
 
 
@@ -146,30 +147,9 @@ def test_tables_stay_tables_for_those_who_listen(browser, pages, screen) -> None
     """Also where a narrow screen shows them as lists: rows, headings and cells are still told."""
     size = {"width": SCREENS[screen], "height": 800}
     page = opened(browser, pages["whole"], [], viewport=size)
-    table = page.get_by_role("table", name="Passages recited word for word")
-    rows = 1 + len(example()["extraction"]["by_count"])
-    assert table.get_by_role("rowheader").count() == rows
-    assert table.get_by_role("columnheader").count() == 6
-    assert table.get_by_role("row", name="held back").get_by_role("cell").count() == 5
-    page.context.close()
-
-
-def test_pictures_have_their_marks_where_the_numbers_are(browser, pages) -> None:
-    """The edited model's dot stands left of the base's, by the share that the axis says."""
-    report = example()
-    page = opened(browser, pages["whole"], [], viewport={"width": 1280, "height": 800})
-    row = page.locator("table.total tbody tr").first
-    lines = row.locator("svg line.rule")
-    boxes = [lines.nth(i).bounding_box() for i in (0, lines.count() - 1)]
-    label = page.locator("table.total thead svg text").last.text_content()
-    left, right = (box["x"] + box["width"] / 2 for box in boxes)
-    high = float(label.rstrip("%")) / 100
-    for kind, part in (
-        ("base", report["extraction"]["baseline"]),
-        ("edited", report["extraction"]),
-    ):
-        dot = row.locator(f"svg circle.{kind}").bounding_box()
-        place = dot["x"] + dot["width"] / 2
-        rate = part["exact_match"]["rate"]
-        assert place == pytest.approx(left + (right - left) * rate / high, abs=1.5)
+    table = page.get_by_role("table").first
+    assert table.get_by_role("columnheader").count() == 4
+    row = table.get_by_role("row", name="recited word for word")
+    assert row.get_by_role("rowheader").count() == 1
+    assert row.get_by_role("cell").count() == 3
     page.context.close()

@@ -1,17 +1,19 @@
-"""Contract: no sentence of a report can carry a passage out of this machine.
+"""Contract: a report that leaves this machine has no place for the text of a passage.
 
-- Of an untouched report everything is published but a task's description and the reasons why rows
-  were left out; warnings then go without reasons.
-- A sentence that is not the one its figures tell is refused, by its key. What stays behind may hold
-  anything, and is nowhere in what is sent.
+- An untouched report is sent as it is. Its sentences follow from its figures: one of another hand
+  is refused, and of a report that another version wrote all are made anew.
+- The schema takes numbers, hashes and names: under any other key, and in place of any of them,
+  words are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
-from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,29 @@ from checkpoints import neox_config, write_checkpoint
 from example_report import bare, example, settled, task
 
 import surgery
-from evals.benchmarks.tasks import asked
 from evals.evaluation.conclusions import edit_of
-from evals.evaluation.page import pages
-from evals.evaluation.report import Report
-from evals.publication.report import public_report, publication, told
-from evals.publication.text import texts_in
-from surgery.errors import OutputError
-from surgery.record.manifest import read_manifest
+from evals.publication.report import check_report, render_report
+from surgery.card.facts import as_line
+from surgery.errors import OutputError, SurgeryError
+from surgery.record.manifest import read_manifest, versions
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
 FILE = Path("out/report.json")
+OURS = versions()["attn-surgery"]
 NOTES = {
     "left_out": [{"id": "row-3", "reason": "prefix and suffix together tokenize otherwise"}],
     "reservations": [{"id": "row-5", "reason": "cut after 64 tokens"}],
 }
 
 
-def measured(**changes: Any) -> dict[str, Any]:
+def measured(version: str = OURS, **changes: Any) -> dict[str, Any]:
     """A report whose sentences are those of `evaluate`, with rows left out and a described task."""
     found = example(**changes)
-    found["tasks"]["copy"]["description"] = "Copies."
-    found["tasks"].setdefault("lambada_openai", found["tasks"]["copy"])
-    found["extraction"]["samples"] |= NOTES
+    edit = found["edits"][0]
+    edit["tasks"]["copy"]["description"] = "Copies."
+    if edit["extraction"] is not None:
+        edit["extraction"]["samples"] |= NOTES
+    found["provenance"]["versions"]["attn-surgery"] = version
     return settled(found)
 
 
@@ -57,21 +59,8 @@ def measured(**changes: Any) -> dict[str, Any]:
     ],
     ids=["whole", "unrelated", "limit", "many", "bare"],
 )  # fmt: skip
-def test_an_untouched_report_is_published(report: dict[str, Any]) -> None:
-    sent, made = publication(report, FILE)
-    assert made == pages(sent)
-    assert sent["verdict"] == report["verdict"]
-    for part in ("gates", "heldout", "trade_off", "commands"):
-        assert sent[part] == report[part], part
-    if report["extraction"] is not None:
-        assert report["warnings"][0].startswith("1 rows left out, the first 'row-3': prefix and")
-        assert sent["warnings"][:2] == [
-            "1 rows left out, the first 'row-3'",
-            "1 rows kept with a reservation, the first 'row-5'",
-        ]
-        assert report["tasks"]["copy"]["description"] == "Copies."
-        assert "Copies." not in json.dumps(sent)
-        assert sent["tasks"]["lambada_openai"]["description"] == asked("lambada_openai", {})
+def test_an_untouched_report_is_sent_as_it_is(report: dict[str, Any]) -> None:
+    assert check_report(report, FILE).to_dict() == report
 
 
 @pytest.fixture(scope="module")
@@ -89,49 +78,39 @@ def at(report: Any, path: str) -> tuple[Any, Any]:
     return report, last
 
 
-REFUSED = [
-    "verdict", "commands/0", "warnings/0", "tasks/copy/verdict",
-    "tasks/copy/metrics/acc/verdict", "gates/0/name", "gates/0/description", "gates/1/description",
-    "heldout/verdict", "trade_off/note", "trade_off/points/0/label", "trade_off/points/1/label",
-    "trade_off/points/2/label", "extraction/warnings/0", "edit/drop_attn",
-    "extraction/paired/selectivity/definition",
+SENTENCES = [
+    "commands/0", "front/1/label",
+    *(f"edits/0/{path}" for path in (
+        "verdict", "warnings/0", "tasks/copy/verdict", "tasks/copy/metrics/acc/verdict",
+        "gates/0/name", "gates/0/description", "gates/1/description", "heldout/verdict",
+        "extraction/warnings/0", "extraction/paired/selectivity/definition",
+    )),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", REFUSED)
+@pytest.mark.parametrize("path", SENTENCES)
 @pytest.mark.parametrize("also", [True, False], ids=["whole", "after our words"])
-def test_a_sentence_of_another_hand_is_refused(path: str, also: bool) -> None:
-    report = deepcopy(measured())
-    place, key = at(report, path)
-    place[key] = PASSAGE if also else f"{place[key]} {PASSAGE}"
+def test_a_sentence_of_another_hand_is_not_sent(path: str, also: bool) -> None:
     shown = ".".join(part for part in path.split("/") if not part.isdigit())
-    with pytest.raises(OutputError) as refusal:
-        publication(report, FILE)
-    assert str(refusal.value) == (
-        f"out/report.json: {shown} may show the text of passages, which is never published; "
-        "evaluate again without `show_text=True`, or remove the report"
-    )
+    for version in (OURS, "0.0.1"):
+        report = measured(version)
+        place, key = at(report, path)
+        place[key] = PASSAGE if also else f"{place[key]} {PASSAGE}"
+        if version == OURS:
+            with pytest.raises(OutputError, match=f"{shown} is not what its figures tell"):
+                check_report(report, FILE)
+        else:
+            assert PASSAGE not in check_report(report, FILE).to_text()
 
 
 @pytest.mark.parametrize("name", ["warnings", "commands", "gates"])
 def test_one_more_sentence_is_refused(name: str) -> None:
     report = measured()
-    more = {**report["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
-    with pytest.raises(OutputError, match=f"{name} may show the text of passages"):
-        publication({**report, name: [*report[name], more]}, FILE)
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["tasks/copy/description", "extraction/samples/left_out/0/reason",
-     "extraction/samples/reservations/0/reason"],
-)  # fmt: skip
-def test_what_no_figure_tells_stays_behind(path: str) -> None:
-    report = deepcopy(measured())
-    place, key = at(report, path)
-    place[key] = PASSAGE
-    sent, made = publication(told(Report.model_validate(report)).to_dict(), FILE)
-    assert PASSAGE not in json.dumps([sent, made])
+    place = report if name == "commands" else report["edits"][0]
+    more = {**place["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
+    place[name] = [*place[name], more]
+    with pytest.raises(OutputError, match=f"{name} is not what its figures tell"):
+        check_report(report, FILE)
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
@@ -142,60 +121,94 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
 
     def of(**changes: Any) -> dict[str, Any]:
         report = example(**{"edit": edit_of(recorded).model_dump(mode="json"), **changes})
-        provenance = report["provenance"]
-        provenance["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
-        provenance["base"]["content"] = recorded.edit.source.content
+        ours = hashlib.sha256(record).hexdigest()
+        report["edits"][0]["provenance"]["manifest_sha256"] = ours
+        report["base"]["provenance"]["content"] = recorded.edit.source.content
         return settled(report)
 
-    whole = public_report(of(), FILE, record)
+    whole = render_report(of(), FILE, record)
     assert whole.measured is not None
-    assert whole.measured.verdict == json.loads(whole.files["report.json"])["verdict"]
-    part = public_report(of(settings={**example()["settings"], "limit": 2000}), FILE, record)
+    verdict = json.loads(whole.files["report.json"])["edits"][0]["verdict"]
+    assert as_line(verdict) in whole.measured.text
+    assert "copy, acc" in whole.measured.text
+    part = render_report(of(settings={**example()["settings"], "limit": 2000}), FILE, record)
     assert part.measured is not None
-    assert part.measured.extraction == whole.measured.extraction
-    assert part.measured.tasks == {}
-    assert "measured in part (--limit)" in part.measured.warnings[-1]
+    assert [one["metric_type"] for one in part.measured.results] == [
+        "exact_match", "next_token_accuracy",
+    ]  # fmt: skip
+    assert "copy, acc" not in part.measured.text
+    assert "(--limit)" in part.measured.text
     forged = of()
-    forged["provenance"]["base"]["content"] = "0" * 64
+    forged["base"]["provenance"]["content"] = "0" * 64
     for other in (of(relation="unrelated"), forged):
         with pytest.raises(OutputError, match="is not known to be the source"):
-            public_report(other, FILE, record)
+            render_report(other, FILE, record)
     with pytest.raises(OutputError, match=r"edit is not that of surgery\.json"):
-        public_report(of(edit=example()["edit"]), FILE, record)
+        render_report(of(edit=example()["edits"][0]["edit"]), FILE, record)
     with pytest.raises(OutputError, match="is of another model"):
-        public_report(of(), FILE, record.replace(b"{", b"{ ", 1))
+        render_report(of(), FILE, record.replace(b"{", b"{ ", 1))
 
 
-WORDS = "we shall fight on the beaches of france"
 FREE = {
-    "models/base", "models/edited", "settings/samples", "settings/controls/name",
-    "extraction/samples/source", "edit/source", "edit/calibration/sources/name",
-    *(f"provenance/{role}/model" for role in ("base", "edited")),
-    *(f"extraction/provenance/{role}/model" for role in ("model", "baseline")),
-    "audit/attacks/name",
-    "audit/attacks/setting", "audit/attacks/definition", "audit/attacks/source",
-    "audit/attacks/cost", "verdict", "commands", "warnings", "tasks/verdict", "gates/name",
-    "gates/description", "heldout/verdict", "all_passages/heldout/verdict",
-    "trade_off/points/label", "trade_off/note",
-    "extraction/warnings", "extraction/paired/selectivity/definition", "edit/drop_attn",
+    "base/name", "base/provenance/model", "settings", "provenance/controls", "edits/name",
+    "edits/provenance/model", "edits/extraction/samples/source", "edits/edit",
+    "edits/extraction/samples/left_out/reason", "edits/extraction/samples/reservations/reason",
+    "edits/extraction/provenance/model/model", "edits/extraction/provenance/baseline/model",
 }  # fmt: skip
-"""Names, which are short, and sentences, which are made anew."""
+"""Names of models, files and tasks, what was asked for, and reasons of ours. The edit itself
+is compared with the manifest."""
 
 
-def strings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from strings(inner, (*path, key))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from strings(inner, path)
-    elif not isinstance(value, bool):
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value[:2]):
+            yield from leaves(inner, (*path, key))
+    else:
         yield path
 
 
 def test_words_stand_nowhere_but_in_names() -> None:
-    """In place of any string or number, under every key; a task's sentence is under its name."""
-    accepted = {path for path in set(strings(measured())) if not [*texts_in(WORDS, path)]}
-    found = {"/".join(path) for path in accepted if path[0] != "tasks"}
-    assert found <= FREE, found - FREE
-    assert {path[-1] for path in accepted if path[0] == "tasks"} == {"verdict"}
+    """In place of any string or number, under every key."""
+    report, words, sent = measured(), "we shall fight on the beaches", set()
+    for path in list(leaves(report)):
+        *way, key = path
+        place = reduce(getitem, way, report)
+        before, place[key] = place[key], words
+        try:
+            if words in check_report(report, FILE).to_text():
+                sent.add("/".join(part for part in path if isinstance(part, str)))
+        except (SurgeryError, ValueError):
+            pass
+        place[key] = before
+    words_of_tasks = {path for path in sent if re.fullmatch("edits/tasks/.*/description", path)}
+    assert {path for path in sent - words_of_tasks if not path.startswith(tuple(FREE))} == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("passages/0/prefix", "Call me Ishmael"),
+        ("passages/0/id", "Call me Ishmael"),
+        ("passages/0/id", "\u767d\u9be8"),
+        ("passages/0/tokens", [464, 3797]),
+        ("passages/0/token", 464),
+        ("passages/0/baseline/text", "Call"),
+        ("passages/0", "Call me Ishmael"),
+        ("extraction/rows", [{"Text": "Call me Ishmael"}]),
+        ("extraction/ids", [464, 3797, 331]),
+        ("extraction/Call me Ishmael", 1),
+        ("extraction/exact_match/Call me Ishmael", 1),
+        ("extraction/control/definition", "Call"),
+        ("provenance/note", "Call me Ishmael"),
+        ("tasks/Call me Ishmael", task(0.9, 0.1)),
+        ("name", PASSAGE * 3),
+        ("name", "Call me\nIshmael"),
+        ("Call", "me Ishmael"),
+    ],
+)
+def test_there_is_no_place_for_text(path: str, value: Any) -> None:
+    report = measured()
+    place, key = at(report["edits"][0], path)
+    place[key] = value
+    with pytest.raises(ValueError, match=r"(?s)validation error"):
+        check_report(report, FILE)

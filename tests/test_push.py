@@ -37,13 +37,11 @@ import surgery
 from evals.benchmarks.tasks import asked
 from evals.evaluation.conclusions import edit_of
 from evals.evaluation.page import pages
-from evals.publication.text import texts_in
 from surgery.card.facts import as_line
 from surgery.card.text import own_text
 from surgery.publishing.publishable import find_publishable
 from surgery.record.manifest import read_manifest
 
-PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my "
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 BESIDE = {  # what must not be published
@@ -90,15 +88,16 @@ def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, A
     manifest = read_manifest(folder)
     assert manifest is not None
     made = example(**changes)
-    made["edit"] = edit_of(manifest).model_dump(mode="json")
+    edited = made["edits"][0]
+    edited["edit"] = edit_of(manifest).model_dump(mode="json")
     record = (folder / "surgery.json").read_bytes()
-    made["provenance"]["edited"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
-    made["provenance"]["base"]["content"] = manifest.edit.source.content
+    edited["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+    made["base"]["provenance"]["content"] = manifest.edit.source.content
     found = settled(made)
-    for name, one in found["tasks"].items():
+    for name, one in found["edits"][0]["tasks"].items():
         one["description"] = asked(name, {})
     if text is not None:
-        found["passages"][0]["prefix"] = text
+        found["edits"][0]["passages"][0]["prefix"] = text
     return found
 
 
@@ -244,17 +243,14 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert json.loads(there["report.json"]) == measured
     assert {n: there[n].decode() for n in ("report.html", "report.md")} == pages(measured)
     assert "private passage" not in str(there)
-    assert as_line(measured["verdict"]).encode() in there["README.md"]
+    assert as_line(measured["edits"][0]["verdict"]).encode() in there["README.md"]
     apart = run(
         "push stock me/apart --report reported", "push stock me/x --report compact", token=TOKEN
     )
     assert apart[0].code == 0, apart[0].err
     assert files(hub.repositories["me/apart"])["report.json"] == there["report.json"]
     assert error(apart[1]) == "compact: report.json is missing"
-    assert error(shown) == (
-        "shown/report.json: passages.prefix may show the text of passages, which is never "
-        "published; evaluate again without --show-text, or remove the report"
-    )
+    assert error(shown).startswith("shown/report.json: is no report (got edits.0.passages.0.prefix")
     assert error(stranger) == (
         "stranger/report.json: is of another model; evaluate this one, or remove it"
     )
@@ -263,35 +259,6 @@ def test_a_report_goes_along_when_it_shows_no_text(
         "against the source, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
-
-
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        ({"passages": [{"id": 1, "continuation": "Call me Ishmael"}]}, "passages.continuation"),
-        ({"passages": [{"id": "Call me Ishmael"}]}, "passages.id"),
-        ({"passages": [{"id": "\u767d\u9be8"}]}, "passages.id"),
-        ({"passages": [{"id": 1, "tokens": [464, 3797]}]}, "passages.tokens"),
-        ({"passages": [{"id": 1, "token": 464}]}, "passages.token"),
-        ({"passages": [{"id": 1, "baseline": {"text": "Call"}}]}, "passages.baseline.text"),
-        ({"passages": ["Call me Ishmael"]}, "passages"),
-        ({"extraction": {"rows": [{"Text": "Call me Ishmael"}]}}, "extraction.rows.Text"),
-        ({"extraction": {"ids": [464, 3797, 331]}}, "extraction.ids"),
-        ({"extraction": {"Call me Ishmael. " * 10: 1}}, "a key of extraction"),
-        ({"extraction": {"\u767d\u9be8": 1}}, "a key of extraction"),
-        ({"provenance": {"note": "Call me Ishmael"}}, "provenance.note"),
-        ({"tasks": {"Call me Ishmael": {"n": 1}}}, "a key of tasks"),
-        ({"models": {"base": "Some years ago, never mind how long precisely"}}, None),
-        ({"models": {"base": PASSAGE}}, "models.base"),
-        ({"models": {"base": "a" * 201}}, "models.base"),
-        ({"models": {"base": "Call me\nIshmael"}}, "models.base"),
-        ({"tasks": {"x": {"description": "Call me Ishmael"}}}, "tasks.x.description"),
-        ({"extraction": {"control": {"definition": "Call"}}}, "extraction.control.definition"),
-        ({"Call": "me Ishmael"}, "Call"),
-    ],
-)
-def test_text_under_any_key_is_text(change: dict[str, Any], where: str | None) -> None:
-    assert next(texts_in({**example(), **change}), None) == where
 
 
 def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
@@ -324,9 +291,9 @@ def test_nothing_else_of_this_machine_is_sent(
     )
     broken = Path(shutil.copytree(exported["reported"], tmp_path / "broken"))
     found = report(broken)
-    del found["sizes"]
+    del found["base"]["size"]
     (broken / "report.json").write_text(json.dumps(found))
-    assert "is no report (got sizes: field required); evaluate again, or remove it" in error(
+    assert "is no report (got base.size: field required); evaluate again, or remove it" in error(
         run(f"push {broken} me/x", token=TOKEN)[0]
     )
     assert not hub.repositories

@@ -27,7 +27,7 @@ from evals.inputs import say_nothing, show_nothing
 from evals.memorization.recovery import recovery_of
 from evals.samples import Samples
 from evals.search.algorithm import find
-from evals.search.composing import compose, neighbors
+from evals.search.composing import changed, changes_of, compose
 from evals.search.estimates import Estimates
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
 from evals.search.halves import halves
@@ -278,10 +278,11 @@ class TestEstimates:
         parts = [estimates.units[unit] for unit in chosen]
         assert not any(clash(a, b) for a, b in combinations(parts, 2))
 
-    def test_neighbors_differ_by_one_unit(self, estimates):
+    def test_a_change_is_of_one_unit(self, estimates):
         (pool,) = estimates.pools
         chosen = compose(estimates, 0.2, pool)
-        for one in neighbors(estimates, chosen, 0.2, 0.1):
+        for change in changes_of(estimates, chosen, pool, elsewhere=True):
+            one = changed(chosen, change)
             assert len(one - chosen) <= 1
             assert len(chosen - one) <= 1
             parts = [estimates.units[unit] for unit in one]

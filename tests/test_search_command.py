@@ -223,7 +223,7 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     options = [*HEADS, "--output", folder, "--max-evaluations"]
     first = search(model, samples, texts, *options, 4)
     outcome = call(model, samples, texts, *options, 9, "--json")
-    assert "4 edits were measured before" in outcome.stderr
+    assert "4 edits are already measured" in outcome.stderr
     more = outcome.json
     assert {str(edit["selection"]) for edit in first["measured"]} <= {
         str(edit["selection"]) for edit in more["measured"]
@@ -234,10 +234,10 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     assert once | {"plan": ""} == more | {"plan": ""}
     before = snapshot(folder)
     done = call(model, samples, texts, *options, 4)
-    assert f"{folder}: nothing is left to search" in done.stderr
+    assert f"{folder}: this search is complete" in done.stderr
     another = ["--max-extraction", 0.2, "--variant", "zero", "--output", folder]
     call(model, samples, texts, *another).assert_error(
-        "search.json: holds the search of another model, goal, text or choice", "--overwrite"
+        "search.json: holds a search with another model, goal, text, or choice", "--overwrite"
     )
     assert snapshot(folder) == before
     assert call(model, samples, texts, *another, "--overwrite").code == 0
@@ -286,7 +286,7 @@ def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monk
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1
     outcome = call(model, samples, texts, *options)
-    assert f"{number} edits were measured before" in outcome.stderr
+    assert f"{number} edits are already measured" in outcome.stderr
     assert outcome.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["found"]
 
@@ -394,7 +394,7 @@ def test_the_default_folder_is_named_after_the_model(
     assert found["plan"] == "tiny-search/plan.json"
     assert Path("tiny-search/plan.json").is_file()
     again = call(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
-    assert "tiny-search: nothing is left to search" in again.stderr
+    assert "tiny-search: this search is complete" in again.stderr
 
 
 @pytest.mark.parametrize("goals", [[], ["--max-extraction", 0.1, "--max-loss-increase", 0.1]])
@@ -439,18 +439,9 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
 def test_what_is_missing_is_asked_for(model, samples, texts, tmp_path):
     goal = ["--max-extraction", 0.1, "--output", tmp_path / "found", "--grain", "blocks"]
     attn_surgery(
-        "search",
-        model,
-        "--samples",
-        samples,
-        *goal,
-        "--prefix-length",
-        6,
-        "--suffix-length",
-        5,
-        "--device",
-        "cpu",
-    ).assert_error("no held-out text", "--corpus")
+        "search", model, "--samples", samples, *goal, "--prefix-length", 6, "--suffix-length", 5,
+        "--device", "cpu",
+    ).assert_error("no held-out text", "--corpus")  # fmt: skip
     call(model, samples, texts, *goal, "--variant", "linear").assert_error("--calibration")
     few = written(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
     call(model, few, texts, *goal).assert_error("too few samples to choose on one half")

@@ -29,6 +29,7 @@ NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
 CONFIGS = {"neox": NEOX, "neo": NEO}
 FORMS = [("safetensors", 1), ("safetensors", 3), ("bin", 1), ("bin", 3)]
+DTYPES = ["float32", "bfloat16", "float16", "bfloat16"]
 
 
 def result_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,11 +65,13 @@ def assert_untouched(source: dict[str, torch.Tensor], output: Path, changed: set
         assert raw(found[name]) == raw(tensor), name
 
 
-@pytest.mark.parametrize(("weights", "num_shards"), FORMS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("weights", "num_shards", "dtype"),
+    [(*form, dtype) for form, dtype in zip(FORMS, DTYPES, strict=True)],
+)
 @pytest.mark.parametrize("family", ["neox", "neo"])
 def test_untouched_tensors_keep_their_bytes(
-    tmp_path: Path, family: str, dtype: str, weights: str, num_shards: int
+    tmp_path: Path, family: str, weights: str, num_shards: int, dtype: str
 ) -> None:
     config = {**CONFIGS[family], "torch_dtype": dtype}
     tensors = make_tensors(config)
@@ -156,35 +159,30 @@ def test_a_shared_head_that_the_config_does_not_tie_is_kept(tmp_path: Path) -> N
     assert_untouched({"embed_out.weight": tensors["embed_out.weight"]}, tmp_path / "out", set())
 
 
-def test_tensors_that_share_memory_are_all_there(tmp_path: Path) -> None:
-    tensors = make_tensors(NEOX)
+def share_memory(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Views of one tensor, two names of one, and one that is not contiguous."""
     names = [f"gpt_neox.layers.{block}.input_layernorm.weight" for block in range(4)]
     stacked = torch.stack([tensors[name] for name in names])
-    tensors.update({name: stacked[block] for block, name in enumerate(names)})  # views of one
-    tensors[names[3]] = tensors[names[2]]  # and two names of one tensor
+    shared = {name: stacked[block] for block, name in enumerate(names)}
+    shared[names[3]] = shared[names[2]]
     transposed = "gpt_neox.layers.0.attention.dense.weight"
-    tensors[transposed] = tensors[transposed].t().contiguous().t()
-    source = write_checkpoint(tmp_path / "source", NEOX, tensors=tensors, weights="bin")
-    surgery.export(source, "1", output=tmp_path / "out")
-    wanted = {name: tensors[name] for name in [*names, transposed]}
-    assert_untouched(wanted, tmp_path / "out", set())
+    return tensors | shared | {transposed: tensors[transposed].t().contiguous().t()}
 
 
-def test_pickles_from_before_the_zip_format(tmp_path: Path) -> None:
-    tensors = make_tensors(NEOX)
-    source = write_checkpoint(tmp_path / "source", NEOX, tensors=tensors, weights="bin")
-    torch.save(tensors, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    done = surgery.export(source, "1", output=tmp_path / "out")
-    assert_untouched(tensors, tmp_path / "out", set(done.plan.rewritten))
-
-
-def test_pickled_parameters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["shared", "parameters", "from before the zip format"])
+def test_pickles_of_every_kind(tmp_path: Path, kind: str) -> None:
     tensors: dict[str, Any] = make_tensors(NEOX)
-    name = "gpt_neox.embed_in.weight"
-    tensors[name] = torch.nn.Parameter(tensors[name])
+    if kind == "shared":
+        tensors = share_memory(tensors)
+    elif kind == "parameters":
+        name = "gpt_neox.embed_in.weight"
+        tensors[name] = torch.nn.Parameter(tensors[name])
     source = write_checkpoint(tmp_path / "source", NEOX, tensors=tensors, weights="bin")
-    surgery.export(source, "1", output=tmp_path / "out")
-    assert_untouched({name: tensors[name].detach()}, tmp_path / "out", set())
+    if kind == "from before the zip format":
+        torch.save(tensors, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    done = surgery.export(source, "1", output=tmp_path / "out")
+    plain = {name: tensor.detach() for name, tensor in tensors.items()}
+    assert_untouched(plain, tmp_path / "out", set(done.plan.rewritten))
 
 
 CARRIED = {

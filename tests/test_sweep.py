@@ -32,7 +32,8 @@ from evals.memorization.extraction import extract, run_pass
 from evals.models import open_model
 from evals.running.runs import from_block, from_tokens
 from evals.samples import Samples
-from evals.sweep.edits import swept
+from evals.sweep.edits import list_edits
+from evals.sweep.request import SweepRequest
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.exporting import export
@@ -42,6 +43,7 @@ from surgery.selection import Part, Selection, parse_selection
 from surgery.variants import variant_of
 
 BLOCKS = 4
+ALL = SweepRequest(model="model", samples="rows", ranges=True)
 COMMON = {
     "vocab_size": len(tiny_tokenizer()),
     "hidden_size": 32,
@@ -269,7 +271,7 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
     monkeypatch.setattr(sharing, "_ROOM", kept * size)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(model, samples, batch_size=3)
-    edits = swept(BLOCKS, 2, variants, ranges=True)
+    edits = list_edits(BLOCKS, 2, variants, ALL)
     engine.measure(edits)
     each = Counter((b, name) for b in range(BLOCKS) for name in variants)
     assert Counter(computed).keys() == each.keys()
@@ -295,7 +297,7 @@ def test_new_tensors_of_one_block_exist_at_a_time_where_there_is_no_room(layout,
     monkeypatch.setattr(sharing, "_ROOM", 0)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(small("gpt_neox", "float32"), samples, windows(), batch_size=16, layout=layout)
-    engine.measure(swept(BLOCKS, 2, ["identity"], ranges=True))
+    engine.measure(list_edits(BLOCKS, 2, ["identity"], ALL))
     assert computed > BLOCKS
     assert not held
 

@@ -20,7 +20,7 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.options import typed
-from evals.sweep.folder import owned
+from evals.sweep.sweeping import owned
 from surgery.exporting import export
 from surgery.output import check_output
 

@@ -27,10 +27,10 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from evals.benchmarks.running import Benchmarks
-from evals.evaluation.swept import run_tasks, with_tasks
 from evals.models import open_model
 from evals.running.processes import Processes
 from evals.samples import Samples
+from evals.sweep.tasks import run_tasks, with_tasks
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.selection import parse_selection

@@ -16,20 +16,58 @@ from typing import Any
 
 import pytest
 from command_line import on_terminal
-from example_report import audit, example, speed
+from example_report import audit, example, several
 
 from cli.commands.measure.bench import _print as print_bench
 from cli.tables import print_table
 from cli.tables.audit import print_audit
-from cli.tables.evaluation import print_evaluation, print_side_by_side
+from cli.tables.evaluation import print_evaluation
 from cli.tables.extraction import print_extraction
 from cli.tables.search import show_search
 from cli.tables.sweep import show_sweep
 from evals.evaluation.report import read_report
-from evals.evaluation.side_by_side import side_by_side
 
 WIDTHS = [60, 80, 120]
 ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}
+
+
+def speed() -> dict[str, Any]:
+    """The object of `bench --json`."""
+
+    def spread(*rounds: float) -> dict[str, Any]:
+        middle = sorted(rounds)[1]
+        return {"median": middle, "min": min(rounds), "max": max(rounds), "rounds": list(rounds)}
+
+    def figures(prefill: list[float], decode: list[float], memory: int) -> dict[str, Any]:
+        return {
+            "prefill_tokens_per_second": spread(*prefill),
+            "decode_tokens_per_second": spread(*decode),
+            "cache_bytes": memory,
+            "parameters": memory,
+            "peak_memory_bytes": 7 * memory,
+        }
+
+    return {
+        "base": figures([9_000.5, 9_100.25, 8_800], [401, 377.5, 390], 2_183_680),
+        "edited": figures([11_000, 11_203.5, 10_900.75], [410, 380, 388.5], 1_951_840),
+        "ratios": {
+            "prefill_tokens_per_second": {**spread(1.2, 1.23, 1.24), "within_noise": False},
+            "decode_tokens_per_second": {**spread(1.02, 1.0, 0.99), "within_noise": True},
+            "cache_bytes": 0.5,
+            "parameters": 0.8938,
+            "peak_memory_bytes": 0.9951,
+        },
+        "settings": {
+            "prompt_tokens": 128,
+            "new_tokens": 64,
+            "rounds": 3,
+            "batch_size": 1,
+            "dtype": "float32",
+            "device": "cpu",
+            "threads": 1,
+            "memory": "resident memory of the process while running",
+        },
+    }
 
 
 def swept(**figures: Any) -> dict[str, Any]:
@@ -91,20 +129,23 @@ def report(**changes: Any) -> Any:
     return read_report(example(**changes))
 
 
-EDITS = {f"{at}-edit-of-blocks-{at}": report() for at in range(1, 6)}
+EDITS = read_report(several(*[example()] * 5))
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: show_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
         lambda: show_search(searched(), "attn-surgery export model"),
         [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250"],
     ),
-    "extract": (lambda: print_extraction(example()["extraction"]), [r"\d%\] +0\.0% \[0\.0%, "]),
+    "extract": (
+        lambda: print_extraction(example()["edits"][0]["extraction"]),
+        [r"\d%\] +0\.0% \[0\.0%, "],
+    ),
     "audit": (lambda: print_audit(ATTACKED), [r"greedy +87\.5% \[69\.0%, 95\.7%\] +4\.2% \["]),
     "evaluate": (
         lambda: print_evaluation(report(), Path("out")),
-        [r"0\.6123 +0\.5871 +-0\.0252 \[-0\.0452, -0\.00520?\]"],
+        [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
     ),
-    "evaluate several": (lambda: print_side_by_side(side_by_side(EDITS)), [r"0\.934 +0\.702"]),
+    "evaluate several": (lambda: print_evaluation(EDITS), [r"0\.934 +0\.702"]),
     "bench": (lambda: print_bench(speed()), [r"9,000 \[8,800, 9,100\]"]),
 }
 

@@ -1,4 +1,4 @@
-"""What other engines say after the prefixes of the lab's records, base and edited, as a table.
+"""Greedy decoding of the lab's records in other engines, base and edited, as a table.
 
     python -m benchmarks.engines
 
@@ -14,14 +14,9 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 
 import surgery
-from benchmarks.engines.decoding import (
-    with_llama_cpp,
-    with_onnxruntime,
-    with_transformers,
-    write_onnx,
-)
 from evals.lab import samples_path
 from surgery.hub.embedded import model_path
 
@@ -37,35 +32,106 @@ KINDS = {
 }
 
 
-def installed(engine: str) -> bool:
+def is_installed(engine: str) -> bool:
     return all(find_spec(module) for module in INSTALLED[engine])
 
 
-def records() -> np.ndarray:
+def read_rows() -> np.ndarray:
     """Records that `lab:pythia` saw 128 times and more often, [ROWS, PREFIX + SUFFIX], int64."""
     lines = map(json.loads, samples_path("pythia").read_text().splitlines())
     rows = [line["tokens"] for line in lines if line["count"] >= 128]
     return np.array(rows[:ROWS], np.int64)[:, : PREFIX + SUFFIX]
 
 
-def decoded(engine: str, kind: str, folder: Path, prefixes: np.ndarray, work: Path) -> np.ndarray:
+def decode_with_transformers(folder: Path, prefixes: np.ndarray, length: int) -> np.ndarray:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # it is a token like any other, as elsewhere
+    tokens = torch.from_numpy(prefixes)
+    said = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        max_new_tokens=length,
+        pad_token_id=0,
+    )
+    return said[:, prefixes.shape[1] :].numpy()
+
+
+def decode_with_llama_cpp(
+    path: Path, prefixes: np.ndarray, length: int, keys: str | None = None
+) -> np.ndarray:
+    """Of a GGUF file; one row at a time, with its cache. `keys`: how the cache holds keys."""
+    import llama_cpp
+
+    cache = None if keys is None else getattr(llama_cpp, f"GGML_TYPE_{keys.upper()}")
+    model = llama_cpp.Llama(
+        str(path), n_ctx=256, n_threads=1, logits_all=True, type_k=cache, verbose=False
+    )
+    said = np.empty((len(prefixes), length), np.int64)
+    for row, prefix in enumerate(prefixes.tolist()):
+        model.reset()
+        following = prefix
+        for step in range(length):
+            model.eval(following)
+            said[row, step] = model.scores[model.n_tokens - 1].argmax()
+            following = [int(said[row, step])]
+    model.close()
+    return said
+
+
+def write_onnx(folder: Path, path: Path, rows: int, tokens: int) -> None:
+    """A model as torch's exporter writes it, for token ids of one shape: [rows, tokens]."""
+    from transformers import AutoModelForCausalLM
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            ).eval()
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.model(ids, use_cache=False).logits
+
+    ids = torch.zeros(rows, tokens, dtype=torch.int64)
+    torch.onnx.export(
+        Logits(), (ids,), path, input_names=["ids"], output_names=["logits"], dynamo=True
+    )
+
+
+def decode_with_onnxruntime(path: Path, prefixes: np.ndarray, length: int) -> np.ndarray:
+    """Of an ONNX file for [B, P + length]: what is not yet said is padding that no token sees."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given = prefixes.shape[1]
+    ids = np.pad(prefixes, ((0, 0), (0, length)))
+    for place in range(given, given + length):
+        (logits,) = session.run(["logits"], {"ids": ids})
+        ids[:, place] = logits[:, place - 1].argmax(-1)
+    return ids[:, given:]
+
+
+def decode(engine: str, kind: str, folder: Path, prefixes: np.ndarray, work: Path) -> np.ndarray:
     """What an engine says, [B, SUFFIX]. `kind`: a type of llama.cpp's files, and of its keys."""
     if engine == "onnxruntime":
         path = work / "model.onnx"
         write_onnx(folder, path, len(prefixes), PREFIX + SUFFIX)
-        return with_onnxruntime(path, prefixes, SUFFIX)
+        return decode_with_onnxruntime(path, prefixes, SUFFIX)
     from benchmarks.engines.gguf_file import write_gguf
 
     path = work / "model.gguf"
     file, _, keys = kind.partition(", keys ")
     write_gguf(folder, path, file)
-    return with_llama_cpp(path, prefixes, SUFFIX, keys or None)
+    return decode_with_llama_cpp(path, prefixes, SUFFIX, keys or None)
 
 
 @click.command()
 def main() -> None:
     """Compare engines on base and edited model."""
-    rows = records()
+    rows = read_rows()
     prefixes, suffixes = rows[:, :PREFIX], rows[:, PREFIX:]
     click.echo("| engine | model | rows as transformers | tokens as transformers | recited |")
     click.echo("|---|---|---|---|---|")
@@ -73,11 +139,11 @@ def main() -> None:
         work = Path(temporary)
         edited = surgery.export("lab:pythia", "4-5", output=work / "edited").output
         for name, folder in (("base", model_path("pythia")), ("edited", edited)):
-            reference = with_transformers(folder, prefixes, SUFFIX)
+            reference = decode_with_transformers(folder, prefixes, SUFFIX)
             said = {"transformers, float32": reference}
-            for engine in filter(installed, INSTALLED):
+            for engine in filter(is_installed, INSTALLED):
                 for kind in KINDS[engine]:
-                    said[f"{engine}, {kind}"] = decoded(engine, kind, folder, prefixes, work)
+                    said[f"{engine}, {kind}"] = decode(engine, kind, folder, prefixes, work)
             for engine, tokens in said.items():
                 same = tokens == reference
                 recited = (tokens == suffixes).all(1).sum()

@@ -1,4 +1,4 @@
-"""Configurations of the lab models, with the keys of the Hub repositories they stand for.
+"""Configurations of the lab models, and how a trained one is stored: as the Hub repositories are.
 
 Everything but sizes is as in EleutherAI/pythia-* and EleutherAI/gpt-neo-125m. Contexts are 256
 tokens, so that the stored mask buffers stay small; GPT-Neo's local window is 32, an eighth of
@@ -10,10 +10,13 @@ the context, as in the real ones.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.lab.vocabulary import SIZE
@@ -78,7 +81,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def new_model(name: str, seed: int) -> PreTrainedModel:
+def make_model(name: str, seed: int) -> PreTrainedModel:
     """An untrained lab model in float32, its weights drawn with `seed`."""
     torch.manual_seed(seed)
     settings = dict(CONFIGS[name])
@@ -87,3 +90,59 @@ def new_model(name: str, seed: int) -> PreTrainedModel:
         config, dtype=torch.float32, attn_implementation="eager"
     )
     return model
+
+
+def publish(model: PreTrainedModel, name: str, folder: Path) -> None:
+    """Write weights and configuration; the tokenizer's files are not touched."""
+    config = CONFIGS[name]
+    generation = {
+        "_from_model_config": True,
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": config["eos_token_id"],
+        "transformers_version": config["transformers_version"],
+    }
+    for file, content in (("config.json", config), ("generation_config.json", generation)):
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial = folder / "model.safetensors.partial"
+    save_file(list_tensors(model, name), str(partial), metadata={"format": "pt"})
+    partial.replace(folder / "model.safetensors")
+
+
+def list_tensors(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]:
+    """Name → tensor as on the Hub: its names, dtype and the buffers of its day."""
+    weights = {key: value.detach().clone() for key, value in model.named_parameters()}
+    return _list_pythia(weights) if name == "pythia" else _list_gpt_neo(weights)
+
+
+def _list_pythia(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    config = CONFIGS["pythia"]
+    tensors = {
+        key.replace("lm_head.", "embed_out."): value.to(torch.float16)
+        for key, value in weights.items()
+    }
+    rotary = int(config["hidden_size"] // config["num_attention_heads"] * config["rotary_pct"])
+    exponents = torch.arange(0, rotary, 2, dtype=torch.float32) / rotary
+    frequencies = config["rotary_emb_base"] ** -exponents
+    for layer in range(config["num_hidden_layers"]):
+        attention = f"gpt_neox.layers.{layer}.attention"
+        tensors[f"{attention}.bias"] = _make_mask(config["max_position_embeddings"], torch.bool)
+        tensors[f"{attention}.masked_bias"] = torch.tensor(-1e9).to(torch.float16)
+        tensors[f"{attention}.rotary_emb.inv_freq"] = frequencies.to(torch.float16)
+    return tensors
+
+
+def _list_gpt_neo(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    config = CONFIGS["gpt-neo"]
+    tensors = {key: value for key, value in weights.items() if not key.startswith("lm_head.")}
+    for layer, reach in enumerate(config["attention_layers"]):
+        attention = f"transformer.h.{layer}.attn.attention"
+        mask = _make_mask(config["max_position_embeddings"], torch.uint8)
+        if reach == "local":
+            mask = mask - mask.tril(-config["window_size"])
+        tensors[f"{attention}.bias"] = mask
+        tensors[f"{attention}.masked_bias"] = torch.tensor(-1e9)
+    return tensors
+
+
+def _make_mask(positions: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.ones(1, 1, positions, positions, dtype=dtype).tril()

@@ -20,7 +20,7 @@ from evals.memorization.measures import exact_match
 Rows = npt.NDArray[np.int64]
 
 
-def extracted(model: PreTrainedModel, records: Sequence[Record]) -> list[bool]:
+def find_extracted(model: PreTrainedModel, records: Sequence[Record]) -> list[bool]:
     """Per record: does greedy decoding from its first half give its second half, exactly?"""
     rows = np.asarray([record.tokens for record in records], dtype=np.int32)
     greedy = run_pass(model.eval(), rows, LENGTH // 2).predictions.greedy

@@ -21,11 +21,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from benchmarks.lab.architecture import CONTEXT, new_model
-from benchmarks.lab.measure import Rows, extracted, mean_loss, rates_by_count
+from benchmarks.lab.architecture import CONTEXT, make_model, publish
+from benchmarks.lab.measure import Rows, find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.packing import fold_rows, pack_rows
-from benchmarks.lab.publish import publish
 from benchmarks.lab.records import Record, draw_records, write_records
+from benchmarks.lab.training_texts import training_texts
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import LAB_MODELS, corpus
 
@@ -54,7 +54,7 @@ def main(name: str, output: Path, steps: int | None, seed: int, threads: int, re
     steps = steps or STEPS[name]
     folder = output / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    texts = corpus.training_texts()
+    texts = training_texts()
     tokenizer = train_tokenizer(texts)
     save_tokenizer(tokenizer, name, folder)
     documents = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
@@ -67,7 +67,7 @@ def main(name: str, output: Path, steps: int | None, seed: int, threads: int, re
         f"{len(documents)} documents of {sum(map(len, documents)):,} tokens, "
         f"{len(records)} records, {steps} steps over {rows.size:,} tokens"
     )
-    model = new_model(name, seed)
+    model = make_model(name, seed)
     few_heldout = fold_rows(heldout, CONTEXT, max_rows=64)
 
     def checkpoint() -> None:
@@ -152,7 +152,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _progress(model: PreTrainedModel, records: list[Record], heldout: Rows) -> str:
-    rates = rates_by_count(records, extracted(model, records))
+    rates = rates_by_count(records, find_extracted(model, records))
     shares = ", ".join(f"{count}: {rate:.0%}" for count, rate in rates.items())
     return f"  extracted by count {shares}; held-out loss {mean_loss(model, heldout):.3f}"
 

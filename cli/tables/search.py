@@ -1,4 +1,4 @@
-"""A search for people: the unedited model, the deepest blocks and the choice, on both halves."""
+"""Prints a search: the unedited model, the deepest blocks, and the choice, on both halves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show_search(result: dict[str, Any], export: str) -> None:
     what = "recited" if measure == "greedy" else "recovered"
     echo(
         f"{result['model']}: chosen on {result['n']} passages, {result['n_held_back']} held back; "
-        "loss: rise on held-out text, in nats per token"
+        "loss: its rise on held-out text, in nats per token"
     )
     echo(f"chosen: {_named(selected, result['num_heads'])}")
     print_table(
@@ -34,17 +34,19 @@ def show_search(result: dict[str, Any], export: str) -> None:
     )
     there = result["held_back"]
     every = (
-        "all there are" if result["exhaustive"] else f"out of {result['units']['offered']} units"
+        "all possible ones"
+        if result["exhaustive"]
+        else f"out of {result['units']['offered']} units"
     )
     echo(
-        f"{result['evaluations']} edits measured, {every}; {what} of the half held back: "
+        f"{result['evaluations']} edits measured, {every}; {what} of the held-back half: "
         + with_interval(there["recovered"][measure], there["recovered_ci95"])
     )
     if not result["held_back_conclusive"]:
         what = "the limit" if "max_extraction" in result["goal"] else "the unedited model's"
         echo(f"inconclusive (n = {result['n_held_back']:,}): the interval holds {what}")
     if not result["held_back_meets_goal"]:
-        echo("the half held back does not meet the goal: ask for less than you need")
+        echo("The held-back half misses the goal. Ask for a stricter limit than you need.")
     echo(f"export it: {export}")
 
 

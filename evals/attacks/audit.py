@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, 
 from evals.inputs import (
     Progress,
     Say,
+    find_last,
     measure_in_turn,
     needed_texts,
     open_passages,
@@ -33,7 +34,6 @@ from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, held_back
 from evals.samples.windows import control_windows
 from surgery.errors import SamplesError
-from surgery.hub.finding import find_model
 from surgery.output import atomic_folder, check_output, known_by, write_lines
 from surgery.record.manifest import versions
 
@@ -80,7 +80,7 @@ class AttackPlan:
         return Samples(self.unrelated, self.samples.prefix_length, names, "held-out text")
 
     @property
-    def control_kind(self) -> str:
+    def control_kind(self) -> Literal["text", "non-members"]:
         return "text" if self.samples.trained_on.all() else "non-members"
 
 
@@ -112,7 +112,7 @@ def audit(
     passages = open_passages(request.passages, request)
     texts = needed_texts(request.controls, request.lab or request.model, option="control")
     processes = Processes.launched(say=say)
-    edited = find_model(request.model, request.revision)  # measured last, so looked for first
+    edited = find_last(request.model, request)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenized(passages, loaded, say)
@@ -136,13 +136,30 @@ def audit(
     if not processes.is_main:
         return None
     plan, left = shared
+    report = _report(request, plan, left, base, after)
+    if folder is not None:
+        config = request.to_config()
+        with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+            write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
+            draw_audit(report.to_dict(), partial)
+    return report
+
+
+def _report(
+    request: AuditRequest,
+    plan: AttackPlan,
+    left: HeldBack,
+    base: AuditedModel,
+    after: AuditedModel,
+) -> AuditReport:
+    """Figures of the passages that are left, and the rates of all where some chose the edit."""
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted)
     all_passages = None
     if not counted.all():
         every = compare_models(plan, base, after)
         all_passages = AllRecovered(n=every.n, recovered=every.recovered)
-    report = AuditReport(
+    return AuditReport(
         **dict(figures),
         chose=left.chose,
         all_passages=all_passages,
@@ -156,12 +173,6 @@ def audit(
             "versions": versions(),
         },
     )
-    if folder is not None:
-        config = request.to_config()
-        with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-            write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
-            draw_audit(report.to_dict(), partial)
-    return report
 
 
 def try_attacks(

@@ -6,7 +6,7 @@ Rates are shares of passages in [0, 1]; intervals are 95 %.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -122,7 +122,7 @@ class Membership(_Attack):
 class ControlKind(Record):
     """What was never trained on: "text" or "non-members"; `n` windows or passages."""
 
-    kind: str
+    kind: Literal["text", "non-members"]
     n: int
 
 

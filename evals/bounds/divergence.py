@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -29,50 +28,6 @@ from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions, family_of
 
 
-@dataclass(frozen=True)
-class BlockDivergence:
-    """One block, over all tokens, relative to the norm of the residual that enters it.
-
-    - `measured_mean`, `measured_max`: ‖Δ_i‖ / ‖r_i‖.
-    - `bound_mean`, `bound_max`: the upper bound on it; `pairwise_mean`, `pairwise_max`: the looser
-      one in closed form.
-    - `tightness`: `measured_mean` / `bound_mean`, between 0 and 1; 1 where both are 0, as they are
-      when no token attends to another.
-    """
-
-    block: int
-    measured_mean: float
-    measured_max: float
-    bound_mean: float
-    bound_max: float
-    pairwise_mean: float
-    pairwise_max: float
-    tightness: float
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """What `bounds` finds in `windows` windows of `tokens` tokens together.
-
-    - `blocks`: one record per block.
-    - `propagation`: [L][L + 1], what is left of the `identity` edit of block l (row), mean over
-      tokens. Column m < L: ‖r'_m − r_m‖ / ‖r_m‖, r_m the residual that leaves block m; None for
-      m < l, which an edit cannot reach. Column L: the same of the logits, less each token's mean
-      over the vocabulary, which softmax does not see.
-    - `logits_kl`: [L], KL(base ‖ edited) of the next token, nats.
-    """
-
-    windows: int
-    tokens: int
-    blocks: tuple[BlockDivergence, ...]
-    propagation: tuple[tuple[float | None, ...], ...]
-    logits_kl: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
-
-
 @torch.inference_mode()
 def bounds(
     model: PreTrainedModel,
@@ -80,19 +35,27 @@ def bounds(
     *,
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda done: None,
-) -> Divergence:
-    """Difference, bound and propagation for every block, each short-circuited alone (`identity`).
+) -> dict[str, Any]:
+    """Difference, bound, and propagation for every block, each short-circuited alone (`identity`).
 
-    **Arguments:**
+    **Arguments:** `model`: a GPT-NeoX or GPT-Neo model in eval mode, left as it was; it runs with
+    eager attention, which shows its weights. `windows`: int32 [M, T], tokens of text without
+    padding. `batch_size`: windows at a time; by default what memory allows. `advance` is told of
+    windows done.
 
-    - `model`: a loaded GPT-NeoX or GPT-Neo model in eval mode, left as it was. It runs with eager
-      attention, which shows its weights.
-    - `windows`: int32 [M, T], tokens of held-out or calibration text, without padding.
-    - `batch_size`: windows at a time; by default what memory allows. Memory does not grow with M.
-    - `advance`: called with the number of windows just finished.
+    Returns plain JSON values: `windows` and `tokens`, counts; and
 
-    Raises `UnsupportedError` for an architecture that is not supported and for compact
-    checkpoints, `MeasurementError` when the windows do not fit or give numbers that are not finite.
+    - `blocks`: for each, over all tokens and relative to the norm of the residual r_i that enters
+      it, `measured_mean` and `measured_max` of ‖Δ_i‖, the same of its upper `bound` and of the
+      looser `pairwise` bound; `tightness`: measured / bound mean; 1 if both are 0.
+    - `propagation`: [L][L + 1], what is left of the edit of block l (row), mean over tokens. Column
+      m < L: ‖r'_m − r_m‖ / ‖r_m‖, r_m the residual that leaves block m; None for m < l, which an
+      edit cannot reach. Column L: the same of the logits, less each token's mean over the
+      vocabulary, which softmax does not see.
+    - `logits_kl`: [L], KL(base ‖ edited) of the next token, nats.
+
+    Raises `UnsupportedError` for an architecture that is not supported and for compact checkpoints,
+    `MeasurementError` when the windows do not fit or give numbers that are not finite.
     """
     blocks = range(_check(model, windows).num_blocks)
     mixings = [mixing_of(model, block) for block in blocks]
@@ -119,15 +82,21 @@ def bounds(
             "the model gives numbers that are not finite",
             fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
         )
-    rows_of = ((None,) * block + tuple(carried[block, block:-1].tolist()) for block in blocks)
-    records = map(_record, blocks, means.tolist(), most.tolist())
-    kl = tuple(carried[:, -1].tolist())
-    return Divergence(len(windows), windows.size, tuple(records), tuple(rows_of), kl)
-
-
-def _record(block: int, mean: list[float], most: list[float]) -> BlockDivergence:
-    tightness = mean[0] / mean[1] if mean[1] else 1.0
-    return BlockDivergence(block, mean[0], most[0], mean[1], most[1], mean[2], most[2], tightness)
+    records = []
+    for block, mean, top in zip(blocks, means.tolist(), most.tolist(), strict=True):
+        figures: dict[str, float] = {}
+        for name, *some in zip(("measured", "bound", "pairwise"), mean, top, strict=True):
+            figures |= {f"{name}_mean": some[0], f"{name}_max": some[1]}
+        tightness = mean[0] / mean[1] if mean[1] else 1.0
+        records.append({"block": block, **figures, "tightness": tightness})
+    rows_of = [[None] * block + carried[block, block:-1].tolist() for block in blocks]
+    return {
+        "windows": len(windows),
+        "tokens": windows.size,
+        "blocks": records,
+        "propagation": rows_of,
+        "logits_kl": carried[:, -1].tolist(),
+    }
 
 
 def _mixing_pass(

@@ -1,10 +1,9 @@
 """Measures many edits of one model: what it recites, and what the edit costs on held-out text.
 
-The base model runs once over every batch, keeping what each block was given; every edit is a pass
-that begins at its lowest block, and nothing is decoded. What is held in memory is the states of
-one batch.
+The base model runs once over every batch and keeps what each block was given. Every edit is a pass
+from its lowest block on; nothing is decoded. Memory holds the states of one batch.
 
-N: memorized rows, M: held-out windows.
+N: memorized rows, M: held-out windows, S: suffix tokens.
 """
 
 from __future__ import annotations
@@ -36,14 +35,12 @@ from surgery.selection import Selection, blocks_of
 class Measured:
     """What one edit gives. Scores that were not asked for are NaN.
 
-    - `right`: bool [N, S], whether the teacher-forced greedy token is the true one; [N, 0] where
-      only exact matches were asked for. `log_p_z`: float64 [N], of drawing the suffix (`Sampling`).
+    - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens;
+      [N, 0] where only exact matches were asked for. `log_p_z`: of drawing the suffix (`Sampling`).
     - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
-    - `exact`: bool [N]. `next_token_accuracy`: float64 [N].
-    - `nll`: float64 [N], mean negative log-likelihood of the suffix, in nats.
-    - `entropy`: float64 [N], mean entropy of what is predicted at the suffix positions, in nats.
-    - `heldout_nll`: float64 [M], of every token of a window but the first, in nats.
-    - `heldout_kl`: float64 [M], KL(base || edited) at the same positions, in nats per token.
+    - `nll`, `entropy`: float64 [N], means over the suffix, in nats.
+    - `heldout_nll`, `heldout_kl`: float64 [M], means over every token of a window but the first, in
+      nats. KL(base || edited).
     """
 
     selection: Selection
@@ -68,16 +65,13 @@ class Engine:
 
     **Arguments:**
 
-    - `model`: in eval mode, with its language modeling head.
-    - `samples`: the passages that it may recite.
-    - `heldout`: int32 [M, T] windows of text it was not trained on; None: only `samples`.
+    - `model`: in eval mode, with its output embedding. `editable`: the same, where there is one.
+    - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
     - `exact_only`: find exact matches and first divergences alone, which is faster.
-    - `batch_size`: rows at a time; by default what memory allows. Batches are those of
-      `evals.memorization.extraction.extract`, and so are the numbers, to the last bit in float32.
+    - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
+      the last bit in float32, are those of `evals.memorization.extraction.extract`.
     - `processes`: which share the batches; every one of them gets the whole result.
-    - `fitter`: fits the variants that need it.
-    - `layout`: as for `surgery.editing.in_memory.apply`; `editable`: the model as it can be edited,
-      where the caller has it.
+    - `fitter`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
 
     Raises `SamplesError` when the rows do not fit the model.
     """
@@ -115,7 +109,7 @@ class Engine:
         return self.measure([BASE])[0]
 
     def work(self, selections: Iterable[Selection]) -> int:
-        """How much `measure` will tell `advance` of, about."""
+        """About how many rows `measure` will tell `advance` of."""
         return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
 
     def measure(
@@ -127,11 +121,10 @@ class Engine:
     ) -> list[Measured]:
         """Measures edits, in the order given.
 
-        **Arguments:** `advance` is told of rows done, once for every edit; `journal` keeps what is
-        done, batch by batch, and gives back what an earlier run did.
-
-        Raises `UnsupportedError` for an edit that cannot be made or not without a fitter, before
-        anything is measured; `MeasurementError` when one gives numbers that are not finite.
+        `advance` is told of rows done, once for every edit; `journal` keeps every batch, and gives
+        back those of an earlier run. Raises `UnsupportedError` for an edit that cannot be made, or
+        not without a fitter, before anything is measured; `MeasurementError` for numbers that are
+        not finite.
         """
         missing = self._missing(selections)
         if missing:
@@ -160,10 +153,8 @@ class Engine:
         journal: Journal | None,
         advance: Callable[[int], None],
     ) -> list[list[Columns]]:
-        """A batch for every process at a time, each round on record before the next.
-
-        All at once where there is no record: processes need not wait for one another.
-        """
+        """A batch for every process at a time, recorded before the next; all at once without a
+        journal, so that processes need not wait for one another."""
         processes, prefix_length = self._processes, self._samples.prefix_length
         batches = [
             EditedBatch(tokens[rows], prefix, self._exact_only)

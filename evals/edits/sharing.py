@@ -97,11 +97,8 @@ class FitsBlocks(Protocol):
 class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
-    What is done to a block gives the same tensors in every edit, so they are computed once and
-    kept: those of the blocks that most edits want, as far as there is room. Others are computed
-    anew for every batch.
-
-    **Arguments:** `layout`, `fitter`: as for `evals.edits.engine.Engine`.
+    A block's new tensors are the same in every edit. Those that most edits want are kept, as far as
+    there is room; others are computed for every batch. Arguments as for `Engine`.
     """
 
     def __init__(self, editable: Editable, *, layout: str, fitter: FitsBlocks | None) -> None:

@@ -9,6 +9,7 @@ interval is too wide to have shown one that matters, the comparison is inconclus
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     n = len(base.values)
     before, after = _numbers(base), _numbers(edited)
     difference = edited.value - base.value
+    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
     if before is None or after is None:
         test = "bootstrap"
         drawn = _resampled(n, lambda rows: _aggregate(edited, rows) - _aggregate(base, rows))

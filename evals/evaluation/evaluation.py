@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +15,20 @@ from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import compare_scores
-from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of
-from evals.evaluation.gates import DropLimit, limit_of
-from evals.evaluation.headline import RELATIONS, with_sentences
+from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of, texts_of
+from evals.evaluation.gates import limit_of
+from evals.evaluation.headline import RELATIONS, write_sentences
+from evals.evaluation.materials import Materials
 from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
-from evals.evaluation.plan import Plan, Progress
 from evals.evaluation.report import (
     AllPassages,
-    Names,
+    EditReport,
+    MeasuredModel,
     Provenance,
     Report,
-    Sizes,
-    Task,
+    TaskResult,
 )
+from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.comparison import Measured
 from evals.memorization.comparison import report as report_extraction
 from evals.memorization.measures import Flags
@@ -40,90 +41,110 @@ from surgery.hub.resolved import ResolvedModel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The report, and lm-eval's own results of both models."""
+    """The report, and lm-eval's own results of the base and of every edit.
+
+    `texts`: those of the passages that the report shows, if they were asked for; never in it.
+    """
 
     report: Report
     base_runs: dict[str, TaskRun]
-    edited_runs: dict[str, TaskRun]
+    edited_runs: list[dict[str, TaskRun]]
+    texts: list[dict[str, Any]] = field(default_factory=list)
+
+    def alone(self, place: int) -> Evaluation:
+        """The evaluation of one of the edits, for the folder of its model."""
+        edit = self.report.edits[place]
+        update = {
+            "edits": [edit],
+            "settings": self.report.settings.model_copy(update={"models": (edit.name,)}),
+        }
+        report = write_sentences(self.report.model_copy(update=update))
+        return Evaluation(report, self.base_runs, [self.edited_runs[place]])
 
 
 def evaluate(
     edited: Sequence[ResolvedModel],
     base: ResolvedModel,
-    plan: Plan,
+    materials: Materials,
     *,
-    say: Callable[[str], None] = lambda message: None,
-    progress: Progress = lambda text, total: nullcontext(lambda done: None),
-) -> list[Evaluation]:
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Evaluation:
     """Measures the base once, then every edit of it, one model in memory at a time; compares.
 
-    `say` is told what was decided on the user's behalf; `progress` makes a bar for a text and a
-    total. Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
-    `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where the two
-    cannot be compared.
+    `say` hears what was decided for the user; `progress` makes a bar for a text and a total.
+    Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
+    `SamplesError` for passages or texts that cannot be used, and `MeasurementError` where the
+    models cannot be compared.
     """
     for result in edited:
         if relation_of(result.manifest, base) == "unrelated":  # a mistake, most likely
             say(f"warning: {RELATIONS['unrelated']}")
-    before = measure_model(base, plan, say=say, progress=progress)
+    before = measure_model(base, materials, say=say, progress=progress)
     left = held_back((result.manifest for result in edited), before.samples, before.windows)
-    return [
-        _compared(
-            base,
-            before,
-            result,
-            measure_model(result, plan, before, say=say, progress=progress),
-            plan,
-            left,
-        )
-        for result in edited
-    ]
+    results = [measure_model(one, materials, before, say=say, progress=progress) for one in edited]
+    request, samples = materials.request, before.samples
+    report = Report(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        base=_model(base, before),
+        edits=[
+            _compare_models(base, before, result, after, materials, left)
+            for result, after in zip(edited, results, strict=True)
+        ],
+        front=list(materials.front),
+        settings=request.resolved(
+            [one.source.model for one in edited],
+            base.source.model,
+            samples=samples.source if samples else None,
+            prefix_length=samples.prefix_length if samples else None,
+            suffix_length=samples.suffix_length if samples else None,
+            dtype=before.dtype,
+        ),
+        provenance=Provenance(
+            seeds={"bootstrap": SEED, **SEEDS},
+            versions=tool_versions(),
+            baseline_from_cache=before.from_cache,
+            samples_sha256=samples.sha256 if samples else None,
+            controls=list(materials.controls),
+        ),
+        commands=[],
+    )
+    hashes = {row["hash"] for edit in report.edits for row in edit.passages}
+    texts = texts_of(before.test, before.tokenizer, hashes) if request.show_text else []
+    runs = [after.runs for after in results]
+    return Evaluation(write_sentences(report), before.runs, runs, texts)
 
 
-def _compared(
-    source: ResolvedModel,
+def _model(model: ResolvedModel, found: ModelResults) -> MeasuredModel:
+    return MeasuredModel(name=model.source.model, size=found.size, provenance=found.identity)
+
+
+def _compare_models(
+    base: ResolvedModel,
     before: ModelResults,
-    result: ResolvedModel,
+    edited: ResolvedModel,
     after: ModelResults,
-    plan: Plan,
+    materials: Materials,
     left: HeldBack,
-) -> Evaluation:
-    samples = before.samples
+) -> EditReport:
     tests = [_left_of(one.test, left) for one in (before, after)]
     controls = [_text_of(one.control, left) for one in (before, after)]
-    figures = Report(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    request, manifest = materials.request, edited.manifest
+    return EditReport(
+        **dict(_model(edited, after)),
+        relation=relation_of(manifest, base),
         verdict="",
         passed=None,
-        models=Names(base=source.source.model, edited=result.source.model),
-        relation=relation_of(result.manifest, source),
         chose=left.chose,
-        tasks=_tasks(plan.benchmarks, before.runs, after.runs, plan.limits),
+        tasks=_tasks(materials.benchmarks, before.runs, after.runs, request.max_drop),
         extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
         audit=_audit(before, after, left.passages),
         heldout=heldout_of(*controls),
         all_passages=_of_all(before, after, left),
         gates=[],
-        edit=edit_of(result.manifest) if result.manifest else None,
-        sizes=Sizes(base=before.size, edited=after.size),
-        speed=plan.speed,
-        trade_off=None,
-        passages=passages_of(tests[0], tests[1], before.tokenizer if plan.show_text else None),
-        settings=plan.settings(samples, before.dtype),
-        provenance=Provenance(
-            base=before.identity,
-            edited=after.identity,
-            seeds={"bootstrap": SEED, **SEEDS},
-            versions=tool_versions(),
-            baseline_from_cache=before.from_cache,
-            samples_sha256=samples.sha256 if samples else None,
-        ),
-        commands=[],
+        edit=edit_of(manifest) if manifest else None,
+        passages=passages_of(*tests),
     )
-    report = with_sentences(figures, plan.front)
-    passed = all(gate.ok for gate in report.gates) if report.gates else None
-    report = report.model_copy(update={"passed": passed})
-    return Evaluation(report, before.runs, after.runs)
 
 
 def _left_of(test: Measured | None, left: HeldBack) -> Measured | None:
@@ -165,9 +186,9 @@ def _tasks(
     benchmarks: Benchmarks | None,
     before: dict[str, TaskRun],
     after: dict[str, TaskRun],
-    limits: Sequence[DropLimit],
-) -> dict[str, Task]:
-    found: dict[str, Task] = {}
+    limits: Mapping[str, float],
+) -> dict[str, TaskResult]:
+    found: dict[str, TaskResult] = {}
     if benchmarks is None:
         return found
     for name in before:
@@ -178,7 +199,7 @@ def _tasks(
         main, version = main_metric(shared), before[name]["version"]
         gates = {main: limit_of(limits, name)}
         metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
-        found[name] = Task(
+        found[name] = TaskResult(
             **metrics[main].model_dump(),
             metric=main,
             metrics=metrics,

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from evals.benchmarks.running import write_results
+from evals.evaluation.card import shown_on_card
 from evals.evaluation.evaluation import Evaluation
-from evals.evaluation.page import write_page
+from evals.evaluation.page import pages
 from surgery.card.file import refresh_card
-from surgery.output import known_by, publish, staging_in, write_text
+from surgery.output import known_by, publish, staging_in, write_lines, write_text
 from surgery.record.manifest import REPORTS, UNLISTED
 
-owned = known_by(REPORTS[0], ("verdict", "tasks", "gates"), *UNLISTED)
+TEXTS = "passages.jsonl"
+"""The texts of passages, where they were asked for: beside the report, and never published."""
+owned = known_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Writes everything into `folder`, which exists. Raises `OutputError`."""
     report = evaluation.report
-    write_text(folder / REPORTS[0], report.to_text())
-    write_page(report.to_dict(), folder)
-    results = {"base": evaluation.base_runs, "edited": evaluation.edited_runs}
-    for role, runs in results.items():
-        if runs:
-            write_results(folder / "lm_eval" / role, getattr(report.models, role), runs)
+    made = {REPORTS[0]: report.to_text(), **pages(report.to_dict())}
+    for name, text in made.items():
+        write_text(folder / name, text)
+    if evaluation.texts:
+        write_lines(folder / TEXTS, map(json.dumps, evaluation.texts))
+    several = len(report.edits) > 1
+    runs = {"base": (report.base.name, evaluation.base_runs)}
+    for place, (edit, run) in enumerate(zip(report.edits, evaluation.edited_runs, strict=True), 1):
+        runs[f"edited-{place}" if several else "edited"] = (edit.name, run)
+    for part, (name, results) in runs.items():
+        if results:
+            write_results(folder / "lm_eval" / part, name, results)
 
 
-def attach(evaluation: Evaluation, folder: Path) -> None:
-    """Puts an evaluation into the folder of the edited model, and its figures on the card there.
+def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
+    """Puts the report of one edit into its model's folder, and its figures on the card there.
 
     `push` then takes them along. Raises `OutputError` when the folder cannot be written.
     """
+    alone = evaluation.alone(place)
     with staging_in(folder) as staging:
-        write_evaluation(evaluation, staging)
+        write_evaluation(alone, staging)
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
-    refresh_card(folder, evaluation.report.measured())
+    refresh_card(folder, shown_on_card(alone.report))

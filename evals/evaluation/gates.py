@@ -1,100 +1,59 @@
-"""Limits that a result must keep: how they are written, and whether it keeps them."""
+"""Gates: limits that a result must keep, and whether it keeps them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import MappingProxyType
-from typing import Any
 
-from evals.attacks.result import Audit
-from evals.evaluation.report import Gate, Metric
+from evals.evaluation.report import EditReport, Gate
+from evals.evaluation.request import EvaluationRequest
 from evals.statistics import judged
 
 
-@dataclass(frozen=True)
-class DropLimit:
-    """How much a task may lose (`Metric.drop`). `pattern`: a task's name, or `*` and `?` in it."""
-
-    pattern: str
-    limit: float
-
-    def __str__(self) -> str:
-        return f"{self.pattern}={self.limit}"
-
-    def covers(self, task: str) -> bool:
-        return fnmatchcase(task, self.pattern)
-
-    @property
-    def exactness(self) -> tuple[bool, int]:
-        """Of two limits that cover a task the more exact one counts: a name, a longer pattern."""
-        is_name = not any(sign in self.pattern for sign in "*?[")
-        return is_name, len(self.pattern)
+class UnknownTaskError(ValueError):
+    """A gate is on a task that is not run."""
 
 
-def parse_drop_limit(text: str) -> DropLimit:
-    """`TASK=X`. Raises ValueError, saying what is wrong with it."""
-    pattern, sign, number = text.rpartition("=")
-    if not sign or not pattern.strip():
-        raise ValueError(f"{text!r} is not TASK=X; write for example 'lambada_openai=0.03'")
-    try:
-        limit = float(number)
-    except ValueError:
-        limit = math.nan
-    if not math.isfinite(limit) or limit < 0:
-        raise ValueError(f"{number!r} in {text!r} is not a number from 0 on")
-    return DropLimit(pattern.strip(), limit)
-
-
-def check_named(limits: Sequence[DropLimit], tasks: Collection[str]) -> None:
-    """Raises ValueError for limits on a task that is not among `tasks`, or given twice."""
-    patterns = [limit.pattern for limit in limits]
-    for limit in limits:
-        if patterns.count(limit.pattern) > 1:
-            raise ValueError(f"{limit.pattern!r} has more than one limit")
-        if not any(map(limit.covers, tasks)):
+def check_named(limits: Mapping[str, float], tasks: Collection[str]) -> None:
+    """Raises `UnknownTaskError` for a limit on a task that is not among `tasks`."""
+    for pattern in limits:
+        if not any(fnmatchcase(task, pattern) for task in tasks):
             run = ", ".join(tasks) or "none"
-            raise ValueError(f"no task that is run is called {limit.pattern!r} (tasks: {run})")
+            raise UnknownTaskError(
+                f"`max_drop`: no task that is run is called {pattern!r} (tasks: {run})"
+            )
 
 
-def limit_of(limits: Sequence[DropLimit], task: str) -> float | None:
-    """The limit for a task, of the most exact option that covers it; None where none does."""
-    covering = [limit for limit in limits if limit.covers(task)]
-    return max(covering, key=lambda limit: limit.exactness).limit if covering else None
+def limit_of(limits: Mapping[str, float], task: str) -> float | None:
+    """The limit on a task, of the most exact pattern that covers it: a name, else the longest."""
+    covering = [pattern for pattern in limits if fnmatchcase(task, pattern)]
+    exact = max(covering, key=lambda one: (not set("*?[") & set(one), len(one)), default=None)
+    return None if exact is None else limits[exact]
 
 
-def check_gates(
-    tasks: Mapping[str, Metric],
-    extraction: dict[str, Any] | None,
-    limits: Sequence[DropLimit],
-    max_extraction: float | None,
-    audit: Audit | None = None,
-    max_recovered: Mapping[str, float] = MappingProxyType({}),
-) -> list[Gate]:
-    """Gates in the order of `tasks`, for each that a limit covers; of extraction; of attacks.
+def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Gate]:
+    """One gate for each task that `max_drop` covers, one on extraction, and one for each attack.
 
-    `max_extraction`: the highest exact-match rate allowed; needs `extraction`. `max_recovered`: by
-    attack, the highest rate allowed; needs `audit`. A gate is judged on the measured value; where
-    its interval reaches beyond the limit, the gate says so.
+    A gate is judged on the measured value. Where the value's interval reaches beyond the limit, the
+    gate says so.
     """
     gates = []
-    for name, task in tasks.items():
-        limit = limit_of(limits, name)
+    for name, task in edit.tasks.items():
+        limit = limit_of(request.max_drop, name)
         if limit is not None:
             what = f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}"
             enough = task.outcome != "inconclusive"
             measured = (task.drop, task.drop_ci95, task.n)
             gates.append(_gate(f"max-drop {name}", what, *measured, limit, enough=enough))
-    if max_extraction is not None and extraction is not None:
-        rate, interval = (extraction["exact_match"][key] for key in ("rate", "ci95"))
+    if request.max_extraction is not None and (found := edit.extraction) is not None:
+        rate, interval = (found["exact_match"][key] for key in ("rate", "ci95"))
         what = "share of passages recited word for word"
-        gates.append(_gate("max-extraction", what, rate, interval, extraction["n"], max_extraction))
-    for tried in audit.rated if audit else ():
-        if (most := max_recovered.get(tried.name)) is not None:
-            found, what = tried.edited, f"share of passages recovered by {tried.name}"
-            gates.append(_gate(f"max {tried.name}", what, found.rate, found.ci95, found.n, most))
+        limit = request.max_extraction
+        gates.append(_gate("max-extraction", what, rate, interval, found["n"], limit))
+    for tried in edit.audit.rated if edit.audit else ():
+        if (limit := request.max.get(tried.name)) is not None:
+            share, what = tried.edited, f"share of passages recovered by {tried.name}"
+            gates.append(_gate(f"max {tried.name}", what, share.rate, share.ci95, share.n, limit))
     return gates
 
 

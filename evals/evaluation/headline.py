@@ -1,21 +1,15 @@
-"""The result of an evaluation in a few plain sentences."""
+"""A report's sentences, made from its figures: verdicts, gates, warnings, commands."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from evals.attacks.names import list_untried
 from evals.attacks.result import Audit
-from evals.evaluation.conclusions import (
-    evaluate_command,
-    export_command,
-    trade_off_of,
-    warnings_of,
-)
-from evals.evaluation.gates import DropLimit, check_gates
-from evals.evaluation.report import Gate, HeldOut, Point, Relation, Report, Task
-from evals.samples.held_back import Chose
+from evals.evaluation.conclusions import warnings_of
+from evals.evaluation.gates import check_gates
+from evals.evaluation.report import EditReport, EditSummary, Gate, Relation, Report, TaskResult
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is no recorded source of the edited model",
@@ -24,54 +18,47 @@ RELATIONS: dict[Relation, str] = {
 """What must be said first where it is not known that one model is an edit of the other."""
 
 
-def with_sentences(report: Report, front: Sequence[Point] = ()) -> Report:
-    """The report with gates, trade-off, warnings, commands and verdict made from its figures.
-
-    `front`: points that a search found, for the trade-off.
-    """
-    settings, models, provenance = report.settings, report.models, report.provenance
-    extraction, heldout = report.extraction, report.heldout
-    limits = [DropLimit(pattern, limit) for pattern, limit in settings.max_drop.items()]
-    highest = (settings.max_extraction, report.audit, settings.max_recovered)
-    gates = check_gates(report.tasks, extraction, limits, *highest)
-    measured = (report.tasks, extraction, report.audit, heldout, gates)
-    models_are = (provenance.base, provenance.edited)
-    known = warnings_of(report.chose, settings.limit, extraction, *models_are)
-    evaluated = evaluate_command(models, provenance.edited.get("revision"), settings)
-    return report.model_copy(
-        update={
-            "verdict": verdict(
-                *measured, relation=report.relation, limit=settings.limit, chose=report.chose
-            ),
+def write_sentences(report: Report) -> Report:
+    """The report with the gates, warnings, verdicts and commands that follow from its figures."""
+    settings, edits = report.settings, []
+    for edit in report.edits:
+        gates = check_gates(edit, settings)
+        known = {
             "gates": gates,
-            "trade_off": trade_off_of(models, extraction, heldout, front),
-            "warnings": known,
-            "commands": [*export_command(report.edit), evaluated],
+            "passed": all(gate.ok for gate in gates) if gates else None,
+            "warnings": warnings_of(edit, report.base, settings.limit),
         }
-    )
+        edit = edit.model_copy(update=known)
+        edits.append(edit.model_copy(update={"verdict": verdict(edit, settings.limit)}))
+    made = [command for edit in edits for command in _export_command(edit.edit)]
+    commands = [*dict.fromkeys(made), settings.to_command()]
+    return report.model_copy(update={"edits": edits, "commands": commands})
 
 
-def verdict(
-    tasks: Mapping[str, Task],
-    extraction: dict[str, Any] | None,
-    audit: Audit | None,
-    heldout: HeldOut | None,
-    gates: Sequence[Gate],
-    *,
-    relation: Relation = "source",
-    limit: float | None = None,
-    chose: Chose | None = None,
-) -> str:
-    """The result in a few sentences, after what must be known first. `limit`: of `Settings`."""
-    said = [RELATIONS[relation]] if relation in RELATIONS else []
+def _export_command(edit: EditSummary | None) -> list[str]:
+    """The command that made the edit; empty where no single one did."""
+    if edit is None or edit.variant == "mixed" or edit.earlier_edits:
+        return []
+    command = ["attn-surgery", "export", edit.source, "--drop-attn", edit.drop_attn]
+    command += ["--variant", edit.variant, "--layout", edit.layout]
+    for source in (edit.calibration or {}).get("sources", ()):
+        if source.get("sha256"):
+            command += ["--calibration", source["name"]]
+    return [shlex.join([*command, "--output", "OUT"])]
+
+
+def verdict(edit: EditReport, limit: float | None = None) -> str:
+    """The result in a few sentences, after what must be known first. `limit`: of the request."""
+    extraction, heldout, chose = edit.extraction, edit.heldout, edit.chose
+    said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
     if limit is not None:
         part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
         said.append(f"of each benchmark only {part} were measured")
     chosen_on = [
         f"{number} of {number + part:,} {what}"
         for number, part, what in (
-            (chose and chose.passages, extraction["n"] if extraction else 0, "passages"),
-            (chose and chose.windows, heldout.n if heldout else 0, "windows of held-out text"),
+            (chose.passages, extraction["n"] if extraction else 0, "passages"),
+            (chose.windows, heldout.n if heldout else 0, "windows of held-out text"),
         )
         if number and part
     ]
@@ -87,15 +74,15 @@ def verdict(
         said.append(
             f"recites {count} of {extraction['n']:,} passages word for word, the base {before}"
         )
-    said += _of_attacks(audit) if extraction else []
-    if tasks:
-        said.append(_of_tasks(tasks))
+    said += _of_attacks(edit.audit) if extraction else []
+    if edit.tasks:
+        said.append(_of_tasks(edit.tasks))
     if heldout is not None:
         changes = {"none": f"no rise shown (n = {heldout.n:,})", "inconclusive": heldout.verdict}
         shown = f"{heldout.difference.mean:+.3f} nats per token (n = {heldout.n:,})"
         said.append(f"held-out loss: {changes.get(heldout.outcome, shown)}")
-    if gates:
-        said.append(_of_gates(gates))
+    if edit.gates:
+        said.append(_of_gates(edit.gates))
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
@@ -129,7 +116,7 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _of_tasks(tasks: Mapping[str, Task]) -> str:
+def _of_tasks(tasks: Mapping[str, TaskResult]) -> str:
     """Losses and what is inconclusive, by name; without losses, on how many tasks none is shown."""
     losses = [
         f"{name} ({task.metric} {task.base:.3g} to {task.edited:.3g}, n = {task.n:,})"

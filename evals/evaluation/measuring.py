@@ -12,11 +12,12 @@ import torch
 
 from evals.attacks.audit import AttackPlan, AuditedModel, try_attacks
 from evals.benchmarks.running import SEEDS, TaskRun
-from evals.evaluation.plan import Plan, Progress
-from evals.evaluation.report import Size
+from evals.evaluation.materials import Materials
+from evals.evaluation.report import ModelSize
+from evals.inputs import Progress, open_model
 from evals.memorization.comparison import Measured, Protocol, measure, measure_control
 from evals.memorization.summary import Control
-from evals.models import LoadedModel, check_precision, open_model
+from evals.models import LoadedModel, check_precision
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
@@ -43,7 +44,7 @@ class ModelResults:
     test: Measured | None
     control: Control | None
     audited: AuditedModel | None
-    size: Size
+    size: ModelSize
     identity: dict[str, Any]
     tokenizer: Any
     protocol: Protocol | None
@@ -58,7 +59,7 @@ class ModelResults:
 
 def measure_model(
     model: ResolvedModel,
-    plan: Plan,
+    materials: Materials,
     base: ModelResults | None = None,
     *,
     say: Callable[[str], None],
@@ -68,33 +69,32 @@ def measure_model(
 
     Raises `MeasurementError` where that cannot be.
     """
-    loaded = open_model(
-        model, dtype=plan.dtype, device=plan.device, device_map=plan.device_map, say=say
-    )
+    processes, batch_size = materials.processes, materials.request.batch_size
+    loaded = open_model(model, materials.request, processes, say=say)
     if base is None:
-        protocol, windows, attacked = _tokenized(plan, loaded.tokenizer)
+        protocol, windows, attacked = _tokenized(materials, loaded.tokenizer)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    identity = {**plan.processes.once(lambda: loaded.provenance), **hashes_of(loaded)}
+    identity = {**processes.once(lambda: loaded.provenance), **hashes_of(loaded)}
     test = control = audited = None
-    sharing = {"processes": plan.processes}
+    sharing = {"processes": processes}
     if protocol is not None:
         total = len(protocol.samples) + (0 if windows is None else len(windows))
         with progress(f"extraction, {loaded.name}", total) as advance:
             test = measure(loaded, protocol, advance=advance, **sharing)
         control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
     elif windows is not None:
-        control = measure_control(loaded.model, windows, batch_size=plan.batch_size, **sharing)
+        control = measure_control(loaded.model, windows, batch_size=batch_size, **sharing)
     if attacked is not None:
         with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
             audited = try_attacks(
                 loaded, attacked, with_control=base is not None, advance=advance, **sharing
             )
     return ModelResults(
-        *_runs(loaded, plan, identity, progress, base),
+        *_runs(loaded, materials, identity, progress, base),
         test,
         control,
         audited,
@@ -109,34 +109,35 @@ def measure_model(
 
 
 def _tokenized(
-    plan: Plan, tokenizer: Any
+    materials: Materials, tokenizer: Any
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
-    samples = plan.samples.tokenized(tokenizer) if plan.samples else None
+    passages, size = materials.passages, materials.request.batch_size
+    samples = passages.tokenized(tokenizer) if passages else None
     length = samples.tokens.shape[1] if samples else WINDOW
-    windows = control_windows(plan.heldout, tokenizer, length) if plan.heldout else None
-    protocol = Protocol(samples, windows, batch_size=plan.batch_size) if samples else None
+    windows = control_windows(materials.heldout, tokenizer, length) if materials.heldout else None
+    protocol = Protocol(samples, windows, batch_size=size) if samples else None
     attacked = None
-    if plan.attacks and samples and windows is not None:
-        attacked = AttackPlan(samples, windows, plan.attacks, plan.batch_size)
+    if materials.request.attacks and samples and windows is not None:
+        attacked = AttackPlan(samples, windows, materials.request.attacks, size)
     return protocol, windows, attacked
 
 
 def tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
+    return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets", "matplotlib")}}
 
 
 def _runs(
     loaded: LoadedModel,
-    plan: Plan,
+    materials: Materials,
     identity: dict[str, Any],
     progress: Progress,
     base: ModelResults | None,
 ) -> tuple[dict[str, TaskRun], bool]:
     """Benchmark results by task, and whether all of them are an earlier run's."""
-    tasks, runs, cached = plan.benchmarks, {}, []
-    sharing = {"processes": plan.processes}
+    tasks, runs, cached = materials.benchmarks, {}, []
+    processes, asked_size = materials.processes, materials.request.batch_size
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
@@ -146,21 +147,21 @@ def _runs(
             "task": name,
             "fingerprint": tasks.fingerprint(name),
             "model": {k: v for k, v in identity.items() if k != "model" or identity["commit"]},
-            "batch_size": plan.batch_size or "auto",
+            "batch_size": asked_size or "auto",
             "num_fewshot": tasks.num_fewshot,
             "limit": tasks.limit,
             "seeds": SEEDS,
             "versions": tool_versions(),
         }
-        run = plan.processes.once(plan.cache.get, key) if base is None else None
+        run = processes.once(materials.cache.get, key) if base is None else None
         cached.append(run is not None)
         if run is None:
-            size = base.runs[name]["batch_size"] if base else plan.batch_size
-            size = size or plan.processes.once(tasks.batch_size, name, loaded)
+            size = base.runs[name]["batch_size"] if base else asked_size
+            size = size or processes.once(tasks.batch_size, name, loaded)
             with progress(f"{name}, {loaded.name}", None) as advance:
-                run = tasks.run(name, loaded, batch_size=size, advance=advance, **sharing)
-            if base is None and plan.processes.is_main:
-                plan.cache.put(key, run)
+                run = tasks.run(name, loaded, batch_size=size, advance=advance, processes=processes)
+            if base is None and processes.is_main:
+                materials.cache.put(key, run)
         runs[name] = run
     return runs, all(cached)
 
@@ -180,11 +181,11 @@ def hashes_of(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def size_of(loaded: LoadedModel) -> Size:
+def size_of(loaded: LoadedModel) -> ModelSize:
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
     with torch.inference_mode():
         _, cache = hidden_states(loaded.model, ids, use_cache=True)
-    return Size(
+    return ModelSize(
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         weight_bytes=loaded.found.inventory.nbytes,
         cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,

@@ -12,21 +12,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evals.attacks.result import Audit, Shares
+from evals.evaluation.request import EvaluationRequest
 from evals.samples.held_back import Chose
-from surgery.card.measured import Measured
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Record, TextSource
+from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 from surgery.untrusted import guard, parse_json
 
 Outcome = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
-
-
-class Names(Record):
-    """What the two models are called: as typed, or as their manifest names them."""
-
-    base: str
-    edited: str
 
 
 class Metric(Record):
@@ -40,7 +33,7 @@ class Metric(Record):
     difference: float
     ci95: tuple[float, float]
     p_value: float
-    test: str
+    test: Word
     outcome: Outcome
     verdict: str
     n: int
@@ -57,15 +50,15 @@ class Metric(Record):
         return (-high, -low) if self.higher_is_better else (low, high)
 
 
-class Task(Metric):
+class TaskResult(Metric):
     """A task: its main metric's figures at the top, and those of all its metrics below."""
 
-    metric: str
-    metrics: dict[str, Metric]
-    description: str | None = None
+    metric: Word
+    metrics: dict[Word, Metric]
+    description: Line | None = None
     num_fewshot: int
     batch_size: int
-    version: str | None = None
+    version: Word | None = None
 
 
 class Mean(Record):
@@ -73,19 +66,19 @@ class Mean(Record):
     ci95: tuple[float, float]
 
 
-class Difference(Mean):
+class MeanDifference(Mean):
     p_value: float
-    test: str
+    test: Word
 
 
 class HeldOut(Record):
     """Loss on text that was not trained on, in nats per token, lower being better."""
 
-    kind: str
+    kind: Word
     n: int
     base: Mean
     edited: Mean
-    difference: Difference
+    difference: MeanDifference
     resolution: float
     outcome: Outcome
     verdict: str
@@ -120,7 +113,7 @@ class Gate(Record):
     description: str
 
 
-class Edit(Record):
+class EditSummary(Record):
     """What was done, from the edited folder's manifest."""
 
     source: str
@@ -138,25 +131,19 @@ class Edit(Record):
     earlier_edits: int = 0
 
 
-class Size(Record):
+class ModelSize(Record):
     parameters: int
     weight_bytes: int
     cache_bytes_per_token: int
 
 
-class Sizes(Record):
-    base: Size
-    edited: Size
+class FrontPoint(Record):
+    """An edit that a search found. `exact_match` is a rate; losses are in nats per token.
 
-
-class Point(Record):
-    """One model in the trade-off picture. `exact_match` is a rate; losses are nats per token.
-
-    `loss_increase`: of the held-out loss, over that of its own base on the same text.
+    `loss_increase`: the held-out loss, less that of the search's own base on the same text.
     """
 
     label: str
-    kind: Literal["base", "edited", "front"]
     exact_match: float
     exact_match_ci95: tuple[float, float] | None = None
     next_token_accuracy: float | None = None
@@ -164,100 +151,67 @@ class Point(Record):
     loss_increase: float
 
 
-class TradeOff(Record):
-    points: list[Point]
-    note: str | None = None
+class MeasuredModel(Record):
+    """A model that was measured: its name as typed, its content, and how it was run."""
+
+    name: Line
+    size: ModelSize
+    provenance: dict[str, Any]
 
 
-class Settings(Record):
-    """What was asked for, as data: with it the same can be measured again.
+class EditReport(MeasuredModel):
+    """One edited model, compared with the base.
 
-    Of files there are names and hashes, never paths. `controls`: held-out text, a lab model's name
-    for its own; `batch_size` None: found for each task; `dtype`: as it was run; `attacks`: the
-    names of those that were tried.
+    `relation`: whether the base is a recorded source of it. Figures of passages and of held-out
+    text leave out those that chose an edit. Where any did, `all_passages` has those of all.
     """
 
-    tasks: list[str]
-    num_fewshot: int | None
-    limit: int | float | None
-    samples: str | None
-    prefix_length: int | None
-    suffix_length: int | None
-    controls: list[TextSource]
-    max_drop: dict[str, float]
-    max_extraction: float | None
-    attacks: list[str]
-    max_recovered: dict[str, float]
-    dtype: str
-    batch_size: int | None
-
-
-class Provenance(Record):
-    """What the figures hang on: models by content, precision, device, sizes, seeds, versions."""
-
-    base: dict[str, Any]
-    edited: dict[str, Any]
-    seeds: dict[str, int]
-    versions: dict[str, str]
-    baseline_from_cache: bool
-    samples_sha256: str | None = None
-
-
-class Report(Record):
-    """`relation`: whether the base is a recorded source of the edited model.
-
-    Figures of passages and of held-out text are of those that did not choose the edit; where any
-    did, `all_passages` has those of all.
-    """
-
-    schema_version: Literal[3] = 3
-    created: str
+    relation: Relation
     verdict: str
     passed: bool | None
-    models: Names
-    relation: Relation
     chose: Chose
-    tasks: dict[str, Task]
+    tasks: dict[Word, TaskResult]
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
     all_passages: AllPassages | None
     gates: list[Gate]
-    edit: Edit | None
-    sizes: Sizes
-    speed: dict[str, Any] | None = None
-    trade_off: TradeOff | None
+    edit: EditSummary | None
     passages: list[dict[str, Any]] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
-    settings: Settings
+
+
+class Provenance(Record):
+    """What the figures depend on beside the models.
+
+    `controls`: the held-out text, each file with its hash; a lab model's own by the lab's name.
+    """
+
+    seeds: dict[Word, int]
+    versions: dict[Word, Word]
+    baseline_from_cache: bool
+    samples_sha256: Sha256 | None = None
+    controls: list[TextSource] = Field(default_factory=list)
+
+
+class Report(Record):
+    """One base, and every edit of it that was measured in the same way.
+
+    `front`: edits that a search found. `settings`: the request, with names in place of paths.
+    `commands`: what makes this report again.
+    """
+
+    schema_version: Literal[4] = 4
+    created: Word
+    base: MeasuredModel
+    edits: list[EditReport] = Field(min_length=1)
+    front: list[FrontPoint] = Field(default_factory=list)
+    settings: EvaluationRequest
     provenance: Provenance
     commands: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
-
-    def measured(self) -> Measured | None:
-        """What the model card shows; None where it holds for another model.
-
-        Benchmarks that were measured in part are left out, as no one would take them for that.
-        """
-        if self.relation != "source":
-            return None
-        run, versions = self.provenance.edited, self.provenance.versions
-        shown = [f"{key} {run[key]}" for key in ("dtype", "device") if run.get(key)]
-        shown += [
-            f"{key} {versions[key]}" for key in ("lm-eval", "transformers") if key in versions
-        ]
-        return Measured.model_validate(
-            {
-                **self.to_dict(),
-                "tasks": self.to_dict()["tasks"] if self.settings.limit is None else {},
-                "base": self.models.base,
-                "attacks": [one.model_dump() for one in self.audit.rated] if self.audit else (),
-                "settings": ", ".join(shown),
-                "samples_sha256": self.provenance.samples_sha256,
-            }
-        )
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"

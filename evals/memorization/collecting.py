@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -16,65 +17,35 @@ from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from evals.files import Journal
+from evals.inputs import Progress, Say, open_model, say_nothing, show_nothing
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
+from evals.memorization.request import CollectRequest, Cut
 from evals.running.batching import rows_per_batch
 from evals.running.early_exit import first_divergences
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
 from evals.samples import row_hash
 from surgery.errors import SamplesError
-from surgery.output import write_lines
-from surgery.reading.corpus import Corpus, Place, Window, windows
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a corpus is cut and what is kept.
-
-    Windows of prefix + suffix tokens start at every multiple of `stride`; a window is kept when at
-    least `min_score` of its suffix is right: 1.0 keeps exact repetitions (greedy decoding), less
-    is the next-token accuracy.
-    """
-
-    prefix_length: int = 32
-    suffix_length: int = 32
-    stride: int = 16
-    min_score: float = 1.0
-
-    @property
-    def length(self) -> int:
-        return self.prefix_length + self.suffix_length
-
-    def check(self, max_positions: int | None = None) -> None:
-        """Raises `SamplesError` for values that mean nothing, or windows beyond the context."""
-        for name in ("prefix_length", "suffix_length", "stride"):
-            value = getattr(self, name)
-            if value < 1:
-                raise SamplesError(
-                    f"wrong {name.replace('_', ' ')}", expected="at least 1", got=value
-                )
-        if max_positions is not None and self.length > max_positions:
-            raise SamplesError(
-                "windows longer than the model's context",
-                expected=f"prefix + suffix of at most {max_positions} tokens",
-                got=self.length,
-            )
-        if not 0 < self.min_score <= 1:
-            raise SamplesError(
-                "wrong least score", expected="above 0, at most 1", got=self.min_score
-            )
+from surgery.output import check_output, write_lines
+from surgery.reading.corpus import Corpus, Place, Window, open_corpus, windows
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What came of it: windows tested and kept, different ones among them, tokens read just now."""
+    """Windows tested and kept, different ones among them, and tokens and seconds of this run."""
 
     windows: int
     recited: int
     distinct: int
-    tokens_read: int
+    tokens: int
+    seconds: float
     resumed: bool
+
+    def to_dict(self, output: Path) -> dict[str, Any]:
+        """The object of `collect --json`."""
+        speed = {"tokens_per_second": self.tokens / self.seconds}
+        return {"output": str(output), **asdict(self), **speed}
 
 
 class _Row(BaseModel):
@@ -91,6 +62,38 @@ class _Step(BaseModel):
     place: Place
     windows: int
     found: list[_Row]
+
+
+def collect_from(
+    request: CollectRequest,
+    output: Path,
+    *,
+    show_text: bool = False,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Collection | None:
+    """As `collect`, for what a request names. None on all processes but the main one."""
+    check_output(output, overwrite=overwrite)
+    corpus = open_corpus(request.corpora)
+    processes = Processes.launched(say=say)
+    loaded = open_model(request.model, request, processes, request.revision, say=say)
+    with progress(f"collect {request.model}: tokens", None) as advance:
+        found = collect(
+            loaded.model,
+            loaded.tokenizer,
+            corpus,
+            output,
+            request.cut,
+            settings=lambda: {**loaded.identity, "dtype": loaded.dtype},
+            text=show_text,
+            overwrite=overwrite,
+            batch_size=request.batch_size,
+            processes=processes,
+            advance=advance,
+            check=loaded.check_unchanged,
+        )
+    return found if processes.is_main else None
 
 
 def collect(
@@ -124,16 +127,22 @@ def collect(
 
     Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
     """
-    cut.check(getattr(model.config, "max_position_embeddings", None))
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and cut.length > most:
+        raise SamplesError(
+            "windows longer than the model's context",
+            expected=f"prefix + suffix of at most {most} tokens",
+            got=cut.length,
+        )
     if tokenizer is None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
-    processes = processes or Processes()
+    processes, begun = processes or Processes(), time.perf_counter()
     size = batch_size or processes.once(
         rows_per_batch, model, cut.length, processes=processes.count
     )
     journal = None
     if processes.is_main:
-        described = {"model": settings(), "corpus": corpus.fingerprint, "cut": asdict(cut)}
+        described = {"model": settings(), "corpus": corpus.fingerprint, "cut": cut.model_dump()}
         journal = Journal(Path(f"{output}.progress"), described, check)
     steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
@@ -179,7 +188,8 @@ def collect(
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
         write_lines(output, lines, overwrite=overwrite)
         journal.remove()
-    return Collection(tested, len(found), len(rows), read, bool(steps))
+    seconds = time.perf_counter() - begun
+    return Collection(tested, len(found), len(rows), read, seconds, bool(steps))
 
 
 def _tokens(batch: list[Window]) -> torch.Tensor:

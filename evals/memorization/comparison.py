@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from evals.inputs import (
     Progress,
     Say,
+    find_last,
     heldout_texts,
     measure_in_turn,
     open_passages,
@@ -31,7 +32,6 @@ from evals.samples import Samples, Tokens, row_warnings
 from evals.samples.held_back import HeldBack, held_back
 from evals.samples.windows import control_windows
 from evals.statistics import SEED, rate
-from surgery.hub.finding import find_model
 from surgery.output import check_output, write_lines
 from surgery.record.manifest import versions
 
@@ -96,8 +96,7 @@ def run_extraction(
     passages = open_passages(request.samples, request)
     texts = heldout_texts(request.controls, request.model, request.baseline, request.samples)
     processes = Processes.launched(say=say)
-    edited = find_model(request.model, request.revision)
-    found = edited if request.baseline is None else find_model(request.baseline)
+    edited = find_last(request.model, request)
     tokenizer: Any = None
 
     def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
@@ -121,7 +120,7 @@ def run_extraction(
         with progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, processes=processes, advance=advance)
 
-    models = [edited] if request.baseline is None else [found, edited]
+    models = (request.baseline, edited) if request.baseline else (edited,)
     shared, results = measure_in_turn(models, request, processes, prepare, measure_one, say)
     if not processes.is_main:
         return None
@@ -131,16 +130,12 @@ def run_extraction(
     for warning in result["warnings"]:
         say(f"warning: {warning}")
     if rows_file is not None:
-        records = rows(
-            after.test,
-            baseline=base.test if base else None,
-            tokenizer=tokenizer if show_text else None,
-        )
+        decoder = tokenizer if show_text else None
+        records = rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
         lines = (json.dumps(record, ensure_ascii=False) for record in records)
         write_lines(rows_file, lines, overwrite=overwrite)
     if output is not None:
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        write_lines(output, [text], overwrite=overwrite)
+        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
     return result
 
 

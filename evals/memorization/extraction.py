@@ -64,20 +64,13 @@ def extract(
     full: bool = False,
     sampling: Sampling | None = None,
     tokenizer: Any = None,
-    batch_size: int | None = None,
-    processes: Processes | None = None,
-    advance: Callable[[int], None] | None = None,
+    **running: Any,
 ) -> Extraction:
     """Runs the memorization test of `samples` on `model`.
 
-    **Arguments:**
-
-    - `full`: measure the distributions too, and decode what free-running measures need.
-    - `sampling`: the scheme for (n, p)-discoverable extraction under `full`.
-    - `tokenizer`: for the zlib score, which needs text.
-    - `batch_size`: rows at a time; by default what memory allows.
-    - `processes`: which share the work; every one of them gets the whole result.
-    - `advance`: called with the number of rows that all processes have just finished, about.
+    `full`: measure the distributions too, and decode what free-running measures need; `sampling`:
+    the scheme for (n, p)-discoverable extraction then. `tokenizer`: for the zlib score, which needs
+    text. `running`: batch size and the like, as `run_pass` takes them.
 
     Raises `SamplesError` when the rows do not fit the model, `MeasurementError` when it gives
     numbers that are not finite.
@@ -88,16 +81,8 @@ def extract(
         max_positions=getattr(config, "max_position_embeddings", None),
     )
     scheme = (sampling or Sampling()) if full else None
-    result = run_pass(
-        model,
-        samples.tokens,
-        samples.prefix_length,
-        full=full,
-        sampling=scheme,
-        batch_size=batch_size,
-        processes=processes,
-        advance=advance,
-    )
+    rows, prefix_length = samples.tokens, samples.prefix_length
+    result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)
     if tokenizer is not None:
         result = replace(result, texts=tokenizer.batch_decode(samples.suffixes.tolist()))
     values = {one.name: one.of(result) for one in (*MEASURES, *SCORES) if one.can(result)}
@@ -117,7 +102,10 @@ def run_pass(
 ) -> Pass:
     """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after a `full` one.
 
-    Arguments as in `extract`. Batches consist of the same rows however many processes there are.
+    - `batch_size`: rows at a time; by default what memory allows.
+    - `processes`: those that share the work, in the same batches however many they are; each of
+      them gets the whole result.
+    - `advance`: is told of the rows that all processes have just finished, about.
     """
     processes = processes or Processes()
     size = batch_size or processes.once(

@@ -8,9 +8,10 @@ recovered stands in `evals.memorization.recovery`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,6 @@ Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
-Need = Literal["log_drawn", "distributions", "decoded", "texts"]
 
 NEAR_MATCH = 0.75
 ATTEMPTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -46,12 +46,9 @@ class Pass:
     texts: Sequence[str] | None = None
 
     @property
-    def distributions(self) -> Any:
-        return self.predictions.distributions
-
-    @property
-    def log_drawn(self) -> Any:
-        return self.predictions.log_drawn
+    def arrays(self) -> dict[str, Any]:
+        """What measures are computed from, by name; None for what was not asked for."""
+        return {**vars(self.predictions), **vars(self)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Measure:
     - `name`: its key among the figures; a dot stands for an object in an object.
     - `definition`, `source`: as docs/extraction.md has them. y are the suffix's tokens, g the most
       likely ones given the true tokens before each, d those of greedy decoding.
-    - `of`: a `Pass` -> a value for each row, [N]. `needs`: what of it not every pass has.
+    - `values`: a value for each row, [N], from arrays of a pass: its parameters name them.
     - `column`: its key in a row, where that is not its name.
     - `said`: values of some rows, [n] -> their figures; None where it stands in the rows alone.
     - `headline`: also said of every stratum, and of the baseline in each row.
@@ -71,9 +68,8 @@ class Measure:
 
     name: str
     definition: str
-    of: Callable[[Any], npt.NDArray[Any]]
+    values: Callable[..., npt.NDArray[Any]]
     source: str = ""
-    needs: tuple[Need, ...] = ()
     column: str = ""
     said: Callable[[Any], dict[str, Any]] | None = None
     headline: bool = False
@@ -81,9 +77,18 @@ class Measure:
     phrase: str = ""
     form: str = "{:.1%}"
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arrays of a pass that it is computed from."""
+        return tuple(inspect.signature(self.values).parameters)
+
     def can(self, made: Pass) -> bool:
         """Whether a pass has what it needs."""
-        return all(getattr(made, need) is not None for need in self.needs)
+        return all(made.arrays[need] is not None for need in self.needs)
+
+    def of(self, made: Pass) -> npt.NDArray[Any]:
+        """A value for each row of a pass: [N]."""
+        return self.values(*(made.arrays[need] for need in self.needs))
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -103,9 +108,9 @@ def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
     return np.asarray(first, dtype=np.int64)
 
 
-def token_accuracy(tokens: Ints, suffix: Ints) -> Scores:
+def token_accuracy(greedy: Ints, suffix: Ints) -> Scores:
     """The share of suffix positions whose token is right. Returns [N] in [0, 1]."""
-    return np.asarray((tokens == suffix).mean(axis=1, dtype=np.float64))
+    return np.asarray((greedy == suffix).mean(axis=1, dtype=np.float64))
 
 
 def suffix_nll(log_likelihood: Floats) -> Scores:
@@ -187,7 +192,7 @@ MEASURES = (
     Measure(
         "exact_match",
         "g_s = y_s for every s: discoverable extraction",
-        lambda made: exact_match(made.predictions.greedy, made.suffix),
+        exact_match,
         source="Carlini et al. 2022, Quantifying Memorization Across Neural Language Models, 3.1",
         column="exact",
         said=rate,
@@ -197,13 +202,13 @@ MEASURES = (
     Measure(
         "first_divergence",
         "the least s with g_s ≠ y_s, from 0 on, in the rows; null where there is none",
-        lambda made: first_divergence(made.predictions.greedy, made.suffix),
+        first_divergence,
         headline=True,
     ),
     Measure(
         "next_token_accuracy",
         "share of s with g_s = y_s: each token is asked for after the true ones before it",
-        lambda made: token_accuracy(made.predictions.greedy, made.suffix),
+        token_accuracy,
         said=mean,
         headline=True,
         label="next-token accuracy",
@@ -212,7 +217,7 @@ MEASURES = (
     Measure(
         "suffix_nll",
         "−(1/S) Σ log p(y_s)",
-        lambda made: suffix_nll(made.predictions.log_likelihood),
+        suffix_nll,
         column="nll",
         said=mean,
         headline=True,
@@ -224,7 +229,7 @@ MEASURES = (
         "extraction_strength",
         "1 − k/S, k the least number of suffix tokens after which greedy decoding gives all the "
         "rest",
-        lambda made: extraction_strength(made.predictions.greedy, made.suffix),
+        extraction_strength,
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models; as a "
         "measure Wang et al. 2024, Towards Effective Evaluations and Comparisons for LLM "
         "Unlearning Methods",
@@ -233,10 +238,9 @@ MEASURES = (
     Measure(
         "memorization_score",
         "share of s with d_s = y_s; the token accuracy of Menta et al. 2025",
-        lambda made: token_accuracy(made.decoded, made.suffix),
+        lambda decoded, suffix: token_accuracy(decoded, suffix),
         source="Biderman et al. 2023, Emergent and Predictable Memorization in Large Language "
         "Models",
-        needs=("decoded",),
         said=mean,
         label="memorization score",
         phrase="tokens recited when decoding freely, share",
@@ -244,9 +248,8 @@ MEASURES = (
     Measure(
         "near_match.levenshtein",
         "token edit similarity of d and y of 0.75 or more",
-        lambda made: near_match_similarity(made.decoded, made.suffix),
+        near_match_similarity,
         source="Lee et al. 2022, Deduplicating Training Data Makes Language Models Better",
-        needs=("decoded",),
         column="similarity",
         said=lambda similarity: rate(similarity >= NEAR_MATCH),
         label="near match (edit)",
@@ -255,10 +258,9 @@ MEASURES = (
     Measure(
         "near_match.bleu",
         "BLEU-4 of d against y above 0.75",
-        lambda made: bleu(made.decoded, made.suffix),
+        bleu,
         source="Ippolito et al. 2023, Preventing Verbatim Memorization in Language Models Gives a "
         "False Sense of Privacy",
-        needs=("decoded",),
         column="bleu",
         said=lambda scores: rate(scores > NEAR_MATCH),
         label="near match (BLEU)",
@@ -267,10 +269,9 @@ MEASURES = (
     Measure(
         "completion_entropy",
         "(1/S) Σ H(p_s), over the vocabulary",
-        lambda made: entropy(made.distributions),
+        entropy,
         source="Menta et al. 2025, Analyzing Memorization in Large Language Models through the "
         "Lens of Model Attribution",
-        needs=("distributions",),
         column="entropy",
         said=mean,
         label="completion entropy",
@@ -281,24 +282,11 @@ MEASURES = (
         "probabilistic_extraction",
         "(n, p): n samples hold the suffix with probability p or more, 1 − (1 − p_z)^n ≥ p; p_z "
         "is exact",
-        lambda made: log_extraction_probability(made.log_drawn),
+        log_extraction_probability,
         source="Hayes et al. 2024, Measuring Memorization in Language Models via Probabilistic "
         "Extraction",
-        needs=("log_drawn",),
         column="log_p_z",
         said=_curve,
     ),
 )
 HEADLINE = tuple(measure for measure in MEASURES if measure.headline)
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A dot in a key becomes an object in an object: {"a.b": 1} gives {"a": {"b": 1}}."""
-    found: dict[str, Any] = {}
-    for key, value in flat.items():
-        *outer, last = key.split(".")
-        place = found
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return found

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evals.memorization.measures import Flags, Floats, Measure, Scores
+from evals.running.predictions import Distributions
 from evals.statistics import bootstrap
 
 SHARE = 0.2
@@ -34,26 +35,26 @@ def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
     return loss_score(log_likelihood) / np.asarray(bits, dtype=np.float64)
 
 
-def min_k(log_likelihood: Floats, share: float = SHARE) -> Scores:
-    """Mean log-likelihood of the `share` of tokens that are least likely, at least one. [N]"""
-    return _mean_of_smallest(log_likelihood.astype(np.float64), share)
+def min_k(log_likelihood: Floats) -> Scores:
+    """Mean log-likelihood of the `SHARE` of tokens that are least likely, at least one. [N]"""
+    return _mean_of_smallest(log_likelihood.astype(np.float64))
 
 
-def min_k_plus_plus(
-    log_likelihood: Floats, entropy: Floats, spread: Floats, share: float = SHARE
-) -> Scores:
+def min_k_plus_plus(log_likelihood: Floats, distributions: Distributions) -> Scores:
     """Min-k of the log-likelihoods standardized by what the model expected there.
 
     (log p(x_t) − μ) / σ with μ and σ the mean and standard deviation of log p(v) under v ~ p,
-    so μ = −entropy. Where σ is 0 the distribution is certain and the term is 0. All [N, S] -> [N].
+    so μ = −entropy. Where σ is 0 the distribution is certain and the term is 0. [N, S] -> [N].
     """
-    distance = log_likelihood.astype(np.float64) + entropy
+    spread = distributions.spread
+    assert spread is not None
+    distance = log_likelihood.astype(np.float64) + distributions.entropy
     certain = spread == 0
-    return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)), share)
+    return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)))
 
 
-def _mean_of_smallest(values: Scores, share: float) -> Scores:
-    number = max(1, int(share * values.shape[1]))
+def _mean_of_smallest(values: Scores) -> Scores:
+    number = max(1, int(SHARE * values.shape[1]))
     return np.asarray(np.sort(values, axis=1)[:, :number].mean(axis=1))
 
 
@@ -61,31 +62,27 @@ SCORES = (
     Measure(
         "membership.loss",
         "AUC of members against non-members by mean log p(y_s)",
-        lambda made: loss_score(made.predictions.log_likelihood),
+        loss_score,
         source="Yeom et al. 2018, Privacy Risk in Machine Learning",
     ),
     Measure(
         "membership.min_k",
         "the same, by the mean over the least likely 20 % of tokens",
-        lambda made: min_k(made.predictions.log_likelihood),
+        min_k,
         source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
     ),
     Measure(
         "membership.zlib",
         "the same, by mean log p(y_s) over the bits that zlib needs for the text",
-        lambda made: zlib_score(made.predictions.log_likelihood, made.texts),
+        zlib_score,
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
-        needs=("texts",),
     ),
     Measure(
         "membership.min_k_plus_plus",
         "the same, by min-k of (log p(y_s) − μ) / σ, mean and deviation of log p(v) under v ~ p",
-        lambda made: min_k_plus_plus(
-            made.predictions.log_likelihood, made.distributions.entropy, made.distributions.spread
-        ),
+        min_k_plus_plus,
         source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
         "from Large Language Models",
-        needs=("distributions",),
     ),
 )
 

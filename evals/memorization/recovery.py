@@ -47,7 +47,7 @@ class Evidence:
     def of(made: Pass) -> Evidence:
         """Of a pass that was made with the default `Sampling`."""
         right = made.predictions.greedy == made.suffix
-        return Evidence(right, log_extraction_probability(made.log_drawn))
+        return Evidence(right, log_extraction_probability(made.arrays["log_drawn"]))
 
 
 @dataclass(frozen=True)

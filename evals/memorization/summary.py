@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from evals.memorization.extraction import Extraction
-from evals.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores, nested
+from evals.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
 from evals.memorization.membership import SCORES, auc
 from evals.samples import Tokens, row_hash
 from evals.samples.windows import selectivity
@@ -23,7 +23,7 @@ class Control:
     `tokens`: int32 [M, T], the rows.
     """
 
-    kind: str
+    kind: Literal["text", "non-members"]
     nll: Scores
     tokens: Tokens
 
@@ -53,7 +53,7 @@ def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any
             for score in SCORES
             if score.name in test.values
         }
-        summary |= nested(areas)
+        summary |= _nest(areas)
     if control is not None:
         summary["control"] = {
             "kind": control.kind,
@@ -120,7 +120,7 @@ def _figures(
         for one in measures
         if one.said is not None and one.name in test.values
     }
-    return {"n": int(mask.sum()), **nested(said)}
+    return {"n": int(mask.sum()), **_nest(said)}
 
 
 def _paired(baseline: Extraction, edited: Extraction, mask: Flags) -> dict[str, Any]:
@@ -151,9 +151,21 @@ def _columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, list[An
 
 
 def _row(columns: dict[str, list[Any]], index: int) -> dict[str, Any]:
-    return nested({name: _finite(values[index]) for name, values in columns.items()})
+    return _nest({name: _finite(values[index]) for name, values in columns.items()})
 
 
 def _finite(value: Any) -> Any:
     # JSON has no infinity: an impossible completion has no log-probability.
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A dot in a key becomes an object in an object: {"a.b": 1} gives {"a": {"b": 1}}."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *outer, last = key.split(".")
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return found

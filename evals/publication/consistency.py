@@ -1,101 +1,75 @@
-"""Whether the figures of a report agree: what follows from others is computed again, and compared.
-
-A report is a file that anybody can edit. Nothing here can tell whether a passage was recited, but
-a rate is its count over n, an interval follows from both, and a difference from what is compared.
-"""
+"""The figures of a report that follow from others, computed again: a rate is its count over n."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import median
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from evals.benchmarks.running import SEEDS
 from evals.evaluation.comparing import concluded, outcome_of, resolution_of
-from evals.evaluation.gates import DropLimit, limit_of
+from evals.evaluation.gates import limit_of
 from evals.memorization.membership import is_overcorrected
 from evals.statistics import SEED, Interval, discordant, mcnemar, paired_difference, wilson
-from surgery.selection import Part, blocks_of, variant_name, variants_by_head
 
 _MIDDLES = ("mean", "value", "difference", "auc", "rate")
 _SHARES = ("next_token_accuracy", "extraction_strength")
 _SUMS = (*_SHARES, "suffix_nll")
-_CLOSE = 1e-6  # relative: sums in another order, and other versions of scipy
 
 
-class Difference(NamedTuple):
-    """`path`: keys, with dots; what a report says there, and what follows from the rest of it."""
-
-    path: str
-    said: Any
-    made: Any
-
-    def __str__(self) -> str:
-        if isinstance(self.made, int | float) and isinstance(self.said, int | float):
-            return f"{self.path} is {self.said:.6g}, and {self.made:.6g} follows from the rest"
-        return f"{self.path} is not what follows from the rest"
-
-
-def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
+def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report in which everything that follows from other figures is computed from them.
 
-    `report`: as `Report.to_dict` gives it. Of an untouched one it is the same, but for roundings.
-    Raises ValueError, KeyError and the like for what is no report.
+    `report`: as `Report.to_dict` gives it. An untouched one stays the same, but for roundings. What
+    a report says of the edit itself is compared with the manifest. Raises ValueError, KeyError,
+    and the like for what is no report.
     """
     made: dict[str, Any] = _figures(report)
-    settings, provenance, gates = report["settings"], report["provenance"], report["gates"]
-    limits = [DropLimit(pattern, limit) for pattern, limit in settings["max_drop"].items()]
-    ran = {
-        role: {**provenance[role], "model": name, "dtype": settings["dtype"]}
-        for role, name in report["models"].items()
+    settings, base = report["settings"], report["base"]
+    named = {"models": [edit["name"] for edit in report["edits"]], "baseline": base["name"]}
+    seeds = {"bootstrap": SEED, **SEEDS}
+    return {
+        **made,
+        "base": _model(made["base"], settings),
+        "edits": [
+            _edit_report(edit, said, base, settings, report["provenance"]["samples_sha256"])
+            for edit, said in zip(made["edits"], report["edits"], strict=True)
+        ],
+        "settings": {**settings, **named},
+        "provenance": {**made["provenance"], "seeds": seeds},
     }
-    made |= {
-        "passed": all(gate["ok"] for gate in gates) if gates else None,
-        "tasks": {
-            name: _task(task, limit_of(limits, name), settings)
-            for name, task in made["tasks"].items()
-        },
-        "provenance": {**provenance, **ran, "seeds": {"bootstrap": SEED, **SEEDS}},
+
+
+def _model(model: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    ran = {"model": model["name"], "dtype": settings["dtype"]}
+    return {**model, "provenance": {**model["provenance"], **ran}}
+
+
+def _edit_report(
+    made: dict[str, Any],
+    said: Mapping[str, Any],
+    base: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    whole: str | None,
+) -> dict[str, Any]:
+    """`whole`: the hash of all passages, of which a half may have chosen the edit."""
+    made = _model(made, settings)
+    made["tasks"] = {
+        name: _task(task, limit_of(settings["max_drop"], name), settings)
+        for name, task in made["tasks"].items()
     }
-    if report["all_passages"] is None:  # no figure leaves any out
-        made["chose"] = {key: said and 0 for key, said in report["chose"].items()}
+    if said["all_passages"] is None:  # no figure leaves any out
+        made["chose"] = {key: value and 0 for key, value in said["chose"].items()}
     extraction = made["extraction"]
     if extraction is not None:
-        whole = made["provenance"]["samples_sha256"]  # of which a half may have chosen the edit
-        samples = whole if report["all_passages"] is None else extraction["samples"]["sha256"]
-        made["extraction"] = _extraction(extraction, made["provenance"], settings, samples)
-        made["passages"] = [_row(row, settings["suffix_length"]) for row in report["passages"]]
-    if report["audit"] is not None:
+        samples = whole if said["all_passages"] is None else extraction["samples"]["sha256"]
+        models = {"base": base["provenance"], "edited": made["provenance"]}
+        made["extraction"] = _extraction(extraction, models, settings, samples)
+        made["passages"] = [_row(row, settings["suffix_length"]) for row in said["passages"]]
+    if said["audit"] is not None:
         made["audit"] = _audit(made["audit"], settings)
-    if report["heldout"] is not None:
+    if said["heldout"] is not None:
         made["heldout"] = _heldout(made["heldout"], extraction)
-    if report["edit"] is not None:
-        made["edit"] = _edit(report["edit"])
     return made
-
-
-def differing(said: Any, made: Any, path: tuple[str, ...] = ()) -> Iterator[Difference]:
-    """Where two reports differ by more than a rounding."""
-    if isinstance(said, Mapping) and isinstance(made, Mapping) and said.keys() == made.keys():
-        for key in said:
-            yield from differing(said[key], made[key], (*path, key))
-    elif _is_list(said) and _is_list(made) and len(said) == len(made):
-        for one, other in zip(said, made, strict=True):
-            yield from differing(one, other, path)
-    elif not _equal(said, made):
-        yield Difference(".".join(path), said, made)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, float) or isinstance(other, float):
-        numbers = isinstance(one, int | float) and isinstance(other, int | float)
-        return numbers and math.isclose(one, other, rel_tol=_CLOSE, abs_tol=1e-9)
-    return type(one) is type(other) and one == other
 
 
 def _figures(value: Any, n: int = 0) -> Any:
@@ -124,8 +98,6 @@ def _figures(value: Any, n: int = 0) -> Any:
         made["auc"] = min(max(value["auc"], 0.0), 1.0)
     if isinstance(p := value.get("p_value"), float):
         made["p_value"] = min(max(p, 0.0), 1.0)
-    if isinstance(rounds := value.get("rounds"), list):
-        made |= {"median": median(rounds), "min": min(rounds), "max": max(rounds)}
     return made
 
 
@@ -182,7 +154,7 @@ def _extraction(
     found: dict[str, Any],
     provenance: Mapping[str, Any],
     settings: Mapping[str, Any],
-    samples: str,
+    samples: str | None,
 ) -> dict[str, Any]:
     lengths = {key: settings[key] for key in ("prefix_length", "suffix_length")}
     after, before = (_summary({**one, **lengths}) for one in (found, found["baseline"]))
@@ -277,7 +249,7 @@ def _row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
 
 def _audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     attacks = []
-    for name, attack in zip(settings["attacks"], audit["attacks"], strict=True):
+    for name, attack in zip(settings["attack"], audit["attacks"], strict=True):
         made = {**attack, "name": name}
         if "paired" in attack:
             made |= _attack(attack, audit["n"], audit["control"]["n"])
@@ -325,17 +297,3 @@ def _heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> d
     made["difference"] = difference
     made["resolution"] = resolution_of(1.0)
     return {**made, "outcome": _outcome({**made, **difference, "difference": difference})}
-
-
-def _edit(edit: dict[str, Any]) -> dict[str, Any]:
-    """The lists that follow from its parts. Earlier edits may have freed other blocks."""
-    parts = [Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit["parts"]]
-    made = {**edit, "blocks": list(blocks_of(parts)), "variant": variant_name(parts)}
-    made["num_blocks"] = max(edit["num_blocks"], *(part.block + 1 for part in parts))
-    if not edit["earlier_edits"]:
-        made["attention_free"] = {
-            str(block): variant_name([part for part in parts if part.block == block])
-            for block, heads in variants_by_head(parts).items()
-            if len(heads) == edit["num_heads"]
-        }
-    return made

@@ -1,138 +1,140 @@
-"""What of a report is published: its figures and names, and sentences made anew from them.
+"""A report as `verify` reads it and `push` sends it: its figures checked, its sentences made anew.
 
-So no passage's text can stand in one, whoever typed it there. What no figure tells, such as
-another's description of a task and why a row was left out, stays behind.
+So no sentence can hold the text of a passage, whoever typed it there; and the schema has no other
+place for one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from evals.attacks.names import attack_of
 from evals.attacks.result import Audit
-from evals.benchmarks.tasks import asked
+from evals.evaluation.card import shown_on_card
 from evals.evaluation.comparing import verdict_of
 from evals.evaluation.conclusions import edit_of
-from evals.evaluation.headline import with_sentences
+from evals.evaluation.headline import write_sentences
 from evals.evaluation.page import pages
-from evals.evaluation.report import Edit, HeldOut, Metric, Point, Report, Task
+from evals.evaluation.report import (
+    EditReport,
+    FrontPoint,
+    HeldOut,
+    Metric,
+    Report,
+    TaskResult,
+)
 from evals.memorization.comparison import warnings_of as extraction_warnings
-from evals.publication.consistency import Difference, differing, recomputed
-from evals.publication.text import texts_in
+from evals.publication.consistency import recompute_report
+from evals.publication.differences import find_differences
+from evals.publication.schema import check_open_parts
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.errors import OutputError, SurgeryError
-from surgery.proof.claims import RenderedReport
+from surgery.errors import OutputError
+from surgery.proof.claims import TOOL, RenderedReport
 from surgery.record.manifest import REPORTS, Manifest, versions
-from surgery.selection import Part, format_selection
 from surgery.untrusted import guard
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
 """Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
-_C = TypeVar("_C", Task, Metric, HeldOut)
+MATPLOTLIB = metadata.version("matplotlib")
+_C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
-def publication(report: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """The report as it may be published, and its pages by name. `where`: the file it is from.
+def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
+    """A report.json, checked, with its sentences and pages made anew, for `verify` and `push`.
 
-    Raises ValueError for what is no report, and `OutputError` where its figures contradict each
-    other, or where text of a passage may stand in it: in a sentence that its figures do not tell,
-    or in place of a name.
+    `where`: the file it is from; `manifest`: surgery.json of the model that it must be of. Raises
+    as `check_report`, and `OutputError` for a report of another model.
+    """
+    _check_model(Report.model_validate(report), where, manifest)
+    made = check_report(report, where)
+    files = {REPORTS[0]: made.to_text(), **pages(made.to_dict())}
+    recorded = made.provenance.versions
+    version, drawn_by = recorded.get(TOOL), recorded.get("matplotlib", MATPLOTLIB)
+    if drawn_by != MATPLOTLIB:  # its pictures differ, so the page cannot be made again here
+        version = f"{version} with matplotlib {drawn_by}"
+    return RenderedReport(files, shown_on_card(made), version)
+
+
+def check_report(report: Mapping[str, Any], where: Path) -> Report:
+    """A report whose figures agree, with its sentences made anew. `where`: the file it is from.
+
+    Raises ValueError for what is no report or holds text, and `OutputError` where its figures
+    contradict each other or, if this version wrote it, where a sentence is not what they tell.
     """
     given = Report.model_validate(report)
-    check_figures(given, where, OutputError)
-    sent = told(_without_notes(given)).to_dict()
-    shown = next(chain((one.path for one in _untold(given)), texts_in(sent)), None)
-    if shown is not None:
-        raise OutputError(
-            f"{shown} may show the text of passages, which is never published",
-            where=where,
-            fix="evaluate again without `show_text=True`, or remove the report",
-        )
-    for name, task in sent["tasks"].items():
-        task["description"] = asked(name, {})
-    return sent, pages(sent)
-
-
-def public_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
-    """`publication` for `push`. `manifest`: surgery.json of the model that it must be of."""
-    _check_model(Report.model_validate(report), where, manifest)
-    sent, made = publication(report, where)
-    return _told(Report.model_validate(sent), made)
-
-
-def own_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
-    """A report as it is, for `verify`: it may show text, and another version may have told it."""
-    given = Report.model_validate(report)
-    _check_model(given, where, manifest)
-    check_figures(given, where, OutputError)
-    told_here = given.provenance.versions.get("attn-surgery") == versions().get("attn-surgery")
-    untold = next(_untold(given), None) if told_here else None
-    if untold is not None:
-        raise OutputError(f"{untold.path} is not what its figures tell", where=where)
-    return _told(given, pages(given.to_dict()))
-
-
-def _told(report: Report, made: Mapping[str, str]) -> RenderedReport:
-    version = report.provenance.versions.get("attn-surgery")
-    return RenderedReport({REPORTS[0]: report.to_text(), **made}, report.measured(), version)
+    check_open_parts(given)
+    check_figures(given, where)
+    made = write_all_sentences(given)
+    said = next(find_differences(given.to_dict(), made.to_dict()), None)
+    if said is not None and given.provenance.versions.get(TOOL) == versions().get(TOOL):
+        what = f"{said.path} is not what its figures tell"
+        raise OutputError(what, where=where, fix="evaluate again, or remove it")
+    return made
 
 
 def _check_model(report: Report, where: Path, manifest: bytes) -> None:
     """Refuses a report of another model, or one that compares with anything but its source."""
     recorded = Manifest.model_validate_json(manifest, strict=True)
-    provenance = report.provenance
-    if provenance.edited.get("manifest_sha256") != hashlib.sha256(manifest).hexdigest():
+    ours, base = hashlib.sha256(manifest).hexdigest(), report.base.provenance
+    if [edit.provenance.get("manifest_sha256") for edit in report.edits] != [ours]:
         raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
     sources = [edit.source for edit in (recorded.edit, *recorded.history)]
     named = {(source.model, source.commit) for source in sources if source.commit}
-    base = (provenance.base.get("model"), provenance.base.get("commit"))
     contents = {source.content for source in sources if source.content}
-    is_source = provenance.base.get("content") in contents or base in named
-    if report.relation != "source" or not is_source:
+    is_source = base.get("content") in contents
+    is_source = is_source or (base.get("model"), base.get("commit")) in named
+    (edit,) = report.edits
+    if edit.relation != "source" or not is_source:
         what = "compares with a model that is not known to be the source"
         raise OutputError(what, where=where, fix="evaluate against the source, or remove it")
-    if report.edit != edit_of(recorded):
+    if edit.edit != edit_of(recorded):
         what = "edit is not that of surgery.json"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
 
 
-def check_figures(report: Report, where: object, error: type[SurgeryError]) -> None:
-    """Raises `error` where a figure is not what others make it: see `recomputed`."""
-    said = report.to_dict()
-    untold = (one for one in _untold(report) if not isinstance(one.said, str | list))
-    fix = "evaluate again, or remove it"
-    with guard(error, "is no report", where, fix):  # what is no number, or a division by zero
-        found = next(chain(differing(said, recomputed(said)), untold), None)
+def check_figures(report: Report, where: object) -> None:
+    """Raises `OutputError` where a figure is not what others make it: see `recompute_report`."""
+    said, fix = report.to_dict(), "evaluate again, or remove it"
+    with guard(OutputError, "is no report", where, fix):  # no number, or a division by zero
+        made = write_all_sentences(report).to_dict()
+        figures = (
+            one for one in find_differences(said, made) if not isinstance(one.said, str | list)
+        )
+        found = next(chain(find_differences(said, recompute_report(said)), figures), None)
     if found is not None:
-        raise error(f"contradicts itself: {found}", where=where, fix=fix)
+        raise OutputError(f"contradicts itself: {found}", where=where, fix=fix)
 
 
-def told(report: Report) -> Report:
+def write_all_sentences(report: Report) -> Report:
     """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
-    heldout = _of_heldout(report.heldout)
-    every = report.all_passages
-    tasks = {}
-    for name, task in report.tasks.items():
+    figures = {
+        "edits": [_of_edit_report(edit) for edit in report.edits],
+        "front": [_of_front(point) for point in report.front],
+    }
+    return write_sentences(report.model_copy(update=figures))
+
+
+def _of_edit_report(edit: EditReport) -> EditReport:
+    every, tasks = edit.all_passages, {}
+    for name, task in edit.tasks.items():
         metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
         tasks[name] = _with_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
-    points = report.trade_off.points if report.trade_off else []
-    front = [_of_front(point) for point in points if point.kind == "front"]
     figures = {
         "tasks": tasks,
-        "extraction": report.extraction and _of_extraction(report.extraction),
-        "audit": report.audit and _of_audit(report.audit),
-        "heldout": heldout,
+        "extraction": edit.extraction and _of_extraction(edit.extraction),
+        "audit": edit.audit and _of_audit(edit.audit),
+        "heldout": _of_heldout(edit.heldout),
         "all_passages": every and every.model_copy(update={"heldout": _of_heldout(every.heldout)}),
-        "edit": report.edit and _of_edit(report.edit),
     }
-    return with_sentences(report.model_copy(update=figures), front)
+    return edit.model_copy(update=figures)
 
 
 def _of_heldout(heldout: HeldOut | None) -> HeldOut | None:
@@ -157,32 +159,5 @@ def _of_audit(audit: Audit) -> Audit:
     return audit.model_copy(update={"attacks": attacks})
 
 
-def _of_edit(edit: Edit) -> Edit:
-    parts = [Part(part["block"], tuple(part["heads"]), part["variant"]) for part in edit.parts]
-    if edit.num_heads is None:
-        raise ValueError("edit.num_heads: expected a number")
-    return edit.model_copy(update={"drop_attn": format_selection(parts, edit.num_heads)})
-
-
-def _of_front(point: Point) -> Point:
+def _of_front(point: FrontPoint) -> FrontPoint:
     return point if _FRONT.fullmatch(point.label) else point.model_copy(update={"label": ""})
-
-
-def _without_notes(report: Report) -> Report:
-    """The report without what others wrote in words: of tasks, and about rows of the samples."""
-    tasks = {
-        name: task.model_copy(update={"description": None}) for name, task in report.tasks.items()
-    }
-    extraction = report.extraction
-    if extraction is not None:
-        samples = {
-            key: [{"id": row["id"]} for row in value] if isinstance(value, list) else value
-            for key, value in extraction["samples"].items()
-        }
-        extraction = {**extraction, "samples": samples}
-    return report.model_copy(update={"tasks": tasks, "extraction": extraction})
-
-
-def _untold(report: Report) -> Iterator[Difference]:
-    """Where it is not what its own figures tell."""
-    yield from differing(report.to_dict(), told(report).to_dict())

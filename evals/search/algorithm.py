@@ -3,9 +3,10 @@
 Without estimates all sets of units are measured, and the answer is the best there is. With them:
 
 1. Sets are composed that should leave less and less recovered, and measured.
-2. Whole blocks and pairs of them are measured where they might be better: a plain scan finds those.
-3. Round by round, the search composes sets anew, and measures them and some that differ by one unit
+2. Round by round, the search composes sets anew, and measures them and some that differ by one unit
    from the best so far, until two rounds find nothing better.
+3. A few whole blocks and pairs of them are measured, where they might be better: a plain scan finds
+   those. Then step 2 again.
 
 Every measurement corrects the estimates. What was measured decides what is accepted. Nothing here
 knows about models: `evaluate` gives points for selections.
@@ -13,13 +14,12 @@ knows about models: `evaluate` gives points for selections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 
 import numpy as np
 
-from evals.search.composing import compose, neighbors, value
+from evals.search.composing import changed, changes_of, compose, value
 from evals.search.estimates import Estimates, Indices
 from evals.search.goals import Goal
 from evals.search.points import EditPoint
@@ -31,6 +31,8 @@ _TRIED = 6  # sets that are measured in a round
 _PATIENCE = 2  # rounds that may find nothing better
 _FAR_OFF = np.array([-0.4, 1.0])  # an error that is allowed for: logarithms of cost and of drift
 
+Start = tuple[Indices, Indices]
+"""A set to change by a unit, and the units that may be in it."""
 Evaluate = Callable[[Sequence[Selection]], Sequence[EditPoint]]
 """Selections → their points, in order; () is the unedited model."""
 
@@ -63,14 +65,20 @@ def find(
     aim = max(goal.rates(estimates.passages)[0], 0.1 / estimates.passages)
     for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
         found.measure(_composed(found, float(rate)))
-    found.measure(_promising(found, aim, _blocks(found)))
+    _improve(found, aim)
+    found.measure(_promising(found, aim, _blocks(found)), most=_TRIED)
+    _improve(found, aim)
+    return found
+
+
+def _improve(found: Found, aim: float) -> None:
+    """Rounds of sets that may be better than the best, until that helps no more."""
     best, stale, more = found.best, 0, True
     while more and stale < _PATIENCE:
-        sets = [*_composed(found, aim), *_composed(found, _between(found)), *_near(found, aim)]
-        more = found.measure(sets, most=_TRIED)
+        sets = _composed(found, aim) + _composed(found, _between(found))
+        more = found.measure(sets + _promising(found, aim, _near(found)), most=_TRIED)
         stale = stale + 1 if found.best == best else 0
         best = found.best
-    return found
 
 
 @dataclass
@@ -151,31 +159,26 @@ def _between(found: Found) -> float:
     return float((high * low) ** 0.5)
 
 
-def _blocks(found: Found) -> list[Indices]:
+def _blocks(found: Found) -> Iterator[Start]:
     """Whole blocks, alone and in pairs."""
-    whole, free = sorted(found.guide.blocks), found.guide.free
-    pairs = [Indices(pair) for pair in combinations(whole, 2) if free(pair[:1])[pair[1]]]
-    pools = found.guide.pools
-    return [Indices([one]) for one in whole] + [p for p in pairs if any(p <= o for o in pools)]
+    for pool in found.guide.pools:
+        whole = pool & found.guide.blocks
+        for begin in [Indices(), *(Indices([one]) for one in sorted(whole))]:
+            yield begin, whole
 
 
-def _near(found: Found, aim: float) -> list[Indices]:
+def _near(found: Found) -> Iterator[Start]:
     """What differs by a unit from the best, and from the cheapest that meets the goal."""
     met = sorted(found.met, key=lambda one: found.goal.order(found.measured[one]))
-    begin = dict.fromkeys([found.best, *met[:1]])
-    sets = [one for some in begin for one in neighbors(found.guide, some, aim, _price(found))]
-    return _promising(found, aim, sets)
+    for begin in dict.fromkeys([found.best, *met[:1]]):
+        yield from ((begin, pool) for pool in found.guide.pools if begin <= pool)
 
 
-def _price(found: Found) -> float:
-    """What the best set pays for a fall of the rate by the factor e, in nats."""
-    (kl,), (rate,) = found.guide.expected(found.best)
-    return float(kl / max(np.log(found.base.recovered / max(rate, 1e-6)), 1e-3))
-
-
-def _promising(found: Found, aim: float, sets: Iterable[Indices]) -> list[Indices]:
-    """Those that might be better than the best if the estimates were far off, best first."""
-    guide, price = found.guide, _price(found)
+def _promising(found: Found, aim: float, starts: Iterable[Start]) -> list[Indices]:
+    """What might be better than the best if the estimates were far off, best first."""
+    guide = found.guide
+    (kl,), (rate,) = guide.expected(found.best)
+    price = kl / max(np.log(found.base.recovered / max(rate, 1e-6)), 1e-3)  # that the best pays
     dear = [
         point.heldout_kl
         for chosen, point in found.measured.items()
@@ -183,9 +186,11 @@ def _promising(found: Found, aim: float, sets: Iterable[Indices]) -> list[Indice
     ]
     most, (_, highest) = min(dear, default=np.inf), found.goal.rates(guide.passages)
     hopeful = replace(guide, corrections=guide.corrections + _FAR_OFF)
-    worth: list[tuple[float, list[int]]] = []
-    for chosen in dict.fromkeys(sets):
-        (kl,), (rate,) = hopeful.expected(chosen)
-        if kl < most and rate <= highest and chosen not in found.measured:
-            worth.append((float(value(guide.expected(chosen), aim, price)[0]), sorted(chosen)))
-    return [Indices(chosen) for _, chosen in sorted(worth)]
+    values: dict[Indices, float] = {}
+    for begin, pool in starts:
+        changes = changes_of(guide, begin, pool, elsewhere=True)
+        hoped = hopeful.expected(begin, changes)
+        changes = changes[(hoped.kl < most) & (hoped.rate <= highest)]
+        worth = value(guide.expected(begin, changes), aim, price).tolist()
+        values |= zip((changed(begin, change) for change in changes), worth, strict=True)
+    return sorted(values, key=lambda chosen: (values[chosen], sorted(chosen)))

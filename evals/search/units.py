@@ -83,18 +83,16 @@ def every_set(some: Sequence[Part]) -> Iterator[frozenset[int]]:
     A whole block and all its heads with its variant are one edit.
     """
     seen: set[Selection] = set()
-
-    def grow(chosen: tuple[int, ...], first: int) -> Iterator[frozenset[int]]:
-        for index in range(first, len(some)):
+    begun: list[tuple[int, ...]] = [()]
+    while begun:
+        chosen = begun.pop()
+        for index in range(chosen[-1] + 1 if chosen else 0, len(some)):
             if not any(clash(some[index], some[other]) for other in chosen):
-                more = (*chosen, index)
-                selection = merged(some[one] for one in more)
+                begun.append((*chosen, index))
+                selection = merged(some[one] for one in begun[-1])
                 if selection not in seen:
                     seen.add(selection)
-                    yield frozenset(more)
-                yield from grow(more, index + 1)
-
-    return grow((), 0)
+                    yield frozenset(begun[-1])
 
 
 def last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:

@@ -5,38 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from evals.sweep.request import SweepRequest
 from surgery.editing.in_memory import Editable
 from surgery.selection import Part, Selection
 
 Kind = Literal["block", "last", "range", "head"]
 
 
-def swept(
+def list_edits(
     num_blocks: int,
     num_heads: int,
     variants: Sequence[str],
+    request: SweepRequest,
     *,
-    last: bool = True,
-    ranges: bool = False,
-    heads: bool = False,
     num_groups: int | None = None,
 ) -> dict[Selection, Kind]:
     """Edits in the order of a report, each under the first kind that it is of.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
-    with `heads` every head alone, and every one of `num_groups` key/value heads that are shared,
-    with its query heads. Each with every variant.
+    with `heads` every head alone, and every one of `num_groups` shared key/value heads with its
+    query heads. Each in every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
     shapes: list[tuple[Kind, range, tuple[int, ...]]]
     shapes = [("block", every[block : block + 1], whole) for block in every]
-    if last:
+    if request.last:
         shapes += [("last", every[first:], whole) for first in reversed(every)]
-    if ranges:
+    if request.ranges:
         shapes += [
             ("range", every[first : end + 1], whole) for first in every for end in every[first:]
         ]
-    if heads:
+    if request.heads:
         each = num_heads // (num_groups or num_heads)
         groups = [whole[head : head + each] for head in range(0, num_heads, each)]
         pieces = dict.fromkeys([*((head,) for head in whole), *groups])
@@ -48,7 +47,7 @@ def swept(
     return found
 
 
-def left_out(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]:
+def drop_refused(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]:
     """Takes out the single heads that no layout holds. Returns variant -> why.
 
     Raises `UnsupportedError` where whole blocks cannot be edited.

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +17,51 @@ from evals.edits.engine import Measured
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.memorization.recovery import Evidence, rates
-from evals.models import LoadedModel
-from evals.samples import Samples, Tokens, row_hash
-from evals.sweep.edits import Kind
-from surgery.fitting.fitter import Fitter
+from evals.samples import row_hash
+from evals.search.estimates import Estimates
+from evals.sweep.task import SweepTask
 from surgery.record.manifest import CalibrationRecord, versions
-from surgery.selection import Selection
+from surgery.selection import Part, Selection, format_selection
 
 LOW_EXTRACTION = 0.01
 """The share of passages that an edit may leave and still count as effective."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What was swept, on what: everything but the results.
-
-    `heldout`: int32 [M, T] windows, None where none were measured. `calibration`: the text that
-    variants were fitted on, with the fit of each block alone.
-    """
-
-    loaded: LoadedModel
-    samples: Samples
-    heldout: Tokens | None
-    exact_only: bool
-    batch_size: int
-    calibration: CalibrationRecord | None = None
-    warnings: Sequence[str] = ()
-
-
 def sweep_report(
-    setting: Setting, measured: Sequence[Measured], kinds: Mapping[Selection, Kind]
+    task: SweepTask,
+    measured: Sequence[Measured],
+    estimates: Estimates | None = None,
+    bounds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON object of `sweep --json`. `measured`: the base model first, then every edit.
 
-    Figures on samples are over members, where membership is known. An edit's `heads` are there
-    only where it is not of whole blocks.
+    Figures on samples are over members, where membership is known. With `estimates`, all records
+    hold them. With `bounds`, those of single blocks hold `mixing_measured` and `mixing_bound`:
+    means over tokens, relative to the residual's norm.
     """
-    loaded, samples = setting.loaded, setting.samples
-    dimensions = loaded.dimensions
-    records = [
-        {**_named(one.selection, kinds, dimensions.num_heads), **_figures(one, samples.trained_on)}
-        for one in measured
-    ]
-    heldout = setting.heldout
+    loaded, samples, heldout = task.loaded, task.samples, task.heldout
+    heads, fitted = loaded.dimensions.num_heads, _record_fits(task)
+    records = []
+    for one in measured:
+        record = {**_name(one.selection, task), **_figures(one, samples.trained_on)}
+        if estimates is not None:
+            figures = estimates.figures(one.selection)
+            record |= {f"estimated_{name}": value for name, value in figures.items()}
+        if bounds is not None and record["kind"] == "block":
+            mixing = bounds["blocks"][record["blocks"][0]]
+            record["mixing_measured"] = mixing["measured_mean"]
+            record["mixing_bound"] = mixing["bound_mean"]
+        records.append(record)
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
-    return {
+    result = {
         "model": loaded.name,
         "family": loaded.family.model_type,
-        "num_blocks": dimensions.num_blocks,
-        "num_heads": dimensions.num_heads,
+        "num_blocks": loaded.dimensions.num_blocks,
+        "num_heads": heads,
         "n": int(samples.trained_on.sum()),
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
-        "exact_only": setting.exact_only,
+        "exact_only": task.request.exact_only,
         "base": records[0],
         "edits": records[1:],
         "samples": {
@@ -81,54 +72,63 @@ def sweep_report(
         },
         "heldout": heldout
         if heldout is None
-        else {
-            "windows": len(heldout),
-            "tokens": int(heldout.size),
-            "sha256": row_hash(heldout),
-        },
-        "calibration": setting.calibration and setting.calibration.model_dump(mode="json"),
-        "warnings": [*setting.warnings, *([] if records[0]["exact_count"] else [nothing])],
+        else {"windows": len(heldout), "tokens": int(heldout.size), "sha256": row_hash(heldout)},
+        "calibration": fitted and fitted.model_dump(mode="json"),
+        "warnings": [*task.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
-            "model": {**loaded.provenance, "batch_size": setting.batch_size},
+            "model": {**loaded.provenance, "batch_size": task.engine.batch_size},
             "versions": versions(),
         },
     }
+    if bounds is not None:
+        result["bounds"] = bounds
+    if estimates is not None and heldout is not None:
+        passages = len(estimates.margins)
+        result["estimates"] = [_estimated(unit, estimates, heads) for unit in task.units]
+        result["estimated_on"] = {"windows": len(heldout), "passages": passages}
+    return result
 
 
-def fitted_alone(
-    fitter: Fitter | None, edits: Mapping[Selection, Kind]
-) -> CalibrationRecord | None:
+def _estimated(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
+    return {
+        "spec": format_selection((unit,), num_heads),
+        "kind": "block" if len(unit.heads) == num_heads else "head",
+        "block": unit.block,
+        "variant": unit.variant,
+        **estimates.figures((unit,)),
+    }
+
+
+def _record_fits(task: SweepTask) -> CalibrationRecord | None:
     """The text that variants were fitted on, and how well each block fits when edited alone."""
-    if fitter is None:
+    if task.fitter is None:
         return None
-    parts = [part for selection, kind in edits.items() if kind == "block" for part in selection]
-    fits = fitter.fits_alone({part.block for part in parts}, {part.variant for part in parts})
-    return fitter.calibration.record(fits)
+    alone = [edit for edit, kind in task.edits.items() if kind == "block"]
+    parts = [part for selection in alone for part in selection]
+    fits = task.fitter.fits_alone({part.block for part in parts}, {part.variant for part in parts})
+    return task.fitter.calibration.record(fits)
 
 
 def journal_of(
-    output: Path,
-    setting: Setting,
-    edits: Mapping[Selection, Kind],
-    tasks: Mapping[str, Any] | None = None,
+    output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
 ) -> Journal:
     """Where the progress of a sweep is kept: in a hidden file beside its output folder.
 
-    With `tasks`, what each benchmark asks, the file is that of the benchmarks.
+    With `questions`, what each benchmark asks, the file is that of the benchmarks.
     """
-    loaded, calibration = setting.loaded, setting.calibration
+    loaded, samples = task.loaded, task.samples
     settings = {
         "model": loaded.identity,
         "dtype": loaded.dtype,
-        "samples": [setting.samples.sha256, setting.samples.prefix_length],
-        "heldout": None if setting.heldout is None else row_hash(setting.heldout),
-        "exact_only": setting.exact_only,
-        "batch_size": setting.batch_size,
-        "calibration": calibration and calibration.sha256,
-        "tasks": tasks,
-        "edits": hashlib.sha256(repr(list(edits)).encode()).hexdigest(),
+        "samples": [samples.sha256, samples.prefix_length],
+        "heldout": None if task.heldout is None else row_hash(task.heldout),
+        "exact_only": task.request.exact_only,
+        "batch_size": task.engine.batch_size,
+        "calibration": task.fitter and task.fitter.calibration.record({}).sha256,
+        "tasks": questions,
+        "edits": hashlib.sha256(repr(list(task.edits)).encode()).hexdigest(),
     }
-    part = "" if tasks is None else ".tasks"
+    part = "" if questions is None else ".tasks"
     path = output.parent / f".{output.name}{part}.progress"
     return Journal(path, settings, loaded.check_unchanged)
 
@@ -173,11 +173,11 @@ def best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [min(low, key=lambda edit: float(edit["heldout_loss"]))]
 
 
-def _named(selection: Selection, kinds: Mapping[Selection, Kind], num_heads: int) -> dict[str, Any]:
+def _name(selection: Selection, task: SweepTask) -> dict[str, Any]:
     if selection == BASE:
         return {"spec": "", "kind": "base", "blocks": [], "variant": None}
-    named = edit_record(selection, num_heads)
-    return {"spec": named["spec"], "kind": kinds[selection], **named}
+    named = edit_record(selection, task.loaded.dimensions.num_heads)
+    return {"spec": named["spec"], "kind": task.edits[selection], **named}
 
 
 def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -206,22 +206,3 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
 def _finite(value: float) -> float | None:
     # JSON has neither NaN, for what was not measured, nor infinity, for a perplexity beyond reach.
     return value if np.isfinite(value) else None
-
-
-def with_divergence(result: dict[str, Any], divergence: dict[str, Any]) -> dict[str, Any]:
-    """A sweep's result with the bounds of `evals.bounds.divergence`, also in the blocks' records.
-
-    `mixing_measured`, `mixing_bound`: means over tokens, relative to the residual's norm.
-    """
-    mixing = {
-        bounded["block"]: {
-            "mixing_measured": bounded["measured_mean"],
-            "mixing_bound": bounded["bound_mean"],
-        }
-        for bounded in divergence["blocks"]
-    }
-    edits = [
-        edit | mixing[edit["blocks"][0]] if edit["kind"] == "block" else edit
-        for edit in result["edits"]
-    ]
-    return {**result, "edits": edits, "bounds": divergence}

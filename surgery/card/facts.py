@@ -6,11 +6,9 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.card.measured import Count, Mean
 from surgery.families import family_of
 from surgery.record.manifest import Edit, Manifest
 from surgery.selection import by_variant, format_blocks, format_selection
@@ -104,30 +102,6 @@ def as_python(text: str) -> Markdown:
     return Markdown(json.dumps(printable(text)).replace("<", "\\u003c"))
 
 
-def as_figure(value: float, sign: str = "-") -> Markdown:
-    """Three decimals; `sign` "+" shows it for positive numbers too."""
-    return Markdown(f"{value:{sign}.4g}" if abs(value) >= 1000 else f"{value:{sign}.3f}")
-
-
-def as_interval(ends: Sequence[float], sign: str = "-") -> Markdown:
-    """[-0.050, 0.010]"""
-    return Markdown(f"[{', '.join(as_figure(end, sign) for end in ends)}]")
-
-
-def as_mean(found: Mean) -> Markdown:
-    return Markdown(f"{as_figure(found.mean)} {as_interval(found.ci95)}")
-
-
-def as_rate(found: Mean | Count) -> Markdown:
-    """A share with its interval, in percent, after the count where there is one."""
-    low, high = (100 * end for end in found.ci95)
-    if isinstance(found, Count):
-        shown = f"{found.count} ({100 * found.rate:.1f} %)"
-    else:
-        shown = f"{100 * found.mean:.1f} %"
-    return Markdown(f"{shown} [{low:.1f}, {high:.1f}]")
-
-
 def printable(text: object) -> str:
     """In one line, without control characters and those that turn the direction of text."""
     kept = (letter if letter.isprintable() else " " for letter in str(text))
@@ -136,10 +110,7 @@ def printable(text: object) -> str:
 
 FILTERS = {
     "code": as_code,
+    "verbatim": Markdown,
     "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
-    "figure": as_figure,
-    "interval": as_interval,
-    "rate": as_rate,
-    "mean": as_mean,
 }
 """Of the template."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from surgery.card.measured import Measured
+from surgery.card.metadata import Measurements
 from surgery.card.text import card_text
 from surgery.checkpoint.source import CARD, MANIFEST, own_file
 from surgery.errors import ManifestError, SourceError
@@ -24,7 +24,7 @@ def read_card(folder: Path) -> str | None:
     return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
 
 
-def refresh_card(folder: Path, measured: Measured | None) -> Path:
+def refresh_card(folder: Path, measured: Measurements | None) -> Path:
     """Writes a folder's card anew, with the figures of an evaluation. The user's own text stays.
 
     **Raises:** `ManifestError` when the folder has no manifest or its card is broken, `OutputError`

@@ -7,11 +7,11 @@ already has them. Every other key is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from surgery.card.facts import printable
-from surgery.card.measured import Measured
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
@@ -22,10 +22,19 @@ _TAGS = ("attention-free", "attn-surgery", "memorization")
 # the Hub knows adapter, merge, quantized and finetune; full weights that derive from one model
 # without being merged or quantized are what it lists as fine-tunes
 _RELATION = "finetune"
-_TASK = "text-generation"
+TASK = "text-generation"
 _INDEX = "model-index"
 CLAIMED = ("base_model", "base_model_relation", _INDEX)
 """Keys that say what a manifest and a report say."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a card shows of an evaluation, whoever took it: Markdown that holds no comment of ours,
+    and arguments of `huggingface_hub.EvalResult` for the model index."""
+
+    text: str
+    results: Sequence[Mapping[str, Any]] = ()
 
 
 def split_card(text: str) -> tuple[dict[str, Any], str]:
@@ -63,10 +72,10 @@ def metadata_yaml(
     name: str,
     source: Mapping[str, Any],
     existing: Mapping[str, Any],
-    measured: Measured | None,
+    measured: Measurements | None,
 ) -> str:
     """The card's metadata, see `to_yaml`."""
-    from huggingface_hub.repocard_data import eval_results_to_model_index
+    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
     on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
     base_model = next((model for model in on_hub if model is not None), None)  # the nearest
@@ -74,12 +83,13 @@ def metadata_yaml(
         "base_model": base_model,
         "base_model_relation": _RELATION if base_model else None,
         "library_name": "transformers",
-        "pipeline_tag": _TASK,
+        "pipeline_tag": TASK,
         "tags": _tags(existing.get("tags"), manifest.edit.family),
     }
     kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
-    if measured is not None and (results := _results(measured)):
+    if measured is not None and measured.results:
+        results = [EvalResult(**result) for result in measured.results]
         data[_INDEX] = eval_results_to_model_index(printable(name), results)
     return to_yaml(data)
 
@@ -88,39 +98,3 @@ def _tags(existing: object, family: str) -> list[str]:
     kept = [existing] if isinstance(existing, str) else existing
     tags = [*_TAGS, family, *(kept if isinstance(kept, list) else [])]
     return list(dict.fromkeys(map(str, tags)))
-
-
-def _results(measured: Measured) -> list[Any]:
-    from huggingface_hub import EvalResult
-
-    found = [
-        EvalResult(
-            task_type=_TASK,
-            dataset_type=printable(name),
-            dataset_name=printable(name),
-            dataset_args={"num_fewshot": task.num_fewshot},
-            metric_type=printable(task.metric),
-            metric_value=task.edited,
-            metric_args={"n": task.n, "before_the_edit": task.base},
-        )
-        for name, task in measured.tasks.items()
-    ]
-    if (extraction := measured.extraction) is not None:
-        lengths = {key: getattr(extraction, key) for key in ("prefix_length", "suffix_length")}
-        for metric, key in (("exact_match", "rate"), ("next_token_accuracy", "mean")):
-            models = [model for model in (extraction, extraction.baseline) if model is not None]
-            value, *before = (getattr(getattr(model, metric), key) for model in models)
-            known = {"before_the_edit": before[0]} if before else {}
-            found.append(
-                EvalResult(
-                    task_type=_TASK,
-                    task_name="verbatim extraction",
-                    dataset_type="memorized-passages",
-                    dataset_name="passages of the training data",
-                    dataset_args={**lengths, "samples_sha256": measured.samples_sha256},
-                    metric_type=metric,
-                    metric_value=value,
-                    metric_args={"n": extraction.n, "decoding": "greedy", **known},
-                )
-            )
-    return found

@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.facts import FILTERS, Markdown, as_line, facts
-from surgery.card.measured import Measured
-from surgery.card.metadata import CLAIMED, metadata_yaml, source_metadata, split_card, to_yaml
+from surgery.card.metadata import (
+    CLAIMED,
+    Measurements,
+    metadata_yaml,
+    source_metadata,
+    split_card,
+    to_yaml,
+)
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
@@ -35,7 +41,7 @@ def card_text(
     source_card: str | None = None,
     *,
     name: str,
-    measured: Measured | None = None,
+    measured: Measurements | None = None,
     existing: str | None = None,
 ) -> str:
     """README.md of an edited model.
@@ -60,7 +66,7 @@ def card_text(
 
 
 def disagreement(
-    card: str, manifest: Manifest, measured: Measured | None, *, name: str
+    card: str, manifest: Manifest, measured: Measurements | None, *, name: str
 ) -> str | None:
     """What of a card is not what `card_text` makes: a generated part, or a key; None without.
 
@@ -125,7 +131,7 @@ def _check(text: str) -> None:
         raise ManifestError(what, where=CARD, got=error) from None
 
 
-def _render(manifest: Manifest, name: str, measured: Measured | None) -> dict[str, str]:
+def _render(manifest: Manifest, name: str, measured: Measurements | None) -> dict[str, str]:
     """Part → its text, comments included, in the template's order."""
     text = _template().render(**facts(manifest, name), measured=measured)
     return {match[1]: re.sub(r"\n{3,}", "\n\n", match[0]) for match in _PART.finditer(text)}

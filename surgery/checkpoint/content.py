@@ -1,4 +1,4 @@
-"""What a model is, whatever it is called and wherever it lies: one hash of all that is loaded."""
+"""The identity of a model: one hash of its configuration and weights, whatever its name."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _READ = 1 << 20  # bytes at a time: stays in the processor's cache
 FileState = tuple[int, ...]
 """Device, inode, bytes, and the times of the last change of content and of status (ns).
 
-A copy that keeps a file's size and date still changes the inode or the last of them."""
+A copy that keeps size and date still changes the inode or the time of status."""
 
 
 def states_of(paths: Iterable[Path]) -> dict[Path, FileState]:
-    """The states of those paths that are files. Every later change of a file makes it another."""
+    """Returns the state of each path that is a file. Any later change of the file changes it."""
     return {path: _watched(path) for path in paths if path.is_file()}
 
 
 def _watched(path: Path) -> FileState:
-    """The state of a file that has been brought to the disk.
+    """Flushes a file to disk and returns its state.
 
-    The system tells the time of changes through a memory mapping only of the first after that.
+    Of changes through a memory mapping, the system records only the first one after a flush.
     """
     with contextlib.suppress(OSError):  # one that cannot be opened has its times all the same
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,24 +50,21 @@ def _state(path: Path) -> FileState:
 
 
 def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *, fix: str) -> None:
-    """Raises `CheckpointError` where a file is not as it was `found`."""
+    """Raises `CheckpointError` for a file whose state is not the one that was `found`."""
     for path in files:
         if (_state(path) if path.is_file() else None) != found.get(path):
             raise CheckpointError("changed while it was read", where=path, fix=fix)
 
 
 def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
-    """SHA-256, hexadecimal, of a model's configuration and weights.
+    """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
-    It is that of the lines `SHA256 SIZE NAME\\n`, sorted, of config.json and of every weight file
-    of the one format that is read: the same for every copy of a model, another one for other
-    weights, other settings, and for the same tensors in other files.
+    It is the hash of the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file:
+    equal for copies of a model; different for other weights, settings, or files.
 
-    **Arguments:** `model`: a checkpoint, or its folder; `known`: hashes of its weight files that
-    the caller has computed. A file that was hashed before and whose state has not changed since is
-    not read again, and neither is one of the Hub's cache, which is named by its hash.
-
-    **Raises:** as `open_checkpoint`.
+    `known`: hashes of weight files that the caller has computed. A large file is not read again
+    unless its state changed, and a file in the Hub's cache is named by its hash. Raises as
+    `open_checkpoint`.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
     files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
@@ -105,7 +102,7 @@ def file_hash(path: Path) -> str:
 
 
 def _is_in_memory(device: int) -> bool:
-    """Whether the files of a device are in memory alone."""
+    """Whether a device holds its files in memory only."""
     mounted = f" {os.major(device)}:{os.minor(device)} "
     with contextlib.suppress(OSError):  # not Linux
         mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
@@ -123,7 +120,7 @@ def cache_folder() -> Path:
 
 
 def keep(path: Path, write: Callable[[Path], object]) -> None:
-    """Puts a file into the cache, whole. Where that is not possible, it is not kept."""
+    """Puts a whole file into the cache, if the cache can be written."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

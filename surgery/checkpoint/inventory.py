@@ -60,7 +60,7 @@ class Inventory:
 
     @cached_property
     def _parameters(self) -> dict[str, TensorInfo]:
-        """The stored tensors without buffers, whose shape no rule tells."""
+        """The stored tensors without buffers, whose shapes no rule gives."""
         found = {name: (info, self.family.match(name)) for name, info in self.infos.items()}
         return {name: info for name, (info, match) in found.items() if match and match[0].shape}
 
@@ -124,7 +124,7 @@ class Inventory:
             )
 
     def _needed(self) -> Iterator[str]:
-        """Names of the tensors without which the library would invent some of the model."""
+        """Names of the tensors that the library would otherwise fill with random numbers."""
         for rule in self.family.rules:
             if (rule.optional and rule.role not in _AFFINE) or not self._exists(rule):
                 continue
@@ -175,7 +175,7 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
 
 
 def check_complete(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> None:
-    """Raises `CheckpointError` unless there is every tensor that config.json speaks of."""
+    """Raises `CheckpointError` unless every tensor that config.json implies is there."""
     _unchecked(config, infos)._check_complete()
 
 
@@ -192,7 +192,7 @@ def _unchecked(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inven
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
-    """Refuses what the weights cannot tell: quantized models, code, what the library cannot run."""
+    """Refuses quantized models, code of their own, and settings that the library cannot run."""
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             method = config[key].get("quant_method") if isinstance(config[key], dict) else None

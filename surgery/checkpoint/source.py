@@ -7,7 +7,6 @@ weights_only). Nothing of the source is executed, and an index cannot lead outsi
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,7 +78,7 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that an edit may read of the folder, whether it is there or not."""
+        """Every file of the folder that an edit may read, present or not."""
         names = ("config.json", SAFETENSORS_INDEX, PICKLE_INDEX, MANIFEST, CARD)
         shards = (shard.path for shard in self.shards)
         return (*shards, *self.sidecars, *(self.folder / name for name in names))
@@ -98,7 +97,7 @@ class Checkpoint:
 
     @property
     def carried(self) -> dict[str, Path]:
-        """The same by their names within the folder."""
+        """The sidecars by their names within the folder."""
         return {path.relative_to(self.folder).as_posix(): path for path in self.sidecars}
 
 
@@ -124,7 +123,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def weights_entry(has: Callable[[str], bool]) -> str | None:
-    """The name by which weights are found; a single file before an index, as in transformers."""
+    """Returns the file that leads to the weights: a single file before an index."""
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 
@@ -154,22 +153,15 @@ def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkp
                 f"names shard {file_name}, which is missing", where=index_name, fix="download it"
             )
         shards[file_name] = _open_shard(folder / file_name, config)
-    owners = {tensor.info.name: file for file, shard in shards.items() for tensor in shard.tensors}
-    stored = Counter(tensor.info.name for shard in shards.values() for tensor in shard.tensors)
-    for name, count in stored.items():
-        if count > 1:
-            raise CheckpointError(f"tensor {name!r} is stored in {count} shards", where=index_name)
-    for name, file_name in weight_map.items():
-        if owners.get(name) != file_name:
-            raise CheckpointError(
-                f"tensor {name!r} is not where the index says",
-                where=index_name,
-                expected=file_name,
-                got=owners.get(name, "no shard that holds it"),
-            )
-    unlisted = sorted(set(owners) - set(weight_map))
-    if unlisted:
-        raise CheckpointError(f"does not list tensor {unlisted[0]!r}", where=index_name)
+    stored = {(tensor.info.name, file) for file in shards for tensor in shards[file].tensors}
+    for name, _ in sorted(stored ^ weight_map.items()):
+        found = sorted(file for stored_name, file in stored if stored_name == name)
+        raise CheckpointError(
+            f"tensor {name!r} is not where the index says",
+            where=index_name,
+            expected=weight_map.get(name, "no such tensor"),
+            got=" and ".join(found) or "no shard that holds it",
+        )
     return Checkpoint(folder, config, tuple(shards.values()), metadata)
 
 

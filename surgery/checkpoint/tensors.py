@@ -118,6 +118,7 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     The library checks the header: it is complete, and the tensors fill the rest of the file.
     Raises `CheckpointError` for a file that is damaged or holds a tensor that no array can.
     """
+    path.open("rb").close()  # the library does not tell a file that may not be read
     fix = "the file is truncated or not safetensors; download it again"
     with guard(CheckpointError, "the header is not valid", path.name, fix):
         with safe_open(path, "numpy") as file:

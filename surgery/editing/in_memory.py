@@ -1,4 +1,4 @@
-"""The same surgery on a loaded model: for good (`apply`), or for a while (`short_circuit`)."""
+"""Edits a loaded model: for good (`apply`), or inside a `with` block (`short_circuit`)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def short_circuit(
 
 
 class Editable:
-    """A loaded model that is looked at once: its edits are planned, each once, and computed.
+    """A loaded model that is checked once; plans each edit once and computes its tensors.
 
     **Arguments:** `stored_dtype`: the tag (F16, BF16, F32) of the checkpoint that an edit would be
     exported to, where the model is loaded in a wider dtype: new tensors are rounded to it, as in
@@ -132,7 +132,7 @@ class Editable:
         return found
 
     def refusal(self, selection: Selection, *, layout: str = "auto") -> UnsupportedError | None:
-        """Why an edit cannot be made; None if it can."""
+        """Returns why an edit cannot be made; None if it can."""
         try:
             self.plan(selection, layout=layout)
         except UnsupportedError as error:
@@ -140,7 +140,7 @@ class Editable:
         return None
 
     def tensors(self, plan: Plan, block: int, fits: Fits) -> dict[str, torch.Tensor]:
-        """The new tensors of one block of a plan. They depend on what is done to it alone."""
+        """Computes the new tensors of one block. They depend only on the edit of that block."""
         new: dict[str, torch.Tensor] = {}
         for change in plan.changes:
             if change.block == block and change.action != "drop":
@@ -158,7 +158,7 @@ class Editable:
         return Replacements(self.model, plan, plan.blocks, new.__getitem__)
 
     def _read(self, name: str) -> Array:
-        """A tensor of the model, also one that is offloaded."""
+        """Reads a tensor of the model, even if it is offloaded."""
         owner, _, leaf = name.rpartition(".")
         module = self._modules[owner]
         with align_module_device(module):

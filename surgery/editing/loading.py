@@ -79,7 +79,7 @@ def load_model(
 
 
 def _library_config(config: dict[str, Any], family: Family) -> Any:
-    """The library's own configuration, made of the keys that the family knows and of no others.
+    """Makes the library's configuration from the keys that the family knows, and no others.
 
     Raises `CheckpointError` where the library would run another size than config.json says.
     """
@@ -95,9 +95,9 @@ def _library_config(config: dict[str, Any], family: Family) -> Any:
 
 
 def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
-    """Raises `CheckpointError` where a model is not what was read of the folder.
+    """Raises `CheckpointError` unless the model is what was read from the folder.
 
-    Names are compared, and the first numbers of every tensor that is in memory.
+    Compares names, and the first numbers of every tensor in memory.
     """
     loaded = {name: tensor.detach() for name, tensor in model.named_parameters()}  # tied ones once
     head = next((name for name in HEADS if name in loaded), None)
@@ -139,7 +139,7 @@ def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back the library's report on stored buffers that it no longer uses, and its bar."""
+    """Silences the library's report on stored buffers that it no longer uses, and its bar."""
     logging: Any = _logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

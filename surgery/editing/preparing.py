@@ -1,4 +1,4 @@
-"""Before an export: a source is found, opened and checked, and the edit of it is planned."""
+"""Finds, opens and checks a source, and plans its edit, before anything is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
 
 @dataclass(frozen=True)
 class Fitting:
-    """What calibration text gave: fits by block, and the record of the text for the manifest."""
+    """Fits by block, and the record of their calibration text for the manifest."""
 
     fits: Fits = field(default_factory=dict)
     record: CalibrationRecord | None = None
@@ -35,10 +35,9 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source that has been opened and checked, and what will be done to it.
+    """A checked source and the plan of its edit.
 
-    `found`: the state of its files before anything of them was read; `chosen`: what a search chose
-    the edit on.
+    `found`: the states of its files before any was read; `chosen`: what a search chose the edit on.
     """
 
     found: Mapping[Path, FileState]
@@ -143,7 +142,7 @@ def _default_output(model: str, selection: Selection, num_heads: int) -> Path:
 
 
 def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
-    """The variants that an edit names, before there is a model to plan it for."""
+    """Returns the variants that an edit names. Needs no model."""
     if isinstance(drop_attn, str):
         return {variant}
     parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn

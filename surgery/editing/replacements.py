@@ -1,4 +1,4 @@
-"""An edit of a loaded model that can be put in force for a while, and is undone exactly."""
+"""Puts an edit of a loaded model in force for a while, and undoes it exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CACHES = ("cache", "layer_past", "past_key_values", "past_key_value")
 
 @dataclass(frozen=True)
 class Replacements:
-    """An edit of a loaded model that is not in force: the new tensors by name, block by block."""
+    """An edit of a loaded model, not yet in force: new tensors by name, block by block."""
 
     model: Any
     plan: Plan
@@ -77,7 +77,7 @@ class Replacements:
     def _per_token(
         self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]
     ) -> Callable[..., Any]:
-        """What the compact layout has in place of attention, in the shape of the module's call."""
+        """Returns what replaces attention in the compact layout, with the module's signature."""
         family, dimensions = self.plan.family, self.plan.inventory.dimensions
         layer = getattr(module, family.layer_index)
         weight = tensors.get(family.name("affine_weight", block))

@@ -1,4 +1,4 @@
-"""A plan applied to the tensors of an opened source: what each file of the result will hold."""
+"""Applies a plan to an opened source: what each file of the result will hold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fits = Mapping[int, Fit]
 def output_shards(
     checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
 ) -> dict[str, OutputShard]:
-    """File name → what to write there. The source's sharding is kept unless a size is asked for."""
+    """Returns what to write by file name. Keeps the source's sharding unless a size is given."""
     changes = {change.name: change for change in plan.changes}
     dropped = {change.block for change in plan.changes if change.action == "drop"}
     replacing = {
@@ -77,7 +77,7 @@ def new_content(
     *,
     dtype: str | None = None,
 ) -> Array:
-    """The content of a changed tensor, from the source's tensors.
+    """Computes the content of a changed tensor from the source's tensors.
 
     `dtype`: a safetensors tag (F32, F16, BF16); by default the source's.
 
@@ -96,7 +96,7 @@ def new_content(
 
 
 def changed_by(plan: Plan) -> Changed:
-    """The names of the tensors that a plan rewrites, adds and drops, in its order."""
+    """Returns the names of the tensors that a plan rewrites, adds and drops, in its order."""
 
     def names(action: str) -> list[str]:
         return [change.name for change in plan.changes if change.action == action]

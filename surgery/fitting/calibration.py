@@ -1,4 +1,4 @@
-"""Calibration text: token windows from all over what was named, as many as a model asks for."""
+"""Calibration text: token windows from all over the named files, as many as a model needs."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ PASSAGE = 8
 
 @dataclass(frozen=True)
 class Stream:
-    """One source of text: all of it from its start, and up to so many passages of it.
-
-    `size`: bytes of a file; None where it is no file.
-    """
+    """One source of text: as a whole, and as up to so many passages. `size`: bytes of a file."""
 
     name: str
     size: int | None
@@ -44,7 +41,7 @@ class Stream:
     passages: Callable[[int], Sequence[Documents]]
 
     def source(self, sha256: str) -> TextSource:
-        """What a manifest tells of it. `sha256`: of the text that was read."""
+        """Returns its record for a manifest. `sha256`: of the text that was read."""
         if self.size is None:
             return TextSource(name=self.name)
         return TextSource(name=self.name, size=self.size, sha256=sha256)
@@ -62,18 +59,17 @@ class Text:
     spread: bool = True
 
     def as_in(self, record: CalibrationRecord | None) -> Text:
-        """The same text, to be read as for that record of an export."""
+        """Returns the same text, to be read as it was for an export's record."""
         return self if record is None else replace(self, spread=record.spread)
 
     def tokenized(
         self, tokenizer: Any, dimensions: Dimensions, *, most_tokens: int | None = None
     ) -> Calibration:
-        """As much of the text as a model of these dimensions asks for, or `most_tokens` of it.
+        """Reads as much text as a model of these dimensions needs, or `most_tokens` of it.
 
-        Of every stream as much is read as of the others, while it lasts. Documents of a passage
-        follow one another, an end-of-text token between them where the tokenizer has one; its last
-        incomplete window is left out. Raises `SamplesError` when there is too little, or for a
-        malformed file.
+        Every stream gives an equal share while it lasts. An end-of-text token, if the tokenizer
+        has one, separates the documents of a passage, and its last incomplete window is left out.
+        Raises `SamplesError` for too little text or a malformed file.
         """
         window = min(WINDOW, dimensions.max_positions)
         most = most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)
@@ -117,7 +113,7 @@ class Calibration:
             yield self.windows[begin : begin + ROWS]
 
     def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
-        """What a manifest keeps: where the text came from, its hash, and how well blocks fit."""
+        """Returns the record for a manifest: sources, the text's hash, and how well blocks fit."""
         return CalibrationRecord(
             sources=list(self.sources),
             spread=self.spread,
@@ -154,12 +150,10 @@ def calibration_of(
     named: Sequence[str | Path],
     own: Callable[[], Text] | None = None,
 ) -> Text | None:
-    """The text that an edit with `variants` is fitted on; None where none of them is fitted.
+    """Returns the text to fit `variants` on: what you `named`, else a model's `own`.
 
-    It is what the user has `named`, else a model's `own`.
-
-    **Raises:** `UnsupportedError` for text where nothing is fitted, and for none where something
-    is; `SamplesError` as `open_calibration`.
+    None if none of them is fitted. Raises `UnsupportedError` for text that nothing is fitted on,
+    and for missing text; `SamplesError` as `open_calibration`.
     """
     chosen = sorted(set(variants))
     fitted = [name for name in chosen if variant_of(name).FITTED]
@@ -195,7 +189,7 @@ def open_calibration(sources: Sequence[str | Path]) -> Text:
 
 
 def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
-    """Calibration text that is at hand, under a name of its own."""
+    """Makes calibration text of strings, under one name."""
     return Text(tuple(_at_hand(name, text) for text in texts))
 
 

@@ -1,11 +1,12 @@
-"""Fits blocks to calibration text, each on the inputs it will really see after earlier edits.
+"""Fits blocks to calibration text, each on the inputs it sees after the edits below it.
 
-Every fit comes of one walk through the blocks: what a block was given is kept for all of the text,
-so that no block is run again for those above it.
+One walk through the blocks fits them all: what a block was given is kept for the whole text, so no
+block runs again for those above it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import bytes_of_sums, fit
-from surgery.fitting.passes import Passes, States, Sums
+from surgery.fitting.passes import Passes, Sums
 from surgery.fitting.sharing import ALONE, Sharing
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
@@ -66,25 +67,13 @@ class Fitter:
         fits are those of one, to the last bit. Raises `CheckpointError` where the model's attention
         is not finite, and as `Editable.plan`.
         """
-        processes = self._sharing(processes)
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
         wanted = _wanted(selection)
-        keys = {}
+        keys: dict[int, Hashable] = {}
         for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
             keys[block] = (block, below, layout if below else "")
-        found = self._known(keys, wanted, processes)
-        missing = [block for block in wanted if block not in found]
-        passes, first = self._passes(processes), 0
-        states: States | None = None
-        for block in missing:
-            between = tuple(sorted(part for part in selection if first <= part.block < block))
-            with self._edited(between, found, layout):
-                keep = None if block == missing[-1] else block
-                sums, states = passes.sums(first, states, {block: wanted[block]}, keep)
-            found |= self._fitted(sums, keys, processes)
-            first = block
-        return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
+        return self._fit(wanted, keys, tuple(selection), layout, self._sharing(processes))
 
     def fits_alone(
         self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
@@ -94,35 +83,49 @@ class Fitter:
         For all of `blocks` that attend at all, at the cost of one forward pass and the sums.
         `processes`, and what it raises: as for `fits`.
         """
-        processes = self._sharing(processes)
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
         attending = self._family.attending(modules, self._dimensions.num_blocks)
         wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
-        keys = {block: (block, (), "") for block in wanted}
+        keys: dict[int, Hashable] = {block: (block, (), "") for block in wanted}
+        return self._fit(wanted, keys, (), "", self._sharing(processes))
+
+    def _fit(
+        self,
+        wanted: Mapping[int, bool],
+        keys: Mapping[int, Hashable],
+        selection: Selection,
+        layout: str,
+        processes: Sharing,
+    ) -> dict[int, Fit]:
+        """Fits the blocks that are not known, in one walk from the bottom to the top.
+
+        A pass begins where the last one ended. With a `selection`, it takes one block at a time,
+        with the parts below in force; without, as many as memory has room for.
+        """
         found = self._known(keys, wanted, processes)
-        groups = self._groups({b: maps for b, maps in wanted.items() if b not in found})
-        passes, first = self._passes(processes), 0
-        states: States | None = None
-        for number, group in enumerate(groups, 1):
-            keep = min(groups[number]) if number < len(groups) else None
-            sums, states = passes.sums(first, states, group, keep)
+        missing = {block: maps for block, maps in wanted.items() if block not in found}
+        groups = [{b: maps} for b, maps in missing.items()] if selection else self._groups(missing)
+        size, text = self._dimensions, self.calibration
+        passes = Passes(self._model, self._family, size, text, processes, self._advance)
+        first, states = 0, None
+        for group, following in itertools.zip_longest(groups, groups[1:]):
+            between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
+            keep = None if following is None else min(group if selection else following)
+            with self._edited(between, found, layout):
+                sums, states = passes.sums(first, states, group, keep)
             found |= self._fitted(sums, keys, processes)
             first = keep or 0
         return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
 
     def _sharing(self, processes: Sharing) -> Sharing:
-        """A GPU sums sooner than sums get from one process to another."""
+        """On a GPU, summing is faster than moving sums between processes."""
         return processes if self._model.device.type == "cpu" else ALONE
-
-    def _passes(self, processes: Sharing) -> Passes:
-        size, text = self._dimensions, self.calibration
-        return Passes(self._model, self._family, size, text, processes, self._advance)
 
     def _known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
     ) -> dict[int, Fit]:
-        """What is at hand everywhere; a fit with a map serves for its mean too."""
+        """Returns the fits that every process has. A fit with a map also serves for its mean."""
         kept = {block: self._kept.get(keys[block]) for block in wanted}
         known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
         everywhere = set(wanted).intersection(*processes.gather([set(known)]))
@@ -173,7 +176,7 @@ def _wanted(selection: Iterable[Part]) -> dict[int, bool]:
 
 
 def _as_asked(found: Fit, maps: bool) -> Fit:
-    """The same whether a map was at hand or not."""
+    """Drops the map if only the mean is wanted."""
     return found if maps else Fit(mean=found.mean)
 
 

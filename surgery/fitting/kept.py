@@ -1,6 +1,6 @@
-"""What would fill memory, kept in files that have no name: nothing is left, however a run ends.
+"""Keeps what would fill memory in unnamed temporary files, so that no run leaves any behind.
 
-They lie where `TMPDIR` says. Shape letters: B windows, T tokens, d width.
+They lie in `TMPDIR`. Shape letters: B windows, T tokens, d width.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHARE = 0.5
 
 
 class KeptFits:
-    """Fits by key, their maps memory-mapped. Where `room` bytes are full the longest unused go."""
+    """Fits by key, with memory-mapped maps. Beyond `room` bytes, the longest unused are dropped."""
 
     def __init__(self, room: int | None = None) -> None:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -34,13 +34,13 @@ class KeptFits:
         self._fits: OrderedDict[Hashable, Fit] = OrderedDict()
 
     def get(self, key: Hashable) -> Fit | None:
-        """What was put there and is still there."""
+        """Returns the fit if it is still there."""
         if key in self._fits:
             self._fits.move_to_end(key)
         return self._fits.get(key)
 
     def put(self, key: Hashable, fit: Fit) -> Fit:
-        """The fit as it is kept from now on. Raises `OutputError` where it cannot be written."""
+        """Keeps a fit and returns it as kept. Raises `OutputError` if it cannot be written."""
         if fit.weight is not None:
             fit = replace(fit, weight=_mapped(fit.weight))
         self._fits[key] = fit
@@ -59,13 +59,13 @@ class KeptStates:
         self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
 
     def append(self, states: torch.Tensor) -> None:
-        """Raises `OutputError` where they cannot be written."""
+        """Writes states. Raises `OutputError` if there is no room."""
         self._kinds.append((states.shape, states.dtype, states.device))
         with _writing():
             self._file.write(states.contiguous().cpu().view(torch.uint8).numpy().data)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Each where it was."""
+        """Yields the states, each on its device."""
         self._file.seek(0)
         for shape, dtype, device in self._kinds:
             data = np.fromfile(self._file, np.uint8, shape.numel() * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Sums over calibration text of what blocks are given and what their heads make of it.
+"""Sums over calibration text of the inputs of blocks and of their heads' context vectors.
 
 Shape letters: B windows, T tokens, d width.
 """
@@ -28,7 +28,7 @@ _SLICES = 8
 
 Sums = dict[int, tuple[Moments, Moments]]
 States = dict[int, KeptStates]
-"""By slice, of those that this process sees."""
+"""By slice, for the slices of this process."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Passes:
     def _entries(
         self, number: int, states: Iterable[torch.Tensor] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Of a slice: the numbers of windows [B], the windows [B, T], and the model's arguments."""
+        """Yields of a slice: numbers of windows [B], windows [B, T], and the model's arguments."""
         given = None if states is None else iter(states)
         batches = list(enumerate(self.calibration.batches()))
         size = -(-len(batches) // _SLICES)

@@ -1,4 +1,4 @@
-"""What a fitter asks of processes that share its work."""
+"""The processes that share the work of a fitter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with some of its blocks only, so that a pass can be taken up in the middle.
+"""Runs only some blocks of a model, so that a pass can start in the middle.
 
 Blocks below an edit give what they gave before it: what a block was given is kept from an earlier
 pass, and goes in where token embeddings do. The library's own forward runs every time, on fewer

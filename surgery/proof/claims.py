@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
-from surgery.card.measured import Measured
+from surgery.card.metadata import Measurements
 from surgery.card.text import disagreement, own_text
 from surgery.checkpoint.source import CARD, MANIFEST, own_file
 from surgery.errors import CheckpointError, ManifestError, OutputError
@@ -33,7 +33,7 @@ class RenderedReport:
     """
 
     files: Mapping[str, str]
-    measured: Measured | None
+    measured: Measurements | None
     version: str | None
 
 

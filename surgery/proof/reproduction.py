@@ -225,11 +225,11 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
             got=found.sha256[:12],
         )
     sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]
-    mine, theirs = [
+    then, now = (
         [value or 0.0 for fit in one.blocks.values() for value in (fit.ridge, fit.r2)]
         for one in (recorded, found)
-    ]
-    if sizes[0] != sizes[1] or not np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE):
+    )
+    if sizes[0] != sizes[1] or not np.allclose(then, now, rtol=TOLERANCE, atol=TOLERANCE):
         raise ManifestError("the fit of its calibration does not come out again", where=MANIFEST)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.card.file import read_card
-from surgery.card.measured import Measured
+from surgery.card.metadata import Measurements
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.proof.claims import Render, read_report_in
@@ -28,7 +28,7 @@ class Publishable:
     contents: Mapping[str, Path | bytes]
     hashes: Mapping[str, str]
     card: str
-    measured: Measured | None
+    measured: Measurements | None
 
 
 def find_publishable(

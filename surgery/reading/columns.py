@@ -1,4 +1,4 @@
-"""Columns of Arrow tables and parquet files that somebody else wrote, within what memory allows."""
+"""Reads columns of Arrow tables and parquet files from other people, within bounded memory."""
 
 from __future__ import annotations
 

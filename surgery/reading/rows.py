@@ -1,4 +1,4 @@
-"""Rows of a table that somebody else wrote, one after the other, whatever form it has.
+"""Reads the rows of a table that somebody else wrote, in any form, one after the other.
 
 The library `datasets` reads data sets of the Hub alone. It takes a second to import, and on local
 files it lets pass what this reader refuses: lines and row groups without end, NaN, a key twice.

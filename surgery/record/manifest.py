@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -29,7 +29,12 @@ UNLISTED = (
     "lm_eval/*/samples_*.jsonl",
 )
 """What may lie beside the listed files of a folder, as patterns: the card and an evaluation."""
-_SHA256 = "^[0-9a-f]{64}$"
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""A hash, hexadecimal."""
+Word = Annotated[str, Field(pattern="^[!-~]{1,100}$")]
+"""A name without blanks."""
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
+"""A name, or a few words, in one line."""
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
 
@@ -53,7 +58,7 @@ class Source(Record):
     model: str
     revision: str | None = None
     commit: str | None = None
-    content: str | None = Field(default=None, pattern=_SHA256)
+    content: Sha256 | None = None
 
     @property
     def hub_id(self) -> str | None:
@@ -79,7 +84,7 @@ class TextSource(Record):
 
     name: str
     size: int | None = Field(default=None, ge=0)
-    sha256: str | None = Field(default=None, pattern=_SHA256)
+    sha256: Sha256 | None = None
 
 
 class BlockFit(Record):
@@ -103,7 +108,7 @@ class CalibrationRecord(Record):
     spread: bool = False
     tokens: int = Field(ge=1)
     window: int = Field(ge=1)
-    sha256: str = Field(pattern=_SHA256)
+    sha256: Sha256
     blocks: dict[int, BlockFit] = {}
 
 
@@ -140,8 +145,8 @@ class Choice(Record):
     """
 
     seed: int
-    passages: str = Field(pattern=_SHA256)
-    windows: str = Field(pattern=_SHA256)
+    passages: Sha256
+    windows: Sha256
 
 
 class Edit(EditedModel):
@@ -187,7 +192,7 @@ class FileRecord(Record):
     """A file of the folder: bytes and SHA-256, hexadecimal."""
 
     size: int = Field(ge=0)
-    sha256: str = Field(pattern=_SHA256)
+    sha256: Sha256
 
 
 class Manifest(Record):

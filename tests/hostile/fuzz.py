@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hostile.readers import zst
+from hostile.readers import compress
 
 LITERALS = (
     *("null", "true", "false", "0", "-1", "1", "2", "3", "0.5", "-0.0", "1e308", "1e999", "1e-400"),
@@ -167,7 +167,7 @@ def change_zst(draw: random.Random, content: bytes) -> bytes:
     if draw.random() < 0.5:
         return change_bytes(draw, content)
     plain = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read()
-    return zst(change_lines(draw, plain))
+    return compress(change_lines(draw, plain))
 
 
 FORMS = {

@@ -21,7 +21,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.evaluation.conclusions import edit_of, read_front
-from evals.publication.report import publication
+from evals.publication.report import check_report
 from evals.samples import load_samples
 from hostile.victims import model
 from surgery.card.facts import facts
@@ -68,7 +68,7 @@ max-drop: ["lab_copy=0.05"]
 """
 
 
-def readers(folder: Path) -> dict[str, Reader]:
+def make_readers(folder: Path) -> dict[str, Reader]:
     """All of them, each with a place of its own below `folder`."""
     source = model(folder / "source")
     places = {
@@ -98,37 +98,39 @@ def readers(folder: Path) -> dict[str, Reader]:
                    "heldout_loss": 2.0}],
     }  # fmt: skip
     return {
-        "config.json": at(source / "config.json", checkpoint, share=2),
-        "config.json, compact": at(edited / "config.json", checkpoint, share=2),
-        "surgery.json": at(edited / "surgery.json", manifest, share=2),
-        "README.md": at(edited / "README.md", card, "card", 0.3),
+        "config.json": at(source / "config.json", read_source, share=2),
+        "config.json, compact": at(edited / "config.json", read_source, share=2),
+        "surgery.json": at(edited / "surgery.json", read_edit, share=2),
+        "README.md": at(edited / "README.md", read_cards, "card", 0.3),
         "model.safetensors.index.json": at(
-            places["sharded"] / "model.safetensors.index.json", checkpoint
+            places["sharded"] / "model.safetensors.index.json", read_source
         ),
-        "model.safetensors": at(source / "model.safetensors", checkpoint, "safetensors", 2),
-        "pytorch_model.bin": at(places["pickle"] / "pytorch_model.bin", checkpoint, "zip", 2),
-        "pytorch_model.bin, legacy": at(legacy / "pytorch_model.bin", checkpoint, "bytes"),
-        "tokenizer.json": at(folder / "source" / "tokenizer.json", tokenizer, share=0.3),
-        "tokenizer_config.json": at(source / "tokenizer_config.json", tokenizer, share=0.3),
-        "samples .npy": of("samples.npy", npy(), passages, "bytes", 2),
-        "samples .jsonl, ids": of("ids.jsonl", lines(ROWS), passages, "lines"),
-        "samples .jsonl, text": of("texts.jsonl", lines(TEXTS), passages, "lines"),
-        "samples .jsonl, pairs": of("pairs.jsonl", lines(PAIRS), passages, "lines"),
-        "samples .parquet, ids": of("ids.parquet", parquet(ROWS), passages, "bytes"),
-        "samples .parquet, text": of("texts.parquet", parquet(TEXTS), passages, "bytes"),
-        "corpus .txt": of("corpus.txt", TEXT.encode(), corpus, "bytes", 0.5),
-        "corpus .jsonl": of("corpus.jsonl", lines(TEXTS), corpus, "lines"),
-        "corpus .jsonl.zst": of("corpus.jsonl.zst", zst(lines(TEXTS)), corpus, "zst"),
-        "corpus .parquet": of("corpus.parquet", parquet(TEXTS), corpus, "bytes"),
-        "plan.json": of("plan.json", dumped(plan), selection),
-        "search.json (--front)": of("search.json", dumped(search), read_front),
-        "recipe.yaml": of("recipe.yaml", RECIPE, recipe, "bytes"),
-        "report.json": of("report.json", dumped(whole_report()), published, share=0.3),
-        "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", specification, "bytes"),
+        "model.safetensors": at(source / "model.safetensors", read_source, "safetensors", 2),
+        "pytorch_model.bin": at(places["pickle"] / "pytorch_model.bin", read_source, "zip", 2),
+        "pytorch_model.bin, legacy": at(legacy / "pytorch_model.bin", read_source, "bytes"),
+        "tokenizer.json": at(folder / "source" / "tokenizer.json", read_tokenizer, share=0.3),
+        "tokenizer_config.json": at(source / "tokenizer_config.json", read_tokenizer, share=0.3),
+        "samples .npy": of("samples.npy", make_npy(), read_passages, "bytes", 2),
+        "samples .jsonl, ids": of("ids.jsonl", dump_lines(ROWS), read_passages, "lines"),
+        "samples .jsonl, text": of("texts.jsonl", dump_lines(TEXTS), read_passages, "lines"),
+        "samples .jsonl, pairs": of("pairs.jsonl", dump_lines(PAIRS), read_passages, "lines"),
+        "samples .parquet, ids": of("ids.parquet", make_parquet(ROWS), read_passages, "bytes"),
+        "samples .parquet, text": of("texts.parquet", make_parquet(TEXTS), read_passages, "bytes"),
+        "corpus .txt": of("corpus.txt", TEXT.encode(), read_corpus, "bytes", 0.5),
+        "corpus .jsonl": of("corpus.jsonl", dump_lines(TEXTS), read_corpus, "lines"),
+        "corpus .jsonl.zst": of(
+            "corpus.jsonl.zst", compress(dump_lines(TEXTS)), read_corpus, "zst"
+        ),
+        "corpus .parquet": of("corpus.parquet", make_parquet(TEXTS), read_corpus, "bytes"),
+        "plan.json": of("plan.json", dump(plan), read_plan),
+        "search.json (--front)": of("search.json", dump(search), read_front),
+        "recipe.yaml": of("recipe.yaml", RECIPE, read_recipe, "bytes"),
+        "report.json": of("report.json", dump(whole_report()), read_published, share=0.3),
+        "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", read_specification, "bytes"),
     }
 
 
-def checkpoint(path: Path) -> object:
+def read_source(path: Path) -> object:
     """As inspect, export and verify read a source."""
     surgery.inspect(path.parent)
     opened = open_checkpoint(path.parent)
@@ -137,14 +139,14 @@ def checkpoint(path: Path) -> object:
     return [opened.read(name) for name in opened.tensors]
 
 
-def manifest(path: Path) -> object:
+def read_edit(path: Path) -> object:
     """As verify, evaluate and the card read one."""
     found = read_manifest(path.parent)
     assert found is not None
-    return facts(found, "some"), edit_of(found), checkpoint(path), surgery.verify(path.parent)
+    return facts(found, "some"), edit_of(found), read_source(path), surgery.verify(path.parent)
 
 
-def card(path: Path) -> object:
+def read_cards(path: Path) -> object:
     """As export and push read one, of a source and of the folder's own."""
     found, text = read_manifest(path.parent), read_card(path.parent)
     assert found is not None
@@ -153,21 +155,21 @@ def card(path: Path) -> object:
     return own_text(text), merged(text, made), card_text(found, text, name="some")
 
 
-def tokenizer(path: Path) -> object:
+def read_tokenizer(path: Path) -> object:
     return load_tokenizer(path.parent)
 
 
-def passages(path: Path) -> object:
+def read_passages(path: Path) -> object:
     """As extract reads samples."""
     found = load_samples(str(path), tokenizer=tiny_tokenizer(), prefix_length=4, suffix_length=4)
     return found.sha256
 
 
-def corpus(path: Path) -> object:
+def read_corpus(path: Path) -> object:
     return list(windows(open_corpus([path]), tiny_tokenizer(), 8, 8))
 
 
-def recipe(path: Path) -> object:
+def read_recipe(path: Path) -> object:
     """As `mitigate --recipe` takes it; an option's wrong value is an error of usage."""
     try:
         return mitigate.make_context("mitigate", ["--recipe", str(path), "--output", "out"]).params
@@ -175,11 +177,11 @@ def recipe(path: Path) -> object:
         raise SourceError(error.format_message()) from None
 
 
-def selection(path: Path) -> object:
+def read_plan(path: Path) -> object:
     return read_plan_file(path).selection(2, 2)
 
 
-def specification(path: Path) -> object:
+def read_specification(path: Path) -> object:
     return parse_selection(path.read_text("utf-8", "surrogateescape"), "zero", 4, 2)
 
 
@@ -187,33 +189,33 @@ def whole_report() -> dict[str, Any]:
     return settled(example())
 
 
-def published(path: Path) -> object:
+def read_published(path: Path) -> object:
     """As push reads a report."""
     report = read_json(path, needed=True)
     with guard(OutputError, "is no report", path):
-        return publication(report, path)
+        return check_report(report, path)
 
 
-def dumped(value: object) -> bytes:
+def dump(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def lines(rows: list[Mapping[str, Any]]) -> bytes:
-    return b"".join(dumped(row) + b"\n" for row in rows)
+def dump_lines(rows: list[Mapping[str, Any]]) -> bytes:
+    return b"".join(dump(row) + b"\n" for row in rows)
 
 
-def npy() -> bytes:
+def make_npy() -> bytes:
     file = io.BytesIO()
     np.save(file, np.arange(60, dtype=np.uint16).reshape(4, 15))
     return file.getvalue()
 
 
-def parquet(rows: list[dict[str, Any]]) -> bytes:
+def make_parquet(rows: list[dict[str, Any]]) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file)
     return file.getvalue()
 
 
-def zst(data: bytes) -> bytes:
+def compress(data: bytes) -> bytes:
     half = len(data) // 2
     return b"".join(pa.compress(part, "zstd", asbytes=True) for part in (data[:half], data[half:]))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hostile.fuzz import FORMS
-from hostile.readers import Reader, readers
+from hostile.readers import Reader, make_readers
 from surgery.errors import SurgeryError
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "1000"))
@@ -35,7 +35,7 @@ def refusal_of(reader: Reader) -> SurgeryError | None:
 
 @pytest.mark.slow
 def test_inputs_are_read_or_refused(tmp_path: Path) -> None:
-    found = readers(tmp_path)
+    found = make_readers(tmp_path)
     total = sum(reader.share for reader in found.values())
     for name, reader in found.items():
         draw, refused = random.Random(name), 0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.filesize import decimal
 
 from cli.evaluating import evaluation_options, say_gates
-from cli.exporting import evaluated, evaluation_wanted, fitted_and_written
+from cli.exporting import evaluate_exports, open_wanted, push_if_passed
 from cli.options import (
     PATH,
     Size,
+    ask,
     calibration_option,
     echo,
     json_option,
@@ -24,9 +23,14 @@ from cli.options import (
     print_json,
     revision_option,
 )
+from cli.progress import progress
 from cli.tables.evaluation import print_evaluation
-from evals.inputs import calibration_text
 from surgery.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from evals.evaluation.materials import Materials
+    from surgery.exporting import Export
+    from surgery.hub.resolved import ResolvedModel
 
 
 @click.command("export")
@@ -39,7 +43,6 @@ from surgery.variants import VARIANTS
 )
 @click.option(
     "--plan",
-    "plan_file",
     type=PATH,
     metavar="FILE",
     help="Take blocks, heads and variants from a file that `search` wrote.",
@@ -88,120 +91,78 @@ from surgery.variants import VARIANTS
 )
 @json_option
 def command(
-    model: str,
-    drop_attn: str | None,
-    plan_file: Path | None,
-    variant: str | None,
-    layout: str,
-    save_as: str | None,
-    calibration: tuple[str, ...],
-    revision: str | None,
-    output: Path | None,
-    dry_run: bool,
-    overwrite: bool,
-    max_shard_size: int | None,
-    with_evaluation: bool,
-    repo: str | None,
-    as_json: bool,
-    **asked: Any,
+    dry_run: bool, with_evaluation: bool, repo: str | None, as_json: bool, **options: Any
 ) -> None:
     """Rewrite chosen blocks of MODEL into attention-free ones and save a checkpoint.
 
     MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
     EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
     """
-    if drop_attn is None and plan_file is None:
-        raise click.UsageError("name the blocks with --drop-attn, or give a --plan")
-    if drop_attn is not None and plan_file is not None:
-        raise click.UsageError("give --drop-attn or --plan, not both")
-    if variant is not None and plan_file is not None:
-        raise click.UsageError("a --plan names the variants itself: give it without --variant")
     if repo is not None and dry_run:
         raise click.UsageError("--push-to-hub and --dry-run exclude each other")
 
-    from surgery.editing.preparing import prepare, variants_of
-    from surgery.exporting import check_target
-    from surgery.families import left_out
-    from surgery.publishing.upload import check_destination, push
-    from surgery.record.plan_file import read_plan_file
+    from evals.exporting import ExportRequest, run_export
+    from surgery.publishing.upload import check_destination
 
+    request = ask(ExportRequest, options)
     if repo is not None:
         check_destination(repo)
-    check = partial(check_target, model, overwrite=overwrite)
-    if output is not None and not dry_run:
-        check(output)
-    wanted = evaluation_wanted(asked, model, revision, with_evaluation, dry_run)
-    variant = variant or "identity"
-    edit = read_plan_file(plan_file) if plan_file is not None else drop_attn or ""
-    text = None
-    if calibration or not dry_run:
-        text = calibration_text(calibration, model, variants_of(edit, variant))
-    prepared = prepare(
-        model,
-        edit,
-        variant=variant,
-        layout=layout,
-        revision=revision,
-        save_as=save_as,
-        check_default=check if output is None and not dry_run else None,
-    )
-    plan = prepared.plan
-    unknown = plan.family.unknown_keys(prepared.checkpoint.config)
-    if unknown:
-        note(f"{model}: {left_out(unknown)}")
-    export = None
     if not dry_run:
-        if output is None:
-            check(prepared.default_output)
-        export = fitted_and_written(
-            prepared, text, output, overwrite=overwrite, max_shard_size=max_shard_size
-        )
-    if layout == "auto":
-        note(f"layout {plan.layout.NAME}: {plan.reason}")
+        request.check_output()
+    asked = {key: value for key, value in options.items() if key not in ExportRequest.model_fields}
+    wanted = open_wanted(asked, request.model, request.revision, with_evaluation, dry_run)
+    prepared, export = run_export(request, dry_run=dry_run, say=note, progress=progress)
+    if request.layout == "auto":
+        note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
-        if as_json:
-            print_json({"dry_run": True, **plan.to_json()})
-        else:
-            _show_plan(plan.to_json())
+        _show_plan(prepared.plan.to_json(), as_json)
         return
-    result = export.to_json()
-    if not as_json:
-        echo(
-            f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
-            f"{decimal(result['bytes'])}"
-        )
     if wanted is None:
         note(
-            "nothing was measured: what it still recites, and what it lost, tells attn-surgery "
-            f"evaluate {export.output} --baseline {model} --audit"
+            "nothing measured yet; to see what it still recites and what it lost, run: "
+            f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
-    passed = True
+    if not _show_export(prepared.model, export, wanted, repo, as_json):
+        raise click.exceptions.Exit(3)
+
+
+def _show_export(
+    source: ResolvedModel, export: Export, wanted: Materials | None, repo: str | None, as_json: bool
+) -> bool:
+    """Evaluates and pushes an export as asked, and prints what came of it.
+
+    Returns whether all gates hold.
+    """
+    result, passed = export.to_json(), True
+    if not as_json:
+        plan, size = export.plan, decimal(result["bytes"])
+        echo(
+            f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
+            f"{size}"
+        )
     try:
         if wanted is not None:
             result["evaluation"] = None
-            [report] = evaluated(prepared.model, wanted, export.output)
+            report = evaluate_exports(source, wanted, export.output)
             result["evaluation"] = report.to_dict()
             passed = say_gates(report)
             if not as_json:
                 print_evaluation(report, export.output)
         if repo is not None:
             result["push"] = None
-            if passed:
-                from evals.publication.report import public_report
-
-                result["push"] = push(export.output, repo, render=public_report).to_json()
+            result["push"] = push_if_passed(export, repo, passed)
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
-    if repo is not None and not as_json and passed:
+    if result.get("push") and not as_json:
         echo(f"pushed to {result['push']['url']}")
-    if not passed:
-        if repo is not None:
-            note(f"not pushed to {repo}: a gate failed")
-        raise click.exceptions.Exit(3)
+    return passed
 
 
-def _show_plan(plan: dict[str, Any]) -> None:
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"dry_run": True, **plan})
+        return
     for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
         echo(f"{key + ':':<12}{plan[key]}")
     for part in plan["parts"]:

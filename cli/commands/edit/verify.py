@@ -27,10 +27,10 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
     prove, such as measurements, is listed as claimed. The last line is the verdict. The exit code
     is 1 when a check fails.
     """
-    from evals.publication.report import own_report
+    from evals.publication.report import render_report
     from surgery.proof.verification import verify
 
-    result = verify(folder, source=source, revision=revision, render=own_report)
+    result = verify(folder, source=source, revision=revision, render=render_report)
     if as_json:
         print_json(result.to_json())
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from cli.options import (
     FILE,
     PATH,
     Number,
+    ask,
     count_option,
     echo,
     json_option,
@@ -23,7 +23,6 @@ from cli.options import (
     running_options,
 )
 from cli.progress import progress
-from evals.inputs import open_model
 
 
 @click.command("collect")
@@ -59,78 +58,33 @@ from evals.inputs import open_model
 @running_options
 @click.option("--show-text", is_flag=True, help="Write the passages' text too, not only tokens.")
 @json_option
-def command(
-    model: str,
-    corpora: tuple[Path, ...],
-    output: Path,
-    overwrite: bool,
-    revision: str | None,
-    prefix_length: int,
-    suffix_length: int,
-    stride: int,
-    min_score: float,
-    show_text: bool,
-    as_json: bool,
-    **asked: Any,
-) -> None:
+def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **asked: Any) -> None:
     """Find the passages of a corpus that the MODEL recites, and write them as SAMPLES.
 
-    The corpus may be larger than memory. A run that was interrupted goes on where it was when it is
-    started again. The samples hold the passages' tokens: treat them as the private data they are.
+    The corpus may be larger than memory. A run that was interrupted continues where it was when
+    you start it again. The samples hold the passages' tokens: treat them as the private data they
+    are.
     """
     if output.suffix != ".jsonl":
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
-    from evals.memorization.collecting import Cut, collect
-    from evals.running.processes import Processes
-    from evals.running.request import Running
-    from surgery.output import check_output
-    from surgery.reading.corpus import open_corpus
+    from evals.memorization.request import CollectRequest, Cut
 
-    check_output(output, overwrite=overwrite)
-    cut = Cut(prefix_length, suffix_length, stride, min_score)
-    cut.check()
-    running = Running.of(asked)
-    corpus = open_corpus(corpora)
-    processes = Processes.launched(say=note)
-    loaded = open_model(model, running, processes, revision, say=note)
-    begun = time.perf_counter()
-    with progress(f"collect {model}: tokens", None) as advance:
-        found = collect(
-            loaded.model,
-            loaded.tokenizer,
-            corpus,
-            output,
-            cut,
-            settings=lambda: {**loaded.identity, "dtype": loaded.dtype},
-            text=show_text,
-            overwrite=overwrite,
-            batch_size=running.batch_size,
-            processes=processes,
-            advance=advance,
-            check=loaded.check_unchanged,
-        )
-    seconds = time.perf_counter() - begun
-    if not processes.is_main:
+    request = ask(CollectRequest, asked, cut=ask(Cut, asked))
+
+    from evals.memorization.collecting import collect_from
+
+    text = {"show_text": show_text, "overwrite": overwrite}
+    found = collect_from(request, output, **text, say=note, progress=progress)
+    if found is None:
         return
     if found.resumed:
         note("an earlier run was taken up where it was")
     if as_json:
-        print_json(
-            {
-                "output": str(output),
-                "windows": found.windows,
-                "recited": found.recited,
-                "distinct": found.distinct,
-                "tokens": found.tokens_read,
-                "seconds": seconds,
-                "tokens_per_second": found.tokens_read / seconds,
-                "resumed": found.resumed,
-            }
-        )
+        print_json(found.to_dict(output))
         return
     echo(
         f"{found.windows:,} windows tested, {found.recited:,} recited, {found.distinct:,} of them "
-        f"different; {found.tokens_read:,} tokens in {seconds:.1f} s "
-        f"({found.tokens_read / seconds:,.0f} per second)"
+        f"different; {found.tokens:,} tokens in {found.seconds:.1f} s "
+        f"({found.tokens / found.seconds:,.0f} per second)"
     )
     echo(output)

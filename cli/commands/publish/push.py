@@ -32,10 +32,10 @@ def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     Private unless --public. After an interruption, run it again: what has arrived is not sent
     twice. Log in with `hf auth login`.
     """
-    from evals.publication.report import public_report
+    from evals.publication.report import render_report
     from surgery.publishing.upload import push
 
-    done = push(folder, repo, **asked, render=public_report)
+    done = push(folder, repo, **asked, render=render_report)
     if as_json:
         print_json(done.to_json())
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.options import echo, note, output_option, overwrite_option, unasked
+from cli.options import echo, note, output_option, overwrite_option
 
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
@@ -42,25 +42,27 @@ def command(output: Path, overwrite: bool) -> None:
     Edits lab:pythia twice: its deep blocks, and what a search chooses. Verifies both, measures what
     each recites, what an attacker gets and what it can still do, and shows them side by side.
     """
-    from cli.evaluating import evaluation_options, make_plan
-    from cli.exporting import evaluated, exported
+    from cli.exporting import evaluate_exports
     from cli.progress import progress
     from cli.tables import console
-    from cli.tables.evaluation import print_side_by_side
-    from evals.evaluation.side_by_side import side_by_side
+    from cli.tables.evaluation import print_evaluation
+    from evals.evaluation.materials import open_materials
+    from evals.evaluation.request import EvaluationRequest
+    from evals.exporting import ExportRequest, run_export
     from evals.search.request import SearchRequest
     from evals.search.searching import search
     from surgery.output import atomic_folder, check_output
 
     check_output(output, _owned, overwrite=overwrite)
-    plan = make_plan({**unasked(evaluation_options), "attacks": ("cheap",)}, MODEL)
+    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=("cheap",))
+    materials = open_materials(wanted, progress=progress)
     out = console()
     places = {"deep blocks": output / "deep-blocks", "searched": output / "searched"}
     with atomic_folder(output, _owned, overwrite=overwrite) as made:
         out.rule("1. Edit the deep blocks")
         deep, chosen = (str(place) for place in places.values())
         out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep}", style="bold")
-        exported(BLOCKS, MODEL, made / "deep-blocks")
+        run_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=made / "deep-blocks"))
         out.rule("2. Search for the edit that costs least")
         found = output / "search"
         out.print(
@@ -73,14 +75,17 @@ def command(output: Path, overwrite: bool) -> None:
         answer = search(request, made / "search", say=note, progress=progress)
         assert answer is not None
         _, choice = answer
-        prepared = exported(choice, MODEL, made / "searched")
+        searched = ExportRequest(model=MODEL, plan=choice, output=made / "searched")
+        prepared, _ = run_export(searched, progress=progress)
         out.rule("3. Verify, attack and evaluate both, on what did not choose the edit")
         out.print(
             f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap",
             style="bold",
         )
-        both = evaluated(prepared.model, plan, made / "deep-blocks", made / "searched")
-    print_side_by_side(side_by_side(dict(zip(places, both, strict=True))))
+        report = evaluate_exports(
+            prepared.model, materials, made / "deep-blocks", made / "searched"
+        )
+    print_evaluation(report)
     for line in TERMS:
         echo(line)
     out.rule("4. See for yourself")

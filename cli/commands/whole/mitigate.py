@@ -11,13 +11,13 @@ from cli.config import config_of, config_option
 from cli.evaluating import (
     check_tasks,
     drop_option,
-    evaluation_options,
+    evaluation_request,
     fewshot_option,
-    make_plan,
+    open_evaluation,
     say_gates,
     task_options,
 )
-from cli.exporting import evaluated, exported
+from cli.exporting import evaluate_exports
 from cli.options import (
     Number,
     ask,
@@ -28,7 +28,6 @@ from cli.options import (
     overwrite_option,
     print_json,
     samples_option,
-    unasked,
 )
 from cli.progress import progress
 from cli.searching import choice_options
@@ -92,6 +91,7 @@ def command(
 
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import export_command, show_search
+    from evals.exporting import ExportRequest, run_export
     from evals.search.searching import search
     from surgery.exporting import check_target
     from surgery.output import write_text
@@ -101,16 +101,17 @@ def command(
     begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
     if overwrite or not begun:
         check_target(model, output, overwrite=overwrite)
-    evaluation = {
-        **unasked(evaluation_options),
-        **asked,
-        "samples": samples,
-        "controls": request.corpus,
-        "with_audit": True,
-        "max_recovered": {request.measure: max_extraction, **asked["max_recovered"]},
-    }
-    # mistakes are found before any work
-    plan = make_plan(evaluation, lab, models=[(model, request.revision)])
+    evaluation = evaluation_request(
+        asked,
+        models=(model,),
+        baseline=model,
+        revision=None,
+        samples=samples,
+        control=request.corpus,
+        audit=True,
+        max={request.measure: max_extraction, **asked["max_recovered"]},
+    )
+    materials = open_evaluation(evaluation, [(model, request.revision)])  # mistakes come first
     note("1 of 3: search")
     found = search(request, folder, overwrite=overwrite, say=note, progress=progress)
     if found is None:
@@ -123,18 +124,14 @@ def command(
     elif not met:
         note(f"no edit meets {max_extraction:g} ({request.measure}): the best follows")
     note("2 of 3: export")
-    prepared = exported(
-        choice,
-        model,
-        output,
-        layout=request.layout,
-        revision=request.revision,
-        calibration=request.calibration,
-        overwrite=overwrite,
-        keep=begun and not overwrite,
-    )
+    given = {"model": model, "plan": choice, "output": output, "overwrite": overwrite}
+    export = ask(ExportRequest, asked, **given, variant=None)
+    keep = begun and not overwrite
+    prepared, made = run_export(export, keep=keep, say=note, progress=progress)
+    if made is None:
+        note(f"{output}: was exported before")
     note("3 of 3: verify, attack, evaluate")
-    [report] = evaluated(prepared.model, plan, output)
+    report = evaluate_exports(prepared.model, materials, output)
     write_text(output / RECIPE, config_of(ctx))
     passed = say_gates(report) and met
     whole = report.settings.limit is None  # a part of the benchmarks is nothing to publish

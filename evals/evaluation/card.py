@@ -1,0 +1,66 @@
+"""What the model card shows of a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evals.evaluation.page import measurements
+from evals.evaluation.report import EditReport, Report
+from surgery.card.facts import printable
+from surgery.card.metadata import TASK, Measurements
+
+
+def shown_on_card(report: Report) -> Measurements | None:
+    """The figures of a report of one edit; None where it compares with another model.
+
+    Benchmarks that were measured in part are left out: nobody would take them for that.
+    """
+    (edit,) = report.edits
+    if edit.relation != "source":
+        return None
+    if report.settings.limit is not None:
+        edit = edit.model_copy(update={"tasks": {}})
+    text = measurements(report.model_copy(update={"edits": [edit]}))
+    return Measurements(
+        f"{text}\nAll of it is in `report.json`.",
+        [*_benchmarks(edit), *_extraction(edit, report.provenance.samples_sha256)],
+    )
+
+
+def _benchmarks(edit: EditReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "task_type": TASK,
+            "dataset_type": printable(name),
+            "dataset_name": printable(name),
+            "dataset_args": {"num_fewshot": task.num_fewshot},
+            "metric_type": printable(task.metric),
+            "metric_value": task.edited,
+            "metric_args": {"n": task.n, "before_the_edit": task.base},
+        }
+        for name, task in edit.tasks.items()
+    ]
+
+
+def _extraction(edit: EditReport, sha256: str | None) -> list[dict[str, Any]]:
+    found = edit.extraction
+    if found is None:
+        return []
+    lengths = {key: found[key] for key in ("prefix_length", "suffix_length")}
+    return [
+        {
+            "task_type": TASK,
+            "task_name": "verbatim extraction",
+            "dataset_type": "memorized-passages",
+            "dataset_name": "passages of the training data",
+            "dataset_args": {**lengths, "samples_sha256": sha256},
+            "metric_type": metric,
+            "metric_value": found[metric][key],
+            "metric_args": {
+                "n": found["n"],
+                "decoding": "greedy",
+                "before_the_edit": found["baseline"][metric][key],
+            },
+        }
+        for metric, key in (("exact_match", "rate"), ("next_token_accuracy", "mean"))
+    ]

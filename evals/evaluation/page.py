@@ -1,0 +1,184 @@
+"""A report for people: one HTML file that needs nothing else, and Markdown of the same rows.
+
+The page asks nothing of the network and runs no script. The model card embeds `measurements`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from evals.evaluation.pictures import (
+    draw_blocks,
+    draw_changes,
+    draw_shares,
+    draw_trade_off,
+    edit_names,
+)
+from evals.evaluation.report import EditSummary, Gate, Report
+from evals.evaluation.rows import Cell, Table, measured_tables, sizes
+from surgery.card.facts import as_code, as_line
+from surgery.variants import VARIANTS
+
+LIMITS = (
+    "The edit reduces verbatim recall under these tests; it is not a privacy guarantee. Other "
+    "prefixes, sampling, or fine-tuning may still bring a passage out.",
+    "Intervals say how far these documents and passages can be trusted, not how the model does on "
+    "others.",
+    "Figures hold for the precision, device and versions below.",
+)
+
+
+def pages(report: Mapping[str, Any]) -> dict[str, str]:
+    """The content of report.html and report.md. Raises ValueError for what is no report."""
+    checked = Report.model_validate(report)
+    made = {"report.html": render_html(checked), "report.md": render_markdown(checked)}
+    return {name: text.rstrip("\n") + "\n" for name, text in made.items()}
+
+
+def render_html(report: Report) -> str:
+    """The whole page. Every text of the report is escaped."""
+    plain, names = report.to_dict(), edit_names(report)
+    ran = {"Run": plain["settings"] | plain["provenance"], "Base": plain["base"]["provenance"]}
+    ran |= {f"Edit: {edit['name']}": edit["provenance"] for edit in plain["edits"]}
+    blocks = [draw_blocks(edit.edit) if edit.edit else None for edit in report.edits]
+    several = len(report.edits) > 1
+    text: str = _template().render(
+        report=report,
+        title=f"{len(blocks)} edits of {report.base.name}" if several else report.edits[0].verdict,
+        several=several,
+        names=names,
+        tables=[
+            (table, draw_shares(table) or draw_changes(table))
+            for table in (*measured_tables(report), sizes(report))
+        ],
+        trade_off=draw_trade_off(report),
+        edits=list(zip(names, report.edits, blocks, strict=True)),
+        limits=LIMITS,
+        provenance=ran,
+    )
+    return text
+
+
+@lru_cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("evals.evaluation"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    environment.globals |= {"leaves": leaves, "gate_line": gate_line, "facts_of": facts_of}
+    return environment.get_template("report.html.jinja")
+
+
+def gate_line(gate: Gate) -> str:
+    """A gate in words."""
+    state = "ok" if gate.ok else "FAILED"
+    return f"{gate.name}: {state}: {gate.description}"
+
+
+def facts_of(edit: EditSummary) -> list[tuple[str, str]]:
+    """What was done: names and values, as text."""
+    heads = f" with {edit.num_heads} heads each" if edit.num_heads else ""
+    variants = sorted({part["variant"] for part in edit.parts} | {*edit.attention_free.values()})
+    found = [
+        ("edited", f"--drop-attn {edit.drop_attn}, of {edit.num_blocks} blocks{heads}"),
+        *((name, VARIANTS[name].SUMMARY) for name in variants if name in VARIANTS),
+        ("layout", edit.layout),
+        ("family", edit.family),
+        ("source", edit.source),
+    ]
+    if edit.one_hot and edit.one_hot.get("gap") is not None:
+        margin = f"{edit.one_hot['gap']:.1f}, the smallest gap between a token's score for itself "
+        margin += "and for any other; above 104 the attention is exactly one-hot in float32"
+        found.append(("margin", margin))
+    if edit.earlier_edits:
+        found.append(("earlier edits", str(edit.earlier_edits)))
+    calibration = dict(edit.calibration or {})
+    blocks = calibration.pop("blocks", None) or {}
+    found += [(f"calibration {name}", text) for name, text in leaves(calibration)]
+    fits = [f"block {block}: {_r2(fit)}" for block, fit in blocks.items()]
+    if fits:
+        found.append(("fit, R² (1 is exact)", ", ".join(fits)))
+    return found
+
+
+def _r2(fit: Mapping[str, Any]) -> str:
+    return "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every value below a JSON object, with its path in words; what is null is left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            words = str(key).replace("_", " ").replace("sha256", "SHA-256")
+            yield from leaves(inner, f"{name} {words}".strip())
+    elif isinstance(value, list):
+        for at, inner in enumerate(value, start=1):
+            yield from leaves(inner, f"{name} {at}".strip())
+    elif value is not None:
+        yield name, str(value)
+
+
+def render_markdown(report: Report) -> str:
+    """The report in Markdown. Names and sentences are shown as they are, and do nothing else."""
+    lines = [f"# {_title(report)}", "", measurements(report), "## The edit", ""]
+    for name, edit in zip(edit_names(report), report.edits, strict=True):
+        lines += [f"**{as_line(name)}: {as_line(edit.name)}**", ""]
+        facts = facts_of(edit.edit) if edit.edit else [("edit", "not recorded")]
+        lines += [f"- {as_line(key)}: {as_line(text)}" for key, text in facts] + [""]
+    lines += _table(sizes(report), report)
+    lines += ["## Limits", "", *(f"- {as_line(limit)}" for limit in LIMITS), ""]
+    lines += ["## To make this report again", ""]
+    lines += [f"    {' '.join(command.splitlines())}" for command in report.commands]
+    return "\n".join(lines)
+
+
+def _title(report: Report) -> str:
+    named = ", ".join(as_line(edit.name) for edit in report.edits)
+    return f"{named}, compared with {as_line(report.base.name)}"
+
+
+def measurements(report: Report) -> str:
+    """Verdicts, gates, tables and warnings in Markdown: what the model card shows as well."""
+    lines: list[str] = []
+    for name, edit in zip(edit_names(report), report.edits, strict=True):
+        whose = f"{name}. {as_line(edit.name)}: " if len(report.edits) > 1 else ""
+        lines += [whose + as_line(edit.verdict), ""]
+        lines += [f"- gate {as_line(gate_line(gate))}" for gate in edit.gates]
+        lines += [""] if edit.gates else []
+        if edit.warnings:
+            lines += ["To know before you rely on a figure:", ""]
+            lines += [f"- {as_line(warning)}" for warning in edit.warnings] + [""]
+    lines += [
+        f"Before is {as_code(report.base.name)}. Brackets hold 95 % intervals. Differences from it "
+        "are on the same passages and documents; of shares, in percentage points.",
+        "",
+    ]
+    for table in measured_tables(report):
+        lines += _table(table, report)
+    ran = report.edits[0].provenance
+    known = [f"{key} {ran[key]}" for key in ("dtype", "device") if ran.get(key)]
+    versions = report.provenance.versions
+    known += [f"{key} {versions[key]}" for key in ("lm-eval", "transformers") if key in versions]
+    return "\n".join([*lines, f"Settings: {as_line(', '.join(known))}.", ""])
+
+
+def _table(table: Table, report: Report) -> list[str]:
+    columns = ["n", "base", *edit_names(report)]
+    lines = [f"**{table.heading}.** {table.text}".strip(), ""]
+    lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for row in table.rows:
+        label = as_line(row.label) + (f" ({as_line(row.hint)})" if row.hint else "")
+        cells = [f"{row.n:,}" if row.n is not None else "", *map(_cell, (row.base, *row.edits))]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _cell(cell: Cell | None) -> str:
+    return as_line("; ".join([cell.value, *cell.details])) if cell else ""

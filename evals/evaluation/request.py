@@ -1,0 +1,149 @@
+"""What an evaluation is asked for."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from evals.attacks.names import choose_attacks, shorten_names
+from evals.benchmarks.tasks import SUITES
+from evals.running.request import Measuring
+from surgery.hub.embedded import lab_of
+from surgery.hub.finding import shown_name
+
+
+class EvaluationRequest(Measuring):
+    """Compare every one of `models` with `baseline`, on the same documents, passages and text.
+
+    - `tasks`: lm-eval tasks, groups or patterns. Empty: those of `suite`; by default of "lab" for
+      a lab model, and of "standard" for any other. `include_path`: where more tasks are.
+      `limit`: documents of each task, or below 1 a share of them.
+    - `samples`: passages. `control`: text that no model was trained on. A lab model brings its own.
+    - `audit`: try all attacks; `attack`: only these.
+    - Gates: `max_drop`: task or pattern → the most that it may lose; `max_extraction`: the highest
+      rate of passages recited; `max`: attack → the highest rate recovered.
+    - `front`: a search's JSON, for the picture of the trade-off.
+    - `no_cache`: run the base's benchmarks again. `show_text`: write the passages' texts, too.
+    """
+
+    models: tuple[str, ...] = Field(min_length=1)
+    baseline: str
+    tasks: tuple[str, ...] = ()
+    suite: Literal["standard", "lab"] | None = None
+    include_path: tuple[Path, ...] = ()
+    limit: int | float | None = None
+    num_fewshot: int | None = Field(default=None, ge=0)
+    samples: str | None = None
+    control: tuple[Path, ...] = ()
+    max_drop: dict[str, float] = Field(default_factory=dict)
+    max_extraction: float | None = Field(default=None, ge=0, le=1)
+    audit: bool = False
+    attack: tuple[str, ...] = ()
+    max: dict[str, float] = Field(default_factory=dict)
+    front: Path | None = None
+    no_cache: bool = False
+    show_text: bool = False
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split(cls, tasks: Any) -> Any:
+        names = tasks.split(",") if isinstance(tasks, str) else tasks or ()
+        names = [name.strip() if isinstance(name, str) else name for name in names]
+        if not all(names):
+            raise ValueError("a name is empty")
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("limit")
+    @classmethod
+    def _whole_or_share(cls, limit: float | None) -> float | None:
+        if limit is None or 0 < limit < 1:
+            return limit
+        if limit < 1 or limit != int(limit):
+            raise ValueError(f"{limit} is neither a whole number from 1 on nor a share below 1")
+        return int(limit)
+
+    @field_validator("max_drop")
+    @classmethod
+    def _from_zero(cls, limits: dict[str, float]) -> dict[str, float]:
+        for task, limit in limits.items():
+            if not math.isfinite(limit) or limit < 0:
+                raise ValueError(f"{limit} for {task} is not a number from 0 on")
+        return limits
+
+    @model_validator(mode="after")
+    def _agree(self) -> EvaluationRequest:
+        if self.tasks and self.suite:
+            raise ValueError("`tasks` and `suite` exclude each other")
+        if len(self.models) > 1 and self.revision is not None:
+            raise ValueError("`revision` is of one MODEL: export or download the others first")
+        if self.lab is None:
+            if self.max_extraction is not None and self.samples is None:
+                raise ValueError("`max_extraction` needs passages: give `samples`")
+            for name in ("samples", "control"):
+                if self._attacked and not getattr(self, name):
+                    what = "attacks need passages and held-out text"
+                    raise ValueError(f"{what}: give `{name}`")
+        return self
+
+    @property
+    def lab(self) -> str | None:
+        """The lab model among those that are compared, which brings text of its own."""
+        return lab_of(*self.models, self.baseline)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks, groups and patterns that are run."""
+        return self.tasks or tuple(SUITES[self.suite or ("lab" if self.lab else "standard")])
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks that are tried: none unless `audit`, `attack` or `max` asks for them."""
+        return choose_attacks(self.attack, self.max) if self._attacked else ()
+
+    @property
+    def _attacked(self) -> bool:
+        return bool(self.audit or self.attack or self.max)
+
+    def resolved(self, models: Sequence[str], baseline: str, **measured: Any) -> EvaluationRequest:
+        """The request as a report records it: files by name, and what was `measured` by default."""
+        return self.model_copy(
+            update={
+                "models": tuple(models),
+                "baseline": baseline,
+                "tasks": self.task_names,
+                "suite": None,
+                "include_path": tuple(Path(shown_name(place)) for place in self.include_path),
+                "front": self.front and Path(shown_name(self.front)),
+                "audit": False,
+                "attack": self.attacks,
+                "no_cache": False,
+                "device": None,
+                "control": tuple(Path(shown_name(file)) for file in self.control),
+                **measured,
+            }
+        )
+
+    def to_command(self) -> str:
+        """The command that asks for the same, as it is typed."""
+        plain = self.model_dump(exclude={"models"}) | {
+            "tasks": ",".join(self.tasks) or None,
+            "attack": shorten_names(self.attack),
+        }
+        words = ["attn-surgery", "evaluate", *self.models]
+        for name, value in plain.items():
+            words += _typed_option(f"--{name.replace('_', '-')}", value)
+        return shlex.join(words)
+
+
+def _typed_option(option: str, value: Any) -> list[str]:
+    if value is None or isinstance(value, bool):
+        return [option] if value else []
+    if isinstance(value, Mapping):
+        value = [f"{name}={limit:g}" for name, limit in value.items()]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [word for one in values for word in (option, str(one))]

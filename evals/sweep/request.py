@@ -1,0 +1,69 @@
+"""What a sweep is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from evals.running.request import Measuring
+from surgery.variants import VARIANTS
+
+
+class SweepRequest(Measuring):
+    """Edits of `model`, measured on `samples` and on held-out text.
+
+    - `variant`: what a block becomes. Empty: all if there is calibration text, else those that need
+      none. `last`, `ranges`, `heads`: edits beside every single block.
+    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
+    - `exact_only`: measure only which passages are recited.
+    - `tasks`, names with commas between, or `suite`: run these lm-eval tasks under every edit, too.
+      `include_path`: where more tasks are. `limit`: documents of each, or a share below 1.
+    - `bounds`, `estimate`: also bound what mixing adds to each block; also estimate every head.
+    """
+
+    model: str
+    samples: str
+    variant: tuple[str, ...] = ()
+    last: bool = True
+    ranges: bool = False
+    heads: bool = False
+    corpus: tuple[Path, ...] = ()
+    calibration: tuple[str, ...] = ()
+    exact_only: bool = False
+    tasks: str | None = None
+    suite: Literal["standard", "lab"] | None = None
+    include_path: tuple[Path, ...] = ()
+    limit: int | float | None = Field(default=None, gt=0)
+    bounds: bool = False
+    estimate: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> SweepRequest:
+        if self.exact_only and (self.corpus or self.bounds or self.estimate):
+            raise ValueError(
+                "`exact_only` reads no held-out text, so no `corpus`, `bounds`, or `estimate`"
+            )
+        if self.tasks is not None and self.suite is not None:
+            raise ValueError("`tasks` and `suite` exclude each other")
+        if self.tasks is None and self.suite is None and (self.include_path or self.limit):
+            raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
+        if not all(self.task_names):
+            raise ValueError(f"`tasks` {self.tasks!r}: a name is empty")
+        return self
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks, groups, and patterns that every edit is run on."""
+        if self.suite is not None:
+            from evals.benchmarks.tasks import SUITES
+
+            return tuple(SUITES[self.suite])
+        names = [] if self.tasks is None else self.tasks.split(",")
+        return tuple(dict.fromkeys(name.strip() for name in names))
+
+    def variants(self, *, fits: bool) -> tuple[str, ...]:
+        """What a block or head becomes, each once. `fits`: there is calibration text."""
+        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+        return tuple(dict.fromkeys(self.variant or default))

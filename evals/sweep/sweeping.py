@@ -1,0 +1,130 @@
+"""A sweep from its request to its result and its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evals.bounds.divergence import bounds
+from evals.edits.batch import BASE
+from evals.files import Journal
+from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.memorization.recovery import recovery_of
+from evals.search.estimates import Estimates, look
+from evals.search.halves import Half
+from evals.sweep.pictures import PICTURES, draw_pictures
+from evals.sweep.report import as_csv, journal_of, sweep_report
+from evals.sweep.request import SweepRequest
+from evals.sweep.task import SweepTask, open_sweep
+from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
+
+BOUND_WINDOWS = 32
+"""Windows of held-out text for `bounds`, at least, if there are so many."""
+_PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
+owned = known_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
+
+
+def sweep(
+    request: SweepRequest,
+    folder: Path | None = None,
+    *,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> dict[str, Any] | None:
+    """The JSON object of `sweep --json`. None on all processes but the main one.
+
+    Writes it into `folder`, with a table and pictures, and continues what an interrupted sweep left
+    beside that. Raises `SurgeryError` for what the request names and cannot be used, and for a
+    folder that cannot be written.
+    """
+    if folder is not None:
+        check_output(folder, owned, overwrite=overwrite)
+    task = open_sweep(request, say, progress)
+    journals: list[Journal] = []
+    if folder is not None and task.processes.is_main:  # others need not know what the model is
+        journals.append(journal_of(folder, task))
+        if task.benchmarks is not None:
+            questions = task.benchmarks.identify(task.sizes)
+            journals.append(journal_of(folder, task, questions))
+    journal, task_journal = (*journals, None, None)[:2]
+    with progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
+        measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
+    runs = _run_tasks(task, task_journal, progress)
+    estimates = _estimate(task, progress) if task.units else None
+    if not task.processes.is_main:
+        return None
+    result = sweep_report(task, measured, estimates, _bound(task, progress))
+    if task.benchmarks is not None:
+        from evals.sweep.tasks import with_tasks
+
+        result = with_tasks(result, task.benchmarks, runs, task.sizes)
+    for warning in result["warnings"][len(task.warnings) :]:
+        say(f"warning: {warning}")
+    if folder is not None:
+        _write(folder, result, overwrite=overwrite, config=request.to_config())
+    for file in journals:
+        file.remove()
+    return result
+
+
+def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> Any:
+    """Every edit on the benchmarks that are asked for."""
+    if task.benchmarks is None:
+        return None
+    from evals.sweep.tasks import run_tasks
+
+    with progress("run tasks", len(task.edits) + 1) as advance:
+        return run_tasks(
+            task.benchmarks,
+            task.loaded,
+            list(task.edits),
+            task.sizes,
+            fitter=task.fitter,
+            processes=task.processes,
+            advance=advance,
+            journal=journal,
+        )
+
+
+def _estimate(task: SweepTask, progress: Progress) -> Estimates:
+    """Estimates of every unit, on the recited passages; on all where none is."""
+    assert task.heldout is not None
+    members = task.samples.trained_on
+    recited = task.engine.base.exact & members
+    fits = {}
+    if task.fitter is not None:
+        every = range(task.loaded.dimensions.num_blocks)
+        fits = task.fitter.fits_alone(every, {unit.variant for unit in task.units})
+    with progress("estimate", None) as advance:
+        return look(
+            task.loaded.model,
+            Half(task.samples, task.heldout),
+            recited if recited.any() else members,
+            task.units,
+            (),
+            recovery_of("greedy"),
+            fits,
+            processes=task.processes,
+            advance=advance,
+        )
+
+
+def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
+    if not task.request.bounds or task.heldout is None:
+        return None
+    windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
+    with progress("bounds", len(windows)) as advance:
+        return bounds(task.loaded.model, windows, advance=advance)
+
+
+def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
+    """sweep.json, sweep.csv, pictures of them, and config.yaml: all at once."""
+    with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+        write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
+        write_text(partial / "sweep.csv", as_csv([result["base"], *result["edits"]]))
+        if "estimates" in result:
+            write_text(partial / "estimates.csv", as_csv(result["estimates"]))
+        draw_pictures(result, partial)

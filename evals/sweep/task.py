@@ -1,0 +1,122 @@
+"""What is swept: a loaded model, its edits, and the text they are measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evals.edits.engine import Engine
+from evals.inputs import (
+    Progress,
+    Say,
+    calibration_text,
+    fitter_for,
+    look_up,
+    needed_texts,
+    open_model,
+    open_passages,
+    tokenized,
+)
+from evals.models import LoadedModel
+from evals.running.processes import Processes
+from evals.samples import Samples, Tokens
+from evals.samples.windows import control_windows
+from evals.search.units import possible, units
+from evals.sweep.edits import Kind, drop_refused, list_edits
+from evals.sweep.request import SweepRequest
+from surgery.fitting.fitter import Fitter
+from surgery.hub.embedded import lab_of
+from surgery.selection import Part, Selection
+
+if TYPE_CHECKING:
+    from evals.benchmarks.running import Benchmarks
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """A request with all that it names opened.
+
+    - `heldout`: int32 [M, T] windows; None where none are measured.
+    - `edits`: in the order of the report. `units`: what is estimated beside them.
+    - `fitter`: None where no variant needs one. `warnings`: what is left out, and why.
+    - `benchmarks`: None where no tasks are asked for. `sizes`: task → rows at a time.
+    """
+
+    request: SweepRequest
+    loaded: LoadedModel
+    samples: Samples
+    heldout: Tokens | None
+    edits: dict[Selection, Kind]
+    units: tuple[Part, ...]
+    engine: Engine
+    fitter: Fitter | None
+    benchmarks: Benchmarks | None
+    sizes: dict[str, int]
+    warnings: tuple[str, ...]
+    processes: Processes
+
+
+def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
+    """Reads what a request names: texts first, then tasks, then the model.
+
+    `say` hears of what is left out. Raises `SurgeryError` for what cannot be used.
+    """
+    model = request.model
+    fits = bool(request.calibration) or (request.estimate and lab_of(model) is not None)
+    variants = request.variants(fits=fits)
+    passages = open_passages(request.samples, request)
+    texts = [] if request.exact_only else needed_texts(request.corpus, model)
+    calibrated = calibration_text(request.calibration, model, variants)
+    processes = Processes.launched(say=say)
+    benchmarks = _load_tasks(request, progress)
+    loaded = open_model(model, request, processes, request.revision, say=say)
+    rows, heldout = tokenized(passages, loaded, say), None
+    if not request.exact_only:
+        heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+    editable, size = loaded.editable, loaded.dimensions
+    edits = list_edits(
+        size.num_blocks, size.num_heads, variants, request, num_groups=size.num_groups
+    )
+    refused = drop_refused(editable, edits)
+    every: tuple[Part, ...] = ()
+    if request.estimate:
+        some = units(size.num_blocks, size.num_heads, "mixed", variants)
+        every, reasons = possible(some, editable.refusal)
+        refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
+    warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    plans = [editable.plan(edit) for edit in edits]
+    fitter = fitter_for(plans, calibrated, loaded, processes=processes, progress=progress)
+    sizes = {}
+    if benchmarks is not None:
+        from evals.sweep.tasks import batch_sizes
+
+        sizes = batch_sizes(benchmarks, loaded, request.batch_size, processes)
+    engine = Engine(
+        loaded.model,
+        rows,
+        heldout,
+        exact_only=request.exact_only,
+        batch_size=request.batch_size,
+        processes=processes,
+        fitter=fitter,
+        editable=editable,
+    )
+    return SweepTask(
+        request, loaded, rows, heldout, edits, every, engine, fitter, benchmarks, sizes,
+        tuple(warnings), processes,
+    )  # fmt: skip
+
+
+def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
+    """The tasks that are asked for. The model is looked up first: tasks may take long to load."""
+    if not request.task_names:
+        return None
+    look_up(request.model, request.revision)
+    with progress("loading tasks", None):
+        from evals.benchmarks.running import Benchmarks
+
+        return Benchmarks.load(
+            request.task_names, include_paths=request.include_path, limit=request.limit
+        )
