@@ -194,7 +194,7 @@ class Family:
                     f"{key!r} is not a positive whole number", where="config.json", got=value
                 )
             values[name] = value
-        self._check_aliases(config)
+        _check_aliases(self.aliases, config)
         dimensions = Dimensions(**{"head_size": self.head_size, **values})
         for name, what, few in (
             ("hidden_size", "heads", dimensions.num_heads),
@@ -209,28 +209,10 @@ class Family:
                 )
         return dimensions
 
-    def _check_aliases(self, config: Mapping[str, Any]) -> None:
-        for alias, key in self.aliases.items():
-            if alias in config and repr(config[alias]) != repr(config.get(key)):  # 2.0 is not 2
-                raise CheckpointError(
-                    f"{alias!r} and {key!r} are two names of one setting, and differ",
-                    where="config.json",
-                    expected=repr(config.get(key)),
-                    got=repr(config[alias])[:50],
-                    fix=f"remove {alias!r}",
-                )
-
     def unknown_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys of a parsed config.json that this architecture does not have, ascending."""
-        known = {*self.config_keys.values(), *self.aliases, *self.needs, *self._named_keys()}
+        known = {*self.config_keys.values(), *self.aliases, *self.needs, *_named_keys(self)}
         return tuple(sorted(set(config) - known - set(f"{_COMMON} {self.settings}".split())))
-
-    def _named_keys(self) -> Iterator[str]:
-        """The keys of config.json that fields of the record and of its rules name."""
-        yield from (key for key in (self.epsilon, self.clip, self.window) if key is not None)
-        yield from (rule.when.key for rule in self.rules if rule.when is not None)
-        if self.rotary is not None:
-            yield from self.rotary.keys
 
     def known_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The same configuration without them."""
@@ -266,12 +248,29 @@ class Family:
         """The blocks that have an attention module; edited ones of a compact model have others."""
         return tuple(b for b in range(num_blocks) if self.reading(b)[1] in modules)
 
-    def has(self, role: Role) -> bool:
-        return self.rule(role) is not None
-
     @cached_property
     def _by_name(self) -> dict[str, TensorRule]:
         return {rule.name: rule for rule in self.rules}
+
+
+def _named_keys(family: Family) -> Iterator[str]:
+    """The keys of config.json that fields of the record and of its rules name."""
+    yield from (key for key in (family.epsilon, family.clip, family.window) if key is not None)
+    yield from (rule.when.key for rule in family.rules if rule.when is not None)
+    if family.rotary is not None:
+        yield from family.rotary.keys
+
+
+def _check_aliases(aliases: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    for alias, key in aliases.items():
+        if alias in config and repr(config[alias]) != repr(config.get(key)):  # 2.0 is not 2
+            raise CheckpointError(
+                f"{alias!r} and {key!r} are two names of one setting, and differ",
+                where="config.json",
+                expected=repr(config.get(key)),
+                got=repr(config[alias])[:50],
+                fix=f"remove {alias!r}",
+            )
 
 
 def left_out(unknown: Sequence[str]) -> str:

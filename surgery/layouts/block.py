@@ -10,12 +10,11 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from surgery.families import Dimensions, Family, Role, Switch
 from surgery.layouts.product import reproducible_product
-from surgery.variants import Affine, Fit, Sources
+from surgery.variants import Fit, Sources
 
 Array = npt.NDArray[Any]
 Part = Literal["query", "key", "value"]
@@ -42,7 +41,7 @@ class Block:
         return tuple(self.dimensions.sizes[size] for size in rule.shape)
 
     def has(self, role: Role) -> bool:
-        return self.family.has(role) and self.name(role) in self.present
+        return self.family.rule(role) is not None and self.name(role) in self.present
 
     def read(self, role: Role) -> Array:
         return self.read_tensor(self.name(role))
@@ -73,32 +72,15 @@ class Block:
     def sources(self, fit: Fit | None = None) -> Sources:
         """W_V [H, h, d] and b_V [H, h] of each query head, as stored, and what was fitted."""
         weight, bias = self.stored("value", "weight"), self.stored("value", "bias")
-        found = [
-            self._of_query_heads(self.parts(role, self.read(role))["value"])
-            for role in (weight, bias)
-            if role == weight or self.has(role)
-        ]
-        return Sources(found[0], found[1] if len(found) > 1 else None, fit)
-
-    def _of_query_heads(self, values: Array) -> Array:
-        """[G, …] → [H, …]: every query head has the values of its group."""
         each = self.dimensions.heads_per_group
-        if each == 1:
-            return values
-        return values[[head // each for head in range(self.dimensions.num_heads)]]
 
-    def branch_weight(self, affine: Affine) -> Array:
-        """W_O M, float64 [d, d], for a map whose weight is not None."""
-        assert affine.weight is not None
-        d = self.dimensions.d
-        return reproducible_product(self.read("output_weight"), affine.weight.reshape(-1, d))
+        def of_query_heads(role: Role) -> Array:
+            values = self.parts(role, self.read(role))["value"]
+            shared = [head // each for head in range(self.dimensions.num_heads)]
+            return values if each == 1 else values[shared]
 
-    def branch_bias(self, affine: Affine) -> Array:
-        """W_O c + b_O, float64 [d]."""
-        bias = np.zeros(self.dimensions.d) if affine.bias is None else self.constant(affine.bias)
-        if affine.keep_output_bias and self.has("output_bias"):
-            bias = bias + self.read("output_bias").astype(np.float64)
-        return bias
+        found = of_query_heads(bias) if self.has(bias) else None
+        return Sources(of_query_heads(weight), found, fit)
 
     def constant(self, contexts: Array) -> Array:
         """What constant context vectors [H, h] add to the residual: W_O c, float64 [d]."""

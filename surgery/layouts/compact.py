@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from surgery.errors import UnsupportedError
 from surgery.families import Family
 from surgery.layouts.block import Array, Block
 from surgery.layouts.change import Change, Stored
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.one_hot import OneHot
+from surgery.layouts.product import reproducible_product
 from surgery.modeling.names import auto_map, class_names
 from surgery.variants import Fit
 
@@ -71,10 +74,15 @@ def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Chan
 def compute(
     change: Change, block: Block, edit: BlockEdit, fit: Fit | None, one_hot: OneHot | None
 ) -> Array:
-    affine = edit.affine(block.sources(fit))
+    """W_O M [d, d] or W_O c + b_O [d], in float64."""
+    affine, d = edit.affine(block.sources(fit)), block.dimensions.d
     if change.role == "affine_weight":
-        return block.branch_weight(affine)
-    return block.branch_bias(affine)
+        assert affine.weight is not None
+        return reproducible_product(block.read("output_weight"), affine.weight.reshape(-1, d))
+    bias = np.zeros(d) if affine.bias is None else block.constant(affine.bias)
+    if affine.keep_output_bias and block.has("output_bias"):
+        bias = bias + block.read("output_bias").astype(np.float64)
+    return bias
 
 
 def with_switched(changes: Sequence[Change], inventory: Stored) -> tuple[Change, ...]:
