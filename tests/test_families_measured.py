@@ -7,19 +7,23 @@ the whole model gives.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
+from fits import random_fits
 from torch.nn import functional
 
 from evals.edits.engine import Engine
+from evals.response import Looking, respond_margins
 from evals.running.batching import rows_per_batch
+from evals.running.processes import Processes
 from evals.running.runs import from_block, from_tokens
 from evals.samples import Samples
 from evals.search.units import units
-from evals.sweep.edits import swept
+from evals.sweep.edits import list_edits
 from surgery.editing.in_memory import short_circuit
 from surgery.editing.loading import load_model
 from surgery.fitting.calibration import Calibration
@@ -83,9 +87,27 @@ def test_context_vectors_are_fitted(model) -> None:
     assert fit.r2 is not None
 
 
+def test_responses_are_first_order_changes(model) -> None:
+    """Of a group under every variant: the margins' response is that of moving its contexts."""
+    heads = (0, 1)
+    fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
+    parts = [Part(1, heads, variant) for variant in ("identity", "zero", "mean", "linear")]
+    samples = Samples(
+        tokens=TOKENS[:4], prefix_length=8, ids=tuple(map(str, range(4))), source="drawn"
+    )
+    looking = Looking(model, parts, fits, Processes(), lambda done: None)
+    found, margins = respond_margins(looking, samples)
+    assert found.shape == (4, 16, 4)
+    assert margins.shape == (4, 16)
+    assert np.isfinite(found).all()
+    assert np.abs(found).max(axis=(1, 2)).min() > 0
+
+
 def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
     pieces = [part.heads for part in units(1, 4, "mixed", ["zero"], 2)]
     assert pieces == [(0, 1, 2, 3), (0, 1), (2, 3), (0,), (1,), (2,), (3,)]
     assert [part.heads for part in units(1, 2, "heads", ["zero"])] == [(0,), (1,)]
-    heads = [s[0].heads for s, kind in swept(1, 4, ["zero"], heads=True, num_groups=2).items()]
+    request = SimpleNamespace(last=False, ranges=False, heads=True)
+    edits = list_edits(1, 4, ["zero"], request, num_groups=2)
+    heads = [selection[0].heads for selection in edits]
     assert heads == [(0, 1, 2, 3), (0,), (1,), (2,), (3,), (0, 1), (2, 3)]

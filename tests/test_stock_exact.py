@@ -147,8 +147,9 @@ def test_zero(tmp_path: Path, dtype: str) -> None:
     assert_equal_without_cache(edited, reference, 300)
 
 
-def test_zero_without_attention_biases(tmp_path: Path) -> None:
-    edited, reference = neox_pair(tmp_path, (0, 3), "sdpa", variant="zero", attention_bias=False)
+@pytest.mark.parametrize("variant", ["identity", "zero"])
+def test_without_attention_biases(tmp_path: Path, variant: str) -> None:
+    edited, reference = neox_pair(tmp_path, (0, 3), "sdpa", variant=variant, attention_bias=False)
     assert_equal_without_cache(edited, reference, 300)
 
 

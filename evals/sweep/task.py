@@ -80,7 +80,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:
-        some = units(size.num_blocks, size.num_heads, "mixed", variants)
+        some = units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
         every, reasons = possible(some, editable.refusal)
         refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]

@@ -89,7 +89,8 @@ def rotary_positions(
     found: dict[str, float] = {}
     for name, (inside, outside, least, most) in _NUMBERS.items():
         default = getattr(rotary, name)
-        every = (rope.get(inside), scaling.get(inside), config.get(inside), config.get(outside))
+        scaled = scaling.get(inside) if rotary.scalings else None  # old versions do not heed it
+        every = (rope.get(inside), scaled, config.get(inside), config.get(outside))
         given = [value for value in every if value is not None]
         value = given[0] if given else default
         if type(value) not in (int, float) or not least <= value <= most:
