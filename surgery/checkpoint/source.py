@@ -127,38 +127,42 @@ def weights_entry(has: Callable[[str], bool]) -> str | None:
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 
-def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkpoint:
-    index = read_json(folder / index_name)
-    weight_map = index.get("weight_map")
+def read_index(folder: Path, entry: str, has: Callable[[str], bool]) -> tuple[dict[str, str], Any]:
+    """Returns the weight map (tensor → file) and the metadata of an index of shards.
+
+    `has`: whether there is a file of that name. Raises `CheckpointError` for an index that is
+    damaged, names a file outside the folder, or names one that is missing.
+    """
+    index = read_json(folder / entry)
+    weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("has no weight_map", where=index_name)
-    metadata = index.get("metadata") or {}
+        raise CheckpointError("has no weight_map", where=entry)
     if not isinstance(metadata, dict):
-        raise CheckpointError("has metadata that is no object", where=index_name)
-    shards: dict[str, Shard] = {}
-    for file_name in weight_map.values():
+        raise CheckpointError("has metadata that is no object", where=entry)
+    for name in {str(file): file for file in weight_map.values()}.values():
         if (
-            not isinstance(file_name, str)
-            or Path(file_name).name != file_name
-            or file_name == ".."
-            or len(os.fsencode(file_name)) > _LONGEST_NAME
+            not isinstance(name, str)
+            or Path(name).name != name
+            or name == ".."
+            or len(os.fsencode(name)) > _LONGEST_NAME
         ):
-            raise CheckpointError(
-                "names a file outside the folder", where=index_name, got=repr(file_name)
-            )
-        if file_name in shards:
-            continue
-        if not (folder / file_name).is_file():
-            raise CheckpointError(
-                f"names shard {file_name}, which is missing", where=index_name, fix="download it"
-            )
-        shards[file_name] = _open_shard(folder / file_name, config)
+            raise CheckpointError("names a file outside the folder", where=entry, got=repr(name))
+        if not has(name):
+            what = f"names shard {name}, which is missing"
+            raise CheckpointError(what, where=entry, fix="download it")
+    return weight_map, metadata
+
+
+def _open_index(folder: Path, config: dict[str, Any], entry: str) -> Checkpoint:
+    weight_map, metadata = read_index(folder, entry, lambda name: (folder / name).is_file())
+    names = dict.fromkeys(weight_map.values())
+    shards = {name: _open_shard(folder / name, config) for name in names}
     stored = {(tensor.info.name, file) for file in shards for tensor in shards[file].tensors}
     for name, _ in sorted(stored ^ weight_map.items()):
         found = sorted(file for stored_name, file in stored if stored_name == name)
         raise CheckpointError(
             f"tensor {name!r} is not where the index says",
-            where=index_name,
+            where=entry,
             expected=weight_map.get(name, "no such tensor"),
             got=" and ".join(found) or "no shard that holds it",
         )

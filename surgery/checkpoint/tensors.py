@@ -115,32 +115,33 @@ class StoredTensor:
 def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     """Returns the tensors of a safetensors file, in the order of their bytes, and its metadata.
 
-    The library checks the header: it is complete, and the tensors fill the rest of the file.
-    Raises `CheckpointError` for a file that is damaged or holds a tensor that no array can.
+    The library checks that the header is valid and that the tensors fill the rest of the file.
+    Raises `CheckpointError` for a damaged file, or a tensor that no numpy array can hold.
     """
-    path.open("rb").close()  # the library does not tell a file that may not be read
-    fix = "the file is truncated or not safetensors; download it again"
-    with guard(CheckpointError, "the header is not valid", path.name, fix):
-        with safe_open(path, "numpy") as file:
-            metadata = dict(file.metadata() or {})
-            infos = []
-            for name in file.offset_keys():
-                part = file.get_slice(name)
-                infos.append(TensorInfo(name, part.get_dtype(), tuple(part.get_shape())))
-                _check_array(infos[-1])
-        start = path.stat().st_size - sum(info.nbytes for info in infos)
+    with guard(CheckpointError, "cannot be read", path):
+        path.open("rb").close()  # the library does not distinguish a file that it may not read
+    what = "is truncated or not valid safetensors"
+    with (
+        guard(CheckpointError, what, path.name, "download it again"),
+        safe_open(path, "numpy") as file,
+    ):
+        metadata = dict(file.metadata() or {})
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+        infos = [TensorInfo(n, s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()]
+    for info in infos:
+        if info.dtype not in DTYPES or len(info.shape) > _MOST_DIMENSIONS:
+            raise CheckpointError(
+                f"tensor {info.name!r} cannot be read",
+                where=path.name,
+                expected=f"one of {', '.join(DTYPES)}, and at most {_MOST_DIMENSIONS} dimensions",
+                got=f"{info.dtype}, {len(info.shape)} dimensions",
+            )
+    start = path.stat().st_size - sum(info.nbytes for info in infos)
     tensors = []
     for info in infos:
         tensors.append(StoredTensor(info, FileRange(path, start, info.nbytes)))
         start += info.nbytes
     return tensors, metadata
-
-
-def _check_array(info: TensorInfo) -> None:
-    if info.dtype not in DTYPES:
-        raise ValueError(f"{info.name} has dtype {info.dtype}")
-    if len(info.shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"{info.name} has {len(info.shape)} dimensions")
 
 
 def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:

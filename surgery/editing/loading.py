@@ -12,7 +12,12 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.inventory import check_complete, check_config, check_tokenizer
+from surgery.checkpoint.inventory import (
+    check_complete,
+    check_config,
+    check_tokenizer,
+    make_inventory,
+)
 from surgery.checkpoint.source import HEADS, TOKENIZER, Checkpoint, open_checkpoint
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
@@ -45,7 +50,7 @@ def load_model(
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(Path(model))
     folder, family = checkpoint.folder, family_of(checkpoint.config)
     check_config(checkpoint.config, family)  # first what the library would stumble over
-    check_complete(checkpoint.config, checkpoint.infos)
+    check_complete(make_inventory(checkpoint.config, checkpoint.infos))
     if (folder / ADAPTER).exists():
         raise UnsupportedError(
             "holds an adapter, which the library would put into the model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
 from surgery.reading.corpus import Tokens, documents, open_corpus, token_ids
 from surgery.reading.passages import Documents, evenly, passages, scattered
+from surgery.reading.sources import Source
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
@@ -32,43 +33,23 @@ PASSAGE = 8
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One source of text: as a whole, and as up to so many passages. `size`: bytes of a file."""
-
-    name: str
-    size: int | None
-    whole: Documents
-    passages: Callable[[int], Sequence[Documents]]
-
-    def source(self, sha256: str) -> TextSource:
-        """Returns its record for a manifest. `sha256`: of the text that was read."""
-        if self.size is None:
-            return TextSource(name=self.name)
-        return TextSource(name=self.name, size=self.size, sha256=sha256)
-
-
-@dataclass(frozen=True)
 class Text:
     """Text that was found, before there is a tokenizer for it.
 
-    `spread`: large files give passages from all over them (`surgery.reading.passages`), not their
-    beginnings.
+    `spread`: a large file gives passages from all over it (`surgery.reading.passages`), not only
+    its beginning.
     """
 
-    streams: tuple[Stream, ...]
+    sources: tuple[Source, ...]
     spread: bool = True
-
-    def as_in(self, record: CalibrationRecord | None) -> Text:
-        """Returns the same text, to be read as it was for an export's record."""
-        return self if record is None else replace(self, spread=record.spread)
 
     def tokenized(
         self, tokenizer: Any, dimensions: Dimensions, *, most_tokens: int | None = None
     ) -> Calibration:
         """Reads as much text as a model of these dimensions needs, or `most_tokens` of it.
 
-        Every stream gives an equal share while it lasts. An end-of-text token, if the tokenizer
-        has one, separates the documents of a passage, and its last incomplete window is left out.
+        Every source gives an equal share while it lasts. An end-of-text token, if the tokenizer
+        has one, separates the documents of a passage. The last incomplete window is left out.
         Raises `SamplesError` for too little text or a malformed file.
         """
         window = min(WINDOW, dimensions.max_positions)
@@ -79,24 +60,31 @@ class Text:
             digest = digests.setdefault(number, hashlib.sha256())
             return _windows(place(), tokenizer, window, digest)
 
-        def of_stream(number: int, stream: Stream, share: int) -> Iterator[Tokens]:
-            count = -(-share // PASSAGE)
-            places = stream.passages(count) if self.spread else [stream.whole]
+        def of_source(number: int, source: Source, share: int) -> Iterator[Tokens]:
+            places: Sequence[Documents] = [partial(documents, source)]
+            if self.spread:
+                places = passages(source, -(-share // PASSAGE), number)
             return evenly([partial(of_passage, number, place) for place in places], share)
 
-        streams = [partial(of_stream, *numbered) for numbered in enumerate(self.streams)]
-        if self.spread and len(streams) > most // window:
-            streams = scattered(streams)
-        found = list(evenly(streams, most // window))
+        readers = [partial(of_source, *numbered) for numbered in enumerate(self.sources)]
+        if self.spread and len(readers) > most // window:
+            readers = scattered(readers)
+        found = list(evenly(readers, most // window))
         if len(found) < FEWEST_WINDOWS:
             raise SamplesError(
                 "too little calibration text",
-                where=", ".join(dict.fromkeys(stream.name for stream in self.streams)),
+                where=", ".join(dict.fromkeys(source.name for source in self.sources)),
                 expected=f"at least {FEWEST_WINDOWS * window:,} tokens",
                 got=f"fewer than {(len(found) + 1) * window:,}",
             )
-        sources = {self.streams[n].source(digests[n].hexdigest()): None for n in sorted(digests)}
-        return Calibration(np.stack(found), tuple(sources), self.spread)
+        read = [(self.sources[number], digests[number].hexdigest()) for number in sorted(digests)]
+        records = [
+            TextSource(name=one.name)
+            if one.size is None
+            else TextSource(name=one.name, size=one.size, sha256=sha256)
+            for one, sha256 in read
+        ]
+        return Calibration(np.stack(found), tuple(dict.fromkeys(records)), self.spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,24 +165,9 @@ def open_calibration(sources: Sequence[str | Path]) -> Text:
 
     A data set on the Hub is read from its start.
     """
-    corpus = open_corpus(sources)
-    return Text(
-        tuple(
-            Stream(
-                file.name, file.size, partial(documents, file), partial(passages, file, number=n)
-            )
-            for n, file in enumerate(corpus.files)
-        )
-    )
+    return Text(open_corpus(sources).files)
 
 
 def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
     """Makes calibration text of strings, under one name."""
-    return Text(tuple(_at_hand(name, text) for text in texts))
-
-
-def _at_hand(name: str, text: str) -> Stream:
-    def whole() -> Iterator[Iterator[str]]:
-        return iter([iter([text])])
-
-    return Stream(name, None, whole, lambda most: [whole])
+    return Text(tuple(Source(Path(name), name, text=text) for text in texts))

@@ -18,6 +18,7 @@ from surgery.checkpoint.source import (
     PICKLE,
     SAFETENSORS,
     SIDECARS,
+    read_index,
     weights_entry,
 )
 from surgery.checkpoint.tensors import TensorInfo
@@ -224,14 +225,8 @@ def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...
     """The file of weights itself, or the shards that an index names, all of which must exist."""
     if not entry.endswith(INDEX):
         return (entry,)
-    weight_map = read_json(folder / entry).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("has no weight_map", where=entry)
-    shards = tuple(dict.fromkeys(map(str, weight_map.values())))
-    missing = next((shard for shard in shards if shard not in files), None)
-    if missing is not None:
-        raise CheckpointError(f"names shard {missing}, which is missing", where=entry)
-    return shards
+    weight_map, _ = read_index(folder, entry, files.__contains__)
+    return tuple(dict.fromkeys(weight_map.values()))
 
 
 def _earlier_download(name: str, revision: str | None) -> Path | None:

@@ -114,6 +114,9 @@ def documents(file: Source, part: range | None = None) -> Iterator[Iterator[str]
 
     `part`: those that begin within it, and of a text its lines (`surgery.reading.rows.extent`).
     """
+    if file.text is not None:
+        yield iter([file.text])
+        return
     if not file.is_table:
         yield _text(file) if part is None else _lines(file, part)
         return

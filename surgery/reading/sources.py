@@ -19,11 +19,15 @@ PACKED = {".zst": "zstd", ".gz": "gzip"}
 
 @dataclass(frozen=True)
 class Source:
-    """A file or a data set. `name`: how it is reported. `column`: where its passages are."""
+    """A file or a data set. `name`: how it is reported. `column`: where its passages are.
+
+    `text`: the text itself, where it is no file.
+    """
 
     place: Path | HubDataset
     name: str = ""
     column: str | None = None
+    text: str | None = None
 
     @property
     def form(self) -> str:
@@ -43,8 +47,9 @@ class Source:
 
     @property
     def size(self) -> int | None:
-        """In bytes; None of a data set on the Hub."""
-        return self.place.stat().st_size if isinstance(self.place, Path) else None
+        """In bytes; None for what is no file."""
+        is_file = isinstance(self.place, Path) and self.text is None
+        return self.place.stat().st_size if is_file else None  # type: ignore[union-attr]
 
     def open(self) -> io.BufferedReader:
         """A file's bytes, unpacked as they are read."""

@@ -148,13 +148,13 @@ HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
         lambda header: header.update({"x" * 100_000: header.pop(BIAS)}),
         "unknown tensor",
     ),
-    "digits": (lambda header: header[BIAS].update(shape=["@"]), "the header is not valid"),
-    "beyond 64 bits": (lambda header: header[BIAS].update(shape=[2**70]), "the header is not"),
+    "digits": (lambda header: header[BIAS].update(shape=["@"]), "not valid safetensors"),
+    "beyond 64 bits": (lambda header: header[BIAS].update(shape=[2**70]), "not valid safetensors"),
     "a thousand dimensions": (
         lambda header: header[BIAS].update(shape=[64] + [1] * 1_000),
-        "has 1001 dimensions",
+        "1001 dimensions",
     ),
-    "no numbers": (lambda header: header[BIAS].update(shape=None), "the header is not valid"),
+    "no numbers": (lambda header: header[BIAS].update(shape=None), "not valid safetensors"),
 }
 
 
