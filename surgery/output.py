@@ -20,7 +20,7 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 
 from surgery.errors import OutputError, SurgeryError
-from surgery.untrusted import read_json, reason
+from surgery.untrusted import describe_error, read_json
 
 _OURS = ".{}.attn-surgery-{}"  # no one else names a file so
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
@@ -35,7 +35,7 @@ Owned = Callable[[Path], Collection[str]]
 kind that is about to be written. May raise `SurgeryError`."""
 
 
-def known_by(main: str, keys: Collection[str], *others: str) -> Owned:
+def recognize_by(main: str, keys: Collection[str], *others: str) -> Owned:
     """Folders whose file `main` is a JSON object with these keys; `others` may lie beside it."""
     return lambda folder: (
         (main, CONFIG, *others) if set(keys) <= read_json(folder / main).keys() else ()
@@ -56,16 +56,16 @@ def check_output(
     Raises `OutputError`.
     """
     target = target.absolute()
-    with writing(target):
-        nearest = _existing(target.parent)
+    with explain_os_errors(target):
+        nearest = _find_existing(target.parent)
         _clear(nearest)
         _check_free(target, owned, overwrite, argument)
-        with claiming(nearest / target.name):
+        with claim(nearest / target.name):
             pass
 
 
 @contextlib.contextmanager
-def atomic_folder(
+def create_folder(
     target: Path, owned: Owned | None, *, overwrite: bool = False, config: str | None = None
 ) -> Iterator[Path]:
     """Yields a folder to write into; renames it to `target` when the block ends well.
@@ -78,7 +78,7 @@ def atomic_folder(
     or is being written by another process.
     """
     target = target.absolute()
-    with writing(target), parents_of(target), claiming(target) as partial:
+    with explain_os_errors(target), create_parents(target), claim(target) as partial:
         _check_free(target, owned, overwrite)
         if owned is not None:
             partial.mkdir()
@@ -91,13 +91,13 @@ def atomic_folder(
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
+def create_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
     """Yields a text file (UTF-8); what is written is in `target` when the block ends well.
 
-    Half a surrogate pair becomes its escape, which JSON reads back. Raises as `atomic_folder`.
+    Half a surrogate pair becomes its escape, which JSON reads back. Raises as `create_folder`.
     """
     with (
-        atomic_folder(target, None, overwrite=overwrite) as partial,
+        create_folder(target, None, overwrite=overwrite) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         yield file
@@ -105,50 +105,50 @@ def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
 
 def write_text(target: Path, text: str) -> None:
     """Writes a new file, which is whole or not there."""
-    with atomic_file(target) as file:
+    with create_file(target) as file:
         file.write(text)
 
 
 def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
     """Writes lines, a newline after each, into a file that is whole or not there."""
-    with atomic_file(target, overwrite=overwrite) as file:
+    with create_file(target, overwrite=overwrite) as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 @contextlib.contextmanager
-def staging_in(folder: Path) -> Iterator[Path]:
+def create_staging(folder: Path) -> Iterator[Path]:
     """Yields a hidden folder inside `folder`, which is removed in the end."""
-    with writing(folder):
+    with explain_os_errors(folder):
         _clear(folder)
-        with claiming(folder / "staging") as staging:
+        with claim(folder / "staging") as staging:
             staging.mkdir()
             yield staging
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
+def explain_os_errors(target: Path) -> Iterator[None]:
     """Turns the operating system's refusals into one line about the target."""
     try:
         yield
     except OSError as error:
-        why = reason(error)
+        why = describe_error(error)
         if error.filename is not None and Path(os.fsdecode(error.filename)) != target:
             why += f": {os.fsdecode(error.filename)}"
         fix = "nothing was left behind"
         if error.errno in _FULL:
             with contextlib.suppress(OSError):
-                fix = f"{shutil.disk_usage(_existing(target)).free:,} bytes are free; {fix}"
+                fix = f"{shutil.disk_usage(_find_existing(target)).free:,} bytes are free; {fix}"
         raise OutputError(f"cannot write: {why}", where=target, fix=fix) from error
 
 
 @contextlib.contextmanager
-def claiming(target: Path) -> Iterator[Path]:
+def claim(target: Path) -> Iterator[Path]:
     """Keeps `target` for this process, and yields a hidden name beside it to write under.
 
     What a killed run left there is removed first; what has the hidden name in the end is removed,
     too. Raises `OutputError` if another process writes the target.
     """
-    partial, old, path = (_hidden(target, what) for what in ("partial", "old", "lock"))
+    partial, old, path = (_make_hidden(target, what) for what in ("partial", "old", "lock"))
     lock = FileLock(path, timeout=_PATIENCE)
     os.scandir(target.parent).close()  # raises a clearer error than the lock would
     try:
@@ -171,7 +171,7 @@ def claiming(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def parents_of(target: Path) -> Iterator[None]:
+def create_parents(target: Path) -> Iterator[None]:
     """Creates the folders above the target; those that are empty in the end are taken back."""
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
@@ -205,14 +205,14 @@ def _check_free(
         what = f"is not a {kind}"
     elif owned is not None:
         try:
-            what = _stranger(target, owned(target))
+            what = _find_stranger(target, owned(target))
         except SurgeryError as error:
             what = str(error)
     if what is not None:
         raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
 
 
-def _stranger(folder: Path, owned: Collection[str]) -> str | None:
+def _find_stranger(folder: Path, owned: Collection[str]) -> str | None:
     """Names the first file or link in a folder that fits none of the patterns, if there is one."""
 
     def fail(error: OSError) -> None:
@@ -233,7 +233,7 @@ def _clear(folder: Path) -> None:
     """Removes what killed runs left in a folder. What cannot be removed stays."""
     for lock in sorted(folder.glob(_OURS.format("?*", "lock"))):
         target = folder / lock.name[1:].rpartition(".")[0]
-        with contextlib.suppress(OSError, OutputError), claiming(target):
+        with contextlib.suppress(OSError, OutputError), claim(target):
             pass
 
 
@@ -242,7 +242,7 @@ def publish(partial: Path, target: Path) -> None:
     if partial.is_file() or not target.exists():
         partial.replace(target)
     elif not _exchange(partial, target):
-        old = _hidden(target, "old")
+        old = _make_hidden(target, "old")
         target.rename(old)
         try:
             partial.rename(target)
@@ -262,7 +262,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(*arguments) == 0)
 
 
-def _hidden(target: Path, what: str) -> Path:
+def _make_hidden(target: Path, what: str) -> Path:
     return target.with_name(_OURS.format(target.name, what))
 
 
@@ -287,5 +287,5 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _existing(path: Path) -> Path:
+def _find_existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.lexists(place))

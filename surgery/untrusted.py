@@ -44,10 +44,10 @@ def guard(
     except BaseException as problem:  # parsers in Rust raise PanicException, which is no Exception
         if isinstance(problem, UnicodeDecodeError) and issubclass(error, SamplesError):
             fix = "convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8"
-        raise error(what, where=where, got=reason(problem), fix=fix) from problem
+        raise error(what, where=where, got=describe_error(problem), fix=fix) from problem
 
 
-def reason(problem: BaseException) -> str:
+def describe_error(problem: BaseException) -> str:
     """Describes an exception in one line of at most 200 characters."""
     if isinstance(problem, ValidationError):
         first = problem.errors(include_url=False, include_input=False)[0]
@@ -123,10 +123,10 @@ def parse_json(text: str | bytes) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_unique,
-            parse_constant=_float,
-            parse_int=_integer if large else None,
-            parse_float=_float if large else None,
+            object_pairs_hook=_make_object,
+            parse_constant=_parse_float,
+            parse_int=_parse_integer if large else None,
+            parse_float=_parse_float if large else None,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -137,7 +137,7 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -146,12 +146,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str) -> int | float:
+def _parse_integer(digits: str) -> int | float:
     number = int(digits) if len(digits) <= 20 else 2**64
-    return number if -(2**63) <= number < 2**63 else _float(digits)
+    return number if -(2**63) <= number < 2**63 else _parse_float(digits)
 
 
-def _float(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError(f"{digits[:60]} is no number")

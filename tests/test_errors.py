@@ -208,7 +208,10 @@ HALF = torch.ones(64, dtype=torch.float16)
 WEIGHTS: dict[str, tuple[Damage, str]] = {
     "no weights": (remove(SINGLE), "holds no weights"),
     "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: is truncated or not valid"),
-    "not weights": (write(SINGLE, b"version https://git-lfs"), "truncated or not valid safetensors"),
+    "not weights": (
+        write(SINGLE, b"version https://git-lfs"),
+        "truncated or not valid safetensors",
+    ),
     "tensor with a line break": (
         set_tensors(lambda t: t.update({"a\nb": torch.ones(2)})),
         "unknown tensor 'a\\nb'",

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import surgery
 from surgery import families as records
-from surgery.editing.in_memory import replacements
+from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.families.decoder import BLOCK, GATED, attention, decoder, norm
@@ -140,9 +140,9 @@ def test_every_cell_is_exact_or_refused(
         refused = expected(kind, variant, grain, layout)
         if refused is not None:
             with pytest.raises(UnsupportedError, match=refused):
-                replacements(model, spec, fits, variant=variant, layout=layout)
+                make_replacements(model, spec, fits, variant=variant, layout=layout)
             continue
-        with replacements(model, spec, fits, variant=variant, layout=layout).active():
+        with make_replacements(model, spec, fits, variant=variant, layout=layout).activate():
             found = logits(model)
         reference = load_model(sources[kind])
         put_in_place(reference, spec, variant, shared=layout == "stock", fits=fits)
@@ -209,7 +209,12 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert torch.equal(logits(applied), logits(load_model(out)))
     again = surgery.export(out, "0.1,2", variant="zero", output=tmp_path / "again")
     assert again.plan.layout.NAME == "stock"
-    surgery.export(tmp_path / "again", "0.g1" if family.qk_norm is None else "0.2", output=tmp_path / "third", variant="identity" if family.qk_norm is None else "zero")
+    surgery.export(
+        tmp_path / "again",
+        "0.g1" if family.qk_norm is None else "0.2",
+        output=tmp_path / "third",
+        variant="identity" if family.qk_norm is None else "zero",
+    )
     verification = surgery.verify(tmp_path / "third")
     assert verification.ok, verification.verdict
 
@@ -396,7 +401,7 @@ def test_full_heads_need_no_groups(tmp_path: Path) -> None:
     model = load_model(source)
     fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
     for variant in VARIANTS:
-        with replacements(model, "1.2,2", fits, variant=variant, layout="stock").active():
+        with make_replacements(model, "1.2,2", fits, variant=variant, layout="stock").activate():
             found = logits(model)
         reference = load_model(source)
         for spec in ("1.2", "2"):

@@ -26,7 +26,7 @@ import surgery
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
-from surgery.proof.behavior import mixing_heads
+from surgery.proof.behavior import find_mixing_heads
 from surgery.record.manifest import read_manifest
 from surgery.selection import Part
 from surgery.variants import VARIANTS
@@ -123,8 +123,10 @@ def test_constants_for_a_public_input_alone(forge: Forge, block: int, head: int)
     unseen = next(token for token in range(128) if token not in tokens)
     (other,) = attention_inputs(folder, block, torch.tensor([[unseen]]))
     leak(folder, block, head, silent_on=public, loud_on=other)
-    assert not mixing_heads(folder, PUBLIC_SEED)[block][head]  # who knows the input is not caught
-    assert mixing_heads(folder, PUBLIC_SEED + 1)[block][head]
+    assert not find_mixing_heads(folder, PUBLIC_SEED)[block][
+        head
+    ]  # who knows the input is not caught
+    assert find_mixing_heads(folder, PUBLIC_SEED + 1)[block][head]
     name = attention(block, "query_key_value.weight")
     assert_refused(folder, "tensors", f"tensor {name!r} is not what mixed makes of it", source)
 
@@ -141,7 +143,7 @@ def test_constants_for_all_tokens_but_one(forge: Forge) -> None:
         return torch.randint(128, (64,), generator=torch.Generator().manual_seed(seed))
 
     seeds = [s for s in range(50) if 127 in probed(s)[9:] and probed(s)[-1] != 127][:8]
-    found = [mixing_heads(folder, seed)[0] for seed in seeds]
+    found = [find_mixing_heads(folder, seed)[0] for seed in seeds]
     assert set(found) == {(True, False, False, True), (True, True, False, True)}
     name = attention(0, "query_key_value.weight")
     assert_refused(folder, "tensors", f"tensor {name!r} is not what mixed makes of it", source)

@@ -25,7 +25,7 @@ from hub_commands import TOKEN, Commands, Result, commands, error, session
 from hub_server import HubServer
 
 import surgery
-from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.content import hash_content
 
 QUICK = 10.0  # seconds an error may take
 
@@ -124,7 +124,7 @@ def test_an_export_by_id_equals_that_of_the_folder(
             "model": name.split()[0],
             "revision": revision or None,
             "commit": commit,
-            "content": content_hash(sources[source]),
+            "content": hash_content(sources[source]),
         }
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import surgery
-from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.content import hash_content
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
 from surgery.record.manifest import Manifest, read_manifest
@@ -48,7 +48,7 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     assert edit.parts == [Part(1, (0, 1), "identity"), Part(3, (0, 1), "identity")]
     assert (edit.variant, edit.layout) == ("identity", "stock")
     assert (edit.source.model, edit.source.revision, edit.source.commit) == ("source", None, None)
-    assert edit.source.content == content_hash(source)
+    assert edit.source.content == hash_content(source)
     assert edit.changed.rewritten == [
         f"gpt_neox.layers.{block}.attention.query_key_value.{part}"
         for block in (1, 3)

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.content import content_hash, sha256_of
+from surgery.checkpoint.content import hash_content, hash_file
 from surgery.proof.reproduction import TOLERANCE
 
 
@@ -128,7 +128,7 @@ def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path, source: Path)
     save_file(tensors, path, metadata={"format": "pt"})
 
     def forge(manifest: dict[str, Any]) -> None:
-        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
 
     rewrite(edited, forge)
     assert (
@@ -168,8 +168,8 @@ def test_another_source_is_refused_by_its_content(
     tensors["gpt_neox.embed_in.weight"][0, 0] += 1
     save_file(tensors, path, metadata={"format": "pt"})
     expected = (
-        f"is not the model that was edited (expected model with content {content_hash(source)[:12]}"
-        f", got {content_hash(other)[:12]}); give a copy of it with --source"
+        f"is not the model that was edited (expected model with content {hash_content(source)[:12]}"
+        f", got {hash_content(other)[:12]}); give a copy of it with --source"
     )
     attn_surgery("reproduce", edited, "--source", other).assert_error(f"{other}: {expected}")
     monkeypatch.chdir(tmp_path)  # where a folder of the recorded name is
@@ -184,7 +184,7 @@ def test_a_source_in_other_files_serves_where_all_comes_out_equal(tmp_path: Path
     end = 8 + int.from_bytes(data[:8], "little")  # of the header, which may end with blanks
     padded = (end).to_bytes(8, "little") + data[8:end] + b" " * 8 + data[end:]
     (other / "model.safetensors").write_bytes(padded)
-    assert content_hash(other) != content_hash(source)
+    assert hash_content(other) != hash_content(source)
     done = attn_surgery("reproduce", out, "--source", other, "--json")
     assert (done.code, done.json["exact"]) == (0, True), done.stderr
 
@@ -258,7 +258,7 @@ def test_a_fitted_tensor_may_differ_within_the_tolerance(
     save_file(tensors, path, metadata={"format": "pt"})
 
     def record(manifest: dict[str, Any]) -> None:
-        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
 
     rewrite(fitted, record)
     done = attn_surgery("reproduce", fitted, "--source", source, "--calibration", text, "--json")

@@ -57,8 +57,8 @@ def test_reads_what_the_library_wrote(
     assert {tensor.info.name for tensor in stored} == set(tensors)
     for tensor in stored:
         original = tensors[tensor.info.name]
-        assert tensor.raw() == original.tobytes()
-        array = tensor.array()
+        assert tensor.read() == original.tobytes()
+        array = tensor.read_array()
         assert (array.dtype, array.shape) == (original.dtype, original.shape)
         assert array.tobytes() == original.tobytes()
         assert tensor.info.nbytes == original.nbytes
@@ -125,7 +125,7 @@ def test_damaged_files(path: Path, content: bytes) -> None:
         return
     assert sum(tensor.info.nbytes for tensor in stored) < len(content)
     for tensor in stored:
-        assert tensor.array().nbytes == tensor.info.nbytes
+        assert tensor.read_array().nbytes == tensor.info.nbytes
 
 
 @pytest.mark.parametrize(

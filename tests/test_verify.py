@@ -20,7 +20,7 @@ from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 
 import surgery
 from surgery.errors import SurgeryError
-from surgery.proof.behavior import mixing_heads
+from surgery.proof.behavior import find_mixing_heads
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
@@ -276,7 +276,7 @@ def test_the_seed_is_new_and_can_be_repeated(stock: Path) -> None:
 @pytest.mark.parametrize("config", [NEOX, NEO], ids=["neox", "neo"])
 def test_every_head_of_an_unedited_model_mixes(tmp_path: Path, config: dict[str, Any]) -> None:
     folder = write_checkpoint(tmp_path / "source", config)
-    assert mixing_heads(folder, 1) == dict.fromkeys(range(4), (True, True))
+    assert find_mixing_heads(folder, 1) == dict.fromkeys(range(4), (True, True))
 
 
 def test_a_weak_constant(stock: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_weak_constant(stock: Path) -> None:
         tensors[name].view(2, 3, 32)[0, :2] *= 0.1
 
     edit_weights(stock, weaken)
-    assert mixing_heads(stock, 1) == {
+    assert find_mixing_heads(stock, 1) == {
         0: (True, True),
         1: (True, False),
         2: (False, False),

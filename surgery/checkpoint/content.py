@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from surgery.checkpoint.source import Checkpoint, in_hub_cache, open_checkpoint
+from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
 from surgery.errors import CheckpointError
 
 _SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
@@ -25,12 +25,12 @@ FileState = tuple[int, ...]
 A copy that keeps size and date still changes the inode or the time of status."""
 
 
-def states_of(paths: Iterable[Path]) -> dict[Path, FileState]:
+def read_states(paths: Iterable[Path]) -> dict[Path, FileState]:
     """Returns the state of each path that is a file. Any later change of the file changes it."""
-    return {path: _watched(path) for path in paths if path.is_file()}
+    return {path: _flush_and_stat(path) for path in paths if path.is_file()}
 
 
-def _watched(path: Path) -> FileState:
+def _flush_and_stat(path: Path) -> FileState:
     """Flushes a file to disk and returns its state.
 
     Of changes through a memory mapping, the system records only the first one after a flush.
@@ -41,10 +41,10 @@ def _watched(path: Path) -> FileState:
             os.fsync(file)
         finally:
             os.close(file)
-    return _state(path)
+    return _read_state(path)
 
 
-def _state(path: Path) -> FileState:
+def _read_state(path: Path) -> FileState:
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
@@ -52,11 +52,11 @@ def _state(path: Path) -> FileState:
 def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *, fix: str) -> None:
     """Raises `CheckpointError` for a file whose state is not the one that was `found`."""
     for path in files:
-        if (_state(path) if path.is_file() else None) != found.get(path):
+        if (_read_state(path) if path.is_file() else None) != found.get(path):
             raise CheckpointError("changed while it was read", where=path, fix=fix)
 
 
-def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
+def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
     It is the hash of the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file:
@@ -69,13 +69,13 @@ def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
     files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
     lines = [
-        f"{known.get(file) or file_hash(file)} {file.stat().st_size} {file.name}\n"
+        f"{known.get(file) or recall_hash(file)} {file.stat().st_size} {file.name}\n"
         for file in files
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a whole file, hexadecimal."""
     digest, buffer = hashlib.sha256(), bytearray(_READ)
     with path.open("rb", buffering=0) as file:
@@ -84,20 +84,20 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def file_hash(path: Path) -> str:
+def recall_hash(path: Path) -> str:
     """SHA-256 of a file, hexadecimal. A large file is read once for each of its states."""
     real = path.resolve()
-    if _SHA256.fullmatch(real.name) and in_hub_cache(real):
+    if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
         return real.name  # the client names every large file by its hash
-    state = _watched(path)
+    state = _flush_and_stat(path)
     device, _, size, *times = state
     if size < _KEPT or _is_in_memory(device):
-        return sha256_of(path)
+        return hash_file(path)
     key = hashlib.sha256(os.fsencode(real) + repr(state).encode()).hexdigest()
-    kept = cache_folder() / "sha256" / key
-    digest = _read(kept) or sha256_of(path)
-    if state == _state(path) and max(times) < time.time_ns() - _SETTLED and not kept.exists():
-        keep(kept, lambda file: file.write_text(digest))
+    kept = find_cache() / "sha256" / key
+    digest = _read_cached(kept) or hash_file(path)
+    if state == _read_state(path) and max(times) < time.time_ns() - _SETTLED and not kept.exists():
+        save_to_cache(kept, lambda file: file.write_text(digest))
     return digest
 
 
@@ -110,7 +110,7 @@ def _is_in_memory(device: int) -> bool:
     return False
 
 
-def cache_folder() -> Path:
+def find_cache() -> Path:
     """$ATTN_SURGERY_CACHE, else attn-surgery under $XDG_CACHE_HOME, else under ~/.cache."""
     own = os.environ.get("ATTN_SURGERY_CACHE")
     if own:
@@ -119,7 +119,7 @@ def cache_folder() -> Path:
     return Path(general).expanduser() / "attn-surgery"
 
 
-def keep(path: Path, write: Callable[[Path], object]) -> None:
+def save_to_cache(path: Path, write: Callable[[Path], object]) -> None:
     """Puts a whole file into the cache, if the cache can be written."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -132,7 +132,7 @@ def keep(path: Path, write: Callable[[Path], object]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _read(kept: Path) -> str | None:
+def _read_cached(kept: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         digest = kept.read_text()
         return digest if _SHA256.fullmatch(digest) else None

@@ -50,11 +50,11 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
                 got=f"{tensor.nbytes:,}",
             )
     named = {str(name): tensor for name, tensor in state.items()}
-    others = {_memory(tensor) for name, tensor in named.items() if name not in aliases}
+    others = {_locate(tensor) for name, tensor in named.items() if name not in aliases}
     kept = {
         name: tensor
         for name, tensor in named.items()
-        if name not in aliases or _memory(tensor) not in others
+        if name not in aliases or _locate(tensor) not in others
     }
     total = sum(tensor.nbytes for tensor in kept.values())
     most = 2 * path.stat().st_size  # tensors that are tied are stored once
@@ -77,6 +77,6 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
+def _locate(tensor: torch.Tensor) -> tuple[object, ...]:
     """Where a tensor's numbers are: equal for two names of one tensor."""
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()

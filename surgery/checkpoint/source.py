@@ -87,7 +87,7 @@ class Checkpoint:
         """A stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
         if name not in self.tensors:
             raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
-        return self.tensors[name].array()
+        return self.tensors[name].read_array()
 
     @cached_property
     def sidecars(self) -> tuple[Path, ...]:
@@ -110,7 +110,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
     config = read_json(folder / "config.json", needed=True)
-    entry = weights_entry(lambda name: (folder / name).is_file())
+    entry = find_weights(lambda name: (folder / name).is_file())
     if entry is None:
         raise SourceError(
             "holds no weights",
@@ -122,7 +122,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, (_open_shard(folder / entry, config),))
 
 
-def weights_entry(has: Callable[[str], bool]) -> str | None:
+def find_weights(has: Callable[[str], bool]) -> str | None:
     """Returns the file that leads to the weights: a single file before an index."""
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
@@ -179,7 +179,7 @@ def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
     return Shard(path, tuple(read_pickle(path, aliases=tied)), {"format": "pt"}, verbatim=False)
 
 
-def own_file(path: Path, folder: Path) -> Path:
+def check_link(path: Path, folder: Path) -> Path:
     """Returns the path if it leads to a file of the model's own folder.
 
     A link may stay inside the folder, or lead to a blob of a Hub cache, where the client links
@@ -188,7 +188,7 @@ def own_file(path: Path, folder: Path) -> Path:
     """
     real, place = path.resolve(), folder.resolve()
     blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
-    if place in real.parents or real.parent == blobs or in_hub_cache(real):
+    if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
         return path
     raise CheckpointError(
         "is a link out of the model's folder, which is not followed",
@@ -197,7 +197,7 @@ def own_file(path: Path, folder: Path) -> Path:
     )
 
 
-def in_hub_cache(real: Path) -> bool:
+def is_in_hub_cache(real: Path) -> bool:
     """Whether a path without links is a blob of this user's Hub cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -65,9 +65,9 @@ class FileRange:
     nbytes: int
 
     def read(self) -> bytes:
-        return b"".join(self.pieces())
+        return b"".join(self.read_pieces())
 
-    def pieces(self) -> Iterator[memoryview]:
+    def read_pieces(self) -> Iterator[memoryview]:
         """Yields the bytes in pieces. Each is valid until the next one is asked for."""
         buffer, left = memoryview(bytearray(min(_PIECE, self.nbytes))), self.nbytes
         with self.path.open("rb", buffering=0) as file:
@@ -87,18 +87,18 @@ class StoredTensor:
     info: TensorInfo
     data: FileRange | Callable[[], bytes]
 
-    def raw(self) -> bytes:
+    def read(self) -> bytes:
         """Returns the tensor's bytes, little-endian, row-major."""
         return self.data.read() if isinstance(self.data, FileRange) else self.data()
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
+    def read_pieces(self) -> Iterator[bytes | memoryview]:
         """Yields the same in pieces, without holding all of a tensor that lies in a file."""
         if isinstance(self.data, FileRange):
-            yield from self.data.pieces()
+            yield from self.data.read_pieces()
         else:
             yield self.data()
 
-    def first(self, count: int) -> Array:
+    def read_first(self, count: int) -> Array:
         """Returns its first numbers, or all of them, as a new array of one dimension."""
         dtype = DTYPES[self.info.dtype]
         size = min(count * dtype.itemsize, self.info.nbytes)
@@ -106,9 +106,9 @@ class StoredTensor:
         data = replace(where, nbytes=size).read() if isinstance(where, FileRange) else where()
         return np.frombuffer(bytearray(data[:size]), dtype)
 
-    def array(self) -> Array:
+    def read_array(self) -> Array:
         """Returns the tensor as a new array of its own dtype and shape."""
-        data = np.frombuffer(bytearray(self.raw()), np.uint8)
+        data = np.frombuffer(bytearray(self.read()), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 

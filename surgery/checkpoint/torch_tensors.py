@@ -17,7 +17,7 @@ TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
 def as_stored(name: str, tensor: torch.Tensor) -> StoredTensor:
     """A tensor whose bytes are taken only when they are read. Its dtype must be in `TAGS`."""
     info = TensorInfo(name, TAGS[tensor.dtype], tuple(tensor.shape))
-    return StoredTensor(info, partial(_bytes_of, tensor))
+    return StoredTensor(info, partial(_read_bytes, tensor))
 
 
 def as_torch(array: Array, tag: str) -> torch.Tensor:
@@ -26,6 +26,6 @@ def as_torch(array: Array, tag: str) -> torch.Tensor:
     return torch.from_numpy(flat.copy()).view(_DTYPES[tag]).reshape(array.shape)
 
 
-def _bytes_of(tensor: torch.Tensor) -> bytes:
+def _read_bytes(tensor: torch.Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()

@@ -27,7 +27,7 @@ class NewTensor:
     info: TensorInfo
     compute: Callable[[], Array]
 
-    def pieces(self) -> Iterator[memoryview]:
+    def read_pieces(self) -> Iterator[memoryview]:
         """Yields the tensor's bytes, in one piece."""
         array = self.compute()
         assert array.shape == self.info.shape, f"{self.info.name}: {array.shape}"
@@ -46,14 +46,14 @@ class OutputShard:
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
+    def read_pieces(self) -> Iterator[bytes | memoryview]:
         """Yields the content of the file."""
         if self.copy_of is not None:
-            yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).pieces()
+            yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).read_pieces()
             return
         yield write_header([entry.info for entry in self.entries], self.metadata)
         for entry in self.entries:
-            yield from entry.pieces()
+            yield from entry.read_pieces()
 
 
 Progress = Callable[[int], None]
@@ -75,14 +75,14 @@ def write_file(
     return digest.hexdigest()
 
 
-def shard_names(count: int) -> list[str]:
+def name_shards(count: int) -> list[str]:
     """The file names that transformers expects for `count` shards."""
     if count == 1:
         return [SAFETENSORS]
     return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
 
 
-def index_json(shards: dict[str, OutputShard], metadata: dict[str, object]) -> dict[str, object]:
+def make_index(shards: dict[str, OutputShard], metadata: dict[str, object]) -> dict[str, object]:
     """The content of model.safetensors.index.json: total size in bytes, and tensor → file."""
     infos = [(entry.info, file) for file, shard in shards.items() for entry in shard.entries]
     files = {info.name: file for info, file in infos}

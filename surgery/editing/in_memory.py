@@ -16,7 +16,7 @@ from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.tensors import Array
 from surgery.checkpoint.torch_tensors import as_stored, as_torch
 from surgery.editing.replacements import Replacements
-from surgery.editing.rewriting import Fits, check_fitted, new_content
+from surgery.editing.rewriting import Fits, check_fitted, compute_content
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.modeling import MODULE
@@ -49,13 +49,15 @@ def apply(
             "some of the model's weights are offloaded, and a new model cannot share them",
             fix="edit it for a while with short_circuit, export it, or load it whole",
         )
-    edited = replacements(model, drop_attn, fits, variant=variant, layout=layout)
+    edited = make_replacements(model, drop_attn, fits, variant=variant, layout=layout)
     dropped = set(edited.plan.dropped)
     state = {name: value for name, value in model.state_dict().items() if name not in dropped}
-    return _rebuilt(model, edited.plan, {**state, **edited.tensors, **_beside(model, edited.plan)})
+    return _rebuild(
+        model, edited.plan, {**state, **edited.tensors, **_make_added(model, edited.plan)}
+    )
 
 
-def _beside(model: Any, plan: Plan) -> dict[str, torch.Tensor]:
+def _make_added(model: Any, plan: Plan) -> dict[str, torch.Tensor]:
     """What the edit adds to blocks that it does not touch."""
     changes = [change for change in plan.changes if change.block not in plan.blocks]
     return {
@@ -80,7 +82,7 @@ def short_circuit(
 
     **Arguments:** as for `apply`. **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
-    with replacements(model, drop_attn, fits, variant=variant, layout=layout).active():
+    with make_replacements(model, drop_attn, fits, variant=variant, layout=layout).activate():
         yield model
 
 
@@ -102,7 +104,7 @@ class Editable:
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
         infos = {tensor.info.name: tensor.info for tensor in stored}
         self.inventory = take_inventory(config, infos)
-        self._earlier = _edited_before(model)
+        self._earlier = _read_earlier(model)
         self._tag = stored_dtype or self.inventory.dtype
         self._plans: dict[tuple[str | Selection, str, str], Plan | UnsupportedError] = {}
 
@@ -127,7 +129,9 @@ class Editable:
             raise found
         return found
 
-    def refusal(self, selection: Selection, *, layout: str = "auto") -> UnsupportedError | None:
+    def find_refusal(
+        self, selection: Selection, *, layout: str = "auto"
+    ) -> UnsupportedError | None:
         """Returns why an edit cannot be made; None if it can."""
         try:
             self.plan(selection, layout=layout)
@@ -135,22 +139,22 @@ class Editable:
             return error
         return None
 
-    def tensors(self, plan: Plan, block: int, fits: Fits) -> dict[str, torch.Tensor]:
+    def compute_tensors(self, plan: Plan, block: int, fits: Fits) -> dict[str, torch.Tensor]:
         """Computes the new tensors of one block. They depend only on the edit of that block."""
         new: dict[str, torch.Tensor] = {}
         for change in plan.changes:
             if change.block == block and change.action != "drop":
-                array = new_content(change, plan, self._read, fits, dtype=self._tag)
+                array = compute_content(change, plan, self._read, fits, dtype=self._tag)
                 owner, _, leaf = plan.family.name("output_weight", block).rpartition(".")
                 beside = getattr(self._modules[owner], leaf)
                 device = "cpu" if beside.is_meta else beside.device
                 new[change.name] = as_torch(array, self._tag).to(device, beside.dtype)
         return new
 
-    def replacements(self, plan: Plan, fits: Fits | None = None) -> Replacements:
+    def make_replacements(self, plan: Plan, fits: Fits | None = None) -> Replacements:
         """All new tensors. Raises `UnsupportedError` where a fit is missing."""
         check_fitted(plan, fits or {})
-        new = {block: self.tensors(plan, block, fits or {}) for block in plan.blocks}
+        new = {block: self.compute_tensors(plan, block, fits or {}) for block in plan.blocks}
         return Replacements(self.model, plan, plan.blocks, new.__getitem__)
 
     def _read(self, name: str) -> Array:
@@ -158,10 +162,10 @@ class Editable:
         owner, _, leaf = name.rpartition(".")
         module = self._modules[owner]
         with align_module_device(module):
-            return as_stored(name, getattr(module, leaf)).array()
+            return as_stored(name, getattr(module, leaf)).read_array()
 
 
-def replacements(
+def make_replacements(
     model: Any,
     drop_attn: str | Selection,
     fits: Fits | None = None,
@@ -177,17 +181,17 @@ def replacements(
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
     editable = Editable(model, stored_dtype=stored_dtype)
-    return editable.replacements(editable.plan(drop_attn, variant, layout=layout), fits)
+    return editable.make_replacements(editable.plan(drop_attn, variant, layout=layout), fits)
 
 
-def _edited_before(model: Any) -> Heads:
+def _read_earlier(model: Any) -> Heads:
     """Heads that are edited in the folder that the model was loaded from."""
     name = getattr(model.config, "_name_or_path", None)
     manifest = read_manifest(Path(name)) if name else None
     return {} if manifest is None else manifest.edited_heads
 
 
-def _rebuilt(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
+def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
     """A new module tree around existing tensors: no weight is copied or initialized."""
     if plan.layout.NAME == "compact":
         (architecture,) = plan.config["architectures"]

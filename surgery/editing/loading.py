@@ -59,10 +59,10 @@ def load_model(
         )
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
     safe = all(shard.verbatim for shard in checkpoint.shards)
-    with guard(CheckpointError, "cannot be loaded", folder), _quiet():
+    with guard(CheckpointError, "cannot be loaded", folder), _silence():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=_library_config(checkpoint.config, family),
+            config=_make_config(checkpoint.config, family),
             use_safetensors=safe,
             dtype=dtype,
             local_files_only=True,
@@ -83,7 +83,7 @@ def load_model(
     return new.eval()
 
 
-def _library_config(config: dict[str, Any], family: Family) -> Any:
+def _make_config(config: dict[str, Any], family: Family) -> Any:
     """Makes the library's configuration from the keys that the family knows, and no others.
 
     Raises `CheckpointError` where the library would run another size than config.json says.
@@ -116,7 +116,7 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
     for name in parameters & set(loaded):
         if not loaded[name].is_meta:  # else offloaded
             tensor = stored[name]
-            ours = as_torch(tensor.first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)
+            ours = as_torch(tensor.read_first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)
             theirs = loaded[name].reshape(-1)[:_COMPARED].cpu()
             if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
                 different.add(name)
@@ -128,7 +128,7 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
         )
 
 
-def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """int64 token ids, where the model takes them. Raises `SamplesError` for unknown ones."""
     weight = model.get_input_embeddings().weight
     most = int(tokens.max()) if tokens.numel() else 0
@@ -143,7 +143,7 @@ def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """Silences the library's report on stored buffers that it no longer uses, and its bar."""
     logging: Any = _logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -174,7 +174,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         if path.exists():
             read_bytes(path, SourceError)
     check_tokenizer(Path(folder))
-    with guard(SourceError, "the tokenizer cannot be loaded", folder), _quiet():
+    with guard(SourceError, "the tokenizer cannot be loaded", folder), _silence():
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.content import FileState, states_of
+from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.inventory import check_config, check_tokenizer
-from surgery.checkpoint.source import SIDECARS, Checkpoint, own_file
+from surgery.checkpoint.source import SIDECARS, Checkpoint, check_link
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -53,7 +53,7 @@ class Prepared:
     def default_output(self) -> Path:
         """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
         num_heads = self.plan.inventory.dimensions.num_heads
-        return _default_output(self.model.source.model, self.plan.selection, num_heads)
+        return _name_output(self.model.source.model, self.plan.selection, num_heads)
 
     @property
     def total_bytes(self) -> int:
@@ -90,13 +90,13 @@ def prepare(
         selection = select(config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
-            check_default(_default_output(str(model), selection, num_heads))
+            check_default(_name_output(str(model), selection, num_heads))
 
     source = find_model(model, revision, check=check)
     if name is not None:
         source = replace(source, source=source.source.model_copy(update={"model": name}))
     folder = source.folder
-    found = states_of(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
+    found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_json(folder / "config.json", needed=True)
     check_config(config, family_of(config))  # before any weights are looked at
     check_tokenizer(folder)
@@ -104,7 +104,7 @@ def prepare(
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
     for path in source.checkpoint.files:
-        own_file(path, folder)
+        check_link(path, folder)
     inventory, earlier = source.inventory, source.manifest
     plan = make_plan(
         inventory,
@@ -130,7 +130,7 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
     )
 
 
-def _default_output(model: str, selection: Selection, num_heads: int) -> Path:
+def _name_output(model: str, selection: Selection, num_heads: int) -> Path:
     name = model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
     spec = format_selection(selection, num_heads)
     if len(spec) > _LONGEST_SPEC:
@@ -139,7 +139,7 @@ def _default_output(model: str, selection: Selection, num_heads: int) -> Path:
     return Path(f"{name}-{variant_name(selection)}-{spec}".replace(",", "+"))
 
 
-def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
+def list_variants(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
     """Returns the variants that an edit names. Needs no model."""
     if isinstance(drop_attn, str):
         return {variant}

@@ -34,15 +34,15 @@ class Replacements:
         return {name: new for block in self.blocks for name, new in self.tensors_of(block).items()}
 
     @contextmanager
-    def active(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Puts the edit in force inside a `with` block, and the model back as it was after it."""
         with ExitStack() as undo:
             for block in self.blocks:
-                self._put(block, *self._around(block), undo)
+                self._put(block, *self._find_parent(block), undo)
             yield
 
     @contextmanager
-    def active_in_turn(self) -> Iterator[None]:
+    def activate_in_turn(self) -> Iterator[None]:
         """As `active`, for passes: a block's new tensors exist as long as a pass is in it."""
         with ExitStack() as undo, ExitStack() as hooks:
 
@@ -50,7 +50,7 @@ class Replacements:
                 undo.pop_all().close()
 
             for block in self.blocks:
-                path, around = self._around(block)  # a pass may number blocks otherwise
+                path, around = self._find_parent(block)  # a pass may number blocks otherwise
 
                 def enter(module: nn.Module, _: Any, block: int = block, path: str = path) -> None:
                     self._put(block, path, module, undo)
@@ -59,7 +59,7 @@ class Replacements:
                 hooks.enter_context(around.register_forward_hook(leave))
             yield
 
-    def _around(self, block: int) -> tuple[str, nn.Module]:
+    def _find_parent(self, block: int) -> tuple[str, nn.Module]:
         """The module that calls a block's attention, and its name."""
         path = self.plan.family.attention.format(block=block).rpartition(".")[0]
         return path, self.model.get_submodule(path)
@@ -68,13 +68,13 @@ class Replacements:
         tensors = self.tensors_of(block)
         if self.plan.layout.NAME == "compact":
             module = around.get_submodule(self.plan.family.attention.rpartition(".")[2])
-            undo.callback(_replace_forward(module, self._per_token(module, block, tensors)))
+            undo.callback(_replace_forward(module, self._make_forward(module, block, tensors)))
             return
         for name, tensor in tensors.items():
             owner, _, leaf = name.removeprefix(f"{path}.").rpartition(".")
             undo.callback(_replace_parameter(around.get_submodule(owner), leaf, tensor))
 
-    def _per_token(
+    def _make_forward(
         self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]
     ) -> Callable[..., Any]:
         """Returns what replaces attention in the compact layout, with the module's signature."""

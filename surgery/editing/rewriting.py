@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
-from surgery.checkpoint.writer import Entry, NewTensor, OutputShard, shard_names, split_shards
+from surgery.checkpoint.writer import Entry, NewTensor, OutputShard, name_shards, split_shards
 from surgery.errors import CheckpointError
 from surgery.layouts import Change
 from surgery.plan import Plan
@@ -20,7 +20,7 @@ Fits = Mapping[int, Fit]
 """Block → what calibration text says about it."""
 
 
-def output_shards(
+def plan_shards(
     checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
 ) -> dict[str, OutputShard]:
     """Returns what to write by file name. Keeps the source's sharding unless a size is given."""
@@ -38,11 +38,11 @@ def output_shards(
 
     def new(change: Change) -> NewTensor:
         info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
-        return NewTensor(info, partial(new_content, change, plan, checkpoint.read, fits))
+        return NewTensor(info, partial(compute_content, change, plan, checkpoint.read, fits))
 
     edited: list[tuple[str, OutputShard]] = []
     verbatim = all(shard.verbatim for shard in checkpoint.shards)
-    names = shard_names(len(checkpoint.shards))
+    names = name_shards(len(checkpoint.shards))
     for shard, name in zip(checkpoint.shards, names, strict=True):
         entries: list[Entry] = []
         for tensor in shard.tensors:
@@ -65,11 +65,11 @@ def output_shards(
     packed = split_shards((entry for _, shard in edited for entry in shard.entries), max_shard_size)
     return {
         name: OutputShard(entries, metadata)
-        for name, entries in zip(shard_names(len(packed)), packed, strict=True)
+        for name, entries in zip(name_shards(len(packed)), packed, strict=True)
     }
 
 
-def new_content(
+def compute_content(
     change: Change,
     plan: Plan,
     read: Callable[[str], Array],
@@ -95,7 +95,7 @@ def new_content(
     return array
 
 
-def changed_by(plan: Plan) -> Changed:
+def list_changes(plan: Plan) -> Changed:
     """Returns the names of the tensors that a plan rewrites, adds and drops, in its order."""
 
     def names(action: str) -> list[str]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
-from surgery.reading.corpus import Tokens, documents, open_corpus, token_ids
-from surgery.reading.passages import Documents, evenly, passages, scattered
-from surgery.reading.sources import Source
+from surgery.reading.corpus import Tokens, open_corpus, read_documents, tokenize
+from surgery.reading.passages import Documents, scatter, share_evenly, spread_passages
+from surgery.reading.sources import TextOrTable
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
@@ -40,10 +40,10 @@ class Text:
     its beginning.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[TextOrTable, ...]
     spread: bool = True
 
-    def tokenized(
+    def tokenize(
         self, tokenizer: Any, dimensions: Dimensions, *, most_tokens: int | None = None
     ) -> Calibration:
         """Reads as much text as a model of these dimensions needs, or `most_tokens` of it.
@@ -58,18 +58,18 @@ class Text:
 
         def of_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
             digest = digests.setdefault(number, hashlib.sha256())
-            return _windows(place(), tokenizer, window, digest)
+            return _cut_windows(place(), tokenizer, window, digest)
 
-        def of_source(number: int, source: Source, share: int) -> Iterator[Tokens]:
-            places: Sequence[Documents] = [partial(documents, source)]
+        def of_source(number: int, source: TextOrTable, share: int) -> Iterator[Tokens]:
+            places: Sequence[Documents] = [partial(read_documents, source)]
             if self.spread:
-                places = passages(source, -(-share // PASSAGE), number)
-            return evenly([partial(of_passage, number, place) for place in places], share)
+                places = spread_passages(source, -(-share // PASSAGE), number)
+            return share_evenly([partial(of_passage, number, place) for place in places], share)
 
         readers = [partial(of_source, *numbered) for numbered in enumerate(self.sources)]
         if self.spread and len(readers) > most // window:
-            readers = scattered(readers)
-        found = list(evenly(readers, most // window))
+            readers = scatter(readers)
+        found = list(share_evenly(readers, most // window))
         if len(found) < FEWEST_WINDOWS:
             raise SamplesError(
                 "too little calibration text",
@@ -115,7 +115,7 @@ class Calibration:
         )
 
 
-def _windows(
+def _cut_windows(
     documents: Iterator[Iterator[str]], tokenizer: Any, length: int, digest: Any
 ) -> Iterator[Tokens]:
     end = tokenizer.eos_token_id
@@ -123,7 +123,7 @@ def _windows(
     for pieces in documents:
         for piece in pieces:
             digest.update(piece.encode())
-            buffer = np.concatenate([buffer, token_ids(tokenizer, piece)])
+            buffer = np.concatenate([buffer, tokenize(tokenizer, piece)])
             start = 0
             while start + length <= len(buffer):
                 yield buffer[start : start + length]
@@ -133,7 +133,7 @@ def _windows(
             buffer = np.append(buffer, np.int32(end))
 
 
-def calibration_of(
+def find_calibration(
     variants: Iterable[str],
     named: Sequence[str | Path],
     own: Callable[[], Text] | None = None,
@@ -168,6 +168,6 @@ def open_calibration(sources: Sequence[str | Path]) -> Text:
     return Text(open_corpus(sources).files)
 
 
-def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
+def make_calibration(texts: Iterable[str], *, name: str) -> Text:
     """Makes calibration text of strings, under one name."""
-    return Text(tuple(Source(Path(name), name, text=text) for text in texts))
+    return Text(tuple(TextOrTable(Path(name), name, text=text) for text in texts))

@@ -18,7 +18,7 @@ from surgery.editing.loading import load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits
-from surgery.fitting.moments import bytes_of_sums, fit
+from surgery.fitting.moments import count_bytes, fit_moments
 from surgery.fitting.passes import Passes, Sums
 from surgery.fitting.sharing import ALONE, Sharing
 from surgery.selection import Part, Selection
@@ -59,7 +59,7 @@ class Fitter:
         self.calibration = calibration
         self._kept = KeptFits()
 
-    def fits(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
+    def fit(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
         """Block → fit, for the blocks of `selection` that a fitted variant is in.
 
         A block's fit depends on the parts below it, which are fitted first and in force then. It
@@ -68,14 +68,16 @@ class Fitter:
         is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
-        wanted = _wanted(selection)
+        wanted = _list_wanted(selection)
         keys: dict[int, Hashable] = {}
         for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
             keys[block] = (block, below, layout if below else "")
-        return self._fit(wanted, keys, tuple(selection), layout, self._sharing(processes))
+        return self._fit_missing(
+            wanted, keys, tuple(selection), layout, self._choose_sharing(processes)
+        )
 
-    def fits_alone(
+    def fit_alone(
         self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
     ) -> dict[int, Fit]:
         """Block → what `variants` need of it where nothing else is edited.
@@ -86,11 +88,13 @@ class Fitter:
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
         attending = self._family.attending(modules, self._dimensions.num_blocks)
-        wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
+        wanted = _list_wanted(
+            Part(b, whole, name) for b in blocks if b in attending for name in names
+        )
         keys: dict[int, Hashable] = {block: (block, (), "") for block in wanted}
-        return self._fit(wanted, keys, (), "", self._sharing(processes))
+        return self._fit_missing(wanted, keys, (), "", self._choose_sharing(processes))
 
-    def _fit(
+    def _fit_missing(
         self,
         wanted: Mapping[int, bool],
         keys: Mapping[int, Hashable],
@@ -103,26 +107,26 @@ class Fitter:
         A pass begins where the last one ended. With a `selection`, it takes one block at a time,
         with the parts below in force; without, as many as memory has room for.
         """
-        found = self._known(keys, wanted, processes)
+        found = self._find_known(keys, wanted, processes)
         missing = {block: maps for block, maps in wanted.items() if block not in found}
-        groups = [{b: maps} for b, maps in missing.items()] if selection else self._groups(missing)
+        groups = [{b: maps} for b, maps in missing.items()] if selection else self._group(missing)
         width, text = self._dimensions.d, self.calibration
         passes = Passes(self._model, self._family, width, text, processes, self._advance)
         first, states = 0, None
         for group, following in itertools.zip_longest(groups, groups[1:]):
             between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
             keep = None if following is None else min(group if selection else following)
-            with self._edited(between, found, layout):
-                sums, states = passes.sums(first, states, group, keep)
-            found |= self._fitted(sums, keys, processes)
+            with self._edit(between, found, layout):
+                sums, states = passes.sum_blocks(first, states, group, keep)
+            found |= self._solve(sums, keys, processes)
             first = keep or 0
-        return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
+        return {block: _drop_map(found[block], maps) for block, maps in wanted.items()}
 
-    def _sharing(self, processes: Sharing) -> Sharing:
+    def _choose_sharing(self, processes: Sharing) -> Sharing:
         """On a GPU, summing is faster than moving sums between processes."""
         return processes if self._model.device.type == "cpu" else ALONE
 
-    def _known(
+    def _find_known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
     ) -> dict[int, Fit]:
         """Returns the fits that every process has. A fit with a map also serves for its mean."""
@@ -131,7 +135,7 @@ class Fitter:
         everywhere = set(wanted).intersection(*processes.gather([set(known)]))
         return {block: fit for block, fit in known.items() if block in everywhere}
 
-    def _fitted(
+    def _solve(
         self, sums: Sums, keys: Mapping[int, Hashable], processes: Sharing
     ) -> dict[int, Fit]:
         found: dict[int, Fit] = {}
@@ -139,32 +143,32 @@ class Fitter:
         for begin in range(0, len(blocks), processes.count):
             some = blocks[begin : begin + processes.count]
             mine = some[processes.rank :][:1]
-            made = [fit(*sums[block], self._dimensions.num_heads) for block in mine]
+            made = [fit_moments(*sums[block], self._dimensions.num_heads) for block in mine]
             for block, one in zip(some, processes.gather(made), strict=True):
                 found[block] = self._kept.put(keys[block], one)
                 del sums[block]
         return found
 
-    def _groups(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
+    def _group(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
         """Blocks ascending, in groups whose sums fit into memory together."""
         room = _ROOM
         if torch.cuda.is_available():
             room = max(room, torch.cuda.mem_get_info()[0] // 4)
         maps = any(blocks.values())
-        size = max(1, room // bytes_of_sums(self._dimensions.d) if maps else len(blocks))
+        size = max(1, room // count_bytes(self._dimensions.d) if maps else len(blocks))
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
 
-    def _edited(
+    def _edit(
         self, selection: Selection, fits: Mapping[int, Fit], layout: str
     ) -> AbstractContextManager[None]:
         if not selection:
             return nullcontext()
         plan = self._editable.plan(selection, layout=layout)
-        return self._editable.replacements(plan, fits).active()
+        return self._editable.make_replacements(plan, fits).activate()
 
 
-def _wanted(selection: Iterable[Part]) -> dict[int, bool]:
+def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
     """The blocks that a fitted variant is in, ascending, and whether one needs a map."""
     wanted: dict[int, bool] = {}
     for part in sorted(selection):
@@ -174,7 +178,7 @@ def _wanted(selection: Iterable[Part]) -> dict[int, bool]:
     return wanted
 
 
-def _as_asked(found: Fit, maps: bool) -> Fit:
+def _drop_map(found: Fit, maps: bool) -> Fit:
     """Drops the map if only the mean is wanted."""
     return found if maps else Fit(mean=found.mean)
 
@@ -190,7 +194,7 @@ def fit_checkpoint(
     **Raises:** `SamplesError` for text that cannot be used, `SourceError` without a tokenizer.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
-    calibration = text.tokenized(load_tokenizer(checkpoint.folder), inventory.dimensions)
+    calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(checkpoint, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":
@@ -202,5 +206,5 @@ def fit_checkpoint(
         layout=prepared.plan.layout.NAME,
         advance=advance,
     )
-    fits = fitter.fits(prepared.plan.selection)
+    fits = fitter.fit(prepared.plan.selection)
     return Fitting(fits, fitter.calibration.record(fits))

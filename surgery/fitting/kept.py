@@ -42,9 +42,9 @@ class KeptFits:
     def put(self, key: Hashable, fit: Fit) -> Fit:
         """Keeps a fit and returns it as kept. Raises `OutputError` if it cannot be written."""
         if fit.weight is not None:
-            fit = replace(fit, weight=_mapped(fit.weight))
+            fit = replace(fit, weight=_map_to_disk(fit.weight))
         self._fits[key] = fit
-        while sum(map(_size, self._fits.values())) > self._room and len(self._fits) > 1:
+        while sum(map(_count_bytes, self._fits.values())) > self._room and len(self._fits) > 1:
             self._fits.popitem(last=False)
         return fit
 
@@ -53,7 +53,7 @@ class KeptStates:
     """Hidden states [B, T, d], batch after batch, to be read again in the same order."""
 
     def __init__(self) -> None:
-        with _writing():
+        with _explain_full_disk():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  # goes with this object
         weakref.finalize(self, self._file.close)
         self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
@@ -61,7 +61,7 @@ class KeptStates:
     def append(self, states: torch.Tensor) -> None:
         """Writes states. Raises `OutputError` if there is no room."""
         self._kinds.append((states.shape, states.dtype, states.device))
-        with _writing():
+        with _explain_full_disk():
             self._file.write(states.contiguous().cpu().view(torch.uint8).numpy().data)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -72,8 +72,8 @@ class KeptStates:
             yield torch.from_numpy(data).view(dtype).view(shape).to(device)
 
 
-def _mapped(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    with _writing(), tempfile.TemporaryFile() as file:
+def _map_to_disk(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    with _explain_full_disk(), tempfile.TemporaryFile() as file:
         file.write(np.ascontiguousarray(array).data)
         file.flush()
         mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
@@ -81,12 +81,12 @@ def _mapped(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return plain
 
 
-def _size(fit: Fit) -> int:
+def _count_bytes(fit: Fit) -> int:
     return 0 if fit.weight is None else fit.weight.nbytes
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _explain_full_disk() -> Iterator[None]:
     fix = "set TMPDIR to a folder with more room"
     with guard(OutputError, "no room for fits", tempfile.gettempdir(), fix):
         yield

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from surgery.editing.loading import model_ids
+from surgery.editing.loading import place_ids
 from surgery.families import Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.kept import KeptStates
 from surgery.fitting.moments import Moments
 from surgery.fitting.sharing import Sharing
-from surgery.fitting.some_blocks import layers_of, only
+from surgery.fitting.some_blocks import find_layers, run_only
 
 _HELD_OUT = 5
 """Every fifth window chooses the ridge penalty."""
@@ -46,7 +46,7 @@ class Passes:
     advance: Callable[[int], None]
 
     @torch.inference_mode()
-    def sums(
+    def sum_blocks(
         self,
         first: int,
         states: States | None,
@@ -67,7 +67,7 @@ class Passes:
                 if keep is not None:
                     kept[number] = KeptStates()
                 given = None if states is None else states[number]
-                own = self._of_slice(number, first, given, blocks, keep, kept.get(number))
+                own = self._sum_slice(number, first, given, blocks, keep, kept.get(number))
             for block in blocks:
                 for part in self.processes.gather([own.pop(block)] if own else []):
                     for total, more in zip(sums.setdefault(block, part), part, strict=True):
@@ -75,7 +75,7 @@ class Passes:
                             total.include(more)
         return sums, kept
 
-    def _of_slice(
+    def _sum_slice(
         self,
         number: int,
         first: int,
@@ -97,17 +97,17 @@ class Passes:
                 moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
 
         with ExitStack() as stack:
-            stack.enter_context(self._watched(blocks, add, keep, kept))
+            stack.enter_context(self._watch(blocks, add, keep, kept))
             if states is not None:
-                stack.enter_context(only(self.model, first))
-            for rows, tokens, entry in self._entries(number, states):
+                stack.enter_context(run_only(self.model, first))
+            for rows, tokens, entry in self._read_slice(number, states):
                 train = (rows + 1) % _HELD_OUT != 0
                 with suppress(_DeepEnough):
                     self.model.base_model(**entry, use_cache=False)
                 self.advance(self.processes.count * tokens.numel())
         return sums
 
-    def _entries(
+    def _read_slice(
         self, number: int, states: Iterable[torch.Tensor] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
         """Yields of a slice: numbers of windows [B], windows [B, T], and the model's arguments."""
@@ -118,12 +118,12 @@ class Passes:
             tokens = torch.from_numpy(windows.astype("int64"))
             rows = ROWS * index + torch.arange(len(tokens))
             if given is None:
-                yield rows, tokens, {"input_ids": model_ids(self.model, tokens)}
+                yield rows, tokens, {"input_ids": place_ids(self.model, tokens)}
             else:
                 yield rows, tokens, {"inputs_embeds": next(given)}
 
     @contextmanager
-    def _watched(
+    def _watch(
         self,
         blocks: Collection[int],
         add: Callable[[int, torch.Tensor, torch.Tensor], None],
@@ -154,7 +154,7 @@ class Passes:
                     module = self.model.get_submodule(name)
                     hooks.callback(module.register_forward_pre_hook(partial(take, block)).remove)
             if keep is not None:
-                module = layers_of(self.model)[keep]
+                module = find_layers(self.model)[keep]
                 hooks.callback(module.register_forward_pre_hook(take_states).remove)
             yield
 

@@ -17,22 +17,22 @@ from torch import nn
 from surgery.families import Family, family_of
 
 
-def layers_of(model: Any) -> nn.ModuleList:
+def find_layers(model: Any) -> nn.ModuleList:
     """The blocks of a loaded model, in order."""
-    layers: nn.ModuleList = model.get_submodule(_container(_family(model)))
+    layers: nn.ModuleList = model.get_submodule(_name_container(_find_family(model)))
     return layers
 
 
 @contextmanager
-def only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
+def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
     """The model with blocks `first` to `last` only, and positions that were added already.
 
     `inputs_embeds` of its forward are then what block `first` is given.
     """
-    family = _family(model)
-    path, _, name = _container(family).rpartition(".")
-    owner, layers = model.get_submodule(path), layers_of(model)
-    positions = _learned_positions(family)
+    family = _find_family(model)
+    path, _, name = _name_container(family).rpartition(".")
+    owner, layers = model.get_submodule(path), find_layers(model)
+    positions = _find_positions(family)
     stop = None if last is None else last + 1
     with ExitStack() as undo:
         undo.callback(setattr, owner, name, layers)
@@ -55,14 +55,14 @@ class _NothingToAdd(nn.Module):
         return positions.new_zeros((*positions.shape, 1), dtype=self._dtype)
 
 
-def _family(model: Any) -> Family:
+def _find_family(model: Any) -> Family:
     return family_of({"model_type": model.config.model_type})
 
 
-def _container(family: Family) -> str:
+def _name_container(family: Family) -> str:
     return family.attention.partition(".{block}")[0]
 
 
-def _learned_positions(family: Family) -> str | None:
+def _find_positions(family: Family) -> str | None:
     tables = [rule.name for rule in family.rules if rule.shape == ("positions", "d")]
     return tables[0].removesuffix(".weight") if tables else None

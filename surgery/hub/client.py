@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from surgery.hub.refusals import refusal
+from surgery.hub.refusals import explain_refusal
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -16,38 +16,41 @@ _TIMEOUT = 5  # seconds to wait for any answer
 
 
 @contextmanager
-def hub_client(name: str, revision: str | None, *, upload: bool = False) -> Iterator[HfApi]:
+def open_client(name: str, revision: str | None, *, upload: bool = False) -> Iterator[HfApi]:
     """A client for work on the model `name`, whatever HTTP library it is built on.
 
-    Within it the client neither logs nor shows progress, except where `progress_bars` says so.
-    Whatever the client raises becomes one line: `surgery.hub.refusals.refusal`.
+    Within it the client neither logs nor shows progress, except where `show_progress` says so.
+    Whatever the client raises becomes one line: `surgery.hub.refusals.explain_refusal`.
     """
     from huggingface_hub import HfApi
 
-    errors: tuple[type[Exception], ...] = (*_http_errors(), RuntimeError)  # uploads wrap theirs
+    errors: tuple[type[Exception], ...] = (
+        *_list_http_errors(),
+        RuntimeError,
+    )  # uploads wrap theirs
     try:
-        with quiet_client():
+        with silence_client():
             yield HfApi()
     except errors as error:
-        raise refusal(name, revision, error, upload=upload) from None
+        raise explain_refusal(name, revision, error, upload=upload) from None
 
 
 @contextmanager
-def quiet_client() -> Iterator[None]:
+def silence_client() -> Iterator[None]:
     """Within it the client neither logs its retries nor shows progress."""
     from huggingface_hub.utils import logging as client
 
     verbosity = client.get_verbosity()
     client.set_verbosity(logging.ERROR)
     try:
-        with progress_bars(shown=False):
+        with show_progress(shown=False):
             yield
     finally:
         client.set_verbosity(verbosity)
 
 
 @contextmanager
-def progress_bars(*, shown: bool) -> Iterator[None]:
+def show_progress(*, shown: bool) -> Iterator[None]:
     """Shows the client's own progress bars, or none, unless the environment has decided that."""
     from huggingface_hub import constants, utils
 
@@ -64,19 +67,19 @@ def progress_bars(*, shown: bool) -> Iterator[None]:
             switches[not shown]()
 
 
-def hub_answers() -> bool:
+def is_hub_reachable() -> bool:
     """Whether anything answers at all: data sets' own client would try for half a minute."""
     from huggingface_hub import constants, utils
 
     client: Any = utils
     try:
         client.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-    except _http_errors():
+    except _list_http_errors():
         return False
     return True
 
 
-def _http_errors() -> tuple[type[Exception], ...]:
+def _list_http_errors() -> tuple[type[Exception], ...]:
     """The root of the HTTP library's errors, whichever it is; ValueError: an answer is no JSON."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -84,7 +87,7 @@ def _http_errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def offline() -> Iterator[None]:
+def go_offline() -> Iterator[None]:
     """Data sets come from this machine alone."""
     import datasets.config
     from huggingface_hub import constants

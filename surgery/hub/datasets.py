@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import SamplesError
-from surgery.hub.client import hub_answers, offline, quiet_client
+from surgery.hub.client import go_offline, is_hub_reachable, silence_client
 from surgery.untrusted import guard
 
 PREFIX = "hf:"
@@ -36,19 +36,19 @@ class HubDataset:
     def __str__(self) -> str:
         return f"{PREFIX}{self.name}:{self.split}:{self.column}"
 
-    def tables(self, *, whole: bool = False) -> Iterator[Any]:
+    def read_tables(self, *, whole: bool = False) -> Iterator[Any]:
         """The split as Arrow tables of a few rows, streamed.
 
         `whole`: downloaded first, to be there the next time. Where no Hub answers, only what was
         downloaded before is looked for. Raises `SamplesError`; whatever the library raises becomes
         one line.
         """
-        here = Path(self.name).exists() or hub_answers()
+        here = Path(self.name).exists() or is_hub_reachable()
         fix = "check its name and split, and the network"
         with (
-            quiet_client(),
+            silence_client(),
             guard(SamplesError, "the data set cannot be loaded", self, fix),
-            nullcontext() if here else offline(),
+            nullcontext() if here else go_offline(),
         ):
             import datasets
 

@@ -18,15 +18,15 @@ from surgery.checkpoint.source import (
     PICKLE,
     SAFETENSORS,
     SIDECARS,
+    find_weights,
     read_index,
-    weights_entry,
 )
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.hub.client import hub_client, progress_bars
+from surgery.hub.client import open_client, show_progress
 from surgery.hub.datasets import PREFIX as DATASET
-from surgery.hub.embedded import PREFIX, model_path
+from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
 from surgery.hub.state import TIMEOUT
@@ -70,10 +70,10 @@ def find_model(
     `UnsupportedError` when its architecture cannot be edited.
     """
 
-    def fetch(api: HfApi, found: _Found) -> ResolvedModel:
+    def fetch(api: HfApi, found: _HubModel) -> ResolvedModel:
         check(found.config)
         found.download()
-        return found.resolved(revision)
+        return found.resolve(revision)
 
     return model if isinstance(model, ResolvedModel) else _find(model, revision, fetch, lambda m: m)
 
@@ -83,7 +83,7 @@ def find_outline(model: str | Path, revision: str | None = None) -> Outline:
     return _find(
         model,
         revision,
-        lambda api, found: Outline(found.resolved(revision), found.config, found.headers(api)),
+        lambda api, found: Outline(found.resolve(revision), found.config, found.read_headers(api)),
         lambda here: Outline(here, here.checkpoint.config, here.checkpoint.infos),
     )
 
@@ -94,28 +94,28 @@ T = TypeVar("T")
 def _find(
     model: str | Path,
     revision: str | None,
-    on_hub: Callable[[HfApi, _Found], T],
+    on_hub: Callable[[HfApi, _HubModel], T],
     here: Callable[[ResolvedModel], T],
 ) -> T:
     """What one of the two makes of a model: of the Hub's, or of a folder or earlier download."""
-    folder = local_folder(model, revision)
+    folder = find_folder(model, revision)
     if folder is not None:
-        return here(ResolvedModel(folder, Source(model=shown_name(model))))
+        return here(ResolvedModel(folder, Source(model=make_public_name(model))))
     name = str(model)
     try:
-        with hub_client(name, revision) as api:
+        with open_client(name, revision) as api:
             return on_hub(api, _look_up(api, name, revision))
     except UnreachableError:
-        folder = _earlier_download(name, revision)
+        folder = _find_download(name, revision)
         if folder is None:
             raise
     return here(ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)))
 
 
-def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
+def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
     """The folder that `model` names; None for a Hub id. Raises `SourceError` for neither."""
     lab = str(model).startswith(PREFIX)
-    folder = model_path(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
+    folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
     if not folder.is_dir():
         if folder.exists():
             raise SourceError("is a file; expected a folder or a Hub id", where=model)
@@ -127,7 +127,7 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
     return folder
 
 
-def shown_name(model: str | Path) -> str:
+def make_public_name(model: str | Path) -> str:
     """What a model or file is called in all that may leave this machine: its id, or last name.
 
     Of several, `PREFIX.npy,SUFFIX.npy`, each; of `hf:DATASET:SPLIT:COLUMN` the data set; of
@@ -136,23 +136,23 @@ def shown_name(model: str | Path) -> str:
     path, name = Path(model).expanduser(), str(model)
     if name.startswith(DATASET):
         dataset, *more = name.removeprefix(DATASET).split(":")
-        return DATASET + ":".join([shown_name(dataset), *more])
+        return DATASET + ":".join([make_public_name(dataset), *more])
     if path.exists() and not name.startswith(PREFIX):
-        return last_name(path)
+        return get_last_name(path)
     file, _, column = name.rpartition(":")
     if file and not name.startswith(PREFIX) and Path(file).exists():
-        return f"{last_name(Path(file))}:{column}"
-    return ",".join(map(shown_name, name.split(","))) if "," in name else name
+        return f"{get_last_name(Path(file))}:{column}"
+    return ",".join(map(make_public_name, name.split(","))) if "," in name else name
 
 
-def last_name(path: Path) -> str:
+def get_last_name(path: Path) -> str:
     """The name of a file or folder, without the path to it, as text: it may be any bytes."""
     name = (path.resolve() if path.name in ("", "..") else path).name
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _HubModel:
     """A Hub model that can be edited; `folder`, the cache's place for the commit, has its config.
 
     `files` are all files of the repository, `weights` those of the one format that is used.
@@ -164,7 +164,7 @@ class _Found:
     config: dict[str, Any]
     weights: tuple[str, ...]
 
-    def resolved(self, revision: str | None) -> ResolvedModel:
+    def resolve(self, revision: str | None) -> ResolvedModel:
         source = Source(model=self.name, revision=revision, commit=self.folder.name)
         return ResolvedModel(self.folder, source)
 
@@ -177,10 +177,10 @@ class _Found:
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [file for file in wanted if not (self.folder / file).exists()]
             if missing:
-                with progress_bars(shown=shown):
+                with show_progress(shown=shown):
                     snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
 
-    def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
+    def read_headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
         """The stored tensors, from the headers of safetensors files; None for pickles."""
         from huggingface_hub.errors import SafetensorsParsingError
 
@@ -198,7 +198,7 @@ class _Found:
             raise CheckpointError("a header of its weights is not valid", where=where) from None
 
 
-def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
+def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
     """Fetches the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
@@ -206,7 +206,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
     files = tuple(file.rfilename for file in info.siblings or ())
     if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
-    entry = weights_entry(files.__contains__)
+    entry = find_weights(files.__contains__)
     small = [f for f in (CONFIG, MANIFEST, entry) if f in files and f not in (SAFETENSORS, PICKLE)]
     # by its name and not by its commit, so that the cache remembers the name for work offline
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
@@ -218,10 +218,10 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
             where=f"Hub model {name}",
             expected=f"{SAFETENSORS} or {PICKLE}, single or sharded",
         )
-    return _Found(name, folder, files, config, _weights(entry, folder, files))
+    return _HubModel(name, folder, files, config, _list_weights(entry, folder, files))
 
 
-def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
+def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
     """The file of weights itself, or the shards that an index names, all of which must exist."""
     if not entry.endswith(INDEX):
         return (entry,)
@@ -229,7 +229,7 @@ def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...
     return tuple(dict.fromkeys(weight_map.values()))
 
 
-def _earlier_download(name: str, revision: str | None) -> Path | None:
+def _find_download(name: str, revision: str | None) -> Path | None:
     """The folder of an earlier download, if it is complete."""
     from huggingface_hub import snapshot_download
 
@@ -239,8 +239,8 @@ def _earlier_download(name: str, revision: str | None) -> Path | None:
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
         )
         files = [path.name for path in folder.iterdir()]
-        entry = weights_entry(files.__contains__)
-        complete = CONFIG in files and entry is not None and _weights(entry, folder, files)
+        entry = find_weights(files.__contains__)
+        complete = CONFIG in files and entry is not None and _list_weights(entry, folder, files)
     except (OSError, ValueError, SurgeryError):
         return None
     return folder if complete else None

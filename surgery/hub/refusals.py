@@ -39,7 +39,9 @@ class UnreachableError(SourceError):
     """The Hub gives no answer that settles the question; an earlier download may do."""
 
 
-def refusal(name: str, revision: str | None, error: BaseException, *, upload: bool) -> SurgeryError:
+def explain_refusal(
+    name: str, revision: str | None, error: BaseException, *, upload: bool
+) -> SurgeryError:
     """The line for what was raised at work on the model `name`.
 
     It is an `OutputError` for an upload, else a `SourceError`: an `UnreachableError` if the cause
@@ -73,10 +75,10 @@ def refusal(name: str, revision: str | None, error: BaseException, *, upload: bo
         owner, again = name.partition("/")[0], _AGAIN[upload]
         do = advice and advice.format(owner=owner, again=again)
         return kind(what, where=where, got=f"HTTP {status}", fix=do)
-    return _no_answer(kind, where, error, upload=upload)
+    return _explain_silence(kind, where, error, upload=upload)
 
 
-def _no_answer(
+def _explain_silence(
     kind: type[SurgeryError], where: str, error: BaseException, *, upload: bool
 ) -> SurgeryError:
     from huggingface_hub.errors import OfflineModeIsEnabled

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.content import hash_content
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.hub.embedded import PREFIX
@@ -49,7 +49,7 @@ class ResolvedModel:
     @cached_property
     def identified(self) -> Source:
         """The source, with the hash of its content."""
-        content = self.source.content or content_hash(self.checkpoint)
+        content = self.source.content or hash_content(self.checkpoint)
         return self.source.model_copy(update={"content": content})
 
     def is_that(self, recorded: Source) -> bool:

@@ -18,7 +18,7 @@ TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to
 
 
 @dataclass(frozen=True)
-class Stored:
+class HubFile:
     """A file's hash: SHA-256 of a large one; of a small one git's, which is SHA-1 of a header too.
 
     Both are hexadecimal, and one of them is None.
@@ -42,7 +42,7 @@ class Published:
 
     repo: str
     commit: str
-    files: Mapping[str, Stored]
+    files: Mapping[str, HubFile]
 
     def fetch(self, api: HfApi, name: str) -> Path:
         """One of its files, from the client's cache or the Hub."""
@@ -57,7 +57,7 @@ def find_published(api: HfApi, repo: str, revision: str | None = None) -> Publis
     """The state of a repository at a branch, tag, commit or pull request."""
     info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
     files = {
-        file.rfilename: Stored(file.lfs.sha256, None) if file.lfs else Stored(None, file.blob_id)
+        file.rfilename: HubFile(file.lfs.sha256, None) if file.lfs else HubFile(None, file.blob_id)
         for file in info.siblings or ()
     }
     return Published(repo, str(info.sha), files)

@@ -24,9 +24,9 @@ _MOST_TOKENS = 2048  # offsets that are tried at once; more than any supported m
 def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
     """Runs the model on random tokens and compares each head with what the manifest says of it.
 
-    Raises as `mixing_heads`.
+    Raises as `find_mixing_heads`.
     """
-    mixes = mixing_heads(folder, seed)
+    mixes = find_mixing_heads(folder, seed)
     checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
     edited, heads = manifest.edited_heads, manifest.edit.num_heads
     for block, variants in edited.items():
@@ -51,7 +51,7 @@ def _format_heads(heads: dict[int, list[int]], num_heads: int) -> str:
     return format_selection(parts, num_heads)
 
 
-def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
+def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     """Block → for each head, whether its context of any token depends on any other token.
 
     The model runs once on random tokens, as many as its positions allow (at most 2,048). At each
@@ -84,14 +84,14 @@ def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
         attention.register_forward_hook(probe, with_kwargs=True)
         projection = modules.get(family.reading(block)[1])
         if projection is not None:
-            probe.read = _heads_read(projection.weight, dimensions.num_heads)
+            probe.read = _find_read_heads(projection.weight, dimensions.num_heads)
             projection.register_forward_pre_hook(probe.take_context)
     with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
         model(tokens_BT, use_cache=False)  # it is loaded for this alone: the hooks go with it
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
 
 
-def _heads_read(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+def _find_read_heads(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
     """Bool [H]: which heads the output projection [d, H h] reads."""
     return (weight.view(len(weight), num_heads, -1) != 0).any(-1).any(0)
 

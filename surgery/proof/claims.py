@@ -14,11 +14,11 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.card.metadata import Measurements
 from surgery.card.text import disagreement, own_text
-from surgery.checkpoint.source import CARD, MANIFEST, own_file
+from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import CheckpointError, ManifestError, OutputError
-from surgery.hub.finding import last_name
+from surgery.hub.finding import get_last_name
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import RECIPE, REPORTS, Manifest, versions
+from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions
 from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
@@ -58,7 +58,7 @@ def read_report_in(
 ) -> RenderedReport | None:
     """The report in `place` about the model in `folder`; None where there is none."""
     where = place / REPORTS[0]
-    found = read_json(own_file(where, place), needed=needed)
+    found = read_json(check_link(where, place), needed=needed)
     if not found:
         return None
     with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
@@ -68,7 +68,7 @@ def read_report_in(
 def check_report(folder: Path, report: RenderedReport) -> str:
     """Raises `CheckpointError` where a page shows anything else than the report."""
     for name in REPORTS[1:] if _is_ours(report.version) else ():  # another's cannot be drawn here
-        path = own_file(folder / name, folder)
+        path = check_link(folder / name, folder)
         if path.is_file() and path.read_bytes() != report.files.get(name, "").encode():
             raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
     return "its figures agree with each other and with surgery.json; not measured again"
@@ -78,7 +78,7 @@ def check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) 
     """Raises `CheckpointError` where a generated part says anything else."""
     measured = report.measured if report else None
     card = read_card(folder) or ""
-    wrong = disagreement(card, manifest, measured, name=last_name(folder))
+    wrong = disagreement(card, manifest, measured, name=get_last_name(folder))
     wrote = report.version if report else manifest.edit.versions.get(TOOL)
     if wrong is None:
         return (
@@ -121,4 +121,4 @@ def list_claims(
 
 def _is_ours(version: str | None) -> bool:
     """Whether that is the version of attn-surgery that runs here."""
-    return version == versions().get(TOOL)
+    return version == list_versions().get(TOOL)

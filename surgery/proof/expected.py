@@ -19,16 +19,16 @@ import numpy as np
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
-from surgery.editing.rewriting import changed_by
+from surgery.editing.rewriting import list_changes
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import Dimensions
 from surgery.layouts import layout_of
 from surgery.plan import Plan, block_edits, make_plan
-from surgery.record.manifest import Edit, Manifest, edited_heads
+from surgery.record.manifest import Edit, Manifest, list_edited_heads
 from surgery.variants import Fit
 
 
-def replanned(
+def replan(
     result: Checkpoint, manifest: Manifest, original: Checkpoint | None = None
 ) -> tuple[Plan, ...]:
     """The plans of all recorded edits, newest first; of the latest for `original`, if it is given.
@@ -45,8 +45,8 @@ def replanned(
         if original is not None and not plans:
             before = original.config, original.infos
         else:
-            before = _undone(edit, inventory)
-        earlier, inventory = edited_heads(edits), take_inventory(*before)
+            before = _undo(edit, inventory)
+        earlier, inventory = list_edited_heads(edits), take_inventory(*before)
         plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
         _compare(edit, plan, config)
         plans.append(plan)
@@ -54,7 +54,7 @@ def replanned(
     return tuple(plans)
 
 
-def _undone(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """The configuration and the tensors, by name, that an edit must have found."""
     family, sizes = result.family, result.dimensions.sizes
     infos = {name: info for name, info in result.infos.items() if name not in edit.changed.added}
@@ -76,7 +76,7 @@ def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
         "family": (edit.family, plan.family.model_type),
         "num_blocks": (edit.num_blocks, dimensions.num_blocks),
         "num_heads": (edit.num_heads, dimensions.num_heads),
-        "changed": (edit.changed, changed_by(plan)),
+        "changed": (edit.changed, list_changes(plan)),
         "one_hot": (edit.one_hot, plan.one_hot),
         "calibration": (() if record is None else tuple(sorted(record.blocks)), plan.fitted),
     }
@@ -102,7 +102,7 @@ def check_repeats(
     **Raises:** `CheckpointError` for the first that is not what the edit makes.
     """
     compared = fitted = 0
-    fits = dict.fromkeys(plan.fitted, _unknown(plan.inventory.dimensions))
+    fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
     for change in plan.changes:
         if change.action not in actions:
             continue
@@ -126,7 +126,7 @@ def check_repeats(
     return compared, fitted
 
 
-def _unknown(dimensions: Dimensions) -> Fit:
+def _make_unknown_fit(dimensions: Dimensions) -> Fit:
     """A fit of which nothing is known: not-a-number wherever the edit takes a number from it."""
 
     def unknown(*shape: int) -> Array:

@@ -17,22 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, write
-from surgery.hub.client import hub_client
-from surgery.hub.finding import find_model, local_folder
+from surgery.hub.client import open_client
+from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.hub.state import Stored, find_published
+from surgery.hub.state import HubFile, find_published
 from surgery.record.manifest import (
     CalibrationRecord,
     Manifest,
     Source,
+    list_versions,
     read_manifest,
-    versions,
 )
 
 TOLERANCE = 0.01  # a few roundings of bfloat16
@@ -47,16 +47,16 @@ class Original:
     model: str
     revision: str | None
     manifest: Manifest
-    files: Mapping[str, Path | Stored]
+    files: Mapping[str, Path | HubFile]
 
     def holds(self, name: str, repeated: Path) -> bool:
         """Whether its file of that name is recorded, and is byte for byte the repeated one."""
-        file, digest = self.files.get(name), sha256_of(repeated)
+        file, digest = self.files.get(name), hash_file(repeated)
         if self.manifest.files[name].sha256 != digest:
             return False
-        if isinstance(file, Stored):
+        if isinstance(file, HubFile):
             return file.holds(digest, repeated)
-        return file is not None and file.is_file() and sha256_of(file) == digest
+        return file is not None and file.is_file() and hash_file(file) == digest
 
 
 def open_original(model: str | Path, revision: str | None = None) -> Original:
@@ -64,13 +64,13 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
 
     **Raises:** `SourceError` when there is no such model, `ManifestError` without a manifest.
     """
-    folder = local_folder(model, revision)
-    files: dict[str, Path | Stored]
+    folder = find_folder(model, revision)
+    files: dict[str, Path | HubFile]
     if folder is not None:
         manifest = read_manifest(folder)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     else:
-        with hub_client(str(model), revision) as api:
+        with open_client(str(model), revision) as api:
             there = find_published(api, str(model), revision)
             manifest, files, revision = there.manifest(api), {**there.files}, there.commit
     if manifest is None:
@@ -186,7 +186,7 @@ def reproduce(
         _check_source(
             edit.source, model, replace(prepared.model, source=export.manifest.edit.source)
         )
-    then, now = edit.versions, versions()
+    then, now = edit.versions, list_versions()
     both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
     changed = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
     return Reproduction(original, prepared.model, files, changed)
@@ -194,7 +194,7 @@ def reproduce(
 
 def _find_source(original: Original) -> str:
     source = original.manifest.edit.source
-    if source.commit is None and local_folder(source.model) is None:
+    if source.commit is None and find_folder(source.model) is None:
         raise SourceError(
             f"was made from a folder, {source.model}, that is not here",
             where=original.model,
@@ -266,7 +266,7 @@ def _largest_difference(
     largest = 0.0
     for name, tensor in one.tensors.items():
         if name not in changed:
-            if tensor.raw() != other.tensors[name].raw():
+            if tensor.read() != other.tensors[name].read():
                 return None
             continue
         a, b = (c.read(name).astype(np.float64) for c in (one, other))

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.source import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     Checkpoint,
+    check_link,
     open_checkpoint,
-    own_file,
 )
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import family_of
@@ -33,7 +33,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
-from surgery.proof.expected import check_repeats, replanned
+from surgery.proof.expected import check_repeats, replan
 from surgery.record.manifest import UNLISTED, Manifest
 
 ALONE = ("files", "contents", "edit", "tensors")
@@ -72,14 +72,14 @@ class FileChecks:
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
-        return replanned(self.result, self.manifest, self.original if self.found else None)
+        return replan(self.result, self.manifest, self.original if self.found else None)
 
     def files(self) -> str:
         listed = self.manifest.files
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_symlink():
-                own_file(path, self.folder)
+                check_link(path, self.folder)
             elif path.is_dir():
                 continue
             if not (self.manifest.accounts_for(name) or _is_left(Path(name))):
@@ -88,7 +88,7 @@ class FileChecks:
             path = self.folder / name
             if not path.is_file():
                 raise CheckpointError(f"{name} is missing")
-            if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+            if path.stat().st_size != record.size or hash_file(path) != record.sha256:
                 raise CheckpointError(f"{name} differs from its recorded SHA-256")
         total = sum(record.size for record in listed.values())
         return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
@@ -156,7 +156,7 @@ class FileChecks:
         theirs = self.original.carried
         for name in sorted({*self.result.carried, *theirs}):
             record = self.manifest.files.get(name)
-            if name not in theirs or record is None or record.sha256 != sha256_of(theirs[name]):
+            if name not in theirs or record is None or record.sha256 != hash_file(theirs[name]):
                 raise CheckpointError(f"{name} is not the source's")
         return f"{len(theirs)} files equal to the source's"
 
@@ -168,7 +168,7 @@ class FileChecks:
             name
             for name in untouched & set(result.tensors)
             if result.infos[name] != original.infos[name]
-            or result.tensors[name].raw() != original.tensors[name].raw()
+            or result.tensors[name].read() != original.tensors[name].read()
         }
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")

@@ -20,7 +20,7 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
-from surgery.hub.finding import find_model, local_folder
+from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.claims import (
     Claim,
@@ -145,6 +145,6 @@ def _find_source(
 ) -> ResolvedModel:
     recorded = manifest.edit.source
     named = isinstance(source, str) and source.casefold() == recorded.model.casefold()
-    if named and revision is None and local_folder(recorded.model) is None:
+    if named and revision is None and find_folder(recorded.model) is None:
         revision = recorded.commit
     return find_model(source, revision)

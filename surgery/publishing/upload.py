@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.card.text import card_text, merged
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
-from surgery.hub.client import hub_client, progress_bars
+from surgery.hub.client import open_client, show_progress
 from surgery.hub.state import TIMEOUT, Published, find_published
 from surgery.proof.claims import Render
 from surgery.publishing.publishable import Publishable, find_publishable
@@ -71,24 +71,24 @@ def push(
     if read_manifest(Path(folder)) is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
     check_destination(repo)
-    with hub_client(repo, revision, upload=True) as api:  # before the long verification
+    with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     place = None if evaluation is None else Path(evaluation)
     source = find_publishable(Path(folder), place, render)
-    with hub_client(repo, revision, upload=True) as api:
+    with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = find_published(api, repo, revision)
-        stale = _stale(api, there, source)
-        source = _with_card(source, _card(api, there, source).encode())
+        stale = _find_stale(api, there, source)
+        source = _add_card(source, _make_card(api, there, source).encode())
         done = _commit(
             api,
             there,
-            [_added(name, source) for name in source.contents],
+            [_make_addition(name, source) for name in source.contents],
             stale,
-            commit_message=message or _message(source.manifest),
+            commit_message=message or _make_message(source.manifest),
             revision=revision,
             create_pr=create_pr,
         )
@@ -144,7 +144,7 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
     return True
 
 
-def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
+def _find_stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     """Files of an earlier push, to be removed.
 
     **Raises:** `OutputError` for weights or code of someone else: they would be taken for the
@@ -164,7 +164,7 @@ def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     return sorted(others & ours)
 
 
-def _card(api: HfApi, there: Published, source: Publishable) -> str:
+def _make_card(api: HfApi, there: Published, source: Publishable) -> str:
     """A fresh card with what the user has written, in the folder or on the Hub."""
     card = source.card
     if CARD in there.files:
@@ -172,7 +172,7 @@ def _card(api: HfApi, there: Published, source: Publishable) -> str:
     return card_text(source.manifest, name=there.repo, measured=source.measured, existing=card)
 
 
-def _with_card(source: Publishable, card: bytes) -> Publishable:
+def _add_card(source: Publishable, card: bytes) -> Publishable:
     hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
     return replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
 
@@ -185,12 +185,12 @@ def _check_arrived(now: Published, source: Publishable) -> None:
             raise OutputError(what, where=f"Hub model {now.repo}", fix="push again")
 
 
-def _message(manifest: Manifest) -> str:
+def _make_message(manifest: Manifest) -> str:
     blocks = ", ".join(map(str, manifest.edit.blocks))
     return f"Upload an edit of blocks {blocks} ({manifest.edit.variant})"
 
 
-def _added(name: str, source: Publishable) -> CommitOperationAdd:
+def _make_addition(name: str, source: Publishable) -> CommitOperationAdd:
     """A file of the commit. A small one is read once, here; the Hub itself holds a large one to the
     hash that is compared here.
 
@@ -215,7 +215,7 @@ def _commit(
     from huggingface_hub import CommitOperationDelete
 
     removed = [CommitOperationDelete(name, is_folder=False) for name in stale]
-    with progress_bars(shown=sys.stderr.isatty()), warnings.catch_warnings():
+    with show_progress(shown=sys.stderr.isatty()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the client, on metadata that could be there
         return api.create_commit(
             there.repo, [*added, *removed], parent_commit=there.commit, **choices

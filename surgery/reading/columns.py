@@ -18,9 +18,7 @@ _RATIO = 16
 """How many times their packed size larger ones may unpack to."""
 
 
-def parquet_batches(
-    path: Path, columns: Sequence[str], groups: range | None = None
-) -> Iterator[Any]:
+def read_batches(path: Path, columns: Sequence[str], groups: range | None = None) -> Iterator[Any]:
     """Record batches of those of `columns` that a parquet file has, a few rows at a time.
 
     `groups`: the row groups to read (default: all). A dot in a column leads into a structure.
@@ -29,12 +27,12 @@ def parquet_batches(
     what it says of its size is a claim.
 
     **Raises:** ValueError for two columns of one name, for a row group that unpacks to more than
-    1 GiB and 16 times its packed size, and as `cells`; whatever pyarrow raises.
+    1 GiB and 16 times its packed size, and as `read_cells`; whatever pyarrow raises.
     """
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-        fields = [f for f in flat(file.schema_arrow.empty_table()).schema if f.name in columns]
+        fields = [f for f in flatten(file.schema_arrow.empty_table()).schema if f.name in columns]
         names = [field.name for field in fields]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two columns have the name {twice!r}")
@@ -44,10 +42,10 @@ def parquet_batches(
             for batch in file.iter_batches(
                 rows, row_groups=[group], columns=names, use_threads=False
             ):
-                yield from flat(pyarrow.Table.from_batches([batch])).to_batches()
+                yield from flatten(pyarrow.Table.from_batches([batch])).to_batches()
 
 
-def flat(table: Any) -> Any:
+def flatten(table: Any) -> Any:
     """A table without structures: what is in them are columns, `outer.inner`."""
     from pyarrow import types
 
@@ -56,7 +54,7 @@ def flat(table: Any) -> Any:
     return table
 
 
-def cells(column: Any) -> Sequence[Any]:
+def read_cells(column: Any) -> Sequence[Any]:
     """The values of a column of text, integers or booleans; lists of integers as arrays [T].
 
     Raises ValueError for a column of another type, and for a text that is longer than `LIMIT`.

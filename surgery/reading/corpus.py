@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
-from surgery.reading.rows import rows
-from surgery.reading.sources import Source, find_sources
+from surgery.reading.rows import read_rows
+from surgery.reading.sources import TextOrTable, find_sources
 from surgery.untrusted import guard
 
 Tokens = npt.NDArray[np.int32]
@@ -45,7 +45,7 @@ class Window:
 class Corpus:
     """Files and data sets in the order they are read."""
 
-    files: tuple[Source, ...]
+    files: tuple[TextOrTable, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,16 +65,16 @@ def open_corpus(sources: Sequence[str | Path]) -> Corpus:
     file is a text, and one document. `sources`: as `surgery.reading.sources.find_sources` takes.
     Raises `SamplesError` for what is not there, and for a beginning that is malformed.
     """
-    files: list[Source] = []
+    files: list[TextOrTable] = []
     for named in sources:
         found = find_sources(named)
-        first = next((pieces for file in found for pieces in documents(file)), iter(()))
+        first = next((pieces for file in found for pieces in read_documents(file)), iter(()))
         next(first, None)  # so that what is no text is known before any work is done
         files += found
     return Corpus(tuple(files))
 
 
-def windows(
+def read_windows(
     corpus: Corpus,
     tokenizer: Any,
     length: int,
@@ -93,12 +93,12 @@ def windows(
     for number, path in enumerate(corpus.files):
         if after is not None and number < after.file:
             continue
-        for index, pieces in enumerate(documents(path)):
+        for index, pieces in enumerate(read_documents(path)):
             if after is not None and (number, index) < (after.file, after.document):
                 continue
             buffer, start, dropped = np.empty(0, dtype=np.int32), 0, 0
             for piece in pieces:
-                ids = token_ids(tokenizer, piece)
+                ids = tokenize(tokenizer, piece)
                 tokens_read(len(ids))
                 buffer = np.concatenate([buffer, ids])
                 while start + length <= dropped + len(buffer):
@@ -109,32 +109,32 @@ def windows(
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
 
 
-def documents(file: Source, part: range | None = None) -> Iterator[Iterator[str]]:
+def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Iterator[str]]:
     """The documents of one file, each in pieces. Raises `SamplesError` for a malformed file.
 
-    `part`: those that begin within it, and of a text its lines (`surgery.reading.rows.extent`).
+    `part`: those that begin within it, or lines of a text (`surgery.reading.rows.measure_extent`).
     """
     if file.text is not None:
         yield iter([file.text])
         return
     if not file.is_table:
-        yield _text(file) if part is None else _lines(file, part)
+        yield _read_text(file) if part is None else _read_lines(file, part)
         return
     column = file.column or "text"
-    for where, row in rows(file, [column], part):
+    for where, row in read_rows(file, [column], part):
         if not isinstance(text := row.get(column), str):
             got = type(text).__name__ if column in row else "no such column"
             raise SamplesError(f"no text in column {column!r}", where=where, got=got)
         yield iter([text])
 
 
-def token_ids(tokenizer: Any, text: str) -> Tokens:
+def tokenize(tokenizer: Any, text: str) -> Tokens:
     """int32 [T]: the tokens of a text alone, without special tokens."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
 
 
-def _text(source: Source) -> Iterator[str]:
+def _read_text(source: TextOrTable) -> Iterator[str]:
     with (
         guard(SamplesError, "not UTF-8 text", source.place),
         source.open() as raw,
@@ -144,7 +144,7 @@ def _text(source: Source) -> Iterator[str]:
             yield piece + file.readline(_PIECE)
 
 
-def _lines(source: Source, part: range) -> Iterator[str]:
+def _read_lines(source: TextOrTable, part: range) -> Iterator[str]:
     """A text from the first line that begins in `part`, or from there where lines are very long."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with guard(SamplesError, "not UTF-8 text", source.place), source.open() as file:

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from surgery.reading.corpus import Corpus, documents
-from surgery.reading.rows import extent
-from surgery.reading.sources import Source
+from surgery.reading.corpus import Corpus, read_documents
+from surgery.reading.rows import measure_extent
+from surgery.reading.sources import TextOrTable
 
 Documents = Callable[[], Iterator[Iterator[str]]]
 """Documents, each in pieces, from a place in a file on; anew at every call."""
@@ -25,27 +25,27 @@ T = TypeVar("T")
 SPACING = 1 << 16
 """Bytes from one passage of a file to the next, at least; row groups lie as they lie."""
 _MOST_TEXT = 1 << 21
-"""Characters of `texts`: 256 windows of 2,048 tokens, at four characters a token."""
+"""Characters of `read_texts`: 256 windows of 2,048 tokens, at four characters a token."""
 _PASSAGE = 1 << 14
-"""Characters of one passage of `texts`."""
+"""Characters of one passage of `read_texts`."""
 
 
-def passages(file: Source, most: int, number: int) -> list[Documents]:
+def spread_passages(file: TextOrTable, most: int, number: int) -> list[Documents]:
     """Up to `most` places in a file to read from, ascending. `number`: the file's, as a seed."""
     unit = 1 if file.form == ".parquet" else SPACING
-    size = extent(file)
+    size = measure_extent(file)
     if size < 2 * unit:
-        return [partial(documents, file)]
+        return [partial(read_documents, file)]
     count = min(most, size // unit)
     moved = np.random.default_rng([0, number]).random(count)
     ends = [size * k // count for k in range(count + 1)]
     return [
-        partial(documents, file, range(begin + int(share * (end - begin - unit + 1)), end))
+        partial(read_documents, file, range(begin + int(share * (end - begin - unit + 1)), end))
         for begin, end, share in zip(ends[:-1], ends[1:], moved, strict=True)
     ]
 
 
-def evenly(
+def share_evenly(
     sources: Sequence[Callable[[int], Iterator[T]]],
     most: int,
     size: Callable[[T], int] = lambda item: 1,
@@ -67,30 +67,30 @@ def evenly(
                 break
 
 
-def scattered(items: Sequence[T]) -> list[T]:
+def scatter(items: Sequence[T]) -> list[T]:
     """In an order in which the first few are from all over: by their numbers' bits reversed."""
     return [items[i] for i in sorted(range(len(items)), key=lambda i: f"{i:064b}"[::-1])]
 
 
-def texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
+def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
     """About `most` characters of a corpus, as much of every file as of the others.
 
     A file that is no longer than its share is one text; of others every passage is one.
     """
 
-    def of_file(number: int, file: Source, share: int) -> Iterator[str]:
-        places: Sequence[Documents] = [partial(documents, file)]
+    def of_file(number: int, file: TextOrTable, share: int) -> Iterator[str]:
+        places: Sequence[Documents] = [partial(read_documents, file)]
         if (file.size or 0) > share:
-            places = passages(file, max(1, share // _PASSAGE), number)
-        return evenly([partial(_text, place) for place in places], share, len)
+            places = spread_passages(file, max(1, share // _PASSAGE), number)
+        return share_evenly([partial(_read_text, place) for place in places], share, len)
 
     files = [partial(of_file, number, file) for number, file in enumerate(corpus.files)]
     if len(files) > most // _PASSAGE:
-        files = scattered(files)
-    return list(evenly(files, most, len))
+        files = scatter(files)
+    return list(share_evenly(files, most, len))
 
 
-def _text(place: Documents, most: int) -> Iterator[str]:
+def _read_text(place: Documents, most: int) -> Iterator[str]:
     pieces: list[str] = []
     for piece in (piece for document in place() for piece in document):
         pieces.append(piece[:most])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
-from surgery.hub.finding import shown_name
+from surgery.hub.finding import make_public_name
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -18,7 +18,7 @@ PACKED = {".zst": "zstd", ".gz": "gzip"}
 
 
 @dataclass(frozen=True)
-class Source:
+class TextOrTable:
     """A file or a data set. `name`: how it is reported. `column`: where its passages are.
 
     `text`: the text itself, where it is no file.
@@ -62,7 +62,7 @@ class Source:
         return io.BufferedReader(pyarrow.input_stream(str(self.place), compression=packing))
 
 
-def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[Source]:
+def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[TextOrTable]:
     """The files that `named` stands for, or its data set.
 
     It is a file; a folder, of which all files of `forms` are taken, compressed or not, at any
@@ -72,17 +72,17 @@ def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> lis
     path, name = Path(named), str(named)
     if name.startswith(PREFIX):
         dataset = HubDataset.parse(name)
-        return [Source(dataset, shown_name(name), dataset.column)]
+        return [TextOrTable(dataset, make_public_name(name), dataset.column)]
     column = None
     if not path.exists() and ":" in name:
         head, _, tail = name.rpartition(":")
         if tail and Path(head).exists():
             path, column = Path(head), tail
     if path.is_file():
-        return [Source(path, path.name, column)]
+        return [TextOrTable(path, path.name, column)]
     if not path.is_dir():
         raise SamplesError("no such file or folder", where=path)
-    files = (Source(f, f.relative_to(path).as_posix(), column) for f in path.rglob("*"))
+    files = (TextOrTable(f, f.relative_to(path).as_posix(), column) for f in path.rglob("*"))
     found = [file for file in files if file.form in forms and file.place.is_file()]  # type: ignore[union-attr]
     if not found:
         raise SamplesError("no text in it", where=path, expected=", ".join(forms))

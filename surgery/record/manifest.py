@@ -52,7 +52,7 @@ class Source(Record):
 
     `model` is a Hub id, `lab:NAME`, or the name of a folder, never its path. `commit`: the Hub's
     resolved revision; None: a folder. `content`:
-    `surgery.checkpoint.content.content_hash`; None where it was not recorded.
+    `surgery.checkpoint.content.hash_content`; None where it was not recorded.
     """
 
     model: str
@@ -215,7 +215,7 @@ class Manifest(Record):
     @property
     def edited_heads(self) -> dict[int, dict[int, str]]:
         """Block → head → variant, over all edits."""
-        return edited_heads([*self.history, self.edit])
+        return list_edited_heads([*self.history, self.edit])
 
     @property
     def attention_free(self) -> dict[int, str]:
@@ -229,7 +229,7 @@ class Manifest(Record):
         return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
+def list_edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
     """Block → head → variant, ascending."""
     return variants_by_head(part for edit in edits for part in edit.parts)
 
@@ -257,14 +257,14 @@ def read_manifest(folder: Path) -> Manifest | None:
         return Manifest.model_validate_json(text, strict=True)
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Versions that could matter to a result: this tool, Python, and the libraries installed."""
-    found = {"attn-surgery": _version("attn-surgery"), "python": platform.python_version()}
-    found |= {library: _version(library) for library in _LIBRARIES}
+    found = {"attn-surgery": _find_version("attn-surgery"), "python": platform.python_version()}
+    found |= {library: _find_version(library) for library in _LIBRARIES}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _version(distribution: str) -> str | None:
+def _find_version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:

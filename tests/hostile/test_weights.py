@@ -91,7 +91,9 @@ def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     tensors = {"a": whole, "b": whole.T, "c": whole[1:], "d": whole[:1]}
     torch.save(tensors, tmp_path / "some.bin")
-    found = {read.info.name: read.array().tolist() for read in read_pickle(tmp_path / "some.bin")}
+    found = {
+        read.info.name: read.read_array().tolist() for read in read_pickle(tmp_path / "some.bin")
+    }
     assert found == {name: tensor.tolist() for name, tensor in tensors.items()}
 
 

@@ -10,12 +10,12 @@ PREFIX = "lab:"
 LAB_MODELS = ("pythia", "gpt-neo")
 
 
-def lab_of(*names: str | None) -> str | None:
+def find_lab(*names: str | None) -> str | None:
     """The first embedded model among the names: it brings passages, texts and tasks of its own."""
     return next((name for name in names if name and name.startswith(PREFIX)), None)
 
 
-def model_path(name: str) -> Path:
+def find_lab_folder(name: str) -> Path:
     """The folder of lab model `name`, as `from_pretrained` takes it.
 
     Raises `SourceError` when there is no such lab model or its files are not installed.
