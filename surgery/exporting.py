@@ -1,4 +1,4 @@
-"""The main job: reads a source, rewrites its blocks, and streams the result to a new folder."""
+"""Exports an edit: reads a source, rewrites its blocks, streams the result to a new folder."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def export(
     overwrite: bool = False,
     max_shard_size: int | None = None,
 ) -> Export:
-    """Rewrites chosen blocks of a model into attention-free ones and saves the result.
+    """Makes chosen blocks of a model attention-free and saves the result.
 
     **Arguments:**
 
@@ -82,16 +82,16 @@ def export(
     - `variant`: "identity", "zero", "mean" or "linear"; `layout`: "auto", "stock" or "compact".
     - `calibration`: files or folders of text, or `hf:DATASET:SPLIT:COLUMN`, that `mean` and
       `linear` are fitted on.
-    - `overwrite`: replace an existing output, once the new one is whole.
-    - `max_shard_size`: bytes per weight file (default: as the source is sharded).
+    - `overwrite`: replace an existing output once the new one is complete.
+    - `max_shard_size`: bytes per weight file (default: the source's shards).
 
-    **Raises:** a `SurgeryError`; the output then does not exist, or is still the old one.
+    **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
     text = find_calibration(list_variants(drop_attn, variant), calibration)
     prepared = prepare(model, drop_attn, variant=variant, layout=layout, revision=revision)
     fitting = None
     if text is not None:
-        from surgery.fitting.fitter import fit_checkpoint  # needs torch, as most exports do not
+        from surgery.fitting.fitter import fit_checkpoint  # needs torch; most exports do not
 
         fitting = fit_checkpoint(prepared, text)
     return write(
@@ -108,10 +108,10 @@ def write(
     max_shard_size: int | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. `progress` is called with the number of bytes just written.
+    """Carries out a plan. Calls `progress` with the number of bytes just written.
 
-    **Raises:** `UnsupportedError` when a variant needs a `fitting` that is not there,
-    `CheckpointError` when the source has changed since it was prepared.
+    **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
+    `CheckpointError` if the source has changed since it was prepared.
     """
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
@@ -159,7 +159,7 @@ def write(
 def list_owned(folder: Path) -> Collection[str]:
     """Returns patterns of what attn-surgery wrote into a model's folder (`surgery.output.Owned`).
 
-    A listed file that has changed since is not among them.
+    Leaves out files that have changed since.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -178,10 +178,10 @@ def _is_unchanged(path: Path, recorded: FileRecord) -> bool:
 
 
 def check_target(source: str | Path, target: Path, **options: Any) -> None:
-    """Refuses, before any work is done, an output that could not be written in the end.
+    """Refuses, before any work, an output that could not be written.
 
-    `options` are those of `check_output`. Raises `OutputError`, also for one that overlaps the
-    folder `source`.
+    `options`: as for `check_output`. Raises `OutputError`, also if the output and the folder
+    `source` overlap.
     """
     if Path(source).is_dir():
         _check_apart(Path(source), target)
@@ -217,7 +217,7 @@ def _make_manifest(
 def _collect_files(
     checkpoint: Checkpoint, plan: Plan, shards: dict[str, OutputShard]
 ) -> dict[str, bytes]:
-    """Returns the index, what comes along from the source, and a modeling file, by name."""
+    """Returns the files beside the weights by name: index, sidecars, modeling file."""
     contents: dict[str, bytes] = {}
     if list(shards) != name_shards(1):
         contents[SAFETENSORS_INDEX] = _to_json(make_index(shards, checkpoint.index_metadata))
@@ -242,13 +242,13 @@ def _check_apart(source: Path, target: Path) -> None:
     inside = Path(os.path.realpath(target))
     if outside in inside.parents or inside in (outside, *outside.parents):
         raise OutputError(
-            "the output and the source overlap, and the source is never touched",
+            "the output and the source overlap, and the source must not change",
             where=target,
             fix="choose another `output`",
         )
     if is_unfinished(outside):
         raise SourceError(
-            "is what a run that was killed has left, and will be removed",
+            "is left over from a killed run and will be removed",
             where=source,
-            fix="give it another name to keep it",
+            fix="rename it to keep it",
         )

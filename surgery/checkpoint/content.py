@@ -1,4 +1,4 @@
-"""The identity of a model: one hash of its configuration and weights, whatever its name."""
+"""Identifies a model by content: one hash of its configuration and weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
 from surgery.errors import CheckpointError
 
-_SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
-_KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
+_SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
+_KEPT = 16 << 20  # bytes; hashes of larger files are kept between runs
 _SHA256 = re.compile("[0-9a-f]{64}")
-_READ = 1 << 20  # bytes at a time: stays in the processor's cache
+_READ = 1 << 20  # bytes at a time: fits the processor's cache
 
 FileState = tuple[int, ...]
-"""Device, inode, bytes, and the times of the last change of content and of status (ns).
+"""Device, inode, bytes, and the times of the last change of content and status (ns).
 
-A copy that keeps size and date still changes the inode or the time of status."""
+A copy that keeps size and date still changes the inode or the status time."""
 
 
 def read_states(paths: Iterable[Path]) -> dict[Path, FileState]:
@@ -33,9 +33,9 @@ def read_states(paths: Iterable[Path]) -> dict[Path, FileState]:
 def _flush_and_stat(path: Path) -> FileState:
     """Flushes a file to disk and returns its state.
 
-    Of changes through a memory mapping, the system records only the first one after a flush.
+    The system records only the first change through a memory mapping after each flush.
     """
-    with contextlib.suppress(OSError):  # one that cannot be opened has its times all the same
+    with contextlib.suppress(OSError):  # a file that cannot be opened still has its times
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.fsync(file)
@@ -50,7 +50,7 @@ def _read_state(path: Path) -> FileState:
 
 
 def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *, fix: str) -> None:
-    """Raises `CheckpointError` for a file whose state is not the one that was `found`."""
+    """Raises `CheckpointError` for a file whose state is no longer the one `found` before."""
     for path in files:
         if (_read_state(path) if path.is_file() else None) != found.get(path):
             raise CheckpointError("changed while it was read", where=path, fix=fix)
@@ -59,11 +59,11 @@ def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *,
 def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
-    It is the hash of the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file:
-    equal for copies of a model; different for other weights, settings, or files.
+    The hash covers the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file.
+    Copies of a model have the same hash; other weights, settings, or files give another.
 
-    `known`: hashes of weight files that the caller has computed. A large file is not read again
-    unless its state changed, and a file in the Hub's cache is named by its hash. Raises as
+    `known`: hashes of weight files that the caller has computed. A large file is read again only
+    if its state changed, and a file in the Hub's cache is named by its hash. Raises as
     `open_checkpoint`.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
@@ -76,7 +76,7 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a whole file, hexadecimal."""
+    """Returns the SHA-256 of a file, hexadecimal. Always reads it."""
     digest, buffer = hashlib.sha256(), bytearray(_READ)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -85,10 +85,10 @@ def hash_file(path: Path) -> str:
 
 
 def recall_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal. A large file is read once for each of its states."""
+    """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state."""
     real = path.resolve()
     if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
-        return real.name  # the client names every large file by its hash
+        return real.name  # the Hub client names large files by their hash
     state = _flush_and_stat(path)
     device, _, size, *times = state
     if size < _KEPT or _is_in_memory(device):
@@ -102,7 +102,7 @@ def recall_hash(path: Path) -> str:
 
 
 def _is_in_memory(device: int) -> bool:
-    """Whether a device holds its files in memory only."""
+    """Whether a device is a file system in memory."""
     mounted = f" {os.major(device)}:{os.minor(device)} "
     with contextlib.suppress(OSError):  # not Linux
         mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
@@ -111,7 +111,7 @@ def _is_in_memory(device: int) -> bool:
 
 
 def find_cache() -> Path:
-    """$ATTN_SURGERY_CACHE, else attn-surgery under $XDG_CACHE_HOME, else under ~/.cache."""
+    """Returns $ATTN_SURGERY_CACHE, else attn-surgery in $XDG_CACHE_HOME or ~/.cache."""
     own = os.environ.get("ATTN_SURGERY_CACHE")
     if own:
         return Path(own).expanduser()
@@ -120,7 +120,7 @@ def find_cache() -> Path:
 
 
 def save_to_cache(path: Path, write: Callable[[Path], object]) -> None:
-    """Puts a whole file into the cache, if the cache can be written."""
+    """Writes a complete file to the cache, if the cache is writable."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

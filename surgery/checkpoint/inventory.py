@@ -1,4 +1,4 @@
-"""Checks a source against its family: every tensor matches exactly one rule, none is missing."""
+"""Checks a source against its family: each tensor matches one rule, and none is missing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _AFFINE = ("affine_weight", "affine_bias")
 
 @dataclass(frozen=True)
 class Inventory:
-    """A source: `take_inventory` makes one that has been checked.
+    """The tensors of a source. `take_inventory` checks them.
 
-    `config` holds the keys of config.json that the family knows; `compact_blocks` maps blocks
-    without an attention module to what stands there (affine, constant, none).
+    `config`: the keys of config.json that the family knows. `compact_blocks`: block without an
+    attention module → what replaces it (affine, constant, none).
     """
 
     family: Family
@@ -46,7 +46,7 @@ class Inventory:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the stored parameters, buffers left out; a tied head counts once."""
+        """Numbers in the stored parameters, without buffers; a tied head counts once."""
         return sum(
             math.prod(info.shape)
             for name, info in self.parameters.items()
@@ -60,7 +60,7 @@ class Inventory:
 
     @cached_property
     def parameters(self) -> dict[str, TensorInfo]:
-        """The stored tensors without buffers, whose shapes no rule gives."""
+        """The stored tensors without buffers (no rule gives the shape of a buffer)."""
         found = {name: (info, self.family.match(name)) for name, info in self.infos.items()}
         return {name: info for name, (info, match) in found.items() if match and match[0].shape}
 
@@ -70,10 +70,10 @@ class Inventory:
 
 
 def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
-    """Matches a parsed config.json and the stored tensors' names, dtypes and shapes to a family.
+    """Matches a parsed config.json and the tensors' names, dtypes and shapes to a family.
 
     **Raises:** `UnsupportedError` for an architecture that cannot be edited (checked first),
-    quantized weights or the source's own code; `CheckpointError` for an unknown, missing or
+    quantized weights, or code in the source; `CheckpointError` for an unknown, missing or
     misshapen tensor, or parameters of more than one dtype.
     """
     family = family_of(config)
@@ -193,12 +193,12 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
-    """Refuses quantized models, code of their own, and settings that the library cannot run."""
+    """Refuses quantized models, models with their own code, and settings the library cannot run."""
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             method = config[key].get("quant_method") if isinstance(config[key], dict) else None
             raise UnsupportedError(
-                "the checkpoint is quantized, and surgery needs the weights themselves",
+                "the checkpoint is quantized, and surgery needs unquantized weights",
                 where="config.json",
                 got=method or key,
                 fix="start from the unquantized model and quantize the result",
@@ -213,7 +213,7 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             )
     for key in _find_attention_code(config):
         raise UnsupportedError(
-            "config.json chooses attention code, which the library may fetch from the Hub and run",
+            "config.json chooses attention code, which the library may download and run",
             where=key,
             fix="remove the key",
         )
@@ -222,7 +222,7 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
     if config.get("attention_free_blocks") and not compact:
         raise CheckpointError(
-            "'attention_free_blocks' stands in the configuration of a model that has none",
+            "'attention_free_blocks' is set, and this model type has no such blocks",
             where="config.json",
             fix=f"remove it, or restore model_type {family.compact_model_type}",
         )
@@ -245,13 +245,13 @@ def check_config(config: dict[str, Any], family: Family) -> None:
 
 
 _ELSEWHERE = {
-    "transformers_weights": "names another file of weights, which is not the one that is edited",
-    "per_layer_config": "gives single blocks a shape of their own, which surgery does not know",
+    "transformers_weights": "names another file of weights, which would not be edited",
+    "per_layer_config": "gives single blocks their own shape, which surgery does not support",
 }
 
 
 def _find_attention_code(value: dict[str, Any] | list[Any]) -> Iterator[str]:
-    """The keys, at any depth, by which the library chooses attention code; flags choose none."""
+    """Yields the keys, at any depth, that make the library choose attention code (not flags)."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if "attn_implementation" in str(key) and not (inner is None or isinstance(inner, bool)):
@@ -273,7 +273,7 @@ def check_tokenizer(folder: Path) -> None:
 def _read_compact_blocks(
     config: dict[str, Any], family: Family, dimensions: Dimensions
 ) -> dict[int, str]:
-    """Block → what stands in place of its attention; {} for a model of the library's own."""
+    """Block → what replaces its attention; {} for a model of the library's own classes."""
     if config.get("model_type") != family.compact_model_type:
         return {}
     recorded = config.get("attention_free_blocks")
@@ -284,7 +284,7 @@ def _read_compact_blocks(
         for block, kind in recorded.items()
     ):
         raise CheckpointError(
-            "'attention_free_blocks' does not say what stands in place of which block's attention",
+            "'attention_free_blocks' does not say what replaces the attention of each block",
             where="config.json",
             expected=f"blocks below {dimensions.num_blocks} → {', '.join(get_args(Kind))}",
             got=recorded,

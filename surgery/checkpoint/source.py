@@ -1,7 +1,7 @@
-"""A checkpoint folder as it is stored: configuration, shards, and the files that come along.
+"""A checkpoint folder as it is stored: configuration, shards, and sidecars such as a tokenizer.
 
-Reads safetensors, single or sharded, and otherwise pickled weights (`pytorch_model.bin`, with
-weights_only). Nothing of the source is executed, and an index cannot lead outside the folder.
+Reads safetensors, single or sharded, else pickled weights (`pytorch_model.bin`, with
+weights_only). Never runs code of the source, and never follows an index out of the folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by l
 CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 _LONGEST_NAME = 255  # bytes, of a file on any system
 
-# What a user needs beside the weights. Model cards describe the source, not the result; code is
-# never carried.
+# What you need beside the weights. A model card describes the source, not the result, and code is
+# never copied.
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,7 +51,7 @@ SIDECARS = (
 
 @dataclass(frozen=True)
 class Shard:
-    """One weight file. `verbatim` tells whether its bytes can be copied as a whole."""
+    """One weight file. `verbatim`: its bytes can be copied whole."""
 
     path: Path
     tensors: tuple[StoredTensor, ...]
@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A source folder, opened but not loaded: tensors are read only when asked for."""
+    """A source folder, opened but not loaded: tensors are read on demand."""
 
     folder: Path
     config: dict[str, Any]
@@ -78,13 +78,13 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file of the folder that an edit may read, present or not."""
+        """Every file of the folder that an edit may read, whether it exists or not."""
         names = ("config.json", SAFETENSORS_INDEX, PICKLE_INDEX, MANIFEST, CARD)
         shards = (shard.path for shard in self.shards)
         return (*shards, *self.sidecars, *(self.folder / name for name in names))
 
     def read(self, name: str) -> Array:
-        """A stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
+        """Returns a stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
         if name not in self.tensors:
             raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
         return self.tensors[name].read_array()
@@ -102,10 +102,10 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens a folder. Only headers and the configuration are read.
+    """Opens a folder. Reads only headers and the configuration.
 
-    **Raises:** `SourceError` when the folder holds no model, `CheckpointError` when what it holds
-    is broken.
+    **Raises:** `SourceError` if the folder holds no model, `CheckpointError` if the model is
+    broken.
     """
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
@@ -123,7 +123,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def find_weights(has: Callable[[str], bool]) -> str | None:
-    """Returns the file that leads to the weights: a single file before an index."""
+    """Returns the file of weights or its index; a single file comes first."""
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 
@@ -138,7 +138,7 @@ def read_index(folder: Path, entry: str, has: Callable[[str], bool]) -> tuple[di
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("has no weight_map", where=entry)
     if not isinstance(metadata, dict):
-        raise CheckpointError("has metadata that is no object", where=entry)
+        raise CheckpointError("has metadata that is not an object", where=entry)
     for name in {str(file): file for file in weight_map.values()}.values():
         if (
             not isinstance(name, str)
@@ -180,25 +180,25 @@ def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
 
 
 def check_link(path: Path, folder: Path) -> Path:
-    """Returns the path if it leads to a file of the model's own folder.
+    """Returns the path unless it is a link out of the model's folder.
 
-    A link may stay inside the folder, or lead to a blob of a Hub cache, where the client links
+    A link may stay inside the folder, or lead into a Hub cache, where the client links
     `models--O--N/snapshots/COMMIT/NAME` to `models--O--N/blobs/HASH`. Raises `CheckpointError` for
-    any other link: whoever made the folder would choose which file of yours is published.
+    any other link: the folder's author could make you publish a private file.
     """
     real, place = path.resolve(), folder.resolve()
     blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
     if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
         return path
     raise CheckpointError(
-        "is a link out of the model's folder, which is not followed",
+        "is a link out of the model's folder, which is never followed",
         where=path,
-        fix="put the file itself there",
+        fix="replace the link with the file",
     )
 
 
 def is_in_hub_cache(real: Path) -> bool:
-    """Whether a path without links is a blob of this user's Hub cache."""
+    """Whether a resolved path is a blob in your Hub cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents

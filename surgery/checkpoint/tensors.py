@@ -1,8 +1,8 @@
-"""Stored tensors: what they are, where their bytes lie, and the headers of safetensors files.
+"""Stored tensors: their dtype, shape and bytes, and the headers of safetensors files.
 
 A file holds 8 bytes with the length of its header, a JSON header
 `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, and the tensors' bytes,
-back to back (the format description of the safetensors library).
+back to back (format description of the safetensors library).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # isort: skip # before ml_dtypes, whose extension prints what stops it
+import numpy as np  # isort: skip # before ml_dtypes, whose extension prints import errors
 import ml_dtypes
 import numpy.typing as npt
 from safetensors import safe_open
@@ -39,7 +39,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 FLOATING = ("F64", "F32", "F16", "BF16")
 _ALIGNMENT = 8
-_PIECE = 1 << 20  # bytes read at a time: stays in the processor's cache
+_PIECE = 1 << 20  # bytes read at a time: fits the processor's cache
 _MOST_DIMENSIONS = 32  # of an array, in every version of numpy
 
 
@@ -68,21 +68,21 @@ class FileRange:
         return b"".join(self.read_pieces())
 
     def read_pieces(self) -> Iterator[memoryview]:
-        """Yields the bytes in pieces. Each is valid until the next one is asked for."""
+        """Yields the bytes in pieces. A piece is valid until the next one is read."""
         buffer, left = memoryview(bytearray(min(_PIECE, self.nbytes))), self.nbytes
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             while left:
                 count = file.readinto(buffer[:left])
                 if not count:
-                    raise OSError(errno.EIO, "file became shorter while it was read", self.path)
+                    raise OSError(errno.EIO, "the file became shorter while it was read", self.path)
                 left -= count
                 yield buffer[:count]
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a source. `data` is where its bytes are, or a function that produces them."""
+    """A tensor of a source. `data`: where its bytes are, or a function that returns them."""
 
     info: TensorInfo
     data: FileRange | Callable[[], bytes]
@@ -92,14 +92,14 @@ class StoredTensor:
         return self.data.read() if isinstance(self.data, FileRange) else self.data()
 
     def read_pieces(self) -> Iterator[bytes | memoryview]:
-        """Yields the same in pieces, without holding all of a tensor that lies in a file."""
+        """Yields the bytes in pieces, without holding a whole tensor of a file in memory."""
         if isinstance(self.data, FileRange):
             yield from self.data.read_pieces()
         else:
             yield self.data()
 
     def read_first(self, count: int) -> Array:
-        """Returns its first numbers, or all of them, as a new array of one dimension."""
+        """Returns its first numbers, at most all of them, as a new one-dimensional array."""
         dtype = DTYPES[self.info.dtype]
         size = min(count * dtype.itemsize, self.info.nbytes)
         where = self.data
@@ -107,13 +107,13 @@ class StoredTensor:
         return np.frombuffer(bytearray(data[:size]), dtype)
 
     def read_array(self) -> Array:
-        """Returns the tensor as a new array of its own dtype and shape."""
+        """Returns the tensor as a new array with its dtype and shape."""
         data = np.frombuffer(bytearray(self.read()), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 
 def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
-    """Returns the tensors of a safetensors file, in the order of their bytes, and its metadata.
+    """Returns the tensors of a safetensors file, in the order of their bytes, and the metadata.
 
     The library checks that the header is valid and that the tensors fill the rest of the file.
     Raises `CheckpointError` for a damaged file, or a tensor that no numpy array can hold.
@@ -145,9 +145,9 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
 
 
 def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
-    """Returns the header, with its length, of a file that holds these tensors in this order.
+    """Returns the header, with its length, of a file with these tensors in this order.
 
-    The library's own writer takes all tensors at once; a header of our own lets them stream.
+    The library's writer needs all tensors in memory; with our own header they can stream.
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0

@@ -1,4 +1,4 @@
-"""Edits a loaded model: for good (`apply`), or inside a `with` block (`short_circuit`)."""
+"""Edits a loaded model: permanently (`apply`), or inside a `with` block (`short_circuit`)."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def apply(
     layout: str = "auto",
     fits: Fits | None = None,
 ) -> Any:
-    """A new model with the chosen blocks attention-free; the given one is left unchanged.
+    """Returns a new model whose chosen blocks are attention-free. The given model does not change.
 
-    The new model shares every untouched tensor with the given one. It equals what `export` writes:
-    `save_pretrained` of it gives a checkpoint of the same layout (without a manifest).
+    The two share every untouched tensor. The new one equals what `export` writes: its
+    `save_pretrained` gives a checkpoint of the same layout (without a manifest).
 
     **Arguments:** `model`: a loaded GPT-NeoX or GPT-Neo model with its language modeling head;
-    `drop_attn`, `variant`, `layout`: as for `export`; `fits`: by block, for variants that are
-    fitted (`surgery.fitting.fitter.Fitter`).
+    `drop_attn`, `variant`, `layout`: as for `export`; `fits`: block → fit, for variants that
+    are fitted (`surgery.fitting.fitter.Fitter`).
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedError(
-            "some of the model's weights are offloaded, and a new model cannot share them",
-            fix="edit it for a while with short_circuit, export it, or load it whole",
+            "some weights are offloaded, and a new model cannot share them",
+            fix="use short_circuit, export the model, or load it without offloading",
         )
     edited = make_replacements(model, drop_attn, fits, variant=variant, layout=layout)
     dropped = set(edited.plan.dropped)
@@ -58,7 +58,7 @@ def apply(
 
 
 def _make_added(model: Any, plan: Plan) -> dict[str, torch.Tensor]:
-    """What the edit adds to blocks that it does not touch."""
+    """Returns the biases that the edit adds to blocks it does not touch."""
     changes = [change for change in plan.changes if change.block not in plan.blocks]
     return {
         change.name: torch.full(change.shape, -0.0, dtype=model.dtype, device=model.device)
@@ -75,10 +75,10 @@ def short_circuit(
     layout: str = "auto",
     fits: Fits | None = None,
 ) -> Iterator[Any]:
-    """Makes blocks of a loaded model attention-free inside a `with` block, and restores it exactly.
+    """Makes blocks of a loaded model attention-free inside a `with` block, then restores them.
 
-    Inside, the model computes what the exported checkpoint computes, to the last bit. The key/value
-    cache keeps its shape, so generation works. Do not save the model inside.
+    Inside, the model computes exactly what the exported checkpoint computes, bit for bit. The
+    key/value cache keeps its shape, so generation works. Do not save the model inside.
 
     **Arguments:** as for `apply`. **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
@@ -87,20 +87,19 @@ def short_circuit(
 
 
 class Editable:
-    """A loaded model that is checked once; plans each edit once and computes its tensors.
+    """A loaded model, checked once. Plans each edit once and computes its tensors.
 
-    **Arguments:** `stored_dtype`: the tag (F16, BF16, F32) of the checkpoint that an edit would be
-    exported to, where the model is loaded in a wider dtype: new tensors are rounded to it, as in
-    the export.
+    **Arguments:** `stored_dtype`: the checkpoint's dtype (F16, BF16, F32) if the model is loaded in
+    a wider one. New tensors are rounded to it, as in an export.
 
     **Raises:** `UnsupportedError`, `CheckpointError`.
     """
 
     def __init__(self, model: Any, *, stored_dtype: str | None = None) -> None:
         config = model.config.to_dict()
-        family_of(config)  # before any tensor is looked at
+        family_of(config)  # before looking at any tensor
         self.model = model
-        self._modules = dict(model.named_modules())  # a pass may number blocks otherwise
+        self._modules = dict(model.named_modules())  # a pass may renumber blocks
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
         infos = {tensor.info.name: tensor.info for tensor in stored}
         self.inventory = take_inventory(config, infos)
@@ -111,7 +110,7 @@ class Editable:
     def plan(
         self, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
     ) -> Plan:
-        """The plan of an edit. Raises `BlockSpecError`, `UnsupportedError`."""
+        """Plans an edit. Raises `BlockSpecError`, `UnsupportedError`."""
         key = (drop_attn, variant, layout)
         if key not in self._plans:
             try:
@@ -132,7 +131,7 @@ class Editable:
     def find_refusal(
         self, selection: Selection, *, layout: str = "auto"
     ) -> UnsupportedError | None:
-        """Returns why an edit cannot be made; None if it can."""
+        """Returns why an edit is impossible; None if it is possible."""
         try:
             self.plan(selection, layout=layout)
         except UnsupportedError as error:
@@ -140,7 +139,7 @@ class Editable:
         return None
 
     def compute_tensors(self, plan: Plan, block: int, fits: Fits) -> dict[str, torch.Tensor]:
-        """Computes the new tensors of one block. They depend only on the edit of that block."""
+        """Computes the new tensors of one block, which depend only on that block's edit."""
         new: dict[str, torch.Tensor] = {}
         for change in plan.changes:
             if change.block == block and change.action != "drop":
@@ -152,7 +151,7 @@ class Editable:
         return new
 
     def make_replacements(self, plan: Plan, fits: Fits | None = None) -> Replacements:
-        """All new tensors. Raises `UnsupportedError` where a fit is missing."""
+        """Computes all new tensors. Raises `UnsupportedError` if a fit is missing."""
         check_fitted(plan, fits or {})
         new = {block: self.compute_tensors(plan, block, fits or {}) for block in plan.blocks}
         return Replacements(self.model, plan, plan.blocks, new.__getitem__)
@@ -174,7 +173,7 @@ def make_replacements(
     layout: str = "auto",
     stored_dtype: str | None = None,
 ) -> Replacements:
-    """Plans an edit of a loaded model and computes its tensors. The model is left unchanged.
+    """Plans an edit of a loaded model and computes its tensors. The model does not change.
 
     **Arguments:** as for `apply`; `stored_dtype`: as for `Editable`.
 
@@ -185,14 +184,14 @@ def make_replacements(
 
 
 def _read_earlier(model: Any) -> Heads:
-    """Heads that are edited in the folder that the model was loaded from."""
+    """Returns the heads that are edited in the folder the model was loaded from."""
     name = getattr(model.config, "_name_or_path", None)
     manifest = read_manifest(Path(name)) if name else None
     return {} if manifest is None else manifest.edited_heads
 
 
 def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
-    """A new module tree around existing tensors: no weight is copied or initialized."""
+    """Makes a new model of existing tensors, without copying or initializing a weight."""
     if plan.layout.NAME == "compact":
         (architecture,) = plan.config["architectures"]
         cls = getattr(import_module(MODULE), architecture)

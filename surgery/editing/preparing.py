@@ -22,12 +22,12 @@ from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
 from surgery.untrusted import read_json
 
-_LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
+_LONGEST_SPEC = 60  # characters of blocks and heads in an output's name
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """Fits by block, and the record of their calibration text for the manifest."""
+    """Fits by block, and the manifest's record of their calibration text."""
 
     fits: Fits = field(default_factory=dict)
     record: CalibrationRecord | None = None
@@ -37,7 +37,8 @@ class Fitting:
 class Prepared:
     """A checked source and the plan of its edit.
 
-    `found`: the states of its files before any was read; `chosen`: what a search chose the edit on.
+    `found`: the states of its files before any was read. `chosen`: the passages and text on which a
+    search chose the edit.
     """
 
     found: Mapping[Path, FileState]
@@ -51,13 +52,13 @@ class Prepared:
 
     @property
     def default_output(self) -> Path:
-        """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
+        """`NAME-VARIANT-BLOCKS` in the current folder, with a hash for a long list of blocks."""
         num_heads = self.plan.inventory.dimensions.num_heads
         return _name_output(self.model.source.model, self.plan.selection, num_heads)
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of weights to read, an upper bound of what is written."""
+        """Bytes of weights to read; at most as many are written."""
         return self.plan.inventory.nbytes
 
 
@@ -73,9 +74,9 @@ def prepare(
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
-    **Arguments:** as for `export`; `name` is what the manifest calls the source (default: the Hub
-    id or the folder's name); `check_default` is given the default output of a Hub model before
-    its weights are fetched, and raises where they would be for nothing.
+    **Arguments:** as for `export`; `name`: the source's name in the manifest (default: the Hub id
+    or the folder's name); `check_default`: gets a Hub model's default output and may raise before
+    the weights are downloaded.
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
@@ -98,7 +99,7 @@ def prepare(
     folder = source.folder
     found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_json(folder / "config.json", needed=True)
-    check_config(config, family_of(config))  # before any weights are looked at
+    check_config(config, family_of(config))  # before looking at any weights
     check_tokenizer(folder)
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
@@ -116,7 +117,7 @@ def prepare(
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
-    """Raises `UnsupportedError` when a model is not that of the choice."""
+    """Raises `UnsupportedError` if a plan file was made for another model."""
     if choice.model is None:
         return
     size = choice.model.model_copy(update={"source": model.source})
@@ -126,7 +127,7 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
         "the plan was made for another model",
         expected=choice.model,
         got=EditedModel.of(model.identified, config),
-        fix="search on this model, or take the model out of the plan",
+        fix="search on this model, or remove `model` from the plan",
     )
 
 
@@ -140,7 +141,7 @@ def _name_output(model: str, selection: Selection, num_heads: int) -> Path:
 
 
 def list_variants(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
-    """Returns the variants that an edit names. Needs no model."""
+    """Returns the variants of an edit. Needs no model."""
     if isinstance(drop_attn, str):
         return {variant}
     parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn

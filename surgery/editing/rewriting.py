@@ -1,4 +1,4 @@
-"""Applies a plan to an opened source: what each file of the result will hold."""
+"""Applies a plan to an opened source: decides what each file of the result holds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from surgery.record.manifest import Changed
 from surgery.variants import Fit, needs_text
 
 Fits = Mapping[int, Fit]
-"""Block → what calibration text says about it."""
+"""Block → its fit to calibration text."""
 
 
 def plan_shards(
     checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
 ) -> dict[str, OutputShard]:
-    """Returns what to write by file name. Keeps the source's sharding unless a size is given."""
+    """Returns the shards to write by file name. Keeps the source's shards unless a size is given."""
     changes = {change.name: change for change in plan.changes}
     dropped = {change.block for change in plan.changes if change.action == "drop"}
     replacing = {
@@ -51,7 +51,7 @@ def plan_shards(
                 entries.append(tensor)
             elif change.action == "rewrite":
                 entries.append(new(change))
-            else:  # dropped: what is added stands in the place of the block's first dropped tensor
+            else:  # dropped: added tensors take the place of the block's first dropped one
                 entries += [new(add) for add in replacing.pop(change.block, ())]
             if tensor.info.name in beside:
                 entries.append(new(beside[tensor.info.name]))
@@ -77,20 +77,20 @@ def compute_content(
     *,
     dtype: str | None = None,
 ) -> Array:
-    """Computes the content of a changed tensor from the source's tensors.
+    """Computes a changed tensor from the source's tensors.
 
-    `dtype`: a safetensors tag (F32, F16, BF16); by default the source's.
+    `dtype`: a safetensors tag (F32, F16, BF16); default: the source's.
 
-    **Raises:** `CheckpointError` when a number is not finite.
+    **Raises:** `CheckpointError` if a number is not finite.
     """
     tag = dtype or plan.inventory.dtype
-    with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
         array = plan.compute(change, read, fits).astype(DTYPES[tag], copy=False)
     if not np.isfinite(array).all():
         raise CheckpointError(
             f"the new content of {change.name!r} is not finite in {tag}",
             expected="finite weights",
-            fix="the source holds infinities or NaN, or needs a wider dtype for this variant",
+            fix="check the source for infinities or NaN, or convert it to a wider dtype",
         )
     return array
 
@@ -105,7 +105,7 @@ def list_changes(plan: Plan) -> Changed:
 
 
 def check_fitted(plan: Plan, fits: Fits) -> None:
-    """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
+    """Raises `UnsupportedError` if the plan needs fits that are not there."""
     without = [block for block in plan.fitted if block not in fits]
     if without:
         raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)

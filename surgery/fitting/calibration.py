@@ -1,4 +1,4 @@
-"""Calibration text: token windows from all over the named files, as many as a model needs."""
+"""Calibration text: token windows spread over your files, as many as a model needs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
 WINDOW = 512
-"""Tokens that attend to each other; fewer where the model has fewer positions."""
+"""Tokens per window; fewer for a model with fewer positions."""
 TOKENS_PER_WIDTH = 64
-"""Tokens read for each dimension of the model, so that its least squares are well posed."""
+"""Tokens for each dimension of the model, so that least squares are well posed."""
 FEWEST_TOKENS = 1 << 15
-"""What is read, if it is there, for a narrow model too."""
+"""The least for a narrow model, if there is that much text."""
 FEWEST_WINDOWS = 10
 ROWS = 8
-"""Windows that go through the model together."""
+"""Windows in a batch."""
 PASSAGE = 8
 """Windows of one passage of a file."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Text that was found, before there is a tokenizer for it.
+    """Text that is found but not tokenized.
 
-    `spread`: a large file gives passages from all over it (`surgery.reading.passages`), not only
-    its beginning.
+    `spread`: large files give passages from all over (`surgery.reading.passages`), not only from
+    their beginning.
     """
 
     sources: tuple[TextOrTable, ...]
@@ -89,7 +89,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Windows of text, int32 [n, window], where they are from, and whether from all over it."""
+    """Windows of text, int32 [n, window]; their sources, and whether they are spread over them."""
 
     windows: Tokens
     sources: tuple[TextSource, ...]
@@ -101,7 +101,7 @@ class Calibration:
             yield self.windows[begin : begin + ROWS]
 
     def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
-        """Returns the record for a manifest: sources, the text's hash, and how well blocks fit."""
+        """Returns the manifest's record: sources, the text's hash, and how well blocks fit."""
         return CalibrationRecord(
             sources=list(self.sources),
             spread=self.spread,
@@ -140,14 +140,14 @@ def find_calibration(
 ) -> Text | None:
     """Returns the text to fit `variants` on: what you `named`, else a model's `own`.
 
-    None if none of them is fitted. Raises `UnsupportedError` for text that nothing is fitted on,
-    and for missing text; `SamplesError` as `open_calibration`.
+    None if no variant is fitted. Raises `UnsupportedError` for text that no variant needs, and for
+    missing text; `SamplesError` as `open_calibration`.
     """
     chosen = sorted(set(variants))
     fitted = [name for name in chosen if variant_of(name).FITTED]
     if named and not fitted:
         raise UnsupportedError(
-            "calibration text is given, and nothing is fitted on it",
+            "calibration text is given, but no variant is fitted",
             expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.FITTED),
             got=" and ".join(chosen),
         )
@@ -161,13 +161,13 @@ def find_calibration(
 
 
 def open_calibration(sources: Sequence[str | Path]) -> Text:
-    """Text from what `surgery.reading.corpus.open_corpus` takes. Raises `SamplesError`.
+    """Finds calibration text. `sources`: as for `surgery.reading.corpus.open_corpus`.
 
-    A data set on the Hub is read from its start.
+    Reads a data set on the Hub from its start. Raises `SamplesError`.
     """
     return Text(open_corpus(sources).files)
 
 
 def make_calibration(texts: Iterable[str], *, name: str) -> Text:
-    """Makes calibration text of strings, under one name."""
+    """Makes calibration text from strings, under one name."""
     return Text(tuple(TextOrTable(Path(name), name, text=text) for text in texts))

@@ -1,7 +1,7 @@
-"""Fits blocks to calibration text, each on the inputs it sees after the edits below it.
+"""Fits blocks to calibration text, each on its inputs after the edits below it.
 
-One walk through the blocks fits them all: what a block was given is kept for the whole text, so no
-block runs again for those above it.
+One walk through the blocks fits them all: a block's inputs are kept for the whole text, so no
+block runs again for the blocks above it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
 _ROOM = 1 << 29
-"""Bytes for the sums of blocks that are fitted together; more on a device that has more."""
+"""Bytes for the sums of blocks that are fitted together; more on a device with more memory."""
 
 
 class Fitter:
-    """Fits for one model and one calibration text, remembered.
+    """Fits blocks of one model to one calibration text, and remembers the fits.
 
-    Maps lie in files without a name, the longest unused dropped where the disk is half full.
+    Maps are kept in unnamed temporary files; the least recently used are dropped when space runs
+    short.
 
     **Arguments:**
 
-    - `model`: a loaded GPT-NeoX or GPT-Neo model, on one device, on several, or offloaded in part;
-      it is edited for a while and restored.
-    - `layout`: as for the plans of `surgery.editing.in_memory.Editable`; `editable`: the model as
-      that, where the caller has it.
-    - `advance`: called with the number of tokens that have just gone through some of the blocks.
+    - `model`: a loaded model, on one device, on several, or partly offloaded. It is edited for a
+      while and restored.
+    - `layout`: as for the plans of `surgery.editing.in_memory.Editable`; `editable`: the
+      model as one, if you have it.
+    - `advance`: called with the number of tokens that have just passed through blocks.
     """
 
     def __init__(
@@ -60,11 +61,11 @@ class Fitter:
         self._kept = KeptFits()
 
     def fit(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
-        """Block → fit, for the blocks of `selection` that a fitted variant is in.
+        """Returns block → fit, for blocks of `selection` with a fitted variant.
 
-        A block's fit depends on the parts below it, which are fitted first and in force then. It
-        has a map where a variant needs one. `processes` share the text, and must all be here: the
-        fits are those of one, to the last bit. Raises `CheckpointError` where the model's attention
+        A block's fit depends on the parts below it, which are fitted and applied first. It has a
+        map if a variant needs one. `processes` share the text and must all call this; the fits
+        equal those of one process, bit for bit. Raises `CheckpointError` if the model's attention
         is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
@@ -80,10 +81,10 @@ class Fitter:
     def fit_alone(
         self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
     ) -> dict[int, Fit]:
-        """Block → what `variants` need of it where nothing else is edited.
+        """Returns block → fit for `variants`, each as if nothing else were edited.
 
-        For all of `blocks` that attend at all, at the cost of one forward pass and the sums.
-        `processes`, and what it raises: as for `fits`.
+        For all `blocks` with attention, in one forward pass. `processes`, and what it raises: as
+        for `fit`.
         """
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
@@ -102,10 +103,10 @@ class Fitter:
         layout: str,
         processes: Sharing,
     ) -> dict[int, Fit]:
-        """Fits the blocks that are not known, in one walk from the bottom to the top.
+        """Fits the blocks without a known fit, in one walk from bottom to top.
 
-        A pass begins where the last one ended. With a `selection`, it takes one block at a time,
-        with the parts below in force; without, as many as memory has room for.
+        A pass begins where the last one ended. With a `selection`, a pass fits one block, with the
+        parts below applied; without one, as many blocks as fit into memory.
         """
         found = self._find_known(keys, wanted, processes)
         missing = {block: maps for block, maps in wanted.items() if block not in found}
@@ -123,13 +124,13 @@ class Fitter:
         return {block: _drop_map(found[block], maps) for block, maps in wanted.items()}
 
     def _choose_sharing(self, processes: Sharing) -> Sharing:
-        """On a GPU, summing is faster than moving sums between processes."""
+        """Returns this process alone on a GPU, where summing is faster than moving sums."""
         return processes if self._model.device.type == "cpu" else ALONE
 
     def _find_known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
     ) -> dict[int, Fit]:
-        """Returns the fits that every process has. A fit with a map also serves for its mean."""
+        """Returns the fits that every process has. A fit with a map also gives the mean."""
         kept = {block: self._kept.get(keys[block]) for block in wanted}
         known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
         everywhere = set(wanted).intersection(*processes.gather([set(known)]))
@@ -150,7 +151,7 @@ class Fitter:
         return found
 
     def _group(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
-        """Blocks ascending, in groups whose sums fit into memory together."""
+        """Groups blocks, ascending, so that a group's sums fit into memory."""
         room = _ROOM
         if torch.cuda.is_available():
             room = max(room, torch.cuda.mem_get_info()[0] // 4)
@@ -169,7 +170,7 @@ class Fitter:
 
 
 def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
-    """The blocks that a fitted variant is in, ascending, and whether one needs a map."""
+    """Returns blocks with a fitted variant, ascending → whether one needs a map."""
     wanted: dict[int, bool] = {}
     for part in sorted(selection):
         variant = variant_of(part.variant)
@@ -179,7 +180,7 @@ def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
 
 
 def _drop_map(found: Fit, maps: bool) -> Fit:
-    """Drops the map if only the mean is wanted."""
+    """Drops the map unless it is wanted."""
     return found if maps else Fit(mean=found.mean)
 
 
@@ -191,14 +192,14 @@ def fit_checkpoint(
 ) -> Fitting:
     """Fits what a prepared export needs.
 
-    **Raises:** `SamplesError` for text that cannot be used, `SourceError` without a tokenizer.
+    **Raises:** `SamplesError` for unusable text, `SourceError` without a tokenizer.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(checkpoint, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":
-        model = model.float()  # a CPU has no arithmetic of its own for it
+        model = model.float()  # CPUs have no float16 arithmetic
     fitter = Fitter(
         model,
         calibration,

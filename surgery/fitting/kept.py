@@ -1,6 +1,6 @@
 """Keeps what would fill memory in unnamed temporary files, so that no run leaves any behind.
 
-They lie in `TMPDIR`. Shape letters: B windows, T tokens, d width.
+They are in `TMPDIR`. Shape letters: B windows, T tokens, d width.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from surgery.untrusted import guard
 from surgery.variants import Fit
 
 _SHARE = 0.5
-"""Of the free space, for fits."""
+"""Share of the free space for fits."""
 
 
 class KeptFits:
-    """Fits by key, with memory-mapped maps. Beyond `room` bytes, the longest unused are dropped."""
+    """Fits by key, memory-mapped. Beyond `room` bytes, drops the least recently used."""
 
     def __init__(self, room: int | None = None) -> None:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -34,13 +34,13 @@ class KeptFits:
         self._fits: OrderedDict[Hashable, Fit] = OrderedDict()
 
     def get(self, key: Hashable) -> Fit | None:
-        """Returns the fit if it is still there."""
+        """Returns a fit if it is still there."""
         if key in self._fits:
             self._fits.move_to_end(key)
         return self._fits.get(key)
 
     def put(self, key: Hashable, fit: Fit) -> Fit:
-        """Keeps a fit and returns it as kept. Raises `OutputError` if it cannot be written."""
+        """Keeps a fit and returns the kept copy. Raises `OutputError` if the disk is full."""
         if fit.weight is not None:
             fit = replace(fit, weight=_map_to_disk(fit.weight))
         self._fits[key] = fit
@@ -54,12 +54,12 @@ class KeptStates:
 
     def __init__(self) -> None:
         with _explain_full_disk():
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # goes with this object
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with this object
         weakref.finalize(self, self._file.close)
         self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
 
     def append(self, states: torch.Tensor) -> None:
-        """Writes states. Raises `OutputError` if there is no room."""
+        """Writes states. Raises `OutputError` if the disk is full."""
         self._kinds.append((states.shape, states.dtype, states.device))
         with _explain_full_disk():
             self._file.write(states.contiguous().cpu().view(torch.uint8).numpy().data)

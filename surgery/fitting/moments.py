@@ -1,7 +1,7 @@
-"""Sums over calibration tokens, and the least squares that follow from them.
+"""Sums over calibration tokens, and least squares from these sums.
 
-n: tokens, d: model width. x is a block's attention input after its layer norm, z its heads' context
-vectors side by side. Sums lie where the vectors are, or on the CPU where a device has no float64.
+n: tokens, d: model width. x: a block's attention input after its layer norm. z: its heads' context
+vectors side by side. Sums are on the vectors' device, or on the CPU if that has no float64.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from surgery.errors import CheckpointError
 from surgery.variants import Fit
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""Penalties that are tried, as shares of the mean variance of x."""
+"""Ridge penalties to try, as shares of the mean variance of x."""
 _ROUNDING = 1e-10
-"""Share of a second moment that float64 sums of a float32 pass can show as variance."""
+"""Variance, as a share of a second moment, that can be mere rounding of float32."""
 
 
 def count_bytes(d: int) -> int:
-    """What the `Moments` of one block take: x x' and x z', train and held out, part and whole."""
+    """Returns the bytes of one block's sums: x x' and x z', train and held out, part and total."""
     return 8 * d * d * torch.float64.itemsize
 
 
 class Moments:
-    """Float64 sums over tokens: memory O(d²), however many are added.
+    """Float64 sums over tokens, in O(d²) memory.
 
-    `maps`: also of what least squares need; without, only of z, for its mean.
+    `maps`: also the sums for least squares; otherwise only z, for its mean.
     """
 
     def __init__(self, d: int, device: torch.device, *, maps: bool = True) -> None:
@@ -107,11 +107,11 @@ class _Means:
 
 
 def fit_moments(train: Moments, heldout: Moments, num_heads: int) -> Fit:
-    """The mean of z, and where there are products its ridge regression on x.
+    """Returns the mean of z and, with products, its ridge regression on x.
 
-    The penalty is the one of `RIDGES` that explains most of z on `heldout` when fitted on `train`
-    (the weaker one if equal). R² is that figure; the map itself is then fitted on both. Where x or
-    z does not vary beyond rounding there is nothing to explain: the map is the mean, without an R².
+    Chooses the penalty of `RIDGES` that, fitted on `train`, explains most of z on `heldout` (the
+    weaker one if equal). R² is that share. The map is then fitted on both. If x or z does not vary
+    beyond rounding, the map is the mean and has no R².
 
     Raises `CheckpointError` for sums that are not finite.
     """
@@ -156,16 +156,16 @@ def _split_heads(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32
 
 
 def _does_vary(variance: torch.Tensor, moment: torch.Tensor) -> bool:
-    """Whether second moments about a mean are more than what rounding leaves of those about 0."""
+    """Whether a variance is larger than rounding of the second moment could make it."""
     return bool(variance.sum() > _ROUNDING * moment.sum())
 
 
 def _choose_ridge(train: _Means, heldout: _Means) -> tuple[float | None, float]:
-    """(R² on held-out tokens, penalty) of the best penalty.
+    """Returns (R² on held-out tokens, penalty) of the best penalty.
 
-    One eigendecomposition X'X = V diag(λ) V' serves all: the map of penalty r is V G V' X'Z with
-    G = diag(g), g = 1 / (λ + r), so that with R = V' X'Z (train) and A, B the held-out moments of
-    x z' and x x' seen from V, what it leaves unexplained is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g.
+    One eigendecomposition X'X = V diag(λ) V' serves all penalties. The map for r is V G V' X'Z,
+    where G = diag(g), g = 1 / (λ + r). With R = V' X'Z (train) and A, B the held-out moments of
+    x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g.
     """
     covariance, cross, _ = train.center(train.of.x, train.z)
     xx, xz, zz = heldout.center(train.of.x, train.z)
@@ -184,7 +184,7 @@ def _choose_ridge(train: _Means, heldout: _Means) -> tuple[float | None, float]:
 
 
 def _solve(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The weight [d, d] that maps x - mean x to z - mean z."""
+    """Returns the weight [d, d] that maps x - mean x to z - mean z."""
     penalty = ridge * covariance.diagonal().mean()
     lower = torch.linalg.cholesky(covariance + penalty * torch.eye(len(cross)).to(covariance))
     return torch.cholesky_solve(cross, lower).T
@@ -193,7 +193,7 @@ def _solve(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch
 def _choose_device(device: torch.device) -> torch.device:
     try:
         torch.empty(0, dtype=torch.float64, device=device)
-    except (TypeError, RuntimeError):  # Apple's, for one
+    except (TypeError, RuntimeError):  # such as Apple's
         return torch.device("cpu")
     return device
 
@@ -202,5 +202,5 @@ def _refuse_infinite() -> CheckpointError:
     return CheckpointError(
         "the model's attention is not finite on calibration text",
         expected="finite context vectors",
-        fix="load it in float32 or bfloat16; if it stays, the model is broken",
+        fix="load the model in float32 or bfloat16; if this remains, the model is broken",
     )

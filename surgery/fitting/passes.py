@@ -1,4 +1,4 @@
-"""Sums over calibration text of the inputs of blocks and of their heads' context vectors.
+"""Sums blocks' attention inputs and context vectors over calibration text.
 
 Shape letters: B windows, T tokens, d width.
 """
@@ -22,20 +22,20 @@ from surgery.fitting.sharing import Sharing
 from surgery.fitting.some_blocks import find_layers, run_only
 
 _HELD_OUT = 5
-"""Every fifth window chooses the ridge penalty."""
+"""Every fifth window is held out to choose the ridge penalty."""
 _SLICES = 8
-"""Of the text, that are summed apart and then together: sums do not depend on who made which."""
+"""Slices of the text. Each is summed alone, so that totals do not depend on the processes."""
 
 Sums = dict[int, tuple[Moments, Moments]]
 States = dict[int, KeptStates]
-"""By slice, for the slices of this process."""
+"""By slice, for this process's slices."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """A model, `width` wide, whose text goes through it slice by slice.
+    """Runs text through a model, `width` wide, slice by slice.
 
-    Every process sees slices of its own. `advance` is told of tokens done.
+    Each process has its own slices. `advance`: called with the number of tokens done.
     """
 
     model: Any
@@ -53,10 +53,10 @@ class Passes:
         blocks: Mapping[int, bool],
         keep: int | None,
     ) -> tuple[Sums, States]:
-        """Sums over all of the text of `blocks`, with maps or without, and what `keep` was given.
+        """Returns sums over all text for `blocks` (→ with maps?), and the inputs of block `keep`.
 
-        The pass begins with what block `first` was given, `states`, or with the text where there
-        are none, and is as deep as is needed.
+        The pass begins at block `first` with its inputs, `states`, or else with the text. It goes
+        only as deep as needed.
         """
         sums: Sums = {}
         kept: States = {}
@@ -84,7 +84,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Sums:
-        """As `sums`, of one slice."""
+        """As `sum_blocks`, for one slice."""
         sums: Sums = {}
         train = torch.empty(0, dtype=torch.bool)
 
@@ -110,7 +110,7 @@ class Passes:
     def _read_slice(
         self, number: int, states: Iterable[torch.Tensor] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Yields of a slice: numbers of windows [B], windows [B, T], and the model's arguments."""
+        """Yields a slice's batches: window numbers [B], windows [B, T], and the model's arguments."""
         given = None if states is None else iter(states)
         batches = list(enumerate(self.calibration.batches()))
         size = -(-len(batches) // _SLICES)
@@ -130,7 +130,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Iterator[None]:
-        """Hands x and z of `blocks`, each [B, T, d], on to `add` and ends the pass at the last."""
+        """Passes x and z of `blocks`, each [B, T, d], to `add`, and ends the pass after the last."""
         xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 
@@ -159,5 +159,5 @@ class Passes:
             yield
 
 
-class _DeepEnough(Exception):  # noqa: N818  # no error: the rest of the forward pass is not needed
+class _DeepEnough(Exception):  # noqa: N818  # not an error: the rest of the pass is not needed
     pass

@@ -1,8 +1,8 @@
 """Runs only some blocks of a model, so that a pass can start in the middle.
 
-Blocks below an edit give what they gave before it: what a block was given is kept from an earlier
-pass, and goes in where token embeddings do. The library's own forward runs every time, on fewer
-blocks, so what comes out is equal to the whole pass bit for bit.
+Blocks below an edit give the same outputs as before. So the inputs of a block are kept from an
+earlier pass and go in as embeddings. The library's own forward runs on fewer blocks, so its output
+equals that of a whole pass bit for bit.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from surgery.families import Family, family_of
 
 
 def find_layers(model: Any) -> nn.ModuleList:
-    """The blocks of a loaded model, in order."""
+    """Returns the blocks of a loaded model, in order."""
     layers: nn.ModuleList = model.get_submodule(_name_container(_find_family(model)))
     return layers
 
 
 @contextmanager
 def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
-    """The model with blocks `first` to `last` only, and positions that were added already.
+    """Leaves only blocks `first` to `last` in the model, and adds no positions.
 
-    `inputs_embeds` of its forward are then what block `first` is given.
+    `inputs_embeds` of its forward are then the inputs of block `first`.
     """
     family = _find_family(model)
     path, _, name = _name_container(family).rpartition(".")
@@ -45,7 +45,7 @@ def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
 
 
 class _NothingToAdd(nn.Module):
-    """In place of learned positions [.., T] -> [.., T, 1] of zeros."""
+    """Replaces learned positions: [.., T] -> zeros [.., T, 1]."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Hub's client without its chatter, and its errors in one line each."""
+"""The Hub's client without its logs, and with one-line errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TIMEOUT = 5  # seconds to wait for any answer
 
 @contextmanager
 def open_client(name: str, revision: str | None, *, upload: bool = False) -> Iterator[HfApi]:
-    """A client for work on the model `name`, whatever HTTP library it is built on.
+    """Yields a client for work on the model `name`.
 
-    Within it the client neither logs nor shows progress, except where `show_progress` says so.
-    Whatever the client raises becomes one line: `surgery.hub.refusals.explain_refusal`.
+    The client neither logs nor shows progress, unless `show_progress` is used inside. Its errors
+    become one line: `surgery.hub.refusals.explain_refusal`.
     """
     from huggingface_hub import HfApi
 
@@ -37,7 +37,7 @@ def open_client(name: str, revision: str | None, *, upload: bool = False) -> Ite
 
 @contextmanager
 def silence_client() -> Iterator[None]:
-    """Within it the client neither logs its retries nor shows progress."""
+    """Keeps the client from logging retries and showing progress."""
     from huggingface_hub.utils import logging as client
 
     verbosity = client.get_verbosity()
@@ -51,7 +51,7 @@ def silence_client() -> Iterator[None]:
 
 @contextmanager
 def show_progress(*, shown: bool) -> Iterator[None]:
-    """Shows the client's own progress bars, or none, unless the environment has decided that."""
+    """Turns the client's progress bars on or off, unless the environment decides."""
     from huggingface_hub import constants, utils
 
     bars: Any = utils
@@ -68,7 +68,7 @@ def show_progress(*, shown: bool) -> Iterator[None]:
 
 
 def is_hub_reachable() -> bool:
-    """Whether anything answers at all: data sets' own client would try for half a minute."""
+    """Whether the Hub answers. (The client of `datasets` would retry for half a minute.)"""
     from huggingface_hub import constants, utils
 
     client: Any = utils
@@ -80,7 +80,7 @@ def is_hub_reachable() -> bool:
 
 
 def _list_http_errors() -> tuple[type[Exception], ...]:
-    """The root of the HTTP library's errors, whichever it is; ValueError: an answer is no JSON."""
+    """Returns the base classes of the HTTP library's errors; ValueError: an answer is not JSON."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (OSError, ValueError, *HfHubHTTPError.__bases__)
@@ -88,7 +88,7 @@ def _list_http_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def go_offline() -> Iterator[None]:
-    """Data sets come from this machine alone."""
+    """Takes data sets only from the local cache."""
     import datasets.config
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Finding a model: a folder, an embedded one, or a Hub id of which only the needed is fetched."""
+"""Finds a model: a folder, an embedded model, or a Hub id. Downloads only what is needed."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ CONFIG = "config.json"
 class Outline:
     """A model without its weights: `model.folder` holds its configuration and manifest.
 
-    `infos` are the stored tensors by name; None for pickled weights on the Hub, which tell nothing
-    before they are downloaded.
+    `infos`: the stored tensors by name; None for pickled weights on the Hub, whose tensors are
+    unknown before a download.
     """
 
     model: ResolvedModel
@@ -58,16 +58,17 @@ def find_model(
     *,
     check: Callable[[dict[str, Any]], object] = lambda config: None,
 ) -> ResolvedModel:
-    """A model whose files are in a local folder. One that was found already is not looked up again.
+    """Returns a model with its files in a local folder. Does not look up one found before.
 
-    **Arguments:** `model` is a folder, an embedded model (`lab:pythia`) or a Hub id; `revision` a
-    branch, tag or commit of the last. The configuration is fetched and checked before any weights
-    are, and one format of weights is fetched. Where the Hub cannot be reached, an earlier download
-    is used. `check` is given the configuration of a Hub model before the weights are fetched, and
-    raises where they would be for nothing.
+    Checks a Hub model's configuration before downloading weights, and downloads one format of
+    them. If the Hub cannot be reached, uses an earlier download.
 
-    **Raises:** `SourceError` when there is no such model or it cannot be fetched;
-    `UnsupportedError` when its architecture cannot be edited.
+    **Arguments:** `model`: a folder, an embedded model (`lab:pythia`) or a Hub id; `revision`: a
+    branch, tag or commit of a Hub id; `check`: gets a Hub model's configuration, and may raise
+    before the weights are downloaded.
+
+    **Raises:** `SourceError` if there is no such model or it cannot be downloaded;
+    `UnsupportedError` if its architecture cannot be edited.
     """
 
     def fetch(api: HfApi, found: _HubModel) -> ResolvedModel:
@@ -79,7 +80,7 @@ def find_model(
 
 
 def find_outline(model: str | Path, revision: str | None = None) -> Outline:
-    """As `find_model`, but of a Hub model's weights only the headers are read."""
+    """Finds a model like `find_model`, but reads only the headers of a Hub model's weights."""
     return _find(
         model,
         revision,
@@ -97,7 +98,7 @@ def _find(
     on_hub: Callable[[HfApi, _HubModel], T],
     here: Callable[[ResolvedModel], T],
 ) -> T:
-    """What one of the two makes of a model: of the Hub's, or of a folder or earlier download."""
+    """Calls `on_hub` for a Hub model, or `here` for a folder or an earlier download."""
     folder = find_folder(model, revision)
     if folder is not None:
         return here(ResolvedModel(folder, Source(model=make_public_name(model))))
@@ -113,7 +114,7 @@ def _find(
 
 
 def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
-    """The folder that `model` names; None for a Hub id. Raises `SourceError` for neither."""
+    """Returns the folder that `model` names; None for a Hub id. Raises `SourceError` for a file."""
     lab = str(model).startswith(PREFIX)
     folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
     if not folder.is_dir():
@@ -128,10 +129,10 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 
 
 def make_public_name(model: str | Path) -> str:
-    """What a model or file is called in all that may leave this machine: its id, or last name.
+    """Makes the name of a model or file for what may leave this machine: without a path.
 
-    Of several, `PREFIX.npy,SUFFIX.npy`, each; of `hf:DATASET:SPLIT:COLUMN` the data set; of
-    `FILE:COLUMN` the file.
+    Shortens each of `PREFIX.npy,SUFFIX.npy`, the data set of `hf:DATASET:SPLIT:COLUMN`, and the
+    file of `FILE:COLUMN`.
     """
     path, name = Path(model).expanduser(), str(model)
     if name.startswith(DATASET):
@@ -146,16 +147,16 @@ def make_public_name(model: str | Path) -> str:
 
 
 def get_last_name(path: Path) -> str:
-    """The name of a file or folder, without the path to it, as text: it may be any bytes."""
+    """Returns the name of a file or folder without its path. Bytes that are no text are replaced."""
     name = (path.resolve() if path.name in ("", "..") else path).name
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class _HubModel:
-    """A Hub model that can be edited; `folder`, the cache's place for the commit, has its config.
+    """A Hub model that can be edited. `folder`: of the commit in the cache, with its config.
 
-    `files` are all files of the repository, `weights` those of the one format that is used.
+    `files`: all files of the repository. `weights`: those of the format that is used.
     """
 
     name: str
@@ -169,10 +170,10 @@ class _HubModel:
         return ResolvedModel(self.folder, source)
 
     def download(self) -> None:
-        """Fetches what is not in the cache yet. Weights come last: once they are there, all is."""
+        """Downloads what the cache lacks. Weights come last: once they are there, everything is."""
         from huggingface_hub import snapshot_download
 
-        beside = (*SIDECARS, CARD)  # the source's card tells its license
+        beside = (*SIDECARS, CARD)  # the source's card states its license
         along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [file for file in wanted if not (self.folder / file).exists()]
@@ -181,7 +182,7 @@ class _HubModel:
                     snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
 
     def read_headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
-        """The stored tensors, from the headers of safetensors files; None for pickles."""
+        """Reads the tensors from headers of safetensors files; None for pickled weights."""
         from huggingface_hub.errors import SafetensorsParsingError
 
         if not self.weights[0].endswith(".safetensors"):
@@ -199,7 +200,7 @@ class _HubModel:
 
 
 def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
-    """Fetches the small files, and checks that the model can be edited and has weights."""
+    """Downloads the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
     info = api.model_info(name, revision=revision, timeout=TIMEOUT)
@@ -208,7 +209,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
     entry = find_weights(files.__contains__)
     small = [f for f in (CONFIG, MANIFEST, entry) if f in files and f not in (SAFETENSORS, PICKLE)]
-    # by its name and not by its commit, so that the cache remembers the name for work offline
+    # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     config = read_json(folder / CONFIG, needed=True)
     check_config(config, family_of(config))
@@ -222,7 +223,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
 
 
 def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
-    """The file of weights itself, or the shards that an index names, all of which must exist."""
+    """Returns the file of weights, or the shards of an index, which must all exist."""
     if not entry.endswith(INDEX):
         return (entry,)
     weight_map, _ = read_index(folder, entry, files.__contains__)
@@ -230,10 +231,10 @@ def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str
 
 
 def _find_download(name: str, revision: str | None) -> Path | None:
-    """The folder of an earlier download, if it is complete."""
+    """Returns the folder of an earlier download if it is complete."""
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client then says if one of these is missing
+    wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client raises if one of these is missing
     try:
         folder = Path(
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)

@@ -1,4 +1,4 @@
-"""Reads columns of Arrow tables and parquet files from other people, within bounded memory."""
+"""Reads columns of other people's Arrow tables and parquet files in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import numpy as np
 from surgery.untrusted import LIMIT
 
 _ROWS = 256
-"""Rows of a file without text that are read together."""
+"""Rows of a batch without text."""
 _UNPACKED = 2**30
-"""Bytes that columns of a row group may unpack to, whatever they are packed in: 1 GiB."""
+"""Bytes that columns of a row group may always unpack to: 1 GiB."""
 _RATIO = 16
-"""How many times their packed size larger ones may unpack to."""
+"""How many times their packed size larger row groups may unpack to."""
 
 
 def read_batches(path: Path, columns: Sequence[str], groups: range | None = None) -> Iterator[Any]:
-    """Record batches of those of `columns` that a parquet file has, a few rows at a time.
+    """Yields record batches, a few rows each, of those `columns` that a parquet file has.
 
-    `groups`: the row groups to read (default: all). A dot in a column leads into a structure.
+    `groups`: the row groups to read (default: all). A dot in a column leads into a structure. With
+    a text column, a batch is one row: a tiny file can repeat a text many times and misstate its
+    size.
 
-    With text among the columns a batch is one row: a file of a few bytes may repeat a text, and
-    what it says of its size is a claim.
-
-    **Raises:** ValueError for two columns of one name, for a row group that unpacks to more than
+    **Raises:** ValueError for two columns with one name, for a row group that unpacks to more than
     1 GiB and 16 times its packed size, and as `read_cells`; whatever pyarrow raises.
     """
     import pyarrow.parquet
@@ -46,7 +45,7 @@ def read_batches(path: Path, columns: Sequence[str], groups: range | None = None
 
 
 def flatten(table: Any) -> Any:
-    """A table without structures: what is in them are columns, `outer.inner`."""
+    """Turns the fields of structures into columns `outer.inner`."""
     from pyarrow import types
 
     while any(types.is_struct(field.type) for field in table.schema):
@@ -55,9 +54,9 @@ def flatten(table: Any) -> Any:
 
 
 def read_cells(column: Any) -> Sequence[Any]:
-    """The values of a column of text, integers or booleans; lists of integers as arrays [T].
+    """Returns a column's texts, integers or booleans, or lists of integers as arrays [T].
 
-    Raises ValueError for a column of another type, and for a text that is longer than `LIMIT`.
+    Raises ValueError for another type, and for a text longer than `LIMIT`.
     """
     from pyarrow import compute, types
 
@@ -89,9 +88,9 @@ def _is_text(kind: Any) -> bool:
 
 
 def _check_size(group: Any, names: Sequence[str]) -> None:
-    """Raises ValueError where the columns of a row group unpack to too much.
+    """Raises ValueError if the columns of a row group unpack to too much.
 
-    Numbers, which need no room at all when they are packed, are counted by their number.
+    Counts 8 bytes a number, because packed numbers may need no space at all.
     """
     chunks = [group.column(index) for index in range(group.num_columns)]
     wanted = [c for c in chunks if f"{c.path_in_schema}.".startswith(tuple(f"{n}." for n in names))]

@@ -1,9 +1,8 @@
-"""Passages from all over a corpus of any size, without reading it whole.
+"""Reads passages from all over a corpus of any size, without reading all of it.
 
-A large file gives passages at places that are spread evenly over it, each moved by a random number
-that is always the same: bytes of text and JSON lines, row groups of parquet. What is compressed,
-CSV, or a JSON array is read from its start on, and so is a small file. What is read is what is
-needed.
+A large file gives passages at evenly spread places, each moved by a fixed random number: bytes of
+text and JSON lines, row groups of parquet. Small files, compressed files, CSV, and JSON arrays are
+read from their start. Nothing is read beyond what is needed.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from surgery.reading.rows import measure_extent
 from surgery.reading.sources import TextOrTable
 
 Documents = Callable[[], Iterator[Iterator[str]]]
-"""Documents, each in pieces, from a place in a file on; anew at every call."""
+"""Reads documents, each in pieces, from a place in a file, anew at every call."""
 T = TypeVar("T")
 
 SPACING = 1 << 16
-"""Bytes from one passage of a file to the next, at least; row groups lie as they lie."""
+"""Least bytes from one passage of a file to the next (row groups: one)."""
 _MOST_TEXT = 1 << 21
 """Characters of `read_texts`: 256 windows of 2,048 tokens, at four characters a token."""
 _PASSAGE = 1 << 14
@@ -31,7 +30,7 @@ _PASSAGE = 1 << 14
 
 
 def spread_passages(file: TextOrTable, most: int, number: int) -> list[Documents]:
-    """Up to `most` places in a file to read from, ascending. `number`: the file's, as a seed."""
+    """Returns up to `most` places to read from, ascending. `number`: the file's, as a seed."""
     unit = 1 if file.form == ".parquet" else SPACING
     size = measure_extent(file)
     if size < 2 * unit:
@@ -50,9 +49,9 @@ def share_evenly(
     most: int,
     size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[T]:
-    """As much of every source as of the others, while they last; about `most` in all.
+    """Yields about `most` in all, an equal share of each source while it lasts.
 
-    A source is told its share, and no more is taken of it.
+    A source is called with its share, and no more is taken from it.
     """
     left = most
     for number, source in enumerate(sources):
@@ -68,14 +67,14 @@ def share_evenly(
 
 
 def scatter(items: Sequence[T]) -> list[T]:
-    """In an order in which the first few are from all over: by their numbers' bits reversed."""
+    """Reorders items so that the first few are from all over: by their reversed index bits."""
     return [items[i] for i in sorted(range(len(items)), key=lambda i: f"{i:064b}"[::-1])]
 
 
 def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
-    """About `most` characters of a corpus, as much of every file as of the others.
+    """Returns about `most` characters of a corpus, an equal share of each file.
 
-    A file that is no longer than its share is one text; of others every passage is one.
+    A file no longer than its share is one text. Of a longer one, each passage is a text.
     """
 
     def of_file(number: int, file: TextOrTable, share: int) -> Iterator[str]:

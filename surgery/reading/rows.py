@@ -1,7 +1,7 @@
-"""Reads the rows of a table that somebody else wrote, in any form, one after the other.
+"""Reads the rows of other people's tables, in any format, one after the other.
 
-The library `datasets` reads data sets of the Hub alone. It takes a second to import, and on local
-files it lets pass what this reader refuses: lines and row groups without end, NaN, a key twice.
+The library `datasets` reads only data sets on the Hub here. It takes a second to import, and on
+local files it accepts what this reader refuses: endless lines and row groups, NaN, duplicate keys.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from surgery.reading.sources import JSON, TextOrTable
 from surgery.untrusted import LIMIT, guard, parse_json, read_lines
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
-"""Where a row is, and the cells that it has, by the names of their columns."""
+"""Where a row is, and its cells by column name."""
 _SKIPPED = 2**20
-"""Bytes that are read together on the way to the next line."""
+"""Bytes to read at a time while skipping to the next line."""
 
 
 def read_rows(
     source: TextOrTable, columns: Sequence[str], part: range | None = None, *, whole: bool = False
 ) -> Rows:
-    """The rows of a table, with those of `columns` that they have; blank lines are none.
+    """Yields the rows of a table, with those `columns` that they have. Skips blank lines.
 
-    A text has one row a line, with a column `text`. Cells of CSV are text. Lists of integers in
+    A text has one row per line, with a column `text`. Cells of CSV are text. Lists of integers in
     parquet or on the Hub are arrays.
 
-    `part`: the rows that begin within it, in the units of `measure_extent`. `whole`: a data set is
-    downloaded, to be there the next time. Raises `SamplesError` with the place of a mistake.
+    `part`: only rows that begin in it, in the units of `measure_extent`. `whole`: downloads a data
+    set, so that it is there next time. Raises `SamplesError` with the place of a mistake.
     """
     if isinstance(source.place, HubDataset) or source.form == ".parquet":
         yield from _read_columns(source, columns, part, whole)
@@ -48,7 +48,7 @@ def read_rows(
 
 
 def measure_extent(source: TextOrTable) -> int:
-    """What a `part` lies in: bytes, or row groups of parquet; 0 where there are no parts."""
+    """Returns the size in units of a `part`: bytes, or parquet row groups; 0: no parts."""
     size = source.size
     if size is None or source.is_packed or source.form in (".csv", ".tsv"):
         return 0
@@ -121,7 +121,7 @@ def _read_csv(source: TextOrTable, columns: Sequence[str]) -> Rows:
 
 
 def _is_array(file: BufferedReader) -> bool:
-    """Whether JSON is one array, not an object a line. Reads nothing."""
+    """Whether JSON is one array, not one object per line. Moves no position."""
     return file.peek(1).lstrip().startswith(b"[")
 
 
@@ -135,7 +135,7 @@ def _read_json(source: TextOrTable, columns: Sequence[str], part: range | None) 
                 SamplesError,
                 what,
                 place,
-                fix="write one object a line: jq -c '.[]' FILE > FILE.jsonl",
+                fix="write one object per line: jq -c '.[]' FILE > FILE.jsonl",
             ):
                 data = file.read(LIMIT + 1)
                 if len(data) > LIMIT:
@@ -160,7 +160,7 @@ def _read_json(source: TextOrTable, columns: Sequence[str], part: range | None) 
 
 
 def _pick(item: Any, columns: Sequence[str], where: str) -> dict[str, Any]:
-    """Those of `columns` that a JSON object has; a dot leads into an object within it."""
+    """Returns those `columns` that a JSON object has. A dot leads into a nested object."""
     if not isinstance(item, dict):
         raise SamplesError("not a JSON object", where=where, expected='{"text": "..."}')
     found = {}

@@ -1,4 +1,4 @@
-"""The embedded models, `lab:pythia` and `lab:gpt-neo`: their folders lie here."""
+"""The embedded models, `lab:pythia` and `lab:gpt-neo`. Their folders are here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LAB_MODELS = ("pythia", "gpt-neo")
 
 
 def find_lab(*names: str | None) -> str | None:
-    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
+    """Returns the first embedded model among the names. It has its own passages, texts and tasks."""
     return next((name for name in names if name and name.startswith(PREFIX)), None)
 
 
 def find_lab_folder(name: str) -> Path:
-    """The folder of lab model `name`, as `from_pretrained` takes it.
+    """Returns the folder of lab model `name`, as `from_pretrained` takes it.
 
-    Raises `SourceError` when there is no such lab model or its files are not installed.
+    Raises `SourceError` if there is no such lab model or its files are not installed.
     """
     model = PREFIX + name
     if name not in LAB_MODELS:
