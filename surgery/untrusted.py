@@ -40,7 +40,7 @@ def guard(
         yield
     except (SurgeryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as problem:  # PanicException of Rust parsers is no Exception
+    except BaseException as problem:  # such as PanicException of Rust parsers
         if isinstance(problem, UnicodeDecodeError) and issubclass(error, SamplesError):
             fix = "convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8"
         raise error(what, where=where, got=describe_error(problem), fix=fix) from problem

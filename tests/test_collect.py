@@ -308,7 +308,7 @@ def test_mistakes_in_a_corpus(tmp_path):
 
     assert message(tmp_path / "none") == f"{tmp_path / 'none'}: no such file or folder"
     assert message(tmp_path) == (
-        f"{tmp_path}: no text in it (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, .tsv, "
+        f"{tmp_path}: holds no text files (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, .tsv, "
         ".parquet)"
     )
     (tmp_path / "a.txt").write_bytes(b"\xff\xff")

@@ -327,7 +327,7 @@ def test_a_recorded_file_that_does_not_belong(forge: Forge, layout: str, name: s
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("{}")
     seal(folder, name)
-    assert_refused(folder, "contents", f"{name} is no part of an edited model", source)
+    assert_refused(folder, "contents", f"{name} is not part of an edited model", source)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_a_pickle_in_place_of_the_weights(forge: Forge) -> None:
     (folder / WEIGHTS).unlink()
     edit_json(folder / "surgery.json", lambda manifest: manifest["files"].pop(WEIGHTS))
     seal(folder, "pytorch_model.bin")
-    assert_refused(folder, "contents", "pytorch_model.bin is no part of an edited model", source)
+    assert_refused(folder, "contents", "pytorch_model.bin is not part of an edited model", source)
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])

@@ -254,8 +254,8 @@ ERRORS = {
     "check what the token may do",
     "me/status-404": "HUB: not found (got HTTP 404); check the name",
     "me/status-429": f"HUB: too many requests to the Hub (got HTTP 429); {LATER}",
-    "me/status-500": f"HUB: the Hub has a fault of its own (got HTTP 500); {LATER}",
-    "me/status-503": f"HUB: the Hub has a fault of its own (got HTTP 503); {LATER}",
+    "me/status-500": f"HUB: the Hub has an internal error (got HTTP 500); {LATER}",
+    "me/status-503": f"HUB: the Hub has an internal error (got HTTP 503); {LATER}",
     "me/portal": "HUB: the connection to the Hub failed, and there is no complete "
     "earlier download (got JSONDecodeError); check the network and HF_ENDPOINT, or give a folder",
     "me/no-config": "Hub model me/no-config: has no config.json",
@@ -361,7 +361,7 @@ def test_faults_in_mid_download(hub: HubServer, run: Commands, tmp_path: Path) -
     )
     cut, failed = run(*lines)
     assert "the connection to the Hub failed, and there is no complete earlier" in error(cut)
-    assert "the Hub has a fault of its own (got HTTP 500); wait a while and try again" in error(
+    assert "the Hub has an internal error (got HTTP 500); wait a while and try again" in error(
         failed
     )
     assert {path.name for path in tmp_path.iterdir()} == {"cache"}

@@ -116,7 +116,9 @@ def config(name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_loads_in_the_stock_class(name: str) -> None:
-    model, report = AutoModelForCausalLM.from_pretrained(find_lab_folder(name), output_loading_info=True)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        find_lab_folder(name), output_loading_info=True
+    )
     assert [type(model).__name__] == config(name)["architectures"]
     assert model.dtype == (torch.float16 if name == "pythia" else torch.float32)
     assert not any(report[kind] for kind in ("missing_keys", "mismatched_keys", "error_msgs"))

@@ -144,9 +144,9 @@ FIT = {"sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "blocks": {}}
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        (["schema_version"], 2, "is of another schema (expected schema_version 1, got 2)"),
-        (["schema_version"], "1", "is of another schema"),
-        (["schema_version"], ..., "is of another schema"),
+        (["schema_version"], 2, "has another schema (expected schema_version 1, got 2)"),
+        (["schema_version"], "1", "has another schema"),
+        (["schema_version"], ..., "has another schema"),
         (["edit"], ..., "edit: field required"),
         (["edit"], None, "edit: "),
         (["files"], ..., "files: field required"),

@@ -152,7 +152,7 @@ def test_versions_that_differ_are_named(edited: Path, source: Path) -> None:
 
 def test_a_source_that_is_not_there(edited: Path, source: Path, tmp_path: Path) -> None:
     attn_surgery("reproduce", edited).assert_error(
-        f"{edited}: was made from a folder, model, that is not here; name it, or a copy of it, "
+        f"{edited}: was made from a folder, model, which is not here; give it, or a copy of it, "
         "with --source"
     )
     copy = shutil.copytree(source, tmp_path / "copy")
@@ -215,7 +215,7 @@ def test_a_fitted_variant_repeats_with_its_text(
     other = tmp_path / "other.txt"
     other.write_text(TEXT * 21)
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", other).assert_error(
-        "other.txt: is not the calibration text that was recorded (expected tokens of SHA-256"
+        "other.txt: is not the recorded calibration text (expected tokens of SHA-256"
     )
 
 
@@ -233,7 +233,7 @@ def test_what_a_manifest_says_of_its_calibration_must_come_out_again(
 ) -> None:
     rewrite(fitted, lambda manifest: change(manifest["edit"]["calibration"]))
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", text).assert_error(
-        "surgery.json: the fit of its calibration does not come out again"
+        "surgery.json: the recorded fit differs from the repeated one"
     )
 
 

@@ -332,7 +332,7 @@ def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
     other.write_text(json.dumps({**plan, "model": None}))
     assert export(tmp_path / "copy", other).code == 0
     other.write_text(json.dumps({**plan, "model": "tiny"}))
-    export(tmp_path / "copy", other).assert_error("no plan (got model: ")
+    export(tmp_path / "copy", other).assert_error("not a plan (got model: ")
 
 
 def test_a_search_can_be_repeated(model, samples, texts, tmp_path):

@@ -129,8 +129,8 @@ def test_a_selection_that_does_not_fit(parts: tuple[Part, ...], text: str) -> No
     ("content", "text"),
     [
         (None, "cannot be read (got no such file"),
-        ("{", "no plan (got Expecting property name"),
-        ("[]", "no plan (got input should be"),
+        ("{", "not a plan (got Expecting property name"),
+        ("[]", "not a plan (got input should be"),
         ({"edits": []}, "it edits nothing"),
         ({"edits": [{"drop_attn": "1"}]}, "edits.0.variant: field required"),
         ({"schema_version": 2, "edits": [{"drop_attn": "1", "variant": "zero"}]}, "schema_version"),

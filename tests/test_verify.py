@@ -94,10 +94,12 @@ def test_output_for_people(stock: Path, source: Path) -> None:
     kinds = [line.partition(" ")[0] for line in lines]
     assert kinds == sorted(kinds, reverse=True), "checks, then what is only claimed"
     assert set(kinds) == {"ok", "claimed"}
-    assert "that leave a gap of " in outcome.stdout
+    assert "with a score gap of " in outcome.stdout
     assert "claimed source: that source was edited: give it as --source" in lines
     assert ": verified on its own, without its source: " in verdict
-    assert verdict.endswith(" checks hold; claimed, not checked: source, versions, measurements")
+    assert verdict.endswith(
+        " checks passed; claimed but not checked: source, versions, measurements"
+    )
     done = attn_surgery("verify", stock, "--source", source)
     assert done.stderr == ""
     assert ": verified against its source: " in done.stdout.splitlines()[-1]

@@ -93,7 +93,7 @@ def make_index(shards: dict[str, OutputShard], metadata: dict[str, object]) -> d
 
 
 def split_shards(entries: Iterable[Entry], limit: int) -> list[tuple[Entry, ...]]:
-    """Packs tensors, in order, into files of at most `limit` bytes; a larger tensor gets its own."""
+    """Packs tensors, in order, into files of at most `limit` bytes; a larger one stands alone."""
     shards: list[list[Entry]] = [[]]
     size = 0
     for entry in entries:

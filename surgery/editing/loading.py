@@ -138,7 +138,9 @@ def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
             got=most,
             fix="use the tokenizer of this model",
         )
-    return tokens if weight.is_meta else tokens.to(weight.device)  # an offloaded model moves them itself
+    return (
+        tokens if weight.is_meta else tokens.to(weight.device)
+    )  # an offloaded model moves them itself
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Replacements:
 
     @contextmanager
     def activate_in_turn(self) -> Iterator[None]:
-        """As `activate`, for passes: a block's new tensors exist only while a pass is in the block."""
+        """As `activate`, but a block's new tensors exist only while a pass is in the block."""
         with ExitStack() as undo, ExitStack() as hooks:
 
             def leave(*_: Any) -> None:

@@ -23,7 +23,7 @@ Fits = Mapping[int, Fit]
 def plan_shards(
     checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
 ) -> dict[str, OutputShard]:
-    """Returns the shards to write by file name. Keeps the source's shards unless a size is given."""
+    """Returns the shards to write, by file name. Keeps the source's unless a size is given."""
     changes = {change.name: change for change in plan.changes}
     dropped = {change.block for change in plan.changes if change.action == "drop"}
     replacing = {

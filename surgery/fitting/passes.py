@@ -110,7 +110,7 @@ class Passes:
     def _read_slice(
         self, number: int, states: Iterable[torch.Tensor] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Yields a slice's batches: window numbers [B], windows [B, T], and the model's arguments."""
+        """Yields a slice's batches: window numbers [B], windows [B, T], model arguments."""
         given = None if states is None else iter(states)
         batches = list(enumerate(self.calibration.batches()))
         size = -(-len(batches) // _SLICES)
@@ -130,7 +130,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Iterator[None]:
-        """Passes x and z of `blocks`, each [B, T, d], to `add`, and ends the pass after the last."""
+        """Passes x and z of `blocks`, each [B, T, d], to `add`; ends the pass after the last."""
         xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 

@@ -147,7 +147,7 @@ def make_public_name(model: str | Path) -> str:
 
 
 def get_last_name(path: Path) -> str:
-    """Returns the name of a file or folder without its path. Bytes that are no text are replaced."""
+    """Returns the name of a file or folder without its path, as valid text."""
     name = (path.resolve() if path.name in ("", "..") else path).name
     return os.fsencode(name).decode("utf-8", "replace")
 
@@ -170,7 +170,7 @@ class _HubModel:
         return ResolvedModel(self.folder, source)
 
     def download(self) -> None:
-        """Downloads what the cache lacks. Weights come last: once they are there, everything is."""
+        """Downloads what the cache lacks, weights last: once they are there, everything is."""
         from huggingface_hub import snapshot_download
 
         beside = (*SIDECARS, CARD)  # the source's card states its license

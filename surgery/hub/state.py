@@ -28,7 +28,7 @@ class HubFile:
     git: str | None
 
     def holds(self, sha256: str, content: Path | bytes) -> bool:
-        """Whether the file has this SHA-256. A small file is compared with `content`, which has it."""
+        """Whether the file has this SHA-256. Compares a small one with `content`, which has it."""
         if self.sha256 is not None:
             return self.sha256 == sha256
         data = content if isinstance(content, bytes) else content.read_bytes()

@@ -67,7 +67,9 @@ def read_report_in(
 
 def check_report(folder: Path, report: RenderedReport) -> str:
     """Raises `CheckpointError` if a page differs from the report."""
-    for name in REPORTS[1:] if _is_ours(report.version) else ():  # other versions cannot be rendered here
+    for name in (
+        REPORTS[1:] if _is_ours(report.version) else ()
+    ):  # other versions cannot be rendered here
         path = check_link(folder / name, folder)
         if path.is_file() and path.read_bytes() != report.files.get(name, "").encode():
             raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
@@ -102,7 +104,9 @@ def list_claims(
     if manifest.history:
         yield Claim("history", "the sources of earlier edits")
     if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
-        yield Claim("calibration", "the text and the fits: to repeat them, run `attn-surgery reproduce`")
+        yield Claim(
+            "calibration", "the text and the fits: to repeat them, run `attn-surgery reproduce`"
+        )
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")

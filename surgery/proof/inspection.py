@@ -18,7 +18,7 @@ class Inspection:
     edited heads of other blocks. `edits`: the recorded ones, oldest first. `unknown_keys`: keys of
     config.json that no model of the family has.
 
-    `dtype` and `parameters` are None for pickled weights on the Hub, which must be downloaded first.
+    `dtype` and `parameters` are None for pickled weights on the Hub, before a download.
     """
 
     model: str

@@ -1,11 +1,11 @@
 """Checks of an exported folder that run no model. Each relies on those before it.
 
-1. `files`: each file has its recorded SHA-256; other files are only the card, reports, and leftovers
-   of a killed evaluation; no link leads out of the folder.
+1. `files`: each file has its recorded SHA-256; other files are only the card, reports, and what a
+   killed evaluation left; no link leads out of the folder.
 2. `contents`: weights, tokenizer, and license; no code except the compact layout's own file, byte
    for byte; no key of config.json that the family does not know.
-3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest is
-   an edit of it.
+3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest
+   is an edit of it.
 4. `tensors`: edited heads hold exactly what makes them attention-free (`surgery.proof.expected`).
 5. With a source: `carried`: tokenizer, license, and other sidecars are the source's; `untouched`:
    each tensor that the plan does not change is byte-equal to the source's; `rewritten`: each other

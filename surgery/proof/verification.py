@@ -37,8 +37,7 @@ from surgery.untrusted import guard
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves.
-    """
+    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves."""
 
     folder: Path
     checks: tuple[Check, ...]
@@ -87,9 +86,9 @@ def verify(
     """Checks an exported folder. Stops at the first check that fails.
 
     **Arguments:** `source`: a folder or Hub id (default of `revision`: the recorded commit).
-    `seed`: repeats the random input of an earlier run (default: a new one). `render`: reads a report
-    and renders it again (`evals.publication.report.render_report`); without it, neither a report nor
-    a card beside one is checked. `card`: whether to compare README.md.
+    `seed`: repeats the random input of an earlier run (default: a new one). `render`: reads and
+    renders a report (`evals.publication.report.render_report`); without it, neither a report nor a
+    card beside one is checked. `card`: whether to compare README.md.
 
     **Raises:** `ManifestError` if the folder has no manifest; as `find_model` for the source.
     """

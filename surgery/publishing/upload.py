@@ -58,11 +58,11 @@ def push(
     keeps large files that have arrived, so push again after an interruption; nothing shows before.
 
     **Arguments:** `repo`: OWNER/NAME; `revision`: a branch, created if missing; `create_pr`: opens
-    a pull request; `evaluation`: the folder of the model's report, if another one; `render`: renders
-    the report again (`evals.publication.report.render_report`), and without it none is sent.
+    a pull request; `evaluation`: the folder of the model's report, if another one; `render`:
+    renders the report (`evals.publication.report.render_report`); without it none is sent.
 
-    **Raises:** `ManifestError` if the folder has no manifest, `OutputError` if it does not verify or
-    cannot be published; ValueError for `evaluation` without `render`.
+    **Raises:** `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
+    or cannot be published; ValueError for `evaluation` without `render`.
     """
     if evaluation is not None and render is None:
         raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
@@ -96,8 +96,7 @@ def push(
 
 
 def check_destination(repo: str) -> None:
-    """Checks a destination's form, and that you are logged in. Raises `OutputError`.
-    """
+    """Checks a destination's form, and that you are logged in. Raises `OutputError`."""
     from huggingface_hub import get_token, utils
     from huggingface_hub.errors import HFValidationError
 
@@ -115,7 +114,7 @@ def check_destination(repo: str) -> None:
 
 
 def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -> bool:
-    """Returns whether the repository exists. Refuses one that is public and should not be, or vice versa."""
+    """Returns whether the repository exists. Refuses one that is public or private by mistake."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     where = f"Hub model {repo}"
@@ -125,7 +124,10 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
         if error.response.status_code != 404:
             raise
         if create_pr:
-            what, fix = "not found, so there is nothing to open a pull request on", "push without `create_pr=True`"
+            what, fix = (
+                "not found, so there is nothing to open a pull request on",
+                "push without `create_pr=True`",
+            )
             raise OutputError(what, where=where, fix=fix) from None
         return False
     if public and private:
@@ -187,7 +189,7 @@ def _make_message(manifest: Manifest) -> str:
 
 
 def _make_addition(name: str, source: Publishable) -> CommitOperationAdd:
-    """Makes a file of the commit. Reads a small file once, here; the Hub checks the hash of a large one.
+    """Makes a file of the commit. Reads a small one once, here; the Hub checks a large one.
 
     Raises `OutputError` if the hash is not the one that was verified.
     """

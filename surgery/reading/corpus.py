@@ -112,7 +112,7 @@ def read_windows(
 def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Iterator[str]]:
     """Yields the documents of a file, each in pieces. Raises `SamplesError` if it is malformed.
 
-    `part`: only documents that begin in it, or lines of a text (`surgery.reading.rows.measure_extent`).
+    `part`: only documents, or lines of a text, that begin in it (`rows.measure_extent`).
     """
     if file.text is not None:
         yield iter([file.text])

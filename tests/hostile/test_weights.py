@@ -79,7 +79,7 @@ def test_a_terabyte_of_one_number(tmp_path: Path) -> None:
     for command in ("extract", "export"):
         refuse(
             commands(source, tmp_path)[command],
-            f"pytorch_model.bin: tensor {name!r} is larger than what is stored of it",
+            f"pytorch_model.bin: tensor {name!r} is larger than its stored data",
             "(expected at most 4 bytes, got 1,099,511,627,776)",
         )
 
@@ -111,7 +111,7 @@ def test_many_tensors_of_the_same_numbers(tmp_path: Path, same: bool) -> None:
     size = path.stat().st_size
     refuse(
         commands(source, tmp_path)["export"],
-        "pytorch_model.bin: its tensors come to far more than is stored",
+        "pytorch_model.bin: its tensors are far larger than the file",
         f"(expected at most {2 * size:,} bytes, twice the file, got ",
     )
 

@@ -11,7 +11,7 @@ LAB_MODELS = ("pythia", "gpt-neo")
 
 
 def find_lab(*names: str | None) -> str | None:
-    """Returns the first embedded model among the names. It has its own passages, texts and tasks."""
+    """Returns the first embedded model among the names. It has its own texts and tasks."""
     return next((name for name in names if name and name.startswith(PREFIX)), None)
 
 
