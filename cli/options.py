@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Request")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = {"include_paths": "include_path"}  # arguments whose option has another name
+_OPTIONS = {
+    "include_paths": "include_path",
+    "save_as": "as",
+}  # arguments whose option has another name
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 

@@ -21,7 +21,7 @@ class ExportRequest(Request):
 
     - `drop_attn`: blocks and heads, as text; or `plan`: what a search chose, or its file.
     - `variant`: what they become (default: identity); a plan names its own. `layout`: how they are
-      stored.
+      stored. `save_as`: another model type with the same tensors to save it as.
     - `calibration`: text to fit on. Empty: a lab model's own.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS); `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
@@ -32,6 +32,7 @@ class ExportRequest(Request):
     plan: Path | PlanFile | None = None
     variant: str | None = None
     layout: Literal["auto", "stock", "compact"] = "auto"
+    save_as: str | None = Field(default=None, serialization_alias="as")
     revision: str | None = None
     calibration: tuple[str, ...] = ()
     output: Path | None = None
@@ -95,6 +96,7 @@ def run_export(
         edit,
         variant=variant,
         layout=request.layout,
+        save_as=request.save_as,
         revision=request.revision,
         check_default=request.check_output if early else None,
     )

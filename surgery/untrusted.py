@@ -66,7 +66,7 @@ def describe_error(problem: BaseException) -> str:
 
 
 def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
-    """Reads a small file. Raises `error` for a pipe, a device, a folder, or more than `limit` bytes."""
+    """Reads a small file. Raises `error` for a pipe, device or folder, or above `limit` bytes."""
     with guard(error, "cannot be read", path):
         # do not wait for the other end of a pipe
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")

@@ -308,8 +308,8 @@ def test_mistakes_in_a_corpus(tmp_path):
 
     assert message(tmp_path / "none") == f"{tmp_path / 'none'}: no such file or folder"
     assert message(tmp_path) == (
-        f"{tmp_path}: holds no text files (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, .tsv, "
-        ".parquet)"
+        f"{tmp_path}: holds no text files (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, "
+        ".tsv, .parquet)"
     )
     (tmp_path / "a.txt").write_bytes(b"\xff\xff")
     assert message(tmp_path / "a.txt").startswith(f"{tmp_path / 'a.txt'}: not UTF-8 text")

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import surgery
 from evals.bounds.divergence import bounds
 from evals.bounds.mixing import differences, mixing_of
-from evals.lab import heldout_texts, find_lab_folder
+from evals.lab import find_lab_folder, heldout_texts
 from evals.samples.windows import control_windows
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import MeasurementError, UnsupportedError

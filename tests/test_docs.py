@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cli.main import COMMANDS, main
-from evals.lab import heldout_texts, find_lab_folder, samples_path
+from evals.lab import find_lab_folder, heldout_texts, samples_path
 from surgery.layouts import LAYOUTS
 from surgery.variants import VARIANTS
 

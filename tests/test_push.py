@@ -409,7 +409,8 @@ REFUSED = {
     "403); use one that may write to what me owns, or propose the model with --create-pr",
     "push stock me/status-404": "Hub model me/status-404: not found (got HTTP 404); check the name",
     "push stock me/status-409": "Hub model me/status-409: the upload conflicts with what is on "
-    "the Hub, or with another upload (got HTTP 409); push again: files that have arrived are not sent twice",
+    "the Hub, or with another upload (got HTTP 409); push again: files "
+    "that have arrived are not sent twice",
     "push stock me/status-412": "Hub model me/status-412: changed during the upload (got "
     "HTTP 412); push again: files that have arrived are not sent twice",
     "push stock me/status-413": "Hub model me/status-413: a file or the whole upload is too "
@@ -458,8 +459,8 @@ def test_tokens(hub: UploadHub, run: Commands) -> None:
         run(line, token=READER),
     )
     assert error(nobody) == (
-        "Hub model me/model: you are not logged in; run `hf auth login` with a token that may write, or "
-        "set HF_TOKEN"
+        "Hub model me/model: you are not logged in; run `hf auth login` with a token that may "
+        "write, or set HF_TOKEN"
     )
     assert "the Hub does not accept the token (got HTTP 401)" in error(wrong)
     assert "the token may not write there (got HTTP 403)" in error(reader)

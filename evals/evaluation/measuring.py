@@ -125,7 +125,10 @@ def _tokenized(
 def tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {**list_versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
+    return {
+        **list_versions(),
+        **{name: version(name) for name in ("lm-eval", "datasets", "matplotlib")},
+    }
 
 
 def _runs(

@@ -12,7 +12,7 @@ from pathlib import Path
 from evals.lab.corpus import calibration_texts, heldout_texts
 from surgery.hub.embedded import LAB_MODELS, find_lab_folder
 
-__all__ = ["LAB_MODELS", "calibration_texts", "heldout_texts", "find_lab_folder", "samples_path"]
+__all__ = ["LAB_MODELS", "calibration_texts", "find_lab_folder", "heldout_texts", "samples_path"]
 
 
 def samples_path(name: str) -> Path:

@@ -18,7 +18,7 @@ from surgery.checkpoint.torch_tensors import as_stored, as_torch
 from surgery.editing.replacements import Replacements
 from surgery.editing.rewriting import Fits, check_fitted, compute_content
 from surgery.errors import UnsupportedError
-from surgery.families import family_of
+from surgery.families import config_saved_as, family_of
 from surgery.modeling import MODULE
 from surgery.plan import Heads, Plan, make_plan
 from surgery.record.manifest import read_manifest
@@ -92,17 +92,21 @@ class Editable:
     **Arguments:** `stored_dtype`: the checkpoint's dtype (F16, BF16, F32) if the model is loaded in
     a wider one. New tensors are rounded to it, as in an export.
 
+    `save_as`: another model type with the same tensors, which it would be exported as.
+
     **Raises:** `UnsupportedError`, `CheckpointError`.
     """
 
-    def __init__(self, model: Any, *, stored_dtype: str | None = None) -> None:
+    def __init__(
+        self, model: Any, *, stored_dtype: str | None = None, save_as: str | None = None
+    ) -> None:
         config = model.config.to_dict()
         family_of(config)  # before looking at any tensor
         self.model = model
         self._modules = dict(model.named_modules())  # a pass may renumber blocks
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
         infos = {tensor.info.name: tensor.info for tensor in stored}
-        self.inventory = take_inventory(config, infos)
+        self.inventory = take_inventory(config_saved_as(config, save_as), infos)
         self._earlier = _read_earlier(model)
         self._tag = stored_dtype or self.inventory.dtype
         self._plans: dict[tuple[str | Selection, str, str], Plan | UnsupportedError] = {}

@@ -1,7 +1,8 @@
 """Sums over calibration tokens, and least squares from these sums.
 
-n: tokens, d: model width. x: a block's attention input after its layer norm. z: its heads' context
-vectors side by side. Sums are on the vectors' device, or on the CPU if that has no float64.
+n: tokens, d: model width, c: width of the context vectors. x: a block's attention input. z: its
+heads' context vectors side by side. Sums are on the vectors' device, or on the CPU if that has no
+float64.
 """
 
 from __future__ import annotations
@@ -23,28 +24,32 @@ _ROUNDING = 1e-10
 """Variance, as a share of a second moment, that can be mere rounding of float32."""
 
 
-def count_bytes(d: int) -> int:
+def count_bytes(d: int, context: int | None = None) -> int:
     """Returns the bytes of one block's sums: x x' and x z', train and held out, part and total."""
-    return 8 * d * d * torch.float64.itemsize
+    return 4 * d * (d + (context or d)) * torch.float64.itemsize
 
 
 class Moments:
     """Float64 sums over tokens, in O(d²) memory.
 
-    `maps`: also the sums for least squares; otherwise only z, for its mean.
+    `context`: the width of z (default: d). `maps`: also the sums for least squares; otherwise only
+    z, for its mean.
     """
 
-    def __init__(self, d: int, device: torch.device, *, maps: bool = True) -> None:
+    def __init__(
+        self, d: int, device: torch.device, *, context: int | None = None, maps: bool = True
+    ) -> None:
+        c = context or d
         self._device = _choose_device(device)
         self.n = 0
-        self.z = self._zeros(d)
+        self.z = self._zeros(c)
         self.products: _Products | None = None
         if maps:
             zeros = self._zeros
-            self.products = _Products(zeros(d), zeros(d), zeros(d, d), zeros(d, d))
+            self.products = _Products(zeros(d), zeros(c), zeros(d, d), zeros(d, c))
 
     def add(self, x: torch.Tensor, z: torch.Tensor) -> None:
-        """Adds tokens: x and z [n, d], in any dtype, on any device."""
+        """Adds tokens: x [n, d] and z [n, c], in any dtype, on any device."""
         z = z.to(self._device).double()
         self.n += len(z)
         self.z += z.sum(0)
@@ -64,7 +69,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class _Products:
-    """Of x [d], z² [d], x x' and x z' [d, d]: sums over tokens, or means."""
+    """Of x [d], z² [c], x x' [d, d] and x z' [d, c]: sums over tokens, or means."""
 
     x: torch.Tensor
     zz: torch.Tensor
@@ -84,7 +89,7 @@ class _Products:
 
 @dataclass(frozen=True)
 class _Means:
-    """Means over tokens: of z [d], and of the products."""
+    """Means over tokens: of z [c], and of the products."""
 
     z: torch.Tensor
     of: _Products
@@ -98,7 +103,7 @@ class _Means:
     def center(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Second moments about the points `x` and `z`: of x x' and x z' [d, d], and of z² [d]."""
+        """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
         own_x, own_z = self.of.x, self.z
         xx = self.of.xx - own_x.outer(x) - x.outer(own_x) + x.outer(x)
         xz = self.of.xz - own_x.outer(z) - x.outer(own_z) + x.outer(z)
@@ -127,7 +132,7 @@ def fit_moments(train: Moments, heldout: Moments, num_heads: int) -> Fit:
             r2, ridge = _choose_ridge(trained_on, _average([heldout]))
             weight = _solve(*both.center(x, mean)[:2], ridge)
         else:
-            r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz)
+            r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz).T
         bias = mean - weight @ x
         found = Fit(
             found.mean, _split_heads(weight, num_heads), _split_heads(bias, num_heads), ridge, r2
@@ -150,7 +155,7 @@ def _average(sums: list[Moments]) -> _Means:
 
 
 def _split_heads(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
-    """[d, …] -> [num_heads, head_size, …]"""
+    """[c, …] -> [num_heads, head_size, …]"""
     array: npt.NDArray[np.float32] = values.float().cpu().numpy()
     return array.reshape(num_heads, -1, *array.shape[1:])
 
@@ -184,7 +189,7 @@ def _choose_ridge(train: _Means, heldout: _Means) -> tuple[float | None, float]:
 
 
 def _solve(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Returns the weight [d, d] that maps x - mean x to z - mean z."""
+    """Returns the weight [c, d] that maps x - mean x to z - mean z."""
     penalty = ridge * covariance.diagonal().mean()
     lower = torch.linalg.cholesky(covariance + penalty * torch.eye(len(cross)).to(covariance))
     return torch.cholesky_solve(cross, lower).T

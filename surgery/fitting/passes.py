@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from surgery.editing.loading import place_ids
-from surgery.families import Family
+from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.kept import KeptStates
 from surgery.fitting.moments import Moments
@@ -33,14 +33,14 @@ States = dict[int, KeptStates]
 
 @dataclass(frozen=True)
 class Passes:
-    """Runs text through a model, `width` wide, slice by slice.
+    """Runs text through a model of these `dimensions`, slice by slice.
 
     Each process has its own slices. `advance`: called with the number of tokens done.
     """
 
     model: Any
     family: Family
-    width: int
+    dimensions: Dimensions
     calibration: Calibration
     processes: Sharing
     advance: Callable[[int], None]
@@ -90,7 +90,13 @@ class Passes:
 
         def add(block: int, x: torch.Tensor, z: torch.Tensor) -> None:
             if block not in sums:
-                empty = partial(Moments, self.width, z.device, maps=blocks[block])
+                empty = partial(
+                    Moments,
+                    self.dimensions.d,
+                    z.device,
+                    context=self.dimensions.context,
+                    maps=blocks[block],
+                )
                 sums[block] = empty(), empty()
             for moments, rows in zip(sums[block], (train, ~train), strict=True):
                 chosen = rows.to(z.device)
@@ -130,7 +136,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Iterator[None]:
-        """Passes x and z of `blocks`, each [B, T, d], to `add`; ends the pass after the last."""
+        """Passes x [B, T, d] and z [B, T, c] of `blocks` to `add`; ends the pass at the last."""
         xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 

@@ -21,7 +21,7 @@ from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes
 from surgery.errors import CheckpointError, ManifestError
-from surgery.families import Dimensions
+from surgery.families import Dimensions, config_saved_as
 from surgery.layouts import layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
@@ -43,7 +43,7 @@ def replan(
     while edits:
         edit = edits.pop()
         if original is not None and not plans:
-            before = original.config, original.infos
+            before = config_saved_as(original.config, inventory.family.model_type), original.infos
         else:
             before = _undo(edit, inventory)
         earlier, inventory = list_edited_heads(edits), take_inventory(*before)

@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     "stock: loads in the library's own class. compact: smaller, no key/value cache for these "
     "blocks, needs its modeling file. auto: stock where it can hold the variant exactly."
 )
+@click.option(
+    "--as",
+    "save_as",
+    metavar="TYPE",
+    help="Save the result as another model type with the same tensors, which can hold the edit: "
+    "llama, for a Mistral model without a window.",
+)
 @calibration_option
 @revision_option
 @output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
