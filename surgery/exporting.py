@@ -227,7 +227,7 @@ def _collect_files(
     contents: dict[str, bytes] = {}
     if list(shards) != name_shards(1):
         contents[SAFETENSORS_INDEX] = _to_json(make_index(shards, checkpoint.index_metadata))
-    contents |= {name: path.read_bytes() for name, path in checkpoint.carried.items()}
+    contents |= {name: path.read_bytes() for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = MODELING_FILE.read_bytes()
     return contents

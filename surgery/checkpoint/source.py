@@ -81,7 +81,7 @@ class Checkpoint:
         """Every file of the folder that an edit may read, whether it exists or not."""
         names = ("config.json", SAFETENSORS_INDEX, PICKLE_INDEX, MANIFEST, CARD)
         shards = (shard.path for shard in self.shards)
-        return (*shards, *self.sidecars, *(self.folder / name for name in names))
+        return (*shards, *self.sidecars.values(), *(self.folder / name for name in names))
 
     def read(self, name: str) -> Array:
         """Returns a stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
@@ -90,15 +90,11 @@ class Checkpoint:
         return self.tensors[name].read_array()
 
     @cached_property
-    def sidecars(self) -> tuple[Path, ...]:
-        """Tokenizer, generation, chat template and license files, ascending by name."""
-        found = {path for pattern in SIDECARS for path in self.folder.glob(pattern)}
-        return tuple(sorted(p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS))
-
-    @property
-    def carried(self) -> dict[str, Path]:
-        """The sidecars by their names within the folder."""
-        return {path.relative_to(self.folder).as_posix(): path for path in self.sidecars}
+    def sidecars(self) -> dict[str, Path]:
+        """Tokenizer, generation, chat template and license files by name, ascending."""
+        found = sorted({path for pattern in SIDECARS for path in self.folder.glob(pattern)})
+        kept = (p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS)
+        return {path.relative_to(self.folder).as_posix(): path for path in kept}
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

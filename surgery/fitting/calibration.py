@@ -56,17 +56,17 @@ class Text:
         most = most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)
         digests: dict[int, Any] = {}
 
-        def of_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
+        def read_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
             digest = digests.setdefault(number, hashlib.sha256())
             return _cut_windows(place(), tokenizer, window, digest)
 
-        def of_source(number: int, source: TextOrTable, share: int) -> Iterator[Tokens]:
+        def read_source(number: int, source: TextOrTable, share: int) -> Iterator[Tokens]:
             places: Sequence[Documents] = [partial(read_documents, source)]
             if self.spread:
                 places = spread_passages(source, -(-share // PASSAGE), number)
-            return share_evenly([partial(of_passage, number, place) for place in places], share)
+            return share_evenly([partial(read_passage, number, place) for place in places], share)
 
-        readers = [partial(of_source, *numbered) for numbered in enumerate(self.sources)]
+        readers = [partial(read_source, *numbered) for numbered in enumerate(self.sources)]
         if self.spread and len(readers) > most // window:
             readers = scatter(readers)
         found = list(share_evenly(readers, most // window))

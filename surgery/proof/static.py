@@ -96,7 +96,7 @@ class FileChecks:
     def check_contents(self) -> str:
         result, edit = self.result, self.manifest.edit
         weights = {shard.path.name for shard in result.shards}
-        read = {"config.json", *weights, *result.carried}
+        read = {"config.json", *weights, *result.sidecars}
         if SAFETENSORS not in weights:
             read.add(SAFETENSORS_INDEX)
         code = "no code"
@@ -155,8 +155,8 @@ class FileChecks:
         )
 
     def check_carried(self) -> str:
-        theirs = self.original.carried
-        for name in sorted({*self.result.carried, *theirs}):
+        theirs = self.original.sidecars
+        for name in sorted({*self.result.sidecars, *theirs}):
             record = self.manifest.files.get(name)
             if name not in theirs or record is None or record.sha256 != hash_file(theirs[name]):
                 raise CheckpointError(f"{name} is not the source's")

@@ -77,13 +77,13 @@ def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
     A file no longer than its share is one text. Of a longer one, each passage is a text.
     """
 
-    def of_file(number: int, file: TextOrTable, share: int) -> Iterator[str]:
+    def read_file(number: int, file: TextOrTable, share: int) -> Iterator[str]:
         places: Sequence[Documents] = [partial(read_documents, file)]
         if (file.size or 0) > share:
             places = spread_passages(file, max(1, share // _PASSAGE), number)
         return share_evenly([partial(_read_text, place) for place in places], share, len)
 
-    files = [partial(of_file, number, file) for number, file in enumerate(corpus.files)]
+    files = [partial(read_file, number, file) for number, file in enumerate(corpus.files)]
     if len(files) > most // _PASSAGE:
         files = scatter(files)
     return list(share_evenly(files, most, len))
