@@ -102,7 +102,7 @@ def test_round_trip(chosen: dict[int, dict[int, str]]) -> None:
     spec = format_selection(parts, 4)
     assert heads_of(parse_selection(spec, "zero", 12, 4)) == heads_of(parts)
     plan = PlanFile.model_validate_json(PlanFile.of(parts, 4).to_text())
-    assert plan.selection(12, 4) == parts
+    assert plan.make_selection(12, 4) == parts
 
 
 def test_a_mixed_selection_says_so() -> None:

@@ -85,7 +85,7 @@ def prepare(
     def select(config: dict[str, Any]) -> Selection:
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
-            return drop_attn.selection(size.num_blocks, size.num_heads, size.num_groups)
+            return drop_attn.make_selection(size.num_blocks, size.num_heads, size.num_groups)
         return selected(drop_attn, variant, size)
 
     def check(config: dict[str, Any]) -> None:

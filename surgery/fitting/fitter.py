@@ -69,14 +69,7 @@ class Fitter:
         is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
-        wanted = _list_wanted(selection)
-        keys: dict[int, Hashable] = {}
-        for block in wanted:
-            below = tuple(sorted(part for part in selection if part.block < block))
-            keys[block] = (block, below, layout if below else "")
-        return self._fit_missing(
-            wanted, keys, tuple(selection), layout, self._choose_sharing(processes)
-        )
+        return self._fit_missing(_list_wanted(selection), tuple(selection), layout, processes)
 
     def fit_alone(
         self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
@@ -92,22 +85,22 @@ class Fitter:
         wanted = _list_wanted(
             Part(b, whole, name) for b in blocks if b in attending for name in names
         )
-        keys: dict[int, Hashable] = {block: (block, (), "") for block in wanted}
-        return self._fit_missing(wanted, keys, (), "", self._choose_sharing(processes))
+        return self._fit_missing(wanted, (), "", processes)
 
     def _fit_missing(
-        self,
-        wanted: Mapping[int, bool],
-        keys: Mapping[int, Hashable],
-        selection: Selection,
-        layout: str,
-        processes: Sharing,
+        self, wanted: Mapping[int, bool], selection: Selection, layout: str, processes: Sharing
     ) -> dict[int, Fit]:
         """Fits the blocks without a known fit, in one walk from bottom to top.
 
         A pass begins where the last one ended. With a `selection`, a pass fits one block, with the
         parts below applied; without one, as many blocks as fit into memory.
         """
+        if self._model.device.type != "cpu":  # a GPU sums faster than it moves sums
+            processes = ALONE
+        keys: dict[int, Hashable] = {}
+        for block in wanted:
+            below = tuple(sorted(part for part in selection if part.block < block))
+            keys[block] = (block, below, layout if below else "")
         found = self._find_known(keys, wanted, processes)
         missing = {block: maps for block, maps in wanted.items() if block not in found}
         groups = [{b: maps} for b, maps in missing.items()] if selection else self._group(missing)
@@ -117,15 +110,16 @@ class Fitter:
         for group, following in itertools.zip_longest(groups, groups[1:]):
             between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
             keep = None if following is None else min(group if selection else following)
-            with self._edit(between, found, layout):
+            edit: AbstractContextManager[None] = nullcontext()
+            if between:
+                plan = self._editable.plan(between, layout=layout)
+                edit = self._editable.make_replacements(plan, found).activate()
+            with edit:
                 sums, states = passes.sum_blocks(first, states, group, keep)
             found |= self._solve(sums, keys, processes)
             first = keep or 0
-        return {block: _drop_map(found[block], maps) for block, maps in wanted.items()}
-
-    def _choose_sharing(self, processes: Sharing) -> Sharing:
-        """Returns this process alone on a GPU, where summing is faster than moving sums."""
-        return processes if self._model.device.type == "cpu" else ALONE
+        means = {block: Fit(mean=fit.mean) for block, fit in found.items()}
+        return {block: (found if maps else means)[block] for block, maps in wanted.items()}
 
     def _find_known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
@@ -161,14 +155,6 @@ class Fitter:
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
 
-    def _edit(
-        self, selection: Selection, fits: Mapping[int, Fit], layout: str
-    ) -> AbstractContextManager[None]:
-        if not selection:
-            return nullcontext()
-        plan = self._editable.plan(selection, layout=layout)
-        return self._editable.make_replacements(plan, fits).activate()
-
 
 def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
     """Returns blocks with a fitted variant, ascending → whether one needs a map."""
@@ -178,11 +164,6 @@ def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
         if variant.FITTED:
             wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
     return wanted
-
-
-def _drop_map(found: Fit, maps: bool) -> Fit:
-    """Drops the map unless it is wanted."""
-    return found if maps else Fit(mean=found.mean)
 
 
 def fit_checkpoint(

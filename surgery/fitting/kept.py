@@ -44,9 +44,12 @@ class KeptFits:
         if fit.weight is not None:
             fit = replace(fit, weight=_map_to_disk(fit.weight))
         self._fits[key] = fit
-        while sum(map(_count_bytes, self._fits.values())) > self._room and len(self._fits) > 1:
+        while self._count_bytes() > self._room and len(self._fits) > 1:
             self._fits.popitem(last=False)
         return fit
+
+    def _count_bytes(self) -> int:
+        return sum(fit.weight.nbytes for fit in self._fits.values() if fit.weight is not None)
 
 
 class KeptStates:
@@ -79,10 +82,6 @@ def _map_to_disk(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
     plain: npt.NDArray[np.float32] = mapped.view(np.ndarray)
     return plain
-
-
-def _count_bytes(fit: Fit) -> int:
-    return 0 if fit.weight is None else fit.weight.nbytes
 
 
 @contextmanager

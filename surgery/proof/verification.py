@@ -114,11 +114,9 @@ def verify(
                 checks.append(Check(name, True, check_card(path, manifest, report)))
         except SurgeryError as error:
             checks.append(Check(name, False, str(error)))
-    done = Verification(path, tuple(checks), seed)
-    if not done.ok:
-        return done
-    claims = tuple(list_claims(path, manifest, report, found))
-    return Verification(path, done.checks, seed, claims)
+    ok = all(check.ok for check in checks)
+    claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
+    return Verification(path, tuple(checks), seed, claims)
 
 
 def _check_model(files: FileChecks, seed: int) -> Iterator[Check]:

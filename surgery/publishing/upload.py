@@ -80,7 +80,9 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = find_published(api, repo, revision)
         stale = _find_stale(api, there, source)
-        source = _add_card(source, _make_card(api, there, source).encode())
+        card = _make_card(api, there, source).encode()
+        hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
+        source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
         done = _commit(
             api,
             there,
@@ -168,11 +170,6 @@ def _make_card(api: HfApi, there: Published, source: Publishable) -> str:
     if CARD in there.files:
         card = merged(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
     return card_text(source.manifest, name=there.repo, measured=source.measured, existing=card)
-
-
-def _add_card(source: Publishable, card: bytes) -> Publishable:
-    hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
-    return replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
 
 
 def _check_arrived(now: Published, source: Publishable) -> None:

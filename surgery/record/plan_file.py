@@ -55,7 +55,7 @@ class PlanFile(Record):
             edits=edits, layout=layout, model=model, chosen=chosen, provenance=provenance or {}
         )
 
-    def selection(
+    def make_selection(
         self, num_blocks: int, num_heads: int, num_groups: int | None = None
     ) -> Selection:
         """Makes the selection for a model of this size. Raises `BlockSpecError`."""

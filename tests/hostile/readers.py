@@ -178,7 +178,7 @@ def read_recipe(path: Path) -> object:
 
 
 def read_plan(path: Path) -> object:
-    return read_plan_file(path).selection(2, 2)
+    return read_plan_file(path).make_selection(2, 2)
 
 
 def read_specification(path: Path) -> object:
