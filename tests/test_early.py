@@ -49,7 +49,7 @@ SAMPLES = [
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
     ("counts.jsonl", [], "got count.0: input should be greater than or equal to 0"),
-    ("list.json", [], "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("list.json", [], "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
     ("folder.jsonl", [], "folder.jsonl: holds no text files"),
     (
         "latin.jsonl",
@@ -66,7 +66,7 @@ TEXTS = [
     ("latin.txt", "latin.txt: not UTF-8 text"),
     ("latin.txt", "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1"),
     ("rows.jsonl", "rows.jsonl line 1: "),
-    ("list.json", "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("list.json", "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
     ("empty", "empty: holds no text files"),
 ]
 WITH_SAMPLES = {

@@ -544,7 +544,7 @@ def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:
             assert same or not surgery.verify(done.output).ok, field
     (done.output / "surgery.json").write_text(original)
     edit_json(done.output / "surgery.json", lambda manifest: manifest["history"].clear())
-    assert_fails(done.output, "other blocks", "no longer mix tokens")
+    assert_fails(done.output, "other blocks", "do not mix tokens")
     assert_fails(done.output, "edit", "the manifest's history is not the source's", first)
     (done.output / "surgery.json").write_text(original)
     name = attention(2, "query_key_value.weight")

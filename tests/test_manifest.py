@@ -202,7 +202,7 @@ def test_a_million_heads(exported: Path) -> None:
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b", "", "."])
 def test_files_stay_in_the_folder(exported: Path, name: str) -> None:
     damage(exported, ["files", name], {"size": 0, "sha256": DIGEST})
-    with pytest.raises(ManifestError, match="is no file of the folder"):
+    with pytest.raises(ManifestError, match="is not a file of the folder"):
         read_manifest(exported)
 
 

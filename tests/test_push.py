@@ -221,8 +221,8 @@ def test_what_is_not_ours_is_neither_published_over_nor_removed(
     documents.commit({"notes.md": b"notes", "report.json": b"{}"})
     refused, done = run("push stock me/taken", "push stock me/documents", token=TOKEN)
     assert error(refused) == (
-        "Hub model me/taken: holds pytorch_model.bin, which is not of this model and would be "
-        "taken for a part of it; choose another name, or delete the file there"
+        "Hub model me/taken: holds pytorch_model.bin, which is not part of this model and would "
+        "be taken for one; choose another name, or delete the file there"
     )
     assert done.code == 0, done.err
     assert files(documents)["notes.md"] == b"notes"

@@ -153,7 +153,7 @@ def test_versions_that_differ_are_named(edited: Path, source: Path) -> None:
 def test_a_source_that_is_not_there(edited: Path, source: Path, tmp_path: Path) -> None:
     attn_surgery("reproduce", edited).assert_error(
         f"{edited}: was made from a folder, model, which is not here; give it, or a copy of it, "
-        "with --source"
+        "as --source"
     )
     copy = shutil.copytree(source, tmp_path / "copy")
     assert attn_surgery("reproduce", edited, "--source", copy).code == 0
@@ -169,7 +169,7 @@ def test_another_source_is_refused_by_its_content(
     save_file(tensors, path, metadata={"format": "pt"})
     expected = (
         f"is not the model that was edited (expected model with content {hash_content(source)[:12]}"
-        f", got {hash_content(other)[:12]}); give a copy of it with --source"
+        f", got {hash_content(other)[:12]}); give a copy of the edited one as --source"
     )
     attn_surgery("reproduce", edited, "--source", other).assert_error(f"{other}: {expected}")
     monkeypatch.chdir(tmp_path)  # where a folder of the recorded name is

@@ -95,8 +95,8 @@ def test_output_for_people(stock: Path, source: Path) -> None:
     assert kinds == sorted(kinds, reverse=True), "checks, then what is only claimed"
     assert set(kinds) == {"ok", "claimed"}
     assert "with a score gap of " in outcome.stdout
-    assert "claimed source: that source was edited: give it as --source" in lines
-    assert ": verified on its own, without its source: " in verdict
+    assert "claimed source: that source was edited: to check it, give it as --source" in lines
+    assert ": verified without its source: " in verdict
     assert verdict.endswith(
         " checks passed; claimed but not checked: source, versions, measurements"
     )
@@ -307,12 +307,12 @@ def test_a_head_that_does_not_mix(folder: Path) -> None:
             names[:] = [name for name in names if ".2." not in name]
 
     edit_json(folder / "surgery.json", forget_block_2)
-    assert_fails(folder, "other blocks", "2 no longer mix tokens, and the manifest does not say")
+    assert_fails(folder, "other blocks", "2 do not mix tokens, and the manifest does not say")
 
 
 def test_a_single_head_that_does_not_mix(stock: Path) -> None:
     edit_json(stock / "surgery.json", lambda m: m["edit"]["parts"][0].update(heads=[1]))
-    assert_fails(stock, "other blocks", "1.0 no longer mix tokens, and the manifest does not say")
+    assert_fails(stock, "other blocks", "1.0 do not mix tokens, and the manifest does not say")
 
 
 @pytest.mark.parametrize(

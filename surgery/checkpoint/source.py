@@ -145,7 +145,8 @@ def read_index(folder: Path, entry: str, has: Callable[[str], bool]) -> tuple[di
             raise CheckpointError("names a file outside the folder", where=entry, got=repr(name))
         if not has(name):
             what = f"names shard {name}, which is missing"
-            raise CheckpointError(what, where=entry, fix="download it")
+            fix = "download the model again, or report it to its author"
+            raise CheckpointError(what, where=entry, fix=fix)
     return weight_map, metadata
 
 
@@ -187,7 +188,7 @@ def check_link(path: Path, folder: Path) -> Path:
     if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
         return path
     raise CheckpointError(
-        "is a link out of the model's folder, which is never followed",
+        "is a link out of the model's folder, which is not followed",
         where=path,
         fix="replace the link with the file",
     )
