@@ -507,7 +507,7 @@ def test_the_fields_that_prove_nothing(forge: Forge) -> None:
     claimed = {claim.name: claim.detail for claim in found.claims}
     assert {"source", "calibration", "versions"} <= claimed.keys()
     assert claimed["source"].startswith(f"its name, other at commit {'0' * 40}: ")
-    assert found.verdict.endswith(f"claimed, not checked: {', '.join(claimed)}")
+    assert found.verdict.endswith(f"claimed but not checked: {', '.join(claimed)}")
     for content in ("1" * 64, None):
         edit_json(
             folder / "surgery.json", lambda m, c=content: m["edit"]["source"].update(content=c)

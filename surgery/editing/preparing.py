@@ -129,7 +129,7 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
         "the plan was made for another model",
         expected=choice.model,
         got=EditedModel.of(model.identified, config),
-        fix="search on this model, or remove `model` from the plan",
+        fix="search on this model, or remove the key 'model' from the plan",
     )
 
 
