@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.lab import calibration_texts, heldout_texts
-from surgery.hub.embedded import model_path
+from surgery.hub.embedded import find_lab_folder
 
 # name: blocks, model width, heads
 SHAPES = {
@@ -86,7 +86,7 @@ def write_work(folder: Path, shape: str, rows: int, prefix: int, suffix: int) ->
     model = folder / "model"
     write_checkpoint(shape, model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(model_path("pythia") / name, model / name)
+        shutil.copy(find_lab_folder("pythia") / name, model / name)
     torch.manual_seed(0)
     loaded: Any = GPTNeoXForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     given = torch.randint(10, 8_000, (rows, prefix))

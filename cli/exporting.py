@@ -56,7 +56,7 @@ def evaluate_exports(source: ResolvedModel, materials: Materials, *outputs: Path
                     where=output,
                     fix="run it again if the source changed meanwhile; else report this",
                 )
-        note(f"verified: {len(verification.checks)} checks hold")
+        note(f"verified: {len(verification.checks)} checks passed")
     models = [find_model(output) for output in outputs]
     found = evaluate(models, source, materials, say=note, progress=progress)
     for place, output in enumerate(outputs):

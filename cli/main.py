@@ -159,9 +159,9 @@ def _said(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return 0  # the reader of our output has seen enough
     if isinstance(error, OSError):  # a file that may not be read, a disk that is full
-        from surgery.untrusted import reason
+        from surgery.untrusted import describe_error
 
-        error = SurgeryError(reason(error), where=error.filename)
+        error = SurgeryError(describe_error(error), where=error.filename)
     if not isinstance(error, SurgeryError):
         raise error
     note(f"error: {error}", anywhere=True)

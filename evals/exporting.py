@@ -80,7 +80,7 @@ def run_export(
     edit stays as it is, to be verified. Both give no export. Raises a `SurgeryError`; the output
     then does not exist, or is still the old one.
     """
-    from surgery.editing.preparing import prepare, variants_of
+    from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
     from surgery.families import left_out
 
@@ -90,7 +90,7 @@ def run_export(
         request.check_output()
     text = None
     if request.calibration or not dry_run:
-        text = calibration_text(request.calibration, request.model, variants_of(edit, variant))
+        text = calibration_text(request.calibration, request.model, list_variants(edit, variant))
     prepared = prepare(
         request.model,
         edit,

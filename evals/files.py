@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
-from surgery.output import claiming, parents_of, writing
+from surgery.output import claim, create_parents, explain_os_errors
 from surgery.untrusted import guard, parse_json, read_lines
 
 Step = TypeVar("Step")
@@ -66,10 +66,10 @@ class Journal:
         another process has it open.
         """
         with ExitStack() as stack:
-            with writing(self._path):
-                stack.enter_context(parents_of(self._path))
+            with explain_os_errors(self._path):
+                stack.enter_context(create_parents(self._path))
                 self._path.touch()
-                stack.enter_context(claiming(self._path))
+                stack.enter_context(claim(self._path))
                 file = stack.enter_context(self._path.open("r+b"))
             self._file = file
             file.truncate(self._complete)

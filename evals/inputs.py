@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from surgery.fitting.sharing import ALONE, Sharing
-from surgery.hub.embedded import lab_of
+from surgery.hub.embedded import find_lab
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
@@ -43,18 +43,18 @@ def show_nothing(text: str, total: int | None) -> Iterator[Callable[[int], None]
 def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
     """What `--calibration` names, else a lab model's own text; None where nothing is fitted.
 
-    Found before a model is looked for. Raises as `surgery.fitting.calibration.calibration_of`.
+    Found before a model is looked for. Raises as `surgery.fitting.calibration.find_calibration`.
     """
-    from surgery.fitting.calibration import calibration_of
+    from surgery.fitting.calibration import find_calibration
 
-    return calibration_of(variants, named, _of_lab if lab_of(model) else None)
+    return find_calibration(variants, named, _of_lab if find_lab(model) else None)
 
 
 def _of_lab() -> Text:
     from evals.lab import calibration_texts
-    from surgery.fitting.calibration import calibration_from_texts
+    from surgery.fitting.calibration import make_calibration
 
-    return calibration_from_texts(calibration_texts(), name="lab calibration text")
+    return make_calibration(calibration_texts(), name="lab calibration text")
 
 
 def fitted(prepared: Prepared, text: Text, progress: Progress = show_nothing) -> Fitting:
@@ -73,11 +73,11 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     """
     from evals import lab
     from surgery.reading.corpus import open_corpus
-    from surgery.reading.passages import texts
+    from surgery.reading.passages import read_texts
 
     if files:
-        return texts(open_corpus(files))
-    return lab.heldout_texts() if lab_of(*names) else []
+        return read_texts(open_corpus(files))
+    return lab.heldout_texts() if find_lab(*names) else []
 
 
 def needed_texts(files: Sequence[Path], model: str, *, option: str = "corpus") -> list[str]:
@@ -210,7 +210,7 @@ def fitter_for(
     with progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,
-            text.tokenized(loaded.tokenizer, loaded.dimensions),
+            text.tokenize(loaded.tokenizer, loaded.dimensions),
             layout=layout,
             editable=loaded.editable,
             advance=advance,
@@ -218,7 +218,7 @@ def fitter_for(
         fitted = [plan for plan in plans if plan.fitted]
         variants = {part.variant for plan in fitted for part in plan.selection}
         lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
-        fitter.fits_alone(sorted(lowest), variants, processes=processes)
+        fitter.fit_alone(sorted(lowest), variants, processes=processes)
         for plan in fitted:
-            fitter.fits(plan.selection, processes=processes)
+            fitter.fit(plan.selection, processes=processes)
     return fitter

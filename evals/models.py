@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from surgery.checkpoint.content import FileState, check_unchanged, sha256_of, states_of
+from surgery.checkpoint.content import FileState, check_unchanged, hash_file, read_states
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
@@ -20,7 +20,7 @@ from surgery.families import Dimensions, Family, left_out
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE, auto_map
-from surgery.untrusted import reason
+from surgery.untrusted import describe_error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -60,7 +60,7 @@ class LoadedModel:
     def _identity(self) -> dict[str, Any]:
         identity = self.found.identified.model_dump()
         manifest = self.found.folder / MANIFEST
-        return identity | ({"manifest_sha256": sha256_of(manifest)} if manifest.is_file() else {})
+        return identity | ({"manifest_sha256": hash_file(manifest)} if manifest.is_file() else {})
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def open_model(
     place = None if device_map else find_device(device)
     found = find_model(source, revision)
     _check_code(found, say)
-    states = states_of(found.folder.iterdir())
+    states = read_states(found.folder.iterdir())
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
@@ -185,6 +185,6 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        got = f"{name}: {reason(error)}"
+        got = f"{name}: {describe_error(error)}"
         raise MeasurementError("no such device", where="`device`", got=got) from error
     return device

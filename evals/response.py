@@ -29,7 +29,7 @@ from evals.running.batching import row_ranges
 from evals.running.forward import check_head, head_of
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
-from surgery.editing.loading import model_ids
+from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, Family, family_of
 from surgery.layouts import Block
@@ -128,7 +128,7 @@ def _respond(
         by_block.setdefault(part.block, []).append(index)
 
     def one(rows: slice) -> tuple[Floats, Floats]:
-        ids = model_ids(model, torch.from_numpy(tokens[rows].astype(np.int64)))
+        ids = place_ids(model, torch.from_numpy(tokens[rows].astype(np.int64)))
         seen, margins = _run(model, family, by_block, ids, prefix_length, score, rows, apart)
         responses: dict[int, torch.Tensor] = {}
         for index, places in by_block.items():

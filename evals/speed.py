@@ -28,8 +28,8 @@ from evals.running.forward import cache_bytes, head_of, hidden_states
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import versions
-from surgery.untrusted import reason
+from surgery.record.manifest import list_versions
+from surgery.untrusted import describe_error
 
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 AMOUNTS = ("cache_bytes", "parameters", "peak_memory_bytes")
@@ -87,7 +87,7 @@ def bench(
         "provenance": {
             "base": described[0]["identity"],
             "edited": described[1]["identity"],
-            "versions": versions(),
+            "versions": list_versions(),
         },
     }
 
@@ -200,7 +200,7 @@ def _load(settings: dict[str, Any]) -> dict[str, Any]:
         error.where = error.where or settings["source"]
         raise
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        what, got = "does not fit into memory", reason(error)
+        what, got = "does not fit into memory", describe_error(error)
         raise MeasurementError(what, where=settings["source"], got=got) from None
     return {
         "identity": loaded.identity,

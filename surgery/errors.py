@@ -1,6 +1,6 @@
-"""Every error that attn-surgery raises for something a user can fix: exit code 1.
+"""Every error that attn-surgery raises for something you can fix: exit code 1.
 
-ValueError and TypeError stay what they are: misuse of the Python API by a programmer.
+ValueError and TypeError mean that a programmer misuses the Python API.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ _LONGEST = 1_000  # characters of a part of the line
 
 
 class SurgeryError(Exception):
-    """Root of the tree. Reads as one line: where, what, expected, got, what to do.
+    """The base class. Its text is one line: where, what, expected, got, what to do.
 
     **Arguments:**
 
     - `what`: what is wrong, as a clause without a full stop.
-    - `where`: the file, tensor, option or row it is about.
+    - `where`: the file, tensor, option or row.
     - `expected`, `got`: what was needed and what was found.
-    - `fix`: what the user can do, as a clause without a full stop.
+    - `fix`: what you can do, as a clause without a full stop.
 
-    A line names arguments of the Python API, `overwrite=True` or `output`, in backticks; the
-    command line shows them as its options.
+    Messages name arguments of the Python API in backticks (`overwrite=True`, `output`). The
+    command line shows them as options.
     """
 
     def __init__(
@@ -44,23 +44,23 @@ class SurgeryError(Exception):
             line += f"; {_cut(fix)}"
         super().__init__(" ".join(line.split()))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # so that it reaches another process whole
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it can be sent to another process
         parts = {"where": self.where and str(self.where), "expected": self.expected}
         return partial(type(self), self.what, **parts, got=self.got, fix=self.fix), ()
 
 
 def _cut(part: object) -> str:
-    """Text of foreign files can be of any length, and a line is read by people."""
+    """Shortens a part: text from other people's files can have any length."""
     text = str(part)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 class BlockSpecError(SurgeryError):
-    """A block specification that is malformed, empty, duplicated or out of range."""
+    """A block specification is malformed, empty, duplicated or out of range."""
 
 
 class UnsupportedError(SurgeryError):
-    """A model, or a combination of variant, layout and family, that cannot be edited."""
+    """This model, or combination of variant, layout and family, cannot be edited."""
 
 
 class MarginError(UnsupportedError):
@@ -68,24 +68,24 @@ class MarginError(UnsupportedError):
 
 
 class SourceError(SurgeryError):
-    """A model that cannot be found, reached or fetched."""
+    """A model cannot be found, reached or downloaded."""
 
 
 class CheckpointError(SurgeryError):
-    """Weights or configuration that are broken, incomplete or inconsistent."""
+    """Weights or configuration are broken, incomplete or inconsistent."""
 
 
 class ManifestError(SurgeryError):
-    """A manifest (surgery.json) that is missing, damaged or of an unknown schema."""
+    """A manifest (surgery.json) is missing, damaged or has an unknown schema."""
 
 
 class OutputError(SurgeryError):
-    """A result that cannot be written where it was asked for."""
+    """A result cannot be written to the given place."""
 
 
 class SamplesError(SurgeryError):
-    """Samples, a corpus or calibration text that cannot be used."""
+    """Samples, a corpus or calibration text cannot be used."""
 
 
 class MeasurementError(SurgeryError):
-    """A measurement that cannot be made as asked."""
+    """A measurement cannot be made with these settings."""

@@ -1,4 +1,4 @@
-"""The main job: reads a source, rewrites its blocks, and streams the result to a new folder."""
+"""Exports an edit: reads a source, rewrites its blocks, streams the result to a new folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 
 from surgery.card.file import read_card
 from surgery.card.text import card_text
-from surgery.checkpoint.content import check_unchanged, content_hash, file_hash
+from surgery.checkpoint.content import check_unchanged, hash_content, recall_hash
 from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
-from surgery.checkpoint.writer import OutputShard, Progress, index_json, shard_names, write_file
-from surgery.editing.preparing import Fitting, Prepared, prepare, variants_of
-from surgery.editing.rewriting import changed_by, check_fitted, output_shards
+from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
+from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
+from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
 from surgery.errors import OutputError, SourceError
-from surgery.fitting.calibration import calibration_of
-from surgery.hub.finding import last_name
+from surgery.fitting.calibration import find_calibration
+from surgery.hub.finding import get_last_name
 from surgery.modeling import MODELING_FILE
-from surgery.output import atomic_folder, check_output, is_unfinished
+from surgery.output import check_output, create_folder, is_unfinished
 from surgery.plan import Plan
 from surgery.record.manifest import (
     UNLISTED,
@@ -32,8 +32,8 @@ from surgery.record.manifest import (
     FileRecord,
     Manifest,
     Source,
+    list_versions,
     read_manifest,
-    versions,
 )
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
@@ -72,7 +72,7 @@ def export(
     max_shard_size: int | None = None,
     save_as: str | None = None,
 ) -> Export:
-    """Rewrites chosen blocks of a model into attention-free ones and saves the result.
+    """Makes chosen blocks of a model attention-free and saves the result.
 
     **Arguments:**
 
@@ -83,21 +83,21 @@ def export(
     - `variant`: "identity", "zero", "mean" or "linear"; `layout`: "auto", "stock" or "compact".
     - `calibration`: files or folders of text, or `hf:DATASET:SPLIT:COLUMN`, that `mean` and
       `linear` are fitted on.
-    - `overwrite`: replace an existing output, once the new one is whole.
-    - `max_shard_size`: bytes per weight file (default: as the source is sharded).
+    - `overwrite`: replace an existing output once the new one is complete.
+    - `max_shard_size`: bytes per weight file (default: the source's shards).
 
     - `save_as`: another model type with the same tensors ("llama" for Mistral), whose own class
       can hold the edit.
 
-    **Raises:** a `SurgeryError`; the output then does not exist, or is still the old one.
+    **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
-    text = calibration_of(variants_of(drop_attn, variant), calibration)
+    text = find_calibration(list_variants(drop_attn, variant), calibration)
     prepared = prepare(
         model, drop_attn, variant=variant, layout=layout, revision=revision, save_as=save_as
     )
     fitting = None
     if text is not None:
-        from surgery.fitting.fitter import fit_checkpoint  # needs torch, as most exports do not
+        from surgery.fitting.fitter import fit_checkpoint  # needs torch; most exports do not
 
         fitting = fit_checkpoint(prepared, text)
     return write(
@@ -114,10 +114,10 @@ def write(
     max_shard_size: int | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. `progress` is called with the number of bytes just written.
+    """Carries out a plan. Calls `progress` with the number of bytes just written.
 
-    **Raises:** `UnsupportedError` when a variant needs a `fitting` that is not there,
-    `CheckpointError` when the source has changed since it was prepared.
+    **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
+    `CheckpointError` if the source has changed since it was prepared.
     """
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
@@ -125,21 +125,21 @@ def write(
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
     with (
-        atomic_folder(target, owned, overwrite=overwrite) as folder,
+        create_folder(target, list_owned, overwrite=overwrite) as folder,
         ThreadPoolExecutor(1) as beside,
     ):
-        shards = output_shards(checkpoint, plan, fitting.fits, max_shard_size)
+        shards = plan_shards(checkpoint, plan, fitting.fits, max_shard_size)
         copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
         read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
-        hashes = beside.map(file_hash, read)
+        hashes = beside.map(recall_hash, read)
         sums = {
-            name: write_file(folder / name, shard.pieces(), progress)
+            name: write_file(folder / name, shard.read_pieces(), progress)
             for name, shard in shards.items()
         }
-        for name, content in _beside_weights(checkpoint, plan, shards).items():
+        for name, content in _collect_files(checkpoint, plan, shards).items():
             (folder / name).parent.mkdir(exist_ok=True)
             sums[name] = write_file(folder / name, [content])
-        config = _config_bytes(checkpoint, plan)
+        config = _make_config(checkpoint, plan)
         files = {
             name: FileRecord(size=(folder / name).stat().st_size, sha256=sha256)
             for name, sha256 in sums.items()
@@ -150,10 +150,10 @@ def write(
         known = {path: sums[name] for path, name in copies_of.items()}
         known |= dict(zip(read, hashes, strict=True))
         source = prepared.model.source.model_copy(
-            update={"content": content_hash(checkpoint, known)}
+            update={"content": hash_content(checkpoint, known)}
         )
-        manifest = _manifest(prepared, source, fitting, files, max_shard_size)
-        card = card_text(manifest, read_card(checkpoint.folder), name=last_name(target))
+        manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
+        card = card_text(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
         fix = "export again once it is complete"
@@ -162,36 +162,39 @@ def write(
     return Export(target, plan, manifest)
 
 
-def owned(folder: Path) -> Collection[str]:
+def list_owned(folder: Path) -> Collection[str]:
     """Returns patterns of what attn-surgery wrote into a model's folder (`surgery.output.Owned`).
 
-    A listed file that has changed since is not among them.
+    Leaves out files that have changed since.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         return ()
     listed = manifest.files.items()
-    return (*UNLISTED, *(escape(name) for name, file in listed if _is_as(folder / name, file)))
+    return (
+        *UNLISTED,
+        *(escape(name) for name, file in listed if _is_unchanged(folder / name, file)),
+    )
 
 
-def _is_as(path: Path, recorded: FileRecord) -> bool:
+def _is_unchanged(path: Path, recorded: FileRecord) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
-    return path.stat().st_size == recorded.size and file_hash(path) == recorded.sha256
+    return path.stat().st_size == recorded.size and recall_hash(path) == recorded.sha256
 
 
 def check_target(source: str | Path, target: Path, **options: Any) -> None:
-    """Refuses, before any work is done, an output that could not be written in the end.
+    """Refuses, before any work, an output that could not be written.
 
-    `options` are those of `check_output`. Raises `OutputError`, also for one that overlaps the
-    folder `source`.
+    `options`: as for `check_output`. Raises `OutputError`, also if the output and the folder
+    `source` overlap.
     """
     if Path(source).is_dir():
         _check_apart(Path(source), target)
-    check_output(target, owned, **options)
+    check_output(target, list_owned, **options)
 
 
-def _manifest(
+def _make_manifest(
     prepared: Prepared,
     source: Source,
     fitting: Fitting,
@@ -207,8 +210,8 @@ def _manifest(
         calibration=fitting.record,
         chosen=prepared.chosen,
         max_shard_size=max_shard_size,
-        changed=changed_by(plan),
-        versions=versions(),
+        changed=list_changes(plan),
+        versions=list_versions(),
     )
     return Manifest(
         edit=edit,
@@ -217,26 +220,26 @@ def _manifest(
     )
 
 
-def _beside_weights(
+def _collect_files(
     checkpoint: Checkpoint, plan: Plan, shards: dict[str, OutputShard]
 ) -> dict[str, bytes]:
-    """Returns the index, what comes along from the source, and a modeling file, by name."""
+    """Returns the files beside the weights by name: index, sidecars, modeling file."""
     contents: dict[str, bytes] = {}
-    if list(shards) != shard_names(1):
-        contents[SAFETENSORS_INDEX] = _json(index_json(shards, checkpoint.index_metadata))
-    contents |= {name: path.read_bytes() for name, path in checkpoint.carried.items()}
+    if list(shards) != name_shards(1):
+        contents[SAFETENSORS_INDEX] = _to_json(make_index(shards, checkpoint.index_metadata))
+    contents |= {name: path.read_bytes() for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = MODELING_FILE.read_bytes()
     return contents
 
 
-def _config_bytes(checkpoint: Checkpoint, plan: Plan) -> bytes:
+def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
     if plan.config == checkpoint.config:
         return (checkpoint.folder / "config.json").read_bytes()
-    return _json(plan.config)
+    return _to_json(plan.config)
 
 
-def _json(value: object) -> bytes:
+def _to_json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -245,13 +248,13 @@ def _check_apart(source: Path, target: Path) -> None:
     inside = Path(os.path.realpath(target))
     if outside in inside.parents or inside in (outside, *outside.parents):
         raise OutputError(
-            "the output and the source overlap, and the source is never touched",
+            "the output and the source overlap, and the source must not change",
             where=target,
             fix="choose another `output`",
         )
     if is_unfinished(outside):
         raise SourceError(
-            "is what a run that was killed has left, and will be removed",
+            "is left over from a killed run and will be removed",
             where=source,
-            fix="give it another name to keep it",
+            fix="rename it to keep it",
         )

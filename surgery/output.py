@@ -1,8 +1,9 @@
-"""Output that appears under its name only when it is whole: a folder, or a single file.
+"""Writes a folder or a file so that it appears under its name only when it is complete.
 
-It is written under a hidden name beside its own, flushed to disk, and renamed at the end. A lock
-file keeps other processes out. The next run removes what a killed run left. Existing output is
-replaced only on request and at once, and a folder only if attn-surgery wrote everything in it.
+Output goes to a hidden name beside the target, is flushed to disk, and is renamed at the end. A
+lock file keeps other processes out. The next run removes what a killed run left behind. Existing
+output is replaced only with `overwrite`, in one step, and a folder only if attn-surgery wrote
+everything in it.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 
 from surgery.errors import OutputError, SurgeryError
-from surgery.untrusted import read_json, reason
+from surgery.untrusted import describe_error, read_json
 
-_OURS = ".{}.attn-surgery-{}"  # no one else names a file so
+_OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PATIENCE = 0.5  # seconds; another run that clears leftovers holds a lock for less
+_PATIENCE = 0.5  # seconds; clearing leftovers holds a lock for less
 
 CONFIG = "config.yaml"
-"""In the folder of a result: the options that repeat it, as `--config` takes them."""
+"""In a result's folder: the options that repeat it, for `--config`."""
 Owned = Callable[[Path], Collection[str]]
-"""A folder → what attn-surgery wrote there, as patterns of fnmatch; none where it is not of the
-kind that is about to be written. May raise `SurgeryError`."""
+"""A folder → fnmatch patterns of what attn-surgery wrote there; none if the folder holds another
+kind of result. May raise `SurgeryError`."""
 
 
-def known_by(main: str, keys: Collection[str], *others: str) -> Owned:
-    """Folders whose file `main` is a JSON object with these keys; `others` may lie beside it."""
+def recognize_by(main: str, keys: Collection[str], *others: str) -> Owned:
+    """Recognizes folders by a JSON file `main` with these keys; `others` may be beside it."""
     return lambda folder: (
         (main, CONFIG, *others) if set(keys) <= read_json(folder / main).keys() else ()
     )
@@ -49,36 +50,36 @@ def check_output(
     overwrite: bool = False,
     argument: str = "output",
 ) -> None:
-    """Refuses, before any work, an output that could not be written in the end; leaves no trace.
+    """Refuses, before any work, an output that could not be written; leaves no trace.
 
-    First removes what killed runs left beside the target. `owned`: what a folder that may be
-    replaced may hold; None: the target is a file. `argument`: what names the target in messages.
-    Raises `OutputError`.
+    First removes what killed runs left beside the target. `owned`: what a folder may hold to be
+    replaced; None: the target is a file. `argument`: the target's name in messages. Raises
+    `OutputError`.
     """
     target = target.absolute()
-    with writing(target):
-        nearest = _existing(target.parent)
+    with explain_os_errors(target):
+        nearest = _find_existing(target.parent)
         _clear(nearest)
         _check_free(target, owned, overwrite, argument)
-        with claiming(nearest / target.name):
+        with claim(nearest / target.name):
             pass
 
 
 @contextlib.contextmanager
-def atomic_folder(
+def create_folder(
     target: Path, owned: Owned | None, *, overwrite: bool = False, config: str | None = None
 ) -> Iterator[Path]:
-    """Yields a folder to write into; renames it to `target` when the block ends well.
+    """Yields a folder to write into, and renames it to `target` when the block succeeds.
 
-    With `overwrite` an existing target stays untouched until the new one is whole, then the two
-    change places at once and the old one is removed. `owned` None: the target is a file, and so is
-    what is yielded. `config`: the text of config.yaml in the folder.
+    With `overwrite`, an existing target stays untouched until the new one is complete. The two then
+    swap in one step, and the old one is removed. `owned` None: yields a file, and the target is
+    one. `config`: the text of config.yaml in the folder.
 
-    **Raises:** `OutputError` when the target exists and is not to be replaced, cannot be written,
-    or is being written by another process.
+    **Raises:** `OutputError` if the target exists and may not be replaced, cannot be written, or is
+    being written by another process.
     """
     target = target.absolute()
-    with writing(target), parents_of(target), claiming(target) as partial:
+    with explain_os_errors(target), create_parents(target), claim(target) as partial:
         _check_free(target, owned, overwrite)
         if owned is not None:
             partial.mkdir()
@@ -86,75 +87,75 @@ def atomic_folder(
             write_text(partial / CONFIG, config)
         yield partial
         _sync(partial)
-        _check_free(target, owned, overwrite)  # it may have appeared meanwhile
+        _check_free(target, owned, overwrite)  # it may have appeared in the meantime
         publish(partial, target)
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
-    """Yields a text file (UTF-8); what is written is in `target` when the block ends well.
+def create_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
+    """Yields a text file (UTF-8), and renames it to `target` when the block succeeds.
 
-    Half a surrogate pair becomes its escape, which JSON reads back. Raises as `atomic_folder`.
+    Half a surrogate pair is escaped, so that JSON can read it back. Raises as `create_folder`.
     """
     with (
-        atomic_folder(target, None, overwrite=overwrite) as partial,
+        create_folder(target, None, overwrite=overwrite) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         yield file
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes a new file, which is whole or not there."""
-    with atomic_file(target) as file:
+    """Writes a new file, all of it or nothing."""
+    with create_file(target) as file:
         file.write(text)
 
 
 def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
-    """Writes lines, a newline after each, into a file that is whole or not there."""
-    with atomic_file(target, overwrite=overwrite) as file:
+    """Writes lines, each followed by a newline, all of them or nothing."""
+    with create_file(target, overwrite=overwrite) as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 @contextlib.contextmanager
-def staging_in(folder: Path) -> Iterator[Path]:
-    """Yields a hidden folder inside `folder`, which is removed in the end."""
-    with writing(folder):
+def create_staging(folder: Path) -> Iterator[Path]:
+    """Yields a hidden folder inside `folder`, and removes it at the end."""
+    with explain_os_errors(folder):
         _clear(folder)
-        with claiming(folder / "staging") as staging:
+        with claim(folder / "staging") as staging:
             staging.mkdir()
             yield staging
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into one line about the target."""
+def explain_os_errors(target: Path) -> Iterator[None]:
+    """Turns errors of the operating system into one line about the target."""
     try:
         yield
     except OSError as error:
-        why = reason(error)
+        why = describe_error(error)
         if error.filename is not None and Path(os.fsdecode(error.filename)) != target:
             why += f": {os.fsdecode(error.filename)}"
         fix = "nothing was left behind"
         if error.errno in _FULL:
             with contextlib.suppress(OSError):
-                fix = f"{shutil.disk_usage(_existing(target)).free:,} bytes are free; {fix}"
+                fix = f"{shutil.disk_usage(_find_existing(target)).free:,} bytes are free; {fix}"
         raise OutputError(f"cannot write: {why}", where=target, fix=fix) from error
 
 
 @contextlib.contextmanager
-def claiming(target: Path) -> Iterator[Path]:
-    """Keeps `target` for this process, and yields a hidden name beside it to write under.
+def claim(target: Path) -> Iterator[Path]:
+    """Locks `target` for this process, and yields a hidden path beside it to write to.
 
-    What a killed run left there is removed first; what has the hidden name in the end is removed,
-    too. Raises `OutputError` if another process writes the target.
+    Removes what a killed run left there, and whatever is at the hidden path at the end. Raises
+    `OutputError` if another process is writing the target.
     """
-    partial, old, path = (_hidden(target, what) for what in ("partial", "old", "lock"))
+    partial, old, path = (_make_hidden(target, what) for what in ("partial", "old", "lock"))
     lock = FileLock(path, timeout=_PATIENCE)
     os.scandir(target.parent).close()  # raises a clearer error than the lock would
     try:
         lock.acquire()
     except Timeout:
-        if not path.exists():  # where no file can be made, such as /proc
+        if not path.exists():  # no file can be created there, as in /proc
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from None
         raise OutputError("another process is writing it", where=target) from None
     try:
@@ -171,8 +172,8 @@ def claiming(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def parents_of(target: Path) -> Iterator[None]:
-    """Creates the folders above the target; those that are empty in the end are taken back."""
+def create_parents(target: Path) -> Iterator[None]:
+    """Creates the folders above the target, and removes those that are still empty at the end."""
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def parents_of(target: Path) -> Iterator[None]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a path lies in what a run has not finished, which the next one removes."""
+    """Whether a path is in unfinished output, which the next run removes."""
     names = [_OURS.format("?*", what) for what in ("partial", "old", "lock")]
     return any(fnmatchcase(part, name) for part in path.parts for name in names)
 
@@ -205,15 +206,15 @@ def _check_free(
         what = f"is not a {kind}"
     elif owned is not None:
         try:
-            what = _stranger(target, owned(target))
+            what = _find_stranger(target, owned(target))
         except SurgeryError as error:
             what = str(error)
     if what is not None:
         raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
 
 
-def _stranger(folder: Path, owned: Collection[str]) -> str | None:
-    """Names the first file or link in a folder that fits none of the patterns, if there is one."""
+def _find_stranger(folder: Path, owned: Collection[str]) -> str | None:
+    """Describes the first file or link that matches no pattern; None if there is none."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -230,19 +231,19 @@ def _stranger(folder: Path, owned: Collection[str]) -> str | None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what killed runs left in a folder. What cannot be removed stays."""
+    """Removes what killed runs left in a folder, as far as it can be removed."""
     for lock in sorted(folder.glob(_OURS.format("?*", "lock"))):
         target = folder / lock.name[1:].rpartition(".")[0]
-        with contextlib.suppress(OSError, OutputError), claiming(target):
+        with contextlib.suppress(OSError, OutputError), claim(target):
             pass
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Gives a finished file or folder its name, at once. An old folder takes the hidden name."""
+    """Renames finished output to its target in one step. An old folder takes the hidden name."""
     if partial.is_file() or not target.exists():
         partial.replace(target)
     elif not _exchange(partial, target):
-        old = _hidden(target, "old")
+        old = _make_hidden(target, "old")
         target.rename(old)
         try:
             partial.rename(target)
@@ -262,19 +263,19 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(*arguments) == 0)
 
 
-def _hidden(target: Path, what: str) -> Path:
+def _make_hidden(target: Path, what: str) -> Path:
     return target.with_name(_OURS.format(target.name, what))
 
 
 def _sync(path: Path, *, deep: bool = True) -> None:
-    """Brings a file, or a folder with all that is in it, to the disk."""
+    """Flushes a file, or a folder and everything in it, to disk."""
     for inner in path.iterdir() if deep and path.is_dir() else ():
         _sync(inner)
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no need to
+        if error.errno != errno.EINVAL:  # a file system that does not support it
             raise
     finally:
         os.close(file)
@@ -287,5 +288,5 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _existing(path: Path) -> Path:
+def _find_existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.lexists(place))

@@ -1,8 +1,7 @@
 """Input from other people: read within limits, parsed strictly, refused in one line.
 
-`read_bytes` and `read_lines` bound what is held in memory, `parse_json` and `parse_yaml` accept
-only what every later step can handle, and `guard` turns whatever a parser raises into one of our
-own errors.
+`read_bytes` and `read_lines` limit memory. `parse_json` and `parse_yaml` accept only what every
+later step can handle. `guard` turns any exception of a parser into one of our own errors.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pydantic import ValidationError
 from surgery.errors import CheckpointError, SamplesError, SourceError, SurgeryError
 
 LIMIT = 2**26
-"""Bytes of a file, or of a line of a larger one, that are held in memory: 64 MiB."""
+"""Most bytes of a file, or of one line of a larger file, to hold in memory: 64 MiB."""
 _DEPTH = 64
 _LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -33,7 +32,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def guard(
     error: type[SurgeryError], what: str, where: object, fix: str | None = None
 ) -> Iterator[None]:
-    """Raises `error`, in one line, for whatever goes wrong inside; our own errors pass.
+    """Turns any exception inside into a one-line `error`. Our own errors pass through.
 
     Text that is not UTF-8 gets its own `fix`.
     """
@@ -41,13 +40,13 @@ def guard(
         yield
     except (SurgeryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as problem:  # parsers in Rust raise PanicException, which is no Exception
+    except BaseException as problem:  # such as PanicException of Rust parsers
         if isinstance(problem, UnicodeDecodeError) and issubclass(error, SamplesError):
             fix = "convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8"
-        raise error(what, where=where, got=reason(problem), fix=fix) from problem
+        raise error(what, where=where, got=describe_error(problem), fix=fix) from problem
 
 
-def reason(problem: BaseException) -> str:
+def describe_error(problem: BaseException) -> str:
     """Describes an exception in one line of at most 200 characters."""
     if isinstance(problem, ValidationError):
         first = problem.errors(include_url=False, include_input=False)[0]
@@ -56,7 +55,7 @@ def reason(problem: BaseException) -> str:
     elif isinstance(problem, KeyError):
         text = f"no {problem}"
     elif isinstance(problem, MemoryError):
-        text = "more than memory holds"
+        text = "out of memory"
     elif isinstance(problem, RecursionError):
         text = "nested too deeply"
     else:
@@ -67,9 +66,9 @@ def reason(problem: BaseException) -> str:
 
 
 def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
-    """Reads a small file. Raises `error` for a pipe, device or folder, or beyond `limit` bytes."""
+    """Reads a small file. Raises `error` for a pipe, device or folder, or above `limit` bytes."""
     with guard(error, "cannot be read", path):
-        # a pipe is opened without waiting for its other end
+        # do not wait for the other end of a pipe
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         with file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -83,7 +82,7 @@ def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> 
 def read_lines(
     file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
 ) -> Iterator[tuple[str, str]]:
-    """Yields (place, line) for every line of UTF-8 text that is not blank."""
+    """Yields (place, line) for each line of UTF-8 text that is not blank."""
     for number in itertools.count(1):
         place = f"{where} line {number}"
         with guard(error, "cannot be read", place):
@@ -98,7 +97,7 @@ def read_lines(
 
 
 def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
-    """Returns the JSON object in a file; {} if the file is absent and not needed."""
+    """Returns the JSON object in a file, or {} if the file is missing and not `needed`."""
     if not path.exists():
         if not needed:
             return {}
@@ -114,8 +113,8 @@ def parse_json(text: str | bytes) -> Any:
     """Parses JSON strictly, so that no later step fails on it.
 
     An integer beyond 64 bits becomes a float, as in most parsers. Raises ValueError for invalid
-    JSON (NaN and infinities included), a key that occurs twice, nesting beyond 64 levels, a number
-    beyond any float, or half of a surrogate pair.
+    JSON (including NaN and infinities), a duplicate key, nesting beyond 64 levels, a number too
+    large for a float, or half a surrogate pair.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -123,10 +122,10 @@ def parse_json(text: str | bytes) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_unique,
-            parse_constant=_float,
-            parse_int=_integer if large else None,
-            parse_float=_float if large else None,
+            object_pairs_hook=_make_object,
+            parse_constant=_parse_float,
+            parse_int=_parse_integer if large else None,
+            parse_float=_parse_float if large else None,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -137,7 +136,7 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -146,15 +145,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str) -> int | float:
+def _parse_integer(digits: str) -> int | float:
     number = int(digits) if len(digits) <= 20 else 2**64
-    return number if -(2**63) <= number < 2**63 else _float(digits)
+    return number if -(2**63) <= number < 2**63 else _parse_float(digits)
 
 
-def _float(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits[:60]} is no number")
+        raise ValueError(f"{digits[:60]} is not a number")
     return number
 
 
@@ -167,23 +166,23 @@ def _check_depth(value: Any, left: int = _DEPTH) -> None:
 
 
 def parse_yaml(text: str) -> dict[str, Any]:
-    """Returns values by name; {} for an empty text. Raises ValueError for anything else.
+    """Returns values by name, or {} for an empty text. Raises ValueError for anything else.
 
-    Aliases are refused: with them, a few lines unfold to more than any memory holds.
+    Refuses aliases: with them, a few lines can expand to more than memory can hold.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise SourceError("refers to parts of itself (what begins with *)")
+                raise SourceError("refers to parts of itself (aliases, which begin with *)")
             return super().compose_node(parent, index)
 
     try:
         data = yaml.load(text, Loader=Loader)
     except SourceError as error:
         raise ValueError(str(error)) from None
-    except Exception:  # PyYAML stumbles over values that do not fit their tag
+    except Exception:  # PyYAML fails in many ways on values that do not fit their tag
         data = ""
     data = {} if data is None else data
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):

@@ -13,7 +13,7 @@ from command_line import ROOT, attn_surgery
 import surgery
 from cli.options import typed
 from surgery.errors import SourceError
-from surgery.hub.embedded import model_path
+from surgery.hub.embedded import find_lab_folder
 
 
 def test_dir_shows_the_api() -> None:
@@ -30,7 +30,7 @@ def test_an_embedded_model_by_its_name(tmp_path: Path) -> None:
     assert done.manifest.edit.source.model == "lab:pythia"
     assert surgery.verify(tmp_path / "out", source="lab:pythia").ok
     assert surgery.inspect("lab:gpt-neo").model == "lab:gpt-neo"
-    surgery.export(model_path("pythia"), "last:2", output=tmp_path / "same")
+    surgery.export(find_lab_folder("pythia"), "last:2", output=tmp_path / "same")
     one, other = (tmp_path / name / "model.safetensors" for name in ("out", "same"))
     assert one.read_bytes() == other.read_bytes()
     with pytest.raises(SourceError, match="no embedded model 'lab:llama'"):
@@ -69,7 +69,7 @@ def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> Non
         ),
     ]
     out.mkdir()
-    source = model_path("gpt-neo")
+    source = find_lab_folder("gpt-neo")
     for arguments, options, called, shown in cases:
         output = out if "already" in called else tmp_path / "new"
         with pytest.raises(surgery.SurgeryError) as caught:

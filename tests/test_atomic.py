@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from surgery import output as outputs
 from surgery.errors import OutputError
-from surgery.output import atomic_folder
+from surgery.output import create_folder
 
 WIDTH = 768
 MANIFEST = "surgery.json"
@@ -350,7 +350,7 @@ def test_the_old_folder_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     target = tmp_path / "out"
     target.mkdir()
     (target / "config.json").write_text("old")
-    with pytest.raises(OutputError), atomic_folder(target, mine, overwrite=True) as partial:
+    with pytest.raises(OutputError), create_folder(target, mine, overwrite=True) as partial:
         partial.rmdir()
     assert snapshot(tmp_path).keys() == {"out", "out/config.json"}
 
@@ -375,7 +375,7 @@ def test_two_exports_to_one_output(
 
 def test_the_second_leaves_the_first_alone(tmp_path: Path, small: Path) -> None:
     out = tmp_path / "out"
-    with atomic_folder(out, mine) as partial:
+    with create_folder(out, mine) as partial:
         (partial / "config.json").write_text("mine")
         before = snapshot(tmp_path)
         attn_surgery(*export(small, out)).assert_error("another process is writing it")
@@ -387,7 +387,7 @@ def test_an_output_that_appears_meanwhile(tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def write_late() -> None:
-        with atomic_folder(out, mine) as partial:
+        with create_folder(out, mine) as partial:
             (partial / "config.json").write_text("late")
             out.mkdir()
             (out / "config.json").write_text("first")
@@ -411,13 +411,13 @@ def test_the_old_folder_is_not_reused_while_it_is_removed(
     def slow(path: Any, **options: Any) -> None:
         with (
             pytest.raises(OutputError, match="another process"),
-            atomic_folder(tmp_path / "out", mine, overwrite=True),
+            create_folder(tmp_path / "out", mine, overwrite=True),
         ):
             pass
         refusals.append(Path(path).name)
         remove(path, **options)
 
-    with atomic_folder(target, mine, overwrite=True) as partial:
+    with create_folder(target, mine, overwrite=True) as partial:
         (partial / "config.json").write_text("new")
         monkeypatch.setattr(outputs.shutil, "rmtree", slow)
     assert refusals == [".out.attn-surgery-partial"]
@@ -427,7 +427,7 @@ def test_the_old_folder_is_not_reused_while_it_is_removed(
 
 def test_parents_are_taken_back_unless_others_use_them(tmp_path: Path) -> None:
     def fail() -> None:
-        with atomic_folder(tmp_path / "a" / "b" / "out", mine) as partial:
+        with create_folder(tmp_path / "a" / "b" / "out", mine) as partial:
             (partial / "x").write_text("")
             (tmp_path / "a" / "theirs").write_text("")
             raise ZeroDivisionError

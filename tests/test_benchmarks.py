@@ -23,7 +23,7 @@ from evals.benchmarks.tasks import SUITES
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
-from surgery.checkpoint.content import cache_folder
+from surgery.checkpoint.content import find_cache
 from surgery.errors import MeasurementError, OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,9 +289,9 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.delenv("ATTN_SURGERY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "attn-surgery"
+    assert find_cache() == tmp_path / "attn-surgery"
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
+    assert find_cache() == tmp_path / "own"
 
 
 def test_the_labs_documents_are_always_the_same():

@@ -30,7 +30,7 @@ from evals.memorization.measures import token_accuracy
 from evals.memorization.request import Cut
 from evals.samples import load_samples
 from surgery.errors import SamplesError
-from surgery.reading.corpus import Corpus, Place, open_corpus, windows
+from surgery.reading.corpus import Corpus, Place, open_corpus, read_windows
 
 
 def cut_at(stride: int, prefix: int = 6, score: float = 1.0) -> Cut:
@@ -210,7 +210,7 @@ def texts(corpus: Corpus, length: int = 4, stride: int = 1, **options) -> list[s
     tokenizer = tiny_tokenizer()
     return [
         tokenizer.decode(window.tokens.tolist())
-        for window in windows(corpus, tokenizer, length, stride, **options)
+        for window in read_windows(corpus, tokenizer, length, stride, **options)
     ]
 
 
@@ -265,7 +265,7 @@ def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
     corpus = open_corpus([tmp_path])
     assert corpus.names == ("a.md", "sub/b.txt")
-    assert [window.place.file for window in windows(corpus, tiny_tokenizer(), 3, 3)] == [0, 1]
+    assert [window.place.file for window in read_windows(corpus, tiny_tokenizer(), 3, 3)] == [0, 1]
 
 
 @settings(max_examples=30, deadline=None)
@@ -276,9 +276,11 @@ def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, 
     folder = tmp_path_factory.mktemp("pieces")
     (folder / "a.txt").write_text(TEXT)
     with mock.patch("surgery.reading.corpus._PIECE", piece):
-        found = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride))
+        found = list(read_windows(open_corpus([folder]), tiny_tokenizer(), length, stride))
         after = found[len(found) // 2].place
-        rest = list(windows(open_corpus([folder]), tiny_tokenizer(), length, stride, after=after))
+        rest = list(
+            read_windows(open_corpus([folder]), tiny_tokenizer(), length, stride, after=after)
+        )
     places = [window.place.position for window in found]
     assert places == list(range(0, places[-1] + 1, stride))
     total = max(window.place.position + length for window in found)
@@ -306,8 +308,8 @@ def test_mistakes_in_a_corpus(tmp_path):
 
     assert message(tmp_path / "none") == f"{tmp_path / 'none'}: no such file or folder"
     assert message(tmp_path) == (
-        f"{tmp_path}: no text in it (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, .tsv, "
-        ".parquet)"
+        f"{tmp_path}: holds no text files (expected .txt, .md, .rst, .py, .text, .jsonl, .csv, "
+        ".tsv, .parquet)"
     )
     (tmp_path / "a.txt").write_bytes(b"\xff\xff")
     assert message(tmp_path / "a.txt").startswith(f"{tmp_path / 'a.txt'}: not UTF-8 text")

@@ -22,7 +22,7 @@ from command_line import attn_surgery
 
 import surgery
 from surgery.checkpoint import content
-from surgery.checkpoint.content import content_hash, file_hash
+from surgery.checkpoint.content import hash_content, recall_hash
 from surgery.checkpoint.source import open_checkpoint
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -41,7 +41,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """The files that are read to be hashed, from an empty memory on."""
     read: list[Path] = []
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "sha256_of", lambda path: read.append(path) or sha256(path))
+    monkeypatch.setattr(content, "hash_file", lambda path: read.append(path) or sha256(path))
     return read
 
 
@@ -60,24 +60,24 @@ def test_it_is_what_its_definition_says(source: Path) -> None:
     lines = sorted(f"{sha256(source / n)} {(source / n).stat().st_size} {n}\n" for n in names)
     assert len(lines) == 3
     expected = hashlib.sha256("".join(lines).encode()).hexdigest()
-    assert content_hash(source) == content_hash(open_checkpoint(source)) == expected
+    assert hash_content(source) == hash_content(open_checkpoint(source)) == expected
 
 
 def test_a_copy_is_the_same_model_and_a_change_is_another(source: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(source, tmp_path / "another name")
     (copy / "README.md").write_text("not what is loaded")
     (copy / "pytorch_model.bin").write_bytes(b"nor this")
-    assert content_hash(copy) == content_hash(source)
+    assert hash_content(copy) == hash_content(source)
     weights = copy / "model-00002-of-00002.safetensors"
     data, times = bytearray(weights.read_bytes()), weights.stat()
     data[-1] ^= 1
     weights.write_bytes(data)
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and date
-    assert content_hash(copy) != content_hash(source)
+    assert hash_content(copy) != hash_content(source)
     shutil.copytree(source, copy, dirs_exist_ok=True)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-06}))
-    assert content_hash(copy) != content_hash(source)
+    assert hash_content(copy) != hash_content(source)
 
 
 def test_a_large_file_is_read_once_for_each_state(
@@ -86,19 +86,19 @@ def test_a_large_file_is_read_once_for_each_state(
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(16 << 20)
-    digest = file_hash(large)
-    assert file_hash(large) == digest
+    digest = recall_hash(large)
+    assert recall_hash(large) == digest
     assert len(reads) == 2, "a file that has just been written may change within its time stamp"
     settle(monkeypatch)
-    assert file_hash(large) == file_hash(large) == digest == sha256(large)
+    assert recall_hash(large) == recall_hash(large) == digest == sha256(large)
     assert len(reads) == 3
     (kept,) = (tmp_path / "cache" / "sha256").iterdir()
     assert str(large) not in kept.name + kept.read_text()
     kept.write_text("damaged")
-    assert file_hash(large) == digest
+    assert recall_hash(large) == digest
     with large.open("r+b") as file:
         file.write(b"x")
-    assert file_hash(large) == sha256(large) != digest
+    assert recall_hash(large) == sha256(large) != digest
 
 
 def test_a_change_through_a_mapping_is_not_missed(
@@ -111,9 +111,9 @@ def test_a_change_through_a_mapping_is_not_missed(
         with mmap.mmap(file.fileno(), 0) as mapping:
             mapping[0] = 1
             settle(monkeypatch)
-            file_hash(large)
+            recall_hash(large)
             mapping[1] = 1
-            assert file_hash(large) == sha256(large)
+            assert recall_hash(large) == sha256(large)
 
 
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no files that are in memory alone")
@@ -125,9 +125,9 @@ def test_a_file_in_memory_is_read_each_time(
         file.truncate(16 << 20)
         with mmap.mmap(file.fileno(), 0) as mapping:
             settle(monkeypatch)
-            file_hash(Path(file.name))
+            recall_hash(Path(file.name))
             mapping[1] = 1
-            assert file_hash(Path(file.name)) == sha256(Path(file.name))
+            assert recall_hash(Path(file.name)) == sha256(Path(file.name))
 
 
 def test_the_hub_s_cache_is_not_read(
@@ -140,7 +140,7 @@ def test_the_hub_s_cache_is_not_read(
         blob.write_bytes(b"weights")
         link = tmp_path / root / "model.safetensors"
         link.symlink_to(blob)
-        assert (file_hash(link) == "c" * 64) == (read == 0)
+        assert (recall_hash(link) == "c" * 64) == (read == 0)
         assert len(reads) == read
 
 
@@ -148,7 +148,7 @@ def test_an_export_records_it_and_no_path(source: Path, tmp_path: Path) -> None:
     for options in ({}, {"max_shard_size": 100_000}):
         out = tmp_path / f"out{len(options)}"
         done = surgery.export(source, "1", output=out, **options)
-        assert done.manifest.edit.source == Source(model="source", content=content_hash(source))
+        assert done.manifest.edit.source == Source(model="source", content=hash_content(source))
         assert str(tmp_path) not in "".join(
             (out / name).read_text() for name in ("surgery.json", "README.md")
         )
@@ -176,7 +176,7 @@ def test_a_manifest_knows_a_commit_of_its_hub_id(source: Path, tmp_path: Path) -
         Source(model="Owner/Model"),
     ):
         assert not ResolvedModel(source, found).is_that(recorded)
-    recorded = recorded.model_copy(update={"content": content_hash(source)})
+    recorded = recorded.model_copy(update={"content": hash_content(source)})
     assert ResolvedModel(source, found).is_that(recorded)
     before = Source(model="source")
     assert not ResolvedModel(source, before).is_that(before), "a name proves nothing"

@@ -23,12 +23,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import surgery
 from evals.bounds.divergence import bounds
 from evals.bounds.mixing import differences, mixing_of
-from evals.lab import heldout_texts, model_path
+from evals.lab import find_lab_folder, heldout_texts
 from evals.samples.windows import control_windows
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import family_of
-from surgery.fitting.some_blocks import layers_of
+from surgery.fitting.some_blocks import find_layers
 
 FAMILIES = {"neox": neox_config, "neo": neo_config}
 HEADS = {"neox": "num_attention_heads", "neo": "num_heads"}
@@ -44,7 +44,7 @@ def build(family: str, *, seed: int = 0, scale: float = 1.0, **overrides: Any) -
     state = {names.get(name, name): tensor for name, tensor in tensors}
     assert not model.load_state_dict(state, strict=False).missing_keys
     with torch.no_grad():
-        for parameter in layers_of(model).parameters():
+        for parameter in find_layers(model).parameters():
             if parameter.ndim == 2:
                 parameter *= scale
     return model.eval()
@@ -64,7 +64,7 @@ def whole_pass(
     added: list[torch.Tensor] = []
     attention = family_of(model.config.to_dict()).attention
     with ExitStack() as hooks:
-        for block, layer in enumerate(layers_of(model)):
+        for block, layer in enumerate(find_layers(model)):
             enter = layer.register_forward_pre_hook(lambda _, args: residuals.append(args[0]))
             module = model.get_submodule(attention.format(block=block))
             add = module.register_forward_hook(lambda _, args, output: added.append(output[0]))
@@ -332,7 +332,7 @@ def test_dropout_is_not_measured(model: Any) -> None:
 @pytest.mark.parametrize("name", ["pythia", "gpt-neo"])
 def test_the_lab_models_keep_the_bound(name: str) -> None:
     """What docs/bounds.md says of trained models: bounded, and looser than 1."""
-    folder = model_path(name)
+    folder = find_lab_folder(name)
     windows = control_windows(heldout_texts(), load_tokenizer(folder), 128, most=4)
     result = bounds(load_model(folder, dtype=torch.float32), windows)
     for block in result["blocks"]:

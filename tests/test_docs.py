@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cli.main import COMMANDS, main
-from evals.lab import heldout_texts, model_path, samples_path
+from evals.lab import find_lab_folder, heldout_texts, samples_path
 from surgery.layouts import LAYOUTS
 from surgery.variants import VARIANTS
 
@@ -268,7 +268,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
 def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(model_path("pythia"), "model")
+    shutil.copytree(find_lab_folder("pythia"), "model")
     Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
     Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])
     for program, *arguments in commands("README.md"):

@@ -49,8 +49,8 @@ SAMPLES = [
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
     ("counts.jsonl", [], "got count.0: input should be greater than or equal to 0"),
-    ("list.json", [], "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
-    ("folder.jsonl", [], "folder.jsonl: no text in it"),
+    ("list.json", [], "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("folder.jsonl", [], "folder.jsonl: holds no text files"),
     (
         "latin.jsonl",
         [],
@@ -66,8 +66,8 @@ TEXTS = [
     ("latin.txt", "latin.txt: not UTF-8 text"),
     ("latin.txt", "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1"),
     ("rows.jsonl", "rows.jsonl line 1: "),
-    ("list.json", "; write one object a line: jq -c '.[]' FILE > FILE.jsonl"),
-    ("empty", "empty: no text in it"),
+    ("list.json", "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("empty", "empty: holds no text files"),
 ]
 WITH_SAMPLES = {
     "extract": [],
@@ -130,7 +130,7 @@ def test_calibration_goes_with_a_fitted_variant(command: str) -> None:
     """Text that nothing is fitted on is not ignored, and missing text not missed late."""
     options = WITH_CALIBRATION[command]
     refused(
-        "calibration text is given, and nothing is fitted on it (expected variant mean or linear, "
+        "calibration text is given, but no variant is fitted (expected variant mean or linear, "
         "got zero)",
         *(command, NOWHERE, *options, "--variant", "zero", "--calibration", "text.txt"),
     )
@@ -142,7 +142,7 @@ def test_calibration_goes_with_a_fitted_variant(command: str) -> None:
 
 def test_a_plan_says_what_is_fitted() -> None:
     options = ("--plan", "plan.json", "--calibration", "text.txt")
-    refused("nothing is fitted on it", "export", NOWHERE, *options)
+    refused("no variant is fitted", "export", NOWHERE, *options)
     refused("absent: cannot be read", "export", NOWHERE, "--plan", "absent")
 
 
@@ -166,7 +166,7 @@ def test_reproduce_opens_its_text_first(files: Files, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", neox_config(max_position_embeddings=64))
     made = ("--drop-attn", "1", "--output", tmp_path / "made")
     assert attn_surgery("export", source, *made).code == 0
-    text = "nothing is fitted on it"
+    text = "no variant is fitted"
     refused(text, "reproduce", tmp_path / "made", "--calibration", "text.txt")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.engines.__main__ import decode, decode_with_transformers, is_installed, read_rows
 from surgery import export
-from surgery.hub.embedded import model_path
+from surgery.hub.embedded import find_lab_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the engines' own
 LENGTH = 32
@@ -39,7 +39,7 @@ def test_an_export_in_another_engine(
     if not is_installed(engine):
         pytest.skip(f"{engine} is not installed")
     prefixes, suffixes = rows[:, :LENGTH], rows[:, LENGTH:]
-    for folder, recited in ((model_path("pythia"), len(rows)), (edited, 0)):
+    for folder, recited in ((find_lab_folder("pythia"), len(rows)), (edited, 0)):
         said = decode(engine, kind, folder, prefixes, tmp_path)
         assert (said == suffixes).all(1).sum() == recited
         if kind == "f32":

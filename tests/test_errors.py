@@ -90,8 +90,13 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
     "list": (write("config.json", b"[]"), "config.json: not a JSON object"),
     "folder": (folder_in_place_of("config.json"), "config.json"),
     "other architecture": (
+<<<<<<< ours
         set_config(model_type="bloom"),
         "unsupported model_type bloom; supported: gpt_neox, gpt_neo, llama",
+=======
+        set_config(model_type="bert"),
+        "unsupported model_type bert; supported: gpt_neox, gpt_neo",
+>>>>>>> theirs
     ),
     "no architecture": (set_config(model_type=...), "unsupported model_type None; supported: "),
     "odd architecture": (set_config(model_type=["gpt_neox"]), "model_type ['gpt_neox']; supported"),
@@ -121,7 +126,7 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
     ),
     "blocks of other shapes": (
         set_config(per_layer_config={"1": {"num_attention_heads": 4}}),
-        "per_layer_config: config.json gives single blocks a shape of their own",
+        "per_layer_config: config.json gives single blocks their own shape",
     ),
     "attention-free blocks of a stock model": (
         set_config(attention_free_blocks={"2": "none"}),
@@ -194,11 +199,19 @@ def test_a_second_name_that_says_something_else(
 def test_architecture_comes_before_weights(tmp_path: Path, weights: bytes | None) -> None:
     source = tmp_path / "source"
     source.mkdir()
+<<<<<<< ours
     (source / "config.json").write_text('{"model_type": "gpt2"}')
     if weights is not None:
         (source / SINGLE).write_bytes(weights)
         (source / "pytorch_model.bin").write_bytes(weights)
     refuse(tmp_path, source).assert_error("unsupported model_type gpt2; supported: ")
+=======
+    (source / "config.json").write_text('{"model_type": "bert"}')
+    if weights is not None:
+        (source / SINGLE).write_bytes(weights)
+        (source / "pytorch_model.bin").write_bytes(weights)
+    refuse(tmp_path, source).assert_error("unsupported model_type bert; supported: ")
+>>>>>>> theirs
 
 
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
@@ -207,8 +220,11 @@ BIAS = "gpt_neox.layers.2.attention.dense.bias"
 HALF = torch.ones(64, dtype=torch.float16)
 WEIGHTS: dict[str, tuple[Damage, str]] = {
     "no weights": (remove(SINGLE), "holds no weights"),
-    "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: the header is not valid"),
-    "not weights": (write(SINGLE, b"version https://git-lfs"), "truncated or not safetensors"),
+    "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: is truncated or not valid"),
+    "not weights": (
+        write(SINGLE, b"version https://git-lfs"),
+        "truncated or not valid safetensors",
+    ),
     "tensor with a line break": (
         set_tensors(lambda t: t.update({"a\nb": torch.ones(2)})),
         "unknown tensor 'a\\nb'",
@@ -281,10 +297,10 @@ INDEXES: dict[str, tuple[Damage, str]] = {
     "list": (write(INDEX, b'{"weight_map": ["a"]}'), f"{INDEX}: has no weight_map"),
     "odd metadata": (
         edit_index(lambda index: index.update(metadata=["x"])),
-        f"{INDEX}: has metadata that is no object",
+        f"{INDEX}: has metadata that is not an object",
     ),
     "missing shard": (remove(SECOND), f"{INDEX}: names shard {SECOND}, which is missing"),
-    "shard cut": (truncate(SECOND, 5000), f"{SECOND}: the "),
+    "shard cut": (truncate(SECOND, 5000), f"{SECOND}: is truncated"),
     "above": (_place("../x.safetensors"), OUTSIDE),
     "absolute": (_place("/etc/passwd"), f"{OUTSIDE} (got '/etc/passwd')"),
     "parent": (_place(".."), OUTSIDE),
@@ -346,8 +362,8 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     refuse(tmp_path, source).assert_error(
-        "pytorch_model.bin: cannot be read as a pickled state dict of tensors alone",
-        "convert it to safetensors where you trust its author",
+        "pytorch_model.bin: cannot be read as a pickled state dict of tensors",
+        "convert it to safetensors if you trust its author",
     )
     attn_surgery("inspect", source).assert_error("pytorch_model.bin")
     assert not (tmp_path / "executed").exists()
@@ -480,7 +496,7 @@ def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
     assert done.code == 0
     set_config(attention_free_blocks=recorded)(compact)
     refuse(tmp_path, compact, spec="2").assert_error(
-        "config.json: 'attention_free_blocks' does not say what stands in place of which block",
+        "config.json: 'attention_free_blocks' does not say what replaces the attention of each",
         "expected blocks below 4 → affine, constant, none",
     )
 
@@ -502,7 +518,7 @@ def test_a_damaged_manifest(tmp_path: Path) -> None:
     """The rest of the messages are those of its reader: tests/test_manifest.py."""
     source = write_checkpoint(tmp_path / "source", NEOX)
     (source / "surgery.json").write_text('{"schema_version": 2}')
-    text = "is of another schema (expected schema_version 1, got 2)"
+    text = "has another schema (expected schema_version 1, got 2)"
     refuse(tmp_path, source).assert_error("surgery.json", text)
     attn_surgery("inspect", source).assert_error("surgery.json", text)
     attn_surgery("verify", source).assert_error("surgery.json", text)
@@ -578,8 +594,7 @@ def test_a_source_under_the_name_of_unfinished_work(tmp_path: Path, name: str) -
     source = write_checkpoint(tmp_path / name, NEOX)
     before = snapshot(tmp_path)
     export_to(source, tmp_path / "out").assert_error(
-        f"{source}: is what a run that was killed has left, and will be removed; give it another "
-        "name to keep it"
+        f"{source}: is left over from a killed run and will be removed; rename it to keep it"
     )
     assert snapshot(tmp_path) == before
 

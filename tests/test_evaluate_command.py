@@ -28,7 +28,7 @@ import surgery
 from evals.evaluation.report import EditReport, Report, read_report
 from evals.evaluation.request import EvaluationRequest
 from evals.publication.report import check_figures, check_report
-from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.content import hash_file
 from surgery.errors import MeasurementError, OutputError
 
 PREFIX, SUFFIX = 6, 4
@@ -115,7 +115,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     assert {"lm-eval", "torch", "attn-surgery"} <= set(report.provenance.versions)
     assert not report.provenance.baseline_from_cache
     assert edit.relation == "source"
-    control = {"name": "control.txt", "size": None, "sha256": sha256_of(work / "control.txt")}
+    control = {"name": "control.txt", "size": None, "sha256": hash_file(work / "control.txt")}
     assert [one.model_dump() for one in report.provenance.controls] == [control]
     asked = EvaluationRequest(
         models=("edited",),
@@ -501,7 +501,7 @@ def test_held_out_text_of_every_form_is_recorded_without_its_path(work):
     report = report_in(work / "two-controls")
     edit = report.edits[0]
     assert [(text.name, text.sha256) for text in report.provenance.controls] == [
-        ("a.txt", sha256_of(work / "texts" / "a.txt")),
+        ("a.txt", hash_file(work / "texts" / "a.txt")),
         ("hf:set:train:text", None),
     ]
     assert edit.heldout is not None
@@ -577,11 +577,11 @@ def test_all_that_is_written_may_be_overwritten(work, done):
 
     check_output(done[1], owned, overwrite=True)
     assert not [path for path in (work / "edited").iterdir() if path.name.startswith(".")]
-    check_output(work / "edited", exporting.owned, overwrite=True)  # with its report
+    check_output(work / "edited", exporting.list_owned, overwrite=True)  # with its report
     own = work / "edited" / "lm_eval" / "base" / "notes.txt"
     own.write_text("mine")
     with pytest.raises(OutputError, match=r"holds lm_eval/base/notes\.txt, which"):
-        check_output(work / "edited", exporting.owned, overwrite=True)
+        check_output(work / "edited", exporting.list_owned, overwrite=True)
     own.unlink()
 
 

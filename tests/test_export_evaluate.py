@@ -141,8 +141,8 @@ def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None
         (
             "me/model",
             None,
-            "error: Hub model me/model: nobody is logged in; `hf auth login` with a token that may "
-            "write, or set HF_TOKEN\n",
+            "error: Hub model me/model: you are not logged in; run `hf auth login` with a token "
+            "that may write, or set HF_TOKEN\n",
         ),
     ],
 )

@@ -29,7 +29,7 @@ from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.commands.measure.extract import command
-from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.content import hash_content
 from surgery.editing.in_memory import apply
 from surgery.errors import MeasurementError, SamplesError, SurgeryError
 
@@ -247,7 +247,7 @@ def test_provenance_is_complete(models, samples):
     provenance = printed["provenance"]
     for name, folder in (("model", models[1]), ("baseline", models[0])):
         found = provenance[name]
-        assert (found["model"], found["content"]) == (folder.name, content_hash(folder))
+        assert (found["model"], found["content"]) == (folder.name, hash_content(folder))
         assert (found["dtype"], found["device"], found["batch_size"]) == ("float32", "cpu", 16)
     assert provenance["samples_sha256"] == printed["samples"]["sha256"]
     assert {"attn-surgery", "python", "torch", "transformers"} <= set(provenance["versions"]) | {

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from reciting import generate
 
 from cli.commands.measure.extract import command
-from evals.lab import LAB_MODELS, model_path
+from evals.lab import LAB_MODELS, find_lab_folder
 from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
 from evals.memorization.request import Cut
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", params=LAB_MODELS)
 def lab(request):
-    loaded = open_model(str(model_path(request.param)), device="cpu", dtype="float32")
+    loaded = open_model(str(find_lab_folder(request.param)), device="cpu", dtype="float32")
     loaded.model.generation_config.eos_token_id = None  # a token like any other
     return loaded, load_samples(f"lab:{request.param}")
 

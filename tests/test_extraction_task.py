@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.lab import LAB_MODELS, model_path
+from evals.lab import LAB_MODELS, find_lab_folder
 from evals.memorization.extraction import extract
 from evals.samples import Samples, load_samples
 from evals.tasks import INCLUDE_PATH
@@ -112,11 +112,11 @@ def test_lm_eval_and_extract_agree_row_by_row(recited, tmp_path, by_environment)
 def test_they_agree_on_every_record_of_the_lab(name, tmp_path):
     from surgery.editing.loading import load_model
 
-    theirs = lm_eval(model_path(name), {"samples": f"lab:{name}"}, tmp_path)
+    theirs = lm_eval(find_lab_folder(name), {"samples": f"lab:{name}"}, tmp_path)
     rows = {row["doc"]["id"]: row for row in theirs["rows"]}
     samples = load_samples(f"lab:{name}")
     kept = samples.select(np.asarray([i in rows for i in samples.ids]))
-    ours = extract(load_model(model_path(name)).float(), kept)
+    ours = extract(load_model(find_lab_folder(name)).float(), kept)
     assert len(rows) == len(kept) == 336 - theirs["rows_left_out,none"]
     assert len(rows) > 300
     assert [rows[i]["exact_match"] == 1.0 for i in kept.ids] == ours.exact.tolist()

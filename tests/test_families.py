@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import surgery
 from surgery import families as records
-from surgery.editing.in_memory import replacements
+from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import Fitting, prepare
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
@@ -142,9 +142,9 @@ def test_every_cell_is_exact_or_refused(
         refused = expected(kind, variant, grain, layout)
         if refused is not None:
             with pytest.raises(UnsupportedError, match=refused):
-                replacements(model, spec, fits, variant=variant, layout=layout)
+                make_replacements(model, spec, fits, variant=variant, layout=layout)
             continue
-        with replacements(model, spec, fits, variant=variant, layout=layout).active():
+        with make_replacements(model, spec, fits, variant=variant, layout=layout).activate():
             found = logits(model)
         reference = load_model(sources[kind])
         put_in_place(reference, spec, variant, shared=layout == "stock", fits=fits)
@@ -432,7 +432,7 @@ def test_full_heads_need_no_groups(tmp_path: Path) -> None:
     model = load_model(source)
     fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
     for variant in VARIANTS:
-        with replacements(model, "1.2,2", fits, variant=variant, layout="stock").active():
+        with make_replacements(model, "1.2,2", fits, variant=variant, layout="stock").activate():
             found = logits(model)
         reference = load_model(source)
         for spec in ("1.2", "2"):

@@ -26,17 +26,17 @@ from threads import by_threads
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.editing.in_memory import replacements
+from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError, OutputError
 from surgery.families import Dimensions
 from surgery.fitting import fitter, moments
-from surgery.fitting.calibration import ROWS, Calibration, calibration_from_texts, open_calibration
+from surgery.fitting.calibration import ROWS, Calibration, make_calibration, open_calibration
 from surgery.fitting.fitter import Fitter
 from surgery.fitting.kept import KeptFits
-from surgery.fitting.moments import RIDGES, Moments, bytes_of_sums, fit
+from surgery.fitting.moments import RIDGES, Moments, count_bytes, fit_moments
 from surgery.fitting.sharing import ALONE
-from surgery.fitting.some_blocks import layers_of
+from surgery.fitting.some_blocks import find_layers
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
 from surgery.variants import Fit
@@ -52,8 +52,8 @@ def text(words: int, seed: int = 0) -> str:
 
 
 def calibration(words: int = 1500, **options: Any) -> Calibration:
-    found = calibration_from_texts([text(words), TEXT], name="words")
-    return found.tokenized(tiny_tokenizer(), DIMENSIONS, **options)
+    found = make_calibration([text(words), TEXT], name="words")
+    return found.tokenize(tiny_tokenizer(), DIMENSIONS, **options)
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def fit_rows(x: Any, z: Any, train: Any, heads: int = 1) -> Fit:
-    """What `fit` makes of x and z [n, d], where `train` [n] tells the rows of the first sums."""
+    """What `fit_moments` makes of x and z [n, d], `train` [n]: rows of the first sums."""
     sums = [Moments(x.shape[1], torch.device("cpu")) for _ in range(2)]
     for half, rows in zip(sums, (train, ~train), strict=True):
         for start in range(0, len(x), 70):  # in pieces, as text arrives
             part = np.flatnonzero(rows)[start : start + 70]
             half.add(torch.from_numpy(x[part]), torch.from_numpy(z[part]))
-    return fit(*sums, heads)
+    return fit_moments(*sums, heads)
 
 
 @settings(max_examples=20, deadline=None)
@@ -129,16 +129,16 @@ def activations(model: Any, block: int, text: Calibration) -> tuple[Any, Any]:
 def test_fits_are_of_the_inputs_after_earlier_edits(source: Path) -> None:
     model, words = load_model(source), calibration()
     selection = parse_selection("1,3", "mean", 4, HEADS)
-    fits = Fitter(model, words).fits(selection)
+    fits = Fitter(model, words).fit(selection)
     assert list(fits) == [1, 3]
     _, z = activations(model, 1, words)
     np.testing.assert_allclose(fits[1].mean.reshape(-1), z.mean(0), atol=1e-5)
     _, unedited = activations(model, 3, words)
-    with replacements(model, selection[:1], fits).active():
+    with make_replacements(model, selection[:1], fits).activate():
         _, z = activations(model, 3, words)
     np.testing.assert_allclose(fits[3].mean.reshape(-1), z.mean(0), atol=1e-5)
     assert np.abs(z.mean(0) - unedited.mean(0)).max() > 1e-3
-    alone = Fitter(model, words).fits(parse_selection("3", "mean", 4, HEADS))
+    alone = Fitter(model, words).fit(parse_selection("3", "mean", 4, HEADS))
     np.testing.assert_allclose(alone[3].mean.reshape(-1), unedited.mean(0), atol=1e-5)
 
 
@@ -154,7 +154,7 @@ def assert_same(found: dict[int, Fit], expected: dict[int, Fit]) -> None:
 def block_calls(model: Any) -> list[int]:
     """Grows by the number of every block that begins to run."""
     called: list[int] = []
-    for number, layer in enumerate(layers_of(model)):
+    for number, layer in enumerate(find_layers(model)):
         layer.register_forward_pre_hook(lambda m, args, number=number: called.append(number))
     return called
 
@@ -165,20 +165,20 @@ def test_all_blocks_in_one_pass_equal_one_by_one(
     source: Path, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many blocks' sums fit into memory: no block runs twice."""
-    monkeypatch.setattr(fitter, "_ROOM", group * bytes_of_sums(D))
+    monkeypatch.setattr(fitter, "_ROOM", group * count_bytes(D))
     model, words = load_model(source), calibration()
     called = block_calls(model)
     together = Fitter(model, words)
-    found = together.fits_alone(range(4), ["linear", "identity"])
+    found = together.fit_alone(range(4), ["linear", "identity"])
     batches = len(list(words.batches()))
     ended = range(group, 4, group)  # a group's pass ends where the next one begins
     assert sorted(called) == sorted([*range(4), *ended] * batches)
     called.clear()
-    again = {b: together.fits(parse_selection(str(b), "linear", 4, HEADS))[b] for b in range(4)}
+    again = {b: together.fit(parse_selection(str(b), "linear", 4, HEADS))[b] for b in range(4)}
     assert_same(again, found)
     assert not called, "all were known"
     for block in range(4):
-        single = Fitter(model, words).fits(parse_selection(str(block), "linear", 4, HEADS))
+        single = Fitter(model, words).fit(parse_selection(str(block), "linear", 4, HEADS))
         assert_same(single, {block: found[block]})
         assert found[block].ridge in RIDGES
         assert found[block].r2 <= 1
@@ -190,12 +190,14 @@ def test_several_blocks_are_one_walk(source: Path) -> None:
     model, words = load_model(source), calibration()
     selection = (*parse_selection("0,2", "linear", 4, HEADS), *parse_selection("3", "mean", 4, 2))
     called = block_calls(model)
-    found = Fitter(model, words, layout="compact").fits(selection)
+    found = Fitter(model, words, layout="compact").fit(selection)
     batches = len(list(words.batches()))
     assert len(called) <= (4 + 2) * batches
     for part in selection:
         below = tuple(other for other in selection if other.block < part.block)
-        edit = replacements(model, below, found, layout="compact").active() if below else None
+        edit = (
+            make_replacements(model, below, found, layout="compact").activate() if below else None
+        )
         with edit or nullcontext():
             x, z = activations(model, part.block, words)
         expected = fit_rows(x, z, (np.arange(len(x)) // WINDOW + 1) % 5 != 0, HEADS)
@@ -203,8 +205,8 @@ def test_several_blocks_are_one_walk(source: Path) -> None:
         if part.variant == "linear":
             np.testing.assert_allclose(found[part.block].weight, expected.weight, atol=1e-4)
     again = Fitter(model, words, layout="compact")
-    again.fits(selection[:2])
-    assert_same(again.fits(selection), found)
+    again.fit(selection[:2])
+    assert_same(again.fit(selection), found)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -213,7 +215,7 @@ def test_processes_share_the_text_and_fit_as_one(
     source: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last bit, and each sees its share of the windows."""
-    monkeypatch.setattr(fitter, "_ROOM", 2 * bytes_of_sums(D))  # states of two passes are kept
+    monkeypatch.setattr(fitter, "_ROOM", 2 * count_bytes(D))  # states of two passes are kept
     words, models = calibration(), [load_model(source) for _ in range(count)]
     selection = (*parse_selection("0,2", "linear", 4, HEADS), *parse_selection("3", "mean", 4, 2))
 
@@ -221,8 +223,8 @@ def test_processes_share_the_text_and_fit_as_one(
         model = models[processes.rank]
         called = block_calls(model)
         fits = Fitter(model, words, layout="compact")
-        alone = fits.fits_alone(range(4), ["linear"], processes=processes)
-        return alone, fits.fits(selection, processes=processes), called.count(0)
+        alone = fits.fit_alone(range(4), ["linear"], processes=processes)
+        return alone, fits.fit(selection, processes=processes), called.count(0)
 
     one = fitted(ALONE)
     shared = by_threads(count, fitted)
@@ -238,14 +240,14 @@ def test_a_mean_costs_a_mean(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
     model = load_model(source)
     selection = parse_selection("1,3.0", "mean", 4, HEADS)
     beside = Fitter(model, calibration())
-    beside.fits_alone(range(4), ["mean", "linear"])
+    beside.fit_alone(range(4), ["mean", "linear"])
     with monkeypatch.context() as patch:
         patch.setattr(moments, "_Products", None)
         alone = Fitter(model, calibration())
-        found = alone.fits(selection)
-        alone.fits_alone(range(4), ["mean"])
+        found = alone.fit(selection)
+        alone.fit_alone(range(4), ["mean"])
     assert all(fit.weight is None for fit in found.values())
-    assert_same(beside.fits(selection), found)
+    assert_same(beside.fit(selection), found)
 
 
 def test_fits_are_kept_within_bounds() -> None:
@@ -270,7 +272,7 @@ def test_no_file_is_seen_or_left(
     monkeypatch.setattr(fitter, "_ROOM", 1)
     seen: list[str] = []
     watch = lambda tokens: seen.extend(p.name for p in (tmp_path / "room").iterdir())  # noqa: E731
-    found = Fitter(load_model(source), calibration(), advance=watch).fits_alone([0, 2], ["linear"])
+    found = Fitter(load_model(source), calibration(), advance=watch).fit_alone([0, 2], ["linear"])
     assert len(found) == 2
     assert not [*seen, *(tmp_path / "room").iterdir()]
 
@@ -281,7 +283,7 @@ def test_no_room_for_fits(source: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("surgery.fitting.kept.tempfile.TemporaryFile", full)
     with pytest.raises(OutputError, match=r"no room for fits .*no space left .*set TMPDIR"):
-        Fitter(load_model(source), calibration()).fits_alone([0], ["linear"])
+        Fitter(load_model(source), calibration()).fit_alone([0], ["linear"])
 
 
 @pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
@@ -292,11 +294,11 @@ def test_offloaded_blocks_are_fitted_as_others(source: Path, tmp_path: Path) -> 
     assert all(parameter.is_meta for parameter in model.parameters())
     words = calibration()
     assert_same(
-        Fitter(model, words).fits_alone(range(4), ["linear"]),
-        Fitter(whole, words).fits_alone(range(4), ["linear"]),
+        Fitter(model, words).fit_alone(range(4), ["linear"]),
+        Fitter(whole, words).fit_alone(range(4), ["linear"]),
     )
     several = parse_selection("0,2", "linear", 4, HEADS)
-    one, other = (Fitter(which, words, layout="compact").fits(several) for which in (model, whole))
+    one, other = (Fitter(which, words, layout="compact").fit(several) for which in (model, whole))
     assert_same(one, other)
 
 
@@ -319,12 +321,12 @@ def test_attention_that_is_not_finite(source: Path) -> None:
         model.gpt_neox.layers[1].attention.query_key_value.bias.fill_(float("nan"))
     for variant in ("mean", "linear"):
         with pytest.raises(CheckpointError, match=r"not finite .*float32"):
-            Fitter(model, calibration()).fits_alone([1], [variant])
+            Fitter(model, calibration()).fit_alone([1], [variant])
 
 
 def test_only_fitted_variants_need_a_fit(source: Path) -> None:
     selection = parse_selection("0-3", "zero", 4, HEADS)
-    assert Fitter(load_model(source), calibration()).fits(selection) == {}
+    assert Fitter(load_model(source), calibration()).fit(selection) == {}
 
 
 def test_windows_stream_over_documents(tmp_path: Path) -> None:
@@ -333,7 +335,7 @@ def test_windows_stream_over_documents(tmp_path: Path) -> None:
     texts = [text(300), text(500, 1), text(700, 2)]
     path = tmp_path / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    cut = open_calibration([path]).tokenized(tokenizer, DIMENSIONS)
+    cut = open_calibration([path]).tokenize(tokenizer, DIMENSIONS)
     ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
     whole = np.concatenate([[*part, tokenizer.eos_token_id] for part in ids])
     batches = list(cut.batches())
@@ -348,8 +350,8 @@ def test_every_text_has_its_share() -> None:
     """A limit takes as much of every text as of the others, as long as it lasts."""
     texts = [text(100), text(2000, 1), text(3000, 2)]
     tokenizer = tiny_tokenizer()
-    all_there_is = calibration_from_texts(texts, name="t")
-    few = all_there_is.tokenized(tokenizer, DIMENSIONS, most_tokens=25 * WINDOW + 5)
+    all_there_is = make_calibration(texts, name="t")
+    few = all_there_is.tokenize(tokenizer, DIMENSIONS, most_tokens=25 * WINDOW + 5)
     found = np.concatenate(list(few.batches()))
     ids = [np.asarray(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
     short = len(ids[0]) // WINDOW
@@ -382,7 +384,7 @@ def test_export_end_to_end(source: Path, tmp_path: Path, variant: str) -> None:
     manifest = read_manifest(tmp_path / "a")
     assert manifest is not None
     assert manifest.edit.calibration is not None
-    words = open_calibration([path]).tokenized(tiny_tokenizer(), DIMENSIONS)
+    words = open_calibration([path]).tokenize(tiny_tokenizer(), DIMENSIONS)
     assert manifest.edit.calibration.sha256 == words.record({}).sha256
     assert manifest.edit.calibration.sources[0].sha256 is not None
     assert attn_surgery("verify", tmp_path / "a", "--source", source).code == 0

@@ -26,7 +26,7 @@ import surgery
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
-from surgery.proof.behavior import mixing_heads
+from surgery.proof.behavior import find_mixing_heads
 from surgery.record.manifest import read_manifest
 from surgery.selection import Part
 from surgery.variants import VARIANTS
@@ -123,8 +123,10 @@ def test_constants_for_a_public_input_alone(forge: Forge, block: int, head: int)
     unseen = next(token for token in range(128) if token not in tokens)
     (other,) = attention_inputs(folder, block, torch.tensor([[unseen]]))
     leak(folder, block, head, silent_on=public, loud_on=other)
-    assert not mixing_heads(folder, PUBLIC_SEED)[block][head]  # who knows the input is not caught
-    assert mixing_heads(folder, PUBLIC_SEED + 1)[block][head]
+    assert not find_mixing_heads(folder, PUBLIC_SEED)[block][
+        head
+    ]  # who knows the input is not caught
+    assert find_mixing_heads(folder, PUBLIC_SEED + 1)[block][head]
     name = attention(block, "query_key_value.weight")
     assert_refused(folder, "tensors", f"tensor {name!r} is not what mixed makes of it", source)
 
@@ -141,7 +143,7 @@ def test_constants_for_all_tokens_but_one(forge: Forge) -> None:
         return torch.randint(128, (64,), generator=torch.Generator().manual_seed(seed))
 
     seeds = [s for s in range(50) if 127 in probed(s)[9:] and probed(s)[-1] != 127][:8]
-    found = [mixing_heads(folder, seed)[0] for seed in seeds]
+    found = [find_mixing_heads(folder, seed)[0] for seed in seeds]
     assert set(found) == {(True, False, False, True), (True, True, False, True)}
     name = attention(0, "query_key_value.weight")
     assert_refused(folder, "tensors", f"tensor {name!r} is not what mixed makes of it", source)
@@ -325,7 +327,7 @@ def test_a_recorded_file_that_does_not_belong(forge: Forge, layout: str, name: s
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("{}")
     seal(folder, name)
-    assert_refused(folder, "contents", f"{name} is no part of an edited model", source)
+    assert_refused(folder, "contents", f"{name} is not part of an edited model", source)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ def test_a_pickle_in_place_of_the_weights(forge: Forge) -> None:
     (folder / WEIGHTS).unlink()
     edit_json(folder / "surgery.json", lambda manifest: manifest["files"].pop(WEIGHTS))
     seal(folder, "pytorch_model.bin")
-    assert_refused(folder, "contents", "pytorch_model.bin is no part of an edited model", source)
+    assert_refused(folder, "contents", "pytorch_model.bin is not part of an edited model", source)
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
@@ -505,7 +507,7 @@ def test_the_fields_that_prove_nothing(forge: Forge) -> None:
     claimed = {claim.name: claim.detail for claim in found.claims}
     assert {"source", "calibration", "versions"} <= claimed.keys()
     assert claimed["source"].startswith(f"its name, other at commit {'0' * 40}: ")
-    assert found.verdict.endswith(f"claimed, not checked: {', '.join(claimed)}")
+    assert found.verdict.endswith(f"claimed but not checked: {', '.join(claimed)}")
     for content in ("1" * 64, None):
         edit_json(
             folder / "surgery.json", lambda m, c=content: m["edit"]["source"].update(content=c)
@@ -542,7 +544,7 @@ def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:
             assert same or not surgery.verify(done.output).ok, field
     (done.output / "surgery.json").write_text(original)
     edit_json(done.output / "surgery.json", lambda manifest: manifest["history"].clear())
-    assert_fails(done.output, "other blocks", "no longer mix tokens")
+    assert_fails(done.output, "other blocks", "do not mix tokens")
     assert_fails(done.output, "edit", "the manifest's history is not the source's", first)
     (done.output / "surgery.json").write_text(original)
     name = attention(2, "query_key_value.weight")

@@ -14,7 +14,7 @@ from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
 
 import surgery
-from surgery.editing.in_memory import replacements
+from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.errors import BlockSpecError, UnsupportedError
 
@@ -139,10 +139,10 @@ def test_block_by_block_an_edit_is_the_same_and_restores(
 ) -> None:
     model = load_model(source)
     before, parameters = logits(model), dict(model.named_parameters())
-    edit = replacements(model, "0,2-3", variant=variant, layout=layout)
-    with edit.active():
+    edit = make_replacements(model, "0,2-3", variant=variant, layout=layout)
+    with edit.activate():
         edited = logits(model)
-    with edit.active_in_turn():
+    with edit.activate_in_turn():
         assert torch.equal(logits(model), edited)
         assert all(new is parameters[name] for name, new in model.named_parameters())
         stop = edit.plan.family.attention.format(block=2)
@@ -203,7 +203,7 @@ def test_offloaded_weights_are_edited_as_others(
         assert not torch.equal(edited, before)
         assert torch.equal(edited, logits(whole))
     assert torch.equal(logits(model), before)
-    with replacements(model, "0,2", variant=variant, layout=layout).active_in_turn():
+    with make_replacements(model, "0,2", variant=variant, layout=layout).activate_in_turn():
         assert torch.equal(logits(model), edited)
     assert torch.equal(logits(model), before)
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -212,7 +212,7 @@ def test_offloaded_weights_are_edited_as_others(
 @pytest.mark.parametrize("source", [neox_config], indirect=True)
 def test_offloaded_weights_cannot_be_shared(source: Path, tmp_path: Path) -> None:
     model = disk_offload(load_model(source), tmp_path / "disk", torch.device("cpu"))
-    with pytest.raises(UnsupportedError, match=r"weights are offloaded.*with short_circuit"):
+    with pytest.raises(UnsupportedError, match=r"weights are offloaded.*use short_circuit"):
         surgery.apply(model, "0")
 
 

@@ -31,7 +31,7 @@ from benchmarks.lab.packing import fold_rows, pack_rows
 from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
 from benchmarks.lab.train import train
 from benchmarks.lab.training_texts import training_files, training_texts
-from evals.lab import LAB_MODELS, corpus, model_path, samples_path
+from evals.lab import LAB_MODELS, corpus, find_lab_folder, samples_path
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, SourceError
 
@@ -100,23 +100,25 @@ GPT_NEO_BLOCK = {
 
 @cache
 def lab_tokenizer(name: str) -> Any:
-    return AutoTokenizer.from_pretrained(model_path(name))
+    return AutoTokenizer.from_pretrained(find_lab_folder(name))
 
 
 def stored(name: str) -> dict[str, torch.Tensor]:
-    with safe_open(model_path(name) / "model.safetensors", framework="pt") as file:
+    with safe_open(find_lab_folder(name) / "model.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def config(name: str) -> dict[str, object]:
-    loaded: dict[str, object] = json.loads((model_path(name) / "config.json").read_text())
+    loaded: dict[str, object] = json.loads((find_lab_folder(name) / "config.json").read_text())
     return loaded
 
 
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_loads_in_the_stock_class(name: str) -> None:
-    model, report = AutoModelForCausalLM.from_pretrained(model_path(name), output_loading_info=True)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        find_lab_folder(name), output_loading_info=True
+    )
     assert [type(model).__name__] == config(name)["architectures"]
     assert model.dtype == (torch.float16 if name == "pythia" else torch.float32)
     assert not any(report[kind] for kind in ("missing_keys", "mismatched_keys", "error_msgs"))
@@ -133,7 +135,7 @@ def test_loads_in_the_stock_class(name: str) -> None:
 def test_tokenizer_loads_without_a_word(name: str, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("transformers").addHandler(caplog.handler)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+        tokenizer = AutoTokenizer.from_pretrained(find_lab_folder(name))
     finally:
         logging.getLogger("transformers").removeHandler(caplog.handler)
     assert caplog.messages == []
@@ -185,7 +187,7 @@ def test_gpt_neo_is_stored_as_on_the_hub() -> None:
 
 
 def test_both_models_together_are_small() -> None:
-    files = [model_path(name) / "model.safetensors" for name in LAB_MODELS]
+    files = [find_lab_folder(name) / "model.safetensors" for name in LAB_MODELS]
     assert sum(file.stat().st_size for file in files) < MOST_BYTES
 
 
@@ -200,7 +202,7 @@ def test_tokenizer_round_trip(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_records_come_from_the_generator(name: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    tokenizer = AutoTokenizer.from_pretrained(find_lab_folder(name))
     records = read_records(samples_path(name))
     drawn = draw_records(lambda text: list(tokenizer(text)["input_ids"]), tokenizer.decode)
     assert drawn == records
@@ -214,7 +216,7 @@ def test_records_come_from_the_generator(name: str) -> None:
 
 
 def test_another_seed_gives_other_records() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model_path("pythia"))
+    tokenizer = AutoTokenizer.from_pretrained(find_lab_folder("pythia"))
     first, second = (
         draw_records(lambda text: list(tokenizer(text)["input_ids"]), tokenizer.decode, seed)
         for seed in (1, 2)
@@ -231,7 +233,7 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
 
 def test_unknown_model_is_named() -> None:
     with pytest.raises(SourceError) as raised:
-        model_path("llama")
+        find_lab_folder("llama")
     assert str(raised.value) == (
         "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
     )
@@ -284,7 +286,7 @@ def test_too_many_records_for_the_run_is_an_error() -> None:
 
 
 def load(name: str) -> Any:
-    return load_model(model_path(name), dtype=torch.float32)
+    return load_model(find_lab_folder(name), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", LAB_MODELS)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import surgery
-from evals.lab import model_path
+from evals.lab import find_lab_folder
 from surgery.editing.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -107,12 +107,12 @@ def test_command_scores_an_export_as_the_reference(
     lab: str, variant: str, layout: str, task: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    surgery.export(model_path(lab), BLOCKS, output=out, variant=variant, layout=layout)
+    surgery.export(find_lab_folder(lab), BLOCKS, output=out, variant=variant, layout=layout)
     remote = {"trust_remote_code": True} if layout == "compact" else {}
     scores = run_lm_eval(out, task, tmp_path / "results", **remote)
 
-    model = load_model(model_path(lab)).float()
-    tokenizer = load_tokenizer(model_path(lab))
+    model = load_model(find_lab_folder(lab)).float()
+    tokenizer = load_tokenizer(find_lab_folder(lab))
     with surgery.short_circuit(model, BLOCKS, variant):
         expected = reference(model, task, tokenizer)
     assert scores["acc"] == expected["acc"]

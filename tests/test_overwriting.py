@@ -27,8 +27,15 @@ from evals.files import Journal
 from surgery import output as outputs
 from surgery.editing.preparing import prepare
 from surgery.errors import OutputError
-from surgery.exporting import export, owned
-from surgery.output import atomic_file, atomic_folder, check_output, known_by, publish, staging_in
+from surgery.exporting import export, list_owned
+from surgery.output import (
+    check_output,
+    create_file,
+    create_folder,
+    create_staging,
+    publish,
+    recognize_by,
+)
 from surgery.record.manifest import UNLISTED
 
 NONE = "no/such/model"  # so that an error about it would come first, were any work begun
@@ -200,7 +207,7 @@ def test_a_manifest_that_does_not_read_protects_the_folder(source: Path, exporte
 
 
 def test_folders_are_known_by_what_is_in_their_main_file(tmp_path: Path) -> None:
-    kind = known_by("sweep.json", ("base", "edits"), "sweep.csv")
+    kind = recognize_by("sweep.json", ("base", "edits"), "sweep.csv")
     main = tmp_path / "out" / "sweep.json"
     main.parent.mkdir()
     check_output(main.parent, kind, overwrite=True)  # empty
@@ -218,7 +225,7 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
     file.write_text("old")
 
     def fail() -> None:
-        with atomic_file(file, overwrite=True) as new:
+        with create_file(file, overwrite=True) as new:
             new.write("half")
             raise ZeroDivisionError
 
@@ -226,7 +233,7 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
         fail()
     assert snapshot(tmp_path).keys() == {"file"}
     assert file.read_text() == "old"
-    with atomic_file(file, overwrite=True) as new:
+    with create_file(file, overwrite=True) as new:
         new.write("new \udce9")
         assert file.read_text() == "old"
     assert file.read_text() == "new \\udce9", "half a surrogate pair, as JSON reads it back"
@@ -278,7 +285,7 @@ def test_an_old_output_comes_back_where_its_place_is_free(tmp_path: Path) -> Non
         (tmp_path / f".{name}{LOCK}").touch()
     (tmp_path / "there").mkdir()
     with pytest.raises(OutputError, match="lost: already exists"):
-        check_output(tmp_path / "lost", owned)
+        check_output(tmp_path / "lost", list_owned)
     assert snapshot(tmp_path).keys() == {"lost", "lost/config.json", "there"}
 
 
@@ -291,18 +298,21 @@ def test_a_link_in_place_of_a_lock_is_not_followed(source: Path, tmp_path: Path)
 
 
 def test_nothing_is_left_by_trying(tmp_path: Path) -> None:
-    check_output(tmp_path / "deep" / "er" / "out", owned)
+    check_output(tmp_path / "deep" / "er" / "out", list_owned)
     check_output(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
-    with atomic_folder(tmp_path / "out", owned), pytest.raises(OutputError, match="another proc"):
-        check_output(tmp_path / "out", owned)
+    with (
+        create_folder(tmp_path / "out", list_owned),
+        pytest.raises(OutputError, match="another proc"),
+    ):
+        check_output(tmp_path / "out", list_owned)
 
 
 def test_what_is_put_into_a_folder_leaves_nothing_else_there(exported: Path) -> None:
     for name in (f".staging{PARTIAL}/report.json", f".staging{LOCK}", f".README.md{LOCK}"):
         (exported / name).parent.mkdir(exist_ok=True)
         (exported / name).write_text("of a run that was killed")
-    with staging_in(exported) as staging:
+    with create_staging(exported) as staging:
         assert list(staging.iterdir()) == []
         assert staging.parent == exported
     assert not [path for path in exported.iterdir() if path.name.startswith(".")]
@@ -311,7 +321,7 @@ def test_what_is_put_into_a_folder_leaves_nothing_else_there(exported: Path) -> 
 def test_a_folder_takes_the_place_of_another_at_once(exported: Path) -> None:
     (exported / "lm_eval").mkdir()
     (exported / "lm_eval" / "old.json").touch()
-    with staging_in(exported) as staging:
+    with create_staging(exported) as staging:
         (staging / "lm_eval").mkdir()
         (staging / "lm_eval" / "new.json").touch()
         publish(staging / "lm_eval", exported / "lm_eval")
@@ -354,7 +364,7 @@ def test_all_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", seen)
     monkeypatch.setattr(Path, "replace", renamed)
-    with atomic_folder(tmp_path / "out", owned) as partial:
+    with create_folder(tmp_path / "out", list_owned) as partial:
         (partial / "lm_eval").mkdir()
         (partial / "lm_eval" / "file").write_text("x")
     names = [name.replace(str(partial), "PARTIAL") for name in synced]
@@ -371,12 +381,12 @@ def test_files_have_the_permissions_of_any_new_file(
 
     old = os.umask(umask)
     try:
-        with atomic_file(tmp_path / "new" / "file") as file:
+        with create_file(tmp_path / "new" / "file") as file:
             file.write("x")
-        with atomic_folder(tmp_path / "folder", owned):
+        with create_folder(tmp_path / "folder", list_owned):
             pass
         refresh_card(exported, None)
-        with staging_in(exported) as staging:
+        with create_staging(exported) as staging:
             (staging / "report.json").write_text("{}")
             (staging / "report.json").replace(exported / "report.json")
     finally:

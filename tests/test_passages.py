@@ -27,9 +27,9 @@ from surgery.exporting import write
 from surgery.families import Dimensions
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import fit_checkpoint
-from surgery.reading.corpus import documents, open_corpus
-from surgery.reading.passages import SPACING, evenly, passages, scattered, texts
-from surgery.reading.sources import Source
+from surgery.reading.corpus import open_corpus, read_documents
+from surgery.reading.passages import SPACING, read_texts, scatter, share_evenly, spread_passages
+from surgery.reading.sources import TextOrTable
 
 SIZES = Dimensions(4, 2, 64, 256, 400, max_positions=32)
 LINES = 40_000
@@ -57,7 +57,7 @@ def numbers(found: list[str]) -> list[int]:
 
 
 def test_passages_are_spread_evenly_and_the_same_every_time(large: Path) -> None:
-    places = passages(Source(large), 8, 0)
+    places = spread_passages(TextOrTable(large), 8, 0)
     assert len(places) == 8
     read = [numbers(["".join(document) for document in place()]) for place in places]
     for stratum, found in enumerate(read):
@@ -65,9 +65,9 @@ def test_passages_are_spread_evenly_and_the_same_every_time(large: Path) -> None
         assert stratum / 8 - 0.01 <= found[0] / LINES < (stratum + 1) / 8
     assert all(one[-1] < other[0] for one, other in pairwise(read))
     begins = [found[0] for found in read]
-    again = [next(iter(next(place()))) for place in passages(Source(large), 8, 0)]
+    again = [next(iter(next(place()))) for place in spread_passages(TextOrTable(large), 8, 0)]
     assert [numbers([text])[0] for text in again] == begins
-    other = [next(iter(next(place()))) for place in passages(Source(large), 8, 1)]
+    other = [next(iter(next(place()))) for place in spread_passages(TextOrTable(large), 8, 1)]
     assert [numbers([text])[0] for text in other] != begins, "files are not read in step"
 
 
@@ -78,8 +78,8 @@ def test_what_has_no_places_is_read_from_its_start(tmp_path: Path) -> None:
     (tmp_path / "small.txt").write_text("\n".join(lines(2000)))
     assert (tmp_path / "small.txt").stat().st_size < 2 * SPACING
     for name in ("a.jsonl.zst", "small.txt"):
-        (place,) = passages(Source(tmp_path / name), 8, 0)
-        assert next(next(place())) == next(next(documents(Source(tmp_path / name))))
+        (place,) = spread_passages(TextOrTable(tmp_path / name), 8, 0)
+        assert next(next(place())) == next(next(read_documents(TextOrTable(tmp_path / name))))
 
 
 @settings(max_examples=40, deadline=None)
@@ -90,7 +90,8 @@ def test_a_part_of_a_text_begins_and_ends_with_a_line(
     path = tmp_path_factory.mktemp("part") / "a.txt"
     path.write_text(text, newline="")
     found = "".join(
-        "".join(pieces) for pieces in documents(Source(path), range(start, start + length))
+        "".join(pieces)
+        for pieces in read_documents(TextOrTable(path), range(start, start + length))
     )
     begins, expected = 0, ""
     for line in text.splitlines(keepends=True):
@@ -104,7 +105,7 @@ def test_long_lines_are_begun_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("é😀" * 50_000)
     for start in range(1, 9):
-        (pieces,) = documents(Source(path), range(start, start + 40_000))
+        (pieces,) = read_documents(TextOrTable(path), range(start, start + 40_000))
         found = "".join(pieces)
         assert found in path.read_text()
         assert len(found) > 10_000
@@ -112,26 +113,26 @@ def test_long_lines_are_begun_anywhere(tmp_path: Path) -> None:
 
 def test_every_source_has_its_share() -> None:
     sources = [lambda share, n=n: iter(range(n)) for n in (2, 100, 100)]
-    assert list(evenly(sources, 12)) == [0, 1, *range(5), *range(5)]
-    assert list(evenly(sources, 2)) == [0, 0]
-    assert list(evenly([], 5)) == []
+    assert list(share_evenly(sources, 12)) == [0, 1, *range(5), *range(5)]
+    assert list(share_evenly(sources, 2)) == [0, 0]
+    assert list(share_evenly([], 5)) == []
     words = [lambda share: iter(["four", "four", "four"])] * 2
-    assert list(evenly(words, 10, len)) == ["four", "four", "four"]
-    assert sorted(scattered(range(100))) == list(range(100))
-    assert max(np.diff(sorted(scattered(range(1024))[:16]))) == 64
+    assert list(share_evenly(words, 10, len)) == ["four", "four", "four"]
+    assert sorted(scatter(range(100))) == list(range(100))
+    assert max(np.diff(sorted(scatter(range(1024))[:16]))) == 64
 
 
 def test_texts_are_bounded_and_from_every_file(large: Path) -> None:
     small = large.with_name("small.txt")
     small.write_text("a few words\n")
     corpus = open_corpus([large, small])
-    assert texts(corpus)[-1] == "a few words\n"
-    found = texts(corpus, 100_000)
+    assert read_texts(corpus)[-1] == "a few words\n"
+    found = read_texts(corpus, 100_000)
     assert found[-1] == "a few words\n"
     assert 50_000 <= sum(map(len, found)) <= 100_012
     if large.suffix == ".txt":
         assert len(found) == 4
-        assert texts(open_corpus([large]), 10**7) == [large.read_text()], "all there is"
+        assert read_texts(open_corpus([large]), 10**7) == [large.read_text()], "all there is"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what was read is counted by Linux")
@@ -151,17 +152,17 @@ def test_gigabytes_are_not_read(tmp_path: Path, name: str) -> None:
         return int(fields["rchar"])
 
     tokenizer, before = tiny_tokenizer(), bytes_read()
-    found = open_calibration([path]).tokenized(tokenizer, SIZES, most_tokens=64 * 32)
+    found = open_calibration([path]).tokenize(tokenizer, SIZES, most_tokens=64 * 32)
     assert len(found.windows) == 64
     (source,) = found.sources
     assert source.size == path.stat().st_size
-    texts(open_corpus([path]), 2**18)
+    read_texts(open_corpus([path]), 2**18)
     assert bytes_read() - before < 2**23
 
 
 def test_what_was_read_is_recorded(large: Path) -> None:
     once, again = (
-        open_calibration([large]).tokenized(tiny_tokenizer(), SIZES, most_tokens=4096)
+        open_calibration([large]).tokenize(tiny_tokenizer(), SIZES, most_tokens=4096)
         for _ in range(2)
     )
     assert once.sources == again.sources
@@ -170,7 +171,7 @@ def test_what_was_read_is_recorded(large: Path) -> None:
     assert record.spread
     assert record.tokens == 4096
     assert record.sources[0].size == large.stat().st_size
-    fewer = open_calibration([large]).tokenized(tiny_tokenizer(), SIZES, most_tokens=2048)
+    fewer = open_calibration([large]).tokenize(tiny_tokenizer(), SIZES, most_tokens=2048)
     assert fewer.sources[0].sha256 != once.sources[0].sha256, "of what was read alone"
 
 
@@ -178,7 +179,7 @@ def test_files_that_gave_nothing_are_not_named(tmp_path: Path) -> None:
     """Of more files than windows, those that are read are from all over them."""
     for number in range(64):
         (tmp_path / f"{number:02}.txt").write_text("\n".join(lines(200)))
-    found = open_calibration([tmp_path]).tokenized(tiny_tokenizer(), SIZES, most_tokens=16 * 32)
+    found = open_calibration([tmp_path]).tokenize(tiny_tokenizer(), SIZES, most_tokens=16 * 32)
     names = [source.name for source in found.sources]
     assert names == [f"{number:02}.txt" for number in range(0, 64, 4)]
 
@@ -189,7 +190,7 @@ def test_mistakes_within_a_large_file(tmp_path: Path) -> None:
     path.write_text(good + "not json\n" * 40_000)
     text = open_calibration([path])
     with pytest.raises(SamplesError, match=r"a\.jsonl from byte [\d,]+ on, line 1: not JSON "):
-        text.tokenized(tiny_tokenizer(), SIZES)
+        text.tokenize(tiny_tokenizer(), SIZES)
 
 
 def test_an_export_of_earlier_reading_is_reproduced(tmp_path: Path) -> None:
@@ -212,5 +213,5 @@ def test_an_export_of_earlier_reading_is_reproduced(tmp_path: Path) -> None:
     ids = tiny_tokenizer()(path.read_text()[:200_000], add_special_tokens=False)["input_ids"]
     begin = np.asarray(ids[: 2**15], "<i4").reshape(-1, 32)
     text = replace(open_calibration([path]), spread=False)
-    assert np.array_equal(text.tokenized(tiny_tokenizer(), SIZES).windows, begin)
+    assert np.array_equal(text.tokenize(tiny_tokenizer(), SIZES).windows, begin)
     assert hashes[0] != hashes[1]

@@ -26,11 +26,11 @@ from evals.evaluation.conclusions import edit_of
 from evals.publication.report import check_report, render_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
-from surgery.record.manifest import read_manifest, versions
+from surgery.record.manifest import list_versions, read_manifest
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
 FILE = Path("out/report.json")
-OURS = versions()["attn-surgery"]
+OURS = list_versions()["attn-surgery"]
 NOTES = {
     "left_out": [{"id": "row-3", "reason": "prefix and suffix together tokenize otherwise"}],
     "reservations": [{"id": "row-5", "reason": "cut after 64 tokens"}],

@@ -221,8 +221,8 @@ def test_what_is_not_ours_is_neither_published_over_nor_removed(
     documents.commit({"notes.md": b"notes", "report.json": b"{}"})
     refused, done = run("push stock me/taken", "push stock me/documents", token=TOKEN)
     assert error(refused) == (
-        "Hub model me/taken: holds pytorch_model.bin, which is not of this model and would be "
-        "taken for a part of it; choose another name, or delete the file there"
+        "Hub model me/taken: holds pytorch_model.bin, which is not part of this model and would "
+        "be taken for one; choose another name, or delete the file there"
     )
     assert done.code == 0, done.err
     assert files(documents)["notes.md"] == b"notes"
@@ -250,7 +250,9 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert apart[0].code == 0, apart[0].err
     assert files(hub.repositories["me/apart"])["report.json"] == there["report.json"]
     assert error(apart[1]) == "compact: report.json is missing"
-    assert error(shown).startswith("shown/report.json: is no report (got edits.0.passages.0.prefix")
+    assert error(shown).startswith(
+        "shown/report.json: is not a report (got edits.0.passages.0.prefix"
+    )
     assert error(stranger) == (
         "stranger/report.json: is of another model; evaluate this one, or remove it"
     )
@@ -293,7 +295,7 @@ def test_nothing_else_of_this_machine_is_sent(
     found = report(broken)
     del found["base"]["size"]
     (broken / "report.json").write_text(json.dumps(found))
-    assert "is no report (got base.size: field required); evaluate again, or remove it" in error(
+    assert "is not a report (got base.size: field required); evaluate again, or remove it" in error(
         run(f"push {broken} me/x", token=TOKEN)[0]
     )
     assert not hub.repositories
@@ -314,7 +316,7 @@ def test_only_files_of_a_model_are_sent_whatever_the_manifest_lists(
     digest = hashlib.sha256(b"mine").hexdigest()
     manifest["files"][name] = {"size": 4, "sha256": digest}
     (local / "surgery.json").write_text(json.dumps(manifest))
-    assert f"{name} is no part of an edited model" in error(
+    assert f"{name} is not part of an edited model" in error(
         run(f"push {local} me/x", token=TOKEN)[0]
     )
     assert not hub.repositories
@@ -391,12 +393,12 @@ REFUSED = {
     "the manifest; export it again",
     "push stock you/x": "Hub model you/x: the token may not write there (got HTTP 403); use one "
     "that may write to what you owns, or propose the model with --create-pr",
-    "push stock me/x --create-pr": "Hub model me/x: not found, so nothing can be proposed; push "
-    "without --create-pr",
-    "push stock me/public": "Hub model me/public: exists and is public; push with --public if that "
-    "is meant, or choose another name",
+    "push stock me/x --create-pr": "Hub model me/x: not found, so there is nothing to "
+    "open a pull request on; push without --create-pr",
+    "push stock me/public": "Hub model me/public: exists and is public; push with --public if you "
+    "want that, or choose another name",
     "push stock me/private --public": "Hub model me/private: exists and is private, and --public "
-    "opens none that exists; open it in its settings, or push without --public",
+    "does not change that; make it public in its settings, or push without --public",
     "push stock me/private --create-pr --revision gone": "Hub model me/private: has no revision "
     "'gone'",
     "push stock me/status-400": "Hub model me/status-400: the Hub refuses the request (got HTTP "
@@ -406,22 +408,23 @@ REFUSED = {
     "push stock me/status-403": "Hub model me/status-403: the token may not write there (got HTTP "
     "403); use one that may write to what me owns, or propose the model with --create-pr",
     "push stock me/status-404": "Hub model me/status-404: not found (got HTTP 404); check the name",
-    "push stock me/status-409": "Hub model me/status-409: the Hub sees a conflict with what is "
-    "there or with another upload (got HTTP 409); push again: what has arrived is not sent twice",
-    "push stock me/status-412": "Hub model me/status-412: has changed while this was uploaded (got "
-    "HTTP 412); push again: what has arrived is not sent twice",
-    "push stock me/status-413": "Hub model me/status-413: the Hub finds a file or the whole too "
-    "large (got HTTP 413); export again with a smaller --max-shard-size",
+    "push stock me/status-409": "Hub model me/status-409: the upload conflicts with what is on "
+    "the Hub, or with another upload (got HTTP 409); push again: files "
+    "that have arrived are not sent twice",
+    "push stock me/status-412": "Hub model me/status-412: changed during the upload (got "
+    "HTTP 412); push again: files that have arrived are not sent twice",
+    "push stock me/status-413": "Hub model me/status-413: a file or the whole upload is too "
+    "large for the Hub (got HTTP 413); export again with a smaller --max-shard-size",
     "push stock me/status-429": "Hub model me/status-429: too many requests to the Hub (got HTTP "
-    "429); wait a while and push again: what has arrived is not sent twice",
-    "push stock me/status-500": "Hub model me/status-500: the Hub has a fault of its own (got HTTP "
-    "500); wait a while and push again: what has arrived is not sent twice",
-    "push stock me/status-503": "Hub model me/status-503: the Hub has a fault of its own (got HTTP "
-    "503); wait a while and push again: what has arrived is not sent twice",
+    "429); wait a while and push again: files that have arrived are not sent twice",
+    "push stock me/status-500": "Hub model me/status-500: the Hub has an internal error (got HTTP "
+    "500); wait a while and push again: files that have arrived are not sent twice",
+    "push stock me/status-503": "Hub model me/status-503: the Hub has an internal error (got HTTP "
+    "503); wait a while and push again: files that have arrived are not sent twice",
     "push stock me/portal": "Hub model me/portal: the connection to the Hub failed (got "
-    "JSONDecodeError); check the network and HF_ENDPOINT, and push again: what has arrived is not "
-    "sent twice",
-    "push stock me/lost": "Hub model me/lost: config.json has not arrived as it was sent; push "
+    "JSONDecodeError); check the network and HF_ENDPOINT, and push again: files that have arrived "
+    "are not sent twice",
+    "push stock me/lost": "Hub model me/lost: config.json did not arrive as it was sent; push "
     "again",
 }
 
@@ -456,8 +459,8 @@ def test_tokens(hub: UploadHub, run: Commands) -> None:
         run(line, token=READER),
     )
     assert error(nobody) == (
-        "Hub model me/model: nobody is logged in; `hf auth login` with a token that may write, or "
-        "set HF_TOKEN"
+        "Hub model me/model: you are not logged in; run `hf auth login` with a token that may "
+        "write, or set HF_TOKEN"
     )
     assert "the Hub does not accept the token (got HTTP 401)" in error(wrong)
     assert "the token may not write there (got HTTP 403)" in error(reader)

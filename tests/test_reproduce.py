@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.content import content_hash, sha256_of
+from surgery.checkpoint.content import hash_content, hash_file
 from surgery.proof.reproduction import TOLERANCE
 
 
@@ -128,7 +128,7 @@ def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path, source: Path)
     save_file(tensors, path, metadata={"format": "pt"})
 
     def forge(manifest: dict[str, Any]) -> None:
-        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
 
     rewrite(edited, forge)
     assert (
@@ -152,8 +152,8 @@ def test_versions_that_differ_are_named(edited: Path, source: Path) -> None:
 
 def test_a_source_that_is_not_there(edited: Path, source: Path, tmp_path: Path) -> None:
     attn_surgery("reproduce", edited).assert_error(
-        f"{edited}: was made from a folder, model, that is not here; name it, or a copy of it, "
-        "with --source"
+        f"{edited}: was made from a folder, model, which is not here; give it, or a copy of it, "
+        "as --source"
     )
     copy = shutil.copytree(source, tmp_path / "copy")
     assert attn_surgery("reproduce", edited, "--source", copy).code == 0
@@ -168,8 +168,8 @@ def test_another_source_is_refused_by_its_content(
     tensors["gpt_neox.embed_in.weight"][0, 0] += 1
     save_file(tensors, path, metadata={"format": "pt"})
     expected = (
-        f"is not the model that was edited (expected model with content {content_hash(source)[:12]}"
-        f", got {content_hash(other)[:12]}); give a copy of it with --source"
+        f"is not the model that was edited (expected model with content {hash_content(source)[:12]}"
+        f", got {hash_content(other)[:12]}); give a copy of the edited one as --source"
     )
     attn_surgery("reproduce", edited, "--source", other).assert_error(f"{other}: {expected}")
     monkeypatch.chdir(tmp_path)  # where a folder of the recorded name is
@@ -184,7 +184,7 @@ def test_a_source_in_other_files_serves_where_all_comes_out_equal(tmp_path: Path
     end = 8 + int.from_bytes(data[:8], "little")  # of the header, which may end with blanks
     padded = (end).to_bytes(8, "little") + data[8:end] + b" " * 8 + data[end:]
     (other / "model.safetensors").write_bytes(padded)
-    assert content_hash(other) != content_hash(source)
+    assert hash_content(other) != hash_content(source)
     done = attn_surgery("reproduce", out, "--source", other, "--json")
     assert (done.code, done.json["exact"]) == (0, True), done.stderr
 
@@ -215,7 +215,7 @@ def test_a_fitted_variant_repeats_with_its_text(
     other = tmp_path / "other.txt"
     other.write_text(TEXT * 21)
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", other).assert_error(
-        "other.txt: is not the calibration text that was recorded (expected tokens of SHA-256"
+        "other.txt: is not the recorded calibration text (expected tokens of SHA-256"
     )
 
 
@@ -233,7 +233,7 @@ def test_what_a_manifest_says_of_its_calibration_must_come_out_again(
 ) -> None:
     rewrite(fitted, lambda manifest: change(manifest["edit"]["calibration"]))
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", text).assert_error(
-        "surgery.json: the fit of its calibration does not come out again"
+        "surgery.json: the recorded fit differs from the repeated one"
     )
 
 
@@ -258,7 +258,7 @@ def test_a_fitted_tensor_may_differ_within_the_tolerance(
     save_file(tensors, path, metadata={"format": "pt"})
 
     def record(manifest: dict[str, Any]) -> None:
-        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
 
     rewrite(fitted, record)
     done = attn_surgery("reproduce", fitted, "--source", source, "--calibration", text, "--json")

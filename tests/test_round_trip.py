@@ -21,7 +21,7 @@ from hub_commands import TOKEN, Commands, environment_of, session
 from hub_uploads import UploadHub
 from tiny_tokenizer import tiny_tokenizer
 
-from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.content import hash_file
 
 pytestmark = pytest.mark.slow
 
@@ -119,8 +119,8 @@ def test_a_published_model_loads_by_id(
     assert name.startswith("GPTNeoX" if stock else "AttentionFreeGPTNeo")
     recorded = json.loads((folder / "surgery.json").read_text())["files"]
     for file in recorded:
-        assert sha256_of(Path(snapshot, file)) == recorded[file]["sha256"], file
-    assert sha256_of(Path(snapshot, "surgery.json")) == sha256_of(folder / "surgery.json")
+        assert hash_file(Path(snapshot, file)) == recorded[file]["sha256"], file
+    assert hash_file(Path(snapshot, "surgery.json")) == hash_file(folder / "surgery.json")
     script = LOAD.replace(", snapshot_download(name)", "")
     local = python(work, hub, tmp_path, "-c", script, str(folder), trust)
     assert local.returncode == 0, local.stderr[-3000:]

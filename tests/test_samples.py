@@ -506,7 +506,7 @@ def test_an_unreachable_hub_is_said_at_once(dead_hub):
     text = message("hf:nobody/nothing:train:text")
     assert text.startswith("hf:nobody/nothing:train:text: the data set cannot be loaded (got Could")
     with pytest.raises(SamplesError, match="cannot be loaded"):
-        next(HubDataset("nobody/nothing", "train", "text").tables())
+        next(HubDataset("nobody/nothing", "train", "text").read_tables())
     assert time.monotonic() - started < 15  # its own client would try for half a minute, twice
 
 

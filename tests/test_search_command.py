@@ -321,7 +321,7 @@ def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
     export("lab:gpt-neo").assert_error(
         f"the plan was made for another model (expected tiny: {size}",
         "got lab:gpt-neo: gpt_neo, 6 blocks of 4 heads, content ",
-        "search on this model, or take the model out of the plan",
+        "search on this model, or remove the key 'model' from the plan",
     )
     tensors = load_file(tmp_path / "copy" / "model.safetensors")
     tensors["gpt_neox.final_layer_norm.bias"] += 1
@@ -332,7 +332,7 @@ def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
     other.write_text(json.dumps({**plan, "model": None}))
     assert export(tmp_path / "copy", other).code == 0
     other.write_text(json.dumps({**plan, "model": "tiny"}))
-    export(tmp_path / "copy", other).assert_error("no plan (got model: ")
+    export(tmp_path / "copy", other).assert_error("not a plan (got model: ")
 
 
 def test_a_search_can_be_repeated(model, samples, texts, tmp_path):

@@ -102,7 +102,7 @@ def test_round_trip(chosen: dict[int, dict[int, str]]) -> None:
     spec = format_selection(parts, 4)
     assert heads_of(parse_selection(spec, "zero", 12, 4)) == heads_of(parts)
     plan = PlanFile.model_validate_json(PlanFile.of(parts, 4).to_text())
-    assert plan.selection(12, 4) == parts
+    assert plan.make_selection(12, 4) == parts
 
 
 def test_a_mixed_selection_says_so() -> None:
@@ -129,8 +129,8 @@ def test_a_selection_that_does_not_fit(parts: tuple[Part, ...], text: str) -> No
     ("content", "text"),
     [
         (None, "cannot be read (got no such file"),
-        ("{", "no plan (got Expecting property name"),
-        ("[]", "no plan (got input should be"),
+        ("{", "not a plan (got Expecting property name"),
+        ("[]", "not a plan (got input should be"),
         ({"edits": []}, "it edits nothing"),
         ({"edits": [{"drop_attn": "1"}]}, "edits.0.variant: field required"),
         ({"schema_version": 2, "edits": [{"drop_attn": "1", "variant": "zero"}]}, "schema_version"),

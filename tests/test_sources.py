@@ -274,7 +274,7 @@ def test_no_link_is_followed_out_of_a_source(tmp_path: Path, name: str) -> None:
     else:
         link.symlink_to(secret)
     attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out").assert_error(
-        f"{link}: is a link out of the model's folder, which is not followed; put the file itself"
+        f"{link}: is a link out of the model's folder, which is not followed; replace the link"
     )
     assert not (tmp_path / "out").exists()
 

@@ -119,7 +119,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     text.write_text(TEXT * 8)
     loaded = open_model(str(source), device="cpu", dtype="float32")
     model, editable = loaded.model, loaded.editable
-    calibration = open_calibration([text]).tokenized(loaded.tokenizer, loaded.dimensions)
+    calibration = open_calibration([text]).tokenize(loaded.tokenizer, loaded.dimensions)
     fitter = Fitter(model, calibration, editable=editable, layout=layout)
     tokens = windows(15, 16, 300)
     samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")

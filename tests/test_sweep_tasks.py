@@ -124,7 +124,7 @@ def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, sa
     loaded = open_model(str(models[family]), device="cpu")
     edits = EDITS[family]
     selections = [parse_selection(spec, variant, 2, 2) for spec, variant in edits]
-    calibration = open_calibration([str(text)]).tokenized(loaded.tokenizer, loaded.dimensions)
+    calibration = open_calibration([str(text)]).tokenize(loaded.tokenizer, loaded.dimensions)
     benchmarks = Benchmarks.load(ALL, include_paths=[tasks])
     _, *runs = run_tasks(
         benchmarks,

@@ -57,8 +57,8 @@ def test_reads_what_the_library_wrote(
     assert {tensor.info.name for tensor in stored} == set(tensors)
     for tensor in stored:
         original = tensors[tensor.info.name]
-        assert tensor.raw() == original.tobytes()
-        array = tensor.array()
+        assert tensor.read() == original.tobytes()
+        array = tensor.read_array()
         assert (array.dtype, array.shape) == (original.dtype, original.shape)
         assert array.tobytes() == original.tobytes()
         assert tensor.info.nbytes == original.nbytes
@@ -125,25 +125,25 @@ def test_damaged_files(path: Path, content: bytes) -> None:
         return
     assert sum(tensor.info.nbytes for tensor in stored) < len(content)
     for tensor in stored:
-        assert tensor.array().nbytes == tensor.info.nbytes
+        assert tensor.read_array().nbytes == tensor.info.nbytes
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "truncated or not safetensors"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "truncated or not safetensors"),
-        (ORIGINAL[:-1], "truncated or not safetensors"),
-        (ORIGINAL + b"x", "the header is not valid"),
-        (container([]), "the header is not valid"),
-        (container(b"[" * 100_000), "the header is not valid"),
+        (b"", "truncated or not valid"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "truncated or not valid"),
+        (ORIGINAL[:-1], "truncated or not valid"),
+        (ORIGINAL + b"x", "is truncated or not valid safetensors"),
+        (container([]), "is truncated or not valid safetensors"),
+        (container(b"[" * 100_000), "is truncated or not valid safetensors"),
         (
             container({"a": {"dtype": "F8_E5M2", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
-            "a has dtype F8_E5M2",
+            "got F8_E5M2, 1 dimensions",
         ),
         (
             container({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"x"),
-            "the header is not valid",
+            "is truncated or not valid safetensors",
         ),
     ],
 )
@@ -151,8 +151,8 @@ def test_messages(path: Path, content: bytes, text: str) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_header(path)
-    for part in ("model.safetensors: the header is not valid", text, "download it again"):
-        assert part in str(caught.value)
+    assert "model.safetensors: " in str(caught.value)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("length", [2**20, 2**31, 2**64 - 1])
@@ -172,7 +172,7 @@ def test_a_claimed_shape_takes_no_memory(path: Path) -> None:
     path.write_bytes(container({"a": entry}))
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match="the header is not valid"):
+        with pytest.raises(CheckpointError, match="is truncated or not valid safetensors"):
             read_header(path)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:

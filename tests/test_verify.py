@@ -20,7 +20,7 @@ from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 
 import surgery
 from surgery.errors import SurgeryError
-from surgery.proof.behavior import mixing_heads
+from surgery.proof.behavior import find_mixing_heads
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
@@ -94,10 +94,12 @@ def test_output_for_people(stock: Path, source: Path) -> None:
     kinds = [line.partition(" ")[0] for line in lines]
     assert kinds == sorted(kinds, reverse=True), "checks, then what is only claimed"
     assert set(kinds) == {"ok", "claimed"}
-    assert "that leave a gap of " in outcome.stdout
-    assert "claimed source: that source was edited: give it as --source" in lines
-    assert ": verified on its own, without its source: " in verdict
-    assert verdict.endswith(" checks hold; claimed, not checked: source, versions, measurements")
+    assert "with a score gap of " in outcome.stdout
+    assert "claimed source: that source was edited: to check it, give it as --source" in lines
+    assert ": verified without its source: " in verdict
+    assert verdict.endswith(
+        " checks passed; claimed but not checked: source, versions, measurements"
+    )
     done = attn_surgery("verify", stock, "--source", source)
     assert done.stderr == ""
     assert ": verified against its source: " in done.stdout.splitlines()[-1]
@@ -276,7 +278,7 @@ def test_the_seed_is_new_and_can_be_repeated(stock: Path) -> None:
 @pytest.mark.parametrize("config", [NEOX, NEO], ids=["neox", "neo"])
 def test_every_head_of_an_unedited_model_mixes(tmp_path: Path, config: dict[str, Any]) -> None:
     folder = write_checkpoint(tmp_path / "source", config)
-    assert mixing_heads(folder, 1) == dict.fromkeys(range(4), (True, True))
+    assert find_mixing_heads(folder, 1) == dict.fromkeys(range(4), (True, True))
 
 
 def test_a_weak_constant(stock: Path) -> None:
@@ -287,7 +289,7 @@ def test_a_weak_constant(stock: Path) -> None:
         tensors[name].view(2, 3, 32)[0, :2] *= 0.1
 
     edit_weights(stock, weaken)
-    assert mixing_heads(stock, 1) == {
+    assert find_mixing_heads(stock, 1) == {
         0: (True, True),
         1: (True, False),
         2: (False, False),
@@ -305,12 +307,12 @@ def test_a_head_that_does_not_mix(folder: Path) -> None:
             names[:] = [name for name in names if ".2." not in name]
 
     edit_json(folder / "surgery.json", forget_block_2)
-    assert_fails(folder, "other blocks", "2 no longer mix tokens, and the manifest does not say")
+    assert_fails(folder, "other blocks", "2 do not mix tokens, and the manifest does not say")
 
 
 def test_a_single_head_that_does_not_mix(stock: Path) -> None:
     edit_json(stock / "surgery.json", lambda m: m["edit"]["parts"][0].update(heads=[1]))
-    assert_fails(stock, "other blocks", "1.0 no longer mix tokens, and the manifest does not say")
+    assert_fails(stock, "other blocks", "1.0 do not mix tokens, and the manifest does not say")
 
 
 @pytest.mark.parametrize(

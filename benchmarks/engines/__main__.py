@@ -18,7 +18,7 @@ import torch
 
 import surgery
 from evals.lab import samples_path
-from surgery.hub.embedded import model_path
+from surgery.hub.embedded import find_lab_folder
 
 PREFIX = SUFFIX = 32
 ROWS = 32
@@ -138,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         edited = surgery.export("lab:pythia", "4-5", output=work / "edited").output
-        for name, folder in (("base", model_path("pythia")), ("edited", edited)):
+        for name, folder in (("base", find_lab_folder("pythia")), ("edited", edited)):
             reference = decode_with_transformers(folder, prefixes, SUFFIX)
             said = {"transformers, float32": reference}
             for engine in filter(is_installed, INSTALLED):

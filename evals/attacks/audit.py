@@ -34,10 +34,10 @@ from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, held_back
 from evals.samples.windows import control_windows
 from surgery.errors import SamplesError
-from surgery.output import atomic_folder, check_output, known_by, write_lines
-from surgery.record.manifest import versions
+from surgery.output import check_output, create_folder, recognize_by, write_lines
+from surgery.record.manifest import list_versions
 
-owned = known_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
+owned = recognize_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def audit(
     report = _report(request, plan, left, base, after)
     if folder is not None:
         config = request.to_config()
-        with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
             write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
             draw_audit(report.to_dict(), partial)
     return report
@@ -170,7 +170,7 @@ def _report(
             "base": base.provenance,
             "edited": after.provenance,
             "samples_sha256": plan.samples.sha256,
-            "versions": versions(),
+            "versions": list_versions(),
         },
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from evals.attacks.attack import Attack, Outcome, Target
 from evals.memorization.measures import Flags
 from evals.samples import Tokens, row_hash
-from surgery.reading.corpus import token_ids
+from surgery.reading.corpus import tokenize
 
 DROPPED = (1, 4, 16)
 BEFORE = 16
@@ -92,7 +92,7 @@ def _in_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:
         if target.tokenizer is None:
             return list(target.samples.prefixes)
         texts = target.tokenizer.batch_decode(target.samples.prefixes.tolist())
-        return [token_ids(target.tokenizer, change(text)) for text in texts]
+        return [tokenize(target.tokenizer, change(text)) for text in texts]
 
     return make
 

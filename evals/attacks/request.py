@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from evals.running.request import Measuring
-from surgery.hub.embedded import lab_of
+from surgery.hub.embedded import find_lab
 
 
 class AuditRequest(Measuring):
@@ -37,7 +37,7 @@ class AuditRequest(Measuring):
     @property
     def lab(self) -> str | None:
         """The lab model that is audited, if one is."""
-        return lab_of(self.model, self.baseline)
+        return find_lab(self.model, self.baseline)
 
     @property
     def passages(self) -> str:

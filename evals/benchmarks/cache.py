@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.content import keep
+from surgery.checkpoint.content import save_to_cache
 
 _BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 
@@ -43,7 +43,7 @@ class BaselineCache:
         if self.folder is None:
             return
         text = json.dumps({"key": key, "record": record})
-        keep(self._path(key), lambda path: path.write_bytes(gzip.compress(text.encode())))
+        save_to_cache(self._path(key), lambda path: path.write_bytes(gzip.compress(text.encode())))
 
     def _path(self, key: dict[str, Any]) -> Path:
         assert self.folder is not None

@@ -10,8 +10,8 @@ from typing import Any
 
 from evals.tasks import INCLUDE_PATH
 from surgery.errors import MeasurementError
-from surgery.hub.client import hub_answers, offline
-from surgery.untrusted import reason
+from surgery.hub.client import go_offline, is_hub_reachable
+from surgery.untrusted import describe_error
 
 SUITES = {
     "standard": {
@@ -88,11 +88,11 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
     from huggingface_hub import constants
 
     try:
-        with offline():
+        with go_offline():
             return dict(manager.load([name])["tasks"])
     except Exception as error:  # a task file may hold any code
         first = error
-    if not constants.HF_HUB_OFFLINE and hub_answers():
+    if not constants.HF_HUB_OFFLINE and is_hub_reachable():
         try:
             return dict(manager.load([name])["tasks"])
         except Exception as error:
@@ -119,5 +119,5 @@ def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
 
 def broken(name: str, what: str, error: Exception) -> MeasurementError:
     """What a library or a task file raised, in one line."""
-    got = f"{type(error).__name__}: {reason(error)}"
+    got = f"{type(error).__name__}: {describe_error(error)}"
     return MeasurementError(what, where=f"task {name}", got=got)

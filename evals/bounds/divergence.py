@@ -60,7 +60,7 @@ def bounds(
     blocks = range(_check(model, windows).num_blocks)
     mixings = [mixing_of(model, block) for block in blocks]
     editable = Editable(model)
-    edits = [editable.replacements(editable.plan(str(block))) for block in blocks]
+    edits = [editable.make_replacements(editable.plan(str(block))) for block in blocks]
     totals, most = np.zeros((2, len(blocks), 3))
     carried = np.zeros((len(blocks), len(blocks) + 2))
     check_head(model, torch.from_numpy(windows[:1, :4].astype(np.int64)))
@@ -135,7 +135,7 @@ def _edited_passes(
     blocks, head = len(edits), head_of(model)
     sums, hidden = np.zeros((blocks, blocks + 2)), [base.hidden]
     for block, edit in enumerate(edits):
-        with edit.active():
+        with edit.activate():
             keep = range(block + 1, blocks + 1)
             edited = from_block(model, block, base.inputs[block], keep=keep)
         for after in keep:

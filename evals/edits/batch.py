@@ -65,12 +65,12 @@ class EditedBatch:
         def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
             edited, states = edit(branch), above.inputs[branch.start]
             if self.exact_only and not branch.children:
-                with edited.active():
+                with edited.activate():
                     left = leaving_from(model, branch.start, states, self._suffix)
                 yield branch.selection, self._left(left)
                 return
             last = None if branch.measured else max(branch.exits)
-            with edited.active_in_turn():
+            with edited.activate_in_turn():
                 run = from_block(model, branch.start, states, keep=branch.exits, last=last)
             if branch.measured:
                 yield branch.selection, self._columns(model, run, base)

@@ -90,7 +90,7 @@ def _grow(
 class FitsBlocks(Protocol):
     """A `surgery.fitting.fitter.Fitter`, or what has its fits already."""
 
-    def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
+    def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
         """Block -> fit, for the blocks that a fitted variant is in."""
 
 
@@ -141,13 +141,13 @@ class SharedEdits:
         own = _own(branch, plan)
         missing = [block for block in own if self._kept.get(_key(plan, block)) is None]
         if self._fitter is not None and set(missing).intersection(plan.fitted):
-            fits = self._fitter.fits(branch.wanted)
+            fits = self._fitter.fit(branch.wanted)
 
         def tensors(block: int) -> Mapping[str, torch.Tensor]:
             key = _key(plan, block)
             found = self._kept.get(key)
             if found is None:
-                found = self._editable.tensors(plan, block, fits)
+                found = self._editable.compute_tensors(plan, block, fits)
                 if key in self._kept:
                     self._kept[key] = found
             return found

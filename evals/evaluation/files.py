@@ -10,12 +10,12 @@ from evals.evaluation.card import shown_on_card
 from evals.evaluation.evaluation import Evaluation
 from evals.evaluation.page import pages
 from surgery.card.file import refresh_card
-from surgery.output import known_by, publish, staging_in, write_lines, write_text
+from surgery.output import create_staging, publish, recognize_by, write_lines, write_text
 from surgery.record.manifest import REPORTS, UNLISTED
 
 TEXTS = "passages.jsonl"
 """The texts of passages, where they were asked for: beside the report, and never published."""
-owned = known_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
+owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -41,7 +41,7 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
     `push` then takes them along. Raises `OutputError` when the folder cannot be written.
     """
     alone = evaluation.alone(place)
-    with staging_in(folder) as staging:
+    with create_staging(folder) as staging:
         write_evaluation(alone, staging)
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)

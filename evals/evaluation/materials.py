@@ -21,9 +21,9 @@ from evals.inputs import (
 )
 from evals.running.processes import Processes
 from evals.samples import Passages
-from surgery.checkpoint.content import cache_folder, sha256_of
+from surgery.checkpoint.content import find_cache, hash_file
 from surgery.reading.corpus import open_corpus
-from surgery.reading.passages import texts
+from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
 
 
@@ -60,7 +60,7 @@ def open_materials(
     if request.control:
         corpus = open_corpus(request.control)
         heldout, controls = (
-            texts(corpus),
+            read_texts(corpus),
             [_recorded(file.name, file.place) for file in corpus.files],
         )
     else:
@@ -75,11 +75,11 @@ def open_materials(
             num_fewshot=request.num_fewshot,
         )
     check_named(request.max_drop, list(benchmarks.tasks))
-    cache = BaselineCache(None if request.no_cache else cache_folder())
+    cache = BaselineCache(None if request.no_cache else find_cache())
     shared = processes or Processes()
     return Materials(request, benchmarks, passages, heldout, controls, front, cache, shared)
 
 
 def _recorded(name: str, place: object) -> TextSource:
     """A file by its name and hash, a data set by its name alone."""
-    return TextSource(name=name, sha256=sha256_of(place) if isinstance(place, Path) else None)
+    return TextSource(name=name, sha256=hash_file(place) if isinstance(place, Path) else None)

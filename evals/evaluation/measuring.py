@@ -23,7 +23,7 @@ from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import versions
+from surgery.record.manifest import list_versions
 
 WINDOW = 64
 """Tokens of a held-out window where no samples say how long."""
@@ -125,7 +125,10 @@ def _tokenized(
 def tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets", "matplotlib")}}
+    return {
+        **list_versions(),
+        **{name: version(name) for name in ("lm-eval", "datasets", "matplotlib")},
+    }
 
 
 def _runs(

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from evals.attacks.names import choose_attacks, shorten_names
 from evals.benchmarks.tasks import SUITES
 from evals.running.request import Measuring
-from surgery.hub.embedded import lab_of
-from surgery.hub.finding import shown_name
+from surgery.hub.embedded import find_lab
+from surgery.hub.finding import make_public_name
 
 
 class EvaluationRequest(Measuring):
@@ -93,7 +93,7 @@ class EvaluationRequest(Measuring):
     @property
     def lab(self) -> str | None:
         """The lab model among those that are compared, which brings text of its own."""
-        return lab_of(*self.models, self.baseline)
+        return find_lab(*self.models, self.baseline)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -117,13 +117,13 @@ class EvaluationRequest(Measuring):
                 "baseline": baseline,
                 "tasks": self.task_names,
                 "suite": None,
-                "include_path": tuple(Path(shown_name(place)) for place in self.include_path),
-                "front": self.front and Path(shown_name(self.front)),
+                "include_path": tuple(Path(make_public_name(place)) for place in self.include_path),
+                "front": self.front and Path(make_public_name(self.front)),
                 "audit": False,
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
-                "control": tuple(Path(shown_name(file)) for file in self.control),
+                "control": tuple(Path(make_public_name(file)) for file in self.control),
                 **measured,
             }
         )

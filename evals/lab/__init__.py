@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from evals.lab.corpus import calibration_texts, heldout_texts
-from surgery.hub.embedded import LAB_MODELS, model_path
+from surgery.hub.embedded import LAB_MODELS, find_lab_folder
 
-__all__ = ["LAB_MODELS", "calibration_texts", "heldout_texts", "model_path", "samples_path"]
+__all__ = ["LAB_MODELS", "calibration_texts", "find_lab_folder", "heldout_texts", "samples_path"]
 
 
 def samples_path(name: str) -> Path:
@@ -22,5 +22,5 @@ def samples_path(name: str) -> Path:
     the model's tokenizer), `text`. Both models were trained on the same records.
     Raises `SourceError` when there is no such lab model.
     """
-    model_path(name)
+    find_lab_folder(name)
     return Path(__file__).with_name("records.jsonl")

@@ -28,7 +28,7 @@ from evals.running.processes import Processes, map_in_order
 from evals.samples import row_hash
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
-from surgery.reading.corpus import Corpus, Place, Window, open_corpus, windows
+from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def collect(
         read += tokens
         advance(tokens)
 
-    stream = windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
+    stream = read_windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
     with nullcontext() if journal is None else journal.appending():
         while batch := list(islice(stream, size * processes.count)):
             if not tested:

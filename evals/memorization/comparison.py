@@ -33,7 +33,7 @@ from evals.samples.held_back import HeldBack, held_back
 from evals.samples.windows import control_windows
 from evals.statistics import SEED, rate
 from surgery.output import check_output, write_lines
-from surgery.record.manifest import versions
+from surgery.record.manifest import list_versions
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
         "baseline": baseline and baseline.provenance,
         "samples_sha256": test.samples.sha256,
         "seeds": {"bootstrap": SEED},
-        "versions": versions(),
+        "versions": list_versions(),
     }
     return result
 

@@ -37,7 +37,7 @@ from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
 from surgery.errors import OutputError
 from surgery.proof.claims import TOOL, RenderedReport
-from surgery.record.manifest import REPORTS, Manifest, versions
+from surgery.record.manifest import REPORTS, Manifest, list_versions
 from surgery.untrusted import guard
 from surgery.variants import VARIANTS
 
@@ -74,7 +74,7 @@ def check_report(report: Mapping[str, Any], where: Path) -> Report:
     check_figures(given, where)
     made = write_all_sentences(given)
     said = next(find_differences(given.to_dict(), made.to_dict()), None)
-    if said is not None and given.provenance.versions.get(TOOL) == versions().get(TOOL):
+    if said is not None and given.provenance.versions.get(TOOL) == list_versions().get(TOOL):
         what = f"{said.path} is not what its figures tell"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
     return made

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from surgery.editing.loading import model_ids
+from surgery.editing.loading import place_ids
 from surgery.errors import UnsupportedError
 
 Head = Callable[[torch.Tensor], torch.Tensor]
@@ -44,7 +44,7 @@ def hidden_states(
     base = model.base_model
     arguments = {} if cache is None else {CACHE: cache}
     output = base(
-        input_ids=model_ids(model, tokens),
+        input_ids=place_ids(model, tokens),
         use_cache=use_cache or cache is not None,
         return_dict=True,
         **arguments,

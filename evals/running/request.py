@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from surgery.hub.finding import shown_name
+from surgery.hub.finding import make_public_name
 from surgery.record.manifest import Record
 
 R = TypeVar("R", bound="Request")
@@ -67,5 +67,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, str | Path):
-        return shown_name(value)
+        return make_public_name(value)
     return value if isinstance(value, bool | int | float | None) else str(value)

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from evals.running.forward import CACHE
-from surgery.editing.loading import model_ids
-from surgery.fitting.some_blocks import layers_of, only
+from surgery.editing.loading import place_ids
+from surgery.fitting.some_blocks import find_layers, run_only
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Run:
 
 def from_tokens(model: PreTrainedModel, tokens: torch.Tensor, *, keep: Collection[int] = ()) -> Run:
     """A whole pass over `tokens` (int64 [B, T]), keeping the inputs of the blocks in `keep`."""
-    return _run(model, 0, keep, input_ids=model_ids(model, tokens))
+    return _run(model, 0, keep, input_ids=place_ids(model, tokens))
 
 
 def from_block(
@@ -59,7 +59,7 @@ def from_block(
       `DynamicCache` to begin with.
     """
     entry = {"inputs_embeds": states} if cache is None else {"inputs_embeds": states, CACHE: cache}
-    with only(model, block, last):
+    with run_only(model, block, last):
         run = _run(model, block, keep, **entry)
     if cache is not None and block > 0:  # its length is read off the first block's layer
         tokens = states.new_zeros(len(states), 1, states.shape[1], 1)
@@ -71,7 +71,7 @@ def from_block(
 def _run(model: PreTrainedModel, first: int, keep: Collection[int], **entry: Any) -> Run:
     inputs: dict[int, torch.Tensor] = {}
     norms = (part for part in model.base_model.children() if isinstance(part, nn.LayerNorm))
-    readers = [*layers_of(model), *norms]  # the final norm reads what leaves the last block
+    readers = [*find_layers(model), *norms]  # the final norm reads what leaves the last block
 
     def look(block: int, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         inputs[block] = arguments[0]

@@ -10,7 +10,7 @@ import numpy as np
 from evals.samples.record import RowNote, Tokens
 from evals.samples.tables import IdRow, Table
 from surgery.errors import SamplesError
-from surgery.reading.corpus import token_ids
+from surgery.reading.corpus import tokenize
 
 
 def whole_rows(
@@ -25,7 +25,7 @@ def whole_rows(
         for name, row in zip(table.ids, rows, strict=True):
             short = row[:length]
             text = tokenizer.decode(short.tolist(), clean_up_tokenization_spaces=False)
-            if len(row) > length and not np.array_equal(token_ids(tokenizer, text), short):
+            if len(row) > length and not np.array_equal(tokenize(tokenizer, text), short):
                 reason = f"cut after {length} tokens, its text tokenizes otherwise on its own"
                 notes.append(RowNote(name, reason, kept=True))
     wanted = f"tokens (prefix {prefix} + suffix {suffix})"
@@ -71,7 +71,7 @@ def _encoded(table: Table, texts: Sequence[str], tokenizer: Any) -> list[Tokens]
             got="a model without one",
             fix="give samples as token ids, or a model with its tokenizer",
         )
-    return [token_ids(tokenizer, text) for text in texts]
+    return [tokenize(tokenizer, text) for text in texts]
 
 
 def _check_lengths(where: str, rows: dict[str, Any], length: int, wanted: str) -> None:

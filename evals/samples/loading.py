@@ -13,7 +13,7 @@ from evals.samples.record import Samples
 from evals.samples.repeats import independent
 from evals.samples.tables import Table, read_npy, read_npy_pair, read_table
 from surgery.errors import SamplesError
-from surgery.hub.finding import shown_name
+from surgery.hub.finding import make_public_name
 from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32
@@ -56,7 +56,7 @@ class Passages:
             tokens=tokens,
             prefix_length=self.prefix,
             ids=self.table.ids,
-            source=shown_name(self.source),
+            source=make_public_name(self.source),
             counts=None if labels.count is None else np.asarray(labels.count, dtype=np.int64),
             members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),

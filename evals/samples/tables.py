@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgery.errors import SamplesError
-from surgery.reading.rows import rows
-from surgery.reading.sources import Source
+from surgery.reading.rows import read_rows
+from surgery.reading.sources import TextOrTable
 from surgery.untrusted import guard, parse_json
 
 IdRow = npt.NDArray[Any]
@@ -104,14 +104,14 @@ def read_npy_pair(prefix: Path, suffix: Path) -> Table:
     return _table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
-def read_table(named: str, sources: Sequence[Source]) -> Table:
+def read_table(named: str, sources: Sequence[TextOrTable]) -> Table:
     """The columns that `Table` names, as far as the first row has them; others are ignored."""
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
     for source in sources:
         passages = PASSAGES if source.column is None else (source.column,)
-        for number, (where, row) in enumerate(rows(source, passages + LABELS, whole=True)):
+        for number, (where, row) in enumerate(read_rows(source, passages + LABELS, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
                 found = _cells(source, row)
                 if columns is None:
@@ -127,7 +127,7 @@ def read_table(named: str, sources: Sequence[Source]) -> Table:
     return _table(named, ids, columns or {})
 
 
-def _cells(source: Source, row: dict[str, Any]) -> dict[str, Any]:
+def _cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
     """A row's cells by the names of `Table`, lists of token ids as arrays."""
     if source.form in (".csv", ".tsv"):  # text, whatever it means
         typed = {"count", "member", *(() if source.column else ("tokens",))} & row.keys()

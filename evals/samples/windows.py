@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evals.samples import Tokens
 from evals.statistics import bootstrap
 from surgery.errors import SamplesError
-from surgery.reading.corpus import token_ids
+from surgery.reading.corpus import tokenize
 
 Scores = npt.NDArray[np.float64]
 MOST_WINDOWS = 256
@@ -40,7 +40,7 @@ def control_windows(
         raise SamplesError("held-out text needs a tokenizer", got="a model without one")
     windows = []
     for text in texts:
-        ids = token_ids(tokenizer, text)
+        ids = tokenize(tokenizer, text)
         windows.append(ids[: len(ids) // length * length].reshape(-1, length))
     found: Tokens = np.concatenate(windows) if windows else np.empty((0, length), dtype=np.int32)
     if not len(found):

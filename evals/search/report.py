@@ -16,7 +16,7 @@ from evals.search.run import Outcome, Twice
 from evals.search.task import SearchTask
 from evals.statistics import judged, wilson
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Choice, EditedModel, versions
+from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 
@@ -46,7 +46,7 @@ def search_report(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
         "warnings": list(task.warnings),
         "provenance": {
             "model": {**loaded.provenance, "batch_size": outcome.batch_size},
-            "versions": versions(),
+            "versions": list_versions(),
         },
     }
 
@@ -172,7 +172,7 @@ def _calibration(task: SearchTask, outcome: Outcome) -> dict[str, Any] | None:
     """The text that the chosen edit was fitted on, and how well; None where it needs none."""
     if task.fitter is None or outcome.selected is None:
         return None
-    fits = task.fitter.fits(outcome.selected[0].selection)
+    fits = task.fitter.fit(outcome.selected[0].selection)
     return task.fitter.calibration.record(fits).model_dump(mode="json") if fits else None
 
 

@@ -58,7 +58,7 @@ class UneditedFits:
 
     by_block: Mapping[int, Fit]
 
-    def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
+    def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
         blocks = {part.block for part in selection if variant_of(part.variant).FITTED}
         return {block: self.by_block[block] for block in sorted(blocks)}
 
@@ -92,7 +92,7 @@ def run(
     selected = None
     for selection in [found.measured[chosen].selection for chosen in found.met]:
         if task.fitter is not None:
-            task.fitter.fits(selection, processes=task.processes)
+            task.fitter.fit(selection, processes=task.processes)
         points[selection] = _point(task, engines[0], selection)
         refitted.add(selection)
         if task.goal.met(points[selection], base[0]):
@@ -120,7 +120,7 @@ def _find(
         fits: dict[int, Fit] = {}
         if task.fitter is not None:
             blocks = range(task.dimensions.num_blocks)
-            fits = task.fitter.fits_alone(blocks, task.variants, processes=task.processes)
+            fits = task.fitter.fit_alone(blocks, task.variants, processes=task.processes)
         recovered = task.measure.recovered(engine.base.evidence)
         estimates = look(
             task.loaded.model,

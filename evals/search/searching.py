@@ -17,14 +17,14 @@ from evals.search.request import SearchRequest
 from evals.search.run import run
 from evals.search.task import SearchTask, open_task
 from surgery.errors import SamplesError
-from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
+from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search anew with `overwrite=True`"
-owned = known_by(_RESULT, ("goal", "front", "selected"), _PLAN, "front.png", "front.svg")
+owned = recognize_by(_RESULT, ("goal", "front", "selected"), _PLAN, "front.png", "front.svg")
 
 Earlier = dict[Selection, EditPoint]
 Answer = tuple[dict[str, Any], PlanFile]
@@ -73,7 +73,7 @@ def search(
         return None
     result = search_report(task, outcome)
     plan, met = plan_of(task, outcome.best, result), outcome.selected is not None
-    with atomic_folder(
+    with create_folder(
         folder, owned, overwrite=overwrite or going_on, config=request.to_config()
     ) as partial:
         result["plan"] = _PLAN if met else None

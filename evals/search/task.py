@@ -30,7 +30,7 @@ from evals.search.units import every_set, possible, units
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
-from surgery.hub.embedded import lab_of
+from surgery.hub.embedded import find_lab
 from surgery.selection import Part, Selection
 
 
@@ -73,7 +73,7 @@ class SearchTask:
 
     def refusal(self, selection: Selection, layout: str | None = None) -> UnsupportedError | None:
         """Why the model cannot be exported with a selection; None if it can."""
-        return self.loaded.editable.refusal(selection, layout=layout or self.request.layout)
+        return self.loaded.editable.find_refusal(selection, layout=layout or self.request.layout)
 
     @cached_property
     def pools(self) -> tuple[frozenset[int], ...]:
@@ -123,7 +123,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
 
     Raises `SurgeryError` for what cannot be used.
     """
-    lab = lab_of(request.model)
+    lab = find_lab(request.model)
     variants = request.variants(fits=bool(request.calibration) or lab is not None)
     passages = open_passages(request.samples, request)
     texts = needed_texts(request.corpus, request.model)
@@ -134,7 +134,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     offered, refused = possible(
         units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
-        lambda selection: editable.refusal(selection, layout=layout),
+        lambda selection: editable.find_refusal(selection, layout=layout),
     )
     warnings = [f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()]
     for warning in warnings:

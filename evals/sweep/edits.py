@@ -54,7 +54,7 @@ def drop_refused(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, 
     """
     reasons: dict[str, str] = {}
     for selection, kind in list(edits.items()):
-        error = editable.refusal(selection)
+        error = editable.find_refusal(selection)
         if error is None:
             continue
         if kind != "head":

@@ -20,7 +20,7 @@ from evals.memorization.recovery import Evidence, rates
 from evals.samples import row_hash
 from evals.search.estimates import Estimates
 from evals.sweep.task import SweepTask
-from surgery.record.manifest import CalibrationRecord, versions
+from surgery.record.manifest import CalibrationRecord, list_versions
 from surgery.selection import Part, Selection, format_selection
 
 LOW_EXTRACTION = 0.01
@@ -77,7 +77,7 @@ def sweep_report(
         "warnings": [*task.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
             "model": {**loaded.provenance, "batch_size": task.engine.batch_size},
-            "versions": versions(),
+            "versions": list_versions(),
         },
     }
     if bounds is not None:
@@ -105,7 +105,7 @@ def _record_fits(task: SweepTask) -> CalibrationRecord | None:
         return None
     alone = [edit for edit, kind in task.edits.items() if kind == "block"]
     parts = [part for selection in alone for part in selection]
-    fits = task.fitter.fits_alone({part.block for part in parts}, {part.variant for part in parts})
+    fits = task.fitter.fit_alone({part.block for part in parts}, {part.variant for part in parts})
     return task.fitter.calibration.record(fits)
 
 

@@ -18,12 +18,12 @@ from evals.sweep.pictures import PICTURES, draw_pictures
 from evals.sweep.report import as_csv, journal_of, sweep_report
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import SweepTask, open_sweep
-from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
+from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 
 BOUND_WINDOWS = 32
 """Windows of held-out text for `bounds`, at least, if there are so many."""
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
-owned = known_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
+owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
 
 def sweep(
@@ -97,7 +97,7 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
     fits = {}
     if task.fitter is not None:
         every = range(task.loaded.dimensions.num_blocks)
-        fits = task.fitter.fits_alone(every, {unit.variant for unit in task.units})
+        fits = task.fitter.fit_alone(every, {unit.variant for unit in task.units})
     with progress("estimate", None) as advance:
         return look(
             task.loaded.model,
@@ -122,7 +122,7 @@ def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
 
 def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
     """sweep.json, sweep.csv, pictures of them, and config.yaml: all at once."""
-    with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+    with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
         write_text(partial / "sweep.csv", as_csv([result["base"], *result["edits"]]))
         if "estimates" in result:

@@ -25,7 +25,7 @@ from evals.search.units import possible, units
 from evals.sweep.edits import Kind, drop_refused, list_edits
 from evals.sweep.request import SweepRequest
 from surgery.fitting.fitter import Fitter
-from surgery.hub.embedded import lab_of
+from surgery.hub.embedded import find_lab
 from surgery.selection import Part, Selection
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     `say` hears of what is left out. Raises `SurgeryError` for what cannot be used.
     """
     model = request.model
-    fits = bool(request.calibration) or (request.estimate and lab_of(model) is not None)
+    fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
     variants = request.variants(fits=fits)
     passages = open_passages(request.samples, request)
     texts = [] if request.exact_only else needed_texts(request.corpus, model)
@@ -80,8 +80,13 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:
+<<<<<<< HEAD
         some = units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
         every, reasons = possible(some, editable.refusal)
+=======
+        some = units(size.num_blocks, size.num_heads, "mixed", variants)
+        every, reasons = possible(some, editable.find_refusal)
+>>>>>>> w-cut
         refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings:

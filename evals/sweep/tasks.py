@@ -84,8 +84,8 @@ def _edit(
     if selection == BASE:
         return nullcontext()
     plan = loaded.editable.plan(selection)
-    fits = fitter.fits(selection) if fitter is not None and plan.fitted else {}
-    return loaded.editable.replacements(plan, fits).active()
+    fits = fitter.fit(selection) if fitter is not None and plan.fitted else {}
+    return loaded.editable.make_replacements(plan, fits).activate()
 
 
 def _run(

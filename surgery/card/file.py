@@ -6,10 +6,10 @@ from pathlib import Path
 
 from surgery.card.metadata import Measurements
 from surgery.card.text import card_text
-from surgery.checkpoint.source import CARD, MANIFEST, own_file
+from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import ManifestError, SourceError
-from surgery.hub.finding import last_name
-from surgery.output import atomic_file
+from surgery.hub.finding import get_last_name
+from surgery.output import create_file
 from surgery.record.manifest import read_manifest
 from surgery.untrusted import read_bytes
 
@@ -18,7 +18,7 @@ _LARGEST = 2**20  # bytes of a card
 
 def read_card(folder: Path) -> str | None:
     """A folder's own README.md; None without one. Bytes that are no text are replaced."""
-    path = own_file(folder / CARD, folder)
+    path = check_link(folder / CARD, folder)
     if not path.is_file():
         return None
     return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
@@ -34,7 +34,7 @@ def refresh_card(folder: Path, measured: Measurements | None) -> Path:
     if manifest is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     existing = read_card(folder)
-    text = card_text(manifest, name=last_name(folder), measured=measured, existing=existing)
-    with atomic_file(folder / CARD, overwrite=True) as file:
+    text = card_text(manifest, name=get_last_name(folder), measured=measured, existing=existing)
+    with create_file(folder / CARD, overwrite=True) as file:
         file.write(text)
     return folder / CARD

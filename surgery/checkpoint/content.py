@@ -1,4 +1,4 @@
-"""The identity of a model: one hash of its configuration and weights, whatever its name."""
+"""Identifies a model by content: one hash of its configuration and weights."""
 
 from __future__ import annotations
 
@@ -11,72 +11,72 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from surgery.checkpoint.source import Checkpoint, in_hub_cache, open_checkpoint
+from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
 from surgery.errors import CheckpointError
 
-_SETTLED = 2_000_000_000  # ns without a change, after which the time of change tells the next one
-_KEPT = 16 << 20  # bytes from which on a file's hash is kept between runs
+_SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
+_KEPT = 16 << 20  # bytes; hashes of larger files are kept between runs
 _SHA256 = re.compile("[0-9a-f]{64}")
-_READ = 1 << 20  # bytes at a time: stays in the processor's cache
+_READ = 1 << 20  # bytes at a time: fits the processor's cache
 
 FileState = tuple[int, ...]
-"""Device, inode, bytes, and the times of the last change of content and of status (ns).
+"""Device, inode, bytes, and the times of the last change of content and status (ns).
 
-A copy that keeps size and date still changes the inode or the time of status."""
+A copy that keeps size and date still changes the inode or the status time."""
 
 
-def states_of(paths: Iterable[Path]) -> dict[Path, FileState]:
+def read_states(paths: Iterable[Path]) -> dict[Path, FileState]:
     """Returns the state of each path that is a file. Any later change of the file changes it."""
-    return {path: _watched(path) for path in paths if path.is_file()}
+    return {path: _flush_and_stat(path) for path in paths if path.is_file()}
 
 
-def _watched(path: Path) -> FileState:
+def _flush_and_stat(path: Path) -> FileState:
     """Flushes a file to disk and returns its state.
 
-    Of changes through a memory mapping, the system records only the first one after a flush.
+    The system records only the first change through a memory mapping after each flush.
     """
-    with contextlib.suppress(OSError):  # one that cannot be opened has its times all the same
+    with contextlib.suppress(OSError):  # a file that cannot be opened still has its times
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.fsync(file)
         finally:
             os.close(file)
-    return _state(path)
+    return _read_state(path)
 
 
-def _state(path: Path) -> FileState:
+def _read_state(path: Path) -> FileState:
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def check_unchanged(files: Collection[Path], found: Mapping[Path, FileState], *, fix: str) -> None:
-    """Raises `CheckpointError` for a file whose state is not the one that was `found`."""
+    """Raises `CheckpointError` for a file whose state is no longer the one `found` before."""
     for path in files:
-        if (_state(path) if path.is_file() else None) != found.get(path):
+        if (_read_state(path) if path.is_file() else None) != found.get(path):
             raise CheckpointError("changed while it was read", where=path, fix=fix)
 
 
-def content_hash(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
+def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> str:
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
-    It is the hash of the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file:
-    equal for copies of a model; different for other weights, settings, or files.
+    The hash covers the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file.
+    Copies of a model have the same hash; other weights, settings, or files give another.
 
-    `known`: hashes of weight files that the caller has computed. A large file is not read again
-    unless its state changed, and a file in the Hub's cache is named by its hash. Raises as
+    `known`: hashes of weight files that the caller has computed. A large file is read again only
+    if its state changed, and a file in the Hub's cache is named by its hash. Raises as
     `open_checkpoint`.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
     files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]
     lines = [
-        f"{known.get(file) or file_hash(file)} {file.stat().st_size} {file.name}\n"
+        f"{known.get(file) or recall_hash(file)} {file.stat().st_size} {file.name}\n"
         for file in files
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a whole file, hexadecimal."""
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, hexadecimal. Always reads it."""
     digest, buffer = hashlib.sha256(), bytearray(_READ)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -84,25 +84,25 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal. A large file is read once for each of its states."""
+def recall_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state."""
     real = path.resolve()
-    if _SHA256.fullmatch(real.name) and in_hub_cache(real):
-        return real.name  # the client names every large file by its hash
-    state = _watched(path)
+    if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
+        return real.name  # the Hub client names large files by their hash
+    state = _flush_and_stat(path)
     device, _, size, *times = state
     if size < _KEPT or _is_in_memory(device):
-        return sha256_of(path)
+        return hash_file(path)
     key = hashlib.sha256(os.fsencode(real) + repr(state).encode()).hexdigest()
-    kept = cache_folder() / "sha256" / key
-    digest = _read(kept) or sha256_of(path)
-    if state == _state(path) and max(times) < time.time_ns() - _SETTLED and not kept.exists():
-        keep(kept, lambda file: file.write_text(digest))
+    kept = find_cache() / "sha256" / key
+    digest = _read_cached(kept) or hash_file(path)
+    if state == _read_state(path) and max(times) < time.time_ns() - _SETTLED and not kept.exists():
+        save_to_cache(kept, lambda file: file.write_text(digest))
     return digest
 
 
 def _is_in_memory(device: int) -> bool:
-    """Whether a device holds its files in memory only."""
+    """Whether a device is a file system in memory."""
     mounted = f" {os.major(device)}:{os.minor(device)} "
     with contextlib.suppress(OSError):  # not Linux
         mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
@@ -110,8 +110,8 @@ def _is_in_memory(device: int) -> bool:
     return False
 
 
-def cache_folder() -> Path:
-    """$ATTN_SURGERY_CACHE, else attn-surgery under $XDG_CACHE_HOME, else under ~/.cache."""
+def find_cache() -> Path:
+    """Returns $ATTN_SURGERY_CACHE, else attn-surgery in $XDG_CACHE_HOME or ~/.cache."""
     own = os.environ.get("ATTN_SURGERY_CACHE")
     if own:
         return Path(own).expanduser()
@@ -119,8 +119,8 @@ def cache_folder() -> Path:
     return Path(general).expanduser() / "attn-surgery"
 
 
-def keep(path: Path, write: Callable[[Path], object]) -> None:
-    """Puts a whole file into the cache, if the cache can be written."""
+def save_to_cache(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a complete file to the cache, if the cache is writable."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -132,7 +132,7 @@ def keep(path: Path, write: Callable[[Path], object]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _read(kept: Path) -> str | None:
+def _read_cached(kept: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         digest = kept.read_text()
         return digest if _SHA256.fullmatch(digest) else None

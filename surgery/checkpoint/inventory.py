@@ -1,4 +1,4 @@
-"""Checks a source against its family: every tensor matches exactly one rule, none is missing."""
+"""Checks a source against its family: each tensor matches one rule, and none is missing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _AFFINE = ("affine_weight", "affine_bias")
 
 @dataclass(frozen=True)
 class Inventory:
-    """A source: `take_inventory` makes one that has been checked.
+    """The tensors of a source. `take_inventory` checks them.
 
-    `config` holds the keys of config.json that the family knows; `compact_blocks` maps blocks
-    without an attention module to what stands there (affine, constant, none).
+    `config`: the keys of config.json that the family knows. `compact_blocks`: block without an
+    attention module → what replaces it (affine, constant, none).
     """
 
     family: Family
@@ -46,117 +46,34 @@ class Inventory:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the stored parameters, buffers left out; a tied head counts once."""
+        """Numbers in the stored parameters, without buffers; a tied head counts once."""
         return sum(
             math.prod(info.shape)
-            for name, info in self._parameters.items()
-            if not (self._is_tied and name in HEADS)
+            for name, info in self.parameters.items()
+            if not (self.is_tied and name in HEADS)
         )
 
     @cached_property
     def dtype(self) -> str:
         """The safetensors tag of its parameters."""
-        return next(info.dtype for info in self._parameters.values())
+        return next(info.dtype for info in self.parameters.values())
 
     @cached_property
-    def _parameters(self) -> dict[str, TensorInfo]:
-        """The stored tensors without buffers, whose shapes no rule gives."""
+    def parameters(self) -> dict[str, TensorInfo]:
+        """The stored tensors without buffers (no rule gives the shape of a buffer)."""
         found = {name: (info, self.family.match(name)) for name, info in self.infos.items()}
         return {name: info for name, (info, match) in found.items() if match and match[0].shape}
 
     @property
-    def _is_tied(self) -> bool:
+    def is_tied(self) -> bool:
         return bool(self.config.get("tie_word_embeddings", self.family.tied_head))
-
-    def _check_complete(self) -> None:
-        for name in self._needed():
-            if name not in self.infos:
-                raise CheckpointError(
-                    f"tensor {name!r} is missing from the checkpoint",
-                    fix="the download is incomplete, or config.json belongs to another model",
-                )
-        if not self._is_tied and not any(head in self.infos for head in HEADS):
-            raise CheckpointError(
-                f"tensor {next(head for head in HEADS if self.family.match(head))!r} is missing "
-                "from the checkpoint, and config.json does not tie it to the embedding"
-            )
-
-    def _check_dtype(self) -> None:
-        first: dict[str, str] = {}
-        for name, info in self._parameters.items():
-            first.setdefault(info.dtype, name)
-        if len(first) > 1:
-            raise CheckpointError(
-                "the parameters have more than one dtype",
-                expected="one",
-                got=", ".join(f"{dtype} ({name})" for dtype, name in first.items()),
-                fix="load and save the model in one dtype first",
-            )
-
-    def _check_tensor(self, name: str, info: TensorInfo) -> None:
-        rule, block = self.family.match(name) or (None, None)
-        num_blocks = self.dimensions.num_blocks
-        if rule is None or not (
-            self._exists(rule)
-            and (block is None or (block < num_blocks and self._belongs(rule.role, block)))
-        ):
-            raise CheckpointError(
-                f"unknown tensor {name!r}",
-                expected=f"the tensors of a {self.family.title} model of {num_blocks} blocks",
-                fix="nothing is guessed: remove the tensor, or report the architecture it belongs "
-                "to",
-            )
-        if rule.shape is None:
-            return
-        expected = [self.dimensions.sizes[size] for size in rule.shape]
-        if list(info.shape) != expected:
-            raise CheckpointError(
-                f"tensor {name!r} has the wrong shape",
-                expected=f"{expected} from config.json",
-                got=list(info.shape),
-            )
-        if info.dtype not in FLOATING:
-            raise UnsupportedError(
-                f"tensor {name!r} is quantized",
-                expected=" or ".join(FLOATING),
-                got=info.dtype,
-                fix="start from the unquantized model",
-            )
-
-    def _needed(self) -> Iterator[str]:
-        """Names of the tensors that the library would otherwise fill with random numbers."""
-        for rule in self.family.rules:
-            if (rule.optional and rule.role not in _AFFINE) or not self._exists(rule):
-                continue
-            if not rule.per_block:
-                yield rule.name
-                continue
-            for block in range(self.dimensions.num_blocks):
-                if self._belongs(rule.role, block):
-                    yield rule.name.format(block=block)
-
-    def _exists(self, rule: TensorRule) -> bool:
-        """Whether config.json has the model hold such a tensor."""
-        return rule.when is None or rule.when.on(self.config)
-
-    def _belongs(self, role: Role | None, block: int) -> bool:
-        """Whether a block has a tensor of that role.
-
-        A tensor that does not belong would be ignored by the library, and used by the surgery.
-        """
-        if role is None:
-            return True
-        kind = self.compact_blocks.get(block)  # None: attention
-        if role in _AFFINE:
-            return kind == "affine" or (kind == "constant" and role == "affine_bias")
-        return kind is None
 
 
 def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
-    """Matches a parsed config.json and the stored tensors' names, dtypes and shapes to a family.
+    """Matches a parsed config.json and the tensors' names, dtypes and shapes to a family.
 
     **Raises:** `UnsupportedError` for an architecture that cannot be edited (checked first),
-    quantized weights or the source's own code; `CheckpointError` for an unknown, missing or
+    quantized weights, or code in the source; `CheckpointError` for an unknown, missing or
     misshapen tensor, or parameters of more than one dtype.
     """
     family = family_of(config)
@@ -166,38 +83,122 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
         rotary_positions(
             config, family.rotary, head_size, family.rotary.layer_type(config, block=0)
         )
-    inventory = _unchecked(config, infos)
+    inventory = make_inventory(config, infos)
     for name, info in infos.items():
-        inventory._check_tensor(name, info)
-    inventory._check_complete()
-    inventory._check_dtype()
+        _check_tensor(name, info, inventory)
+    check_complete(inventory)
+    _check_dtype(inventory)
     return inventory
 
 
-def check_complete(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> None:
+def check_complete(inventory: Inventory) -> None:
     """Raises `CheckpointError` unless every tensor that config.json implies is there."""
-    _unchecked(config, infos)._check_complete()
+    for name in _list_needed(inventory):
+        if name not in inventory.infos:
+            raise CheckpointError(
+                f"tensor {name!r} is missing from the checkpoint",
+                fix="the download is incomplete, or config.json belongs to another model",
+            )
+    if not inventory.is_tied and not any(head in inventory.infos for head in HEADS):
+        head = next(head for head in HEADS if inventory.family.match(head))
+        raise CheckpointError(
+            f"tensor {head!r} is missing from the checkpoint, and config.json does not tie it to "
+            "the embedding"
+        )
 
 
-def _unchecked(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
+def make_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
+    """Makes an inventory without checking the tensors. Raises as `Family.dimensions`."""
     family = family_of(config)
     dimensions = family.dimensions(config)
-    return Inventory(
-        family,
-        dimensions,
-        family.known_config(config),
-        infos,
-        _compact_blocks(config, family, dimensions),
-    )
+    blocks = _read_compact_blocks(config, family, dimensions)
+    return Inventory(family, dimensions, family.known_config(config), infos, blocks)
+
+
+def _list_needed(inventory: Inventory) -> Iterator[str]:
+    """Names of the tensors that the library would otherwise fill with random numbers."""
+    for rule in inventory.family.rules:
+        if (rule.optional and rule.role not in _AFFINE) or not _applies(rule, inventory):
+            continue
+        if not rule.per_block:
+            yield rule.name
+            continue
+        for block in range(inventory.dimensions.num_blocks):
+            if _belongs(rule.role, block, inventory):
+                yield rule.name.format(block=block)
+
+
+def _applies(rule: TensorRule, inventory: Inventory) -> bool:
+    """Whether config.json gives the model such a tensor."""
+    return rule.when is None or rule.when.on(inventory.config)
+
+
+def _belongs(role: Role | None, block: int, inventory: Inventory) -> bool:
+    """Whether a block has a tensor of that role.
+
+    The library would ignore one that does not belong, while surgery would use it.
+    """
+    if role is None:
+        return True
+    kind = inventory.compact_blocks.get(block)  # None: attention
+    if role in _AFFINE:
+        return kind == "affine" or (kind == "constant" and role == "affine_bias")
+    return kind is None
+
+
+def _check_dtype(inventory: Inventory) -> None:
+    first: dict[str, str] = {}
+    for name, info in inventory.parameters.items():
+        first.setdefault(info.dtype, name)
+    if len(first) > 1:
+        raise CheckpointError(
+            "the parameters have more than one dtype",
+            expected="one",
+            got=", ".join(f"{dtype} ({name})" for dtype, name in first.items()),
+            fix="load and save the model in one dtype first",
+        )
+
+
+def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
+    family, dimensions = inventory.family, inventory.dimensions
+    rule, block = family.match(name) or (None, None)
+    if rule is None or not (
+        _applies(rule, inventory)
+        and (
+            block is None
+            or (block < dimensions.num_blocks and _belongs(rule.role, block, inventory))
+        )
+    ):
+        raise CheckpointError(
+            f"unknown tensor {name!r}",
+            expected=f"the tensors of a {family.title} model of {dimensions.num_blocks} blocks",
+            fix="remove the tensor, or report the architecture that it belongs to",
+        )
+    if rule.shape is None:
+        return
+    expected = [dimensions.sizes[size] for size in rule.shape]
+    if list(info.shape) != expected:
+        raise CheckpointError(
+            f"tensor {name!r} has the wrong shape",
+            expected=f"{expected} from config.json",
+            got=list(info.shape),
+        )
+    if info.dtype not in FLOATING:
+        raise UnsupportedError(
+            f"tensor {name!r} is quantized",
+            expected=" or ".join(FLOATING),
+            got=info.dtype,
+            fix="start from the unquantized model",
+        )
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
-    """Refuses quantized models, code of their own, and settings that the library cannot run."""
+    """Refuses quantized models, models with their own code, and settings the library cannot run."""
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             method = config[key].get("quant_method") if isinstance(config[key], dict) else None
             raise UnsupportedError(
-                "the checkpoint is quantized, and surgery needs the weights themselves",
+                "the checkpoint is quantized, and surgery needs unquantized weights",
                 where="config.json",
                 got=method or key,
                 fix="start from the unquantized model and quantize the result",
@@ -210,9 +211,9 @@ def check_config(config: dict[str, Any], family: Family) -> None:
                 where="config.json",
                 expected=f"the library's own {family.architecture}",
             )
-    for key in _attention_code(config):
+    for key in _find_attention_code(config):
         raise UnsupportedError(
-            "config.json chooses attention code, which the library may fetch from the Hub and run",
+            "config.json chooses attention code, which the library may download and run",
             where=key,
             fix="remove the key",
         )
@@ -221,7 +222,7 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
     if config.get("attention_free_blocks") and not compact:
         raise CheckpointError(
-            "'attention_free_blocks' stands in the configuration of a model that has none",
+            "'attention_free_blocks' is set, and this model type has no such blocks",
             where="config.json",
             fix=f"remove it, or restore model_type {family.compact_model_type}",
         )
@@ -244,20 +245,20 @@ def check_config(config: dict[str, Any], family: Family) -> None:
 
 
 _ELSEWHERE = {
-    "transformers_weights": "names another file of weights, which is not the one that is edited",
-    "per_layer_config": "gives single blocks a shape of their own, which surgery does not know",
+    "transformers_weights": "names another file of weights, which would not be edited",
+    "per_layer_config": "gives single blocks their own shape, which surgery does not support",
 }
 
 
-def _attention_code(value: dict[str, Any] | list[Any]) -> Iterator[str]:
-    """The keys, at any depth, by which the library chooses attention code; flags choose none."""
+def _find_attention_code(value: dict[str, Any] | list[Any]) -> Iterator[str]:
+    """Yields the keys, at any depth, that make the library choose attention code (not flags)."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if "attn_implementation" in str(key) and not (inner is None or isinstance(inner, bool)):
                 yield key
     for inner in value.values() if isinstance(value, dict) else value:
         if isinstance(inner, (dict, list)):
-            yield from _attention_code(inner)
+            yield from _find_attention_code(inner)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -269,10 +270,10 @@ def check_tokenizer(folder: Path) -> None:
         )
 
 
-def _compact_blocks(
+def _read_compact_blocks(
     config: dict[str, Any], family: Family, dimensions: Dimensions
 ) -> dict[int, str]:
-    """Block → what stands in place of its attention; {} for a model of the library's own."""
+    """Block → what replaces its attention; {} for a model of the library's own classes."""
     if config.get("model_type") != family.compact_model_type:
         return {}
     recorded = config.get("attention_free_blocks")
@@ -283,7 +284,7 @@ def _compact_blocks(
         for block, kind in recorded.items()
     ):
         raise CheckpointError(
-            "'attention_free_blocks' does not say what stands in place of which block's attention",
+            "'attention_free_blocks' does not say what replaces the attention of each block",
             where="config.json",
             expected=f"blocks below {dimensions.num_blocks} → {', '.join(get_args(Kind))}",
             got=recorded,

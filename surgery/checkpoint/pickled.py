@@ -15,20 +15,18 @@ from surgery.untrusted import guard
 
 
 def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTensor]:
-    """The tensors of a pickled state dict, in stored order.
+    """Returns the tensors of a pickled state dict, in stored order.
 
-    `aliases` are left out where they are only a second name of another tensor, as in safetensors.
+    Leaves out `aliases` that are a second name of another tensor, as safetensors does. Maps files
+    in torch's zip format into memory; reads older files (before torch 1.6) whole.
 
-    Files in torch's zip format are mapped, so only what is read takes memory. Files from before
-    torch 1.6 cannot be mapped and are read whole.
-
-    **Raises:** `CheckpointError` when the file is damaged, holds anything but tensors, or tensors
-    that repeat what is stored: one beyond its storage, or all beyond twice the file.
+    **Raises:** `CheckpointError` if the file is damaged, holds anything but tensors, or describes
+    more numbers than it stores: a tensor beyond its storage, or all beyond twice the file.
     """
-    what = "cannot be read as a pickled state dict of tensors alone"
-    fix = "download it again, or convert it to safetensors where you trust its author"
+    what = "cannot be read as a pickled state dict of tensors"
+    fix = "download it again, or convert it to safetensors if you trust its author"
     with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other protocols: what is read is checked below
+        warnings.simplefilter("ignore")  # about other protocols; the result is checked below
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
@@ -42,25 +40,25 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
         stored = tensor.untyped_storage().nbytes()
-        if tensor.nbytes > stored:  # strides that repeat a few numbers over and over
+        if tensor.nbytes > stored:  # its strides repeat a few numbers
             raise CheckpointError(
-                f"tensor {name!r} is larger than what is stored of it",
+                f"tensor {name!r} is larger than its stored data",
                 where=path.name,
                 expected=f"at most {stored:,} bytes",
                 got=f"{tensor.nbytes:,}",
             )
     named = {str(name): tensor for name, tensor in state.items()}
-    others = {_memory(tensor) for name, tensor in named.items() if name not in aliases}
+    others = {_locate(tensor) for name, tensor in named.items() if name not in aliases}
     kept = {
         name: tensor
         for name, tensor in named.items()
-        if name not in aliases or _memory(tensor) not in others
+        if name not in aliases or _locate(tensor) not in others
     }
     total = sum(tensor.nbytes for tensor in kept.values())
-    most = 2 * path.stat().st_size  # tensors that are tied are stored once
+    most = 2 * path.stat().st_size  # tied tensors are stored once
     if total > most:
         raise CheckpointError(
-            "its tensors come to far more than is stored",
+            "its tensors are far larger than the file",
             where=path.name,
             expected=f"at most {most:,} bytes, twice the file",
             got=f"{total:,}",
@@ -77,6 +75,6 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Where a tensor's numbers are: equal for two names of one tensor."""
+def _locate(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Returns where a tensor's numbers are: the same for two names of one tensor."""
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()

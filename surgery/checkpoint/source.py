@@ -1,7 +1,7 @@
-"""A checkpoint folder as it is stored: configuration, shards, and the files that come along.
+"""A checkpoint folder as it is stored: configuration, shards, and sidecars such as a tokenizer.
 
-Reads safetensors, single or sharded, and otherwise pickled weights (`pytorch_model.bin`, with
-weights_only). Nothing of the source is executed, and an index cannot lead outside the folder.
+Reads safetensors, single or sharded, else pickled weights (`pytorch_model.bin`, with
+weights_only). Never runs code of the source, and never follows an index out of the folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by l
 CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 _LONGEST_NAME = 255  # bytes, of a file on any system
 
-# What a user needs beside the weights. Model cards describe the source, not the result; code is
-# never carried.
+# What you need beside the weights. A model card describes the source, not the result, and code is
+# never copied.
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,7 +51,7 @@ SIDECARS = (
 
 @dataclass(frozen=True)
 class Shard:
-    """One weight file. `verbatim` tells whether its bytes can be copied as a whole."""
+    """One weight file. `verbatim`: its bytes can be copied whole."""
 
     path: Path
     tensors: tuple[StoredTensor, ...]
@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A source folder, opened but not loaded: tensors are read only when asked for."""
+    """A source folder, opened but not loaded: tensors are read on demand."""
 
     folder: Path
     config: dict[str, Any]
@@ -78,39 +78,35 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file of the folder that an edit may read, present or not."""
+        """Every file of the folder that an edit may read, whether it exists or not."""
         names = ("config.json", SAFETENSORS_INDEX, PICKLE_INDEX, MANIFEST, CARD)
         shards = (shard.path for shard in self.shards)
-        return (*shards, *self.sidecars, *(self.folder / name for name in names))
+        return (*shards, *self.sidecars.values(), *(self.folder / name for name in names))
 
     def read(self, name: str) -> Array:
-        """A stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
+        """Returns a stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
         if name not in self.tensors:
             raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
-        return self.tensors[name].array()
+        return self.tensors[name].read_array()
 
     @cached_property
-    def sidecars(self) -> tuple[Path, ...]:
-        """Tokenizer, generation, chat template and license files, ascending by name."""
-        found = {path for pattern in SIDECARS for path in self.folder.glob(pattern)}
-        return tuple(sorted(p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS))
-
-    @property
-    def carried(self) -> dict[str, Path]:
-        """The sidecars by their names within the folder."""
-        return {path.relative_to(self.folder).as_posix(): path for path in self.sidecars}
+    def sidecars(self) -> dict[str, Path]:
+        """Tokenizer, generation, chat template and license files by name, ascending."""
+        found = sorted({path for pattern in SIDECARS for path in self.folder.glob(pattern)})
+        kept = (p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS)
+        return {path.relative_to(self.folder).as_posix(): path for path in kept}
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens a folder. Only headers and the configuration are read.
+    """Opens a folder. Reads only headers and the configuration.
 
-    **Raises:** `SourceError` when the folder holds no model, `CheckpointError` when what it holds
-    is broken.
+    **Raises:** `SourceError` if the folder holds no model, `CheckpointError` if the model is
+    broken.
     """
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
     config = read_json(folder / "config.json", needed=True)
-    entry = weights_entry(lambda name: (folder / name).is_file())
+    entry = find_weights(lambda name: (folder / name).is_file())
     if entry is None:
         raise SourceError(
             "holds no weights",
@@ -122,43 +118,48 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, (_open_shard(folder / entry, config),))
 
 
-def weights_entry(has: Callable[[str], bool]) -> str | None:
-    """Returns the file that leads to the weights: a single file before an index."""
+def find_weights(has: Callable[[str], bool]) -> str | None:
+    """Returns the file of weights or its index; a single file comes first."""
     return next(filter(has, (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)), None)
 
 
-def _open_index(folder: Path, config: dict[str, Any], index_name: str) -> Checkpoint:
-    index = read_json(folder / index_name)
-    weight_map = index.get("weight_map")
+def read_index(folder: Path, entry: str, has: Callable[[str], bool]) -> tuple[dict[str, str], Any]:
+    """Returns the weight map (tensor → file) and the metadata of an index of shards.
+
+    `has`: whether there is a file of that name. Raises `CheckpointError` for an index that is
+    damaged, names a file outside the folder, or names one that is missing.
+    """
+    index = read_json(folder / entry)
+    weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("has no weight_map", where=index_name)
-    metadata = index.get("metadata") or {}
+        raise CheckpointError("has no weight_map", where=entry)
     if not isinstance(metadata, dict):
-        raise CheckpointError("has metadata that is no object", where=index_name)
-    shards: dict[str, Shard] = {}
-    for file_name in weight_map.values():
+        raise CheckpointError("has metadata that is not an object", where=entry)
+    for name in {str(file): file for file in weight_map.values()}.values():
         if (
-            not isinstance(file_name, str)
-            or Path(file_name).name != file_name
-            or file_name == ".."
-            or len(os.fsencode(file_name)) > _LONGEST_NAME
+            not isinstance(name, str)
+            or Path(name).name != name
+            or name == ".."
+            or len(os.fsencode(name)) > _LONGEST_NAME
         ):
-            raise CheckpointError(
-                "names a file outside the folder", where=index_name, got=repr(file_name)
-            )
-        if file_name in shards:
-            continue
-        if not (folder / file_name).is_file():
-            raise CheckpointError(
-                f"names shard {file_name}, which is missing", where=index_name, fix="download it"
-            )
-        shards[file_name] = _open_shard(folder / file_name, config)
+            raise CheckpointError("names a file outside the folder", where=entry, got=repr(name))
+        if not has(name):
+            what = f"names shard {name}, which is missing"
+            fix = "download the model again, or report it to its author"
+            raise CheckpointError(what, where=entry, fix=fix)
+    return weight_map, metadata
+
+
+def _open_index(folder: Path, config: dict[str, Any], entry: str) -> Checkpoint:
+    weight_map, metadata = read_index(folder, entry, lambda name: (folder / name).is_file())
+    names = dict.fromkeys(weight_map.values())
+    shards = {name: _open_shard(folder / name, config) for name in names}
     stored = {(tensor.info.name, file) for file in shards for tensor in shards[file].tensors}
     for name, _ in sorted(stored ^ weight_map.items()):
         found = sorted(file for stored_name, file in stored if stored_name == name)
         raise CheckpointError(
             f"tensor {name!r} is not where the index says",
-            where=index_name,
+            where=entry,
             expected=weight_map.get(name, "no such tensor"),
             got=" and ".join(found) or "no shard that holds it",
         )
@@ -175,26 +176,26 @@ def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
     return Shard(path, tuple(read_pickle(path, aliases=tied)), {"format": "pt"}, verbatim=False)
 
 
-def own_file(path: Path, folder: Path) -> Path:
-    """Returns the path if it leads to a file of the model's own folder.
+def check_link(path: Path, folder: Path) -> Path:
+    """Returns the path unless it is a link out of the model's folder.
 
-    A link may stay inside the folder, or lead to a blob of a Hub cache, where the client links
+    A link may stay inside the folder, or lead into a Hub cache, where the client links
     `models--O--N/snapshots/COMMIT/NAME` to `models--O--N/blobs/HASH`. Raises `CheckpointError` for
-    any other link: whoever made the folder would choose which file of yours is published.
+    any other link: the folder's author could make you publish a private file.
     """
     real, place = path.resolve(), folder.resolve()
     blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
-    if place in real.parents or real.parent == blobs or in_hub_cache(real):
+    if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
         return path
     raise CheckpointError(
         "is a link out of the model's folder, which is not followed",
         where=path,
-        fix="put the file itself there",
+        fix="replace the link with the file",
     )
 
 
-def in_hub_cache(real: Path) -> bool:
-    """Whether a path without links is a blob of this user's Hub cache."""
+def is_in_hub_cache(real: Path) -> bool:
+    """Whether a resolved path is a blob in your Hub cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents

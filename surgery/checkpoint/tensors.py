@@ -1,8 +1,8 @@
-"""Stored tensors: what they are, where their bytes lie, and the headers of safetensors files.
+"""Stored tensors: their dtype, shape and bytes, and the headers of safetensors files.
 
 A file holds 8 bytes with the length of its header, a JSON header
 `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, and the tensors' bytes,
-back to back (the format description of the safetensors library).
+back to back (format description of the safetensors library).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # isort: skip # before ml_dtypes, whose extension prints what stops it
+import numpy as np  # isort: skip # before ml_dtypes, whose extension prints import errors
 import ml_dtypes
 import numpy.typing as npt
 from safetensors import safe_open
@@ -39,7 +39,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 FLOATING = ("F64", "F32", "F16", "BF16")
 _ALIGNMENT = 8
-_PIECE = 1 << 20  # bytes read at a time: stays in the processor's cache
+_PIECE = 1 << 20  # bytes read at a time: fits the processor's cache
 _MOST_DIMENSIONS = 32  # of an array, in every version of numpy
 
 
@@ -65,70 +65,78 @@ class FileRange:
     nbytes: int
 
     def read(self) -> bytes:
-        return b"".join(self.pieces())
+        return b"".join(self.read_pieces())
 
-    def pieces(self) -> Iterator[memoryview]:
-        """Yields the bytes in pieces. Each is valid until the next one is asked for."""
+    def read_pieces(self) -> Iterator[memoryview]:
+        """Yields the bytes in pieces. A piece is valid until the next one is read."""
         buffer, left = memoryview(bytearray(min(_PIECE, self.nbytes))), self.nbytes
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             while left:
                 count = file.readinto(buffer[:left])
                 if not count:
-                    raise OSError(errno.EIO, "file became shorter while it was read", self.path)
+                    raise OSError(errno.EIO, "the file became shorter while it was read", self.path)
                 left -= count
                 yield buffer[:count]
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a source. `data` is where its bytes are, or a function that produces them."""
+    """A tensor of a source. `data`: where its bytes are, or a function that returns them."""
 
     info: TensorInfo
     data: FileRange | Callable[[], bytes]
 
-    def raw(self) -> bytes:
+    def read(self) -> bytes:
         """Returns the tensor's bytes, little-endian, row-major."""
         return self.data.read() if isinstance(self.data, FileRange) else self.data()
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """Yields the same in pieces, without holding all of a tensor that lies in a file."""
+    def read_pieces(self) -> Iterator[bytes | memoryview]:
+        """Yields the bytes in pieces, without holding a whole tensor of a file in memory."""
         if isinstance(self.data, FileRange):
-            yield from self.data.pieces()
+            yield from self.data.read_pieces()
         else:
             yield self.data()
 
-    def first(self, count: int) -> Array:
-        """Returns its first numbers, or all of them, as a new array of one dimension."""
+    def read_first(self, count: int) -> Array:
+        """Returns its first numbers, at most all of them, as a new one-dimensional array."""
         dtype = DTYPES[self.info.dtype]
         size = min(count * dtype.itemsize, self.info.nbytes)
         where = self.data
         data = replace(where, nbytes=size).read() if isinstance(where, FileRange) else where()
         return np.frombuffer(bytearray(data[:size]), dtype)
 
-    def array(self) -> Array:
-        """Returns the tensor as a new array of its own dtype and shape."""
-        data = np.frombuffer(bytearray(self.raw()), np.uint8)
+    def read_array(self) -> Array:
+        """Returns the tensor as a new array with its dtype and shape."""
+        data = np.frombuffer(bytearray(self.read()), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 
 def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
-    """Returns the tensors of a safetensors file, in the order of their bytes, and its metadata.
+    """Returns the tensors of a safetensors file, in the order of their bytes, and the metadata.
 
-    The library checks the header: it is complete, and the tensors fill the rest of the file.
-    Raises `CheckpointError` for a file that is damaged or holds a tensor that no array can.
+    The library checks that the header is valid and that the tensors fill the rest of the file.
+    Raises `CheckpointError` for a damaged file, or a tensor that no numpy array can hold.
     """
-    path.open("rb").close()  # the library does not tell a file that may not be read
-    fix = "the file is truncated or not safetensors; download it again"
-    with guard(CheckpointError, "the header is not valid", path.name, fix):
-        with safe_open(path, "numpy") as file:
-            metadata = dict(file.metadata() or {})
-            infos = []
-            for name in file.offset_keys():
-                part = file.get_slice(name)
-                infos.append(TensorInfo(name, part.get_dtype(), tuple(part.get_shape())))
-                _check_array(infos[-1])
-        start = path.stat().st_size - sum(info.nbytes for info in infos)
+    with guard(CheckpointError, "cannot be read", path):
+        path.open("rb").close()  # the library does not distinguish a file that it may not read
+    what = "is truncated or not valid safetensors"
+    with (
+        guard(CheckpointError, what, path.name, "download it again"),
+        safe_open(path, "numpy") as file,
+    ):
+        metadata = dict(file.metadata() or {})
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+        infos = [TensorInfo(n, s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()]
+    for info in infos:
+        if info.dtype not in DTYPES or len(info.shape) > _MOST_DIMENSIONS:
+            raise CheckpointError(
+                f"tensor {info.name!r} cannot be read",
+                where=path.name,
+                expected=f"one of {', '.join(DTYPES)}, and at most {_MOST_DIMENSIONS} dimensions",
+                got=f"{info.dtype}, {len(info.shape)} dimensions",
+            )
+    start = path.stat().st_size - sum(info.nbytes for info in infos)
     tensors = []
     for info in infos:
         tensors.append(StoredTensor(info, FileRange(path, start, info.nbytes)))
@@ -136,17 +144,10 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _check_array(info: TensorInfo) -> None:
-    if info.dtype not in DTYPES:
-        raise ValueError(f"{info.name} has dtype {info.dtype}")
-    if len(info.shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"{info.name} has {len(info.shape)} dimensions")
-
-
 def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
-    """Returns the header, with its length, of a file that holds these tensors in this order.
+    """Returns the header, with its length, of a file with these tensors in this order.
 
-    The library's own writer takes all tensors at once; a header of our own lets them stream.
+    The library's writer needs all tensors in memory; with our own header they can stream.
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0

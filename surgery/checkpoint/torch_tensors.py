@@ -1,4 +1,4 @@
-"""Torch tensors seen as stored ones, and back. The one place where the two worlds meet."""
+"""Converts torch tensors to stored ones and numpy arrays to torch tensors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
 
 
 def as_stored(name: str, tensor: torch.Tensor) -> StoredTensor:
-    """A tensor whose bytes are taken only when they are read. Its dtype must be in `TAGS`."""
+    """Wraps a tensor, whose bytes are read on demand. Its dtype must be in `TAGS`."""
     info = TensorInfo(name, TAGS[tensor.dtype], tuple(tensor.shape))
-    return StoredTensor(info, partial(_bytes_of, tensor))
+    return StoredTensor(info, partial(_read_bytes, tensor))
 
 
 def as_torch(array: Array, tag: str) -> torch.Tensor:
-    """A numpy array of the dtype that `tag` (F16, BF16, …) names → a new tensor on the CPU."""
+    """Copies a numpy array of dtype `tag` (F16, BF16, …) into a new tensor on the CPU."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return torch.from_numpy(flat.copy()).view(_DTYPES[tag]).reshape(array.shape)
 
 
-def _bytes_of(tensor: torch.Tensor) -> bytes:
+def _read_bytes(tensor: torch.Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()

@@ -1,4 +1,4 @@
-"""Writes files and hashes them in the same pass, holding at most one new tensor in memory."""
+"""Writes and hashes files in one pass, with at most one new tensor in memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from surgery.checkpoint.tensors import (
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor that is computed only when its turn comes to be written."""
+    """A tensor that is computed just before it is written."""
 
     info: TensorInfo
     compute: Callable[[], Array]
 
-    def pieces(self) -> Iterator[memoryview]:
-        """Yields the tensor's bytes, in one piece."""
+    def read_pieces(self) -> Iterator[memoryview]:
+        """Computes the tensor and yields its bytes in one piece."""
         array = self.compute()
         assert array.shape == self.info.shape, f"{self.info.name}: {array.shape}"
         assert array.dtype == DTYPES[self.info.dtype], f"{self.info.name}: {array.dtype}"
@@ -40,24 +40,24 @@ Entry = StoredTensor | NewTensor
 
 @dataclass(frozen=True)
 class OutputShard:
-    """One weight file to write. `copy_of` names a source file to copy whole, entries unread."""
+    """One weight file to write. `copy_of`: a source file to copy whole instead of `entries`."""
 
     entries: tuple[Entry, ...]
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
+    def read_pieces(self) -> Iterator[bytes | memoryview]:
         """Yields the content of the file."""
         if self.copy_of is not None:
-            yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).pieces()
+            yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).read_pieces()
             return
         yield write_header([entry.info for entry in self.entries], self.metadata)
         for entry in self.entries:
-            yield from entry.pieces()
+            yield from entry.read_pieces()
 
 
 Progress = Callable[[int], None]
-"""Called with the number of bytes that were just written."""
+"""Called with the number of bytes just written."""
 
 
 def write_file(
@@ -75,15 +75,15 @@ def write_file(
     return digest.hexdigest()
 
 
-def shard_names(count: int) -> list[str]:
-    """The file names that transformers expects for `count` shards."""
+def name_shards(count: int) -> list[str]:
+    """Returns the file names that transformers expects for `count` shards."""
     if count == 1:
         return [SAFETENSORS]
     return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
 
 
-def index_json(shards: dict[str, OutputShard], metadata: dict[str, object]) -> dict[str, object]:
-    """The content of model.safetensors.index.json: total size in bytes, and tensor → file."""
+def make_index(shards: dict[str, OutputShard], metadata: dict[str, object]) -> dict[str, object]:
+    """Makes model.safetensors.index.json: total size in bytes, and tensor → file."""
     infos = [(entry.info, file) for file, shard in shards.items() for entry in shard.entries]
     files = {info.name: file for info, file in infos}
     return {

@@ -1,5 +1,4 @@
-"""Edits, as tensors.
+"""Edits as tensors.
 
-A plan and an opened checkpoint, or a loaded model, come in; the tensors that the edit writes come
-out, to be stored or put in force.
+In: a plan, and an opened checkpoint or a loaded model. Out: the new tensors, to store or to apply.
 """

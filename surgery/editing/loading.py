@@ -1,4 +1,4 @@
-"""Loading a folder through transformers, strictly: a model with a missing weight is an error."""
+"""Loads a folder through transformers, strictly: a missing weight is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.inventory import check_complete, check_config, check_tokenizer
+from surgery.checkpoint.inventory import (
+    check_complete,
+    check_config,
+    check_tokenizer,
+    make_inventory,
+)
 from surgery.checkpoint.source import HEADS, TOKENIZER, Checkpoint, open_checkpoint
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
@@ -33,31 +38,30 @@ def load_model(
     device_map: Any = None,
     attn_implementation: str | None = None,
 ) -> Any:
-    """A causal language model in eval mode, from a folder, opened or not. Runs none of its code.
+    """Loads a causal language model, in eval mode, from a folder. Never runs code of the folder.
 
     **Arguments:** `dtype`: "auto" (as stored) or a torch dtype; `device` moves the whole model,
     `device_map` spreads it; `attn_implementation`: eager, sdpa, … (default: the library's choice).
 
-    **Raises:** `SourceError` when the folder holds no model, `UnsupportedError` when it is of
-    another architecture or asks for code of its own, `CheckpointError` when it is broken or the
-    library would have to invent a weight.
+    **Raises:** `SourceError` if the folder holds no model, `UnsupportedError` if its architecture
+    is unsupported or it needs its own code, `CheckpointError` if it is broken or lacks a weight.
     """
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(Path(model))
     folder, family = checkpoint.folder, family_of(checkpoint.config)
-    check_config(checkpoint.config, family)  # first what the library would stumble over
-    check_complete(checkpoint.config, checkpoint.infos)
+    check_config(checkpoint.config, family)  # before the library fails on it
+    check_complete(make_inventory(checkpoint.config, checkpoint.infos))
     if (folder / ADAPTER).exists():
         raise UnsupportedError(
-            "holds an adapter, which the library would put into the model",
+            "holds an adapter, which the library would load into the model",
             where=folder / ADAPTER,
             fix="merge it into the weights, or remove it",
         )
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
     safe = all(shard.verbatim for shard in checkpoint.shards)
-    with guard(CheckpointError, "cannot be loaded", folder), _quiet():
+    with guard(CheckpointError, "cannot be loaded", folder), _silence():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=_library_config(checkpoint.config, family),
+            config=_make_config(checkpoint.config, family),
             use_safetensors=safe,
             dtype=dtype,
             local_files_only=True,
@@ -78,10 +82,10 @@ def load_model(
     return new.eval()
 
 
-def _library_config(config: dict[str, Any], family: Family) -> Any:
-    """Makes the library's configuration from the keys that the family knows, and no others.
+def _make_config(config: dict[str, Any], family: Family) -> Any:
+    """Makes the library's configuration from only the keys that the family knows.
 
-    Raises `CheckpointError` where the library would run another size than config.json says.
+    Raises `CheckpointError` if the library would use another size than config.json says.
     """
     made = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(family.known_config(config)))
     dimensions = family.dimensions(config)
@@ -89,13 +93,13 @@ def _library_config(config: dict[str, Any], family: Family) -> Any:
         size, runs = getattr(dimensions, field), getattr(made, key, None)
         if runs not in (size, None):
             raise CheckpointError(
-                "the library would run another size", where=key, expected=size, got=runs
+                "the library would use another size", where=key, expected=size, got=runs
             )
     return made
 
 
 def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
-    """Raises `CheckpointError` unless the model is what was read from the folder.
+    """Raises `CheckpointError` unless the library loaded the tensors that we read.
 
     Compares names, and the first numbers of every tensor in memory.
     """
@@ -111,35 +115,37 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
     for name in parameters & set(loaded):
         if not loaded[name].is_meta:  # else offloaded
             tensor = stored[name]
-            ours = as_torch(tensor.first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)
+            ours = as_torch(tensor.read_first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)
             theirs = loaded[name].reshape(-1)[:_COMPARED].cpu()
             if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
                 different.add(name)
     if different:
         raise CheckpointError(
-            f"{min(different)!r} is not loaded as it was read, so the library read something else",
+            f"{min(different)!r} was loaded with other numbers than the folder holds",
             where=checkpoint.folder,
-            fix="run it again if the folder changed meanwhile; else report this",
+            fix="try again if the folder has just changed; otherwise report this",
         )
 
 
-def model_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """int64 token ids, where the model takes them. Raises `SamplesError` for unknown ones."""
+def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Returns int64 token ids on the model's device. Raises `SamplesError` for unknown ids."""
     weight = model.get_input_embeddings().weight
     most = int(tokens.max()) if tokens.numel() else 0
     if most >= len(weight):
         raise SamplesError(
-            "token ids beyond the model's vocabulary",
+            "token ids are outside the model's vocabulary",
             expected=f"ids below {len(weight)}",
             got=most,
-            fix="the tokenizer is another model's",
+            fix="use the tokenizer of this model",
         )
-    return tokens if weight.is_meta else tokens.to(weight.device)  # an offloaded one moves them
+    return (
+        tokens if weight.is_meta else tokens.to(weight.device)
+    )  # an offloaded model moves them itself
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the library's report on stored buffers that it no longer uses, and its bar."""
+def _silence() -> Iterator[None]:
+    """Silences the library's progress bar and its report on unused buffers."""
     logging: Any = _logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -153,15 +159,15 @@ def _quiet() -> Iterator[None]:
 
 
 def has_tokenizer(folder: str | Path) -> bool:
-    """Whether a local folder has files of a tokenizer; without them the library makes one up."""
+    """Whether a local folder has a tokenizer; without one the library makes one up."""
     return any((Path(folder) / name).is_file() for name in VOCABULARIES)
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a local folder. Runs no code of the folder.
+    """Loads the tokenizer of a local folder. Never runs code of the folder.
 
-    **Raises:** `SourceError` when the folder holds none, or one that gives no tokens for text;
-    `UnsupportedError` when it asks for code of its own.
+    **Raises:** `SourceError` if the folder holds none, or one that gives no tokens for text;
+    `UnsupportedError` if it needs its own code.
     """
     if not has_tokenizer(folder):
         raise SourceError("holds no tokenizer", where=folder, expected=" or ".join(VOCABULARIES))
@@ -169,7 +175,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         if path.exists():
             read_bytes(path, SourceError)
     check_tokenizer(Path(folder))
-    with guard(SourceError, "the tokenizer cannot be loaded", folder), _quiet():
+    with guard(SourceError, "the tokenizer cannot be loaded", folder), _silence():
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.content import FileState, states_of
+from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.inventory import check_config, check_tokenizer
-from surgery.checkpoint.source import SIDECARS, Checkpoint, own_file
+from surgery.checkpoint.source import SIDECARS, Checkpoint, check_link
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -22,12 +22,12 @@ from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
 from surgery.untrusted import read_json
 
-_LONGEST_SPEC = 60  # characters of blocks and heads in the name of an output
+_LONGEST_SPEC = 60  # characters of blocks and heads in an output's name
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """Fits by block, and the record of their calibration text for the manifest."""
+    """Fits by block, and the manifest's record of their calibration text."""
 
     fits: Fits = field(default_factory=dict)
     record: CalibrationRecord | None = None
@@ -37,7 +37,8 @@ class Fitting:
 class Prepared:
     """A checked source and the plan of its edit.
 
-    `found`: the states of its files before any was read; `chosen`: what a search chose the edit on.
+    `found`: the states of its files before any was read. `chosen`: the passages and text on which a
+    search chose the edit.
     """
 
     found: Mapping[Path, FileState]
@@ -51,13 +52,13 @@ class Prepared:
 
     @property
     def default_output(self) -> Path:
-        """`NAME-VARIANT-BLOCKS` in the current folder; a hash where the blocks make it too long."""
+        """`NAME-VARIANT-BLOCKS` in the current folder, with a hash for a long list of blocks."""
         num_heads = self.plan.inventory.dimensions.num_heads
-        return _default_output(self.model.source.model, self.plan.selection, num_heads)
+        return _name_output(self.model.source.model, self.plan.selection, num_heads)
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of weights to read, an upper bound of what is written."""
+        """Bytes of weights to read; at most as many are written."""
         return self.plan.inventory.nbytes
 
 
@@ -74,9 +75,9 @@ def prepare(
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
-    **Arguments:** as for `export`; `name` is what the manifest calls the source (default: the Hub
-    id or the folder's name); `check_default` is given the default output of a Hub model before
-    its weights are fetched, and raises where they would be for nothing.
+    **Arguments:** as for `export`; `name`: the source's name in the manifest (default: the Hub id
+    or the folder's name); `check_default`: gets a Hub model's default output and may raise before
+    the weights are downloaded.
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
@@ -84,28 +85,28 @@ def prepare(
     def select(config: dict[str, Any]) -> Selection:
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
-            return drop_attn.selection(size.num_blocks, size.num_heads, size.num_groups)
+            return drop_attn.make_selection(size.num_blocks, size.num_heads, size.num_groups)
         return selected(drop_attn, variant, size)
 
     def check(config: dict[str, Any]) -> None:
         selection = select(config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
-            check_default(_default_output(str(model), selection, num_heads))
+            check_default(_name_output(str(model), selection, num_heads))
 
     source = find_model(model, revision, check=check)
     if name is not None:
         source = replace(source, source=source.source.model_copy(update={"model": name}))
     folder = source.folder
-    found = states_of(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
+    found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_json(folder / "config.json", needed=True)
-    check_config(config, family_of(config))  # before any weights are looked at
+    check_config(config, family_of(config))  # before looking at any weights
     check_tokenizer(folder)
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
     for path in source.checkpoint.files:
-        own_file(path, folder)
+        check_link(path, folder)
     inventory, earlier = source.inventory, source.manifest
     plan = make_plan(
         inventory,
@@ -118,7 +119,7 @@ def prepare(
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
-    """Raises `UnsupportedError` when a model is not that of the choice."""
+    """Raises `UnsupportedError` if a plan file was made for another model."""
     if choice.model is None:
         return
     size = choice.model.model_copy(update={"source": model.source})
@@ -128,11 +129,11 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
         "the plan was made for another model",
         expected=choice.model,
         got=EditedModel.of(model.identified, config),
-        fix="search on this model, or take the model out of the plan",
+        fix="search on this model, or remove the key 'model' from the plan",
     )
 
 
-def _default_output(model: str, selection: Selection, num_heads: int) -> Path:
+def _name_output(model: str, selection: Selection, num_heads: int) -> Path:
     name = model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
     spec = format_selection(selection, num_heads)
     if len(spec) > _LONGEST_SPEC:
@@ -141,8 +142,8 @@ def _default_output(model: str, selection: Selection, num_heads: int) -> Path:
     return Path(f"{name}-{variant_name(selection)}-{spec}".replace(",", "+"))
 
 
-def variants_of(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
-    """Returns the variants that an edit names. Needs no model."""
+def list_variants(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
+    """Returns the variants of an edit. Needs no model."""
     if isinstance(drop_attn, str):
         return {variant}
     parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn

@@ -1,4 +1,4 @@
-"""Puts an edit of a loaded model in force for a while, and undoes it exactly."""
+"""Applies an edit to a loaded model for a while, and undoes it exactly."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from surgery.plan import Plan
 
 Undo = Callable[[], None]
 _CACHES = ("cache", "layer_past", "past_key_values", "past_key_value")
-"""What modules and versions of the library call the cache."""
+"""Names of the cache argument, by module and version of the library."""
 
 
 @dataclass(frozen=True)
 class Replacements:
-    """An edit of a loaded model, not yet in force: new tensors by name, block by block."""
+    """An edit of a loaded model that is not applied yet: new tensors by name, block by block."""
 
     model: Any
     plan: Plan
@@ -34,23 +34,23 @@ class Replacements:
         return {name: new for block in self.blocks for name, new in self.tensors_of(block).items()}
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Puts the edit in force inside a `with` block, and the model back as it was after it."""
+    def activate(self) -> Iterator[None]:
+        """Applies the edit inside a `with` block, and restores the model after it."""
         with ExitStack() as undo:
             for block in self.blocks:
-                self._put(block, *self._around(block), undo)
+                self._put(block, *self._find_parent(block), undo)
             yield
 
     @contextmanager
-    def active_in_turn(self) -> Iterator[None]:
-        """As `active`, for passes: a block's new tensors exist as long as a pass is in it."""
+    def activate_in_turn(self) -> Iterator[None]:
+        """As `activate`, but a block's new tensors exist only while a pass is in the block."""
         with ExitStack() as undo, ExitStack() as hooks:
 
             def leave(*_: Any) -> None:
                 undo.pop_all().close()
 
             for block in self.blocks:
-                path, around = self._around(block)  # a pass may number blocks otherwise
+                path, around = self._find_parent(block)  # a pass may renumber blocks
 
                 def enter(module: nn.Module, _: Any, block: int = block, path: str = path) -> None:
                     self._put(block, path, module, undo)
@@ -59,8 +59,8 @@ class Replacements:
                 hooks.enter_context(around.register_forward_hook(leave))
             yield
 
-    def _around(self, block: int) -> tuple[str, nn.Module]:
-        """The module that calls a block's attention, and its name."""
+    def _find_parent(self, block: int) -> tuple[str, nn.Module]:
+        """Returns the name and module of the parent of a block's attention."""
         path = self.plan.family.attention.format(block=block).rpartition(".")[0]
         return path, self.model.get_submodule(path)
 
@@ -68,16 +68,16 @@ class Replacements:
         tensors = self.tensors_of(block)
         if self.plan.layout.NAME == "compact":
             module = around.get_submodule(self.plan.family.attention.rpartition(".")[2])
-            undo.callback(_replace_forward(module, self._per_token(module, block, tensors)))
+            undo.callback(_replace_forward(module, self._make_forward(module, block, tensors)))
             return
         for name, tensor in tensors.items():
             owner, _, leaf = name.removeprefix(f"{path}.").rpartition(".")
             undo.callback(_replace_parameter(around.get_submodule(owner), leaf, tensor))
 
-    def _per_token(
+    def _make_forward(
         self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]
     ) -> Callable[..., Any]:
-        """Returns what replaces attention in the compact layout, with the module's signature."""
+        """Makes the forward function that replaces attention in the compact layout."""
         family, dimensions = self.plan.family, self.plan.inventory.dimensions
         layer = getattr(module, family.layer_index)
         weight = tensors.get(family.name("affine_weight", block))
@@ -87,10 +87,10 @@ class Replacements:
         def forward(hidden_states: torch.Tensor, *_: Any, **kwargs: Any) -> tuple[Any, None]:
             x_BTd = hidden_states
             cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
-            if cache is not None:  # keeps its length right; nothing ever reads the content
+            if cache is not None:  # only its length is used
                 zeros_BGTh = x_BTd.new_zeros(len(x_BTd), groups, x_BTd.shape[1], size)
                 cache.update(zeros_BGTh, zeros_BGTh, layer)
-            here = x_BTd.device  # of a model that is offloaded, the edit waits on the CPU
+            here = x_BTd.device  # the tensors of an offloaded model wait on the CPU
             c_d = None if bias is None else bias.to(here)
             if weight is not None:
                 return functional.linear(x_BTd, weight.to(here), c_d), None
@@ -100,7 +100,7 @@ class Replacements:
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
-    before = module.__dict__.get("forward")  # set where a library has wrapped the module already
+    before = module.__dict__.get("forward")  # set if a library has wrapped the module
     module.forward = forward
 
     def undo() -> None:
@@ -113,8 +113,8 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
 
 
 def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
-    before = getattr(module, leaf)  # None where the architecture may have a bias, and has not
-    if has_offloaded_params(module):  # for every pass, its hook takes the weights from this map
+    before = getattr(module, leaf)  # None: an optional bias that this model lacks
+    if has_offloaded_params(module):  # its hook loads the weights from this map
         hook: Any = module._hf_hook
         waiting = hook.weights_map
         hook.weights_map = ChainMap({leaf: tensor}, waiting)

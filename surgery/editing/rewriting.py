@@ -1,4 +1,4 @@
-"""Applies a plan to an opened source: what each file of the result will hold."""
+"""Applies a plan to an opened source: decides what each file of the result holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
-from surgery.checkpoint.writer import Entry, NewTensor, OutputShard, shard_names, split_shards
+from surgery.checkpoint.writer import Entry, NewTensor, OutputShard, name_shards, split_shards
 from surgery.errors import CheckpointError
 from surgery.layouts import Change
 from surgery.plan import Plan
@@ -17,13 +17,13 @@ from surgery.record.manifest import Changed
 from surgery.variants import Fit, needs_text
 
 Fits = Mapping[int, Fit]
-"""Block → what calibration text says about it."""
+"""Block → its fit to calibration text."""
 
 
-def output_shards(
+def plan_shards(
     checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
 ) -> dict[str, OutputShard]:
-    """Returns what to write by file name. Keeps the source's sharding unless a size is given."""
+    """Returns the shards to write, by file name. Keeps the source's unless a size is given."""
     changes = {change.name: change for change in plan.changes}
     dropped = {change.block for change in plan.changes if change.action == "drop"}
     replacing = {
@@ -38,11 +38,11 @@ def output_shards(
 
     def new(change: Change) -> NewTensor:
         info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
-        return NewTensor(info, partial(new_content, change, plan, checkpoint.read, fits))
+        return NewTensor(info, partial(compute_content, change, plan, checkpoint.read, fits))
 
     edited: list[tuple[str, OutputShard]] = []
     verbatim = all(shard.verbatim for shard in checkpoint.shards)
-    names = shard_names(len(checkpoint.shards))
+    names = name_shards(len(checkpoint.shards))
     for shard, name in zip(checkpoint.shards, names, strict=True):
         entries: list[Entry] = []
         for tensor in shard.tensors:
@@ -51,7 +51,7 @@ def output_shards(
                 entries.append(tensor)
             elif change.action == "rewrite":
                 entries.append(new(change))
-            else:  # dropped: what is added stands in the place of the block's first dropped tensor
+            else:  # dropped: added tensors take the place of the block's first dropped one
                 entries += [new(add) for add in replacing.pop(change.block, ())]
             if tensor.info.name in beside:
                 entries.append(new(beside[tensor.info.name]))
@@ -65,11 +65,11 @@ def output_shards(
     packed = split_shards((entry for _, shard in edited for entry in shard.entries), max_shard_size)
     return {
         name: OutputShard(entries, metadata)
-        for name, entries in zip(shard_names(len(packed)), packed, strict=True)
+        for name, entries in zip(name_shards(len(packed)), packed, strict=True)
     }
 
 
-def new_content(
+def compute_content(
     change: Change,
     plan: Plan,
     read: Callable[[str], Array],
@@ -77,25 +77,25 @@ def new_content(
     *,
     dtype: str | None = None,
 ) -> Array:
-    """Computes the content of a changed tensor from the source's tensors.
+    """Computes a changed tensor from the source's tensors.
 
-    `dtype`: a safetensors tag (F32, F16, BF16); by default the source's.
+    `dtype`: a safetensors tag (F32, F16, BF16); default: the source's.
 
-    **Raises:** `CheckpointError` when a number is not finite.
+    **Raises:** `CheckpointError` if a number is not finite.
     """
     tag = dtype or plan.inventory.dtype
-    with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
         array = plan.compute(change, read, fits).astype(DTYPES[tag], copy=False)
     if not np.isfinite(array).all():
         raise CheckpointError(
             f"the new content of {change.name!r} is not finite in {tag}",
             expected="finite weights",
-            fix="the source holds infinities or NaN, or needs a wider dtype for this variant",
+            fix="check the source for infinities or NaN, or convert it to a wider dtype",
         )
     return array
 
 
-def changed_by(plan: Plan) -> Changed:
+def list_changes(plan: Plan) -> Changed:
     """Returns the names of the tensors that a plan rewrites, adds and drops, in its order."""
 
     def names(action: str) -> list[str]:
@@ -105,7 +105,7 @@ def changed_by(plan: Plan) -> Changed:
 
 
 def check_fitted(plan: Plan, fits: Fits) -> None:
-    """Raises `UnsupportedError` when the plan needs calibration text that was not given."""
+    """Raises `UnsupportedError` if the plan needs fits that are not there."""
     without = [block for block in plan.fitted if block not in fits]
     if without:
         raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)

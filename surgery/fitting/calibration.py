@@ -1,10 +1,10 @@
-"""Calibration text: token windows from all over the named files, as many as a model needs."""
+"""Calibration text: token windows spread over your files, as many as a model needs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,95 +13,83 @@ import numpy as np
 
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
-from surgery.reading.corpus import Tokens, documents, open_corpus, token_ids
-from surgery.reading.passages import Documents, evenly, passages, scattered
+from surgery.reading.corpus import Tokens, open_corpus, read_documents, tokenize
+from surgery.reading.passages import Documents, scatter, share_evenly, spread_passages
+from surgery.reading.sources import TextOrTable
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
 WINDOW = 512
-"""Tokens that attend to each other; fewer where the model has fewer positions."""
+"""Tokens per window; fewer for a model with fewer positions."""
 TOKENS_PER_WIDTH = 64
-"""Tokens read for each dimension of the model, so that its least squares are well posed."""
+"""Tokens for each dimension of the model, so that least squares are well posed."""
 FEWEST_TOKENS = 1 << 15
-"""What is read, if it is there, for a narrow model too."""
+"""The least for a narrow model, if there is that much text."""
 FEWEST_WINDOWS = 10
 ROWS = 8
-"""Windows that go through the model together."""
+"""Windows in a batch."""
 PASSAGE = 8
 """Windows of one passage of a file."""
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One source of text: as a whole, and as up to so many passages. `size`: bytes of a file."""
-
-    name: str
-    size: int | None
-    whole: Documents
-    passages: Callable[[int], Sequence[Documents]]
-
-    def source(self, sha256: str) -> TextSource:
-        """Returns its record for a manifest. `sha256`: of the text that was read."""
-        if self.size is None:
-            return TextSource(name=self.name)
-        return TextSource(name=self.name, size=self.size, sha256=sha256)
-
-
-@dataclass(frozen=True)
 class Text:
-    """Text that was found, before there is a tokenizer for it.
+    """Text that is found but not tokenized.
 
-    `spread`: large files give passages from all over them (`surgery.reading.passages`), not their
-    beginnings.
+    `spread`: large files give passages from all over (`surgery.reading.passages`), not only from
+    their beginning.
     """
 
-    streams: tuple[Stream, ...]
+    sources: tuple[TextOrTable, ...]
     spread: bool = True
 
-    def as_in(self, record: CalibrationRecord | None) -> Text:
-        """Returns the same text, to be read as it was for an export's record."""
-        return self if record is None else replace(self, spread=record.spread)
-
-    def tokenized(
+    def tokenize(
         self, tokenizer: Any, dimensions: Dimensions, *, most_tokens: int | None = None
     ) -> Calibration:
         """Reads as much text as a model of these dimensions needs, or `most_tokens` of it.
 
-        Every stream gives an equal share while it lasts. An end-of-text token, if the tokenizer
-        has one, separates the documents of a passage, and its last incomplete window is left out.
+        Every source gives an equal share while it lasts. An end-of-text token, if the tokenizer
+        has one, separates the documents of a passage. The last incomplete window is left out.
         Raises `SamplesError` for too little text or a malformed file.
         """
         window = min(WINDOW, dimensions.max_positions)
         most = most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)
         digests: dict[int, Any] = {}
 
-        def of_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
+        def read_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
             digest = digests.setdefault(number, hashlib.sha256())
-            return _windows(place(), tokenizer, window, digest)
+            return _cut_windows(place(), tokenizer, window, digest)
 
-        def of_stream(number: int, stream: Stream, share: int) -> Iterator[Tokens]:
-            count = -(-share // PASSAGE)
-            places = stream.passages(count) if self.spread else [stream.whole]
-            return evenly([partial(of_passage, number, place) for place in places], share)
+        def read_source(number: int, source: TextOrTable, share: int) -> Iterator[Tokens]:
+            places: Sequence[Documents] = [partial(read_documents, source)]
+            if self.spread:
+                places = spread_passages(source, -(-share // PASSAGE), number)
+            return share_evenly([partial(read_passage, number, place) for place in places], share)
 
-        streams = [partial(of_stream, *numbered) for numbered in enumerate(self.streams)]
-        if self.spread and len(streams) > most // window:
-            streams = scattered(streams)
-        found = list(evenly(streams, most // window))
+        readers = [partial(read_source, *numbered) for numbered in enumerate(self.sources)]
+        if self.spread and len(readers) > most // window:
+            readers = scatter(readers)
+        found = list(share_evenly(readers, most // window))
         if len(found) < FEWEST_WINDOWS:
             raise SamplesError(
                 "too little calibration text",
-                where=", ".join(dict.fromkeys(stream.name for stream in self.streams)),
+                where=", ".join(dict.fromkeys(source.name for source in self.sources)),
                 expected=f"at least {FEWEST_WINDOWS * window:,} tokens",
                 got=f"fewer than {(len(found) + 1) * window:,}",
             )
-        sources = {self.streams[n].source(digests[n].hexdigest()): None for n in sorted(digests)}
-        return Calibration(np.stack(found), tuple(sources), self.spread)
+        read = [(self.sources[number], digests[number].hexdigest()) for number in sorted(digests)]
+        records = [
+            TextSource(name=one.name)
+            if one.size is None
+            else TextSource(name=one.name, size=one.size, sha256=sha256)
+            for one, sha256 in read
+        ]
+        return Calibration(np.stack(found), tuple(dict.fromkeys(records)), self.spread)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Windows of text, int32 [n, window], where they are from, and whether from all over it."""
+    """Windows of text, int32 [n, window]; their sources, and whether they are spread over them."""
 
     windows: Tokens
     sources: tuple[TextSource, ...]
@@ -113,7 +101,7 @@ class Calibration:
             yield self.windows[begin : begin + ROWS]
 
     def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
-        """Returns the record for a manifest: sources, the text's hash, and how well blocks fit."""
+        """Returns the manifest's record: sources, the text's hash, and how well blocks fit."""
         return CalibrationRecord(
             sources=list(self.sources),
             spread=self.spread,
@@ -127,7 +115,7 @@ class Calibration:
         )
 
 
-def _windows(
+def _cut_windows(
     documents: Iterator[Iterator[str]], tokenizer: Any, length: int, digest: Any
 ) -> Iterator[Tokens]:
     end = tokenizer.eos_token_id
@@ -135,7 +123,7 @@ def _windows(
     for pieces in documents:
         for piece in pieces:
             digest.update(piece.encode())
-            buffer = np.concatenate([buffer, token_ids(tokenizer, piece)])
+            buffer = np.concatenate([buffer, tokenize(tokenizer, piece)])
             start = 0
             while start + length <= len(buffer):
                 yield buffer[start : start + length]
@@ -145,21 +133,21 @@ def _windows(
             buffer = np.append(buffer, np.int32(end))
 
 
-def calibration_of(
+def find_calibration(
     variants: Iterable[str],
     named: Sequence[str | Path],
     own: Callable[[], Text] | None = None,
 ) -> Text | None:
     """Returns the text to fit `variants` on: what you `named`, else a model's `own`.
 
-    None if none of them is fitted. Raises `UnsupportedError` for text that nothing is fitted on,
-    and for missing text; `SamplesError` as `open_calibration`.
+    None if no variant is fitted. Raises `UnsupportedError` for text that no variant needs, and for
+    missing text; `SamplesError` as `open_calibration`.
     """
     chosen = sorted(set(variants))
     fitted = [name for name in chosen if variant_of(name).FITTED]
     if named and not fitted:
         raise UnsupportedError(
-            "calibration text is given, and nothing is fitted on it",
+            "calibration text is given, but no variant is fitted",
             expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.FITTED),
             got=" and ".join(chosen),
         )
@@ -173,28 +161,13 @@ def calibration_of(
 
 
 def open_calibration(sources: Sequence[str | Path]) -> Text:
-    """Text from what `surgery.reading.corpus.open_corpus` takes. Raises `SamplesError`.
+    """Finds calibration text. `sources`: as for `surgery.reading.corpus.open_corpus`.
 
-    A data set on the Hub is read from its start.
+    Reads a data set on the Hub from its start. Raises `SamplesError`.
     """
-    corpus = open_corpus(sources)
-    return Text(
-        tuple(
-            Stream(
-                file.name, file.size, partial(documents, file), partial(passages, file, number=n)
-            )
-            for n, file in enumerate(corpus.files)
-        )
-    )
+    return Text(open_corpus(sources).files)
 
 
-def calibration_from_texts(texts: Iterable[str], *, name: str) -> Text:
-    """Makes calibration text of strings, under one name."""
-    return Text(tuple(_at_hand(name, text) for text in texts))
-
-
-def _at_hand(name: str, text: str) -> Stream:
-    def whole() -> Iterator[Iterator[str]]:
-        return iter([iter([text])])
-
-    return Stream(name, None, whole, lambda most: [whole])
+def make_calibration(texts: Iterable[str], *, name: str) -> Text:
+    """Makes calibration text from strings, under one name."""
+    return Text(tuple(TextOrTable(Path(name), name, text=text) for text in texts))

@@ -1,7 +1,7 @@
-"""Fits blocks to calibration text, each on the inputs it sees after the edits below it.
+"""Fits blocks to calibration text, each on its inputs after the edits below it.
 
-One walk through the blocks fits them all: what a block was given is kept for the whole text, so no
-block runs again for those above it.
+One walk through the blocks fits them all: a block's inputs are kept for the whole text, so no
+block runs again for the blocks above it.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from surgery.editing.loading import load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits
-from surgery.fitting.moments import bytes_of_sums, fit
+from surgery.fitting.moments import count_bytes, fit_moments
 from surgery.fitting.passes import Passes, Sums
 from surgery.fitting.sharing import ALONE, Sharing
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
 _ROOM = 1 << 29
-"""Bytes for the sums of blocks that are fitted together; more on a device that has more."""
+"""Bytes for the sums of blocks that are fitted together; more on a device with more memory."""
 
 
 class Fitter:
-    """Fits for one model and one calibration text, remembered.
+    """Fits blocks of one model to one calibration text, and remembers the fits.
 
-    Maps lie in files without a name, the longest unused dropped where the disk is half full.
+    Maps are kept in unnamed temporary files; the least recently used are dropped when space runs
+    short.
 
     **Arguments:**
 
-    - `model`: a loaded GPT-NeoX or GPT-Neo model, on one device, on several, or offloaded in part;
-      it is edited for a while and restored.
-    - `layout`: as for the plans of `surgery.editing.in_memory.Editable`; `editable`: the model as
-      that, where the caller has it.
-    - `advance`: called with the number of tokens that have just gone through some of the blocks.
+    - `model`: a loaded model, on one device, on several, or partly offloaded. It is edited for a
+      while and restored.
+    - `layout`: as for the plans of `surgery.editing.in_memory.Editable`; `editable`: the
+      model as one, if you have it.
+    - `advance`: called with the number of tokens that have just passed through blocks.
     """
 
     def __init__(
@@ -59,79 +60,77 @@ class Fitter:
         self.calibration = calibration
         self._kept = KeptFits()
 
-    def fits(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
-        """Block → fit, for the blocks of `selection` that a fitted variant is in.
+    def fit(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
+        """Returns block → fit, for blocks of `selection` with a fitted variant.
 
-        A block's fit depends on the parts below it, which are fitted first and in force then. It
-        has a map where a variant needs one. `processes` share the text, and must all be here: the
-        fits are those of one, to the last bit. Raises `CheckpointError` where the model's attention
+        A block's fit depends on the parts below it, which are fitted and applied first. It has a
+        map if a variant needs one. `processes` share the text and must all call this; the fits
+        equal those of one process, bit for bit. Raises `CheckpointError` if the model's attention
         is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
-        wanted = _wanted(selection)
-        keys: dict[int, Hashable] = {}
-        for block in wanted:
-            below = tuple(sorted(part for part in selection if part.block < block))
-            keys[block] = (block, below, layout if below else "")
-        return self._fit(wanted, keys, tuple(selection), layout, self._sharing(processes))
+        return self._fit_missing(_list_wanted(selection), tuple(selection), layout, processes)
 
-    def fits_alone(
+    def fit_alone(
         self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
     ) -> dict[int, Fit]:
-        """Block → what `variants` need of it where nothing else is edited.
+        """Returns block → fit for `variants`, each as if nothing else were edited.
 
-        For all of `blocks` that attend at all, at the cost of one forward pass and the sums.
-        `processes`, and what it raises: as for `fits`.
+        For all `blocks` with attention, in one forward pass. `processes`, and what it raises: as
+        for `fit`.
         """
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
         attending = self._family.attending(modules, self._dimensions.num_blocks)
-        wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
-        keys: dict[int, Hashable] = {block: (block, (), "") for block in wanted}
-        return self._fit(wanted, keys, (), "", self._sharing(processes))
+        wanted = _list_wanted(
+            Part(b, whole, name) for b in blocks if b in attending for name in names
+        )
+        return self._fit_missing(wanted, (), "", processes)
 
-    def _fit(
-        self,
-        wanted: Mapping[int, bool],
-        keys: Mapping[int, Hashable],
-        selection: Selection,
-        layout: str,
-        processes: Sharing,
+    def _fit_missing(
+        self, wanted: Mapping[int, bool], selection: Selection, layout: str, processes: Sharing
     ) -> dict[int, Fit]:
-        """Fits the blocks that are not known, in one walk from the bottom to the top.
+        """Fits the blocks without a known fit, in one walk from bottom to top.
 
-        A pass begins where the last one ended. With a `selection`, it takes one block at a time,
-        with the parts below in force; without, as many as memory has room for.
+        A pass begins where the last one ended. With a `selection`, a pass fits one block, with the
+        parts below applied; without one, as many blocks as fit into memory.
         """
-        found = self._known(keys, wanted, processes)
+        if self._model.device.type != "cpu":  # a GPU sums faster than it moves sums
+            processes = ALONE
+        keys: dict[int, Hashable] = {}
+        for block in wanted:
+            below = tuple(sorted(part for part in selection if part.block < block))
+            keys[block] = (block, below, layout if below else "")
+        found = self._find_known(keys, wanted, processes)
         missing = {block: maps for block, maps in wanted.items() if block not in found}
-        groups = [{b: maps} for b, maps in missing.items()] if selection else self._groups(missing)
+        groups = [{b: maps} for b, maps in missing.items()] if selection else self._group(missing)
         size, text = self._dimensions, self.calibration
         passes = Passes(self._model, self._family, size, text, processes, self._advance)
         first, states = 0, None
         for group, following in itertools.zip_longest(groups, groups[1:]):
             between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
             keep = None if following is None else min(group if selection else following)
-            with self._edited(between, found, layout):
-                sums, states = passes.sums(first, states, group, keep)
-            found |= self._fitted(sums, keys, processes)
+            edit: AbstractContextManager[None] = nullcontext()
+            if between:
+                plan = self._editable.plan(between, layout=layout)
+                edit = self._editable.make_replacements(plan, found).activate()
+            with edit:
+                sums, states = passes.sum_blocks(first, states, group, keep)
+            found |= self._solve(sums, keys, processes)
             first = keep or 0
-        return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
+        means = {block: Fit(mean=fit.mean) for block, fit in found.items()}
+        return {block: (found if maps else means)[block] for block, maps in wanted.items()}
 
-    def _sharing(self, processes: Sharing) -> Sharing:
-        """On a GPU, summing is faster than moving sums between processes."""
-        return processes if self._model.device.type == "cpu" else ALONE
-
-    def _known(
+    def _find_known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
     ) -> dict[int, Fit]:
-        """Returns the fits that every process has. A fit with a map also serves for its mean."""
+        """Returns the fits that every process has. A fit with a map also gives the mean."""
         kept = {block: self._kept.get(keys[block]) for block in wanted}
         known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
         everywhere = set(wanted).intersection(*processes.gather([set(known)]))
         return {block: fit for block, fit in known.items() if block in everywhere}
 
-    def _fitted(
+    def _solve(
         self, sums: Sums, keys: Mapping[int, Hashable], processes: Sharing
     ) -> dict[int, Fit]:
         found: dict[int, Fit] = {}
@@ -139,45 +138,32 @@ class Fitter:
         for begin in range(0, len(blocks), processes.count):
             some = blocks[begin : begin + processes.count]
             mine = some[processes.rank :][:1]
-            made = [fit(*sums[block], self._dimensions.num_heads) for block in mine]
+            made = [fit_moments(*sums[block], self._dimensions.num_heads) for block in mine]
             for block, one in zip(some, processes.gather(made), strict=True):
                 found[block] = self._kept.put(keys[block], one)
                 del sums[block]
         return found
 
-    def _groups(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
-        """Blocks ascending, in groups whose sums fit into memory together."""
+    def _group(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
+        """Groups blocks, ascending, so that a group's sums fit into memory."""
         room = _ROOM
         if torch.cuda.is_available():
             room = max(room, torch.cuda.mem_get_info()[0] // 4)
         maps = any(blocks.values())
-        each = bytes_of_sums(self._dimensions.d, self._dimensions.context)
+        each = count_bytes(self._dimensions.d, self._dimensions.context)
         size = max(1, room // each if maps else len(blocks))
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
 
-    def _edited(
-        self, selection: Selection, fits: Mapping[int, Fit], layout: str
-    ) -> AbstractContextManager[None]:
-        if not selection:
-            return nullcontext()
-        plan = self._editable.plan(selection, layout=layout)
-        return self._editable.replacements(plan, fits).active()
 
-
-def _wanted(selection: Iterable[Part]) -> dict[int, bool]:
-    """The blocks that a fitted variant is in, ascending, and whether one needs a map."""
+def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
+    """Returns blocks with a fitted variant, ascending → whether one needs a map."""
     wanted: dict[int, bool] = {}
     for part in sorted(selection):
         variant = variant_of(part.variant)
         if variant.FITTED:
             wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
     return wanted
-
-
-def _as_asked(found: Fit, maps: bool) -> Fit:
-    """Drops the map if only the mean is wanted."""
-    return found if maps else Fit(mean=found.mean)
 
 
 def fit_checkpoint(
@@ -188,14 +174,14 @@ def fit_checkpoint(
 ) -> Fitting:
     """Fits what a prepared export needs.
 
-    **Raises:** `SamplesError` for text that cannot be used, `SourceError` without a tokenizer.
+    **Raises:** `SamplesError` for unusable text, `SourceError` without a tokenizer.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
-    calibration = text.tokenized(load_tokenizer(checkpoint.folder), inventory.dimensions)
+    calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(checkpoint, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":
-        model = model.float()  # a CPU has no arithmetic of its own for it
+        model = model.float()  # CPUs have no float16 arithmetic
     fitter = Fitter(
         model,
         calibration,
@@ -205,5 +191,5 @@ def fit_checkpoint(
         layout=prepared.plan.layout.NAME,
         advance=advance,
     )
-    fits = fitter.fits(prepared.plan.selection)
+    fits = fitter.fit(prepared.plan.selection)
     return Fitting(fits, fitter.calibration.record(fits))

@@ -1,6 +1,6 @@
 """Keeps what would fill memory in unnamed temporary files, so that no run leaves any behind.
 
-They lie in `TMPDIR`. Shape letters: B windows, T tokens, d width.
+They are in `TMPDIR`. Shape letters: B windows, T tokens, d width.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from surgery.untrusted import guard
 from surgery.variants import Fit
 
 _SHARE = 0.5
-"""Of the free space, for fits."""
+"""Share of the free space for fits."""
 
 
 class KeptFits:
-    """Fits by key, with memory-mapped maps. Beyond `room` bytes, the longest unused are dropped."""
+    """Fits by key, memory-mapped. Beyond `room` bytes, drops the least recently used."""
 
     def __init__(self, room: int | None = None) -> None:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -34,34 +34,37 @@ class KeptFits:
         self._fits: OrderedDict[Hashable, Fit] = OrderedDict()
 
     def get(self, key: Hashable) -> Fit | None:
-        """Returns the fit if it is still there."""
+        """Returns a fit if it is still there."""
         if key in self._fits:
             self._fits.move_to_end(key)
         return self._fits.get(key)
 
     def put(self, key: Hashable, fit: Fit) -> Fit:
-        """Keeps a fit and returns it as kept. Raises `OutputError` if it cannot be written."""
+        """Keeps a fit and returns the kept copy. Raises `OutputError` if the disk is full."""
         if fit.weight is not None:
-            fit = replace(fit, weight=_mapped(fit.weight))
+            fit = replace(fit, weight=_map_to_disk(fit.weight))
         self._fits[key] = fit
-        while sum(map(_size, self._fits.values())) > self._room and len(self._fits) > 1:
+        while self._count_bytes() > self._room and len(self._fits) > 1:
             self._fits.popitem(last=False)
         return fit
+
+    def _count_bytes(self) -> int:
+        return sum(fit.weight.nbytes for fit in self._fits.values() if fit.weight is not None)
 
 
 class KeptStates:
     """Hidden states [B, T, d], batch after batch, to be read again in the same order."""
 
     def __init__(self) -> None:
-        with _writing():
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # goes with this object
+        with _explain_full_disk():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with this object
         weakref.finalize(self, self._file.close)
         self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
 
     def append(self, states: torch.Tensor) -> None:
-        """Writes states. Raises `OutputError` if there is no room."""
+        """Writes states. Raises `OutputError` if the disk is full."""
         self._kinds.append((states.shape, states.dtype, states.device))
-        with _writing():
+        with _explain_full_disk():
             self._file.write(states.contiguous().cpu().view(torch.uint8).numpy().data)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -72,8 +75,8 @@ class KeptStates:
             yield torch.from_numpy(data).view(dtype).view(shape).to(device)
 
 
-def _mapped(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    with _writing(), tempfile.TemporaryFile() as file:
+def _map_to_disk(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    with _explain_full_disk(), tempfile.TemporaryFile() as file:
         file.write(np.ascontiguousarray(array).data)
         file.flush()
         mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
@@ -81,12 +84,8 @@ def _mapped(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return plain
 
 
-def _size(fit: Fit) -> int:
-    return 0 if fit.weight is None else fit.weight.nbytes
-
-
 @contextmanager
-def _writing() -> Iterator[None]:
+def _explain_full_disk() -> Iterator[None]:
     fix = "set TMPDIR to a folder with more room"
     with guard(OutputError, "no room for fits", tempfile.gettempdir(), fix):
         yield

@@ -1,8 +1,8 @@
-"""Sums over calibration tokens, and the least squares that follow from them.
+"""Sums over calibration tokens, and least squares from these sums.
 
-n: tokens, d: model width, c: width of the context vectors. x is what a block's attention is given,
-z its heads' context vectors side by side. Sums lie where the vectors are, or on the CPU where a
-device has no float64.
+n: tokens, d: model width, c: width of the context vectors. x: a block's attention input. z: its
+heads' context vectors side by side. Sums are on the vectors' device, or on the CPU if that has no
+float64.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from surgery.errors import CheckpointError
 from surgery.variants import Fit
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""Penalties that are tried, as shares of the mean variance of x."""
+"""Ridge penalties to try, as shares of the mean variance of x."""
 _ROUNDING = 1e-10
-"""Share of a second moment that float64 sums of a float32 pass can show as variance."""
+"""Variance, as a share of a second moment, that can be mere rounding of float32."""
 
 
-def bytes_of_sums(d: int, context: int | None = None) -> int:
-    """What the `Moments` of one block take: x x' and x z', train and held out, part and whole."""
+def count_bytes(d: int, context: int | None = None) -> int:
+    """Returns the bytes of one block's sums: x x' and x z', train and held out, part and total."""
     return 4 * d * (d + (context or d)) * torch.float64.itemsize
 
 
 class Moments:
-    """Float64 sums over tokens: memory O(d²), however many are added.
+    """Float64 sums over tokens, in O(d²) memory.
 
-    `context`: the width of z (default: d). `maps`: also of what least squares need; without, only
-    of z, for its mean.
+    `context`: the width of z (default: d). `maps`: also the sums for least squares; otherwise only
+    z, for its mean.
     """
 
     def __init__(
         self, d: int, device: torch.device, *, context: int | None = None, maps: bool = True
     ) -> None:
         c = context or d
-        self._device = _with_float64(device)
+        self._device = _choose_device(device)
         self.n = 0
         self.z = self._zeros(c)
         self.products: _Products | None = None
@@ -95,12 +95,12 @@ class _Means:
     of: _Products
 
     @property
-    def vary(self) -> bool:
+    def varies(self) -> bool:
         """Whether x and z vary beyond rounding."""
         xx = self.of.xx.diagonal()
-        return _varies(xx - self.of.x**2, xx) and _varies(self.of.zz - self.z**2, self.of.zz)
+        return _does_vary(xx - self.of.x**2, xx) and _does_vary(self.of.zz - self.z**2, self.of.zz)
 
-    def about(
+    def center(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
@@ -111,36 +111,38 @@ class _Means:
         return xx, xz, zz
 
 
-def fit(train: Moments, heldout: Moments, num_heads: int) -> Fit:
-    """The mean of z, and where there are products its ridge regression on x.
+def fit_moments(train: Moments, heldout: Moments, num_heads: int) -> Fit:
+    """Returns the mean of z and, with products, its ridge regression on x.
 
-    The penalty is the one of `RIDGES` that explains most of z on `heldout` when fitted on `train`
-    (the weaker one if equal). R² is that figure; the map itself is then fitted on both. Where x or
-    z does not vary beyond rounding there is nothing to explain: the map is the mean, without an R².
+    Chooses the penalty of `RIDGES` that, fitted on `train`, explains most of z on `heldout` (the
+    weaker one if equal). R² is that share. The map is then fitted on both. If x or z does not vary
+    beyond rounding, the map is the mean and has no R².
 
     Raises `CheckpointError` for sums that are not finite.
     """
     mean = (train.z + heldout.z) / (train.n + heldout.n)
-    found = Fit(mean=_by_head(mean, num_heads))
+    found = Fit(mean=_split_heads(mean, num_heads))
     if train.products is not None and heldout.products is not None:
-        both = _means([train, heldout])
+        both = _average([train, heldout])
         if not (both.of.xx.isfinite().all() and both.of.xz.isfinite().all()):
-            raise _not_finite()
+            raise _refuse_infinite()
         x = both.of.x
-        trained_on = _means([train])
-        if both.vary and trained_on.vary:
-            r2, ridge = _best(trained_on, _means([heldout]))
-            weight = _solved(*both.about(x, mean)[:2], ridge)
+        trained_on = _average([train])
+        if both.varies and trained_on.varies:
+            r2, ridge = _choose_ridge(trained_on, _average([heldout]))
+            weight = _solve(*both.center(x, mean)[:2], ridge)
         else:
             r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz).T
         bias = mean - weight @ x
-        found = Fit(found.mean, _by_head(weight, num_heads), _by_head(bias, num_heads), ridge, r2)
+        found = Fit(
+            found.mean, _split_heads(weight, num_heads), _split_heads(bias, num_heads), ridge, r2
+        )
     if not np.isfinite(found.mean).all():
-        raise _not_finite()
+        raise _refuse_infinite()
     return found
 
 
-def _means(sums: list[Moments]) -> _Means:
+def _average(sums: list[Moments]) -> _Means:
     n = sum(one.n for one in sums)
 
     def mean(values: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -152,26 +154,26 @@ def _means(sums: list[Moments]) -> _Means:
     return _Means(mean(one.z for one in sums), products)
 
 
-def _by_head(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
+def _split_heads(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
     """[c, …] -> [num_heads, head_size, …]"""
     array: npt.NDArray[np.float32] = values.float().cpu().numpy()
     return array.reshape(num_heads, -1, *array.shape[1:])
 
 
-def _varies(variance: torch.Tensor, moment: torch.Tensor) -> bool:
-    """Whether second moments about a mean are more than what rounding leaves of those about 0."""
+def _does_vary(variance: torch.Tensor, moment: torch.Tensor) -> bool:
+    """Whether a variance is larger than rounding of the second moment could make it."""
     return bool(variance.sum() > _ROUNDING * moment.sum())
 
 
-def _best(train: _Means, heldout: _Means) -> tuple[float | None, float]:
-    """(R² on held-out tokens, penalty) of the best penalty.
+def _choose_ridge(train: _Means, heldout: _Means) -> tuple[float | None, float]:
+    """Returns (R² on held-out tokens, penalty) of the best penalty.
 
-    One eigendecomposition X'X = V diag(λ) V' serves all: the map of penalty r is V G V' X'Z with
-    G = diag(g), g = 1 / (λ + r), so that with R = V' X'Z (train) and A, B the held-out moments of
-    x z' and x x' seen from V, what it leaves unexplained is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g.
+    One eigendecomposition X'X = V diag(λ) V' serves all penalties. The map for r is V G V' X'Z,
+    where G = diag(g), g = 1 / (λ + r). With R = V' X'Z (train) and A, B the held-out moments of
+    x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g.
     """
-    covariance, cross, _ = train.about(train.of.x, train.z)
-    xx, xz, zz = heldout.about(train.of.x, train.z)
+    covariance, cross, _ = train.center(train.of.x, train.z)
+    xx, xz, zz = heldout.center(train.of.x, train.z)
     values, vectors = torch.linalg.eigh(covariance)
     seen = vectors.T @ cross
     linear = (seen * (vectors.T @ xz)).sum(1)
@@ -183,27 +185,27 @@ def _best(train: _Means, heldout: _Means) -> tuple[float | None, float]:
         unexplained = total - 2 * gain @ linear + gain @ quadratic @ gain
         scores.append((float(1 - unexplained / total), -ridge))
     r2, ridge = max(scores)
-    return min(r2, 1.0) if _varies(zz, heldout.of.zz) else None, -ridge
+    return min(r2, 1.0) if _does_vary(zz, heldout.of.zz) else None, -ridge
 
 
-def _solved(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The weight [c, d] that maps x - mean x to z - mean z."""
+def _solve(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Returns the weight [c, d] that maps x - mean x to z - mean z."""
     penalty = ridge * covariance.diagonal().mean()
     lower = torch.linalg.cholesky(covariance + penalty * torch.eye(len(cross)).to(covariance))
     return torch.cholesky_solve(cross, lower).T
 
 
-def _with_float64(device: torch.device) -> torch.device:
+def _choose_device(device: torch.device) -> torch.device:
     try:
         torch.empty(0, dtype=torch.float64, device=device)
-    except (TypeError, RuntimeError):  # Apple's, for one
+    except (TypeError, RuntimeError):  # such as Apple's
         return torch.device("cpu")
     return device
 
 
-def _not_finite() -> CheckpointError:
+def _refuse_infinite() -> CheckpointError:
     return CheckpointError(
         "the model's attention is not finite on calibration text",
         expected="finite context vectors",
-        fix="load it in float32 or bfloat16; if it stays, the model is broken",
+        fix="load the model in float32 or bfloat16; if this remains, the model is broken",
     )

@@ -1,4 +1,4 @@
-"""Sums over calibration text of the inputs of blocks and of their heads' context vectors.
+"""Sums blocks' attention inputs and context vectors over calibration text.
 
 Shape letters: B windows, T tokens, d width.
 """
@@ -13,30 +13,29 @@ from typing import Any
 
 import torch
 
-from surgery.editing.loading import model_ids
+from surgery.editing.loading import place_ids
 from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.kept import KeptStates
 from surgery.fitting.moments import Moments
 from surgery.fitting.sharing import Sharing
-from surgery.fitting.some_blocks import layers_of, only
+from surgery.fitting.some_blocks import find_layers, run_only
 
 _HELD_OUT = 5
-"""Every fifth window chooses the ridge penalty."""
+"""Every fifth window is held out to choose the ridge penalty."""
 _SLICES = 8
-"""Of the text, that are summed apart and then together: sums do not depend on who made which."""
+"""Slices of the text. Each is summed alone, so that totals do not depend on the processes."""
 
 Sums = dict[int, tuple[Moments, Moments]]
 States = dict[int, KeptStates]
-"""By slice, for the slices of this process."""
+"""By slice, for this process's slices."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """A model whose text goes through it slice by slice.
+    """Runs text through a model of these `dimensions`, slice by slice.
 
-    `dimensions`: how wide what attention is given is, and what its heads make of it.
-    Every process sees slices of its own. `advance` is told of tokens done.
+    Each process has its own slices. `advance`: called with the number of tokens done.
     """
 
     model: Any
@@ -47,17 +46,17 @@ class Passes:
     advance: Callable[[int], None]
 
     @torch.inference_mode()
-    def sums(
+    def sum_blocks(
         self,
         first: int,
         states: States | None,
         blocks: Mapping[int, bool],
         keep: int | None,
     ) -> tuple[Sums, States]:
-        """Sums over all of the text of `blocks`, with maps or without, and what `keep` was given.
+        """Returns sums over all text for `blocks` (→ with maps?), and the inputs of block `keep`.
 
-        The pass begins with what block `first` was given, `states`, or with the text where there
-        are none, and is as deep as is needed.
+        The pass begins at block `first` with its inputs, `states`, or else with the text. It goes
+        only as deep as needed.
         """
         sums: Sums = {}
         kept: States = {}
@@ -68,7 +67,7 @@ class Passes:
                 if keep is not None:
                     kept[number] = KeptStates()
                 given = None if states is None else states[number]
-                own = self._of_slice(number, first, given, blocks, keep, kept.get(number))
+                own = self._sum_slice(number, first, given, blocks, keep, kept.get(number))
             for block in blocks:
                 for part in self.processes.gather([own.pop(block)] if own else []):
                     for total, more in zip(sums.setdefault(block, part), part, strict=True):
@@ -76,7 +75,7 @@ class Passes:
                             total.include(more)
         return sums, kept
 
-    def _of_slice(
+    def _sum_slice(
         self,
         number: int,
         first: int,
@@ -85,7 +84,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Sums:
-        """As `sums`, of one slice."""
+        """As `sum_blocks`, for one slice."""
         sums: Sums = {}
         train = torch.empty(0, dtype=torch.bool)
 
@@ -104,20 +103,20 @@ class Passes:
                 moments.add(x[chosen].flatten(0, 1), z[chosen].flatten(0, 1))
 
         with ExitStack() as stack:
-            stack.enter_context(self._watched(blocks, add, keep, kept))
+            stack.enter_context(self._watch(blocks, add, keep, kept))
             if states is not None:
-                stack.enter_context(only(self.model, first))
-            for rows, tokens, entry in self._entries(number, states):
+                stack.enter_context(run_only(self.model, first))
+            for rows, tokens, entry in self._read_slice(number, states):
                 train = (rows + 1) % _HELD_OUT != 0
                 with suppress(_DeepEnough):
                     self.model.base_model(**entry, use_cache=False)
                 self.advance(self.processes.count * tokens.numel())
         return sums
 
-    def _entries(
+    def _read_slice(
         self, number: int, states: Iterable[torch.Tensor] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Yields of a slice: numbers of windows [B], windows [B, T], and the model's arguments."""
+        """Yields a slice's batches: window numbers [B], windows [B, T], model arguments."""
         given = None if states is None else iter(states)
         batches = list(enumerate(self.calibration.batches()))
         size = -(-len(batches) // _SLICES)
@@ -125,19 +124,19 @@ class Passes:
             tokens = torch.from_numpy(windows.astype("int64"))
             rows = ROWS * index + torch.arange(len(tokens))
             if given is None:
-                yield rows, tokens, {"input_ids": model_ids(self.model, tokens)}
+                yield rows, tokens, {"input_ids": place_ids(self.model, tokens)}
             else:
                 yield rows, tokens, {"inputs_embeds": next(given)}
 
     @contextmanager
-    def _watched(
+    def _watch(
         self,
         blocks: Collection[int],
         add: Callable[[int, torch.Tensor, torch.Tensor], None],
         keep: int | None,
         kept: KeptStates | None,
     ) -> Iterator[None]:
-        """Hands x [B, T, d] and z [B, T, c] of `blocks` to `add`; ends the pass at the last."""
+        """Passes x [B, T, d] and z [B, T, c] of `blocks` to `add`; ends the pass at the last."""
         xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 
@@ -161,10 +160,10 @@ class Passes:
                     module = self.model.get_submodule(name)
                     hooks.callback(module.register_forward_pre_hook(partial(take, block)).remove)
             if keep is not None:
-                module = layers_of(self.model)[keep]
+                module = find_layers(self.model)[keep]
                 hooks.callback(module.register_forward_pre_hook(take_states).remove)
             yield
 
 
-class _DeepEnough(Exception):  # noqa: N818  # no error: the rest of the forward pass is not needed
+class _DeepEnough(Exception):  # noqa: N818  # not an error: the rest of the pass is not needed
     pass

@@ -1,4 +1,4 @@
-"""The processes that share the work of a fitter."""
+"""Processes that share a fitter's work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 class Sharing(Protocol):
-    """Processes that make the same calls, and of which each does a share."""
+    """Processes that make the same calls, each doing a share of the work."""
 
     @property
     def rank(self) -> int: ...
@@ -18,7 +18,7 @@ class Sharing(Protocol):
     def count(self) -> int: ...
 
     def gather(self, items: list[Item]) -> list[Item]:
-        """Every process's items, in order of rank, on every process."""
+        """Returns every process's items, in order of rank, on every process."""
 
 
 @dataclass(frozen=True)

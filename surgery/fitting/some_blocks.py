@@ -1,8 +1,8 @@
 """Runs only some blocks of a model, so that a pass can start in the middle.
 
-Blocks below an edit give what they gave before it: what a block was given is kept from an earlier
-pass, and goes in where token embeddings do. The library's own forward runs every time, on fewer
-blocks, so what comes out is equal to the whole pass bit for bit.
+Blocks below an edit give the same outputs as before. So the inputs of a block are kept from an
+earlier pass and go in as embeddings. The library's own forward runs on fewer blocks, so its output
+equals that of a whole pass bit for bit.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import nn
 from surgery.families import Family, family_of
 
 
-def layers_of(model: Any) -> nn.ModuleList:
-    """The blocks of a loaded model, in order."""
-    layers: nn.ModuleList = model.get_submodule(_container(_family(model)))
+def find_layers(model: Any) -> nn.ModuleList:
+    """Returns the blocks of a loaded model, in order."""
+    layers: nn.ModuleList = model.get_submodule(_name_container(_find_family(model)))
     return layers
 
 
 @contextmanager
-def only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
-    """The model with blocks `first` to `last` only, and positions that were added already.
+def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
+    """Leaves only blocks `first` to `last` in the model, and adds no positions.
 
-    `inputs_embeds` of its forward are then what block `first` is given.
+    `inputs_embeds` of its forward are then the inputs of block `first`.
     """
-    family = _family(model)
-    path, _, name = _container(family).rpartition(".")
-    owner, layers = model.get_submodule(path), layers_of(model)
-    positions = _learned_positions(family)
+    family = _find_family(model)
+    path, _, name = _name_container(family).rpartition(".")
+    owner, layers = model.get_submodule(path), find_layers(model)
+    positions = _find_positions(family)
     stop = None if last is None else last + 1
     with ExitStack() as undo:
         undo.callback(setattr, owner, name, layers)
@@ -49,7 +49,7 @@ def only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
 
 
 class _NothingToAdd(nn.Module):
-    """In place of learned positions [.., T] -> [.., T, 1] of zeros."""
+    """Replaces learned positions: [.., T] -> zeros [.., T, 1]."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class _NothingToAdd(nn.Module):
         return positions.new_zeros((*positions.shape, 1), dtype=self._dtype)
 
 
-def _family(model: Any) -> Family:
+def _find_family(model: Any) -> Family:
     return family_of({"model_type": model.config.model_type})
 
 
-def _container(family: Family) -> str:
+def _name_container(family: Family) -> str:
     return family.attention.partition(".{block}")[0]
 
 
-def _learned_positions(family: Family) -> str | None:
+def _find_positions(family: Family) -> str | None:
     tables = [rule.name for rule in family.rules if rule.shape == ("positions", "d")]
     return tables[0].removesuffix(".weight") if tables else None

@@ -1,5 +1,4 @@
 """The Hugging Face Hub.
 
-A model's or a data set's name comes in; a folder or rows come out, with the commit they are of,
-and what the Hub refuses in one line.
+In: the name of a model or data set. Out: a folder or rows, with their commit, or a one-line error.
 """

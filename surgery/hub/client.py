@@ -1,4 +1,4 @@
-"""The Hub's client without its chatter, and its errors in one line each."""
+"""The Hub's client without its logs, and with one-line errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from surgery.hub.refusals import refusal
+from surgery.hub.refusals import explain_refusal
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -16,39 +16,42 @@ _TIMEOUT = 5  # seconds to wait for any answer
 
 
 @contextmanager
-def hub_client(name: str, revision: str | None, *, upload: bool = False) -> Iterator[HfApi]:
-    """A client for work on the model `name`, whatever HTTP library it is built on.
+def open_client(name: str, revision: str | None, *, upload: bool = False) -> Iterator[HfApi]:
+    """Yields a client for work on the model `name`.
 
-    Within it the client neither logs nor shows progress, except where `progress_bars` says so.
-    Whatever the client raises becomes one line: `surgery.hub.refusals.refusal`.
+    The client neither logs nor shows progress, unless `show_progress` is used inside. Its errors
+    become one line: `surgery.hub.refusals.explain_refusal`.
     """
     from huggingface_hub import HfApi
 
-    errors: tuple[type[Exception], ...] = (*_http_errors(), RuntimeError)  # uploads wrap theirs
+    errors: tuple[type[Exception], ...] = (
+        *_list_http_errors(),
+        RuntimeError,
+    )  # uploads wrap theirs
     try:
-        with quiet_client():
+        with silence_client():
             yield HfApi()
     except errors as error:
-        raise refusal(name, revision, error, upload=upload) from None
+        raise explain_refusal(name, revision, error, upload=upload) from None
 
 
 @contextmanager
-def quiet_client() -> Iterator[None]:
-    """Within it the client neither logs its retries nor shows progress."""
+def silence_client() -> Iterator[None]:
+    """Keeps the client from logging retries and showing progress."""
     from huggingface_hub.utils import logging as client
 
     verbosity = client.get_verbosity()
     client.set_verbosity(logging.ERROR)
     try:
-        with progress_bars(shown=False):
+        with show_progress(shown=False):
             yield
     finally:
         client.set_verbosity(verbosity)
 
 
 @contextmanager
-def progress_bars(*, shown: bool) -> Iterator[None]:
-    """Shows the client's own progress bars, or none, unless the environment has decided that."""
+def show_progress(*, shown: bool) -> Iterator[None]:
+    """Turns the client's progress bars on or off, unless the environment decides."""
     from huggingface_hub import constants, utils
 
     bars: Any = utils
@@ -64,28 +67,28 @@ def progress_bars(*, shown: bool) -> Iterator[None]:
             switches[not shown]()
 
 
-def hub_answers() -> bool:
-    """Whether anything answers at all: data sets' own client would try for half a minute."""
+def is_hub_reachable() -> bool:
+    """Whether the Hub answers. (The client of `datasets` would retry for half a minute.)"""
     from huggingface_hub import constants, utils
 
     client: Any = utils
     try:
         client.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-    except _http_errors():
+    except _list_http_errors():
         return False
     return True
 
 
-def _http_errors() -> tuple[type[Exception], ...]:
-    """The root of the HTTP library's errors, whichever it is; ValueError: an answer is no JSON."""
+def _list_http_errors() -> tuple[type[Exception], ...]:
+    """Returns the base classes of the HTTP library's errors; ValueError: an answer is not JSON."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (OSError, ValueError, *HfHubHTTPError.__bases__)
 
 
 @contextmanager
-def offline() -> Iterator[None]:
-    """Data sets come from this machine alone."""
+def go_offline() -> Iterator[None]:
+    """Takes data sets only from the local cache."""
     import datasets.config
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Data sets of the Hub, by the name that commands take: `hf:DATASET:SPLIT:COLUMN`."""
+"""Data sets on the Hub, named `hf:DATASET:SPLIT:COLUMN`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import SamplesError
-from surgery.hub.client import hub_answers, offline, quiet_client
+from surgery.hub.client import go_offline, is_hub_reachable, silence_client
 from surgery.untrusted import guard
 
 PREFIX = "hf:"
 _ROWS = 256
-"""That are read together."""
+"""In a batch."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """One split of a data set, and the column that is wanted."""
+    """One column of one split of a data set."""
 
     name: str
     split: str
@@ -27,7 +27,7 @@ class HubDataset:
 
     @staticmethod
     def parse(source: str) -> HubDataset:
-        """Raises `SamplesError` for anything but `hf:DATASET:SPLIT:COLUMN`."""
+        """Parses `hf:DATASET:SPLIT:COLUMN`. Raises `SamplesError` for anything else."""
         parts = source.removeprefix(PREFIX).split(":")
         if len(parts) != 3 or not all(parts):
             raise SamplesError("malformed", where=source, expected=f"{PREFIX}DATASET:SPLIT:COLUMN")
@@ -36,19 +36,18 @@ class HubDataset:
     def __str__(self) -> str:
         return f"{PREFIX}{self.name}:{self.split}:{self.column}"
 
-    def tables(self, *, whole: bool = False) -> Iterator[Any]:
-        """The split as Arrow tables of a few rows, streamed.
+    def read_tables(self, *, whole: bool = False) -> Iterator[Any]:
+        """Streams the split as Arrow tables of a few rows.
 
-        `whole`: downloaded first, to be there the next time. Where no Hub answers, only what was
-        downloaded before is looked for. Raises `SamplesError`; whatever the library raises becomes
-        one line.
+        `whole`: downloads it first, so that it is there next time. If the Hub does not answer,
+        uses only what was downloaded before. Raises `SamplesError` for any error of the library.
         """
-        here = Path(self.name).exists() or hub_answers()
+        here = Path(self.name).exists() or is_hub_reachable()
         fix = "check its name and split, and the network"
         with (
-            quiet_client(),
+            silence_client(),
             guard(SamplesError, "the data set cannot be loaded", self, fix),
-            nullcontext() if here else offline(),
+            nullcontext() if here else go_offline(),
         ):
             import datasets
 

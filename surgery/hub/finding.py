@@ -1,4 +1,4 @@
-"""Finding a model: a folder, an embedded one, or a Hub id of which only the needed is fetched."""
+"""Finds a model: a folder, an embedded model, or a Hub id. Downloads only what is needed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from surgery.checkpoint.source import (
     PICKLE,
     SAFETENSORS,
     SIDECARS,
-    weights_entry,
+    find_weights,
+    read_index,
 )
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.hub.client import hub_client, progress_bars
+from surgery.hub.client import open_client, show_progress
 from surgery.hub.datasets import PREFIX as DATASET
-from surgery.hub.embedded import PREFIX, model_path
+from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
 from surgery.hub.state import TIMEOUT
@@ -42,8 +43,8 @@ CONFIG = "config.json"
 class Outline:
     """A model without its weights: `model.folder` holds its configuration and manifest.
 
-    `infos` are the stored tensors by name; None for pickled weights on the Hub, which tell nothing
-    before they are downloaded.
+    `infos`: the stored tensors by name; None for pickled weights on the Hub, whose tensors are
+    unknown before a download.
     """
 
     model: ResolvedModel
@@ -57,32 +58,33 @@ def find_model(
     *,
     check: Callable[[dict[str, Any]], object] = lambda config: None,
 ) -> ResolvedModel:
-    """A model whose files are in a local folder. One that was found already is not looked up again.
+    """Returns a model with its files in a local folder. Does not look up one found before.
 
-    **Arguments:** `model` is a folder, an embedded model (`lab:pythia`) or a Hub id; `revision` a
-    branch, tag or commit of the last. The configuration is fetched and checked before any weights
-    are, and one format of weights is fetched. Where the Hub cannot be reached, an earlier download
-    is used. `check` is given the configuration of a Hub model before the weights are fetched, and
-    raises where they would be for nothing.
+    Checks a Hub model's configuration before downloading weights, and downloads one format of
+    them. If the Hub cannot be reached, uses an earlier download.
 
-    **Raises:** `SourceError` when there is no such model or it cannot be fetched;
-    `UnsupportedError` when its architecture cannot be edited.
+    **Arguments:** `model`: a folder, an embedded model (`lab:pythia`) or a Hub id; `revision`: a
+    branch, tag or commit of a Hub id; `check`: gets a Hub model's configuration, and may raise
+    before the weights are downloaded.
+
+    **Raises:** `SourceError` if there is no such model or it cannot be downloaded;
+    `UnsupportedError` if its architecture cannot be edited.
     """
 
-    def fetch(api: HfApi, found: _Found) -> ResolvedModel:
+    def fetch(api: HfApi, found: _HubModel) -> ResolvedModel:
         check(found.config)
         found.download()
-        return found.resolved(revision)
+        return found.resolve(revision)
 
     return model if isinstance(model, ResolvedModel) else _find(model, revision, fetch, lambda m: m)
 
 
 def find_outline(model: str | Path, revision: str | None = None) -> Outline:
-    """As `find_model`, but of a Hub model's weights only the headers are read."""
+    """Finds a model like `find_model`, but reads only the headers of a Hub model's weights."""
     return _find(
         model,
         revision,
-        lambda api, found: Outline(found.resolved(revision), found.config, found.headers(api)),
+        lambda api, found: Outline(found.resolve(revision), found.config, found.read_headers(api)),
         lambda here: Outline(here, here.checkpoint.config, here.checkpoint.infos),
     )
 
@@ -93,28 +95,28 @@ T = TypeVar("T")
 def _find(
     model: str | Path,
     revision: str | None,
-    on_hub: Callable[[HfApi, _Found], T],
+    on_hub: Callable[[HfApi, _HubModel], T],
     here: Callable[[ResolvedModel], T],
 ) -> T:
-    """What one of the two makes of a model: of the Hub's, or of a folder or earlier download."""
-    folder = local_folder(model, revision)
+    """Calls `on_hub` for a Hub model, or `here` for a folder or an earlier download."""
+    folder = find_folder(model, revision)
     if folder is not None:
-        return here(ResolvedModel(folder, Source(model=shown_name(model))))
+        return here(ResolvedModel(folder, Source(model=make_public_name(model))))
     name = str(model)
     try:
-        with hub_client(name, revision) as api:
+        with open_client(name, revision) as api:
             return on_hub(api, _look_up(api, name, revision))
     except UnreachableError:
-        folder = _earlier_download(name, revision)
+        folder = _find_download(name, revision)
         if folder is None:
             raise
     return here(ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)))
 
 
-def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
-    """The folder that `model` names; None for a Hub id. Raises `SourceError` for neither."""
+def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
+    """Returns the folder that `model` names; None for a Hub id. Raises `SourceError` for a file."""
     lab = str(model).startswith(PREFIX)
-    folder = model_path(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
+    folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
     if not folder.is_dir():
         if folder.exists():
             raise SourceError("is a file; expected a folder or a Hub id", where=model)
@@ -126,35 +128,35 @@ def local_folder(model: str | Path, revision: str | None = None) -> Path | None:
     return folder
 
 
-def shown_name(model: str | Path) -> str:
-    """What a model or file is called in all that may leave this machine: its id, or last name.
+def make_public_name(model: str | Path) -> str:
+    """Makes the name of a model or file for what may leave this machine: without a path.
 
-    Of several, `PREFIX.npy,SUFFIX.npy`, each; of `hf:DATASET:SPLIT:COLUMN` the data set; of
-    `FILE:COLUMN` the file.
+    Shortens each of `PREFIX.npy,SUFFIX.npy`, the data set of `hf:DATASET:SPLIT:COLUMN`, and the
+    file of `FILE:COLUMN`.
     """
     path, name = Path(model).expanduser(), str(model)
     if name.startswith(DATASET):
         dataset, *more = name.removeprefix(DATASET).split(":")
-        return DATASET + ":".join([shown_name(dataset), *more])
+        return DATASET + ":".join([make_public_name(dataset), *more])
     if path.exists() and not name.startswith(PREFIX):
-        return last_name(path)
+        return get_last_name(path)
     file, _, column = name.rpartition(":")
     if file and not name.startswith(PREFIX) and Path(file).exists():
-        return f"{last_name(Path(file))}:{column}"
-    return ",".join(map(shown_name, name.split(","))) if "," in name else name
+        return f"{get_last_name(Path(file))}:{column}"
+    return ",".join(map(make_public_name, name.split(","))) if "," in name else name
 
 
-def last_name(path: Path) -> str:
-    """The name of a file or folder, without the path to it, as text: it may be any bytes."""
+def get_last_name(path: Path) -> str:
+    """Returns the name of a file or folder without its path, as valid text."""
     name = (path.resolve() if path.name in ("", "..") else path).name
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A Hub model that can be edited; `folder`, the cache's place for the commit, has its config.
+class _HubModel:
+    """A Hub model that can be edited. `folder`: of the commit in the cache, with its config.
 
-    `files` are all files of the repository, `weights` those of the one format that is used.
+    `files`: all files of the repository. `weights`: those of the format that is used.
     """
 
     name: str
@@ -163,24 +165,24 @@ class _Found:
     config: dict[str, Any]
     weights: tuple[str, ...]
 
-    def resolved(self, revision: str | None) -> ResolvedModel:
+    def resolve(self, revision: str | None) -> ResolvedModel:
         source = Source(model=self.name, revision=revision, commit=self.folder.name)
         return ResolvedModel(self.folder, source)
 
     def download(self) -> None:
-        """Fetches what is not in the cache yet. Weights come last: once they are there, all is."""
+        """Downloads what the cache lacks, weights last: once they are there, everything is."""
         from huggingface_hub import snapshot_download
 
-        beside = (*SIDECARS, CARD)  # the source's card tells its license
+        beside = (*SIDECARS, CARD)  # the source's card states its license
         along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [file for file in wanted if not (self.folder / file).exists()]
             if missing:
-                with progress_bars(shown=shown):
+                with show_progress(shown=shown):
                     snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
 
-    def headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
-        """The stored tensors, from the headers of safetensors files; None for pickles."""
+    def read_headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
+        """Reads the tensors from headers of safetensors files; None for pickled weights."""
         from huggingface_hub.errors import SafetensorsParsingError
 
         if not self.weights[0].endswith(".safetensors"):
@@ -197,17 +199,17 @@ class _Found:
             raise CheckpointError("a header of its weights is not valid", where=where) from None
 
 
-def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
-    """Fetches the small files, and checks that the model can be edited and has weights."""
+def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
+    """Downloads the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
     info = api.model_info(name, revision=revision, timeout=TIMEOUT)
     files = tuple(file.rfilename for file in info.siblings or ())
     if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
-    entry = weights_entry(files.__contains__)
+    entry = find_weights(files.__contains__)
     small = [f for f in (CONFIG, MANIFEST, entry) if f in files and f not in (SAFETENSORS, PICKLE)]
-    # by its name and not by its commit, so that the cache remembers the name for work offline
+    # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     config = read_json(folder / CONFIG, needed=True)
     check_config(config, family_of(config))
@@ -217,35 +219,29 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _Found:
             where=f"Hub model {name}",
             expected=f"{SAFETENSORS} or {PICKLE}, single or sharded",
         )
-    return _Found(name, folder, files, config, _weights(entry, folder, files))
+    return _HubModel(name, folder, files, config, _list_weights(entry, folder, files))
 
 
-def _weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
-    """The file of weights itself, or the shards that an index names, all of which must exist."""
+def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:
+    """Returns the file of weights, or the shards of an index, which must all exist."""
     if not entry.endswith(INDEX):
         return (entry,)
-    weight_map = read_json(folder / entry).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("has no weight_map", where=entry)
-    shards = tuple(dict.fromkeys(map(str, weight_map.values())))
-    missing = next((shard for shard in shards if shard not in files), None)
-    if missing is not None:
-        raise CheckpointError(f"names shard {missing}, which is missing", where=entry)
-    return shards
+    weight_map, _ = read_index(folder, entry, files.__contains__)
+    return tuple(dict.fromkeys(weight_map.values()))
 
 
-def _earlier_download(name: str, revision: str | None) -> Path | None:
-    """The folder of an earlier download, if it is complete."""
+def _find_download(name: str, revision: str | None) -> Path | None:
+    """Returns the folder of an earlier download if it is complete."""
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client then says if one of these is missing
+    wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client raises if one of these is missing
     try:
         folder = Path(
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
         )
         files = [path.name for path in folder.iterdir()]
-        entry = weights_entry(files.__contains__)
-        complete = CONFIG in files and entry is not None and _weights(entry, folder, files)
+        entry = find_weights(files.__contains__)
+        complete = CONFIG in files and entry is not None and _list_weights(entry, folder, files)
     except (OSError, ValueError, SurgeryError):
         return None
     return folder if complete else None

@@ -1,7 +1,7 @@
-"""What the Hub's client raises while a model is fetched or uploaded, in one line each.
+"""Turns errors of the Hub's client during downloads and uploads into one line each.
 
-The client's own text is never repeated: it is long, and holds URLs. The exception is what the Hub
-says about a card's metadata, which nobody else can know.
+The client's own text is long and full of URLs, so it is not repeated, except for what the Hub says
+about a card's metadata.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 from surgery.errors import OutputError, SourceError, SurgeryError
 
-_AGAIN = ("try again", "push again: what has arrived is not sent twice")
-_LATER = (429, 500)  # too many requests, a fault of the Hub: an earlier download may do
+_AGAIN = ("try again", "push again: files that have arrived are not sent twice")
+_LATER = (429, 500)  # too many requests, server error: an earlier download may do
 _ANSWERS: dict[int, tuple[str, str | None]] = {
     401: (
         "the Hub does not accept the token",
@@ -20,14 +20,14 @@ _ANSWERS: dict[int, tuple[str, str | None]] = {
     ),
     403: ("the Hub does not allow access", "check what the token may do"),
     404: ("not found", "check the name"),
-    409: ("the Hub sees a conflict with what is there or with another upload", "{again}"),
-    412: ("has changed while this was uploaded", "{again}"),
+    409: ("the upload conflicts with what is on the Hub, or with another upload", "{again}"),
+    412: ("changed during the upload", "{again}"),
     413: (
-        "the Hub finds a file or the whole too large",
+        "a file or the whole upload is too large for the Hub",
         "export again with a smaller `max_shard_size`",
     ),
     429: ("too many requests to the Hub", "wait a while and {again}"),
-    500: ("the Hub has a fault of its own", "wait a while and {again}"),
+    500: ("the Hub has an internal error", "wait a while and {again}"),
 }
 _NOT_A_WRITER = (
     "the token may not write there",
@@ -36,21 +36,23 @@ _NOT_A_WRITER = (
 
 
 class UnreachableError(SourceError):
-    """The Hub gives no answer that settles the question; an earlier download may do."""
+    """The Hub gives no definite answer; an earlier download may do."""
 
 
-def refusal(name: str, revision: str | None, error: BaseException, *, upload: bool) -> SurgeryError:
-    """The line for what was raised at work on the model `name`.
+def explain_refusal(
+    name: str, revision: str | None, error: BaseException, *, upload: bool
+) -> SurgeryError:
+    """Makes our error for an exception during work on the model `name`.
 
-    It is an `OutputError` for an upload, else a `SourceError`: an `UnreachableError` if the cause
-    is no network, a broken connection, a fault of the Hub, or too many requests.
+    It is an `OutputError` for an upload, else a `SourceError`; an `UnreachableError` if there is no
+    network, the connection breaks, the Hub fails, or there are too many requests.
     """
     from huggingface_hub import errors
 
     kind, where = OutputError if upload else SourceError, f"Hub model {name}"
     if not upload:
         where += " (no such folder here)"
-    wraps = (errors.LocalEntryNotFoundError, RuntimeError)  # uploads: what is wrong with a file
+    wraps = (errors.LocalEntryNotFoundError, RuntimeError)  # uploads wrap errors about files
     while isinstance(error, wraps) and error.__cause__ is not None:
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -73,10 +75,10 @@ def refusal(name: str, revision: str | None, error: BaseException, *, upload: bo
         owner, again = name.partition("/")[0], _AGAIN[upload]
         do = advice and advice.format(owner=owner, again=again)
         return kind(what, where=where, got=f"HTTP {status}", fix=do)
-    return _no_answer(kind, where, error, upload=upload)
+    return _explain_silence(kind, where, error, upload=upload)
 
 
-def _no_answer(
+def _explain_silence(
     kind: type[SurgeryError], where: str, error: BaseException, *, upload: bool
 ) -> SurgeryError:
     from huggingface_hub.errors import OfflineModeIsEnabled

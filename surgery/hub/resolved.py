@@ -1,4 +1,4 @@
-"""A model that was looked up once: what it is, opened and read once, and handed on."""
+"""A model that was found: looked up, opened and read once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.content import content_hash
+from surgery.checkpoint.content import hash_content
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.hub.embedded import PREFIX
@@ -15,21 +15,21 @@ from surgery.record.manifest import Manifest, Source, read_manifest
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """`folder` holds the model's files; `source` tells where they come from.
+    """A model that was found. `folder`: its files. `source`: where they come from.
 
-    The rest is found when it is first asked for. Each raises as the function that finds it.
+    The properties are computed on first use. Each raises as the function that computes it.
     """
 
     folder: Path
     source: Source
 
     def __str__(self) -> str:
-        """What it is called on this machine, so that it can be found again."""
+        """Its name on this machine, by which it can be found again."""
         return self.source.model if self.has_name else str(self.folder)
 
     @property
     def has_name(self) -> bool:
-        """Whether its name is more than that of a folder."""
+        """Whether it has a name other than its folder's."""
         return self.source.commit is not None or self.source.model.startswith(PREFIX)
 
     @cached_property
@@ -43,19 +43,19 @@ class ResolvedModel:
 
     @cached_property
     def manifest(self) -> Manifest | None:
-        """Of the edits that made the model; None where none is recorded."""
+        """The record of the edits that made the model; None if there is none."""
         return read_manifest(self.folder)
 
     @cached_property
     def identified(self) -> Source:
         """The source, with the hash of its content."""
-        content = self.source.content or content_hash(self.checkpoint)
+        content = self.source.content or hash_content(self.checkpoint)
         return self.source.model_copy(update={"content": content})
 
     def is_that(self, recorded: Source) -> bool:
-        """Whether it is a recorded model: by content, never by name.
+        """Whether it is a recorded model, by content and never by name.
 
-        The same commit of the same Hub id is the same content, without a look at the weights.
+        The same commit of the same Hub id has the same content, so its weights are not read.
         """
         one, other = ((s.model.casefold(), s.commit) for s in (recorded, self.source))
         if recorded.commit is not None and one == other:
@@ -63,5 +63,5 @@ class ResolvedModel:
         return recorded.content is not None and recorded.content == self.identified.content
 
     def is_source_of(self, manifest: Manifest) -> bool:
-        """Whether it is the source of one of the edits."""
+        """Whether it is the source of one of a manifest's edits."""
         return any(self.is_that(edit.source) for edit in (manifest.edit, *manifest.history))

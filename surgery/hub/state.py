@@ -1,4 +1,4 @@
-"""What a repository on the Hub holds, by the hashes that the Hub tells without a download."""
+"""The files of a repository on the Hub, by hash, without a download."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A file's hash: SHA-256 of a large one; of a small one git's, which is SHA-1 of a header too.
+class HubFile:
+    """A file's hash: SHA-256 if it is large, else git's (SHA-1 of a header and the content).
 
     Both are hexadecimal, and one of them is None.
     """
@@ -28,7 +28,7 @@ class Stored:
     git: str | None
 
     def holds(self, sha256: str, content: Path | bytes) -> bool:
-        """Whether the file has this SHA-256; a small one is compared by content that has it."""
+        """Whether the file has this SHA-256. Compares a small one with `content`, which has it."""
         if self.sha256 is not None:
             return self.sha256 == sha256
         data = content if isinstance(content, bytes) else content.read_bytes()
@@ -42,22 +42,22 @@ class Published:
 
     repo: str
     commit: str
-    files: Mapping[str, Stored]
+    files: Mapping[str, HubFile]
 
     def fetch(self, api: HfApi, name: str) -> Path:
-        """One of its files, from the client's cache or the Hub."""
+        """Downloads one of its files, or finds it in the cache."""
         return Path(api.hf_hub_download(self.repo, name, revision=self.commit))
 
     def manifest(self, api: HfApi) -> Manifest | None:
-        """Its manifest; None where it has none."""
+        """Reads its manifest; None if it has none."""
         return read_manifest(self.fetch(api, MANIFEST).parent) if MANIFEST in self.files else None
 
 
 def find_published(api: HfApi, repo: str, revision: str | None = None) -> Published:
-    """The state of a repository at a branch, tag, commit or pull request."""
+    """Reads the state of a repository at a branch, tag, commit or pull request."""
     info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
     files = {
-        file.rfilename: Stored(file.lfs.sha256, None) if file.lfs else Stored(None, file.blob_id)
+        file.rfilename: HubFile(file.lfs.sha256, None) if file.lfs else HubFile(None, file.blob_id)
         for file in info.siblings or ()
     }
     return Published(repo, str(info.sha), files)

@@ -1,4 +1,4 @@
-"""Proof that a result is what it says.
+"""Proves that a result is what it claims to be.
 
-An exported folder comes in, with its source or without; checks, each with what was seen, come out.
+In: an exported folder, with or without its source. Out: checks, each with a detail.
 """

@@ -1,4 +1,4 @@
-"""Does a head look at other tokens? The model is run, and they are changed.
+"""Checks whether a head looks at other tokens: changes them and runs the model.
 
 Edited heads must depend on each token alone, and all others must mix tokens.
 """
@@ -18,15 +18,15 @@ from surgery.record.manifest import Manifest
 from surgery.selection import Part, format_selection
 from surgery.untrusted import guard
 
-_MOST_TOKENS = 2048  # offsets that are tried at once; more than any supported model was trained on
+_MOST_TOKENS = 2048  # offsets to try in one pass
 
 
 def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
-    """Runs the model on random tokens and compares each head with what the manifest says of it.
+    """Runs the model on random tokens and compares each head with the manifest.
 
-    Raises as `mixing_heads`.
+    Raises as `find_mixing_heads`.
     """
-    mixes = mixing_heads(folder, seed)
+    mixes = find_mixing_heads(folder, seed)
     checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
     edited, heads = manifest.edited_heads, manifest.edit.num_heads
     for block, variants in edited.items():
@@ -41,7 +41,7 @@ def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
         for block in mixes
     }
     idle = _format_heads({b: [h for h in others[b] if not mixes[b][h]] for b in others}, heads)
-    detail = f"{idle} no longer mix tokens, and the manifest does not say so"
+    detail = f"{idle} do not mix tokens, and the manifest does not say so"
     fine = f"{_format_heads(others, heads) or 'none left'}: attention still mixes"
     return [*checks, Check("other blocks", not idle, detail if idle else fine)]
 
@@ -51,21 +51,20 @@ def _format_heads(heads: dict[int, list[int]], num_heads: int) -> str:
     return format_selection(parts, num_heads)
 
 
-def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
-    """Block → for each head, whether its context of any token depends on any other token.
+def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
+    """Returns block → for each head, whether a token's context depends on any other token.
 
-    The model runs once on random tokens, as many as its positions allow (at most 2,048). At each
-    block, the attention module is run again with the same arguments, but with other inputs for all
-    tokens but some: scaled, shifted and in another order. A head that mixes tokens has another
-    context vector at a token that was kept; an attention-free one has the same bits. Kept are the
-    last token alone, so that every offset is tried, then a random half, then the other half, so
-    that every position is. A head that the output projection does not read mixes nothing. Where the
-    module is gone, what stands there answers for all heads.
+    The model runs once on random tokens, as many as its positions allow (at most 2,048). In each
+    block, the attention module runs again with changed inputs (scaled, shifted, reordered) for all
+    tokens but a few. A head that mixes tokens has another context vector at an unchanged token; an
+    attention-free head has the same bits. The unchanged tokens are first the last one, to try every
+    offset, then a random half and the other half, to try every position. A head that the output
+    projection does not read mixes nothing. Without an attention module, what replaces it stands for
+    all heads.
 
-    **Arguments:** `seed` of all that is random.
+    **Arguments:** `seed`: of all random choices.
 
-    **Raises:** `CheckpointError` when the model cannot be loaded or run, or what attention adds is
-    not finite.
+    **Raises:** `CheckpointError` if the model cannot be loaded or run, or attention is not finite.
     """
     model = load_model(folder)
     family = family_of(model.config.to_dict())
@@ -84,15 +83,15 @@ def mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
         attention.register_forward_hook(probe, with_kwargs=True)
         projection = modules.get(family.reading(block)[1])
         if projection is not None:
-            probe.read = _heads_read(projection.weight, dimensions.num_heads)
+            probe.read = _find_read_heads(projection.weight, dimensions.num_heads)
             projection.register_forward_pre_hook(probe.take_context)
     with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
-        model(tokens_BT, use_cache=False)  # it is loaded for this alone: the hooks go with it
+        model(tokens_BT, use_cache=False)  # loaded for this only, so the hooks may stay
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
 
 
-def _heads_read(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Bool [H]: which heads the output projection [d, H h] reads."""
+def _find_read_heads(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Returns bool [H]: which heads the output projection [d, H h] reads."""
     return (weight.view(len(weight), num_heads, -1) != 0).any(-1).any(0)
 
 

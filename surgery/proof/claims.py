@@ -1,7 +1,7 @@
-"""What stands beside a model: report and card agree with the manifest, and the rest is only said.
+"""Checks a model's report and card against the manifest, and lists what remains a mere claim.
 
-A report's figures cannot be proved from the files, but they must agree with each other, and the
-card must show them and nothing else. Whatever no check reads is named as a claim.
+The files cannot prove a report's figures, but the figures must agree with each other, and the card
+must show them and nothing else. What no check reads is listed as a claim.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.card.metadata import Measurements
 from surgery.card.text import disagreement, own_text
-from surgery.checkpoint.source import CARD, MANIFEST, own_file
+from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import CheckpointError, ManifestError, OutputError
-from surgery.hub.finding import last_name
+from surgery.hub.finding import get_last_name
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import RECIPE, REPORTS, Manifest, versions
+from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions
 from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
@@ -28,8 +28,8 @@ TOOL = "attn-surgery"
 class RenderedReport:
     """A report that agrees with itself and with the manifest.
 
-    `files`: name → text of report.json and its pages, made anew from its figures; `measured`: what
-    the card shows of it; `version`: of the attn-surgery that wrote it.
+    `files`: name → text of report.json and its pages, rendered again from its figures; `measured`:
+    its part of the card; `version`: of the attn-surgery that wrote it.
     """
 
     files: Mapping[str, str]
@@ -38,16 +38,16 @@ class RenderedReport:
 
 
 Render = Callable[[Mapping[str, Any], Path, bytes], RenderedReport]
-"""The content of a report.json, the file it is from, and the manifest of its model → the report.
+"""The content of a report.json, its file, and its model's manifest → the report.
 
-Raises ValueError for what is no report, and `OutputError` where it contradicts itself or the
-manifest, or holds what no report may hold.
+Raises ValueError if it is not a report, and `OutputError` if it contradicts itself or the manifest,
+or holds anything that a report may not hold.
 """
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that a folder says, and that no check proves."""
+    """A statement of a folder that no check proves."""
 
     name: str
     detail: str
@@ -56,29 +56,31 @@ class Claim:
 def read_report_in(
     place: Path, folder: Path, render: Render, *, needed: bool = False
 ) -> RenderedReport | None:
-    """The report in `place` about the model in `folder`; None where there is none."""
+    """Returns the report in `place` about the model in `folder`; None if there is none."""
     where = place / REPORTS[0]
-    found = read_json(own_file(where, place), needed=needed)
+    found = read_json(check_link(where, place), needed=needed)
     if not found:
         return None
-    with guard(OutputError, "is no report", where, "evaluate again, or remove it"):
+    with guard(OutputError, "is not a report", where, "evaluate again, or remove it"):
         return render(found, where, read_bytes(folder / MANIFEST, ManifestError))
 
 
 def check_report(folder: Path, report: RenderedReport) -> str:
-    """Raises `CheckpointError` where a page shows anything else than the report."""
-    for name in REPORTS[1:] if _is_ours(report.version) else ():  # another's cannot be drawn here
-        path = own_file(folder / name, folder)
+    """Raises `CheckpointError` if a page differs from the report."""
+    for name in (
+        REPORTS[1:] if _is_ours(report.version) else ()
+    ):  # other versions cannot be rendered here
+        path = check_link(folder / name, folder)
         if path.is_file() and path.read_bytes() != report.files.get(name, "").encode():
             raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
-    return "its figures agree with each other and with surgery.json; not measured again"
+    return "its figures agree with each other and with surgery.json; nothing was measured again"
 
 
 def check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) -> str:
-    """Raises `CheckpointError` where a generated part says anything else."""
+    """Raises `CheckpointError` if a generated part differs."""
     measured = report.measured if report else None
     card = read_card(folder) or ""
-    wrong = disagreement(card, manifest, measured, name=last_name(folder))
+    wrong = disagreement(card, manifest, measured, name=get_last_name(folder))
     wrote = report.version if report else manifest.edit.versions.get(TOOL)
     if wrong is None:
         return (
@@ -92,33 +94,35 @@ def check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) 
 def list_claims(
     folder: Path, manifest: Manifest, report: RenderedReport | None, found: ResolvedModel | None
 ) -> Iterator[Claim]:
-    """What a folder says beyond its checks. `found`: the source, if it was given."""
+    """Yields what a folder claims beyond its checks. `found`: the source, if given."""
     source = manifest.edit.source
     named = f"{source.model}{f' at commit {source.commit}' if source.commit else ''}"
     if found is None:
-        yield Claim("source", f"that {named} was edited: give it as `source`")
+        yield Claim("source", f"that {named} was edited: to check it, give it as `source`")
     elif not found.has_name:
-        yield Claim("source", f"its name, {named}: a folder shows its content alone")
+        yield Claim("source", f"its name, {named}: a folder only shows its content")
     if manifest.history:
         yield Claim("history", "the sources of earlier edits")
     if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
-        yield Claim("calibration", "the text and the fits: `attn-surgery reproduce` repeats them")
-    yield Claim("versions", "what the edit was made with")
+        yield Claim(
+            "calibration", "the text and the fits: to repeat them, run `attn-surgery reproduce`"
+        )
+    yield Claim("versions", "the software that made the edit")
     if report:
-        yield Claim(REPORTS[0], "what it measured: `attn-surgery evaluate` measures again")
+        yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")
         if not _is_ours(report.version):
             yield Claim(
                 "pages", f"sentences and pages, as attn-surgery {report.version} wrote them"
             )
     else:
-        yield Claim("measurements", "there are none: `attn-surgery evaluate` takes them")
+        yield Claim("measurements", "there are none: to measure, run `attn-surgery evaluate`")
     unread = (RECIPE, "lm_eval") if report else (*REPORTS, RECIPE, "lm_eval")
     if own_text(read_card(folder) or ""):
-        yield Claim(CARD, "what stands outside its generated parts")
+        yield Claim(CARD, "everything outside its generated parts")
     for name in (name for name in unread if (folder / name).exists()):
-        yield Claim(name, "no check reads it")
+        yield Claim(name, "not read by any check")
 
 
 def _is_ours(version: str | None) -> bool:
-    """Whether that is the version of attn-surgery that runs here."""
-    return version == versions().get(TOOL)
+    """Whether it is the version of attn-surgery that is running."""
+    return version == list_versions().get(TOOL)

@@ -1,9 +1,9 @@
-"""What a result's configuration, manifest and tensors must be, with its source or without.
+"""Computes what a result's configuration, manifest and tensors must be, with or without its source.
 
-Without one, edits are undone, newest first, in the names of tensors and in config.json, and each is
-planned anew: a plan needs no more. Then each is carried out again on its own result, which must
-change nothing: so query and key rows are exactly the constants that make attention one-hot, values
-are zero where they should be, and so on, as the layout computes it.
+Without a source, edits are undone, newest first, in tensor names and config.json, and planned
+again. Then each edit is applied to its own result, which must change nothing. This proves that
+query and key rows are the constants that make attention one-hot, that values are zero where they
+should be, and so on, as the layout computes it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import numpy as np
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
-from surgery.editing.rewriting import changed_by
+from surgery.editing.rewriting import list_changes
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import Dimensions, config_saved_as
 from surgery.layouts import layout_of
 from surgery.plan import Plan, block_edits, make_plan
-from surgery.record.manifest import Edit, Manifest, edited_heads
+from surgery.record.manifest import Edit, Manifest, list_edited_heads
 from surgery.variants import Fit
 
 
-def replanned(
+def replan(
     result: Checkpoint, manifest: Manifest, original: Checkpoint | None = None
 ) -> tuple[Plan, ...]:
-    """The plans of all recorded edits, newest first; of the latest for `original`, if it is given.
+    """Plans all recorded edits again, newest first. Plans the latest for `original`, if given.
 
-    **Raises:** a `SurgeryError` when the configuration, the tensors' names or the manifest are not
-    what the edits make of a source.
+    **Raises:** a `SurgeryError` if the configuration, the tensor names or the manifest are not what
+    the edits make of a source.
     """
     config = result.config
     inventory = take_inventory(config, result.infos)
@@ -45,8 +45,8 @@ def replanned(
         if original is not None and not plans:
             before = config_saved_as(original.config, inventory.family.model_type), original.infos
         else:
-            before = _undone(edit, inventory)
-        earlier, inventory = edited_heads(edits), take_inventory(*before)
+            before = _undo(edit, inventory)
+        earlier, inventory = list_edited_heads(edits), take_inventory(*before)
         plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
         _compare(edit, plan, config)
         plans.append(plan)
@@ -54,8 +54,8 @@ def replanned(
     return tuple(plans)
 
 
-def _undone(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """The configuration and the tensors, by name, that an edit must have found."""
+def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Returns the configuration and the tensors by name as they were before an edit."""
     family, sizes = result.family, result.dimensions.sizes
     infos = {name: info for name, info in result.infos.items() if name not in edit.changed.added}
     for name in edit.changed.dropped:
@@ -68,7 +68,7 @@ def _undone(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Te
 
 
 def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
-    """Raises `ManifestError` where a plan differs from what is recorded or stored."""
+    """Raises `ManifestError` if a plan differs from the manifest or config.json."""
     if json.dumps(plan.config, sort_keys=True) != json.dumps(config, sort_keys=True):
         raise ManifestError("config.json is not what the edit makes of the source's")
     dimensions, record = plan.inventory.dimensions, edit.calibration
@@ -76,7 +76,7 @@ def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
         "family": (edit.family, plan.family.model_type),
         "num_blocks": (edit.num_blocks, dimensions.num_blocks),
         "num_heads": (edit.num_heads, dimensions.num_heads),
-        "changed": (edit.changed, changed_by(plan)),
+        "changed": (edit.changed, list_changes(plan)),
         "one_hot": (edit.one_hot, plan.one_hot),
         "calibration": (() if record is None else tuple(sorted(record.blocks)), plan.fitted),
     }
@@ -92,24 +92,24 @@ def check_repeats(
     actions: Collection[str],
     later: Collection[str] = (),
 ) -> tuple[int, int]:
-    """Carries an edit out again and compares, bit for bit, what was not fitted to text.
+    """Repeats an edit and compares, bit for bit, what was not fitted to text.
 
-    **Arguments:** `read` gives the tensors of the source, or of the result itself, by name;
-    `actions`: which changes are compared; `later`: tensors that later edits have changed as well.
+    **Arguments:** `read`: reads a tensor of the source, or of the result itself, by name;
+    `actions`: the changes to compare; `later`: tensors that later edits have also changed.
 
     **Returns:** how many tensors were compared, and how many of them hold fitted numbers.
 
-    **Raises:** `CheckpointError` for the first that is not what the edit makes.
+    **Raises:** `CheckpointError` for the first tensor that differs.
     """
     compared = fitted = 0
-    fits = dict.fromkeys(plan.fitted, _unknown(plan.inventory.dimensions))
+    fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
     for change in plan.changes:
         if change.action not in actions:
             continue
         made = plan
         if change.action == "add" and change.name in later:
             if change.block not in plan.edits:
-                continue  # the later edit's alone
+                continue  # only of the later edit
             made = replace(plan, inventory=replace(plan.inventory, infos=result.infos))
         found = result.read(change.name)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -126,8 +126,8 @@ def check_repeats(
     return compared, fitted
 
 
-def _unknown(dimensions: Dimensions) -> Fit:
-    """A fit of which nothing is known: not-a-number wherever the edit takes a number from it."""
+def _make_unknown_fit(dimensions: Dimensions) -> Fit:
+    """Makes a fit of NaN, to mark every number that an edit takes from a fit."""
 
     def unknown(*shape: int) -> Array:
         return np.broadcast_to(np.float32(math.nan), shape)

@@ -1,4 +1,4 @@
-"""What a model is, from its configuration, headers and manifest alone."""
+"""Describes a model by its configuration, headers and manifest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from surgery.record.manifest import Edit
 
 @dataclass(frozen=True)
 class Inspection:
-    """`attention_free` maps blocks without attention to their variant, `edited_heads` the edited
-    heads of blocks that still attend; `edits` are recorded ones, oldest first; `unknown_keys` are
-    those of config.json that no model of the family has.
+    """What a model is. `attention_free`: block without attention → variant. `edited_heads`: the
+    edited heads of other blocks. `edits`: the recorded ones, oldest first. `unknown_keys`: keys of
+    config.json that no model of the family has.
 
-    `dtype` and `parameters` are None for pickled weights on the Hub, which do not tell before they
-    are downloaded.
+    `dtype` and `parameters` are None for pickled weights on the Hub, before a download.
     """
 
     model: str
@@ -54,10 +53,10 @@ class Inspection:
 
 
 def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
-    """Looks at a folder or a Hub model. Reads no weights, and downloads none.
+    """Describes a folder or a Hub model. Reads and downloads no weights.
 
-    Blocks of a compact checkpoint without a manifest are reported by what stands in their place
-    (affine, constant, none), since the variant is not recorded elsewhere.
+    Without a manifest, blocks of a compact checkpoint have what replaces their attention (affine,
+    constant, none) in place of the variant, which is recorded only there.
 
     **Raises:** `SourceError`, `CheckpointError`, `UnsupportedError`, `ManifestError`.
     """

@@ -1,9 +1,8 @@
-"""Repeating a recorded edit: export again from the record, and compare hashes.
+"""Repeats a recorded edit: exports again from the record, and compares hashes.
 
-`identity` and `zero` only copy and cut numbers, so every machine makes the same bytes. Fitted
-variants (`mean`, `linear`) rest on the sums of a forward pass, whose last digits differ between
-versions of libraries and kinds of processors. Where their bytes differ, tensors are compared within
-`TOLERANCE`.
+`identity` and `zero` only copy and clear numbers, so every machine makes the same bytes. Fitted
+variants (`mean`, `linear`) use sums over a forward pass, whose last digits depend on library
+versions and processors. If their bytes differ, tensors are compared within `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, write
-from surgery.hub.client import hub_client
-from surgery.hub.finding import find_model, local_folder
+from surgery.hub.client import open_client
+from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.hub.state import Stored, find_published
+from surgery.hub.state import HubFile, find_published
 from surgery.record.manifest import (
     CalibrationRecord,
     Manifest,
     Source,
+    list_versions,
     read_manifest,
-    versions,
 )
 
 TOLERANCE = 0.01  # a few roundings of bfloat16
@@ -42,35 +41,35 @@ _TINY = 1e-30  # a norm of zero allows no difference
 
 @dataclass(frozen=True)
 class Original:
-    """An edited model to repeat: its manifest, and its files in a folder or on the Hub."""
+    """An edited model: its manifest, and its files in a folder or on the Hub."""
 
     model: str
     revision: str | None
     manifest: Manifest
-    files: Mapping[str, Path | Stored]
+    files: Mapping[str, Path | HubFile]
 
     def holds(self, name: str, repeated: Path) -> bool:
-        """Whether its file of that name is recorded, and is byte for byte the repeated one."""
-        file, digest = self.files.get(name), sha256_of(repeated)
+        """Whether its file of that name is recorded and equals the repeated one byte for byte."""
+        file, digest = self.files.get(name), hash_file(repeated)
         if self.manifest.files[name].sha256 != digest:
             return False
-        if isinstance(file, Stored):
+        if isinstance(file, HubFile):
             return file.holds(digest, repeated)
-        return file is not None and file.is_file() and sha256_of(file) == digest
+        return file is not None and file.is_file() and hash_file(file) == digest
 
 
 def open_original(model: str | Path, revision: str | None = None) -> Original:
-    """Finds an edited model by its folder or Hub id. From the Hub it fetches the manifest alone.
+    """Finds an edited model by folder or Hub id. Downloads only its manifest.
 
-    **Raises:** `SourceError` when there is no such model, `ManifestError` without a manifest.
+    **Raises:** `SourceError` if there is no such model, `ManifestError` without a manifest.
     """
-    folder = local_folder(model, revision)
-    files: dict[str, Path | Stored]
+    folder = find_folder(model, revision)
+    files: dict[str, Path | HubFile]
     if folder is not None:
         manifest = read_manifest(folder)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     else:
-        with hub_client(str(model), revision) as api:
+        with open_client(str(model), revision) as api:
             there = find_published(api, str(model), revision)
             manifest, files, revision = there.manifest(api), {**there.files}, there.commit
     if manifest is None:
@@ -81,9 +80,9 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
 
 @dataclass(frozen=True)
 class FileResult:
-    """SHA-256 of a file, recorded and repeated; None where it is not there.
+    """SHA-256 of a file, recorded and repeated; None if it is missing.
 
-    `difference`: of fitted tensors, as a share of their norm; None where bytes must be equal.
+    `difference`: of fitted tensors, relative to their norm; None if bytes must be equal.
     """
 
     name: str
@@ -99,9 +98,9 @@ class FileResult:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it. `source`: the model that was edited again.
+    """The result. `source`: the model that was edited again.
 
-    `environment`: library → (recorded version, version now), where they differ.
+    `environment`: library → (recorded version, version now), for those that differ.
     """
 
     original: Original
@@ -150,12 +149,12 @@ def reproduce(
 ) -> Reproduction:
     """Repeats the latest edit from its recorded source and compares every file.
 
-    **Arguments:** `output`: the folder to keep the repeated export in, and with `overwrite` to
-    replace; `source`: a copy of the source, where the recorded one cannot be found; `fit`: fits
-    what a prepared export needs, on the calibration text that was recorded.
+    **Arguments:** `output`: keeps the repeated export in this folder, replacing it with
+    `overwrite`; `source`: a copy of the source, if the recorded one cannot be found; `fit`: fits a
+    prepared export on the recorded calibration text.
 
-    **Raises:** a `SurgeryError` when the source or the text is missing or another one. A source
-    with another content passes if all files come out equal: its tensors may lie in other files.
+    **Raises:** a `SurgeryError` if the source or the text is missing or differs. A source with
+    another content hash passes if all files are equal: it may be split into other files.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source
@@ -187,7 +186,7 @@ def reproduce(
         _check_source(
             edit.source, model, replace(prepared.model, source=export.manifest.edit.source)
         )
-    then, now = edit.versions, versions()
+    then, now = edit.versions, list_versions()
     both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
     changed = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
     return Reproduction(original, prepared.model, files, changed)
@@ -195,11 +194,11 @@ def reproduce(
 
 def _find_source(original: Original) -> str:
     source = original.manifest.edit.source
-    if source.commit is None and local_folder(source.model) is None:
+    if source.commit is None and find_folder(source.model) is None:
         raise SourceError(
-            f"was made from a folder, {source.model}, that is not here",
+            f"was made from a folder, {source.model}, which is not here",
             where=original.model,
-            fix="name it, or a copy of it, with `source`",
+            fix="give it, or a copy of it, as `source`",
         )
     return source.model
 
@@ -211,15 +210,15 @@ def _check_source(recorded: Source, model: str | Path, found: ResolvedModel) -> 
             where=model,
             expected=f"{recorded.model} with content {recorded.content[:12]}",
             got=(found.source.content or "")[:12],
-            fix="give a copy of it with `source`",
+            fix="give a copy of the edited one as `source`",
         )
 
 
 def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
-    """Raises where the text is another one, or the record says something else of it."""
+    """Raises if the text differs, or its record does."""
     if recorded.sha256 != found.sha256:
         raise SamplesError(
-            "is not the calibration text that was recorded",
+            "is not the recorded calibration text",
             where=", ".join(text.name for text in found.sources),
             expected=f"tokens of SHA-256 {recorded.sha256[:12]}",
             got=found.sha256[:12],
@@ -230,11 +229,11 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
         for one in (recorded, found)
     )
     if sizes[0] != sizes[1] or not np.allclose(then, now, rtol=TOLERANCE, atol=TOLERANCE):
-        raise ManifestError("the fit of its calibration does not come out again", where=MANIFEST)
+        raise ManifestError("the recorded fit differs from the repeated one", where=MANIFEST)
 
 
 def _compare_files(original: Original, export: Export) -> tuple[FileResult, ...]:
-    """Every file of the two, by hash; fitted tensors by their difference, where that is needed."""
+    """Compares all files by hash, and fitted tensors by their difference if hashes differ."""
     recorded, repeated = (
         {name: file.sha256 for name, file in manifest.files.items()}
         for manifest in (original.manifest, export.manifest)
@@ -258,16 +257,16 @@ def _compare_files(original: Original, export: Export) -> tuple[FileResult, ...]
 def _largest_difference(
     one: Checkpoint, other: Checkpoint, changed: Collection[str]
 ) -> float | None:
-    """The largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
+    """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
 
-    None where any other tensor is not byte-equal, or names, dtypes or shapes differ.
+    None if any other tensor is not byte-equal, or names, dtypes or shapes differ.
     """
     if one.infos != other.infos:
         return None
     largest = 0.0
     for name, tensor in one.tensors.items():
         if name not in changed:
-            if tensor.raw() != other.tensors[name].raw():
+            if tensor.read() != other.tensors[name].read():
                 return None
             continue
         a, b = (c.read(name).astype(np.float64) for c in (one, other))

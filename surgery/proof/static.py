@@ -1,15 +1,15 @@
-"""The checks of an exported folder that run no model. Each rests on those before it.
+"""Checks of an exported folder that run no model. Each relies on those before it.
 
-1. `files`: every file has its recorded SHA-256, nothing else lies there but the card, the reports,
-   and what a killed evaluation left, and no link leaves the folder.
-2. `contents`: weights, tokenizer, and license; no code but the compact layout's own file, byte for
-   byte; no key of config.json that the family does not know.
-3. `edit`: the edits, planned again, are what the manifest and config.json say, and with a source
-   the latest is an edit of that one.
+1. `files`: each file has its recorded SHA-256; other files are only the card, reports, and what a
+   killed evaluation left; no link leads out of the folder.
+2. `contents`: weights, tokenizer, and license; no code except the compact layout's own file, byte
+   for byte; no key of config.json that the family does not know.
+3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest
+   is an edit of it.
 4. `tensors`: edited heads hold exactly what makes them attention-free (`surgery.proof.expected`).
-5. With a source, `carried`: tokenizer, license, and the like are the source's; `untouched`: every
-   tensor that the plan leaves alone is byte-equal to the source's; `rewritten`: every other one is
-   what the edit computes from it, except for what was fitted to text.
+5. With a source: `carried`: tokenizer, license, and other sidecars are the source's; `untouched`:
+   each tensor that the plan does not change is byte-equal to the source's; `rewritten`: each other
+   tensor is what the edit computes from it, except for numbers fitted to text.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.content import sha256_of
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.source import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     Checkpoint,
+    check_link,
     open_checkpoint,
-    own_file,
 )
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import family_of
@@ -33,7 +33,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
-from surgery.proof.expected import check_repeats, replanned
+from surgery.proof.expected import check_repeats, replan
 from surgery.record.manifest import UNLISTED, Manifest
 
 ALONE = ("files", "contents", "edit", "tensors")
@@ -43,7 +43,7 @@ _REPORTS = {Path(name).suffix for name in UNLISTED}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was proved or refuted."""
+    """One check, and what it found."""
 
     name: str
     ok: bool
@@ -52,9 +52,9 @@ class Check:
 
 @dataclass(frozen=True)
 class FileChecks:
-    """Each method is a check: it says what it found, or raises a `SurgeryError`.
+    """Each `check_…` method returns what it found, or raises a `SurgeryError`.
 
-    `found`: the source, if it is given.
+    `found`: the source, if given.
     """
 
     folder: Path
@@ -72,14 +72,14 @@ class FileChecks:
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
-        return replanned(self.result, self.manifest, self.original if self.found else None)
+        return replan(self.result, self.manifest, self.original if self.found else None)
 
-    def files(self) -> str:
+    def check_files(self) -> str:
         listed = self.manifest.files
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_symlink():
-                own_file(path, self.folder)
+                check_link(path, self.folder)
             elif path.is_dir():
                 continue
             if not (self.manifest.accounts_for(name) or _is_left(Path(name))):
@@ -88,15 +88,15 @@ class FileChecks:
             path = self.folder / name
             if not path.is_file():
                 raise CheckpointError(f"{name} is missing")
-            if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+            if path.stat().st_size != record.size or hash_file(path) != record.sha256:
                 raise CheckpointError(f"{name} differs from its recorded SHA-256")
         total = sum(record.size for record in listed.values())
         return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
 
-    def contents(self) -> str:
+    def check_contents(self) -> str:
         result, edit = self.result, self.manifest.edit
         weights = {shard.path.name for shard in result.shards}
-        read = {"config.json", *weights, *result.carried}
+        read = {"config.json", *weights, *result.sidecars}
         if SAFETENSORS not in weights:
             read.add(SAFETENSORS_INDEX)
         code = "no code"
@@ -109,18 +109,18 @@ class FileChecks:
             code = f"{path.name} of this version"
         unknown = family_of(result.config).unknown_keys(result.config)
         if unknown:
-            raise CheckpointError(f"config.json: {unknown[0][:60]!r} is no key of such a model")
+            raise CheckpointError(f"config.json: {unknown[0][:60]!r} is not a key of such a model")
         pickled = {shard.path.name for shard in result.shards if not shard.verbatim}
         strangers = sorted(set(self.manifest.files) - (read - pickled))
         if strangers:
-            raise CheckpointError(f"{strangers[0]} is no part of an edited model")
+            raise CheckpointError(f"{strangers[0]} is not part of an edited model")
         unlisted = sorted(read - set(self.manifest.files))
         if unlisted:
             raise CheckpointError(f"{unlisted[0]} is not in the manifest")
         check_tokenizer(self.folder)
         return f"weights, tokenizer and license, and {code}"
 
-    def edit(self) -> str:
+    def check_edit(self) -> str:
         if self.found is not None:
             ours, theirs = (family_of(c.config) for c in (self.result, self.original))
             if ours != theirs and ours.model_type not in theirs.saved_as:
@@ -140,7 +140,7 @@ class FileChecks:
                 raise ManifestError("the manifest's history is not the source's")
         return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"
 
-    def tensors(self) -> str:
+    def check_tensors(self) -> str:
         later: set[str] = set()
         for plan in self.plans:
             actions = {"rewrite"} if plan.layout.NAME == "compact" else {"rewrite", "add"}
@@ -148,45 +148,45 @@ class FileChecks:
             later.update(plan.rewritten)
         hot = self.manifest.edit.one_hot
         if hot is None:
-            return "hold what the layout puts there"
+            return "equal to what the layout computes"
         return (
-            f"queries and keys are the constants that leave a gap of {hot.gap:g} (needed: "
+            f"queries and keys are constants with a score gap of {hot.gap:g} (needed: "
             f"{hot.required:g}) over {hot.num_offsets:,} offsets"
         )
 
-    def carried(self) -> str:
-        theirs = self.original.carried
-        for name in sorted({*self.result.carried, *theirs}):
+    def check_carried(self) -> str:
+        theirs = self.original.sidecars
+        for name in sorted({*self.result.sidecars, *theirs}):
             record = self.manifest.files.get(name)
-            if name not in theirs or record is None or record.sha256 != sha256_of(theirs[name]):
+            if name not in theirs or record is None or record.sha256 != hash_file(theirs[name]):
                 raise CheckpointError(f"{name} is not the source's")
         return f"{len(theirs)} files equal to the source's"
 
-    def untouched(self) -> str:
+    def check_untouched(self) -> str:
         result, original, plan = self.result, self.original, self.plans[0]
         untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
-        wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing, or of no one
+        wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing or unexpected
         wrong |= {
             name
             for name in untouched & set(result.tensors)
             if result.infos[name] != original.infos[name]
-            or result.tensors[name].raw() != original.tensors[name].raw()
+            or result.tensors[name].read() != original.tensors[name].read()
         }
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
         return f"{len(untouched)} tensors byte-equal to the source"
 
-    def rewritten(self) -> str:
+    def check_rewritten(self) -> str:
         compared, fitted = check_repeats(
             self.plans[0], self.result, self.original.read, {"rewrite", "add"}
         )
         detail = f"{compared} tensors repeat bit for bit"
         if fitted:
-            detail += f", {fitted} of them but for what was fitted to calibration text"
-            detail += " (attn-surgery reproduce repeats that)"
+            detail += f", {fitted} of them except for numbers fitted to calibration text"
+            detail += " (to repeat these, run attn-surgery reproduce)"
         return detail
 
 
 def _is_left(path: Path) -> bool:
-    """Whether a killed run has left a file that no loader takes for code or weights."""
+    """Whether a file is left over from a killed run, and no loader takes it for code or weights."""
     return is_unfinished(path) and (is_unfinished(Path(path.name)) or path.suffix in _REPORTS)

@@ -1,12 +1,12 @@
 """Proves that an exported folder is what its manifest says, down to the last byte.
 
 First come the checks of `surgery.proof.static`. Then `loads` and, for each edited block,
-`attention-free`: the model is loaded through transformers and run on random tokens, and the context
-of a token does not change when the others do; in all other heads it does. Then `report`, if the
-caller can read one: the figures of report.json agree with each other and with the manifest, and its
-pages show them. And `card`: so do the generated parts of README.md.
+`attention-free`: transformers loads the model and runs it on random tokens; the context of a token
+does not change when other tokens do, and in all other heads it does. Then `report`, if the caller
+can read one: the figures of report.json agree with each other and with the manifest, and its pages
+show them. Then `card`: the generated parts of README.md show them, too.
 
-What else the folder says is named in `claims`: nothing can prove it from the files.
+`claims` lists everything else that the folder says. The files cannot prove it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
-from surgery.hub.finding import find_model, local_folder
+from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.claims import (
     Claim,
@@ -37,10 +37,7 @@ from surgery.untrusted import guard
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder; `ok` when every one holds. `seed`: of the behavior's random input.
-
-    `claims`: what the folder says and no check proves.
-    """
+    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves."""
 
     folder: Path
     checks: tuple[Check, ...]
@@ -53,7 +50,7 @@ class Verification:
 
     @property
     def failed(self) -> Check | None:
-        """The first check that does not hold."""
+        """The first check that failed."""
         return next((check for check in self.checks if not check.ok), None)
 
     @property
@@ -62,9 +59,9 @@ class Verification:
         if self.failed is not None:
             return f"NOT verified: {self.failed.name}: {self.failed.detail}"
         compared = any(check.name in WITH_SOURCE for check in self.checks)
-        how = "against its source" if compared else "on its own, without its source"
+        how = "against its source" if compared else "without its source"
         names = ", ".join(claim.name for claim in self.claims)
-        return f"verified {how}: {len(self.checks)} checks hold; claimed, not checked: {names}"
+        return f"verified {how}: {len(self.checks)} checks passed; claimed but not checked: {names}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,14 +83,14 @@ def verify(
     render: Render | None = None,
     card: bool = True,
 ) -> Verification:
-    """Checks an exported folder. It ends with the first check that fails.
+    """Checks an exported folder. Stops at the first check that fails.
 
-    **Arguments:** `source`: its recorded commit is fetched where it is a Hub id and `revision` says
-    nothing else. `seed`: repeats the random input of an earlier run (default: a new one). `render`:
-    what reads a report and makes it anew (`evals.publication.report.render_report`); without it no
-    report is checked, and no card beside one. `card`: whether README.md is compared.
+    **Arguments:** `source`: a folder or Hub id (default of `revision`: the recorded commit).
+    `seed`: repeats the random input of an earlier run (default: a new one). `render`: reads and
+    renders a report (`evals.publication.report.render_report`); without it, neither a report nor a
+    card beside one is checked. `card`: whether to compare README.md.
 
-    **Raises:** `ManifestError` when the folder has no manifest; errors of finding the source.
+    **Raises:** `ManifestError` if the folder has no manifest; as `find_model` for the source.
     """
     path = Path(folder)
     manifest = read_manifest(path)
@@ -117,20 +114,18 @@ def verify(
                 checks.append(Check(name, True, check_card(path, manifest, report)))
         except SurgeryError as error:
             checks.append(Check(name, False, str(error)))
-    done = Verification(path, tuple(checks), seed)
-    if not done.ok:
-        return done
-    claims = tuple(list_claims(path, manifest, report, found))
-    return Verification(path, done.checks, seed, claims)
+    ok = all(check.ok for check in checks)
+    claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
+    return Verification(path, tuple(checks), seed, claims)
 
 
 def _check_model(files: FileChecks, seed: int) -> Iterator[Check]:
-    """The checks of the model, up to the first that fails."""
+    """Yields the checks of the model, up to the first that fails."""
     name = "loads"
     try:
         for name in (*ALONE, *(WITH_SOURCE if files.found is not None else ())):
             with guard(CheckpointError, "cannot be verified", files.folder):
-                detail = getattr(files, name)()
+                detail = getattr(files, f"check_{name}")()
             yield Check(name, True, detail)
         name = "loads"
         from surgery.proof.behavior import check_behavior  # needs torch and transformers
@@ -145,6 +140,6 @@ def _find_source(
 ) -> ResolvedModel:
     recorded = manifest.edit.source
     named = isinstance(source, str) and source.casefold() == recorded.model.casefold()
-    if named and revision is None and local_folder(recorded.model) is None:
+    if named and revision is None and find_folder(recorded.model) is None:
         revision = recorded.commit
     return find_model(source, revision)

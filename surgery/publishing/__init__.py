@@ -1,5 +1,1 @@
-"""Publishing.
-
-An exported folder comes in; what may leave the machine, and nothing else, goes to the Hub as one
-commit.
-"""
+"""Publishes an exported folder: what may leave the machine goes to the Hub as one commit."""

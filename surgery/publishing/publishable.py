@@ -1,4 +1,4 @@
-"""What of a folder may be published: what its manifest lists, and a report as `render` makes it."""
+"""Selects what may be published: the files of the manifest, and a report that `render` makes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from surgery.untrusted import read_bytes
 
 @dataclass(frozen=True)
 class Publishable:
-    """A folder that verifies. `card`: README.md as it is, "" without one.
+    """A verified folder. `card`: README.md as it is, or "".
 
     `contents`: file → what is sent; `hashes`: file → the SHA-256 that must arrive.
     """
@@ -34,14 +34,14 @@ class Publishable:
 def find_publishable(
     folder: Path, evaluation: Path | None = None, render: Render | None = None
 ) -> Publishable:
-    """Verifies an exported folder. `evaluation`: where its report is, if not in the folder.
+    """Verifies an exported folder. `evaluation`: the folder of its report, if another one.
 
-    A report and its pages are sent as `render` makes them anew; without it there is none.
+    `render` makes the report and its pages anew; without it no report is sent.
 
-    **Raises:** `ManifestError` when it has no manifest, `OutputError` when it does not verify or
-    records a path, or when its report is of another model or holds what no report may.
+    **Raises:** `ManifestError` if it has no manifest, `OutputError` if it does not verify or
+    records a path, or if its report is of another model or holds what a report may not hold.
     """
-    failed = verify(folder, card=False).failed  # a fresh card is sent
+    failed = verify(folder, card=False).failed  # the card is made anew
     if failed is not None:
         what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
         raise OutputError(what, where=folder, fix="export it again")

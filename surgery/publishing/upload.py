@@ -1,4 +1,4 @@
-"""Publishing an exported folder: one commit, of files that were verified and of nothing else."""
+"""Uploads an exported folder as one commit of verified files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.card.text import card_text, merged
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
-from surgery.hub.client import hub_client, progress_bars
+from surgery.hub.client import open_client, show_progress
 from surgery.hub.state import TIMEOUT, Published, find_published
 from surgery.proof.claims import Render
 from surgery.publishing.publishable import Publishable, find_publishable
@@ -21,13 +21,13 @@ from surgery.record.manifest import REPORTS, Manifest, read_manifest
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-_LARGE = 10_000_000  # bytes from which the Hub takes any file by its hash
+_LARGE = 10_000_000  # bytes; the Hub checks the hash of any larger file
 _FIX = "push a folder that `attn-surgery export` wrote"
 
 
 @dataclass(frozen=True)
 class Push:
-    """What is on the Hub now. `pr`: the URL of the pull request, where one was asked for."""
+    """What is on the Hub now. `pr`: the URL of the pull request, if you asked for one."""
 
     repo: str
     url: str
@@ -53,42 +53,42 @@ def push(
 ) -> Push:
     """Verifies an exported folder and uploads it to the Hub, as one commit.
 
-    It sends the files that the manifest lists, the manifest, a fresh card, and the report, made
-    anew, if it is of this model. The hashes on the Hub are then compared with the manifest's. The
-    repository is created if there is none, private unless `public`. The Hub keeps large files that
-    have arrived, so a second push completes one that was interrupted; until then nothing shows.
+    Sends the manifest, its files, a new card, and a report of this model, rendered again. Then
+    compares the hashes on the Hub. Creates a missing repository, private unless `public`. The Hub
+    keeps large files that have arrived, so push again after an interruption; nothing shows before.
 
-    **Arguments:** `repo` is OWNER/NAME; `revision` a branch, created if need be; `create_pr`
-    proposes the commit as a pull request; `evaluation` is the folder of the model's report, if not
-    the model's own; `render` makes the report anew (`evals.publication.report.render_report`), and
-    without it none is sent.
+    **Arguments:** `repo`: OWNER/NAME; `revision`: a branch, created if missing; `create_pr`: opens
+    a pull request; `evaluation`: the folder of the model's report, if another one; `render`:
+    renders the report (`evals.publication.report.render_report`); without it none is sent.
 
-    **Raises:** `ManifestError` when the folder has no manifest, `OutputError` when it does not
-    verify or cannot be published; ValueError for `evaluation` without `render`.
+    **Raises:** `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
+    or cannot be published; ValueError for `evaluation` without `render`.
     """
     if evaluation is not None and render is None:
         raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
     if read_manifest(Path(folder)) is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
     check_destination(repo)
-    with hub_client(repo, revision, upload=True) as api:  # before the long verification
+    with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     place = None if evaluation is None else Path(evaluation)
     source = find_publishable(Path(folder), place, render)
-    with hub_client(repo, revision, upload=True) as api:
+    with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = find_published(api, repo, revision)
-        stale = _stale(api, there, source)
-        source = _with_card(source, _card(api, there, source).encode())
+        stale = _find_stale(api, there, source)
+        card = _make_card(api, there, source).encode()
+        hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
+        source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
         done = _commit(
             api,
             there,
-            [_added(name, source) for name in source.contents],
+            [_make_addition(name, source) for name in source.contents],
             stale,
-            commit_message=message or _message(source.manifest),
+            commit_message=message or _make_message(source.manifest),
             revision=revision,
             create_pr=create_pr,
         )
@@ -98,10 +98,7 @@ def push(
 
 
 def check_destination(repo: str) -> None:
-    """All that can be known of a destination without the Hub: its form, and that there is a login.
-
-    Raises `OutputError`.
-    """
+    """Checks a destination's form, and that you are logged in. Raises `OutputError`."""
     from huggingface_hub import get_token, utils
     from huggingface_hub.errors import HFValidationError
 
@@ -114,12 +111,12 @@ def check_destination(repo: str) -> None:
     if not named:
         raise OutputError("not a Hub id", where=repo, expected="OWNER/NAME")
     if get_token() is None:
-        fix = "`hf auth login` with a token that may write, or set HF_TOKEN"
-        raise OutputError("nobody is logged in", where=f"Hub model {repo}", fix=fix)
+        fix = "run `hf auth login` with a token that may write, or set HF_TOKEN"
+        raise OutputError("you are not logged in", where=f"Hub model {repo}", fix=fix)
 
 
 def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -> bool:
-    """Whether the repository exists. Refuses one that is not as public or private as asked for."""
+    """Returns whether the repository exists. Refuses one that is public or private by mistake."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     where = f"Hub model {repo}"
@@ -129,26 +126,29 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
         if error.response.status_code != 404:
             raise
         if create_pr:
-            what, fix = "not found, so nothing can be proposed", "push without `create_pr=True`"
+            what, fix = (
+                "not found, so there is nothing to open a pull request on",
+                "push without `create_pr=True`",
+            )
             raise OutputError(what, where=where, fix=fix) from None
         return False
     if public and private:
         raise OutputError(
-            "exists and is private, and `public=True` opens none that exists",
+            "exists and is private, and `public=True` does not change that",
             where=where,
-            fix="open it in its settings, or push without `public=True`",
+            fix="make it public in its settings, or push without `public=True`",
         )
     if not public and not private:
-        fix = "push with `public=True` if that is meant, or choose another name"
+        fix = "push with `public=True` if you want that, or choose another name"
         raise OutputError("exists and is public", where=where, fix=fix)
     return True
 
 
-def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
-    """Files of an earlier push, to be removed.
+def _find_stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
+    """Returns files of an earlier push, which will be removed.
 
-    **Raises:** `OutputError` for weights or code of someone else: they would be taken for the
-    model's, and they are not ours to remove.
+    **Raises:** `OutputError` for other weights or code in the repository: they would be taken for
+    the model's, and are not ours to remove.
     """
     ours = set(REPORTS)
     earlier = there.manifest(api)
@@ -157,44 +157,38 @@ def _stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
     if foreign:
         raise OutputError(
-            f"holds {foreign[0]}, which is not of this model and would be taken for a part of it",
+            f"holds {foreign[0]}, which is not part of this model and would be taken for one",
             where=f"Hub model {there.repo}",
             fix="choose another name, or delete the file there",
         )
     return sorted(others & ours)
 
 
-def _card(api: HfApi, there: Published, source: Publishable) -> str:
-    """A fresh card with what the user has written, in the folder or on the Hub."""
+def _make_card(api: HfApi, there: Published, source: Publishable) -> str:
+    """Makes a new card that keeps what you wrote, in the folder or on the Hub."""
     card = source.card
     if CARD in there.files:
         card = merged(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
     return card_text(source.manifest, name=there.repo, measured=source.measured, existing=card)
 
 
-def _with_card(source: Publishable, card: bytes) -> Publishable:
-    hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
-    return replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
-
-
 def _check_arrived(now: Published, source: Publishable) -> None:
-    """Raises `OutputError` for a file that is not on the Hub as it was sent."""
+    """Raises `OutputError` if a file on the Hub is not what was sent."""
     for name, content in source.contents.items():
         if name not in now.files or not now.files[name].holds(source.hashes[name], content):
-            what = f"{name} has not arrived as it was sent"
+            what = f"{name} did not arrive as it was sent"
             raise OutputError(what, where=f"Hub model {now.repo}", fix="push again")
 
 
-def _message(manifest: Manifest) -> str:
+def _make_message(manifest: Manifest) -> str:
     blocks = ", ".join(map(str, manifest.edit.blocks))
     return f"Upload an edit of blocks {blocks} ({manifest.edit.variant})"
 
 
-def _added(name: str, source: Publishable) -> CommitOperationAdd:
-    """A file of the commit. A small one is read once, here; the Hub itself holds a large one to the
-    hash that is compared here.
+def _make_addition(name: str, source: Publishable) -> CommitOperationAdd:
+    """Makes a file of the commit. Reads a small one once, here; the Hub checks a large one.
 
-    Raises `OutputError` where that is not the hash that was verified.
+    Raises `OutputError` if the hash is not the one that was verified.
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -211,12 +205,12 @@ def _added(name: str, source: Publishable) -> CommitOperationAdd:
 def _commit(
     api: HfApi, there: Published, added: list[CommitOperationAdd], stale: list[str], **choices: Any
 ) -> Any:
-    """Sends what is not there yet, then the commit on top of the state that was looked at."""
+    """Uploads what is missing, then commits on top of the state that was checked."""
     from huggingface_hub import CommitOperationDelete
 
     removed = [CommitOperationDelete(name, is_folder=False) for name in stale]
-    with progress_bars(shown=sys.stderr.isatty()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the client, on metadata that could be there
+    with show_progress(shown=sys.stderr.isatty()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the client's, about optional metadata
         return api.create_commit(
             there.repo, [*added, *removed], parent_commit=there.commit, **choices
         )

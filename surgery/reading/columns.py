@@ -1,4 +1,4 @@
-"""Reads columns of Arrow tables and parquet files from other people, within bounded memory."""
+"""Reads columns of other people's Arrow tables and parquet files in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,30 +11,27 @@ import numpy as np
 from surgery.untrusted import LIMIT
 
 _ROWS = 256
-"""Rows of a file without text that are read together."""
+"""Rows of a batch without text."""
 _UNPACKED = 2**30
-"""Bytes that columns of a row group may unpack to, whatever they are packed in: 1 GiB."""
+"""Bytes that columns of a row group may always unpack to: 1 GiB."""
 _RATIO = 16
-"""How many times their packed size larger ones may unpack to."""
+"""How many times their packed size larger row groups may unpack to."""
 
 
-def parquet_batches(
-    path: Path, columns: Sequence[str], groups: range | None = None
-) -> Iterator[Any]:
-    """Record batches of those of `columns` that a parquet file has, a few rows at a time.
+def read_batches(path: Path, columns: Sequence[str], groups: range | None = None) -> Iterator[Any]:
+    """Yields record batches, a few rows each, of those `columns` that a parquet file has.
 
-    `groups`: the row groups to read (default: all). A dot in a column leads into a structure.
+    `groups`: the row groups to read (default: all). A dot in a column leads into a structure. With
+    a text column, a batch is one row: a tiny file can repeat a text many times and misstate its
+    size.
 
-    With text among the columns a batch is one row: a file of a few bytes may repeat a text, and
-    what it says of its size is a claim.
-
-    **Raises:** ValueError for two columns of one name, for a row group that unpacks to more than
-    1 GiB and 16 times its packed size, and as `cells`; whatever pyarrow raises.
+    **Raises:** ValueError for two columns with one name, for a row group that unpacks to more than
+    1 GiB and 16 times its packed size, and as `read_cells`; whatever pyarrow raises.
     """
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-        fields = [f for f in flat(file.schema_arrow.empty_table()).schema if f.name in columns]
+        fields = [f for f in flatten(file.schema_arrow.empty_table()).schema if f.name in columns]
         names = [field.name for field in fields]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two columns have the name {twice!r}")
@@ -44,11 +41,11 @@ def parquet_batches(
             for batch in file.iter_batches(
                 rows, row_groups=[group], columns=names, use_threads=False
             ):
-                yield from flat(pyarrow.Table.from_batches([batch])).to_batches()
+                yield from flatten(pyarrow.Table.from_batches([batch])).to_batches()
 
 
-def flat(table: Any) -> Any:
-    """A table without structures: what is in them are columns, `outer.inner`."""
+def flatten(table: Any) -> Any:
+    """Turns the fields of structures into columns `outer.inner`."""
     from pyarrow import types
 
     while any(types.is_struct(field.type) for field in table.schema):
@@ -56,10 +53,10 @@ def flat(table: Any) -> Any:
     return table
 
 
-def cells(column: Any) -> Sequence[Any]:
-    """The values of a column of text, integers or booleans; lists of integers as arrays [T].
+def read_cells(column: Any) -> Sequence[Any]:
+    """Returns a column's texts, integers or booleans, or lists of integers as arrays [T].
 
-    Raises ValueError for a column of another type, and for a text that is longer than `LIMIT`.
+    Raises ValueError for another type, and for a text longer than `LIMIT`.
     """
     from pyarrow import compute, types
 
@@ -91,9 +88,9 @@ def _is_text(kind: Any) -> bool:
 
 
 def _check_size(group: Any, names: Sequence[str]) -> None:
-    """Raises ValueError where the columns of a row group unpack to too much.
+    """Raises ValueError if the columns of a row group unpack to too much.
 
-    Numbers, which need no room at all when they are packed, are counted by their number.
+    Counts 8 bytes a number, because packed numbers may need no space at all.
     """
     chunks = [group.column(index) for index in range(group.num_columns)]
     wanted = [c for c in chunks if f"{c.path_in_schema}.".startswith(tuple(f"{n}." for n in names))]

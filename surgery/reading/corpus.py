@@ -1,4 +1,4 @@
-"""A corpus of any size as a stream of token windows: files are read in pieces, never whole."""
+"""Streams a corpus of any size as token windows. Files are read in pieces, never whole."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
-from surgery.reading.rows import rows
-from surgery.reading.sources import Source, find_sources
+from surgery.reading.rows import read_rows
+from surgery.reading.sources import TextOrTable, find_sources
 from surgery.untrusted import guard
 
 Tokens = npt.NDArray[np.int32]
 _PIECE = 2**20
-"""Characters of a text file that are tokenized together."""
+"""Characters of a text file to tokenize at a time."""
 _SHORT = 2**14
-"""Bytes that are read together where only a passage of a text is wanted."""
+"""Bytes to read at a time for a passage of a text."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a window is: the file's number, the document's number in it, the token's in that."""
+    """Where a window is: number of the file, of the document in it, of the token in that."""
 
     file: int
     document: int
@@ -43,38 +43,38 @@ class Window:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files and data sets in the order they are read."""
+    """Files and data sets, in reading order."""
 
-    files: tuple[Source, ...]
+    files: tuple[TextOrTable, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each is reported as."""
+        """Their names in reports."""
         return tuple(file.name for file in self.files)
 
     @property
     def fingerprint(self) -> list[list[Any]]:
-        """Name of every file, and its size in bytes, which of a data set is not known."""
+        """Name and size in bytes of each file; the size of a data set is None."""
         return [[file.name, file.size] for file in self.files]
 
 
 def open_corpus(sources: Sequence[str | Path]) -> Corpus:
     """Finds the files of a corpus, and reads the beginning of each of `sources`.
 
-    A table has one document a row, in its column `text` or the column that is named; any other
-    file is a text, and one document. `sources`: as `surgery.reading.sources.find_sources` takes.
-    Raises `SamplesError` for what is not there, and for a beginning that is malformed.
+    A table has one document per row, in the column you name or else in `text`. Any other file is
+    one document. `sources`: as for `surgery.reading.sources.find_sources`. Raises `SamplesError`
+    for a missing source or a malformed beginning.
     """
-    files: list[Source] = []
+    files: list[TextOrTable] = []
     for named in sources:
         found = find_sources(named)
-        first = next((pieces for file in found for pieces in documents(file)), iter(()))
-        next(first, None)  # so that what is no text is known before any work is done
+        first = next((pieces for file in found for pieces in read_documents(file)), iter(()))
+        next(first, None)  # to refuse what is not text before any work
         files += found
     return Corpus(tuple(files))
 
 
-def windows(
+def read_windows(
     corpus: Corpus,
     tokenizer: Any,
     length: int,
@@ -83,22 +83,22 @@ def windows(
     after: Place | None = None,
     tokens_read: Callable[[int], None] = lambda number: None,
 ) -> Iterator[Window]:
-    """Windows of `length` tokens at multiples of `stride` in every document, in order.
+    """Yields windows of `length` tokens at multiples of `stride` in each document, in order.
 
-    Documents are tokenized without special tokens; a text file in pieces of about a million
-    characters that end with a line. A document's last incomplete window is left out. With `after`
-    only what follows that place is given, and earlier documents are not tokenized again.
-    `tokens_read` is told how many tokens were read.
+    Documents are tokenized without special tokens, a text file in pieces of about a million
+    characters that end with a line. Leaves out a document's last incomplete window. `after`: yields
+    only what follows that place, without tokenizing earlier documents again. `tokens_read`: called
+    with the number of tokens read.
     """
     for number, path in enumerate(corpus.files):
         if after is not None and number < after.file:
             continue
-        for index, pieces in enumerate(documents(path)):
+        for index, pieces in enumerate(read_documents(path)):
             if after is not None and (number, index) < (after.file, after.document):
                 continue
             buffer, start, dropped = np.empty(0, dtype=np.int32), 0, 0
             for piece in pieces:
-                ids = token_ids(tokenizer, piece)
+                ids = tokenize(tokenizer, piece)
                 tokens_read(len(ids))
                 buffer = np.concatenate([buffer, ids])
                 while start + length <= dropped + len(buffer):
@@ -109,29 +109,32 @@ def windows(
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
 
 
-def documents(file: Source, part: range | None = None) -> Iterator[Iterator[str]]:
-    """The documents of one file, each in pieces. Raises `SamplesError` for a malformed file.
+def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Iterator[str]]:
+    """Yields the documents of a file, each in pieces. Raises `SamplesError` if it is malformed.
 
-    `part`: those that begin within it, and of a text its lines (`surgery.reading.rows.extent`).
+    `part`: only documents, or lines of a text, that begin in it (`rows.measure_extent`).
     """
+    if file.text is not None:
+        yield iter([file.text])
+        return
     if not file.is_table:
-        yield _text(file) if part is None else _lines(file, part)
+        yield _read_text(file) if part is None else _read_lines(file, part)
         return
     column = file.column or "text"
-    for where, row in rows(file, [column], part):
+    for where, row in read_rows(file, [column], part):
         if not isinstance(text := row.get(column), str):
             got = type(text).__name__ if column in row else "no such column"
             raise SamplesError(f"no text in column {column!r}", where=where, got=got)
         yield iter([text])
 
 
-def token_ids(tokenizer: Any, text: str) -> Tokens:
-    """int32 [T]: the tokens of a text alone, without special tokens."""
+def tokenize(tokenizer: Any, text: str) -> Tokens:
+    """Returns the tokens of a text, int32 [T], without special tokens."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
 
 
-def _text(source: Source) -> Iterator[str]:
+def _read_text(source: TextOrTable) -> Iterator[str]:
     with (
         guard(SamplesError, "not UTF-8 text", source.place),
         source.open() as raw,
@@ -141,14 +144,14 @@ def _text(source: Source) -> Iterator[str]:
             yield piece + file.readline(_PIECE)
 
 
-def _lines(source: Source, part: range) -> Iterator[str]:
-    """A text from the first line that begins in `part`, or from there where lines are very long."""
+def _read_lines(source: TextOrTable, part: range) -> Iterator[str]:
+    """Reads a text from the first line that begins in `part`; within a line if it is very long."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with guard(SamplesError, "not UTF-8 text", source.place), source.open() as file:
         if part.start > 0:
             file.seek(part.start - 1)
             if not file.readline(_SHORT).endswith(b"\n"):
-                while file.peek(1)[:1] and file.peek(1)[0] & 0xC0 == 0x80:  # within a character
+                while file.peek(1)[:1] and file.peek(1)[0] & 0xC0 == 0x80:  # inside a character
                     file.read(1)
         while (left := part.stop - file.tell()) > 0:
             if not (data := file.read(min(_SHORT, left) - 1) + file.readline(_SHORT)):

@@ -1,9 +1,8 @@
-"""Passages from all over a corpus of any size, without reading it whole.
+"""Reads passages from all over a corpus of any size, without reading all of it.
 
-A large file gives passages at places that are spread evenly over it, each moved by a random number
-that is always the same: bytes of text and JSON lines, row groups of parquet. What is compressed,
-CSV, or a JSON array is read from its start on, and so is a small file. What is read is what is
-needed.
+A large file gives passages at evenly spread places, each moved by a fixed random number: bytes of
+text and JSON lines, row groups of parquet. Small files, compressed files, CSV, and JSON arrays are
+read from their start. Nothing is read beyond what is needed.
 """
 
 from __future__ import annotations
@@ -14,45 +13,45 @@ from typing import TypeVar
 
 import numpy as np
 
-from surgery.reading.corpus import Corpus, documents
-from surgery.reading.rows import extent
-from surgery.reading.sources import Source
+from surgery.reading.corpus import Corpus, read_documents
+from surgery.reading.rows import measure_extent
+from surgery.reading.sources import TextOrTable
 
 Documents = Callable[[], Iterator[Iterator[str]]]
-"""Documents, each in pieces, from a place in a file on; anew at every call."""
+"""Reads documents, each in pieces, from a place in a file, anew at every call."""
 T = TypeVar("T")
 
 SPACING = 1 << 16
-"""Bytes from one passage of a file to the next, at least; row groups lie as they lie."""
+"""Least bytes from one passage of a file to the next (row groups: one)."""
 _MOST_TEXT = 1 << 21
-"""Characters of `texts`: 256 windows of 2,048 tokens, at four characters a token."""
+"""Characters of `read_texts`: 256 windows of 2,048 tokens, at four characters a token."""
 _PASSAGE = 1 << 14
-"""Characters of one passage of `texts`."""
+"""Characters of one passage of `read_texts`."""
 
 
-def passages(file: Source, most: int, number: int) -> list[Documents]:
-    """Up to `most` places in a file to read from, ascending. `number`: the file's, as a seed."""
+def spread_passages(file: TextOrTable, most: int, number: int) -> list[Documents]:
+    """Returns up to `most` places to read from, ascending. `number`: the file's, as a seed."""
     unit = 1 if file.form == ".parquet" else SPACING
-    size = extent(file)
+    size = measure_extent(file)
     if size < 2 * unit:
-        return [partial(documents, file)]
+        return [partial(read_documents, file)]
     count = min(most, size // unit)
     moved = np.random.default_rng([0, number]).random(count)
     ends = [size * k // count for k in range(count + 1)]
     return [
-        partial(documents, file, range(begin + int(share * (end - begin - unit + 1)), end))
+        partial(read_documents, file, range(begin + int(share * (end - begin - unit + 1)), end))
         for begin, end, share in zip(ends[:-1], ends[1:], moved, strict=True)
     ]
 
 
-def evenly(
+def share_evenly(
     sources: Sequence[Callable[[int], Iterator[T]]],
     most: int,
     size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[T]:
-    """As much of every source as of the others, while they last; about `most` in all.
+    """Yields about `most` in all, an equal share of each source while it lasts.
 
-    A source is told its share, and no more is taken of it.
+    A source is called with its share, and no more is taken from it.
     """
     left = most
     for number, source in enumerate(sources):
@@ -67,30 +66,30 @@ def evenly(
                 break
 
 
-def scattered(items: Sequence[T]) -> list[T]:
-    """In an order in which the first few are from all over: by their numbers' bits reversed."""
+def scatter(items: Sequence[T]) -> list[T]:
+    """Reorders items so that the first few are from all over: by their reversed index bits."""
     return [items[i] for i in sorted(range(len(items)), key=lambda i: f"{i:064b}"[::-1])]
 
 
-def texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
-    """About `most` characters of a corpus, as much of every file as of the others.
+def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
+    """Returns about `most` characters of a corpus, an equal share of each file.
 
-    A file that is no longer than its share is one text; of others every passage is one.
+    A file no longer than its share is one text. Of a longer one, each passage is a text.
     """
 
-    def of_file(number: int, file: Source, share: int) -> Iterator[str]:
-        places: Sequence[Documents] = [partial(documents, file)]
+    def read_file(number: int, file: TextOrTable, share: int) -> Iterator[str]:
+        places: Sequence[Documents] = [partial(read_documents, file)]
         if (file.size or 0) > share:
-            places = passages(file, max(1, share // _PASSAGE), number)
-        return evenly([partial(_text, place) for place in places], share, len)
+            places = spread_passages(file, max(1, share // _PASSAGE), number)
+        return share_evenly([partial(_read_text, place) for place in places], share, len)
 
-    files = [partial(of_file, number, file) for number, file in enumerate(corpus.files)]
+    files = [partial(read_file, number, file) for number, file in enumerate(corpus.files)]
     if len(files) > most // _PASSAGE:
-        files = scattered(files)
-    return list(evenly(files, most, len))
+        files = scatter(files)
+    return list(share_evenly(files, most, len))
 
 
-def _text(place: Documents, most: int) -> Iterator[str]:
+def _read_text(place: Documents, most: int) -> Iterator[str]:
     pieces: list[str] = []
     for piece in (piece for document in place() for piece in document):
         pieces.append(piece[:most])

@@ -1,7 +1,7 @@
-"""Reads the rows of a table that somebody else wrote, in any form, one after the other.
+"""Reads the rows of other people's tables, in any format, one after the other.
 
-The library `datasets` reads data sets of the Hub alone. It takes a second to import, and on local
-files it lets pass what this reader refuses: lines and row groups without end, NaN, a key twice.
+The library `datasets` reads only data sets on the Hub here. It takes a second to import, and on
+local files it accepts what this reader refuses: endless lines and row groups, NaN, duplicate keys.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any
 
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
-from surgery.reading.columns import cells, flat, parquet_batches
-from surgery.reading.sources import JSON, Source
+from surgery.reading.columns import flatten, read_batches, read_cells
+from surgery.reading.sources import JSON, TextOrTable
 from surgery.untrusted import LIMIT, guard, parse_json, read_lines
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
-"""Where a row is, and the cells that it has, by the names of their columns."""
+"""Where a row is, and its cells by column name."""
 _SKIPPED = 2**20
-"""Bytes that are read together on the way to the next line."""
+"""Bytes to read at a time while skipping to the next line."""
 
 
-def rows(
-    source: Source, columns: Sequence[str], part: range | None = None, *, whole: bool = False
+def read_rows(
+    source: TextOrTable, columns: Sequence[str], part: range | None = None, *, whole: bool = False
 ) -> Rows:
-    """The rows of a table, with those of `columns` that they have; blank lines are none.
+    """Yields the rows of a table, with those `columns` that they have. Skips blank lines.
 
-    A text has one row a line, with a column `text`. Cells of CSV are text. Lists of integers in
+    A text has one row per line, with a column `text`. Cells of CSV are text. Lists of integers in
     parquet or on the Hub are arrays.
 
-    `part`: the rows that begin within it, in the units of `extent`. `whole`: a data set is
-    downloaded, to be there the next time. Raises `SamplesError` with the place of a mistake.
+    `part`: only rows that begin in it, in the units of `measure_extent`. `whole`: downloads a data
+    set, so that it is there next time. Raises `SamplesError` with the place of a mistake.
     """
     if isinstance(source.place, HubDataset) or source.form == ".parquet":
-        yield from _of_columns(source, columns, part, whole)
+        yield from _read_columns(source, columns, part, whole)
     elif source.form in (".csv", ".tsv"):
-        yield from _csv(source, columns)
+        yield from _read_csv(source, columns)
     elif source.form in JSON:
-        yield from _json(source, columns, part)
+        yield from _read_json(source, columns, part)
     else:
         with source.open() as file:
             for where, line in read_lines(file, source.place, SamplesError):
                 yield where, {"text": line.rstrip("\r\n")}
 
 
-def extent(source: Source) -> int:
-    """What a `part` lies in: bytes, or row groups of parquet; 0 where there are no parts."""
+def measure_extent(source: TextOrTable) -> int:
+    """Returns the size in units of a `part`: bytes, or parquet row groups; 0: no parts."""
     size = source.size
     if size is None or source.is_packed or source.form in (".csv", ".tsv"):
         return 0
@@ -63,24 +63,28 @@ def extent(source: Source) -> int:
     return size
 
 
-def _of_columns(source: Source, columns: Sequence[str], part: range | None, whole: bool) -> Rows:
+def _read_columns(
+    source: TextOrTable, columns: Sequence[str], part: range | None, whole: bool
+) -> Rows:
     place, what = source.place, "cannot be read as parquet"
     if isinstance(place, HubDataset):
-        what, tables = "cannot be read", place.tables(whole=whole)
-        batches: Iterator[Any] = (batch for table in tables for batch in flat(table).to_batches())
+        what, tables = "cannot be read", place.read_tables(whole=whole)
+        batches: Iterator[Any] = (
+            batch for table in tables for batch in flatten(table).to_batches()
+        )
     else:
-        batches = parquet_batches(place, columns, part)
+        batches = read_batches(place, columns, part)
     begin = "" if part is None else f" from row group {part.start} on,"
     number = itertools.count(1)
     with guard(SamplesError, what, place):
         for batch in batches:
             names = [name for name in batch.schema.names if name in columns]
-            found = [cells(batch.column(name)) for name in names]
+            found = [read_cells(batch.column(name)) for name in names]
             for row in zip(*found, strict=True) if found else [()] * batch.num_rows:
                 yield f"{place}{begin} row {next(number)}", dict(zip(names, row, strict=True))
 
 
-def _csv(source: Source, columns: Sequence[str]) -> Rows:
+def _read_csv(source: TextOrTable, columns: Sequence[str]) -> Rows:
     taken = 0
 
     def lines(file: BufferedReader) -> Iterator[str]:
@@ -117,11 +121,11 @@ def _csv(source: Source, columns: Sequence[str]) -> Rows:
 
 
 def _is_array(file: BufferedReader) -> bool:
-    """Whether JSON is one array, not an object a line. Reads nothing."""
+    """Whether JSON is one array, not one object per line. Moves no position."""
     return file.peek(1).lstrip().startswith(b"[")
 
 
-def _json(source: Source, columns: Sequence[str], part: range | None) -> Rows:
+def _read_json(source: TextOrTable, columns: Sequence[str], part: range | None) -> Rows:
     place, what = str(source.place), "not JSON"
     with source.open() as file:
         with guard(SamplesError, "cannot be read", f"{place} line 1"):
@@ -131,14 +135,14 @@ def _json(source: Source, columns: Sequence[str], part: range | None) -> Rows:
                 SamplesError,
                 what,
                 place,
-                fix="write one object a line: jq -c '.[]' FILE > FILE.jsonl",
+                fix="write one object per line: jq -c '.[]' FILE > FILE.jsonl",
             ):
                 data = file.read(LIMIT + 1)
                 if len(data) > LIMIT:
                     raise ValueError(f"an array of more than {LIMIT:,} bytes")
                 items = parse_json(data)
             for number, item in enumerate(items, 1):
-                yield (where := f"{place} item {number}"), _picked(item, columns, where)
+                yield (where := f"{place} item {number}"), _pick(item, columns, where)
             return
         if part is not None and part.start > 0:
             place = f"{place} from byte {part.start:,} on,"
@@ -150,13 +154,13 @@ def _json(source: Source, columns: Sequence[str], part: range | None) -> Rows:
         for where, line in read_lines(file, place, SamplesError):
             with guard(SamplesError, what, where):
                 item = parse_json(line)
-            yield where, _picked(item, columns, where)
+            yield where, _pick(item, columns, where)
             if part is not None and file.tell() >= part.stop:
                 return
 
 
-def _picked(item: Any, columns: Sequence[str], where: str) -> dict[str, Any]:
-    """Those of `columns` that a JSON object has; a dot leads into an object within it."""
+def _pick(item: Any, columns: Sequence[str], where: str) -> dict[str, Any]:
+    """Returns those `columns` that a JSON object has. A dot leads into a nested object."""
     if not isinstance(item, dict):
         raise SamplesError("not a JSON object", where=where, expected='{"text": "..."}')
     found = {}

@@ -1,4 +1,4 @@
-"""What a user names as text or as a table: a file, a folder of files, or a data set on the Hub."""
+"""Finds the text or tables you name: a file, a folder of files, or a data set on the Hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
-from surgery.hub.finding import shown_name
+from surgery.hub.finding import make_public_name
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -18,16 +18,20 @@ PACKED = {".zst": "zstd", ".gz": "gzip"}
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file or a data set. `name`: how it is reported. `column`: where its passages are."""
+class TextOrTable:
+    """A file or a data set. `name`: in reports. `column`: of its passages.
+
+    `text`: the text itself, if it is not a file.
+    """
 
     place: Path | HubDataset
     name: str = ""
     column: str | None = None
+    text: str | None = None
 
     @property
     def form(self) -> str:
-        """The ending that tells what is in a file, without that of a compression."""
+        """The file extension of its format, without that of a compression."""
         if isinstance(self.place, HubDataset):
             return ""
         return (Path(self.place.stem) if self.is_packed else self.place).suffix
@@ -38,47 +42,48 @@ class Source:
 
     @property
     def is_table(self) -> bool:
-        """Whether it has rows; any other text is one document."""
+        """Whether it has rows. Otherwise it is one document."""
         return isinstance(self.place, HubDataset) or self.form in (*TABLES, *JSON)
 
     @property
     def size(self) -> int | None:
-        """In bytes; None of a data set on the Hub."""
-        return self.place.stat().st_size if isinstance(self.place, Path) else None
+        """In bytes; None if it is not a file."""
+        is_file = isinstance(self.place, Path) and self.text is None
+        return self.place.stat().st_size if is_file else None  # type: ignore[union-attr]
 
     def open(self) -> io.BufferedReader:
-        """A file's bytes, unpacked as they are read."""
+        """Opens a file. Its bytes are unpacked while you read."""
         assert isinstance(self.place, Path)
         if not self.is_packed:
             return self.place.open("rb")
-        import pyarrow  # tells a frame that was only half written, and goes on after one that ends
+        import pyarrow  # notices truncated frames and reads several in a row
 
         packing = PACKED[self.place.suffix]
         return io.BufferedReader(pyarrow.input_stream(str(self.place), compression=packing))
 
 
-def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[Source]:
-    """The files that `named` stands for, or its data set.
+def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[TextOrTable]:
+    """Returns the files or the data set that `named` stands for.
 
-    It is a file; a folder, of which all files of `forms` are taken, compressed or not, at any
-    depth and in the order of their names; `hf:DATASET:SPLIT:COLUMN`; or one of the first two with
-    `:COLUMN` after it. A dot in a column leads into nested ones. Raises `SamplesError`.
+    It is a file; a folder, meaning all files of `forms` in it at any depth, compressed or not, by
+    name; either of these with `:COLUMN` after it; or `hf:DATASET:SPLIT:COLUMN`. A dot in a column
+    leads into a nested one. Raises `SamplesError`.
     """
     path, name = Path(named), str(named)
     if name.startswith(PREFIX):
         dataset = HubDataset.parse(name)
-        return [Source(dataset, shown_name(name), dataset.column)]
+        return [TextOrTable(dataset, make_public_name(name), dataset.column)]
     column = None
     if not path.exists() and ":" in name:
         head, _, tail = name.rpartition(":")
         if tail and Path(head).exists():
             path, column = Path(head), tail
     if path.is_file():
-        return [Source(path, path.name, column)]
+        return [TextOrTable(path, path.name, column)]
     if not path.is_dir():
         raise SamplesError("no such file or folder", where=path)
-    files = (Source(f, f.relative_to(path).as_posix(), column) for f in path.rglob("*"))
+    files = (TextOrTable(f, f.relative_to(path).as_posix(), column) for f in path.rglob("*"))
     found = [file for file in files if file.form in forms and file.place.is_file()]  # type: ignore[union-attr]
     if not found:
-        raise SamplesError("no text in it", where=path, expected=", ".join(forms))
+        raise SamplesError("holds no text files", where=path, expected=", ".join(forms))
     return sorted(found, key=lambda file: file.place)  # type: ignore[arg-type, return-value]

@@ -1,4 +1,1 @@
-"""What was decided and done, in files: plans and manifests.
-
-Checked records come out of foreign JSON, and JSON that reads again out of records.
-"""
+"""Plans and manifests: checked records, read from and written to JSON files."""

@@ -1,4 +1,4 @@
-"""`surgery.json`: what was done, to what, and the SHA-256 of every file that came of it."""
+"""`surgery.json`: what was done, to which model, and the SHA-256 of every resulting file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNLISTED = (
     *(MANIFEST, CARD, RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
     "lm_eval/*/samples_*.jsonl",
 )
-"""What may lie beside the listed files of a folder, as patterns: the card and an evaluation."""
+"""Patterns of unlisted files that a folder may hold: the card and an evaluation."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A hash, hexadecimal."""
 Word = Annotated[str, Field(pattern="^[!-~]{1,100}$")]
@@ -39,7 +39,7 @@ _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "hug
 
 
 class Record(BaseModel):
-    """A part of a file that is checked strictly and never changed."""
+    """A strictly checked, immutable part of a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -51,8 +51,8 @@ class Source(Record):
     """Where the edited model came from.
 
     `model` is a Hub id, `lab:NAME`, or the name of a folder, never its path. `commit`: the Hub's
-    resolved revision; None: a folder. `content`:
-    `surgery.checkpoint.content.content_hash`; None where it was not recorded.
+    commit; None for a folder. `content`: `surgery.checkpoint.content.hash_content`; None if it was
+    not recorded.
     """
 
     model: str
@@ -62,13 +62,13 @@ class Source(Record):
 
     @property
     def hub_id(self) -> str | None:
-        """The Hub id; None for a folder, an embedded model, and what can be no id."""
+        """The Hub id; None for a folder, an embedded model, and an invalid id."""
         named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.model, re.ASCII)
         return self.model if self.commit is not None and named else None
 
 
 class Changed(Record):
-    """Tensors that differ from the source; every other one is byte-identical."""
+    """Tensors that differ from the source. All others are byte-identical."""
 
     rewritten: list[str] = []
     added: list[str] = []
@@ -78,8 +78,8 @@ class Changed(Record):
 class TextSource(Record):
     """Where calibration text came from.
 
-    `size`: bytes of the file; `sha256`: of the text that was read of it, or of all of the file in
-    records that hold no size. Both None where it is no file.
+    `size`: bytes of the file; `sha256`: of the text that was read from it, or of the whole file in
+    records without a size. Both are None if it was not a file.
     """
 
     name: str
@@ -88,9 +88,9 @@ class TextSource(Record):
 
 
 class BlockFit(Record):
-    """How well a block's context vectors could be told from the token alone: see `Fit`.
+    """How well a token alone predicts a block's context vectors (see `Fit`).
 
-    Both are None where only their mean was taken.
+    Both are None if only the mean was taken.
     """
 
     ridge: float | None = Field(ge=0)
@@ -98,10 +98,10 @@ class BlockFit(Record):
 
 
 class CalibrationRecord(Record):
-    """The text that fitted variants were fitted on, and how well that went, by block.
+    """The text that variants were fitted on, and how well each block fits.
 
-    `tokens` were read in windows of `window`; `sha256` is that of their ids (int32, little-endian).
-    `spread`: from all over large files; before there was that, from their start on.
+    `tokens` were read in windows of `window`; `sha256`: of their ids (int32, little-endian).
+    `spread`: from all over large files; earlier versions read from their start.
     """
 
     sources: list[TextSource]
@@ -113,7 +113,7 @@ class CalibrationRecord(Record):
 
 
 class EditedModel(Record):
-    """The model that an edit is of, or is planned for."""
+    """The model that was edited, or that an edit is planned for."""
 
     source: Source
     family: str
@@ -122,7 +122,7 @@ class EditedModel(Record):
 
     @staticmethod
     def of(source: Source, config: dict[str, Any]) -> EditedModel:
-        """A model that `find_model` has found, and its configuration."""
+        """Makes the record from a model's source and configuration."""
         family = family_of(config)
         size = family.dimensions(config)
         return EditedModel(
@@ -139,9 +139,9 @@ class EditedModel(Record):
 
 
 class Choice(Record):
-    """The half of the passages and of the held-out text that a search chose an edit on.
+    """The half of the passages and held-out text on which a search chose an edit.
 
-    `passages`, `windows`: SHA-256 of that half's tokens; `seed` decides which rows are in it.
+    `passages`, `windows`: SHA-256 of that half's tokens; `seed`: decides which rows are in it.
     """
 
     seed: int
@@ -150,10 +150,10 @@ class Choice(Record):
 
 
 class Edit(EditedModel):
-    """One edit of a model. `chosen`: what it was chosen on, where a search has chosen it.
+    """One edit of a model. `chosen`: what a search chose it on, if one did.
 
-    `one_hot`: the constants of the stock layout, where it needed them; `max_shard_size`: bytes of a
-    weight file, where that was asked for.
+    `one_hot`: constants of the stock layout, if it needed them; `max_shard_size`: bytes of a weight
+    file, if limited.
     """
 
     parts: list[Part]
@@ -167,7 +167,7 @@ class Edit(EditedModel):
 
     @model_validator(mode="after")
     def _of_the_model(self) -> Edit:
-        """The parts are ascending, of known variants, and within a model of that size."""
+        """Checks that parts are ascending, of known variants, and within the model."""
         try:
             if list(checked(self.parts, self.num_blocks, self.num_heads)) != self.parts:
                 raise ValueError("parts and heads are not ascending")
@@ -179,7 +179,7 @@ class Edit(EditedModel):
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Blocks that were edited, whole or in part, ascending."""
+        """Blocks that were edited, wholly or partly, ascending."""
         return blocks_of(self.parts)
 
     @property
@@ -209,35 +209,35 @@ class Manifest(Record):
         for name in files:
             path = PurePosixPath(name)
             if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{name!r} is no file of the folder")
+                raise ValueError(f"{name!r} is not a file of the folder")
         return files
 
     @property
     def edited_heads(self) -> dict[int, dict[int, str]]:
         """Block → head → variant, over all edits."""
-        return edited_heads([*self.history, self.edit])
+        return list_edited_heads([*self.history, self.edit])
 
     @property
     def attention_free(self) -> dict[int, str]:
-        """Block without any attention left → its variant or "mixed", over all edits."""
+        """Block without any attention → its variant or "mixed", over all edits."""
         edited, all_heads = self.edited_heads, self.edit.num_heads
         return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
 
     def accounts_for(self, name: str) -> bool:
-        """Whether a file of that name may lie in the folder: recorded, `UNLISTED`, or the Hub's."""
+        """Whether the folder may hold this file: it is recorded, `UNLISTED`, or the Hub's."""
         patterns = (*UNLISTED, ".gitattributes")
         return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
-    """Block → head → variant, ascending."""
+def list_edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
+    """Returns block → head → variant, ascending."""
     return variants_by_head(part for edit in edits for part in edit.parts)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None where there is none.
+    """Reads the manifest of a folder; None if there is none.
 
-    **Raises:** `ManifestError` when it is damaged or of another schema.
+    **Raises:** `ManifestError` if it is damaged or has another schema.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -248,23 +248,23 @@ def read_manifest(folder: Path) -> Manifest | None:
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ManifestError(
-                "is of another schema",
+                "has another schema",
                 where=path,
                 expected=f"schema_version {SCHEMA}",
                 got=schema,
-                fix="read it with the version of attn-surgery that wrote it",
+                fix="use the version of attn-surgery that wrote it",
             )
         return Manifest.model_validate_json(text, strict=True)
 
 
-def versions() -> dict[str, str]:
-    """Versions that could matter to a result: this tool, Python, and the libraries installed."""
-    found = {"attn-surgery": _version("attn-surgery"), "python": platform.python_version()}
-    found |= {library: _version(library) for library in _LIBRARIES}
+def list_versions() -> dict[str, str]:
+    """Returns versions that could affect a result: this tool, Python, and libraries."""
+    found = {"attn-surgery": _find_version("attn-surgery"), "python": platform.python_version()}
+    found |= {library: _find_version(library) for library in _LIBRARIES}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _version(distribution: str) -> str | None:
+def _find_version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A choice of blocks, heads and variants in a file: what `search` writes and `export` takes."""
+"""Plan files: blocks, heads and variants. `search` writes one, and `export` takes it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SCHEMA: Literal[1] = 1
 
 
 class PlannedEdit(Record):
-    """Blocks and heads, as they are typed, and the variant that they get."""
+    """Blocks and heads, as for `--drop-attn`, and their variant."""
 
     drop_attn: str
     variant: str
 
 
 class PlanFile(Record):
-    """`model`: the one that the choice was made for; None: it says nothing of that. `chosen`: what
-    a search chose it on. `provenance`: whatever the author of the choice wants to say about it.
+    """A plan. `model`: the model it was made for; None: any. `chosen`: what a search chose it on.
+    `provenance`: free notes of its author.
     """
 
     schema_version: Literal[1] = SCHEMA
@@ -46,7 +46,7 @@ class PlanFile(Record):
         chosen: Choice | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> PlanFile:
-        """The file of a selection for a model with `num_heads` heads a block."""
+        """Makes the plan file of a selection, for a model with `num_heads` heads per block."""
         edits = [
             PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
             for variant, parts in by_variant(selection).items()
@@ -55,10 +55,10 @@ class PlanFile(Record):
             edits=edits, layout=layout, model=model, chosen=chosen, provenance=provenance or {}
         )
 
-    def selection(
+    def make_selection(
         self, num_blocks: int, num_heads: int, num_groups: int | None = None
     ) -> Selection:
-        """The selection for a model of that size. Raises `BlockSpecError`."""
+        """Makes the selection for a model of this size. Raises `BlockSpecError`."""
         parts: list[Part] = []
         for edit in self.edits:
             parts += parse_selection(
@@ -68,9 +68,9 @@ class PlanFile(Record):
 
 
 def read_plan_file(path: Path) -> PlanFile:
-    """Raises `SourceError` for a file that is not there or no plan."""
-    with guard(SourceError, "no plan", path):
+    """Reads a plan file. Raises `SourceError` if it is missing or not a plan."""
+    with guard(SourceError, "not a plan", path):
         plan = PlanFile.model_validate(parse_json(read_bytes(path, SourceError)))
     if not plan.edits:
-        raise SourceError("no plan: it edits nothing", where=path)
+        raise SourceError("not a plan: it edits nothing", where=path)
     return plan

@@ -32,7 +32,7 @@ from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import OutputError, SourceError
 from surgery.plan import make_plan
-from surgery.reading.corpus import open_corpus, windows
+from surgery.reading.corpus import open_corpus, read_windows
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import parse_selection
@@ -166,7 +166,7 @@ def read_passages(path: Path) -> object:
 
 
 def read_corpus(path: Path) -> object:
-    return list(windows(open_corpus([path]), tiny_tokenizer(), 8, 8))
+    return list(read_windows(open_corpus([path]), tiny_tokenizer(), 8, 8))
 
 
 def read_recipe(path: Path) -> object:
@@ -178,7 +178,7 @@ def read_recipe(path: Path) -> object:
 
 
 def read_plan(path: Path) -> object:
-    return read_plan_file(path).selection(2, 2)
+    return read_plan_file(path).make_selection(2, 2)
 
 
 def read_specification(path: Path) -> object:

@@ -41,7 +41,7 @@ CLASSES = {
     "AutoModelForCausalLM": "evil.Model",
     "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
 }
-KERNEL = "chooses attention code, which the library may fetch from the Hub and run"
+KERNEL = "chooses attention code, which the library may download and run"
 FORMS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown type": (
         "config.json",
@@ -72,7 +72,7 @@ FORMS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an adapter": (
         "adapter_config.json",
         {"peft_type": "LORA", "base_model_name_or_path": "me/evil"},
-        "holds an adapter, which the library would put into the model",
+        "holds an adapter, which the library would load into the model",
     ),
 }
 

@@ -26,9 +26,9 @@ from evals.memorization.collecting import _Step
 from evals.samples import load_samples
 from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.errors import SamplesError
-from surgery.reading.corpus import documents as corpus_documents
-from surgery.reading.corpus import open_corpus, windows
-from surgery.reading.sources import Source
+from surgery.reading.corpus import open_corpus, read_windows
+from surgery.reading.corpus import read_documents as corpus_documents
+from surgery.reading.sources import TextOrTable
 
 DEEP = "[" * 100_000 + "]" * 100_000
 SETTINGS = {"model": "some"}
@@ -258,7 +258,7 @@ def test_one_text_again_and_again(tmp_path: Path, case: str) -> None:
     assert path.stat().st_size < 4_000
     with arrow_takes(2**26):
         assert (
-            sum(len(piece) for pieces in corpus_documents(Source(path)) for piece in pieces)
+            sum(len(piece) for pieces in corpus_documents(TextOrTable(path)) for piece in pieces)
             == 2**27
         )
 
@@ -297,7 +297,10 @@ def zst(text: str) -> bytes:
 
 def documents(path: Path) -> int:
     return len(
-        {window.place.document for window in windows(open_corpus([path]), tiny_tokenizer(), 4, 4)}
+        {
+            window.place.document
+            for window in read_windows(open_corpus([path]), tiny_tokenizer(), 4, 4)
+        }
     )
 
 
@@ -349,6 +352,6 @@ def test_a_line_of_text_is_read_in_pieces(tmp_path: Path) -> None:
     """A text without a newline has no limit: it is one document, of any length."""
     path = tmp_path / "a.txt"
     path.write_text("the quick brown fox " * 30_000)
-    found = list(windows(open_corpus([path]), tiny_tokenizer(), 1_000, 1_000))
+    found = list(read_windows(open_corpus([path]), tiny_tokenizer(), 1_000, 1_000))
     assert len(found) > 60
     assert np.max([window.tokens.max() for window in found]) < 400

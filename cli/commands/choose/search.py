@@ -65,9 +65,9 @@ def command(
 
     from evals.search.report import missed
     from evals.search.searching import search
-    from surgery.hub.finding import last_name
+    from surgery.hub.finding import get_last_name
 
-    folder = output or Path(f"{last_name(Path(request.model.rpartition(':')[2]))}-search")
+    folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
     found = search(request, folder, overwrite=overwrite, say=note, progress=progress)
     if found is None:
         return

@@ -77,7 +77,7 @@ def command(
     from evals.evaluation.evaluation import evaluate
     from evals.running.processes import Processes
     from surgery.hub.finding import find_model
-    from surgery.output import atomic_folder, check_output
+    from surgery.output import check_output, create_folder
 
     output = output or Path(f"{_short(baseline if len(models) > 1 else models[0])}-evaluation")
     check_output(output, files.owned, overwrite=overwrite)
@@ -89,7 +89,7 @@ def command(
     if not processes.is_main:
         return
     config = config_of(click.get_current_context())
-    with atomic_folder(output, files.owned, overwrite=overwrite, config=config) as folder:
+    with create_folder(output, files.owned, overwrite=overwrite, config=config) as folder:
         files.write_evaluation(found, folder)
     for place, model in enumerate(models):
         _attach(found, place, Path(model))

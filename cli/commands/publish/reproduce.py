@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -59,8 +60,8 @@ def command(
     edit = original.manifest.edit
     variants = [part.variant for part in edit.parts]
     text = calibration_text(calibration, edit.source.model, variants)
-    if text is not None:
-        text = text.as_in(edit.calibration)
+    if text is not None and edit.calibration is not None:
+        text = replace(text, spread=edit.calibration.spread)
     with progress("reproduce", None) as advance:
         result = reproduce(
             original,

@@ -51,14 +51,14 @@ def command(output: Path, overwrite: bool) -> None:
     from evals.exporting import ExportRequest, run_export
     from evals.search.request import SearchRequest
     from evals.search.searching import search
-    from surgery.output import atomic_folder, check_output
+    from surgery.output import check_output, create_folder
 
     check_output(output, _owned, overwrite=overwrite)
     wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=("cheap",))
     materials = open_materials(wanted, progress=progress)
     out = console()
     places = {"deep blocks": output / "deep-blocks", "searched": output / "searched"}
-    with atomic_folder(output, _owned, overwrite=overwrite) as made:
+    with create_folder(output, _owned, overwrite=overwrite) as made:
         out.rule("1. Edit the deep blocks")
         deep, chosen = (str(place) for place in places.values())
         out.print(f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep}", style="bold")
@@ -99,9 +99,9 @@ def command(output: Path, overwrite: bool) -> None:
 def _owned(folder: Path) -> list[str]:
     """What an earlier demo wrote there."""
     from evals.search.searching import owned as of_search
-    from surgery.exporting import owned
+    from surgery.exporting import list_owned
 
-    parts = {"deep-blocks": owned, "searched": owned, "search": of_search}
+    parts = {"deep-blocks": list_owned, "searched": list_owned, "search": of_search}
     return [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
 
 

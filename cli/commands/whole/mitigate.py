@@ -31,7 +31,7 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.searching import choice_options
-from surgery.hub.embedded import lab_of
+from surgery.hub.embedded import find_lab
 
 
 @click.command("mitigate")
@@ -78,7 +78,7 @@ def command(
     if model is None:
         raise click.UsageError("name a MODEL, or give a --recipe that does")
     check_tasks(asked["tasks"], asked["suite"])
-    lab = lab_of(model)
+    lab = find_lab(model)
     for option, given in (("--samples", samples), ("--corpus", asked["corpus"])):
         if lab is None and not given:
             raise click.UsageError(f"{model} brings none of its own: give {option}")

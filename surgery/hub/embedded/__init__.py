@@ -1,4 +1,4 @@
-"""The embedded models, `lab:pythia` and `lab:gpt-neo`: their folders lie here."""
+"""The embedded models, `lab:pythia` and `lab:gpt-neo`. Their folders are here."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ PREFIX = "lab:"
 LAB_MODELS = ("pythia", "gpt-neo")
 
 
-def lab_of(*names: str | None) -> str | None:
-    """The first embedded model among the names: it brings passages, texts and tasks of its own."""
+def find_lab(*names: str | None) -> str | None:
+    """Returns the first embedded model among the names. It has its own texts and tasks."""
     return next((name for name in names if name and name.startswith(PREFIX)), None)
 
 
-def model_path(name: str) -> Path:
-    """The folder of lab model `name`, as `from_pretrained` takes it.
+def find_lab_folder(name: str) -> Path:
+    """Returns the folder of lab model `name`, as `from_pretrained` takes it.
 
-    Raises `SourceError` when there is no such lab model or its files are not installed.
+    Raises `SourceError` if there is no such lab model or its files are not installed.
     """
     model = PREFIX + name
     if name not in LAB_MODELS:
