@@ -681,7 +681,7 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
     layout, unmeasured = done.stderr.splitlines()
     assert layout.startswith("layout stock: ")
-    assert unmeasured.startswith("nothing measured yet; ")
+    assert unmeasured.startswith("Nothing measured yet. ")
     found = attn_surgery("inspect", out, "--json")
     assert found.stderr == ""
     assert found.json["attention_free"] == {"1": "identity"}

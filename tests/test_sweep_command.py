@@ -19,7 +19,7 @@ from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, 
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from cli.options import typed
+from cli.terminal import name_options
 from evals.sweep.sweeping import owned
 from surgery.exporting import export
 from surgery.output import check_output
@@ -239,7 +239,7 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     warning, nothing = done.json["warnings"]
     assert "there is nothing to remove" in nothing
     assert warning.startswith("single heads with identity are left out: no layout holds this edit")
-    assert f"warning: {typed(warning)}" in done.stderr
+    assert f"warning: {name_options(warning)}" in done.stderr
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.options import echo, shown
+from cli.terminal import echo, escape_text
 
 Column = Sequence[str]
 """A heading, and a cell for each row."""
@@ -25,10 +25,10 @@ class _Literal(Console):
     """Prints text as it is, whatever it holds: no markup, and control characters as escapes."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str("\n".join(map(shown, text.split("\n"))), **options)
+        return super().render_str("\n".join(map(escape_text, text.split("\n"))), **options)
 
 
-def console() -> Console:
+def make_console() -> Console:
     """A rich console for results: plain text, unwrapped, into pipes and files."""
     found = _Literal(highlight=False, markup=False, emoji=False)
     if not found.is_terminal:
@@ -46,7 +46,7 @@ def print_table(
     below, each with the labels. `rest` is for long tables: it says where the figures are that do
     not fit, and they are left out.
     """
-    out = console()
+    out = make_console()
     room = out.width if out.is_terminal else sys.maxsize
     columns = list(zip(headings, *rows, strict=True))
     widths = whole = [_widest(column, str.splitlines) for column in columns]
@@ -93,7 +93,7 @@ def _least(column: Column, *, label: bool) -> int:
 
 def _widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> int:
     """Characters of the longest line or word, as it will be printed."""
-    return max((cell_len(shown(part)) for cell in cells for part in split(cell)), default=1)
+    return max((cell_len(escape_text(part)) for cell in cells for part in split(cell)), default=1)
 
 
 def with_interval(middle: float, ci95: Sequence[float], form: str = "{:.1%}") -> str:

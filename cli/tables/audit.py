@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.options import echo, note
 from cli.tables import print_table, with_interval
+from cli.terminal import echo, note
 
 
 def print_audit(result: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cli.options import echo
 from cli.tables import print_table, with_interval
+from cli.terminal import echo
 
 
 def print_extraction(result: dict[str, Any]) -> None:

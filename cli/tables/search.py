@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cli.options import echo
 from cli.tables import print_table, with_interval
+from cli.terminal import echo
 
 HALVES = ("held back", "chosen on")
 
 
-def show_search(result: dict[str, Any], export: str) -> None:
+def print_search(result: dict[str, Any], export: str) -> None:
     """Prints the table of a report, and the command that makes the chosen edit."""
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.options import echo
 from cli.tables import print_table
+from cli.terminal import echo
 
 KEY_COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -25,7 +25,7 @@ MORE_COLUMNS = (
 _MOST = 12
 
 
-def show_sweep(result: dict[str, Any]) -> None:
+def print_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report; figures that were not taken have no column."""
     from evals.sweep.report import best_edits
 
@@ -76,10 +76,10 @@ def show_sweep(result: dict[str, Any]) -> None:
             f"at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
         )
     if "estimates" in result:
-        _show_estimates(result)
+        _print_estimates(result)
 
 
-def _show_estimates(result: dict[str, Any]) -> None:
+def _print_estimates(result: dict[str, Any]) -> None:
     """The heads and blocks that none beats in both estimates."""
     from evals.sweep.pictures import front_of
 

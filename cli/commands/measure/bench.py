@@ -7,30 +7,30 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cli.options import count_option, device_options, echo, json_option, note, print_json
-from cli.progress import progress
+from cli.options import count_option, device_options, json_option
 from cli.tables import print_table
+from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("bench")
 @click.argument("base")
 @click.argument("edited")
-@count_option("--prompt-tokens", 128, "Tokens of the prompt, which is random.", least=1)
-@count_option("--new-tokens", 64, "Tokens decoded greedily after it.", least=1)
+@count_option("--prompt-tokens", 128, "Tokens of the random prompt.", least=1)
+@count_option("--new-tokens", 64, "Tokens to decode greedily.", least=1)
 @count_option("--batch-size", 1, "Rows at a time.", least=1)
-@count_option("--rounds", 5, "Turns of each model; more of them show smaller differences.", least=3)
+@count_option("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
 @device_options
 @json_option
 def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) -> None:
-    """Time the model EDITED beside the model BASE, and measure cache, parameters and memory.
+    """Compare the speed, cache, parameters, and memory of the models BASE and EDITED.
 
-    Each runs in a process of its own, and they take turns after a warm-up; both are in memory at
-    once. Speeds are medians over the rounds with the lowest and the highest, and a difference is
-    called noise where these ranges touch.
+    Each model runs in its own process. They take turns after a warm-up, and both are in memory at
+    the same time. Speeds are medians over the rounds, with the lowest and the highest. A difference
+    counts as noise if these ranges touch.
     """
     from evals.speed import bench
 
-    with progress(f"bench {edited}", 2 * rounds) as advance:
+    with show_progress(f"bench {edited}", 2 * rounds) as advance:
         result = bench(base, edited, rounds=rounds, **asked, say=note, advance=advance)
     if as_json:
         print_json(result)
@@ -39,7 +39,7 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
 
 
 def _print(result: dict[str, Any]) -> None:
-    """For people: one line a figure, base and edited side by side."""
+    """Prints one line for each figure, base and edited side by side."""
     settings = result["settings"]
     rows, threads = settings["batch_size"], settings["threads"]
     echo(
