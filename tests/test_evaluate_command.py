@@ -629,9 +629,8 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
         "measured, but inconclusive: max-drop local_choice (n = 2)."
     )
     assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr
-    assert (
-        f"{reported}: left its report and model card unchanged: only a part of each "
-        in (outcome.stderr)
+    assert f"{reported}: left its report and model card unchanged: only a part of each " in (
+        outcome.stderr
     )
     assert snapshot(reported) == before
 
@@ -649,8 +648,9 @@ def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, rep
     outcome = measured(work, reported, other, tmp_path / "report")
     assert outcome.code == 0, outcome
     assert outcome.stderr.startswith("warning: the models are unrelated: the base is no recorded ")
-    assert f"{reported}: left its report and model card unchanged: base is not known to be its " in (
-        outcome.stderr
+    assert (
+        f"{reported}: left its report and model card unchanged: base is not known to be its "
+        in (outcome.stderr)
     )
     assert snapshot(reported) == before
     edit = edit_in(tmp_path / "report")
