@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import click
 
+_OPTIONS = {"include_paths": "include_path", "save_as": "as"}
+
 
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
@@ -42,12 +44,11 @@ def name_options(line: object) -> str:
     """A line that names arguments of the Python API, with options of the command line instead.
 
     `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output.
-    `include_paths` → --include-path, which takes one and may be repeated.
+    `_OPTIONS` has the arguments whose options have other names.
     """
 
     def name_option(match: re.Match[str]) -> str:
-        argument = match[1].replace("include_paths", "include_path")
-        name, value = "--" + argument.replace("_", "-"), match[2]
+        name, value = "--" + _OPTIONS.get(match[1], match[1]).replace("_", "-"), match[2]
         return name if value in (None, "True") else f"{name} {value}"
 
     return re.sub(r"`([a-z_]+)(?:=([\w.+-]+))?`", name_option, str(line))

@@ -31,7 +31,7 @@ class ExportRequest(Request):
 
     - `drop_attn`: blocks and heads as text, or `plan`: what a search chose, or its file.
     - `variant`: what they become (default: identity). A plan names its own. `layout`: how they are
-      stored.
+      stored. `save_as`: another model type with the same tensors, to save it as.
     - `calibration`: text to fit on. Empty: a lab model's own.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
@@ -42,6 +42,7 @@ class ExportRequest(Request):
     plan: Path | PlanFile | None = None
     variant: str | None = None
     layout: Literal["auto", "stock", "compact"] = "auto"
+    save_as: str | None = Field(default=None, serialization_alias="as")
     revision: str | None = None
     calibration: tuple[str, ...] = ()
     output: Path | None = None
@@ -55,7 +56,7 @@ class ExportRequest(Request):
         if self.drop_attn is not None and self.plan is not None:
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None:
-            raise ValueError("a `plan` names its own variants: give it without `variant`")
+            raise ValueError("a `plan` names the variants itself: give it without `variant`")
         return self
 
     def read_edit(self) -> str | PlanFile:
@@ -105,6 +106,7 @@ def run_export(
         edit,
         variant=variant,
         layout=request.layout,
+        save_as=request.save_as,
         revision=request.revision,
         check_default=request.check_output if early else None,
     )

@@ -92,7 +92,7 @@ def require_heldout_texts(
         raise SamplesError(
             "no held-out text to measure the cost of an edit on",
             where=model,
-            fix=f"give text that the model was not trained on with `{option}`",
+            fix=f"name text that the model was not trained on with `{option}`",
         )
     return texts
 

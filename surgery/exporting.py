@@ -70,6 +70,7 @@ def export(
     calibration: Sequence[str | Path] = (),
     overwrite: bool = False,
     max_shard_size: int | None = None,
+    save_as: str | None = None,
 ) -> Export:
     """Rewrites chosen blocks of a model into attention-free ones and saves the result.
 
@@ -85,10 +86,15 @@ def export(
     - `overwrite`: replace an existing output, once the new one is whole.
     - `max_shard_size`: bytes per weight file (default: as the source is sharded).
 
+    - `save_as`: another model type with the same tensors ("llama" for Mistral), whose own class
+      can hold the edit.
+
     **Raises:** a `SurgeryError`; the output then does not exist, or is still the old one.
     """
     text = calibration_of(variants_of(drop_attn, variant), calibration)
-    prepared = prepare(model, drop_attn, variant=variant, layout=layout, revision=revision)
+    prepared = prepare(
+        model, drop_attn, variant=variant, layout=layout, revision=revision, save_as=save_as
+    )
     fitting = None
     if text is not None:
         from surgery.fitting.fitter import fit_checkpoint  # needs torch, as most exports do not

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from surgery.checkpoint.inventory import Inventory
+from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
-from surgery.families import Dimensions, Family
+from surgery.families import Dimensions, Family, config_saved_as
 from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
 from surgery.selection import (
     Part,
@@ -132,6 +132,7 @@ def make_plan(
     variant: str = "identity",
     layout: str = "auto",
     earlier: Heads | None = None,
+    save_as: str | None = None,
 ) -> Plan:
     """Decides an edit.
 
@@ -143,8 +144,13 @@ def make_plan(
     - `earlier`: heads that an earlier edit has changed. Editing others composes; editing one of
       these again is refused.
 
+    - `save_as`: another model type with the same tensors, which the result will be of.
+
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
+    config = config_saved_as(inventory.config, save_as)
+    if config is not inventory.config:
+        inventory = take_inventory(config, inventory.infos)
     selection = selected(drop_attn, variant, inventory.dimensions)
     edits = block_edits(selection, inventory.dimensions)
     _check_not_edited(edits, earlier or {}, inventory)

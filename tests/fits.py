@@ -45,11 +45,18 @@ def export_with_any(
     prepared = prepare(source, spec, variant=variant, layout=layout)
     sizes = prepared.plan.inventory.dimensions
     fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d, sizes.head_size)
-    record = CalibrationRecord(
+    return write(prepared, output, fitting=Fitting(fits, record_of(fits)))
+
+
+def record_of(fitted: Iterable[int]) -> CalibrationRecord | None:
+    """What a manifest says of such fits; None where there are none."""
+    blocks = {block: BlockFit(ridge=1e-4, r2=0.5) for block in fitted}
+    if not blocks:
+        return None
+    return CalibrationRecord(
         sources=[TextSource(name="random numbers")],
         tokens=1,
         window=1,
         sha256="0" * 64,
-        blocks={block: BlockFit(ridge=fit.ridge, r2=fit.r2) for block, fit in fits.items()},
+        blocks=blocks,
     )
-    return write(prepared, output, fitting=Fitting(fits, record if fits else None))

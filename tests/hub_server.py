@@ -110,6 +110,18 @@ def _entry(blob: Blob) -> dict[str, Any]:
     return entry
 
 
+@route("GET", f"/api/models/{ID}/tree/(?P<revision>[^/]+)")
+def tree(hub: HubServer, request: Request, id: str, revision: str) -> Answer:
+    """All files. Folders are asked for by nobody."""
+    assert request.query["recursive"][0].lower() == "true"
+    commit = hub.commit(hub.repository(request, id), revision)
+    entries = [
+        {"type": "file", "path": name, **_entry(blob)}
+        for name, blob in sorted(commit.files.items())
+    ]
+    return json_answer(entries)
+
+
 @route("GET HEAD", f"/{ID}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 @route("GET HEAD", f"/api/resolve-cache/models/{ID}/(?P<revision>[^/]+)/(?P<file>.+)")
 def resolve(hub: HubServer, request: Request, id: str, revision: str, file: str) -> Answer:

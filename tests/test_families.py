@@ -8,7 +8,6 @@ it bit for bit; where W_O c is stored, and in the compact layout, products are r
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import pytest
 import torch
 import transformers
 from checkpoints import DTYPES
+from command_line import attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
-from fits import export_with_any, random_fits
+from fits import export_with_any, random_fits, record_of
 from forging import assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -27,7 +27,9 @@ import surgery
 from surgery import families as records
 from surgery.editing.in_memory import replacements
 from surgery.editing.loading import load_model
+from surgery.editing.preparing import Fitting, prepare
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
+from surgery.exporting import write
 from surgery.families.decoder import BLOCK, GATED, attention, decoder, norm
 from surgery.selection import Part, parse_selection
 
@@ -67,11 +69,11 @@ def output_of(module: Any) -> Any:
 
 
 def put_in_place(
-    model: Any, spec: str, variant: str, *, shared: bool, fits: Any, **numbers: int
+    model: Any, spec: str, variant: str, *, shared: bool, fits: Any, groups: int = GROUPS
 ) -> None:
     """Replaces context vectors in the library's own model, by hooks."""
-    blocks, heads, groups = (numbers.get(n, d) for n, d in zip("bhg", (BLOCKS, HEADS, GROUPS)))
-    for part in parse_selection(spec, variant, blocks, heads, groups):
+    heads = HEADS
+    for part in parse_selection(spec, variant, BLOCKS, heads, groups):
         module = model.model.layers[part.block].self_attn
         value, out = module.v_proj, output_of(module)
         seen: list[torch.Tensor] = []
@@ -180,7 +182,7 @@ def test_a_stock_export_equals_the_reference(
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
 def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    """Keys of edited blocks are constants; added biases are -0.0; one key of config.json changes."""
+    """Keys of edited blocks are constants, added biases -0.0; one key of config.json changes."""
     source, out, family = sources[kind], tmp_path / "out", BY_TYPE[kind]
     done = surgery.export(source, "1", output=out, layout="stock")
     before, after = (load_file(path / "model.safetensors") for path in (source, out))
@@ -209,7 +211,12 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert torch.equal(logits(applied), logits(load_model(out)))
     again = surgery.export(out, "0.1,2", variant="zero", output=tmp_path / "again")
     assert again.plan.layout.NAME == "stock"
-    surgery.export(tmp_path / "again", "0.g1" if family.qk_norm is None else "0.2", output=tmp_path / "third", variant="identity" if family.qk_norm is None else "zero")
+    surgery.export(
+        tmp_path / "again",
+        "0.g1" if family.qk_norm is None else "0.2",
+        output=tmp_path / "third",
+        variant="identity" if family.qk_norm is None else "zero",
+    )
     verification = surgery.verify(tmp_path / "third")
     assert verification.ok, verification.verdict
 
@@ -338,6 +345,35 @@ def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
     assert torch.equal(found, logits(reference))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, variant: str) -> None:
+    """Asked for only, and only without a window: then every variant is held."""
+    source, out = sources["mistral"], tmp_path / "out"
+    outcome = attn_surgery("export", source, "--drop-attn", "1", "--layout", "stock")
+    outcome.assert_error("has no query and key biases", "--as llama", "--layout compact")
+    prepared = prepare(source, "1", variant=variant, layout="stock", save_as="llama")
+    assert prepared.plan.family.model_type == "llama"
+    fits = random_fits(range(BLOCKS), HEADS, HEADS * SIZE, SIZE)
+    write(prepared, out, fitting=Fitting(fits, record_of(prepared.plan.fitted)))
+    edited, reference = load_aligned(out), load_aligned(source)
+    assert isinstance(edited, transformers.LlamaForCausalLM)
+    put_in_place(reference, "1", variant, shared=True, fits=fits)
+    if variant in ("identity", "zero"):
+        assert torch.equal(logits(edited), logits(reference))
+    torch.testing.assert_close(logits(edited), logits(reference), rtol=1e-4, atol=1e-4)
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+
+
+def test_a_window_that_bites_is_no_llama(tmp_path: Path) -> None:
+    source = write_decoder(tmp_path / "source", "mistral", sliding_window=100)
+    with pytest.raises(UnsupportedError, match="sliding_window: the model attends within a window"):
+        surgery.export(source, "1", output=tmp_path / "out", save_as="llama")
+    with pytest.raises(UnsupportedError, match="cannot be saved as phi"):
+        surgery.export(source, "1", output=tmp_path / "out", save_as="phi")
+
+
 def test_groups_are_read_and_named() -> None:
     assert parse_selection("2.g1", "zero", 3, 9, 3) == (Part(2, (3, 4, 5), "zero"),)
     assert parse_selection("2.g0-1,1.8", "zero", 3, 9, 3) == (
@@ -400,7 +436,7 @@ def test_full_heads_need_no_groups(tmp_path: Path) -> None:
             found = logits(model)
         reference = load_model(source)
         for spec in ("1.2", "2"):
-            put_in_place(reference, spec, variant, shared=False, fits=fits, g=HEADS)
+            put_in_place(reference, spec, variant, shared=False, fits=fits, groups=HEADS)
         torch.testing.assert_close(found, logits(reference), rtol=1e-4, atol=1e-4)
 
 
@@ -420,8 +456,7 @@ def test_the_record_says_what_the_library_does() -> None:
             found = family.match(name)
             assert found is not None, name
             assert [sizes[s] for s in found[0].shape or ()] == list(parameter.shape), name
-        switched = replace(family)
-        for rule in switched.rules:
+        for rule in family.rules:
             if rule.when is not None and rule.role is not None:
                 on = {**config, rule.when.key: rule.when.value}
                 with torch.device("meta"):

@@ -206,7 +206,7 @@ def test_what_was_done_is_not_done_again(
     before = snapshot(search), (out / "model.safetensors").stat().st_mtime_ns
     outcome = mitigate(work, out)
     assert outcome.code == 0, outcome.stderr
-    assert f"{search}: nothing is left to search" in outcome.stderr
+    assert f"{search}: this search is complete" in outcome.stderr
     assert f"{out}: exported by an earlier run" in outcome.stderr
     assert before == (snapshot(search), (out / "model.safetensors").stat().st_mtime_ns)
     assert (out / "report.json").exists()

@@ -125,7 +125,7 @@ def _tokenized(
 def tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
+    return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets", "matplotlib")}}
 
 
 def _runs(

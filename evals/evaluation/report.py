@@ -33,7 +33,7 @@ class Metric(Record):
     difference: float
     ci95: tuple[float, float]
     p_value: float
-    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
+    test: Word
     outcome: Outcome
     verdict: str
     n: int
@@ -68,13 +68,13 @@ class Mean(Record):
 
 class MeanDifference(Mean):
     p_value: float
-    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
+    test: Word
 
 
 class HeldOut(Record):
     """Loss on text that was not trained on, in nats per token, lower being better."""
 
-    kind: Literal["text", "non-members"]
+    kind: Word
     n: int
     base: Mean
     edited: Mean

@@ -1,8 +1,4 @@
-"""Whether the figures of a report agree: what follows from others is computed again, and compared.
-
-A report is a file that anybody can edit. Nothing here can tell whether a passage was recited, but
-a rate is its count over n, an interval follows from both, and a difference from what is compared.
-"""
+"""The figures of a report that follow from others, computed again: a rate is its count over n."""
 
 from __future__ import annotations
 
@@ -23,9 +19,9 @@ _SUMS = (*_SHARES, "suffix_nll")
 def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report in which everything that follows from other figures is computed from them.
 
-    `report`: as `Report.to_dict` gives it. Of an untouched one it is the same, but for roundings.
-    What a report says of the edit is compared with its manifest instead.
-    Raises ValueError, KeyError and the like for what is no report.
+    `report`: as `Report.to_dict` gives it. An untouched one stays the same, but for roundings. What
+    a report says of the edit itself is compared with the manifest. Raises ValueError, KeyError,
+    and the like for what is no report.
     """
     made: dict[str, Any] = _figures(report)
     settings, base = report["settings"], report["base"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
 """Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
+MATPLOTLIB = metadata.version("matplotlib")
 _C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
@@ -54,7 +56,11 @@ def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> Re
     _check_model(Report.model_validate(report), where, manifest)
     made = check_report(report, where)
     files = {REPORTS[0]: made.to_text(), **pages(made.to_dict())}
-    return RenderedReport(files, shown_on_card(made), made.provenance.versions.get(TOOL))
+    recorded = made.provenance.versions
+    version, drawn_by = recorded.get(TOOL), recorded.get("matplotlib", MATPLOTLIB)
+    if drawn_by != MATPLOTLIB:  # its pictures differ, so the page cannot be made again here
+        version = f"{version} with matplotlib {drawn_by}"
+    return RenderedReport(files, shown_on_card(made), version)
 
 
 def check_report(report: Mapping[str, Any], where: Path) -> Report:

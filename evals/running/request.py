@@ -41,7 +41,12 @@ class Request(Record):
         """The YAML file that repeats it with `--config`. Files lose their paths."""
         import yaml
 
-        plain = {name.replace("_", "-"): _simplify(value) for name, value in self}
+        aliases = {
+            name: field.serialization_alias for name, field in type(self).model_fields.items()
+        }
+        plain = {
+            (aliases[name] or name).replace("_", "-"): _simplify(value) for name, value in self
+        }
         kept = {name: value for name, value in plain.items() if value is not None and value != []}
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 

@@ -59,10 +59,10 @@ def search(
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if task.processes.agree(done is not None):
         if done is not None:
-            say(f"{folder}: nothing is left to search")
+            say(f"{folder}: this search is complete")
         return done
     if earlier:
-        say(f"{len(earlier)} edits were measured before")
+        say(f"{len(earlier)} edits are already measured")
     earlier = task.processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,

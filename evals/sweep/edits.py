@@ -13,12 +13,18 @@ Kind = Literal["block", "last", "range", "head"]
 
 
 def list_edits(
-    num_blocks: int, num_heads: int, variants: Sequence[str], request: SweepRequest
+    num_blocks: int,
+    num_heads: int,
+    variants: Sequence[str],
+    request: SweepRequest,
+    *,
+    num_groups: int | None = None,
 ) -> dict[Selection, Kind]:
     """Edits in the order of a report, each under the first kind that it is of.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
-    with `heads` every head alone. Each in every variant.
+    with `heads` every head alone, and every one of `num_groups` shared key/value heads with its
+    query heads. Each in every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
     shapes: list[tuple[Kind, range, tuple[int, ...]]]
@@ -30,7 +36,10 @@ def list_edits(
             ("range", every[first : end + 1], whole) for first in every for end in every[first:]
         ]
     if request.heads:
-        shapes += [("head", every[block : block + 1], (head,)) for block in every for head in whole]
+        each = num_heads // (num_groups or num_heads)
+        groups = [whole[head : head + each] for head in range(0, num_heads, each)]
+        pieces = dict.fromkeys([*((head,) for head in whole), *groups])
+        shapes += [("head", every[block : block + 1], some) for block in every for some in pieces]
     found: dict[Selection, Kind] = {}
     for kind, blocks, some in shapes:
         for variant in variants:

@@ -74,7 +74,9 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     if not request.exact_only:
         heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
-    edits = list_edits(size.num_blocks, size.num_heads, variants, request)
+    edits = list_edits(
+        size.num_blocks, size.num_heads, variants, request, num_groups=size.num_groups
+    )
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:

@@ -18,7 +18,7 @@ from surgery.checkpoint.torch_tensors import as_stored, as_torch
 from surgery.editing.replacements import Replacements
 from surgery.editing.rewriting import Fits, check_fitted, new_content
 from surgery.errors import UnsupportedError
-from surgery.families import family_of
+from surgery.families import config_saved_as, family_of
 from surgery.modeling import MODULE
 from surgery.plan import Heads, Plan, make_plan
 from surgery.record.manifest import read_manifest
@@ -91,17 +91,21 @@ class Editable:
     exported to, where the model is loaded in a wider dtype: new tensors are rounded to it, as in
     the export.
 
+    `save_as`: another model type with the same tensors, which it would be exported as.
+
     **Raises:** `UnsupportedError`, `CheckpointError`.
     """
 
-    def __init__(self, model: Any, *, stored_dtype: str | None = None) -> None:
+    def __init__(
+        self, model: Any, *, stored_dtype: str | None = None, save_as: str | None = None
+    ) -> None:
         config = model.config.to_dict()
         family_of(config)  # before any tensor is looked at
         self.model = model
         self._modules = dict(model.named_modules())  # a pass may number blocks otherwise
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
         infos = {tensor.info.name: tensor.info for tensor in stored}
-        self.inventory = take_inventory(config, infos)
+        self.inventory = take_inventory(config_saved_as(config, save_as), infos)
         self._earlier = _edited_before(model)
         self._tag = stored_dtype or self.inventory.dtype
         self._plans: dict[tuple[str | Selection, str, str], Plan | UnsupportedError] = {}

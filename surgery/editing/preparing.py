@@ -69,6 +69,7 @@ def prepare(
     layout: str = "auto",
     revision: str | None = None,
     name: str | None = None,
+    save_as: str | None = None,
     check_default: Callable[[Path], object] | None = None,
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
@@ -83,7 +84,7 @@ def prepare(
     def select(config: dict[str, Any]) -> Selection:
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
-            return drop_attn.selection(size.num_blocks, size.num_heads)
+            return drop_attn.selection(size.num_blocks, size.num_heads, size.num_groups)
         return selected(drop_attn, variant, size)
 
     def check(config: dict[str, Any]) -> None:
@@ -111,6 +112,7 @@ def prepare(
         select(config),
         layout=layout,
         earlier=earlier.edited_heads if earlier else None,
+        save_as=save_as,
     )
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 

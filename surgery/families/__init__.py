@@ -29,6 +29,7 @@ __all__ = [
     "Role",
     "Switch",
     "TensorRule",
+    "config_saved_as",
     "family_of",
     "left_out",
 ]
@@ -64,6 +65,33 @@ _MISSING = {
     "granite": "its record is not written; it multiplies scores",
     "cohere": "its record is not written; its rotary pairs are interleaved",
 }
+
+
+def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """config.json of the same weights as another model type, which holds more edits.
+
+    **Raises:** `UnsupportedError` where that would be another model.
+    """
+    family = family_of(config)
+    if name in (None, family.model_type):
+        return config
+    if name not in family.saved_as:
+        raise UnsupportedError(
+            f"a {family.title} model cannot be saved as {name}",
+            expected=" or ".join(family.saved_as) or "no other model type",
+        )
+    window = config.get(family.window, 0) if family.window else None  # 0: the library's default
+    if window is not None and not family.dimensions(config).max_positions <= window:
+        raise UnsupportedError(
+            f"the model attends within a window, which {name} does not have",
+            where=family.window,
+            expected="null, or at least max_position_embeddings",
+            got=window or "the library's default",
+            fix="use `layout=compact`, or `variant=zero`",
+        )
+    (other,) = (family for family in FAMILIES if family.model_type == name)
+    kept = {key: value for key, value in config.items() if key != family.window}
+    return {**kept, "model_type": name, "architectures": [other.architecture]}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

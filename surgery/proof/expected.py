@@ -21,7 +21,7 @@ from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import changed_by
 from surgery.errors import CheckpointError, ManifestError
-from surgery.families import Dimensions
+from surgery.families import Dimensions, config_saved_as
 from surgery.layouts import layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, edited_heads
@@ -43,7 +43,7 @@ def replanned(
     while edits:
         edit = edits.pop()
         if original is not None and not plans:
-            before = original.config, original.infos
+            before = config_saved_as(original.config, inventory.family.model_type), original.infos
         else:
             before = _undone(edit, inventory)
         earlier, inventory = edited_heads(edits), take_inventory(*before)

@@ -165,6 +165,7 @@ def reproduce(
         layout=edit.layout,
         revision=edit.source.commit if source is None else None,
         name=edit.source.model,
+        save_as=None if edit.layout == "compact" else edit.family,
     )
     fitting = None if fit is None else fit(prepared)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:

@@ -122,9 +122,11 @@ class FileChecks:
 
     def edit(self) -> str:
         if self.found is not None:
-            ours, theirs = (family_of(c.config).title for c in (self.result, self.original))
-            if ours != theirs:
-                raise CheckpointError(f"the source is a {theirs} model, and this is a {ours} model")
+            ours, theirs = (family_of(c.config) for c in (self.result, self.original))
+            if ours != theirs and ours.model_type not in theirs.saved_as:
+                raise CheckpointError(
+                    f"the source is a {theirs.title} model, and this is a {ours.title} model"
+                )
             recorded = self.manifest.edit.source
             if recorded.content != self.found.identified.content:
                 raise CheckpointError("the source is not the one that the manifest records")

@@ -55,11 +55,15 @@ class PlanFile(Record):
             edits=edits, layout=layout, model=model, chosen=chosen, provenance=provenance or {}
         )
 
-    def selection(self, num_blocks: int, num_heads: int) -> Selection:
+    def selection(
+        self, num_blocks: int, num_heads: int, num_groups: int | None = None
+    ) -> Selection:
         """The selection for a model of that size. Raises `BlockSpecError`."""
         parts: list[Part] = []
         for edit in self.edits:
-            parts += parse_selection(edit.drop_attn, edit.variant, num_blocks, num_heads)
+            parts += parse_selection(
+                edit.drop_attn, edit.variant, num_blocks, num_heads, num_groups
+            )
         return tuple(sorted(parts))
 
 

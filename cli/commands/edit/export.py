@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     "stock: loads in the library's own class. compact: smaller and without a key/value cache for "
     "these blocks, but needs its modeling file. auto: stock if it can hold the variant exactly."
 )
+@click.option(
+    "--as",
+    "save_as",
+    metavar="TYPE",
+    help="Save the result as another model type that has the same tensors and can hold the edit: "
+    "llama for a Mistral model without a sliding window.",
+)
 @calibration_option
 @revision_option
 @output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
