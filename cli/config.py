@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.options import EXISTING_FILE
+from cli.options import COMMAS, EXISTING_FILE
 
 _NOT_READ = {"config", "output", "overwrite", "json"}
 _MANY = 5
@@ -70,13 +70,16 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
 
 def _check_value(where: str, option: click.Parameter, value: Any) -> Any:
     """Returns a value in the form that click takes. Raises `BadParameter`."""
-    several = getattr(option, "multiple", False) or option.nargs == -1
+    joined = option.metavar == COMMAS
+    several = getattr(option, "multiple", False) or option.nargs == -1 or joined
     values = value if several and isinstance(value, list) else [value]
     if not all(isinstance(one, str | int | float) for one in values):
         form = "values" if several else "one value"
         raise click.BadParameter(f"{where}: expected {form}, got {value!r}")
     if any("\0" in str(one) for one in values):
         raise click.BadParameter(f"{where}: {value!r} holds a NUL character; remove it")
+    if joined:
+        return ",".join(map(str, values))
     return values if several else value
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cli.options import (
+    COMMAS,
     FOLDER,
     F,
     Number,
@@ -47,10 +48,8 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
     return combine_options(
         click.option(
             "--tasks",
-            multiple=True,
-            metavar="A,B",
-            help="lm-eval tasks, groups, or patterns, separated by commas. Repeatable.  "
-            f"[default: {default}]",
+            metavar=COMMAS,
+            help=f"lm-eval tasks, groups, or patterns, separated by commas.  [default: {default}]",
         ),
         click.option(
             "--suite",
@@ -135,7 +134,7 @@ choice_options = combine_options(
     count_option(
         "--max-evaluations",
         64,
-        "Measure at most this many edits. If there are no more, all are measured. Otherwise, "
+        "Measure at most this many edits. If fewer are possible, all are measured. Otherwise, "
         "estimates choose which.",
         least=1,
     ),

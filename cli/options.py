@@ -92,6 +92,8 @@ def count_option(
     )
 
 
+COMMAS = "A,B"
+"""How --help shows an option whose text holds several values. A file may list them."""
 PATH = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)

@@ -168,7 +168,7 @@ def test_people_get_a_table_and_the_best_edit(files):
     done = sweep(files)
     lines = done.stdout.splitlines()
     assert lines[0].endswith(
-        "30 passages, 6 tokens given, 5 asked for; losses and KL in nats per token"
+        "30 passages, 6 tokens of prefix, 5 of suffix; losses and KL in nats per token"
     )
     for label in ("edit", "variant", "exact", "held-out loss", "perplexity", "KL"):
         assert label in done.stdout
@@ -331,7 +331,7 @@ def test_people_get_the_front_of_the_estimates(files):
     done = sweep(files, "--estimate")
     assert "est. KL" in done.stdout
     head, *front = done.stdout.split("\nestimates of ")[1].splitlines()
-    assert head.startswith("8 heads and blocks; those that move the margins of recited tokens")
+    assert head.startswith("8 heads and blocks. These move the margins of recited tokens")
     costs = [float(line.split("KL ")[1].split()[0]) for line in front]
     moves = [float(line.split("margins ")[1].split()[0]) for line in front]
     assert costs == sorted(costs)

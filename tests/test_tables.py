@@ -180,7 +180,9 @@ def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
         edit["exact_match"], edit["exact_count"] = 0.0, 0
     *_, first, last = piped(lambda: print_sweep(result)).splitlines()
     assert first == "fewest recited (99.0% to 0.0%): 1 linear; 2 identity; 2 linear"
-    assert last == "What these edits cost was not measured. To choose, leave --exact-only out."
+    assert last == (
+        "The cost of these edits was not measured. To choose one, sweep without --exact-only."
+    )
 
 
 def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:

@@ -94,7 +94,7 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
     result = read_json(path)
     if result.get("question") != json.loads(json.dumps(question(task))):
         raise SamplesError(
-            "holds the search of another model, goal, text or choice",
+            "holds a search with another model, goal, text, or choice",
             where=path,
             fix="give the same options, choose another `output`, or use `overwrite=True`",
         )

@@ -43,9 +43,9 @@ def _print(result: dict[str, Any]) -> None:
     settings = result["settings"]
     rows, threads = settings["batch_size"], settings["threads"]
     echo(
-        f"{_counted(rows, 'row')} of {settings['prompt_tokens']} prompt and "
+        f"{_count_noun(rows, 'row')} of {settings['prompt_tokens']} prompt and "
         f"{settings['new_tokens']} new tokens, {settings['dtype']} on {settings['device']}"
-        + (f", {_counted(threads, 'thread')}" if settings["device"] == "cpu" else "")
+        + (f", {_count_noun(threads, 'thread')}" if settings["device"] == "cpu" else "")
     )
     echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
     table = []
@@ -53,8 +53,8 @@ def _print(result: dict[str, Any]) -> None:
         speeds = [result[part][f"{key}_tokens_per_second"] for part in ("base", "edited")]
         ratio = result["ratios"][f"{key}_tokens_per_second"]
         noise = "  within noise" if ratio["within_noise"] else ""
-        shown = (_range(speed, ",.0f") for speed in speeds)
-        table.append((label, *shown, _range(ratio, ".2f") + noise))
+        shown = (_format_range(speed, ",.0f") for speed in speeds)
+        table.append((label, *shown, _format_range(ratio, ".2f") + noise))
     for label, key, form in (
         ("key/value cache", "cache_bytes", decimal),
         ("parameters", "parameters", "{:,}".format),
@@ -67,10 +67,10 @@ def _print(result: dict[str, Any]) -> None:
     echo(f"peak memory: {settings['memory']}")
 
 
-def _range(value: dict[str, Any], form: str) -> str:
+def _format_range(value: dict[str, Any], form: str) -> str:
     middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
     return f"{middle} [{low}, {high}]"
 
 
-def _counted(number: int, noun: str) -> str:
+def _count_noun(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
