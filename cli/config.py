@@ -1,4 +1,4 @@
-"""--config: a file of options by their names, and the file that repeats a command."""
+"""--config: a file that holds options by their names."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from cli.options import EXISTING_FILE
+from cli.options import COMMAS, EXISTING_FILE
 
-_ONE_RUN = {"config", "output", "overwrite", "json"}
+_NOT_READ = {"config", "output", "overwrite", "json"}
 _MANY = 5
 """A command with more options than this takes --config."""
 
 
 def config_option(*names: str) -> Callable[[Any], Any]:
-    """--config, and `names` as other names of it."""
+    """--config, which is also called `names`."""
     return click.option(
         "--config",
         *names,
@@ -26,13 +26,13 @@ def config_option(*names: str) -> Callable[[Any], Any]:
         expose_value=False,
         callback=_read,
         metavar="FILE",
-        help="Take options by their names from a YAML or JSON file, such as the config.yaml (or "
-        "recipe.yaml) in a result. Command-line options override the file.",
+        help="YAML or JSON file with options by their names, such as config.yaml or recipe.yaml "
+        "of a result. Command-line options override the file.",
     )
 
 
 def with_config(command: click.Command) -> click.Command:
-    """Gives a command of many options --config, unless it has it."""
+    """Adds --config to a command with many options, unless it has the option."""
     options = [one for one in command.params if isinstance(one, click.Option)]
     if len(options) > _MANY and not any("--config" in one.opts for one in options):
         config_option()(command)
@@ -40,7 +40,7 @@ def with_config(command: click.Command) -> click.Command:
 
 
 def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Makes what the file says the default of every option."""
+    """Makes the values in the file the defaults of the options."""
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
     from surgery.errors import SourceError
@@ -52,40 +52,37 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
         with guard(SourceError, "is not a file of options", path):
             given = parse_yaml(read_bytes(path, SourceError).decode(errors="replace"))
     known = {_name(one): one for one in ctx.command.params}
-    switched = {off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts}
+    negations = {
+        off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts
+    }
     ctx.default_map = {}
     for key, value in given.items():
         name = key.lstrip("-")
-        if name in switched:
-            name, value = switched[name], not value
-        if name in _ONE_RUN:
-            raise click.BadParameter(f"{path}: {key!r} is not read from a file; type --{name}")
+        if name in negations:
+            name, value = negations[name], not value
+        if name in _NOT_READ:
+            raise click.BadParameter(f"{path}: {key!r} cannot come from a file; pass --{name}")
         if name not in known:
             near = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, known, 1))
             raise click.BadParameter(f"{path}: {ctx.info_name} has no option {key!r}{near}")
-        ctx.default_map[str(known[name].name)] = _checked(f"{path}: {key}", known[name], value)
+        ctx.default_map[str(known[name].name)] = _check_value(f"{path}: {key}", known[name], value)
 
 
-def _checked(where: str, option: click.Parameter, value: Any) -> Any:
-    """The value of an option, as click takes it. Raises `BadParameter`."""
-    several = getattr(option, "multiple", False) or option.nargs == -1
+def _check_value(where: str, option: click.Parameter, value: Any) -> Any:
+    """Returns a value in the form that click takes. Raises `BadParameter`."""
+    joined = option.metavar == COMMAS
+    several = getattr(option, "multiple", False) or option.nargs == -1 or joined
     values = value if several and isinstance(value, list) else [value]
     if not all(isinstance(one, str | int | float) for one in values):
         form = "values" if several else "one value"
         raise click.BadParameter(f"{where}: expected {form}, got {value!r}")
     if any("\0" in str(one) for one in values):
         raise click.BadParameter(f"{where}: {value!r} holds a NUL character; remove it")
+    if joined:
+        return ",".join(map(str, values))
     return values if several else value
 
 
-def config_of(ctx: click.Context) -> str:
-    """The file that repeats the command that runs, as YAML. It names files without their paths."""
-    from evals.running.request import config_text
-
-    shown = (one for one in ctx.command.params if one.expose_value and _name(one) not in _ONE_RUN)
-    return config_text({_name(one): ctx.params[str(one.name)] for one in shown})
-
-
 def _name(option: click.Parameter) -> str:
-    """An option as it is typed, without dashes; an argument in small letters."""
+    """The longest name of an option, without dashes, or of an argument, in lower case."""
     return max(option.opts, key=len).lstrip("-").lower()

@@ -1,12 +1,11 @@
-"""Options and renderings that commands share."""
+"""Options that commands share, and the requests that options fill."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Request")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = {
-    "include_paths": "include_path",
-    "save_as": "as",
-}  # arguments whose option has another name
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -38,7 +33,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 
 
 class Number(click.FloatRange):
-    """A number within bounds, which NaN and infinity never are: every comparison lets NaN pass."""
+    """A finite number within bounds. Every comparison lets NaN pass, so it is refused by name."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -49,8 +44,8 @@ class Number(click.FloatRange):
         return float(number)
 
 
-def together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, in the order of `--help`."""
+def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator for several options, in the order of `--help`."""
 
     def decorate(command: F) -> F:
         for option in reversed(options):
@@ -60,28 +55,45 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def ask(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
+def fill_request(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
     """The request that options fill. Raises `UsageError` for what it refuses."""
-    from pydantic import ValidationError
-
-    try:
+    with refuse_misuse():
         return kind.of(options, **more)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"`{name}`: " for name in first["loc"][:1])
-        raise click.UsageError(where + first["msg"].removeprefix("Value error, ")) from None
+
+
+@contextmanager
+def refuse_misuse() -> Iterator[None]:
+    """Raises `UsageError` for requests that contradict themselves or name tasks that do not run."""
+    try:
+        yield
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = "".join(f"`{name}`: " for name in first["loc"][:1])
+            text = where + first["msg"].removeprefix("Value error, ")
+        else:
+            from evals.evaluation.gates import UnknownTaskError
+
+            if not isinstance(error, UnknownTaskError):
+                raise
+            text = str(error)
+        raise click.UsageError(text) from None
 
 
 def count_option(
     option: str, default: int | None, text: str, *, least: int | None = None
 ) -> Callable[[F], F]:
-    """A whole number, from `least` on where the command does not say better what is wrong."""
+    """A whole number. Without `least`, the request checks how small it may be."""
     kind = int if least is None else click.IntRange(min=least)
     return click.option(
         option, type=kind, default=default, show_default=True, metavar="N", help=text
     )
 
 
+COMMAS = "A,B"
+"""How --help shows an option whose text holds several values. A file may list them."""
 PATH = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -92,9 +104,15 @@ def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
     return click.option("--samples", required=required, metavar="SAMPLES", help=text)
 
 
-def control_option(text: str) -> Callable[[F], F]:
+def control_option(default: str) -> Callable[[F], F]:
+    """`default`: what is read without it."""
     return click.option(
-        "--control", "controls", multiple=True, type=PATH, metavar="FILE", help=text
+        "--control",
+        multiple=True,
+        type=PATH,
+        metavar="FILE",
+        help="Text that the models were not trained on: a file, a folder, or "
+        f"hf:DATASET:SPLIT:COLUMN. Repeatable.  [default: {default}]",
     )
 
 
@@ -113,142 +131,115 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
 )
 revision_option = click.option(
-    "--revision", metavar="R", help="Branch, tag or commit of a Hub model (step143000)."
+    "--revision", metavar="R", help="Branch, tag, or commit of a Hub model, such as step143000."
 )
 overwrite_option = click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace what an earlier run wrote there, at once, when the new one is complete.",
+    help="Replace the output of an earlier run. The old output stays until the new one is "
+    "complete.",
 )
-length_options = together(
-    count_option("--prefix-length", None, "Tokens given.  [default: 32, or a pair's own]"),
-    count_option("--suffix-length", None, "Tokens asked for.  [default: likewise]"),
+length_options = combine_options(
+    count_option(
+        "--prefix-length",
+        None,
+        "Tokens of a passage that the model is given.  [default: 32, or a pair's own]",
+    ),
+    count_option(
+        "--suffix-length",
+        None,
+        "Tokens that the model must complete.  [default: 32, or a pair's own]",
+    ),
 )
 corpus_option = click.option(
     "--corpus",
     multiple=True,
     type=PATH,
     metavar="FILE",
-    help="Text the model was not trained on, to measure what an edit costs, as for collect; may "
-    "be repeated.  [default: a lab model's own]",
+    help="Held-out text, which the model was not trained on: it shows what an edit costs. A file, "
+    "a folder, or hf:DATASET:SPLIT:COLUMN. Repeatable.  [default: a lab model's own]",
 )
 calibration_option = click.option(
     "--calibration",
     multiple=True,
     metavar="FILE",
-    help="Text that mean and linear are fitted on: files, folders, or hf:DATASET:SPLIT:COLUMN; may "
-    "be repeated.  [default: a lab model's own]",
+    help="Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN. "
+    "Repeatable.  [default: a lab model's own]",
 )
 
 
-def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
-    found: dict[str, float] = {}
-    for value in values:
-        name, sign, number = value.rpartition("=")
-        try:
-            limit = float(number)
-        except ValueError:
-            limit = -1.0
-        if not sign or not 0 <= limit <= 1:
-            raise click.BadParameter(f"{value!r} is not ATTACK=X; write for example 'hints:2=0.02'")
-        if name in found:
-            raise click.BadParameter(f"{name!r} has more than one limit")
-        if name in ("cheap", "all", "membership"):
-            raise click.BadParameter(f"{name!r} has no one rate that could be limited")
-        found[name] = limit
-    return found
+def limit_option(
+    option: str, form: str, example: str, text: str, *, most: float, groups: Collection[str] = ()
+) -> Callable[[F], F]:
+    """A repeatable limit by name, such as TASK=X, from 0 to `most`. It gives {name: limit}.
+
+    `groups`: names of several rates, which one limit cannot be for.
+    """
+
+    def parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+        found: dict[str, float] = {}
+        for value in values:
+            name, _, number = value.rpartition("=")
+            name = name.strip()
+            if not name:
+                raise click.BadParameter(f"{value!r} is not {form}; write for example {example!r}")
+            if name in found:
+                raise click.BadParameter(f"{name!r} has more than one limit")
+            if name in groups:
+                raise click.BadParameter(f"{name!r} is not a single rate, so it takes no limit")
+            try:
+                found[name] = float(number)
+            except ValueError:
+                found[name] = math.nan
+            if not (0 <= found[name] <= most and math.isfinite(found[name])):
+                allowed = f"from 0 to {most:g}" if math.isfinite(most) else "from 0 on"
+                raise click.BadParameter(f"{number!r} in {value!r} is not a number {allowed}")
+        return found
+
+    return click.option(option, multiple=True, callback=parse, metavar=form, help=text)
 
 
-attack_options = together(
+attack_options = combine_options(
     click.option(
         "--attack",
-        "attacks",
         multiple=True,
         metavar="A",
-        help="greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, quantized:BITS, "
-        "relearn, relearn-benign, membership; cheap: those that one pass decides; may be "
-        "repeated.  [default: all]",
+        help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, "
+        "quantized:BITS, relearn, relearn-benign, or membership. cheap stands for all that need "
+        "only one pass. Repeatable.  [default: all]",
     ),
-    click.option(
+    limit_option(
         "--max",
-        "max_recovered",
-        multiple=True,
-        callback=_shares,
-        metavar="A=X",
-        help="Gate: attack A may recover at most the share X of the passages. A is run beside "
-        "those of --attack, or beside all without it; may be repeated.",
+        "A=X",
+        "hints:2=0.02",
+        "Gate: attack A may recover at most the share X of the passages. A runs even if --attack "
+        "does not name it. Repeatable.",
+        most=1,
+        groups=("cheap", "all", "membership"),
     ),
 )
 """--attack, --max."""
-device_options = together(
+device_options = combine_options(
     click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         show_default=True,
-        help="auto: as stored; float16 is measured in float32 on a CPU.",
+        help="auto: as stored, but float16 runs as float32 on a CPU.",
     ),
-    click.option("--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if any]"),
+    click.option(
+        "--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if there is one]"
+    ),
 )
-running_options = together(
+running_options = combine_options(
     device_options,
     click.option(
         "--device-map",
         type=click.Choice(["auto"]),
-        help="auto: spread a model that is larger than one device over all of them.",
+        help="auto: spread a model that is too large for one device over all of them.",
     ),
-    count_option(
-        "--batch-size",
-        None,
-        "Rows at a time.  [default: as many as memory allows and help]",
-        least=1,
-    ),
+    count_option("--batch-size", None, "Rows at a time.  [default: chosen to fit memory]", least=1),
 )
 """--dtype, --device, --device-map, --batch-size."""
-measuring_options = together(revision_option, length_options, running_options)
+measuring_options = combine_options(revision_option, length_options, running_options)
 """--revision, --prefix-length, --suffix-length, and how the model is run."""
-
-
-def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
-
-
-def shown(text: object) -> str:
-    """Text as a terminal may have it: any character that is not printable becomes an escape.
-
-    Names come from foreign files, and control characters in them could erase or forge lines.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def typed(line: object) -> str:
-    """A line of an error, which names arguments of the Python API, with options in their place.
-
-    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output,
-    `include_paths` → --include-path, which takes one and may be given again.
-    """
-
-    def option(match: re.Match[str]) -> str:
-        name, value = "--" + _OPTIONS.get(match[1], match[1]).replace("_", "-"), match[2]
-        return name if value in (None, "True") else f"{name} {value}"
-
-    return re.sub(r"`([a-z_]+)(?:=([\w.+-]+))?`", option, str(line))
-
-
-def echo(line: object = "") -> None:
-    """A line of results, on stdout."""
-    click.echo(shown(line))
-
-
-def speaks() -> bool:
-    """Whether this process talks to people: of those of one launch, the first does."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def note(line: object, *, anywhere: bool = False) -> None:
-    """A line for people, on stderr: a warning, what was decided for the user; once in a launch.
-
-    `anywhere`: an error, which may be of any one process.
-    """
-    if anywhere or speaks():
-        click.echo(shown(typed(line)), err=True)

@@ -1,29 +1,40 @@
-"""What an export is asked for, and the export: planned, fitted and written."""
+"""An export from its request to its folder, and an export that is repeated from its record."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.inputs import Progress, Say, calibration_text, fitted, say_nothing, show_nothing
+from evals.inputs import (
+    Progress,
+    Say,
+    find_calibration_text,
+    fit_prepared,
+    say_nothing,
+    show_nothing,
+)
 from evals.running.request import Request
 from surgery.record.plan_file import PlanFile, read_plan_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
+    from surgery.proof.reproduction import Reproduction
 
 
 class ExportRequest(Request):
-    """The edit of `model` to save as a checkpoint in `output`.
+    """Edit `model` and save the checkpoint in `output`.
 
-    - `drop_attn`: blocks and heads, as text; or `plan`: what a search chose, or its file.
-    - `variant`: what they become (default: identity); a plan names its own. `layout`: how they are
-      stored. `save_as`: another model type with the same tensors to save it as.
+    - `drop_attn`: blocks and heads as text, or `plan`: what a search chose, or its file.
+    - `variant`: what they become (default: identity). A plan names its own. `layout`: how they are
+      stored. `save_as`: another model type with the same tensors, to save it as.
     - `calibration`: text to fit on. Empty: a lab model's own.
-    - `output`: the folder to create (default: NAME-VARIANT-BLOCKS); `overwrite` replaces one.
+    - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
     """
 
@@ -49,16 +60,16 @@ class ExportRequest(Request):
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
         return self
 
-    def edit(self) -> str | PlanFile:
-        """Returns what is to be done. Raises `SurgeryError` for a plan that cannot be read."""
+    def read_edit(self) -> str | PlanFile:
+        """Returns what to do. Raises `SurgeryError` for a plan that cannot be read."""
         if isinstance(self.plan, Path):
             return read_plan_file(self.plan)
         return self.plan or self.drop_attn or ""
 
     def check_output(self, default: Path | None = None) -> None:
-        """Refuses, before any work, an output that could not be written in the end.
+        """Raises `OutputError`, before any work, for an output that could not be written.
 
-        `default`: where it is written unless `output` is given. Raises `OutputError`.
+        `default`: where it goes unless `output` is given.
         """
         from surgery.exporting import check_target
 
@@ -76,21 +87,22 @@ def run_export(
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
-    `dry_run`: reads no weights and writes nothing. `keep`: an output that is an export of the same
-    edit stays as it is, to be verified. Both give no export. Raises a `SurgeryError`; the output
-    then does not exist, or is still the old one.
+    `dry_run` reads no weights and writes nothing. `keep` leaves an output that is an export of the
+    same edit as it is. Both then return no export. Raises a `SurgeryError`. The output then does
+    not exist, or is still the old one.
     """
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
     from surgery.families import left_out
 
-    edit, variant = request.edit(), request.variant or "identity"
+    edit, variant = request.read_edit(), request.variant or "identity"
     early = not (dry_run or keep)
     if early:
         request.check_output()
     text = None
     if request.calibration or not dry_run:
-        text = calibration_text(request.calibration, request.model, list_variants(edit, variant))
+        variants = list_variants(edit, variant)
+        text = find_calibration_text(request.calibration, request.model, variants)
     prepared = prepare(
         request.model,
         edit,
@@ -106,7 +118,7 @@ def run_export(
         request.check_output(prepared.default_output)
     if dry_run or (keep and _is_export_of(request.output, prepared)):
         return prepared, None
-    fitting = None if text is None else fitted(prepared, text, progress)
+    fitting = None if text is None else fit_prepared(prepared, text, progress)
     with progress("export", prepared.total_bytes) as advance:
         export = write(
             prepared,
@@ -127,3 +139,39 @@ def _is_export_of(output: Path | None, prepared: Prepared) -> bool:
         return False
     wanted = prepared.plan.selection, prepared.plan.layout.NAME
     return (tuple(made.edit.parts), made.edit.layout) == wanted
+
+
+def repeat_export(
+    model: str,
+    output: Path | None = None,
+    *,
+    revision: str | None = None,
+    source: str | None = None,
+    calibration: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress = show_nothing,
+) -> Reproduction:
+    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text.
+
+    Arguments and errors are those of `surgery.proof.reproduction.reproduce`.
+    """
+    from surgery.exporting import check_target
+    from surgery.proof.reproduction import open_original, reproduce
+
+    if output is not None:
+        check_target(model, output, overwrite=overwrite)
+    original = open_original(model, revision)
+    edit = original.manifest.edit
+    variants = [part.variant for part in edit.parts]
+    text = find_calibration_text(calibration, edit.source.model, variants)
+    if text is not None and edit.calibration is not None:
+        text = replace(text, spread=edit.calibration.spread)
+    with progress("reproduce", None) as advance:
+        return reproduce(
+            original,
+            output,
+            source=source,
+            overwrite=overwrite,
+            fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
+            progress=advance,
+        )

@@ -1,4 +1,4 @@
-"""The models and texts that a request names, found and opened."""
+"""Finds and opens the models and texts that a request names."""
 
 from __future__ import annotations
 
@@ -25,51 +25,52 @@ if TYPE_CHECKING:
 Plan = TypeVar("Plan")
 Result = TypeVar("Result")
 Say = Callable[[str], None]
-"""Is told what was decided for the user, and of warnings: a line each."""
+"""Takes a line for the user: a decision that was made for them, or a warning."""
 Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
-"""A bar for a text and a total, which is told how much has just been done."""
+"""Makes a bar from a text and a total. It yields a function that takes what was just done."""
 
 
 def say_nothing(line: str) -> None:
-    """To nobody."""
+    """Prints nothing."""
 
 
 @contextmanager
 def show_nothing(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """No bar."""
+    """Shows no bar."""
     yield lambda done: None
 
 
-def calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
-    """What `--calibration` names, else a lab model's own text; None where nothing is fitted.
+def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
+    """The text that `--calibration` names, else a lab model's own. None if nothing is fitted.
 
-    Found before a model is looked for. Raises as `surgery.fitting.calibration.find_calibration`.
+    Needs no model, so that mistakes show early. Raises as
+    `surgery.fitting.calibration.find_calibration`.
     """
     from surgery.fitting.calibration import find_calibration
 
-    return find_calibration(variants, named, _of_lab if find_lab(model) else None)
+    return find_calibration(variants, named, _read_lab_text if find_lab(model) else None)
 
 
-def _of_lab() -> Text:
+def _read_lab_text() -> Text:
     from evals.lab import calibration_texts
     from surgery.fitting.calibration import make_calibration
 
     return make_calibration(calibration_texts(), name="lab calibration text")
 
 
-def fitted(prepared: Prepared, text: Text, progress: Progress = show_nothing) -> Fitting:
-    """Fits what an export needs."""
+def fit_prepared(prepared: Prepared, text: Text, progress: Progress = show_nothing) -> Fitting:
+    """Fits what an export needs on calibration text."""
     from surgery.fitting.fitter import fit_checkpoint
 
     with progress("calibrate", None) as advance:
         return fit_checkpoint(prepared, text, advance=advance)
 
 
-def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
-    """Texts from all over what `--corpus` or `--control` name; else a lab model's own, else none.
+def read_heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
+    """Texts from all parts of the `files`, else a lab model's own, else none.
 
-    Read before a model is looked for. `names`: what the user named that may be of the lab. Raises
-    `SamplesError` for what cannot be read.
+    Needs no model, so that mistakes show early. `names`: models or samples, any of which may be of
+    the lab. Raises `SamplesError` for a file that cannot be read.
     """
     from evals import lab
     from surgery.reading.corpus import open_corpus
@@ -80,11 +81,13 @@ def heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     return lab.heldout_texts() if find_lab(*names) else []
 
 
-def needed_texts(files: Sequence[Path], model: str, *, option: str = "corpus") -> list[str]:
-    """As `heldout_texts`. Raises `SamplesError` where there is none."""
+def require_heldout_texts(
+    files: Sequence[Path], model: str, *, option: str = "corpus"
+) -> list[str]:
+    """As `read_heldout_texts`, but raises `SamplesError` if there is no text."""
     from surgery.errors import SamplesError
 
-    texts = heldout_texts(files, model)
+    texts = read_heldout_texts(files, model)
     if not texts:
         raise SamplesError(
             "no held-out text to measure the cost of an edit on",
@@ -95,7 +98,7 @@ def needed_texts(files: Sequence[Path], model: str, *, option: str = "corpus") -
 
 
 def open_passages(samples: str, request: Measuring) -> Passages:
-    """SAMPLES as named → passages, found."""
+    """Finds the passages that SAMPLES names."""
     from evals.samples import open_samples
 
     return open_samples(
@@ -104,17 +107,17 @@ def open_passages(samples: str, request: Measuring) -> Passages:
 
 
 def look_up(model: str, revision: str | None = None) -> None:
-    """Raises `SurgeryError` where there is no such model, or none that can be edited.
+    """Raises `SurgeryError` if there is no such model, or it cannot be edited.
 
-    Of a Hub model only small files and headers are fetched.
+    From the Hub it fetches only small files and headers.
     """
     from surgery.hub.finding import find_outline
 
     find_outline(model, revision)
 
 
-def tokenized(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
-    """The passages in a model's tokens; `say` hears of rows left out, merged, or not independent.
+def tokenize_passages(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
+    """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenized`.
     """
@@ -134,7 +137,7 @@ def open_model(
     *,
     say: Say = say_nothing,
 ) -> LoadedModel:
-    """MODEL as named, or as it was found → the loaded model."""
+    """Loads a model from its name, or from where it was found."""
     from evals.models import open_model
 
     return open_model(
@@ -148,9 +151,9 @@ def open_model(
 
 
 def find_last(model: str, request: Measuring) -> ResolvedModel:
-    """The model that is measured after others, looked for before them; and the device of all.
+    """Finds the model that is measured last, and checks the device, before the first is measured.
 
-    Raises `SurgeryError` for what is not there.
+    Raises `SurgeryError` if either is not there.
     """
     from evals.models import find_device
     from surgery.hub.finding import find_model
@@ -168,10 +171,10 @@ def measure_in_turn(
     measure: Callable[[LoadedModel, Plan, bool], Result],
     say: Say = say_nothing,
 ) -> tuple[Plan, list[Result]]:
-    """Measures models in one precision, with one of them in memory at a time.
+    """Measures models in the same precision, with one in memory at a time.
 
-    `prepare` makes of the first what all are measured on; `measure` is also told whether it has the
-    last. Raises `MeasurementError` for models that would run in different precisions.
+    `prepare` gets the first model and returns the plan for all. The third argument of `measure`
+    says whether the model is the last. Raises `MeasurementError` if precisions differ.
     """
     from evals.models import check_precision
 
@@ -187,7 +190,7 @@ def measure_in_turn(
     return plan, results
 
 
-def fitter_for(
+def make_fitter(
     plans: Sequence[EditPlan],
     text: Text | None,
     loaded: LoadedModel,
@@ -196,7 +199,7 @@ def fitter_for(
     processes: Sharing = ALONE,
     progress: Progress = show_nothing,
 ) -> Fitter | None:
-    """A fitter that has fitted what `plans` need; None where there is no text for it.
+    """A fitter that has fitted what `plans` need. None if there is no text.
 
     `processes` share the work.
     """

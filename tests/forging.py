@@ -14,7 +14,7 @@ from command_line import attn_surgery
 from safetensors.torch import load_file, save_file
 
 import surgery
-from cli.options import typed
+from cli.terminal import name_options
 from surgery.errors import OutputError
 from surgery.publishing.publishable import find_publishable
 
@@ -55,7 +55,7 @@ def assert_fails(folder: Path, name: str, detail: str, source: Path | None = Non
     failed = [check for check in outcome.json["checks"] if not check["ok"]]
     assert [check["name"] for check in failed] == [name], outcome.json
     assert detail in failed[0]["detail"]
-    assert outcome.stderr == typed(f"error: {folder}: {name}: {failed[0]['detail']}\n")
+    assert outcome.stderr == name_options(f"error: {folder}: {name}: {failed[0]['detail']}\n")
     assert not surgery.verify(folder, source=source).ok
 
 

@@ -89,7 +89,7 @@ def test_figures_are_of_the_passages_that_did_not_choose(command, searched) -> N
 @pytest.mark.parametrize("command", EXTRA)
 def test_the_table_says_so(command, searched) -> None:
     printed = run(command, searched, "all.jsonl").stdout
-    assert "A search chose the edit on 6 of 12; the figures are of the rest." in printed
+    assert "A search used 6 of 12 to choose the edit. The figures are for the others." in printed
     assert "of 12" in printed if command == "extract" else "edited, all 12" in printed
 
 

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from command_line import ROOT, attn_surgery, finish, start
 
-from cli.config import config_of
 from cli.main import COMMANDS, GROUPS, main
+from evals.sweep.request import SweepRequest
 
 HEAVY = {
     "torch", "transformers", "numpy", "scipy", "datasets", "lm_eval", "accelerate", "matplotlib",
@@ -223,7 +223,7 @@ def test_a_number_is_a_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: Path) -> None:
-    """YAML or JSON, keys as they are typed; what is typed is preferred."""
+    """YAML or JSON, keys like options. Command-line options override the file."""
     found = command(name)
     options = [one for one in found.params if isinstance(one, click.Option)]
     takes = any("--config" in one.opts for one in options)
@@ -246,14 +246,15 @@ def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: P
 def test_values_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "options.json"
     given = {"model": "m", "--samples": "s.npy", "no-last": True, "variant": "zero", "limit": 0.5,
-             "corpus": ["hf:a/b:train:text"], "batch-size": 3, "heads": True}  # fmt: skip
+             "corpus": ["hf:a/b:train:text"], "batch-size": 3, "heads": True,
+             "tasks": "a,b"}  # fmt: skip
     file.write_text(json.dumps(given))
     ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
-    again = yaml.safe_load(config_of(ctx))
+    again = yaml.safe_load(SweepRequest.of(ctx.params).to_config())
     assert again == {"dtype": "auto", "exact-only": False, "ranges": False, "bounds": False,
                      "estimate": False, "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "corpus": ["hf:a/b:train:text"], "limit": 0.5,
-                     "heads": True, "batch-size": 4}  # fmt: skip
+                     "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip
 
 
 def test_help_lists_the_commands() -> None:

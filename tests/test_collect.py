@@ -232,7 +232,7 @@ def test_every_form_of_corpus_gives_the_same_documents(tmp_path):
 
 def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
     """Of `--control` and `--corpus` alike; a row of a table is no longer text with its braces."""
-    from evals.inputs import heldout_texts
+    from evals.inputs import read_heldout_texts
 
     rows = [{"text": "one fish\n"}, {"text": "two fish\n"}]
     (tmp_path / "a.txt").write_text("one fish\ntwo fish\n")
@@ -244,7 +244,7 @@ def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / file)
     named = [tmp_path / name for name in ("a.txt", "a.jsonl", "a.jsonl.zst", "a.parquet")]
     named.append(Path(f"hf:{tmp_path / 'set'}:train:text"))
-    assert heldout_texts(named) == ["one fish\ntwo fish\n"] * 5
+    assert read_heldout_texts(named) == ["one fish\ntwo fish\n"] * 5
 
 
 def test_a_data_set_of_the_hub_is_a_corpus(tmp_path):
@@ -440,5 +440,5 @@ def test_the_command_survives_being_killed(folder, planted, tmp_path):
         done = command_line.attn_surgery("collect", *arguments(folder, corpus, to))
         assert done.code == 0, done.stderr
         if to is output:
-            assert "an earlier run was taken up where it was" in done.stderr
+            assert "continued an earlier run" in done.stderr
     assert output.read_bytes() == whole.read_bytes()

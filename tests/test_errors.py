@@ -90,13 +90,8 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
     "list": (write("config.json", b"[]"), "config.json: not a JSON object"),
     "folder": (folder_in_place_of("config.json"), "config.json"),
     "other architecture": (
-<<<<<<< ours
         set_config(model_type="bloom"),
         "unsupported model_type bloom; supported: gpt_neox, gpt_neo, llama",
-=======
-        set_config(model_type="bert"),
-        "unsupported model_type bert; supported: gpt_neox, gpt_neo",
->>>>>>> theirs
     ),
     "no architecture": (set_config(model_type=...), "unsupported model_type None; supported: "),
     "odd architecture": (set_config(model_type=["gpt_neox"]), "model_type ['gpt_neox']; supported"),
@@ -199,19 +194,11 @@ def test_a_second_name_that_says_something_else(
 def test_architecture_comes_before_weights(tmp_path: Path, weights: bytes | None) -> None:
     source = tmp_path / "source"
     source.mkdir()
-<<<<<<< ours
     (source / "config.json").write_text('{"model_type": "gpt2"}')
     if weights is not None:
         (source / SINGLE).write_bytes(weights)
         (source / "pytorch_model.bin").write_bytes(weights)
     refuse(tmp_path, source).assert_error("unsupported model_type gpt2; supported: ")
-=======
-    (source / "config.json").write_text('{"model_type": "bert"}')
-    if weights is not None:
-        (source / SINGLE).write_bytes(weights)
-        (source / "pytorch_model.bin").write_bytes(weights)
-    refuse(tmp_path, source).assert_error("unsupported model_type bert; supported: ")
->>>>>>> theirs
 
 
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
@@ -698,7 +685,7 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
     layout, unmeasured = done.stderr.splitlines()
     assert layout.startswith("layout stock: ")
-    assert unmeasured.startswith("nothing measured yet; ")
+    assert unmeasured.startswith("Nothing measured yet. ")
     found = attn_surgery("inspect", out, "--json")
     assert found.stderr == ""
     assert found.json["attention_free"] == {"1": "identity"}

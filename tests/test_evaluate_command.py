@@ -629,9 +629,8 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
         "measured, but inconclusive: max-drop local_choice (n = 2)."
     )
     assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr
-    assert (
-        f"{reported}: report and model card stay as they are: of the benchmarks only a part "
-        in (outcome.stderr)
+    assert f"{reported}: left its report and model card unchanged: only a part of each " in (
+        outcome.stderr
     )
     assert snapshot(reported) == before
 
@@ -649,8 +648,9 @@ def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, rep
     outcome = measured(work, reported, other, tmp_path / "report")
     assert outcome.code == 0, outcome
     assert outcome.stderr.startswith("warning: the models are unrelated: the base is no recorded ")
-    assert f"{reported}: report and model card stay as they are: base is not known to be its " in (
-        outcome.stderr
+    assert (
+        f"{reported}: left its report and model card unchanged: base is not known to be its "
+        in (outcome.stderr)
     )
     assert snapshot(reported) == before
     edit = edit_in(tmp_path / "report")
@@ -664,7 +664,7 @@ def test_a_copy_and_the_first_source_of_a_chain_are_sources(work, tmp_path):
     twice = surgery.export(work / "edited", "1", output=tmp_path / "twice").output
     copy = shutil.copytree(work / "base", tmp_path / "renamed")
     outcome = measured(work, twice, copy, tmp_path / "report")
-    assert f"{twice}: report and model card brought up to date" in outcome.stderr
+    assert f"{twice}: updated its report and model card" in outcome.stderr
     assert edit_in(twice).relation == "source"
 
 

@@ -18,7 +18,7 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from cli.exporting import evaluate_exports
+from evals.evaluation.evaluating import evaluate_exports
 from evals.evaluation.materials import Materials
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
@@ -36,7 +36,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     done = attn_surgery(*EXPORT, out, "--evaluate", *QUICK, "--max-extraction", "0.5", "--json")
     assert done.code == 0, done.stderr
-    assert "verified: " in done.stderr
+    assert ": verified (" in done.stderr
     report = json.loads((out / "report.json").read_text())
     assert done.json["evaluation"] == report
     (edit,) = report["edits"]
@@ -62,7 +62,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.code == 0, again.stderr
     for found in (done.json["evaluation"], json.loads((out / "report.json").read_text())):
         assert check_report(found, out).to_dict() == found, "push takes what evaluate says"
-    assert "report and model card brought up to date" in again.stderr
+    assert "updated its report and model card" in again.stderr
     beside = (out / "report.json").read_bytes()
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
     assert "Nothing yet" not in (out / "README.md").read_text()
@@ -126,7 +126,7 @@ def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None
     assert "evaluation" not in result
     note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
-    assert unmeasured.startswith("nothing measured yet; to see what it still recites")
+    assert unmeasured.startswith("Nothing measured yet. To see what it still recites")
     assert unmeasured.endswith(f" attn-surgery evaluate out --baseline {tiny / 'base'} --audit")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
@@ -163,7 +163,7 @@ def test_where_it_goes_is_looked_at_before_any_work(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (QUICK, "for use with --evaluate"),
+        (QUICK, "need --evaluate"),
         (("--evaluate", "--dry-run"), "exclude each other"),
         (("--push-to-hub", "me/x", "--dry-run"), "--push-to-hub and --dry-run exclude each other"),
         (("--evaluate", "--tasks", "lab_copy", "--suite", "lab"), "exclude each other"),
@@ -188,7 +188,7 @@ def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Pa
     changed = find_model(str(tmp_path / "base"))
     wanted = EvaluationRequest(models=("out",), baseline="base")
     with pytest.raises(OutputError, match=r"does not verify: edit: .*not the one") as error:
-        evaluate_exports(changed, Materials(wanted), tmp_path / "out")
+        evaluate_exports(changed, Materials(wanted), [tmp_path / "out"])
     assert "run it again if the source changed meanwhile" in str(error.value)
     assert not (tmp_path / "out" / "report.json").exists()
 

@@ -283,7 +283,7 @@ def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tm
 
 def test_people_get_a_table(models, samples):
     result = run(models[1], "--samples", samples, "--baseline", models[0], "--metrics", "full")
-    assert "30 passages, 6 tokens given, 5 asked for" in result.stdout
+    assert "30 passages, 6 tokens of prefix, 5 of suffix" in result.stdout
     for label in ("exact match", "suffix NLL", "control NLL", "exact, count 5", "selectivity"):
         assert label in result.stdout
 

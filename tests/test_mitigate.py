@@ -20,8 +20,8 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.commands.whole.mitigate import command
-from cli.config import config_of
 from evals.evaluation.report import read_report
+from evals.mitigating import MitigationRequest
 from evals.publication.report import check_report
 from surgery.proof.verification import verify
 
@@ -185,7 +185,8 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         "lab", "--attack", "near", "--output", "out",
     ]  # fmt: skip
     ctx = command.make_context("mitigate", given)
-    (tmp_path / "recipe.yaml").write_text(config_of(ctx))
+    request = MitigationRequest.of(ctx.params)
+    (tmp_path / "recipe.yaml").write_text(request.to_config())
     again = command.make_context(
         "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
     )
@@ -206,7 +207,7 @@ def test_what_was_done_is_not_done_again(
     outcome = mitigate(work, out)
     assert outcome.code == 0, outcome.stderr
     assert f"{search}: this search is complete" in outcome.stderr
-    assert f"{out}: was exported before" in outcome.stderr
+    assert f"{out}: exported by an earlier run" in outcome.stderr
     assert before == (snapshot(search), (out / "model.safetensors").stat().st_mtime_ns)
     assert (out / "report.json").exists()
     refused = mitigate(work, out)
@@ -237,7 +238,7 @@ def test_another_export_that_is_there_is_not_replaced(
         ("max: any", "any"),
         ("variant: [1, {a: 2}]", "variant"),
         ("json: true", "json"),
-        ("output: elsewhere", "type --output"),
+        ("output: elsewhere", "pass --output"),
         ("--seeed: 1", "did you mean 'seed'?"),
         ("a: &x [1]\nb: *x", "refers to parts of itself"),
         ("- list", "is not valid YAML"),
@@ -258,7 +259,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     out = tmp_path / "out"
     outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "hints:4")
     assert outcome.code == 3, outcome
-    assert "no edit meets 0 (hints:4): the best follows" in outcome.stderr
+    assert "no edit meets the limit of 0 (hints:4): continuing with the best one" in outcome.stderr
     report = read_report((out / "report.json").read_text())
     assert report.edits[0].passed is False
     assert verify(out, source=work / "tiny").ok
@@ -288,8 +289,8 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
     ("arguments", "text"),
     [
         ("", "name a MODEL, or give a --recipe that does"),
-        ("some/model", "brings none of its own: give --samples"),
-        ("some/model --samples x.jsonl", "brings none of its own: give --corpus"),
+        ("some/model", "some/model brings no samples of its own: give --samples"),
+        ("some/model --samples x.jsonl", "some/model brings no corpus of its own: give --corpus"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
     ],

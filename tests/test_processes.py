@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from command_line import ACCELERATE, TORCHRUN, finish, start
 
-from cli.options import note
+from cli.terminal import note
 from evals.running.processes import Processes
 
 SCRIPT = """
 import atexit
-from cli.options import note
+from cli.terminal import note
 from evals.running.processes import Processes
 from torch.distributed import is_initialized
 atexit.register(lambda: note(f"connected at the end: {is_initialized()}"))

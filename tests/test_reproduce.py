@@ -80,7 +80,7 @@ def test_identity_and_zero_repeat_bit_for_bit(
     assert not done.json["source_is_edited"]
     again = attn_surgery("reproduce", twice, "--source", once)
     assert again.code == 0
-    assert again.stderr == "the source, once, is itself an edited model: reproduce it too\n"
+    assert again.stderr == "The source, once, is itself an edited model. Reproduce it too.\n"
     assert again.stdout.endswith("files reproduced bit for bit from once\n")
     assert snapshot(tmp_path) == before
 
@@ -104,7 +104,7 @@ def test_a_file_that_differs_is_named(edited: Path, source: Path) -> None:
     done = attn_surgery("reproduce", edited, "--source", source)
     assert done.code == 1
     assert "DIFFERS tokenizer.json\n" in done.stdout
-    assert done.stderr == f"error: {edited}: is not reproduced: tokenizer.json differs\n"
+    assert done.stderr == f"error: {edited}: not reproduced: tokenizer.json differs\n"
     as_json = attn_surgery("reproduce", edited, "--source", source, "--json")
     assert as_json.code == 1
     assert as_json.json["first_difference"] == "tokenizer.json"
@@ -118,7 +118,7 @@ def test_a_manifest_that_tells_something_else(edited: Path, source: Path) -> Non
     rewrite(edited, lie)
     done = attn_surgery("reproduce", edited, "--source", source)
     assert done.code == 1
-    assert "is not reproduced: model-0000" in done.stderr
+    assert "not reproduced: model-0000" in done.stderr
 
 
 def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path, source: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_forged_file_with_its_hash_in_the_manifest(edited: Path, source: Path)
 
     rewrite(edited, forge)
     assert (
-        "is not reproduced: model-00001"
+        "not reproduced: model-00001"
         in attn_surgery("reproduce", edited, "--source", source).stderr
     )
 
@@ -144,8 +144,8 @@ def test_versions_that_differ_are_named(edited: Path, source: Path) -> None:
     rewrite(edited, old)
     done = attn_surgery("reproduce", edited, "--source", source, "--json")
     assert done.code == 0
-    assert "torch: 1.0 when it was made, " in done.stderr
-    assert "lost: 2 when it was made, none now\n" in done.stderr
+    assert "torch: 1.0 for the original, " in done.stderr
+    assert "lost: 2 for the original, none now\n" in done.stderr
     assert done.json["environment"]["lost"] == {"recorded": "2", "now": None}
     assert set(done.json["environment"]) == {"torch", "lost"}
 

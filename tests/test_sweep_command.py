@@ -19,7 +19,7 @@ from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, 
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from cli.options import typed
+from cli.terminal import name_options
 from evals.sweep.sweeping import owned
 from surgery.exporting import export
 from surgery.output import check_output
@@ -168,7 +168,7 @@ def test_people_get_a_table_and_the_best_edit(files):
     done = sweep(files)
     lines = done.stdout.splitlines()
     assert lines[0].endswith(
-        "30 passages, 6 tokens given, 5 asked for; losses and KL in nats per token"
+        "30 passages, 6 tokens of prefix, 5 of suffix; losses and KL in nats per token"
     )
     for label in ("edit", "variant", "exact", "held-out loss", "perplexity", "KL"):
         assert label in done.stdout
@@ -239,7 +239,7 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     warning, nothing = done.json["warnings"]
     assert "there is nothing to remove" in nothing
     assert warning.startswith("single heads with identity are left out: no layout holds this edit")
-    assert f"warning: {typed(warning)}" in done.stderr
+    assert f"warning: {name_options(warning)}" in done.stderr
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
@@ -331,7 +331,7 @@ def test_people_get_the_front_of_the_estimates(files):
     done = sweep(files, "--estimate")
     assert "est. KL" in done.stdout
     head, *front = done.stdout.split("\nestimates of ")[1].splitlines()
-    assert head.startswith("8 heads and blocks; those that move the margins of recited tokens")
+    assert head.startswith("8 heads and blocks. These move the margins of recited tokens")
     costs = [float(line.split("KL ")[1].split()[0]) for line in front]
     moves = [float(line.split("margins ")[1].split()[0]) for line in front]
     assert costs == sorted(costs)

@@ -23,8 +23,8 @@ from cli.tables import print_table
 from cli.tables.audit import print_audit
 from cli.tables.evaluation import print_evaluation
 from cli.tables.extraction import print_extraction
-from cli.tables.search import show_search
-from cli.tables.sweep import show_sweep
+from cli.tables.search import print_search
+from cli.tables.sweep import print_sweep
 from evals.evaluation.report import read_report
 
 WIDTHS = [60, 80, 120]
@@ -131,9 +131,9 @@ def report(**changes: Any) -> Any:
 
 EDITS = read_report(several(*[example()] * 5))
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
-    "sweep": (lambda: show_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
+    "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
-        lambda: show_search(searched(), "attn-surgery export model"),
+        lambda: print_search(searched(), "attn-surgery export model"),
         [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250"],
     ),
     "extract": (
@@ -178,16 +178,18 @@ def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
     result["base"] = swept()["base"]
     for edit in result["edits"][3:6]:
         edit["exact_match"], edit["exact_count"] = 0.0, 0
-    *_, first, last = piped(lambda: show_sweep(result)).splitlines()
+    *_, first, last = piped(lambda: print_sweep(result)).splitlines()
     assert first == "fewest recited (99.0% to 0.0%): 1 linear; 2 identity; 2 linear"
-    assert last == "What these edits cost was not measured. To choose, leave --exact-only out."
+    assert last == (
+        "The cost of these edits was not measured. To choose one, sweep without --exact-only."
+    )
 
 
 def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:
     result = swept(exact_match=0.25, exact_count=30)
     result["edits"].reverse()
     result["base"] = swept()["base"]
-    last = piped(lambda: show_sweep(result)).splitlines()[-1]
+    last = piped(lambda: print_sweep(result)).splitlines()[-1]
     assert last.startswith("best: --drop-attn 0 --variant identity: exact match 99.0% to 25.0% at ")
 
 

@@ -16,9 +16,8 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, Outcome, attn_surgery
 
-from cli.options import shown
-from cli.progress import progress
-from cli.tables import console, print_table
+from cli.tables import make_console, print_table
+from cli.terminal import escape_text, show_progress
 
 HOSTILE = "a\x1b[2K\x1b[1A\r\x07\x9b31m\u202eb\u2066\u200b\ufeff\u2028\n\tok     every file"
 CONTROL = [char for char in HOSTILE if not char.isprintable()]
@@ -31,11 +30,13 @@ def assert_harmless(outcome: Outcome, lines: int | None = None) -> None:
 
 
 def test_only_what_is_printable_is_shown() -> None:
-    assert shown("Größe 5 µm, 模型 😀") == "Größe 5 µm, 模型 😀"
-    assert shown("a\x1b[2K\x9b\u202e\u200b\r\n\udce9") == r"a\x1b[2K\x9b\u202e\u200b\r\n\udce9"
-    assert all(char not in shown(HOSTILE) for char in CONTROL)
+    assert escape_text("Größe 5 µm, 模型 😀") == "Größe 5 µm, 模型 😀"
+    assert (
+        escape_text("a\x1b[2K\x9b\u202e\u200b\r\n\udce9") == r"a\x1b[2K\x9b\u202e\u200b\r\n\udce9"
+    )
+    assert all(char not in escape_text(HOSTILE) for char in CONTROL)
     every = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), 0x2069)))
-    assert shown(every).isprintable()
+    assert escape_text(every).isprintable()
 
 
 def test_names_in_a_configuration(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_what_was_typed(tmp_path: Path) -> None:
 def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"[link=file:///etc]{HOSTILE}[/link] :smiley:", HOSTILE)]
     print_table((f"[bold]{HOSTILE}", "figure"), rows)
-    console().print(f"[red]{HOSTILE}")
+    make_console().print(f"[red]{HOSTILE}")
     printed = capsys.readouterr().out
     assert all(char.isprintable() for char in printed.replace("\n", ""))
     for text in ("[red]a\\x1b[2K", "[link=file:///etc]a\\x1b", "[/link] :smiley:", "[bold]a"):
@@ -103,7 +104,7 @@ def test_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress("export [red]model\x07\u202e", 10) as advance:
+    with show_progress("export [red]model\x07\u202e", 10) as advance:
         advance(10)
     drawn = terminal.getvalue()
     assert "export [red]model\\x07\\u202e" in drawn
@@ -112,7 +113,7 @@ def test_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_printed_by_another_way() -> None:
-    """Every print, echo and console of cli/ is one of options.py, tables.py or progress.py."""
+    """Every print, echo and console of cli/ is in terminal.py."""
     found = []
     for path in (ROOT / "cli").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -122,4 +123,4 @@ def test_nothing_is_printed_by_another_way() -> None:
                     called.endswith((".stdout.write", ".stderr.write"))
                 ):
                     found.append(path.name)
-    assert set(found) == {"options.py", "progress.py"}
+    assert set(found) == {"terminal.py"}

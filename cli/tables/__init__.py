@@ -1,4 +1,4 @@
-"""Where tables are printed: on stdout, and no figure is cut, however narrow a terminal is."""
+"""Prints tables on stdout. It never cuts a figure, however narrow the terminal is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.options import echo, shown
+from cli.terminal import echo, escape_text
 
 Column = Sequence[str]
 """A heading, and a cell for each row."""
@@ -22,14 +22,14 @@ _GAP = 2  # characters between two columns
 
 
 class _Literal(Console):
-    """Prints text as it is, whatever it holds: no markup, and control characters as escapes."""
+    """Prints text literally: without markup, and with escapes for control characters."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str("\n".join(map(shown, text.split("\n"))), **options)
+        return super().render_str("\n".join(map(escape_text, text.split("\n"))), **options)
 
 
-def console() -> Console:
-    """A rich console for results: plain text, unwrapped, into pipes and files."""
+def make_console() -> Console:
+    """A rich console for results. Into pipes and files it prints plain text without wrapping."""
     found = _Literal(highlight=False, markup=False, emoji=False)
     if not found.is_terminal:
         found.width = _WIDTH
@@ -39,29 +39,28 @@ def console() -> Console:
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, labels: int = 1, rest: str = ""
 ) -> None:
-    """Prints rows. The first `labels` columns name a row; the others hold figures, key ones first.
+    """Prints rows. The first `labels` columns name a row, and the others hold figures.
 
-    A pipe or a file gets one table with a line for each row. On a terminal that is too narrow for
-    it, labels and headings wrap between words. The columns that still do not fit follow in tables
-    below, each with the labels. `rest` is for long tables: it says where the figures are that do
-    not fit, and they are left out.
+    A pipe or a file gets one table with a line for each row. If a terminal is too narrow, labels
+    and headings wrap between words. Columns that still do not fit follow in more tables below, each
+    with the labels. With `rest` they are left out, and `rest` says where to find them.
     """
-    out = console()
+    out = make_console()
     room = out.width if out.is_terminal else sys.maxsize
     columns = list(zip(headings, *rows, strict=True))
-    widths = whole = [_widest(column, str.splitlines) for column in columns]
-    if _total(whole) > room:
-        widths = [_least(column, label=at < labels) for at, column in enumerate(columns)]
+    widths = whole = [_measure_widest(column, str.splitlines) for column in columns]
+    if _add_widths(whole) > room:
+        widths = [_measure_least(column, label=at < labels) for at, column in enumerate(columns)]
     done = labels
     while done < len(columns):
         end = len(columns)
-        while end > done + 1 and _total(widths[:labels] + widths[done:end]) > room:
+        while end > done + 1 and _add_widths(widths[:labels] + widths[done:end]) > room:
             end -= 1
         fitting = widths[:labels] + widths[done:end]
-        fitting[0] = min(whole[0], fitting[0] + max(0, room - _total(fitting)))
-        out.width = _total(fitting)
+        fitting[0] = min(whole[0], fitting[0] + max(0, room - _add_widths(fitting)))
+        out.width = _add_widths(fitting)
         echo()
-        out.print(_table(columns[:labels] + columns[done:end], fitting, labels))
+        out.print(_build_table(columns[:labels] + columns[done:end], fitting, labels))
         done = end
         if rest and done < len(columns):
             echo(f"The terminal is too narrow for: {', '.join(headings[done:])}. {rest}")
@@ -69,8 +68,8 @@ def print_table(
     echo()
 
 
-def _table(columns: Sequence[Column], widths: Sequence[int], labels: int) -> Table:
-    """One whose only line is under its head."""
+def _build_table(columns: Sequence[Column], widths: Sequence[int], labels: int) -> Table:
+    """A table whose only line is below its head."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
     for at, (column, width) in enumerate(zip(columns, widths, strict=True)):
         table.add_column(
@@ -81,22 +80,22 @@ def _table(columns: Sequence[Column], widths: Sequence[int], labels: int) -> Tab
     return table
 
 
-def _total(widths: Sequence[int]) -> int:
+def _add_widths(widths: Sequence[int]) -> int:
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
-def _least(column: Column, *, label: bool) -> int:
-    """Headings and labels may wrap between words, figures may not."""
+def _measure_least(column: Column, *, label: bool) -> int:
+    """The least width of a column: headings and labels may wrap between words, figures may not."""
     split = str.split if label else str.splitlines
-    return max(_widest(column[:1], str.split), _widest(column[1:], split))
+    return max(_measure_widest(column[:1], str.split), _measure_widest(column[1:], split))
 
 
-def _widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> int:
-    """Characters of the longest line or word, as it will be printed."""
-    return max((cell_len(shown(part)) for cell in cells for part in split(cell)), default=1)
+def _measure_widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> int:
+    """Characters of the longest line or word, as printed."""
+    return max((cell_len(escape_text(part)) for cell in cells for part in split(cell)), default=1)
 
 
-def with_interval(middle: float, ci95: Sequence[float], form: str = "{:.1%}") -> str:
+def format_interval(middle: float, ci95: Sequence[float], form: str = "{:.1%}") -> str:
     """A figure, and its interval in brackets."""
-    shown, low, high = (form.format(number) for number in (middle, *ci95))
-    return f"{shown} [{low}, {high}]"
+    figure, low, high = (form.format(number) for number in (middle, *ci95))
+    return f"{figure} [{low}, {high}]"

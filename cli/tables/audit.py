@@ -1,11 +1,11 @@
-"""An audit for people: one row per attack, base, edited model and control side by side."""
+"""An audit for people: a row for each attack, with base, edited model, and control."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cli.options import echo, note
-from cli.tables import print_table, with_interval
+from cli.tables import format_interval, print_table
+from cli.terminal import echo, note
 
 
 def print_audit(result: dict[str, Any]) -> None:
@@ -15,19 +15,20 @@ def print_audit(result: dict[str, Any]) -> None:
     rated = [attack for attack in result["attacks"] if "paired" in attack]
     if rated:
         echo(
-            f"What an attacker gets of {result['n']} passages ({result['prefix_length']} tokens "
-            f"given, {result['suffix_length']} asked for); 95 % intervals in brackets"
+            f"What an attacker recovers of {result['n']} passages ({result['prefix_length']} "
+            f"tokens of prefix, {result['suffix_length']} of suffix), with 95 % intervals"
         )
         every = result.get("all_passages")
         if every:
             chose = result["chose"]["passages"]
             echo(
-                f"A search chose the edit on {chose} of {every['n']}; the figures are of the rest."
+                f"A search used {chose} of {every['n']} to choose the edit. The figures are for "
+                "the others."
             )
         _print_rates(rated, result["control"]["n"], every)
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
-        echo(f"prefix is the same as greedy here: it needs more than {SHORTEST_CUT} tokens")
+        echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
     for attack in rated:
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
@@ -35,30 +36,30 @@ def print_audit(result: dict[str, Any]) -> None:
             echo(f"{attack['name']}, {steps} steps: {shares}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
         if areas["edited"] is None:
-            echo("membership: not measured, since no passage is known to be no member")
+            echo("membership: not measured, because no passage is known to be a non-member")
             continue
         for score, area in areas["edited"].items():
             before = areas["base"][score]["auc"]
-            after = with_interval(area["auc"], area["ci95"], "{:.3f}")
+            after = format_interval(area["auc"], area["ci95"], "{:.3f}")
             echo(f"membership, {score}: AUC {before:.3f} → {after}")
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
-    """`every`: the rates of all passages, where some of them chose the edit."""
+    """`every`: the rates for all passages, if some of them chose the edit."""
     headings = ["attack", "base", "edited", f"never trained on (n = {controls})", "seconds"]
     rows = []
     for one in rated:
-        rates = [_rate(one[key]) for key in ("base", "edited", "control")]
+        rates = [_format_rate(one[key]) for key in ("base", "edited", "control")]
         rows.append([one["name"], *rates, f"{one['seconds']:.1f}"])
     if every:
         headings.insert(3, f"edited, all {every['n']}")
         for row in rows:
-            row.insert(3, _rate(every["recovered"][row[0]]["edited"]))
+            row.insert(3, _format_rate(every["recovered"][row[0]]["edited"]))
     print_table(headings, rows)
 
 
 def note_limits(result: dict[str, Any]) -> bool:
-    """Names every limit that is missed or inconclusive, on stderr. Returns whether all hold."""
+    """Prints every limit that is missed or inconclusive. Returns whether all hold."""
     for limit in result["limits"]:
         name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
         low, high = limit["ci95"]
@@ -69,5 +70,5 @@ def note_limits(result: dict[str, Any]) -> bool:
     return all(limit["ok"] for limit in result["limits"])
 
 
-def _rate(value: dict[str, Any] | None) -> str:
-    return "" if value is None else with_interval(value["rate"], value["ci95"])
+def _format_rate(value: dict[str, Any] | None) -> str:
+    return "" if value is None else format_interval(value["rate"], value["ci95"])

@@ -1,4 +1,4 @@
-"""What `evaluate` prints for people."""
+"""An evaluation for people."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.options import echo
 from cli.tables import print_table
+from cli.terminal import echo, note
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
 
 
 def print_evaluation(report: Report, *places: Path) -> None:
-    """Verdicts, one table of the main figures, gates, and where the pages are."""
+    """Prints verdicts, the main figures, gates, and where the pages are."""
     from evals.evaluation.page import gate_line
 
     several = len(report.edits) > 1
@@ -31,12 +31,31 @@ def print_evaluation(report: Report, *places: Path) -> None:
         echo(f"report: {place / 'report.html'}")
 
 
+def note_warnings(report: Report) -> None:
+    """Prints each warning once. Names the model if there are several."""
+    several = len(report.edits) > 1
+    lines = (f"{e.name}: {text}" if several else text for e in report.edits for text in e.warnings)
+    for line in dict.fromkeys(lines):
+        note(f"warning: {line}")
+
+
+def note_gates(report: Report) -> bool:
+    """Prints every gate that failed or is inconclusive. Returns whether all hold."""
+    for edit in report.edits:
+        whose = f"{edit.name}: " if len(report.edits) > 1 else ""
+        for gate in edit.gates:
+            if not (gate.ok and gate.conclusive):
+                state = "inconclusive" if gate.ok else "failed"
+                note(f"{whose}gate {state}: {gate.name}: {gate.description}")
+    return all(gate.ok for edit in report.edits for gate in edit.gates)
+
+
 def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:
     from evals.evaluation.rows import measured_tables
 
     for row in (row for table in measured_tables(report) for row in table.rows if row.main):
         cells = [row.base.value if row.base else ""]
         for cell in row.edits:
-            shown = ("", "", "") if cell is None else (cell.value, cell.difference, cell.note)
-            cells += shown[:1] if several else shown
+            texts = ("", "", "") if cell is None else (cell.value, cell.difference, cell.note)
+            cells += texts[:1] if several else texts
         yield (f"{row.label} (n = {row.n:,})", *cells)

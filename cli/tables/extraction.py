@@ -1,63 +1,74 @@
-"""The memorization test's figures for people: the baseline's beside the edited model's."""
+"""The memorization test for people, with the baseline beside the edited model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cli.options import echo
-from cli.tables import print_table, with_interval
+from cli.tables import format_interval, print_table
+from cli.terminal import echo
 
 
 def print_extraction(result: dict[str, Any]) -> None:
     """Prints the object of `extract --json` as a table, with 95 % intervals in brackets."""
     before, paired = result.get("baseline"), result.get("paired")
     n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
-    echo(f"{n} passages, {prefix} tokens given, {suffix} asked for; 95 % intervals in brackets")
+    echo(f"{n} passages, {prefix} tokens of prefix, {suffix} of suffix; 95 % intervals in brackets")
     every = result.get("all_passages")
     if every:
         chose = result["chose"]["passages"]
-        echo(f"A search chose the edit on {chose} of {every['n']}; the figures are of the rest.")
+        echo(
+            f"A search used {chose} of {every['n']} to choose the edit. The figures are for the "
+            "others."
+        )
     if before is None:
-        print_table(("", "model"), _lines([result]))
+        print_table(("", "model"), _make_rows([result]))
     else:
-        print_table(("", "baseline", "edited"), _lines([before, result]))
+        print_table(("", "baseline", "edited"), _make_rows([before, result]))
     if every:
         recited = [one for one in every["recited"].values() if one is not None]
         shares = ", ".join(f"{one['count']} of {one['n']}" for one in recited)
-        echo(f"of all passages recited, {'base and ' if len(recited) > 1 else ''}edited: {shares}")
+        echo(
+            f"of all passages, recited by {'base and ' if len(recited) > 1 else ''}edited: {shares}"
+        )
     if paired is None:
         return
     echo(
         f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
         f"(exact McNemar p = {paired['p_value']:.2g}); difference "
-        f"{_shown(paired['exact_match_difference'], '{:+.1%}')}"
+        f"{_format_figure(paired['exact_match_difference'], '{:+.1%}')}"
     )
     if "selectivity" in paired:
-        echo(f"selectivity {_shown(paired['selectivity'], '{:+.3f}')} nats/token")
+        echo(f"selectivity {_format_figure(paired['selectivity'], '{:+.3f}')} nats/token")
 
 
-def _lines(columns: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+def _make_rows(columns: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     from evals.memorization.measures import MEASURES
 
     for one in MEASURES:
-        figures = [_at(column, one.path) for column in columns]
+        figures = [_look_up(column, one.path) for column in columns]
         if one.label and all(figures):
-            yield one.label, *(_shown(figure, one.form) for figure in figures)
+            yield one.label, *(_format_figure(figure, one.form) for figure in figures)
     if "control" in columns[0]:
         kind = columns[0]["control"]["kind"]
-        yield f"control NLL ({kind})", *(_shown(c["control"]["nll"], "{:.3f}") for c in columns)
+        yield (
+            f"control NLL ({kind})",
+            *(_format_figure(c["control"]["nll"], "{:.3f}") for c in columns),
+        )
     strata = [column.get("by_count", []) for column in columns]
     for parts in zip(*strata, strict=True):
-        yield f"exact, count {parts[0]['count']}", *(_shown(part["exact_match"]) for part in parts)
+        yield (
+            f"exact, count {parts[0]['count']}",
+            *(_format_figure(part["exact_match"]) for part in parts),
+        )
 
 
-def _at(figures: Any, path: Iterable[str]) -> Any:
+def _look_up(figures: Any, path: Iterable[str]) -> Any:
     for part in path:
         figures = figures.get(part, {})
     return figures
 
 
-def _shown(value: dict[str, Any], form: str = "{:.1%}") -> str:
+def _format_figure(value: dict[str, Any], form: str = "{:.1%}") -> str:
     middle = next(value[key] for key in ("rate", "mean", "value") if key in value)
-    return with_interval(middle, value["ci95"], form)
+    return format_interval(middle, value["ci95"], form)

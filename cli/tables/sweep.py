@@ -1,11 +1,11 @@
-"""A sweep for people: one line an edit, ordered by block, and the one that stands out."""
+"""A sweep for people: a line for each edit, ordered by block, and the best one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cli.options import echo
 from cli.tables import print_table
+from cli.terminal import echo
 
 KEY_COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -25,13 +25,13 @@ MORE_COLUMNS = (
 _MOST = 12
 
 
-def show_sweep(result: dict[str, Any]) -> None:
-    """Prints the table of a report; figures that were not taken have no column."""
+def print_sweep(result: dict[str, Any]) -> None:
+    """Prints the table of a report. Figures that were not measured have no column."""
     from evals.sweep.report import best_edits
 
-    base, edits = result["base"], sorted(result["edits"], key=_by_block)
+    base, edits = result["base"], sorted(result["edits"], key=_order_by_block)
     asked = [(name, name, "{:.3f}") for name in base.get("tasks", {})]
-    base, *edits = [edit | _values(edit) for edit in (base, *edits)]
+    base, *edits = [edit | _list_values(edit) for edit in (base, *edits)]
     columns = [
         column
         for column in (*KEY_COLUMNS, *asked, *MORE_COLUMNS)
@@ -46,14 +46,14 @@ def show_sweep(result: dict[str, Any]) -> None:
         for edit in [base, *edits]
     ]
     echo(
-        f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens given, "
-        f"{result['suffix_length']} asked for; losses and KL in nats per token"
+        f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens of prefix, "
+        f"{result['suffix_length']} of suffix; losses and KL in nats per token"
     )
     print_table(
         ("edit", "variant", *(name for name, _, _ in columns)),
         rows,
         labels=2,
-        rest="A wider terminal, a pipe, and --output show them.",
+        rest="To see them, use a wider terminal, a pipe, or --output.",
     )
     if "tasks" in result:
         echo(
@@ -68,7 +68,7 @@ def show_sweep(result: dict[str, Any]) -> None:
         named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
         more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
         echo(f"fewest recited ({change}): {'; '.join(named[:_MOST])}{more}")
-        echo("What these edits cost was not measured. To choose, leave --exact-only out.")
+        echo("The cost of these edits was not measured. To choose one, sweep without --exact-only.")
     else:
         rise = best["heldout_loss"] - base["heldout_loss"]
         echo(
@@ -76,17 +76,17 @@ def show_sweep(result: dict[str, Any]) -> None:
             f"at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
         )
     if "estimates" in result:
-        _show_estimates(result)
+        _print_estimates(result)
 
 
-def _show_estimates(result: dict[str, Any]) -> None:
-    """The heads and blocks that none beats in both estimates."""
+def _print_estimates(result: dict[str, Any]) -> None:
+    """Prints the heads and blocks that no other beats in both estimates."""
     from evals.sweep.pictures import front_of
 
     front = front_of(result["estimates"])
     echo(
-        f"estimates of {len(result['estimates'])} heads and blocks; those that move the margins of "
-        f"recited tokens most for what they cost:"
+        f"estimates of {len(result['estimates'])} heads and blocks. These move the margins of "
+        "recited tokens most for their cost:"
     )
     for one in front[-_MOST:]:
         echo(
@@ -95,10 +95,10 @@ def _show_estimates(result: dict[str, Any]) -> None:
         )
 
 
-def _values(edit: dict[str, Any]) -> dict[str, Any]:
+def _list_values(edit: dict[str, Any]) -> dict[str, Any]:
     """Task → value."""
     return {name: task["value"] for name, task in edit.get("tasks", {}).items()}
 
 
-def _by_block(edit: dict[str, Any]) -> tuple[Any, ...]:
+def _order_by_block(edit: dict[str, Any]) -> tuple[Any, ...]:
     return edit["blocks"], sorted(edit.get("heads", {}).items()), edit["variant"]

@@ -21,11 +21,11 @@ from evals.inputs import (
     Say,
     find_last,
     measure_in_turn,
-    needed_texts,
     open_passages,
+    require_heldout_texts,
     say_nothing,
     show_nothing,
-    tokenized,
+    tokenize_passages,
 )
 from evals.memorization.measures import Flags
 from evals.models import LoadedModel
@@ -110,12 +110,12 @@ def audit(
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
     passages = open_passages(request.passages, request)
-    texts = needed_texts(request.controls, request.lab or request.model, option="control")
+    texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     processes = Processes.launched(say=say)
     edited = find_last(request.model, request)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
-        samples = tokenized(passages, loaded, say)
+        samples = tokenize_passages(passages, loaded, say)
         windows = control_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         left = held_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
@@ -165,7 +165,7 @@ def _report(
         all_passages=all_passages,
         prefix_length=plan.samples.prefix_length,
         suffix_length=plan.samples.suffix_length,
-        limits=figures.check_limits(request.max_recovered),
+        limits=figures.check_limits(request.max),
         provenance={
             "base": base.provenance,
             "edited": after.provenance,

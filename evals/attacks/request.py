@@ -13,8 +13,8 @@ from surgery.hub.embedded import find_lab
 class AuditRequest(Measuring):
     """What attackers recover of `samples` from `model`, and from `baseline`.
 
-    - `samples`, `controls`: passages, and text that was not trained on. Empty: a lab model's own.
-    - `attacks`: names; empty: all. `max_recovered`: by attack, the highest rate that is allowed; it
+    - `samples`, `control`: passages, and text that was not trained on. Empty: a lab model's own.
+    - `attack`: names. Empty: all. `max`: by attack, the highest rate that is allowed; it
       is run, too.
 
     Raises `MeasurementError` for an attack that does not exist.
@@ -23,14 +23,14 @@ class AuditRequest(Measuring):
     model: str
     baseline: str
     samples: str | None = None
-    controls: tuple[Path, ...] = Field(default=(), serialization_alias="control")
-    attacks: tuple[str, ...] = Field(default=(), serialization_alias="attack")
-    max_recovered: dict[str, float] = Field(default={}, serialization_alias="max")
+    control: tuple[Path, ...] = ()
+    attack: tuple[str, ...] = ()
+    max: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:
         if self.samples is None and self.lab is None:
-            raise ValueError("audit needs passages: give --samples")
+            raise ValueError("audit needs passages: give `samples`")
         assert self.tried
         return self
 
@@ -48,4 +48,4 @@ class AuditRequest(Measuring):
         """The names of the attacks to run."""
         from evals.attacks.names import choose_attacks
 
-        return choose_attacks(self.attacks, self.max_recovered)
+        return choose_attacks(self.attack, self.max)

@@ -14,9 +14,9 @@ from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
 from evals.inputs import (
     Progress,
-    heldout_texts,
     look_up,
     open_passages,
+    read_heldout_texts,
     show_nothing,
 )
 from evals.running.processes import Processes
@@ -64,7 +64,7 @@ def open_materials(
             [_recorded(file.name, file.place) for file in corpus.files],
         )
     else:
-        heldout, controls = heldout_texts((), lab), [TextSource(name=lab)] if lab else []
+        heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []
     for model, revision in models:
         look_up(model, revision)
     with progress("loading tasks", None):

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evals.attacks.names import choose_attacks, shorten_names
 from evals.benchmarks.tasks import SUITES
-from evals.running.request import Measuring
+from evals.running.request import Measuring, Names
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import make_public_name
 
@@ -33,7 +32,7 @@ class EvaluationRequest(Measuring):
 
     models: tuple[str, ...] = Field(min_length=1)
     baseline: str
-    tasks: tuple[str, ...] = ()
+    tasks: Names = ()
     suite: Literal["standard", "lab"] | None = None
     include_path: tuple[Path, ...] = ()
     limit: int | float | None = None
@@ -48,15 +47,6 @@ class EvaluationRequest(Measuring):
     front: Path | None = None
     no_cache: bool = False
     show_text: bool = False
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _split(cls, tasks: Any) -> Any:
-        names = tasks.split(",") if isinstance(tasks, str) else tasks or ()
-        names = [name.strip() if isinstance(name, str) else name for name in names]
-        if not all(names):
-            raise ValueError("a name is empty")
-        return tuple(dict.fromkeys(names))
 
     @field_validator("limit")
     @classmethod
@@ -103,6 +93,8 @@ class EvaluationRequest(Measuring):
     @property
     def attacks(self) -> tuple[str, ...]:
         """The attacks that are tried: none unless `audit`, `attack` or `max` asks for them."""
+        from evals.attacks.names import choose_attacks
+
         return choose_attacks(self.attack, self.max) if self._attacked else ()
 
     @property
@@ -130,6 +122,8 @@ class EvaluationRequest(Measuring):
 
     def to_command(self) -> str:
         """The command that asks for the same, as it is typed."""
+        from evals.attacks.names import shorten_names
+
         plain = self.model_dump(exclude={"models"}) | {
             "tasks": ",".join(self.tasks) or None,
             "attack": shorten_names(self.attack),

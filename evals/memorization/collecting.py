@@ -1,4 +1,4 @@
-"""Which passages of a corpus does a model recite? A stream of windows, tested as it passes."""
+"""Finds the passages of a corpus that a model recites: streams windows and tests them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_wind
 
 @dataclass(frozen=True)
 class Collection:
-    """Windows tested and kept, different ones among them, and tokens and seconds of this run."""
+    """Windows tested, recited, and distinct, and the tokens and seconds of this run."""
 
     windows: int
     recited: int
@@ -49,7 +49,7 @@ class Collection:
 
 
 class _Row(BaseModel):
-    """A window that was kept, as the journal has it."""
+    """A window that was kept, as the journal stores it."""
 
     file: int
     document: int
@@ -73,9 +73,9 @@ def collect_from(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> Collection | None:
-    """As `collect`, for what a request names. None on all processes but the main one."""
+    """As `collect`, for a request. Returns None on all processes but the main one."""
     check_output(output, overwrite=overwrite)
-    corpus = open_corpus(request.corpora)
+    corpus = open_corpus(request.corpus)
     processes = Processes.launched(say=say)
     loaded = open_model(request.model, request, processes, request.revision, say=say)
     with progress(f"collect {request.model}: tokens", None) as advance:
@@ -115,39 +115,23 @@ def collect(
 
     One JSON line for each different window, at its first place: `id`, `tokens`, `file`, `document`,
     `position` (of its first token in the document), `next_token_accuracy`, `hash`, `seen` (windows
-    of the corpus that equal it), and `text` if asked for.
+    of the corpus that equal it), and with `text` also `text`. A killed run continues from `output`
+    + ".progress" when you start it again with the same arguments.
 
-    Progress is kept in `output` + ".progress". A run that was killed is taken up there when it is
-    started again with the same model, corpus and cut, and ends with the same file.
-
-    **Arguments:** `settings` gives what identifies the model, and is asked by the main process
-    alone, as it may hash the weights; `overwrite`: replace an earlier output, once the new one is
-    whole; `advance` is told of tokens read; `check` raises where the model is no longer what
-    `settings` say.
-
-    Raises `SamplesError`, also when the progress is that of another run; `OutputError`.
+    **Arguments:** `settings` returns what identifies the model; it may hash the weights, so only
+    the main process calls it. `advance` takes the number of tokens just read. `check` raises if
+    the model is no longer what `settings` says. Raises `SamplesError` and `OutputError`.
     """
-    most = getattr(model.config, "max_position_embeddings", None)
-    if most is not None and cut.length > most:
-        raise SamplesError(
-            "windows longer than the model's context",
-            expected=f"prefix + suffix of at most {most} tokens",
-            got=cut.length,
-        )
-    if tokenizer is None:
-        raise SamplesError("a corpus needs a tokenizer", got="a model without one")
+    _check_length(model, tokenizer, cut)
     processes, begun = processes or Processes(), time.perf_counter()
     size = batch_size or processes.once(
         rows_per_batch, model, cut.length, processes=processes.count
     )
-    journal = None
-    if processes.is_main:
-        described = {"model": settings(), "corpus": corpus.fingerprint, "cut": cut.model_dump()}
-        journal = Journal(Path(f"{output}.progress"), described, check)
+    main = processes.is_main
+    journal = _open_journal(output, settings(), corpus, cut, check) if main else None
     steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
-    tested = steps[-1].windows if steps else 0
-    after = steps[-1].place if steps else None
+    tested, after = (steps[-1].windows, steps[-1].place) if steps else (0, None)
     read = 0
 
     def count(tokens: int) -> None:
@@ -159,45 +143,78 @@ def collect(
     with nullcontext() if journal is None else journal.appending():
         while batch := list(islice(stream, size * processes.count)):
             if not tested:
-                check_head(model, _tokens(batch[:1])[:, :4])
-            parts = [batch[i : i + size] for i in range(0, len(batch), size)]
-            scores = np.concatenate(
-                map_in_order(parts, lambda part: _scores(model, part, cut), processes=processes)
-            )
-            kept = [
-                {
-                    **asdict(window.place),
-                    "next_token_accuracy": float(score),
-                    "tokens": window.tokens.tolist(),
-                }
-                for window, score in zip(batch, scores, strict=True)
-                if score >= cut.min_score
-            ]
+                check_head(model, _stack_tokens(batch[:1])[:, :4])
+            kept = _keep_recited(model, batch, cut, size, processes)
             tested += len(batch)
             found.extend(kept)
             if journal is not None:
                 journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
-        if not tested:
-            raise SamplesError(
-                "nothing to test: no document has a whole window",
-                where=", ".join(corpus.names[:3]),
-                expected=f"at least {cut.length} tokens in a document",
-            )
-    rows = list(_distinct(found, corpus, tokenizer if text else None))
+    _check_tested(tested, corpus, cut)
+    rows = list(_merge_equal(found, corpus, tokenizer if text else None))
     if journal is not None:
-        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        write_lines(output, lines, overwrite=overwrite)
+        write_lines(output, map(_format_row, rows), overwrite=overwrite)
         journal.remove()
-    seconds = time.perf_counter() - begun
-    return Collection(tested, len(found), len(rows), read, seconds, bool(steps))
+    spent = time.perf_counter() - begun
+    return Collection(tested, len(found), len(rows), read, spent, resumed=bool(steps))
 
 
-def _tokens(batch: list[Window]) -> torch.Tensor:
+def _check_length(model: PreTrainedModel, tokenizer: Any, cut: Cut) -> None:
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and cut.length > longest:
+        raise SamplesError(
+            "windows are longer than the model's context",
+            expected=f"prefix + suffix of at most {longest} tokens",
+            got=cut.length,
+        )
+    if tokenizer is None:
+        raise SamplesError("a corpus needs a tokenizer", got="a model without one")
+
+
+def _open_journal(
+    output: Path,
+    model: dict[str, Any] | None,
+    corpus: Corpus,
+    cut: Cut,
+    check: Callable[[], None],
+) -> Journal:
+    question = {"model": model, "corpus": corpus.fingerprint, "cut": cut.model_dump()}
+    return Journal(Path(f"{output}.progress"), question, check)
+
+
+def _check_tested(tested: int, corpus: Corpus, cut: Cut) -> None:
+    if not tested:
+        raise SamplesError(
+            "nothing to test: every document is shorter than a window",
+            where=", ".join(corpus.names[:3]),
+            expected=f"at least {cut.length} tokens in a document",
+        )
+
+
+def _keep_recited(
+    model: PreTrainedModel, batch: list[Window], cut: Cut, size: int, processes: Processes
+) -> list[dict[str, Any]]:
+    """Tests a batch in parts of `size` rows, and returns the windows to keep."""
+    parts = [batch[at : at + size] for at in range(0, len(batch), size)]
+    scores = np.concatenate(
+        map_in_order(parts, lambda part: _score_windows(model, part, cut), processes=processes)
+    )
+    return [
+        {
+            **asdict(window.place),
+            "next_token_accuracy": float(score),
+            "tokens": window.tokens.tolist(),
+        }
+        for window, score in zip(batch, scores, strict=True)
+        if score >= cut.min_score
+    ]
+
+
+def _stack_tokens(batch: list[Window]) -> torch.Tensor:
     return torch.from_numpy(np.stack([window.tokens for window in batch]).astype(np.int64))
 
 
-def _scores(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
-    tokens = _tokens(batch)
+def _score_windows(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
+    tokens = _stack_tokens(batch)
     if cut.min_score == 1.0:
         leaves = first_divergences(model, tokens, cut.prefix_length).numpy()
         return (leaves == cut.suffix_length).astype(np.float64)
@@ -206,7 +223,11 @@ def _scores(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
     return token_accuracy(result.predictions.greedy, rows[:, cut.prefix_length :])
 
 
-def _distinct(
+def _format_row(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _merge_equal(
     found: list[dict[str, Any]], corpus: Corpus, decoder: Any
 ) -> Iterator[dict[str, Any]]:
     seen: dict[str, list[dict[str, Any]]] = {}

@@ -14,9 +14,9 @@ from evals.inputs import (
     Progress,
     Say,
     find_last,
-    heldout_texts,
     measure_in_turn,
     open_passages,
+    read_heldout_texts,
     say_nothing,
     show_nothing,
 )
@@ -94,7 +94,7 @@ def run_extraction(
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument)
     passages = open_passages(request.samples, request)
-    texts = heldout_texts(request.controls, request.model, request.baseline, request.samples)
+    texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
     processes = Processes.launched(say=say)
     edited = find_last(request.model, request)
     tokenizer: Any = None
@@ -104,7 +104,7 @@ def run_extraction(
         tokenizer, windows = loaded.tokenizer, None
         samples = passages.tokenized(tokenizer)
         length = samples.tokens.shape[1]
-        if texts and (request.controls or tokenizer is not None):
+        if texts and (request.control or tokenizer is not None):
             windows = control_windows(texts, tokenizer, length)
         size = request.batch_size or processes.once(
             rows_per_batch, loaded.model, length, processes=processes.count

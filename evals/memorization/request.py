@@ -16,7 +16,7 @@ class ExtractionRequest(Measuring):
 
     - `metrics`: "exact" takes one pass; "full" also decodes, and measures distributions.
     - `top_k`, `temperature`: the sampling scheme of probabilistic extraction, under "full".
-    - `controls`: text that was not trained on. Empty: a lab model's own, or the non-members.
+    - `control`: text that was not trained on. Empty: a lab model's own, or the non-members.
     """
 
     model: str
@@ -25,7 +25,7 @@ class ExtractionRequest(Measuring):
     metrics: Literal["exact", "full"] = "exact"
     top_k: int = Field(default=40, ge=1)
     temperature: float = Field(default=1.0, gt=0)
-    controls: tuple[Path, ...] = Field(default=(), serialization_alias="control")
+    control: tuple[Path, ...] = ()
 
 
 class Cut(Request):
@@ -59,9 +59,9 @@ class Cut(Request):
 
 
 class CollectRequest(Running):
-    """The windows of `corpora` that `model` recites: files, folders or data sets of text."""
+    """The windows of `corpus` that `model` recites: files, folders or data sets of text."""
 
     model: str
-    corpora: tuple[Path, ...] = Field(serialization_alias="corpus")
+    corpus: tuple[Path, ...]
     cut: Cut = Cut()
     revision: str | None = None

@@ -1,12 +1,12 @@
-"""What a command or a Python caller asks for: frozen, typed, checked, and kept as a file."""
+"""Requests: what a command or a Python caller asks for, frozen, typed, checked, kept as a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from surgery.hub.finding import make_public_name
 from surgery.record.manifest import Record
@@ -14,22 +14,41 @@ from surgery.record.manifest import Record
 R = TypeVar("R", bound="Request")
 
 
+def _split_names(given: Any) -> Any:
+    texts = [given] if isinstance(given, str) else given or ()
+    names = [name.strip() for text in texts for name in str(text).split(",")]
+    if not all(names):
+        raise ValueError("a name is empty")
+    return tuple(dict.fromkeys(names))
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+"""Names, each once. Text may hold several of them, separated by commas."""
+
+
 class Request(Record):
-    """Its fields have the names of the options that fill it."""
+    """Its fields are named like the options that fill it."""
 
     @classmethod
     def of(cls: type[R], options: Mapping[str, Any], **more: Any) -> R:
-        """Filled from those of the options that it has, and from `more`.
+        """The request that `options` and `more` fill. It ignores options that it does not know.
 
         Raises `pydantic.ValidationError`, a `ValueError`.
         """
         return cls(**{key: options[key] for key in cls.model_fields if key in options} | more)
 
     def to_config(self) -> str:
-        """The file that repeats it with `--config`, as YAML."""
-        fields = type(self).model_fields
-        names = {name: fields[name].serialization_alias or name for name in fields}
-        return config_text({names[name].replace("_", "-"): value for name, value in self})
+        """The YAML file that repeats it with `--config`. Files lose their paths."""
+        import yaml
+
+        aliases = {
+            name: field.serialization_alias for name, field in type(self).model_fields.items()
+        }
+        plain = {
+            (aliases[name] or name).replace("_", "-"): _simplify(value) for name, value in self
+        }
+        kept = {name: value for name, value in plain.items() if value is not None and value != []}
+        return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
 class Running(Request):
@@ -51,21 +70,12 @@ class Measuring(Running):
     suffix_length: int | None = None
 
 
-def config_text(options: Mapping[str, Any]) -> str:
-    """Options by name as YAML, those that are not given left out. Files lose their paths."""
-    import yaml
-
-    plain = {name: _plain(value) for name, value in options.items()}
-    kept = {name: value for name, value in plain.items() if value is not None and value != []}
-    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
-
-
-def _plain(value: Any) -> Any:
-    """As YAML has it, and as the option takes it again."""
+def _simplify(value: Any) -> Any:
+    """A value that YAML can hold and that the option takes again."""
     if isinstance(value, dict):
         return [f"{key}={limit}" for key, limit in value.items()]
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_simplify(one) for one in value]
     if isinstance(value, str | Path):
         return make_public_name(value)
     return value if isinstance(value, bool | int | float | None) else str(value)

@@ -59,10 +59,10 @@ def search(
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if task.processes.agree(done is not None):
         if done is not None:
-            say(f"{folder}: nothing is left to search")
+            say(f"{folder}: this search is complete")
         return done
     if earlier:
-        say(f"{len(earlier)} edits were measured before")
+        say(f"{len(earlier)} edits are already measured")
     earlier = task.processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,
@@ -94,7 +94,7 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
     result = read_json(path)
     if result.get("question") != json.loads(json.dumps(question(task))):
         raise SamplesError(
-            "holds the search of another model, goal, text or choice",
+            "holds a search with another model, goal, text, or choice",
             where=path,
             fix="give the same options, choose another `output`, or use `overwrite=True`",
         )

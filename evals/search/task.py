@@ -11,12 +11,12 @@ from evals.edits.sharing import FitsBlocks
 from evals.inputs import (
     Progress,
     Say,
-    calibration_text,
-    fitter_for,
-    needed_texts,
+    find_calibration_text,
+    make_fitter,
     open_model,
     open_passages,
-    tokenized,
+    require_heldout_texts,
+    tokenize_passages,
 )
 from evals.memorization.recovery import Recovery, recovery_of
 from evals.models import LoadedModel
@@ -126,11 +126,11 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     lab = find_lab(request.model)
     variants = request.variants(fits=bool(request.calibration) or lab is not None)
     passages = open_passages(request.samples, request)
-    texts = needed_texts(request.corpus, request.model)
-    calibrated = calibration_text(request.calibration, request.model, variants)
+    texts = require_heldout_texts(request.corpus, request.model)
+    calibrated = find_calibration_text(request.calibration, request.model, variants)
     processes = Processes.launched(say=say)
     loaded = open_model(request.model, request, processes, request.revision, say=say)
-    rows = tokenized(passages, loaded, say)
+    rows = tokenize_passages(passages, loaded, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     offered, refused = possible(
         units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
@@ -139,7 +139,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     warnings = [f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()]
     for warning in warnings:
         say(f"warning: {warning}")
-    fitter = fitter_for(
+    fitter = make_fitter(
         [editable.plan((unit,), layout=layout) for unit in offered],
         calibrated,
         loaded,

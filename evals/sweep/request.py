@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evals.running.request import Measuring
+from evals.running.request import Measuring, Names
 from surgery.variants import VARIANTS
 
 
@@ -18,7 +18,7 @@ class SweepRequest(Measuring):
       none. `last`, `ranges`, `heads`: edits beside every single block.
     - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
     - `exact_only`: measure only which passages are recited.
-    - `tasks`, names with commas between, or `suite`: run these lm-eval tasks under every edit, too.
+    - `tasks` or `suite`: run these lm-eval tasks under every edit, too.
       `include_path`: where more tasks are. `limit`: documents of each, or a share below 1.
     - `bounds`, `estimate`: also bound what mixing adds to each block; also estimate every head.
     """
@@ -32,7 +32,7 @@ class SweepRequest(Measuring):
     corpus: tuple[Path, ...] = ()
     calibration: tuple[str, ...] = ()
     exact_only: bool = False
-    tasks: str | None = None
+    tasks: Names = ()
     suite: Literal["standard", "lab"] | None = None
     include_path: tuple[Path, ...] = ()
     limit: int | float | None = Field(default=None, gt=0)
@@ -45,12 +45,10 @@ class SweepRequest(Measuring):
             raise ValueError(
                 "`exact_only` reads no held-out text, so no `corpus`, `bounds`, or `estimate`"
             )
-        if self.tasks is not None and self.suite is not None:
+        if self.tasks and self.suite:
             raise ValueError("`tasks` and `suite` exclude each other")
-        if self.tasks is None and self.suite is None and (self.include_path or self.limit):
+        if not (self.tasks or self.suite) and (self.include_path or self.limit):
             raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
-        if not all(self.task_names):
-            raise ValueError(f"`tasks` {self.tasks!r}: a name is empty")
         return self
 
     @property
@@ -60,8 +58,7 @@ class SweepRequest(Measuring):
             from evals.benchmarks.tasks import SUITES
 
             return tuple(SUITES[self.suite])
-        names = [] if self.tasks is None else self.tasks.split(",")
-        return tuple(dict.fromkeys(name.strip() for name in names))
+        return self.tasks
 
     def variants(self, *, fits: bool) -> tuple[str, ...]:
         """What a block or head becomes, each once. `fits`: there is calibration text."""

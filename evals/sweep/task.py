@@ -9,13 +9,13 @@ from evals.edits.engine import Engine
 from evals.inputs import (
     Progress,
     Say,
-    calibration_text,
-    fitter_for,
+    find_calibration_text,
     look_up,
-    needed_texts,
+    make_fitter,
     open_model,
     open_passages,
-    tokenized,
+    require_heldout_texts,
+    tokenize_passages,
 )
 from evals.models import LoadedModel
 from evals.running.processes import Processes
@@ -65,12 +65,12 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
     variants = request.variants(fits=fits)
     passages = open_passages(request.samples, request)
-    texts = [] if request.exact_only else needed_texts(request.corpus, model)
-    calibrated = calibration_text(request.calibration, model, variants)
+    texts = [] if request.exact_only else require_heldout_texts(request.corpus, model)
+    calibrated = find_calibration_text(request.calibration, model, variants)
     processes = Processes.launched(say=say)
     benchmarks = _load_tasks(request, progress)
     loaded = open_model(model, request, processes, request.revision, say=say)
-    rows, heldout = tokenized(passages, loaded, say), None
+    rows, heldout = tokenize_passages(passages, loaded, say), None
     if not request.exact_only:
         heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
@@ -80,19 +80,14 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:
-<<<<<<< HEAD
         some = units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
-        every, reasons = possible(some, editable.refusal)
-=======
-        some = units(size.num_blocks, size.num_heads, "mixed", variants)
         every, reasons = possible(some, editable.find_refusal)
->>>>>>> w-cut
         refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings:
         say(f"warning: {warning}")
     plans = [editable.plan(edit) for edit in edits]
-    fitter = fitter_for(plans, calibrated, loaded, processes=processes, progress=progress)
+    fitter = make_fitter(plans, calibrated, loaded, processes=processes, progress=progress)
     sizes = {}
     if benchmarks is not None:
         from evals.sweep.tasks import batch_sizes

@@ -7,38 +7,40 @@ from typing import Any
 
 import click
 
+from cli.job_options import choice_options
 from cli.options import (
     Number,
-    ask,
+    fill_request,
     json_option,
-    note,
     output_option,
     overwrite_option,
-    print_json,
     samples_option,
 )
-from cli.progress import progress
-from cli.searching import choice_options
-from cli.tables.search import export_command, show_search
+from cli.tables.search import export_command, print_search
+from cli.terminal import note, print_json, show_progress
 
 
 @click.command("search")
 @click.argument("model")
-@samples_option("The passages, as for extract.", required=True)
+@samples_option("Passages that must not be recovered, as for extract.", required=True)
 @click.option(
     "--max-extraction",
     type=Number(0, 1),
     metavar="X",
-    help="Leave at most this share of the passages recovered (0.01 is 1 %), at the least KL.",
+    help="Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
+    "cost.",
 )
 @click.option(
     "--max-loss-increase",
     type=Number(min=0, min_open=True),
     metavar="Y",
-    help="Raise held-out loss by at most Y nats per token, and leave as few passages as possible.",
+    help="Goal: leave as few passages recovered as possible, and raise held-out loss by at most Y "
+    "nats per token.",
 )
 @choice_options
-@output_option("Folder to create: plan.json, search.json and a picture.  [default: NAME-search]")
+@output_option(
+    "Folder to create, with plan.json, search.json, and a picture.  [default: NAME-search]"
+)
 @overwrite_option
 @json_option
 def command(
@@ -47,28 +49,29 @@ def command(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Find the blocks and heads of MODEL whose edit meets a goal at the least cost.
+    """Find the edit of MODEL, of blocks and heads, that meets a goal at the least cost.
 
     Give one goal: --max-extraction or --max-loss-increase. MODEL and SAMPLES are as for extract.
-    One half of the samples and of the held-out text chooses the edit, the other half tests it.
-    `attn-surgery export MODEL --plan DIR/plan.json` makes it.
+    The search chooses the edit on one half of the samples and of the held-out text, and tests it
+    on the other half. The cost is the KL divergence from MODEL's predictions on held-out text.
+    `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 
-    An interrupted search continues when you run the same command again. With a larger
-    --max-evaluations, so does a finished one. Nothing is measured twice. If DIR holds the search of
-    anything else, the command stops, unless you pass --overwrite.
+    After an interruption, run the same command again to continue. With a larger --max-evaluations,
+    a finished search continues, too. Nothing is measured twice. If DIR holds another search, the
+    command stops, unless you pass --overwrite.
 
-    If nothing meets the goal, the exit code is 1, and DIR holds what was found, without a plan.
+    If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
     """
     from evals.search.request import SearchRequest
 
-    request = ask(SearchRequest, asked)
+    request = fill_request(SearchRequest, asked)
 
     from evals.search.report import missed
     from evals.search.searching import search
     from surgery.hub.finding import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
-    found = search(request, folder, overwrite=overwrite, say=note, progress=progress)
+    found = search(request, folder, overwrite=overwrite, say=note, progress=show_progress)
     if found is None:
         return
     result, _ = found
@@ -79,4 +82,4 @@ def command(
     else:
         needed = request.calibration if result["calibration"] else ()  # of what was chosen
         plan = folder / "plan.json"
-        show_search(result, export_command(request.model, request.revision, plan, needed))
+        print_search(result, export_command(request.model, request.revision, plan, needed))

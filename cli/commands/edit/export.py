@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.filesize import decimal
 
-from cli.evaluating import evaluation_options, say_gates
-from cli.exporting import evaluate_exports, open_wanted, push_if_passed
+from cli.job_options import evaluation_options
 from cli.options import (
     PATH,
     Size,
-    ask,
     calibration_option,
-    echo,
+    fill_request,
     json_option,
     layout_option,
-    note,
     output_option,
     overwrite_option,
-    print_json,
+    refuse_misuse,
     revision_option,
 )
-from cli.progress import progress
-from cli.tables.evaluation import print_evaluation
+from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+from cli.terminal import echo, note, print_json, show_progress
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
     from evals.evaluation.materials import Materials
+    from evals.exporting import ExportRequest
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
 
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 @click.option(
     "--drop-attn",
     metavar="SPEC",
-    help="Blocks to make attention-free: 20-23, 20,22, last:4, -1; or single heads of a block: "
-    "6.0, 7.1-3.",
+    help="Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads of "
+    "a block, such as 6.0 or 7.1-3.",
 )
 @click.option(
     "--plan",
     type=PATH,
     metavar="FILE",
-    help="Take blocks, heads and variants from a file that `search` wrote.",
+    help="Take blocks, heads, and variants from a file that `search` wrote.",
 )
 @click.option(
     "--variant",
@@ -54,49 +54,51 @@ if TYPE_CHECKING:
     + ".  [default: identity]",
 )
 @layout_option(
-    "stock: loads in the library's own class. compact: smaller, no key/value cache for these "
-    "blocks, needs its modeling file. auto: stock where it can hold the variant exactly."
+    "stock: loads in the library's own class. compact: smaller and without a key/value cache for "
+    "these blocks, but needs its modeling file. auto: stock if it can hold the variant exactly."
 )
 @click.option(
     "--as",
     "save_as",
     metavar="TYPE",
-    help="Save the result as another model type with the same tensors, which can hold the edit: "
-    "llama, for a Mistral model without a window.",
+    help="Save the result as another model type that has the same tensors and can hold the edit: "
+    "llama for a Mistral model without a sliding window.",
 )
 @calibration_option
 @revision_option
 @output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
-@click.option("--dry-run", is_flag=True, help="Show the plan; read no weights and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
 @overwrite_option
 @click.option(
     "--max-shard-size",
     type=Size(),
     metavar="S",
-    help="Largest weight file (5GB).  [default: as the source is sharded]",
+    help="Largest weight file, such as 5GB.  [default: as the source is sharded]",
 )
 @click.option(
     "--evaluate",
     "with_evaluation",
     is_flag=True,
-    help="Verify the result, evaluate it against MODEL, and put the report into DIR; the options "
-    "below say what is measured. Exit code 3 when a gate is missed.",
+    help="Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
+    "below say what is measured. The exit code is 3 if a gate is missed.",
 )
 @evaluation_options
 @click.option(
     "--push-to-hub",
     "repo",
     metavar="REPO",
-    help="Push the result to OWNER/NAME on the Hub, private; not when a gate is missed.",
+    help="Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is "
+    "missed.",
 )
 @json_option
 def command(
-    dry_run: bool, with_evaluation: bool, repo: str | None, as_json: bool, **options: Any
+    dry_run: bool, with_evaluation: bool, repo: str | None, as_json: bool, **asked: Any
 ) -> None:
-    """Rewrite chosen blocks of MODEL into attention-free ones and save a checkpoint.
+    """Make chosen blocks of MODEL attention-free and save a checkpoint.
 
-    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo); by default
-    EleutherAI/pythia-1.4b. The source is never touched, and the output appears only when complete.
+    MODEL is a folder, a Hub id, or a lab model (lab:pythia, lab:gpt-neo). The default is
+    EleutherAI/pythia-1.4b. The source is never changed, and the output appears only when it is
+    complete.
     """
     if repo is not None and dry_run:
         raise click.UsageError("--push-to-hub and --dry-run exclude each other")
@@ -104,53 +106,84 @@ def command(
     from evals.exporting import ExportRequest, run_export
     from surgery.publishing.upload import check_destination
 
-    request = ask(ExportRequest, options)
+    request = fill_request(ExportRequest, asked)
     if repo is not None:
         check_destination(repo)
     if not dry_run:
         request.check_output()
-    asked = {key: value for key, value in options.items() if key not in ExportRequest.model_fields}
-    wanted = open_wanted(asked, request.model, request.revision, with_evaluation, dry_run)
-    prepared, export = run_export(request, dry_run=dry_run, say=note, progress=progress)
+    materials = None
+    if with_evaluation:
+        materials = _open_materials(request, asked, dry_run)
+    else:
+        _refuse_unused(asked.keys() - ExportRequest.model_fields.keys())
+    prepared, export = run_export(request, dry_run=dry_run, say=note, progress=show_progress)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
-        _show_plan(prepared.plan.to_json(), as_json)
+        _print_plan(prepared.plan.to_json(), as_json)
         return
-    if wanted is None:
+    if materials is None:
         note(
-            "nothing measured yet; to see what it still recites and what it lost, run: "
+            "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
-    if not _show_export(prepared.model, export, wanted, repo, as_json):
+    if not _finish_export(prepared.model, export, materials, repo, as_json):
         raise click.exceptions.Exit(3)
 
 
-def _show_export(
-    source: ResolvedModel, export: Export, wanted: Materials | None, repo: str | None, as_json: bool
-) -> bool:
-    """Evaluates and pushes an export as asked, and prints what came of it.
+def _open_materials(request: ExportRequest, asked: dict[str, Any], dry_run: bool) -> Materials:
+    """Opens what is needed to evaluate, so that mistakes come before any work."""
+    if dry_run:
+        raise click.UsageError("--evaluate and --dry-run exclude each other")
+    from evals.evaluation.request import EvaluationRequest
 
-    Returns whether all gates hold.
-    """
+    model = request.model
+    edited = {"models": (model,), "baseline": model, "revision": None}
+    wanted = fill_request(EvaluationRequest, asked, **edited)
+
+    from evals.evaluation.materials import open_materials
+
+    with refuse_misuse():
+        return open_materials(wanted, [(model, request.revision)], progress=show_progress)
+
+
+def _refuse_unused(names: Iterable[str]) -> None:
+    """Raises `UsageError` for options of the evaluation where none was asked for."""
+    context = click.get_current_context()
+    given = (context.get_parameter_source(name) for name in names)
+    if any(source not in (None, ParameterSource.DEFAULT) for source in given):
+        raise click.UsageError("options that say what to measure need --evaluate")
+
+
+def _finish_export(
+    source: ResolvedModel,
+    export: Export,
+    materials: Materials | None,
+    repo: str | None,
+    as_json: bool,
+) -> bool:
+    """Evaluates, pushes, and prints an export. Returns whether all gates hold."""
     result, passed = export.to_json(), True
     if not as_json:
-        plan, size = export.plan, decimal(result["bytes"])
-        echo(
-            f"{export.output}: {plan.spec} attention-free ({plan.variant}, {plan.layout.NAME}), "
-            f"{size}"
-        )
+        edit = f"{export.plan.spec} attention-free ({export.plan.variant}, "
+        edit += f"{export.plan.layout.NAME})"
+        echo(f"{export.output}: {edit}, {decimal(result['bytes'])}")
     try:
-        if wanted is not None:
+        if materials is not None:
+            from evals.evaluation.evaluating import evaluate_exports
+
             result["evaluation"] = None
-            report = evaluate_exports(source, wanted, export.output)
+            report = evaluate_exports(
+                source, materials, [export.output], say=note, progress=show_progress
+            )
             result["evaluation"] = report.to_dict()
-            passed = say_gates(report)
+            note_warnings(report)
+            passed = note_gates(report)
             if not as_json:
                 print_evaluation(report, export.output)
         if repo is not None:
             result["push"] = None
-            result["push"] = push_if_passed(export, repo, passed)
+            result["push"] = _push_if_passed(export, repo, passed)
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
@@ -159,7 +192,17 @@ def _show_export(
     return passed
 
 
-def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+def _push_if_passed(export: Export, repo: str, passed: bool) -> dict[str, Any] | None:
+    if not passed:
+        note(f"not pushed to {repo}: a gate failed")
+        return None
+    from evals.publication.report import render_report
+    from surgery.publishing.upload import push
+
+    return push(export.output, repo, render=render_report).to_json()
+
+
+def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"dry_run": True, **plan})
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cli.options import echo, json_option, print_json, revision_option
+from cli.options import json_option, revision_option
+from cli.terminal import echo, print_json
 
 
 @click.command("inspect")
@@ -12,10 +13,10 @@ from cli.options import echo, json_option, print_json, revision_option
 @revision_option
 @json_option
 def command(model: str, revision: str | None, as_json: bool) -> None:
-    """Show MODEL's family, blocks, dtype and size, and which blocks are attention-free and how.
+    """Show MODEL's family, blocks, dtype, and size, and which blocks are attention-free.
 
-    MODEL is a folder, a Hub id, or an embedded model (lab:pythia, lab:gpt-neo). No weights are
-    read, and of a Hub model none are downloaded.
+    MODEL is a folder, a Hub id, or a lab model (lab:pythia, lab:gpt-neo). No weights are read or
+    downloaded.
     """
     from surgery.families import left_out
     from surgery.proof.inspection import inspect
@@ -26,7 +27,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         print_json(found.to_json())
         return
     echo(found.model)
-    size = "dtype and size unknown: pickled weights do not tell before they are downloaded"
+    size = "dtype and size unknown until the pickled weights are downloaded"
     if found.parameters is not None:
         size = f"{found.parameters:,} parameters, {found.dtype}"
     echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
@@ -38,7 +39,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         echo(f"  block {block}: attention-free ({variant}, {found.layout})")
     for block, heads in found.edited_heads.items():
         named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
-        echo(f"  block {block}: heads without attention {named}")
+        echo(f"  block {block}: heads without attention: {named}")
     for edit in found.edits:
         blocks = format_selection(edit.parts, edit.num_heads)
         commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""

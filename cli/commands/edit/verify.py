@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cli.options import echo, json_option, note, print_json, revision_option, typed
+from cli.options import json_option, revision_option
+from cli.terminal import echo, name_options, note, print_json
 
 
 @click.command("verify")
@@ -12,20 +13,20 @@ from cli.options import echo, json_option, note, print_json, revision_option, ty
 @click.option(
     "--source",
     metavar="MODEL",
-    help="The model that was edited: compares every tensor with it, byte by byte.",
+    help="The model that was edited. Every tensor is compared with it, byte by byte.",
 )
 @revision_option
 @json_option
 def command(folder: str, source: str | None, revision: str | None, as_json: bool) -> None:
-    """Prove that the exported folder DIR is what its manifest says.
+    """Check that the exported folder DIR is what its manifest says.
 
-    Checks the SHA-256 of every file, and that nothing else lies there. Edited heads must hold
-    exactly the constants that make them attention-free. With --source, everything else must be
-    byte-equal to the source's, and the edit must repeat. The model is then run on a new random
-    input: edited heads must depend on each token alone, and all others must still mix tokens.
-    README.md and report.json must agree with each other and with the manifest. What no check can
-    prove, such as measurements, is listed as claimed. The last line is the verdict. The exit code
-    is 1 when a check fails.
+    Checks the SHA-256 of every file, and that there is no other file. Edited heads must hold
+    exactly the constants that make them attention-free. With --source, every other tensor must
+    equal the source's byte for byte, and repeating the edit must give the same tensors. The model
+    then runs on a new random input: edited heads must depend on each token alone, and all others
+    must still mix tokens. README.md and report.json must agree with each other and with the
+    manifest. Statements that no check can prove, such as measurements, are listed as claimed. The
+    last line is the verdict. The exit code is 1 if a check fails.
     """
     from evals.publication.report import render_report
     from surgery.proof.verification import verify
@@ -37,7 +38,7 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
         for check in result.checks:
             echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
         for claim in result.claims:
-            echo(f"claimed {claim.name}: {typed(claim.detail)}")
+            echo(f"claimed {claim.name}: {name_options(claim.detail)}")
         echo(f"{folder}: {result.verdict}")
     if result.failed is not None:
         note(f"error: {folder}: {result.failed.name}: {result.failed.detail}")

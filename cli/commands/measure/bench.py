@@ -7,30 +7,30 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cli.options import count_option, device_options, echo, json_option, note, print_json
-from cli.progress import progress
+from cli.options import count_option, device_options, json_option
 from cli.tables import print_table
+from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("bench")
 @click.argument("base")
 @click.argument("edited")
-@count_option("--prompt-tokens", 128, "Tokens of the prompt, which is random.", least=1)
-@count_option("--new-tokens", 64, "Tokens decoded greedily after it.", least=1)
+@count_option("--prompt-tokens", 128, "Tokens of the random prompt.", least=1)
+@count_option("--new-tokens", 64, "Tokens to decode greedily.", least=1)
 @count_option("--batch-size", 1, "Rows at a time.", least=1)
-@count_option("--rounds", 5, "Turns of each model; more of them show smaller differences.", least=3)
+@count_option("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
 @device_options
 @json_option
 def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) -> None:
-    """Time the model EDITED beside the model BASE, and measure cache, parameters and memory.
+    """Compare the speed, cache, parameters, and memory of the models BASE and EDITED.
 
-    Each runs in a process of its own, and they take turns after a warm-up; both are in memory at
-    once. Speeds are medians over the rounds with the lowest and the highest, and a difference is
-    called noise where these ranges touch.
+    Each model runs in its own process. They take turns after a warm-up, and both are in memory at
+    the same time. Speeds are medians over the rounds, with the lowest and the highest. A difference
+    counts as noise if these ranges touch.
     """
     from evals.speed import bench
 
-    with progress(f"bench {edited}", 2 * rounds) as advance:
+    with show_progress(f"bench {edited}", 2 * rounds) as advance:
         result = bench(base, edited, rounds=rounds, **asked, say=note, advance=advance)
     if as_json:
         print_json(result)
@@ -39,13 +39,13 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
 
 
 def _print(result: dict[str, Any]) -> None:
-    """For people: one line a figure, base and edited side by side."""
+    """Prints one line for each figure, base and edited side by side."""
     settings = result["settings"]
     rows, threads = settings["batch_size"], settings["threads"]
     echo(
-        f"{_counted(rows, 'row')} of {settings['prompt_tokens']} prompt and "
+        f"{_count_noun(rows, 'row')} of {settings['prompt_tokens']} prompt and "
         f"{settings['new_tokens']} new tokens, {settings['dtype']} on {settings['device']}"
-        + (f", {_counted(threads, 'thread')}" if settings["device"] == "cpu" else "")
+        + (f", {_count_noun(threads, 'thread')}" if settings["device"] == "cpu" else "")
     )
     echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
     table = []
@@ -53,8 +53,8 @@ def _print(result: dict[str, Any]) -> None:
         speeds = [result[part][f"{key}_tokens_per_second"] for part in ("base", "edited")]
         ratio = result["ratios"][f"{key}_tokens_per_second"]
         noise = "  within noise" if ratio["within_noise"] else ""
-        shown = (_range(speed, ",.0f") for speed in speeds)
-        table.append((label, *shown, _range(ratio, ".2f") + noise))
+        shown = (_format_range(speed, ",.0f") for speed in speeds)
+        table.append((label, *shown, _format_range(ratio, ".2f") + noise))
     for label, key, form in (
         ("key/value cache", "cache_bytes", decimal),
         ("parameters", "parameters", "{:,}".format),
@@ -67,10 +67,10 @@ def _print(result: dict[str, Any]) -> None:
     echo(f"peak memory: {settings['memory']}")
 
 
-def _range(value: dict[str, Any], form: str) -> str:
+def _format_range(value: dict[str, Any], form: str) -> str:
     middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
     return f"{middle} [{low}, {high}]"
 
 
-def _counted(number: int, noun: str) -> str:
+def _count_noun(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

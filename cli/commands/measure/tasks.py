@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import echo
+from cli.terminal import echo
 
 
 @click.command("tasks")

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from cli.options import echo, json_option, print_json
+from cli.options import json_option
+from cli.terminal import echo, print_json
 
 
 @click.command("push")
@@ -14,23 +15,27 @@ from cli.options import echo, json_option, print_json
 @click.argument("repo", metavar="REPO")
 @click.option("--public", is_flag=True, help="Publish for everyone.  [default: private]")
 @click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
-@click.option("--revision", metavar="R", help="Branch to push to; created if it is not there.")
+@click.option(
+    "--revision", metavar="R", help="Branch to push to. It is created if it does not exist."
+)
 @click.option(
     "--report",
     "evaluation",
     type=click.Path(),
     metavar="FOLDER",
-    help="What `evaluate` wrote about DIR; its report goes along.  [default: one in DIR]",
+    help="Folder that `evaluate` wrote about DIR, whose report is published, too.  [default: the "
+    "report in DIR]",
 )
 @click.option("--message", metavar="TEXT", help="Title of the commit.  [default: what was edited]")
 @json_option
 def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
-    DIR is verified first. Uploads the files of its manifest, the manifest, a fresh model card, and
-    its report, with fresh sentences and pages, if no text can be in it; never samples or rows.
-    Private unless --public. After an interruption, run it again: what has arrived is not sent
-    twice. Log in with `hf auth login`.
+    Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and its
+    report, with new sentences and pages. The report goes only if it cannot hold passage text.
+    Samples and rows never go. The repository is private unless you pass --public. After an
+    interruption, run the same command again: files that have arrived are not sent twice. Log in
+    with `hf auth login`.
     """
     from evals.publication.report import render_report
     from surgery.publishing.upload import push

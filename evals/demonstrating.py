@@ -1,0 +1,146 @@
+"""The demo: a lab model edited in two ways, and what each of the models writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.inputs import Progress, Say, say_nothing, show_nothing
+
+if TYPE_CHECKING:
+    from evals.evaluation.report import Report
+
+MODEL = "lab:pythia"
+BLOCKS = "last:2"
+LIMIT = 0.01
+PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
+"""Each edit, and its folder in the output."""
+_NUM_RECORDS = 2  # their text is shown: they are synthetic, so nobody's
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What one model writes after a prefix, greedily. `right`: tokens as in the text that really
+    follows; `loss`: of that text, in nats per token."""
+
+    name: str
+    text: str
+    right: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A text as prefix and suffix, and how each model continues the prefix."""
+
+    label: str
+    prefix: str
+    suffix: str
+    continuations: list[Continuation]
+
+
+def run_demo(
+    output: Path,
+    *,
+    overwrite: bool = False,
+    announce: Callable[[str, list[str]], None] = lambda title, commands: None,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Report:
+    """Edits `MODEL` twice, its deep blocks and what a search chooses, and evaluates both.
+
+    `announce` gets the title of each step, and the commands that do the same. Raises
+    `SurgeryError`; `output` then does not exist, or is still the old one.
+    """
+    from evals.evaluation.evaluating import evaluate_exports
+    from evals.evaluation.materials import open_materials
+    from evals.evaluation.request import EvaluationRequest
+    from evals.exporting import ExportRequest, run_export
+    from evals.search.request import SearchRequest
+    from evals.search.searching import search
+    from surgery.output import check_output, create_folder
+
+    check_output(output, _list_owned, overwrite=overwrite)
+    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=("cheap",))
+    materials = open_materials(wanted, progress=progress)
+    deep, chosen = (output / place for place in PLACES.values())
+    found = output / "search"
+    with create_folder(output, _list_owned, overwrite=overwrite) as made:
+        deep_made, chosen_made = (made / place for place in PLACES.values())
+        command = f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep}"
+        announce("1. Edit the deep blocks", [command])
+        run_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=deep_made))
+        command = f"attn-surgery search {MODEL} --samples {MODEL} --max-extraction {LIMIT} "
+        exporting = f"attn-surgery export {MODEL} --plan {found / 'plan.json'} --output {chosen}"
+        announce(
+            "2. Search for the edit that costs least", [f"{command}--output {found}", exporting]
+        )
+        request = SearchRequest(model=MODEL, samples=MODEL, max_extraction=LIMIT)
+        answer = search(request, made / "search", say=say, progress=progress)
+        assert answer is not None
+        export = ExportRequest(model=MODEL, plan=answer[1], output=chosen_made)
+        prepared, _ = run_export(export, progress=progress)
+        command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap"
+        announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
+        outputs = [deep_made, chosen_made]
+        return evaluate_exports(prepared.model, materials, outputs, say=say, progress=progress)
+
+
+def _list_owned(folder: Path) -> list[str]:
+    """What an earlier demo wrote there."""
+    from evals.search.searching import owned as owned_by_search
+    from surgery.exporting import list_owned
+
+    parts = {**dict.fromkeys(PLACES.values(), list_owned), "search": owned_by_search}
+    return [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
+
+
+def continue_texts(output: Path) -> tuple[int, int, list[Excerpt]]:
+    """Lets base and edited models continue some planted records and ordinary text.
+
+    Returns the lengths of prefix and suffix in tokens, and the excerpts.
+    """
+    from evals.lab import heldout_texts
+    from evals.memorization.extraction import extract
+    from evals.models import open_model
+    from evals.samples import load_samples
+
+    models: dict[str, Any] = {"before": open_model(MODEL)}
+    models |= {name: open_model(str(output / place)) for name, place in PLACES.items()}
+    base, samples = models["before"], load_samples(MODEL)
+    prefix, suffix = samples.prefix_length, samples.suffix_length
+    recited = extract(base.model, samples).exact.nonzero()[0]
+    texts = {f"record {samples.ids[row]}": samples.tokens[row] for row in recited[:_NUM_RECORDS]}
+    texts["ordinary text"] = base.tokenizer(heldout_texts()[0])["input_ids"][: prefix + suffix]
+    excerpts = []
+    for label, tokens in texts.items():
+        ids = [int(token) for token in tokens]
+        given, follows = (base.tokenizer.decode(part) for part in (ids[:prefix], ids[prefix:]))
+        made = [_continue(name, loaded, ids, prefix) for name, loaded in models.items()]
+        excerpts.append(Excerpt(label, given, follows, made))
+    return prefix, suffix, excerpts
+
+
+def _continue(name: str, loaded: Any, ids: list[int], prefix: int) -> Continuation:
+    import torch
+
+    text = torch.tensor([ids])
+    given, follows = text[:, :prefix], text[0, prefix:]
+    with torch.no_grad():
+        logits = loaded.model(text[:, :-1]).logits[0, prefix - 1 :]
+    written = loaded.model.generate(
+        given,
+        attention_mask=torch.ones_like(given),
+        max_new_tokens=len(follows),
+        min_new_tokens=len(follows),
+        do_sample=False,
+        pad_token_id=0,
+    )[0, prefix:]
+    return Continuation(
+        name,
+        loaded.tokenizer.decode(written.tolist()),
+        right=int((written == follows).sum()),
+        loss=float(torch.nn.functional.cross_entropy(logits, follows)),
+    )

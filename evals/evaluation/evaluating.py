@@ -1,0 +1,103 @@
+"""An evaluation from its request to the folders that hold its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evals.evaluation import files
+from evals.evaluation.evaluation import Evaluation, evaluate
+from evals.evaluation.materials import Materials, open_materials
+from evals.evaluation.report import Report
+from evals.evaluation.request import EvaluationRequest
+from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.running.processes import Processes
+from surgery.errors import OutputError, SurgeryError
+from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.resolved import ResolvedModel
+from surgery.output import check_output, create_folder
+from surgery.proof.verification import verify
+
+
+def run_evaluation(
+    request: EvaluationRequest,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> tuple[Report, Path] | None:
+    """Evaluates, and writes the report into `output` and into each model that is an export.
+
+    Returns the report and its folder (default: NAME-evaluation), and None on all processes but the
+    main one. Raises as `open_materials` and `evaluate`; `OutputError`.
+    """
+    models, baseline = request.models, request.baseline
+    if output is None:
+        name = baseline if len(models) > 1 else models[0]
+        folder = Path(name.replace(":", "-")).expanduser()
+        output = Path(f"{get_last_name(folder)}-evaluation")
+    check_output(output, files.owned, overwrite=overwrite)
+    processes = Processes.launched(say=say)
+    known = [(baseline, None), *((model, request.revision) for model in models)]
+    materials = open_materials(request, known, processes=processes, progress=progress)
+    edited = [find_model(model, request.revision) for model in models]
+    found = evaluate(edited, find_model(baseline), materials, say=say, progress=progress)
+    if not processes.is_main:
+        return None
+    config = request.to_config()
+    with create_folder(output, files.owned, overwrite=overwrite, config=config) as folder:
+        files.write_evaluation(found, folder)
+    for place, model in enumerate(models):
+        _attach(found, place, Path(model), say)
+    return found.report, output
+
+
+def _attach(found: Evaluation, place: int, folder: Path, say: Say) -> None:
+    """Puts the report into the folder of an exported model, for its card and for `push`."""
+    if not (folder / "surgery.json").is_file():
+        return
+    report = found.report
+    reason = None
+    if report.edits[place].relation != "source":
+        reason = f"{report.base.name} is not known to be its source"
+    elif report.settings.limit is not None:
+        reason = "only a part of each benchmark was measured (`limit`)"
+    if reason is not None:
+        say(f"{folder}: left its report and model card unchanged: {reason}")
+        return
+    try:
+        files.attach(found, place, folder)
+    except SurgeryError as error:  # the evaluation itself is done and written
+        say(f"warning: could not put the report beside the model: {error}")
+    else:
+        say(f"{folder}: updated its report and model card")
+
+
+def evaluate_exports(
+    source: ResolvedModel,
+    materials: Materials,
+    outputs: Sequence[Path],
+    *,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Report:
+    """Verifies exports of one source, evaluates them, and puts each report into its folder.
+
+    Raises `OutputError` for an export that does not verify.
+    """
+    for output in outputs:
+        verification = verify(output, source=source, card=False)  # it is written anew
+        for check in verification.checks:
+            if not check.ok:
+                raise OutputError(
+                    f"does not verify: {check.name}: {check.detail}",
+                    where=output,
+                    fix="run it again if the source changed meanwhile; else report this",
+                )
+        say(f"{output}: verified ({len(verification.checks)} checks)")
+    models = [find_model(output) for output in outputs]
+    found = evaluate(models, source, materials, say=say, progress=progress)
+    for place, output in enumerate(outputs):
+        files.attach(found, place, output)
+    return found.report
