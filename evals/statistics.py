@@ -92,7 +92,7 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Interval:
     return Interval(max(-1.0, middle - half), min(1.0, middle + half))
 
 
-def discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
+def recover_discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
     """The arguments of `paired_difference` that gave an interval for that difference of rates.
 
     Of an interval that it never gives: the nearest that there are.
@@ -105,13 +105,13 @@ def discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]
     return fewer + max(-change, 0), fewer + max(change, 0)
 
 
-def judged(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:
+def check_limit(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:
     """Whether a value keeps a limit, and whether all of its interval is on the same side of it."""
     ok, (low, high) = value <= limit, ci95
     return ok, high <= limit if ok else low > limit
 
 
-def strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+def split_strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     """Rows by duplication count, ascending: a label and a mask (bool [N]) for each stratum.
 
     A stratum per count, or per power of two ("4-7") where more than ten counts occur.

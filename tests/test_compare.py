@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evals.benchmarks.scores import Scores
-from evals.evaluation.comparing import compare_scores, concluded, outcome_of, verdict_of, wilcoxon
+from evals.evaluation.comparing import (
+    compare_scores,
+    concluded,
+    describe_outcome,
+    outcome_of,
+    wilcoxon,
+)
 from evals.statistics import Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
@@ -236,10 +242,10 @@ def test_a_verdict_needs_test_and_interval(interval, p_value, better, outcome):
 
 
 def test_verdicts_read_from_small_to_large():
-    assert verdict_of("loss", Interval(-0.0512, -0.02), 9) == "loss of 0.02 to 0.0512"
-    assert verdict_of("gain", Interval(0.01, 0.04), 9) == "gain of 0.01 to 0.04"
-    assert verdict_of("none", Interval(-1, 1), 9) == "no loss shown"
-    assert verdict_of("inconclusive", Interval(-1, 1), 1234) == "inconclusive (n = 1,234)"
+    assert describe_outcome("loss", Interval(-0.0512, -0.02), 9) == "loss of 0.02 to 0.0512"
+    assert describe_outcome("gain", Interval(0.01, 0.04), 9) == "gain of 0.01 to 0.04"
+    assert describe_outcome("none", Interval(-1, 1), 9) == "no loss shown"
+    assert describe_outcome("inconclusive", Interval(-1, 1), 1234) == "inconclusive (n = 1,234)"
 
 
 def test_different_documents_are_not_compared():

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
+from evals.attacks.names import ALL, CHEAP, choose_attacks, make_attack
 from evals.attacks.result import Audit
-from evals.evaluation.gates import check_gates, check_named, limit_of
+from evals.evaluation.gates import check_gates, check_limited_tasks, find_limit
 from evals.evaluation.headline import verdict
-from evals.evaluation.report import Chose, EditReport, Gate, Metric
+from evals.evaluation.report import ChoiceCounts, EditReport, Gate, Metric
 from evals.evaluation.request import EvaluationRequest
 from evals.statistics import rate
 
@@ -47,16 +47,16 @@ def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) ->
 
 
 def test_a_gate_on_a_task_that_is_not_run():
-    check_named({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
+    check_limited_tasks({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
     with pytest.raises(ValueError, match=r"no task that is run is called 'boolq' \(tasks: piqa\)"):
-        check_named({"boolq": 0.1}, ["piqa"])
+        check_limited_tasks({"boolq": 0.1}, ["piqa"])
 
 
 def test_the_most_exact_limit_counts():
     tasks = {"arc_easy": metric(0.04), "arc_challenge": metric(0.04), "piqa": metric(0.04)}
     limits = {"*": 0.01, "arc_easy": 0.05, "arc_*": 0.02}
-    assert [limit_of(limits, name) for name in (*tasks, "boolq")] == [0.05, 0.02, 0.01, 0.01]
-    assert limit_of({"arc_easy": 0.05, "arc_*": 0.02}, "boolq") is None
+    assert [find_limit(limits, name) for name in (*tasks, "boolq")] == [0.05, 0.02, 0.01, 0.01]
+    assert find_limit({"arc_easy": 0.05, "arc_*": 0.02}, "boolq") is None
     gates = gates_of(tasks, max_drop=limits)
     assert [(gate.name, gate.limit, gate.ok) for gate in gates] == [
         ("max-drop arc_easy", 0.05, True),
@@ -134,7 +134,7 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
 
 def say(**figures: Any) -> str:
     nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
-    known = {"relation": "source", "chose": Chose(), **nothing, **figures}
+    known = {"relation": "source", "chose": ChoiceCounts(), **nothing, **figures}
     return verdict(EditReport.model_construct(**known))
 
 
@@ -147,7 +147,7 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
         "seconds": 1,
         "paired": paired,
         "control": None,
-        **attack_of(name).description,
+        **make_attack(name).description,
     }
     return {**said, **shares}
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from lxml import html as lxml_html
 
 from evals.benchmarks.tasks import SUITES, asked
-from evals.evaluation.page import pages
+from evals.evaluation.page import render_pages
 from evals.evaluation.report import read_report
-from evals.evaluation.rows import SHARE, Cell, Form, Row, measured_tables, sizes
+from evals.evaluation.rows import SHARE, Cell, Form, Row, make_size_table, make_tables
 from surgery.card.facts import as_line
 
 REPORTS = {"whole": example, "bare": bare, "several": lambda: several(example(), example())}
@@ -33,7 +33,7 @@ def parse(text: str) -> Any:
 
 def rows_of(report: dict[str, Any]) -> list[Row]:
     read = read_report(report)
-    return [row for table in (*measured_tables(read), sizes(read)) for row in table.rows]
+    return [row for table in (*make_tables(read), make_size_table(read)) for row in table.rows]
 
 
 def texts(cell: Cell | None) -> list[str]:
@@ -42,7 +42,7 @@ def texts(cell: Cell | None) -> list[str]:
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=list(REPORTS))
 def test_every_renderer_shows_every_row_and_nothing_else(report) -> None:
-    made, rows = pages(report()), rows_of(report())
+    made, rows = render_pages(report()), rows_of(report())
     tables = parse(made["report.html"]).xpath("//table[not(contains(caption, 'those that'))]")
     shown = [list(tr) for table in tables for tr in table.xpath("tbody/tr")]
     lines = [line for line in made["report.md"].splitlines() if line.startswith("| ")]
@@ -110,7 +110,7 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     report["edits"][0]["tasks"]["other"]["metrics"]["its_own"] = report["edits"][0]["tasks"][
         "other"
     ]["metrics"].pop("acc")
-    page = parse(pages(report)["report.html"]).text_content()
+    page = parse(render_pages(report)["report.html"]).text_content()
     assert all(str(asked(name, {})) in page for name in names)
     assert "acc is the share answered right" in page
     assert "its_own is" not in page
@@ -149,7 +149,7 @@ def gate(**changes: Any) -> dict[str, Any]:
 
 
 def test_names_are_escaped() -> None:
-    made = pages(hostile())
+    made = render_pages(hostile())
     tree = parse(made["report.html"])
     assert not tree.xpath("//script | //@onerror")
     assert {src[:19] for src in tree.xpath("//@src")} == {"data:image/svg+xml;"}
@@ -172,13 +172,13 @@ def test_any_name_survives(name) -> None:
     printable = "".join(letter for letter in name if letter.isprintable()) or "x"
     report = bare()
     report["edits"][0]["name"] = report["edits"][0]["verdict"] = printable
-    made = pages(report)
+    made = render_pages(report)
     assert parse(made["report.html"]).xpath("//h1")[0].text_content() == printable
     assert made["report.md"].count("\n# ") == 0
 
 
 def test_it_stands_alone_and_is_built_as_a_document() -> None:
-    text = pages(several(example(), example()))["report.html"]
+    text = render_pages(several(example(), example()))["report.html"]
     tree = parse(text)
     assert not tree.xpath("//script | //link[@rel='stylesheet'] | //iframe")
     assert {link.get("href") for link in tree.xpath("//*[@href]")} == {"data:,"}
@@ -195,8 +195,8 @@ def test_it_stands_alone_and_is_built_as_a_document() -> None:
 
 
 def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> None:
-    made = pages(example())["report.html"]
-    assert made == pages(example())["report.html"]
+    made = render_pages(example())["report.html"]
+    assert made == render_pages(example())["report.html"]
     pictures = parse(made).xpath("//img")
     assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
     for picture in pictures:
@@ -218,7 +218,7 @@ def test_gates_are_told_in_words() -> None:
         ([unsure, gate(ok=False)], "Failed: a gate was missed"),
     ):
         passed = all(one["ok"] for one in gates)
-        made = pages(example(gates=gates, passed=passed))
+        made = render_pages(example(gates=gates, passed=passed))
         assert words in parse(made["report.html"]).text_content()
         for text in (parse(made["report.html"]).text_content(), made["report.md"]):
             missed = sum(not one["ok"] for one in gates)
@@ -226,7 +226,7 @@ def test_gates_are_told_in_words() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    made = pages(bare())
+    made = render_pages(bare())
     page = parse(made["report.html"])
     headings = [heading.text for heading in page.xpath("//h2")]
     assert headings == ["What it costs", "Size", "Limits", "Provenance"]
@@ -236,16 +236,16 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 def test_limits_are_always_said() -> None:
     for report in (example(), bare()):
-        for text in pages(report).values():
+        for text in render_pages(report).values():
             assert "reduces verbatim recall under these tests" in text
             assert "not a privacy guarantee" in text
 
 
 def test_text_of_passages_is_shown_only_where_the_report_holds_it() -> None:
     report = example()
-    assert "Their text is left out" in pages(report)["report.html"]
+    assert "Their text is left out" in render_pages(report)["report.html"]
     row = {**report["edits"][0]["passages"][0], "prefix": "my number is", "suffix": " 555-0100"}
-    made = pages(example(passages=[row]))
+    made = render_pages(example(passages=[row]))
     assert "my number is" in made["report.html"]
     assert "Their text" not in made["report.html"]
     assert "555-0100" not in made["report.md"]

@@ -22,7 +22,7 @@ from checkpoints import neox_config, write_checkpoint
 from example_report import bare, example, settled, task
 
 import surgery
-from evals.evaluation.conclusions import edit_of
+from evals.evaluation.conclusions import summarize_edit
 from evals.publication.report import check_report, render_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
@@ -120,7 +120,7 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     assert recorded is not None
 
     def of(**changes: Any) -> dict[str, Any]:
-        report = example(**{"edit": edit_of(recorded).model_dump(mode="json"), **changes})
+        report = example(**{"edit": summarize_edit(recorded).model_dump(mode="json"), **changes})
         ours = hashlib.sha256(record).hexdigest()
         report["edits"][0]["provenance"]["manifest_sha256"] = ours
         report["base"]["provenance"]["content"] = recorded.edit.source.content

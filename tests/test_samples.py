@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import load_samples, row_hash, row_warnings
-from evals.samples.repeats import overlapping
+from evals.samples import hash_row, list_row_warnings, load_samples
+from evals.samples.repeats import find_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 
@@ -177,7 +177,7 @@ def test_hashes_are_of_little_endian_int32(tmp_path):
     raw = TOKENS[:, :64].astype("<i4")
     assert samples.sha256 == hashlib.sha256(raw.tobytes()).hexdigest()
     assert samples.hashes[2] == hashlib.sha256(raw[2].tobytes()).hexdigest()
-    assert row_hash(samples.tokens[2]) == samples.hashes[2]
+    assert hash_row(samples.tokens[2]) == samples.hashes[2]
 
 
 def test_selecting_rows_keeps_their_columns_together(tmp_path):
@@ -207,7 +207,7 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     assert (samples.counts.tolist() if counted else samples.counts) == (
         [9, 2, 4] if counted else None
     )
-    (warning,) = row_warnings(samples.described)
+    (warning,) = list_row_warnings(samples.description)
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "
         "as one passage"
@@ -221,7 +221,7 @@ def test_windows_of_one_text_that_overlap_are_told(tmp_path, stride, overlap):
     samples = load_samples(save(tmp_path / "s.npy", rows))
     assert len(samples) == len(rows)
     assert told(samples) == [(str(at), True) for at in range(len(rows) - 1) if overlap]
-    for warning in row_warnings(samples.described):
+    for warning in list_row_warnings(samples.description):
         assert "kept with a reservation, the first '0': it overlaps another row" in warning
 
 
@@ -235,7 +235,7 @@ def test_overlaps_are_those_that_a_search_by_hand_finds(rows, number):
         for a, b in ((one, other), (other, one))
         if any(a[k:] == b[: 20 - k] for k in range(5))
     }
-    found = overlapping(rows[:number], rows[number:])
+    found = find_overlaps(rows[:number], rows[number:])
     assert found.tolist() == [tuple(row) in expected for row in rows[:number].tolist()]
 
 

@@ -62,7 +62,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttackOutcome:
     """What an attack came to, for N passages.
 
     - `recovered`: bool [N]. `tried`: bool [N], the passages that count.
@@ -76,13 +76,13 @@ class Outcome:
     scores: Mapping[str, Scores] = field(default_factory=dict)
 
     @staticmethod
-    def of_all(recovered: Flags) -> Outcome:
+    def of_all(recovered: Flags) -> AttackOutcome:
         """Every passage counts."""
-        return Outcome(recovered, np.ones_like(recovered))
+        return AttackOutcome(recovered, np.ones_like(recovered))
 
-    def select(self, rows: Flags) -> Outcome:
+    def select(self, rows: Flags) -> AttackOutcome:
         """The outcome for some of the passages: bool [N]."""
-        return Outcome(
+        return AttackOutcome(
             self.recovered[rows],
             self.tried[rows],
             {name: flags[:, rows] for name, flags in self.curve.items()},
@@ -112,7 +112,7 @@ class Attack:
     definition: str
     source: str
     cost: str
-    run: Callable[[Target], Outcome]
+    run: Callable[[Target], AttackOutcome]
     stages: tuple[int, ...] = ()
     check: Callable[[Samples], None] = lambda samples: None
     tells_members: bool = False

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.attacks.attack import Outcome, Target
-from evals.attacks.names import attack_of
+from evals.attacks.attack import AttackOutcome, Target
+from evals.attacks.names import make_attack
 from evals.attacks.picture import draw_audit
 from evals.attacks.request import AuditRequest
 from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, compare_outcomes
@@ -31,8 +31,8 @@ from evals.memorization.measures import Flags
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.samples.held_back import HeldBack, held_back
-from evals.samples.windows import control_windows
+from evals.samples.held_back import HeldBack, hold_back
+from evals.samples.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, check_output, known_by, write_lines
 from surgery.record.manifest import versions
@@ -66,7 +66,7 @@ class AttackPlan:
                 got=len(self.passages),
             )
         for name in self.attacks:
-            attack_of(name).check(self.passages)
+            make_attack(name).check(self.passages)
 
     @property
     def passages(self) -> Samples:
@@ -88,8 +88,8 @@ class AttackPlan:
 class AuditedModel:
     """One model's outcomes: by attack, on the passages and on the control, with seconds of each."""
 
-    passages: dict[str, Outcome]
-    control: dict[str, Outcome]
+    passages: dict[str, AttackOutcome]
+    control: dict[str, AttackOutcome]
     seconds: dict[str, float]
     provenance: dict[str, Any]
 
@@ -116,8 +116,8 @@ def audit(
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenized(passages, loaded, say)
-        windows = control_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        left = held_back([edited.manifest], samples, windows)
+        windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
+        left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
             say(f"warning: {warning}")
         return AttackPlan(samples, windows, request.tried, request.batch_size), left
@@ -192,11 +192,11 @@ def try_attacks(
         Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, processes)
         for samples in (plan.passages, plan.control)
     )
-    found: dict[str, Outcome] = {}
-    control: dict[str, Outcome] = {}
+    found: dict[str, AttackOutcome] = {}
+    control: dict[str, AttackOutcome] = {}
     seconds = {}
     for name in plan.attacks:
-        begun, attack = time.perf_counter(), attack_of(name)
+        begun, attack = time.perf_counter(), make_attack(name)
         if not attack.tells_members or plan.control_kind == "non-members":
             found[name] = attack.run(on)
             if with_control or attack.tells_members:
@@ -224,7 +224,7 @@ def compare_models(
         before, after = (one and one.select(counted) for one in both)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]
-        attacks.append(compare_outcomes(attack_of(name), before, after, controls, seconds))
+        attacks.append(compare_outcomes(make_attack(name), before, after, controls, seconds))
     return Audit(
         n=int(counted.sum()),
         control=ControlKind(kind=plan.control_kind, n=len(plan.control)),

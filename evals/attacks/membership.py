@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.membership import SCORES
 
 
-def membership() -> Attack:
+def make_membership() -> Attack:
     return Attack(
         "membership",
         "all scores of extract",
@@ -22,6 +22,8 @@ def membership() -> Attack:
     )
 
 
-def _run(target: Target) -> Outcome:
+def _run(target: Target) -> AttackOutcome:
     scores = {score.path[-1]: score.of(target.seen) for score in SCORES if score.can(target.seen)}
-    return replace(Outcome.of_all(np.zeros(len(target.samples), dtype=np.bool_)), scores=scores)
+    return replace(
+        AttackOutcome.of_all(np.zeros(len(target.samples), dtype=np.bool_)), scores=scores
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from evals.attacks.attack import Attack, Outcome
-from evals.attacks.membership import membership
-from evals.attacks.near import near
-from evals.attacks.perturbed import perturbed
-from evals.attacks.quantized import quantized
-from evals.attacks.relearn import relearn, relearn_benign
+from evals.attacks.attack import Attack, AttackOutcome
+from evals.attacks.membership import make_membership
+from evals.attacks.near import make_near
+from evals.attacks.perturbed import make_perturbed
+from evals.attacks.quantized import make_quantized
+from evals.attacks.relearn import make_relearn, make_relearn_benign
 from evals.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -22,12 +22,12 @@ from surgery.errors import MeasurementError
 
 _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     **RECOVERIES,
-    "near": near,
-    "perturbed": perturbed,
-    "quantized:BITS": quantized,
-    "relearn": relearn,
-    "relearn-benign": relearn_benign,
-    "membership": membership,
+    "near": make_near,
+    "perturbed": make_perturbed,
+    "quantized:BITS": make_quantized,
+    "relearn": make_relearn,
+    "relearn-benign": make_relearn_benign,
+    "membership": make_membership,
 }
 CHEAP = NAMES
 """The attacks that one pass decides."""
@@ -38,7 +38,7 @@ ALL = (
 GROUPS = {"all": ALL, "cheap": CHEAP}
 
 
-def attack_of(name: str) -> Attack:
+def make_attack(name: str) -> Attack:
     """The attack of that name. Raises `MeasurementError` for any other name."""
     try:
         found = make_named(name, _KINDS)
@@ -56,7 +56,7 @@ def _by_one_pass(measure: Recovery) -> Attack:
         measure.definition,
         measure.source,
         "one pass, shared",
-        lambda target: Outcome.of_all(measure.recovered(Evidence.of(target.seen))),
+        lambda target: AttackOutcome.of_all(measure.recovered(Evidence.of(target.seen))),
     )
 
 
@@ -68,7 +68,7 @@ def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple
     every = [*(named or ("all",)), *limited]
     found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
     for name in found:
-        attack_of(name)
+        make_attack(name)
     return tuple(found)
 
 

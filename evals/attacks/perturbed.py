@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.measures import Flags
-from evals.samples import Tokens, row_hash
+from evals.samples import Tokens, hash_row
 from surgery.reading.corpus import token_ids
 
 DROPPED = (1, 4, 16)
@@ -20,7 +20,7 @@ Prefixes = list[Tokens]
 """One for each passage, of any length from 1 on."""
 
 
-def perturbed() -> Attack:
+def make_perturbed() -> Attack:
     return Attack(
         "perturbed",
         f"{', '.join(map(str, DROPPED))} tokens dropped at the front; one token replaced, twice; "
@@ -33,11 +33,11 @@ def perturbed() -> Attack:
     )
 
 
-def _run(target: Target) -> Outcome:
+def _run(target: Target) -> AttackOutcome:
     found = np.zeros(len(target.samples), dtype=np.bool_)
     for make in _KINDS:
         found |= _recovered(target, make(target))
-    return Outcome.of_all(found)
+    return AttackOutcome.of_all(found)
 
 
 def _recovered(target: Target, prefixes: Prefixes) -> Flags:
@@ -84,7 +84,7 @@ def _after_unrelated(target: Target) -> Prefixes:
 
 def _draws(passage: Tokens, *seeds: int) -> np.random.Generator:
     """Random numbers that follow from the passage alone: not from its place, nor from others."""
-    return np.random.default_rng((_SEED, *seeds, int(row_hash(passage), 16)))
+    return np.random.default_rng((_SEED, *seeds, int(hash_row(passage), 16)))
 
 
 def _in_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:

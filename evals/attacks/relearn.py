@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.attacks.near import is_near
 from evals.memorization.measures import Flags
-from evals.memorization.recovery import Evidence, recovery_of
+from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Samples, Tokens
-from evals.samples.repeats import overlapping
+from evals.samples.repeats import find_overlaps
 from surgery.errors import SamplesError
 
 STEPS = (5, 10, 20)
@@ -31,7 +31,7 @@ LARGE = 1_000_000_000
 _SEED = 0
 
 
-def relearn() -> Attack:
+def make_relearn() -> Attack:
     return _attack(
         "relearn",
         "a tenth of the passages",
@@ -41,7 +41,7 @@ def relearn() -> Attack:
     )
 
 
-def relearn_benign() -> Attack:
+def make_relearn_benign() -> Attack:
     return _attack(
         "relearn-benign",
         "text that has nothing to do with the passages",
@@ -58,9 +58,9 @@ def _attack(
     check: Callable[[Samples], None] = lambda samples: None,
 ) -> Attack:
     """`learned`: the rows to train on, and the passages that count after it."""
-    measure = recovery_of("any")
+    measure = make_recovery("any")
 
-    def run(target: Target) -> Outcome:
+    def run(target: Target) -> AttackOutcome:
         target.check_in_memory(name)
         rows, tried = learned(target)
         recovered, similar = [], []
@@ -70,7 +70,7 @@ def _attack(
             recovered.append(measure.recovered(Evidence.of(found)))
             similar.append(is_near(found))
         curve = {"any": np.stack(recovered), "near": np.stack(similar)}
-        return Outcome(recovered[-1], tried, curve)
+        return AttackOutcome(recovered[-1], tried, curve)
 
     return Attack(
         name,
@@ -89,7 +89,7 @@ def split(passages: Tokens) -> tuple[Tokens, Flags]:
     """The passages to learn again, and which of all [N] count: none that overlaps one of those."""
     order = np.random.default_rng(_SEED).permutation(len(passages))
     learned = passages[np.sort(order[: max(1, len(passages) // SHARE)])]
-    return learned, ~overlapping(passages, learned)
+    return learned, ~find_overlaps(passages, learned)
 
 
 def _check(samples: Samples) -> None:

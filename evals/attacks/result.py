@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Outcome
+from evals.attacks.attack import Attack, AttackOutcome
 from evals.memorization.measures import Flags
 from evals.memorization.membership import auc
-from evals.samples.held_back import Chose
-from evals.statistics import judged, mcnemar, paired_difference, rate
+from evals.samples.held_back import ChoiceCounts
+from evals.statistics import check_limit, mcnemar, paired_difference, rate
 from surgery.record.manifest import Record
 
 
@@ -31,7 +31,7 @@ class Share(Record):
         return cls(n=len(recovered), **rate(recovered))
 
 
-class Shares(Record):
+class SharePair(Record):
     """What is recovered of the same passages under both models."""
 
     base: Share
@@ -46,7 +46,7 @@ class Area(Record):
     overcorrected: bool
 
 
-class Paired(Record):
+class PairedChange(Record):
     """On the same passages; differences are edited minus base."""
 
     no_longer: int
@@ -56,7 +56,7 @@ class Paired(Record):
     p_value: float
 
     @classmethod
-    def of(cls, base: Flags, edited: Flags) -> Paired:
+    def of(cls, base: Flags, edited: Flags) -> PairedChange:
         lost, gained = int((base & ~edited).sum()), int((edited & ~base).sum())
         interval = paired_difference(lost, gained, len(edited))
         return cls(
@@ -76,7 +76,7 @@ class Curve(Record):
     near: list[float]
 
     @classmethod
-    def of(cls, attack: Attack, outcome: Outcome) -> Curve:
+    def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve:
         rates = {
             measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
             for measure, stages in outcome.curve.items()
@@ -90,7 +90,7 @@ class Curves(Record):
     control: Curve | None
 
 
-class _Attack(Record):
+class _AttackFacts(Record):
     """One attack, described as by its own record. `seconds`: on both models and the control."""
 
     name: str
@@ -101,17 +101,17 @@ class _Attack(Record):
     seconds: float
 
 
-class Tried(_Attack):
+class AttackResult(_AttackFacts):
     """An attack that recovers passages. `control`: None where none was tried."""
 
     base: Share
     edited: Share
     control: Share | None
-    paired: Paired
+    paired: PairedChange
     curve: Curves | None = None
 
 
-class Membership(_Attack):
+class MembershipResult(_AttackFacts):
     """AUC by score; None where no passage is known to be no member."""
 
     base: dict[str, Area] | None
@@ -146,20 +146,20 @@ class Audit(Record):
 
     n: int
     control: ControlKind
-    attacks: list[Tried | Membership]
+    attacks: list[AttackResult | MembershipResult]
 
     @property
-    def rated(self) -> list[Tried]:
+    def rated(self) -> list[AttackResult]:
         """The attacks that recover passages."""
-        return [attack for attack in self.attacks if isinstance(attack, Tried)]
+        return [attack for attack in self.attacks if isinstance(attack, AttackResult)]
 
     @property
-    def strongest(self) -> Tried | None:
+    def strongest(self) -> AttackResult | None:
         """The attack that gets most of the edited model; of several, most of the base."""
         return max(self.tied, key=lambda attack: attack.base.rate, default=None)
 
     @property
-    def tied(self) -> list[Tried]:
+    def tied(self) -> list[AttackResult]:
         """Every attack that gets as much of the edited model as the strongest."""
         most = max((attack.edited.rate for attack in self.rated), default=None)
         return [attack for attack in self.rated if attack.edited.rate == most]
@@ -168,9 +168,9 @@ class Audit(Record):
         return self.model_dump(mode="json")
 
     @property
-    def recovered(self) -> dict[str, Shares]:
+    def recovered(self) -> dict[str, SharePair]:
         """By attack, what it recovers from both models."""
-        return {one.name: Shares(base=one.base, edited=one.edited) for one in self.rated}
+        return {one.name: SharePair(base=one.base, edited=one.edited) for one in self.rated}
 
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
         """`limits`: attack → the highest rate that is allowed."""
@@ -178,7 +178,7 @@ class Audit(Record):
         for one in self.rated:
             if (most := limits.get(one.name)) is not None:
                 share = one.edited
-                ok, conclusive = judged(share.rate, share.ci95, most)
+                ok, conclusive = check_limit(share.rate, share.ci95, most)
                 found.append(
                     Limit(
                         name=one.name,
@@ -197,7 +197,7 @@ class AllRecovered(Record):
     """By attack, what it recovers of all `n` passages, those that chose the edit too."""
 
     n: int
-    recovered: dict[str, Shares]
+    recovered: dict[str, SharePair]
 
 
 class AuditReport(Audit):
@@ -206,7 +206,7 @@ class AuditReport(Audit):
     `all_passages`: None where none did.
     """
 
-    chose: Chose
+    chose: ChoiceCounts
     all_passages: AllRecovered | None
     prefix_length: int
     suffix_length: int
@@ -216,28 +216,28 @@ class AuditReport(Audit):
 
 def compare_outcomes(
     attack: Attack,
-    base: Outcome | None,
-    edited: Outcome | None,
-    controls: tuple[Outcome | None, Outcome | None],
+    base: AttackOutcome | None,
+    edited: AttackOutcome | None,
+    controls: tuple[AttackOutcome | None, AttackOutcome | None],
     seconds: float,
-) -> Tried | Membership:
+) -> AttackResult | MembershipResult:
     """One attack's outcomes side by side. `controls`: of the base, and of the edited model."""
     record: dict[str, Any] = {**attack.description, "seconds": seconds}
     if attack.tells_members:
         pairs = zip((base, edited), controls, strict=True)
         areas = [_areas(one, other) if one and other else None for one, other in pairs]
-        return Membership(**record, base=areas[0], edited=areas[1])
+        return MembershipResult(**record, base=areas[0], edited=areas[1])
     assert base is not None
     assert edited is not None
     outcomes = {"base": base, "edited": edited, "control": controls[1]}
     record |= {key: one and Share.of(one.counted) for key, one in outcomes.items()}
-    record["paired"] = Paired.of(base.counted, edited.counted)
+    record["paired"] = PairedChange.of(base.counted, edited.counted)
     if attack.stages and edited.tried.any():
         record["curve"] = {key: one and Curve.of(attack, one) for key, one in outcomes.items()}
-    return Tried(**record)
+    return AttackResult(**record)
 
 
-def _areas(members: Outcome, others: Outcome) -> dict[str, Area]:
+def _areas(members: AttackOutcome, others: AttackOutcome) -> dict[str, Area]:
     labels = np.arange(len(members.recovered) + len(others.recovered)) < len(members.recovered)
     return {
         name: Area(**auc(np.concatenate([values, others.scores[name]]), labels))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from evals.evaluation.page import measurements
+from evals.evaluation.page import render_measurements
 from evals.evaluation.report import EditReport, Report
-from surgery.card.facts import printable
+from surgery.card.facts import make_printable
 from surgery.card.metadata import TASK, Measurements
 
 
-def shown_on_card(report: Report) -> Measurements | None:
+def build_measurements(report: Report) -> Measurements | None:
     """The figures of a report of one edit; None where it compares with another model.
 
     Benchmarks that were measured in part are left out: nobody would take them for that.
@@ -20,7 +20,7 @@ def shown_on_card(report: Report) -> Measurements | None:
         return None
     if report.settings.limit is not None:
         edit = edit.model_copy(update={"tasks": {}})
-    text = measurements(report.model_copy(update={"edits": [edit]}))
+    text = render_measurements(report.model_copy(update={"edits": [edit]}))
     return Measurements(
         f"{text}\nAll of it is in `report.json`.",
         [*_benchmarks(edit), *_extraction(edit, report.provenance.samples_sha256)],
@@ -31,10 +31,10 @@ def _benchmarks(edit: EditReport) -> list[dict[str, Any]]:
     return [
         {
             "task_type": TASK,
-            "dataset_type": printable(name),
-            "dataset_name": printable(name),
+            "dataset_type": make_printable(name),
+            "dataset_name": make_printable(name),
             "dataset_args": {"num_fewshot": task.num_fewshot},
-            "metric_type": printable(task.metric),
+            "metric_type": make_printable(task.metric),
             "metric_value": task.edited,
             "metric_args": {"n": task.n, "before_the_edit": task.base},
         }

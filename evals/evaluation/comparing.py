@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.benchmarks.scores import Scores
-from evals.evaluation.report import Metric, Outcome
+from evals.evaluation.report import Conclusion, Metric
 from evals.statistics import RESAMPLES, SEED, Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
@@ -68,7 +68,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         p_value = max(p_value, 2.0 ** (1 - n))  # n signs can tell no more
     relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
     drop = difference / base.value if relative else difference
-    resolution = resolution_of(base.value, gate, relative=relative)
+    resolution = find_resolution(base.value, gate, relative=relative)
     outcome = outcome_of(interval, p_value, higher_is_better=base.higher_is_better)
     outcome = concluded(outcome, interval, resolution, n=n, resampled=test != "mcnemar")
     return Metric(
@@ -79,7 +79,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         p_value=p_value,
         test=test,
         outcome=outcome,
-        verdict=verdict_of(outcome, interval, n),
+        verdict=describe_outcome(outcome, interval, n),
         n=n,
         resolution=resolution,
         higher_is_better=base.higher_is_better,
@@ -88,7 +88,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     )
 
 
-def resolution_of(base: float, gate: float | None = None, *, relative: bool = False) -> float:
+def find_resolution(base: float, gate: float | None = None, *, relative: bool = False) -> float:
     """The widest conclusive interval of a difference from `base`. `gate`: as in `compare_scores`.
 
     `relative`: whether the gate is on a share of the base.
@@ -98,7 +98,7 @@ def resolution_of(base: float, gate: float | None = None, *, relative: bool = Fa
     return gate * base if relative else gate
 
 
-def outcome_of(interval: Interval, p_value: float, *, higher_is_better: bool) -> Outcome:
+def outcome_of(interval: Interval, p_value: float, *, higher_is_better: bool) -> Conclusion:
     """Loss or gain where p < 0.05 and the interval of the difference excludes 0, else none."""
     if p_value >= ALPHA or interval.low <= 0 <= interval.high:
         return "none"
@@ -106,8 +106,8 @@ def outcome_of(interval: Interval, p_value: float, *, higher_is_better: bool) ->
 
 
 def concluded(
-    outcome: Outcome, interval: Interval, resolution: float, *, n: int, resampled: bool = True
-) -> Outcome:
+    outcome: Conclusion, interval: Interval, resolution: float, *, n: int, resampled: bool = True
+) -> Conclusion:
     """`outcome`, but "inconclusive" for "none" where too little was measured to say so.
 
     That is an interval wider than `resolution`, or a `resampled` one of fewer than `FEWEST`
@@ -117,7 +117,7 @@ def concluded(
     return "inconclusive" if outcome == "none" and too_little else outcome
 
 
-def verdict_of(outcome: Outcome, interval: Interval, n: int) -> str:
+def describe_outcome(outcome: Conclusion, interval: Interval, n: int) -> str:
     """ "no loss shown", "inconclusive (n = 2)", "loss of 0.02 to 0.05", "gain of 0.01 to 0.04"."""
     if outcome == "inconclusive":
         return f"inconclusive (n = {n:,})"

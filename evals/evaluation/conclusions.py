@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
+from evals.evaluation.comparing import RESOLUTION, concluded, describe_outcome, outcome_of, wilcoxon
 from evals.evaluation.report import (
     EditReport,
     EditSummary,
@@ -19,8 +19,8 @@ from evals.evaluation.report import (
     MeasuredModel,
     Relation,
 )
-from evals.memorization.comparison import Measured
-from evals.memorization.summary import Control, rows
+from evals.memorization.comparison import ExtractionResults
+from evals.memorization.summary import ControlLoss, list_rows
 from evals.statistics import Interval, mean
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -36,7 +36,7 @@ PASSAGE = (
 """What a report shows of a row."""
 
 
-def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
+def compare_heldout(before: ControlLoss | None, after: ControlLoss | None) -> HeldOut | None:
     """Loss of the same windows under both models; None where there are none."""
     if before is None or after is None:
         return None
@@ -53,11 +53,11 @@ def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
         difference=MeanDifference(**change, p_value=p_value, test="wilcoxon"),
         resolution=RESOLUTION,
         outcome=outcome,
-        verdict=verdict_of(outcome, interval, n),
+        verdict=describe_outcome(outcome, interval, n),
     )
 
 
-def edit_of(manifest: Manifest) -> EditSummary:
+def summarize_edit(manifest: Manifest) -> EditSummary:
     """The latest edit of a manifest, as the report shows it."""
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
@@ -72,7 +72,7 @@ def edit_of(manifest: Manifest) -> EditSummary:
     )
 
 
-class _Found(BaseModel):
+class _FrontEdit(BaseModel):
     spec: str
     variant: str
     exact_match: float
@@ -87,7 +87,7 @@ class _Base(BaseModel):
 
 class _Search(BaseModel):
     base: _Base
-    front: list[_Found]
+    front: list[_FrontEdit]
 
 
 def read_front(path: Path) -> list[FrontPoint]:
@@ -104,7 +104,9 @@ def read_front(path: Path) -> list[FrontPoint]:
         ]
 
 
-def passages_of(before: Measured | None, after: Measured | None) -> list[dict[str, Any]]:
+def choose_passages(
+    before: ExtractionResults | None, after: ExtractionResults | None
+) -> list[dict[str, Any]]:
     """Rows that tell most: those the base recites, and of these the ones still recited, first."""
     if before is None or after is None:
         return []
@@ -112,20 +114,22 @@ def passages_of(before: Measured | None, after: Measured | None) -> list[dict[st
     def recited(row: dict[str, Any]) -> tuple[bool, bool, int]:
         return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
 
-    found = sorted(rows(after.test, baseline=before.test), key=recited)
+    found = sorted(list_rows(after.test, baseline=before.test), key=recited)
     return [{key: row[key] for key in PASSAGE if key in row} for row in found[:MOST_PASSAGES]]
 
 
-def texts_of(test: Measured | None, tokenizer: Any, hashes: Container[str]) -> list[dict[str, Any]]:
+def decode_passages(
+    test: ExtractionResults | None, tokenizer: Any, hashes: Container[str]
+) -> list[dict[str, Any]]:
     """`id`, `hash`, `prefix` and `suffix` of the passages with these hashes, as text."""
     if test is None or tokenizer is None:
         return []
     shown = ("id", "hash", "prefix", "suffix")
-    found = (row for row in rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
+    found = (row for row in list_rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
     return [{key: row[key] for key in shown} for row in found]
 
 
-def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
+def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
     """Whether the base is a source of the edits of a manifest: by content."""
     if manifest is None:
         return "not recorded"
@@ -135,7 +139,7 @@ def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
     return "unrelated" if all(source.content for source in sources) else "not recorded"
 
 
-def warnings_of(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
+def list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
     """What a reader should know before believing a figure. `limit`: of the request."""
     found = ["memorization was not measured: there were no passages (--samples)"]
     if edit.extraction is not None:

@@ -10,16 +10,22 @@ from typing import Any
 import numpy as np
 
 from evals.attacks.audit import compare_models
-from evals.attacks.result import Audit, Share, Shares
+from evals.attacks.result import Audit, Share, SharePair
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import main_metric
 from evals.benchmarks.tasks import asked
 from evals.evaluation.comparing import compare_scores
-from evals.evaluation.conclusions import edit_of, heldout_of, passages_of, relation_of, texts_of
-from evals.evaluation.gates import limit_of
+from evals.evaluation.conclusions import (
+    choose_passages,
+    compare_heldout,
+    decode_passages,
+    find_relation,
+    summarize_edit,
+)
+from evals.evaluation.gates import find_limit
 from evals.evaluation.headline import RELATIONS, write_sentences
 from evals.evaluation.materials import Materials
-from evals.evaluation.measuring import ModelResults, measure_model, tool_versions
+from evals.evaluation.measuring import ModelResults, list_tool_versions, measure_model
 from evals.evaluation.report import (
     AllPassages,
     EditReport,
@@ -29,11 +35,10 @@ from evals.evaluation.report import (
     TaskResult,
 )
 from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.memorization.comparison import Measured
-from evals.memorization.comparison import report as report_extraction
+from evals.memorization.comparison import ExtractionResults, report_extraction
 from evals.memorization.measures import Flags
-from evals.memorization.summary import Control
-from evals.samples.held_back import HeldBack, held_back
+from evals.memorization.summary import ControlLoss
+from evals.samples.held_back import HeldBack, hold_back
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -78,10 +83,10 @@ def evaluate(
     models cannot be compared.
     """
     for result in edited:
-        if relation_of(result.manifest, base) == "unrelated":  # a mistake, most likely
+        if find_relation(result.manifest, base) == "unrelated":  # a mistake, most likely
             say(f"warning: {RELATIONS['unrelated']}")
     before = measure_model(base, materials, say=say, progress=progress)
-    left = held_back((result.manifest for result in edited), before.samples, before.windows)
+    left = hold_back((result.manifest for result in edited), before.samples, before.windows)
     results = [measure_model(one, materials, before, say=say, progress=progress) for one in edited]
     request, samples = materials.request, before.samples
     report = Report(
@@ -92,7 +97,7 @@ def evaluate(
             for result, after in zip(edited, results, strict=True)
         ],
         front=list(materials.front),
-        settings=request.resolved(
+        settings=request.to_record(
             [one.source.model for one in edited],
             base.source.model,
             samples=samples.source if samples else None,
@@ -102,7 +107,7 @@ def evaluate(
         ),
         provenance=Provenance(
             seeds={"bootstrap": SEED, **SEEDS},
-            versions=tool_versions(),
+            versions=list_tool_versions(),
             baseline_from_cache=before.from_cache,
             samples_sha256=samples.sha256 if samples else None,
             controls=list(materials.controls),
@@ -110,7 +115,7 @@ def evaluate(
         commands=[],
     )
     hashes = {row["hash"] for edit in report.edits for row in edit.passages}
-    texts = texts_of(before.test, before.tokenizer, hashes) if request.show_text else []
+    texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
     return Evaluation(write_sentences(report), before.runs, runs, texts)
 
@@ -132,29 +137,29 @@ def _compare_models(
     request, manifest = materials.request, edited.manifest
     return EditReport(
         **dict(_model(edited, after)),
-        relation=relation_of(manifest, base),
+        relation=find_relation(manifest, base),
         verdict="",
         passed=None,
         chose=left.chose,
         tasks=_tasks(materials.benchmarks, before.runs, after.runs, request.max_drop),
         extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
         audit=_audit(before, after, left.passages),
-        heldout=heldout_of(*controls),
+        heldout=compare_heldout(*controls),
         all_passages=_of_all(before, after, left),
         gates=[],
-        edit=edit_of(manifest) if manifest else None,
-        passages=passages_of(*tests),
+        edit=summarize_edit(manifest) if manifest else None,
+        passages=choose_passages(*tests),
     )
 
 
-def _left_of(test: Measured | None, left: HeldBack) -> Measured | None:
+def _left_of(test: ExtractionResults | None, left: HeldBack) -> ExtractionResults | None:
     if test is None:
         return None
     control = _text_of(test.control, left)
     return replace(test, test=test.test.select(left.passages), control=control)
 
 
-def _text_of(control: Control | None, left: HeldBack) -> Control | None:
+def _text_of(control: ControlLoss | None, left: HeldBack) -> ControlLoss | None:
     """The windows that are left; passages that were not trained on chose nothing."""
     if control is None or control.kind != "text":
         return control
@@ -176,9 +181,9 @@ def _of_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPas
     base, edited = map(Share.of, recited)
     return AllPassages(
         n=base.n,
-        recited=Shares(base=base, edited=edited),
+        recited=SharePair(base=base, edited=edited),
         recovered=audit.recovered if audit else {},
-        heldout=heldout_of(before.control, after.control),
+        heldout=compare_heldout(before.control, after.control),
     )
 
 
@@ -197,7 +202,7 @@ def _tasks(
         if not shared:
             raise MeasurementError("has no metric that both models give", where=f"task {name}")
         main, version = main_metric(shared), before[name]["version"]
-        gates = {main: limit_of(limits, name)}
+        gates = {main: find_limit(limits, name)}
         metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
         found[name] = TaskResult(
             **metrics[main].model_dump(),

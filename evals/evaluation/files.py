@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from evals.benchmarks.running import write_results
-from evals.evaluation.card import shown_on_card
+from evals.evaluation.card import build_measurements
 from evals.evaluation.evaluation import Evaluation
-from evals.evaluation.page import pages
+from evals.evaluation.page import render_pages
 from surgery.card.file import refresh_card
 from surgery.output import known_by, publish, staging_in, write_lines, write_text
 from surgery.record.manifest import REPORTS, UNLISTED
@@ -21,7 +21,7 @@ owned = known_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Writes everything into `folder`, which exists. Raises `OutputError`."""
     report = evaluation.report
-    made = {REPORTS[0]: report.to_text(), **pages(report.to_dict())}
+    made = {REPORTS[0]: report.to_text(), **render_pages(report.to_dict())}
     for name, text in made.items():
         write_text(folder / name, text)
     if evaluation.texts:
@@ -45,4 +45,4 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
         write_evaluation(alone, staging)
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
-    refresh_card(folder, shown_on_card(alone.report))
+    refresh_card(folder, build_measurements(alone.report))

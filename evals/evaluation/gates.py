@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 
 from evals.evaluation.report import EditReport, Gate
 from evals.evaluation.request import EvaluationRequest
-from evals.statistics import judged
+from evals.statistics import check_limit
 
 
 class UnknownTaskError(ValueError):
     """A gate is on a task that is not run."""
 
 
-def check_named(limits: Mapping[str, float], tasks: Collection[str]) -> None:
+def check_limited_tasks(limits: Mapping[str, float], tasks: Collection[str]) -> None:
     """Raises `UnknownTaskError` for a limit on a task that is not among `tasks`."""
     for pattern in limits:
         if not any(fnmatchcase(task, pattern) for task in tasks):
@@ -24,7 +24,7 @@ def check_named(limits: Mapping[str, float], tasks: Collection[str]) -> None:
             )
 
 
-def limit_of(limits: Mapping[str, float], task: str) -> float | None:
+def find_limit(limits: Mapping[str, float], task: str) -> float | None:
     """The limit on a task, of the most exact pattern that covers it: a name, else the longest."""
     covering = [pattern for pattern in limits if fnmatchcase(task, pattern)]
     exact = max(covering, key=lambda one: (not set("*?[") & set(one), len(one)), default=None)
@@ -39,7 +39,7 @@ def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Gate]:
     """
     gates = []
     for name, task in edit.tasks.items():
-        limit = limit_of(request.max_drop, name)
+        limit = find_limit(request.max_drop, name)
         if limit is not None:
             what = f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}"
             enough = task.outcome != "inconclusive"
@@ -67,7 +67,7 @@ def _gate(
     *,
     enough: bool = True,
 ) -> Gate:
-    ok, one_sided = judged(value, ci95, limit)
+    ok, one_sided = check_limit(value, ci95, limit)
     conclusive, (low, high) = enough and one_sided, ci95
     text = f"{what} is {value:.4g}, {'within' if ok else 'above'} the limit of {limit:g}"
     if not conclusive:

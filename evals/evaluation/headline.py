@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from evals.attacks.names import list_untried
 from evals.attacks.result import Audit
-from evals.evaluation.conclusions import warnings_of
+from evals.evaluation.conclusions import list_warnings
 from evals.evaluation.gates import check_gates
 from evals.evaluation.report import EditReport, EditSummary, Gate, Relation, Report, TaskResult
 
@@ -26,7 +26,7 @@ def write_sentences(report: Report) -> Report:
         known = {
             "gates": gates,
             "passed": all(gate.ok for gate in gates) if gates else None,
-            "warnings": warnings_of(edit, report.base, settings.limit),
+            "warnings": list_warnings(edit, report.base, settings.limit),
         }
         edit = edit.model_copy(update=known)
         edits.append(edit.model_copy(update={"verdict": verdict(edit, settings.limit)}))

@@ -9,7 +9,7 @@ from pathlib import Path
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks
 from evals.evaluation.conclusions import read_front
-from evals.evaluation.gates import check_named
+from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
 from evals.inputs import (
@@ -74,7 +74,7 @@ def open_materials(
             limit=request.limit,
             num_fewshot=request.num_fewshot,
         )
-    check_named(request.max_drop, list(benchmarks.tasks))
+    check_limited_tasks(request.max_drop, list(benchmarks.tasks))
     cache = BaselineCache(None if request.no_cache else cache_folder())
     shared = processes or Processes()
     return Materials(request, benchmarks, passages, heldout, controls, front, cache, shared)

@@ -15,12 +15,12 @@ from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import ModelSize
 from evals.inputs import Progress, open_model
-from evals.memorization.comparison import Measured, Protocol, measure, measure_control
-from evals.memorization.summary import Control
+from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
+from evals.memorization.summary import ControlLoss
 from evals.models import LoadedModel, check_precision
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Samples, Tokens
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import versions
@@ -41,8 +41,8 @@ class ModelResults:
 
     runs: dict[str, TaskRun]
     from_cache: bool
-    test: Measured | None
-    control: Control | None
+    test: ExtractionResults | None
+    control: ControlLoss | None
     audited: AuditedModel | None
     size: ModelSize
     identity: dict[str, Any]
@@ -78,7 +78,7 @@ def measure_model(
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    identity = {**processes.once(lambda: loaded.provenance), **hashes_of(loaded)}
+    identity = {**processes.once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     sharing = {"processes": processes}
     if protocol is not None:
@@ -98,7 +98,7 @@ def measure_model(
         test,
         control,
         audited,
-        size_of(loaded),
+        measure_size(loaded),
         identity,
         loaded.tokenizer,
         protocol,
@@ -112,9 +112,9 @@ def _tokenized(
     materials: Materials, tokenizer: Any
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     passages, size = materials.passages, materials.request.batch_size
-    samples = passages.tokenized(tokenizer) if passages else None
+    samples = passages.tokenize(tokenizer) if passages else None
     length = samples.tokens.shape[1] if samples else WINDOW
-    windows = control_windows(materials.heldout, tokenizer, length) if materials.heldout else None
+    windows = cut_windows(materials.heldout, tokenizer, length) if materials.heldout else None
     protocol = Protocol(samples, windows, batch_size=size) if samples else None
     attacked = None
     if materials.request.attacks and samples and windows is not None:
@@ -122,7 +122,7 @@ def _tokenized(
     return protocol, windows, attacked
 
 
-def tool_versions() -> dict[str, str]:
+def list_tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
@@ -151,7 +151,7 @@ def _runs(
             "num_fewshot": tasks.num_fewshot,
             "limit": tasks.limit,
             "seeds": SEEDS,
-            "versions": tool_versions(),
+            "versions": list_tool_versions(),
         }
         run = processes.once(materials.cache.get, key) if base is None else None
         cached.append(run is not None)
@@ -166,7 +166,7 @@ def _runs(
     return runs, all(cached)
 
 
-def hashes_of(loaded: LoadedModel) -> dict[str, Any]:
+def hash_settings(loaded: LoadedModel) -> dict[str, Any]:
     """Hashes of what weights alone do not tell: configuration and tokenizer."""
     config = loaded.model.config.to_dict()
     config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
@@ -181,7 +181,7 @@ def hashes_of(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def size_of(loaded: LoadedModel) -> ModelSize:
+def measure_size(loaded: LoadedModel) -> ModelSize:
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
     with torch.inference_mode():
         _, cache = hidden_states(loaded.model, ids, use_cache=True)

@@ -1,6 +1,6 @@
 """A report for people: one HTML file that needs nothing else, and Markdown of the same rows.
 
-The page asks nothing of the network and runs no script. The model card embeds `measurements`.
+The page asks nothing of the network and runs no script. The model card embeds `render_measurements`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from evals.evaluation.pictures import (
     draw_changes,
     draw_shares,
     draw_trade_off,
-    edit_names,
+    name_edits,
 )
 from evals.evaluation.report import EditSummary, Gate, Report
-from evals.evaluation.rows import Cell, Table, measured_tables, sizes
+from evals.evaluation.rows import Cell, Table, make_size_table, make_tables
 from surgery.card.facts import as_code, as_line
 from surgery.variants import VARIANTS
 
@@ -30,7 +30,7 @@ LIMITS = (
 )
 
 
-def pages(report: Mapping[str, Any]) -> dict[str, str]:
+def render_pages(report: Mapping[str, Any]) -> dict[str, str]:
     """The content of report.html and report.md. Raises ValueError for what is no report."""
     checked = Report.model_validate(report)
     made = {"report.html": render_html(checked), "report.md": render_markdown(checked)}
@@ -39,7 +39,7 @@ def pages(report: Mapping[str, Any]) -> dict[str, str]:
 
 def render_html(report: Report) -> str:
     """The whole page. Every text of the report is escaped."""
-    plain, names = report.to_dict(), edit_names(report)
+    plain, names = report.to_dict(), name_edits(report)
     ran = {"Run": plain["settings"] | plain["provenance"], "Base": plain["base"]["provenance"]}
     ran |= {f"Edit: {edit['name']}": edit["provenance"] for edit in plain["edits"]}
     blocks = [draw_blocks(edit.edit) if edit.edit else None for edit in report.edits]
@@ -51,7 +51,7 @@ def render_html(report: Report) -> str:
         names=names,
         tables=[
             (table, draw_shares(table) or draw_changes(table))
-            for table in (*measured_tables(report), sizes(report))
+            for table in (*make_tables(report), make_size_table(report))
         ],
         trade_off=draw_trade_off(report),
         edits=list(zip(names, report.edits, blocks, strict=True)),
@@ -72,17 +72,21 @@ def _template() -> Any:
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.globals |= {"leaves": leaves, "gate_line": gate_line, "facts_of": facts_of}
+    environment.globals |= {
+        "list_leaves": list_leaves,
+        "describe_gate": describe_gate,
+        "list_facts": list_facts,
+    }
     return environment.get_template("report.html.jinja")
 
 
-def gate_line(gate: Gate) -> str:
+def describe_gate(gate: Gate) -> str:
     """A gate in words."""
     state = "ok" if gate.ok else "FAILED"
     return f"{gate.name}: {state}: {gate.description}"
 
 
-def facts_of(edit: EditSummary) -> list[tuple[str, str]]:
+def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
     """What was done: names and values, as text."""
     heads = f" with {edit.num_heads} heads each" if edit.num_heads else ""
     variants = sorted({part["variant"] for part in edit.parts} | {*edit.attention_free.values()})
@@ -101,7 +105,7 @@ def facts_of(edit: EditSummary) -> list[tuple[str, str]]:
         found.append(("earlier edits", str(edit.earlier_edits)))
     calibration = dict(edit.calibration or {})
     blocks = calibration.pop("blocks", None) or {}
-    found += [(f"calibration {name}", text) for name, text in leaves(calibration)]
+    found += [(f"calibration {name}", text) for name, text in list_leaves(calibration)]
     fits = [f"block {block}: {_r2(fit)}" for block, fit in blocks.items()]
     if fits:
         found.append(("fit, R² (1 is exact)", ", ".join(fits)))
@@ -112,27 +116,27 @@ def _r2(fit: Mapping[str, Any]) -> str:
     return "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def list_leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Every value below a JSON object, with its path in words; what is null is left out."""
     if isinstance(value, dict):
         for key, inner in value.items():
             words = str(key).replace("_", " ").replace("sha256", "SHA-256")
-            yield from leaves(inner, f"{name} {words}".strip())
+            yield from list_leaves(inner, f"{name} {words}".strip())
     elif isinstance(value, list):
         for at, inner in enumerate(value, start=1):
-            yield from leaves(inner, f"{name} {at}".strip())
+            yield from list_leaves(inner, f"{name} {at}".strip())
     elif value is not None:
         yield name, str(value)
 
 
 def render_markdown(report: Report) -> str:
     """The report in Markdown. Names and sentences are shown as they are, and do nothing else."""
-    lines = [f"# {_title(report)}", "", measurements(report), "## The edit", ""]
-    for name, edit in zip(edit_names(report), report.edits, strict=True):
+    lines = [f"# {_title(report)}", "", render_measurements(report), "## The edit", ""]
+    for name, edit in zip(name_edits(report), report.edits, strict=True):
         lines += [f"**{as_line(name)}: {as_line(edit.name)}**", ""]
-        facts = facts_of(edit.edit) if edit.edit else [("edit", "not recorded")]
+        facts = list_facts(edit.edit) if edit.edit else [("edit", "not recorded")]
         lines += [f"- {as_line(key)}: {as_line(text)}" for key, text in facts] + [""]
-    lines += _table(sizes(report), report)
+    lines += _table(make_size_table(report), report)
     lines += ["## Limits", "", *(f"- {as_line(limit)}" for limit in LIMITS), ""]
     lines += ["## To make this report again", ""]
     lines += [f"    {' '.join(command.splitlines())}" for command in report.commands]
@@ -144,13 +148,13 @@ def _title(report: Report) -> str:
     return f"{named}, compared with {as_line(report.base.name)}"
 
 
-def measurements(report: Report) -> str:
+def render_measurements(report: Report) -> str:
     """Verdicts, gates, tables and warnings in Markdown: what the model card shows as well."""
     lines: list[str] = []
-    for name, edit in zip(edit_names(report), report.edits, strict=True):
+    for name, edit in zip(name_edits(report), report.edits, strict=True):
         whose = f"{name}. {as_line(edit.name)}: " if len(report.edits) > 1 else ""
         lines += [whose + as_line(edit.verdict), ""]
-        lines += [f"- gate {as_line(gate_line(gate))}" for gate in edit.gates]
+        lines += [f"- gate {as_line(describe_gate(gate))}" for gate in edit.gates]
         lines += [""] if edit.gates else []
         if edit.warnings:
             lines += ["To know before you rely on a figure:", ""]
@@ -160,7 +164,7 @@ def measurements(report: Report) -> str:
         "are on the same passages and documents; of shares, in percentage points.",
         "",
     ]
-    for table in measured_tables(report):
+    for table in make_tables(report):
         lines += _table(table, report)
     ran = report.edits[0].provenance
     known = [f"{key} {ran[key]}" for key in ("dtype", "device") if ran.get(key)]
@@ -170,7 +174,7 @@ def measurements(report: Report) -> str:
 
 
 def _table(table: Table, report: Report) -> list[str]:
-    columns = ["n", "base", *edit_names(report)]
+    columns = ["n", "base", *name_edits(report)]
     lines = [f"**{table.heading}.** {table.text}".strip(), ""]
     lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for row in table.rows:

@@ -87,7 +87,7 @@ def draw_trade_off(report: Report) -> Picture | None:
             across, up = zip(*front, strict=True)
             axes.plot(across, up, ":", color="0.45", marker=".", label="found by the search")
         _point(axes, 0.0, base, _style(0), "base")
-        names = edit_names(report)
+        names = name_edits(report)
         for place, edit in enumerate(report.edits, start=1):
             if edit.extraction and edit.heldout:
                 rise, found = edit.heldout.difference.mean, edit.extraction["exact_match"]
@@ -128,7 +128,7 @@ def draw_blocks(edit: EditSummary) -> Picture:
     return _picture(paint, 1.6, f"{edit.num_blocks} blocks; edited: {edit.drop_attn}")
 
 
-def edit_names(report: Report) -> list[str]:
+def name_edits(report: Report) -> list[str]:
     """What the edits are called in headings: "edited", or their numbers."""
     many = len(report.edits) > 1
     return [str(n) if many else "edited" for n in range(1, len(report.edits) + 1)]

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Shares
+from evals.attacks.result import Audit, SharePair
 from evals.evaluation.request import EvaluationRequest
-from evals.samples.held_back import Chose
+from evals.samples.held_back import ChoiceCounts
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 from surgery.untrusted import guard, parse_json
 
-Outcome = Literal["loss", "gain", "none", "inconclusive"]
+Conclusion = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
 
 
@@ -34,7 +34,7 @@ class Metric(Record):
     ci95: tuple[float, float]
     p_value: float
     test: Literal["mcnemar", "wilcoxon", "bootstrap"]
-    outcome: Outcome
+    outcome: Conclusion
     verdict: str
     n: int
     resolution: float
@@ -80,7 +80,7 @@ class HeldOut(Record):
     edited: Mean
     difference: MeanDifference
     resolution: float
-    outcome: Outcome
+    outcome: Conclusion
     verdict: str
 
 
@@ -91,8 +91,8 @@ class AllPassages(Record):
     """
 
     n: int
-    recited: Shares
-    recovered: dict[str, Shares]
+    recited: SharePair
+    recovered: dict[str, SharePair]
     heldout: HeldOut | None
 
 
@@ -169,7 +169,7 @@ class EditReport(MeasuredModel):
     relation: Relation
     verdict: str
     passed: bool | None
-    chose: Chose
+    chose: ChoiceCounts
     tasks: dict[Word, TaskResult]
     extraction: dict[str, Any] | None
     audit: Audit | None

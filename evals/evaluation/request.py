@@ -109,7 +109,7 @@ class EvaluationRequest(Measuring):
     def _attacked(self) -> bool:
         return bool(self.audit or self.attack or self.max)
 
-    def resolved(self, models: Sequence[str], baseline: str, **measured: Any) -> EvaluationRequest:
+    def to_record(self, models: Sequence[str], baseline: str, **measured: Any) -> EvaluationRequest:
         """The request as a report records it: files by name, and what was `measured` by default."""
         return self.model_copy(
             update={

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.filesize import decimal
 
-from evals.attacks.result import Membership, Share, Tried
+from evals.attacks.result import AttackResult, MembershipResult, Share
 from evals.evaluation.report import HeldOut, Report, TaskResult
 from evals.memorization.measures import MEASURES
 
@@ -102,9 +102,9 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def measured_tables(report: Report) -> list[Table]:
+def make_tables(report: Report) -> list[Table]:
     """What was measured: every table that has rows, in the order of the page."""
-    made = (recited, attacked, cost, every_passage)
+    made = (make_recital_table, make_attack_table, make_cost_table, make_full_table)
     return [table for table in (make(report) for make in made) if table.rows]
 
 
@@ -114,7 +114,7 @@ def _taken(report: Report, part: str) -> list[Any]:
     return found if all(found) else []
 
 
-def recited(report: Report) -> Table:
+def make_recital_table(report: Report) -> Table:
     """The memorization test: word for word, by how often passages were seen, by other measures."""
     tests = _taken(report, "extraction")
     text = ""
@@ -198,14 +198,14 @@ def _p(value: float) -> str:
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
 
 
-def attacked(report: Report) -> Table:
+def make_attack_table(report: Report) -> Table:
     """What every attack recovers, step by step where it takes steps, and membership."""
     audits = _taken(report, "audit")
     rows: list[Row] = []
     for found in zip(*(audit.attacks for audit in audits), strict=True):
-        if all(isinstance(one, Tried) for one in found):
+        if all(isinstance(one, AttackResult) for one in found):
             rows += _attack_rows(found)
-        elif all(isinstance(one, Membership) and one.base and one.edited for one in found):
+        elif all(isinstance(one, MembershipResult) and one.base and one.edited for one in found):
             for score, area in found[0].base.items():
                 edits = tuple(Cell(NATS, a.auc, a.ci95) for a in (f.edited[score] for f in found))
                 label, hint = f"membership by {score}", "area under the ROC curve; 0.5 is chance"
@@ -222,7 +222,7 @@ def attacked(report: Report) -> Table:
     return Table("What an attacker gets", text, tuple(rows))
 
 
-def _attack_rows(found: Sequence[Tried]) -> Iterator[Row]:
+def _attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
     first, cells = found[0], []
     for one in found:
         note = ""
@@ -259,7 +259,7 @@ _METRICS = {
 """What lm-eval's names of metrics mean."""
 
 
-def cost(report: Report) -> Table:
+def make_cost_table(report: Report) -> Table:
     """What the edits cost: benchmarks, and loss on held-out text."""
     rows = []
     for name in report.edits[0].tasks:
@@ -301,7 +301,7 @@ def _loss_row(texts: Sequence[HeldOut]) -> Row:
     return Row(label, first.n, Cell(NATS, first.base.mean, first.base.ci95), tuple(cells))
 
 
-def every_passage(report: Report) -> Table:
+def make_full_table(report: Report) -> Table:
     """All passages and windows, those that chose an edit too."""
     found = _taken(report, "all_passages")
     rows = []
@@ -321,7 +321,7 @@ def every_passage(report: Report) -> Table:
     return Table("All passages, including those that chose an edit", text, tuple(rows))
 
 
-def sizes(report: Report) -> Table:
+def make_size_table(report: Report) -> Table:
     """Parameters, stored bytes, and the growth of the cache."""
     measured = [report.base.size, *(edit.size for edit in report.edits)]
     rows = []

@@ -23,14 +23,14 @@ from evals.inputs import (
 from evals.memorization.extraction import Extraction, extract, run_pass
 from evals.memorization.measures import Flags, suffix_nll
 from evals.memorization.request import ExtractionRequest
-from evals.memorization.summary import Control, compare, rows, summarize
+from evals.memorization.summary import ControlLoss, compare_extractions, list_rows, summarize
 from evals.models import LoadedModel
 from evals.running.batching import rows_per_batch
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
-from evals.samples import Samples, Tokens, row_warnings
-from evals.samples.held_back import HeldBack, held_back
-from evals.samples.windows import control_windows
+from evals.samples import Samples, Tokens, list_row_warnings
+from evals.samples.held_back import HeldBack, hold_back
+from evals.samples.windows import cut_windows
 from evals.statistics import SEED, rate
 from surgery.output import check_output, write_lines
 from surgery.record.manifest import versions
@@ -57,14 +57,14 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ExtractionResults:
     """One model's results, without the model."""
 
     test: Extraction
-    control: Control | None
+    control: ControlLoss | None
     provenance: dict[str, Any]
 
-    def select(self, passages: Flags, windows: Flags) -> Measured:
+    def select(self, passages: Flags, windows: Flags) -> ExtractionResults:
         """The results on some passages (bool [N]), and on some windows (bool [M]) of the control.
 
         A control of passages that were not trained on stays whole.
@@ -102,20 +102,20 @@ def run_extraction(
     def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
         nonlocal tokenizer
         tokenizer, windows = loaded.tokenizer, None
-        samples = passages.tokenized(tokenizer)
+        samples = passages.tokenize(tokenizer)
         length = samples.tokens.shape[1]
         if texts and (request.controls or tokenizer is not None):
-            windows = control_windows(texts, tokenizer, length)
+            windows = cut_windows(texts, tokenizer, length)
         size = request.batch_size or processes.once(
             rows_per_batch, loaded.model, length, processes=processes.count
         )
         sampling = Sampling(request.top_k, request.temperature)
         protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
-        return protocol, held_back([edited.manifest], samples, windows)
+        return protocol, hold_back([edited.manifest], samples, windows)
 
     def measure_one(
         loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
-    ) -> Measured:
+    ) -> ExtractionResults:
         protocol, _ = shared
         with progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, processes=processes, advance=advance)
@@ -131,7 +131,7 @@ def run_extraction(
         say(f"warning: {warning}")
     if rows_file is not None:
         decoder = tokenizer if show_text else None
-        records = rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
+        records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
         lines = (json.dumps(record, ensure_ascii=False) for record in records)
         write_lines(rows_file, lines, overwrite=overwrite)
     if output is not None:
@@ -139,13 +139,15 @@ def run_extraction(
     return result
 
 
-def report_held_back(edited: Measured, base: Measured | None, left: HeldBack) -> dict[str, Any]:
-    """As `report`, of the rows that did not choose the edit, and how many of all are recited."""
+def report_held_back(
+    edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
+) -> dict[str, Any]:
+    """As `report_extraction`, of the rows that did not choose the edit, and how many of all are recited."""
     after, before = (
         one.select(left.passages, left.windows) if one else None for one in (edited, base)
     )
     assert after is not None
-    result = report(after, before)
+    result = report_extraction(after, before)
     result |= {"chose": left.chose.model_dump(), "all_passages": None}
     if left.chose.warning:
         result["warnings"] = [*result["warnings"], left.chose.warning]
@@ -167,7 +169,7 @@ def measure(
     *,
     processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
-) -> Measured:
+) -> ExtractionResults:
     """Runs `protocol` on one model. `advance` is told the rows done, controls included."""
     samples, model = protocol.samples, loaded.model
     running: dict[str, Any] = {"processes": processes, "advance": advance}
@@ -185,34 +187,36 @@ def measure(
         control = measure_control(model, protocol.controls, batch_size=test.batch_size, **running)
     elif samples.members is not None and not samples.members.all():
         outside: Flags = ~samples.members
-        control = Control("non-members", test.nll[outside], samples.tokens[outside])
+        control = ControlLoss("non-members", test.nll[outside], samples.tokens[outside])
     provenance = (processes or Processes()).once(lambda: loaded.provenance)
-    return Measured(test, control, {**provenance, "batch_size": test.batch_size})
+    return ExtractionResults(test, control, {**provenance, "batch_size": test.batch_size})
 
 
-def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> Control:
+def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> ControlLoss:
     """NLL of int32 [M, T] windows, of every token but the first, as a sweep measures it.
 
     `running`: as `run_pass` takes it.
     """
     result = run_pass(model, windows, 1, **running)
-    return Control("text", suffix_nll(result.predictions.log_likelihood), windows)
+    return ControlLoss("text", suffix_nll(result.predictions.log_likelihood), windows)
 
 
-def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:
+def report_extraction(
+    measured: ExtractionResults, baseline: ExtractionResults | None = None
+) -> dict[str, Any]:
     """The figures of one model, or of both on the same rows, as `extract --json` has them."""
     test = measured.test
     result = {
         "metrics": "full" if test.sampling else "exact",
         **summarize(test, measured.control),
-        "samples": test.samples.described,
+        "samples": test.samples.description,
     }
     if baseline is not None:
         before, after = baseline.control, measured.control
         result["baseline"] = summarize(baseline.test, before)
         controls = (before, after) if before is not None and after is not None else None
-        result["paired"] = compare(baseline.test, test, controls)
-    result["warnings"] = warnings_of(result)
+        result["paired"] = compare_extractions(baseline.test, test, controls)
+    result["warnings"] = list_extraction_warnings(result)
     result["provenance"] = {
         "model": measured.provenance,
         "baseline": baseline and baseline.provenance,
@@ -223,12 +227,12 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
     return result
 
 
-def warnings_of(result: dict[str, Any]) -> list[str]:
-    """What to know before believing a figure of `report`. A published one gives no reasons."""
+def list_extraction_warnings(result: dict[str, Any]) -> list[str]:
+    """What to know before believing a figure of `report_extraction`. A published one gives no reasons."""
     found = [
         f"membership score {name}: AUC {area['auc']:.2f} is far below 0.5: members are told apart "
         "by being avoided, which leaks them as well (over-correction)"
         for name, area in result.get("membership", {}).items()
         if area["overcorrected"]
     ]
-    return found + row_warnings(result["samples"])
+    return found + list_row_warnings(result["samples"])

@@ -67,7 +67,7 @@ class Recovery:
     chance: Callable[[Chances], Chances]
 
 
-def recovery_of(name: str) -> Recovery:
+def make_recovery(name: str) -> Recovery:
     """The one of that name (`FORMS`). Raises `ValueError` for any other name."""
     try:
         return make_named(name, RECOVERIES)
@@ -189,9 +189,9 @@ def _any() -> Recovery:
     )
 
 
-def rates(seen: Evidence) -> dict[str, float]:
+def rate_recoveries(seen: Evidence) -> dict[str, float]:
     """By each of `NAMES`, the share of the passages that is recovered."""
-    return {name: float(recovery_of(name).recovered(seen).mean()) for name in NAMES}
+    return {name: float(make_recovery(name).recovered(seen).mean()) for name in NAMES}
 
 
 RECOVERIES: dict[str, Callable[..., Recovery]] = {

@@ -11,13 +11,13 @@ import numpy as np
 from evals.memorization.extraction import Extraction
 from evals.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
 from evals.memorization.membership import SCORES, auc
-from evals.samples import Tokens, row_hash
+from evals.samples import Tokens, hash_row
 from evals.samples.windows import selectivity
-from evals.statistics import mcnemar, mean, paired_difference, strata
+from evals.statistics import mcnemar, mean, paired_difference, split_strata
 
 
 @dataclass(frozen=True)
-class Control:
+class ControlLoss:
     """NLL of text the model was not trained on: its kind, and nats per token of each row [M].
 
     `tokens`: int32 [M, T], the rows.
@@ -27,12 +27,12 @@ class Control:
     nll: Scores
     tokens: Tokens
 
-    def select(self, mask: Flags) -> Control:
+    def select(self, mask: Flags) -> ControlLoss:
         """The rows where `mask` (bool [M]) holds."""
-        return Control(self.kind, self.nll[mask], self.tokens[mask])
+        return ControlLoss(self.kind, self.nll[mask], self.tokens[mask])
 
 
-def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any]:
+def summarize(test: Extraction, control: ControlLoss | None = None) -> dict[str, Any]:
     """The figures of one model. Headline figures are over members where membership is known."""
     samples, members = test.samples, test.samples.trained_on
     summary: dict[str, Any] = {
@@ -44,7 +44,7 @@ def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any
         summary["probabilistic_extraction"] |= asdict(test.sampling)
     if samples.counts is not None:
         summary["by_count"] = [
-            {"count": label, **_figures(test, mask)} for label, mask in strata(samples.counts)
+            {"count": label, **_figures(test, mask)} for label, mask in split_strata(samples.counts)
         ]
     if not members.all():
         summary["non_members"] = _figures(test, ~members)
@@ -59,15 +59,15 @@ def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any
             "kind": control.kind,
             "n": len(control.nll),
             "nll": mean(control.nll),
-            "sha256": row_hash(control.tokens),
+            "sha256": hash_row(control.tokens),
         }
     return summary
 
 
-def compare(
+def compare_extractions(
     baseline: Extraction,
     edited: Extraction,
-    controls: tuple[Control, Control] | None = None,
+    controls: tuple[ControlLoss, ControlLoss] | None = None,
 ) -> dict[str, Any]:
     """What an edit changed, on the same rows: differences are edited minus baseline."""
     members = edited.samples.trained_on
@@ -78,7 +78,7 @@ def compare(
     if edited.samples.counts is not None:
         paired["by_count"] = [
             {"count": label, "n": int(mask.sum()), **_paired(baseline, edited, mask)}
-            for label, mask in strata(edited.samples.counts)
+            for label, mask in split_strata(edited.samples.counts)
         ]
     if controls is not None:
         before, after = controls
@@ -88,7 +88,7 @@ def compare(
     return paired
 
 
-def rows(
+def list_rows(
     test: Extraction, *, baseline: Extraction | None = None, tokenizer: Any = None
 ) -> Iterator[dict[str, Any]]:
     """One record a row. With `tokenizer` it holds the passage's text, otherwise only its hash."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.benchmarks.running import SEEDS
-from evals.evaluation.comparing import concluded, outcome_of, resolution_of
-from evals.evaluation.gates import limit_of
+from evals.evaluation.comparing import concluded, find_resolution, outcome_of
+from evals.evaluation.gates import find_limit
 from evals.memorization.membership import is_overcorrected
-from evals.statistics import SEED, Interval, discordant, mcnemar, paired_difference, wilson
+from evals.statistics import SEED, Interval, mcnemar, paired_difference, recover_discordant, wilson
 
 _MIDDLES = ("mean", "value", "difference", "auc", "rate")
 _SHARES = ("next_token_accuracy", "extraction_strength")
@@ -58,7 +58,7 @@ def _edit_report(
     """`whole`: the hash of all passages, of which a half may have chosen the edit."""
     made = _model(made, settings)
     made["tasks"] = {
-        name: _task(task, limit_of(settings["max_drop"], name), settings)
+        name: _task(task, find_limit(settings["max_drop"], name), settings)
         for name, task in made["tasks"].items()
     }
     if said["all_passages"] is None:  # no figure leaves any out
@@ -127,10 +127,10 @@ def _metric(metric: dict[str, Any], gate: float | None, limit: float | None) -> 
     drop = difference / (metric["base"] or 1.0) if relative else difference
     made = {**metric, "n": n, "difference": difference}
     made["drop"] = -drop if metric["higher_is_better"] else drop
-    made["resolution"] = resolution_of(metric["base"], gate, relative=relative)
+    made["resolution"] = find_resolution(metric["base"], gate, relative=relative)
     if metric["test"] == "mcnemar":
         made |= {role: round(metric[role] * n) / n for role in ("base", "edited")}
-        lost, gained = discordant(difference, Interval(*metric["ci95"]), n)
+        lost, gained = recover_discordant(difference, Interval(*metric["ci95"]), n)
         made["ci95"] = paired_difference(lost, gained, n).as_list()
         made["p_value"] = mcnemar(lost, gained)
     elif n == 1:  # all that is drawn of one document is that document
@@ -299,5 +299,5 @@ def _heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> d
         made |= {"base": before["nll"], "edited": after["nll"]}
     difference["mean"] = made["edited"]["mean"] - made["base"]["mean"]
     made["difference"] = difference
-    made["resolution"] = resolution_of(1.0)
+    made["resolution"] = find_resolution(1.0)
     return {**made, "outcome": _outcome({**made, **difference, "difference": difference})}

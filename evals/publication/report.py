@@ -13,13 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.names import attack_of
+from evals.attacks.names import make_attack
 from evals.attacks.result import Audit
-from evals.evaluation.card import shown_on_card
-from evals.evaluation.comparing import verdict_of
-from evals.evaluation.conclusions import edit_of
+from evals.evaluation.card import build_measurements
+from evals.evaluation.comparing import describe_outcome
+from evals.evaluation.conclusions import summarize_edit
 from evals.evaluation.headline import write_sentences
-from evals.evaluation.page import pages
+from evals.evaluation.page import render_pages
 from evals.evaluation.report import (
     EditReport,
     FrontPoint,
@@ -28,7 +28,7 @@ from evals.evaluation.report import (
     Report,
     TaskResult,
 )
-from evals.memorization.comparison import warnings_of as extraction_warnings
+from evals.memorization.comparison import list_extraction_warnings as extraction_warnings
 from evals.publication.consistency import recompute_report
 from evals.publication.differences import find_differences
 from evals.publication.schema import check_open_parts
@@ -53,8 +53,8 @@ def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> Re
     """
     _check_model(Report.model_validate(report), where, manifest)
     made = check_report(report, where)
-    files = {REPORTS[0]: made.to_text(), **pages(made.to_dict())}
-    return RenderedReport(files, shown_on_card(made), made.provenance.versions.get(TOOL))
+    files = {REPORTS[0]: made.to_text(), **render_pages(made.to_dict())}
+    return RenderedReport(files, build_measurements(made), made.provenance.versions.get(TOOL))
 
 
 def check_report(report: Mapping[str, Any], where: Path) -> Report:
@@ -89,7 +89,7 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
     if edit.relation != "source" or not is_source:
         what = "compares with a model that is not known to be the source"
         raise OutputError(what, where=where, fix="evaluate against the source, or remove it")
-    if edit.edit != edit_of(recorded):
+    if edit.edit != summarize_edit(recorded):
         what = "edit is not that of surgery.json"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
 
@@ -136,7 +136,7 @@ def _of_heldout(heldout: HeldOut | None) -> HeldOut | None:
 
 
 def _with_verdict(compared: _C, ci95: tuple[float, float]) -> _C:
-    said = verdict_of(compared.outcome, Interval(*ci95), compared.n)
+    said = describe_outcome(compared.outcome, Interval(*ci95), compared.n)
     return compared.model_copy(update={"verdict": said})
 
 
@@ -149,7 +149,7 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=attack_of(one.name).description) for one in audit.attacks]
+    attacks = [one.model_copy(update=make_attack(one.name).description) for one in audit.attacks]
     return audit.model_copy(update={"attacks": attacks})
 
 

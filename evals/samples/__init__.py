@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from evals.samples.loading import Passages, load_samples, open_samples
-from evals.samples.record import RowNote, Samples, Tokens, row_hash, row_warnings
+from evals.samples.record import RowNote, Samples, Tokens, hash_row, list_row_warnings
 
 __all__ = [
     "Passages",
     "RowNote",
     "Samples",
     "Tokens",
+    "hash_row",
+    "list_row_warnings",
     "load_samples",
     "open_samples",
-    "row_hash",
-    "row_warnings",
 ]

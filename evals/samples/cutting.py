@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from evals.samples.record import RowNote, Tokens
-from evals.samples.tables import IdRow, Table
+from evals.samples.tables import IdRow, PassageTable
 from surgery.errors import SamplesError
 from surgery.reading.corpus import token_ids
 
 
-def whole_rows(
-    table: Table, tokenizer: Any, prefix: int, suffix: int
+def cut_rows(
+    table: PassageTable, tokenizer: Any, prefix: int, suffix: int
 ) -> tuple[Tokens, list[RowNote]]:
     """`tokens` or `text` -> int32 [N, prefix + suffix]: the first tokens of each row."""
     length = prefix + suffix
@@ -33,7 +33,9 @@ def whole_rows(
     return _stack(table, [row[:length] for row in rows]), notes
 
 
-def pairs(table: Table, tokenizer: Any, prefix: int, suffix: int) -> tuple[Tokens, list[RowNote]]:
+def cut_pairs(
+    table: PassageTable, tokenizer: Any, prefix: int, suffix: int
+) -> tuple[Tokens, list[RowNote]]:
     """`prefix` and `suffix` -> int32 [N, prefix + suffix]: the tokens on either side of the seam.
 
     Rows noted as not kept are zeros.
@@ -63,7 +65,7 @@ def pairs(table: Table, tokenizer: Any, prefix: int, suffix: int) -> tuple[Token
     return _stack(table, rows), notes
 
 
-def _encoded(table: Table, texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
+def _encoded(table: PassageTable, texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
     if tokenizer is None:
         raise SamplesError(
             "text needs a tokenizer",
@@ -86,7 +88,7 @@ def _check_lengths(where: str, rows: dict[str, Any], length: int, wanted: str) -
         )
 
 
-def _stack(table: Table, rows: Sequence[IdRow]) -> Tokens:
+def _stack(table: PassageTable, rows: Sequence[IdRow]) -> Tokens:
     stacked = np.stack(rows)
     least, most = int(np.min(stacked)), int(np.max(stacked))
     if least < 0 or most > np.iinfo(np.int32).max:

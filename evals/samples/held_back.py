@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evals.samples.record import Samples, Tokens, row_hash
+from evals.samples.record import Samples, Tokens, hash_row
 from surgery.errors import SamplesError
 from surgery.record.manifest import Manifest, Record
 
@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-class Chose(Record):
+class ChoiceCounts(Record):
     """How many passages and windows chose the edit, in a search: figures are of the others.
 
     None where a search chose it on rows that are not known to be these: some may be among them.
@@ -44,14 +44,14 @@ class HeldBack:
 
     passages: Flags
     windows: Flags
-    chose: Chose
+    chose: ChoiceCounts
 
     def __bool__(self) -> bool:
         """Whether any row chose an edit, so that the figures leave it out."""
         return not (self.passages.all() and self.windows.all())
 
 
-def held_back(
+def hold_back(
     edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
 ) -> HeldBack:
     """The rows that remain to measure all of the `edited` models on.
@@ -66,17 +66,17 @@ def held_back(
         if edit.chosen is not None
     }
     halves = (
-        {one.passages: dealt_passages(samples, one.seed)[0] for one in choices} if samples else {},
+        {one.passages: deal_passages(samples, one.seed)[0] for one in choices} if samples else {},
         {}
         if windows is None
-        else {one.windows: dealt_windows(windows, one.seed)[0] for one in choices},
+        else {one.windows: deal_windows(windows, one.seed)[0] for one in choices},
     )
     passages, some = _left(samples.tokens if samples else None, halves[0])
     text, others = _left(windows, halves[1])
-    return HeldBack(passages, text, Chose(passages=some, windows=others))
+    return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others))
 
 
-def dealt_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
+def deal_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
     """The members of the half that chooses an edit, and those of the half that is held back.
 
     The same seed gives the same halves; members of equal count are dealt out evenly.
@@ -86,8 +86,8 @@ def dealt_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
     return _deal(rows, counts[rows], seed)
 
 
-def dealt_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
-    """As `dealt_passages`, of windows of held-out text."""
+def deal_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
+    """As `deal_passages`, of windows of held-out text."""
     return _deal(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
 
 
@@ -103,7 +103,7 @@ def _left(tokens: Tokens | None, halves: Mapping[str, Rows]) -> tuple[Flags, int
     left = np.ones(0 if tokens is None else len(tokens), dtype=np.bool_)
     known = True
     for sha256, half in halves.items():
-        if row_hash(np.asarray(tokens)[half]) == sha256:
+        if hash_row(np.asarray(tokens)[half]) == sha256:
             left[half] = False
         else:
             known = False

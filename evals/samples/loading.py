@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from evals.samples.cutting import pairs, whole_rows
+from evals.samples.cutting import cut_pairs, cut_rows
 from evals.samples.record import Samples
-from evals.samples.repeats import independent
-from evals.samples.tables import Table, read_npy, read_npy_pair, read_table
+from evals.samples.repeats import merge_equal_rows
+from evals.samples.tables import PassageTable, read_npy, read_npy_pair, read_table
 from surgery.errors import SamplesError
 from surgery.hub.finding import shown_name
 from surgery.reading.sources import TABLES, find_sources
@@ -36,16 +36,16 @@ class Passages:
     """
 
     source: str
-    table: Table
+    table: PassageTable
     prefix: int
     suffix: int
     ready: Samples | None = None
 
-    def tokenized(self, tokenizer: Any) -> Samples:
+    def tokenize(self, tokenizer: Any) -> Samples:
         """The samples. Raises `SamplesError` for text without a tokenizer, or that is too short."""
         if self.ready is not None:
             return self.ready
-        rows_of = whole_rows if {"tokens", "text"} & set(self.table.columns) else pairs
+        rows_of = cut_rows if {"tokens", "text"} & set(self.table.columns) else cut_pairs
         tokens, notes = rows_of(self.table, tokenizer, self.prefix, self.suffix)
         left_out = {note.id for note in notes if not note.kept}
         kept = np.asarray([name not in left_out for name in self.table.ids], dtype=bool)
@@ -61,7 +61,7 @@ class Passages:
             members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),
         )
-        samples = independent(samples.select(kept))
+        samples = merge_equal_rows(samples.select(kept))
         if samples.members is not None and not samples.members.any():
             raise SamplesError(
                 "no row is a member", where=self.table.where, expected="at least one"
@@ -96,7 +96,7 @@ def open_samples(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
         )
     text = isinstance(table.columns[passage][0], str)
-    return passages if text else replace(passages, ready=passages.tokenized(None))
+    return passages if text else replace(passages, ready=passages.tokenize(None))
 
 
 def load_samples(
@@ -128,10 +128,10 @@ def load_samples(
     Raises `SamplesError`, in one line, for what cannot be read or is too short.
     """
     lengths = {"prefix_length": prefix_length, "suffix_length": suffix_length}
-    return open_samples(source, **lengths).tokenized(tokenizer)
+    return open_samples(source, **lengths).tokenize(tokenizer)
 
 
-def _read(source: str) -> Table:
+def _read(source: str) -> PassageTable:
     if source.startswith("lab:"):
         from evals.lab import samples_path
 

@@ -73,15 +73,15 @@ class Samples:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of all rows' tokens in order, as little-endian int32."""
-        return row_hash(self.tokens)
+        return hash_row(self.tokens)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """`row_hash` of every row."""
-        return tuple(row_hash(row) for row in self.tokens)
+        """`hash_row` of every row."""
+        return tuple(hash_row(row) for row in self.tokens)
 
     @property
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What a report says of them: plain JSON values."""
 
         def noted(*, kept: bool) -> list[dict[str, str]]:
@@ -135,8 +135,8 @@ class Samples:
             )
 
 
-def row_warnings(described: Mapping[str, Any]) -> list[str]:
-    """One for each reason in `Samples.described`. A published report gives no reasons."""
+def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
+    """One for each reason in `Samples.description`. A published report gives no reasons."""
     found = []
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str | None, list[str]] = {}
@@ -148,6 +148,6 @@ def row_warnings(described: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def row_hash(row: Tokens) -> str:
+def hash_row(row: Tokens) -> str:
     """SHA-256 of tokens, of one row or of rows in order, as little-endian int32."""
     return hashlib.sha256(np.ascontiguousarray(row, dtype="<i4").tobytes()).hexdigest()

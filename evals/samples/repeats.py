@@ -24,7 +24,7 @@ MERGED = "its tokens equal an earlier row's, so the two count as one passage"
 OVERLAPS = "it overlaps another row, so the two are not independent and intervals are too narrow"
 
 
-def independent(samples: Samples) -> Samples:
+def merge_equal_rows(samples: Samples) -> Samples:
     """The different rows, with the counts of equal ones added; what was found is in `notes`.
 
     A merged row is a member where any of the equal ones is.
@@ -39,7 +39,7 @@ def independent(samples: Samples) -> Samples:
         members=None if members is None else _joined(np.logical_or, members, first)[kept],
     )
     merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
-    overlaps = np.flatnonzero(overlapping(found.tokens))
+    overlaps = np.flatnonzero(find_overlaps(found.tokens))
     overlap = [RowNote(found.ids[row], OVERLAPS, kept=True) for row in overlaps]
     return replace(found, notes=(*samples.notes, *merged, *overlap))
 
@@ -50,7 +50,7 @@ def _joined(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64
     return joined
 
 
-def overlapping(tokens: Tokens, others: Tokens | None = None) -> Flags:
+def find_overlaps(tokens: Tokens, others: Tokens | None = None) -> Flags:
     """Which rows equal one of `others`, or overlap it: one of the two ends as the other begins.
 
     int32 [N, T] and [M, T] -> bool [N]; an overlap has at least `LEAST` tokens. Without `others`:

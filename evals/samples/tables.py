@@ -36,7 +36,7 @@ class Labels(BaseModel):
 
 
 @dataclass(frozen=True)
-class Table:
+class PassageTable:
     """Columns of rows, by name. `ids`: one name a row, all different.
 
     A passage is in `tokens`, in `prefix` and `suffix`, or in `text`; a column's cells are all text
@@ -59,7 +59,7 @@ def _table(
     ids: Sequence[str | int],
     columns: Mapping[str, Any],
     shape: tuple[int, int] | None = None,
-) -> Table:
+) -> PassageTable:
     """The columns, checked. `ids`: of rows that have none of their own."""
     if not 0 < len(ids) <= MOST_ROWS:
         expected = f"at most {MOST_ROWS:,}" if ids else "at least one"
@@ -80,16 +80,16 @@ def _table(
     ((name, times),) = Counter(names).most_common(1)
     if times > 1:
         raise SamplesError("ids are not unique", where=where, got=f"{name!r} {times} times")
-    return Table(str(where), names, passages, labels, shape)
+    return PassageTable(str(where), names, passages, labels, shape)
 
 
-def read_npy(path: Path) -> Table:
+def read_npy(path: Path) -> PassageTable:
     """An array of token ids, integers [N, T]."""
     array = _array(path)
     return _table(path, range(len(array)), {"tokens": array})
 
 
-def read_npy_pair(prefix: Path, suffix: Path) -> Table:
+def read_npy_pair(prefix: Path, suffix: Path) -> PassageTable:
     """Two arrays of token ids, integers [N, P] and [N, S]: rows that belong together."""
     prefixes, suffixes = _array(prefix), _array(suffix)
     where = f"{prefix},{suffix}"
@@ -104,8 +104,8 @@ def read_npy_pair(prefix: Path, suffix: Path) -> Table:
     return _table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
-def read_table(named: str, sources: Sequence[Source]) -> Table:
-    """The columns that `Table` names, as far as the first row has them; others are ignored."""
+def read_table(named: str, sources: Sequence[Source]) -> PassageTable:
+    """The columns that `PassageTable` names, as far as the first row has them; others are ignored."""
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
@@ -128,7 +128,7 @@ def read_table(named: str, sources: Sequence[Source]) -> Table:
 
 
 def _cells(source: Source, row: dict[str, Any]) -> dict[str, Any]:
-    """A row's cells by the names of `Table`, lists of token ids as arrays."""
+    """A row's cells by the names of `PassageTable`, lists of token ids as arrays."""
     if source.form in (".csv", ".tsv"):  # text, whatever it means
         typed = {"count", "member", *(() if source.column else ("tokens",))} & row.keys()
         row |= {name: parse_json(row[name].lower()) for name in typed}

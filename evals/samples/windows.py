@@ -27,7 +27,7 @@ SELECTIVITY = (
 )
 
 
-def control_windows(
+def cut_windows(
     texts: Sequence[str], tokenizer: Any, length: int, *, most: int = MOST_WINDOWS
 ) -> Tokens:
     """Windows of `length` tokens that do not overlap, spread evenly over the texts.

@@ -15,7 +15,7 @@ from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
 
 
-def facts(manifest: Manifest, name: str) -> dict[str, Any]:
+def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     """What was done to which model, and what files came of it. `name`: what it is loaded by."""
     edits, edit = [*manifest.history, manifest.edit], manifest.edit
     family = family_of({"model_type": edit.family})
@@ -82,7 +82,7 @@ class Markdown(str):
 def as_line(text: object) -> Markdown:
     """Text that is shown as it is, in one line: no Markdown, no HTML, no comment of ours."""
     escaped = re.sub(
-        r"[\\`*\[\]{}|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=]", r"\\\g<0>", printable(text)
+        r"[\\`*\[\]{}|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=]", r"\\\g<0>", make_printable(text)
     )
     return Markdown(html.escape(escaped, quote=False))
 
@@ -94,15 +94,15 @@ def as_code(text: object) -> Markdown:
 
 def as_command(text: object) -> Markdown:
     """Text in a block of code: one line of it, in which no comment of ours can begin."""
-    return Markdown(printable(text).replace("<", "‹"))
+    return Markdown(make_printable(text).replace("<", "‹"))
 
 
 def as_python(text: str) -> Markdown:
     """A string literal of Python, for a block of code."""
-    return Markdown(json.dumps(printable(text)).replace("<", "\\u003c"))
+    return Markdown(json.dumps(make_printable(text)).replace("<", "\\u003c"))
 
 
-def printable(text: object) -> str:
+def make_printable(text: object) -> str:
     """In one line, without control characters and those that turn the direction of text."""
     kept = (letter if letter.isprintable() else " " for letter in str(text))
     return " ".join("".join(kept).split())

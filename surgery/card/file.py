@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from surgery.card.metadata import Measurements
-from surgery.card.text import card_text
+from surgery.card.text import render_card
 from surgery.checkpoint.source import CARD, MANIFEST, own_file
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import last_name
@@ -34,7 +34,7 @@ def refresh_card(folder: Path, measured: Measurements | None) -> Path:
     if manifest is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     existing = read_card(folder)
-    text = card_text(manifest, name=last_name(folder), measured=measured, existing=existing)
+    text = render_card(manifest, name=last_name(folder), measured=measured, existing=existing)
     with atomic_file(folder / CARD, overwrite=True) as file:
         file.write(text)
     return folder / CARD

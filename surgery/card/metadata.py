@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.card.facts import printable
+from surgery.card.facts import make_printable
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
@@ -58,7 +58,7 @@ def to_yaml(metadata: Mapping[str, Any]) -> str:
     return str(CardData(**metadata).to_yaml())
 
 
-def source_metadata(text: str | None) -> dict[str, Any]:
+def read_source_metadata(text: str | None) -> dict[str, Any]:
     """What is carried from the card of the source; nothing where there is none to be read."""
     try:
         data, _ = split_card(text or "")
@@ -67,7 +67,7 @@ def source_metadata(text: str | None) -> dict[str, Any]:
     return {key: data[key] for key in CARRIED if data.get(key)}
 
 
-def metadata_yaml(
+def render_metadata(
     manifest: Manifest,
     name: str,
     source: Mapping[str, Any],
@@ -90,7 +90,7 @@ def metadata_yaml(
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
     if measured is not None and measured.results:
         results = [EvalResult(**result) for result in measured.results]
-        data[_INDEX] = eval_results_to_model_index(printable(name), results)
+        data[_INDEX] = eval_results_to_model_index(make_printable(name), results)
     return to_yaml(data)
 
 

@@ -14,12 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from surgery.card.facts import FILTERS, Markdown, as_line, facts
+from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts
 from surgery.card.metadata import (
     CLAIMED,
     Measurements,
-    metadata_yaml,
-    source_metadata,
+    read_source_metadata,
+    render_metadata,
     split_card,
     to_yaml,
 )
@@ -36,7 +36,7 @@ _NAME = re.compile(
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
 
 
-def card_text(
+def render_card(
     manifest: Manifest,
     source_card: str | None = None,
     *,
@@ -59,23 +59,25 @@ def card_text(
     metadata, body = split_card((existing or "").replace("\r\n", "\n"))
     with guard(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
-        yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, measured)
+        yaml = render_metadata(
+            manifest, name, read_source_metadata(source_card), metadata, measured
+        )
     text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
     _check(text)
     return text
 
 
-def disagreement(
+def find_disagreement(
     card: str, manifest: Manifest, measured: Measurements | None, *, name: str
 ) -> str | None:
-    """What of a card is not what `card_text` makes: a generated part, or a key; None without.
+    """What of a card is not what `render_card` makes: a generated part, or a key; None without.
 
     A part that is not there says nothing. `name`: what the model is called, if no part tells.
     """
     said = _NAME.search(card)
     with guard(ManifestError, "names no model", CARD):
         name = json.loads(said[1]) if said else name
-    made = card_text(manifest, name=name, measured=measured, existing=card)
+    made = render_card(manifest, name=name, measured=measured, existing=card)
     (theirs, body), (ours, fresh) = (
         split_card(text.replace("\r\n", "\n")) for text in (card, made)
     )
@@ -85,12 +87,12 @@ def disagreement(
     return next(iter(wrong), None)
 
 
-def own_text(card: str) -> str:
+def extract_own_text(card: str) -> str:
     """What a user has written into a card: its body without the generated parts."""
     return _PART.sub("", split_card(card.replace("\r\n", "\n"))[1]).strip()
 
 
-def merged(card: str, published: str) -> str:
+def merge_cards(card: str, published: str) -> str:
     """A folder's card and its published one, which was perhaps edited on the Hub, as one.
 
     Metadata of the folder's card goes before. So does its text, if a user has written any.
@@ -98,7 +100,7 @@ def merged(card: str, published: str) -> str:
     ours, body = split_card(card)
     theirs, published_body = split_card(published)
     yaml = to_yaml({**theirs, **ours})
-    return f"---\n{yaml}\n---\n{body if own_text(card) else published_body}"
+    return f"---\n{yaml}\n---\n{body if extract_own_text(card) else published_body}"
 
 
 def _refreshed(body: str, generated: Mapping[str, str]) -> str:
@@ -133,7 +135,7 @@ def _check(text: str) -> None:
 
 def _render(manifest: Manifest, name: str, measured: Measurements | None) -> dict[str, str]:
     """Part → its text, comments included, in the template's order."""
-    text = _template().render(**facts(manifest, name), measured=measured)
+    text = _template().render(**gather_facts(manifest, name), measured=measured)
     return {match[1]: re.sub(r"\n{3,}", "\n\n", match[0]) for match in _PART.finditer(text)}
 
 
