@@ -321,7 +321,7 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
     rows = np.full((5, 20), 7, dtype=np.int32)
     samples = Samples(rows, 4, tuple("abcde"), "windows.npy")
     AttackPlan(samples, rows, ("any",))
-    with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps those that .*"):
+    with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps one that .*"):
         AttackPlan(samples, rows, ("any", "relearn"))
 
 

@@ -27,7 +27,7 @@ from markdown_it import MarkdownIt
 
 from evals.evaluation.card import build_measurements
 from evals.evaluation.page import render_markdown
-from evals.evaluation.report import Report, read_report
+from evals.evaluation.report import Report
 from surgery.card.facts import as_line
 from surgery.card.file import refresh_card
 from surgery.card.metadata import Measurements
@@ -77,7 +77,7 @@ def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",
 @lru_cache
 def whole_report() -> Report:
     """The example with the source as its base, in which few figures are shown."""
-    return read_report(settled(example()))
+    return Report.model_validate(settled(example()))
 
 
 def measured(**changes: Any) -> Measurements:
@@ -155,7 +155,7 @@ def test_the_text_of_a_stock_model() -> None:
         'AutoTokenizer.from_pretrained("me/edited")\n',
         "loads without custom code",
         "--model_args pretrained=me/edited\n",
-        "Nothing yet: what this edit takes away and what it costs is not known",
+        "Nothing yet. To see what the model still recites and what the edit cost, run",
         "reduces verbatim recall under these tests; it is not a privacy guarantee",
         "attn-surgery reproduce me/edited\n",
         f"attn-surgery export EleutherAI/pythia-1.4b --revision {'c' * 40} \\\n"
@@ -175,7 +175,7 @@ def test_the_text_of_a_compact_model_without_a_tokenizer() -> None:
     assert 'AutoModelForCausalLM.from_pretrained("me/edited", trust_remote_code=True)\n' in card
     assert "pretrained=me/edited,trust_remote_code=True" in card
     assert f"modeling file, which is in this repository (`{file}`)" in card
-    assert "`import surgery` makes the same classes known" in card
+    assert "`import surgery` registers the same classes" in card
     assert "AutoTokenizer" not in card
     whole = render_card(manifest(files=(file, "tokenizer.json")), None, name="me/edited")
     assert 'AutoTokenizer.from_pretrained("me/edited", trust_remote_code=True)\n' in whole
@@ -300,7 +300,7 @@ def test_broken_comments_are_refused(broken: str) -> None:
     with pytest.raises(ManifestError) as caught:
         render_card(manifest(), None, name="x", existing=card)
     assert str(caught.value) == (
-        "README.md: a generated part has lost one of the comments around it, or is there twice; "
+        "README.md: a generated part lacks one of the comments around it, or stands there twice; "
         "restore the comments, or delete the part with both of them"
     )
 
@@ -353,7 +353,7 @@ def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
     assert 'from_pretrained("edited")' in card
     assert as_line(whole_report().edits[0].verdict) in card
     (folder / "README.md").write_text(broken := card.replace("<!-- /attn-surgery:limits -->", ""))
-    with pytest.raises(ManifestError, match="has lost one of the comments"):
+    with pytest.raises(ManifestError, match="lacks one of the comments"):
         refresh_card(folder, None)
     assert {path.name for path in folder.iterdir()} == {"surgery.json", "README.md"}
     assert (folder / "README.md").read_text() == broken

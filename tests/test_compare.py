@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evals.benchmarks.scores import Scores
-from evals.evaluation.comparing import (
-    compare_scores,
-    concluded,
-    describe_outcome,
-    outcome_of,
-    wilcoxon,
-)
+from evals.evaluation.comparing import compare_scores, describe_outcome, draw_conclusion, wilcoxon
 from evals.statistics import Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
@@ -200,9 +194,9 @@ def test_resampling_few_documents_shows_nothing(n):
 
 def test_a_loss_that_is_shown_stays_one_however_wide_its_interval():
     wide = Interval(-0.5, -0.1)
-    assert concluded("loss", wide, 0.02, n=10) == "loss"
-    assert concluded("gain", wide, 0.02, n=10) == "gain"
-    assert concluded("none", wide, 0.02, n=10_000) == "inconclusive"
+    assert draw_conclusion(wide, 0.01, 0.02, 10, higher_is_better=True) == "loss"
+    assert draw_conclusion(wide, 0.01, 0.02, 10, higher_is_better=False) == "gain"
+    assert draw_conclusion(wide, 0.05, 0.02, 10_000) == "inconclusive"
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "perplexity"])
@@ -238,7 +232,7 @@ def test_wilcoxon_is_that_of_scipy(differences):
     ],
 )
 def test_a_verdict_needs_test_and_interval(interval, p_value, better, outcome):
-    assert outcome_of(interval, p_value, higher_is_better=better) == outcome
+    assert draw_conclusion(interval, p_value, 1, 30, higher_is_better=better) == outcome
 
 
 def test_verdicts_read_from_small_to_large():

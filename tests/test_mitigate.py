@@ -21,7 +21,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.commands.whole.mitigate import command
 from cli.config import config_of
-from evals.evaluation.report import read_report
+from evals.evaluation.report import Report
 from evals.publication.report import check_report
 from surgery.proof.verification import verify
 
@@ -71,7 +71,7 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     outcome, out = done
     assert outcome.code == 0, outcome.stderr
     assert verify(out, source=work / "tiny").ok
-    report = read_report((out / "report.json").read_text())
+    report = Report.model_validate_json((out / "report.json").read_text())
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
     assert edit.relation == "source"
@@ -93,7 +93,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
 ) -> None:
     """Headline, gates and card too; also when the search's plan is exported and evaluated."""
     search = json.loads((work / "out-search" / "search.json").read_text())
-    report = read_report((done[1] / "report.json").read_text())
+    report = Report.model_validate_json((done[1] / "report.json").read_text())
     (edit,) = report.edits
     windows = search["heldout"]["held_back"]["windows"]
     assert edit.chose.model_dump() == {
@@ -259,7 +259,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "hints:4")
     assert outcome.code == 3, outcome
     assert "no edit meets 0 (hints:4): the best follows" in outcome.stderr
-    report = read_report((out / "report.json").read_text())
+    report = Report.model_validate_json((out / "report.json").read_text())
     assert report.edits[0].passed is False
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from lxml import html as lxml_html
 
 from evals.benchmarks.tasks import SUITES, asked
+from evals.evaluation.cells import SHARE, Cell, Form, Row
 from evals.evaluation.page import render_pages
-from evals.evaluation.report import read_report
-from evals.evaluation.rows import SHARE, Cell, Form, Row, make_size_table, make_tables
+from evals.evaluation.report import Report
+from evals.evaluation.rows import make_size_table, make_tables
 from surgery.card.facts import as_line
 
 REPORTS = {"whole": example, "bare": bare, "several": lambda: several(example(), example())}
@@ -32,7 +33,7 @@ def parse(text: str) -> Any:
 
 
 def rows_of(report: dict[str, Any]) -> list[Row]:
-    read = read_report(report)
+    read = Report.model_validate(report)
     return [row for table in (*make_tables(read), make_size_table(read)) for row in table.rows]
 
 
@@ -212,10 +213,10 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
 def test_gates_are_told_in_words() -> None:
     unsure = gate(ci95=[-0.02, 0.0815], n=77, conclusive=False)
     for gates, words in (
-        ([gate(), gate(ok=False)], "Failed: a gate was missed"),
+        ([gate(), gate(ok=False)], "Failed: a gate does not hold"),
         ([gate()], "Passed: every gate holds"),
         ([gate(), unsure], "Passed as measured, but a gate is inconclusive"),
-        ([unsure, gate(ok=False)], "Failed: a gate was missed"),
+        ([unsure, gate(ok=False)], "Failed: a gate does not hold"),
     ):
         passed = all(one["ok"] for one in gates)
         made = render_pages(example(gates=gates, passed=passed))

@@ -252,10 +252,10 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert error(apart[1]) == "compact: report.json is missing"
     assert error(shown).startswith("shown/report.json: is no report (got edits.0.passages.0.prefix")
     assert error(stranger) == (
-        "stranger/report.json: is of another model; evaluate this one, or remove it"
+        "stranger/report.json: belongs to another model; evaluate this one, or remove it"
     )
     assert error(unrelated) == (
-        "unrelated/report.json: compares with a model that is not known to be the source; evaluate "
+        "unrelated/report.json: compares with a model that is not recorded as the source; evaluate "
         "against the source, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}

@@ -147,7 +147,9 @@ def test_a_text_whose_cut_tokenizes_otherwise_is_kept_and_reported(tmp_path):
     samples = load_samples(source, tokenizer=tokenizer, prefix_length=2, suffix_length=3)
     assert samples.tokens[0].tolist() == tokenizer(text)["input_ids"][:5]
     assert [(note.id, note.kept) for note in samples.notes] == [("0", True)]
-    assert samples.notes[0].reason == "cut after 5 tokens, its text tokenizes otherwise on its own"
+    assert (
+        samples.notes[0].reason == "its first 5 tokens, as text, tokenize differently on their own"
+    )
 
 
 def test_pairs_of_text_meet_at_their_seam_or_are_left_out(tmp_path):
@@ -432,14 +434,14 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     at = f"{path} line 2: cannot be used as samples (got"
     assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{at} no 'tokens')"
     assert message(lines(path, [{"tokens": row}, {"tokens": [1.5] * 64}])) == (
-        f"{at} 'tokens' is a list that is not of token ids)"
+        f"{at} 'tokens' is a list with entries that are not token ids)"
     )
     assert message(lines(path, [{"tokens": row}, {"tokens": "text"}])) == (
         f"{path}: column 'tokens' (expected text in every row, or a list of token ids in every "
         "row, got ndarray and str)"
     )
     assert message(lines(path, [{"prefix": "text", "suffix": row}])) == (
-        f"{path}: prefix and suffix must both be text, or token ids"
+        f"{path}: prefix and suffix must both be text or both be token ids"
     )
     for name, value, got in (
         ("count", -1, "0: input should be greater than or equal to 0"),
@@ -470,8 +472,7 @@ def test_text_without_a_tokenizer(tmp_path):
 def test_a_file_whose_every_row_is_left_out(tmp_path):
     source = lines(tmp_path / "s.jsonl", [{"prefix": "the quick brown fo", "suffix": "x jumps"}])
     assert message(source, tokenizer=tiny_tokenizer()) == (
-        f"{source}: no row can be used (got prefix and suffix together tokenize otherwise at "
-        "their seam)"
+        f"{source}: no row can be used (got prefix and suffix tokenize differently where they meet)"
     )
 
 

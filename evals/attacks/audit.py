@@ -1,4 +1,4 @@
-"""The audit: every attack on the base and on the edited model, beside text never trained on."""
+"""The audit: runs every attack on the base, the edited model, and text never trained on."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ owned = known_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
 
 @dataclass(frozen=True)
 class AttackPlan:
-    """What is tried, and on what: the same for every model.
+    """The attacks to try and their targets, the same for every model.
 
-    - `samples`: members are attacked, where membership is known; non-members are the control.
-    - `unrelated`: int32 [M, T] windows of held-out text, as long as a passage: the control where no
-      non-members are known, and what `perturbed` and `relearn-benign` need.
-    - `attacks`: their names.
+    - `samples`: if membership is known, members are attacked, and non-members are the control.
+    - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
+      if no non-members are known, and `perturbed` and `relearn-benign` need them.
+    - `attacks`: names.
 
-    Raises `SamplesError` for fewer than two passages, or some that an attack cannot be tried on.
+    Raises `SamplesError` for fewer than two passages, or if an attack cannot be tried on them.
     """
 
     samples: Samples
@@ -86,7 +86,7 @@ class AttackPlan:
 
 @dataclass(frozen=True)
 class AuditedModel:
-    """One model's outcomes: by attack, on the passages and on the control, with seconds of each."""
+    """One model's outcomes by attack, on the passages and on the control, and their seconds."""
 
     passages: dict[str, AttackOutcome]
     control: dict[str, AttackOutcome]
@@ -102,10 +102,10 @@ def audit(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> AuditReport | None:
-    """Audits the models of a request, and writes what it finds into `folder`, if there is one.
+    """Audits a request's models, and writes the result into `folder` if you give one.
 
-    None on all processes but the main one. Raises `SurgeryError` for what the request names and
-    cannot be used, and for a folder that cannot be written.
+    Returns None on all processes but the main one. Raises `SurgeryError` if the request names
+    anything unusable, or if the folder cannot be written.
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
@@ -136,7 +136,7 @@ def audit(
     if not processes.is_main:
         return None
     plan, left = shared
-    report = _report(request, plan, left, base, after)
+    report = _make_report(request, plan, left, base, after)
     if folder is not None:
         config = request.to_config()
         with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
@@ -145,14 +145,14 @@ def audit(
     return report
 
 
-def _report(
+def _make_report(
     request: AuditRequest,
     plan: AttackPlan,
     left: HeldBack,
     base: AuditedModel,
     after: AuditedModel,
 ) -> AuditReport:
-    """Figures of the passages that are left, and the rates of all where some chose the edit."""
+    """Figures of the passages held back; if some chose the edit, also the rates of all."""
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted)
     all_passages = None
@@ -183,10 +183,10 @@ def try_attacks(
     processes: Processes | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> AuditedModel:
-    """Tries every attack of `plan` on one model. `advance` is told of attacks done.
+    """Tries every attack of `plan` on one model. `advance` counts finished attacks.
 
-    `with_control`: whether the control is tried; membership reads it anyway. It is tried apart, so
-    that passages are read the same way with it and without.
+    `with_control`: also try the control (membership always reads it). The control runs apart from
+    the passages, so that their batches do not depend on it.
     """
     on, beside = (
         Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, processes)
@@ -212,9 +212,9 @@ def try_attacks(
 def compare_models(
     plan: AttackPlan, base: AuditedModel, edited: AuditedModel, counted: Flags | None = None
 ) -> Audit:
-    """Both models' outcomes side by side, in the order of the plan.
+    """Puts both models' outcomes side by side, in the order of the plan.
 
-    `counted`: bool [N], the passages that count; by default all do.
+    `counted`: bool [N], the passages that count; by default all.
     """
     if counted is None:
         counted = np.ones(len(plan.passages), dtype=np.bool_)

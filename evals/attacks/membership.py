@@ -1,4 +1,4 @@
-"""Telling members from non-members: not a text is recovered, but that it was trained on."""
+"""Tells members from non-members: it finds out what was trained on, but recovers no text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def make_membership() -> Attack:
     return Attack(
         "membership",
         "all scores of extract",
-        "area under the ROC curve of each score, members against non-members; 0.5 is chance",
+        "area under the ROC curve of each score for members against non-members; 0.5 is chance",
         "; ".join(score.source for score in SCORES),
         "one pass, shared",
         _run,

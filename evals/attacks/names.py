@@ -1,4 +1,4 @@
-"""Every attack by its name. A new one is a file in this room, and a line in `_KINDS` and `ALL`."""
+"""Finds attacks by name. To add one, write a file here and a line in `_KINDS` and in `ALL`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     "membership": make_membership,
 }
 CHEAP = NAMES
-"""The attacks that one pass decides."""
+"""The attacks that need only one pass."""
 ALL = (
     *CHEAP, "near", "perturbed", "quantized:8", "quantized:4", "relearn", "relearn-benign",
     "membership",
@@ -39,17 +39,17 @@ GROUPS = {"all": ALL, "cheap": CHEAP}
 
 
 def make_attack(name: str) -> Attack:
-    """The attack of that name. Raises `MeasurementError` for any other name."""
+    """Makes the attack of this name. Raises `MeasurementError` for an unknown name."""
     try:
         found = make_named(name, _KINDS)
     except ValueError:
         raise MeasurementError(
             f"no attack {name!r}", expected=", ".join(_KINDS), fix=hint_number(name, ALL)
         ) from None
-    return _by_one_pass(found) if isinstance(found, Recovery) else found
+    return _wrap_recovery(found) if isinstance(found, Recovery) else found
 
 
-def _by_one_pass(measure: Recovery) -> Attack:
+def _wrap_recovery(measure: Recovery) -> Attack:
     return Attack(
         measure.name,
         "greedy or known tokens",
@@ -61,7 +61,7 @@ def _by_one_pass(measure: Recovery) -> Attack:
 
 
 def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple[str, ...]:
-    """The attacks to run, each once: the `named` ones (all by default), and all with a limit.
+    """The attacks to run, each once: the `named` ones (by default all) and those with a limit.
 
     Raises `MeasurementError` for an unknown name.
     """
@@ -73,8 +73,7 @@ def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple
 
 
 def list_untried(names: Collection[str]) -> list[str]:
-    """What an attacker could try beside these, fine-tuning first. Of the cheap attacks `any` alone,
-    which stands for the others."""
+    """Attacks that were not tried, fine-tuning first. `any` stands for all cheap attacks."""
     kinds = {name.partition(":")[0] for name in names}
     left = [name for name in ("any", *ALL[len(CHEAP) :]) if name.partition(":")[0] not in kinds]
     tuning = [name for name in left if name.startswith("relearn")]
@@ -83,7 +82,7 @@ def list_untried(names: Collection[str]) -> list[str]:
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
-    """Names that `choose_attacks` makes the same of: a group stands for all of its attacks."""
+    """The shortest names that `choose_attacks` turns into these: groups replace their attacks."""
     left, found = list(names), []
     for group, attacks in GROUPS.items():
         if set(attacks) <= set(left):

@@ -1,4 +1,4 @@
-"""The model in fewer bits: rounding its weights can bring back what an edit has hidden."""
+"""Rounds the weights to fewer bits, which can bring back what an edit hid."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_quantized(bits: int) -> Attack:
 
     return Attack(
         f"quantized:{bits}",
-        f"every matrix rounded to nearest, {2**bits - 1} levels for each group of {GROUP} weights",
-        f"any of the quantized model: {measure.definition}",
+        f"every matrix rounded to nearest, with {2**bits - 1} levels per group of {GROUP} weights",
+        f"any, on the quantized model: {measure.definition}",
         "Zhang et al. 2024, arXiv 2410.16454",
         "one pass of a quantized model",
         run,
@@ -39,7 +39,7 @@ def make_quantized(bits: int) -> Attack:
 
 @contextmanager
 def quantize_matrices(model: nn.Module, bits: int) -> Iterator[None]:
-    """The model's matrices are rounded inside a `with` block, and what they were after it."""
+    """Rounds the model's matrices inside a `with` block and restores them after it."""
     with ExitStack() as undo, torch.no_grad():
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -51,9 +51,9 @@ def quantize_matrices(model: nn.Module, bits: int) -> Iterator[None]:
 
 
 def round_to_levels(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """[m, n] → the same, each group of 32 weights of a row on its own symmetric scale.
+    """Rounds [m, n]: each group of 32 weights of a row has its own symmetric scale.
 
-    The scale is max |w| / (2^(bits − 1) − 1), and each weight becomes the nearest multiple of it.
+    The scale is max |w| / (2^(bits − 1) − 1). Each weight becomes its nearest multiple.
     """
     flat: Any = weight.float()
     padded = nn.functional.pad(flat, (0, -flat.shape[1] % GROUP))

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: report.json, the pages made from it, lm-eval's own results."""
+"""Writes the folder of an evaluation: report.json, its pages, and lm-eval's own results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from surgery.output import known_by, publish, staging_in, write_lines, write_tex
 from surgery.record.manifest import REPORTS, UNLISTED
 
 TEXTS = "passages.jsonl"
-"""The texts of passages, where they were asked for: beside the report, and never published."""
+"""The passages' texts, on request. They stand beside the report and are never published."""
 owned = known_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes everything into `folder`, which exists. Raises `OutputError`."""
+    """Writes everything into an existing folder. Raises `OutputError`."""
     report = evaluation.report
     made = {REPORTS[0]: report.to_text(), **render_pages(report.to_dict())}
     for name, text in made.items():
@@ -36,13 +36,13 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
 
 def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
-    """Puts the report of one edit into its model's folder, and its figures on the card there.
+    """Puts one edit's report into its model's folder, and its figures on the card there.
 
-    `push` then takes them along. Raises `OutputError` when the folder cannot be written.
+    `push` then publishes both. Raises `OutputError` if the folder cannot be written.
     """
-    alone = evaluation.alone(place)
+    selected = evaluation.select(place)
     with staging_in(folder) as staging:
-        write_evaluation(alone, staging)
+        write_evaluation(selected, staging)
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
-    refresh_card(folder, build_measurements(alone.report))
+    refresh_card(folder, build_measurements(selected.report))

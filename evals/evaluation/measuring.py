@@ -1,4 +1,4 @@
-"""One model of an evaluation: everything that is measured while it is in memory."""
+"""Takes all of one model's measurements while it is in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import versions
 
 WINDOW = 64
-"""Tokens of a held-out window where no samples say how long."""
+"""Tokens of a held-out window if there are no samples to take the length from."""
 
 _TOKENS = 8  # after which a cache is measured
 
@@ -35,8 +35,8 @@ _TOKENS = 8  # after which a cache is measured
 class ModelResults:
     """One model's results, without the model.
 
-    The other is measured with the last five as well: the tokenizer, the passages, the held-out
-    windows and what is attacked, as the first made them, and the precision.
+    The last five fields (tokenizer, passages, held-out windows, attacks and precision) come from
+    the first model and also apply to the others.
     """
 
     runs: dict[str, TaskRun]
@@ -65,14 +65,14 @@ def measure_model(
     say: Callable[[str], None],
     progress: Progress,
 ) -> ModelResults:
-    """Measures the first model; or, with its results as `base`, the second in the same way.
+    """Measures the first model or, given its results as `base`, another one in the same way.
 
-    Raises `MeasurementError` where that cannot be.
+    Raises `MeasurementError` if that is impossible.
     """
     processes, batch_size = materials.processes, materials.request.batch_size
     loaded = open_model(model, materials.request, processes, say=say)
     if base is None:
-        protocol, windows, attacked = _tokenized(materials, loaded.tokenizer)
+        protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
         check_precision(base.dtype, loaded.dtype, loaded.name)
@@ -94,7 +94,7 @@ def measure_model(
                 loaded, attacked, with_control=base is not None, advance=advance, **sharing
             )
     return ModelResults(
-        *_runs(loaded, materials, identity, progress, base),
+        *_run_benchmarks(loaded, materials, identity, progress, base),
         test,
         control,
         audited,
@@ -108,7 +108,7 @@ def measure_model(
     )
 
 
-def _tokenized(
+def _tokenize(
     materials: Materials, tokenizer: Any
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     passages, size = materials.passages, materials.request.batch_size
@@ -128,14 +128,14 @@ def list_tool_versions() -> dict[str, str]:
     return {**versions(), **{name: version(name) for name in ("lm-eval", "datasets")}}
 
 
-def _runs(
+def _run_benchmarks(
     loaded: LoadedModel,
     materials: Materials,
     identity: dict[str, Any],
     progress: Progress,
     base: ModelResults | None,
 ) -> tuple[dict[str, TaskRun], bool]:
-    """Benchmark results by task, and whether all of them are an earlier run's."""
+    """Benchmark results by task, and whether all of them come from an earlier run."""
     tasks, runs, cached = materials.benchmarks, {}, []
     processes, asked_size = materials.processes, materials.request.batch_size
     if tasks is None:
@@ -167,7 +167,7 @@ def _runs(
 
 
 def hash_settings(loaded: LoadedModel) -> dict[str, Any]:
-    """Hashes of what weights alone do not tell: configuration and tokenizer."""
+    """Hashes of what the weights do not cover: configuration and tokenizer."""
     config = loaded.model.config.to_dict()
     config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
     described = json.dumps(config, sort_keys=True, default=str)

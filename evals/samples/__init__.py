@@ -1,4 +1,4 @@
-"""Samples: the passages whose memorization is tested, from any form they are published in."""
+"""Samples: the passages of a memorization test, read from any form they are published in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of token ids from columns: text is tokenized, whole rows and pairs are cut to length."""
+"""Makes rows of token ids from columns: tokenizes text and cuts rows to length."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def cut_rows(
     rows: Sequence[Any] = table.columns.get("tokens", table.columns.get("text", ()))
     notes = []
     if isinstance(rows[0], str):
-        rows = _encoded(table, rows, tokenizer)
+        rows = _encode(table, rows, tokenizer)
         for name, row in zip(table.ids, rows, strict=True):
             short = row[:length]
             text = tokenizer.decode(short.tolist(), clean_up_tokenization_spaces=False)
             if len(row) > length and not np.array_equal(token_ids(tokenizer, text), short):
-                reason = f"cut after {length} tokens, its text tokenizes otherwise on its own"
+                reason = f"its first {length} tokens, as text, tokenize differently on their own"
                 notes.append(RowNote(name, reason, kept=True))
     wanted = f"tokens (prefix {prefix} + suffix {suffix})"
     _check_lengths(table.where, dict(zip(table.ids, rows, strict=True)), length, wanted)
@@ -36,21 +36,23 @@ def cut_rows(
 def cut_pairs(
     table: PassageTable, tokenizer: Any, prefix: int, suffix: int
 ) -> tuple[Tokens, list[RowNote]]:
-    """`prefix` and `suffix` -> int32 [N, prefix + suffix]: the tokens on either side of the seam.
+    """`prefix` and `suffix` -> int32 [N, prefix + suffix]: the tokens on both sides of the seam.
 
-    Rows noted as not kept are zeros.
+    Rows that the notes leave out are zeros.
     """
     prefixes, suffixes = table.columns["prefix"], table.columns["suffix"]
     torn = [False] * table.number
     if type(prefixes[0]) is not type(suffixes[0]):
-        raise SamplesError("prefix and suffix must both be text, or token ids", where=table.where)
+        raise SamplesError(
+            "prefix and suffix must both be text or both be token ids", where=table.where
+        )
     if isinstance(prefixes[0], str):
         whole = [before + after for before, after in zip(prefixes, suffixes, strict=True)]
-        prefixes, whole = (_encoded(table, texts, tokenizer) for texts in (prefixes, whole))
+        prefixes, whole = (_encode(table, texts, tokenizer) for texts in (prefixes, whole))
         parts = list(zip(prefixes, whole, strict=True))
         torn = [not np.array_equal(row[: len(head)], head) for head, row in parts]
         suffixes = [row[len(head) :] for head, row in parts]
-    reason = "prefix and suffix together tokenize otherwise at their seam"
+    reason = "prefix and suffix tokenize differently where they meet"
     notes = [
         RowNote(name, reason, kept=False) for name, bad in zip(table.ids, torn, strict=True) if bad
     ]
@@ -65,7 +67,7 @@ def cut_pairs(
     return _stack(table, rows), notes
 
 
-def _encoded(table: PassageTable, texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
+def _encode(table: PassageTable, texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
     if tokenizer is None:
         raise SamplesError(
             "text needs a tokenizer",

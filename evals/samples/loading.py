@@ -1,4 +1,4 @@
-"""From what a user names to `Samples`: read, tokenize text, cut to length, check every row."""
+"""Makes `Samples` from what a user names: reads, tokenizes, cuts to length, checks every row."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from surgery.hub.finding import shown_name
 from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32
-"""Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
+"""Prefix and suffix length of the Pythia models' memorization test (Biderman et al. 2023)."""
 MOST_TOKENS = 2**30
-"""Of all passages together, after they are cut."""
+"""Limit for all passages together, after cutting."""
 FORMS = (*TABLES, ".txt")
-"""Files of these are read from a folder."""
+"""The forms of files that are read from a folder."""
 EXPECTED = (
     "a folder, a file (.npy, .jsonl, .json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, "
     "hf:DATASET:SPLIT:COLUMN, or lab:NAME"
@@ -30,9 +30,9 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Passages:
-    """Samples that were found and read, before there is a tokenizer for text.
+    """Samples that were read, before there is a tokenizer for text.
 
-    `prefix`, `suffix`: the lengths, in tokens. `ready`: the samples, where they are of token ids.
+    `prefix`, `suffix`: lengths in tokens. `ready`: the samples, if they hold token ids.
     """
 
     source: str
@@ -42,7 +42,7 @@ class Passages:
     ready: Samples | None = None
 
     def tokenize(self, tokenizer: Any) -> Samples:
-        """The samples. Raises `SamplesError` for text without a tokenizer, or that is too short."""
+        """Makes the samples. Raises `SamplesError` for short text, or text without a tokenizer."""
         if self.ready is not None:
             return self.ready
         rows_of = cut_rows if {"tokens", "text"} & set(self.table.columns) else cut_pairs
@@ -72,7 +72,7 @@ class Passages:
 def open_samples(
     source: str, *, prefix_length: int | None = None, suffix_length: int | None = None
 ) -> Passages:
-    """Finds and reads the samples that `source` names: all that can be known without a model.
+    """Reads the samples that `source` names, as far as possible without a model.
 
     **Arguments:** as for `load_samples`. Raises `SamplesError`.
     """
@@ -118,14 +118,13 @@ def load_samples(
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
 
-    A whole row is cut to its first prefix + suffix tokens. Of a prefix/suffix pair, the last
-    tokens of the prefix and the first of the suffix are used, so that they stay adjacent. Text is
-    tokenized without special tokens. A prefix/suffix pair of texts that does not tokenize at
-    their seam is left out, and a text whose cut would tokenize otherwise on its own is kept; both
-    are listed in `notes`. Rows of equal tokens become one, with their counts added, and rows that
-    overlap, as windows of one text do, are kept; both are listed there too.
+    A whole row is cut to its first prefix + suffix tokens. A prefix/suffix pair keeps the last
+    tokens of the prefix and the first of the suffix, so they stay adjacent. Text is tokenized
+    without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
+    also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
+    tokenizes differently on its own (kept), and overlapping rows (kept).
 
-    Raises `SamplesError`, in one line, for what cannot be read or is too short.
+    Raises `SamplesError`, in one line, for anything that cannot be read or is too short.
     """
     lengths = {"prefix_length": prefix_length, "suffix_length": suffix_length}
     return open_samples(source, **lengths).tokenize(tokenizer)

@@ -1,4 +1,4 @@
-"""README.md in the folder of an edited model: read, written anew, replaced at once."""
+"""Reads and replaces README.md in the folder of an edited model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = 2**20  # bytes of a card
 
 
 def read_card(folder: Path) -> str | None:
-    """A folder's own README.md; None without one. Bytes that are no text are replaced."""
+    """Reads a folder's own README.md; None without one. Invalid bytes are replaced."""
     path = own_file(folder / CARD, folder)
     if not path.is_file():
         return None
@@ -25,10 +25,10 @@ def read_card(folder: Path) -> str | None:
 
 
 def refresh_card(folder: Path, measured: Measurements | None) -> Path:
-    """Writes a folder's card anew, with the figures of an evaluation. The user's own text stays.
+    """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
 
-    **Raises:** `ManifestError` when the folder has no manifest or its card is broken, `OutputError`
-    when it cannot be written; the card is then as it was.
+    Raises `ManifestError` if the folder has no manifest or its card is broken, and `OutputError` if
+    the card cannot be written. The old card then stays.
     """
     manifest = read_manifest(folder)
     if manifest is None:
