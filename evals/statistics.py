@@ -45,7 +45,9 @@ def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Inte
     return cut_percentiles(resample(groups, statistic))
 
 
-def resample(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Values:
+def resample(
+    groups: tuple[npt.NDArray[Any], ...], statistic: Callable[..., Any]
+) -> npt.NDArray[np.float64]:
     """`statistic(*groups)` of `RESAMPLES` resamples, [RESAMPLES]. Each group is drawn alone."""
     rng = np.random.default_rng(SEED)
     with np.errstate(over="ignore", invalid="ignore"):

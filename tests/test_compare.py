@@ -245,4 +245,4 @@ def test_verdicts_read_from_small_to_large():
 def test_different_documents_are_not_compared():
     with pytest.raises(MeasurementError) as error:
         compare_scores(scores([1.0, 0.0]), scores([1.0]))
-    assert str(error.value) == "base and edited model were asked different documents"
+    assert str(error.value) == "the base and the edited model answered different documents"

@@ -174,7 +174,7 @@ class Audit(Record):
             if (most := limits.get(one.name)) is not None:
                 share = one.edited
                 ok, sure = check_limit(share.rate, share.ci95, most)
-                known = {"value": share.rate, "ci95": share.ci95, "n": share.n}
+                known: dict[str, Any] = {"value": share.rate, "ci95": share.ci95, "n": share.n}
                 found.append(Limit(name=one.name, ok=ok, limit=most, conclusive=sure, **known))
         return found
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from evals.evaluation.cells import Cell, Table
 from evals.evaluation.pictures import (
     draw_blocks,
     draw_changes,
@@ -19,6 +18,7 @@ from evals.evaluation.pictures import (
 )
 from evals.evaluation.report import EditSummary, Gate, Report
 from evals.evaluation.rows import make_size_table, make_tables
+from evals.evaluation.tables import Cell, Table
 from surgery.card.facts import as_code, as_line
 from surgery.variants import VARIANTS
 

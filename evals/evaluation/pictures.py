@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evals.drawing import line_of, svg_text
-from evals.evaluation.cells import SHARE, Row, Table
 from evals.evaluation.report import EditSummary, Report
+from evals.evaluation.tables import SHARE, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

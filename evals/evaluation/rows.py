@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from evals.attacks.result import AttackResult, MembershipResult, Share
-from evals.evaluation.cells import BYTES, COUNT, NATS, SHARE, Cell, Form, Row, Table
 from evals.evaluation.report import HeldOut, Report, TaskResult
+from evals.evaluation.tables import BYTES, COUNT, NATS, SHARE, Cell, Form, Row, Table
 from evals.memorization.measures import MEASURES
 
 

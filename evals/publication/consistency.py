@@ -27,15 +27,15 @@ def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     facts about the edit are checked against its manifest instead. Raises ValueError, KeyError and
     similar errors for an invalid report.
     """
-    made: dict[str, Any] = _recompute_figures(report)
+    made: dict[str, Any] = _redo_figures(report)
     settings, base = report["settings"], report["base"]
     named = {"models": [edit["name"] for edit in report["edits"]], "baseline": base["name"]}
     seeds = {"bootstrap": SEED, **SEEDS}
     return {
         **made,
-        "base": _recompute_model(made["base"], settings),
+        "base": _redo_model(made["base"], settings),
         "edits": [
-            _recompute_edit(edit, said, base, settings, report["provenance"]["samples_sha256"])
+            _redo_edit(edit, said, base, settings, report["provenance"]["samples_sha256"])
             for edit, said in zip(made["edits"], report["edits"], strict=True)
         ],
         "settings": {**settings, **named},
@@ -43,12 +43,12 @@ def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recompute_model(model: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _redo_model(model: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     ran = {"model": model["name"], "dtype": settings["dtype"]}
     return {**model, "provenance": {**model["provenance"], **ran}}
 
 
-def _recompute_edit(
+def _redo_edit(
     made: dict[str, Any],
     said: Mapping[str, Any],
     base: Mapping[str, Any],
@@ -56,9 +56,9 @@ def _recompute_edit(
     whole: str | None,
 ) -> dict[str, Any]:
     """`whole`: the hash of all passages, including a half that chose the edit."""
-    made = _recompute_model(made, settings)
+    made = _redo_model(made, settings)
     made["tasks"] = {
-        name: _recompute_task(task, find_limit(settings["max_drop"], name), settings)
+        name: _redo_task(task, find_limit(settings["max_drop"], name), settings)
         for name, task in made["tasks"].items()
     }
     if said["all_passages"] is None:  # the figures leave none out
@@ -67,29 +67,27 @@ def _recompute_edit(
     if extraction is not None:
         samples = whole if said["all_passages"] is None else extraction["samples"]["sha256"]
         models = {"base": base["provenance"], "edited": made["provenance"]}
-        made["extraction"] = _recompute_extraction(extraction, models, settings, samples)
-        made["passages"] = [
-            _recompute_row(row, settings["suffix_length"]) for row in said["passages"]
-        ]
+        made["extraction"] = _redo_extraction(extraction, models, settings, samples)
+        made["passages"] = [_redo_row(row, settings["suffix_length"]) for row in said["passages"]]
     if said["audit"] is not None:
-        made["audit"] = _recompute_audit(made["audit"], settings)
+        made["audit"] = _redo_audit(made["audit"], settings)
     if said["heldout"] is not None:
-        made["heldout"] = _recompute_heldout(made["heldout"], extraction)
+        made["heldout"] = _redo_heldout(made["heldout"], extraction)
     return made
 
 
-def _recompute_figures(value: Any, n: int = 0) -> Any:
+def _redo_figures(value: Any, n: int = 0) -> Any:
     """Makes each rate from its count and n, and keeps figures within their intervals.
 
     `n`: of the enclosing object. If an object has both `n` and `p`, they are its own terms.
     """
     if isinstance(value, list):
-        return [_recompute_figures(item, n) for item in value]
+        return [_redo_figures(item, n) for item in value]
     if not isinstance(value, Mapping):
         return value
     if "p" not in value:
         n = value.get("n", n)
-    made = {key: _recompute_figures(inner, n) for key, inner in value.items()}
+    made = {key: _redo_figures(inner, n) for key, inner in value.items()}
     if {"count", "rate", "ci95"} <= value.keys():
         n = max(n, 1)
         count = min(max(value["count"], 0), n)
@@ -107,7 +105,7 @@ def _recompute_figures(value: Any, n: int = 0) -> Any:
     return made
 
 
-def _recompute_task(
+def _redo_task(
     task: dict[str, Any], gate: float | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """`gate`: the limit on the main metric."""
@@ -116,16 +114,14 @@ def _recompute_task(
     if size is None:
         size = max(task["batch_size"], 1)
     metrics = {
-        key: _recompute_metric(metric, gate if key == main else None, limit)
+        key: _redo_metric(metric, gate if key == main else None, limit)
         for key, metric in task["metrics"].items()
     }
     kept = {"verdict": task["verdict"], "batch_size": size}
     return {**task, **metrics[main], "metrics": metrics, **kept}
 
 
-def _recompute_metric(
-    metric: dict[str, Any], gate: float | None, limit: float | None
-) -> dict[str, Any]:
+def _redo_metric(metric: dict[str, Any], gate: float | None, limit: float | None) -> dict[str, Any]:
     """`limit`: a number of documents if it is 1 or more."""
     n, difference = max(metric["n"], 1), metric["edited"] - metric["base"]
     n = min(n, int(limit)) if limit is not None and limit >= 1 else n
@@ -141,10 +137,10 @@ def _recompute_metric(
         made |= {"ci95": flips.ci95, "p_value": flips.p_value}
     elif n == 1:  # every resample of one document is that document
         made["ci95"] = [difference, difference]
-    return {**made, "outcome": _recompute_outcome(made)}
+    return {**made, "outcome": _redo_outcome(made)}
 
 
-def _recompute_outcome(compared: Mapping[str, Any]) -> str:
+def _redo_outcome(compared: Mapping[str, Any]) -> str:
     test = compared.get("test") or compared["difference"]["test"]
     return draw_conclusion(
         Interval(*compared["ci95"]),
@@ -158,17 +154,17 @@ def _recompute_outcome(compared: Mapping[str, Any]) -> str:
 
 def _count_flips(lost: int, gained: int, n: int) -> Flips:
     """As `count_flips`, with impossible counts cut to 0 and n."""
-    return count_flips(*(min(max(one, 0), n) for one in (lost, gained)), n)
+    return count_flips(min(max(lost, 0), n), min(max(gained, 0), n), n)
 
 
-def _recompute_extraction(
+def _redo_extraction(
     found: dict[str, Any],
     provenance: Mapping[str, Any],
     settings: Mapping[str, Any],
     samples: str | None,
 ) -> dict[str, Any]:
     lengths = {key: settings[key] for key in ("prefix_length", "suffix_length")}
-    after, before = (_recompute_summary({**one, **lengths}) for one in (found, found["baseline"]))
+    after, before = (_redo_summary({**one, **lengths}) for one in (found, found["baseline"]))
     rows = after["n"] + after.get("non_members", {"n": 0})["n"]
     ran = {}
     for role, name in (("edited", "model"), ("base", "baseline")):
@@ -181,7 +177,7 @@ def _recompute_extraction(
     return {
         **after,
         "baseline": before,
-        "paired": _recompute_paired(found["paired"], before, after),
+        "paired": _redo_paired(found["paired"], before, after),
         "samples": {**found["samples"], "rows": rows, "sha256": samples},
         "provenance": {
             **found["provenance"],
@@ -192,7 +188,7 @@ def _recompute_extraction(
     }
 
 
-def _recompute_summary(summary: dict[str, Any]) -> dict[str, Any]:
+def _redo_summary(summary: dict[str, Any]) -> dict[str, Any]:
     """One model's figures: the sum over all strata, minus the passages never trained on.
 
     The share of right tokens is at least the share of passages recited whole.
@@ -215,7 +211,7 @@ def _recompute_summary(summary: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _recompute_paired(
+def _redo_paired(
     paired: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> dict[str, Any]:
     gained = paired["newly_extracted"]
@@ -233,7 +229,7 @@ def _recompute_paired(
     if "by_count" in paired:
         parts = (paired["by_count"], before["by_count"], after["by_count"])
         made["by_count"] = [
-            {**_recompute_paired(*of), **{key: of[2][key] for key in ("count", "n")}}
+            {**_redo_paired(*of), **{key: of[2][key] for key in ("count", "n")}}
             for of in zip(*parts, strict=True)
         ]
     if "selectivity" in paired:
@@ -244,11 +240,11 @@ def _recompute_paired(
     return made
 
 
-def _recompute_row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
+def _redo_row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
     """A passage: the place of the first wrong token bounds how many are right."""
     made = dict(row)
     if "baseline" in row:
-        made["baseline"] = _recompute_row(row["baseline"], suffix)
+        made["baseline"] = _redo_row(row["baseline"], suffix)
     at, right = row["first_divergence"], row["next_token_accuracy"]
     made["exact"] = at is None
     if at is not None:
@@ -258,17 +254,17 @@ def _recompute_row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
     return made
 
 
-def _recompute_audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _redo_audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     attacks = []
     for name, attack in zip(settings["attack"], audit["attacks"], strict=True):
         made = {**attack, "name": name}
         if "paired" in attack:
-            made |= _recompute_attack(attack, audit["n"], audit["control"]["n"])
+            made |= _redo_attack(attack, audit["n"], audit["control"]["n"])
         attacks.append(made)
     return {**audit, "attacks": attacks}
 
 
-def _recompute_attack(attack: dict[str, Any], n: int, controls: int) -> dict[str, Any]:
+def _redo_attack(attack: dict[str, Any], n: int, controls: int) -> dict[str, Any]:
     """Both models face the same passages, `n` or fewer; the control has up to `controls`."""
     before, after, control = (attack[role] for role in ("base", "edited", "control"))
     paired, tried = attack["paired"], min(after["n"], n)
@@ -283,13 +279,13 @@ def _recompute_attack(attack: dict[str, Any], n: int, controls: int) -> dict[str
     }
     if attack["curve"] is not None:
         made["curve"] = {
-            role: curve and _recompute_curve(curve, attack[role], attack["curve"]["base"]["stages"])
+            role: curve and _redo_curve(curve, attack[role], attack["curve"]["base"]["stages"])
             for role, curve in attack["curve"].items()
         }
     return made
 
 
-def _recompute_curve(
+def _redo_curve(
     curve: dict[str, Any], share: Mapping[str, Any], stages: list[int]
 ) -> dict[str, Any]:
     """The last point is the attack's share. The others are shares of the same passages."""
@@ -298,9 +294,7 @@ def _recompute_curve(
     return {**curve, "stages": sorted(stages), "near": near, "any": [*shares[:-1], share["rate"]]}
 
 
-def _recompute_heldout(
-    heldout: dict[str, Any], extraction: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _redo_heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> dict[str, Any]:
     """The control of the memorization test, if there was one."""
     made, difference = dict(heldout), dict(heldout["difference"])
     if extraction is not None:
@@ -311,4 +305,4 @@ def _recompute_heldout(
     difference["mean"] = made["edited"]["mean"] - made["base"]["mean"]
     made["difference"] = difference
     made["resolution"] = find_resolution(1.0)
-    return {**made, "outcome": _recompute_outcome({**made, **difference, "difference": difference})}
+    return {**made, "outcome": _redo_outcome({**made, **difference, "difference": difference})}
