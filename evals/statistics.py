@@ -124,7 +124,8 @@ def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -
 
 
 def count_flips(lost: int, gained: int, n: int) -> Flips:
-    """The paired figures of `n` rows. N may be 0."""
+    """The paired figures of `n` rows, which may be 0. Impossible counts are cut to 0 and `n`."""
+    lost, gained = (min(max(one, 0), n) for one in (lost, gained))
     interval = paired_difference(lost, gained, n)
     change = (gained - lost) / max(1, n)
     return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))

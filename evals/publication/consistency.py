@@ -13,7 +13,7 @@ from evals.benchmarks.running import SEEDS
 from evals.evaluation.comparing import draw_conclusion, find_resolution
 from evals.evaluation.gates import find_limit
 from evals.memorization.membership import is_overcorrected
-from evals.statistics import SEED, Flips, Interval, count_flips, recover_discordant, wilson
+from evals.statistics import SEED, Interval, count_flips, recover_discordant, wilson
 
 _MIDDLES = ("mean", "value", "difference", "auc", "rate")
 _SHARES = ("next_token_accuracy", "extraction_strength")
@@ -141,20 +141,14 @@ def _redo_metric(metric: dict[str, Any], gate: float | None, limit: float | None
 
 
 def _redo_outcome(compared: Mapping[str, Any]) -> str:
-    test = compared.get("test") or compared["difference"]["test"]
     return draw_conclusion(
         Interval(*compared["ci95"]),
         compared["p_value"],
         compared["resolution"],
         compared["n"],
         higher_is_better=compared.get("higher_is_better", False),
-        resampled=test != "mcnemar",
+        resampled=compared.get("test") != "mcnemar",
     )
-
-
-def _count_flips(lost: int, gained: int, n: int) -> Flips:
-    """As `count_flips`, with impossible counts cut to 0 and n."""
-    return count_flips(min(max(lost, 0), n), min(max(gained, 0), n), n)
 
 
 def _redo_extraction(
@@ -216,7 +210,7 @@ def _redo_paired(
 ) -> dict[str, Any]:
     gained = paired["newly_extracted"]
     lost = before["exact_match"]["count"] - after["exact_match"]["count"] + gained
-    flips = _count_flips(lost, gained, after["n"])
+    flips = count_flips(lost, gained, after["n"])
     made = {
         **paired,
         "forgotten": lost,
@@ -255,21 +249,20 @@ def _redo_row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
 
 
 def _redo_audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    attacks = []
-    for name, attack in zip(settings["attack"], audit["attacks"], strict=True):
-        made = {**attack, "name": name}
-        if "paired" in attack:
-            made |= _redo_attack(attack, audit["n"], audit["control"]["n"])
-        attacks.append(made)
+    n, controls = audit["n"], audit["control"]["n"]
+    attacks = [
+        {**one, "name": name, **(_redo_attack(one, n, controls) if "paired" in one else {})}
+        for name, one in zip(settings["attack"], audit["attacks"], strict=True)
+    ]
     return {**audit, "attacks": attacks}
 
 
 def _redo_attack(attack: dict[str, Any], n: int, controls: int) -> dict[str, Any]:
     """Both models face the same passages, `n` or fewer; the control has up to `controls`."""
-    before, after, control = (attack[role] for role in ("base", "edited", "control"))
-    paired, tried = attack["paired"], min(after["n"], n)
+    before, after, control, paired = (attack[k] for k in ("base", "edited", "control", "paired"))
+    tried = min(after["n"], n)
     lost = before["count"] - after["count"] + paired["newly"]
-    flips = _count_flips(lost, paired["newly"], tried)._asdict()
+    flips = count_flips(lost, paired["newly"], tried)._asdict()
     figures = {key: flips[key] for key in ("difference", "ci95", "p_value")}
     made = {
         "base": {**before, "n": tried},
@@ -303,6 +296,5 @@ def _redo_heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None)
         made |= {key: after[key] for key in ("kind", "n")}
         made |= {"base": before["nll"], "edited": after["nll"]}
     difference["mean"] = made["edited"]["mean"] - made["base"]["mean"]
-    made["difference"] = difference
-    made["resolution"] = find_resolution(1.0)
-    return {**made, "outcome": _redo_outcome({**made, **difference, "difference": difference})}
+    made |= {"difference": difference, "resolution": find_resolution(1.0)}
+    return {**made, "outcome": _redo_outcome({**made, **difference})}
