@@ -119,12 +119,12 @@ def look_up(model: str, revision: str | None = None) -> None:
 def tokenize_passages(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
-    Raises as `Passages.tokenized`.
+    Raises as `Passages.tokenize`.
     """
-    from evals.samples import row_warnings
+    from evals.samples import list_row_warnings
 
-    samples = passages.tokenized(loaded.tokenizer)
-    for warning in row_warnings(samples.described):
+    samples = passages.tokenize(loaded.tokenizer)
+    for warning in list_row_warnings(samples.description):
         say(f"warning: {warning}")
     return samples
 

@@ -1,4 +1,4 @@
-"""The model under test: found, loaded in a known precision on a known device, and identified."""
+"""Opens the model under test in a known precision on a known device, and identifies it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that was `found` and loaded, in eval mode, and its tokenizer (None: it has none).
+    """A model in eval mode, where it was `found`, and its tokenizer, if it has one.
 
     `states`: of its files before they were read.
     """
@@ -43,16 +43,16 @@ class LoadedModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the model is: its name, the hash of its content, and the manifest's of an edit.
+        """The model's name, the hash of its content and, for an edit, the hash of its manifest.
 
-        Raises `CheckpointError` where its files are no longer those that were loaded.
+        Raises `CheckpointError` if its files have changed since they were loaded.
         """
         identity = self._identity
         self.check_unchanged()
         return identity
 
     def check_unchanged(self) -> None:
-        """Raises `CheckpointError` where the files have changed: what is loaded may be of both."""
+        """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
         fix = "run it again once it is complete"
         check_unchanged(self.states, self.states, fix=fix)
 
@@ -64,7 +64,7 @@ class LoadedModel:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the model is, and how it is run: precision, device, attention."""
+        """The model's identity, and how it runs: precision, device, attention."""
         return {
             **self.identity,
             "dtype": self.dtype,
@@ -74,7 +74,7 @@ class LoadedModel:
 
     @cached_property
     def editable(self) -> Editable:
-        """The model as it can be edited for a while: what is planned of it is planned once."""
+        """The model for temporary edits; plans are made once."""
         return Editable(self.model, stored_dtype=self.found.inventory.dtype)
 
     @property
@@ -91,7 +91,7 @@ class LoadedModel:
 
     @property
     def device(self) -> str:
-        """Type and product name of the device that holds the first weights."""
+        """Type and product name of the device with the first weights."""
         device = self.model.device
         if device.type != "cuda":
             return device.type
@@ -112,14 +112,14 @@ def open_model(
     **Arguments:**
 
     - `source`, `revision`: a folder, an embedded model, a Hub id, or a model that was found.
-    - `dtype`: "auto" (as stored; but float16 becomes float32 on a CPU, which has no arithmetic of
-      its own for it), or a name in `DTYPES`.
-    - `device`: by default a GPU where there is one. `device_map`: "auto" spreads the model over
-      all devices instead.
-    - `say`: told what was decided on the user's behalf.
+    - `dtype`: "auto" (as stored, but float16 becomes float32 on a CPU, which has no float16
+      arithmetic), or a name in `DTYPES`.
+    - `device`: by default a GPU, if there is one. `device_map`: "auto" spreads the model over all
+      devices instead.
+    - `say`: reports decisions made for the user.
 
-    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a device
-    that is not there.
+    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a missing
+    device.
     """
     place = None if device_map else find_device(device)
     found = find_model(source, revision)
@@ -139,9 +139,9 @@ def open_model(
 
 
 def _check_code(found: ResolvedModel, say: Callable[[str], None]) -> None:
-    """Raises `CheckpointError` where others would run other modeling code than is measured.
+    """Raises `CheckpointError` if others would run modeling code other than the measured one.
 
-    Only attn-surgery's own is ever run. The code of a Hub model is not fetched, which is said.
+    Only attn-surgery's own code ever runs. A Hub model's code is not fetched; `say` reports this.
     """
     asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
     if not asked:
@@ -151,22 +151,22 @@ def _check_code(found: ResolvedModel, say: Callable[[str], None]) -> None:
         ours = file.read_bytes() == MODELING_FILE.read_bytes()
     elif ours and found.source.commit:
         say(
-            f"{found}: attn-surgery's modeling code is run; the repository's own was not fetched "
-            "and may differ"
+            f"{found}: runs with attn-surgery's modeling code; the repository's own was not "
+            "fetched and may differ"
         )
     if not ours:
         raise CheckpointError(
-            "brings modeling code that is not attn-surgery's of this version, and who trusts it "
-            "runs another model than would be measured",
+            "its modeling code is not that of this attn-surgery version, so users who trust it "
+            "would run another model than the measured one",
             where=found.folder,
             fix="export it again, or remove auto_map from config.json",
         )
 
 
 def check_precision(base: str, other: str, name: str) -> None:
-    """Raises `MeasurementError` unless two models that are compared run in one precision.
+    """Raises `MeasurementError` unless two compared models run in one precision.
 
-    `base`, `other`: their dtypes; `name`: of the other.
+    `base`, `other`: their dtypes; `name`: of the other model.
     """
     if other != base:
         raise MeasurementError(
@@ -178,7 +178,7 @@ def check_precision(base: str, other: str, name: str) -> None:
 
 
 def find_device(name: str | None) -> torch.device:
-    """By default a GPU where there is one. Raises `MeasurementError` for one that is not there."""
+    """By default a GPU, if there is one. Raises `MeasurementError` for a missing device."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

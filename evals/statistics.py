@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals and paired tests. Nothing here knows about models."""
+"""95 % intervals and paired tests. Nothing here knows about models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 SEED = 20_250_501
-"""Of every bootstrap, so that the same rows give the same interval."""
+"""Every bootstrap starts from it, so the same rows give the same interval."""
 RESAMPLES = 2_000
 _Z = 1.959963984540054
 _MOST_STRATA = 10
@@ -22,7 +22,7 @@ Values = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided 95 % interval, both ends included."""
+    """A two-sided 95 % interval that includes both ends."""
 
     low: float
     high: float
@@ -41,18 +41,31 @@ def wilson(count: int, n: int) -> Interval:
 
 
 def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:
-    """Percentile bootstrap interval (Efron 1979) of `statistic(*groups)`, each resampled alone."""
+    """Percentile bootstrap interval (Efron 1979) of `statistic(*groups)`."""
+    return cut_percentiles(resample(groups, statistic))
+
+
+def resample(
+    groups: tuple[npt.NDArray[Any], ...], statistic: Callable[..., Any]
+) -> npt.NDArray[np.float64]:
+    """`statistic(*groups)` of `RESAMPLES` resamples, [RESAMPLES]. Each group is drawn alone."""
     rng = np.random.default_rng(SEED)
-    drawn = [
-        float(statistic(*(group[rng.integers(len(group), size=len(group))] for group in groups)))
-        for _ in range(RESAMPLES)
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        drawn = [
+            statistic(*(group[rng.integers(len(group), size=len(group))] for group in groups))
+            for _ in range(RESAMPLES)
+        ]
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def cut_percentiles(drawn: Values) -> Interval:
+    """The interval that holds the middle 95 % of resampled values."""
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
 def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """How many of [N] hold, their share, and its interval: as JSON has it. Of none, all may be."""
+    """Count, share and interval of the flags [N] that are true, as JSON. With N = 0: 0 to 1."""
     count, n = int(flags.sum()), len(flags)
     if n == 0:
         return {"count": 0, "rate": 0.0, "ci95": [0.0, 1.0]}
@@ -60,7 +73,7 @@ def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def mean(values: Values) -> dict[str, Any]:
-    """The mean of [N], N at least 1, and its bootstrap interval: as JSON has it."""
+    """The mean of [N], N at least 1, and its bootstrap interval, as JSON."""
     return {"mean": float(values.mean()), "ci95": bootstrap((values,), np.mean).as_list()}
 
 
@@ -69,7 +82,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar p-value of paired yes/no outcomes (McNemar 1947, binomial form).
 
     The arguments count the pairs in which only the first, or only the second, is a yes. Without
-    such pairs there is no evidence of a difference: 1.
+    such pairs nothing points to a difference, and p is 1.
     """
     from scipy.stats import binomtest
 
@@ -92,10 +105,36 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Interval:
     return Interval(max(-1.0, middle - half), min(1.0, middle + half))
 
 
-def discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
-    """The arguments of `paired_difference` that gave an interval for that difference of rates.
+class Flips(NamedTuple):
+    """A yes/no outcome of the same rows before and after: how many turned to no, and to yes.
 
-    Of an interval that it never gives: the nearest that there are.
+    `difference`: the rate after minus the rate before; `p_value`: of McNemar's test.
+    """
+
+    lost: int
+    gained: int
+    difference: float
+    ci95: list[float]
+    p_value: float
+
+
+def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Flips:
+    """Paired flags, bool [N] each."""
+    return count_flips(int((before & ~after).sum()), int((after & ~before).sum()), len(after))
+
+
+def count_flips(lost: int, gained: int, n: int) -> Flips:
+    """The paired figures of `n` rows, which may be 0. Impossible counts are cut to 0 and `n`."""
+    lost, gained = (min(max(one, 0), n) for one in (lost, gained))
+    interval = paired_difference(lost, gained, n)
+    change = (gained - lost) / max(1, n)
+    return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
+
+
+def recover_discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
+    """The arguments of `paired_difference` that gave this interval for this difference of rates.
+
+    If no arguments give it, the nearest ones.
     """
     change = min(max(round(difference * n), -n), n)
     middle = change / (n + 2)
@@ -105,16 +144,16 @@ def discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]
     return fewer + max(-change, 0), fewer + max(change, 0)
 
 
-def judged(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:
-    """Whether a value keeps a limit, and whether all of its interval is on the same side of it."""
+def check_limit(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:
+    """Whether a value is within a limit, and whether its whole interval is on the same side."""
     ok, (low, high) = value <= limit, ci95
     return ok, high <= limit if ok else low > limit
 
 
-def strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Rows by duplication count, ascending: a label and a mask (bool [N]) for each stratum.
+def split_strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Groups rows by duplication count, ascending: a label and a mask (bool [N]) for each group.
 
-    A stratum per count, or per power of two ("4-7") where more than ten counts occur.
+    One group per count, or per power of two ("4-7") if there are more than ten counts.
     """
     distinct = np.unique(counts)
     if len(distinct) <= _MOST_STRATA:

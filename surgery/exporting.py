@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
-from surgery.card.text import card_text
+from surgery.card.text import render_card
 from surgery.checkpoint.content import check_unchanged, hash_content, recall_hash
 from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
@@ -153,7 +153,7 @@ def write(
             update={"content": hash_content(checkpoint, known)}
         )
         manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
-        card = card_text(manifest, read_card(checkpoint.folder), name=get_last_name(target))
+        card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
         fix = "export again once it is complete"

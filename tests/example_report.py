@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.attacks.names import attack_of
+from evals.attacks.names import make_attack
 from evals.evaluation.report import Report
-from evals.memorization.comparison import Protocol, measure
-from evals.memorization.comparison import report as extraction_report
+from evals.memorization.comparison import Protocol, measure, report_extraction
 from evals.models import LoadedModel
 from evals.publication.consistency import recompute_report
 from evals.publication.report import write_all_sentences
@@ -39,7 +38,7 @@ def _extraction() -> dict[str, Any]:
         for name in (BASE, EDITED)
         for source in [Source(model=name, content="a" * 64)]
     )
-    return extraction_report(edited, base)
+    return report_extraction(edited, base)
 
 
 def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def audit() -> dict[str, Any]:
 
     paired = {"no_longer": 20, "newly": 0, "difference": -0.8, "ci95": [-0.9, -0.6], "p_value": 0.0}
     names = ("greedy", "relearn", "membership")
-    greedy, relearn, membership = (attack_of(name).description for name in names)
+    greedy, relearn, membership = (make_attack(name).description for name in names)
     return {
         "n": 24,
         "control": {"kind": "non-members", "n": 6},

@@ -22,11 +22,11 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from evals.attacks import perturbed as prefixes
 from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan, try_attacks
-from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
-from evals.attacks.quantized import GROUP, in_bits, rounded_to
+from evals.attacks.names import ALL, CHEAP, choose_attacks, make_attack
+from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
 from evals.attacks.relearn import ROWS, STEPS, fine_tune
 from evals.memorization.measures import exact_match
-from evals.memorization.recovery import NAMES, Evidence, recovery_of
+from evals.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.models import LoadedModel, open_model
 from evals.samples import Samples
 from surgery.errors import MeasurementError, SamplesError
@@ -36,7 +36,7 @@ RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
 
 def recovered(name: str, right, log_p_z=None):
     seen = Evidence(right, np.full(len(right), -np.inf) if log_p_z is None else log_p_z)
-    return recovery_of(name).recovered(seen).tolist()
+    return make_recovery(name).recovered(seen).tolist()
 
 
 @given(RIGHT, st.integers(1, 6))
@@ -56,7 +56,7 @@ def test_greedy_is_right_everywhere_and_prefix_after_some_cut(right) -> None:
 def test_prefix_of_a_short_suffix_is_greedy_and_says_so(right) -> None:
     """No cut but the suffix's own beginning leaves 16 tokens or more."""
     assert recovered("prefix", right) == recovered("greedy", right)
-    assert "a suffix of 16 tokens or fewer" in attack_of("prefix").definition
+    assert "a suffix of 16 tokens or fewer" in make_attack("prefix").definition
 
 
 @given(RIGHT, st.integers(1, 24))
@@ -84,7 +84,7 @@ def test_any_is_any_of_its_parts(right, data) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sampling:100", "any")])
 def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None:
     """By enumerating every combination of right and wrong tokens."""
-    measure = recovery_of("span:3" if name.startswith("span") else name)
+    measure = make_recovery("span:3" if name.startswith("span") else name)
     p = np.asarray([0.9, 0.2, 0.7, 0.95, 0.6])
     every = (np.arange(2**5)[:, None] >> np.arange(5)) % 2 == 1
     weights = np.where(every, p, 1 - p).prod(axis=1)
@@ -95,9 +95,9 @@ def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None
 @pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:x", "span", "near:1", ""])
 def test_unknown_names(name) -> None:
     with pytest.raises(ValueError, match="no measure"):
-        recovery_of(name)
+        make_recovery(name)
     with pytest.raises(MeasurementError, match=r"no attack .*expected any, greedy"):
-        attack_of(name)
+        make_attack(name)
 
 
 def test_names_of_groups_and_of_settings() -> None:
@@ -134,13 +134,13 @@ def test_hints_are_those_of_an_attacker_who_is_corrected(target, most) -> None:
             said = generate(target.model, torch.as_tensor(row[:place])[None].long(), 1)[0, 0]
             hints += int(said) != row[place]
         expected.append(hints <= most)
-    assert attack_of(f"hints:{most}").run(target).recovered.tolist() == expected
+    assert make_attack(f"hints:{most}").run(target).recovered.tolist() == expected
 
 
 def test_greedy_is_what_decoding_says(target) -> None:
     said = [decoded(target.model, row[:PREFIX]) for row in target.samples.tokens]
     exact = exact_match(np.asarray(said), target.samples.suffixes)
-    outcome = attack_of("greedy").run(target)
+    outcome = make_attack("greedy").run(target)
     assert outcome.recovered.tolist() == exact.tolist()
     assert outcome.tried.all()
 
@@ -154,7 +154,7 @@ def test_perturbed_prefixes_are_really_decoded(target) -> None:
             if len(prefix):
                 said = decoded(target.model, prefix)
                 expected[row] |= said == target.samples.suffixes[row].tolist()
-    assert attack_of("perturbed").run(target).recovered.tolist() == expected.tolist()
+    assert make_attack("perturbed").run(target).recovered.tolist() == expected.tolist()
 
 
 def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
@@ -225,7 +225,7 @@ def test_base_and_edited_model_read_the_same(name, labeled, loaded) -> None:
 
 @given(arrays(np.float32, (3, 40), elements=st.floats(-2, 2, width=32)), st.integers(2, 8))
 def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
-    rounded = rounded_to(torch.from_numpy(values), bits).numpy()
+    rounded = round_to_levels(torch.from_numpy(values), bits).numpy()
     levels = 2 ** (bits - 1) - 1
     for row, out in zip(values, rounded, strict=True):
         for start in range(0, 40, GROUP):
@@ -237,7 +237,7 @@ def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
 
 def test_a_quantized_model_is_put_back(target) -> None:
     before = {name: value.clone() for name, value in target.model.state_dict().items()}
-    with in_bits(target.model, 4):
+    with quantize_matrices(target.model, 4):
         inside = target.model.state_dict()
         assert any(not torch.equal(inside[name], before[name]) for name in before)
     after = target.model.state_dict()
@@ -246,7 +246,7 @@ def test_a_quantized_model_is_put_back(target) -> None:
 
 def test_eight_bits_change_little_and_two_much(target) -> None:
     base, fine, coarse = (
-        attack_of(name).run(target).recovered.mean()
+        make_attack(name).run(target).recovered.mean()
         for name in ("any", "quantized:8", "quantized:2")
     )
     assert abs(fine - base) <= 0.2
@@ -293,16 +293,16 @@ def test_weights_that_are_offloaded_cannot_be_changed(target, name) -> None:
     with torch.device("meta"):
         elsewhere = type(target.model)(target.model.config)
     with pytest.raises(MeasurementError, match="needs every weight in memory"):
-        attack_of(name).run(replace(target, model=elsewhere))
+        make_attack(name).run(replace(target, model=elsewhere))
 
 
 def test_what_was_learned_again_does_not_count(target) -> None:
-    outcome = attack_of("relearn").run(target)
+    outcome = make_attack("relearn").run(target)
     assert (~outcome.tried).sum() == 1  # of fifteen
     assert {key: flags.shape for key, flags in outcome.curve.items()} == {
         "any": (3, 15), "near": (3, 15)
     }  # fmt: skip
-    benign = attack_of("relearn-benign").run(target)
+    benign = make_attack("relearn-benign").run(target)
     assert benign.tried.all()
 
 
@@ -311,7 +311,7 @@ def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
     """Not a copy of a passage, nor a window that overlaps it."""
     text = np.random.default_rng(4).integers(1, 300, (30, 22))
     rows = np.concatenate([text[:, :20], text[:, shift : shift + 20]]).astype(np.int32)
-    outcome = attack_of("relearn").run(Target(loaded.model, None, rows_of(rows, 4), rows))
+    outcome = make_attack("relearn").run(Target(loaded.model, None, rows_of(rows, 4), rows))
     learned = np.random.default_rng(0).permutation(60)[:6]
     twins = np.concatenate([learned % 30, learned % 30 + 30])
     assert sorted(np.flatnonzero(~outcome.tried)) == sorted(set(twins.tolist()))
@@ -321,13 +321,13 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
     rows = np.full((5, 20), 7, dtype=np.int32)
     samples = Samples(rows, 4, tuple("abcde"), "windows.npy")
     AttackPlan(samples, rows, ("any",))
-    with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps those that .*"):
+    with pytest.raises(SamplesError, match=r"windows.npy: every passage overlaps one that .*"):
         AttackPlan(samples, rows, ("any", "relearn"))
 
 
 def test_two_runs_give_the_same(target) -> None:
     for name in ("perturbed", "relearn"):
-        first, second = (attack_of(name).run(replace(target)).recovered for _ in range(2))
+        first, second = (make_attack(name).run(replace(target)).recovered for _ in range(2))
         assert first.tolist() == second.tolist()
 
 
@@ -337,11 +337,11 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     from evals.lab import heldout_texts
     from evals.models import open_model
     from evals.samples import load_samples
-    from evals.samples.windows import control_windows
+    from evals.samples.windows import cut_windows
 
     loaded, samples = open_model("lab:pythia", dtype="float32"), load_samples("lab:pythia")
     never = replace(samples.select(~samples.members), members=None)
-    windows = control_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
+    windows = cut_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
     plan = AttackPlan(never, windows, tuple(name for name in ALL if name != "membership"))
     found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():

@@ -24,13 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.evaluation.card import shown_on_card
+from evals.evaluation.card import build_measurements
 from evals.evaluation.page import render_markdown
-from evals.evaluation.report import Report, read_report
+from evals.evaluation.report import Report
 from surgery.card.facts import as_line
 from surgery.card.file import refresh_card
 from surgery.card.metadata import Measurements
-from surgery.card.text import card_text, merged, own_text
+from surgery.card.text import extract_own_text, merge_cards, render_card
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
 
@@ -76,13 +76,13 @@ def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",
 @lru_cache
 def whole_report() -> Report:
     """The example with the source as its base, in which few figures are shown."""
-    return read_report(settled(example()))
+    return Report.model_validate(settled(example()))
 
 
 def measured(**changes: Any) -> Measurements:
     report = whole_report()
     edit = report.edits[0].model_copy(update=changes)
-    found = shown_on_card(report.model_copy(update={"edits": [edit]}))
+    found = build_measurements(report.model_copy(update={"edits": [edit]}))
     assert found is not None
     return found
 
@@ -94,7 +94,7 @@ def metadata(card: str) -> dict[str, Any]:
 
 
 def test_metadata_is_what_the_hub_reads() -> None:
-    found = metadata(card_text(manifest(), SOURCE_CARD, name="me/edited"))
+    found = metadata(render_card(manifest(), SOURCE_CARD, name="me/edited"))
     assert found == {
         "base_model": "EleutherAI/pythia-1.4b",
         "base_model_relation": "finetune",
@@ -108,7 +108,7 @@ def test_metadata_is_what_the_hub_reads() -> None:
 
 
 def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
-    card = ModelCard(card_text(manifest(), None, name="me/edited", measured=measured()))
+    card = ModelCard(render_card(manifest(), None, name="me/edited", measured=measured()))
     results = {(r.dataset_type, r.metric_type): r for r in card.data.eval_results or ()}
     edit = whole_report().edits[0]
     assert edit.extraction is not None
@@ -130,7 +130,7 @@ def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
 
 @pytest.mark.parametrize("card", [None, "", "# no metadata", "---\n[\n---\n", "---\n- 1\n---\n"])
 def test_a_source_without_a_readable_card(card: str | None) -> None:
-    assert "license" not in metadata(card_text(manifest(), card, name="x"))
+    assert "license" not in metadata(render_card(manifest(), card, name="x"))
 
 
 def test_the_base_model_is_the_nearest_on_the_hub() -> None:
@@ -138,13 +138,13 @@ def test_the_base_model_is_the_nearest_on_the_hub() -> None:
         edit("me/base", "c" * 40, (0, [0], "zero")),
         edit("/home/me/x", None, (1, [0], "zero")),
     )
-    assert metadata(card_text(manifest(published, local), name="x"))["base_model"] == "me/base"
-    alone = metadata(card_text(manifest(edit("lab:pythia", None, (1, [0], "zero"))), name="x"))
+    assert metadata(render_card(manifest(published, local), name="x"))["base_model"] == "me/base"
+    alone = metadata(render_card(manifest(edit("lab:pythia", None, (1, [0], "zero"))), name="x"))
     assert not {"base_model", "base_model_relation"} & set(alone)
 
 
 def test_the_text_of_a_stock_model() -> None:
-    card = card_text(manifest(), SOURCE_CARD, name="me/edited")
+    card = render_card(manifest(), SOURCE_CARD, name="me/edited")
     for text in (
         "# me/edited\n",
         "[EleutherAI/pythia-1.4b](https://huggingface.co/EleutherAI/pythia-1.4b), with the "
@@ -154,7 +154,7 @@ def test_the_text_of_a_stock_model() -> None:
         'AutoTokenizer.from_pretrained("me/edited")\n',
         "loads without custom code",
         "--model_args pretrained=me/edited\n",
-        "Nothing yet: what this edit takes away and what it costs is not known",
+        "Nothing yet. To see what the model still recites and what the edit cost, run",
         "reduces verbatim recall under these tests; it is not a privacy guarantee",
         "attn-surgery reproduce me/edited\n",
         f"attn-surgery export EleutherAI/pythia-1.4b --revision {'c' * 40} \\\n"
@@ -170,13 +170,13 @@ def test_the_text_of_a_stock_model() -> None:
 
 def test_the_text_of_a_compact_model_without_a_tokenizer() -> None:
     file = "modeling_attention_free.py"
-    card = card_text(manifest(files=(file,)), None, name="me/edited")
+    card = render_card(manifest(files=(file,)), None, name="me/edited")
     assert 'AutoModelForCausalLM.from_pretrained("me/edited", trust_remote_code=True)\n' in card
     assert "pretrained=me/edited,trust_remote_code=True" in card
     assert f"modeling file, which is in this repository (`{file}`)" in card
-    assert "`import surgery` makes the same classes known" in card
+    assert "`import surgery` registers the same classes" in card
     assert "AutoTokenizer" not in card
-    whole = card_text(manifest(files=(file, "tokenizer.json")), None, name="me/edited")
+    whole = render_card(manifest(files=(file, "tokenizer.json")), None, name="me/edited")
     assert 'AutoTokenizer.from_pretrained("me/edited", trust_remote_code=True)\n' in whole
     assert "The tokenizer is that of the original model." in card
 
@@ -187,18 +187,18 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     second["calibration"] = {
         "sources": [{"name": "text.txt"}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
     }  # fmt: skip
-    card = card_text(manifest(first, second), None, name="me/twice")
+    card = render_card(manifest(first, second), None, name="me/twice")
     assert "the attention of block 3 and single attention heads of blocks 5-6 (of 24" in card
     assert "| `EleutherAI/pythia-1.4b` | 3 |" in card
     assert "| `once` | 5.1 | " in card
     assert "| `once` | 6.0 | " in card
     assert "export once \\\n        --plan PLAN --calibration TEXT --layout stock\n" in card
-    assert "need the calibration text again (`text.txt`)" in card
+    assert "needs the same calibration text (`text.txt`)" in card
     assert "secret" not in card
 
 
 def test_the_measurements_are_those_of_the_report() -> None:
-    card = card_text(manifest(), None, name="me/edited", measured=measured())
+    card = render_card(manifest(), None, name="me/edited", measured=measured())
     page = render_markdown(whole_report())
     for heading in ("What it recites", "What an attacker gets", "What it costs", "All passages"):
         table = page[page.index(f"**{heading}") :].partition("\n\n**")[0].partition("\n\nSettings")
@@ -213,7 +213,7 @@ def test_the_measurements_are_those_of_the_report() -> None:
 def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
     nothing = [] if missing == "gates" else None
     without = measured(**{missing: nothing, "verdict": "", "warnings": [], "all_passages": None})
-    card = card_text(manifest(), None, name="me/edited", measured=without)
+    card = render_card(manifest(), None, name="me/edited", measured=without)
     mentions = {
         "extraction": "| recited word",
         "heldout": "held-out text",
@@ -225,7 +225,7 @@ def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
 
 
 def test_what_a_user_writes_stays() -> None:
-    card = card_text(manifest(), SOURCE_CARD, name="me/edited", measured=measured())
+    card = render_card(manifest(), SOURCE_CARD, name="me/edited", measured=measured())
     written = card.replace("license: apache-2.0", "license: mit\nmine: 2024-01-01\nmodel_name: m")
     written = written.replace("- gpt_neox", "- gpt_neox\n- privacy").replace(
         "base_model: ", "base_model: x"
@@ -235,9 +235,9 @@ def test_what_a_user_writes_stays() -> None:
         "<!-- attn-surgery:limits -->", "Between.\n\n<!-- attn-surgery:limits -->"
     )
     written = written.replace("Other prefixes", "OTHER PREFIXES") + "\nAfter.\n"
-    again = card_text(manifest(), SOURCE_CARD, name="you/renamed", existing=written)
-    expected = card_text(manifest(), SOURCE_CARD, name="you/renamed")
-    assert own_text(again).split() == ["Before.", "Between.", "After."]
+    again = render_card(manifest(), SOURCE_CARD, name="you/renamed", existing=written)
+    expected = render_card(manifest(), SOURCE_CARD, name="you/renamed")
+    assert extract_own_text(again).split() == ["Before.", "Between.", "After."]
     assert again.index("Before.") < again.index("Between.") < again.index("## Limits")
     assert "OTHER PREFIXES" not in again, "generated parts are not the user's"
     found = metadata(again)
@@ -249,26 +249,26 @@ def test_what_a_user_writes_stays() -> None:
     assert found.pop("tags")[-1] == "privacy"
     assert found == {k: v for k, v in metadata(expected).items() if k not in ("license", "tags")}
     assert "Nothing yet" in again, "results of another report are gone"
-    assert card_text(manifest(), SOURCE_CARD, name="you/renamed", existing=again) == again
+    assert render_card(manifest(), SOURCE_CARD, name="you/renamed", existing=again) == again
 
 
 def test_a_card_of_the_user_s_own_is_kept_whole() -> None:
-    again = card_text(manifest(), None, name="x", existing="# Mine\r\n\r\nText.\r\n")
-    assert own_text(again) == "# Mine\n\nText."
+    again = render_card(manifest(), None, name="x", existing="# Mine\r\n\r\nText.\r\n")
+    assert extract_own_text(again) == "# Mine\n\nText."
     assert again.index("Text.") < again.index("attn-surgery:summary")
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_was_deleted_comes_back_in_its_place(part: str) -> None:
-    card = card_text(manifest(), None, name="x")
+    card = render_card(manifest(), None, name="x")
     start, end = (
         card.index(f"<!-- attn-surgery:{part}"),
         card.index(f"<!-- /attn-surgery:{part} -->"),
     )
     without = card[:start] + card[end + len(f"<!-- /attn-surgery:{part} -->") :]
     if part != "summary":  # the first: its place is unknown, so it goes to the end
-        assert card_text(manifest(), None, name="x", existing=without) == card
-    assert own_text(card_text(manifest(), None, name="x", existing=without)) == ""
+        assert render_card(manifest(), None, name="x", existing=without) == card
+    assert extract_own_text(render_card(manifest(), None, name="x", existing=without)) == ""
 
 
 @settings(deadline=None, max_examples=30)
@@ -276,14 +276,14 @@ def test_a_part_that_was_deleted_comes_back_in_its_place(part: str) -> None:
 def test_any_text_around_the_parts_stays(before: str, after: str, part: str) -> None:
     if "attn-surgery:" in before + after or before.lstrip().startswith("---"):
         return
-    card = card_text(manifest(), None, name="x")
+    card = render_card(manifest(), None, name="x")
     mark = f"<!-- /attn-surgery:{part} -->"
     head, body = card.split("---\n\n", 1)
     body = body.replace(mark, f"{mark}\n\n{after}\n")
     written = f"{head}---\n\n{before}\n\n{body}"
-    again = card_text(manifest(), None, name="x", existing=written)
-    assert own_text(again).split() == (before + " " + after).replace("\r\n", "\n").split()
-    assert card_text(manifest(), None, name="x", existing=again) == again
+    again = render_card(manifest(), None, name="x", existing=written)
+    assert extract_own_text(again).split() == (before + " " + after).replace("\r\n", "\n").split()
+    assert render_card(manifest(), None, name="x", existing=again) == again
 
 
 BROKEN = {
@@ -295,11 +295,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_broken_comments_are_refused(broken: str) -> None:
-    card = BROKEN[broken](card_text(manifest(), None, name="x"))
+    card = BROKEN[broken](render_card(manifest(), None, name="x"))
     with pytest.raises(ManifestError) as caught:
-        card_text(manifest(), None, name="x", existing=card)
+        render_card(manifest(), None, name="x", existing=card)
     assert str(caught.value) == (
-        "README.md: a generated part has lost one of the comments around it, or is there twice; "
+        "README.md: a generated part lacks one of the comments around it, or stands there twice; "
         "restore the comments, or delete the part with both of them"
     )
 
@@ -310,12 +310,14 @@ def test_metadata_that_repeats_itself(levels: int) -> None:
     lists = "".join(f", &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, levels + 1))
     card = f"---\nlicense: mit\ntags: [&a0 [x]{lists}]\n---\ntext\n"
     with pytest.raises(ManifestError) as caught:
-        card_text(manifest(), None, name="x", existing=card)
+        render_card(manifest(), None, name="x", existing=card)
     assert str(caught.value) == (
         "README.md: the metadata refers to parts of itself (what begins with *); "
         "correct it between the two lines of ---"
     )
-    assert "license: mit" not in card_text(manifest(), card, name="x")  # as that of any broken card
+    assert "license: mit" not in render_card(
+        manifest(), card, name="x"
+    )  # as that of any broken card
 
 
 @pytest.mark.parametrize(
@@ -323,19 +325,19 @@ def test_metadata_that_repeats_itself(levels: int) -> None:
 )
 def test_broken_metadata_is_refused(block: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        card_text(manifest(), None, name="x", existing=f"---\n{block}\n---\n")
+        render_card(manifest(), None, name="x", existing=f"---\n{block}\n---\n")
     assert str(caught.value) == (
         "README.md: the metadata is not valid YAML; correct it between the two lines of ---"
     )
 
 
 def test_a_folder_s_card_and_its_published_one_become_one() -> None:
-    card = card_text(manifest(), None, name="x")
+    card = render_card(manifest(), None, name="x")
     edited = card.replace("---\n", "---\nlicense: mit\nlanguage: en\n", 1) + "\nOn the Hub.\n"
-    both = merged(card.replace("---\n", "---\nlicense: bsd\n", 1), edited)
-    assert own_text(both) == "On the Hub."
+    both = merge_cards(card.replace("---\n", "---\nlicense: bsd\n", 1), edited)
+    assert extract_own_text(both) == "On the Hub."
     assert (metadata(both)["license"], metadata(both)["language"]) == ("bsd", "en")
-    assert own_text(merged(card + "\nHere.\n", edited)) == "Here."
+    assert extract_own_text(merge_cards(card + "\nHere.\n", edited)) == "Here."
 
 
 def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
@@ -346,11 +348,11 @@ def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
     (folder / "surgery.json").write_text(manifest().to_text())
     (folder / "README.md").write_text("# Mine\n")
     card = refresh_card(folder, measured()).read_text()
-    assert own_text(card) == "# Mine"
+    assert extract_own_text(card) == "# Mine"
     assert 'from_pretrained("edited")' in card
     assert as_line(whole_report().edits[0].verdict) in card
     (folder / "README.md").write_text(broken := card.replace("<!-- /attn-surgery:limits -->", ""))
-    with pytest.raises(ManifestError, match="has lost one of the comments"):
+    with pytest.raises(ManifestError, match="lacks one of the comments"):
         refresh_card(folder, None)
     assert {path.name for path in folder.iterdir()} == {"surgery.json", "README.md"}
     assert (folder / "README.md").read_text() == broken
@@ -396,14 +398,14 @@ def test_names_from_outside_are_text(text: str) -> None:
         hostile = {"name": text, "verdict": text, "warnings": [text], "gates": [gate]}
         named = edited.model_copy(update={**hostile, "tasks": {text: task}})
         base = report.base.model_copy(update={"name": text})
-        shown = shown_on_card(report.model_copy(update={"edits": [named], "base": base}))
+        shown = build_measurements(report.model_copy(update={"edits": [named], "base": base}))
         whole = manifest(first, second, files=("tokenizer.json", "LICENSE`|<b>"))
-        return card_text(whole, None, name=text, measured=shown)
+        return render_card(whole, None, name=text, measured=shown)
 
     card = made(text)
     assert structure(card) == structure(made("no model at all"))
     assert [letter for letter in card if not letter.isprintable() and letter != "\n"] == []
-    assert own_text(card) == ""
+    assert extract_own_text(card) == ""
     for line in ("attn-surgery reproduce ", "pretrained=", "attn-surgery export "):
         assert sum(line in found for found in card.splitlines()) == made("x").count(line)
     code = re.search(r"```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
@@ -422,9 +424,9 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
     shown = measured(verdict=verdict, tasks={task: whole_report().edits[0].tasks["copy"]})
     made = manifest(edit(source, None, (1, [0, 1], "zero")))
-    card = card_text(made, None, name=name, measured=shown)
-    assert own_text(card) == ""
-    assert card_text(made, None, name=name, measured=shown, existing=card) == card
+    card = render_card(made, None, name=name, measured=shown)
+    assert extract_own_text(card) == ""
+    assert render_card(made, None, name=name, measured=shown, existing=card) == card
     head = yaml.safe_load(card.split("---\n")[1])
     value = head["model-index"][0]["results"][0]["metrics"][0]["value"]
     assert value == whole_report().edits[0].tasks["copy"].edited

@@ -67,9 +67,9 @@ def test_no_figure_is_of_other_code_than_a_reader_would_run(change: str, tmp_pat
     with pytest.raises(CheckpointError) as error:
         open_model(str(folder))
     assert str(error.value) == (
-        f"{folder}: brings modeling code that is not attn-surgery's of this version, and who "
-        "trusts it runs another model than would be measured; export it again, or remove auto_map "
-        "from config.json"
+        f"{folder}: its modeling code is not that of this attn-surgery version, so users "
+        "who trust it would run another model than the measured one; export it again, or remove "
+        "auto_map from config.json"
     )
 
 

@@ -15,9 +15,9 @@ from command_line import attn_surgery
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.samples import load_samples, row_hash
-from evals.samples.held_back import dealt_passages, dealt_windows
-from evals.samples.windows import control_windows
+from evals.samples import hash_row, load_samples
+from evals.samples.held_back import deal_passages, deal_windows
+from evals.samples.windows import cut_windows
 from surgery.exporting import export
 
 SEED = 3
@@ -42,14 +42,14 @@ def searched(tmp_path_factory) -> Path:
     rows = [{"id": str(at), "tokens": prefixes[at] + said[at]} for at in range(12)]
     write(folder / "all.jsonl", rows)
     samples = load_samples(str(folder / "all.jsonl"), prefix_length=6, suffix_length=5)
-    windows = control_windows([TEXT], tokenizer, 11)
-    half, other = dealt_passages(samples, SEED)
+    windows = cut_windows([TEXT], tokenizer, 11)
+    half, other = deal_passages(samples, SEED)
     write(folder / "others.jsonl", [rows[at] for at in other])
     manifest = json.loads((folder / "edited" / "surgery.json").read_text())
     manifest["edit"]["chosen"] = {
         "seed": SEED,
-        "passages": row_hash(samples.tokens[half]),
-        "windows": row_hash(windows[dealt_windows(windows, SEED)[0]]),
+        "passages": hash_row(samples.tokens[half]),
+        "windows": hash_row(windows[deal_windows(windows, SEED)[0]]),
     }
     (folder / "edited" / "surgery.json").write_text(json.dumps(manifest))
     return folder

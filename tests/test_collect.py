@@ -354,7 +354,7 @@ def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):
         ({"prefix_length": 0}, "wrong prefix length (expected at least 1, got 0)"),
         ({"suffix_length": 0}, "wrong suffix length (expected at least 1, got 0)"),
         ({"stride": 0}, "wrong stride (expected at least 1, got 0)"),
-        ({"min_score": 0.0}, "wrong least score (expected above 0, at most 1, got 0.0)"),
+        ({"min_score": 0.0}, "wrong minimum score (expected above 0, at most 1, got 0.0)"),
     ],
 )
 def test_cuts_that_mean_nothing(cut, message):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evals.benchmarks.scores import Scores
-from evals.evaluation.comparing import compare_scores, concluded, outcome_of, verdict_of, wilcoxon
+from evals.evaluation.comparing import compare_scores, describe_outcome, draw_conclusion, wilcoxon
 from evals.statistics import Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
@@ -194,9 +194,9 @@ def test_resampling_few_documents_shows_nothing(n):
 
 def test_a_loss_that_is_shown_stays_one_however_wide_its_interval():
     wide = Interval(-0.5, -0.1)
-    assert concluded("loss", wide, 0.02, n=10) == "loss"
-    assert concluded("gain", wide, 0.02, n=10) == "gain"
-    assert concluded("none", wide, 0.02, n=10_000) == "inconclusive"
+    assert draw_conclusion(wide, 0.01, 0.02, 10, higher_is_better=True) == "loss"
+    assert draw_conclusion(wide, 0.01, 0.02, 10, higher_is_better=False) == "gain"
+    assert draw_conclusion(wide, 0.05, 0.02, 10_000) == "inconclusive"
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "perplexity"])
@@ -232,17 +232,17 @@ def test_wilcoxon_is_that_of_scipy(differences):
     ],
 )
 def test_a_verdict_needs_test_and_interval(interval, p_value, better, outcome):
-    assert outcome_of(interval, p_value, higher_is_better=better) == outcome
+    assert draw_conclusion(interval, p_value, 1, 30, higher_is_better=better) == outcome
 
 
 def test_verdicts_read_from_small_to_large():
-    assert verdict_of("loss", Interval(-0.0512, -0.02), 9) == "loss of 0.02 to 0.0512"
-    assert verdict_of("gain", Interval(0.01, 0.04), 9) == "gain of 0.01 to 0.04"
-    assert verdict_of("none", Interval(-1, 1), 9) == "no loss shown"
-    assert verdict_of("inconclusive", Interval(-1, 1), 1234) == "inconclusive (n = 1,234)"
+    assert describe_outcome("loss", Interval(-0.0512, -0.02), 9) == "loss of 0.02 to 0.0512"
+    assert describe_outcome("gain", Interval(0.01, 0.04), 9) == "gain of 0.01 to 0.04"
+    assert describe_outcome("none", Interval(-1, 1), 9) == "no loss shown"
+    assert describe_outcome("inconclusive", Interval(-1, 1), 1234) == "inconclusive (n = 1,234)"
 
 
 def test_different_documents_are_not_compared():
     with pytest.raises(MeasurementError) as error:
         compare_scores(scores([1.0, 0.0]), scores([1.0]))
-    assert str(error.value) == "base and edited model were asked different documents"
+    assert str(error.value) == "the base and the edited model answered different documents"

@@ -24,7 +24,7 @@ import surgery
 from evals.bounds.divergence import bounds
 from evals.bounds.mixing import differences, mixing_of
 from evals.lab import find_lab_folder, heldout_texts
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import family_of
@@ -333,7 +333,7 @@ def test_dropout_is_not_measured(model: Any) -> None:
 def test_the_lab_models_keep_the_bound(name: str) -> None:
     """What docs/bounds.md says of trained models: bounded, and looser than 1."""
     folder = find_lab_folder(name)
-    windows = control_windows(heldout_texts(), load_tokenizer(folder), 128, most=4)
+    windows = cut_windows(heldout_texts(), load_tokenizer(folder), 128, most=4)
     result = bounds(load_model(folder, dtype=torch.float32), windows)
     for block in result["blocks"]:
         assert 0 < block["measured_mean"] < block["bound_mean"] < block["pairwise_mean"]

@@ -12,7 +12,6 @@ import json
 import re
 import shlex
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,11 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.report import EditReport, Report, read_report
+from evals.evaluation.report import EditReport, Report
 from evals.evaluation.request import EvaluationRequest
 from evals.publication.report import check_figures, check_report
 from surgery.checkpoint.content import hash_file
-from surgery.errors import MeasurementError, OutputError
+from surgery.errors import OutputError
 
 PREFIX, SUFFIX = 6, 4
 
@@ -87,7 +86,7 @@ def done(work: Path, cache: Path) -> tuple[Outcome, Path]:
 
 
 def report_in(folder: Path) -> Report:
-    return read_report((folder / "report.json").read_text())
+    return Report.model_validate_json((folder / "report.json").read_text())
 
 
 def edit_in(folder: Path) -> EditReport:
@@ -281,26 +280,6 @@ def test_no_path_of_this_machine_is_written(work, done):
             assert at < 0, (path, data[at - 30 : at + 60])
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "null", '{"a": 1, "a": 2}', '{"extraction": NaN}', '"\\ud800"', "[" * 10**5],
-)
-def test_what_is_no_report_is_one_error(text: str) -> None:
-    with pytest.raises(MeasurementError, match=r"report\.json: is no report of this version"):
-        read_report(text)
-
-
-@pytest.mark.parametrize("value", [object(), b"\xff", float("nan"), "\ud800", {1, 2}])
-def test_what_json_cannot_hold_is_in_no_report(done, value: object) -> None:
-    """It would else be an error of pydantic's when the report is written or compared."""
-    report = json.loads((done[1] / "report.json").read_text())
-    report["edits"][0]["extraction"]["n"] = value
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(MeasurementError, match=r"report\.json: is no report of this version"):
-            read_report(report)
-
-
 def test_no_text_of_a_passage_is_written(work, done):
     file = done[1] / "report.json"
     report = file.read_text()
@@ -371,8 +350,8 @@ def test_what_contradicts_itself_is_not_published(done):
     with pytest.raises(OutputError) as refusal:
         check_report(report, Path("report.json"))
     assert str(refusal.value) == (
-        "report.json: contradicts itself: edits.extraction.baseline.exact_match.rate is 0, and 0.5 "
-        "follows from the rest; evaluate again, or remove it"
+        "report.json: contradicts itself: edits.extraction.baseline.exact_match.rate is 0, but the "
+        "rest implies 0.5; evaluate again, or remove it"
     )
 
 
@@ -404,8 +383,18 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
             '"count": 0',
             "contradicts itself: edits.extraction.baseline.",
         ),
-        ("report.json", verdict, "It forgot all.", "edits.verdict is not what its figures tell"),
-        ("report.json", '"layout": "stock"', '"layout": "compact"', "is not that of surgery.json"),
+        (
+            "report.json",
+            verdict,
+            "It forgot all.",
+            "edits.verdict does not follow from its figures",
+        ),
+        (
+            "report.json",
+            '"layout": "stock"',
+            '"layout": "compact"',
+            "edit differs from the one in surgery.json",
+        ),
         ("report.md", verdict[:20], "It recites", "report.md does not show what report.json says"),
         ("README.md", verdict[:20], "It recites", "part measurements of README.md is not what"),
         ("README.md", "value: 0.25", "value: 0.75", "model-index of README.md is not what"),
@@ -480,7 +469,9 @@ def test_without_samples_the_held_out_loss_remains(work):
     edit = edit_in(work / "no-samples")
     assert (edit.extraction, edit.passages) == (None, [])
     assert edit.verdict.startswith("Memorization was not measured. ")
-    assert edit.warnings == ["memorization was not measured: there were no passages (--samples)"]
+    assert edit.warnings == [
+        "memorization was not measured; to measure it, give passages with --samples"
+    ]
     for page in ("report.html", "report.md"):
         assert "Memorization was not measured. " in (work / "no-samples" / page).read_text()
     assert edit.heldout is not None
@@ -529,7 +520,7 @@ def test_what_a_search_found_is_in_the_picture(work):
     [
         (("--max-drop", "x"), "'x' is not TASK=X; write for example 'lambada_openai=0.03'"),
         (("--max-drop", "local_choice=-1"), "is not a number from 0 on"),
-        (("--max-drop", "piqa=0.1"), "no task that is run is called 'piqa'"),
+        (("--max-drop", "piqa=0.1"), "no task of this run matches 'piqa'"),
         (("--max-extraction", "2"), "2.0 is not in the range 0<=x<=1"),
         (("--suite", "lab"), "--tasks and --suite exclude each other"),
         (("--limit", "1.5"), "is neither a whole number from 1 on nor a share below 1"),
@@ -647,15 +638,16 @@ def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, rep
     before = snapshot(reported)
     outcome = measured(work, reported, other, tmp_path / "report")
     assert outcome.code == 0, outcome
-    assert outcome.stderr.startswith("warning: the models are unrelated: the base is no recorded ")
-    assert (
-        f"{reported}: left its report and model card unchanged: base is not known to be its "
-        in (outcome.stderr)
+    assert outcome.stderr.startswith(
+        "warning: the models are unrelated: the base is not a recorded "
+    )
+    assert f"{reported}: report and model card stay as they are: base is not known to be its " in (
+        outcome.stderr
     )
     assert snapshot(reported) == before
     edit = edit_in(tmp_path / "report")
     assert edit.relation == "unrelated"
-    said = "The models are unrelated: the base is no recorded source of the edited model. Memor"
+    said = "The models are unrelated: the base is not a recorded source of the edited model. Memor"
     assert edit.verdict.startswith(said)
     assert said in (tmp_path / "report" / "report.md").read_text()
 
@@ -672,7 +664,9 @@ def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
     assert measured(work, work / "base", work / "base", tmp_path / "report").code == 0
     edit = edit_in(tmp_path / "report")
     assert edit.relation == "not recorded"
-    assert edit.verdict.startswith("The relation of the models is not recorded. Memorization ")
+    assert edit.verdict.startswith(
+        "No record says whether the edited model was made from the base. Memorization "
+    )
 
 
 def test_several_edits_are_one_report(work, monkeypatch):
@@ -712,4 +706,4 @@ def test_a_missed_gate_names_its_model(work):
 def test_a_revision_is_of_one_model():
     done = attn_surgery("evaluate", "a", "b", "--baseline", "c", "--revision", "main")
     assert done.code == 2
-    assert "--revision is of one MODEL" in done.stderr
+    assert "--revision applies to one MODEL" in done.stderr

@@ -23,7 +23,7 @@ from evals.lab import LAB_MODELS, find_lab_folder
 from evals.memorization.extraction import extract
 from evals.samples import Samples, load_samples
 from evals.tasks import INCLUDE_PATH
-from evals.tasks.extraction.passages import documents, load, score
+from evals.tasks.extraction.passages import load, make_documents, score
 from surgery.errors import SamplesError
 
 PREFIX, SUFFIX = 6, 5
@@ -142,17 +142,17 @@ def test_only_rows_that_text_can_carry(recited):
     torn = [*good]
     space = tokenizer.encode("\n")
     torn[PREFIX - 1 : PREFIX] = space  # the prefix ends in white space
-    found = documents(samples_of([good, torn]), tokenizer)
+    found = make_documents(samples_of([good, torn]), tokenizer)
     assert [(row["id"], row["left_out"], row["length"]) for row in found] == [("0", 1, SUFFIX)]
     assert found[0]["prefix"] + found[0]["suffix"] == tokenizer.decode(good)
     with pytest.raises(SamplesError) as error:
-        documents(samples_of([torn]), tokenizer)
+        make_documents(samples_of([torn]), tokenizer)
     assert str(error.value) == "made here: no passage keeps its tokens as text"
 
 
 def test_non_members_are_not_documents(recited):
     good = tiny_tokenizer()(TEXT)["input_ids"][: PREFIX + SUFFIX]
-    found = documents(samples_of([good, good], [False, True]), tiny_tokenizer())
+    found = make_documents(samples_of([good, good], [False, True]), tiny_tokenizer())
     assert [row["id"] for row in found] == ["1"]
 
 

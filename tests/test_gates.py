@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.attacks.names import ALL, CHEAP, attack_of, choose_attacks
+from evals.attacks.names import ALL, CHEAP, choose_attacks, make_attack
 from evals.attacks.result import Audit
-from evals.evaluation.gates import check_gates, check_named, limit_of
-from evals.evaluation.headline import verdict
-from evals.evaluation.report import Chose, EditReport, Gate, Metric
+from evals.evaluation.gates import check_gates, check_limited_tasks, find_limit
+from evals.evaluation.headline import write_verdict
+from evals.evaluation.report import ChoiceCounts, EditReport, Gate, Metric
 from evals.evaluation.request import EvaluationRequest
 from evals.statistics import rate
 
@@ -47,16 +47,16 @@ def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) ->
 
 
 def test_a_gate_on_a_task_that_is_not_run():
-    check_named({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
-    with pytest.raises(ValueError, match=r"no task that is run is called 'boolq' \(tasks: piqa\)"):
-        check_named({"boolq": 0.1}, ["piqa"])
+    check_limited_tasks({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
+    with pytest.raises(ValueError, match=r"no task of this run matches 'boolq' \(tasks: piqa\)"):
+        check_limited_tasks({"boolq": 0.1}, ["piqa"])
 
 
 def test_the_most_exact_limit_counts():
     tasks = {"arc_easy": metric(0.04), "arc_challenge": metric(0.04), "piqa": metric(0.04)}
     limits = {"*": 0.01, "arc_easy": 0.05, "arc_*": 0.02}
-    assert [limit_of(limits, name) for name in (*tasks, "boolq")] == [0.05, 0.02, 0.01, 0.01]
-    assert limit_of({"arc_easy": 0.05, "arc_*": 0.02}, "boolq") is None
+    assert [find_limit(limits, name) for name in (*tasks, "boolq")] == [0.05, 0.02, 0.01, 0.01]
+    assert find_limit({"arc_easy": 0.05, "arc_*": 0.02}, "boolq") is None
     gates = gates_of(tasks, max_drop=limits)
     assert [(gate.name, gate.limit, gate.ok) for gate in gates] == [
         ("max-drop arc_easy", 0.05, True),
@@ -127,15 +127,16 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
     assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
     said = say(extraction=extraction | {"baseline": extraction}, gates=[gate])
     assert said == (
-        "Recites 0 of 12 passages word for word, the base 0. No attack was tried, fine-tuning "
-        "included. Every gate holds as measured, but inconclusive: max-extraction (n = 12)."
+        "Recites 0 of 12 passages word for word; the base recites 0. No attack was tried, not even "
+        "fine-tuning. It passes every gate as measured, but inconclusively: "
+        "max-extraction (n = 12)."
     )
 
 
 def say(**figures: Any) -> str:
     nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
-    known = {"relation": "source", "chose": Chose(), **nothing, **figures}
-    return verdict(EditReport.model_construct(**known))
+    known = {"relation": "source", "chose": ChoiceCounts(), **nothing, **figures}
+    return write_verdict(EditReport.model_construct(**known))
 
 
 def tried(name: str, base: int, edited: int) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
         "seconds": 1,
         "paired": paired,
         "control": None,
-        **attack_of(name).description,
+        **make_attack(name).description,
     }
     return {**said, **shares}
 
@@ -163,12 +164,12 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
         ),
         (
             [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
-            "The strongest of 4 attacks are any and near, which tie: each recovers 3 of 60 "
-            "passages; from the base, 50 of 60. Not tried: fine-tuning (relearn-benign), ",
+            "The strongest of 4 attacks tie: any and near each recover 3 of 60 passages; from the "
+            "base, any recovers 50 of 60. Not tried: fine-tuning (relearn-benign), ",
         ),
         (
             [("greedy", 40, 2)],
-            "The one attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
+            "The only attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
             "Not tried: fine-tuning (relearn, relearn-benign), any, near, ",
         ),
         (

@@ -20,7 +20,7 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.commands.whole.mitigate import command
-from evals.evaluation.report import read_report
+from evals.evaluation.report import Report
 from evals.mitigating import MitigationRequest
 from evals.publication.report import check_report
 from surgery.proof.verification import verify
@@ -71,7 +71,7 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     outcome, out = done
     assert outcome.code == 0, outcome.stderr
     assert verify(out, source=work / "tiny").ok
-    report = read_report((out / "report.json").read_text())
+    report = Report.model_validate_json((out / "report.json").read_text())
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
     assert edit.relation == "source"
@@ -93,7 +93,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
 ) -> None:
     """Headline, gates and card too; also when the search's plan is exported and evaluated."""
     search = json.loads((work / "out-search" / "search.json").read_text())
-    report = read_report((done[1] / "report.json").read_text())
+    report = Report.model_validate_json((done[1] / "report.json").read_text())
     (edit,) = report.edits
     windows = search["heldout"]["held_back"]["windows"]
     assert edit.chose.model_dump() == {

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from lxml import html as lxml_html
 
 from evals.benchmarks.tasks import SUITES, asked
-from evals.evaluation.page import pages
-from evals.evaluation.report import read_report
-from evals.evaluation.rows import measured_tables, sizes
+from evals.evaluation.page import render_pages
+from evals.evaluation.report import Report
+from evals.evaluation.rows import make_size_table, make_tables
 from evals.evaluation.tables import SHARE, Cell, Form, Row
 from surgery.card.facts import as_line
 
@@ -33,8 +33,8 @@ def parse(text: str) -> Any:
 
 
 def rows_of(report: dict[str, Any]) -> list[Row]:
-    read = read_report(report)
-    return [row for table in (*measured_tables(read), sizes(read)) for row in table.rows]
+    read = Report.model_validate(report)
+    return [row for table in (*make_tables(read), make_size_table(read)) for row in table.rows]
 
 
 def texts(cell: Cell | None) -> list[str]:
@@ -43,8 +43,8 @@ def texts(cell: Cell | None) -> list[str]:
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=list(REPORTS))
 def test_every_renderer_shows_every_row_and_nothing_else(report) -> None:
-    made, rows = pages(report()), rows_of(report())
-    tables = parse(made["report.html"]).xpath("//table[not(contains(caption, 'those that'))]")
+    made, rows = render_pages(report()), rows_of(report())
+    tables = parse(made["report.html"]).xpath("//table[not(contains(caption, 'come first'))]")
     shown = [list(tr) for table in tables for tr in table.xpath("tbody/tr")]
     lines = [line for line in made["report.md"].splitlines() if line.startswith("| ")]
     lines = [line for line in lines if not line.startswith("| | ")]
@@ -111,9 +111,9 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     report["edits"][0]["tasks"]["other"]["metrics"]["its_own"] = report["edits"][0]["tasks"][
         "other"
     ]["metrics"].pop("acc")
-    page = parse(pages(report)["report.html"]).text_content()
+    page = parse(render_pages(report)["report.html"]).text_content()
     assert all(str(asked(name, {})) in page for name in names)
-    assert "acc is the share answered right" in page
+    assert "acc is the share of right answers" in page
     assert "its_own is" not in page
     assert asked("other", {"task_alias": "another name", "description": "a prompt"}) == (
         "another name"
@@ -121,17 +121,18 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     assert asked("other", {"description": "a prompt"}) is None
 
 
-HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>&\"'`|*_$\n# x"
+HOSTILE = "</style><script>alert(1)</script><img/src=x/onerror=alert(2)>&\"'`|*_$"
+LINES = f"{HOSTILE}\n# x"
 
 
 def hostile() -> dict[str, Any]:
     plain = example()["edits"][0]
     report = example(
         name=HOSTILE,
-        verdict=HOSTILE,
+        verdict=LINES,
         tasks={HOSTILE: {**task(0.5, 0.4), "metric": HOSTILE, "verdict": HOSTILE}},
-        warnings=[HOSTILE],
-        commands=[HOSTILE],
+        warnings=[LINES],
+        commands=[LINES],
         gates=[gate(name=HOSTILE, description=HOSTILE)],
         edit={**plain["edit"], "source": HOSTILE, "drop_attn": HOSTILE},
         passages=[{**plain["passages"][0], "id": HOSTILE, "prefix": HOSTILE, "suffix": HOSTILE}],
@@ -150,13 +151,13 @@ def gate(**changes: Any) -> dict[str, Any]:
 
 
 def test_names_are_escaped() -> None:
-    made = pages(hostile())
+    made = render_pages(hostile())
     tree = parse(made["report.html"])
     assert not tree.xpath("//script | //@onerror")
     assert {src[:19] for src in tree.xpath("//@src")} == {"data:image/svg+xml;"}
     assert len(tree.xpath("//style")) == 1
-    assert tree.xpath("//h1")[0].text_content() == HOSTILE
-    assert {figure.text_content() for figure in tree.xpath("//pre")} == {HOSTILE}
+    assert tree.xpath("//h1")[0].text_content() == LINES
+    assert {figure.text_content() for figure in tree.xpath("//pre")} == {LINES}
     outside = re.sub(r"^    .*$", "", made["report.md"], flags=re.MULTILINE)  # code shows itself
     for markup in ("<script", "<img", "\n# x"):
         assert markup not in outside
@@ -173,13 +174,13 @@ def test_any_name_survives(name) -> None:
     printable = "".join(letter for letter in name if letter.isprintable()) or "x"
     report = bare()
     report["edits"][0]["name"] = report["edits"][0]["verdict"] = printable
-    made = pages(report)
+    made = render_pages(report)
     assert parse(made["report.html"]).xpath("//h1")[0].text_content() == printable
     assert made["report.md"].count("\n# ") == 0
 
 
 def test_it_stands_alone_and_is_built_as_a_document() -> None:
-    text = pages(several(example(), example()))["report.html"]
+    text = render_pages(several(example(), example()))["report.html"]
     tree = parse(text)
     assert not tree.xpath("//script | //link[@rel='stylesheet'] | //iframe")
     assert {link.get("href") for link in tree.xpath("//*[@href]")} == {"data:,"}
@@ -196,8 +197,8 @@ def test_it_stands_alone_and_is_built_as_a_document() -> None:
 
 
 def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> None:
-    made = pages(example())["report.html"]
-    assert made == pages(example())["report.html"]
+    made = render_pages(example())["report.html"]
+    assert made == render_pages(example())["report.html"]
     pictures = parse(made).xpath("//img")
     assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
     for picture in pictures:
@@ -213,13 +214,13 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
 def test_gates_are_told_in_words() -> None:
     unsure = gate(ci95=[-0.02, 0.0815], n=77, conclusive=False)
     for gates, words in (
-        ([gate(), gate(ok=False)], "Failed: a gate was missed"),
+        ([gate(), gate(ok=False)], "Failed: a gate does not hold"),
         ([gate()], "Passed: every gate holds"),
         ([gate(), unsure], "Passed as measured, but a gate is inconclusive"),
-        ([unsure, gate(ok=False)], "Failed: a gate was missed"),
+        ([unsure, gate(ok=False)], "Failed: a gate does not hold"),
     ):
         passed = all(one["ok"] for one in gates)
-        made = pages(example(gates=gates, passed=passed))
+        made = render_pages(example(gates=gates, passed=passed))
         assert words in parse(made["report.html"]).text_content()
         for text in (parse(made["report.html"]).text_content(), made["report.md"]):
             missed = sum(not one["ok"] for one in gates)
@@ -227,7 +228,7 @@ def test_gates_are_told_in_words() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    made = pages(bare())
+    made = render_pages(bare())
     page = parse(made["report.html"])
     headings = [heading.text for heading in page.xpath("//h2")]
     assert headings == ["What it costs", "Size", "Limits", "Provenance"]
@@ -237,16 +238,15 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 def test_limits_are_always_said() -> None:
     for report in (example(), bare()):
-        for text in pages(report).values():
+        for text in render_pages(report).values():
             assert "reduces verbatim recall under these tests" in text
             assert "not a privacy guarantee" in text
 
 
-def test_text_of_passages_is_shown_only_where_the_report_holds_it() -> None:
-    report = example()
-    assert "Their text is left out" in pages(report)["report.html"]
-    row = {**report["edits"][0]["passages"][0], "prefix": "my number is", "suffix": " 555-0100"}
-    made = pages(example(passages=[row]))
-    assert "my number is" in made["report.html"]
-    assert "Their text" not in made["report.html"]
-    assert "555-0100" not in made["report.md"]
+def test_text_of_passages_is_never_shown() -> None:
+    row = {**example()["edits"][0]["passages"][0], "prefix": "my number is", "suffix": " 555-0100"}
+    made = render_pages(example(passages=[row]))
+    assert "Their text is left out" in made["report.html"]
+    for text in made.values():
+        assert "my number is" not in text
+        assert "555-0100" not in text

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from example_report import bare, example, several
 
-from evals.evaluation.page import pages as pages_of
+from evals.evaluation.page import render_pages
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")
@@ -83,7 +83,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     found = {}
     for name, report in REPORTS.items():
         found[name] = tmp_path_factory.mktemp(name) / "report.html"
-        found[name].write_text(pages_of(report())["report.html"])
+        found[name].write_text(render_pages(report())["report.html"])
     return found
 
 

@@ -22,7 +22,7 @@ from checkpoints import neox_config, write_checkpoint
 from example_report import bare, example, settled, task
 
 import surgery
-from evals.evaluation.conclusions import edit_of
+from evals.evaluation.conclusions import summarize_edit
 from evals.publication.report import check_report, render_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
@@ -97,7 +97,7 @@ def test_a_sentence_of_another_hand_is_not_sent(path: str, also: bool) -> None:
         place, key = at(report, path)
         place[key] = PASSAGE if also else f"{place[key]} {PASSAGE}"
         if version == OURS:
-            with pytest.raises(OutputError, match=f"{shown} is not what its figures tell"):
+            with pytest.raises(OutputError, match=f"{shown} does not follow from its figures"):
                 check_report(report, FILE)
         else:
             assert PASSAGE not in check_report(report, FILE).to_text()
@@ -109,7 +109,7 @@ def test_one_more_sentence_is_refused(name: str) -> None:
     place = report if name == "commands" else report["edits"][0]
     more = {**place["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
     place[name] = [*place[name], more]
-    with pytest.raises(OutputError, match=f"{name} is not what its figures tell"):
+    with pytest.raises(OutputError, match=f"{name} does not follow from its figures"):
         check_report(report, FILE)
 
 
@@ -120,7 +120,7 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     assert recorded is not None
 
     def of(**changes: Any) -> dict[str, Any]:
-        report = example(**{"edit": edit_of(recorded).model_dump(mode="json"), **changes})
+        report = example(**{"edit": summarize_edit(recorded).model_dump(mode="json"), **changes})
         ours = hashlib.sha256(record).hexdigest()
         report["edits"][0]["provenance"]["manifest_sha256"] = ours
         report["base"]["provenance"]["content"] = recorded.edit.source.content
@@ -141,11 +141,11 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     forged = of()
     forged["base"]["provenance"]["content"] = "0" * 64
     for other in (of(relation="unrelated"), forged):
-        with pytest.raises(OutputError, match="is not known to be the source"):
+        with pytest.raises(OutputError, match="is not recorded as the source"):
             render_report(other, FILE, record)
-    with pytest.raises(OutputError, match=r"edit is not that of surgery\.json"):
+    with pytest.raises(OutputError, match=r"edit differs from the one in surgery\.json"):
         render_report(of(edit=example()["edits"][0]["edit"]), FILE, record)
-    with pytest.raises(OutputError, match="is of another model"):
+    with pytest.raises(OutputError, match="belongs to another model"):
         render_report(of(), FILE, record.replace(b"{", b"{ ", 1))
 
 

@@ -35,10 +35,10 @@ from hub_uploads import UploadHub
 
 import surgery
 from evals.benchmarks.tasks import asked
-from evals.evaluation.conclusions import edit_of
-from evals.evaluation.page import pages
+from evals.evaluation.conclusions import summarize_edit
+from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
-from surgery.card.text import own_text
+from surgery.card.text import extract_own_text
 from surgery.publishing.publishable import find_publishable
 from surgery.record.manifest import read_manifest
 
@@ -89,7 +89,7 @@ def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, A
     assert manifest is not None
     made = example(**changes)
     edited = made["edits"][0]
-    edited["edit"] = edit_of(manifest).model_dump(mode="json")
+    edited["edit"] = summarize_edit(manifest).model_dump(mode="json")
     record = (folder / "surgery.json").read_bytes()
     edited["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
     made["base"]["provenance"]["content"] = manifest.edit.source.content
@@ -241,7 +241,7 @@ def test_a_report_goes_along_when_it_shows_no_text(
     there = files(hub.repositories["me/reported"])
     measured = report(exported["reported"])
     assert json.loads(there["report.json"]) == measured
-    assert {n: there[n].decode() for n in ("report.html", "report.md")} == pages(measured)
+    assert {n: there[n].decode() for n in ("report.html", "report.md")} == render_pages(measured)
     assert "private passage" not in str(there)
     assert as_line(measured["edits"][0]["verdict"]).encode() in there["README.md"]
     apart = run(
@@ -254,10 +254,10 @@ def test_a_report_goes_along_when_it_shows_no_text(
         "shown/report.json: is not a report (got edits.0.passages.0.prefix"
     )
     assert error(stranger) == (
-        "stranger/report.json: is of another model; evaluate this one, or remove it"
+        "stranger/report.json: belongs to another model; evaluate this one, or remove it"
     )
     assert error(unrelated) == (
-        "unrelated/report.json: compares with a model that is not known to be the source; evaluate "
+        "unrelated/report.json: compares with a model that is not recorded as the source; evaluate "
         "against the source, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
@@ -371,12 +371,15 @@ def test_what_a_user_has_written_on_the_card_stays(
     repository.commit({"README.md": written.encode()}, title="edited on the Hub")
     run("push stock me/edited --message again", token=TOKEN)
     again = files(repository)["README.md"].decode()
-    assert own_text(again) == "## From me\n\nHello."
+    assert extract_own_text(again) == "## From me\n\nHello."
     assert "license: mit" in again
     local = Path(shutil.copytree(exported["stock"], tmp_path / "local"))
     (local / "README.md").write_text("# Mine\n\nWritten in the folder.\n")
     run(f"push {local} me/edited", token=TOKEN)
-    assert own_text(files(repository)["README.md"].decode()) == "# Mine\n\nWritten in the folder."
+    assert (
+        extract_own_text(files(repository)["README.md"].decode())
+        == "# Mine\n\nWritten in the folder."
+    )
 
 
 REFUSED = {

@@ -28,7 +28,7 @@ from evals.models import LoadedModel, open_model
 from evals.response import Looking, respond_heldout, respond_margins, uniform
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens, load_samples
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from evals.search.units import units
 from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
@@ -325,7 +325,7 @@ def test_single_heads_of_a_lab_model_are_ranked_as_they_are_measured():
     loaded = open_model("lab:pythia", device="cpu")
     samples = load_samples("lab:pythia", tokenizer=loaded.tokenizer)
     some = samples.select(samples.members & (np.arange(len(samples)) % 4 == 0))
-    heldout = control_windows(heldout_texts(), loaded.tokenizer, 64, most=64)
+    heldout = cut_windows(heldout_texts(), loaded.tokenizer, 64, most=64)
     kl, ratio, margin = agreement(loaded, some, heldout, 36)
     assert kl > 0.95
     assert 0.85 < ratio < 1.15
@@ -341,7 +341,7 @@ def test_single_heads_of_a_deep_model_are_ranked_as_they_are_measured(data):
     recited = samples.counts >= 32
     some = samples.select(recited & (np.arange(len(samples)) % 3 == 0))
     text = (deep / "heldout.txt").read_text()
-    heldout = control_windows([text], loaded.tokenizer, 64, most=48)
+    heldout = cut_windows([text], loaded.tokenizer, 64, most=48)
     kl, ratio, margin = agreement(loaded, some, heldout, 30)
     assert kl > 0.95
     assert 0.85 < ratio < 1.15

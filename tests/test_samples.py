@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import load_samples, row_hash, row_warnings
-from evals.samples.repeats import overlapping
+from evals.samples import hash_row, list_row_warnings, load_samples
+from evals.samples.repeats import find_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 
@@ -147,7 +147,9 @@ def test_a_text_whose_cut_tokenizes_otherwise_is_kept_and_reported(tmp_path):
     samples = load_samples(source, tokenizer=tokenizer, prefix_length=2, suffix_length=3)
     assert samples.tokens[0].tolist() == tokenizer(text)["input_ids"][:5]
     assert [(note.id, note.kept) for note in samples.notes] == [("0", True)]
-    assert samples.notes[0].reason == "cut after 5 tokens, its text tokenizes otherwise on its own"
+    assert (
+        samples.notes[0].reason == "its first 5 tokens, as text, tokenize differently on their own"
+    )
 
 
 def test_pairs_of_text_meet_at_their_seam_or_are_left_out(tmp_path):
@@ -177,7 +179,7 @@ def test_hashes_are_of_little_endian_int32(tmp_path):
     raw = TOKENS[:, :64].astype("<i4")
     assert samples.sha256 == hashlib.sha256(raw.tobytes()).hexdigest()
     assert samples.hashes[2] == hashlib.sha256(raw[2].tobytes()).hexdigest()
-    assert row_hash(samples.tokens[2]) == samples.hashes[2]
+    assert hash_row(samples.tokens[2]) == samples.hashes[2]
 
 
 def test_selecting_rows_keeps_their_columns_together(tmp_path):
@@ -207,7 +209,7 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     assert (samples.counts.tolist() if counted else samples.counts) == (
         [9, 2, 4] if counted else None
     )
-    (warning,) = row_warnings(samples.described)
+    (warning,) = list_row_warnings(samples.description)
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "
         "as one passage"
@@ -221,7 +223,7 @@ def test_windows_of_one_text_that_overlap_are_told(tmp_path, stride, overlap):
     samples = load_samples(save(tmp_path / "s.npy", rows))
     assert len(samples) == len(rows)
     assert told(samples) == [(str(at), True) for at in range(len(rows) - 1) if overlap]
-    for warning in row_warnings(samples.described):
+    for warning in list_row_warnings(samples.description):
         assert "kept with a reservation, the first '0': it overlaps another row" in warning
 
 
@@ -235,7 +237,7 @@ def test_overlaps_are_those_that_a_search_by_hand_finds(rows, number):
         for a, b in ((one, other), (other, one))
         if any(a[k:] == b[: 20 - k] for k in range(5))
     }
-    found = overlapping(rows[:number], rows[number:])
+    found = find_overlaps(rows[:number], rows[number:])
     assert found.tolist() == [tuple(row) in expected for row in rows[:number].tolist()]
 
 
@@ -432,14 +434,14 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     at = f"{path} line 2: cannot be used as samples (got"
     assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{at} no 'tokens')"
     assert message(lines(path, [{"tokens": row}, {"tokens": [1.5] * 64}])) == (
-        f"{at} 'tokens' is a list that is not of token ids)"
+        f"{at} 'tokens' is a list with entries that are not token ids)"
     )
     assert message(lines(path, [{"tokens": row}, {"tokens": "text"}])) == (
         f"{path}: column 'tokens' (expected text in every row, or a list of token ids in every "
         "row, got ndarray and str)"
     )
     assert message(lines(path, [{"prefix": "text", "suffix": row}])) == (
-        f"{path}: prefix and suffix must both be text, or token ids"
+        f"{path}: prefix and suffix must both be text or both be token ids"
     )
     for name, value, got in (
         ("count", -1, "0: input should be greater than or equal to 0"),
@@ -470,8 +472,7 @@ def test_text_without_a_tokenizer(tmp_path):
 def test_a_file_whose_every_row_is_left_out(tmp_path):
     source = lines(tmp_path / "s.jsonl", [{"prefix": "the quick brown fo", "suffix": "x jumps"}])
     assert message(source, tokenizer=tiny_tokenizer()) == (
-        f"{source}: no row can be used (got prefix and suffix together tokenize otherwise at "
-        "their seam)"
+        f"{source}: no row can be used (got prefix and suffix tokenize differently where they meet)"
     )
 
 

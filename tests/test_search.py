@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from evals.inputs import say_nothing, show_nothing
-from evals.memorization.recovery import recovery_of
+from evals.memorization.recovery import make_recovery
 from evals.samples import Samples
 from evals.search.algorithm import find
 from evals.search.composing import changed, changes_of, compose
@@ -109,7 +109,7 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
         moved=padded(moved[:, :, None] * rng.choice([-1, 1], (len(choice), PASSAGES, 4))),
         margins=np.full((PASSAGES, 4), 1.0),
         passages=PASSAGES,
-        measure=recovery_of("greedy"),
+        measure=make_recovery("greedy"),
     )
 
 

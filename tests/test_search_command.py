@@ -23,7 +23,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from evals.search.halves import halves
 from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
@@ -125,7 +125,7 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
     assert exported.code == 0, exported
 
     loaded = load_samples(str(samples), prefix_length=6, suffix_length=5)
-    windows = control_windows([texts[0].read_text()], tiny_tokenizer(), 11)
+    windows = cut_windows([texts[0].read_text()], tiny_tokenizer(), 11)
     keys = {"ids": "selected", "held_back_ids": "held_back"}
     for half, (ids, key) in zip(halves(loaded, windows, 0), keys.items(), strict=True):
         assert found["samples"][ids] == list(half.samples.ids)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from evals import statistics
-from evals.samples.windows import control_windows, selectivity
+from evals.samples.windows import cut_windows, selectivity
 from surgery.errors import SamplesError
 
 
@@ -83,15 +83,15 @@ def test_bootstrap_resamples_groups_on_their_own():
 
 def test_strata_are_counts_or_powers_of_two():
     few = np.asarray([1, 5, 5, 0])
-    assert [(label, mask.tolist()) for label, mask in statistics.strata(few)] == [
+    assert [(label, mask.tolist()) for label, mask in statistics.split_strata(few)] == [
         ("0", [False, False, False, True]),
         ("1", [True, False, False, False]),
         ("5", [False, True, True, False]),
     ]
     many = np.arange(20)
-    labels = [label for label, _ in statistics.strata(many)]
+    labels = [label for label, _ in statistics.split_strata(many)]
     assert labels == ["0", "1", "2-3", "4-7", "8-15", "16-31"]
-    masks = np.stack([mask for _, mask in statistics.strata(many)])
+    masks = np.stack([mask for _, mask in statistics.split_strata(many)])
     assert (masks.sum(axis=0) == 1).all()
     assert many[masks[3]].tolist() == [4, 5, 6, 7]
 
@@ -109,14 +109,14 @@ class Letters:
 
 def test_control_windows_are_whole_and_spread_over_the_texts():
     texts = ["abcdefgh", "xyz", "12345"]
-    windows = control_windows(texts, Letters(), 3)
+    windows = cut_windows(texts, Letters(), 3)
     assert ["".join(map(chr, row)) for row in windows] == ["abc", "def", "xyz", "123"]
     assert windows.dtype == np.int32
-    some = control_windows(texts, Letters(), 1, most=3)
+    some = cut_windows(texts, Letters(), 1, most=3)
     assert ["".join(map(chr, row)) for row in some] == ["a", "x", "5"]
 
 
 def test_control_text_that_is_too_short():
     with pytest.raises(SamplesError) as error:
-        control_windows(["ab"], Letters(), 3)
+        cut_windows(["ab"], Letters(), 3)
     assert str(error.value) == "control text too short (expected at least 3 tokens in a text)"

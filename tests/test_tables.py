@@ -25,7 +25,6 @@ from cli.tables.evaluation import print_evaluation
 from cli.tables.extraction import print_extraction
 from cli.tables.search import print_search
 from cli.tables.sweep import print_sweep
-from evals.evaluation.report import read_report
 
 WIDTHS = [60, 80, 120]
 ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}
@@ -126,10 +125,10 @@ def searched() -> dict[str, Any]:
 
 
 def report(**changes: Any) -> Any:
-    return read_report(example(**changes))
+    return Report.model_validate(example(**changes))
 
 
-EDITS = read_report(several(*[example()] * 5))
+EDITS = Report.model_validate(several(*[example()] * 5))
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (

@@ -110,7 +110,7 @@ def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
     card = folder / "README.md"
     text = card.read_text()
     for part, old, new in (
-        ("measurements", "Nothing yet: what", "All is well: what"),
+        ("measurements", "Nothing yet. To", "All is well. To"),
         ("summary", "(of 4, counted", "(of 2, counted"),
         ("reproduction", "--variant identity", "--variant zero"),
     ):

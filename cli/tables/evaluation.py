@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def print_evaluation(report: Report, *places: Path) -> None:
-    """Prints verdicts, the main figures, gates, and where the pages are."""
-    from evals.evaluation.page import gate_line
+    """Verdicts, one table of the main figures, gates, and where the pages are."""
+    from evals.evaluation.page import describe_gate
 
     several = len(report.edits) > 1
     for edit in report.edits:
@@ -26,7 +26,7 @@ def print_evaluation(report: Report, *places: Path) -> None:
     print_table(headings, _rows(report, several))
     for edit in report.edits:
         for gate in edit.gates:
-            echo(f"{edit.name + ': ' if several else ''}gate {gate_line(gate)}")
+            echo(f"{edit.name + ': ' if several else ''}gate {describe_gate(gate)}")
     for place in places:
         echo(f"report: {place / 'report.html'}")
 
@@ -51,9 +51,9 @@ def note_gates(report: Report) -> bool:
 
 
 def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:
-    from evals.evaluation.rows import measured_tables
+    from evals.evaluation.rows import make_tables
 
-    for row in (row for table in measured_tables(report) for row in table.rows if row.main):
+    for row in (row for table in make_tables(report) for row in table.rows if row.main):
         cells = [row.base.value if row.base else ""]
         for cell in row.edits:
             texts = ("", "", "") if cell is None else (cell.value, cell.difference, cell.note)

@@ -1,5 +1,5 @@
-"""What an attacker gets.
+"""What an attacker recovers.
 
-Passages, a base and an edited model come in; of every attack, the share of passages that it
-recovers from either, beside its share of text that was never trained on, comes out.
+Passages, a base and an edited model come in. For each attack, the share of passages that it
+recovers from either model comes out, beside its share of text that no model was trained on.
 """

@@ -1,4 +1,4 @@
-"""What an attack is, and what it is given: a model, and passages that it may or may not hold."""
+"""Defines an attack, its target (a model and passages), and its outcome."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from surgery.errors import MeasurementError
 class Target:
     """A loaded model, its tokenizer (or None), and the passages to recover from it.
 
-    `unrelated`: int32 [M, T], text that was not trained on; `batch_size`: rows at a time;
-    `processes`: those that share the work.
+    `unrelated`: int32 [M, T], text that no model was trained on; `batch_size`: rows per batch;
+    `processes`: they share the work.
     """
 
     model: Any
@@ -33,7 +33,7 @@ class Target:
     processes: Processes | None = None
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
-        """One teacher-forced pass over rows; `full`: also distributions, and greedy decoding."""
+        """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
         return run_pass(
             self.model,
             tokens,
@@ -45,7 +45,7 @@ class Target:
         )
 
     def check_in_memory(self, name: str) -> None:
-        """Raises `MeasurementError` where an attack on the weights would not reach them all."""
+        """Raises `MeasurementError` if an attack on the weights would miss some of them."""
         if any(parameter.is_meta for parameter in self.model.parameters()):
             raise MeasurementError(
                 f"{name} needs every weight in memory, and some are offloaded",
@@ -54,7 +54,7 @@ class Target:
 
     @cached_property
     def seen(self) -> Pass:
-        """The pass over the unchanged passages, shared by all attacks that read it."""
+        """The pass over the unchanged passages, which several attacks share."""
         made = self.read(self.samples.tokens, self.samples.prefix_length, full=True)
         if self.tokenizer is None:
             return made
@@ -62,12 +62,12 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an attack came to, for N passages.
+class AttackOutcome:
+    """The outcome of an attack on N passages.
 
     - `recovered`: bool [N]. `tried`: bool [N], the passages that count.
-    - `curve`: by measure, bool [K, N]: what was recovered at each of the attack's K stages.
-    - `scores`: by name, [N]: how much each passage looks like training text.
+    - `curve`: measure → bool [K, N], recovered at each of the attack's K stages.
+    - `scores`: name → [N], how much each passage looks like training text.
     """
 
     recovered: Flags
@@ -76,13 +76,13 @@ class Outcome:
     scores: Mapping[str, Scores] = field(default_factory=dict)
 
     @staticmethod
-    def of_all(recovered: Flags) -> Outcome:
-        """Every passage counts."""
-        return Outcome(recovered, np.ones_like(recovered))
+    def of_all(recovered: Flags) -> AttackOutcome:
+        """The outcome if every passage counts."""
+        return AttackOutcome(recovered, np.ones_like(recovered))
 
-    def select(self, rows: Flags) -> Outcome:
+    def select(self, rows: Flags) -> AttackOutcome:
         """The outcome for some of the passages: bool [N]."""
-        return Outcome(
+        return AttackOutcome(
             self.recovered[rows],
             self.tried[rows],
             {name: flags[:, rows] for name, flags in self.curve.items()},
@@ -91,20 +91,20 @@ class Outcome:
 
     @property
     def counted(self) -> Flags:
-        """What was recovered of the passages that count. Of very few, none may be left."""
+        """`recovered`, for the passages that count (possibly none)."""
         return self.recovered[self.tried]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A way to get at passages.
+    """A way to recover passages.
 
     - `setting`: its parameters, in words; `stages`: the points of its curve.
-    - `definition`, `source`: when a passage counts as recovered, and where this comes from.
+    - `definition`, `source`: when a passage counts as recovered, and who defined this.
     - `cost`: in passes over the passages.
-    - `run`: the same model and passages always give the same outcome.
+    - `run`: deterministic for the same model and passages.
     - `check`: raises `SamplesError` for passages that it cannot be tried on.
-    - `tells_members`: it recovers no passage; its scores tell members from non-members.
+    - `tells_members`: it recovers no passage, but scores members against non-members.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Attack:
     definition: str
     source: str
     cost: str
-    run: Callable[[Target], Outcome]
+    run: Callable[[Target], AttackOutcome]
     stages: tuple[int, ...] = ()
     check: Callable[[Samples], None] = lambda samples: None
     tells_members: bool = False

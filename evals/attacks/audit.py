@@ -1,4 +1,4 @@
-"""The audit: every attack on the base and on the edited model, beside text never trained on."""
+"""The audit: runs every attack on the base, the edited model, and text never trained on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.attacks.attack import Outcome, Target
-from evals.attacks.names import attack_of
+from evals.attacks.attack import AttackOutcome, Target
+from evals.attacks.names import make_attack
 from evals.attacks.picture import draw_audit
 from evals.attacks.request import AuditRequest
 from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, compare_outcomes
@@ -31,8 +31,8 @@ from evals.memorization.measures import Flags
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.samples.held_back import HeldBack, held_back
-from evals.samples.windows import control_windows
+from evals.samples.held_back import HeldBack, hold_back
+from evals.samples.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.record.manifest import list_versions
@@ -42,14 +42,14 @@ owned = recognize_by("audit.json", ("attacks", "limits"), "audit.png", "audit.sv
 
 @dataclass(frozen=True)
 class AttackPlan:
-    """What is tried, and on what: the same for every model.
+    """The attacks to try and their targets, the same for every model.
 
-    - `samples`: members are attacked, where membership is known; non-members are the control.
-    - `unrelated`: int32 [M, T] windows of held-out text, as long as a passage: the control where no
-      non-members are known, and what `perturbed` and `relearn-benign` need.
-    - `attacks`: their names.
+    - `samples`: if membership is known, members are attacked, and non-members are the control.
+    - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
+      if no non-members are known, and `perturbed` and `relearn-benign` need them.
+    - `attacks`: names.
 
-    Raises `SamplesError` for fewer than two passages, or some that an attack cannot be tried on.
+    Raises `SamplesError` for fewer than two passages, or if an attack cannot be tried on them.
     """
 
     samples: Samples
@@ -66,7 +66,7 @@ class AttackPlan:
                 got=len(self.passages),
             )
         for name in self.attacks:
-            attack_of(name).check(self.passages)
+            make_attack(name).check(self.passages)
 
     @property
     def passages(self) -> Samples:
@@ -86,10 +86,10 @@ class AttackPlan:
 
 @dataclass(frozen=True)
 class AuditedModel:
-    """One model's outcomes: by attack, on the passages and on the control, with seconds of each."""
+    """One model's outcomes by attack, on the passages and on the control, and their seconds."""
 
-    passages: dict[str, Outcome]
-    control: dict[str, Outcome]
+    passages: dict[str, AttackOutcome]
+    control: dict[str, AttackOutcome]
     seconds: dict[str, float]
     provenance: dict[str, Any]
 
@@ -102,10 +102,10 @@ def audit(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> AuditReport | None:
-    """Audits the models of a request, and writes what it finds into `folder`, if there is one.
+    """Audits a request's models, and writes the result into `folder` if you give one.
 
-    None on all processes but the main one. Raises `SurgeryError` for what the request names and
-    cannot be used, and for a folder that cannot be written.
+    Returns None on all processes but the main one. Raises `SurgeryError` if the request names
+    anything unusable, or if the folder cannot be written.
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
@@ -116,8 +116,8 @@ def audit(
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenize_passages(passages, loaded, say)
-        windows = control_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        left = held_back([edited.manifest], samples, windows)
+        windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
+        left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
             say(f"warning: {warning}")
         return AttackPlan(samples, windows, request.tried, request.batch_size), left
@@ -136,7 +136,7 @@ def audit(
     if not processes.is_main:
         return None
     plan, left = shared
-    report = _report(request, plan, left, base, after)
+    report = _make_report(request, plan, left, base, after)
     if folder is not None:
         config = request.to_config()
         with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
@@ -145,14 +145,14 @@ def audit(
     return report
 
 
-def _report(
+def _make_report(
     request: AuditRequest,
     plan: AttackPlan,
     left: HeldBack,
     base: AuditedModel,
     after: AuditedModel,
 ) -> AuditReport:
-    """Figures of the passages that are left, and the rates of all where some chose the edit."""
+    """Figures of the passages held back; if some chose the edit, also the rates of all."""
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted)
     all_passages = None
@@ -183,20 +183,20 @@ def try_attacks(
     processes: Processes | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> AuditedModel:
-    """Tries every attack of `plan` on one model. `advance` is told of attacks done.
+    """Tries every attack of `plan` on one model. `advance` counts finished attacks.
 
-    `with_control`: whether the control is tried; membership reads it anyway. It is tried apart, so
-    that passages are read the same way with it and without.
+    `with_control`: also try the control (membership always reads it). The control runs apart from
+    the passages, so that their batches do not depend on it.
     """
     on, beside = (
         Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, processes)
         for samples in (plan.passages, plan.control)
     )
-    found: dict[str, Outcome] = {}
-    control: dict[str, Outcome] = {}
+    found: dict[str, AttackOutcome] = {}
+    control: dict[str, AttackOutcome] = {}
     seconds = {}
     for name in plan.attacks:
-        begun, attack = time.perf_counter(), attack_of(name)
+        begun, attack = time.perf_counter(), make_attack(name)
         if not attack.tells_members or plan.control_kind == "non-members":
             found[name] = attack.run(on)
             if with_control or attack.tells_members:
@@ -212,9 +212,9 @@ def try_attacks(
 def compare_models(
     plan: AttackPlan, base: AuditedModel, edited: AuditedModel, counted: Flags | None = None
 ) -> Audit:
-    """Both models' outcomes side by side, in the order of the plan.
+    """Puts both models' outcomes side by side, in the order of the plan.
 
-    `counted`: bool [N], the passages that count; by default all do.
+    `counted`: bool [N], the passages that count; by default all.
     """
     if counted is None:
         counted = np.ones(len(plan.passages), dtype=np.bool_)
@@ -224,7 +224,7 @@ def compare_models(
         before, after = (one and one.select(counted) for one in both)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]
-        attacks.append(compare_outcomes(attack_of(name), before, after, controls, seconds))
+        attacks.append(compare_outcomes(make_attack(name), before, after, controls, seconds))
     return Audit(
         n=int(counted.sum()),
         control=ControlKind(kind=plan.control_kind, n=len(plan.control)),

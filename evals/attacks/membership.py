@@ -1,4 +1,4 @@
-"""Telling members from non-members: not a text is recovered, but that it was trained on."""
+"""Tells members from non-members: it finds out what was trained on, but recovers no text."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.membership import SCORES
 
 
-def membership() -> Attack:
+def make_membership() -> Attack:
     return Attack(
         "membership",
         "all scores of extract",
-        "area under the ROC curve of each score, members against non-members; 0.5 is chance",
+        "area under the ROC curve of each score for members against non-members; 0.5 is chance",
         "; ".join(score.source for score in SCORES),
         "one pass, shared",
         _run,
@@ -22,6 +22,8 @@ def membership() -> Attack:
     )
 
 
-def _run(target: Target) -> Outcome:
+def _run(target: Target) -> AttackOutcome:
     scores = {score.path[-1]: score.of(target.seen) for score in SCORES if score.can(target.seen)}
-    return replace(Outcome.of_all(np.zeros(len(target.samples), dtype=np.bool_)), scores=scores)
+    return replace(
+        AttackOutcome.of_all(np.zeros(len(target.samples), dtype=np.bool_)), scores=scores
+    )

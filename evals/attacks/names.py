@@ -1,15 +1,15 @@
-"""Every attack by its name. A new one is a file in this room, and a line in `_KINDS` and `ALL`."""
+"""Finds attacks by name. To add one, write a file here and a line in `_KINDS` and in `ALL`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from evals.attacks.attack import Attack, Outcome
-from evals.attacks.membership import membership
-from evals.attacks.near import near
-from evals.attacks.perturbed import perturbed
-from evals.attacks.quantized import quantized
-from evals.attacks.relearn import relearn, relearn_benign
+from evals.attacks.attack import Attack, AttackOutcome
+from evals.attacks.membership import make_membership
+from evals.attacks.near import make_near
+from evals.attacks.perturbed import make_perturbed
+from evals.attacks.quantized import make_quantized
+from evals.attacks.relearn import make_relearn, make_relearn_benign
 from evals.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -22,15 +22,15 @@ from surgery.errors import MeasurementError
 
 _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     **RECOVERIES,
-    "near": near,
-    "perturbed": perturbed,
-    "quantized:BITS": quantized,
-    "relearn": relearn,
-    "relearn-benign": relearn_benign,
-    "membership": membership,
+    "near": make_near,
+    "perturbed": make_perturbed,
+    "quantized:BITS": make_quantized,
+    "relearn": make_relearn,
+    "relearn-benign": make_relearn_benign,
+    "membership": make_membership,
 }
 CHEAP = NAMES
-"""The attacks that one pass decides."""
+"""The attacks that need only one pass."""
 ALL = (
     *CHEAP, "near", "perturbed", "quantized:8", "quantized:4", "relearn", "relearn-benign",
     "membership",
@@ -38,43 +38,42 @@ ALL = (
 GROUPS = {"all": ALL, "cheap": CHEAP}
 
 
-def attack_of(name: str) -> Attack:
-    """The attack of that name. Raises `MeasurementError` for any other name."""
+def make_attack(name: str) -> Attack:
+    """Makes the attack of this name. Raises `MeasurementError` for an unknown name."""
     try:
         found = make_named(name, _KINDS)
     except ValueError:
         raise MeasurementError(
             f"no attack {name!r}", expected=", ".join(_KINDS), fix=hint_number(name, ALL)
         ) from None
-    return _by_one_pass(found) if isinstance(found, Recovery) else found
+    return _wrap_recovery(found) if isinstance(found, Recovery) else found
 
 
-def _by_one_pass(measure: Recovery) -> Attack:
+def _wrap_recovery(measure: Recovery) -> Attack:
     return Attack(
         measure.name,
         "greedy or known tokens",
         measure.definition,
         measure.source,
         "one pass, shared",
-        lambda target: Outcome.of_all(measure.recovered(Evidence.of(target.seen))),
+        lambda target: AttackOutcome.of_all(measure.recovered(Evidence.of(target.seen))),
     )
 
 
 def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple[str, ...]:
-    """The attacks to run, each once: the `named` ones (all by default), and all with a limit.
+    """The attacks to run, each once: the `named` ones (by default all) and those with a limit.
 
     Raises `MeasurementError` for an unknown name.
     """
     every = [*(named or ("all",)), *limited]
     found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
     for name in found:
-        attack_of(name)
+        make_attack(name)
     return tuple(found)
 
 
 def list_untried(names: Collection[str]) -> list[str]:
-    """What an attacker could try beside these, fine-tuning first. Of the cheap attacks `any` alone,
-    which stands for the others."""
+    """Attacks that were not tried, fine-tuning first. `any` stands for all cheap attacks."""
     kinds = {name.partition(":")[0] for name in names}
     left = [name for name in ("any", *ALL[len(CHEAP) :]) if name.partition(":")[0] not in kinds]
     tuning = [name for name in left if name.startswith("relearn")]
@@ -83,7 +82,7 @@ def list_untried(names: Collection[str]) -> list[str]:
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
-    """Names that `choose_attacks` makes the same of: a group stands for all of its attacks."""
+    """The shortest names that `choose_attacks` turns into these: groups replace their attacks."""
     left, found = list(names), []
     for group, attacks in GROUPS.items():
         if set(attacks) <= set(left):

@@ -1,4 +1,4 @@
-"""Other prefixes than the one that was forgotten: shortened, changed, moved, in another case."""
+"""Tries prefixes other than the forgotten one: shortened, changed, moved, in another case."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.measures import Flags
-from evals.samples import Tokens, row_hash
+from evals.samples import Tokens, hash_row
 from surgery.reading.corpus import tokenize
 
 DROPPED = (1, 4, 16)
 BEFORE = 16
-"""Tokens of unrelated text in front."""
+"""Tokens of unrelated text before the prefix."""
 _SEED = 0
 
 Prefixes = list[Tokens]
-"""One for each passage, of any length from 1 on."""
+"""One for each passage, with at least 1 token."""
 
 
-def perturbed() -> Attack:
+def make_perturbed() -> Attack:
     return Attack(
         "perturbed",
-        f"{', '.join(map(str, DROPPED))} tokens dropped at the front; one token replaced, twice; "
-        f"{BEFORE} tokens of unrelated text in front; upper case; lower case (the last two where "
-        "there is a tokenizer)",
+        f"first {', '.join(map(str, DROPPED))} tokens dropped; one token replaced (two variants); "
+        f"{BEFORE} tokens of unrelated text in front; upper case and lower case (if there is a "
+        "tokenizer)",
         "greedy decoding after one of eight changed prefixes repeats the suffix word for word",
-        "offsets: arXiv 2505.13171; the others are ours",
+        "dropped tokens: arXiv 2505.13171; the others are ours",
         "eight passes",
         _run,
     )
 
 
-def _run(target: Target) -> Outcome:
+def _run(target: Target) -> AttackOutcome:
     found = np.zeros(len(target.samples), dtype=np.bool_)
     for make in _KINDS:
-        found |= _recovered(target, make(target))
-    return Outcome.of_all(found)
+        found |= _find_recovered(target, make(target))
+    return AttackOutcome.of_all(found)
 
 
-def _recovered(target: Target, prefixes: Prefixes) -> Flags:
-    """Which passages follow exactly on these prefixes; rows of one length are read together."""
+def _find_recovered(target: Target, prefixes: Prefixes) -> Flags:
+    """Whether each suffix follows its prefix exactly. Prefixes of one length share a pass."""
     suffixes = target.samples.suffixes
     most = getattr(target.model.config, "max_position_embeddings", None)
     lengths = np.asarray([len(prefix) for prefix in prefixes])
@@ -56,16 +56,16 @@ def _recovered(target: Target, prefixes: Prefixes) -> Flags:
     return found
 
 
-def _without(count: int) -> Callable[[Target], Prefixes]:
+def _drop_tokens(count: int) -> Callable[[Target], Prefixes]:
     return lambda target: [prefix[count:] for prefix in target.samples.prefixes]
 
 
-def _replaced(seed: int) -> Callable[[Target], Prefixes]:
+def _replace_token(seed: int) -> Callable[[Target], Prefixes]:
     def make(target: Target) -> Prefixes:
         number = target.model.config.vocab_size
         changed = []
         for row, prefix in zip(target.samples.tokens, target.samples.prefixes, strict=True):
-            rng = _draws(row, seed)
+            rng = _make_generator(row, seed)
             other, place = prefix.copy(), rng.integers(len(prefix))
             other[place] = (prefix[place] + rng.integers(1, number)) % number  # never the same
             changed.append(other)
@@ -74,20 +74,20 @@ def _replaced(seed: int) -> Callable[[Target], Prefixes]:
     return make
 
 
-def _after_unrelated(target: Target) -> Prefixes:
+def _put_text_before(target: Target) -> Prefixes:
     texts = target.unrelated[:, :BEFORE]
     return [
-        np.concatenate([_draws(row).choice(texts), prefix])
+        np.concatenate([_make_generator(row).choice(texts), prefix])
         for row, prefix in zip(target.samples.tokens, target.samples.prefixes, strict=True)
     ]
 
 
-def _draws(passage: Tokens, *seeds: int) -> np.random.Generator:
-    """Random numbers that follow from the passage alone: not from its place, nor from others."""
-    return np.random.default_rng((_SEED, *seeds, int(row_hash(passage), 16)))
+def _make_generator(passage: Tokens, *seeds: int) -> np.random.Generator:
+    """Random numbers that depend on the passage alone, not on its place or on other passages."""
+    return np.random.default_rng((_SEED, *seeds, int(hash_row(passage), 16)))
 
 
-def _in_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:
+def _change_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:
     def make(target: Target) -> Prefixes:
         if target.tokenizer is None:
             return list(target.samples.prefixes)
@@ -98,10 +98,10 @@ def _in_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:
 
 
 _KINDS = (
-    *map(_without, DROPPED),
-    _replaced(0),
-    _replaced(1),
-    _after_unrelated,
-    _in_case(str.upper),
-    _in_case(str.lower),
+    *map(_drop_tokens, DROPPED),
+    _replace_token(0),
+    _replace_token(1),
+    _put_text_before,
+    _change_case(str.upper),
+    _change_case(str.lower),
 )

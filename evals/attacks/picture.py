@@ -1,4 +1,4 @@
-"""What every attack gets, as a picture. `result` is the JSON object of `audit --json`."""
+"""Draws what every attack recovers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _LOOKS: dict[str, dict[str, Any]] = {
 
 
 def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """audit.png and audit.svg: a line per attack, its rates with 95 % intervals; beside it the
-    curves of fine-tuning, where there are any."""
+    """Draws audit.png and audit.svg from the object of `audit --json`.
+
+    One line per attack holds its shares with 95 % intervals. A second panel holds the fine-tuning
+    curves, if there are any.
+    """
     rated = [attack for attack in result["attacks"] if attack["name"] != "membership"]
     curves = [attack for attack in rated if attack.get("curve")]
 
@@ -29,8 +32,14 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
         left, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         for look, offset in zip(_LOOKS, (-0.2, 0.0, 0.2), strict=True):
             some = [(i, a[look]) for i, a in enumerate(rated) if a[look] is not None]
-            rates = [value["rate"] for _, value in some]
-            ends = [[abs(value["ci95"][k] - value["rate"]) for _, value in some] for k in (0, 1)]
+            rates = [100 * value["rate"] for _, value in some]
+            ends = [
+                [
+                    abs(100 * value["ci95"][k] - rate)
+                    for rate, (_, value) in zip(rates, some, strict=True)
+                ]
+                for k in (0, 1)
+            ]
             label = "never trained on" if look == "control" else look
             left.errorbar(
                 rates,
@@ -42,17 +51,16 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
             )
         left.set_yticks(range(len(rated)), [attack["name"] for attack in rated])
         left.invert_yaxis()
-        left.set_xlabel("share of passages recovered")
-        left.legend()
+        left.set_xlabel("passages recovered, %")
         for right in others:
             for attack, style in zip(curves, ("-", "--"), strict=False):
-                curve, label = attack["curve"]["edited"], attack["name"]
+                curve, label = attack["curve"]["edited"], f"edited, {attack['name']}"
                 looks = {"linestyle": style, "marker": "o", "color": "black"}
-                right.plot(curve["stages"], curve["any"], label=label, **looks)
+                shares = [100 * share for share in curve["any"]]
+                right.plot(curve["stages"], shares, label=label, **looks)
             right.set_xlabel("steps of fine-tuning")
-            right.set_ylabel("share recovered (any)")
+            right.set_ylabel("recovered (any), %")
             right.set_ylim(bottom=0)
-            right.legend()
 
-    title = f"What an attacker gets of {result['n']} passages (95 % intervals)"
-    return draw(paint, folder, "audit", title=title, size=(9.0, 1.6 + 0.35 * len(rated)))
+    title = f"What an attacker recovers of {result['n']} passages (95 % intervals)"
+    return draw(paint, folder, "audit", title=title, size=(9.0, 1.9 + 0.35 * len(rated)))

@@ -1,4 +1,4 @@
-"""The model in fewer bits: rounding its weights can bring back what an edit has hidden."""
+"""Rounds the weights to fewer bits, which can bring back what an edit hid."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from evals.attacks.attack import Attack, Outcome, Target
-from evals.memorization.recovery import Evidence, recovery_of
+from evals.attacks.attack import Attack, AttackOutcome, Target
+from evals.memorization.recovery import Evidence, make_recovery
 
 GROUP = 32
 
 
-def quantized(bits: int) -> Attack:
+def make_quantized(bits: int) -> Attack:
     """`bits`: 2 to 8. Raises `ValueError` for any other number."""
     if not 2 <= bits <= 8:
         raise ValueError(f"cannot quantize to {bits} bits (expected 2 to 8)")
-    measure = recovery_of("any")
+    measure = make_recovery("any")
 
-    def run(target: Target) -> Outcome:
+    def run(target: Target) -> AttackOutcome:
         target.check_in_memory(f"quantized:{bits}")
-        with in_bits(target.model, bits):
+        with quantize_matrices(target.model, bits):
             found = target.read(target.samples.tokens, target.samples.prefix_length)
-        return Outcome.of_all(measure.recovered(Evidence.of(found)))
+        return AttackOutcome.of_all(measure.recovered(Evidence.of(found)))
 
     return Attack(
         f"quantized:{bits}",
-        f"every matrix rounded to nearest, {2**bits - 1} levels for each group of {GROUP} weights",
-        f"any of the quantized model: {measure.definition}",
+        f"every matrix rounded to nearest, with {2**bits - 1} levels per group of {GROUP} weights",
+        f"any, on the quantized model: {measure.definition}",
         "Zhang et al. 2024, arXiv 2410.16454",
         "one pass of a quantized model",
         run,
@@ -38,22 +38,22 @@ def quantized(bits: int) -> Attack:
 
 
 @contextmanager
-def in_bits(model: nn.Module, bits: int) -> Iterator[None]:
-    """The model's matrices are rounded inside a `with` block, and what they were after it."""
+def quantize_matrices(model: nn.Module, bits: int) -> Iterator[None]:
+    """Rounds the model's matrices inside a `with` block and restores them after it."""
     with ExitStack() as undo, torch.no_grad():
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.ndim == 2:
                     undo.callback(setattr, module, name, parameter)
-                    rounded = nn.Parameter(rounded_to(parameter, bits), requires_grad=False)
+                    rounded = nn.Parameter(round_to_levels(parameter, bits), requires_grad=False)
                     setattr(module, name, rounded)
         yield
 
 
-def rounded_to(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """[m, n] → the same, each group of 32 weights of a row on its own symmetric scale.
+def round_to_levels(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Rounds [m, n]: each group of 32 weights of a row has its own symmetric scale.
 
-    The scale is max |w| / (2^(bits − 1) − 1), and each weight becomes the nearest multiple of it.
+    The scale is max |w| / (2^(bits − 1) − 1). Each weight becomes its nearest multiple.
     """
     flat: Any = weight.float()
     padded = nn.functional.pad(flat, (0, -flat.shape[1] % GROUP))

@@ -1,4 +1,4 @@
-"""A little fine-tuning: does the rest come back when a tenth of the passages is learned again?"""
+"""Fine-tunes on a tenth of the passages: do the others come back?"""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Attack, Outcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.attacks.near import is_near
 from evals.memorization.measures import Flags
-from evals.memorization.recovery import Evidence, recovery_of
+from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Samples, Tokens
-from evals.samples.repeats import overlapping
+from evals.samples.repeats import find_overlaps
 from surgery.errors import SamplesError
 
 STEPS = (5, 10, 20)
 SHARE = 10
-"""One passage of so many is learned again."""
+"""One passage in this many is learned again."""
 ROWS = 32
-"""At most so many rows a step."""
+"""The most rows per step."""
 LEARNING_RATE = 1e-4
 LARGE = 1_000_000_000
-"""Parameters from which on low-rank adapters are trained instead of the weights."""
+"""From this many parameters on, low-rank adapters are trained instead of the weights."""
 _SEED = 0
 
 
-def relearn() -> Attack:
-    return _attack(
+def make_relearn() -> Attack:
+    return _make_attack(
         "relearn",
         "a tenth of the passages",
-        "any, of the passages that neither were learned again nor overlap one that was",
+        "any, for the passages that were not learned again and do not overlap one that was",
         lambda target: split(target.samples.tokens),
         _check,
     )
 
 
-def relearn_benign() -> Attack:
-    return _attack(
+def make_relearn_benign() -> Attack:
+    return _make_attack(
         "relearn-benign",
         "text that has nothing to do with the passages",
         "any",
@@ -50,17 +50,17 @@ def relearn_benign() -> Attack:
     )
 
 
-def _attack(
+def _make_attack(
     name: str,
     text: str,
     counted: str,
     learned: Callable[[Target], tuple[Tokens, Flags]],
     check: Callable[[Samples], None] = lambda samples: None,
 ) -> Attack:
-    """`learned`: the rows to train on, and the passages that count after it."""
-    measure = recovery_of("any")
+    """`learned`: the rows to train on, and the passages that count afterward."""
+    measure = make_recovery("any")
 
-    def run(target: Target) -> Outcome:
+    def run(target: Target) -> AttackOutcome:
         target.check_in_memory(name)
         rows, tried = learned(target)
         recovered, similar = [], []
@@ -70,13 +70,13 @@ def _attack(
             recovered.append(measure.recovered(Evidence.of(found)))
             similar.append(is_near(found))
         curve = {"any": np.stack(recovered), "near": np.stack(similar)}
-        return Outcome(recovered[-1], tried, curve)
+        return AttackOutcome(recovered[-1], tried, curve)
 
     return Attack(
         name,
         f"AdamW, learning rate {LEARNING_RATE:g}, {', '.join(map(str, STEPS))} steps of at most "
-        f"{ROWS} rows, on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on",
-        f"{counted}, after {STEPS[-1]} steps; the curve also has near matches, and fewer steps",
+        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on",
+        f"{counted}, after {STEPS[-1]} steps; the curve also shows fewer steps and near matches",
         "Hu et al. 2024, arXiv 2406.13356",
         f"{STEPS[-1]} training steps and {len(STEPS)} passes with decoding",
         run,
@@ -86,26 +86,26 @@ def _attack(
 
 
 def split(passages: Tokens) -> tuple[Tokens, Flags]:
-    """The passages to learn again, and which of all [N] count: none that overlaps one of those."""
+    """The passages to learn again, and which of all [N] count: those that overlap none of them."""
     order = np.random.default_rng(_SEED).permutation(len(passages))
     learned = passages[np.sort(order[: max(1, len(passages) // SHARE)])]
-    return learned, ~overlapping(passages, learned)
+    return learned, ~find_overlaps(passages, learned)
 
 
 def _check(samples: Samples) -> None:
     if not split(samples.tokens)[1].any():
         raise SamplesError(
-            "every passage overlaps those that relearn learns again, so that none is left",
+            "every passage overlaps one that relearn learns again, so none is left to recover",
             where=samples.source,
             fix="give passages that do not overlap, or name other attacks with `attack`",
         )
 
 
 def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
-    """A copy of the model after each number of `STEPS`; the model itself is left as it is.
+    """Yields a tuned copy of the model after each number of `STEPS`. The model does not change.
 
-    `rows`: int32 [M, T]; each step takes the next `ROWS` of them, over and over. The loss is that
-    of the next token, in nats, on every token of a row.
+    `rows`: int32 [M, T]; each step takes the next `ROWS` of them, in a cycle. The loss is the
+    next-token loss in nats on every token of a row.
     """
     tuned = copy.deepcopy(model)
     if sum(parameter.numel() for parameter in tuned.parameters()) < LARGE:

@@ -1,4 +1,4 @@
-"""What an audit is asked for."""
+"""The request for an audit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from surgery.hub.embedded import find_lab
 
 
 class AuditRequest(Measuring):
-    """What attackers recover of `samples` from `model`, and from `baseline`.
+    """Measures what attackers recover of `samples` from `model` and from `baseline`.
 
-    - `samples`, `control`: passages, and text that was not trained on. Empty: a lab model's own.
-    - `attack`: names. Empty: all. `max`: by attack, the highest rate that is allowed; it
-      is run, too.
+    - `samples`, `controls`: passages, and text that no model was trained on. Empty: a lab model's
+      own.
+    - `attacks`: names; empty: all. `max_recovered`: attack → the highest share allowed. Attacks
+      with a limit also run.
 
-    Raises `MeasurementError` for an attack that does not exist.
+    Raises `MeasurementError` for an unknown attack.
     """
 
     model: str
@@ -36,7 +37,7 @@ class AuditRequest(Measuring):
 
     @property
     def lab(self) -> str | None:
-        """The lab model that is audited, if one is."""
+        """The lab model among the two, if any."""
         return find_lab(self.model, self.baseline)
 
     @property

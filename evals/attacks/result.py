@@ -1,6 +1,6 @@
-"""What an audit found, in one checked schema: for audit.json and for the report of an evaluation.
+"""The schema of an audit's results, for audit.json and for the report of an evaluation.
 
-Rates are shares of passages in [0, 1]; intervals are 95 %.
+Rates are shares of passages in [0, 1]. Intervals are 95 %.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.attacks.attack import Attack, Outcome
+from evals.attacks.attack import Attack, AttackOutcome
 from evals.memorization.measures import Flags
 from evals.memorization.membership import auc
-from evals.samples.held_back import Chose
-from evals.statistics import judged, mcnemar, paired_difference, rate
+from evals.samples.held_back import ChoiceCounts
+from evals.statistics import check_limit, compare_flags, rate
 from surgery.record.manifest import Record
 
 
 class Share(Record):
-    """Passages that were recovered, of `n` that were tried."""
+    """The passages recovered of `n` that were tried."""
 
     n: int
     count: int
@@ -31,23 +31,23 @@ class Share(Record):
         return cls(n=len(recovered), **rate(recovered))
 
 
-class Shares(Record):
-    """What is recovered of the same passages under both models."""
+class SharePair(Record):
+    """What is recovered of the same passages from both models."""
 
     base: Share
     edited: Share
 
 
 class Area(Record):
-    """How well a score tells members from non-members: area under its ROC curve."""
+    """How well a score tells members from non-members: the area under its ROC curve."""
 
     auc: float
     ci95: tuple[float, float]
     overcorrected: bool
 
 
-class Paired(Record):
-    """On the same passages; differences are edited minus base."""
+class PairedChange(Record):
+    """Changes on the same passages. Differences are edited minus base."""
 
     no_longer: int
     newly: int
@@ -56,15 +56,10 @@ class Paired(Record):
     p_value: float
 
     @classmethod
-    def of(cls, base: Flags, edited: Flags) -> Paired:
-        lost, gained = int((base & ~edited).sum()), int((edited & ~base).sum())
-        interval = paired_difference(lost, gained, len(edited))
+    def of(cls, base: Flags, edited: Flags) -> PairedChange:
+        lost, gained, difference, (low, high), p_value = compare_flags(base, edited)
         return cls(
-            no_longer=lost,
-            newly=gained,
-            difference=(gained - lost) / max(1, len(edited)),
-            ci95=(interval.low, interval.high),
-            p_value=mcnemar(lost, gained),
+            no_longer=lost, newly=gained, difference=difference, ci95=(low, high), p_value=p_value
         )
 
 
@@ -76,7 +71,7 @@ class Curve(Record):
     near: list[float]
 
     @classmethod
-    def of(cls, attack: Attack, outcome: Outcome) -> Curve:
+    def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve:
         rates = {
             measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
             for measure, stages in outcome.curve.items()
@@ -90,8 +85,8 @@ class Curves(Record):
     control: Curve | None
 
 
-class _Attack(Record):
-    """One attack, described as by its own record. `seconds`: on both models and the control."""
+class _AttackFacts(Record):
+    """An attack with its own description. `seconds`: for both models and the control."""
 
     name: str
     setting: str
@@ -101,18 +96,18 @@ class _Attack(Record):
     seconds: float
 
 
-class Tried(_Attack):
-    """An attack that recovers passages. `control`: None where none was tried."""
+class AttackResult(_AttackFacts):
+    """An attack that recovers passages. `control`: None if it was not tried."""
 
     base: Share
     edited: Share
     control: Share | None
-    paired: Paired
+    paired: PairedChange
     curve: Curves | None = None
 
 
-class Membership(_Attack):
-    """AUC by score; None where no passage is known to be no member."""
+class MembershipResult(_AttackFacts):
+    """AUC by score; None if no passage is known to be a non-member."""
 
     base: dict[str, Area] | None
     edited: dict[str, Area] | None
@@ -120,16 +115,16 @@ class Membership(_Attack):
 
 
 class ControlKind(Record):
-    """What was never trained on: "text" or "non-members"; `n` windows or passages."""
+    """What no model was trained on: "text" or "non-members", with `n` windows or passages."""
 
     kind: Literal["text", "non-members"]
     n: int
 
 
 class Limit(Record):
-    """The highest rate that is allowed to an attack, and the rate measured on `n` passages.
+    """The highest rate allowed for an attack, and the rate measured on `n` passages.
 
-    `conclusive`: all of the interval is on the same side of the limit.
+    `conclusive`: the whole interval is on the same side of the limit.
     """
 
     name: str
@@ -142,25 +137,25 @@ class Limit(Record):
 
 
 class Audit(Record):
-    """Every attack that was tried, on `n` passages."""
+    """Every attack that was tried on `n` passages."""
 
     n: int
     control: ControlKind
-    attacks: list[Tried | Membership]
+    attacks: list[AttackResult | MembershipResult]
 
     @property
-    def rated(self) -> list[Tried]:
+    def rated(self) -> list[AttackResult]:
         """The attacks that recover passages."""
-        return [attack for attack in self.attacks if isinstance(attack, Tried)]
+        return [attack for attack in self.attacks if isinstance(attack, AttackResult)]
 
     @property
-    def strongest(self) -> Tried | None:
-        """The attack that gets most of the edited model; of several, most of the base."""
+    def strongest(self) -> AttackResult | None:
+        """The attack that recovers most from the edited model; on a tie, most from the base."""
         return max(self.tied, key=lambda attack: attack.base.rate, default=None)
 
     @property
-    def tied(self) -> list[Tried]:
-        """Every attack that gets as much of the edited model as the strongest."""
+    def tied(self) -> list[AttackResult]:
+        """Every attack that recovers as much from the edited model as the strongest."""
         most = max((attack.edited.rate for attack in self.rated), default=None)
         return [attack for attack in self.rated if attack.edited.rate == most]
 
@@ -168,45 +163,36 @@ class Audit(Record):
         return self.model_dump(mode="json")
 
     @property
-    def recovered(self) -> dict[str, Shares]:
-        """By attack, what it recovers from both models."""
-        return {one.name: Shares(base=one.base, edited=one.edited) for one in self.rated}
+    def recovered(self) -> dict[str, SharePair]:
+        """Attack → what it recovers from both models."""
+        return {one.name: SharePair(base=one.base, edited=one.edited) for one in self.rated}
 
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
-        """`limits`: attack → the highest rate that is allowed."""
+        """Checks `limits`: attack → the highest rate allowed."""
         found = []
         for one in self.rated:
             if (most := limits.get(one.name)) is not None:
                 share = one.edited
-                ok, conclusive = judged(share.rate, share.ci95, most)
-                found.append(
-                    Limit(
-                        name=one.name,
-                        ok=ok,
-                        limit=most,
-                        value=share.rate,
-                        ci95=share.ci95,
-                        n=share.n,
-                        conclusive=conclusive,
-                    )
-                )
+                ok, sure = check_limit(share.rate, share.ci95, most)
+                known: dict[str, Any] = {"value": share.rate, "ci95": share.ci95, "n": share.n}
+                found.append(Limit(name=one.name, ok=ok, limit=most, conclusive=sure, **known))
         return found
 
 
 class AllRecovered(Record):
-    """By attack, what it recovers of all `n` passages, those that chose the edit too."""
+    """Attack → what it recovers of all `n` passages, including those that chose the edit."""
 
     n: int
-    recovered: dict[str, Shares]
+    recovered: dict[str, SharePair]
 
 
 class AuditReport(Audit):
-    """The object of `audit --json`. Figures leave out the passages that chose the edit.
+    """The object of `audit --json`. Figures leave out passages that chose the edit.
 
-    `all_passages`: None where none did.
+    `all_passages`: None if none did.
     """
 
-    chose: Chose
+    chose: ChoiceCounts
     all_passages: AllRecovered | None
     prefix_length: int
     suffix_length: int
@@ -216,28 +202,28 @@ class AuditReport(Audit):
 
 def compare_outcomes(
     attack: Attack,
-    base: Outcome | None,
-    edited: Outcome | None,
-    controls: tuple[Outcome | None, Outcome | None],
+    base: AttackOutcome | None,
+    edited: AttackOutcome | None,
+    controls: tuple[AttackOutcome | None, AttackOutcome | None],
     seconds: float,
-) -> Tried | Membership:
-    """One attack's outcomes side by side. `controls`: of the base, and of the edited model."""
+) -> AttackResult | MembershipResult:
+    """Puts one attack's outcomes side by side. `controls`: of the base and the edited model."""
     record: dict[str, Any] = {**attack.description, "seconds": seconds}
     if attack.tells_members:
         pairs = zip((base, edited), controls, strict=True)
-        areas = [_areas(one, other) if one and other else None for one, other in pairs]
-        return Membership(**record, base=areas[0], edited=areas[1])
+        areas = [_find_areas(one, other) if one and other else None for one, other in pairs]
+        return MembershipResult(**record, base=areas[0], edited=areas[1])
     assert base is not None
     assert edited is not None
     outcomes = {"base": base, "edited": edited, "control": controls[1]}
     record |= {key: one and Share.of(one.counted) for key, one in outcomes.items()}
-    record["paired"] = Paired.of(base.counted, edited.counted)
+    record["paired"] = PairedChange.of(base.counted, edited.counted)
     if attack.stages and edited.tried.any():
         record["curve"] = {key: one and Curve.of(attack, one) for key, one in outcomes.items()}
-    return Tried(**record)
+    return AttackResult(**record)
 
 
-def _areas(members: Outcome, others: Outcome) -> dict[str, Area]:
+def _find_areas(members: AttackOutcome, others: AttackOutcome) -> dict[str, Area]:
     labels = np.arange(len(members.recovered) + len(others.recovered)) < len(members.recovered)
     return {
         name: Area(**auc(np.concatenate([values, others.scores[name]]), labels))

@@ -1,40 +1,40 @@
-"""What the model card shows of a report."""
+"""Builds what the model card shows of a report."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from evals.evaluation.page import measurements
+from evals.evaluation.page import render_measurements
 from evals.evaluation.report import EditReport, Report
-from surgery.card.facts import printable
+from surgery.card.facts import make_printable
 from surgery.card.metadata import TASK, Measurements
 
 
-def shown_on_card(report: Report) -> Measurements | None:
-    """The figures of a report of one edit; None where it compares with another model.
+def build_measurements(report: Report) -> Measurements | None:
+    """The figures of a report with one edit; None if its base is not the edit's source.
 
-    Benchmarks that were measured in part are left out: nobody would take them for that.
+    Partly measured benchmarks are left out, since readers would take them for whole ones.
     """
     (edit,) = report.edits
     if edit.relation != "source":
         return None
     if report.settings.limit is not None:
         edit = edit.model_copy(update={"tasks": {}})
-    text = measurements(report.model_copy(update={"edits": [edit]}))
+    text = render_measurements(report.model_copy(update={"edits": [edit]}))
     return Measurements(
-        f"{text}\nAll of it is in `report.json`.",
-        [*_benchmarks(edit), *_extraction(edit, report.provenance.samples_sha256)],
+        f"{text}\nAll figures are in `report.json`.",
+        [*_list_benchmarks(edit), *_list_extraction(edit, report.provenance.samples_sha256)],
     )
 
 
-def _benchmarks(edit: EditReport) -> list[dict[str, Any]]:
+def _list_benchmarks(edit: EditReport) -> list[dict[str, Any]]:
     return [
         {
             "task_type": TASK,
-            "dataset_type": printable(name),
-            "dataset_name": printable(name),
+            "dataset_type": make_printable(name),
+            "dataset_name": make_printable(name),
             "dataset_args": {"num_fewshot": task.num_fewshot},
-            "metric_type": printable(task.metric),
+            "metric_type": make_printable(task.metric),
             "metric_value": task.edited,
             "metric_args": {"n": task.n, "before_the_edit": task.base},
         }
@@ -42,7 +42,7 @@ def _benchmarks(edit: EditReport) -> list[dict[str, Any]]:
     ]
 
 
-def _extraction(edit: EditReport, sha256: str | None) -> list[dict[str, Any]]:
+def _list_extraction(edit: EditReport, sha256: str | None) -> list[dict[str, Any]]:
     found = edit.extraction
     if found is None:
         return []

@@ -1,9 +1,9 @@
 """What an edit changed on a benchmark: base and edited scores of the same documents, paired.
 
-Two scores on the same documents rise and fall together, so their difference is known far better
-than two separate standard errors suggest. A loss or gain is called one only where both the test and
-the interval say so. Otherwise no loss is *shown*, which is not the same as none, and where the
-interval is too wide to have shown one that matters, the comparison is inconclusive.
+Two scores on the same documents rise and fall together, so their difference is known much better
+than two separate standard errors suggest. A comparison reports a loss or gain only if both the test
+and the interval show one. Otherwise it shows no loss, which does not prove that there is none. If
+the interval is so wide that it could hide a loss that matters, the comparison is inconclusive.
 """
 
 from __future__ import annotations
@@ -15,62 +15,67 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.benchmarks.scores import Scores
-from evals.evaluation.report import Metric, Outcome
-from evals.statistics import RESAMPLES, SEED, Interval, mcnemar, paired_difference
+from evals.evaluation.report import Conclusion, Metric
+from evals.statistics import Interval, compare_flags, cut_percentiles, resample
 from surgery.errors import MeasurementError
 
 ALPHA = 0.05
 RESOLUTION = 0.02
-"""Widest interval that is conclusive: 2 points of a share, 2 % of a score above 1 (a perplexity),
-0.02 nats of a loss, which are 2 % of its perplexity."""
+"""The widest conclusive interval: 2 points of a share, 2 % of a score above 1 (a perplexity), or
+0.02 nats of a loss (2 % of its perplexity)."""
 FEWEST = 30
-"""Documents from which an interval by resampling is trusted: of few it is too narrow, of one it is
-a point. Bonett and Price's is honest for any number."""
+"""The fewest documents for which a resampled interval counts. With few documents it is too narrow,
+with one it is a point. Bonett and Price's interval holds for any number."""
 RELATIVE = ("perplexity", "weighted_perplexity")
-"""Aggregations on a scale of ratios: a rise from 10 to 11 is as bad as one from 100 to 110."""
+"""Aggregations whose ratios matter: a rise from 10 to 11 is as bad as one from 100 to 110."""
 
 Values = npt.NDArray[np.float64]
 
 
 def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> Metric:
-    """Base and edited on the same documents. Differences are edited minus base.
+    """Compares base and edited scores of the same documents. Differences are edited minus base.
 
-    `gate`: how much `Metric.drop` may be, where that is limited; an interval wider than that is
-    inconclusive, or without a gate one wider than `RESOLUTION`.
+    `gate`: the limit on `Metric.drop`, if there is one. An interval wider than the gate (without a
+    gate: wider than `RESOLUTION`) is inconclusive.
 
     - Means of yes/no scores: exact McNemar test, Bonett and Price's interval.
     - Other means, perplexities: Wilcoxon's signed-rank test (Wilcoxon 1945; zeros as Pratt 1959)
       of the documents' scores, percentile bootstrap over documents, both models on one resample.
     - All other aggregations: the same bootstrap, and its two-sided p-value.
 
-    Raises `MeasurementError` where the documents are not the same.
+    Raises `MeasurementError` if the documents differ.
     """
     if base.documents != edited.documents:
-        raise MeasurementError("base and edited model were asked different documents")
+        raise MeasurementError("the base and the edited model answered different documents")
     n = len(base.values)
-    before, after = _numbers(base), _numbers(edited)
+    rows = (np.arange(n),)
+    before, after = _parse_numbers(base), _parse_numbers(edited)
     difference = edited.value - base.value
     test: Literal["mcnemar", "wilcoxon", "bootstrap"]
     if before is None or after is None:
         test = "bootstrap"
-        drawn = _resampled(n, lambda rows: _aggregate(edited, rows) - _aggregate(base, rows))
-        interval, p_value = _percentiles(drawn), _two_sided(drawn)
+        drawn = resample(rows, lambda some: _aggregate(edited, some) - _aggregate(base, some))
+        p_value = max(_find_two_sided_p(drawn), 2.0 ** (1 - n))  # n signs can show no more
+        interval = cut_percentiles(drawn)
     elif base.aggregation == "mean" and np.isin([before, after], (0, 1)).all():
-        only_base, only_edited = int((before > after).sum()), int((after > before).sum())
-        test, p_value = "mcnemar", mcnemar(only_base, only_edited)
-        interval = paired_difference(only_base, only_edited, n)
+        flips = compare_flags(before > 0, after > 0)
+        test, p_value, interval = "mcnemar", flips.p_value, Interval(*flips.ci95)
     else:
-        test, p_value = "wilcoxon", wilcoxon(_each(before), _each(after))
+        test, p_value = "wilcoxon", wilcoxon(_score_each(before), _score_each(after))
         fast, first, second = _FAST[base.aggregation], before, after
-        drawn = _resampled(n, lambda rows: fast(second[rows]) - fast(first[rows]))
-        interval = _percentiles(drawn)
-    if test == "bootstrap":
-        p_value = max(p_value, 2.0 ** (1 - n))  # n signs can tell no more
+        drawn = resample(rows, lambda some: fast(second[some]) - fast(first[some]))
+        interval = cut_percentiles(drawn)
     relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
     drop = difference / base.value if relative else difference
-    resolution = resolution_of(base.value, gate, relative=relative)
-    outcome = outcome_of(interval, p_value, higher_is_better=base.higher_is_better)
-    outcome = concluded(outcome, interval, resolution, n=n, resampled=test != "mcnemar")
+    resolution = find_resolution(base.value, gate, relative=relative)
+    outcome = draw_conclusion(
+        interval,
+        p_value,
+        resolution,
+        n,
+        higher_is_better=base.higher_is_better,
+        resampled=test != "mcnemar",
+    )
     return Metric(
         base=base.value,
         edited=edited.value,
@@ -79,7 +84,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         p_value=p_value,
         test=test,
         outcome=outcome,
-        verdict=verdict_of(outcome, interval, n),
+        verdict=describe_outcome(outcome, interval, n),
         n=n,
         resolution=resolution,
         higher_is_better=base.higher_is_better,
@@ -88,36 +93,37 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     )
 
 
-def resolution_of(base: float, gate: float | None = None, *, relative: bool = False) -> float:
+def find_resolution(base: float, gate: float | None = None, *, relative: bool = False) -> float:
     """The widest conclusive interval of a difference from `base`. `gate`: as in `compare_scores`.
 
-    `relative`: whether the gate is on a share of the base.
+    `relative`: the gate limits a share of the base.
     """
     if gate is None:
         return RESOLUTION * max(1.0, abs(base))
     return gate * base if relative else gate
 
 
-def outcome_of(interval: Interval, p_value: float, *, higher_is_better: bool) -> Outcome:
-    """Loss or gain where p < 0.05 and the interval of the difference excludes 0, else none."""
-    if p_value >= ALPHA or interval.low <= 0 <= interval.high:
-        return "none"
-    return "gain" if (interval.low > 0) == higher_is_better else "loss"
+def draw_conclusion(
+    interval: Interval,
+    p_value: float,
+    resolution: float,
+    n: int,
+    *,
+    higher_is_better: bool = False,
+    resampled: bool = True,
+) -> Conclusion:
+    """Loss or gain if p < 0.05 and the interval of the difference excludes 0, however wide it is.
 
-
-def concluded(
-    outcome: Outcome, interval: Interval, resolution: float, *, n: int, resampled: bool = True
-) -> Outcome:
-    """`outcome`, but "inconclusive" for "none" where too little was measured to say so.
-
-    That is an interval wider than `resolution`, or a `resampled` one of fewer than `FEWEST`
-    documents. A loss or gain that is shown stays one however wide its interval is.
+    Otherwise "none", or "inconclusive" if the interval is wider than `resolution`, or if it was
+    `resampled` from fewer than `FEWEST` documents.
     """
-    too_little = interval.high - interval.low > resolution or (resampled and n < FEWEST)
-    return "inconclusive" if outcome == "none" and too_little else outcome
+    if p_value < ALPHA and not interval.low <= 0 <= interval.high:
+        return "gain" if (interval.low > 0) == higher_is_better else "loss"
+    too_few = resampled and n < FEWEST
+    return "inconclusive" if too_few or interval.high - interval.low > resolution else "none"
 
 
-def verdict_of(outcome: Outcome, interval: Interval, n: int) -> str:
+def describe_outcome(outcome: Conclusion, interval: Interval, n: int) -> str:
     """ "no loss shown", "inconclusive (n = 2)", "loss of 0.02 to 0.05", "gain of 0.01 to 0.04"."""
     if outcome == "inconclusive":
         return f"inconclusive (n = {n:,})"
@@ -128,7 +134,7 @@ def verdict_of(outcome: Outcome, interval: Interval, n: int) -> str:
 
 
 def wilcoxon(before: Values, after: Values) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test for paired scores [N]; 1 where all agree."""
+    """Two-sided p-value of Wilcoxon's signed-rank test for paired scores [N]; 1 if all agree."""
     from scipy import stats
 
     differences = after - before
@@ -143,11 +149,11 @@ _FAST: dict[str, Callable[[Values], float]] = {
     "weighted_perplexity": lambda values: float(np.exp(-_ratio(values))),
     "bits_per_byte": lambda values: float(-_ratio(values) / np.log(2)),
 }
-"""What lm-eval computes with Python's numbers, for thousands of resamples."""
+"""lm-eval's aggregations, fast enough for thousands of resamples."""
 
 
-def _numbers(scores: Scores) -> Values | None:
-    """Values as [N] or, with weights, [N, 2]; None where documents are not scored one by one."""
+def _parse_numbers(scores: Scores) -> Values | None:
+    """Values as [N] or, with weights, [N, 2]; None if documents have no scores of their own."""
     if scores.aggregation not in _FAST:
         return None
     try:
@@ -158,8 +164,8 @@ def _numbers(scores: Scores) -> Values | None:
     return values if values.ndim == wanted and np.isfinite(values).all() else None
 
 
-def _each(values: Values) -> Values:
-    """One number a document: of weighted log likelihoods that for each unit of weight."""
+def _score_each(values: Values) -> Values:
+    """One number per document; weighted log-likelihoods are divided by their weight."""
     return values[:, 0] / np.maximum(values[:, 1], 1) if values.ndim == 2 else values
 
 
@@ -168,23 +174,11 @@ def _ratio(values: Values) -> float:
     return float(total / weight)
 
 
-def _resampled(n: int, difference: Callable[[npt.NDArray[np.int64]], float]) -> Values:
-    """Differences on documents drawn with replacement, [RESAMPLES]."""
-    rng = np.random.default_rng(SEED)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray([difference(rng.integers(n, size=n)) for _ in range(RESAMPLES)])
-
-
 def _aggregate(scores: Scores, rows: npt.NDArray[np.int64]) -> float:
     return float(scores.aggregate([scores.values[row] for row in rows.tolist()]))
 
 
-def _percentiles(drawn: Values) -> Interval:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(float(low), float(high))
-
-
-def _two_sided(drawn: Values) -> float:
-    """Twice the smaller share of resamples on one side of 0, both ends counted in."""
+def _find_two_sided_p(drawn: Values) -> float:
+    """Twice the smaller share of resamples on one side of 0, counting 0 on both."""
     sides = ((drawn <= 0).sum(), (drawn >= 0).sum())
     return float(min(1.0, 2 * (1 + min(sides)) / (1 + len(drawn))))

@@ -1,4 +1,4 @@
-"""What an evaluation found, in the parts of its report that are not figures of one task."""
+"""The parts of a report that are not figures of one task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from evals.evaluation.comparing import RESOLUTION, concluded, outcome_of, verdict_of, wilcoxon
+from evals.evaluation.comparing import RESOLUTION, describe_outcome, draw_conclusion, wilcoxon
 from evals.evaluation.report import (
     EditReport,
     EditSummary,
@@ -19,8 +19,8 @@ from evals.evaluation.report import (
     MeasuredModel,
     Relation,
 )
-from evals.memorization.comparison import Measured
-from evals.memorization.summary import Control, rows
+from evals.memorization.comparison import ExtractionResults
+from evals.memorization.summary import ControlLoss, list_rows
 from evals.statistics import Interval, mean
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -33,18 +33,17 @@ PASSAGE = (
     "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
     "nll", "count", "member", "baseline",
 )  # fmt: skip
-"""What a report shows of a row."""
+"""The keys of a row that a report shows."""
 
 
-def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
-    """Loss of the same windows under both models; None where there are none."""
+def compare_heldout(before: ControlLoss | None, after: ControlLoss | None) -> HeldOut | None:
+    """Compares the loss of the same windows under both models; None if there are none."""
     if before is None or after is None:
         return None
     rise = after.nll - before.nll
     change, p_value, n = mean(rise), wilcoxon(before.nll, after.nll), len(rise)
     interval = Interval(*change["ci95"])
-    outcome = outcome_of(interval, p_value, higher_is_better=False)
-    outcome = concluded(outcome, interval, RESOLUTION, n=n)
+    outcome = draw_conclusion(interval, p_value, RESOLUTION, n)
     return HeldOut(
         kind=before.kind,
         n=n,
@@ -53,12 +52,12 @@ def heldout_of(before: Control | None, after: Control | None) -> HeldOut | None:
         difference=MeanDifference(**change, p_value=p_value, test="wilcoxon"),
         resolution=RESOLUTION,
         outcome=outcome,
-        verdict=verdict_of(outcome, interval, n),
+        verdict=describe_outcome(outcome, interval, n),
     )
 
 
-def edit_of(manifest: Manifest) -> EditSummary:
-    """The latest edit of a manifest, as the report shows it."""
+def summarize_edit(manifest: Manifest) -> EditSummary:
+    """A manifest's latest edit, as the report shows it."""
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return EditSummary(
@@ -72,7 +71,7 @@ def edit_of(manifest: Manifest) -> EditSummary:
     )
 
 
-class _Found(BaseModel):
+class _FrontEdit(BaseModel):
     spec: str
     variant: str
     exact_match: float
@@ -87,12 +86,12 @@ class _Base(BaseModel):
 
 class _Search(BaseModel):
     base: _Base
-    front: list[_Found]
+    front: list[_FrontEdit]
 
 
 def read_front(path: Path) -> list[FrontPoint]:
-    """The front of a file that `search --json` printed. Raises `MeasurementError` for any other."""
-    with guard(MeasurementError, "is no result of a search", path):
+    """Reads the front from the output of `search --json`. Raises `MeasurementError` otherwise."""
+    with guard(MeasurementError, "is not the JSON of a search", path):
         search = _Search.model_validate(parse_json(read_bytes(path, MeasurementError)))
         return [
             FrontPoint(
@@ -104,29 +103,33 @@ def read_front(path: Path) -> list[FrontPoint]:
         ]
 
 
-def passages_of(before: Measured | None, after: Measured | None) -> list[dict[str, Any]]:
-    """Rows that tell most: those the base recites, and of these the ones still recited, first."""
+def choose_passages(
+    before: ExtractionResults | None, after: ExtractionResults | None
+) -> list[dict[str, Any]]:
+    """At most `MOST_PASSAGES` rows: those that the base recites first, then by what is left."""
     if before is None or after is None:
         return []
 
-    def recited(row: dict[str, Any]) -> tuple[bool, bool, int]:
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, int]:
         return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
 
-    found = sorted(rows(after.test, baseline=before.test), key=recited)
+    found = sorted(list_rows(after.test, baseline=before.test), key=rank)
     return [{key: row[key] for key in PASSAGE if key in row} for row in found[:MOST_PASSAGES]]
 
 
-def texts_of(test: Measured | None, tokenizer: Any, hashes: Container[str]) -> list[dict[str, Any]]:
-    """`id`, `hash`, `prefix` and `suffix` of the passages with these hashes, as text."""
+def decode_passages(
+    test: ExtractionResults | None, tokenizer: Any, hashes: Container[str]
+) -> list[dict[str, Any]]:
+    """`id`, `hash`, `prefix` and `suffix` (as text) of the passages with these hashes."""
     if test is None or tokenizer is None:
         return []
     shown = ("id", "hash", "prefix", "suffix")
-    found = (row for row in rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
+    found = (row for row in list_rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
     return [{key: row[key] for key in shown} for row in found]
 
 
-def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
-    """Whether the base is a source of the edits of a manifest: by content."""
+def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
+    """Whether the base is a source of a manifest's edits, judged by its content."""
     if manifest is None:
         return "not recorded"
     if base.is_source_of(manifest):
@@ -135,19 +138,19 @@ def relation_of(manifest: Manifest | None, base: ResolvedModel) -> Relation:
     return "unrelated" if all(source.content for source in sources) else "not recorded"
 
 
-def warnings_of(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
-    """What a reader should know before believing a figure. `limit`: of the request."""
-    found = ["memorization was not measured: there were no passages (--samples)"]
+def list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
+    """What to know before you rely on a figure. `limit`: of the request."""
+    found = ["memorization was not measured; to measure it, give passages with --samples"]
     if edit.extraction is not None:
         found = list(edit.extraction["warnings"])
     if limit is not None:
         found.append(
-            "only a part of each benchmark was measured (--limit): report.json has the figures, "
-            "and the model card leaves them out; evaluate without --limit before you publish"
+            "only a part of each benchmark was measured (--limit), so the model card leaves these "
+            "figures out; evaluate without --limit before you publish"
         )
     if edit.chose.warning:
         found.append(edit.chose.warning)
     tokenizers = {model.provenance.get("tokenizer_sha256") for model in (base, edit)}
     if len(tokenizers) > 1:
-        found.append("base and edited model have different tokenizers")
+        found.append("the base and the edited model have different tokenizers")
     return found

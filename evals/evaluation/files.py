@@ -1,4 +1,4 @@
-"""The folder of an evaluation: report.json, the pages made from it, lm-eval's own results."""
+"""Writes the folder of an evaluation: report.json, its pages, and lm-eval's own results."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import json
 from pathlib import Path
 
 from evals.benchmarks.running import write_results
-from evals.evaluation.card import shown_on_card
+from evals.evaluation.card import build_measurements
 from evals.evaluation.evaluation import Evaluation
-from evals.evaluation.page import pages
+from evals.evaluation.page import render_pages
 from surgery.card.file import refresh_card
 from surgery.output import create_staging, publish, recognize_by, write_lines, write_text
 from surgery.record.manifest import REPORTS, UNLISTED
 
 TEXTS = "passages.jsonl"
-"""The texts of passages, where they were asked for: beside the report, and never published."""
+"""The passages' texts, on request. They stand beside the report and are never published."""
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes everything into `folder`, which exists. Raises `OutputError`."""
+    """Writes everything into an existing folder. Raises `OutputError`."""
     report = evaluation.report
-    made = {REPORTS[0]: report.to_text(), **pages(report.to_dict())}
+    made = {REPORTS[0]: report.to_text(), **render_pages(report.to_dict())}
     for name, text in made.items():
         write_text(folder / name, text)
     if evaluation.texts:
@@ -36,13 +36,13 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
 
 def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
-    """Puts the report of one edit into its model's folder, and its figures on the card there.
+    """Puts one edit's report into its model's folder, and its figures on the card there.
 
-    `push` then takes them along. Raises `OutputError` when the folder cannot be written.
+    `push` then publishes both. Raises `OutputError` if the folder cannot be written.
     """
-    alone = evaluation.alone(place)
+    selected = evaluation.select(place)
     with create_staging(folder) as staging:
-        write_evaluation(alone, staging)
+        write_evaluation(selected, staging)
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
-    refresh_card(folder, shown_on_card(alone.report))
+    refresh_card(folder, build_measurements(selected.report))

@@ -1,4 +1,4 @@
-"""Gates: limits that a result must keep, and whether it keeps them."""
+"""Gates: limits that a result must keep, and whether it does."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ from fnmatch import fnmatchcase
 
 from evals.evaluation.report import EditReport, Gate
 from evals.evaluation.request import EvaluationRequest
-from evals.statistics import judged
+from evals.statistics import check_limit
 
 
 class UnknownTaskError(ValueError):
-    """A gate is on a task that is not run."""
+    """A gate limits a task that is not run."""
 
 
-def check_named(limits: Mapping[str, float], tasks: Collection[str]) -> None:
-    """Raises `UnknownTaskError` for a limit on a task that is not among `tasks`."""
+def check_limited_tasks(limits: Mapping[str, float], tasks: Collection[str]) -> None:
+    """Raises `UnknownTaskError` if a limit names none of `tasks`."""
     for pattern in limits:
         if not any(fnmatchcase(task, pattern) for task in tasks):
             run = ", ".join(tasks) or "none"
             raise UnknownTaskError(
-                f"`max_drop`: no task that is run is called {pattern!r} (tasks: {run})"
+                f"`max_drop`: no task of this run matches {pattern!r} (tasks: {run})"
             )
 
 
-def limit_of(limits: Mapping[str, float], task: str) -> float | None:
-    """The limit on a task, of the most exact pattern that covers it: a name, else the longest."""
+def find_limit(limits: Mapping[str, float], task: str) -> float | None:
+    """The limit on a task: that of its name, or else of the longest pattern that matches it."""
     covering = [pattern for pattern in limits if fnmatchcase(task, pattern)]
     exact = max(covering, key=lambda one: (not set("*?[") & set(one), len(one)), default=None)
     return None if exact is None else limits[exact]
 
 
 def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Gate]:
-    """One gate for each task that `max_drop` covers, one on extraction, and one for each attack.
+    """One gate for each task that `max_drop` covers, for extraction, and for each limited attack.
 
-    A gate is judged on the measured value. Where the value's interval reaches beyond the limit, the
-    gate says so.
+    The measured value decides. A gate is inconclusive if the value's interval crosses the limit.
     """
     gates = []
     for name, task in edit.tasks.items():
-        limit = limit_of(request.max_drop, name)
+        limit = find_limit(request.max_drop, name)
         if limit is not None:
             what = f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}"
             enough = task.outcome != "inconclusive"
             measured = (task.drop, task.drop_ci95, task.n)
-            gates.append(_gate(f"max-drop {name}", what, *measured, limit, enough=enough))
+            gates.append(_make_gate(f"max-drop {name}", what, *measured, limit, enough=enough))
     if request.max_extraction is not None and (found := edit.extraction) is not None:
         rate, interval = (found["exact_match"][key] for key in ("rate", "ci95"))
         what = "share of passages recited word for word"
         limit = request.max_extraction
-        gates.append(_gate("max-extraction", what, rate, interval, found["n"], limit))
+        gates.append(_make_gate("max-extraction", what, rate, interval, found["n"], limit))
     for tried in edit.audit.rated if edit.audit else ():
         if (limit := request.max.get(tried.name)) is not None:
             share, what = tried.edited, f"share of passages recovered by {tried.name}"
-            gates.append(_gate(f"max {tried.name}", what, share.rate, share.ci95, share.n, limit))
+            gates.append(
+                _make_gate(f"max {tried.name}", what, share.rate, share.ci95, share.n, limit)
+            )
     return gates
 
 
-def _gate(
+def _make_gate(
     name: str,
     what: str,
     value: float,
@@ -67,7 +68,7 @@ def _gate(
     *,
     enough: bool = True,
 ) -> Gate:
-    ok, one_sided = judged(value, ci95, limit)
+    ok, one_sided = check_limit(value, ci95, limit)
     conclusive, (low, high) = enough and one_sided, ci95
     text = f"{what} is {value:.4g}, {'within' if ok else 'above'} the limit of {limit:g}"
     if not conclusive:

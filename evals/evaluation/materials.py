@@ -1,4 +1,4 @@
-"""What an evaluation needs beside the models: tasks, passages and texts, found and opened."""
+"""Finds and opens what an evaluation needs besides the models: tasks, passages, texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks
 from evals.evaluation.conclusions import read_front
-from evals.evaluation.gates import check_named
+from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
 from evals.inputs import (
@@ -29,8 +29,8 @@ from surgery.record.manifest import TextSource
 
 @dataclass(frozen=True)
 class Materials:
-    """What `request` names. `heldout`: texts that no model was trained on; `controls`: the files
-    they are from. `processes` share the work."""
+    """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
+    files they come from."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
@@ -49,10 +49,10 @@ def open_materials(
     processes: Processes | None = None,
     progress: Progress = show_nothing,
 ) -> Materials:
-    """Finds everything before any work. Tasks may take long to load, so they come last.
+    """Finds everything before any work starts. Tasks load slowly, so they come last.
 
-    `models`, each with its revision, are looked up before that. Raises `SurgeryError` for what
-    cannot be used, and `UnknownTaskError` for a gate on a task that is not run.
+    `models`: names and revisions, looked up before the tasks. Raises `SurgeryError` for anything
+    unusable, and `UnknownTaskError` if a gate limits a task that is not run.
     """
     front = read_front(request.front) if request.front else []
     lab, samples = request.lab, request.samples or request.lab
@@ -61,7 +61,7 @@ def open_materials(
         corpus = open_corpus(request.control)
         heldout, controls = (
             read_texts(corpus),
-            [_recorded(file.name, file.place) for file in corpus.files],
+            [_record_text(file.name, file.place) for file in corpus.files],
         )
     else:
         heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []
@@ -74,12 +74,12 @@ def open_materials(
             limit=request.limit,
             num_fewshot=request.num_fewshot,
         )
-    check_named(request.max_drop, list(benchmarks.tasks))
+    check_limited_tasks(request.max_drop, list(benchmarks.tasks))
     cache = BaselineCache(None if request.no_cache else find_cache())
     shared = processes or Processes()
     return Materials(request, benchmarks, passages, heldout, controls, front, cache, shared)
 
 
-def _recorded(name: str, place: object) -> TextSource:
-    """A file by its name and hash, a data set by its name alone."""
+def _record_text(name: str, place: object) -> TextSource:
+    """A file by name and hash, a data set by name only."""
     return TextSource(name=name, sha256=hash_file(place) if isinstance(place, Path) else None)

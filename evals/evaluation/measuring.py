@@ -1,4 +1,4 @@
-"""One model of an evaluation: everything that is measured while it is in memory."""
+"""Takes all of one model's measurements while it is in memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import ModelSize
 from evals.inputs import Progress, open_model
-from evals.memorization.comparison import Measured, Protocol, measure, measure_control
-from evals.memorization.summary import Control
+from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
+from evals.memorization.summary import ControlLoss
 from evals.models import LoadedModel, check_precision
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Samples, Tokens
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import list_versions
 
 WINDOW = 64
-"""Tokens of a held-out window where no samples say how long."""
+"""Tokens of a held-out window if there are no samples to take the length from."""
 
 _TOKENS = 8  # after which a cache is measured
 
@@ -35,14 +35,14 @@ _TOKENS = 8  # after which a cache is measured
 class ModelResults:
     """One model's results, without the model.
 
-    The other is measured with the last five as well: the tokenizer, the passages, the held-out
-    windows and what is attacked, as the first made them, and the precision.
+    The last five fields (tokenizer, passages, held-out windows, attacks and precision) come from
+    the first model and also apply to the others.
     """
 
     runs: dict[str, TaskRun]
     from_cache: bool
-    test: Measured | None
-    control: Control | None
+    test: ExtractionResults | None
+    control: ControlLoss | None
     audited: AuditedModel | None
     size: ModelSize
     identity: dict[str, Any]
@@ -65,20 +65,20 @@ def measure_model(
     say: Callable[[str], None],
     progress: Progress,
 ) -> ModelResults:
-    """Measures the first model; or, with its results as `base`, the second in the same way.
+    """Measures the first model or, given its results as `base`, another one in the same way.
 
-    Raises `MeasurementError` where that cannot be.
+    Raises `MeasurementError` if that is impossible.
     """
     processes, batch_size = materials.processes, materials.request.batch_size
     loaded = open_model(model, materials.request, processes, say=say)
     if base is None:
-        protocol, windows, attacked = _tokenized(materials, loaded.tokenizer)
+        protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    identity = {**processes.once(lambda: loaded.provenance), **hashes_of(loaded)}
+    identity = {**processes.once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     sharing = {"processes": processes}
     if protocol is not None:
@@ -94,11 +94,11 @@ def measure_model(
                 loaded, attacked, with_control=base is not None, advance=advance, **sharing
             )
     return ModelResults(
-        *_runs(loaded, materials, identity, progress, base),
+        *_run_benchmarks(loaded, materials, identity, progress, base),
         test,
         control,
         audited,
-        size_of(loaded),
+        measure_size(loaded),
         identity,
         loaded.tokenizer,
         protocol,
@@ -108,13 +108,13 @@ def measure_model(
     )
 
 
-def _tokenized(
+def _tokenize(
     materials: Materials, tokenizer: Any
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     passages, size = materials.passages, materials.request.batch_size
-    samples = passages.tokenized(tokenizer) if passages else None
+    samples = passages.tokenize(tokenizer) if passages else None
     length = samples.tokens.shape[1] if samples else WINDOW
-    windows = control_windows(materials.heldout, tokenizer, length) if materials.heldout else None
+    windows = cut_windows(materials.heldout, tokenizer, length) if materials.heldout else None
     protocol = Protocol(samples, windows, batch_size=size) if samples else None
     attacked = None
     if materials.request.attacks and samples and windows is not None:
@@ -122,7 +122,7 @@ def _tokenized(
     return protocol, windows, attacked
 
 
-def tool_versions() -> dict[str, str]:
+def list_tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {
@@ -131,14 +131,14 @@ def tool_versions() -> dict[str, str]:
     }
 
 
-def _runs(
+def _run_benchmarks(
     loaded: LoadedModel,
     materials: Materials,
     identity: dict[str, Any],
     progress: Progress,
     base: ModelResults | None,
 ) -> tuple[dict[str, TaskRun], bool]:
-    """Benchmark results by task, and whether all of them are an earlier run's."""
+    """Benchmark results by task, and whether all of them come from an earlier run."""
     tasks, runs, cached = materials.benchmarks, {}, []
     processes, asked_size = materials.processes, materials.request.batch_size
     if tasks is None:
@@ -154,7 +154,7 @@ def _runs(
             "num_fewshot": tasks.num_fewshot,
             "limit": tasks.limit,
             "seeds": SEEDS,
-            "versions": tool_versions(),
+            "versions": list_tool_versions(),
         }
         run = processes.once(materials.cache.get, key) if base is None else None
         cached.append(run is not None)
@@ -169,8 +169,8 @@ def _runs(
     return runs, all(cached)
 
 
-def hashes_of(loaded: LoadedModel) -> dict[str, Any]:
-    """Hashes of what weights alone do not tell: configuration and tokenizer."""
+def hash_settings(loaded: LoadedModel) -> dict[str, Any]:
+    """Hashes of what the weights do not cover: configuration and tokenizer."""
     config = loaded.model.config.to_dict()
     config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
     described = json.dumps(config, sort_keys=True, default=str)
@@ -184,7 +184,7 @@ def hashes_of(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def size_of(loaded: LoadedModel) -> ModelSize:
+def measure_size(loaded: LoadedModel) -> ModelSize:
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
     with torch.inference_mode():
         _, cache = hidden_states(loaded.model, ids, use_cache=True)

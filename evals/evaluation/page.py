@@ -1,6 +1,6 @@
-"""A report for people: one HTML file that needs nothing else, and Markdown of the same rows.
+"""Renders a report for people: one self-contained HTML file, and Markdown of the same rows.
 
-The page asks nothing of the network and runs no script. The model card embeds `measurements`.
+The page loads nothing and runs no script. The model card holds `render_measurements`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from evals.evaluation.pictures import (
     draw_changes,
     draw_shares,
     draw_trade_off,
-    edit_names,
+    name_edits,
 )
 from evals.evaluation.report import EditSummary, Gate, Report
-from evals.evaluation.rows import measured_tables, sizes
+from evals.evaluation.rows import make_size_table, make_tables
 from evals.evaluation.tables import Cell, Table
 from surgery.card.facts import as_code, as_line
 from surgery.variants import VARIANTS
@@ -25,34 +25,34 @@ from surgery.variants import VARIANTS
 LIMITS = (
     "The edit reduces verbatim recall under these tests; it is not a privacy guarantee. Other "
     "prefixes, sampling, or fine-tuning may still bring a passage out.",
-    "Intervals say how far these documents and passages can be trusted, not how the model does on "
-    "others.",
-    "Figures hold for the precision, device and versions below.",
+    "Intervals cover the choice of these documents and passages. They say nothing about other "
+    "kinds of documents and passages.",
+    "The figures hold for the precision, device and versions below.",
 )
 
 
-def pages(report: Mapping[str, Any]) -> dict[str, str]:
-    """The content of report.html and report.md. Raises ValueError for what is no report."""
+def render_pages(report: Mapping[str, Any]) -> dict[str, str]:
+    """The content of report.html and report.md. Raises ValueError for an invalid report."""
     checked = Report.model_validate(report)
     made = {"report.html": render_html(checked), "report.md": render_markdown(checked)}
     return {name: text.rstrip("\n") + "\n" for name, text in made.items()}
 
 
 def render_html(report: Report) -> str:
-    """The whole page. Every text of the report is escaped."""
-    plain, names = report.to_dict(), edit_names(report)
+    """The whole page, with every text of the report escaped."""
+    plain, names = report.to_dict(), name_edits(report)
     ran = {"Run": plain["settings"] | plain["provenance"], "Base": plain["base"]["provenance"]}
     ran |= {f"Edit: {edit['name']}": edit["provenance"] for edit in plain["edits"]}
     blocks = [draw_blocks(edit.edit) if edit.edit else None for edit in report.edits]
     several = len(report.edits) > 1
-    text: str = _template().render(
+    text: str = _load_template().render(
         report=report,
         title=f"{len(blocks)} edits of {report.base.name}" if several else report.edits[0].verdict,
         several=several,
         names=names,
         tables=[
             (table, draw_shares(table) or draw_changes(table))
-            for table in (*measured_tables(report), sizes(report))
+            for table in (*make_tables(report), make_size_table(report))
         ],
         trade_off=draw_trade_off(report),
         edits=list(zip(names, report.edits, blocks, strict=True)),
@@ -63,7 +63,7 @@ def render_html(report: Report) -> str:
 
 
 @lru_cache
-def _template() -> Any:
+def _load_template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -73,18 +73,22 @@ def _template() -> Any:
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.globals |= {"leaves": leaves, "gate_line": gate_line, "facts_of": facts_of}
+    environment.globals |= {
+        "list_leaves": list_leaves,
+        "describe_gate": describe_gate,
+        "list_facts": list_facts,
+    }
     return environment.get_template("report.html.jinja")
 
 
-def gate_line(gate: Gate) -> str:
-    """A gate in words."""
+def describe_gate(gate: Gate) -> str:
+    """A gate in one line."""
     state = "ok" if gate.ok else "FAILED"
     return f"{gate.name}: {state}: {gate.description}"
 
 
-def facts_of(edit: EditSummary) -> list[tuple[str, str]]:
-    """What was done: names and values, as text."""
+def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
+    """Names and values of an edit, as text."""
     heads = f" with {edit.num_heads} heads each" if edit.num_heads else ""
     variants = sorted({part["variant"] for part in edit.parts} | {*edit.attention_free.values()})
     found = [
@@ -96,73 +100,73 @@ def facts_of(edit: EditSummary) -> list[tuple[str, str]]:
     ]
     if edit.one_hot and edit.one_hot.get("gap") is not None:
         margin = f"{edit.one_hot['gap']:.1f}, the smallest gap between a token's score for itself "
-        margin += "and for any other; above 104 the attention is exactly one-hot in float32"
+        margin += "and for any other; above 104, attention is exactly one-hot in float32"
         found.append(("margin", margin))
     if edit.earlier_edits:
         found.append(("earlier edits", str(edit.earlier_edits)))
     calibration = dict(edit.calibration or {})
     blocks = calibration.pop("blocks", None) or {}
-    found += [(f"calibration {name}", text) for name, text in leaves(calibration)]
-    fits = [f"block {block}: {_r2(fit)}" for block, fit in blocks.items()]
+    found += [(f"calibration {name}", text) for name, text in list_leaves(calibration)]
+    fits = [f"block {block}: {_format_r2(fit)}" for block, fit in blocks.items()]
     if fits:
         found.append(("fit, R² (1 is exact)", ", ".join(fits)))
     return found
 
 
-def _r2(fit: Mapping[str, Any]) -> str:
+def _format_r2(fit: Mapping[str, Any]) -> str:
     return "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every value below a JSON object, with its path in words; what is null is left out."""
+def list_leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every value in a JSON object with its path in words, except nulls."""
     if isinstance(value, dict):
         for key, inner in value.items():
             words = str(key).replace("_", " ").replace("sha256", "SHA-256")
-            yield from leaves(inner, f"{name} {words}".strip())
+            yield from list_leaves(inner, f"{name} {words}".strip())
     elif isinstance(value, list):
         for at, inner in enumerate(value, start=1):
-            yield from leaves(inner, f"{name} {at}".strip())
+            yield from list_leaves(inner, f"{name} {at}".strip())
     elif value is not None:
         yield name, str(value)
 
 
 def render_markdown(report: Report) -> str:
-    """The report in Markdown. Names and sentences are shown as they are, and do nothing else."""
-    lines = [f"# {_title(report)}", "", measurements(report), "## The edit", ""]
-    for name, edit in zip(edit_names(report), report.edits, strict=True):
+    """The report in Markdown, with all names and sentences escaped."""
+    lines = [f"# {_write_title(report)}", "", render_measurements(report), "## The edit", ""]
+    for name, edit in zip(name_edits(report), report.edits, strict=True):
         lines += [f"**{as_line(name)}: {as_line(edit.name)}**", ""]
-        facts = facts_of(edit.edit) if edit.edit else [("edit", "not recorded")]
+        facts = list_facts(edit.edit) if edit.edit else [("edit", "not recorded")]
         lines += [f"- {as_line(key)}: {as_line(text)}" for key, text in facts] + [""]
-    lines += _table(sizes(report), report)
+    lines += _render_table(make_size_table(report), report)
     lines += ["## Limits", "", *(f"- {as_line(limit)}" for limit in LIMITS), ""]
     lines += ["## To make this report again", ""]
     lines += [f"    {' '.join(command.splitlines())}" for command in report.commands]
     return "\n".join(lines)
 
 
-def _title(report: Report) -> str:
+def _write_title(report: Report) -> str:
     named = ", ".join(as_line(edit.name) for edit in report.edits)
     return f"{named}, compared with {as_line(report.base.name)}"
 
 
-def measurements(report: Report) -> str:
-    """Verdicts, gates, tables and warnings in Markdown: what the model card shows as well."""
+def render_measurements(report: Report) -> str:
+    """Verdicts, gates, warnings and tables in Markdown, also for the model card."""
     lines: list[str] = []
-    for name, edit in zip(edit_names(report), report.edits, strict=True):
+    for name, edit in zip(name_edits(report), report.edits, strict=True):
         whose = f"{name}. {as_line(edit.name)}: " if len(report.edits) > 1 else ""
         lines += [whose + as_line(edit.verdict), ""]
-        lines += [f"- gate {as_line(gate_line(gate))}" for gate in edit.gates]
+        lines += [f"- gate {as_line(describe_gate(gate))}" for gate in edit.gates]
         lines += [""] if edit.gates else []
         if edit.warnings:
-            lines += ["To know before you rely on a figure:", ""]
+            lines += ["Before you rely on a figure:", ""]
             lines += [f"- {as_line(warning)}" for warning in edit.warnings] + [""]
     lines += [
-        f"Before is {as_code(report.base.name)}. Brackets hold 95 % intervals. Differences from it "
-        "are on the same passages and documents; of shares, in percentage points.",
+        f"The base is {as_code(report.base.name)}. Brackets hold 95 % intervals. Differences from "
+        "the base use the same passages and documents; for shares, they are in percentage points.",
         "",
     ]
-    for table in measured_tables(report):
-        lines += _table(table, report)
+    for table in make_tables(report):
+        lines += _render_table(table, report)
     ran = report.edits[0].provenance
     known = [f"{key} {ran[key]}" for key in ("dtype", "device") if ran.get(key)]
     versions = report.provenance.versions
@@ -170,16 +174,19 @@ def measurements(report: Report) -> str:
     return "\n".join([*lines, f"Settings: {as_line(', '.join(known))}.", ""])
 
 
-def _table(table: Table, report: Report) -> list[str]:
-    columns = ["n", "base", *edit_names(report)]
+def _render_table(table: Table, report: Report) -> list[str]:
+    columns = ["n", "base", *name_edits(report)]
     lines = [f"**{table.heading}.** {table.text}".strip(), ""]
     lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for row in table.rows:
         label = as_line(row.label) + (f" ({as_line(row.hint)})" if row.hint else "")
-        cells = [f"{row.n:,}" if row.n is not None else "", *map(_cell, (row.base, *row.edits))]
+        cells = [
+            f"{row.n:,}" if row.n is not None else "",
+            *map(_render_cell, (row.base, *row.edits)),
+        ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _cell(cell: Cell | None) -> str:
+def _render_cell(cell: Cell | None) -> str:
     return as_line("; ".join([cell.value, *cell.details])) if cell else ""

@@ -1,31 +1,28 @@
-"""report.json: everything an evaluation found, in one checked schema. docs/report.md explains it.
+"""The schema of report.json, which holds everything an evaluation found (see docs/report.md).
 
-Numbers are plain floats and ints; a figure that could not be taken is null, never left out.
+Numbers are plain floats and ints. A figure that could not be measured is null, never missing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Shares
+from evals.attacks.result import Audit, SharePair
 from evals.evaluation.request import EvaluationRequest
-from evals.samples.held_back import Chose
-from surgery.errors import MeasurementError
+from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
-from surgery.untrusted import guard, parse_json
 
-Outcome = Literal["loss", "gain", "none", "inconclusive"]
+Conclusion = Literal["loss", "gain", "none", "inconclusive"]
 Relation = Literal["source", "unrelated", "not recorded"]
 
 
 class Metric(Record):
-    """One metric of one task, base and edited on the same documents.
+    """One metric of one task, for base and edited on the same documents.
 
-    `resolution`: the width of `ci95` up to which no difference shown is a verdict.
+    `resolution`: the widest `ci95` that is still conclusive when no difference shows.
     """
 
     base: float
@@ -33,8 +30,8 @@ class Metric(Record):
     difference: float
     ci95: tuple[float, float]
     p_value: float
-    test: Word
-    outcome: Outcome
+    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
+    outcome: Conclusion
     verdict: str
     n: int
     resolution: float
@@ -51,7 +48,7 @@ class Metric(Record):
 
 
 class TaskResult(Metric):
-    """A task: its main metric's figures at the top, and those of all its metrics below."""
+    """A task: the figures of its main metric, and in `metrics` those of all metrics."""
 
     metric: Word
     metrics: dict[Word, Metric]
@@ -72,7 +69,7 @@ class MeanDifference(Mean):
 
 
 class HeldOut(Record):
-    """Loss on text that was not trained on, in nats per token, lower being better."""
+    """Loss on text that no model was trained on, in nats per token; lower is better."""
 
     kind: Word
     n: int
@@ -80,27 +77,27 @@ class HeldOut(Record):
     edited: Mean
     difference: MeanDifference
     resolution: float
-    outcome: Outcome
+    outcome: Conclusion
     verdict: str
 
 
 class AllPassages(Record):
-    """Figures of all `n` passages and all windows, which flatter: some of them chose the edit.
+    """Figures of all `n` passages and all windows. They flatter the edit that some of them chose.
 
     `recovered`: by attack.
     """
 
     n: int
-    recited: Shares
-    recovered: dict[str, Shares]
+    recited: SharePair
+    recovered: dict[str, SharePair]
     heldout: HeldOut | None
 
 
 class Gate(Record):
-    """A limit that was set, and what was measured on `n` documents or passages.
+    """A limit, and the value measured on `n` documents or passages.
 
-    `ok` if and only if value <= limit; `conclusive` where enough was measured for a verdict and all
-    of the value's interval is on the same side of the limit.
+    `ok` means value <= limit. `conclusive`: there was enough data for a verdict, and the value's
+    whole interval is on the same side of the limit.
     """
 
     name: str
@@ -114,7 +111,7 @@ class Gate(Record):
 
 
 class EditSummary(Record):
-    """What was done, from the edited folder's manifest."""
+    """The edit, from the edited folder's manifest."""
 
     source: str
     family: str
@@ -140,7 +137,7 @@ class ModelSize(Record):
 class FrontPoint(Record):
     """An edit that a search found. `exact_match` is a rate; losses are in nats per token.
 
-    `loss_increase`: the held-out loss, less that of the search's own base on the same text.
+    `loss_increase`: the held-out loss minus that of the search's own base on the same text.
     """
 
     label: str
@@ -152,7 +149,7 @@ class FrontPoint(Record):
 
 
 class MeasuredModel(Record):
-    """A model that was measured: its name as typed, its content, and how it was run."""
+    """A measured model: its name as typed, its size, its identity, and how it was run."""
 
     name: Line
     size: ModelSize
@@ -162,14 +159,14 @@ class MeasuredModel(Record):
 class EditReport(MeasuredModel):
     """One edited model, compared with the base.
 
-    `relation`: whether the base is a recorded source of it. Figures of passages and of held-out
-    text leave out those that chose an edit. Where any did, `all_passages` has those of all.
+    `relation`: whether the base is its recorded source. Figures of passages and held-out text
+    leave out those that chose an edit; if any did, `all_passages` has the figures of all.
     """
 
     relation: Relation
     verdict: str
     passed: bool | None
-    chose: Chose
+    chose: ChoiceCounts
     tasks: dict[Word, TaskResult]
     extraction: dict[str, Any] | None
     audit: Audit | None
@@ -182,9 +179,9 @@ class EditReport(MeasuredModel):
 
 
 class Provenance(Record):
-    """What the figures depend on beside the models.
+    """What the figures depend on besides the models.
 
-    `controls`: the held-out text, each file with its hash; a lab model's own by the lab's name.
+    `controls`: the held-out text: files with their hashes, or the name of a lab.
     """
 
     seeds: dict[Word, int]
@@ -195,10 +192,10 @@ class Provenance(Record):
 
 
 class Report(Record):
-    """One base, and every edit of it that was measured in the same way.
+    """One base and its edits, all measured in the same way.
 
-    `front`: edits that a search found. `settings`: the request, with names in place of paths.
-    `commands`: what makes this report again.
+    `front`: edits that a search found. `settings`: the request, with names instead of paths.
+    `commands`: they make this report again.
     """
 
     schema_version: Literal[4] = 4
@@ -215,13 +212,3 @@ class Report(Record):
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-
-
-def read_report(report: str | Mapping[str, Any]) -> Report:
-    """report.json, or what stands in it, as JSON takes it → the report.
-
-    Raises `MeasurementError`, in one line, for what is no report of this schema.
-    """
-    with guard(MeasurementError, "is no report of this version of attn-surgery", "report.json"):
-        text = report if isinstance(report, str) else json.dumps(report)
-        return Report.model_validate(parse_json(text))

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for."""
+"""The request for an evaluation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from surgery.hub.finding import make_public_name
 
 
 class EvaluationRequest(Measuring):
-    """Compare every one of `models` with `baseline`, on the same documents, passages and text.
+    """Compares each of `models` with `baseline` on the same documents, passages and text.
 
-    - `tasks`: lm-eval tasks, groups or patterns. Empty: those of `suite`; by default of "lab" for
-      a lab model, and of "standard" for any other. `include_path`: where more tasks are.
-      `limit`: documents of each task, or below 1 a share of them.
-    - `samples`: passages. `control`: text that no model was trained on. A lab model brings its own.
+    - `tasks`: lm-eval tasks, groups or patterns. Empty: the tasks of `suite`, which defaults to
+      "lab" for a lab model and to "standard" for others. `include_path`: folders with more tasks.
+      `limit`: documents of each task, or a share of them if below 1.
+    - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
     - `audit`: try all attacks; `attack`: only these.
-    - Gates: `max_drop`: task or pattern → the most that it may lose; `max_extraction`: the highest
-      rate of passages recited; `max`: attack → the highest rate recovered.
+    - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
+      share of passages recited; `max`: attack → the highest share recovered.
     - `front`: a search's JSON, for the picture of the trade-off.
     - `no_cache`: run the base's benchmarks again. `show_text`: write the passages' texts, too.
     """
@@ -54,7 +54,7 @@ class EvaluationRequest(Measuring):
         if limit is None or 0 < limit < 1:
             return limit
         if limit < 1 or limit != int(limit):
-            raise ValueError(f"{limit} is neither a whole number from 1 on nor a share below 1")
+            raise ValueError(f"{limit} is neither a whole number of at least 1 nor a share below 1")
         return int(limit)
 
     @field_validator("max_drop")
@@ -62,7 +62,7 @@ class EvaluationRequest(Measuring):
     def _from_zero(cls, limits: dict[str, float]) -> dict[str, float]:
         for task, limit in limits.items():
             if not math.isfinite(limit) or limit < 0:
-                raise ValueError(f"{limit} for {task} is not a number from 0 on")
+                raise ValueError(f"{limit} for {task} is not a number of at least 0")
         return limits
 
     @model_validator(mode="after")
@@ -70,7 +70,9 @@ class EvaluationRequest(Measuring):
         if self.tasks and self.suite:
             raise ValueError("`tasks` and `suite` exclude each other")
         if len(self.models) > 1 and self.revision is not None:
-            raise ValueError("`revision` is of one MODEL: export or download the others first")
+            raise ValueError(
+                "`revision` applies to one MODEL only: export or download the others first"
+            )
         if self.lab is None:
             if self.max_extraction is not None and self.samples is None:
                 raise ValueError("`max_extraction` needs passages: give `samples`")
@@ -82,17 +84,17 @@ class EvaluationRequest(Measuring):
 
     @property
     def lab(self) -> str | None:
-        """The lab model among those that are compared, which brings text of its own."""
+        """The lab model among those compared, if any; it has text of its own."""
         return find_lab(*self.models, self.baseline)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """The tasks, groups and patterns that are run."""
+        """The tasks, groups and patterns to run."""
         return self.tasks or tuple(SUITES[self.suite or ("lab" if self.lab else "standard")])
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks that are tried: none unless `audit`, `attack` or `max` asks for them."""
+        """The attacks to try: none unless `audit`, `attack` or `max` is given."""
         from evals.attacks.names import choose_attacks
 
         return choose_attacks(self.attack, self.max) if self._attacked else ()
@@ -101,8 +103,8 @@ class EvaluationRequest(Measuring):
     def _attacked(self) -> bool:
         return bool(self.audit or self.attack or self.max)
 
-    def resolved(self, models: Sequence[str], baseline: str, **measured: Any) -> EvaluationRequest:
-        """The request as a report records it: files by name, and what was `measured` by default."""
+    def to_record(self, models: Sequence[str], baseline: str, **measured: Any) -> EvaluationRequest:
+        """The request as a report records it, with names for paths and `measured` defaults."""
         return self.model_copy(
             update={
                 "models": tuple(models),
@@ -121,7 +123,7 @@ class EvaluationRequest(Measuring):
         )
 
     def to_command(self) -> str:
-        """The command that asks for the same, as it is typed."""
+        """The command for the same request, as you would type it."""
         from evals.attacks.names import shorten_names
 
         plain = self.model_dump(exclude={"models"}) | {
@@ -130,11 +132,11 @@ class EvaluationRequest(Measuring):
         }
         words = ["attn-surgery", "evaluate", *self.models]
         for name, value in plain.items():
-            words += _typed_option(f"--{name.replace('_', '-')}", value)
+            words += _type_option(f"--{name.replace('_', '-')}", value)
         return shlex.join(words)
 
 
-def _typed_option(option: str, value: Any) -> list[str]:
+def _type_option(option: str, value: Any) -> list[str]:
     if value is None or isinstance(value, bool):
         return [option] if value else []
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What a report's tables are made of: rows of cells, and how figures are shown as text."""
+"""Cells, rows and tables of a report, before anything shows them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Ends = Sequence[float]
 
 
 class Form(NamedTuple):
-    """How figures of one kind are shown. `scale` and `unit`: percent for shares."""
+    """How to show figures of one kind. Shares have `scale` and `unit` of percent."""
 
     digits: int
     scale: float = 1.0
@@ -33,7 +33,7 @@ BYTES = Form(0, unit="bytes")
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of one model; of an edited one also its paired difference from the base's."""
+    """A figure of one model and, for an edit, its paired difference from the base."""
 
     form: Form
     number: float
@@ -50,32 +50,32 @@ class Cell:
 
     @property
     def interval(self) -> str:
-        """The 95 % interval in brackets; empty without one."""
-        return _brackets(self.form, self.ci95)
+        """The 95 % interval in brackets, or empty."""
+        return _format_ends(self.form, self.ci95)
 
     @property
     def difference(self) -> str:
-        """The difference from the base, of shares in points, with its interval; or empty."""
+        """The difference from the base (for shares in points) and its interval, or empty."""
         if self.change is None:
             return ""
         shown = self.form.show(self.change, signed=True)
-        return f"{shown} {_brackets(self.form, self.change_ci95, signed=True)}".strip()
+        return f"{shown} {_format_ends(self.form, self.change_ci95, signed=True)}".strip()
 
     @property
     def details(self) -> list[str]:
-        """All that stands beside the value."""
+        """Everything to show beside the value."""
         return [text for text in (self.interval, self.difference, self.note) if text]
 
 
-def _brackets(form: Form, ends: Ends, *, signed: bool = False) -> str:
+def _format_ends(form: Form, ends: Ends, *, signed: bool = False) -> str:
     return f"[{', '.join(form.show(end, signed=signed) for end in ends)}]" if ends else ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every model, on `n` passages, windows or documents. None: not taken.
+    """One figure of every model, on `n` passages, windows or documents. None: not measured.
 
-    `hint`: what the label means. `main`: for short tables, too.
+    `hint`: what the label means. `main`: also for short tables.
     """
 
     label: str
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that belong together, under a heading, after `text` that explains them."""
+    """Rows under one heading; `text` explains them."""
 
     heading: str
     text: str

@@ -1,5 +1,5 @@
 """What a model recites.
 
-Passages and a loaded model come in; measures of every passage, and their summary beside a
-baseline's, come out.
+Passages and a loaded model come in. Measures of every passage come out, with a summary of the
+model and its baseline.
 """

@@ -25,7 +25,7 @@ from evals.running.batching import rows_per_batch
 from evals.running.early_exit import first_divergences
 from evals.running.forward import check_head
 from evals.running.processes import Processes, map_in_order
-from evals.samples import row_hash
+from evals.samples import hash_row
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
 from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
@@ -232,7 +232,7 @@ def _merge_equal(
 ) -> Iterator[dict[str, Any]]:
     seen: dict[str, list[dict[str, Any]]] = {}
     for row in found:
-        seen.setdefault(row_hash(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
+        seen.setdefault(hash_row(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
     for name, (first, *others) in seen.items():
         file = corpus.names[first["file"]]
         yield {

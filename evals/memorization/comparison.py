@@ -1,4 +1,4 @@
-"""The memorization test from its request to its figures: a model, or an edit beside its base."""
+"""Runs the memorization test on a model, or on an edit and its base."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ from evals.inputs import (
 from evals.memorization.extraction import Extraction, extract, run_pass
 from evals.memorization.measures import Flags, suffix_nll
 from evals.memorization.request import ExtractionRequest
-from evals.memorization.summary import Control, compare, rows, summarize
+from evals.memorization.summary import (
+    ControlLoss,
+    compare_extractions,
+    list_rows,
+    summarize_extraction,
+)
 from evals.models import LoadedModel
 from evals.running.batching import rows_per_batch
 from evals.running.predictions import Sampling
 from evals.running.processes import Processes
-from evals.samples import Samples, Tokens, row_warnings
-from evals.samples.held_back import HeldBack, held_back
-from evals.samples.windows import control_windows
+from evals.samples import Samples, Tokens, list_row_warnings
+from evals.samples.held_back import HeldBack, hold_back
+from evals.samples.windows import cut_windows
 from evals.statistics import SEED, rate
 from surgery.output import check_output, write_lines
 from surgery.record.manifest import list_versions
@@ -38,10 +43,10 @@ from surgery.record.manifest import list_versions
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured, and how: the same for every model that is compared.
+    """What to measure and how, the same for every model that is compared.
 
-    `controls`: int32 [M, T] windows of text that was not trained on, or None: then rows that are
-    marked as non-members serve, where there are any.
+    `controls`: int32 [M, T], windows of text that no model was trained on. None: rows marked as
+    non-members are the control, if there are any.
     """
 
     samples: Samples
@@ -52,26 +57,21 @@ class Protocol:
 
     @property
     def rows(self) -> int:
-        """How many are read, controls included."""
+        """How many rows are read, including controls."""
         return len(self.samples) + (0 if self.controls is None else len(self.controls))
 
 
 @dataclass(frozen=True)
-class Measured:
+class ExtractionResults:
     """One model's results, without the model."""
 
     test: Extraction
-    control: Control | None
+    control: ControlLoss | None
     provenance: dict[str, Any]
 
-    def select(self, passages: Flags, windows: Flags) -> Measured:
-        """The results on some passages (bool [N]), and on some windows (bool [M]) of the control.
-
-        A control of passages that were not trained on stays whole.
-        """
-        control = self.control
-        if control is not None and control.kind == "text":
-            control = control.select(windows)
+    def select(self, passages: Flags, windows: Flags) -> ExtractionResults:
+        """The results on some passages (bool [N]) and some windows (bool [M]) of the control."""
+        control = self.control and self.control.select(windows)
         return replace(self, test=self.test.select(passages), control=control)
 
 
@@ -85,10 +85,10 @@ def run_extraction(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> dict[str, Any] | None:
-    """The object of `extract --json`, also written to `output`, and a JSON line a row to a file.
+    """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows_file`.
 
-    `show_text`: rows hold the passages' text. None on all processes but the main one. Raises
-    `SurgeryError` for what the request names and cannot be used, and for files that exist.
+    `show_text`: rows hold the passages' text. Returns None on all processes but the main one.
+    Raises `SurgeryError` if the request names anything unusable, or if a file exists.
     """
     for file, argument in ((rows_file, "rows"), (output, "output")):
         if file is not None:
@@ -102,20 +102,20 @@ def run_extraction(
     def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
         nonlocal tokenizer
         tokenizer, windows = loaded.tokenizer, None
-        samples = passages.tokenized(tokenizer)
+        samples = passages.tokenize(tokenizer)
         length = samples.tokens.shape[1]
         if texts and (request.control or tokenizer is not None):
-            windows = control_windows(texts, tokenizer, length)
+            windows = cut_windows(texts, tokenizer, length)
         size = request.batch_size or processes.once(
             rows_per_batch, loaded.model, length, processes=processes.count
         )
         sampling = Sampling(request.top_k, request.temperature)
         protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
-        return protocol, held_back([edited.manifest], samples, windows)
+        return protocol, hold_back([edited.manifest], samples, windows)
 
     def measure_one(
         loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
-    ) -> Measured:
+    ) -> ExtractionResults:
         protocol, _ = shared
         with progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, processes=processes, advance=advance)
@@ -131,7 +131,7 @@ def run_extraction(
         say(f"warning: {warning}")
     if rows_file is not None:
         decoder = tokenizer if show_text else None
-        records = rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
+        records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
         lines = (json.dumps(record, ensure_ascii=False) for record in records)
         write_lines(rows_file, lines, overwrite=overwrite)
     if output is not None:
@@ -139,24 +139,29 @@ def run_extraction(
     return result
 
 
-def report_held_back(edited: Measured, base: Measured | None, left: HeldBack) -> dict[str, Any]:
-    """As `report`, of the rows that did not choose the edit, and how many of all are recited."""
+def report_held_back(
+    edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
+) -> dict[str, Any]:
+    """As `report_extraction`, without the rows that chose the edit; also counts all recited."""
     after, before = (
         one.select(left.passages, left.windows) if one else None for one in (edited, base)
     )
     assert after is not None
-    result = report(after, before)
+    result = report_extraction(after, before)
     result |= {"chose": left.chose.model_dump(), "all_passages": None}
     if left.chose.warning:
         result["warnings"] = [*result["warnings"], left.chose.warning]
     if not left.passages.all():
-        whole = {"base": _recited(base.test) if base else None, "edited": _recited(edited.test)}
+        whole = {
+            "base": _count_recited(base.test) if base else None,
+            "edited": _count_recited(edited.test),
+        }
         n = int(edited.test.samples.trained_on.sum())
         result["all_passages"] = {"n": n, "recited": whole}
     return result
 
 
-def _recited(test: Extraction) -> dict[str, Any]:
+def _count_recited(test: Extraction) -> dict[str, Any]:
     exact = test.exact[test.samples.trained_on]
     return {"n": len(exact), **rate(exact)}
 
@@ -167,8 +172,8 @@ def measure(
     *,
     processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
-) -> Measured:
-    """Runs `protocol` on one model. `advance` is told the rows done, controls included."""
+) -> ExtractionResults:
+    """Runs `protocol` on one model. `advance` counts finished rows, including controls."""
     samples, model = protocol.samples, loaded.model
     running: dict[str, Any] = {"processes": processes, "advance": advance}
     test = extract(
@@ -185,34 +190,36 @@ def measure(
         control = measure_control(model, protocol.controls, batch_size=test.batch_size, **running)
     elif samples.members is not None and not samples.members.all():
         outside: Flags = ~samples.members
-        control = Control("non-members", test.nll[outside], samples.tokens[outside])
+        control = ControlLoss("non-members", test.nll[outside], samples.tokens[outside])
     provenance = (processes or Processes()).once(lambda: loaded.provenance)
-    return Measured(test, control, {**provenance, "batch_size": test.batch_size})
+    return ExtractionResults(test, control, {**provenance, "batch_size": test.batch_size})
 
 
-def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> Control:
-    """NLL of int32 [M, T] windows, of every token but the first, as a sweep measures it.
+def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> ControlLoss:
+    """NLL of int32 [M, T] windows: of every token but the first, as in a sweep.
 
-    `running`: as `run_pass` takes it.
+    `running`: for `run_pass`.
     """
     result = run_pass(model, windows, 1, **running)
-    return Control("text", suffix_nll(result.predictions.log_likelihood), windows)
+    return ControlLoss("text", suffix_nll(result.predictions.log_likelihood), windows)
 
 
-def report(measured: Measured, baseline: Measured | None = None) -> dict[str, Any]:
-    """The figures of one model, or of both on the same rows, as `extract --json` has them."""
+def report_extraction(
+    measured: ExtractionResults, baseline: ExtractionResults | None = None
+) -> dict[str, Any]:
+    """The figures of one model, or of both on the same rows, as in `extract --json`."""
     test = measured.test
     result = {
         "metrics": "full" if test.sampling else "exact",
-        **summarize(test, measured.control),
-        "samples": test.samples.described,
+        **summarize_extraction(test, measured.control),
+        "samples": test.samples.description,
     }
     if baseline is not None:
         before, after = baseline.control, measured.control
-        result["baseline"] = summarize(baseline.test, before)
+        result["baseline"] = summarize_extraction(baseline.test, before)
         controls = (before, after) if before is not None and after is not None else None
-        result["paired"] = compare(baseline.test, test, controls)
-    result["warnings"] = warnings_of(result)
+        result["paired"] = compare_extractions(baseline.test, test, controls)
+    result["warnings"] = list_extraction_warnings(result)
     result["provenance"] = {
         "model": measured.provenance,
         "baseline": baseline and baseline.provenance,
@@ -223,12 +230,12 @@ def report(measured: Measured, baseline: Measured | None = None) -> dict[str, An
     return result
 
 
-def warnings_of(result: dict[str, Any]) -> list[str]:
-    """What to know before believing a figure of `report`. A published one gives no reasons."""
+def list_extraction_warnings(result: dict[str, Any]) -> list[str]:
+    """What to know before you rely on a figure of `report_extraction`."""
     found = [
-        f"membership score {name}: AUC {area['auc']:.2f} is far below 0.5: members are told apart "
-        "by being avoided, which leaks them as well (over-correction)"
+        f"membership score {name}: AUC {area['auc']:.2f} is far below 0.5: the model avoids "
+        "members so clearly that this reveals them, too (over-correction)"
         for name, area in result.get("membership", {}).items()
         if area["overcorrected"]
     ]
-    return found + row_warnings(result["samples"])
+    return found + list_row_warnings(result["samples"])

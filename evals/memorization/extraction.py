@@ -1,7 +1,7 @@
-"""The memorization test: one teacher-forced pass over every passage, and its measures per row.
+"""The memorization test: one teacher-forced pass over the passages, and its measures per row.
 
-`--metrics exact` is that pass. `--metrics full` also measures the predicted distributions, and
-decodes the rows that diverge, from their first divergence on.
+`--metrics exact` is this pass. `--metrics full` also measures the predicted distributions, and
+decodes rows that diverge from their first divergence on.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from surgery.errors import MeasurementError
 
 @dataclass(frozen=True)
 class Extraction:
-    """Every measure that could be had of the rows of `samples`: by name, [N] in their order.
+    """Every available measure of the rows of `samples`: name → [N], in their order.
 
-    `sampling`: that of `--metrics full`; None under `exact`. `decoded`: int32 [N, S], likewise.
+    `sampling`, `decoded` (int32 [N, S]): of `--metrics full`, else None.
     """
 
     samples: Samples
@@ -68,11 +68,11 @@ def extract(
 ) -> Extraction:
     """Runs the memorization test of `samples` on `model`.
 
-    `full`: measure the distributions too, and decode what free-running measures need; `sampling`:
-    the scheme for (n, p)-discoverable extraction then. `tokenizer`: for the zlib score, which needs
-    text. `running`: batch size and the like, as `run_pass` takes them.
+    `full`: also measure distributions, and decode for free-running measures; `sampling` is then
+    the scheme for (n, p)-discoverable extraction. `tokenizer`: for the zlib score, which needs
+    text. `running`: batch size and other arguments of `run_pass`.
 
-    Raises `SamplesError` when the rows do not fit the model, `MeasurementError` when it gives
+    Raises `SamplesError` if the rows do not fit the model, `MeasurementError` if the model gives
     numbers that are not finite.
     """
     config = model.config
@@ -100,12 +100,12 @@ def run_pass(
     processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Pass:
-    """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after a `full` one.
+    """A teacher-forced pass over int32 [N, P + S] rows. `full`: greedy decoding as well.
 
     - `batch_size`: rows at a time; by default what memory allows.
-    - `processes`: those that share the work, in the same batches however many they are; each of
-      them gets the whole result.
-    - `advance`: is told of the rows that all processes have just finished, about.
+    - `processes`: they share the work. Their number does not change the batches, and each gets the
+      whole result.
+    - `advance`: counts the rows that all processes have finished, approximately.
     """
     processes = processes or Processes()
     size = batch_size or processes.once(

@@ -1,9 +1,8 @@
-"""Memorization of single rows: every measure as one record, with its definition and source.
+"""Measures of memorization, each as one record with its definition and source.
 
-A measure is computed from what a pass left of N rows, [N, S] tokens and numbers for suffixes of S
-tokens; that gives a value a row, and of many values what is said of them. Everything that tests,
-summarizes, prints or draws measures reads `MEASURES`. When a passage counts as
-recovered stands in `evals.memorization.recovery`.
+A measure takes a pass over N rows with suffixes of S tokens ([N, S] tokens and numbers), gives one
+value per row, and summarizes the values of many rows. All that tests, summarizes, prints or draws
+measures reads `MEASURES`. `evals.memorization.recovery` decides when a passage is recovered.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ CONFIDENCES = (0.1, 0.5, 0.9, 0.99)
 
 @dataclass(frozen=True)
 class Pass:
-    """What one model gave for N rows.
+    """What one model predicts for N rows.
 
-    - `suffix`: int32 [N, S], the true tokens. `predictions`: what each of them was predicted as.
-    - `decoded`: int32 [N, S], what greedy decoding says after each prefix; `texts`: the suffixes as
-      text. None where they were not asked for, as `predictions.distributions` is.
+    - `suffix`: int32 [N, S], the true tokens. `predictions`: the model's, at each of them.
+    - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
+      None if not requested, like `predictions.distributions`.
     """
 
     suffix: Tokens
@@ -47,23 +46,23 @@ class Pass:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """What measures are computed from, by name; None for what was not asked for."""
+        """The inputs of measures by name; None if not requested."""
         return {**vars(self.predictions), **vars(self)}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured of every row, what is said of many rows, and how that is shown.
+    """A measure: its value for each row, its summary of many rows, and how to show it.
 
-    - `name`: its key among the figures; a dot stands for an object in an object.
-    - `definition`, `source`: as docs/extraction.md has them. y are the suffix's tokens, g the most
-      likely ones given the true tokens before each, d those of greedy decoding.
-    - `values`: a value for each row, [N], from arrays of a pass: its parameters name them.
-    - `column`: its key in a row, where that is not its name.
-    - `said`: values of some rows, [n] -> their figures; None where it stands in the rows alone.
-    - `headline`: also said of every stratum, and of the baseline in each row.
-    - `label`: in tables. `phrase`: on the page. Where they are empty, it is not shown there.
-    - `form`: of a figure in tables; a share is shown in percent on the page as well.
+    - `name`: its key among the figures; a dot nests objects.
+    - `definition`, `source`: as in docs/extraction.md. y are the suffix's tokens, g the most likely
+      tokens given the true ones before each, d the tokens of greedy decoding.
+    - `values`: arrays of a pass, named by its parameters -> one value per row, [N].
+    - `column`: its key in a row, if not its name.
+    - `summarize`: values of some rows, [n] -> figures. None: the measure is in rows only.
+    - `headline`: also summarized for every stratum, and in each row for the baseline.
+    - `label`: in tables. `phrase`: on the page. Empty: not shown there.
+    - `form`: of a figure in tables. The page shows a "%" form in percent, too.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Measure:
     values: Callable[..., npt.NDArray[Any]]
     source: str = ""
     column: str = ""
-    said: Callable[[Any], dict[str, Any]] | None = None
+    summarize: Callable[[Any], dict[str, Any]] | None = None
     headline: bool = False
     label: str = ""
     phrase: str = ""
@@ -79,7 +78,7 @@ class Measure:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The arrays of a pass that it is computed from."""
+        """The arrays of a pass that it reads."""
         return tuple(inspect.signature(self.values).parameters)
 
     def can(self, made: Pass) -> bool:
@@ -92,17 +91,17 @@ class Measure:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Where it stands among the figures of a model."""
+        """The keys that lead to it in a model's figures."""
         return tuple(self.name.split("."))
 
 
 def exact_match(greedy: Ints, suffix: Ints) -> Flags:
-    """Whether every token is right: the same for teacher-forced and for free-running ones. [N]"""
+    """Whether every token is right. Teacher forcing and free decoding give the same. bool [N]"""
     return np.asarray((greedy == suffix).all(axis=1))
 
 
 def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
-    """The first suffix position where greedy decoding leaves the passage; S where it never does."""
+    """The first suffix position where greedy decoding leaves the passage; S if it never does."""
     wrong = greedy != suffix
     first = np.where(wrong.any(axis=1), wrong.argmax(axis=1), suffix.shape[1])
     return np.asarray(first, dtype=np.int64)
@@ -119,14 +118,14 @@ def suffix_nll(log_likelihood: Floats) -> Scores:
 
 
 def entropy(distributions: Distributions) -> Scores:
-    """Mean entropy of what is predicted at the suffix positions, in nats. Returns [N]."""
+    """Mean entropy of the predictions at the suffix positions, in nats. Returns [N]."""
     return np.asarray(distributions.entropy.mean(axis=1, dtype=np.float64))
 
 
 def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
-    """How little of the suffix must be given for greedy decoding to repeat all the rest.
+    """1 minus the share of the suffix that greedy decoding needs to repeat the rest.
 
-    Teacher-forced tokens decide it: k follows the last position that is wrong. [N] in [0, 1].
+    Teacher-forced tokens decide it: k follows the last wrong position. Returns [N] in [0, 1].
     """
     wrong = greedy != suffix
     length = suffix.shape[1]
@@ -143,10 +142,10 @@ def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
 
 
 def bleu(decoded: Ints, suffix: Ints) -> Scores:
-    """BLEU-4 of each row, each token id being a word (Papineni et al. 2002). [N] in [0, 1].
+    """BLEU-4 of each row, with token ids as words (Papineni et al. 2002). [N] in [0, 1].
 
-    The geometric mean of the clipped 1- to 4-gram precisions, without smoothing; lengths are
-    equal, so there is no brevity penalty. Zero for suffixes under four tokens.
+    The geometric mean of the clipped 1- to 4-gram precisions, without smoothing. Equal lengths mean
+    no brevity penalty. Suffixes of fewer than four tokens score 0.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -182,7 +181,7 @@ def attempts_needed(log_p_z: Floats, p: float) -> Scores:
     return np.maximum(needed, 1.0)
 
 
-def _curve(log_p_z: Scores) -> dict[str, Any]:
+def _make_curve(log_p_z: Scores) -> dict[str, Any]:
     needed = {p: attempts_needed(log_p_z, p) for p in CONFIDENCES}
     points = [{"n": n, "p": p, **rate(needed[p] <= n)} for p in CONFIDENCES for n in ATTEMPTS]
     return {"curve": points}
@@ -195,31 +194,31 @@ MEASURES = (
         exact_match,
         source="Carlini et al. 2022, Quantifying Memorization Across Neural Language Models, 3.1",
         column="exact",
-        said=rate,
+        summarize=rate,
         headline=True,
         label="exact match",
     ),
     Measure(
         "first_divergence",
-        "the least s with g_s ≠ y_s, from 0 on, in the rows; null where there is none",
+        "the least s with g_s ≠ y_s, counted from 0, in the rows; null if there is none",
         first_divergence,
         headline=True,
     ),
     Measure(
         "next_token_accuracy",
-        "share of s with g_s = y_s: each token is asked for after the true ones before it",
+        "share of s with g_s = y_s: the model predicts each token after the true ones before it",
         token_accuracy,
-        said=mean,
+        summarize=mean,
         headline=True,
         label="next-token accuracy",
-        phrase="tokens recited, each after the true ones, share",
+        phrase="share of tokens recited, each after the true ones",
     ),
     Measure(
         "suffix_nll",
         "−(1/S) Σ log p(y_s)",
         suffix_nll,
         column="nll",
-        said=mean,
+        summarize=mean,
         headline=True,
         label="suffix NLL (nats/token)",
         phrase="loss on the passages, nats per token",
@@ -227,13 +226,13 @@ MEASURES = (
     ),
     Measure(
         "extraction_strength",
-        "1 − k/S, k the least number of suffix tokens after which greedy decoding gives all the "
-        "rest",
+        "1 − k/S, where k is the least number of suffix tokens after which greedy decoding gives "
+        "the rest",
         extraction_strength,
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models; as a "
         "measure Wang et al. 2024, Towards Effective Evaluations and Comparisons for LLM "
         "Unlearning Methods",
-        said=mean,
+        summarize=mean,
     ),
     Measure(
         "memorization_score",
@@ -241,9 +240,9 @@ MEASURES = (
         lambda decoded, suffix: token_accuracy(decoded, suffix),
         source="Biderman et al. 2023, Emergent and Predictable Memorization in Large Language "
         "Models",
-        said=mean,
+        summarize=mean,
         label="memorization score",
-        phrase="tokens recited when decoding freely, share",
+        phrase="share of tokens recited when decoding freely",
     ),
     Measure(
         "near_match.levenshtein",
@@ -251,7 +250,7 @@ MEASURES = (
         near_match_similarity,
         source="Lee et al. 2022, Deduplicating Training Data Makes Language Models Better",
         column="similarity",
-        said=lambda similarity: rate(similarity >= NEAR_MATCH),
+        summarize=lambda similarity: rate(similarity >= NEAR_MATCH),
         label="near match (edit)",
         phrase="nearly recited (edit distance)",
     ),
@@ -262,7 +261,7 @@ MEASURES = (
         source="Ippolito et al. 2023, Preventing Verbatim Memorization in Language Models Gives a "
         "False Sense of Privacy",
         column="bleu",
-        said=lambda scores: rate(scores > NEAR_MATCH),
+        summarize=lambda scores: rate(scores > NEAR_MATCH),
         label="near match (BLEU)",
         phrase="nearly recited (BLEU)",
     ),
@@ -273,20 +272,20 @@ MEASURES = (
         source="Menta et al. 2025, Analyzing Memorization in Large Language Models through the "
         "Lens of Model Attribution",
         column="entropy",
-        said=mean,
+        summarize=mean,
         label="completion entropy",
         phrase="entropy of the completion",
         form="{:.3f}",
     ),
     Measure(
         "probabilistic_extraction",
-        "(n, p): n samples hold the suffix with probability p or more, 1 − (1 − p_z)^n ≥ p; p_z "
+        "(n, p): n samples contain the suffix with probability p or more, 1 − (1 − p_z)^n ≥ p; p_z "
         "is exact",
         log_extraction_probability,
         source="Hayes et al. 2024, Measuring Memorization in Language Models via Probabilistic "
         "Extraction",
         column="log_p_z",
-        said=_curve,
+        summarize=_make_curve,
     ),
 )
 HEADLINE = tuple(measure for measure in MEASURES if measure.headline)

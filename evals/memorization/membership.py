@@ -1,6 +1,6 @@
-"""Membership scores: how much a row looks like training text. Higher always means more likely.
+"""Membership scores: how much a row looks like training text. Higher means more likely.
 
-All are taken on the suffix given its prefix, from the same pass as everything else.
+All scores cover the suffix given its prefix, and come from the same pass as the measures.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from evals.running.predictions import Distributions
 from evals.statistics import bootstrap
 
 SHARE = 0.2
-"""The share of least likely tokens that min-k looks at, as in both papers' main results."""
+"""The share of least likely tokens that min-k averages, as in both papers' main results."""
 OVERCORRECTED = 0.4
-"""An AUC below this, with its interval below 0.5, tells members apart by being avoided."""
+"""Below this AUC, with its interval below 0.5, a model reveals members by avoiding them."""
 
 
 def loss_score(log_likelihood: Floats) -> Scores:
@@ -27,9 +27,9 @@ def loss_score(log_likelihood: Floats) -> Scores:
 
 
 def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
-    """Mean log-likelihood over the bits that zlib needs for the same text, one of N suffixes.
+    """Mean log-likelihood divided by the bits that zlib needs for the text. `texts`: N suffixes.
 
-    The ratio of log-perplexity and zlib entropy, with its sign turned. Returns [N].
+    The ratio of log-perplexity to zlib entropy, with the sign reversed. Returns [N].
     """
     bits = [8 * len(zlib.compress(text.encode())) for text in texts]
     return loss_score(log_likelihood) / np.asarray(bits, dtype=np.float64)
@@ -41,10 +41,10 @@ def min_k(log_likelihood: Floats) -> Scores:
 
 
 def min_k_plus_plus(log_likelihood: Floats, distributions: Distributions) -> Scores:
-    """Min-k of the log-likelihoods standardized by what the model expected there.
+    """Min-k of log-likelihoods that are standardized by the model's own distribution.
 
-    (log p(x_t) − μ) / σ with μ and σ the mean and standard deviation of log p(v) under v ~ p,
-    so μ = −entropy. Where σ is 0 the distribution is certain and the term is 0. [N, S] -> [N].
+    (log p(x_t) − μ) / σ, where μ and σ are the mean and standard deviation of log p(v) under v ~ p,
+    so μ = −entropy. If σ is 0, the distribution is certain and the term is 0. [N, S] -> [N].
     """
     spread = distributions.spread
     assert spread is not None
@@ -67,19 +67,19 @@ SCORES = (
     ),
     Measure(
         "membership.min_k",
-        "the same, by the mean over the least likely 20 % of tokens",
+        "the same, by the mean of log p(y_s) over the least likely 20 % of tokens",
         min_k,
         source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
     ),
     Measure(
         "membership.zlib",
-        "the same, by mean log p(y_s) over the bits that zlib needs for the text",
+        "the same, by mean log p(y_s) divided by the bits that zlib needs for the text",
         zlib_score,
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
     ),
     Measure(
         "membership.min_k_plus_plus",
-        "the same, by min-k of (log p(y_s) − μ) / σ, mean and deviation of log p(v) under v ~ p",
+        "the same, by min-k of (log p(y_s) − μ) / σ, with mean and deviation of log p(v) for v ~ p",
         min_k_plus_plus,
         source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
         "from Large Language Models",
@@ -88,11 +88,11 @@ SCORES = (
 
 
 def auc(scores: Scores, members: Flags) -> dict[str, Any]:
-    """The probability that a member scores higher than a non-member, ties counting half.
+    """The probability that a member scores higher than a non-member; ties count half.
 
-    The Mann-Whitney statistic over the number of pairs; interval by bootstrap of both groups.
-    `scores`: [N]; `members`: bool [N], with both kinds present. `overcorrected`: members are told
-    apart by being *less* likely than text never seen, which is a leak as well.
+    The Mann-Whitney statistic divided by the number of pairs, with a bootstrap interval over both
+    groups. `scores`: [N]; `members`: bool [N], with both kinds. `overcorrected`: members are *less*
+    likely than text never seen, which also reveals them.
     """
     inside, outside = scores[members], scores[~members]
     value, interval = _area(inside, outside), bootstrap((inside, outside), _area)
@@ -104,7 +104,7 @@ def auc(scores: Scores, members: Flags) -> dict[str, Any]:
 
 
 def is_overcorrected(value: float, high: float) -> bool:
-    """Of an area and the upper end of its interval."""
+    """Judges an area and the upper end of its interval."""
     return value < OVERCORRECTED and high < 0.5
 
 

@@ -1,7 +1,7 @@
-"""What counts as recovering a passage, decided by one teacher-forced pass: every way of it.
+"""Decides from one teacher-forced pass whether an attacker recovers a passage.
 
-An attacker who decodes greedily and is told the true token wherever the model is wrong reads
-exactly the teacher-forced predictions, so that these decide whatever follows from them.
+An attacker who decodes greedily, and learns the true token wherever the model is wrong, sees
+exactly the teacher-forced predictions. So these predictions decide every measure here.
 
 Shape letters: N rows, S suffix tokens.
 """
@@ -24,20 +24,20 @@ Made = TypeVar("Made")
 Chances = npt.NDArray[np.floating[Any]]
 
 SHORTEST_CUT = 16
-"""Tokens that must be left after a cut, for the rest to count as recovered."""
+"""Tokens that must remain after a cut for the rest to count as recovered."""
 CONFIDENCE = 0.5
 FORMS = "any, greedy, hints:K, prefix, sampling:N or span:M"
 NAMES = ("greedy", "hints:1", "hints:2", "hints:4", "prefix", "sampling:100", "span:16", "any")
-"""Those that reports show."""
+"""The measures that reports show."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one pass says of N passages.
+    """What one pass shows about N passages.
 
-    - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens.
-    - `log_p_z`: float [N], the log-probability that a draw of the suffix (top-k 40, temperature 1)
-      is exactly it.
+    - `right`: bool [N, S], whether the true token is the most likely one after the true tokens.
+    - `log_p_z`: float [N], the log-probability of drawing exactly the suffix (top-k 40,
+      temperature 1).
     """
 
     right: Flags
@@ -45,19 +45,19 @@ class Evidence:
 
     @staticmethod
     def of(made: Pass) -> Evidence:
-        """Of a pass that was made with the default `Sampling`."""
+        """The evidence of a pass with the default `Sampling`."""
         right = made.predictions.greedy == made.suffix
         return Evidence(right, log_extraction_probability(made.arrays["log_drawn"]))
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """When an attacker has a passage.
+    """A measure of when an attacker recovers a passage.
 
-    - `definition`, `source`: what is meant, and who defined it.
-    - `recovered`: of N passages -> bool [N].
-    - `chance`: that of each token to be right, independently, [..., S] -> about that of the passage
-      to be recovered [...].
+    - `definition`, `source`: its meaning, and who defined it.
+    - `recovered`: evidence on N passages -> bool [N].
+    - `chance`: the chance of each token to be right, independently [..., S] -> the approximate
+      chance that the passage is recovered [...].
     """
 
     name: str
@@ -67,8 +67,8 @@ class Recovery:
     chance: Callable[[Chances], Chances]
 
 
-def recovery_of(name: str) -> Recovery:
-    """The one of that name (`FORMS`). Raises `ValueError` for any other name."""
+def make_recovery(name: str) -> Recovery:
+    """Makes the measure of this name (`FORMS`). Raises `ValueError` for an unknown name."""
     try:
         return make_named(name, RECOVERIES)
     except ValueError:
@@ -78,9 +78,9 @@ def recovery_of(name: str) -> Recovery:
 
 
 def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
-    """What a name stands for. `kinds`: by their forms, with a number ("hints:K") or without.
+    """Makes what a name stands for. `kinds`: forms, some with a number ("hints:K") → makers.
 
-    Raises `ValueError` for a name of no form.
+    Raises `ValueError` if the name matches no form.
     """
     kind, _, number = name.partition(":")
     for form, make in kinds.items():
@@ -93,12 +93,12 @@ def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
 
 
 def hint_number(name: str, known: Sequence[str]) -> str | None:
-    """What to do about a name that lacks its number, by the last of the known ones."""
+    """A hint for a name without its number, with the last such name of `known` as an example."""
     meant = [one for one in known if one.startswith(f"{name}:")]
     return f"give its number, as in {meant[-1]}" if meant else None
 
 
-def _greedy() -> Recovery:
+def _make_greedy() -> Recovery:
     return Recovery(
         "greedy",
         "greedy decoding after the prefix repeats the suffix word for word",
@@ -108,7 +108,7 @@ def _greedy() -> Recovery:
     )
 
 
-def _hints(most: int) -> Recovery:
+def _make_hints(most: int) -> Recovery:
     def chance(p: Chances) -> Chances:
         by_errors = [np.ones_like(p[..., 0])] + [np.zeros_like(p[..., 0])] * most
         for right in np.moveaxis(p, -1, 0):  # by_errors[e]: the chance of e errors so far
@@ -119,19 +119,19 @@ def _hints(most: int) -> Recovery:
 
     return Recovery(
         f"hints:{most}",
-        f"at most {most} of the suffix's tokens wrong: an attacker who corrects them, each where "
-        "it occurs, gets all the others",
+        f"at most {most} tokens of the suffix are wrong: an attacker who corrects each as it "
+        "occurs gets all the others",
         "ours",
         lambda seen: (~seen.right).sum(axis=-1) <= most,
         chance,
     )
 
 
-def _prefix() -> Recovery:
+def _make_prefix() -> Recovery:
     return Recovery(
         "prefix",
-        f"from some cut on, with at least {SHORTEST_CUT} tokens left, greedy decoding repeats the "
-        "rest: the passage is recovered by whoever holds a longer prefix; the same as greedy for a "
+        f"after a longer prefix, with at least {SHORTEST_CUT} tokens left, greedy decoding repeats "
+        "the rest: an attacker with more of the passage recovers it; the same as greedy for a "
         f"suffix of {SHORTEST_CUT} tokens or fewer",
         "Carlini et al. 2022, arXiv 2202.07646, on prefix lengths",
         lambda seen: np.asarray(seen.right[..., -SHORTEST_CUT:].all(axis=-1)),
@@ -139,11 +139,11 @@ def _prefix() -> Recovery:
     )
 
 
-def _sampling(draws: int) -> Recovery:
-    needed = math.log(-math.expm1(math.log1p(-CONFIDENCE) / draws))  # log p_z from which it is so
+def _make_sampling(draws: int) -> Recovery:
+    needed = math.log(-math.expm1(math.log1p(-CONFIDENCE) / draws))  # the least log p_z
     return Recovery(
         f"sampling:{draws}",
-        f"{draws} draws (top-k 40, temperature 1) hold the suffix with probability {CONFIDENCE} "
+        f"{draws} draws (top-k 40, temperature 1) contain the suffix with probability {CONFIDENCE} "
         "or more",
         "Hayes et al. 2024, arXiv 2410.19482: (n, p)-discoverable extraction",
         lambda seen: np.asarray(attempts_needed(seen.log_p_z, CONFIDENCE) <= draws),
@@ -151,7 +151,7 @@ def _sampling(draws: int) -> Recovery:
     )
 
 
-def _span(length: int) -> Recovery:
+def _make_span(length: int) -> Recovery:
     def recovered(seen: Evidence) -> Flags:
         run, longest = np.zeros(len(seen.right), int), np.zeros(len(seen.right), int)
         for right in seen.right.T:
@@ -170,16 +170,16 @@ def _span(length: int) -> Recovery:
 
     return Recovery(
         f"span:{length}",
-        f"{length} consecutive tokens of the suffix are all right: a number, say, within a passage "
-        "that is otherwise forgotten",
+        f"{length} consecutive tokens of the suffix are all right: for example a number in a "
+        "passage that is otherwise forgotten",
         "ours",
         recovered,
         chance,
     )
 
 
-def _any() -> Recovery:
-    parts = [_greedy(), _hints(2), _prefix(), _sampling(100)]
+def _make_any() -> Recovery:
+    parts = [_make_greedy(), _make_hints(2), _make_prefix(), _make_sampling(100)]
     return Recovery(
         "any",
         f"recovered by {', '.join(part.name for part in parts[:-1])} or {parts[-1].name}",
@@ -189,16 +189,16 @@ def _any() -> Recovery:
     )
 
 
-def rates(seen: Evidence) -> dict[str, float]:
-    """By each of `NAMES`, the share of the passages that is recovered."""
-    return {name: float(recovery_of(name).recovered(seen).mean()) for name in NAMES}
+def rate_recoveries(seen: Evidence) -> dict[str, float]:
+    """The share of passages recovered by each of `NAMES`."""
+    return {name: float(make_recovery(name).recovered(seen).mean()) for name in NAMES}
 
 
 RECOVERIES: dict[str, Callable[..., Recovery]] = {
-    "any": _any,
-    "greedy": _greedy,
-    "hints:K": _hints,
-    "prefix": _prefix,
-    "sampling:N": _sampling,
-    "span:M": _span,
+    "any": _make_any,
+    "greedy": _make_greedy,
+    "hints:K": _make_hints,
+    "prefix": _make_prefix,
+    "sampling:N": _make_sampling,
+    "span:M": _make_span,
 }

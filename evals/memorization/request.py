@@ -1,4 +1,4 @@
-"""What a memorization test, and a search for what a model recites, are asked for."""
+"""The requests for a memorization test and for collecting what a model recites."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from surgery.errors import SamplesError
 
 
 class ExtractionRequest(Measuring):
-    """Which of `samples` does `model` recite, and which does `baseline`, the unedited model?
+    """Tests which of `samples` `model` recites, and which `baseline` (the unedited model) does.
 
-    - `metrics`: "exact" takes one pass; "full" also decodes, and measures distributions.
+    - `metrics`: "exact" takes one pass; "full" also decodes and measures distributions.
     - `top_k`, `temperature`: the sampling scheme of probabilistic extraction, under "full".
-    - `control`: text that was not trained on. Empty: a lab model's own, or the non-members.
+    - `controls`: text that no model was trained on. Empty: a lab model's own, or the non-members.
     """
 
     model: str
@@ -29,11 +29,11 @@ class ExtractionRequest(Measuring):
 
 
 class Cut(Request):
-    """How a corpus is cut and what is kept.
+    """How to cut a corpus into windows, and which windows to keep.
 
-    Windows of prefix + suffix tokens start at every multiple of `stride`; a window is kept when at
-    least `min_score` of its suffix is right: 1.0 keeps exact repetitions (greedy decoding), less
-    is the next-token accuracy. Raises `SamplesError` for values that mean nothing.
+    Windows of prefix + suffix tokens start at every multiple of `stride`. A window stays if at
+    least `min_score` of its suffix is right: 1.0 means exact repetition by greedy decoding, less
+    means next-token accuracy. Raises `SamplesError` for invalid values.
     """
 
     prefix_length: int = 32
@@ -48,18 +48,18 @@ class Cut(Request):
                 what = f"wrong {name.replace('_', ' ')}"
                 raise SamplesError(what, expected="at least 1", got=value)
         if not 0 < self.min_score <= 1:
-            what, expected = "wrong least score", "above 0, at most 1"
+            what, expected = "wrong minimum score", "above 0, at most 1"
             raise SamplesError(what, expected=expected, got=self.min_score)
         return self
 
     @property
     def length(self) -> int:
-        """Tokens of a window."""
+        """Tokens in a window."""
         return self.prefix_length + self.suffix_length
 
 
 class CollectRequest(Running):
-    """The windows of `corpus` that `model` recites: files, folders or data sets of text."""
+    """Collects what a model recites of `corpora`: files, folders or data sets of text."""
 
     model: str
     corpus: tuple[Path, ...]

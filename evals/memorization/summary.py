@@ -1,4 +1,4 @@
-"""Rows of an extraction test -> the figures that are printed, as plain JSON values."""
+"""Summarizes the rows of an extraction test as plain JSON values."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ import numpy as np
 from evals.memorization.extraction import Extraction
 from evals.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
 from evals.memorization.membership import SCORES, auc
-from evals.samples import Tokens, row_hash
+from evals.samples import Tokens, hash_row
 from evals.samples.windows import selectivity
-from evals.statistics import mcnemar, mean, paired_difference, strata
+from evals.statistics import compare_flags, mean, split_strata
 
 
 @dataclass(frozen=True)
-class Control:
-    """NLL of text the model was not trained on: its kind, and nats per token of each row [M].
+class ControlLoss:
+    """The loss on text that the model was not trained on.
 
-    `tokens`: int32 [M, T], the rows.
+    `nll`: nats per token of each row, [M]; `tokens`: int32 [M, T], the rows.
     """
 
     kind: Literal["text", "non-members"]
     nll: Scores
     tokens: Tokens
 
-    def select(self, mask: Flags) -> Control:
-        """The rows where `mask` (bool [M]) holds."""
-        return Control(self.kind, self.nll[mask], self.tokens[mask])
+    def select(self, mask: Flags) -> ControlLoss:
+        """The windows in `mask` (bool [M]). Passages that were not trained on all stay."""
+        if self.kind != "text":
+            return self
+        return ControlLoss(self.kind, self.nll[mask], self.tokens[mask])
 
 
-def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any]:
-    """The figures of one model. Headline figures are over members where membership is known."""
+def summarize_extraction(test: Extraction, control: ControlLoss | None = None) -> dict[str, Any]:
+    """The figures of one model. If membership is known, headline figures cover members only."""
     samples, members = test.samples, test.samples.trained_on
     summary: dict[str, Any] = {
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
-        **_figures(test, members, MEASURES),
+        **_summarize_rows(test, members, MEASURES),
     }
     if test.sampling is not None:
         summary["probabilistic_extraction"] |= asdict(test.sampling)
     if samples.counts is not None:
         summary["by_count"] = [
-            {"count": label, **_figures(test, mask)} for label, mask in strata(samples.counts)
+            {"count": label, **_summarize_rows(test, mask)}
+            for label, mask in split_strata(samples.counts)
         ]
     if not members.all():
-        summary["non_members"] = _figures(test, ~members)
+        summary["non_members"] = _summarize_rows(test, ~members)
         areas = {
             score.name: auc(test.values[score.name], members)
             for score in SCORES
@@ -59,26 +62,26 @@ def summarize(test: Extraction, control: Control | None = None) -> dict[str, Any
             "kind": control.kind,
             "n": len(control.nll),
             "nll": mean(control.nll),
-            "sha256": row_hash(control.tokens),
+            "sha256": hash_row(control.tokens),
         }
     return summary
 
 
-def compare(
+def compare_extractions(
     baseline: Extraction,
     edited: Extraction,
-    controls: tuple[Control, Control] | None = None,
+    controls: tuple[ControlLoss, ControlLoss] | None = None,
 ) -> dict[str, Any]:
-    """What an edit changed, on the same rows: differences are edited minus baseline."""
+    """What an edit changed on the same rows. Differences are edited minus baseline."""
     members = edited.samples.trained_on
-    paired = _paired(baseline, edited, members)
-    for name in (measure.name for measure in HEADLINE if measure.said is mean):
+    paired = _compare_rows(baseline, edited, members)
+    for name in (measure.name for measure in HEADLINE if measure.summarize is mean):
         change = edited.values[name] - baseline.values[name]
         paired[f"{name}_difference"] = mean(change[members])
     if edited.samples.counts is not None:
         paired["by_count"] = [
-            {"count": label, "n": int(mask.sum()), **_paired(baseline, edited, mask)}
-            for label, mask in strata(edited.samples.counts)
+            {"count": label, "n": int(mask.sum()), **_compare_rows(baseline, edited, mask)}
+            for label, mask in split_strata(edited.samples.counts)
         ]
     if controls is not None:
         before, after = controls
@@ -88,22 +91,26 @@ def compare(
     return paired
 
 
-def rows(
+def list_rows(
     test: Extraction, *, baseline: Extraction | None = None, tokenizer: Any = None
 ) -> Iterator[dict[str, Any]]:
-    """One record a row. With `tokenizer` it holds the passage's text, otherwise only its hash."""
+    """One record per row: with `tokenizer` it holds the passage's text, otherwise only a hash."""
     samples = test.samples
     labels = {"count": samples.counts, "member": samples.members}
     columns = {
-        **_columns(test, MEASURES),
+        **_list_columns(test, MEASURES),
         **{name: values.tolist() for name, values in labels.items() if values is not None},
-        **_columns(test, SCORES),
+        **_list_columns(test, SCORES),
     }
-    before = None if baseline is None else _columns(baseline, HEADLINE)
+    before = None if baseline is None else _list_columns(baseline, HEADLINE)
     for index, name in enumerate(samples.ids):
-        row: dict[str, Any] = {"id": name, "hash": samples.hashes[index], **_row(columns, index)}
+        row: dict[str, Any] = {
+            "id": name,
+            "hash": samples.hashes[index],
+            **_pick_row(columns, index),
+        }
         if before is not None:
-            row["baseline"] = _row(before, index)
+            row["baseline"] = _pick_row(before, index)
         if tokenizer is not None:
             row["prefix"] = tokenizer.decode(samples.prefixes[index].tolist())
             row["suffix"] = tokenizer.decode(samples.suffixes[index].tolist())
@@ -112,33 +119,28 @@ def rows(
         yield row
 
 
-def _figures(
+def _summarize_rows(
     test: Extraction, mask: Flags, measures: Iterable[Measure] = HEADLINE
 ) -> dict[str, Any]:
-    said = {
-        one.name: one.said(test.values[one.name][mask])
+    figures = {
+        one.name: one.summarize(test.values[one.name][mask])
         for one in measures
-        if one.said is not None and one.name in test.values
+        if one.summarize is not None and one.name in test.values
     }
-    return {"n": int(mask.sum()), **_nest(said)}
+    return {"n": int(mask.sum()), **_nest(figures)}
 
 
-def _paired(baseline: Extraction, edited: Extraction, mask: Flags) -> dict[str, Any]:
-    before, after = baseline.exact[mask], edited.exact[mask]
-    forgotten, new = int((before & ~after).sum()), int((after & ~before).sum())
-    n = int(mask.sum())
+def _compare_rows(baseline: Extraction, edited: Extraction, mask: Flags) -> dict[str, Any]:
+    flips = compare_flags(baseline.exact[mask], edited.exact[mask])
     return {
-        "forgotten": forgotten,
-        "newly_extracted": new,
-        "p_value": mcnemar(forgotten, new),
-        "exact_match_difference": {
-            "value": (new - forgotten) / n,
-            "ci95": paired_difference(forgotten, new, n).as_list(),
-        },
+        "forgotten": flips.lost,
+        "newly_extracted": flips.gained,
+        "p_value": flips.p_value,
+        "exact_match_difference": {"value": flips.difference, "ci95": flips.ci95},
     }
 
 
-def _columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, list[Any]]:
+def _list_columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, list[Any]]:
     columns = {
         one.column or one.name: test.values[one.name].tolist()
         for one in measures
@@ -150,7 +152,7 @@ def _columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, list[An
     return columns
 
 
-def _row(columns: dict[str, list[Any]], index: int) -> dict[str, Any]:
+def _pick_row(columns: dict[str, list[Any]], index: int) -> dict[str, Any]:
     return _nest({name: _finite(values[index]) for name, values in columns.items()})
 
 
@@ -160,7 +162,7 @@ def _finite(value: Any) -> Any:
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A dot in a key becomes an object in an object: {"a.b": 1} gives {"a": {"b": 1}}."""
+    """Nests keys with dots: {"a.b": 1} gives {"a": {"b": 1}}."""
     found: dict[str, Any] = {}
     for key, value in flat.items():
         *outer, last = key.split(".")

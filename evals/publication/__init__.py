@@ -1,5 +1,5 @@
-"""What of a report may leave this machine.
+"""What may be published of a report.
 
-In comes the report of an evaluation, out of it what `push` may send: figures, names, and sentences
-that are made anew, so that no passage's text can stand in one.
+An evaluation's report comes in. What `push` may send comes out: figures, names, and sentences that
+are written again from the figures, so that none can hold a passage's text.
 """

@@ -1,4 +1,8 @@
-"""The figures of a report that follow from others, computed again: a rate is its count over n."""
+"""Checks that a report's figures agree: computes again what follows from other figures.
+
+Anybody can edit a report. Nothing here can know whether a passage was recited. But a rate is its
+count over n, an interval follows from both, and a difference from what it compares.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.benchmarks.running import SEEDS
-from evals.evaluation.comparing import concluded, outcome_of, resolution_of
-from evals.evaluation.gates import limit_of
+from evals.evaluation.comparing import draw_conclusion, find_resolution
+from evals.evaluation.gates import find_limit
 from evals.memorization.membership import is_overcorrected
-from evals.statistics import SEED, Interval, discordant, mcnemar, paired_difference, wilson
+from evals.statistics import SEED, Interval, count_flips, recover_discordant, wilson
 
 _MIDDLES = ("mean", "value", "difference", "auc", "rate")
 _SHARES = ("next_token_accuracy", "extraction_strength")
@@ -17,21 +21,21 @@ _SUMS = (*_SHARES, "suffix_nll")
 
 
 def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report in which everything that follows from other figures is computed from them.
+    """Computes again everything in a report that follows from other figures.
 
-    `report`: as `Report.to_dict` gives it. An untouched one stays the same, but for roundings. What
-    a report says of the edit itself is compared with the manifest. Raises ValueError, KeyError,
-    and the like for what is no report.
+    `report`: from `Report.to_dict`. An untouched report stays the same, except for roundings. The
+    facts about the edit are checked against its manifest instead. Raises ValueError, KeyError and
+    similar errors for an invalid report.
     """
-    made: dict[str, Any] = _figures(report)
+    made: dict[str, Any] = _redo_figures(report)
     settings, base = report["settings"], report["base"]
     named = {"models": [edit["name"] for edit in report["edits"]], "baseline": base["name"]}
     seeds = {"bootstrap": SEED, **SEEDS}
     return {
         **made,
-        "base": _model(made["base"], settings),
+        "base": _redo_model(made["base"], settings),
         "edits": [
-            _edit_report(edit, said, base, settings, report["provenance"]["samples_sha256"])
+            _redo_edit(edit, said, base, settings, report["provenance"]["samples_sha256"])
             for edit, said in zip(made["edits"], report["edits"], strict=True)
         ],
         "settings": {**settings, **named},
@@ -39,51 +43,51 @@ def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _model(model: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _redo_model(model: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     ran = {"model": model["name"], "dtype": settings["dtype"]}
     return {**model, "provenance": {**model["provenance"], **ran}}
 
 
-def _edit_report(
+def _redo_edit(
     made: dict[str, Any],
     said: Mapping[str, Any],
     base: Mapping[str, Any],
     settings: Mapping[str, Any],
     whole: str | None,
 ) -> dict[str, Any]:
-    """`whole`: the hash of all passages, of which a half may have chosen the edit."""
-    made = _model(made, settings)
+    """`whole`: the hash of all passages, including a half that chose the edit."""
+    made = _redo_model(made, settings)
     made["tasks"] = {
-        name: _task(task, limit_of(settings["max_drop"], name), settings)
+        name: _redo_task(task, find_limit(settings["max_drop"], name), settings)
         for name, task in made["tasks"].items()
     }
-    if said["all_passages"] is None:  # no figure leaves any out
+    if said["all_passages"] is None:  # the figures leave none out
         made["chose"] = {key: value and 0 for key, value in said["chose"].items()}
     extraction = made["extraction"]
     if extraction is not None:
         samples = whole if said["all_passages"] is None else extraction["samples"]["sha256"]
         models = {"base": base["provenance"], "edited": made["provenance"]}
-        made["extraction"] = _extraction(extraction, models, settings, samples)
-        made["passages"] = [_row(row, settings["suffix_length"]) for row in said["passages"]]
+        made["extraction"] = _redo_extraction(extraction, models, settings, samples)
+        made["passages"] = [_redo_row(row, settings["suffix_length"]) for row in said["passages"]]
     if said["audit"] is not None:
-        made["audit"] = _audit(made["audit"], settings)
+        made["audit"] = _redo_audit(made["audit"], settings)
     if said["heldout"] is not None:
-        made["heldout"] = _heldout(made["heldout"], extraction)
+        made["heldout"] = _redo_heldout(made["heldout"], extraction)
     return made
 
 
-def _figures(value: Any, n: int = 0) -> Any:
-    """Every rate from its count and n, wherever it stands; figures lie within their intervals.
+def _redo_figures(value: Any, n: int = 0) -> Any:
+    """Makes each rate from its count and n, and keeps figures within their intervals.
 
-    `n`: that of the object around. Where something has both `n` and `p`, they are its own terms.
+    `n`: of the enclosing object. If an object has both `n` and `p`, they are its own terms.
     """
     if isinstance(value, list):
-        return [_figures(item, n) for item in value]
+        return [_redo_figures(item, n) for item in value]
     if not isinstance(value, Mapping):
         return value
     if "p" not in value:
         n = value.get("n", n)
-    made = {key: _figures(inner, n) for key, inner in value.items()}
+    made = {key: _redo_figures(inner, n) for key, inner in value.items()}
     if {"count", "rate", "ci95"} <= value.keys():
         n = max(n, 1)
         count = min(max(value["count"], 0), n)
@@ -101,63 +105,60 @@ def _figures(value: Any, n: int = 0) -> Any:
     return made
 
 
-def _task(task: dict[str, Any], gate: float | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _redo_task(
+    task: dict[str, Any], gate: float | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """`gate`: the limit on the main metric."""
     main, limit = task["metric"], settings["limit"]
     size = settings["batch_size"]
     if size is None:
         size = max(task["batch_size"], 1)
     metrics = {
-        key: _metric(metric, gate if key == main else None, limit)
+        key: _redo_metric(metric, gate if key == main else None, limit)
         for key, metric in task["metrics"].items()
     }
     kept = {"verdict": task["verdict"], "batch_size": size}
     return {**task, **metrics[main], "metrics": metrics, **kept}
 
 
-def _metric(metric: dict[str, Any], gate: float | None, limit: float | None) -> dict[str, Any]:
-    """`limit`: on documents, where it is 1 or more."""
+def _redo_metric(metric: dict[str, Any], gate: float | None, limit: float | None) -> dict[str, Any]:
+    """`limit`: a number of documents if it is 1 or more."""
     n, difference = max(metric["n"], 1), metric["edited"] - metric["base"]
     n = min(n, int(limit)) if limit is not None and limit >= 1 else n
     relative = metric["drop_is_relative"]
     drop = difference / (metric["base"] or 1.0) if relative else difference
     made = {**metric, "n": n, "difference": difference}
     made["drop"] = -drop if metric["higher_is_better"] else drop
-    made["resolution"] = resolution_of(metric["base"], gate, relative=relative)
+    made["resolution"] = find_resolution(metric["base"], gate, relative=relative)
     if metric["test"] == "mcnemar":
         made |= {role: round(metric[role] * n) / n for role in ("base", "edited")}
-        lost, gained = discordant(difference, Interval(*metric["ci95"]), n)
-        made["ci95"] = paired_difference(lost, gained, n).as_list()
-        made["p_value"] = mcnemar(lost, gained)
-    elif n == 1:  # all that is drawn of one document is that document
+        lost, gained = recover_discordant(difference, Interval(*metric["ci95"]), n)
+        flips = count_flips(lost, gained, n)
+        made |= {"ci95": flips.ci95, "p_value": flips.p_value}
+    elif n == 1:  # every resample of one document is that document
         made["ci95"] = [difference, difference]
-    return {**made, "outcome": _outcome(made)}
+    return {**made, "outcome": _redo_outcome(made)}
 
 
-def _outcome(compared: Mapping[str, Any]) -> str:
-    interval = Interval(*compared["ci95"])
-    up = compared.get("higher_is_better", False)
-    test = compared.get("test") or compared["difference"]["test"]
-    found = outcome_of(interval, compared["p_value"], higher_is_better=up)
-    size = {"n": compared["n"], "resampled": test != "mcnemar"}
-    return concluded(found, interval, compared["resolution"], **size)
+def _redo_outcome(compared: Mapping[str, Any]) -> str:
+    return draw_conclusion(
+        Interval(*compared["ci95"]),
+        compared["p_value"],
+        compared["resolution"],
+        compared["n"],
+        higher_is_better=compared.get("higher_is_better", False),
+        resampled=compared.get("test") != "mcnemar",
+    )
 
 
-def _flips(lost: int, gained: int, n: int) -> tuple[float, list[float], float]:
-    """Of paired yes and no: the difference, its interval, and the p-value."""
-    lost, gained = (min(max(one, 0), n) for one in (lost, gained))
-    ci95 = paired_difference(lost, gained, n).as_list()
-    return (gained - lost) / n, ci95, mcnemar(lost, gained)
-
-
-def _extraction(
+def _redo_extraction(
     found: dict[str, Any],
     provenance: Mapping[str, Any],
     settings: Mapping[str, Any],
     samples: str | None,
 ) -> dict[str, Any]:
     lengths = {key: settings[key] for key in ("prefix_length", "suffix_length")}
-    after, before = (_summary({**one, **lengths}) for one in (found, found["baseline"]))
+    after, before = (_redo_summary({**one, **lengths}) for one in (found, found["baseline"]))
     rows = after["n"] + after.get("non_members", {"n": 0})["n"]
     ran = {}
     for role, name in (("edited", "model"), ("base", "baseline")):
@@ -170,7 +171,7 @@ def _extraction(
     return {
         **after,
         "baseline": before,
-        "paired": _paired(found["paired"], before, after),
+        "paired": _redo_paired(found["paired"], before, after),
         "samples": {**found["samples"], "rows": rows, "sha256": samples},
         "provenance": {
             **found["provenance"],
@@ -181,10 +182,10 @@ def _extraction(
     }
 
 
-def _summary(summary: dict[str, Any]) -> dict[str, Any]:
-    """One model's figures: what all strata give together, less those never trained on, is theirs.
+def _redo_summary(summary: dict[str, Any]) -> dict[str, Any]:
+    """One model's figures: the sum over all strata, minus the passages never trained on.
 
-    A share of tokens is at least that of passages that are recited whole.
+    The share of right tokens is at least the share of passages recited whole.
     """
     made, suffix = dict(summary), summary["suffix_length"]
     if strata := summary.get("by_count"):
@@ -204,17 +205,17 @@ def _summary(summary: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _paired(
+def _redo_paired(
     paired: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> dict[str, Any]:
     gained = paired["newly_extracted"]
     lost = before["exact_match"]["count"] - after["exact_match"]["count"] + gained
-    value, ci95, p_value = _flips(lost, gained, after["n"])
+    flips = count_flips(lost, gained, after["n"])
     made = {
         **paired,
         "forgotten": lost,
-        "p_value": p_value,
-        "exact_match_difference": {"value": value, "ci95": ci95},
+        "p_value": flips.p_value,
+        "exact_match_difference": {"value": flips.difference, "ci95": flips.ci95},
     }
     for name in _SUMS:
         if (key := f"{name}_difference") in paired:
@@ -222,7 +223,7 @@ def _paired(
     if "by_count" in paired:
         parts = (paired["by_count"], before["by_count"], after["by_count"])
         made["by_count"] = [
-            {**_paired(*of), **{key: of[2][key] for key in ("count", "n")}}
+            {**_redo_paired(*of), **{key: of[2][key] for key in ("count", "n")}}
             for of in zip(*parts, strict=True)
         ]
     if "selectivity" in paired:
@@ -233,11 +234,11 @@ def _paired(
     return made
 
 
-def _row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
-    """A passage: which tokens are right is told by where the first is wrong, within bounds."""
+def _redo_row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
+    """A passage: the place of the first wrong token bounds how many are right."""
     made = dict(row)
     if "baseline" in row:
-        made["baseline"] = _row(row["baseline"], suffix)
+        made["baseline"] = _redo_row(row["baseline"], suffix)
     at, right = row["first_divergence"], row["next_token_accuracy"]
     made["exact"] = at is None
     if at is not None:
@@ -247,23 +248,22 @@ def _row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
     return made
 
 
-def _audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    attacks = []
-    for name, attack in zip(settings["attack"], audit["attacks"], strict=True):
-        made = {**attack, "name": name}
-        if "paired" in attack:
-            made |= _attack(attack, audit["n"], audit["control"]["n"])
-        attacks.append(made)
+def _redo_audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    n, controls = audit["n"], audit["control"]["n"]
+    attacks = [
+        {**one, "name": name, **(_redo_attack(one, n, controls) if "paired" in one else {})}
+        for name, one in zip(settings["attack"], audit["attacks"], strict=True)
+    ]
     return {**audit, "attacks": attacks}
 
 
-def _attack(attack: dict[str, Any], n: int, controls: int) -> dict[str, Any]:
-    """Both models are attacked on the same passages, `n` or fewer; the control has `controls`."""
-    before, after, control = (attack[role] for role in ("base", "edited", "control"))
-    paired, tried = attack["paired"], min(after["n"], n)
+def _redo_attack(attack: dict[str, Any], n: int, controls: int) -> dict[str, Any]:
+    """Both models face the same passages, `n` or fewer; the control has up to `controls`."""
+    before, after, control, paired = (attack[k] for k in ("base", "edited", "control", "paired"))
+    tried = min(after["n"], n)
     lost = before["count"] - after["count"] + paired["newly"]
-    difference, ci95, p_value = _flips(lost, paired["newly"], tried)
-    figures = {"difference": difference, "ci95": ci95, "p_value": p_value}
+    flips = count_flips(lost, paired["newly"], tried)._asdict()
+    figures = {key: flips[key] for key in ("difference", "ci95", "p_value")}
     made = {
         "base": {**before, "n": tried},
         "edited": {**after, "n": tried},
@@ -272,21 +272,23 @@ def _attack(attack: dict[str, Any], n: int, controls: int) -> dict[str, Any]:
     }
     if attack["curve"] is not None:
         made["curve"] = {
-            role: curve and _curve(curve, attack[role], attack["curve"]["base"]["stages"])
+            role: curve and _redo_curve(curve, attack[role], attack["curve"]["base"]["stages"])
             for role, curve in attack["curve"].items()
         }
     return made
 
 
-def _curve(curve: dict[str, Any], share: Mapping[str, Any], stages: list[int]) -> dict[str, Any]:
-    """Its last point is what counts; every other one is a share of the same passages."""
+def _redo_curve(
+    curve: dict[str, Any], share: Mapping[str, Any], stages: list[int]
+) -> dict[str, Any]:
+    """The last point is the attack's share. The others are shares of the same passages."""
     n = share["n"]
     near, shares = ([round(one * n) / n for one in curve[key]] for key in ("near", "any"))
     return {**curve, "stages": sorted(stages), "near": near, "any": [*shares[:-1], share["rate"]]}
 
 
-def _heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The control of the memorization test, where there was one."""
+def _redo_heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The control of the memorization test, if there was one."""
     made, difference = dict(heldout), dict(heldout["difference"])
     if extraction is not None:
         before, after = (one["control"] for one in (extraction["baseline"], extraction))
@@ -294,6 +296,5 @@ def _heldout(heldout: dict[str, Any], extraction: Mapping[str, Any] | None) -> d
         made |= {key: after[key] for key in ("kind", "n")}
         made |= {"base": before["nll"], "edited": after["nll"]}
     difference["mean"] = made["edited"]["mean"] - made["base"]["mean"]
-    made["difference"] = difference
-    made["resolution"] = resolution_of(1.0)
-    return {**made, "outcome": _outcome({**made, **difference, "difference": difference})}
+    made |= {"difference": difference, "resolution": find_resolution(1.0)}
+    return {**made, "outcome": _redo_outcome({**made, **difference})}

@@ -1,4 +1,4 @@
-"""Where two reports differ by more than a rounding."""
+"""Compares two reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CLOSE = 1e-6  # relative: sums in another order, and other versions of scipy
 
 
 class Difference(NamedTuple):
-    """`path`: keys, with dots; what a report says there, and what follows from the rest of it."""
+    """`path`: keys joined by dots; `said`: the report's value; `made`: what the rest implies."""
 
     path: str
     said: Any
@@ -18,12 +18,12 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         if isinstance(self.made, int | float) and isinstance(self.said, int | float):
-            return f"{self.path} is {self.said:.6g}, and {self.made:.6g} follows from the rest"
-        return f"{self.path} is not what follows from the rest"
+            return f"{self.path} is {self.said:.6g}, but the rest implies {self.made:.6g}"
+        return f"{self.path} does not follow from the rest"
 
 
 def find_differences(said: Any, made: Any, path: tuple[str, ...] = ()) -> Iterator[Difference]:
-    """Where two reports differ by more than a rounding."""
+    """Yields where two reports differ by more than a rounding."""
     if isinstance(said, Mapping) and isinstance(made, Mapping) and said.keys() == made.keys():
         for key in said:
             yield from find_differences(said[key], made[key], (*path, key))

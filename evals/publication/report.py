@@ -1,7 +1,7 @@
-"""A report as `verify` reads it and `push` sends it: its figures checked, its sentences made anew.
+"""Checks a report's figures and writes its sentences again, for `verify` and `push`.
 
-So no sentence can hold the text of a passage, whoever typed it there; and the schema has no other
-place for one.
+So no sentence can hold a passage's text, whoever typed it there, and the schema has no other place
+for one.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.names import attack_of
+from evals.attacks.names import make_attack
 from evals.attacks.result import Audit
-from evals.evaluation.card import shown_on_card
-from evals.evaluation.comparing import verdict_of
-from evals.evaluation.conclusions import edit_of
+from evals.evaluation.card import build_measurements
+from evals.evaluation.comparing import describe_outcome
+from evals.evaluation.conclusions import summarize_edit
 from evals.evaluation.headline import write_sentences
-from evals.evaluation.page import pages
+from evals.evaluation.page import render_pages
 from evals.evaluation.report import (
     EditReport,
     FrontPoint,
@@ -29,7 +28,7 @@ from evals.evaluation.report import (
     Report,
     TaskResult,
 )
-from evals.memorization.comparison import warnings_of as extraction_warnings
+from evals.memorization.comparison import list_extraction_warnings as extraction_warnings
 from evals.publication.consistency import recompute_report
 from evals.publication.differences import find_differences
 from evals.publication.schema import check_open_parts
@@ -42,32 +41,27 @@ from surgery.untrusted import guard
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
-"""Blocks, heads and variant: what `conclusions.read_front` calls a point of a search."""
-MATPLOTLIB = metadata.version("matplotlib")
+"""The label of a search's point, from `conclusions.read_front`: blocks, heads and variant."""
 _C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
 def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
-    """A report.json, checked, with its sentences and pages made anew, for `verify` and `push`.
+    """Checks a report.json and writes its sentences and pages again.
 
-    `where`: the file it is from; `manifest`: surgery.json of the model that it must be of. Raises
-    as `check_report`, and `OutputError` for a report of another model.
+    `where`: its file; `manifest`: surgery.json of the model that it must belong to. Raises as
+    `check_report`, and `OutputError` for the report of another model.
     """
     _check_model(Report.model_validate(report), where, manifest)
     made = check_report(report, where)
-    files = {REPORTS[0]: made.to_text(), **pages(made.to_dict())}
-    recorded = made.provenance.versions
-    version, drawn_by = recorded.get(TOOL), recorded.get("matplotlib", MATPLOTLIB)
-    if drawn_by != MATPLOTLIB:  # its pictures differ, so the page cannot be made again here
-        version = f"{version} with matplotlib {drawn_by}"
-    return RenderedReport(files, shown_on_card(made), version)
+    files = {REPORTS[0]: made.to_text(), **render_pages(made.to_dict())}
+    return RenderedReport(files, build_measurements(made), made.provenance.versions.get(TOOL))
 
 
 def check_report(report: Mapping[str, Any], where: Path) -> Report:
-    """A report whose figures agree, with its sentences made anew. `where`: the file it is from.
+    """Checks that a report's figures agree, and writes its sentences again. `where`: its file.
 
-    Raises ValueError for what is no report or holds text, and `OutputError` where its figures
-    contradict each other or, if this version wrote it, where a sentence is not what they tell.
+    Raises ValueError for an invalid report or one that holds text. Raises `OutputError` if figures
+    contradict each other or, for a report of this version, a sentence contradicts the figures.
     """
     given = Report.model_validate(report)
     check_open_parts(given)
@@ -75,17 +69,19 @@ def check_report(report: Mapping[str, Any], where: Path) -> Report:
     made = write_all_sentences(given)
     said = next(find_differences(given.to_dict(), made.to_dict()), None)
     if said is not None and given.provenance.versions.get(TOOL) == list_versions().get(TOOL):
-        what = f"{said.path} is not what its figures tell"
+        what = f"{said.path} does not follow from its figures"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
     return made
 
 
 def _check_model(report: Report, where: Path, manifest: bytes) -> None:
-    """Refuses a report of another model, or one that compares with anything but its source."""
+    """Refuses the report of another model, and one whose base is not the model's source."""
     recorded = Manifest.model_validate_json(manifest, strict=True)
     ours, base = hashlib.sha256(manifest).hexdigest(), report.base.provenance
     if [edit.provenance.get("manifest_sha256") for edit in report.edits] != [ours]:
-        raise OutputError("is of another model", where=where, fix="evaluate this one, or remove it")
+        raise OutputError(
+            "belongs to another model", where=where, fix="evaluate this one, or remove it"
+        )
     sources = [edit.source for edit in (recorded.edit, *recorded.history)]
     named = {(source.model, source.commit) for source in sources if source.commit}
     contents = {source.content for source in sources if source.content}
@@ -93,17 +89,17 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
     is_source = is_source or (base.get("model"), base.get("commit")) in named
     (edit,) = report.edits
     if edit.relation != "source" or not is_source:
-        what = "compares with a model that is not known to be the source"
+        what = "compares with a model that is not recorded as the source"
         raise OutputError(what, where=where, fix="evaluate against the source, or remove it")
-    if edit.edit != edit_of(recorded):
-        what = "edit is not that of surgery.json"
+    if edit.edit != summarize_edit(recorded):
+        what = "edit differs from the one in surgery.json"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
 
 
 def check_figures(report: Report, where: object) -> None:
-    """Raises `OutputError` where a figure is not what others make it: see `recompute_report`."""
+    """Raises `OutputError` if a figure contradicts others (see `recompute_report`)."""
     said, fix = report.to_dict(), "evaluate again, or remove it"
-    with guard(OutputError, "is no report", where, fix):  # no number, or a division by zero
+    with guard(OutputError, "is no report", where, fix):  # not a number, or a division by zero
         made = write_all_sentences(report).to_dict()
         figures = (
             one for one in find_differences(said, made) if not isinstance(one.said, str | list)
@@ -114,39 +110,40 @@ def check_figures(report: Report, where: object) -> None:
 
 
 def write_all_sentences(report: Report) -> Report:
-    """The report with every sentence made anew: of one that `evaluate` wrote, the same."""
+    """Writes every sentence again. An untouched report stays the same."""
     figures = {
-        "edits": [_of_edit_report(edit) for edit in report.edits],
-        "front": [_of_front(point) for point in report.front],
+        "edits": [_rewrite_edit(edit) for edit in report.edits],
+        "front": [_rewrite_front(point) for point in report.front],
     }
     return write_sentences(report.model_copy(update=figures))
 
 
-def _of_edit_report(edit: EditReport) -> EditReport:
+def _rewrite_edit(edit: EditReport) -> EditReport:
     every, tasks = edit.all_passages, {}
     for name, task in edit.tasks.items():
-        metrics = {key: _with_verdict(one, one.ci95) for key, one in task.metrics.items()}
-        tasks[name] = _with_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
+        metrics = {key: _rewrite_verdict(one, one.ci95) for key, one in task.metrics.items()}
+        tasks[name] = _rewrite_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
     figures = {
         "tasks": tasks,
-        "extraction": edit.extraction and _of_extraction(edit.extraction),
-        "audit": edit.audit and _of_audit(edit.audit),
-        "heldout": _of_heldout(edit.heldout),
-        "all_passages": every and every.model_copy(update={"heldout": _of_heldout(every.heldout)}),
+        "extraction": edit.extraction and _rewrite_extraction(edit.extraction),
+        "audit": edit.audit and _rewrite_audit(edit.audit),
+        "heldout": _rewrite_heldout(edit.heldout),
+        "all_passages": every
+        and every.model_copy(update={"heldout": _rewrite_heldout(every.heldout)}),
     }
     return edit.model_copy(update=figures)
 
 
-def _of_heldout(heldout: HeldOut | None) -> HeldOut | None:
-    return heldout and _with_verdict(heldout, heldout.difference.ci95)
+def _rewrite_heldout(heldout: HeldOut | None) -> HeldOut | None:
+    return heldout and _rewrite_verdict(heldout, heldout.difference.ci95)
 
 
-def _with_verdict(compared: _C, ci95: tuple[float, float]) -> _C:
-    said = verdict_of(compared.outcome, Interval(*ci95), compared.n)
+def _rewrite_verdict(compared: _C, ci95: tuple[float, float]) -> _C:
+    said = describe_outcome(compared.outcome, Interval(*ci95), compared.n)
     return compared.model_copy(update={"verdict": said})
 
 
-def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
+def _rewrite_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
     made = {**extraction, "warnings": extraction_warnings(extraction)}
     if selectivity := extraction["paired"].get("selectivity"):
         defined = {**selectivity, "definition": SELECTIVITY}
@@ -154,10 +151,10 @@ def _of_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _of_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=attack_of(one.name).description) for one in audit.attacks]
+def _rewrite_audit(audit: Audit) -> Audit:
+    attacks = [one.model_copy(update=make_attack(one.name).description) for one in audit.attacks]
     return audit.model_copy(update={"attacks": attacks})
 
 
-def _of_front(point: FrontPoint) -> FrontPoint:
+def _rewrite_front(point: FrontPoint) -> FrontPoint:
     return point if _FRONT.fullmatch(point.label) else point.model_copy(update={"label": ""})

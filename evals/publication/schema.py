@@ -1,6 +1,6 @@
-"""What the open parts of a report may hold: numbers, hashes, and names, under known keys.
+"""What the open parts of a report may hold: numbers, hashes and names under known keys.
 
-`Report` checks the rest. So a report has no place for the text of a passage.
+`Report` checks the rest, so a report has no place for a passage's text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CurvePoint(RateFigure):
 
 
 class SampledFigure(Record):
-    """Of extraction by sampling."""
+    """Extraction by sampling."""
 
     curve: list[CurvePoint]
     top_k: int
@@ -40,7 +40,7 @@ Figure = RateFigure | Mean | SampledFigure
 
 
 class MeasureFigures(Record):
-    """The figures of `n` passages, by measure."""
+    """Measure → figures of `n` passages."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Figure | dict[Word, RateFigure]]
@@ -50,12 +50,12 @@ class MeasureFigures(Record):
     @model_validator(mode="after")
     def _of_known_measures(self) -> MeasureFigures:
         if unknown := sorted(set(self.__pydantic_extra__) - _MEASURES):
-            raise ValueError(f"{unknown[0][:40]!r} is no measure")
+            raise ValueError(f"{unknown[0][:40]!r} is not a measure")
         return self
 
 
 class Stratum(MeasureFigures):
-    """Passages that were seen so often."""
+    """Passages that were seen `count` times."""
 
     count: Word
 
@@ -84,7 +84,7 @@ class Selectivity(ValueFigure):
 
 
 class PairedFigures(Record):
-    """What the edit changed. `count`, `n`: in a stratum."""
+    """What the edit changed. `count`, `n`: of a stratum."""
 
     forgotten: int
     newly_extracted: int
@@ -103,7 +103,7 @@ class AllPairedFigures(PairedFigures):
 
 
 class RowReason(Record):
-    """Why a row was left out, in words of ours."""
+    """Why a row was left out, in our own words."""
 
     id: Word
     reason: Line
@@ -118,7 +118,7 @@ class SamplesFacts(Record):
 
 
 class ModelIdentity(Record):
-    """What a model is, and how it was run."""
+    """A model's identity, and how it was run."""
 
     model: Line
     revision: Word | None = None
@@ -142,7 +142,7 @@ class ExtractionProvenance(Record):
 
 
 class ExtractionFigures(ModelFigures):
-    """The JSON of `extract --baseline`. Its warnings follow from the rest."""
+    """The JSON of `extract --baseline`. Warnings follow from the rest."""
 
     metrics: Literal["exact", "full"]
     samples: SamplesFacts
@@ -184,6 +184,6 @@ class OpenParts(Record):
 
 
 def check_open_parts(report: Report) -> None:
-    """Raises `pydantic.ValidationError` where something else stands in an open part."""
+    """Raises `pydantic.ValidationError` if an open part holds anything else."""
     edits = [{key: getattr(edit, key) for key in EditParts.model_fields} for edit in report.edits]
     OpenParts.model_validate({"provenance": report.base.provenance, "edits": edits})

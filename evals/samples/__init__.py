@@ -1,17 +1,17 @@
-"""Samples: the passages whose memorization is tested, from any form they are published in."""
+"""Samples: the passages of a memorization test, read from any form they are published in."""
 
 from __future__ import annotations
 
 from evals.samples.loading import Passages, load_samples, open_samples
-from evals.samples.record import RowNote, Samples, Tokens, row_hash, row_warnings
+from evals.samples.record import RowNote, Samples, Tokens, hash_row, list_row_warnings
 
 __all__ = [
     "Passages",
     "RowNote",
     "Samples",
     "Tokens",
+    "hash_row",
+    "list_row_warnings",
     "load_samples",
     "open_samples",
-    "row_hash",
-    "row_warnings",
 ]

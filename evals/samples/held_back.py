@@ -1,4 +1,4 @@
-"""Which passages and windows chose an edit: a figure that includes them flatters it."""
+"""Finds the passages and windows that chose an edit. Figures that include them flatter it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evals.samples.record import Samples, Tokens, row_hash
+from evals.samples.record import Samples, Tokens, hash_row
 from surgery.errors import SamplesError
 from surgery.record.manifest import Manifest, Record
 
@@ -16,10 +16,10 @@ Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-class Chose(Record):
-    """How many passages and windows chose the edit, in a search: figures are of the others.
+class ChoiceCounts(Record):
+    """How many passages and windows a search used to choose the edit. Figures leave them out.
 
-    None where a search chose it on rows that are not known to be these: some may be among them.
+    None: the search used rows that may or may not be among these.
     """
 
     passages: int | None = 0
@@ -27,37 +27,34 @@ class Chose(Record):
 
     @property
     def warning(self) -> str | None:
-        """What to know where some of these may have chosen the edit."""
+        """A warning if some of these rows may have chosen the edit."""
         named = {"passages": self.passages, "held-out text": self.windows}
         what = " and ".join(name for name, number in named.items() if number is None)
         if not what:
             return None
         return (
-            f"a search chose the edit on other {what}, or on these cut differently: some of those "
+            f"a search chose the edit on other {what}, or on these cut differently; some of those "
             "may be among these, and then the figures flatter the edit"
         )
 
 
 @dataclass(frozen=True)
 class HeldBack:
-    """The rows that chose no edit: passages, bool [N], and windows of held-out text, bool [M]."""
+    """The rows that chose no edit: passages, bool [N], and held-out windows, bool [M]."""
 
     passages: Flags
     windows: Flags
-    chose: Chose
+    chose: ChoiceCounts
 
     def __bool__(self) -> bool:
-        """Whether any row chose an edit, so that the figures leave it out."""
+        """Whether any row chose an edit."""
         return not (self.passages.all() and self.windows.all())
 
 
-def held_back(
+def hold_back(
     edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
 ) -> HeldBack:
-    """The rows that remain to measure all of the `edited` models on.
-
-    Raises `SamplesError` where none remains.
-    """
+    """The rows left to measure all `edited` models on. Raises `SamplesError` if none is left."""
     choices = {
         edit.chosen
         for manifest in edited
@@ -66,50 +63,50 @@ def held_back(
         if edit.chosen is not None
     }
     halves = (
-        {one.passages: dealt_passages(samples, one.seed)[0] for one in choices} if samples else {},
+        {one.passages: deal_passages(samples, one.seed)[0] for one in choices} if samples else {},
         {}
         if windows is None
-        else {one.windows: dealt_windows(windows, one.seed)[0] for one in choices},
+        else {one.windows: deal_windows(windows, one.seed)[0] for one in choices},
     )
-    passages, some = _left(samples.tokens if samples else None, halves[0])
-    text, others = _left(windows, halves[1])
-    return HeldBack(passages, text, Chose(passages=some, windows=others))
+    passages, some = _find_left(samples.tokens if samples else None, halves[0])
+    text, others = _find_left(windows, halves[1])
+    return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others))
 
 
-def dealt_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
-    """The members of the half that chooses an edit, and those of the half that is held back.
+def deal_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
+    """Deals the members into the half that chooses an edit and the half that is held back.
 
-    The same seed gives the same halves; members of equal count are dealt out evenly.
+    The same seed gives the same halves. Members of equal count are split evenly.
     """
     rows = np.flatnonzero(samples.trained_on)
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
     return _deal(rows, counts[rows], seed)
 
 
-def dealt_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
-    """As `dealt_passages`, of windows of held-out text."""
+def deal_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
+    """As `deal_passages`, for windows of held-out text."""
     return _deal(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
 
 
 def _deal(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Shuffles rows within each stratum, then deals them to the two halves in turn."""
+    """Shuffles rows within each stratum and deals them to the two halves in turn."""
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
     return np.sort(rows[order[0::2]]), np.sort(rows[order[1::2]])
 
 
-def _left(tokens: Tokens | None, halves: Mapping[str, Rows]) -> tuple[Flags, int | None]:
-    """The rows that chose nothing, and how many chose. `halves`: by their recorded hash."""
+def _find_left(tokens: Tokens | None, halves: Mapping[str, Rows]) -> tuple[Flags, int | None]:
+    """The rows that chose nothing, and how many did choose. `halves`: recorded hash → rows."""
     left = np.ones(0 if tokens is None else len(tokens), dtype=np.bool_)
     known = True
     for sha256, half in halves.items():
-        if row_hash(np.asarray(tokens)[half]) == sha256:
+        if hash_row(np.asarray(tokens)[half]) == sha256:
             left[half] = False
         else:
             known = False
     if halves and not left.any():
         raise SamplesError(
-            "every passage or window chose one of the edits, so none is left to measure them on",
+            "every passage or window chose one of the edits, so none is left to measure on",
             fix="evaluate the edits one at a time",
         )
     return left, int((~left).sum()) if known else None

@@ -1,4 +1,4 @@
-"""From what a user names to `Samples`: read, tokenize text, cut to length, check every row."""
+"""Makes `Samples` from what a user names: reads, tokenizes, cuts to length, checks every row."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from evals.samples.cutting import pairs, whole_rows
+from evals.samples.cutting import cut_pairs, cut_rows
 from evals.samples.record import Samples
-from evals.samples.repeats import independent
-from evals.samples.tables import Table, read_npy, read_npy_pair, read_table
+from evals.samples.repeats import merge_equal_rows
+from evals.samples.tables import PassageTable, read_npy, read_npy_pair, read_table
 from surgery.errors import SamplesError
 from surgery.hub.finding import make_public_name
 from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32
-"""Prefix and suffix of the Pythia models' memorization evaluation (Biderman et al. 2023)."""
+"""Prefix and suffix length of the Pythia models' memorization test (Biderman et al. 2023)."""
 MOST_TOKENS = 2**30
-"""Of all passages together, after they are cut."""
+"""Limit for all passages together, after cutting."""
 FORMS = (*TABLES, ".txt")
-"""Files of these are read from a folder."""
+"""The forms of files that are read from a folder."""
 EXPECTED = (
     "a folder, a file (.npy, .jsonl, .json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, "
     "hf:DATASET:SPLIT:COLUMN, or lab:NAME"
@@ -30,22 +30,22 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Passages:
-    """Samples that were found and read, before there is a tokenizer for text.
+    """Samples that were read, before there is a tokenizer for text.
 
-    `prefix`, `suffix`: the lengths, in tokens. `ready`: the samples, where they are of token ids.
+    `prefix`, `suffix`: lengths in tokens. `ready`: the samples, if they hold token ids.
     """
 
     source: str
-    table: Table
+    table: PassageTable
     prefix: int
     suffix: int
     ready: Samples | None = None
 
-    def tokenized(self, tokenizer: Any) -> Samples:
-        """The samples. Raises `SamplesError` for text without a tokenizer, or that is too short."""
+    def tokenize(self, tokenizer: Any) -> Samples:
+        """Makes the samples. Raises `SamplesError` for short text, or text without a tokenizer."""
         if self.ready is not None:
             return self.ready
-        rows_of = whole_rows if {"tokens", "text"} & set(self.table.columns) else pairs
+        rows_of = cut_rows if {"tokens", "text"} & set(self.table.columns) else cut_pairs
         tokens, notes = rows_of(self.table, tokenizer, self.prefix, self.suffix)
         left_out = {note.id for note in notes if not note.kept}
         kept = np.asarray([name not in left_out for name in self.table.ids], dtype=bool)
@@ -61,7 +61,7 @@ class Passages:
             members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
             notes=tuple(notes),
         )
-        samples = independent(samples.select(kept))
+        samples = merge_equal_rows(samples.select(kept))
         if samples.members is not None and not samples.members.any():
             raise SamplesError(
                 "no row is a member", where=self.table.where, expected="at least one"
@@ -72,7 +72,7 @@ class Passages:
 def open_samples(
     source: str, *, prefix_length: int | None = None, suffix_length: int | None = None
 ) -> Passages:
-    """Finds and reads the samples that `source` names: all that can be known without a model.
+    """Reads the samples that `source` names, as far as possible without a model.
 
     **Arguments:** as for `load_samples`. Raises `SamplesError`.
     """
@@ -96,7 +96,7 @@ def open_samples(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
         )
     text = isinstance(table.columns[passage][0], str)
-    return passages if text else replace(passages, ready=passages.tokenized(None))
+    return passages if text else replace(passages, ready=passages.tokenize(None))
 
 
 def load_samples(
@@ -118,20 +118,19 @@ def load_samples(
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
 
-    A whole row is cut to its first prefix + suffix tokens. Of a prefix/suffix pair, the last
-    tokens of the prefix and the first of the suffix are used, so that they stay adjacent. Text is
-    tokenized without special tokens. A prefix/suffix pair of texts that does not tokenize at
-    their seam is left out, and a text whose cut would tokenize otherwise on its own is kept; both
-    are listed in `notes`. Rows of equal tokens become one, with their counts added, and rows that
-    overlap, as windows of one text do, are kept; both are listed there too.
+    A whole row is cut to its first prefix + suffix tokens. A prefix/suffix pair keeps the last
+    tokens of the prefix and the first of the suffix, so they stay adjacent. Text is tokenized
+    without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
+    also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
+    tokenizes differently on its own (kept), and overlapping rows (kept).
 
-    Raises `SamplesError`, in one line, for what cannot be read or is too short.
+    Raises `SamplesError`, in one line, for anything that cannot be read or is too short.
     """
     lengths = {"prefix_length": prefix_length, "suffix_length": suffix_length}
-    return open_samples(source, **lengths).tokenized(tokenizer)
+    return open_samples(source, **lengths).tokenize(tokenizer)
 
 
-def _read(source: str) -> Table:
+def _read(source: str) -> PassageTable:
     if source.startswith("lab:"):
         from evals.lab import samples_path
 

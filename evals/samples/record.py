@@ -1,4 +1,4 @@
-"""What every measurement is made on: N passages of equal length, each a prefix and a suffix."""
+"""The passages of every measurement: N rows of equal length, each a prefix and a suffix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class RowNote:
-    """Something to report about one row of the source: its id, what it is, and if it was kept."""
+    """A note about one row of the source: its id, the reason, and whether the row was kept."""
 
     id: str
     reason: str
@@ -34,9 +34,9 @@ class Samples:
     - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1.
     - `prefix_length`: how many tokens of each row the model is given, at least 1.
     - `ids`: one name per row, all different.
-    - `counts`: int64 [N], how often the passage occurs in the training text, where known.
-    - `members`: bool [N], whether it was in the training text at all, where known.
-    - `source`: where the rows came from, as it was asked for.
+    - `counts`: int64 [N], how often the passage occurs in the training text, if known.
+    - `members`: bool [N], whether it occurs there at all, if known.
+    - `source`: where the rows came from, as the user named it.
     - `notes`: rows that were left out, or kept with a reservation.
     """
 
@@ -67,22 +67,22 @@ class Samples:
 
     @cached_property
     def trained_on(self) -> npt.NDArray[np.bool_]:
-        """bool [N]: the members, where membership is known; else every row."""
+        """bool [N]: the members if membership is known, else every row."""
         return np.ones(len(self), dtype=np.bool_) if self.members is None else self.members
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of all rows' tokens in order, as little-endian int32."""
-        return row_hash(self.tokens)
+        return hash_row(self.tokens)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """`row_hash` of every row."""
-        return tuple(row_hash(row) for row in self.tokens)
+        """`hash_row` of every row."""
+        return tuple(hash_row(row) for row in self.tokens)
 
     @property
-    def described(self) -> dict[str, Any]:
-        """What a report says of them: plain JSON values."""
+    def description(self) -> dict[str, Any]:
+        """How reports describe them: plain JSON values."""
 
         def noted(*, kept: bool) -> list[dict[str, str]]:
             notes = (note for note in self.notes if note.kept == kept)
@@ -97,7 +97,7 @@ class Samples:
         }
 
     def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
-        """The rows where `mask` (bool [N]) holds, or those of these numbers (int64 [M])."""
+        """The rows in a mask (bool [N]), or with these numbers (int64 [M])."""
         return replace(
             self,
             tokens=self.tokens[mask],
@@ -107,13 +107,13 @@ class Samples:
         )
 
     def spread(self, mask: npt.NDArray[np.bool_], most: int) -> Samples:
-        """The rows where `mask` (bool [N]) holds, or `most` of them from the first to the last."""
+        """The rows in `mask` (bool [N]), or `most` of them at even distances."""
         rows = np.flatnonzero(mask)
         some = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
         return self.select(rows[some])
 
     def check_fits(self, *, vocab_size: int, max_positions: int | None) -> None:
-        """Raises `SamplesError` where a model of these dimensions cannot read every row."""
+        """Raises `SamplesError` if a model of these dimensions cannot read every row."""
         bad = np.argwhere(self.tokens >= vocab_size)
         if len(bad):
             row, column = bad[0]
@@ -135,8 +135,8 @@ class Samples:
             )
 
 
-def row_warnings(described: Mapping[str, Any]) -> list[str]:
-    """One for each reason in `Samples.described`. A published report gives no reasons."""
+def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
+    """One warning for each reason in `Samples.description`. Published reports hold no reasons."""
     found = []
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str | None, list[str]] = {}
@@ -148,6 +148,6 @@ def row_warnings(described: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def row_hash(row: Tokens) -> str:
+def hash_row(row: Tokens) -> str:
     """SHA-256 of tokens, of one row or of rows in order, as little-endian int32."""
     return hashlib.sha256(np.ascontiguousarray(row, dtype="<i4").tobytes()).hexdigest()

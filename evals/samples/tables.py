@@ -1,4 +1,4 @@
-"""Files and data sets of samples, read as columns: what is in them, not yet what is tested."""
+"""Reads files and data sets of samples as columns, before anything is cut."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**33
-"""Of the passages of a table, once they are unpacked: 8 GiB."""
+"""The most bytes of a table's passages, once unpacked: 8 GiB."""
 
 
 class Labels(BaseModel):
-    """What a file may say of its rows."""
+    """The labels that a file may give its rows."""
 
     model_config = ConfigDict(strict=True)
 
@@ -36,11 +36,11 @@ class Labels(BaseModel):
 
 
 @dataclass(frozen=True)
-class Table:
-    """Columns of rows, by name. `ids`: one name a row, all different.
+class PassageTable:
+    """Columns by name. `ids`: one name per row, all different.
 
-    A passage is in `tokens`, in `prefix` and `suffix`, or in `text`; a column's cells are all text
-    or all arrays of integers [T]. `shape` is the (prefix, suffix) length that a pair of arrays has.
+    Passages are in `tokens`, in `prefix` and `suffix`, or in `text`. A column's cells are all text
+    or all integer arrays [T]. `shape`: the (prefix, suffix) lengths of a pair of arrays.
     """
 
     where: str
@@ -54,13 +54,13 @@ class Table:
         return len(self.ids)
 
 
-def _table(
+def _make_table(
     where: object,
     ids: Sequence[str | int],
     columns: Mapping[str, Any],
     shape: tuple[int, int] | None = None,
-) -> Table:
-    """The columns, checked. `ids`: of rows that have none of their own."""
+) -> PassageTable:
+    """Checks the columns. `ids`: for rows without their own."""
     if not 0 < len(ids) <= MOST_ROWS:
         expected = f"at most {MOST_ROWS:,}" if ids else "at least one"
         raise SamplesError("too many rows" if ids else "no rows", where=where, expected=expected)
@@ -80,18 +80,18 @@ def _table(
     ((name, times),) = Counter(names).most_common(1)
     if times > 1:
         raise SamplesError("ids are not unique", where=where, got=f"{name!r} {times} times")
-    return Table(str(where), names, passages, labels, shape)
+    return PassageTable(str(where), names, passages, labels, shape)
 
 
-def read_npy(path: Path) -> Table:
+def read_npy(path: Path) -> PassageTable:
     """An array of token ids, integers [N, T]."""
-    array = _array(path)
-    return _table(path, range(len(array)), {"tokens": array})
+    array = _map_array(path)
+    return _make_table(path, range(len(array)), {"tokens": array})
 
 
-def read_npy_pair(prefix: Path, suffix: Path) -> Table:
-    """Two arrays of token ids, integers [N, P] and [N, S]: rows that belong together."""
-    prefixes, suffixes = _array(prefix), _array(suffix)
+def read_npy_pair(prefix: Path, suffix: Path) -> PassageTable:
+    """Two arrays of token ids, integers [N, P] and [N, S], whose rows belong together."""
+    prefixes, suffixes = _map_array(prefix), _map_array(suffix)
     where = f"{prefix},{suffix}"
     if len(prefixes) != len(suffixes):
         raise SamplesError(
@@ -101,11 +101,11 @@ def read_npy_pair(prefix: Path, suffix: Path) -> Table:
             got=len(suffixes),
         )
     shape = (int(prefixes.shape[1]), int(suffixes.shape[1]))
-    return _table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
+    return _make_table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
-def read_table(named: str, sources: Sequence[TextOrTable]) -> Table:
-    """The columns that `Table` names, as far as the first row has them; others are ignored."""
+def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
+    """Reads the columns of a `PassageTable` that the first row has, and ignores others."""
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
@@ -113,7 +113,7 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> Table:
         passages = PASSAGES if source.column is None else (source.column,)
         for number, (where, row) in enumerate(read_rows(source, passages + LABELS, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
-                found = _cells(source, row)
+                found = _read_cells(source, row)
                 if columns is None:
                     columns = {name: [] for name in PASSAGES + LABELS if name in found}
                 for name, cells in columns.items():
@@ -124,23 +124,23 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> Table:
                 if len(ids) >= MOST_ROWS or size > MOST_BYTES:
                     raise ValueError(f"more than {MOST_ROWS:,} rows, or {MOST_BYTES:,} bytes")
             ids.append(number if len(sources) == 1 else f"{source.name}:{number}")
-    return _table(named, ids, columns or {})
+    return _make_table(named, ids, columns or {})
 
 
-def _cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
-    """A row's cells by the names of `Table`, lists of token ids as arrays."""
-    if source.form in (".csv", ".tsv"):  # text, whatever it means
+def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
+    """A row's cells by the names of `PassageTable`, with lists of token ids as arrays."""
+    if source.form in (".csv", ".tsv"):  # all cells are text
         typed = {"count", "member", *(() if source.column else ("tokens",))} & row.keys()
         row |= {name: parse_json(row[name].lower()) for name in typed}
-    found = {name: _cell(value, name) for name, value in row.items()}
+    found = {name: _read_cell(value, name) for name, value in row.items()}
     if source.column in found:
         passage = found.pop(source.column)
         found["text" if isinstance(passage, str) else "tokens"] = passage
     return found
 
 
-def _array(path: Path) -> npt.NDArray[Any]:
-    """Mapped into memory: only what a test is made of is read."""
+def _map_array(path: Path) -> npt.NDArray[Any]:
+    """Maps the array into memory, so that only the rows of a test are read."""
     what = "cannot be read as an array of numbers"
     with guard(SamplesError, what, path), np.errstate(over="raise"):  # of sizes that are claimed
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
@@ -150,9 +150,9 @@ def _array(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _cell(value: Any, name: str) -> Any:
+def _read_cell(value: Any, name: str) -> Any:
     if not isinstance(value, list):
         return value
     if any(type(item) is not int for item in value):
-        raise ValueError(f"{name!r} is a list that is not of token ids")
+        raise ValueError(f"{name!r} is a list with entries that are not token ids")
     return np.asarray(value, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Text the model was not trained on, measured beside the samples.
+"""Cuts windows from text that the model was not trained on, to measure beside the samples.
 
-A model that recites nothing may have forgotten, or may be broken: on text it never saw, only the
-broken one has become worse.
+A model that recites nothing may have forgotten the samples, or it may be broken. Only a broken
+model gets worse on text it never saw.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ MOST_WINDOWS = 256
 
 SELECTIVITY = (
     "(rise of the samples' mean suffix NLL) - (rise of the controls' mean suffix NLL), each edited "
-    "minus baseline, in nats per token: above 0 the edit hit the samples harder than ordinary "
-    "text, near 0 it made the model worse at everything alike"
+    "minus baseline, in nats per token: above 0, the edit hit the samples harder than ordinary "
+    "text; near 0, it made the model equally worse at everything"
 )
 
 
-def control_windows(
+def cut_windows(
     texts: Sequence[str], tokenizer: Any, length: int, *, most: int = MOST_WINDOWS
 ) -> Tokens:
-    """Windows of `length` tokens that do not overlap, spread evenly over the texts.
+    """Cuts windows of `length` tokens that do not overlap, spread evenly over the texts.
 
-    Each text is tokenized alone, without special tokens, and its last incomplete window dropped.
-    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` without a tokenizer, and
-    when no text is long enough.
+    Each text is tokenized alone, without special tokens; its last incomplete window is dropped.
+    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` without a tokenizer, or
+    if no text is long enough.
     """
     if tokenizer is None:
         raise SamplesError("held-out text needs a tokenizer", got="a model without one")
@@ -50,7 +50,7 @@ def control_windows(
 
 
 def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
-    """`SELECTIVITY` and its bootstrap interval, from the rise in NLL of each row [N] and [M]."""
+    """`SELECTIVITY` with its bootstrap interval, from each row's rise in NLL, [N] and [M]."""
 
     def difference(samples: Scores, controls: Scores) -> float:
         return float(samples.mean() - controls.mean())

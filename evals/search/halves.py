@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evals.samples import Samples, Tokens
-from evals.samples.held_back import dealt_passages, dealt_windows
+from evals.samples.held_back import deal_passages, deal_windows
 from surgery.errors import SamplesError
 
 
@@ -35,7 +35,7 @@ def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
                 expected="at least 2",
                 got=number,
             )
-    some, text = dealt_passages(samples, seed), dealt_windows(windows, seed)
+    some, text = deal_passages(samples, seed), deal_windows(windows, seed)
     first, second = (
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )

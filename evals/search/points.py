@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from evals.edits.engine import Measured
-from evals.memorization.recovery import NAMES, Recovery, rates
+from evals.memorization.recovery import NAMES, Recovery, rate_recoveries
 from surgery.selection import Selection
 
 
@@ -38,7 +38,7 @@ def point_of(measured: Measured, measure: Recovery) -> EditPoint:
     return EditPoint(
         selection=measured.selection,
         recovered=float(measure.recovered(measured.evidence).mean()),
-        rates=tuple(rates(measured.evidence).values()),
+        rates=tuple(rate_recoveries(measured.evidence).values()),
         exact_match=float(measured.exact.mean()),
         next_token_accuracy=float(measured.next_token_accuracy.mean()),
         heldout_loss=float(measured.heldout_nll.mean()),

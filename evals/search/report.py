@@ -8,13 +8,13 @@ from typing import Any
 
 from evals.edits.record import edit_record
 from evals.memorization.recovery import NAMES
-from evals.samples import row_hash
+from evals.samples import hash_row
 from evals.search.estimates import DRAWS
 from evals.search.halves import Half
 from evals.search.points import EditPoint, pareto_front, point_as_json
 from evals.search.run import Outcome, Twice
 from evals.search.task import SearchTask
-from evals.statistics import judged, wilson
+from evals.statistics import check_limit, wilson
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile
@@ -105,7 +105,7 @@ def _conclusive(task: SearchTask, selected: Twice, base: EditPoint) -> bool:
     """Whether the interval lies on one side of the limit, or of what the unedited model gives."""
     rate, n = selected[1].recovered, len(task.halves[1].samples)
     limit = task.goal.asked.get("max_extraction", base.recovered)
-    _, conclusive = judged(rate, wilson(round(rate * n), n).as_list(), limit)
+    _, conclusive = check_limit(rate, wilson(round(rate * n), n).as_list(), limit)
     return conclusive
 
 
@@ -162,7 +162,7 @@ def _text(task: SearchTask) -> dict[str, Any]:
             "held_back_ids": list(back.samples.ids),
         },
         "heldout": {
-            name: {"windows": len(half.windows), "sha256": row_hash(half.windows)}
+            name: {"windows": len(half.windows), "sha256": hash_row(half.windows)}
             for name, half in (("chosen_on", here), ("held_back", back))
         },
     }
@@ -183,7 +183,7 @@ def question(task: SearchTask) -> dict[str, Any]:
         "model": task.loaded.identity,
         "dtype": task.loaded.provenance["dtype"],
         "samples": [task.samples.sha256, task.samples.prefix_length],
-        "heldout": row_hash(task.windows),
+        "heldout": hash_row(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": task.request.batch_size,
         "exhaustive": task.exhaustive,
@@ -212,7 +212,7 @@ def plan_of(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -
         chosen=Choice(
             seed=task.request.seed,
             passages=here.samples.sha256,
-            windows=row_hash(here.windows),
+            windows=hash_row(here.windows),
         ),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )

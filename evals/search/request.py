@@ -49,9 +49,9 @@ class SearchRequest(Measuring):
     @field_validator("measure")
     @classmethod
     def _known(cls, name: str) -> str:
-        from evals.memorization.recovery import recovery_of
+        from evals.memorization.recovery import make_recovery
 
-        return recovery_of(name).name
+        return make_recovery(name).name
 
     @property
     def goal(self) -> Goal:

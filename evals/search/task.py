@@ -18,11 +18,11 @@ from evals.inputs import (
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.memorization.recovery import Recovery, recovery_of
+from evals.memorization.recovery import Recovery, make_recovery
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from evals.search.goals import Goal
 from evals.search.halves import Half, halves
 from evals.search.request import SearchRequest
@@ -64,7 +64,7 @@ class SearchTask:
     @cached_property
     def measure(self) -> Recovery:
         """What counts as recovering a passage."""
-        return recovery_of(self.request.measure)
+        return make_recovery(self.request.measure)
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
@@ -151,7 +151,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         request=request,
         loaded=loaded,
         samples=rows,
-        windows=control_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
+        windows=cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
         variants=variants,
         offered=offered,
         fitter=fitter,

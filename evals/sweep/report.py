@@ -16,8 +16,8 @@ from evals.edits.batch import BASE
 from evals.edits.engine import Measured
 from evals.edits.record import edit_record
 from evals.files import Journal
-from evals.memorization.recovery import Evidence, rates
-from evals.samples import row_hash
+from evals.memorization.recovery import Evidence, rate_recoveries
+from evals.samples import hash_row
 from evals.search.estimates import Estimates
 from evals.sweep.task import SweepTask
 from surgery.record.manifest import CalibrationRecord, list_versions
@@ -72,7 +72,7 @@ def sweep_report(
         },
         "heldout": heldout
         if heldout is None
-        else {"windows": len(heldout), "tokens": int(heldout.size), "sha256": row_hash(heldout)},
+        else {"windows": len(heldout), "tokens": int(heldout.size), "sha256": hash_row(heldout)},
         "calibration": fitted and fitted.model_dump(mode="json"),
         "warnings": [*task.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
@@ -121,7 +121,7 @@ def journal_of(
         "model": loaded.identity,
         "dtype": loaded.dtype,
         "samples": [samples.sha256, samples.prefix_length],
-        "heldout": None if task.heldout is None else row_hash(task.heldout),
+        "heldout": None if task.heldout is None else hash_row(task.heldout),
         "exact_only": task.request.exact_only,
         "batch_size": task.engine.batch_size,
         "calibration": task.fitter and task.fitter.calibration.record({}).sha256,
@@ -185,7 +185,7 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
     loss = _mean(one.heldout_nll)
     recovered = None  # where only matches were asked for
     if one.right.shape[1]:
-        recovered = rates(Evidence(one.right[members], one.log_p_z[members]))
+        recovered = rate_recoveries(Evidence(one.right[members], one.log_p_z[members]))
     return {
         "exact_match": int(exact.sum()) / len(exact),
         "exact_count": int(exact.sum()),

@@ -11,7 +11,7 @@ from evals.bounds.divergence import bounds
 from evals.edits.batch import BASE
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.memorization.recovery import recovery_of
+from evals.memorization.recovery import make_recovery
 from evals.search.estimates import Estimates, look
 from evals.search.halves import Half
 from evals.sweep.pictures import PICTURES, draw_pictures
@@ -105,7 +105,7 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
             recited if recited.any() else members,
             task.units,
             (),
-            recovery_of("greedy"),
+            make_recovery("greedy"),
             fits,
             processes=task.processes,
             advance=advance,

@@ -20,7 +20,7 @@ from evals.inputs import (
 from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
-from evals.samples.windows import control_windows
+from evals.samples.windows import cut_windows
 from evals.search.units import possible, units
 from evals.sweep.edits import Kind, drop_refused, list_edits
 from evals.sweep.request import SweepRequest
@@ -72,7 +72,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     loaded = open_model(model, request, processes, request.revision, say=say)
     rows, heldout = tokenize_passages(passages, loaded, say), None
     if not request.exact_only:
-        heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+        heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
     edits = list_edits(
         size.num_blocks, size.num_heads, variants, request, num_groups=size.num_groups

@@ -1,4 +1,4 @@
-"""What a card says of an edit, as the template takes it, and how text and figures look in it."""
+"""Gathers an edit's facts for the card's template, and escapes text for Markdown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
 
 
-def facts(manifest: Manifest, name: str) -> dict[str, Any]:
-    """What was done to which model, and what files came of it. `name`: what it is loaded by."""
+def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
+    """What was done to which model, and the resulting files. `name`: to load the model by."""
     edits, edit = [*manifest.history, manifest.edit], manifest.edit
     family = family_of({"model_type": edit.family})
     whole = format_blocks(tuple(manifest.attention_free))
@@ -27,11 +27,11 @@ def facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "title": name,
         "name": as_command(shlex.quote(name)),
         "quoted": as_python(name),
-        "base": _base(edits[0]),
+        "base": _link_base(edits[0]),
         "whole": whole,
         "partial": partial,
         "num_blocks": edit.num_blocks,
-        "edits": [_described(edit) for edit in edits],
+        "edits": [_describe_edit(edit) for edit in edits],
         "layout": "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
@@ -43,20 +43,20 @@ def facts(manifest: Manifest, name: str) -> dict[str, Any]:
     }
 
 
-def _base(first: Edit) -> Markdown:
-    """The model that it all began with, as a link where it is on the Hub."""
+def _link_base(first: Edit) -> Markdown:
+    """The first source, as a link if it is on the Hub."""
     if (hub := first.source.hub_id) is not None:
         return Markdown(f"[{as_line(hub)}](https://huggingface.co/{hub})")
-    return as_code(_name(first))
+    return as_code(_name_source(first))
 
 
-def _name(edit: Edit) -> str:
-    """The source's name; of a folder only the last part, as early versions recorded its path."""
+def _name_source(edit: Edit) -> str:
+    """The source's name; only the last part of a folder, since early versions recorded paths."""
     model = edit.source.model
     return model if edit.source.commit or model.startswith("lab:") else Path(model).name
 
 
-def _described(edit: Edit) -> dict[str, Any]:
+def _describe_edit(edit: Edit) -> dict[str, Any]:
     spec = format_selection(edit.parts, edit.num_heads)
     chosen = ["--drop-attn", spec, "--variant", edit.variant]
     if edit.variant == "mixed":
@@ -64,46 +64,48 @@ def _described(edit: Edit) -> dict[str, Any]:
     revision = ["--revision", edit.source.commit] if edit.source.commit else []
     calibration = ["--calibration", "TEXT"] if edit.calibration else []
     return {
-        "source": _name(edit),
+        "source": _name_source(edit),
         "commit": edit.source.commit,
         "parts": [
             (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
             for variant, parts in by_variant(edit.parts).items()
         ],
-        "command": as_command(shlex.join(["attn-surgery", "export", _name(edit), *revision])),
+        "command": as_command(
+            shlex.join(["attn-surgery", "export", _name_source(edit), *revision])
+        ),
         "options": as_command(shlex.join([*chosen, *calibration, "--layout", edit.layout])),
     }
 
 
 class Markdown(str):
-    """What stands in the card as it is. All other text, wherever it is from, goes by `as_line`."""
+    """Text that is already Markdown. All other text goes through `as_line`."""
 
 
 def as_line(text: object) -> Markdown:
-    """Text that is shown as it is, in one line: no Markdown, no HTML, no comment of ours."""
+    """Escapes text so that it shows as it is, in one line, and starts no markup or comment."""
     escaped = re.sub(
-        r"[\\`*\[\]{}|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=]", r"\\\g<0>", printable(text)
+        r"[\\`*\[\]{}|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=]", r"\\\g<0>", make_printable(text)
     )
     return Markdown(html.escape(escaped, quote=False))
 
 
 def as_code(text: object) -> Markdown:
-    """Text in a code span that nothing in it can end, in one line of a table."""
+    """Puts text into a code span that it cannot end, in one line of a table."""
     return Markdown(f"`{as_command(text).replace('`', '')}`".replace("|", "\\|"))
 
 
 def as_command(text: object) -> Markdown:
-    """Text in a block of code: one line of it, in which no comment of ours can begin."""
-    return Markdown(printable(text).replace("<", "‹"))
+    """One line for a block of code, in which no comment of ours can start."""
+    return Markdown(make_printable(text).replace("<", "‹"))
 
 
 def as_python(text: str) -> Markdown:
-    """A string literal of Python, for a block of code."""
-    return Markdown(json.dumps(printable(text)).replace("<", "\\u003c"))
+    """A Python string literal for a block of code."""
+    return Markdown(json.dumps(make_printable(text)).replace("<", "\\u003c"))
 
 
-def printable(text: object) -> str:
-    """In one line, without control characters and those that turn the direction of text."""
+def make_printable(text: object) -> str:
+    """Puts text in one line, without control characters or marks that change its direction."""
     kept = (letter if letter.isprintable() else " " for letter in str(text))
     return " ".join("".join(kept).split())
 

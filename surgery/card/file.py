@@ -1,11 +1,11 @@
-"""README.md in the folder of an edited model: read, written anew, replaced at once."""
+"""Reads and replaces README.md in the folder of an edited model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from surgery.card.metadata import Measurements
-from surgery.card.text import card_text
+from surgery.card.text import render_card
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import get_last_name
@@ -25,16 +25,16 @@ def read_card(folder: Path) -> str | None:
 
 
 def refresh_card(folder: Path, measured: Measurements | None) -> Path:
-    """Writes a folder's card anew, with the figures of an evaluation. The user's own text stays.
+    """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
 
-    **Raises:** `ManifestError` when the folder has no manifest or its card is broken, `OutputError`
-    when it cannot be written; the card is then as it was.
+    Raises `ManifestError` if the folder has no manifest or its card is broken, and `OutputError` if
+    the card cannot be written. The old card then stays.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     existing = read_card(folder)
-    text = card_text(manifest, name=get_last_name(folder), measured=measured, existing=existing)
+    text = render_card(manifest, name=get_last_name(folder), measured=measured, existing=existing)
     with create_file(folder / CARD, overwrite=True) as file:
         file.write(text)
     return folder / CARD

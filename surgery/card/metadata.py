@@ -1,8 +1,8 @@
 """The YAML at the top of a model card: what the Hub reads.
 
-Four kinds of keys. Those of the edit (base model, library, results) are written anew each time.
-Tags are added to. License, datasets and language come from the source's card, unless the card
-already has them. Every other key is left as it is.
+Keys of the edit (base model, library, results) are written again each time. Tags are added.
+License, datasets and language come from the source's card unless the card has its own. All other
+keys stay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.card.facts import printable
+from surgery.card.facts import make_printable
 from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
@@ -25,20 +25,20 @@ _RELATION = "finetune"
 TASK = "text-generation"
 _INDEX = "model-index"
 CLAIMED = ("base_model", "base_model_relation", _INDEX)
-"""Keys that say what a manifest and a report say."""
+"""Keys that must agree with the manifest and the report."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a card shows of an evaluation, whoever took it: Markdown that holds no comment of ours,
-    and arguments of `huggingface_hub.EvalResult` for the model index."""
+    """What a card shows of an evaluation: Markdown without comments of ours, and arguments of
+    `huggingface_hub.EvalResult` for the model index."""
 
     text: str
     results: Sequence[Mapping[str, Any]] = ()
 
 
 def split_card(text: str) -> tuple[dict[str, Any], str]:
-    """A card's metadata and the rest. Raises `ManifestError` where `parse_yaml` refuses it."""
+    """Splits a card into metadata and the rest. Raises `ManifestError` for bad metadata."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     match = REGEX_YAML_BLOCK.search(text)
@@ -52,14 +52,14 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
 
 
 def to_yaml(metadata: Mapping[str, Any]) -> str:
-    """Metadata as it stands between the two lines of ---."""
+    """Writes metadata as it stands between the two lines of ---."""
     from huggingface_hub.repocard_data import CardData
 
     return str(CardData(**metadata).to_yaml())
 
 
-def source_metadata(text: str | None) -> dict[str, Any]:
-    """What is carried from the card of the source; nothing where there is none to be read."""
+def read_source_metadata(text: str | None) -> dict[str, Any]:
+    """Reads what is kept from the source's card; nothing if it cannot be read."""
     try:
         data, _ = split_card(text or "")
     except ManifestError:
@@ -67,14 +67,14 @@ def source_metadata(text: str | None) -> dict[str, Any]:
     return {key: data[key] for key in CARRIED if data.get(key)}
 
 
-def metadata_yaml(
+def render_metadata(
     manifest: Manifest,
     name: str,
     source: Mapping[str, Any],
     existing: Mapping[str, Any],
     measured: Measurements | None,
 ) -> str:
-    """The card's metadata, see `to_yaml`."""
+    """Makes the card's metadata, as `to_yaml` writes it."""
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
     on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
@@ -90,7 +90,7 @@ def metadata_yaml(
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
     if measured is not None and measured.results:
         results = [EvalResult(**result) for result in measured.results]
-        data[_INDEX] = eval_results_to_model_index(printable(name), results)
+        data[_INDEX] = eval_results_to_model_index(make_printable(name), results)
     return to_yaml(data)
 
 

@@ -1,8 +1,8 @@
-"""The model card, README.md: what was changed, measured and lost, and how to load and repeat it.
+"""Renders the model card, README.md: what changed, what was measured, how to load and repeat it.
 
-Generated parts stand between comments. Whatever a user writes outside of them, and every metadata
-key that is not ours, survives a refresh. The card changes with each evaluation and push, so it is
-not among the hashed files of the manifest; nothing relies on it.
+Generated parts stand between comments. Text outside of them and metadata keys of others survive a
+refresh. The card changes with each evaluation and push, so the manifest holds no hash of it, and
+nothing relies on it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from surgery.card.facts import FILTERS, Markdown, as_line, facts
+from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts
 from surgery.card.metadata import (
     CLAIMED,
     Measurements,
-    metadata_yaml,
-    source_metadata,
+    read_source_metadata,
+    render_metadata,
     split_card,
     to_yaml,
 )
@@ -36,7 +36,7 @@ _NAME = re.compile(
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
 
 
-def card_text(
+def render_card(
     manifest: Manifest,
     source_card: str | None = None,
     *,
@@ -44,38 +44,40 @@ def card_text(
     measured: Measurements | None = None,
     existing: str | None = None,
 ) -> str:
-    """README.md of an edited model.
+    """Renders README.md of an edited model.
 
     **Arguments:**
 
-    - `source_card`: README.md of the model that was edited, for its license, language and datasets.
-    - `name`: what the model is loaded by: a Hub id, or the name of its folder.
-    - `measured`: the figures of an evaluation of the whole against the source, where there is one.
-    - `existing`: the card as it is now, whose own text and metadata are kept.
+    - `source_card`: README.md of the source, for its license, language and datasets.
+    - `name`: to load the model by, a Hub id or the name of its folder.
+    - `measured`: the figures of an evaluation against the source, if there is one.
+    - `existing`: the current card, whose own text and metadata stay.
 
-    **Raises:** `ManifestError` when the existing card's metadata or marks are broken, or when the
-    result would not be read by the Hub.
+    Raises `ManifestError` if the existing card's metadata or marks are broken, or if the Hub could
+    not read the result.
     """
     metadata, body = split_card((existing or "").replace("\r\n", "\n"))
     with guard(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
-        yaml = metadata_yaml(manifest, name, source_metadata(source_card), metadata, measured)
-    text = f"---\n{yaml}\n---\n\n{_refreshed(body, generated).strip()}\n"
-    _check(text)
+        yaml = render_metadata(
+            manifest, name, read_source_metadata(source_card), metadata, measured
+        )
+    text = f"---\n{yaml}\n---\n\n{_refresh_parts(body, generated).strip()}\n"
+    _check_card(text)
     return text
 
 
-def disagreement(
+def find_disagreement(
     card: str, manifest: Manifest, measured: Measurements | None, *, name: str
 ) -> str | None:
-    """What of a card is not what `card_text` makes: a generated part, or a key; None without.
+    """The first generated part or key of a card that `render_card` would make differently.
 
-    A part that is not there says nothing. `name`: what the model is called, if no part tells.
+    Missing parts do not count. `name`: of the model, unless a part gives it.
     """
     said = _NAME.search(card)
     with guard(ManifestError, "names no model", CARD):
         name = json.loads(said[1]) if said else name
-    made = card_text(manifest, name=name, measured=measured, existing=card)
+    made = render_card(manifest, name=name, measured=measured, existing=card)
     (theirs, body), (ours, fresh) = (
         split_card(text.replace("\r\n", "\n")) for text in (card, made)
     )
@@ -85,29 +87,29 @@ def disagreement(
     return next(iter(wrong), None)
 
 
-def own_text(card: str) -> str:
-    """What a user has written into a card: its body without the generated parts."""
+def extract_own_text(card: str) -> str:
+    """A card's body without its generated parts: what the user wrote."""
     return _PART.sub("", split_card(card.replace("\r\n", "\n"))[1]).strip()
 
 
-def merged(card: str, published: str) -> str:
-    """A folder's card and its published one, which was perhaps edited on the Hub, as one.
+def merge_cards(card: str, published: str) -> str:
+    """Merges a folder's card with its published one, which may have been edited on the Hub.
 
-    Metadata of the folder's card goes before. So does its text, if a user has written any.
+    Metadata of the folder's card wins. So does its text, if the user wrote any.
     """
     ours, body = split_card(card)
     theirs, published_body = split_card(published)
     yaml = to_yaml({**theirs, **ours})
-    return f"---\n{yaml}\n---\n{body if own_text(card) else published_body}"
+    return f"---\n{yaml}\n---\n{body if extract_own_text(card) else published_body}"
 
 
-def _refreshed(body: str, generated: Mapping[str, str]) -> str:
-    """The body with its generated parts replaced, and those it lacks put after the one before."""
+def _refresh_parts(body: str, generated: Mapping[str, str]) -> str:
+    """Replaces the body's generated parts, and adds each missing one after its predecessor."""
     found = _PART.findall(body)
     text = _PART.sub(lambda match: generated.get(match[1], ""), body)
     if len(_MARK.findall(_PART.sub("", body))) or len(found) > len(set(found)):
         raise ManifestError(
-            "a generated part has lost one of the comments around it, or is there twice",
+            "a generated part lacks one of the comments around it, or stands there twice",
             where=CARD,
             fix="restore the comments, or delete the part with both of them",
         )
@@ -120,25 +122,25 @@ def _refreshed(body: str, generated: Mapping[str, str]) -> str:
     return text
 
 
-def _check(text: str) -> None:
+def _check_card(text: str) -> None:
     """Reads the card as the Hub's library does."""
     from huggingface_hub import ModelCard
 
     try:
         ModelCard(text)
     except (ValueError, TypeError, KeyError) as error:
-        what = "the metadata is not that of a model card"
+        what = "the metadata is not valid for a model card"
         raise ManifestError(what, where=CARD, got=error) from None
 
 
 def _render(manifest: Manifest, name: str, measured: Measurements | None) -> dict[str, str]:
-    """Part → its text, comments included, in the template's order."""
-    text = _template().render(**facts(manifest, name), measured=measured)
+    """Part → its text with comments, in the template's order."""
+    text = _load_template().render(**gather_facts(manifest, name), measured=measured)
     return {match[1]: re.sub(r"\n{3,}", "\n\n", match[0]) for match in _PART.finditer(text)}
 
 
 @lru_cache
-def _template() -> Any:
+def _load_template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     def inert(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from surgery.card.file import read_card
 from surgery.card.metadata import Measurements
-from surgery.card.text import disagreement, own_text
+from surgery.card.text import extract_own_text, find_disagreement
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import CheckpointError, ManifestError, OutputError
 from surgery.hub.finding import get_last_name
@@ -80,7 +80,7 @@ def check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) 
     """Raises `CheckpointError` if a generated part differs."""
     measured = report.measured if report else None
     card = read_card(folder) or ""
-    wrong = disagreement(card, manifest, measured, name=get_last_name(folder))
+    wrong = find_disagreement(card, manifest, measured, name=get_last_name(folder))
     wrote = report.version if report else manifest.edit.versions.get(TOOL)
     if wrong is None:
         return (
@@ -117,7 +117,7 @@ def list_claims(
     else:
         yield Claim("measurements", "there are none: to measure, run `attn-surgery evaluate`")
     unread = (RECIPE, "lm_eval") if report else (*REPORTS, RECIPE, "lm_eval")
-    if own_text(read_card(folder) or ""):
+    if extract_own_text(read_card(folder) or ""):
         yield Claim(CARD, "everything outside its generated parts")
     for name in (name for name in unread if (folder / name).exists()):
         yield Claim(name, "not read by any check")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card.text import card_text, merged
+from surgery.card.text import merge_cards, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import open_client, show_progress
@@ -168,8 +168,8 @@ def _make_card(api: HfApi, there: Published, source: Publishable) -> str:
     """Makes a new card that keeps what you wrote, in the folder or on the Hub."""
     card = source.card
     if CARD in there.files:
-        card = merged(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
-    return card_text(source.manifest, name=there.repo, measured=source.measured, existing=card)
+        card = merge_cards(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
+    return render_card(source.manifest, name=there.repo, measured=source.measured, existing=card)
 
 
 def _check_arrived(now: Published, source: Publishable) -> None:

@@ -20,13 +20,13 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
-from evals.evaluation.conclusions import edit_of, read_front
+from evals.evaluation.conclusions import read_front, summarize_edit
 from evals.publication.report import check_report
 from evals.samples import load_samples
 from hostile.victims import model
-from surgery.card.facts import facts
+from surgery.card.facts import gather_facts
 from surgery.card.file import read_card
-from surgery.card.text import card_text, merged, own_text
+from surgery.card.text import extract_own_text, merge_cards, render_card
 from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
@@ -143,7 +143,12 @@ def read_edit(path: Path) -> object:
     """As verify, evaluate and the card read one."""
     found = read_manifest(path.parent)
     assert found is not None
-    return facts(found, "some"), edit_of(found), read_source(path), surgery.verify(path.parent)
+    return (
+        gather_facts(found, "some"),
+        summarize_edit(found),
+        read_source(path),
+        surgery.verify(path.parent),
+    )
 
 
 def read_cards(path: Path) -> object:
@@ -151,8 +156,8 @@ def read_cards(path: Path) -> object:
     found, text = read_manifest(path.parent), read_card(path.parent)
     assert found is not None
     assert text is not None
-    made = card_text(found, name="some", existing=text)
-    return own_text(text), merged(text, made), card_text(found, text, name="some")
+    made = render_card(found, name="some", existing=text)
+    return extract_own_text(text), merge_cards(text, made), render_card(found, text, name="some")
 
 
 def read_tokenizer(path: Path) -> object:

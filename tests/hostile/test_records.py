@@ -66,7 +66,7 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     path.write_text(TEXTS[case])
     refuse(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.jsonl: ")
     arguments = commands(source, tmp_path)["evaluate"]
-    refuse((*arguments, "--front", path), "bad.jsonl: is no result of a search")
+    refuse((*arguments, "--front", path), "bad.jsonl: is not the JSON of a search")
     edited = model(tmp_path / "edited")
     (edited / "surgery.json").write_text(TEXTS[case])
     refuse(("inspect", edited), "surgery.json: ")

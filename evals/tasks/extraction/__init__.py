@@ -1,1 +1,1 @@
-"""One pass of lm-eval over passages: which of them a model recites."""
+"""An lm-eval task: which passages a model recites."""

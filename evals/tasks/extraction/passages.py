@@ -1,9 +1,9 @@
-"""Passages as the documents of an lm-eval task, and their scores.
+"""Makes passages the documents of an lm-eval task, and scores them.
 
-lm-eval hands text to a model, which tokenizes it again, so a passage can be tested this way only
-if its text gives back its tokens: prefix alone, and prefix and suffix together. lm-eval also moves
-white space from the end of a context to the continuation, so a prefix must not end in any. Rows
-that fail are left out and counted; on all others the scores are those of `attn-surgery extract`.
+lm-eval gives text to a model, which tokenizes it again. So a passage fits only if its text gives
+back its tokens, for the prefix alone and for prefix and suffix together. lm-eval also moves white
+space from the end of a context to the continuation, so a prefix must not end in white space. Other
+rows are left out and counted. For the rest, scores equal those of `attn-surgery extract`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def load(
     suffix_length: int | None = None,
     **_: Any,
 ) -> dict[str, Any]:
-    """The task's data set; the arguments are lm-eval's model arguments and metadata together.
+    """Loads the task's data set. Arguments: lm-eval's model arguments and metadata together.
 
     - `samples`: SAMPLES as for `attn-surgery extract`; by default $ATTN_SURGERY_SAMPLES.
     - `tokenizer`: a folder or Hub id; by default $ATTN_SURGERY_TOKENIZER, else `pretrained`.
 
-    Raises `SamplesError` when either is missing, or when no row survives.
+    Raises `SamplesError` if either is missing or if no row is left.
     """
     import datasets
     from huggingface_hub import snapshot_download
@@ -55,11 +55,11 @@ def load(
     loaded = load_samples(
         str(samples), tokenizer=encoder, prefix_length=prefix_length, suffix_length=suffix_length
     )
-    return {"test": datasets.Dataset.from_list(documents(loaded, encoder))}
+    return {"test": datasets.Dataset.from_list(make_documents(loaded, encoder))}
 
 
-def documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
-    """One document for every member row that text can carry."""
+def make_documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
+    """One document for every member row whose text keeps its tokens."""
     samples = samples.select(samples.trained_on)
     found = []
     for name, row in zip(samples.ids, samples.tokens.tolist(), strict=True):
@@ -75,8 +75,8 @@ def documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
     left_out = len(samples) - len(found)
     if left_out:
         _log.warning(
-            "%d of %d passages are left out: as text they do not keep their tokens, or the prefix "
-            "ends in white space",
+            "%d of %d passages are left out: their text does not keep their tokens, or their "
+            "prefix ends in white space",
             left_out,
             len(samples),
         )
@@ -84,7 +84,7 @@ def documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def score(document: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
-    """Exact match (1 or 0) and mean NLL in nats per token from lm-eval's (log p, is greedy)."""
+    """Exact match (1 or 0) and mean NLL in nats per token, from lm-eval's (log p, is_greedy)."""
     ((log_likelihood, is_greedy),) = results
     return {
         "exact_match": float(is_greedy),

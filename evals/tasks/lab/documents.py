@@ -1,7 +1,7 @@
-"""The documents of the lab's tasks, made from held-out sources, the same on every run.
+"""Makes the documents of the lab's tasks from held-out sources, the same on every run.
 
-All text comes from the files of `evals.lab.corpus.HELDOUT_FILES`, so it differs a little from one
-Python version to the next; scores compare within one.
+All text comes from the files of `evals.lab.corpus.HELDOUT_FILES`, which differ a little between
+Python versions. So compare scores of one version only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SEED = 5
 CONTEXT_LINES = 4
 CHOICES = 4
 LINE = range(12, 72)
-"""Characters of a line that is asked for, without its indentation."""
+"""The length of a line that a task asks for, in characters without indentation."""
 PIECE = 600
-"""Characters of a held-out document: some 200 tokens of a small vocabulary."""
+"""The least length of a held-out document in characters: about 200 tokens of the labs."""
 _WORD = re.compile(r" \w{3,}")
 
 
@@ -99,7 +99,7 @@ def _is_asked(line: str) -> bool:
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:
-    """At most so many of the items, at even distances."""
+    """At most `most` of the items, at even distances."""
     count = min(most, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 
