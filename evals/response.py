@@ -157,7 +157,9 @@ def _rows_at_once(dimensions: Dimensions, shape: tuple[int, ...], vocabulary: in
     """What passes back need of each row: vectors of every block, gradients of every draw, attention
     scores, and logits. There are no more draws than tokens."""
     length = shape[1]
-    vectors = (18 + 2 * length) * dimensions.d + 4 * dimensions.num_heads * length
+    vectors = (18 + 2 * length) * max(
+        dimensions.d, dimensions.context
+    ) + 4 * dimensions.num_heads * length
     return max(1, _BYTES // (4 * length * (dimensions.num_blocks * vectors + 6 * vocabulary)))
 
 
@@ -278,7 +280,11 @@ def _responses(
     affine = {part.variant: variant_of(part.variant).affine(sources) for part in parts}
     for name, of in affine.items():
         bias = z.new_zeros(d) if of.bias is None else like_z(of.bias, d)
-        alone = bias if of.weight is None else functional.linear(x, like_z(of.weight, d, d), bias)
+        alone = (
+            bias
+            if of.weight is None
+            else functional.linear(x, like_z(of.weight, d, x.shape[-1]), bias)
+        )
         by_head[name] = dots(seen.at_z, alone - z, heads)
     found = []
     for part in parts:

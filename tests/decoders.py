@@ -42,7 +42,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "olmo": {"rope_theta": 10_000.0, "clip_qkv": None, **_WIDE},
     "olmo2": {"rms_norm_eps": 1e-6, "rope_theta": 500_000.0, **_WIDE},
     "olmo3": {"rms_norm_eps": 1e-6, "rope_theta": 500_000.0, "sliding_window": 8, **_WIDE},
-    "phi": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "hidden_act": "gelu_new", **_WIDE},
+    "phi": {
+        "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "hidden_act": "gelu_new", **_WIDE
+    },
     "stablelm": {
         "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": False, **_WIDE
     },

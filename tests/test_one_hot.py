@@ -15,7 +15,6 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from surgery.errors import CheckpointError, MarginError

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from surgery.errors import MeasurementError
+from surgery.families import family_of
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """More tokens at a time no longer make a pass faster, and would need memory for nothing."""
@@ -20,12 +21,13 @@ def rows_per_batch(model: PreTrainedModel, length: int, *, processes: int = 1) -
     Rows are counted at what a pass with a cache holds: keys and values of every block, the
     intermediate activations of one, and its attention scores in float32.
     """
-    config, device = model.config, model.device
-    width, blocks = int(config.hidden_size), int(config.num_hidden_layers)
+    config, device = model.config.to_dict(), model.device
+    size = family_of(config).dimensions(config)
     item = torch.finfo(model.dtype).bits // 8
-    inner = 16 * width  # residual, layer norm, query, key, value, and an MLP of four times d
-    scores = 8 * int(config.num_attention_heads) * length  # one float32, and one for its softmax
-    row = length * ((2 * blocks * width + inner) * item + scores)
+    shared = 2 * size.num_groups * size.head_size  # keys and values
+    inner = 5 * size.d + size.context + shared + 2 * size.intermediate
+    scores = 8 * size.num_heads * length  # one float32, and one for its softmax
+    row = length * ((size.num_blocks * shared + inner) * item + scores)
     if device.type == "cuda":
         free = int(torch.cuda.mem_get_info(device)[0])
     else:

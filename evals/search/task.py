@@ -133,7 +133,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     rows = tokenized(passages, loaded, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     offered, refused = possible(
-        units(size.num_blocks, size.num_heads, request.grain, variants),
+        units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
         lambda selection: editable.refusal(selection, layout=layout),
     )
     warnings = [f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()]

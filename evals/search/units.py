@@ -12,13 +12,24 @@ Grain = Literal["blocks", "heads", "mixed"]
 
 
 def units(
-    num_blocks: int, num_heads: int, grain: Grain, variants: Sequence[str]
+    num_blocks: int,
+    num_heads: int,
+    grain: Grain,
+    variants: Sequence[str],
+    num_groups: int | None = None,
 ) -> tuple[Part, ...]:
-    """Every block, every head, or both, with every variant."""
+    """Every block, every head, or both, with every variant.
+
+    Of `num_groups` key/value heads that are shared, each with all of its query heads counts as a
+    head, too.
+    """
     every = tuple(range(num_heads))
     pieces = [] if grain == "heads" else [every]
     if grain != "blocks":
-        pieces += [(head,) for head in every if (head,) not in pieces]
+        each = num_heads // (num_groups or num_heads)
+        groups = [every[first : first + each] for first in range(0, num_heads, each)]
+        singles = [(head,) for head in every]
+        pieces += [heads for heads in dict.fromkeys([*groups, *singles]) if heads not in pieces]
     return tuple(
         Part(block, heads, variant)
         for block in range(num_blocks)
@@ -34,6 +45,8 @@ def possible(
 
     Raises `UnsupportedError` where none can.
     """
+    some = tuple(some)
+    whole = max((len(unit.heads) for unit in some), default=0)
     kept: list[Part] = []
     refused: dict[tuple[str, str], UnsupportedError] = {}
     for unit in some:
@@ -41,7 +54,8 @@ def possible(
         if error is None:
             kept.append(unit)
         else:
-            what = "single heads" if len(unit.heads) == 1 else "blocks"
+            some_heads = len(unit.heads) == 1 or len(unit.heads) < whole
+            what = "single heads" if some_heads else "blocks"
             refused.setdefault((what, unit.variant), error)
     if not kept:
         raise next(iter(refused.values()))

@@ -18,7 +18,8 @@ def list_edits(
     """Edits in the order of a report, each under the first kind that it is of.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
-    with `heads` every head alone. Each in every variant.
+    with `heads` every head alone, and every one of `num_groups` key/value heads that are shared,
+    with its query heads. Each with every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
     shapes: list[tuple[Kind, range, tuple[int, ...]]]
@@ -29,8 +30,11 @@ def list_edits(
         shapes += [
             ("range", every[first : end + 1], whole) for first in every for end in every[first:]
         ]
-    if request.heads:
-        shapes += [("head", every[block : block + 1], (head,)) for block in every for head in whole]
+    if heads:
+        each = num_heads // (num_groups or num_heads)
+        groups = [whole[head : head + each] for head in range(0, num_heads, each)]
+        pieces = dict.fromkeys([*((head,) for head in whole), *groups])
+        shapes += [("head", every[block : block + 1], some) for block in every for some in pieces]
     found: dict[Selection, Kind] = {}
     for kind, blocks, some in shapes:
         for variant in variants:

@@ -106,8 +106,8 @@ class Fitter:
         found = self._known(keys, wanted, processes)
         missing = {block: maps for block, maps in wanted.items() if block not in found}
         groups = [{b: maps} for b, maps in missing.items()] if selection else self._groups(missing)
-        width, text = self._dimensions.d, self.calibration
-        passes = Passes(self._model, self._family, width, text, processes, self._advance)
+        size, text = self._dimensions, self.calibration
+        passes = Passes(self._model, self._family, size, text, processes, self._advance)
         first, states = 0, None
         for group, following in itertools.zip_longest(groups, groups[1:]):
             between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
@@ -151,7 +151,8 @@ class Fitter:
         if torch.cuda.is_available():
             room = max(room, torch.cuda.mem_get_info()[0] // 4)
         maps = any(blocks.values())
-        size = max(1, room // bytes_of_sums(self._dimensions.d) if maps else len(blocks))
+        each = bytes_of_sums(self._dimensions.d, self._dimensions.context)
+        size = max(1, room // each if maps else len(blocks))
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
 

@@ -1,7 +1,8 @@
 """Sums over calibration tokens, and the least squares that follow from them.
 
-n: tokens, d: model width. x is a block's attention input after its layer norm, z its heads' context
-vectors side by side. Sums lie where the vectors are, or on the CPU where a device has no float64.
+n: tokens, d: model width, c: width of the context vectors. x is what a block's attention is given, z
+its heads' context vectors side by side. Sums lie where the vectors are, or on the CPU where a
+device has no float64.
 """
 
 from __future__ import annotations
@@ -23,28 +24,32 @@ _ROUNDING = 1e-10
 """Share of a second moment that float64 sums of a float32 pass can show as variance."""
 
 
-def bytes_of_sums(d: int) -> int:
+def bytes_of_sums(d: int, context: int | None = None) -> int:
     """What the `Moments` of one block take: x x' and x z', train and held out, part and whole."""
-    return 8 * d * d * torch.float64.itemsize
+    return 4 * d * (d + (context or d)) * torch.float64.itemsize
 
 
 class Moments:
     """Float64 sums over tokens: memory O(d²), however many are added.
 
-    `maps`: also of what least squares need; without, only of z, for its mean.
+    `context`: the width of z (default: d). `maps`: also of what least squares need; without, only
+    of z, for its mean.
     """
 
-    def __init__(self, d: int, device: torch.device, *, maps: bool = True) -> None:
+    def __init__(
+        self, d: int, device: torch.device, *, context: int | None = None, maps: bool = True
+    ) -> None:
+        c = context or d
         self._device = _with_float64(device)
         self.n = 0
-        self.z = self._zeros(d)
+        self.z = self._zeros(c)
         self.products: _Products | None = None
         if maps:
             zeros = self._zeros
-            self.products = _Products(zeros(d), zeros(d), zeros(d, d), zeros(d, d))
+            self.products = _Products(zeros(d), zeros(c), zeros(d, d), zeros(d, c))
 
     def add(self, x: torch.Tensor, z: torch.Tensor) -> None:
-        """Adds tokens: x and z [n, d], in any dtype, on any device."""
+        """Adds tokens: x [n, d] and z [n, c], in any dtype, on any device."""
         z = z.to(self._device).double()
         self.n += len(z)
         self.z += z.sum(0)
@@ -64,7 +69,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class _Products:
-    """Of x [d], z² [d], x x' and x z' [d, d]: sums over tokens, or means."""
+    """Of x [d], z² [c], x x' [d, d] and x z' [d, c]: sums over tokens, or means."""
 
     x: torch.Tensor
     zz: torch.Tensor
@@ -84,7 +89,7 @@ class _Products:
 
 @dataclass(frozen=True)
 class _Means:
-    """Means over tokens: of z [d], and of the products."""
+    """Means over tokens: of z [c], and of the products."""
 
     z: torch.Tensor
     of: _Products
@@ -98,7 +103,7 @@ class _Means:
     def about(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Second moments about the points `x` and `z`: of x x' and x z' [d, d], and of z² [d]."""
+        """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
         own_x, own_z = self.of.x, self.z
         xx = self.of.xx - own_x.outer(x) - x.outer(own_x) + x.outer(x)
         xz = self.of.xz - own_x.outer(z) - x.outer(own_z) + x.outer(z)
@@ -127,7 +132,7 @@ def fit(train: Moments, heldout: Moments, num_heads: int) -> Fit:
             r2, ridge = _best(trained_on, _means([heldout]))
             weight = _solved(*both.about(x, mean)[:2], ridge)
         else:
-            r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz)
+            r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz).T
         bias = mean - weight @ x
         found = Fit(found.mean, _by_head(weight, num_heads), _by_head(bias, num_heads), ridge, r2)
     if not np.isfinite(found.mean).all():
@@ -148,7 +153,7 @@ def _means(sums: list[Moments]) -> _Means:
 
 
 def _by_head(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
-    """[d, …] -> [num_heads, head_size, …]"""
+    """[c, …] -> [num_heads, head_size, …]"""
     array: npt.NDArray[np.float32] = values.float().cpu().numpy()
     return array.reshape(num_heads, -1, *array.shape[1:])
 
@@ -182,7 +187,7 @@ def _best(train: _Means, heldout: _Means) -> tuple[float | None, float]:
 
 
 def _solved(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The weight [d, d] that maps x - mean x to z - mean z."""
+    """The weight [c, d] that maps x - mean x to z - mean z."""
     penalty = ridge * covariance.diagonal().mean()
     lower = torch.linalg.cholesky(covariance + penalty * torch.eye(len(cross)).to(covariance))
     return torch.cholesky_solve(cross, lower).T

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from surgery.editing.loading import model_ids
-from surgery.families import Family
+from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.kept import KeptStates
 from surgery.fitting.moments import Moments
@@ -33,14 +33,15 @@ States = dict[int, KeptStates]
 
 @dataclass(frozen=True)
 class Passes:
-    """A model, `width` wide, whose text goes through it slice by slice.
+    """A model whose text goes through it slice by slice.
 
+    `dimensions`: how wide what attention is given is, and what its heads make of it.
     Every process sees slices of its own. `advance` is told of tokens done.
     """
 
     model: Any
     family: Family
-    width: int
+    dimensions: Dimensions
     calibration: Calibration
     processes: Sharing
     advance: Callable[[int], None]
@@ -90,7 +91,13 @@ class Passes:
 
         def add(block: int, x: torch.Tensor, z: torch.Tensor) -> None:
             if block not in sums:
-                empty = partial(Moments, self.width, z.device, maps=blocks[block])
+                empty = partial(
+                    Moments,
+                    self.dimensions.d,
+                    z.device,
+                    context=self.dimensions.context,
+                    maps=blocks[block],
+                )
                 sums[block] = empty(), empty()
             for moments, rows in zip(sums[block], (train, ~train), strict=True):
                 chosen = rows.to(z.device)
@@ -130,7 +137,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Iterator[None]:
-        """Hands x and z of `blocks`, each [B, T, d], on to `add` and ends the pass at the last."""
+        """Hands x [B, T, d] and z [B, T, c] of `blocks` to `add`; ends the pass at the last."""
         xs: dict[int, torch.Tensor] = {}
         deepest = max(blocks)
 

@@ -37,6 +37,10 @@ def only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
     with ExitStack() as undo:
         undo.callback(setattr, owner, name, layers)
         setattr(owner, name, layers[first:stop])
+        types = getattr(model.config, "layer_types", None)
+        if types is not None:  # the library numbers the blocks that are there
+            undo.callback(setattr, model.config, "layer_types", types)
+            model.config.layer_types = types[first:stop]
         if positions is not None:
             table: Any = model.get_submodule(positions)
             undo.callback(model.set_submodule, positions, table)

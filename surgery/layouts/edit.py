@@ -52,7 +52,7 @@ class BlockEdit:
 
     def of_kind(self, kind: Kind, heads: Iterable[int]) -> list[int]:
         """Those of `heads` that are edited by a variant of that kind."""
-        return [h for h in heads if h in self.variants and self.variants[h].KIND == kind]
+        return [h for h in heads if h in self.variants and kind == self.variants[h].KIND]
 
     def affine(self, sources: Sources) -> Affine:
         """The maps of all heads of the block, zero for those that are not edited.

@@ -64,6 +64,11 @@ def store(edit: BlockEdit, *, one_hot: bool, all_together: bool) -> Storage:
     if all_together and alone:
         alone = list(range(len(edit.groups)))
     return Storage(
-        *map(tuple, (alone, maps, units, silent, sorted(muted), constants)),
+        alone=tuple(alone),
+        maps=tuple(maps),
+        units=tuple(units),
+        silent=tuple(silent),
+        muted=tuple(sorted(muted)),
+        constants=tuple(constants),
         bare=edit.whole and edit.kind == "none",
     )
