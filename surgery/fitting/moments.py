@@ -1,7 +1,7 @@
 """Sums over calibration tokens, and the least squares that follow from them.
 
-n: tokens, d: model width, c: width of the context vectors. x is what a block's attention is given, z
-its heads' context vectors side by side. Sums lie where the vectors are, or on the CPU where a
+n: tokens, d: model width, c: width of the context vectors. x is what a block's attention is given,
+z its heads' context vectors side by side. Sums lie where the vectors are, or on the CPU where a
 device has no float64.
 """
 
