@@ -151,15 +151,17 @@ def _change_after_norm(
 ) -> torch.Tensor:
     """Of the norm of W_O z + b_O [B, T, d], where z of some heads changes. `bare`: it becomes 0."""
     assert seen.norm is not None
-    z, shape = _precise(seen.z), (block.dimensions.num_heads, -1)
-    bias: Any = block.read("output_bias").to(z) if block.has("output_bias") else None
-    weight: Any = block.read("output_weight").to(z)
+    z = _precise(seen.z)
+    own_weight: Any = block.read("output_weight")
+    own_bias: Any = block.read("output_bias") if block.has("output_bias") else None
+    weight, bias = own_weight.to(z), None if own_bias is None else own_bias.to(z)
     before: torch.Tensor = seen.norm(functional.linear(z, weight, bias))
     if bare:
         return -before
-    moved = z.clone().unflatten(-1, shape)
-    moved[..., heads, :] += change.unflatten(-1, shape)[..., heads, :]
-    after: torch.Tensor = seen.norm(functional.linear(moved.flatten(-2), weight, bias))
+    by_head = (*z.shape[:2], block.dimensions.num_heads, -1)
+    moved = z.reshape(by_head).clone()
+    moved[:, :, heads] += change.reshape(by_head)[:, :, heads]
+    after: torch.Tensor = seen.norm(functional.linear(moved.view_as(z), weight, bias))
     return after - before
 
 
