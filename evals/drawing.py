@@ -37,6 +37,12 @@ _LINES: dict[str, dict[str, Any]] = {  # from dark to light
     "mixed": {"color": "0.35", "marker": "P", "linestyle": "-"},
 }
 _DEPTH = "viridis_r"
+ALONE = {
+    "head": "one head alone",
+    "group": "one group of heads alone",
+    "block": "one block alone",
+}
+"""Kind of an edit → how a legend calls it, in the order of drawing."""
 
 
 def draw(
@@ -104,13 +110,15 @@ def draw_panels(
 
 
 def scatter_by_block(
-    axes: Axes, points: Iterable[tuple[float, float, int]], num_blocks: int, *, whole: bool
+    axes: Axes, points: Iterable[tuple[float, float, int]], num_blocks: int, kind: str
 ) -> None:
     """Points (x, y, block) colored by block, from light to dark, so that it shows in gray as well.
 
-    Those of `whole` blocks are squares that hold the block's number; those of heads are dots.
+    Those of whole blocks are squares that hold the block's number; those of heads are dots, and
+    those of groups of heads diamonds. `kind`: "block", "group", or "head".
     """
-    label = "one block alone" if whole else "one head alone"
+    marker, size = {"block": ("s", 60), "group": ("D", 14), "head": ("o", 9)}[kind]
+    label, whole = ALONE[kind], kind == "block"
     for number, (x, y, block) in enumerate(points):
         above = 3 + number / 1000 if whole else 2.0  # a point hides the number of one below it
         axes.scatter(
@@ -120,8 +128,8 @@ def scatter_by_block(
             cmap=_DEPTH,
             vmin=0,
             vmax=num_blocks - 1,
-            marker="s" if whole else "o",
-            s=60 if whole else 9,
+            marker=marker,
+            s=size,
             label="_again" if number else label,
             zorder=above,
         )

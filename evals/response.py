@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils import align_module_device
-from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
+from evals.contexts import Seen, norm_after, respond_to, tensor_of, watch_blocks
 from evals.running.batching import row_ranges
 from evals.running.forward import check_head, head_of
 from evals.running.processes import Processes, map_in_order
@@ -34,7 +31,7 @@ from surgery.errors import MeasurementError
 from surgery.families import Dimensions, Family, family_of
 from surgery.layouts import Block
 from surgery.selection import Part
-from surgery.variants import Fit, variant_of
+from surgery.variants import Fit
 
 Floats = npt.NDArray[np.float32]
 Score = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
@@ -52,6 +49,7 @@ class Looking:
     """Whose responses: of `parts` of `model`, which is in eval mode and has its output embedding.
 
     - `fits`: by block, for variants that are fitted.
+    - `stock`: those of the parts that the stock layout holds. There, a group has one map.
     - `processes`: which share the rows; each gets the whole result. `advance` is told of rows done.
     """
 
@@ -60,6 +58,7 @@ class Looking:
     fits: Mapping[int, Fit]
     processes: Processes
     advance: Callable[[int], None]
+    stock: frozenset[Part] = frozenset()
 
 
 def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
@@ -132,9 +131,11 @@ def _respond(
         seen, margins = _run(model, family, by_block, ids, prefix_length, score, rows, apart)
         responses: dict[int, torch.Tensor] = {}
         for index, places in by_block.items():
-            block = Block(family, dimensions, index, present, partial(_tensor, model))
+            block = Block(family, dimensions, index, present, partial(tensor_of, model))
             some = [looking.parts[place] for place in places]
-            found = _responses(block, some, looking.fits.get(index), seen.pop(index))
+            limit = config.get(family.clip) if family.clip else None
+            fit = looking.fits.get(index)
+            found = respond_to(block, some, looking.stock, fit, seen.pop(index), limit)
             responses |= zip(places, found, strict=True)
         values = torch.stack([responses[place] for place in range(len(responses))]).float().numpy()
         looking.advance(processes.count * values.shape[-1])
@@ -157,20 +158,9 @@ def _rows_at_once(dimensions: Dimensions, shape: tuple[int, ...], vocabulary: in
     """What passes back need of each row: vectors of every block, gradients of every draw, attention
     scores, and logits. There are no more draws than tokens."""
     length = shape[1]
-    vectors = (18 + 2 * length) * max(
-        dimensions.d, dimensions.context
-    ) + 4 * dimensions.num_heads * length
+    width = max(dimensions.d, dimensions.context)
+    vectors = (18 + 2 * length) * width + 4 * dimensions.num_heads * length
     return max(1, _BYTES // (4 * length * (dimensions.num_blocks * vectors + 6 * vocabulary)))
-
-
-class _Seen(NamedTuple):
-    """A block's attention in one pass: its input `x` after the layer norm, its context vectors `z`,
-    heads side by side, and by draw the gradients at `z` and at W_O z + b_O; all [B, T, d]."""
-
-    x: torch.Tensor
-    z: torch.Tensor
-    at_z: Sequence[torch.Tensor]
-    at_output: Sequence[torch.Tensor]
 
 
 def _run(
@@ -182,9 +172,13 @@ def _run(
     score: Score,
     rows: slice,
     apart: bool,
-) -> tuple[dict[int, _Seen], Floats]:
+) -> tuple[dict[int, Seen], Floats]:
     """One pass over `ids` [B, T + 1], and one back for every draw; also the margins [B, S]."""
-    with torch.enable_grad(), _frozen(model), _watched(model, family, blocks) as (xs, zs, outputs):
+    with (
+        torch.enable_grad(),
+        _frozen(model),
+        watch_blocks(model, family, blocks) as (xs, zs, outputs),
+    ):
         # The last token predicts nothing, so it is not read.
         hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         hidden = hidden[:, prefix_length - 1 :]
@@ -200,7 +194,12 @@ def _run(
         by_draw = [torch.autograd.grad(hidden, wanted, one, retain_graph=True) for one in ends]
     by_module = list(zip(*by_draw, strict=True))
     both = zip(zs, by_module[: len(zs)], by_module[len(zs) :], strict=True)
-    seen = {block: _Seen(xs[block], zs[block].detach(), *gradients) for block, *gradients in both}
+    seen = {
+        block: Seen(
+            xs[block], zs[block].detach(), at_z, at_output, norm_after(model, family, block)
+        )
+        for block, at_z, at_output in both
+    }
     logits, index = logits.detach(), true.unsqueeze(-1)
     others = logits.scatter(-1, index, float("-inf")).amax(-1)
     return seen, (logits.gather(-1, index).squeeze(-1) - others).float().cpu().numpy()
@@ -221,84 +220,3 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         set_all(True)
-
-
-Captured = dict[int, torch.Tensor]
-
-
-@contextmanager
-def _watched(
-    model: PreTrainedModel, family: Family, blocks: Iterable[int]
-) -> Iterator[tuple[Captured, Captured, Captured]]:
-    """x, z and W_O z + b_O by block, of the pass that is made inside."""
-    xs: Captured = {}
-    zs: Captured = {}
-    outputs: Captured = {}
-
-    def take_x(block: int, module: nn.Module, args: Any) -> None:
-        xs[block] = args[0].detach()
-
-    def take_z(block: int, module: nn.Module, args: Any) -> None:
-        zs[block] = args[0]
-        if not args[0].requires_grad:  # nothing below has a gradient: it begins here
-            args[0].requires_grad_()
-
-    def take_output(block: int, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        outputs[block] = output
-
-    with ExitStack() as hooks:
-        for block in blocks:
-            read, projection = map(model.get_submodule, family.reading(block))
-            hooks.enter_context(read.register_forward_pre_hook(partial(take_x, block)))
-            hooks.enter_context(projection.register_forward_pre_hook(partial(take_z, block)))
-            hooks.enter_context(projection.register_forward_hook(partial(take_output, block)))
-        yield xs, zs, outputs
-
-
-@torch.no_grad()
-def _responses(
-    block: Block, parts: Sequence[Part], fit: Fit | None, seen: _Seen
-) -> list[torch.Tensor]:
-    """Of parts of one block, in order: each float64 [D, B]. A whole block that adds nothing to the
-    residual loses its output bias, too."""
-    precise = torch.promote_types(seen.z.dtype, torch.float32)
-    x, z, sources = seen.x.to(precise), seen.z.to(precise), block.sources(fit)
-    heads, d = block.dimensions.num_heads, z.shape[-1]
-
-    def like_z(values: Any, *shape: int) -> torch.Tensor:
-        if not isinstance(values, torch.Tensor):
-            values = torch.from_numpy(np.array(values))  # it may lie in a file, to be read only
-        moved: torch.Tensor = values.to(z)
-        return moved.reshape(shape)
-
-    def dots(gradients: Sequence[torch.Tensor], change: torch.Tensor, heads: int) -> torch.Tensor:
-        """Σ_t ⟨gradient, change⟩ head by head, [D, B, heads] on the CPU."""
-        products = ((g * change).view(*g.shape[:2], heads, -1).sum(-1) for g in gradients)
-        return torch.stack([product.cpu().double().sum(1) for product in products])
-
-    by_head: dict[str, torch.Tensor] = {}
-    affine = {part.variant: variant_of(part.variant).affine(sources) for part in parts}
-    for name, of in affine.items():
-        bias = z.new_zeros(d) if of.bias is None else like_z(of.bias, d)
-        alone = (
-            bias
-            if of.weight is None
-            else functional.linear(x, like_z(of.weight, d, x.shape[-1]), bias)
-        )
-        by_head[name] = dots(seen.at_z, alone - z, heads)
-    found = []
-    for part in parts:
-        response = by_head[part.variant][..., list(part.heads)].sum(-1)
-        whole = len(part.heads) == heads and not affine[part.variant].keep_output_bias
-        if whole and block.has("output_bias"):
-            output_bias: Any = block.read("output_bias")
-            response = response - dots(seen.at_output, output_bias, 1).squeeze(-1)
-        found.append(response)
-    return found
-
-
-def _tensor(model: PreTrainedModel, name: str) -> Any:
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    with align_module_device(module):  # it may be offloaded
-        return getattr(module, leaf).detach()

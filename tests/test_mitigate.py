@@ -260,7 +260,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "hints:4")
     assert outcome.code == 3, outcome
     assert "no edit meets the limit of 0 (hints:4): continuing with the best one" in outcome.stderr
-    report = read_report((out / "report.json").read_text())
+    report = Report.model_validate_json((out / "report.json").read_text())
     assert report.edits[0].passed is False
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr

@@ -333,11 +333,11 @@ class TestWhatMayBeProposed:
     def test_gpt_neo_holds_no_affine_map_of_a_single_head(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
         every = units(4, 2, "heads", ["identity", "zero", "mean"])
-        kept, refused = possible(every, refuser(tmp_path, "auto"))
+        kept, refused = possible(every, 2, refuser(tmp_path, "auto"))
         assert {part.variant for part in kept} == {"zero", "mean"}
-        assert list(refused) == [("single heads", "identity")]
+        assert list(refused) == [("head", "identity")]
         with pytest.raises(UnsupportedError, match="no layout holds this edit"):
-            possible(units(4, 2, "heads", ["identity"]), refuser(tmp_path, "auto"))
+            possible(units(4, 2, "heads", ["identity"]), 2, refuser(tmp_path, "auto"))
 
     def test_one_layout_holds_all_parts(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
@@ -352,7 +352,7 @@ class TestWhatMayBeProposed:
         write_checkpoint(tmp_path / "base", neox_config())
         export(tmp_path / "base", "1", output=tmp_path / "edited", variant="zero")
         refusal = refuser(tmp_path / "edited", "auto")
-        kept, _ = possible(units(4, 2, "blocks", ["zero"]), refusal)
+        kept, _ = possible(units(4, 2, "blocks", ["zero"]), 2, refusal)
         assert [part.block for part in kept] == [0, 2, 3]
 
 

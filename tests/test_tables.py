@@ -25,6 +25,7 @@ from cli.tables.evaluation import print_evaluation
 from cli.tables.extraction import print_extraction
 from cli.tables.search import print_search
 from cli.tables.sweep import print_sweep
+from evals.evaluation.report import Report
 
 WIDTHS = [60, 80, 120]
 ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}

@@ -14,7 +14,10 @@ import gguf
 import numpy as np
 import torch
 
-from surgery.layouts.one_hot import UNDERFLOW, inverse_frequencies, one_hot
+from surgery.families import GPT_NEOX
+from surgery.families.rotary import Positions
+from surgery.layouts.frequencies import frequencies
+from surgery.layouts.one_hot import UNDERFLOW, one_hot
 
 SHAPES = {  # rotary_pct 0.25, base 10,000: head size, positions
     "lab:pythia": (32, 256),
@@ -42,12 +45,13 @@ KEYS: dict[str, Scheme] = {
 
 def gap(head_size: int, positions: int, scheme: Scheme) -> float:
     """Worst difference of scores, in nats, with keys stored in a scheme."""
-    frequencies = inverse_frequencies({"rotary_pct": 0.25, "rotary_emb_base": 10000}, head_size)
-    chosen = one_hot(frequencies, head_size, positions)
-    angles = np.arange(positions)[:, None] * frequencies[: chosen.num_pairs]
+    assert GPT_NEOX.rotary is not None
+    theta, _ = frequencies(Positions("default", head_size // 4, 10_000, {}), GPT_NEOX.rotary)
+    chosen = one_hot(theta, head_size, positions)
+    angles = np.arange(positions)[:, None] * theta[: chosen.num_pairs]
     keys = np.zeros((positions, head_size), np.float32)
     keys[:, : chosen.num_pairs] = chosen.kappa * np.cos(angles)
-    keys[:, len(frequencies) : len(frequencies) + chosen.num_pairs] = chosen.kappa * np.sin(angles)
+    keys[:, len(theta) : len(theta) + chosen.num_pairs] = chosen.kappa * np.sin(angles)
     width = -(-head_size // 32) * 32  # whole blocks of the schemes
     padded = np.pad(keys, ((0, 0), (0, width - head_size)))
     stored = scheme(padded)[:, :head_size]

@@ -38,7 +38,7 @@ def bounds(
 ) -> dict[str, Any]:
     """Difference, bound, and propagation for every block, each short-circuited alone (`identity`).
 
-    **Arguments:** `model`: a GPT-NeoX or GPT-Neo model in eval mode, left as it was; it runs with
+    **Arguments:** `model`: a model in eval mode, left as it was; it runs with
     eager attention, which shows its weights. `windows`: int32 [M, T], tokens of text without
     padding. `batch_size`: windows at a time; by default what memory allows. `advance` is told of
     windows done.
@@ -174,6 +174,13 @@ def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions
             where=config["model_type"],
             expected=family.model_type,
             fix="use the model it was made from",
+        )
+    if family.norm_after is not None or (family.clip and config.get(family.clip) is not None):
+        raise UnsupportedError(
+            "values are clipped, or a norm follows attention: what it adds to the residual is not "
+            "linear in its values, which the bounds are derived for",
+            where=config["model_type"],
+            fix="leave `bounds` out",
         )
     if model.training:
         raise ValueError("bounds needs a model in eval mode: dropout would be measured too")

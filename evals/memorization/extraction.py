@@ -19,7 +19,7 @@ from evals.memorization.measures import MEASURES, Pass, first_divergence
 from evals.memorization.membership import SCORES
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.decoding import free_running
-from evals.running.forward import check_head, head_of, hidden_states
+from evals.running.forward import check_head, head_of, hidden_states, whole_cache
 from evals.running.predictions import Predictions, Sampling, measure_predictions
 from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
@@ -117,7 +117,7 @@ def run_pass(
         some = torch.from_numpy(tokens[rows].astype(np.int64))
         suffix = some[:, prefix_length:]
         # The last token predicts nothing that is measured, so it is not read.
-        hidden, cache = hidden_states(model, some[:, :-1], use_cache=full)
+        hidden, cache = hidden_states(model, some[:, :-1], cache=whole_cache() if full else None)
         found = measure_predictions(
             hidden[:, prefix_length - 1 :],
             head_of(model),

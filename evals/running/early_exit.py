@@ -10,14 +10,12 @@ Shape letters: B rows, P prefix tokens, S suffix tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
-from evals.running.forward import Head, head_of, hidden_states
+from evals.running.forward import Head, head_of, hidden_states, whole_cache
 from evals.running.runs import from_block
 
 
@@ -54,7 +52,10 @@ def first_divergences(
 
     Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
     """
-    read = partial(hidden_states, model, use_cache=True)
+
+    def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
+        return hidden_states(model, some, cache=cache)
+
     return _left_at(read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1)
 
 
@@ -67,7 +68,6 @@ def leaving_from(
     """
 
     def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
-        cache = DynamicCache() if cache is None else cache
         return from_block(model, block, some, cache=cache).hidden, cache
 
     return _left_at(read, states, head_of(model), suffix, 2)
@@ -84,12 +84,13 @@ def _left_at(
     """The prefix and the first `size` tokens of the suffix are read, then 4, 8, 16, … more of them
     for the rows that are left, with the keys and values of what was read.
 
-    **Arguments:** `read`: some of `given` [B, P + S - 1, …] and a `cache` (None at first) → final
+    **Arguments:** `read`: some of `given` [B, P + S - 1, …] and an empty `cache` → final
     hidden states, and the cache; `suffix`: int64 [B, S]. Returns int64 [B] on the CPU.
     """
     length = suffix.shape[1]
     before = given.shape[1] - length
-    found, alive, cache = torch.full((len(suffix),), length), torch.arange(len(suffix)), None
+    found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
+    cache = whole_cache()
     done = begin = 0
     while len(alive) and begin < length:
         end = min(begin + size, length)

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from surgery.editing.loading import place_ids
@@ -37,7 +37,8 @@ def hidden_states(
 
     - `tokens`: int64 [B, T] that follow whatever `cache` holds.
     - `cache`: a cache of earlier tokens; it is extended in place.
-    - `use_cache`: whether to start a cache where none is given.
+    - `use_cache`: whether to start a cache where none is given: the library's own, which drops what
+      a sliding window has passed.
 
     Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
     """
@@ -50,6 +51,11 @@ def hidden_states(
         **arguments,
     )
     return output.last_hidden_state, getattr(output, CACHE)
+
+
+def whole_cache() -> Any:
+    """An empty cache that keeps every token, so that a pass can be taken up anywhere in it."""
+    return DynamicCache()
 
 
 def head_of(model: PreTrainedModel) -> Head:

@@ -70,15 +70,21 @@ def from_block(
 @torch.inference_mode()
 def _run(model: PreTrainedModel, first: int, keep: Collection[int], **entry: Any) -> Run:
     inputs: dict[int, torch.Tensor] = {}
-    norms = (part for part in model.base_model.children() if isinstance(part, nn.LayerNorm))
-    readers = [*find_layers(model), *norms]  # the final norm reads what leaves the last block
+    layers = find_layers(model)
 
-    def look(block: int, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        inputs[block] = arguments[0]
+    def take_input(block: int, module: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs[block] = args[0] if args else kwargs["hidden_states"]
+
+    def take_output(block: int, module: nn.Module, args: Any, output: Any) -> None:
+        inputs[block] = output[0] if isinstance(output, tuple) else output
 
     with ExitStack() as hooks:
         for block in keep:
-            handle = readers[block - first].register_forward_pre_hook(partial(look, block))
+            if block - first < len(layers):
+                layer, take = layers[block - first], partial(take_input, block)
+                handle = layer.register_forward_pre_hook(take, with_kwargs=True)
+            else:
+                handle = layers[-1].register_forward_hook(partial(take_output, block))
             hooks.callback(handle.remove)
         output = model.base_model(**entry, use_cache=CACHE in entry, return_dict=True)
     return Run(output.last_hidden_state, inputs)

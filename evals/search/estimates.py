@@ -182,15 +182,17 @@ def look(
     measure: Recovery,
     fits: Mapping[int, Fit],
     *,
+    stock: frozenset[Part],
     processes: Processes,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Estimates:
     """Estimates of `units`, from passes over held-out windows and over passages.
 
     **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N]; `pools`:
-    units that one layout holds together, by index; `fits`: of the unedited model, by block.
+    units that one layout holds together, by index; `fits`: of the unedited model, by block;
+    `stock`: the units that the stock layout would hold.
     """
-    looking = Looking(model, units, fits, processes, advance)
+    looking = Looking(model, units, fits, processes, advance, stock)
     passages = half.samples.spread(recovered, MOST_PASSAGES)
     cost = respond_heldout(looking, half.windows, DRAWS)
     moved, margins = respond_margins(looking, passages)

@@ -13,7 +13,7 @@ from evals.search.algorithm import Found, find
 from evals.search.estimates import look
 from evals.search.points import EditPoint, point_as_json, point_of
 from evals.search.task import SearchTask
-from evals.search.units import last_blocks
+from evals.search.units import held_in_stock, last_blocks
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
@@ -130,6 +130,7 @@ def _find(
             task.pools,
             task.measure,
             fits,
+            stock=held_in_stock(task.offered, task.loaded.editable, task.request.layout),
             processes=task.processes,
             advance=looked,
         )

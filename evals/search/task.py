@@ -26,7 +26,7 @@ from evals.samples.windows import cut_windows
 from evals.search.goals import Goal
 from evals.search.halves import Half, halves
 from evals.search.request import SearchRequest
-from evals.search.units import every_set, possible, units
+from evals.search.units import PLURALS, every_set, possible, units
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
@@ -134,9 +134,12 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     offered, refused = possible(
         units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
+        size.num_heads,
         lambda selection: editable.find_refusal(selection, layout=layout),
     )
-    warnings = [f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()]
+    warnings = [
+        f"{PLURALS[kind]} with {name} are left out: {why}" for (kind, name), why in refused.items()
+    ]
     for warning in warnings:
         say(f"warning: {warning}")
     fitter = make_fitter(

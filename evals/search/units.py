@@ -1,14 +1,25 @@
-"""What a search chooses from: units, each a block or a head with a variant, and what they make."""
+"""What a search chooses from, and what it composes.
+
+A unit is a block, a query head, or a group (a key/value head with all query heads that share it),
+with a variant.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
+from surgery.editing.in_memory import Editable
 from surgery.errors import UnsupportedError
 from surgery.selection import Part, Selection, parse_selection
 
 Grain = Literal["blocks", "heads", "mixed"]
+UnitKind = Literal["block", "group", "head"]
+PLURALS: dict[UnitKind, str] = {
+    "block": "blocks",
+    "group": "groups of heads",
+    "head": "single heads",
+}
 
 
 def units(
@@ -18,48 +29,64 @@ def units(
     variants: Sequence[str],
     num_groups: int | None = None,
 ) -> tuple[Part, ...]:
-    """Every block, every head, or both, with every variant.
+    """Every block, every head, or both, in every variant.
 
-    Of `num_groups` key/value heads that are shared, each with all of its query heads counts as a
-    head, too.
+    Heads are query heads, and groups where several of them share one of `num_groups` key/value
+    heads.
     """
-    every = tuple(range(num_heads))
-    pieces = [] if grain == "heads" else [every]
+    pieces = [] if grain == "heads" else [tuple(range(num_heads))]
     if grain != "blocks":
-        each = num_heads // (num_groups or num_heads)
-        groups = [every[first : first + each] for first in range(0, num_heads, each)]
-        singles = [(head,) for head in every]
-        pieces += [heads for heads in dict.fromkeys([*groups, *singles]) if heads not in pieces]
+        pieces += list_heads(num_heads, num_groups)
     return tuple(
         Part(block, heads, variant)
         for block in range(num_blocks)
-        for heads in pieces
+        for heads in dict.fromkeys(pieces)
         for variant in variants
     )
 
 
+def list_heads(num_heads: int, num_groups: int | None = None) -> list[tuple[int, ...]]:
+    """The groups of several query heads, then every query head alone."""
+    each = num_heads // (num_groups or num_heads)
+    groups = [tuple(range(head, head + each)) for head in range(0, num_heads, each)]
+    return list(dict.fromkeys([*groups, *((head,) for head in range(num_heads))]))
+
+
+def kind_of(unit: Part, num_heads: int) -> UnitKind:
+    """What a unit of a model with so many heads in a block is."""
+    if len(unit.heads) == num_heads:
+        return "block"
+    return "head" if len(unit.heads) == 1 else "group"
+
+
 def possible(
-    some: Iterable[Part], refusal: Callable[[Selection], UnsupportedError | None]
-) -> tuple[tuple[Part, ...], dict[tuple[str, str], UnsupportedError]]:
-    """The units that can be edited; ("blocks" or "single heads", variant) of others: a reason.
+    some: Iterable[Part],
+    num_heads: int,
+    refusal: Callable[[Selection], UnsupportedError | None],
+) -> tuple[tuple[Part, ...], dict[tuple[UnitKind, str], UnsupportedError]]:
+    """The units that can be edited; the first reason for the others, by kind and variant.
 
     Raises `UnsupportedError` where none can.
     """
-    some = tuple(some)
-    whole = max((len(unit.heads) for unit in some), default=0)
     kept: list[Part] = []
-    refused: dict[tuple[str, str], UnsupportedError] = {}
+    refused: dict[tuple[UnitKind, str], UnsupportedError] = {}
     for unit in some:
         error = refusal((unit,))
         if error is None:
             kept.append(unit)
         else:
-            some_heads = len(unit.heads) == 1 or len(unit.heads) < whole
-            what = "single heads" if some_heads else "blocks"
-            refused.setdefault((what, unit.variant), error)
+            refused.setdefault((kind_of(unit, num_heads), unit.variant), error)
     if not kept:
         raise next(iter(refused.values()))
     return tuple(kept), refused
+
+
+def held_in_stock(
+    units: Iterable[Part], editable: Editable, layout: str = "auto"
+) -> frozenset[Part]:
+    """Those that an export of them alone would write in the stock layout."""
+    plans = ((unit, editable.plan((unit,), layout=layout)) for unit in units)
+    return frozenset(unit for unit, plan in plans if plan.layout.NAME == "stock")
 
 
 def clash(one: Part, other: Part) -> bool:

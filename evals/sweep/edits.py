@@ -1,15 +1,16 @@
-"""What a sweep measures: every block alone, the last k together, every range, every head."""
+"""What a sweep measures: every block alone, the last k together, every range, group, and head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
+from evals.search.units import UnitKind, kind_of, list_heads
 from evals.sweep.request import SweepRequest
 from surgery.editing.in_memory import Editable
 from surgery.selection import Part, Selection
 
-Kind = Literal["block", "last", "range", "head"]
+Kind = Literal["block", "last", "range", "group", "head"]
 
 
 def list_edits(
@@ -17,14 +18,13 @@ def list_edits(
     num_heads: int,
     variants: Sequence[str],
     request: SweepRequest,
-    *,
     num_groups: int | None = None,
 ) -> dict[Selection, Kind]:
     """Edits in the order of a report, each under the first kind that it is of.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
-    with `heads` every head alone, and every one of `num_groups` shared key/value heads with its
-    query heads. Each in every variant.
+    with `heads` every query head, and where several share one of `num_groups` key/value heads every
+    such group. Each in every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
     shapes: list[tuple[Kind, range, tuple[int, ...]]]
@@ -36,10 +36,12 @@ def list_edits(
             ("range", every[first : end + 1], whole) for first in every for end in every[first:]
         ]
     if request.heads:
-        each = num_heads // (num_groups or num_heads)
-        groups = [whole[head : head + each] for head in range(0, num_heads, each)]
-        pieces = dict.fromkeys([*((head,) for head in whole), *groups])
-        shapes += [("head", every[block : block + 1], some) for block in every for some in pieces]
+        pieces = list_heads(num_heads, num_groups)
+        shapes += [
+            (kind_of(Part(block, some, ""), num_heads), every[block : block + 1], some)
+            for block in every
+            for some in pieces
+        ]
     found: dict[Selection, Kind] = {}
     for kind, blocks, some in shapes:
         for variant in variants:
@@ -47,18 +49,20 @@ def list_edits(
     return found
 
 
-def drop_refused(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]:
-    """Takes out the single heads that no layout holds. Returns variant -> why.
+def drop_refused(
+    editable: Editable, edits: dict[Selection, Kind]
+) -> dict[tuple[UnitKind, str], str]:
+    """Takes out the groups and single heads that no layout holds. Returns kind, variant -> why.
 
     Raises `UnsupportedError` where whole blocks cannot be edited.
     """
-    reasons: dict[str, str] = {}
+    reasons: dict[tuple[UnitKind, str], str] = {}
     for selection, kind in list(edits.items()):
         error = editable.find_refusal(selection)
         if error is None:
             continue
-        if kind != "head":
+        if kind != "group" and kind != "head":
             raise error
-        reasons.setdefault(selection[0].variant, str(error))
+        reasons.setdefault((kind, selection[0].variant), str(error))
         del edits[selection]
     return reasons

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.bounds.pictures import draw_divergence
 from evals.drawing import (
+    ALONE,
     add_block_colors,
     draw,
     draw_panels,
@@ -119,7 +120,7 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
                     zorder=5,
                     **_STAR,
                 )
-                for kind in ("head", "block"):
+                for kind in ALONE:
                     scatter_by_block(
                         axes,
                         [
@@ -128,7 +129,7 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
                             if e["tasks"][task]["value"] is not None
                         ],
                         blocks,
-                        whole=kind == "block",
+                        kind,
                     )
                 metric = base["tasks"][task]["metric"]
                 axes.set(xlabel=f"{task}, {metric}, %", ylabel=f"{variant}\nexact match, %")
@@ -194,10 +195,10 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
             axes.set(xscale="log", yscale="log")
             style: dict[str, Any] = {"color": "0.6", "drawstyle": "steps-post", "zorder": 1}
             axes.plot(*zip(*front, strict=True), label="front of all variants", **style)
-            for kind in ("head", "block"):
+            for kind in ALONE:
                 some = [e for e in estimates if (e["variant"], e["kind"]) == (variant, kind)]
                 points = [(e["kl"], e["margin"], e["block"]) for e in some]
-                scatter_by_block(axes, points, result["num_blocks"], whole=kind == "block")
+                scatter_by_block(axes, points, result["num_blocks"], kind)
         add_block_colors(figure, figure.axes, result["num_blocks"])
 
     on = result["estimated_on"]
@@ -230,8 +231,8 @@ def _draw_by_block(
     value: Callable[[Edit], Value | None],
     style: dict[str, Any],
 ) -> None:
-    """A line through the blocks, with intervals, and a small point for each head."""
-    for kind in ("head", "block"):
+    """A line through the blocks, with intervals, and a small point for each group and head."""
+    for kind in ALONE:
         some = [(block, value(edit)) for block, edit in _alone(result, kind, variant)]
         known = [(block, *found) for block, found in some if found is not None]
         if not known:
@@ -241,8 +242,9 @@ def _draw_by_block(
             bars = errors if any(errors) else None
             axes.errorbar(at, values, bars, markersize=4, elinewidth=0.5, **style)
         else:
-            label = "one head alone"
-            axes.scatter(at, values, s=4, color=style["color"], alpha=0.6, label=label)
+            mark = {"s": 4} if kind == "head" else {"s": 8, "marker": "D"}
+            color = {"color": style["color"], "alpha": 0.6}
+            axes.scatter(at, values, label=ALONE[kind], **mark, **color)
     number_blocks(axes)
 
 
@@ -279,7 +281,7 @@ def _rated(result: Mapping[str, Any], tasks: Sequence[str], ability: str) -> lis
 
 
 def _alone(result: Mapping[str, Any], kind: str, variant: str) -> Iterator[tuple[int, Edit]]:
-    """The edits of one block or head in a variant, each with its block."""
+    """The edits of one block, group, or head in a variant, each with its block."""
     some = (e for e in result["edits"] if (e["kind"], e["variant"]) == (kind, variant))
     return ((edit["blocks"][0], edit) for edit in some)
 

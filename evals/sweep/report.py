@@ -19,6 +19,7 @@ from evals.files import Journal
 from evals.memorization.recovery import Evidence, rate_recoveries
 from evals.samples import hash_row
 from evals.search.estimates import Estimates
+from evals.search.units import kind_of
 from evals.sweep.task import SweepTask
 from surgery.record.manifest import CalibrationRecord, list_versions
 from surgery.selection import Part, Selection, format_selection
@@ -92,7 +93,7 @@ def sweep_report(
 def _estimated(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
     return {
         "spec": format_selection((unit,), num_heads),
-        "kind": "block" if len(unit.heads) == num_heads else "head",
+        "kind": kind_of(unit, num_heads),
         "block": unit.block,
         "variant": unit.variant,
         **estimates.figures((unit,)),

@@ -14,6 +14,7 @@ from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.recovery import make_recovery
 from evals.search.estimates import Estimates, look
 from evals.search.halves import Half
+from evals.search.units import held_in_stock
 from evals.sweep.pictures import PICTURES, draw_pictures
 from evals.sweep.report import as_csv, journal_of, sweep_report
 from evals.sweep.request import SweepRequest
@@ -107,6 +108,7 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
             (),
             make_recovery("greedy"),
             fits,
+            stock=held_in_stock(task.units, task.loaded.editable),
             processes=task.processes,
             advance=advance,
         )

@@ -21,7 +21,7 @@ from evals.models import LoadedModel
 from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
-from evals.search.units import possible, units
+from evals.search.units import PLURALS, possible, units
 from evals.sweep.edits import Kind, drop_refused, list_edits
 from evals.sweep.request import SweepRequest
 from surgery.fitting.fitter import Fitter
@@ -74,16 +74,16 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
-    edits = list_edits(
-        size.num_blocks, size.num_heads, variants, request, num_groups=size.num_groups
-    )
+    edits = list_edits(size.num_blocks, size.num_heads, variants, request, size.num_groups)
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:
         some = units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
-        every, reasons = possible(some, editable.find_refusal)
-        refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
-    warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
+        every, reasons = possible(some, size.num_heads, editable.find_refusal)
+        refused = {key: str(why) for key, why in reasons.items()} | refused
+    warnings = [
+        f"{PLURALS[kind]} with {name} are left out: {why}" for (kind, name), why in refused.items()
+    ]
     for warning in warnings:
         say(f"warning: {warning}")
     plans = [editable.plan(edit) for edit in edits]

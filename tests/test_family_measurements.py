@@ -1,0 +1,463 @@
+"""Contract: everything that measures a model works on every family, and measures what is exported.
+
+Groups of heads, head sizes of their own, windows, norms of queries and keys, norms after attention:
+passes are taken up at any block, edits measured, fitted, and estimated, with the numbers that the
+library's own pass gives. Every command runs on one folder of each family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, start
+from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
+from fits import random_fits
+from local_tasks import write_tasks
+from reciting import generate
+from tiny_tokenizer import TEXT, tiny_tokenizer
+from torch.nn import functional
+
+from evals.bounds.divergence import bounds
+from evals.edits.engine import Engine
+from evals.memorization.extraction import extract
+from evals.response import Looking, respond_margins
+from evals.running.batching import rows_per_batch
+from evals.running.early_exit import first_divergences
+from evals.running.processes import Processes
+from evals.running.runs import from_block, from_tokens
+from evals.samples import Samples
+from evals.search.units import held_in_stock, possible, units
+from evals.sweep.edits import list_edits
+from evals.sweep.request import SweepRequest
+from surgery.editing.in_memory import Editable, short_circuit
+from surgery.editing.loading import load_model
+from surgery.errors import UnsupportedError
+from surgery.families import family_of
+from surgery.fitting.calibration import Calibration
+from surgery.fitting.fitter import Fitter
+from surgery.selection import Part, Selection, parse_selection
+from surgery.variants import VARIANTS
+
+KINDS = tuple(CONFIGS)
+SHARED = "1.g1"
+TOKENS = np.random.default_rng(0).integers(0, 128, (20, 24), dtype=np.int32)
+PREFIX, SUFFIX = 6, 5
+LENGTHS = ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--device", "cpu")
+OTHERS = [kind if kind == "llama" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("measured")
+    return load_model(write_decoder(folder / request.param, request.param, eos_token_id=None))
+
+
+def edit_of(spec: str, variant: str) -> Selection:
+    return parse_selection(spec, variant, BLOCKS, HEADS, GROUPS)
+
+
+def modules_of(model: Any, block: int) -> tuple[Any, Any]:
+    """The projections that read x and z."""
+    attention = model.model.layers[block].self_attn
+    return attention.v_proj, attention.o_proj if hasattr(attention, "o_proj") else attention.dense
+
+
+@torch.inference_mode()
+def test_a_pass_is_taken_up_at_any_block(model: Any) -> None:
+    tokens = torch.from_numpy(TOKENS[:3].astype(np.int64))
+    whole = from_tokens(model, tokens, keep=range(BLOCKS + 1))
+    assert torch.equal(whole.hidden, model.base_model(tokens).last_hidden_state)
+    last = getattr(model.model, "norm", None) or model.model.final_layernorm
+    assert torch.equal(last(whole.inputs[BLOCKS]), whole.hidden)
+    for block in range(BLOCKS):
+        run = from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS + 1))
+        assert torch.equal(run.hidden, whole.hidden)
+        assert torch.equal(run.inputs[BLOCKS], whole.inputs[BLOCKS])
+    assert torch.equal(whole.hidden, model.base_model(tokens).last_hidden_state)
+
+
+def random_samples(rows: int = 6, prefix: int = 8) -> Samples:
+    return Samples(TOKENS[:rows], prefix, tuple(map(str, range(rows))), "random rows")
+
+
+def test_edits_are_measured_as_they_are(model: Any) -> None:
+    samples = random_samples()
+    editable = Editable(model)
+    engine = Engine(model, samples, TOKENS[6:10], batch_size=4)
+    specs = [(spec, "zero") for spec in ("1", "2.3", "0.g1,2")] + [("0,2", "identity")]
+    if editable.refusal(edit_of(SHARED, "identity")) is None:
+        specs.append((SHARED, "identity"))
+    edits = [edit_of(*spec) for spec in specs]
+    ids = torch.from_numpy(samples.tokens.astype(np.int64))
+    for edit, measured in zip(edits, engine.measure(edits), strict=True):
+        with short_circuit(model, edit), torch.no_grad():
+            logits = model(ids).logits[:, 7:-1]
+        nll = functional.cross_entropy(logits.flatten(0, 1), ids[:, 8:].flatten(), reduction="none")
+        np.testing.assert_allclose(measured.nll, nll.view(6, -1).mean(-1), rtol=1e-5)
+        assert measured.heldout_kl.min() > 0
+    assert rows_per_batch(model, 64) >= 1
+
+
+def test_rows_are_decoded_as_the_library_decodes_them(model: Any) -> None:
+    """Also beyond a sliding window, where the library's own cache has dropped what was passed."""
+    samples = random_samples(8, prefix=14)
+    tokens = samples.tokens.copy()
+    prefix = torch.from_numpy(tokens[:, :14].astype(np.int64))
+    said = generate(model, prefix, 10).numpy()
+    tokens[:, 14:] = said
+    for row in range(1, 8):  # row 0 stays exact
+        place = 14 + row
+        tokens[row, place] = (tokens[row, place] + 5) % 128
+    altered = Samples(tokens, 14, samples.ids, "made here")
+    found = extract(model, altered, full=True, batch_size=8)
+    assert found.exact.tolist() == [True] + 7 * [False]
+    np.testing.assert_array_equal(found.decoded, said)
+    left = first_divergences(model, torch.from_numpy(tokens.astype(np.int64)), 14)
+    assert left.tolist() == [10, *range(1, 8)]
+    quick = Engine(model, altered, exact_only=True, batch_size=8).measure([edit_of("1", "zero")])
+    whole = Engine(model, altered, batch_size=8).measure([edit_of("1", "zero")])
+    np.testing.assert_array_equal(quick[0].first_divergence, whole[0].first_divergence)
+
+
+def test_context_vectors_are_fitted(model: Any) -> None:
+    windows = np.random.default_rng(1).integers(0, 128, (40, 64), dtype=np.int32)
+    fitter = Fitter(model, Calibration(windows, (), spread=False))
+    seen: list[torch.Tensor] = []
+    _, output = modules_of(model, 1)
+    hook = output.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad():
+        for rows in np.split(windows, 4):
+            model(torch.from_numpy(rows.astype(np.int64)))
+    hook.remove()
+    d = model.config.hidden_size
+    fit = fitter.fits([Part(1, tuple(range(HEADS)), "linear")])[1]
+    assert fit.weight is not None
+    assert fit.weight.shape == (HEADS, SIZE, d)
+    mean = torch.cat(seen).flatten(0, 1).mean(0).view(HEADS, SIZE)
+    np.testing.assert_allclose(fit.mean, mean, atol=1e-4)
+    assert fit.r2 is not None
+
+
+# --- estimates ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def blended(
+    model: Any, part: Part, fits: Any, share: torch.Tensor, *, grouped: bool
+) -> Iterator[None]:
+    """`share` of an edit of a part is in force: z + share (M x + c - z) for its heads.
+
+    `grouped`: heads of a group have one map, the mean of theirs. Where a norm follows attention,
+    what it gives is blended instead.
+    """
+    value, output = modules_of(model, part.block)
+    fit, each = fits[part.block], HEADS // GROUPS
+    after = family_of(model.config.to_dict()).norm_after
+    if after is not None:
+        blend_after, share = share, torch.ones(())
+    whole: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+
+    def alone(x: torch.Tensor, head: int) -> torch.Tensor:
+        group = head // each
+        if part.variant == "identity":
+            return value(x).unflatten(-1, (GROUPS, SIZE))[:, :, group]
+        if part.variant == "zero":
+            return x.new_zeros(SIZE)
+        if part.variant == "mean":
+            return torch.from_numpy(fit.mean[head]).to(x)
+        heads = list(range(group * each, (group + 1) * each)) if grouped else [head]
+        weight, bias = (torch.from_numpy(a[heads]).to(x).mean(0) for a in (fit.weight, fit.bias))
+        return functional.linear(x, weight, bias)
+
+    def blend(module: Any, args: Any) -> tuple[torch.Tensor]:
+        whole[:] = [functional.linear(args[0], module.weight, module.bias)]
+        z, x = args[0].unflatten(-1, (HEADS, SIZE)), seen.pop()
+        rows = [
+            z[:, :, h] + share * (alone(x, h) - z[:, :, h]) if h in part.heads else z[:, :, h]
+            for h in range(HEADS)
+        ]
+        return (torch.stack(rows, 2).flatten(2),)
+
+    def leave(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        bare = len(part.heads) == HEADS and part.variant == "zero" and module.bias is not None
+        return output - share * module.bias if bare else output
+
+    hooks = [
+        value.register_forward_pre_hook(lambda m, args: seen.insert(0, args[0])),
+        output.register_forward_pre_hook(blend),
+        output.register_forward_hook(leave),
+    ]
+    if after is not None:
+        norm = model.get_submodule(after.format(block=part.block))
+
+        def mix(module: Any, args: Any, edited: torch.Tensor) -> torch.Tensor:
+            before = module.forward(whole[0])
+            return before + blend_after * (edited - before)
+
+        hooks.append(norm.register_forward_hook(mix))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
+    """Of every unit that a search would be offered; groups share one map where stock holds it."""
+    samples = random_samples(2, prefix=20)
+    fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
+    editable = Editable(model)
+    every, _ = possible(
+        units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), GROUPS), HEADS, editable.refusal
+    )
+    chosen = [u for u in every if u.block == 1 and u.heads in ((0, 1, 2, 3), (2, 3), (2,))]
+    stock = held_in_stock(chosen, editable)
+    looking = Looking(model, chosen, fits, Processes(), lambda done: None, stock)
+    found, margins = respond_margins(looking, samples)
+    assert margins.shape == (2, 4)
+    ids = torch.from_numpy(samples.tokens.astype(np.int64))
+
+    def margins_of() -> torch.Tensor:
+        logits, true = model(ids[:, :-1]).logits[:, 19:], ids[:, 20:].unsqueeze(-1)
+        others = logits.scatter(-1, true, float("-inf")).logsumexp(-1)
+        return logits.gather(-1, true).squeeze(-1) - others
+
+    for part, ours in zip(chosen, found, strict=True):
+        share = torch.zeros((), requires_grad=True)
+        with blended(model, part, fits, share, grouped=part in stock):
+            slopes = [
+                [torch.autograd.grad(m, share, retain_graph=True)[0] for m in row]
+                for row in margins_of()
+            ]
+        slow = np.array(slopes, dtype=np.float32).T
+        close = {"rtol": 2e-3, "atol": 2e-3 * float(np.abs(slow).max())}
+        np.testing.assert_allclose(ours, slow, **close, err_msg=str(part))
+
+
+def test_bounds_hold_or_are_refused(model: Any) -> None:
+    windows = TOKENS[:2]
+    if family_of(model.config.to_dict()).norm_after is not None:
+        with pytest.raises(UnsupportedError, match="a norm follows attention"):
+            bounds(model, windows)
+        return
+    found = bounds(model, windows, batch_size=2)
+    for block in found["blocks"]:
+        assert 0 < block["measured_mean"] <= block["bound_mean"] * (1 + 1e-6)
+        assert block["bound_mean"] <= block["pairwise_mean"] * (1 + 1e-6)
+
+
+# --- what is offered ------------------------------------------------------------------------------
+
+
+def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
+    pieces = [part.heads for part in units(1, 4, "mixed", ["zero"], 2)]
+    assert pieces == [(0, 1, 2, 3), (0, 1), (2, 3), (0,), (1,), (2,), (3,)]
+    assert [part.heads for part in units(1, 2, "heads", ["zero"])] == [(0,), (1,)]
+    assert [part.heads for part in units(1, 2, "mixed", ["zero"], 1)] == [(0, 1), (0,), (1,)]
+    request = SweepRequest(model="m", samples="s", heads=True)
+    found = {s[0].heads: kind for s, kind in list_edits(1, 4, ["zero"], request, 2).items()}
+    assert found.pop((0, 1, 2, 3)) == "block"
+    assert found == {
+        **dict.fromkeys([(0, 1), (2, 3)], "group"),
+        **dict.fromkeys([(0,), (1,), (2,), (3,)], "head"),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_layout_holds_is_offered(kind: str, tmp_path: Path) -> None:
+    """Query heads for `zero`, and `mean` with an output bias; groups for every variant."""
+    model = load_model(write_decoder(tmp_path, kind))
+    every = units(1, HEADS, "heads", tuple(VARIANTS), GROUPS)
+    kept, refused = possible(every, HEADS, Editable(model).refusal)
+    family, variants = family_of(model.config.to_dict()), {}
+    for unit in kept:
+        variants.setdefault(len(unit.heads), {})[unit.variant] = None
+    constant = {} if family.has("output_bias") else {"mean"}
+    affine = {"identity", "linear"}
+    assert set(variants[1]) == {"zero", "mean"} - set(constant)
+    alone = family.qk_norm is None and family.has("query_bias")
+    assert set(variants[2]) == ({"zero", "mean", *affine} if alone else {"zero", "mean"}) - (
+        set() if alone else set(constant)
+    )
+    assert {kind for kind, _ in refused} >= {"head"}
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+class Bed:
+    """A tiny model that recites most of 30 passages, with texts and benchmarks, in one folder."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, tokenizer = folder, tiny_tokenizer()
+        self.model = write_decoder(
+            folder / "model", kind, vocab_size=len(tokenizer), eos_token_id=None
+        )
+        tokenizer.save_pretrained(self.model)
+        ids = tokenizer(TEXT)["input_ids"]
+        prefixes = torch.tensor([ids[start : start + PREFIX] for start in range(40)])
+        rows, recited = [], []
+        for at, said in enumerate(generate(load_model(self.model), prefixes, SUFFIX).tolist()):
+            text = tokenizer.decode(prefixes[at].tolist() + said)
+            if tokenizer.encode(text) == prefixes[at].tolist() + said:
+                recited.append({"text": text})
+            tail = said if at < 30 and at % 5 else [3, *said[:4]]
+            tokens = prefixes[at].tolist() + tail
+            rows.append({"id": f"row-{at}", "tokens": tokens, "member": at < 30})
+        self.samples = folder / "samples.jsonl"
+        self.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.recited = folder / "recited.jsonl"
+        self.recited.write_text("".join(json.dumps(row) + "\n" for row in recited))
+        self.text = folder / "text.txt"
+        self.text.write_text(TEXT * 8)
+        self.calibration = folder / "calibration.txt"
+        words = np.random.default_rng(0).choice(TEXT.split(), 9_000)
+        self.calibration.write_text(" ".join(words))
+        self.tasks = write_tasks(folder / "tasks")
+
+    def run(self, command: str, model: Path, *options: object) -> Outcome:
+        done = attn_surgery(command, model, *options)
+        assert done.code == 0, done.stderr
+        return done
+
+    def extract(self, model: Path) -> Any:
+        more = ("--samples", self.samples, "--metrics", "full", "--control", self.text, "--json")
+        return self.run("extract", model, *more, *LENGTHS).json
+
+    def sweep(self, *options: object) -> Any:
+        texts = (
+            "--corpus",
+            self.text,
+            "--calibration",
+            self.calibration,
+            "--samples",
+            self.samples,
+        )
+        return self.run("sweep", self.model, *texts, *LENGTHS, *options, "--json").json
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bed:
+    return Bed(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) -> None:
+    swept = bed.sweep("--heads", "--estimate", "--variant", "zero", "--variant", "linear")
+    assert swept["base"]["exact_count"] == 24
+    specs = {(edit["spec"], edit["variant"]) for edit in swept["edits"]}
+    assert {(one["spec"], one["variant"]) for one in swept["estimates"]} >= {
+        (edit["spec"], edit["variant"]) for edit in swept["edits"] if edit["kind"] != "last"
+    }
+    for edit in swept["edits"]:
+        assert edit["heldout_kl"] > 0, edit["spec"]
+        assert edit["estimated_kl"] > 0
+    asked = [("1", "linear"), ("1.2-3", "linear"), ("2.1", "zero")]
+    for spec, variant in [pair for pair in asked if pair in specs]:
+        out = tmp_path / f"{spec}-{variant}"
+        fitted = ("--calibration", bed.calibration) if variant == "linear" else ()
+        named = ("--drop-attn", spec, "--variant", variant, *fitted, "--output", out)
+        bed.run("export", bed.model, *named)
+        alone = bed.extract(out)
+        (ours,) = [e for e in swept["edits"] if (e["spec"], e["variant"]) == (spec, variant)]
+        assert ours["exact_count"] == alone["exact_match"]["count"]
+        assert ours["next_token_accuracy"] == alone["next_token_accuracy"]["mean"]
+        assert ours["suffix_nll"] == pytest.approx(alone["suffix_nll"]["mean"], rel=1e-6)
+        assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
+    config = json.loads((bed.model / "config.json").read_text())
+    linear = family_of(config).norm_after is None
+    tasks = ("--tasks", "local_choice", "--include-path", bed.tasks)
+    more = ("--heads", "--ranges", *tasks, *(["--bounds"] if linear else []))
+    swept = bed.sweep(*more, "--output", tmp_path / "swept")
+    assert {edit["kind"] for edit in swept["edits"]} == {"block", "last", "group", "head"}
+    assert {edit["variant"] for edit in swept["edits"]} == set(VARIANTS)
+    assert (tmp_path / "swept" / "sweep.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "grain", ["mixed", *(pytest.param(g, marks=pytest.mark.slow) for g in ("blocks", "heads"))]
+)
+def test_a_search_s_plan_is_exported_and_proved(bed: Bed, tmp_path: Path, grain: str) -> None:
+    texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
+    goal = ("--max-extraction", 0.4, "--max-evaluations", 12, "--grain", grain)
+    found = bed.run(
+        "search", bed.model, *texts, *goal, *LENGTHS, "--json", "--output", tmp_path / "found"
+    ).json
+    assert found["selected"]["recovered"]["any"] <= 0.4
+    out = tmp_path / "out"
+    fitted = ("--calibration", bed.calibration) if found["calibration"] else ()
+    plan = ("--plan", tmp_path / "found" / "plan.json")
+    bed.run("export", bed.model, *plan, *fitted, "--output", out)
+    assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
+    rows = {json.loads(line)["id"]: line for line in bed.samples.read_text().splitlines()}
+    for ids, key in (("ids", "selected"), ("held_back_ids", "held_back")):
+        some = tmp_path / f"{ids}.jsonl"
+        some.write_text("".join(rows[name] + "\n" for name in found["samples"][ids]))
+        alone = bed.run("extract", out, "--samples", some, *LENGTHS, "--json").json
+        assert alone["exact_match"]["rate"] == found[key]["exact_match"]
+    if grain == "blocks":
+        same = ("--source", bed.model, *fitted, "--json")
+        assert bed.run("reproduce", out, *same).json["reproduced"]
+
+
+@pytest.fixture(scope="module")
+def edited(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks without attention, in whatever layout holds them."""
+    out = tmp_path_factory.mktemp("edited") / "edited"
+    bed.run("export", bed.model, "--drop-attn", "0,2", "--output", out)
+    return out
+
+
+def test_an_edited_model_is_measured(bed: Bed, edited: Path, tmp_path: Path) -> None:
+    found = bed.extract(edited)
+    assert found["exact_match"]["count"] < 24 == bed.extract(bed.model)["exact_match"]["count"]
+    shared = ("--baseline", bed.model, "--samples", bed.samples, "--control", bed.text, *LENGTHS)
+    attacks = ("--attack", "greedy", "--attack", "relearn", "--json")
+    greedy, relearned = bed.run("audit", edited, *shared, *attacks).json["attacks"]
+    assert greedy["base"]["count"] == 24
+    assert greedy["edited"]["count"] == found["exact_match"]["count"]
+    assert relearned["edited"]["n"] > 0
+    collected = tmp_path / "collected.jsonl"
+    bed.run("collect", bed.model, "--corpus", bed.recited, "--output", collected, *LENGTHS)
+    found = bed.run("extract", bed.model, "--samples", collected, *LENGTHS, "--json").json
+    assert found["n"] > 0
+    assert found["exact_match"]["rate"] == 1
+
+
+@pytest.mark.slow
+def test_an_edited_model_is_evaluated_and_timed(bed: Bed, edited: Path, tmp_path: Path) -> None:
+    shared = ("--baseline", bed.model, "--samples", bed.samples, "--control", bed.text, *LENGTHS)
+    tasks = ("--tasks", "local_choice,local_whole", "--include-path", bed.tasks)
+    out = tmp_path / "evaluated"
+    bed.run("evaluate", edited, *shared, *tasks, "--audit", "--output", out)
+    (edit,) = json.loads((out / "report.json").read_text())["edits"]
+    assert edit["tasks"].keys() == {"local_choice", "local_whole"}
+    few = ("--prompt-tokens", 12, "--new-tokens", 3, "--rounds", 3, "--device", "cpu", "--json")
+    timed = attn_surgery("bench", bed.model, edited, *few)
+    assert timed.code == 0, timed.stderr
+    assert timed.json["edited"]["parameters"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_two_processes_give_the_bytes_of_one(kind: str, tmp_path: Path) -> None:
+    bed = Bed(tmp_path, kind)
+    texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
+    call = ("sweep", bed.model, *texts, *LENGTHS, "--heads", "--estimate", "--json")
+    done = [
+        finish(start(*call, "--batch-size", 8, program=program), timeout=300)
+        for program in (PROGRAM, TWO_PROCESSES)
+    ]
+    assert done[0].code == done[1].code == 0, done[1].stderr[-3000:]
+    assert done[0].stdout == done[1].stdout
