@@ -63,7 +63,7 @@ def test_the_constants_in_few_bits() -> None:
 
 
 def test_the_card_says_so(edited: Path, tmp_path: Path) -> None:
-    warning = "a cache of keys in 4 bits undoes the edit"
+    warning = "4-bit key cache undoes the edit"
     assert warning in (edited / "README.md").read_text()
     zero = export("lab:pythia", "4-5", variant="zero", output=tmp_path / "zero").output
     assert warning not in (zero / "README.md").read_text()
