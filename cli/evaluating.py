@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from evals.evaluation.materials import Materials
     from evals.evaluation.report import Report
     from evals.evaluation.request import EvaluationRequest
-    from evals.running.processes import Processes
 
 
 def _drop_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -154,14 +153,13 @@ _FIELDS = {
 def open_evaluation(
     request: EvaluationRequest,
     models: Iterable[tuple[str, str | None]],
-    processes: Processes | None = None,
 ) -> Materials:
     """As `evals.evaluation.materials.open_materials`. Raises `UsageError` for a gate on no task."""
     from evals.evaluation.gates import UnknownTaskError
     from evals.evaluation.materials import open_materials
 
     try:
-        return open_materials(request, models, processes=processes, progress=progress)
+        return open_materials(request, models, progress=progress)
     except UnknownTaskError as error:
         raise click.UsageError(str(error)) from None
 

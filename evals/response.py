@@ -27,12 +27,12 @@ from transformers import PreTrainedModel
 
 from evals.running.batching import row_ranges
 from evals.running.forward import check_head, head_of
-from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.editing.loading import model_ids
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, Family, family_of
 from surgery.layouts import Block
+from surgery.processes import current_processes
 from surgery.selection import Part
 from surgery.variants import Fit, variant_of
 
@@ -52,13 +52,12 @@ class Looking:
     """Whose responses: of `parts` of `model`, which is in eval mode and has its output embedding.
 
     - `fits`: by block, for variants that are fitted.
-    - `processes`: which share the rows; each gets the whole result. `advance` is told of rows done.
+    - `advance` is told of rows done. The current processes share them; each gets the whole result.
     """
 
     model: PreTrainedModel
     parts: Sequence[Part]
     fits: Mapping[int, Fit]
-    processes: Processes
     advance: Callable[[int], None]
 
 
@@ -117,7 +116,7 @@ def _respond(
     context vectors. Which rows are computed together depends on shapes alone, so the number of
     processes changes nothing. Raises `MeasurementError` where responses are not finite.
     """
-    model, processes = looking.model, looking.processes
+    model, processes = looking.model, current_processes()
     config = model.config.to_dict()
     family = family_of(config)
     dimensions = family.dimensions(config)
@@ -142,7 +141,7 @@ def _respond(
 
     at_once = _rows_at_once(dimensions, tokens.shape, int(config["vocab_size"]))
     chunks = row_ranges(len(tokens), min(at_once, math.ceil(len(tokens) / _SHARES)))
-    values, margins = zip(*map_in_order(chunks, one, processes=processes), strict=True)
+    values, margins = zip(*processes.map_in_order(one, chunks), strict=True)
     found = np.concatenate(values, axis=-1)
     if not np.isfinite(found).all():
         raise MeasurementError(

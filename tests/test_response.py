@@ -26,7 +26,6 @@ from evals.edits.engine import Engine
 from evals.lab import heldout_texts
 from evals.models import LoadedModel, open_model
 from evals.response import Looking, respond_heldout, respond_margins, uniform
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens, load_samples
 from evals.samples.windows import control_windows
 from evals.search.units import units
@@ -120,7 +119,7 @@ def respond(
 ) -> dict[Selection, np.ndarray]:
     """Of each edit [D, N]: the sum of its parts' responses to held-out text or to passages."""
     parts = sorted({part for edit in edits for part in edit})
-    looking = Looking(model, parts, FITS, Processes(), more.get("advance", lambda done: None))
+    looking = Looking(model, parts, FITS, more.get("advance", lambda done: None))
     if of == "heldout":
         values = respond_heldout(looking, more.get("windows", windows(20))[:rows], draws)
     else:
@@ -356,7 +355,7 @@ def test_margins_are_what_the_true_token_leads_by():
     ids = torch.from_numpy(samples.tokens).long()
     logits = model(ids[:, :-1]).logits[:, samples.prefix_length - 1 :].detach()
     true = ids[:, samples.prefix_length :].unsqueeze(-1)
-    looking = Looking(model, edit("0", "zero"), {}, Processes(), lambda done: None)
+    looking = Looking(model, edit("0", "zero"), {}, lambda done: None)
     _, found = respond_margins(looking, samples)
     right = (logits.argmax(-1, keepdim=True) == true).squeeze(-1).numpy()
     np.testing.assert_array_equal(found > 0, right)

@@ -25,8 +25,8 @@ from evals.benchmarks.scores import Scores, task_scores
 from evals.benchmarks.silence import silence
 from evals.benchmarks.tasks import broken, find_tasks, load_task
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from surgery.errors import OutputError
+from surgery.processes import current_processes
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """lm-eval's own defaults."""
@@ -107,17 +107,17 @@ class Benchmarks:
         *,
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
-        processes: Processes | None = None,
     ) -> TaskRun:
         """One task on one model. `advance` is told the rows that went through it.
 
-        `processes` share the batches of what is scored by likelihood: the figures are those of one.
+        The current processes share the batches of tasks that are scored by likelihood: the figures
+        are those of one.
 
         Raises `MeasurementError` in one line, whatever lm-eval and the task's code raise.
         """
-        task, sharing = self.tasks[name], processes or Processes()
+        task = self.tasks[name]
         try:
-            model = Model(loaded, batch_size, advance, sharing)
+            model = Model(loaded, batch_size, advance)
             with silence():
                 found = simple_evaluate(
                     model,
@@ -132,7 +132,7 @@ class Benchmarks:
                     torch_random_seed=SEEDS["torch"],
                     fewshot_random_seed=SEEDS["fewshot"],
                 )
-            results: Any = sharing.agree(found)  # of the main one alone
+            results: Any = current_processes().agree(found)  # of the main one alone
         except Exception as error:  # a task file may hold any code
             raise broken(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -198,7 +198,6 @@ class Model(HFLM):  # type: ignore[misc]
         loaded: LoadedModel,
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
-        processes: Processes | None = None,
     ) -> None:
         with silence():
             super().__init__(
@@ -207,7 +206,7 @@ class Model(HFLM):  # type: ignore[misc]
                 backend="causal",
                 batch_size=batch_size,
             )
-        self._advance, self._processes, self._batches = advance, processes or Processes(), 0
+        self._advance, self._processes, self._batches = advance, current_processes(), 0
 
     def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
         number, self._batches = self._batches, self._batches + 1

@@ -19,7 +19,6 @@ from evals.inputs import (
     open_passages,
     show_nothing,
 )
-from evals.running.processes import Processes
 from evals.samples import Passages
 from surgery.checkpoint.content import cache_folder, sha256_of
 from surgery.reading.corpus import open_corpus
@@ -30,7 +29,7 @@ from surgery.record.manifest import TextSource
 @dataclass(frozen=True)
 class Materials:
     """What `request` names. `heldout`: texts that no model was trained on; `controls`: the files
-    they are from. `processes` share the work."""
+    they are from."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
@@ -39,14 +38,12 @@ class Materials:
     controls: Sequence[TextSource] = ()
     front: Sequence[FrontPoint] = ()
     cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
-    processes: Processes = field(default_factory=Processes)
 
 
 def open_materials(
     request: EvaluationRequest,
     models: Iterable[tuple[str, str | None]] = (),
     *,
-    processes: Processes | None = None,
     progress: Progress = show_nothing,
 ) -> Materials:
     """Finds everything before any work. Tasks may take long to load, so they come last.
@@ -76,8 +73,7 @@ def open_materials(
         )
     check_named(request.max_drop, list(benchmarks.tasks))
     cache = BaselineCache(None if request.no_cache else cache_folder())
-    shared = processes or Processes()
-    return Materials(request, benchmarks, passages, heldout, controls, front, cache, shared)
+    return Materials(request, benchmarks, passages, heldout, controls, front, cache)
 
 
 def _recorded(name: str, place: object) -> TextSource:

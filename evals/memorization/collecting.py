@@ -24,10 +24,10 @@ from evals.memorization.request import CollectRequest, Cut
 from evals.running.batching import rows_per_batch
 from evals.running.early_exit import first_divergences
 from evals.running.forward import check_head
-from evals.running.processes import Processes, map_in_order
 from evals.samples import row_hash
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
+from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.reading.corpus import Corpus, Place, Window, open_corpus, windows
 
 
@@ -76,8 +76,8 @@ def collect_from(
     """As `collect`, for what a request names. None on all processes but the main one."""
     check_output(output, overwrite=overwrite)
     corpus = open_corpus(request.corpora)
-    processes = Processes.launched(say=say)
-    loaded = open_model(request.model, request, processes, request.revision, say=say)
+    join_launch(say)
+    loaded = open_model(request.model, request, request.revision, say=say)
     with progress(f"collect {request.model}: tokens", None) as advance:
         found = collect(
             loaded.model,
@@ -89,11 +89,10 @@ def collect_from(
             text=show_text,
             overwrite=overwrite,
             batch_size=request.batch_size,
-            processes=processes,
             advance=advance,
             check=loaded.check_unchanged,
         )
-    return found if processes.is_main else None
+    return found if leave_launch() else None
 
 
 def collect(
@@ -107,7 +106,6 @@ def collect(
     text: bool = False,
     overwrite: bool = False,
     batch_size: int | None = None,
-    processes: Processes | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
     check: Callable[[], None] = lambda: None,
 ) -> Collection:
@@ -136,10 +134,8 @@ def collect(
         )
     if tokenizer is None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
-    processes, begun = processes or Processes(), time.perf_counter()
-    size = batch_size or processes.once(
-        rows_per_batch, model, cut.length, processes=processes.count
-    )
+    processes, begun = current_processes(), time.perf_counter()
+    size = batch_size or rows_per_batch(model, cut.length)
     journal = None
     if processes.is_main:
         described = {"model": settings(), "corpus": corpus.fingerprint, "cut": cut.model_dump()}
@@ -162,7 +158,7 @@ def collect(
                 check_head(model, _tokens(batch[:1])[:, :4])
             parts = [batch[i : i + size] for i in range(0, len(batch), size)]
             scores = np.concatenate(
-                map_in_order(parts, lambda part: _scores(model, part, cut), processes=processes)
+                processes.map_in_order(lambda part: _scores(model, part, cut), parts)
             )
             kept = [
                 {

@@ -21,9 +21,9 @@ from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.decoding import free_running
 from evals.running.forward import check_head, head_of, hidden_states
 from evals.running.predictions import Predictions, Sampling, measure_predictions
-from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
+from surgery.processes import current_processes
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,18 @@ def run_pass(
     full: bool = False,
     sampling: Sampling | None = None,
     batch_size: int | None = None,
-    processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Pass:
     """The teacher-forced pass over int32 [N, P + S] rows, and greedy decoding after a `full` one.
 
     - `batch_size`: rows at a time; by default what memory allows.
-    - `processes`: those that share the work, in the same batches however many they are; each of
-      them gets the whole result.
     - `advance`: is told of the rows that all processes have just finished, about.
+
+    The current processes share the batches, which do not depend on their number; each gets the
+    whole result.
     """
-    processes = processes or Processes()
-    size = batch_size or processes.once(
-        rows_per_batch, model, tokens.shape[1], processes=processes.count
-    )
+    processes = current_processes()
+    size = batch_size or rows_per_batch(model, tokens.shape[1])
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 
     def one(rows: slice) -> tuple[Predictions, Tokens | None]:
@@ -135,7 +133,7 @@ def run_pass(
             advance(processes.count * len(some))
         return found, decoded
 
-    parts = map_in_order(row_ranges(len(tokens), size), one, processes=processes)
+    parts = processes.map_in_order(one, row_ranges(len(tokens), size))
     predictions = Predictions.concatenate([part for part, _ in parts])
     _check_finite(predictions)
     decoded = [more for _, more in parts if more is not None]

@@ -8,16 +8,24 @@ import torch
 from transformers import PreTrainedModel
 
 from surgery.errors import MeasurementError
+from surgery.processes import current_processes
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """More tokens at a time no longer make a pass faster, and would need memory for nothing."""
 _SHARE_OF_MEMORY = 0.5
 
 
-def rows_per_batch(model: PreTrainedModel, length: int, *, processes: int = 1) -> int:
-    """A power of two: as many rows of `length` tokens as fit in half of the memory that is free.
+def rows_per_batch(model: PreTrainedModel, length: int) -> int:
+    """A power of two: as many rows of `length` tokens as fit in half of the free memory.
 
-    Rows are counted at what a pass with a cache holds: keys and values of every block, the
+    The current processes share the memory, and the main one decides for all: each must call this.
+    """
+    processes = current_processes()
+    return processes.once(_rows_that_fit, model, length, processes.count)
+
+
+def _rows_that_fit(model: PreTrainedModel, length: int, processes: int) -> int:
+    """Rows are counted at what a pass with a cache holds: keys and values of every block, the
     intermediate activations of one, and its attention scores in float32.
     """
     config, device = model.config, model.device

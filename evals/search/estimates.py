@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from evals.memorization.recovery import Recovery
 from evals.response import Looking, respond_heldout, respond_margins
-from evals.running.processes import Processes
 from evals.search.halves import Half
 from surgery.selection import Part
 from surgery.variants import Fit
@@ -182,7 +181,6 @@ def look(
     measure: Recovery,
     fits: Mapping[int, Fit],
     *,
-    processes: Processes,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Estimates:
     """Estimates of `units`, from passes over held-out windows and over passages.
@@ -190,7 +188,7 @@ def look(
     **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N]; `pools`:
     units that one layout holds together, by index; `fits`: of the unedited model, by block.
     """
-    looking = Looking(model, units, fits, processes, advance)
+    looking = Looking(model, units, fits, advance)
     passages = half.samples.spread(recovered, MOST_PASSAGES)
     cost = respond_heldout(looking, half.windows, DRAWS)
     moved, margins = respond_margins(looking, passages)

@@ -92,7 +92,7 @@ def run(
     selected = None
     for selection in [found.measured[chosen].selection for chosen in found.met]:
         if task.fitter is not None:
-            task.fitter.fits(selection, processes=task.processes)
+            task.fitter.fits(selection)
         points[selection] = _point(task, engines[0], selection)
         refitted.add(selection)
         if task.goal.met(points[selection], base[0]):
@@ -120,7 +120,7 @@ def _find(
         fits: dict[int, Fit] = {}
         if task.fitter is not None:
             blocks = range(task.dimensions.num_blocks)
-            fits = task.fitter.fits_alone(blocks, task.variants, processes=task.processes)
+            fits = task.fitter.fits_alone(blocks, task.variants)
         recovered = task.measure.recovered(engine.base.evidence)
         estimates = look(
             task.loaded.model,
@@ -130,7 +130,6 @@ def _find(
             task.pools,
             task.measure,
             fits,
-            processes=task.processes,
             advance=looked,
         )
         engine, _ = task.engines(task.request.layout, UneditedFits(fits))

@@ -18,6 +18,7 @@ from evals.search.run import run
 from evals.search.task import SearchTask, open_task
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
+from surgery.processes import current_processes, leave_launch
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_json
@@ -49,27 +50,29 @@ def search(
     going_on = not overwrite and (folder / _RESULT).is_file()
     check_output(folder, owned, overwrite=overwrite or going_on)
     task = open_task(request, say, progress)
+    processes = current_processes()
     journal, done, earlier = None, None, Earlier()
-    if task.processes.is_main:  # others need not know what the model is
+    if processes.is_main:  # others need not know what the model is
         if going_on:
             done, earlier = _read_search(folder, task)
         if done is None:
             path = folder.parent / f".{folder.name}.progress"
             journal = Journal(path, question(task), task.loaded.check_unchanged)
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
-    if task.processes.agree(done is not None):
+    if processes.agree(done is not None):
+        leave_launch()
         if done is not None:
             say(f"{folder}: nothing is left to search")
         return done
     if earlier:
         say(f"{len(earlier)} edits were measured before")
-    earlier = task.processes.agree(earlier)
+    earlier = processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,
         progress(f"search {request.model}", request.max_evaluations * task.rows) as advance,
     ):
         outcome = run(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
-    if journal is None:
+    if not leave_launch() or journal is None:
         return None
     result = search_report(task, outcome)
     plan, met = plan_of(task, outcome.best, result), outcome.selected is not None

@@ -20,7 +20,6 @@ from evals.inputs import (
 )
 from evals.memorization.recovery import Recovery, recovery_of
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
 from evals.search.goals import Goal
@@ -31,6 +30,7 @@ from surgery.errors import UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import lab_of
+from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 
 
@@ -51,7 +51,6 @@ class SearchTask:
     offered: tuple[Part, ...]
     fitter: Fitter | None
     warnings: tuple[str, ...]
-    processes: Processes
 
     @property
     def goal(self) -> Goal:
@@ -108,7 +107,6 @@ class SearchTask:
                 half.samples,
                 half.windows,
                 batch_size=self.request.batch_size,
-                processes=self.processes,
                 fitter=fitter,
                 layout=layout,
                 editable=self.loaded.editable,
@@ -128,8 +126,8 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     passages = open_passages(request.samples, request)
     texts = needed_texts(request.corpus, request.model)
     calibrated = calibration_text(request.calibration, request.model, variants)
-    processes = Processes.launched(say=say)
-    loaded = open_model(request.model, request, processes, request.revision, say=say)
+    join_launch(say)
+    loaded = open_model(request.model, request, request.revision, say=say)
     rows = tokenized(passages, loaded, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     offered, refused = possible(
@@ -144,7 +142,6 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         calibrated,
         loaded,
         layout=layout,
-        processes=processes,
         progress=progress,
     )
     return SearchTask(
@@ -156,5 +153,4 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         offered=offered,
         fitter=fitter,
         warnings=tuple(warnings),
-        processes=processes,
     )

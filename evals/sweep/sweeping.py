@@ -19,6 +19,7 @@ from evals.sweep.report import as_csv, journal_of, sweep_report
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import SweepTask, open_sweep
 from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
+from surgery.processes import current_processes, leave_launch
 
 BOUND_WINDOWS = 32
 """Windows of held-out text for `bounds`, at least, if there are so many."""
@@ -44,7 +45,7 @@ def sweep(
         check_output(folder, owned, overwrite=overwrite)
     task = open_sweep(request, say, progress)
     journals: list[Journal] = []
-    if folder is not None and task.processes.is_main:  # others need not know what the model is
+    if folder is not None and current_processes().is_main:  # others need not know what the model is
         journals.append(journal_of(folder, task))
         if task.benchmarks is not None:
             questions = task.benchmarks.identify(task.sizes)
@@ -54,7 +55,7 @@ def sweep(
         measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
     runs = _run_tasks(task, task_journal, progress)
     estimates = _estimate(task, progress) if task.units else None
-    if not task.processes.is_main:
+    if not leave_launch():
         return None
     result = sweep_report(task, measured, estimates, _bound(task, progress))
     if task.benchmarks is not None:
@@ -83,7 +84,6 @@ def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> 
             list(task.edits),
             task.sizes,
             fitter=task.fitter,
-            processes=task.processes,
             advance=advance,
             journal=journal,
         )
@@ -107,7 +107,6 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
             (),
             recovery_of("greedy"),
             fits,
-            processes=task.processes,
             advance=advance,
         )
 

@@ -18,7 +18,6 @@ from evals.inputs import (
     tokenized,
 )
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
 from evals.search.units import possible, units
@@ -26,6 +25,7 @@ from evals.sweep.edits import Kind, drop_refused, list_edits
 from evals.sweep.request import SweepRequest
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import lab_of
+from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class SweepTask:
     benchmarks: Benchmarks | None
     sizes: dict[str, int]
     warnings: tuple[str, ...]
-    processes: Processes
 
 
 def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
@@ -67,9 +66,9 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     passages = open_passages(request.samples, request)
     texts = [] if request.exact_only else needed_texts(request.corpus, model)
     calibrated = calibration_text(request.calibration, model, variants)
-    processes = Processes.launched(say=say)
+    join_launch(say)
     benchmarks = _load_tasks(request, progress)
-    loaded = open_model(model, request, processes, request.revision, say=say)
+    loaded = open_model(model, request, request.revision, say=say)
     rows, heldout = tokenized(passages, loaded, say), None
     if not request.exact_only:
         heldout = control_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
@@ -85,25 +84,24 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     for warning in warnings:
         say(f"warning: {warning}")
     plans = [editable.plan(edit) for edit in edits]
-    fitter = fitter_for(plans, calibrated, loaded, processes=processes, progress=progress)
+    fitter = fitter_for(plans, calibrated, loaded, progress=progress)
     sizes = {}
     if benchmarks is not None:
         from evals.sweep.tasks import batch_sizes
 
-        sizes = batch_sizes(benchmarks, loaded, request.batch_size, processes)
+        sizes = batch_sizes(benchmarks, loaded, request.batch_size)
     engine = Engine(
         loaded.model,
         rows,
         heldout,
         exact_only=request.exact_only,
         batch_size=request.batch_size,
-        processes=processes,
         fitter=fitter,
         editable=editable,
     )
     return SweepTask(
         request, loaded, rows, heldout, edits, every, engine, fitter, benchmarks, sizes,
-        tuple(warnings), processes,
+        tuple(warnings),
     )  # fmt: skip
 
 

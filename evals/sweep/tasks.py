@@ -14,8 +14,8 @@ from evals.edits.sharing import FitsBlocks
 from evals.evaluation.comparing import compare_scores
 from evals.files import Journal
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from surgery.errors import MeasurementError
+from surgery.processes import current_processes
 from surgery.selection import Selection
 
 TaskRuns = dict[str, TaskRun | None]
@@ -25,7 +25,7 @@ _OF_SAMPLE = ("filter", "metrics", "doc_hash")
 
 
 def batch_sizes(
-    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None, processes: Processes
+    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None
 ) -> dict[str, int]:
     """Task → rows at a time: `batch_size`, by default what memory allows.
 
@@ -34,7 +34,7 @@ def batch_sizes(
     if loaded.tokenizer is None:
         raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
     return {
-        name: batch_size or processes.once(benchmarks.batch_size, name, loaded)
+        name: batch_size or current_processes().once(benchmarks.batch_size, name, loaded)
         for name in benchmarks.tasks
     }
 
@@ -46,18 +46,18 @@ def run_tasks(
     sizes: dict[str, int],
     *,
     fitter: FitsBlocks | None,
-    processes: Processes,
     advance: Callable[[int], None] = lambda done: None,
     journal: Journal | None = None,
 ) -> list[TaskRuns]:
     """Runs every task under the base model and under every edit, in this order.
 
-    **Arguments:** `sizes`: task → rows at a time; `processes` share the rows; `advance` is told of
+    **Arguments:** `sizes`: task → rows at a time; `advance` is told of
     edits done; `journal` keeps each edit's and gives back what an earlier run did.
 
     Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
     """
 
+    processes = current_processes()
     done: list[TaskRuns] = processes.once(
         lambda: [] if journal is None else journal.read(lambda step: step["tasks"])
     )
@@ -66,10 +66,7 @@ def run_tasks(
     with nullcontext() if record is None else record.appending():
         for selection in (BASE, *edits)[len(done) :]:
             with _edit(loaded, selection, fitter):
-                found = {
-                    name: _run(benchmarks, name, loaded, size, processes)
-                    for name, size in sizes.items()
-                }
+                found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
             done.append(found)
             advance(1)
             if record is not None:
@@ -88,11 +85,9 @@ def _edit(
     return loaded.editable.replacements(plan, fits).active()
 
 
-def _run(
-    benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int, processes: Processes
-) -> TaskRun | None:
+def _run(benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int) -> TaskRun | None:
     try:
-        run = benchmarks.run(name, loaded, batch_size=rows, processes=processes)
+        run = benchmarks.run(name, loaded, batch_size=rows)
     except MeasurementError as error:
         if isinstance(error.__cause__, OverflowError):  # a perplexity beyond reach
             return None

@@ -20,7 +20,7 @@ from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import bytes_of_sums, fit
 from surgery.fitting.passes import Passes, Sums
-from surgery.fitting.sharing import ALONE, Sharing
+from surgery.processes import ALONE, current_processes, use_processes
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
@@ -59,13 +59,13 @@ class Fitter:
         self.calibration = calibration
         self._kept = KeptFits()
 
-    def fits(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
+    def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
         """Block → fit, for the blocks of `selection` that a fitted variant is in.
 
         A block's fit depends on the parts below it, which are fitted first and in force then. It
-        has a map where a variant needs one. `processes` share the text, and must all be here: the
-        fits are those of one, to the last bit. Raises `CheckpointError` where the model's attention
-        is not finite, and as `Editable.plan`.
+        has a map where a variant needs one. The current processes share the text, so all of them
+        must call this: the fits are those of one, to the last bit. Raises `CheckpointError` where
+        the model's attention is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
         wanted = _wanted(selection)
@@ -73,22 +73,20 @@ class Fitter:
         for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
             keys[block] = (block, below, layout if below else "")
-        return self._fit(wanted, keys, tuple(selection), layout, self._sharing(processes))
+        return self._fit(wanted, keys, tuple(selection), layout)
 
-    def fits_alone(
-        self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
-    ) -> dict[int, Fit]:
+    def fits_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
         """Block → what `variants` need of it where nothing else is edited.
 
-        For all of `blocks` that attend at all, at the cost of one forward pass and the sums.
-        `processes`, and what it raises: as for `fits`.
+        For all of `blocks` that attend at all, at the cost of one forward pass and the sums. Shares
+        and raises as `fits`.
         """
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
         attending = self._family.attending(modules, self._dimensions.num_blocks)
         wanted = _wanted(Part(b, whole, name) for b in blocks if b in attending for name in names)
         keys: dict[int, Hashable] = {block: (block, (), "") for block in wanted}
-        return self._fit(wanted, keys, (), "", self._sharing(processes))
+        return self._fit(wanted, keys, (), "")
 
     def _fit(
         self,
@@ -96,46 +94,41 @@ class Fitter:
         keys: Mapping[int, Hashable],
         selection: Selection,
         layout: str,
-        processes: Sharing,
     ) -> dict[int, Fit]:
         """Fits the blocks that are not known, in one walk from the bottom to the top.
 
         A pass begins where the last one ended. With a `selection`, it takes one block at a time,
         with the parts below in force; without, as many as memory has room for.
         """
-        found = self._known(keys, wanted, processes)
-        missing = {block: maps for block, maps in wanted.items() if block not in found}
-        groups = [{b: maps} for b, maps in missing.items()] if selection else self._groups(missing)
         width, text = self._dimensions.d, self.calibration
-        passes = Passes(self._model, self._family, width, text, processes, self._advance)
+        passes = Passes(self._model, self._family, width, text, self._advance)
         first, states = 0, None
-        for group, following in itertools.zip_longest(groups, groups[1:]):
-            between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
-            keep = None if following is None else min(group if selection else following)
-            with self._edited(between, found, layout):
-                sums, states = passes.sums(first, states, group, keep)
-            found |= self._fitted(sums, keys, processes)
-            first = keep or 0
+        # On a GPU, summing is faster than moving sums between processes.
+        on_cpu = self._model.device.type == "cpu"
+        with nullcontext() if on_cpu else use_processes(ALONE):
+            found = self._known(keys, wanted)
+            missing = {block: maps for block, maps in wanted.items() if block not in found}
+            alone = [{block: maps} for block, maps in missing.items()]
+            groups = alone if selection else self._groups(missing)
+            for group, following in itertools.zip_longest(groups, groups[1:]):
+                between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
+                keep = None if following is None else min(group if selection else following)
+                with self._edited(between, found, layout):
+                    sums, states = passes.sums(first, states, group, keep)
+                found |= self._fitted(sums, keys)
+                first = keep or 0
         return {block: _as_asked(found[block], maps) for block, maps in wanted.items()}
 
-    def _sharing(self, processes: Sharing) -> Sharing:
-        """On a GPU, summing is faster than moving sums between processes."""
-        return processes if self._model.device.type == "cpu" else ALONE
-
-    def _known(
-        self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
-    ) -> dict[int, Fit]:
+    def _known(self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool]) -> dict[int, Fit]:
         """Returns the fits that every process has. A fit with a map also serves for its mean."""
         kept = {block: self._kept.get(keys[block]) for block in wanted}
         known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
-        everywhere = set(wanted).intersection(*processes.gather([set(known)]))
+        everywhere = set(wanted).intersection(*current_processes().gather([set(known)]))
         return {block: fit for block, fit in known.items() if block in everywhere}
 
-    def _fitted(
-        self, sums: Sums, keys: Mapping[int, Hashable], processes: Sharing
-    ) -> dict[int, Fit]:
+    def _fitted(self, sums: Sums, keys: Mapping[int, Hashable]) -> dict[int, Fit]:
         found: dict[int, Fit] = {}
-        blocks = list(sums)
+        blocks, processes = list(sums), current_processes()
         for begin in range(0, len(blocks), processes.count):
             some = blocks[begin : begin + processes.count]
             mine = some[processes.rank :][:1]

@@ -18,8 +18,8 @@ from surgery.families import Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.kept import KeptStates
 from surgery.fitting.moments import Moments
-from surgery.fitting.sharing import Sharing
 from surgery.fitting.some_blocks import layers_of, only
+from surgery.processes import current_processes
 
 _HELD_OUT = 5
 """Every fifth window chooses the ridge penalty."""
@@ -35,14 +35,13 @@ States = dict[int, KeptStates]
 class Passes:
     """A model, `width` wide, whose text goes through it slice by slice.
 
-    Every process sees slices of its own. `advance` is told of tokens done.
+    Each of the current processes sees slices of its own. `advance` is told of tokens done.
     """
 
     model: Any
     family: Family
     width: int
     calibration: Calibration
-    processes: Sharing
     advance: Callable[[int], None]
 
     @torch.inference_mode()
@@ -60,8 +59,9 @@ class Passes:
         """
         sums: Sums = {}
         kept: States = {}
-        for begin in range(0, _SLICES, self.processes.count):
-            number = begin + self.processes.rank
+        processes = current_processes()
+        for begin in range(0, _SLICES, processes.count):
+            number = begin + processes.rank
             own: Sums = {}
             if number < _SLICES:
                 if keep is not None:
@@ -69,7 +69,7 @@ class Passes:
                 given = None if states is None else states[number]
                 own = self._of_slice(number, first, given, blocks, keep, kept.get(number))
             for block in blocks:
-                for part in self.processes.gather([own.pop(block)] if own else []):
+                for part in processes.gather([own.pop(block)] if own else []):
                     for total, more in zip(sums.setdefault(block, part), part, strict=True):
                         if total is not more:
                             total.include(more)
@@ -104,7 +104,7 @@ class Passes:
                 train = (rows + 1) % _HELD_OUT != 0
                 with suppress(_DeepEnough):
                     self.model.base_model(**entry, use_cache=False)
-                self.advance(self.processes.count * tokens.numel())
+                self.advance(current_processes().count * tokens.numel())
         return sums
 
     def _entries(

@@ -75,18 +75,18 @@ def command(
 
     from evals.evaluation import files
     from evals.evaluation.evaluation import evaluate
-    from evals.running.processes import Processes
     from surgery.hub.finding import find_model
     from surgery.output import atomic_folder, check_output
+    from surgery.processes import join_launch, leave_launch
 
     output = output or Path(f"{_short(baseline if len(models) > 1 else models[0])}-evaluation")
     check_output(output, files.owned, overwrite=overwrite)
-    processes = Processes.launched(say=note)
+    join_launch(note)
     known = [(baseline, None), *((model, revision) for model in models)]
-    materials = open_evaluation(request, known, processes)
+    materials = open_evaluation(request, known)
     edited = [find_model(model, revision) for model in models]
     found = evaluate(edited, find_model(baseline), materials, say=note, progress=progress)
-    if not processes.is_main:
+    if not leave_launch():
         return
     config = config_of(click.get_current_context())
     with atomic_folder(output, files.owned, overwrite=overwrite, config=config) as folder:
