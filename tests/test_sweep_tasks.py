@@ -253,7 +253,7 @@ def test_differences_are_those_of_evaluate(files, swept, tasks, tmp_path):
         "--output", tmp_path / "report", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    for name, theirs in done.json["tasks"].items():
+    for name, theirs in done.json["edits"][0]["tasks"].items():
         ours = edit["tasks"][name]
         assert ours["metric"] == theirs["metric"]
         for key in ("difference", "ci95"):
