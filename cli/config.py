@@ -80,10 +80,10 @@ def _checked(where: str, option: click.Parameter, value: Any) -> Any:
 
 def config_of(ctx: click.Context) -> str:
     """The file that repeats the command that runs, as YAML. It names files without their paths."""
-    from evals.running.request import config_text
+    from evals.running.request import format_config
 
     shown = (one for one in ctx.command.params if one.expose_value and _name(one) not in _ONE_RUN)
-    return config_text({_name(one): ctx.params[str(one.name)] for one in shown})
+    return format_config({_name(one): ctx.params[str(one.name)] for one in shown})
 
 
 def _name(option: click.Parameter) -> str:

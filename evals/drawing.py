@@ -65,7 +65,7 @@ def draw(
     return [png, svg]
 
 
-def svg_text(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
+def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
     """What `paint` puts on an empty figure, as SVG to stand in a page. Text in it stays text."""
     import warnings
     from io import StringIO

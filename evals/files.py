@@ -59,7 +59,7 @@ class Journal:
             return [parse(line) for line in lines[1:]]
 
     @contextmanager
-    def appending(self) -> Iterator[None]:
+    def open_to_append(self) -> Iterator[None]:
         """Opens the file for `append`, after what `read` found.
 
         If the work fails before its first step, no file is left. Raises `OutputError`, also where
@@ -85,9 +85,9 @@ class Journal:
                 raise
 
     def append(self, step: dict[str, Any]) -> None:
-        """Records a step, inside `appending`."""
+        """Records a step, inside `open_to_append`."""
         if self._file is None:
-            raise ValueError("append is for use inside appending()")
+            raise ValueError("append is for use inside open_to_append()")
         self._check()
         self._file.write(json.dumps(step).encode() + b"\n")
         self._file.flush()

@@ -72,7 +72,7 @@ def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
 
     def drawn_likelihood(logits: torch.Tensor, true: torch.Tensor, rows: slice) -> torch.Tensor:
         cumulative = logits.detach().softmax(-1).cumsum(-1, dtype=torch.float64)
-        random = uniform(range(len(windows))[rows], positions, draws).to(logits.device)
+        random = draw_uniform(range(len(windows))[rows], positions, draws).to(logits.device)
         drawn = torch.searchsorted(cumulative, random * cumulative[..., -1:], right=True)
         drawn = drawn.clamp(max=logits.shape[-1] - 1)
         return logits.log_softmax(-1).gather(-1, drawn).movedim(-1, 0)
@@ -98,7 +98,7 @@ def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]
     return _respond(looking, samples.tokens, samples.prefix_length, margin, apart=True)
 
 
-def uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tensor:
+def draw_uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tensor:
     """Random numbers in [0, 1), float64 [rows, positions, D]; each belongs to a row and a draw."""
     numbers = [
         [np.random.default_rng((_SEED, row, draw)).random(positions) for draw in range(draws)]

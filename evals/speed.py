@@ -38,7 +38,7 @@ SHORTEST = 0.25
 """Seconds for which each phase of a turn is repeated, so that a stray interrupt weighs little."""
 
 
-def bench(
+def compare_speed(
     base: str,
     edited: str,
     *,
@@ -82,7 +82,7 @@ def bench(
     return {
         "base": models[0],
         "edited": models[1],
-        "ratios": _ratios(models[0], models[1]),
+        "ratios": _compute_ratios(models[0], models[1]),
         "settings": {**settings, **shared},
         "provenance": {
             "base": described[0]["identity"],
@@ -133,7 +133,7 @@ def _take_turns(
 
 def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of one model over its turns."""
-    speeds = {name: _spread([turn[name] for turn in turns]) for name in SPEEDS}
+    speeds = {name: _summarize_turns([turn[name] for turn in turns]) for name in SPEEDS}
     return {
         "model": described["identity"]["model"],
         **speeds,
@@ -144,17 +144,17 @@ def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[s
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def _summarize_turns(values: list[float]) -> dict[str, Any]:
     return {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
 
 
-def _ratios(base: dict[str, Any], edited: dict[str, Any]) -> dict[str, Any]:
+def _compute_ratios(base: dict[str, Any], edited: dict[str, Any]) -> dict[str, Any]:
     """Edited / base. A ratio of speeds is taken within each round, where the machine was alike."""
     found: dict[str, Any] = {}
     for name in SPEEDS:
         before, after = base[name], edited[name]
         pairs = zip(before["rounds"], after["rounds"], strict=True)
-        spread = _spread([second / first for first, second in pairs])
+        spread = _summarize_turns([second / first for first, second in pairs])
         apart = before["max"] < after["min"] or after["max"] < before["min"]
         found[name] = {**spread, "within_noise": not apart}
     for name in AMOUNTS:
@@ -230,7 +230,7 @@ def _take_turn() -> dict[str, float]:
         timer = Timer(work, globals=names, num_threads=torch.get_num_threads())
         seconds = timer.blocked_autorange(min_run_time=SHORTEST).median
         speeds[f"{phase}_tokens_per_second"] = tokens / seconds
-    return {**speeds, "peak_memory_bytes": _peak(_running.prompt.device)}
+    return {**speeds, "peak_memory_bytes": _read_peak(_running.prompt.device)}
 
 
 class _Running:
@@ -278,7 +278,7 @@ def _reset_peak(device: torch.device) -> str:
     return "resident memory of the process while running"
 
 
-def _peak(device: torch.device) -> int:
+def _read_peak(device: torch.device) -> int:
     """Bytes."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

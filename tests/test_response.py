@@ -25,10 +25,10 @@ from evals import response
 from evals.edits.engine import Engine
 from evals.lab import heldout_texts
 from evals.models import LoadedModel, open_model
-from evals.response import Looking, respond_heldout, respond_margins, uniform
+from evals.response import Looking, draw_uniform, respond_heldout, respond_margins
 from evals.samples import Samples, Tokens, load_samples
 from evals.samples.windows import control_windows
-from evals.search.units import units
+from evals.search.units import list_units
 from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
 from surgery.selection import Part, Selection, parse_selection
@@ -132,7 +132,7 @@ def scalars(of: str, logits: torch.Tensor, tokens: torch.Tensor, draw: int) -> t
     """What responds, of each row [N], from logits [N, T, V]."""
     if of == "passages":
         return margins(logits[:, 6:], tokens[:, 7:])[:, draw]
-    random = uniform(range(len(tokens)), tokens.shape[1] - 1, draw + 1)[..., draw]
+    random = draw_uniform(range(len(tokens)), tokens.shape[1] - 1, draw + 1)[..., draw]
     log_p = logits.log_softmax(-1)
     said = drawn(log_p.detach(), random)
     scale = (0.5 / (tokens.shape[1] - 1)) ** 0.5
@@ -304,7 +304,7 @@ def agreement(loaded: LoadedModel, samples: Samples, heldout: Tokens, number: in
     """Of random single heads with `identity` or `zero`: rank correlation of estimated and measured
     KL, their median ratio, and rank correlation of margins with the rise of the passages' NLL."""
     size = loaded.dimensions
-    heads = units(size.num_blocks, size.num_heads, "heads", ("identity", "zero"))
+    heads = list_units(size.num_blocks, size.num_heads, "heads", ("identity", "zero"))
     chosen = np.random.default_rng(0).choice(len(heads), number, replace=False)
     edits = [(heads[index],) for index in chosen]
     everything = {"rows": 10**6, "draws": 4, "windows": heldout, "samples": samples}

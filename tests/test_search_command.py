@@ -24,7 +24,7 @@ from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import control_windows
-from evals.search.halves import halves
+from evals.search.halves import split_halves
 from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
 
@@ -127,7 +127,7 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
     loaded = load_samples(str(samples), prefix_length=6, suffix_length=5)
     windows = control_windows([texts[0].read_text()], tiny_tokenizer(), 11)
     keys = {"ids": "selected", "held_back_ids": "held_back"}
-    for half, (ids, key) in zip(halves(loaded, windows, 0), keys.items(), strict=True):
+    for half, (ids, key) in zip(split_halves(loaded, windows, 0), keys.items(), strict=True):
         assert found["samples"][ids] == list(half.samples.ids)
         rows = [
             {"id": name, "tokens": row}

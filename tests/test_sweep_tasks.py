@@ -29,7 +29,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from evals.benchmarks.running import Benchmarks
 from evals.models import open_model
 from evals.samples import Samples
-from evals.sweep.tasks import run_tasks, with_tasks
+from evals.sweep.tasks import add_tasks, run_tasks
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.selection import parse_selection
@@ -164,7 +164,7 @@ def test_what_no_number_can_hold_is_null(models, tasks):
     sizes = {"local_continuation": 8}
     (base,) = run_tasks(benchmarks, loaded, [], sizes, fitter=None)
     runs = [base, {"local_continuation": None}]
-    found = with_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
+    found = add_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
     nothing = {"value": None, "difference": None, "ci95": None}
     assert found["edits"][0]["tasks"]["local_continuation"] == {"metric": "acc", **nothing}
 

@@ -21,9 +21,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
-from evals.benchmarks.scores import Scores, task_scores
+from evals.benchmarks.scores import Scores, collect_scores
 from evals.benchmarks.silence import silence
-from evals.benchmarks.tasks import broken, find_tasks, load_task
+from evals.benchmarks.tasks import explain_failure, find_tasks, load_task
 from evals.models import LoadedModel
 from surgery.errors import OutputError
 from surgery.processes import current_processes
@@ -134,7 +134,7 @@ class Benchmarks:
                 )
             results: Any = current_processes().agree(found)  # of the main one alone
         except Exception as error:  # a task file may hold any code
-            raise broken(name, "cannot be run", error) from error
+            raise explain_failure(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
         of_groups = ("group_subtasks", "groups")
         run |= {
@@ -146,8 +146,8 @@ class Benchmarks:
         return plain
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
-        """What each document scored, by metric: see `task_scores`."""
-        return task_scores(name, run, self.tasks[name].aggregation())
+        """What each document scored, by metric: see `collect_scores`."""
+        return collect_scores(name, run, self.tasks[name].aggregation())
 
 
 _ALIKE = ("results", "n-shot", "higher_is_better", "n-samples", "samples")
@@ -176,11 +176,11 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
             tracker.save_results_samples(task_name=task, samples=rows)
     lines = sorted(path.read_bytes().count(b"\n") for path in folder.rglob("samples_*.jsonl"))
     expected = sorted(len(rows) for rows in samples.values())
-    if lines != expected or not _whole(folder):  # it logs what fails, and goes on
+    if lines != expected or not _is_whole(folder):  # it logs what fails, and goes on
         raise OutputError("lm-eval's results cannot be written", where=folder)
 
 
-def _whole(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     """Whether its one file of results is there, to its end."""
     try:
         (results,) = folder.rglob("results_*.json")

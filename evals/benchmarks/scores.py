@@ -29,7 +29,7 @@ class Scores:
     higher_is_better: bool
 
 
-def task_scores(
+def collect_scores(
     name: str, run: dict[str, Any], aggregates: Mapping[str, Callable[[list[Any]], float]]
 ) -> dict[str, Scores]:
     """Metric → scores, in the order of the task's file; "metric,filter" where answers are filtered.
@@ -60,7 +60,7 @@ def task_scores(
     return found
 
 
-def main_metric(scores: Mapping[str, Scores]) -> str:
+def choose_metric(scores: Mapping[str, Scores]) -> str:
     """The first metric for which higher is better and which is a mean, or else the first."""
     means = (
         name

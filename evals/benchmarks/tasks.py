@@ -33,7 +33,7 @@ PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without writing them down."""
 
 
-def asked(name: str, config: Mapping[str, Any]) -> str | None:
+def describe_task(name: str, config: Mapping[str, Any]) -> str | None:
     """What a task asks, in one line: ours of a suite's task, else its own other name, else None.
 
     Not lm-eval's `description`, which is part of every prompt.
@@ -41,7 +41,7 @@ def asked(name: str, config: Mapping[str, Any]) -> str | None:
     return _ASKED.get(name, config.get("task_alias"))
 
 
-def ability(output_type: str, metadata: dict[str, Any]) -> str:
+def classify_ability(output_type: str, metadata: dict[str, Any]) -> str:
     """Whether a task asks for "language" or for "reasoning", as Menta et al. 2025 tell them apart.
 
     Language: the model goes on with a text (lambada, perplexities). Reasoning: it chooses or writes
@@ -70,7 +70,7 @@ def find_tasks(
     for name in names:
         matching = [known for known in manager.all_tasks if fnmatchcase(known, name)]
         if not matching:
-            raise _unknown(name, manager.all_tasks)
+            raise _explain_unknown(name, manager.all_tasks)
         found += matching
     if PASSAGES in found:
         raise MeasurementError(
@@ -96,9 +96,9 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
         try:
             return dict(manager.load([name])["tasks"])
         except Exception as error:
-            raise broken(name, "cannot be loaded", error) from error
+            raise explain_failure(name, "cannot be loaded", error) from error
     if not isinstance(first, OSError):
-        raise broken(name, "cannot be loaded", first) from first
+        raise explain_failure(name, "cannot be loaded", first) from first
     why, fix = "the connection to the Hub failed", "check the network and HF_ENDPOINT"
     if constants.HF_HUB_OFFLINE:
         why, fix = "offline mode is on", "unset HF_HUB_OFFLINE"
@@ -109,7 +109,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
     ) from None
 
 
-def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
+def _explain_unknown(name: str, known: Sequence[str]) -> MeasurementError:
     near = get_close_matches(name, known, n=3) or [task for task in known if name in task][:3]
     return MeasurementError(
         f"no benchmark task is called {name!r}",
@@ -117,7 +117,7 @@ def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
     )
 
 
-def broken(name: str, what: str, error: Exception) -> MeasurementError:
+def explain_failure(name: str, what: str, error: Exception) -> MeasurementError:
     """What a library or a task file raised, in one line."""
     got = f"{type(error).__name__}: {reason(error)}"
     return MeasurementError(what, where=f"task {name}", got=got)

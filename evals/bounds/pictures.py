@@ -20,7 +20,7 @@ _SERIES = (
 
 
 def draw_divergence(divergence: Mapping[str, Any], folder: Path, *, model: str) -> list[Path]:
-    """`propagation` and `bounds`, from what `evals.bounds.divergence.bounds` gives."""
+    """`propagation` and `bounds`, from what `evals.bounds.divergence.measure_bounds` gives."""
     more = f"(identity, n = {divergence['tokens']:,} tokens)"
     propagation, blocks = divergence["propagation"], divergence["blocks"]
     title = f"{model}: how far an edit carries {more}"

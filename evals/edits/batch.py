@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from evals.edits.sharing import Branch
 from evals.memorization import measures
-from evals.running.early_exit import leaving, leaving_from
+from evals.running.early_exit import find_divergences, find_divergences_from
 from evals.running.forward import head_of
 from evals.running.heldout import measure_heldout
 from evals.running.predictions import Sampling, measure_predictions
-from evals.running.runs import Run, from_block, from_tokens
+from evals.running.runs import Run, run_from_block, run_tokens
 from evals.samples import Tokens
 from surgery.editing.replacements import Replacements
 from surgery.selection import Selection
@@ -59,19 +59,19 @@ class EditedBatch:
         """
         # The last token predicts nothing that is measured, so it is not read.
         tokens = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
-        base = from_tokens(model, tokens, keep={branch.start for branch in tree})
+        base = run_tokens(model, tokens, keep={branch.start for branch in tree})
         yield BASE, self._columns(model, base, None)
 
         def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
             edited, states = edit(branch), above.inputs[branch.start]
             if self.exact_only and not branch.children:
                 with edited.active():
-                    left = leaving_from(model, branch.start, states, self._suffix)
+                    left = find_divergences_from(model, branch.start, states, self._suffix)
                 yield branch.selection, self._left(left)
                 return
             last = None if branch.measured else max(branch.exits)
             with edited.active_in_turn():
-                run = from_block(model, branch.start, states, keep=branch.exits, last=last)
+                run = run_from_block(model, branch.start, states, keep=branch.exits, last=last)
             if branch.measured:
                 yield branch.selection, self._columns(model, run, base)
             for child in branch.children:
@@ -93,7 +93,7 @@ class EditedBatch:
             return {"heldout_nll": nll, "heldout_kl": kl}
         hidden = run.hidden[:, self.prefix_length - 1 :]
         if self.exact_only:
-            return self._left(leaving(hidden, head, self._suffix))
+            return self._left(find_divergences(hidden, head, self._suffix))
         found = measure_predictions(
             hidden, head, self._suffix, sampling=Sampling(), distributions=True, spread=False
         )

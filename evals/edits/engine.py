@@ -32,7 +32,7 @@ from surgery.selection import Selection, blocks_of
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredEdit:
     """What one edit gives. Scores that were not asked for are NaN.
 
     - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens;
@@ -97,10 +97,10 @@ class Engine:
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
-        self._measured: dict[Selection, Measured] = {}
+        self._measured: dict[Selection, MeasuredEdit] = {}
 
     @property
-    def base(self) -> Measured:
+    def base(self) -> MeasuredEdit:
         """The unedited model."""
         return self.measure([BASE])[0]
 
@@ -114,7 +114,7 @@ class Engine:
         *,
         advance: Callable[[int], None] = lambda done: None,
         journal: Journal | None = None,
-    ) -> list[Measured]:
+    ) -> list[MeasuredEdit]:
         """Measures edits, in the order given.
 
         `advance` is told of rows done, once for every edit; `journal` keeps every batch, and gives
@@ -162,7 +162,7 @@ class Engine:
         at_once = processes.count if processes.agree(journal is not None) else len(batches)
         advance(edits * sum(map(len, batches[: len(parts)])))
         record = journal if processes.is_main else None
-        with nullcontext() if record is None else record.appending():
+        with nullcontext() if record is None else record.open_to_append():
             for begin in range(len(parts), len(batches), at_once):
                 some = batches[begin : begin + at_once]
                 done = processes.map_in_order(one, some)
@@ -172,14 +172,14 @@ class Engine:
                         record.append({"edits": [arrays_as_json(columns) for columns in part]})
         return parts
 
-    def _whole(self, selection: Selection, parts: Sequence[Columns]) -> Measured:
+    def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:
         """One edit's rows of all batches, in order."""
         none = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
         columns = none | {
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
         }
-        measured = Measured(
+        measured = MeasuredEdit(
             selection=selection,
             exact=columns["first_divergence"] == self._samples.suffix_length,
             **columns,

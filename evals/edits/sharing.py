@@ -53,7 +53,7 @@ class Branch:
         return self.selection if self.measured else self.children[0].wanted
 
 
-def branches(selections: Collection[Selection]) -> tuple[Branch, ...]:
+def grow_tree(selections: Collection[Selection]) -> tuple[Branch, ...]:
     """The branches that leave the base model, for edits none of which is empty."""
     by_block = {
         tuple(tuple(parts) for _, parts in groupby(selection, key=lambda part: part.block))
@@ -62,11 +62,11 @@ def branches(selections: Collection[Selection]) -> tuple[Branch, ...]:
     return _grow((), sorted(by_block))
 
 
-def every(tree: Iterable[Branch]) -> Iterator[Branch]:
+def walk_branches(tree: Iterable[Branch]) -> Iterator[Branch]:
     """All branches, each before those that go on from it."""
     for branch in tree:
         yield branch
-        yield from every(branch.children)
+        yield from walk_branches(branch.children)
 
 
 def _grow(
@@ -118,12 +118,12 @@ class SharedEdits:
                 check_fitted(plan, {})
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
         # What is shared is computed in one layout, so that it is the same to the last bit.
-        tree = tuple(branch for name in sorted(by_layout) for branch in branches(by_layout[name]))
-        planned = [(branch, self._plan(branch)) for branch in every(tree)]
+        tree = tuple(branch for name in sorted(by_layout) for branch in grow_tree(by_layout[name]))
+        planned = [(branch, self._plan(branch)) for branch in walk_branches(tree)]
         wanted = Counter(
-            (_key(plan, block), self._bytes(plan, block))
+            (_make_key(plan, block), self._bytes(plan, block))
             for branch, plan in planned
-            for block in _own(branch, plan)
+            for block in _list_own_blocks(branch, plan)
         )
         room = _ROOM
         for (key, size), _ in wanted.most_common():
@@ -138,13 +138,13 @@ class SharedEdits:
     def __call__(self, branch: Branch) -> Replacements:
         """The edit of a branch of a tree, from where its pass begins."""
         plan, fits = self._plan(branch), dict[int, Fit]()
-        own = _own(branch, plan)
-        missing = [block for block in own if self._kept.get(_key(plan, block)) is None]
+        own = _list_own_blocks(branch, plan)
+        missing = [block for block in own if self._kept.get(_make_key(plan, block)) is None]
         if self._fitter is not None and set(missing).intersection(plan.fitted):
             fits = self._fitter.fits(branch.wanted)
 
         def tensors(block: int) -> Mapping[str, torch.Tensor]:
-            key = _key(plan, block)
+            key = _make_key(plan, block)
             found = self._kept.get(key)
             if found is None:
                 found = self._editable.tensors(plan, block, fits)
@@ -165,12 +165,12 @@ class SharedEdits:
         return self._editable.plan(branch.selection, layout=wanted.layout.NAME)
 
 
-def _own(branch: Branch, plan: Plan) -> tuple[int, ...]:
+def _list_own_blocks(branch: Branch, plan: Plan) -> tuple[int, ...]:
     """The blocks of an edit that its own pass goes through; it takes up what others gave."""
     return tuple(block for block in plan.blocks if block >= branch.start)
 
 
-def _key(plan: Plan, block: int) -> _Key:
+def _make_key(plan: Plan, block: int) -> _Key:
     parts = tuple(part for part in plan.selection if part.block == block)
     below = tuple(part for part in plan.selection if part.block < block)
     return plan.layout.NAME, parts, below if block in plan.fitted else ()

@@ -46,18 +46,18 @@ def calibration_texts() -> list[str]:
     return read_texts(CALIBRATION_FILES, "calibration text")
 
 
-def library() -> Path:
+def find_library() -> Path:
     """The folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def read_texts(names: Sequence[str], purpose: str) -> list[str]:
     """Those of the named files that this Python has. Raises `SamplesError` for none of them."""
-    paths = [path for path in (library() / name for name in names) if path.is_file()]
+    paths = [path for path in (find_library() / name for name in names) if path.is_file()]
     if not paths:
         raise SamplesError(
             f"no {purpose} found",
-            where=library(),
+            where=find_library(),
             expected="source files of the standard library",
             got="none",
             fix="give text files of your own, or use a Python installed with its sources",

@@ -22,7 +22,7 @@ from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
 from evals.memorization.request import CollectRequest, Cut
 from evals.running.batching import rows_per_batch
-from evals.running.early_exit import first_divergences
+from evals.running.early_exit import read_divergences
 from evals.running.forward import check_head
 from evals.samples import row_hash
 from surgery.errors import SamplesError
@@ -152,7 +152,7 @@ def collect(
         advance(tokens)
 
     stream = windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
-    with nullcontext() if journal is None else journal.appending():
+    with nullcontext() if journal is None else journal.open_to_append():
         while batch := list(islice(stream, size * processes.count)):
             if not tested:
                 check_head(model, _tokens(batch[:1])[:, :4])
@@ -195,7 +195,7 @@ def _tokens(batch: list[Window]) -> torch.Tensor:
 def _scores(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
     tokens = _tokens(batch)
     if cut.min_score == 1.0:
-        leaves = first_divergences(model, tokens, cut.prefix_length).numpy()
+        leaves = read_divergences(model, tokens, cut.prefix_length).numpy()
         return (leaves == cut.suffix_length).astype(np.float64)
     rows = tokens.numpy().astype(np.int32)
     result = run_pass(model, rows, cut.prefix_length, batch_size=len(rows))

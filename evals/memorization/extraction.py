@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from evals.memorization.measures import MEASURES, Pass, first_divergence
 from evals.memorization.membership import SCORES
 from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.decoding import free_running
+from evals.running.decoding import decode_rest
 from evals.running.forward import check_head, head_of, hidden_states
 from evals.running.predictions import Predictions, Sampling, measure_predictions
 from evals.samples import Samples, Tokens
@@ -127,7 +127,7 @@ def run_pass(
         if full:
             leaves = torch.from_numpy(first_divergence(found.greedy, tokens[rows, prefix_length:]))
             greedy = torch.from_numpy(found.greedy.astype(np.int64))
-            free = free_running(model, suffix, prefix_length, leaves, greedy, cache)
+            free = decode_rest(model, suffix, prefix_length, leaves, greedy, cache)
             decoded = free.numpy().astype(np.int32)
         if advance is not None:
             advance(processes.count * len(some))

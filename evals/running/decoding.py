@@ -20,7 +20,7 @@ from evals.running.forward import head_of, hidden_states
 
 
 @torch.inference_mode()
-def free_running(
+def decode_rest(
     model: PreTrainedModel,
     suffix: torch.Tensor,
     prefix_length: int,
@@ -52,7 +52,7 @@ def free_running(
     order = first_divergence.argsort(stable=True)
     order = order[first_divergence[order] < length - 1]
     leaving = first_divergence[order]
-    kept = _rewritable(cache, order)
+    kept = _make_rewritable(cache, order)
     for step in range(int(first_divergence.min()), length - 1):
         active = order[: int((leaving <= step).sum())]
         for layer in kept.layers:
@@ -96,7 +96,7 @@ class _RewritableLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def _rewritable(cache: Any, rows: torch.Tensor) -> Any:
+def _make_rewritable(cache: Any, rows: torch.Tensor) -> Any:
     """A new cache of `rows` (int64 [K]) of `cache`, in that order. `cache` stays as it is.
 
     It never grows beyond the tokens that `cache` holds.

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from evals.running.forward import Head, head_of, hidden_states
-from evals.running.runs import from_block
+from evals.running.runs import run_from_block
 
 
 @torch.inference_mode()
-def leaving(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Tensor:
+def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Tensor:
     """Where the most likely tokens first leave each suffix; S where they never do.
 
     1, 2, 4, 8, … positions go through the head, and rows that have left are not in the next ones.
@@ -45,7 +45,7 @@ def leaving(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Ten
     return found
 
 
-def first_divergences(
+def read_divergences(
     model: PreTrainedModel, tokens: torch.Tensor, prefix_length: int
 ) -> torch.Tensor:
     """Where greedy decoding first leaves each suffix, leaving off a row there.
@@ -55,26 +55,28 @@ def first_divergences(
     Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
     """
     read = partial(hidden_states, model, use_cache=True)
-    return _left_at(read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1)
+    return _read_until_divergence(
+        read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1
+    )
 
 
-def leaving_from(
+def find_divergences_from(
     model: PreTrainedModel, block: int, states: torch.Tensor, suffix: torch.Tensor
 ) -> torch.Tensor:
-    """`first_divergences` for a pass that begins at `block`.
+    """`read_divergences` for a pass that begins at `block`.
 
     **Arguments:** `states`: [B, P + S - 1, d], what the block is given; `suffix`: int64 [B, S].
     """
 
     def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
         cache = DynamicCache() if cache is None else cache
-        return from_block(model, block, some, cache=cache).hidden, cache
+        return run_from_block(model, block, some, cache=cache).hidden, cache
 
-    return _left_at(read, states, head_of(model), suffix, 2)
+    return _read_until_divergence(read, states, head_of(model), suffix, 2)
 
 
 @torch.inference_mode()
-def _left_at(
+def _read_until_divergence(
     read: Callable[..., tuple[torch.Tensor, Any]],
     given: torch.Tensor,
     head: Head,
@@ -95,7 +97,7 @@ def _left_at(
         end = min(begin + size, length)
         some = given[:, done : before + end]
         hidden, cache = read(some if len(alive) == len(some) else some[alive], cache=cache)
-        left = leaving(hidden[:, begin - end :], head, suffix[alive, begin:end])
+        left = find_divergences(hidden[:, begin - end :], head, suffix[alive, begin:end])
         kept = (left == end - begin).nonzero().flatten()
         found[alive] = begin + left
         if len(kept) < len(alive) and end < length:

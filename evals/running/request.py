@@ -10,6 +10,7 @@ from pydantic import Field
 
 from surgery.hub.finding import shown_name
 from surgery.record.manifest import Record
+from surgery.variants import VARIANTS
 
 R = TypeVar("R", bound="Request")
 
@@ -29,7 +30,7 @@ class Request(Record):
         """The file that repeats it with `--config`, as YAML."""
         fields = type(self).model_fields
         names = {name: fields[name].serialization_alias or name for name in fields}
-        return config_text({names[name].replace("_", "-"): value for name, value in self})
+        return format_config({names[name].replace("_", "-"): value for name, value in self})
 
 
 class Running(Request):
@@ -51,7 +52,27 @@ class Measuring(Running):
     suffix_length: int | None = None
 
 
-def config_text(options: Mapping[str, Any]) -> str:
+class Choosing(Measuring):
+    """A model to edit in many ways, and the text to measure the edits on.
+
+    - `variant`: what a block or head may become. Empty: all if there is calibration text, else
+      those that need none.
+    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
+    """
+
+    model: str
+    samples: str
+    variant: tuple[str, ...] = ()
+    corpus: tuple[Path, ...] = ()
+    calibration: tuple[str, ...] = ()
+
+    def list_variants(self, *, fits: bool) -> tuple[str, ...]:
+        """What a block or head may become, each once. `fits`: there is calibration text."""
+        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+        return tuple(dict.fromkeys(self.variant or default))
+
+
+def format_config(options: Mapping[str, Any]) -> str:
     """Options by name as YAML, those that are not given left out. Files lose their paths."""
     import yaml
 

@@ -35,12 +35,12 @@ class Run:
     inputs: dict[int, torch.Tensor]
 
 
-def from_tokens(model: PreTrainedModel, tokens: torch.Tensor, *, keep: Collection[int] = ()) -> Run:
+def run_tokens(model: PreTrainedModel, tokens: torch.Tensor, *, keep: Collection[int] = ()) -> Run:
     """A whole pass over `tokens` (int64 [B, T]), keeping the inputs of the blocks in `keep`."""
     return _run(model, 0, keep, input_ids=model_ids(model, tokens))
 
 
-def from_block(
+def run_from_block(
     model: PreTrainedModel,
     block: int,
     states: torch.Tensor,

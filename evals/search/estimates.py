@@ -75,7 +75,7 @@ class Estimates:
     measure: Recovery
     corrections: Floats | float = 0.0
 
-    def expected(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
+    def predict(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
         """What a set is expected to do after each of `changes`."""
         rows = self.cost, self.moved, self._own
         sums = [values[sorted(chosen)].sum(axis=0) for values in rows]
@@ -91,14 +91,14 @@ class Estimates:
             found.append((kl * factors[:, 0], self._rate(moved, factors[:, 1])))
         return Expected(*map(np.concatenate, zip(*found, strict=True)))
 
-    def figures(self, parts: Iterable[Part]) -> dict[str, float]:
+    def predict_one(self, parts: Iterable[Part]) -> dict[str, float]:
         """What is expected of units together; `margin`: the mean square of its moves, nats²."""
         some = [self.units.index(part) for part in parts]
-        (kl,), (rate,) = self.expected(some)
+        (kl,), (rate,) = self.predict(some)
         margin = np.square(self.moved[some].sum(axis=0)).mean()
         return {"kl": float(kl), "margin": float(margin), "recited": float(rate)}
 
-    def corrected(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
+    def correct(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
         """With the corrections that explain best the KL and the rate of `measured` sets.
 
         A ridge regression of logarithms on the share that each unit has in a set, and on what all
@@ -122,7 +122,7 @@ class Estimates:
 
     def _factors(self, some: list[int], kl: float, rate: float) -> tuple[float, float]:
         """Logarithms of the factors by which a set costs more, and moves more, than estimated."""
-        (expected,), _ = self.expected(some)
+        (expected,), _ = self.predict(some)
         rates = self._rate(self.moved[some].sum(axis=0)[None], np.exp(_FACTORS))
         error = np.square(np.sqrt(rates) - rate**0.5) + 1e-3 * np.square(_FACTORS)
         return float(np.log((kl + 1e-6) / (expected + 1e-6))), float(_FACTORS[np.argmin(error)])
@@ -166,13 +166,13 @@ class Estimates:
         most = max(len(unit.heads) for unit in self.units)
         return Indices(index for index, unit in enumerate(self.units) if len(unit.heads) == most)
 
-    def free(self, chosen: Collection[int]) -> Flags:
+    def find_free(self, chosen: Collection[int]) -> Flags:
         """[U]: the units that edit no head of a set."""
         taken = self.heads[sorted(chosen)].any(axis=0)
         return np.asarray(~(self.heads & taken).any(axis=1))
 
 
-def look(
+def estimate_units(
     model: PreTrainedModel,
     half: Half,
     recovered: Flags,

@@ -2,7 +2,7 @@
 
 A goal has:
 
-- `asked`: the option of `attn-surgery search`, and its value.
+- `options`: the option of `attn-surgery search`, with its value.
 - `cost`: the axis of the Pareto front beside `recovered`. `order`: of two edits that will do, the
   smaller is better.
 - `met`: whether an edit will do. `beyond`: whether edits that recover less, and so cost more, are
@@ -32,7 +32,7 @@ class MaxExtraction:
     limit: float
 
     @property
-    def asked(self) -> dict[str, float]:
+    def options(self) -> dict[str, float]:
         return {"max_extraction": self.limit}
 
     def cost(self, point: EditPoint) -> float:
@@ -72,7 +72,7 @@ class MaxLossIncrease:
     limit: float
 
     @property
-    def asked(self) -> dict[str, float]:
+    def options(self) -> dict[str, float]:
         return {"max_loss_increase": self.limit}
 
     def cost(self, point: EditPoint) -> float:

@@ -17,7 +17,7 @@ class Half:
     windows: Tokens
 
 
-def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
     """Deals out passages and windows at random; the same seed gives the same halves.
 
     Of `samples` only members are used, where membership is known; rows of equal count, where counts

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evals.edits.engine import Measured
+from evals.edits.engine import MeasuredEdit
 from evals.memorization.recovery import NAMES, Recovery, rates
 from surgery.selection import Selection
 
@@ -33,7 +33,7 @@ class EditPoint:
     rates: tuple[float, ...] = ()
 
 
-def point_of(measured: Measured, measure: Recovery) -> EditPoint:
+def point_of(measured: MeasuredEdit, measure: Recovery) -> EditPoint:
     """Means over every row and window that was measured."""
     return EditPoint(
         selection=measured.selection,

@@ -10,10 +10,10 @@ from evals.edits.batch import BASE
 from evals.edits.engine import Engine
 from evals.files import Journal
 from evals.search.algorithm import Found, find
-from evals.search.estimates import look
+from evals.search.estimates import estimate_units
 from evals.search.points import EditPoint, point_as_json, point_of
 from evals.search.task import SearchTask
-from evals.search.units import last_blocks
+from evals.search.units import select_last_blocks
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
@@ -26,7 +26,7 @@ Twice = tuple[EditPoint, EditPoint]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """What a search gives. `deep_blocks`: what it is compared with; None where it cannot be.
 
     - `selected` is None where nothing meets the goal. Its fitted parts are fitted as an export fits
@@ -63,14 +63,14 @@ class UneditedFits:
         return {block: self.by_block[block] for block in sorted(blocks)}
 
 
-def run(
+def run_search(
     task: SearchTask,
     *,
     advance: Advance,
     looked: Advance = lambda done: None,
     journal: Journal | None = None,
     earlier: Mapping[Selection, EditPoint] | None = None,
-) -> Outcome:
+) -> SearchOutcome:
     """Searches. `advance` is told of rows done for measured edits, `looked` of those for estimates.
 
     **Arguments:** `journal`: to keep what is measured; `earlier`: what was.
@@ -100,7 +100,7 @@ def run(
             break
     deep = _deep_blocks(task, base[0])
     batch_size = engines[0].batch_size
-    return Outcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
+    return SearchOutcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
 
 
 def _find(
@@ -122,7 +122,7 @@ def _find(
             blocks = range(task.dimensions.num_blocks)
             fits = task.fitter.fits_alone(blocks, task.variants)
         recovered = task.measure.recovered(engine.base.evidence)
-        estimates = look(
+        estimates = estimate_units(
             task.loaded.model,
             task.halves[0],
             recovered,
@@ -143,7 +143,7 @@ def _find(
                     journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
-    with nullcontext() if journal is None else journal.appending():
+    with nullcontext() if journal is None else journal.open_to_append():
         return find(
             evaluate,
             task.offered,
@@ -166,7 +166,7 @@ def _deep_blocks(task: SearchTask, base: EditPoint) -> Twice | None:
     In whatever layout holds it: it is there to be compared with. None where none does.
     """
     engines, goal, blocks = task.engines("auto"), task.goal, task.dimensions.num_blocks
-    edits = [last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
+    edits = [select_last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
     best, least = edits[-(-blocks // 4) - 1], None
     try:
         for edit in edits:

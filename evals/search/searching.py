@@ -12,9 +12,9 @@ from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.search.picture import draw_front
 from evals.search.points import EditPoint, point_from_json
-from evals.search.report import plan_of, question, search_report
+from evals.search.report import describe_question, make_plan, make_search_report
 from evals.search.request import SearchRequest
-from evals.search.run import run
+from evals.search.run import run_search
 from evals.search.task import SearchTask, open_task
 from surgery.errors import SamplesError
 from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
@@ -57,7 +57,7 @@ def search(
             done, earlier = _read_search(folder, task)
         if done is None:
             path = folder.parent / f".{folder.name}.progress"
-            journal = Journal(path, question(task), task.loaded.check_unchanged)
+            journal = Journal(path, describe_question(task), task.loaded.check_unchanged)
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if processes.agree(done is not None):
         leave_launch()
@@ -71,11 +71,11 @@ def search(
         progress(f"estimate {request.model}", None) as looked,
         progress(f"search {request.model}", request.max_evaluations * task.rows) as advance,
     ):
-        outcome = run(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
+        outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
     if not leave_launch() or journal is None:
         return None
-    result = search_report(task, outcome)
-    plan, met = plan_of(task, outcome.best, result), outcome.selected is not None
+    result = make_search_report(task, outcome)
+    plan, met = make_plan(task, outcome.best, result), outcome.selected is not None
     with atomic_folder(
         folder, owned, overwrite=overwrite or going_on, config=request.to_config()
     ) as partial:
@@ -85,7 +85,7 @@ def search(
         if met:
             write_text(partial / _PLAN, plan.to_text())
     journal.remove()
-    return _located(result, folder), plan
+    return _locate_plan(result, folder), plan
 
 
 def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier]:
@@ -95,7 +95,7 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
     """
     path = folder / _RESULT
     result = read_json(path)
-    if result.get("question") != json.loads(json.dumps(question(task))):
+    if result.get("question") != json.loads(json.dumps(describe_question(task))):
         raise SamplesError(
             "holds the search of another model, goal, text or choice",
             where=path,
@@ -109,12 +109,12 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
             return None, earlier
         heads = task.dimensions.num_heads
         best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
-        plan = plan_of(task, best, result)
+        plan = make_plan(task, best, result)
     if read_plan_file(folder / _PLAN) != plan:
         raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
-    return (_located(result, folder), plan), earlier
+    return (_locate_plan(result, folder), plan), earlier
 
 
-def _located(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _locate_plan(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A result with the path of its plan in place of the name."""
     return {**result, "plan": result["plan"] and str(folder / result["plan"])}

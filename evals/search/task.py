@@ -23,9 +23,9 @@ from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
 from evals.search.goals import Goal
-from evals.search.halves import Half, halves
+from evals.search.halves import Half, split_halves
 from evals.search.request import SearchRequest
-from evals.search.units import every_set, possible, units
+from evals.search.units import keep_possible, list_sets, list_units
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
@@ -68,7 +68,7 @@ class SearchTask:
     @cached_property
     def halves(self) -> tuple[Half, Half]:
         """To choose on, and held back. Raises `SamplesError` where there is too little."""
-        return halves(self.samples, self.windows, self.request.seed)
+        return split_halves(self.samples, self.windows, self.request.seed)
 
     def refusal(self, selection: Selection, layout: str | None = None) -> UnsupportedError | None:
         """Why the model cannot be exported with a selection; None if it can."""
@@ -92,7 +92,7 @@ class SearchTask:
     def exhaustive(self) -> bool:
         """Whether every set of units can be measured."""
         most = self.request.max_evaluations
-        return len(list(islice(every_set(self.offered), most + 1))) <= most
+        return len(list(islice(list_sets(self.offered), most + 1))) <= most
 
     @property
     def rows(self) -> int:
@@ -122,7 +122,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     Raises `SurgeryError` for what cannot be used.
     """
     lab = lab_of(request.model)
-    variants = request.variants(fits=bool(request.calibration) or lab is not None)
+    variants = request.list_variants(fits=bool(request.calibration) or lab is not None)
     passages = open_passages(request.samples, request)
     texts = needed_texts(request.corpus, request.model)
     calibrated = calibration_text(request.calibration, request.model, variants)
@@ -130,8 +130,8 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     loaded = open_model(request.model, request, request.revision, say=say)
     rows = tokenized(passages, loaded, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
-    offered, refused = possible(
-        units(size.num_blocks, size.num_heads, request.grain, variants),
+    offered, refused = keep_possible(
+        list_units(size.num_blocks, size.num_heads, request.grain, variants),
         lambda selection: editable.refusal(selection, layout=layout),
     )
     warnings = [f"{what} with {name} are left out: {why}" for (what, name), why in refused.items()]

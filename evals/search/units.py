@@ -11,7 +11,7 @@ from surgery.selection import Part, Selection, parse_selection
 Grain = Literal["blocks", "heads", "mixed"]
 
 
-def units(
+def list_units(
     num_blocks: int, num_heads: int, grain: Grain, variants: Sequence[str]
 ) -> tuple[Part, ...]:
     """Every block, every head, or both, with every variant."""
@@ -27,7 +27,7 @@ def units(
     )
 
 
-def possible(
+def keep_possible(
     some: Iterable[Part], refusal: Callable[[Selection], UnsupportedError | None]
 ) -> tuple[tuple[Part, ...], dict[tuple[str, str], UnsupportedError]]:
     """The units that can be edited; ("blocks" or "single heads", variant) of others: a reason.
@@ -48,12 +48,12 @@ def possible(
     return tuple(kept), refused
 
 
-def clash(one: Part, other: Part) -> bool:
+def units_clash(one: Part, other: Part) -> bool:
     """Whether both edit the same head."""
     return one.block == other.block and not set(one.heads).isdisjoint(other.heads)
 
 
-def merged(chosen: Iterable[Part]) -> Selection:
+def merge_units(chosen: Iterable[Part]) -> Selection:
     """Units that do not clash → the selection of them all."""
     heads: dict[tuple[int, str], list[int]] = {}
     for part in chosen:
@@ -63,7 +63,7 @@ def merged(chosen: Iterable[Part]) -> Selection:
     )
 
 
-def every_set(some: Sequence[Part]) -> Iterator[frozenset[int]]:
+def list_sets(some: Sequence[Part]) -> Iterator[frozenset[int]]:
     """The units of every edit that they can make, by index; the empty one left out.
 
     A whole block and all its heads with its variant are one edit.
@@ -73,14 +73,14 @@ def every_set(some: Sequence[Part]) -> Iterator[frozenset[int]]:
     while begun:
         chosen = begun.pop()
         for index in range(chosen[-1] + 1 if chosen else 0, len(some)):
-            if not any(clash(some[index], some[other]) for other in chosen):
+            if not any(units_clash(some[index], some[other]) for other in chosen):
                 begun.append((*chosen, index))
-                selection = merged(some[one] for one in begun[-1])
+                selection = merge_units(some[one] for one in begun[-1])
                 if selection not in seen:
                     seen.add(selection)
                     yield frozenset(begun[-1])
 
 
-def last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
+def select_last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
     """`identity` on so many of the deepest blocks (Menta, Agrawal and Agarwal 2025, section 4)."""
     return parse_selection(f"last:{number}", "identity", num_blocks, num_heads)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.edits.batch import BASE
-from evals.edits.engine import Measured
+from evals.edits.engine import MeasuredEdit
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.memorization.recovery import Evidence, rates
@@ -27,9 +27,9 @@ LOW_EXTRACTION = 0.01
 """The share of passages that an edit may leave and still count as effective."""
 
 
-def sweep_report(
+def make_sweep_report(
     task: SweepTask,
-    measured: Sequence[Measured],
+    measured: Sequence[MeasuredEdit],
     estimates: Estimates | None = None,
     bounds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def sweep_report(
     for one in measured:
         record = {**_name(one.selection, task), **_figures(one, samples.trained_on)}
         if estimates is not None:
-            figures = estimates.figures(one.selection)
+            figures = estimates.predict_one(one.selection)
             record |= {f"estimated_{name}": value for name, value in figures.items()}
         if bounds is not None and record["kind"] == "block":
             mixing = bounds["blocks"][record["blocks"][0]]
@@ -84,18 +84,18 @@ def sweep_report(
         result["bounds"] = bounds
     if estimates is not None and heldout is not None:
         passages = len(estimates.margins)
-        result["estimates"] = [_estimated(unit, estimates, heads) for unit in task.units]
+        result["estimates"] = [_record_estimate(unit, estimates, heads) for unit in task.units]
         result["estimated_on"] = {"windows": len(heldout), "passages": passages}
     return result
 
 
-def _estimated(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
+def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
     return {
         "spec": format_selection((unit,), num_heads),
         "kind": "block" if len(unit.heads) == num_heads else "head",
         "block": unit.block,
         "variant": unit.variant,
-        **estimates.figures((unit,)),
+        **estimates.predict_one((unit,)),
     }
 
 
@@ -109,7 +109,7 @@ def _record_fits(task: SweepTask) -> CalibrationRecord | None:
     return task.fitter.calibration.record(fits)
 
 
-def journal_of(
+def open_journal(
     output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
 ) -> Journal:
     """Where the progress of a sweep is kept: in a hidden file beside its output folder.
@@ -133,9 +133,9 @@ def journal_of(
     return Journal(path, settings, loaded.check_unchanged)
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Records of a report, one line each, under a line of names: those of the first."""
-    rows = [_flat(row) for row in rows]
+    rows = [_flatten(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(
         text,
@@ -148,7 +148,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     """A column for each measure of what is recovered; of each task for its value and difference."""
     plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
     tasks: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, **(row.get("recovered") or {}), **tasks}
 
 
-def best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def find_best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The edit with the least held-out loss among those that leave at most 1 % of the passages.
 
     Where none does, among those that leave the fewest. Where no held-out text was measured, all
@@ -180,7 +180,7 @@ def _name(selection: Selection, task: SweepTask) -> dict[str, Any]:
     return {"spec": named["spec"], "kind": task.edits[selection], **named}
 
 
-def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _figures(one: MeasuredEdit, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
     exact = one.exact[members]
     loss = _mean(one.heldout_nll)
     recovered = None  # where only matches were asked for
@@ -194,15 +194,15 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
         "completion_entropy": _mean(one.entropy[members]),
         "recovered": recovered,
         "heldout_loss": loss,
-        "heldout_perplexity": None if loss is None else _finite(float(np.exp(loss))),
+        "heldout_perplexity": None if loss is None else _null_if_infinite(float(np.exp(loss))),
         "heldout_kl": _mean(one.heldout_kl),
     }
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
-    return _finite(float(values.mean())) if len(values) else None
+    return _null_if_infinite(float(values.mean())) if len(values) else None
 
 
-def _finite(value: float) -> float | None:
+def _null_if_infinite(value: float) -> float | None:
     # JSON has neither NaN, for what was not measured, nor infinity, for a perplexity beyond reach.
     return value if np.isfinite(value) else None

@@ -7,30 +7,22 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evals.running.request import Measuring
-from surgery.variants import VARIANTS
+from evals.running.request import Choosing
 
 
-class SweepRequest(Measuring):
+class SweepRequest(Choosing):
     """Edits of `model`, measured on `samples` and on held-out text.
 
-    - `variant`: what a block becomes. Empty: all if there is calibration text, else those that need
-      none. `last`, `ranges`, `heads`: edits beside every single block.
-    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
+    - `last`, `ranges`, `heads`: edits beside every single block.
     - `exact_only`: measure only which passages are recited.
-    - `tasks`, names with commas between, or `suite`: run these lm-eval tasks under every edit, too.
+    - `tasks`, names with commas between, or `suite`: also run these lm-eval tasks under every edit.
       `include_path`: where more tasks are. `limit`: documents of each, or a share below 1.
     - `bounds`, `estimate`: also bound what mixing adds to each block; also estimate every head.
     """
 
-    model: str
-    samples: str
-    variant: tuple[str, ...] = ()
     last: bool = True
     ranges: bool = False
     heads: bool = False
-    corpus: tuple[Path, ...] = ()
-    calibration: tuple[str, ...] = ()
     exact_only: bool = False
     tasks: str | None = None
     suite: Literal["standard", "lab"] | None = None
@@ -62,8 +54,3 @@ class SweepRequest(Measuring):
             return tuple(SUITES[self.suite])
         names = [] if self.tasks is None else self.tasks.split(",")
         return tuple(dict.fromkeys(name.strip() for name in names))
-
-    def variants(self, *, fits: bool) -> tuple[str, ...]:
-        """What a block or head becomes, each once. `fits`: there is calibration text."""
-        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
-        return tuple(dict.fromkeys(self.variant or default))

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.bounds.divergence import bounds
+from evals.bounds.divergence import measure_bounds
 from evals.edits.batch import BASE
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.recovery import recovery_of
-from evals.search.estimates import Estimates, look
+from evals.search.estimates import Estimates, estimate_units
 from evals.search.halves import Half
 from evals.sweep.pictures import PICTURES, draw_pictures
-from evals.sweep.report import as_csv, journal_of, sweep_report
+from evals.sweep.report import format_csv, make_sweep_report, open_journal
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import SweepTask, open_sweep
 from surgery.output import atomic_folder, check_output, known_by, write_lines, write_text
 from surgery.processes import current_processes, leave_launch
 
 BOUND_WINDOWS = 32
-"""Windows of held-out text for `bounds`, at least, if there are so many."""
+"""Windows of held-out text for `measure_bounds`, at least, if there are so many."""
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = known_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
@@ -46,10 +46,10 @@ def sweep(
     task = open_sweep(request, say, progress)
     journals: list[Journal] = []
     if folder is not None and current_processes().is_main:  # others need not know what the model is
-        journals.append(journal_of(folder, task))
+        journals.append(open_journal(folder, task))
         if task.benchmarks is not None:
             questions = task.benchmarks.identify(task.sizes)
-            journals.append(journal_of(folder, task, questions))
+            journals.append(open_journal(folder, task, questions))
     journal, task_journal = (*journals, None, None)[:2]
     with progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
         measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
@@ -57,11 +57,11 @@ def sweep(
     estimates = _estimate(task, progress) if task.units else None
     if not leave_launch():
         return None
-    result = sweep_report(task, measured, estimates, _bound(task, progress))
+    result = make_sweep_report(task, measured, estimates, _bound(task, progress))
     if task.benchmarks is not None:
-        from evals.sweep.tasks import with_tasks
+        from evals.sweep.tasks import add_tasks
 
-        result = with_tasks(result, task.benchmarks, runs, task.sizes)
+        result = add_tasks(result, task.benchmarks, runs, task.sizes)
     for warning in result["warnings"][len(task.warnings) :]:
         say(f"warning: {warning}")
     if folder is not None:
@@ -99,7 +99,7 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
         every = range(task.loaded.dimensions.num_blocks)
         fits = task.fitter.fits_alone(every, {unit.variant for unit in task.units})
     with progress("estimate", None) as advance:
-        return look(
+        return estimate_units(
             task.loaded.model,
             Half(task.samples, task.heldout),
             recited if recited.any() else members,
@@ -116,14 +116,14 @@ def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
         return None
     windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
     with progress("bounds", len(windows)) as advance:
-        return bounds(task.loaded.model, windows, advance=advance)
+        return measure_bounds(task.loaded.model, windows, advance=advance)
 
 
 def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
     """sweep.json, sweep.csv, pictures of them, and config.yaml: all at once."""
     with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
-        write_text(partial / "sweep.csv", as_csv([result["base"], *result["edits"]]))
+        write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))
         if "estimates" in result:
-            write_text(partial / "estimates.csv", as_csv(result["estimates"]))
+            write_text(partial / "estimates.csv", format_csv(result["estimates"]))
         draw_pictures(result, partial)

@@ -20,7 +20,7 @@ from evals.inputs import (
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.windows import control_windows
-from evals.search.units import possible, units
+from evals.search.units import keep_possible, list_units
 from evals.sweep.edits import Kind, drop_refused, list_edits
 from evals.sweep.request import SweepRequest
 from surgery.fitting.fitter import Fitter
@@ -62,7 +62,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     """
     model = request.model
     fits = bool(request.calibration) or (request.estimate and lab_of(model) is not None)
-    variants = request.variants(fits=fits)
+    variants = request.list_variants(fits=fits)
     passages = open_passages(request.samples, request)
     texts = [] if request.exact_only else needed_texts(request.corpus, model)
     calibrated = calibration_text(request.calibration, model, variants)
@@ -77,8 +77,8 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:
-        some = units(size.num_blocks, size.num_heads, "mixed", variants)
-        every, reasons = possible(some, editable.refusal)
+        some = list_units(size.num_blocks, size.num_heads, "mixed", variants)
+        every, reasons = keep_possible(some, editable.refusal)
         refused = {variant: str(why) for (_, variant), why in reasons.items()} | refused
     warnings = [f"single heads with {name} are left out: {why}" for name, why in refused.items()]
     for warning in warnings:
@@ -87,9 +87,9 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     fitter = fitter_for(plans, calibrated, loaded, progress=progress)
     sizes = {}
     if benchmarks is not None:
-        from evals.sweep.tasks import batch_sizes
+        from evals.sweep.tasks import choose_batch_sizes
 
-        sizes = batch_sizes(benchmarks, loaded, request.batch_size)
+        sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
     engine = Engine(
         loaded.model,
         rows,

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from evals.benchmarks.running import Benchmarks, TaskRun
-from evals.benchmarks.scores import Scores, main_metric
-from evals.benchmarks.tasks import ability
+from evals.benchmarks.scores import Scores, choose_metric
+from evals.benchmarks.tasks import classify_ability
 from evals.edits.batch import BASE
 from evals.edits.sharing import FitsBlocks
 from evals.evaluation.comparing import compare_scores
@@ -24,7 +24,7 @@ _OF_RUN = ("results", "aggregation", "higher_is_better")
 _OF_SAMPLE = ("filter", "metrics", "doc_hash")
 
 
-def batch_sizes(
+def choose_batch_sizes(
     benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None
 ) -> dict[str, int]:
     """Task → rows at a time: `batch_size`, by default what memory allows.
@@ -63,9 +63,9 @@ def run_tasks(
     )
     advance(len(done))
     record = journal if processes.is_main else None
-    with nullcontext() if record is None else record.appending():
+    with nullcontext() if record is None else record.open_to_append():
         for selection in (BASE, *edits)[len(done) :]:
-            with _edit(loaded, selection, fitter):
+            with _put_in_force(loaded, selection, fitter):
                 found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
             done.append(found)
             advance(1)
@@ -74,7 +74,7 @@ def run_tasks(
     return done
 
 
-def _edit(
+def _put_in_force(
     loaded: LoadedModel, selection: Selection, fitter: FitsBlocks | None
 ) -> AbstractContextManager[None]:
     """Puts an edit in force; nothing for the base model."""
@@ -98,7 +98,7 @@ def _run(benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int) -> T
     return {**{key: run[key] for key in _OF_RUN}, "samples": samples}
 
 
-def with_tasks(
+def add_tasks(
     result: dict[str, Any],
     benchmarks: Benchmarks,
     runs: Sequence[TaskRuns],
@@ -117,7 +117,7 @@ def with_tasks(
         found = _scores(benchmarks, name, run)
         if not found:
             raise MeasurementError("has no metric that can be compared", where=f"task {name}")
-        metric = main_metric(found)
+        metric = choose_metric(found)
         main[name] = metric, found[metric]
     edits = []
     for record, one in zip(result["edits"], runs[1:], strict=True):
@@ -140,7 +140,7 @@ def with_tasks(
             "num_fewshot": config.num_fewshot,
             "limit": benchmarks.limit,
             "batch_size": sizes[name],
-            "ability": ability(config.output_type, config.metadata or {}),
+            "ability": classify_ability(config.output_type, config.metadata or {}),
             "metric": metric,
             "higher_is_better": scores.higher_is_better,
             "share": scores.aggregation == "mean",
