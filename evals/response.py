@@ -1,4 +1,4 @@
-"""What editing any heads or blocks would do, to first order, from a few passes over the text.
+"""Estimates what any edit of heads or blocks would do, to first order, in a few passes.
 
 A response is the derivative of a scalar of the model's predictions along an edit: how much the
 scalar changes as the edit is blended in. Responses of edits add up. One pass forward and a few back

@@ -299,7 +299,7 @@ def broken(name: str) -> Any:
             tokens_of(1, 8),
             UnsupportedError,
             "attention_free_gpt_neox: a compact checkpoint has blocks without attention, so there "
-            "are no weights to look at (expected gpt_neox); use the model it was made from",
+            "is nothing to bound (expected gpt_neox); use the model it was made from",
         ),
         (
             lambda: broken("gpt_neox.layers.2.attention.dense.weight"),

@@ -1,6 +1,6 @@
-"""Benchmarks through lm-eval: tasks by name, run on a loaded model, kept document by document.
+"""Runs lm-eval tasks on a loaded model, and keeps the scores of every document.
 
-A `TaskRun` is plain JSON, so that it can be kept and compared.
+A `TaskRun` is plain JSON, which you can store and compare.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ and `samples` as lm-eval gives them; `aggregation` (metric → name), `batch_siz
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Loaded tasks, and how they are asked. `limit`: documents, or below 1 a share of them.
+    """Loaded tasks and their settings. `limit`: documents, or below 1 a share of them.
 
-    `names`: the tasks, groups and patterns that were asked for.
+    `names`: the requested tasks, groups, and patterns.
     """
 
     tasks: dict[str, Any]
@@ -60,10 +60,10 @@ class Benchmarks:
         num_fewshot: int | None = None,
         limit: float | None = None,
     ) -> Benchmarks:
-        """Loads tasks by name, group, tag or pattern, and the data they need.
+        """Loads tasks by name, group, tag, or pattern, and the data they need.
 
-        What was downloaded before, or is local, needs no network. Raises `MeasurementError` for a
-        name that no task has, data that cannot be fetched, or a task file that does not load.
+        Local and downloaded data need no network. Raises `MeasurementError` for a name that no task
+        has, data that it cannot fetch, or a task file that does not load.
         """
         with silence():
             found, manager = find_tasks(names, include_paths, TaskManager)
@@ -85,11 +85,11 @@ class Benchmarks:
         return digest.hexdigest()
 
     def identify(self, sizes: dict[str, int]) -> dict[str, Any]:
-        """What the tasks ask: equal for equal tasks, documents and rows at a time (`sizes`)."""
+        """Identifies the questions: equal for equal tasks, documents, and batch sizes (`sizes`)."""
         return {name: [self.fingerprint(name), self.limit, size] for name, size in sizes.items()}
 
     def batch_size(self, name: str, loaded: LoadedModel) -> int:
-        """Rows at a time for a task: what its longest document allows, up to what helps."""
+        """Rows at a time for a task: as many as its longest document allows and as help."""
         from evals.running.batching import rows_per_batch
 
         task, config = self.tasks[name], loaded.model.config
@@ -108,12 +108,12 @@ class Benchmarks:
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
     ) -> TaskRun:
-        """One task on one model. `advance` is told the rows that went through it.
+        """Runs one task on one model. `advance` gets the number of rows just done.
 
         The current processes share the batches of tasks that are scored by likelihood: the figures
         are those of one.
 
-        Raises `MeasurementError` in one line, whatever lm-eval and the task's code raise.
+        Raises `MeasurementError` in one line for any error of lm-eval and the task's code.
         """
         task = self.tasks[name]
         try:
@@ -132,7 +132,7 @@ class Benchmarks:
                     torch_random_seed=SEEDS["torch"],
                     fewshot_random_seed=SEEDS["fewshot"],
                 )
-            results: Any = current_processes().agree(found)  # of the main one alone
+            results: Any = current_processes().agree(found)  # only the main process has results
         except Exception as error:  # a task file may hold any code
             raise explain_failure(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -146,13 +146,13 @@ class Benchmarks:
         return plain
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
-        """What each document scored, by metric: see `collect_scores`."""
+        """Scores of each document, by metric: see `collect_scores`."""
         return collect_scores(name, run, self.tasks[name].aggregation())
 
 
 _ALIKE = ("results", "n-shot", "higher_is_better", "n-samples", "samples")
 _PER_TASK = {"configs": "config", "versions": "version", **dict(zip(_ALIKE, _ALIKE, strict=True))}
-"""lm-eval's keys of what it gives for each task, and ours."""
+"""lm-eval's keys of the results of each task, and ours."""
 
 
 def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
@@ -176,12 +176,12 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
             tracker.save_results_samples(task_name=task, samples=rows)
     lines = sorted(path.read_bytes().count(b"\n") for path in folder.rglob("samples_*.jsonl"))
     expected = sorted(len(rows) for rows in samples.values())
-    if lines != expected or not _is_whole(folder):  # it logs what fails, and goes on
-        raise OutputError("lm-eval's results cannot be written", where=folder)
+    if lines != expected or not _is_whole(folder):  # lm-eval only logs a failure
+        raise OutputError("cannot write lm-eval's results", where=folder)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether its one file of results is there, to its end."""
+    """Whether its one file of results is there and complete."""
     try:
         (results,) = folder.rglob("results_*.json")
         json.loads(results.read_bytes())

@@ -57,7 +57,7 @@ def measure_bounds(
     totals, most = np.zeros((2, len(blocks), 3))
     carried = np.zeros((len(blocks), len(blocks) + 2))
     check_head(model, torch.from_numpy(windows[:1, :4].astype(np.int64)))
-    # A quarter: weights and their geometry in float64 come on top of what a pass holds.
+    # A quarter: attention weights and distances in float64 come on top of a usual pass.
     size = batch_size or max(1, rows_per_batch(model, windows.shape[1]) // 4)
     with ExitStack() as undo:
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
@@ -129,7 +129,7 @@ def _run_unedited(
 
 
 def _run_edits(model: PreTrainedModel, edits: Sequence[Replacements], base: Run) -> Floats:
-    """What each edit changes, summed over tokens: `propagation` and `logits_kl`, [L, L + 2].
+    """Sums over tokens of what each edit changes: `propagation` and `logits_kl`, [L, L + 2].
 
     Blocks below an edit do not run again. Memory: 2 L residuals of one batch.
     """
@@ -168,7 +168,7 @@ def _sum_relative(edited: torch.Tensor, base: torch.Tensor) -> float:
 
 
 def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions:
-    """The model's sizes, where bounds can be computed."""
+    """Checks that bounds can be computed, and returns the model's sizes."""
     config = model.config.to_dict()
     family = family_of(config)
     dimensions = family.dimensions(config)

@@ -1,4 +1,4 @@
-"""What attention's mixing adds at each token of a block, and two upper bounds on it.
+"""Measures what attention's mixing adds at each token of a block, and two upper bounds on it.
 
 For head h, a^h are the attention weights, M_h = W_O^h W_V^h, and x is what attention reads. The
 branch's output with attention, less its output where every token attends only to itself, is

@@ -1,4 +1,4 @@
-"""One batch of rows under the base model and under every edit of it: the inner loop.
+"""Measures one batch of rows under the base model and every edit: the inner loop.
 
 Shape letters: B rows, P prefix tokens, S suffix tokens, T tokens that are read, d width.
 """
@@ -26,7 +26,7 @@ from surgery.editing.replacements import Replacements
 from surgery.selection import Selection
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Name of a measure -> its value for each row [B]; of `right`, for each suffix token [B, S]."""
+"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
 Edits = Callable[[Branch], Replacements]
@@ -35,11 +35,11 @@ Edits = Callable[[Branch], Replacements]
 
 @dataclass(frozen=True)
 class EditedBatch:
-    """Rows to read, and what to measure of them.
+    """Rows to read, and what to measure on them.
 
     - `tokens`: int32 [B, P + S].
     - `prefix_length`: P of memorized rows; None for held-out text.
-    - `exact_only`: only where greedy decoding leaves the suffix.
+    - `exact_only`: find only where greedy decoding leaves the suffix.
     """
 
     tokens: Tokens
@@ -52,12 +52,12 @@ class EditedBatch:
     def measure(
         self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
     ) -> Iterator[tuple[Selection, Columns]]:
-        """The measures of the base model, then those of every branch that is to be measured.
+        """Yields the measures of the base model, then those of every requested branch.
 
-        A branch continues its parent's pass. With `exact_only`, one from which no other continues
-        stops at each row's first wrong token.
+        A branch continues its parent's pass. With `exact_only`, a branch without children stops at
+        each row's first wrong token.
         """
-        # The last token predicts nothing that is measured, so it is not read.
+        # The last token predicts nothing to measure, so the model does not read it.
         tokens = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
         base = run_tokens(model, tokens, keep={branch.start for branch in tree})
         yield BASE, self._columns(model, base, None)

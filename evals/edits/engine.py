@@ -1,4 +1,4 @@
-"""Measures many edits of one model: what it recites, and what the edit costs on held-out text.
+"""Measures many edits of one model: what it recites, and what each costs on held-out text.
 
 The base model runs once over every batch and keeps what each block was given. Every edit is a pass
 from its lowest block on; nothing is decoded. Memory holds the states of one batch.
@@ -33,7 +33,7 @@ from surgery.selection import Selection, blocks_of
 
 @dataclass(frozen=True)
 class MeasuredEdit:
-    """What one edit gives. Scores that were not asked for are NaN.
+    """The scores of one edit. Those that were not requested are NaN.
 
     - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens;
       [N, 0] where only exact matches were asked for. `log_p_z`: of drawing the suffix (`Sampling`).
@@ -56,7 +56,7 @@ class MeasuredEdit:
 
     @property
     def evidence(self) -> Evidence:
-        """What an attacker has of the passages."""
+        """What an attacker knows of the passages."""
         return Evidence(self.right, self.log_p_z)
 
 
@@ -105,7 +105,7 @@ class Engine:
         return self.measure([BASE])[0]
 
     def work(self, selections: Iterable[Selection]) -> int:
-        """About how many rows `measure` will tell `advance` of."""
+        """About how many rows `measure` will report to `advance`."""
         return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
 
     def measure(

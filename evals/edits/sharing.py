@@ -1,4 +1,4 @@
-"""What edits of one model share: passes up to where they differ, and new tensors of a block.
+"""Shares work among edits of one model: passes up to where they differ, and new tensors.
 
 Edits that agree up to some block give the same states up to there, so they form a tree. An edit
 that adds blocks to another continues its pass; the base model is the root.
@@ -34,7 +34,7 @@ _Key = tuple[str, Selection, Selection]
 class Branch:
     """An edit, and where its pass leaves that of its parent: at the input of block `start`.
 
-    `measured` is false where nobody asked for the edit itself and others begin with it.
+    `measured` is false if only others that begin with the edit are requested.
     """
 
     selection: Selection
@@ -44,17 +44,17 @@ class Branch:
 
     @property
     def exits(self) -> tuple[int, ...]:
-        """The blocks whose inputs the children take up, ascending."""
+        """The blocks at whose inputs the children start, ascending."""
         return tuple(sorted({child.start for child in self.children}))
 
     @property
     def wanted(self) -> Selection:
-        """An edit that was asked for and begins with this one: itself, where it was."""
+        """A requested edit that begins with this one: itself, if it is requested."""
         return self.selection if self.measured else self.children[0].wanted
 
 
 def grow_tree(selections: Collection[Selection]) -> tuple[Branch, ...]:
-    """The branches that leave the base model, for edits none of which is empty."""
+    """Builds the branches that leave the base model. None of the edits is empty."""
     by_block = {
         tuple(tuple(parts) for _, parts in groupby(selection, key=lambda part: part.block))
         for selection in selections
@@ -63,7 +63,7 @@ def grow_tree(selections: Collection[Selection]) -> tuple[Branch, ...]:
 
 
 def walk_branches(tree: Iterable[Branch]) -> Iterator[Branch]:
-    """All branches, each before those that go on from it."""
+    """Yields all branches, each before its children."""
     for branch in tree:
         yield branch
         yield from walk_branches(branch.children)
@@ -72,7 +72,7 @@ def walk_branches(tree: Iterable[Branch]) -> Iterator[Branch]:
 def _grow(
     stem: tuple[Selection, ...], paths: Sequence[tuple[Selection, ...]]
 ) -> tuple[Branch, ...]:
-    """Branches for paths that all begin with `stem` and go on. A path: the parts of each block."""
+    """Builds branches for paths that extend `stem`. A path: the parts of each block."""
     depth, found = len(stem), []
     for step, group in groupby(paths, key=lambda path: path[depth]):
         path, members = (*stem, step), list(group)
@@ -88,7 +88,7 @@ def _grow(
 
 
 class FitsBlocks(Protocol):
-    """A `surgery.fitting.fitter.Fitter`, or what has its fits already."""
+    """A `surgery.fitting.fitter.Fitter`, or an object that already has its fits."""
 
     def fits(self, selection: Sequence[Part]) -> dict[int, Fit]:
         """Block -> fit, for the blocks that a fitted variant is in."""
@@ -97,8 +97,8 @@ class FitsBlocks(Protocol):
 class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
-    A block's new tensors are the same in every edit. Those that most edits want are kept, as far as
-    there is room; others are computed for every batch. Arguments as for `Engine`.
+    A block's new tensors are the same in every edit. Those that most edits need are kept, as far as
+    memory has room; others are computed for every batch. Arguments as for `Engine`.
     """
 
     def __init__(self, editable: Editable, *, layout: str, fitter: FitsBlocks | None) -> None:
@@ -107,7 +107,7 @@ class SharedEdits:
 
     @contextmanager
     def tree(self, selections: Sequence[Selection]) -> Iterator[tuple[Branch, ...]]:
-        """The branches of edits, none of them empty; in the end nothing is kept.
+        """Yields the branches of edits, none of them empty, and keeps nothing afterward.
 
         Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
         """
@@ -117,7 +117,7 @@ class SharedEdits:
             if self._fitter is None:
                 check_fitted(plan, {})
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
-        # What is shared is computed in one layout, so that it is the same to the last bit.
+        # Edits share work only within a layout, so that it is the same to the last bit.
         tree = tuple(branch for name in sorted(by_layout) for branch in grow_tree(by_layout[name]))
         planned = [(branch, self._plan(branch)) for branch in walk_branches(tree)]
         wanted = Counter(
@@ -166,7 +166,7 @@ class SharedEdits:
 
 
 def _list_own_blocks(branch: Branch, plan: Plan) -> tuple[int, ...]:
-    """The blocks of an edit that its own pass goes through; it takes up what others gave."""
+    """Lists the edited blocks of its own pass; earlier ones belong to its parents."""
     return tuple(block for block in plan.blocks if block >= branch.start)
 
 

@@ -1,4 +1,4 @@
-"""How many rows go through the model together: what memory allows, up to what helps."""
+"""Chooses how many rows go through the model together: as many as fit and help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surgery.errors import MeasurementError
 from surgery.processes import current_processes
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
-"""More tokens at a time no longer make a pass faster, and would need memory for nothing."""
+"""More tokens at a time only need more memory and make no pass faster."""
 _SHARE_OF_MEMORY = 0.5
 
 

@@ -1,7 +1,7 @@
-"""The exact match alone, as cheaply as it can be had.
+"""Finds exact matches and first divergences alone, as cheaply as possible.
 
 Greedy decoding repeats a suffix if and only if the teacher-forced argmax is right everywhere, so a
-row is finished at its first wrong token: most rows of an edited model need neither the blocks nor
+row is finished at its first wrong token. Most rows of an edited model need neither the blocks nor
 the vocabulary projection for the rest of their suffix.
 
 Shape letters: B rows, P prefix tokens, S suffix tokens, d width.
@@ -23,9 +23,9 @@ from evals.running.runs import run_from_block
 
 @torch.inference_mode()
 def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Tensor:
-    """Where the most likely tokens first leave each suffix; S where they never do.
+    """Finds where the most likely tokens first leave each suffix; S if they never do.
 
-    1, 2, 4, 8, … positions go through the head, and rows that have left are not in the next ones.
+    1, 2, 4, 8, … positions go through the head, each time without the rows that have left.
 
     **Arguments:** `hidden`: [B, S, d] final hidden states of the token before each suffix token;
     `suffix`: int64 [B, S].
@@ -48,11 +48,11 @@ def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> 
 def read_divergences(
     model: PreTrainedModel, tokens: torch.Tensor, prefix_length: int
 ) -> torch.Tensor:
-    """Where greedy decoding first leaves each suffix, leaving off a row there.
+    """Finds where greedy decoding first leaves each suffix, and reads no row beyond that.
 
     **Arguments:** `tokens`: int64 [B, P + S]; `prefix_length`: P.
 
-    Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
+    Returns int64 [B] on the CPU: the position in the suffix; S if the row is exact.
     """
     read = partial(hidden_states, model, use_cache=True)
     return _read_until_divergence(
@@ -83,8 +83,8 @@ def _read_until_divergence(
     suffix: torch.Tensor,
     size: int,
 ) -> torch.Tensor:
-    """The prefix and the first `size` tokens of the suffix are read, then 4, 8, 16, … more of them
-    for the rows that are left, with the keys and values of what was read.
+    """Reads the prefix and the first `size` tokens of the suffix, then 4, 8, 16, … more of them for
+    the rows that are left, with the keys and values so far.
 
     **Arguments:** `read`: some of `given` [B, P + S - 1, …] and a `cache` (None at first) → final
     hidden states, and the cache; `suffix`: int64 [B, S]. Returns int64 [B] on the CPU.

@@ -1,4 +1,4 @@
-"""What a command or a Python caller asks for: frozen, typed, checked, and kept as a file."""
+"""Requests of a command or a Python caller: frozen, typed, checked, and kept as a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Request(Record):
 
     @classmethod
     def of(cls: type[R], options: Mapping[str, Any], **more: Any) -> R:
-        """Filled from those of the options that it has, and from `more`.
+        """Fills the request from the options that it has, and from `more`.
 
         Raises `pydantic.ValidationError`, a `ValueError`.
         """
@@ -34,7 +34,7 @@ class Request(Record):
 
 
 class Running(Request):
-    """How models are run. `device` None: a GPU if there is one; `batch_size` None: as many rows as
+    """How to run models. `device` None: a GPU if there is one; `batch_size` None: as many rows as
     memory allows."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -44,7 +44,7 @@ class Running(Request):
 
 
 class Measuring(Running):
-    """How passages are cut, and which revision of a Hub model is run. Lengths are in tokens; None:
+    """How to cut passages, and which revision of a Hub model to run. Lengths are in tokens; None:
     32, or a pair's own."""
 
     revision: str | None = None
@@ -73,7 +73,7 @@ class Choosing(Measuring):
 
 
 def format_config(options: Mapping[str, Any]) -> str:
-    """Options by name as YAML, those that are not given left out. Files lose their paths."""
+    """Formats the given options by name as YAML. Files lose their paths."""
     import yaml
 
     plain = {name: _plain(value) for name, value in options.items()}
@@ -82,7 +82,7 @@ def format_config(options: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As YAML has it, and as the option takes it again."""
+    """The value in YAML, in a form that the option accepts again."""
     if isinstance(value, dict):
         return [f"{key}={limit}" for key, limit in value.items()]
     if isinstance(value, list | tuple):

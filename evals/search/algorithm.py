@@ -1,14 +1,14 @@
-"""Which blocks and heads: a search for the edit that meets a goal at the least cost.
+"""Searches for the edit, a set of units, that meets a goal at the least cost.
 
-Without estimates all sets of units are measured, and the answer is the best there is. With them:
+Without estimates, it measures all sets of units, and the answer is the best there is. With them:
 
-1. Sets are composed that should leave less and less recovered, and measured.
-2. Round by round, the search composes sets anew, and measures them and some that differ by one unit
-   from the best so far, until two rounds find nothing better.
-3. A few whole blocks and pairs of them are measured, where they might be better: a plain scan finds
-   those. Then step 2 again.
+1. Compose sets that should leave less and less recovered, and measure them.
+2. In rounds, compose new sets, and measure them and some that differ from the best so far by one
+   unit, until two rounds find nothing better.
+3. Measure a few whole blocks and pairs of blocks that might be better: a plain scan finds those.
+   Then repeat step 2.
 
-Every measurement corrects the estimates. What was measured decides what is accepted. Nothing here
+Every measurement corrects the estimates. Only measurements decide what is accepted. Nothing here
 knows about models: `evaluate` gives points for selections.
 """
 
@@ -26,10 +26,10 @@ from evals.search.points import EditPoint
 from evals.search.units import list_sets, merge_units
 from surgery.selection import Part, Selection
 
-_STEPS = 5  # sets that are measured at first
-_TRIED = 6  # sets that are measured in a round
+_STEPS = 5  # sets to measure first
+_TRIED = 6  # sets to measure in a round
 _PATIENCE = 2  # rounds that may find nothing better
-_FAR_OFF = np.array([-0.4, 1.0])  # an error that is allowed for: logarithms of cost and of drift
+_FAR_OFF = np.array([-0.4, 1.0])  # an error to allow for: logarithms of cost and of drift
 
 Start = tuple[Indices, Indices]
 """A set to change by a unit, and the units that may be in it."""
@@ -46,16 +46,16 @@ def find(
     holds: Callable[[Selection], bool] = lambda selection: True,
     max_evaluations: int,
 ) -> Found:
-    """Looks for the selection of `units` that meets `goal` at the least cost.
+    """Finds the selection of `units` that meets `goal` at the least cost.
 
     The same points give the same answer.
 
     **Arguments:**
 
-    - `units`: what may be edited, all different.
-    - `estimates`: of `units`; None: all sets of them are measured.
-    - `holds`: which selections may be measured.
-    - `max_evaluations`: how many edits may be measured, the unedited model not counted.
+    - `units`: parts that may be edited, all different.
+    - `estimates`: of `units`; None: measure all sets of them.
+    - `holds`: whether a selection may be measured.
+    - `max_evaluations`: edits to measure at most, not counting the unedited model.
     """
     (base,) = evaluate([()])
     found = Found(evaluate, tuple(units), goal, holds, base, max_evaluations, estimates)
@@ -72,7 +72,7 @@ def find(
 
 
 def _improve(found: Found, aim: float) -> None:
-    """Rounds of sets that may be better than the best, until that helps no more."""
+    """Measures rounds of sets that may beat the best, until that no longer helps."""
     best, stale, more = found.best, 0, True
     while more and stale < _PATIENCE:
         sets = _compose_sets(found, aim) + _compose_sets(found, _aim_between(found))
@@ -85,9 +85,9 @@ def _improve(found: Found, aim: float) -> None:
 
 @dataclass
 class Found:
-    """What was measured: sets of units, by index, and their points. Arguments as for `find`.
+    """The measured sets of units, by index, with their points. Arguments as for `find`.
 
-    `estimates` are corrected by every measurement; None where all sets are measured.
+    Every measurement corrects `estimates`; None where all sets are measured.
     """
 
     evaluate: Evaluate
@@ -100,7 +100,7 @@ class Found:
     measured: dict[Indices, EditPoint] = field(default_factory=dict)
 
     def measure(self, sets: Iterable[Indices], most: int | None = None) -> bool:
-        """Measures the first `most` of `sets` that are new and may be, as far as the budget goes.
+        """Measures the first `most` of `sets` that are new and allowed, within the budget.
 
         Returns whether there were any.
         """
@@ -122,10 +122,10 @@ class Found:
 
     @property
     def met(self) -> list[Indices]:
-        """What meets the goal, best first; what may miss it on other passages comes last.
+        """The sets that meet the goal, best first; those that may miss it on others come last.
 
-        A set that was composed on the passages at hand may fit no others. One or two whole blocks
-        are too few to choose from for that.
+        A set composed on the passages at hand may fit no other passages. One or two whole blocks
+        leave too little choice for that.
         """
         some = [chosen for chosen, p in self.measured.items() if self.goal.met(p, self.base)]
         return sorted(some, key=lambda s: (self.is_doubtful(s), self.goal.order(self.measured[s])))
@@ -138,7 +138,7 @@ class Found:
 
     @property
     def best(self) -> Indices:
-        """What meets the goal best; where nothing does, what leaves least."""
+        """The set that meets the goal best; if none does, the one that leaves least."""
         by_rate = sorted(self.measured, key=lambda chosen: self.measured[chosen].recovered)
         return next(iter([*self.met, *by_rate]), Indices())
 
@@ -153,7 +153,7 @@ def _compose_sets(found: Found, rate: float) -> list[Indices]:
 
 
 def _aim_between(found: Found) -> float:
-    """The rate, on a logarithmic scale, between sets on this and on that side of the goal."""
+    """The rate halfway, on a logarithmic scale, between sets on either side of the goal."""
     rates = {chosen: float(found.guide.predict(chosen).rate[0]) for chosen in found.measured}
     beyond = {one for one, point in found.measured.items() if found.goal.beyond(point, found.base)}
     high = min((rates[one] for one in rates if one not in beyond), default=found.base.recovered)
@@ -162,7 +162,7 @@ def _aim_between(found: Found) -> float:
 
 
 def _start_from_blocks(found: Found) -> Iterator[Start]:
-    """Whole blocks, alone and in pairs."""
+    """Starts at single blocks, and at pairs of blocks."""
     for pool in found.guide.pools:
         whole = pool & found.guide.blocks
         for begin in [Indices(), *(Indices([one]) for one in sorted(whole))]:
@@ -170,14 +170,14 @@ def _start_from_blocks(found: Found) -> Iterator[Start]:
 
 
 def _start_near_best(found: Found) -> Iterator[Start]:
-    """What differs by a unit from the best, and from the cheapest that meets the goal."""
+    """Starts at the best set, and at the cheapest that meets the goal."""
     met = sorted(found.met, key=lambda one: found.goal.order(found.measured[one]))
     for begin in dict.fromkeys([found.best, *met[:1]]):
         yield from ((begin, pool) for pool in found.guide.pools if begin <= pool)
 
 
 def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[Indices]:
-    """What might be better than the best if the estimates were far off, best first."""
+    """Sets that could beat the best if the estimates were far off, best first."""
     guide = found.guide
     (kl,), (rate,) = guide.predict(found.best)
     price = kl / max(np.log(found.base.recovered / max(rate, 1e-6)), 1e-3)  # that the best pays

@@ -1,4 +1,4 @@
-"""Sets of units: composed on estimates, changed by one unit, and valued."""
+"""Composes sets of units on estimates, changes them by one unit, and rates them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LEAST = 1e-9  # a change that is none
 
 
 def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
-    """A set that is expected to leave at most `rate`, at little cost.
+    """Composes a set that should leave at most `rate` recovered, at little cost.
 
-    Greedy: time and again it changes by the unit that lowers the rate most for its cost.
+    Greedy: each step changes the unit that lowers the rate most for its cost.
     """
     chosen = Indices()
     while True:
@@ -32,7 +32,7 @@ def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
 
 
 def rate_sets(expected: Expected, rate: float, price: float) -> Floats:
-    """The cost in nats, and `price` nats for each factor of e that stays recovered above `rate`."""
+    """The cost in nats, plus `price` nats for each factor of e by which a set exceeds `rate`."""
     return np.asarray(expected.kl + price * _measure_excess(expected, rate))
 
 
@@ -43,8 +43,10 @@ def _measure_excess(expected: Expected, rate: float) -> Floats:
 def list_changes(
     estimates: Estimates, chosen: Indices, pool: Indices, *, elsewhere: bool = False
 ) -> Changes:
-    """A unit of `pool` joins, one leaves, or one is exchanged: for one of the same heads, or with
-    `elsewhere` for any."""
+    """Lists changes: a unit of `pool` joins, one leaves, or one replaces one of the same heads.
+
+    With `elsewhere`, it may replace any.
+    """
     found = []
     for less in (-1, *sorted(chosen)):
         fits = estimates.find_free(chosen - {less})

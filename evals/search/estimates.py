@@ -1,8 +1,8 @@
-"""What sets of units would do, to first order, corrected by what was measured.
+"""Estimates what sets of units would do, to first order, corrected by measurements.
 
 A unit's responses are a row of numbers: how it moves likelihoods on held-out text, and how it moves
-the margin of every suffix token of the passages. Rows add up, so a set is estimated in
-microseconds. Units are called by their index.
+the margin of every suffix token of the passages. Rows add up, so estimating a set takes
+microseconds. An index names a unit.
 
 Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tokens, M changes.
 """
@@ -33,14 +33,14 @@ Changes = npt.NDArray[np.int64]
 """[M, 2]: the unit that leaves a set and the one that joins it; -1 is none."""
 
 DRAWS = 4
-"""Of tokens for each window: sets are chosen by these numbers, and too few can be fitted to."""
+"""Of tokens for each window. With too few, a search fits sets to the noise in them."""
 MOST_PASSAGES = 256
-"""That are looked at; each takes a pass back for every suffix token."""
+"""At most so many passages; each takes a backward pass for every suffix token."""
 NONE = np.array([[-1, -1]])
 _DRIFT = 1.4  # by how many ρ² margins fall; measured on a model of 24 blocks
-_UNSURE = 0.05  # nats of margin that every estimate is uncertain by
-_OWN = 0.15  # share of the cost that is counted unit by unit, so that noise cannot cancel cost
-_FACTORS = np.linspace(-2, 2, 33)  # logarithms; of drifts that are tried
+_UNSURE = 0.05  # uncertainty of every margin, in nats
+_OWN = 0.15  # share of the cost to count unit by unit, so that noise cannot cancel it
+_FACTORS = np.linspace(-2, 2, 33)  # logarithms of the drifts to try
 _RIDGE = 0.1  # how much an estimate counts, against 1 for a measurement
 _PART = 64  # sets at a time
 
@@ -54,7 +54,7 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Responses of units, and what they say about sets of them.
+    """Responses of units, and estimates of sets of them.
 
     - `pools`: units that one layout holds together.
     - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
@@ -76,7 +76,7 @@ class Estimates:
     corrections: Floats | float = 0.0
 
     def predict(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
-        """What a set is expected to do after each of `changes`."""
+        """Predicts what a set does after each of `changes`."""
         rows = self.cost, self.moved, self._own
         sums = [values[sorted(chosen)].sum(axis=0) for values in rows]
         found = []
@@ -131,8 +131,8 @@ class Estimates:
         """[M, N, S] summed changes of margins -> the share of passages that stays recovered [M].
 
         ρ², the mean square change within a passage, says more about other passages than the changes
-        themselves, which a set can be fitted to. A margin is taken to move by ρ at random, to fall
-        by a multiple of ρ², and to be uncertain by as much as ρ², as terms of second order do.
+        themselves, to which a search can fit a set. The model of a margin: it moves by ρ at random,
+        falls by a multiple of ρ², and is uncertain by ρ², as second-order terms are.
         """
         changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
         square = changes.square().mean(dim=-1, keepdim=True)
@@ -153,7 +153,7 @@ class Estimates:
 
     @cached_property
     def heads(self) -> Flags:
-        """[U, all heads]: which of them a unit edits."""
+        """[U, all heads]: which heads a unit edits."""
         every = sorted({(unit.block, head) for unit in self.units for head in unit.heads})
         edits = [
             [block == u.block and head in u.heads for block, head in every] for u in self.units
@@ -183,7 +183,7 @@ def estimate_units(
     *,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Estimates:
-    """Estimates of `units`, from passes over held-out windows and over passages.
+    """Estimates `units` from passes over held-out windows and over passages.
 
     **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N]; `pools`:
     units that one layout holds together, by index; `fits`: of the unedited model, by block.

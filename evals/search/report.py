@@ -1,4 +1,4 @@
-"""What a search found, as plain JSON values."""
+"""The result of a search, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from surgery.selection import Selection
 
 
 def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """The JSON object of `search --json`, but for the path of the plan.
+    """Makes the JSON object of `search --json`, without the path of the plan.
 
     Figures on samples are over members, where membership is known.
     """
@@ -52,12 +52,12 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
 
 
 def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """What was chosen, beside the unedited model and the deepest blocks, on both halves.
+    """The choice, the unedited model, and the deepest blocks, on both halves.
 
-    `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on,
-    `held_back_conclusive` whether that half is large enough to tell. They, `selected`, and
-    `held_back` are None where nothing meets the goal, `deep_blocks` where the model cannot be
-    edited so.
+    `held_back_meets_goal`: whether the choice meets the goal on the half it was not made on;
+    `held_back_conclusive`: whether that half is large enough to say. They, `selected`, and
+    `held_back` are None if nothing meets the goal; `deep_blocks` is None if the model cannot hold
+    such an edit.
     """
     here, back = task.halves
     (base, base_back), deep, selected = outcome.base, outcome.deep_blocks, outcome.selected
@@ -110,8 +110,10 @@ def _is_conclusive(task: SearchTask, selected: Twice, base: EditPoint) -> bool:
 
 
 def _count_effort(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """How many units were offered, estimated, and part of a measured edit; how close the corrected
-    estimates came; and how many rows went through the model."""
+    """Counts units offered, estimated, and measured, and rows that went through the model.
+
+    Also compares the corrected estimates with measurements.
+    """
     found, estimates = outcome.found, outcome.found.estimates
     looked, units = {"passages": 0, "windows": 0}, 0
     if estimates is not None:
@@ -169,7 +171,7 @@ def _describe_text(task: SearchTask) -> dict[str, Any]:
 
 
 def _record_fits(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any] | None:
-    """The text that the chosen edit was fitted on, and how well; None where it needs none."""
+    """The text that the chosen edit was fitted on, and how well; None if it needs none."""
     if task.fitter is None or outcome.selected is None:
         return None
     fits = task.fitter.fits(outcome.selected[0].selection)
@@ -177,7 +179,7 @@ def _record_fits(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any] | N
 
 
 def describe_question(task: SearchTask) -> dict[str, Any]:
-    """What decides every figure that is measured, and what is looked for."""
+    """Everything that the measured figures and the answer depend on."""
     fitter = task.fitter
     return {
         "model": task.loaded.identity,
@@ -198,7 +200,7 @@ def _describe_aim(task: SearchTask) -> dict[str, Any]:
 
 
 def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -> PlanFile:
-    """What `export --plan` takes. `result`: the `make_search_report` that `selection` is of."""
+    """Makes the file for `export --plan`. `result`: the search report that has `selection`."""
     kept = (
         "model", "goal", "measure", "seed", "base", "selected", "held_back", "calibration",
         "provenance",
@@ -219,7 +221,7 @@ def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any])
 
 
 def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
-    """What to say where nothing meets the goal. `folder` holds what was found."""
+    """The error if nothing meets the goal. `folder` holds the results."""
     base, front, measure = result["base"], result["front"], result["measure"]
     before = base["recovered"][measure]
     less = [edit for edit in front if edit["recovered"][measure] < before] or front
@@ -231,6 +233,6 @@ def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
         where=f"`{option}={limit:g}`",
         got=f"at best {best['spec']} {best['variant']}: {best['recovered'][measure]:.1%} recovered "
         f"at {rise:+.3f} nats per token",
-        fix=f"{folder} holds the front; ask for less, or allow more variants, `grain=mixed`, or "
+        fix=f"{folder} holds the front; relax the limit, or allow more variants, `grain=mixed`, or "
         "more `max_evaluations`",
     )

@@ -1,4 +1,4 @@
-"""A search on a loaded model: chosen on one half of passages and text, measured on the other."""
+"""Searches a loaded model: chooses on one half of the text, measures on the other."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
 _AT_ONCE = 16
-"""Edits that are measured together, and then on record."""
+"""Edits to measure together, and then to record."""
 Advance = Callable[[int], None]
 Twice = tuple[EditPoint, EditPoint]
-"""An edit on the half that chooses, and on the half that is held back."""
+"""An edit on the half to choose on, and on the half that is held back."""
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search gives. `deep_blocks`: what it is compared with; None where it cannot be.
+    """The result of a search. `deep_blocks`: the edit to compare with; None if there is none.
 
-    - `selected` is None where nothing meets the goal. Its fitted parts are fitted as an export fits
-      them, each block after the edits below it.
-    - `points`: of every edit that was measured; `refitted`: those whose fits are such. The others
-      have the fits of the unedited model.
+    - `selected` is None if nothing meets the goal. Its fits are those of an export: each block
+      after the edits below it.
+    - `points`: of every measured edit; `refitted`: those with such fits. The others have the fits
+      of the unedited model.
     """
 
     found: Found
@@ -45,7 +45,7 @@ class SearchOutcome:
 
     @property
     def best(self) -> Selection:
-        """What was selected; where nothing was, what leaves least."""
+        """The selected edit; if there is none, the one that leaves least."""
         if self.selected:
             return self.selected[0].selection
         least = min(self.points.values(), key=lambda point: (point.recovered, point.heldout_kl))
@@ -54,7 +54,7 @@ class SearchOutcome:
 
 @dataclass(frozen=True)
 class UneditedFits:
-    """In place of a fitter: fits of the unedited model, whatever is edited below a block."""
+    """Replaces a fitter: fits of the unedited model, whatever is edited below a block."""
 
     by_block: Mapping[int, Fit]
 
@@ -71,11 +71,11 @@ def run_search(
     journal: Journal | None = None,
     earlier: Mapping[Selection, EditPoint] | None = None,
 ) -> SearchOutcome:
-    """Searches. `advance` is told of rows done for measured edits, `looked` of those for estimates.
+    """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
 
-    **Arguments:** `journal`: to keep what is measured; `earlier`: what was.
+    **Arguments:** `journal`: records what is measured; `earlier`: what was measured before.
 
-    Raises `MeasurementError` where the unedited model leaves nothing to search for.
+    Raises `MeasurementError` if the unedited model leaves nothing to search for.
     """
     engines = task.engines(task.request.layout, task.fitter)
     base = _measure_twice(task, engines, BASE)
@@ -111,9 +111,9 @@ def _find(
     advance: Advance,
     looked: Advance,
 ) -> Found:
-    """Guided by estimates, with fits of the unedited model, unless all sets can be measured.
+    """Searches with estimates and fits of the unedited model, unless it can measure all sets.
 
-    `known` points are not measured again.
+    Does not measure `known` points again.
     """
     estimates = None
     if not task.exhaustive:
@@ -155,15 +155,15 @@ def _find(
 
 
 def _fits_stay(selection: Selection) -> bool:
-    """Whether nothing is edited below what is fitted."""
+    """Whether no edit lies below a fitted one."""
     lowest = selection[0].block
     return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
 def _deep_blocks(task: SearchTask, base: EditPoint) -> Twice | None:
-    """`identity` on the fewest deepest blocks that meet the goal, else on the deepest quarter.
+    """Measures `identity` on the fewest deepest blocks that meet the goal, else on a quarter.
 
-    In whatever layout holds it: it is there to be compared with. None where none does.
+    In any layout, because it only serves for comparison. None if no layout holds it.
     """
     engines, goal, blocks = task.engines("auto"), task.goal, task.dimensions.num_blocks
     edits = [select_last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]

@@ -1,4 +1,4 @@
-"""A search from its request to its folder, and on from what such a folder holds."""
+"""Runs a search from its request to its folder, or continues one that a folder holds."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from surgery.selection import Selection
 from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
-_ANEW = "search anew with `overwrite=True`"
+_ANEW = "search again with `overwrite=True`"
 owned = known_by(_RESULT, ("goal", "front", "selected"), _PLAN, "front.png", "front.svg")
 
 Earlier = dict[Selection, EditPoint]
 Answer = tuple[dict[str, Any], PlanFile]
-"""The object of `search --json`, whose `selected` is None where nothing meets the goal; and what to
-export: what will do, else what comes nearest."""
+"""The object of `search --json`, with `selected` None if nothing meets the goal; and the plan to
+export: the selected edit, else the nearest."""
 
 
 def search(
@@ -41,18 +41,17 @@ def search(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> Answer | None:
-    """Runs the search, and writes it into `folder`. None on all processes but the main one.
+    """Runs the search and writes it into `folder`. Returns None except on the main process.
 
-    Continues from what `folder` holds of the same search, or an interrupted one left beside it.
-    Raises `SurgeryError` for what the request names and cannot be used, and for a folder that
-    cannot be written.
+    Continues the same search if `folder` holds it, or if an interrupted run left progress beside
+    it. Raises `SurgeryError` for inputs that it cannot use and for a folder that it cannot write.
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
     check_output(folder, owned, overwrite=overwrite or going_on)
     task = open_task(request, say, progress)
     processes = current_processes()
     journal, done, earlier = None, None, Earlier()
-    if processes.is_main:  # others need not know what the model is
+    if processes.is_main:  # only this one hashes the model
         if going_on:
             done, earlier = _read_search(folder, task)
         if done is None:
@@ -62,10 +61,10 @@ def search(
     if processes.agree(done is not None):
         leave_launch()
         if done is not None:
-            say(f"{folder}: nothing is left to search")
+            say(f"{folder}: the search is already complete")
         return done
     if earlier:
-        say(f"{len(earlier)} edits were measured before")
+        say(f"continuing: {len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,
@@ -89,9 +88,9 @@ def search(
 
 
 def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier]:
-    """The answer that an earlier search wrote, where it is all that is asked for; and its points.
+    """The answer of an earlier search, if it is complete, and its points.
 
-    Raises `SamplesError` for the search of another question, and for what no search wrote.
+    Raises `SamplesError` for a search with other options, and for files that no search wrote.
     """
     path = folder / _RESULT
     result = read_json(path)
@@ -116,5 +115,5 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
 
 
 def _locate_plan(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A result with the path of its plan in place of the name."""
+    """Replaces the name of the plan in a result by its path."""
     return {**result, "plan": result["plan"] and str(folder / result["plan"])}

@@ -1,4 +1,4 @@
-"""What is searched: a loaded model, the units to choose from, and both halves of the text."""
+"""The inputs of a search: a loaded model, units to choose from, and both halves of the text."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from surgery.selection import Part, Selection
 
 @dataclass(frozen=True)
 class SearchTask:
-    """A request with all that it names opened.
+    """A request with its inputs opened.
 
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
-    - `fitter`: None where no variant needs one. `warnings`: what is left out, and why.
+    - `fitter`: None if no variant needs one. `warnings`: which units are left out, and why.
     """
 
     request: SearchRequest
@@ -67,7 +67,7 @@ class SearchTask:
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
-        """To choose on, and held back. Raises `SamplesError` where there is too little."""
+        """The half to choose on, and the one held back. Raises `SamplesError` for too little."""
         return split_halves(self.samples, self.windows, self.request.seed)
 
     def refusal(self, selection: Selection, layout: str | None = None) -> UnsupportedError | None:
@@ -90,13 +90,13 @@ class SearchTask:
 
     @cached_property
     def exhaustive(self) -> bool:
-        """Whether every set of units can be measured."""
+        """Whether the search can measure every set of units."""
         most = self.request.max_evaluations
         return len(list(islice(list_sets(self.offered), most + 1))) <= most
 
     @property
     def rows(self) -> int:
-        """How many rows one edit is measured on."""
+        """The number of rows to measure one edit on."""
         return len(self.halves[0].samples) + len(self.halves[0].windows)
 
     def engines(self, layout: str, fitter: FitsBlocks | None = None) -> tuple[Engine, Engine]:
@@ -117,9 +117,9 @@ class SearchTask:
 
 
 def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:
-    """Reads what a request names, texts before the model; `say` hears of what is left out.
+    """Opens the inputs of a request, texts before the model. `say` gets warnings.
 
-    Raises `SurgeryError` for what cannot be used.
+    Raises `SurgeryError` for inputs that it cannot use.
     """
     lab = lab_of(request.model)
     variants = request.list_variants(fits=bool(request.calibration) or lab is not None)

@@ -1,4 +1,4 @@
-"""What a search chooses from: units, each a block or a head with a variant, and what they make."""
+"""The units of a search, each a block or a head with a variant, and sets of them."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def keep_possible(
 
 
 def units_clash(one: Part, other: Part) -> bool:
-    """Whether both edit the same head."""
+    """Whether both units edit the same head."""
     return one.block == other.block and not set(one.heads).isdisjoint(other.heads)
 
 
 def merge_units(chosen: Iterable[Part]) -> Selection:
-    """Units that do not clash → the selection of them all."""
+    """Merges units that do not clash into one selection."""
     heads: dict[tuple[int, str], list[int]] = {}
     for part in chosen:
         heads.setdefault((part.block, part.variant), []).extend(part.heads)

@@ -1,4 +1,4 @@
-"""What a sweep measures: every block alone, the last k together, every range, every head."""
+"""The edits of a sweep: every block alone, the last k together, every range, every head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["block", "last", "range", "head"]
 def list_edits(
     num_blocks: int, num_heads: int, variants: Sequence[str], request: SweepRequest
 ) -> dict[Selection, Kind]:
-    """Edits in the order of a report, each under the first kind that it is of.
+    """Lists edits in the order of a report, each under the first kind it belongs to.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
     with `heads` every head alone. Each in every variant.
@@ -39,9 +39,9 @@ def list_edits(
 
 
 def drop_refused(editable: Editable, edits: dict[Selection, Kind]) -> dict[str, str]:
-    """Takes out the single heads that no layout holds. Returns variant -> why.
+    """Drops the single heads that no layout holds. Returns variant → reason.
 
-    Raises `UnsupportedError` where whole blocks cannot be edited.
+    Raises `UnsupportedError` if no layout holds a whole block.
     """
     reasons: dict[str, str] = {}
     for selection, kind in list(edits.items()):

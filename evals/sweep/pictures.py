@@ -1,4 +1,4 @@
-"""Pictures of a sweep. `result` is the JSON object of `sweep`; what it lacks is not drawn.
+"""Draws a sweep. `result` is the JSON object of `sweep --json`.
 
 `accuracy`, `abilities`, and `tokens` are the three figures of Menta, Agrawal, and Agarwal (2025),
 with all variants and single heads.
@@ -43,7 +43,7 @@ _STAR: dict[str, Any] = {
 
 
 def draw_pictures(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draws all that the result has figures for; returns the files."""
+    """Draws everything that the result has figures for. Returns the files."""
     drawn = draw_sweep(result, folder)
     tasks = list_accuracy_tasks(result)
     if tasks:
@@ -209,7 +209,7 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that move margins more than any that costs no more, cheapest first."""
+    """Finds those that move margins more than any that costs no more, cheapest first."""
     front: list[dict[str, Any]] = []
     for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
         if not front or one["margin"] > front[-1]["margin"]:

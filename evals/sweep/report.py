@@ -1,4 +1,4 @@
-"""What a sweep found, as plain JSON values, as a table in CSV, and the edit that stands out."""
+"""The result of a sweep as plain JSON values and as CSV, and its best edit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from surgery.record.manifest import CalibrationRecord, versions
 from surgery.selection import Part, Selection, format_selection
 
 LOW_EXTRACTION = 0.01
-"""The share of passages that an edit may leave and still count as effective."""
+"""An effective edit leaves at most this share of the passages."""
 
 
 def make_sweep_report(
@@ -33,7 +33,7 @@ def make_sweep_report(
     estimates: Estimates | None = None,
     bounds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON object of `sweep --json`. `measured`: the base model first, then every edit.
+    """Makes the JSON object of `sweep --json`. `measured`: the base model, then every edit.
 
     Figures on samples are over members, where membership is known. With `estimates`, all records
     hold them. With `bounds`, those of single blocks hold `mixing_measured` and `mixing_bound`:
@@ -100,7 +100,7 @@ def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[s
 
 
 def _record_fits(task: SweepTask) -> CalibrationRecord | None:
-    """The text that variants were fitted on, and how well each block fits when edited alone."""
+    """The calibration text, and how well each block fits when it is edited alone."""
     if task.fitter is None:
         return None
     alone = [edit for edit, kind in task.edits.items() if kind == "block"]
@@ -112,9 +112,9 @@ def _record_fits(task: SweepTask) -> CalibrationRecord | None:
 def open_journal(
     output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
 ) -> Journal:
-    """Where the progress of a sweep is kept: in a hidden file beside its output folder.
+    """Opens the progress of a sweep: a hidden file beside its output folder.
 
-    With `questions`, what each benchmark asks, the file is that of the benchmarks.
+    With `questions`, what each benchmark asks, it is the progress of the benchmarks.
     """
     loaded, samples = task.loaded, task.samples
     settings = {
@@ -134,7 +134,7 @@ def open_journal(
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records of a report, one line each, under a line of names: those of the first."""
+    """Formats records of a report, one line each, under the names in the first."""
     rows = [_flatten(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(
@@ -149,7 +149,7 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A column for each measure of what is recovered; of each task for its value and difference."""
+    """One column for each measure of recovery, and for each task's value and difference."""
     plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
     tasks: dict[str, Any] = {}
     for name, task in row.get("tasks", {}).items():
@@ -160,10 +160,10 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The edit with the least held-out loss among those that leave at most 1 % of the passages.
+    """Finds the edit with the least held-out loss that leaves at most 1 % of the passages.
 
-    Where none does, among those that leave the fewest. Where no held-out text was measured, all
-    that leave the fewest: nothing tells them apart.
+    If there is none, the one among those that leave the fewest. Without held-out text, all that
+    leave the fewest: nothing sets them apart.
     """
     edits: list[dict[str, Any]] = result["edits"]
     fewest = min(edit["exact_match"] for edit in edits)

@@ -1,4 +1,4 @@
-"""A sweep from its request to its result and its folder."""
+"""Runs a sweep from its request to its result and folder."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def sweep(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> dict[str, Any] | None:
-    """The JSON object of `sweep --json`. None on all processes but the main one.
+    """Returns the JSON object of `sweep --json`, or None except on the main process.
 
-    Writes it into `folder`, with a table and pictures, and continues what an interrupted sweep left
-    beside that. Raises `SurgeryError` for what the request names and cannot be used, and for a
-    folder that cannot be written.
+    Writes it into `folder`, with a table and pictures, and continues from progress that an
+    interrupted sweep left beside it. Raises `SurgeryError` for inputs that it cannot use and for a
+    folder that it cannot write.
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
     task = open_sweep(request, say, progress)
     journals: list[Journal] = []
-    if folder is not None and current_processes().is_main:  # others need not know what the model is
+    if folder is not None and current_processes().is_main:  # only this one hashes the model
         journals.append(open_journal(folder, task))
         if task.benchmarks is not None:
             questions = task.benchmarks.identify(task.sizes)
@@ -72,7 +72,7 @@ def sweep(
 
 
 def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> Any:
-    """Every edit on the benchmarks that are asked for."""
+    """Runs the benchmarks, if there are any, under every edit."""
     if task.benchmarks is None:
         return None
     from evals.sweep.tasks import run_tasks
@@ -90,7 +90,7 @@ def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> 
 
 
 def _estimate(task: SweepTask, progress: Progress) -> Estimates:
-    """Estimates of every unit, on the recited passages; on all where none is."""
+    """Estimates every unit on the recited passages, or on all if none is recited."""
     assert task.heldout is not None
     members = task.samples.trained_on
     recited = task.engine.base.exact & members
@@ -120,7 +120,7 @@ def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
-    """sweep.json, sweep.csv, pictures of them, and config.yaml: all at once."""
+    """Writes sweep.json, sweep.csv, pictures, and config.yaml, all at once."""
     with atomic_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
         write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))

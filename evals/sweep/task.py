@@ -1,4 +1,4 @@
-"""What is swept: a loaded model, its edits, and the text they are measured on."""
+"""The inputs of a sweep: a loaded model, its edits, and the text to measure them on."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A request with all that it names opened.
+    """A request with its inputs opened.
 
-    - `heldout`: int32 [M, T] windows; None where none are measured.
-    - `edits`: in the order of the report. `units`: what is estimated beside them.
-    - `fitter`: None where no variant needs one. `warnings`: what is left out, and why.
-    - `benchmarks`: None where no tasks are asked for. `sizes`: task → rows at a time.
+    - `heldout`: int32 [M, T] windows; None if none are measured.
+    - `edits`: in the order of the report. `units`: what to estimate beside them.
+    - `fitter`: None if no variant needs one. `warnings`: which heads are left out, and why.
+    - `benchmarks`: None without tasks. `sizes`: task → rows at a time.
     """
 
     request: SweepRequest
@@ -56,9 +56,9 @@ class SweepTask:
 
 
 def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
-    """Reads what a request names: texts first, then tasks, then the model.
+    """Opens the inputs of a request: texts first, then tasks, then the model.
 
-    `say` hears of what is left out. Raises `SurgeryError` for what cannot be used.
+    `say` gets warnings. Raises `SurgeryError` for inputs that it cannot use.
     """
     model = request.model
     fits = bool(request.calibration) or (request.estimate and lab_of(model) is not None)
@@ -106,7 +106,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
 
 
 def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
-    """The tasks that are asked for. The model is looked up first: tasks may take long to load."""
+    """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
     if not request.task_names:
         return None
     look_up(request.model, request.revision)

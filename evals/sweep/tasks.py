@@ -1,4 +1,4 @@
-"""A sweep's edits on benchmarks: scores of the same documents, paired with the base model's."""
+"""Runs a sweep's edits on benchmarks, and pairs their scores with the base model's."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def run_tasks(
 ) -> list[TaskRuns]:
     """Runs every task under the base model and under every edit, in this order.
 
-    **Arguments:** `sizes`: task → rows at a time; `advance` is told of
-    edits done; `journal` keeps each edit's and gives back what an earlier run did.
+    **Arguments:** `sizes`: task → rows at a time; `advance` gets the number of
+    edits just done; `journal` keeps each edit's and gives back what an earlier run did.
 
     Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
     """
@@ -77,7 +77,7 @@ def run_tasks(
 def _put_in_force(
     loaded: LoadedModel, selection: Selection, fitter: FitsBlocks | None
 ) -> AbstractContextManager[None]:
-    """Puts an edit in force; nothing for the base model."""
+    """Puts an edit in force; the base model stays as it is."""
     if selection == BASE:
         return nullcontext()
     plan = loaded.editable.plan(selection)
@@ -151,7 +151,7 @@ def add_tasks(
 
 
 def _scores(benchmarks: Benchmarks, name: str, run: TaskRun | None) -> dict[str, Scores]:
-    """By metric; none where the task gave nothing finite."""
+    """By metric; none if the task gave nothing finite."""
     try:
         return {} if run is None else benchmarks.scores(name, run)
     except MeasurementError:
