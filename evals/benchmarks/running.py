@@ -177,7 +177,7 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
     lines = sorted(path.read_bytes().count(b"\n") for path in folder.rglob("samples_*.jsonl"))
     expected = sorted(len(rows) for rows in samples.values())
     if lines != expected or not _is_whole(folder):  # lm-eval only logs a failure
-        raise OutputError("cannot write lm-eval's results", where=folder)
+        raise OutputError("lm-eval's results cannot be written", where=folder)
 
 
 def _is_whole(folder: Path) -> bool:
