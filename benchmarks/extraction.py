@@ -24,7 +24,7 @@ from timing import decode, make_model, print_ratios, take_turns
 from evals.memorization.extraction import extract
 from evals.models import DTYPES, open_model
 from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.early_exit import first_divergences
+from evals.running.early_exit import read_divergences
 from evals.samples import Samples, load_samples
 from surgery.editing.in_memory import apply
 
@@ -47,7 +47,7 @@ def run_reference(model: Any, samples: Samples, batch_size: int) -> tuple[np.nda
 def run_early_exit(model: Any, samples: Samples, batch_size: int) -> np.ndarray:
     """The exact match alone; rows leave the batch where they diverge."""
     found = [
-        first_divergences(
+        read_divergences(
             model, torch.from_numpy(samples.tokens[rows].astype(np.int64)), samples.prefix_length
         )
         for rows in row_ranges(len(samples), batch_size)

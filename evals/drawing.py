@@ -1,7 +1,7 @@
 """How every picture looks, and how it is saved.
 
-A picture is saved as PNG and as SVG, and the same figures give the same bytes. What a color says, a
-marker, a line style, or a number says too. Shares are in percent, and no legend covers data.
+A picture is saved as PNG and as SVG, and the same figures give the same bytes. A marker, a line
+style, or a number repeats what a color says. Shares are in percent, and no legend covers data.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def draw(
 ) -> list[Path]:
     """Saves what `paint` draws on an empty figure (`size` in inches) as NAME.png and NAME.svg.
 
-    Below the panels stands one legend of all that has a label, and no legend of its own.
+    Adds one legend below the panels, for labels of panels without a legend of their own.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -71,8 +71,8 @@ def draw(
     return [png, svg]
 
 
-def svg_text(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """What `paint` puts on an empty figure, as SVG to stand in a page. Text in it stays text."""
+def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """Returns what `paint` draws on an empty figure as SVG for a page. Text stays text."""
     import warnings
     from io import StringIO
 
@@ -81,7 +81,7 @@ def svg_text(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
 
     file = StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that its own font lacks; a browser has others
+        warnings.simplefilter("ignore")  # its own font lacks some letters; a browser has others
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
@@ -96,7 +96,7 @@ def line_of(variant: str) -> dict[str, Any]:
 def draw_panels(
     figure: Figure, names: Sequence[str], *, xlabel: str, ylabel: str
 ) -> dict[str, Axes]:
-    """A panel for each name, two in a row. All share their axes, which are labeled at the edges."""
+    """Makes a panel for each name, two in a row, with shared axes labeled at the edges."""
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -112,10 +112,10 @@ def draw_panels(
 def scatter_by_block(
     axes: Axes, points: Iterable[tuple[float, float, int]], num_blocks: int, kind: str
 ) -> None:
-    """Points (x, y, block) colored by block, from light to dark, so that it shows in gray as well.
+    """Draws points (x, y, block) colored by block, from light to dark, which also works in gray.
 
-    Those of whole blocks are squares that hold the block's number; those of heads are dots, and
-    those of groups of heads diamonds. `kind`: "block", "group", or "head".
+    Whole blocks are squares with the block's number, heads dots, and groups of heads diamonds.
+    `kind`: "block", "group", or "head".
     """
     marker, size = {"block": ("s", 60), "group": ("D", 14), "head": ("o", 9)}[kind]
     label, whole = ALONE[kind], kind == "block"
@@ -140,7 +140,7 @@ def scatter_by_block(
 
 
 def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> None:
-    """The scale of `scatter_by_block` beside `axes`."""
+    """Adds the color scale of `scatter_by_block` beside `axes`."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -149,14 +149,14 @@ def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> N
 
 
 def number_blocks(axes: Axes) -> None:
-    """Ticks at whole numbers only."""
+    """Puts ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _add_legend(figure: Figure) -> None:
-    """In as many columns as the figure is wide enough for."""
+    """Adds a legend in as many columns as fit the width of the figure."""
     shown = {
         label: handle
         for axes in figure.axes

@@ -1,4 +1,4 @@
-"""Files that measuring writes: progress of long work, taken up where it was killed, and arrays."""
+"""Files for measurements: a journal, from which killed work continues, and arrays as JSON."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _REMOVE = "remove it to begin anew, or choose another `output`"
 
 
 class Journal:
-    """A file of JSON lines: first the settings of the work, then one line for every step done.
+    """A file of JSON lines: first the settings of the work, then one line for each finished step.
 
-    A step counts when its line is complete; what a killed run wrote of the next is cut off.
-    `check` is called before each, and raises where it must not be kept.
+    A step counts if its line is complete; an incomplete last line is cut off. `check` runs before
+    each step and raises if the step must not be kept.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def read(self, parse: Callable[[Any], Step]) -> list[Step]:
-        """The steps that an earlier run completed, in order, each as `parse` makes it of its JSON.
+        """Reads the finished steps of an earlier run, in order, each parsed by `parse`.
 
-        Raises `SamplesError` when the file is that of work with other settings, or is damaged.
+        Raises `SamplesError` if the file has other settings or is damaged.
         """
         lines = []
         self._complete = 0
@@ -50,7 +50,7 @@ class Journal:
                     self._complete = file.tell()
                     with guard(SamplesError, "is damaged", where, fix=_REMOVE):
                         lines.append(parse_json(line))
-        if len(lines) < 2:  # no step was completed: there is nothing to take up or to protect
+        if len(lines) < 2:  # no finished step: nothing to continue or to protect
             self._complete = 0
         elif lines[0] != self._settings:
             what = "holds the progress of another model, corpus or cut"
@@ -59,11 +59,11 @@ class Journal:
             return [parse(line) for line in lines[1:]]
 
     @contextmanager
-    def appending(self) -> Iterator[None]:
-        """Opens the file for `append`, after what `read` found.
+    def open_to_append(self) -> Iterator[None]:
+        """Opens the file for `append`, after the steps that `read` found.
 
-        If the work fails before its first step, no file is left. Raises `OutputError`, also where
-        another process has it open.
+        Work that fails before its first step leaves no file. Raises `OutputError`, also if another
+        process has it open.
         """
         with ExitStack() as stack:
             with explain_os_errors(self._path):
@@ -85,20 +85,20 @@ class Journal:
                 raise
 
     def append(self, step: dict[str, Any]) -> None:
-        """Records a step, inside `appending`."""
+        """Records a step, inside `open_to_append`."""
         if self._file is None:
-            raise ValueError("append is for use inside appending()")
+            raise ValueError("append is for use inside open_to_append()")
         self._check()
         self._file.write(json.dumps(step).encode() + b"\n")
         self._file.flush()
 
     def remove(self) -> None:
-        """The work is done."""
+        """Removes the file, because the work is done."""
         self._path.unlink()
 
 
 def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
-    """Name -> array becomes name -> its dtype, its shape and its bytes in base 64."""
+    """Turns name → array into name → its dtype, shape, and bytes in base 64."""
     return {
         name: [values.dtype.str, list(values.shape), base64.b64encode(values.tobytes()).decode()]
         for name, values in columns.items()
@@ -106,7 +106,7 @@ def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[An
 
 
 def arrays_from_json(stored: Mapping[str, list[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """What `arrays_as_json` was given."""
+    """The inverse of `arrays_as_json`."""
     return {
         name: np.frombuffer(base64.b64decode(data), dtype=np.dtype(kind)).reshape(shape)
         for name, (kind, shape, data) in stored.items()

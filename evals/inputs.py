@@ -7,12 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from surgery.fitting.sharing import ALONE, Sharing
 from surgery.hub.embedded import find_lab
+from surgery.processes import current_processes
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
-    from evals.running.processes import Processes
     from evals.running.request import Measuring, Running
     from evals.samples import Passages, Samples
     from surgery.editing.preparing import Fitting, Prepared
@@ -132,7 +131,6 @@ def tokenize_passages(passages: Passages, loaded: LoadedModel, say: Say = say_no
 def open_model(
     model: str | ResolvedModel,
     request: Running,
-    processes: Processes,
     revision: str | None = None,
     *,
     say: Say = say_nothing,
@@ -144,7 +142,7 @@ def open_model(
         model,
         revision=revision,
         dtype=request.dtype,
-        device=request.device or processes.device,
+        device=request.device or current_processes().device,
         device_map=request.device_map,
         say=say,
     )
@@ -166,7 +164,6 @@ def find_last(model: str, request: Measuring) -> ResolvedModel:
 def measure_in_turn(
     models: Sequence[str | ResolvedModel],
     request: Running,
-    processes: Processes,
     prepare: Callable[[LoadedModel], Plan],
     measure: Callable[[LoadedModel, Plan, bool], Result],
     say: Say = say_nothing,
@@ -180,7 +177,7 @@ def measure_in_turn(
 
     plan, dtype, results = None, None, []
     for number, model in enumerate(models, 1):
-        loaded = open_model(model, request, processes, say=say)
+        loaded = open_model(model, request, say=say)
         if plan is None:
             plan, dtype = prepare(loaded), loaded.dtype
         check_precision(str(dtype), loaded.dtype, loaded.name)
@@ -196,13 +193,9 @@ def make_fitter(
     loaded: LoadedModel,
     *,
     layout: str = "auto",
-    processes: Sharing = ALONE,
     progress: Progress = show_nothing,
 ) -> Fitter | None:
-    """A fitter that has fitted what `plans` need. None if there is no text.
-
-    `processes` share the work.
-    """
+    """A fitter that has fitted what `plans` need. None if there is no text."""
     from surgery.errors import SamplesError
     from surgery.fitting.fitter import Fitter
 
@@ -221,7 +214,7 @@ def make_fitter(
         fitted = [plan for plan in plans if plan.fitted]
         variants = {part.variant for plan in fitted for part in plan.selection}
         lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
-        fitter.fit_alone(sorted(lowest), variants, processes=processes)
+        fitter.fit_alone(sorted(lowest), variants)
         for plan in fitted:
-            fitter.fit(plan.selection, processes=processes)
+            fitter.fit(plan.selection)
     return fitter

@@ -1,4 +1,4 @@
-"""What editing any heads or blocks would do, to first order, from a few passes over the text.
+"""Estimates what any edit of heads or blocks would do, to first order, in a few passes.
 
 A response is the derivative of a scalar of the model's predictions along an edit: how much the
 scalar changes as the edit is blended in. Responses of edits add up. One pass forward and a few back
@@ -24,12 +24,12 @@ from transformers import PreTrainedModel
 from evals.contexts import Seen, norm_after, respond_to, tensor_of, watch_blocks
 from evals.running.batching import row_ranges
 from evals.running.forward import check_head, head_of
-from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
 from surgery.families import Dimensions, Family, family_of
 from surgery.layouts import Block
+from surgery.processes import current_processes
 from surgery.selection import Part
 from surgery.variants import Fit
 
@@ -50,13 +50,12 @@ class Looking:
 
     - `fits`: by block, for variants that are fitted.
     - `stock`: those of the parts that the stock layout holds. There, a group has one map.
-    - `processes`: which share the rows; each gets the whole result. `advance` is told of rows done.
+    - `advance` is told of rows done. The current processes share them; each gets the whole result.
     """
 
     model: PreTrainedModel
     parts: Sequence[Part]
     fits: Mapping[int, Fit]
-    processes: Processes
     advance: Callable[[int], None]
     stock: frozenset[Part] = frozenset()
 
@@ -72,7 +71,7 @@ def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
 
     def drawn_likelihood(logits: torch.Tensor, true: torch.Tensor, rows: slice) -> torch.Tensor:
         cumulative = logits.detach().softmax(-1).cumsum(-1, dtype=torch.float64)
-        random = uniform(range(len(windows))[rows], positions, draws).to(logits.device)
+        random = draw_uniform(range(len(windows))[rows], positions, draws).to(logits.device)
         drawn = torch.searchsorted(cumulative, random * cumulative[..., -1:], right=True)
         drawn = drawn.clamp(max=logits.shape[-1] - 1)
         return logits.log_softmax(-1).gather(-1, drawn).movedim(-1, 0)
@@ -98,7 +97,7 @@ def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]
     return _respond(looking, samples.tokens, samples.prefix_length, margin, apart=True)
 
 
-def uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tensor:
+def draw_uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tensor:
     """Random numbers in [0, 1), float64 [rows, positions, D]; each belongs to a row and a draw."""
     numbers = [
         [np.random.default_rng((_SEED, row, draw)).random(positions) for draw in range(draws)]
@@ -116,7 +115,7 @@ def _respond(
     context vectors. Which rows are computed together depends on shapes alone, so the number of
     processes changes nothing. Raises `MeasurementError` where responses are not finite.
     """
-    model, processes = looking.model, looking.processes
+    model, processes = looking.model, current_processes()
     config = model.config.to_dict()
     family = family_of(config)
     dimensions = family.dimensions(config)
@@ -143,7 +142,7 @@ def _respond(
 
     at_once = _rows_at_once(dimensions, tokens.shape, int(config["vocab_size"]))
     chunks = row_ranges(len(tokens), min(at_once, math.ceil(len(tokens) / _SHARES)))
-    values, margins = zip(*map_in_order(chunks, one, processes=processes), strict=True)
+    values, margins = zip(*processes.map_in_order(one, chunks), strict=True)
     found = np.concatenate(values, axis=-1)
     if not np.isfinite(found).all():
         raise MeasurementError(

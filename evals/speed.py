@@ -1,7 +1,7 @@
-"""How fast an edited model is, how large, and what it needs, beside the model it was made from.
+"""Compares speed, size, and memory of an edited model with those of its source.
 
-Each model runs in its own process, because peak memory belongs to a process. The two take turns
-(A B, B A, A B, …), so that a machine that slows down does so for both.
+Each model runs in a process of its own, because peak memory belongs to a process. The two take
+turns (A B, B A, A B, …), so that a machine that slows down does so for both.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 AMOUNTS = ("cache_bytes", "parameters", "peak_memory_bytes")
 FEWEST_ROUNDS = 3
 SHORTEST = 0.25
-"""Seconds for which each phase of a turn is repeated, so that a stray interrupt weighs little."""
+"""Seconds to repeat each phase of a turn, so that a stray interrupt weighs little."""
 
 
-def bench(
+def compare_speed(
     base: str,
     edited: str,
     *,
@@ -51,19 +51,19 @@ def bench(
     say: Callable[[str], None] = lambda message: None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Times both models on the same random prompt, and measures what they hold.
+    """Times both models on the same random prompt, and measures their size.
 
     **Arguments:** `base`, `edited`: folders, Hub ids, or embedded models. `prompt_tokens`,
     `new_tokens`: tokens a row, given and then decoded greedily; `batch_size`: rows. `rounds`: turns
     of each model, at least 3. If both were equally fast, all n turns of one would still beat all of
     the other's with probability 2 (n!)² / (2n)!: 0.8 % for 5. `dtype`, `device`: as
-    `evals.models.open_model` takes them. `advance` is told of turns done, of 2 × rounds.
+    `evals.models.open_model` takes them. `advance` gets the turns just done, of 2 × rounds.
 
     Returns the JSON object of `bench --json`. Speeds are tokens per second over all rows. `ratios`
-    are edited / base, those of speeds taken within each round, where the machine was alike.
+    are edited / base. Ratios of speeds are taken within a round, when the machine was the same.
 
     Raises `SourceError`, `CheckpointError`, or `UnsupportedError` for a model that does not load,
-    and `MeasurementError` for what cannot be compared, does not fit, or dies.
+    and `MeasurementError` for models that cannot be compared, do not fit, or die.
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
@@ -82,7 +82,7 @@ def bench(
     return {
         "base": models[0],
         "edited": models[1],
-        "ratios": _ratios(models[0], models[1]),
+        "ratios": _compute_ratios(models[0], models[1]),
         "settings": {**settings, **shared},
         "provenance": {
             "base": described[0]["identity"],
@@ -99,7 +99,7 @@ def _take_turns(
     say: Callable[[str], None],
     advance: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], tuple[list[dict[str, Any]], ...]]:
-    """What each of two models is, and its turns, each in a process of its own."""
+    """Describes two models, and takes their turns, each in a process of its own."""
     with ExitStack() as stack:
         workers = [
             stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _follow_parent))
@@ -133,7 +133,7 @@ def _take_turns(
 
 def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of one model over its turns."""
-    speeds = {name: _spread([turn[name] for turn in turns]) for name in SPEEDS}
+    speeds = {name: _summarize_turns([turn[name] for turn in turns]) for name in SPEEDS}
     return {
         "model": described["identity"]["model"],
         **speeds,
@@ -144,17 +144,17 @@ def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[s
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def _summarize_turns(values: list[float]) -> dict[str, Any]:
     return {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
 
 
-def _ratios(base: dict[str, Any], edited: dict[str, Any]) -> dict[str, Any]:
-    """Edited / base. A ratio of speeds is taken within each round, where the machine was alike."""
+def _compute_ratios(base: dict[str, Any], edited: dict[str, Any]) -> dict[str, Any]:
+    """Edited / base. A ratio of speeds is taken within a round, when the machine was the same."""
     found: dict[str, Any] = {}
     for name in SPEEDS:
         before, after = base[name], edited[name]
         pairs = zip(before["rounds"], after["rounds"], strict=True)
-        spread = _spread([second / first for first, second in pairs])
+        spread = _summarize_turns([second / first for first, second in pairs])
         apart = before["max"] < after["min"] or after["max"] < before["min"]
         found[name] = {**spread, "within_noise": not apart}
     for name in AMOUNTS:
@@ -163,13 +163,13 @@ def _ratios(base: dict[str, Any], edited: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-# What follows runs in the process of one model, which keeps it between turns.
+# The rest runs in the process of one model, which keeps the model between turns.
 
 _running: _Running
 
 
 def _follow_parent() -> None:
-    """Ctrl-C is the parent's to handle; a parent that is killed takes this process with it."""
+    """Leaves Ctrl-C to the parent, and ends this process if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # whatever a library prints goes to stderr
     parent = parent_process()
@@ -183,7 +183,7 @@ def _follow_parent() -> None:
 
 
 def _load(settings: dict[str, Any]) -> dict[str, Any]:
-    """Loads the model, warms it up, and says what it is."""
+    """Loads the model, warms it up, and describes it."""
     global _running
     notes: list[str] = []
     try:
@@ -230,11 +230,11 @@ def _take_turn() -> dict[str, float]:
         timer = Timer(work, globals=names, num_threads=torch.get_num_threads())
         seconds = timer.blocked_autorange(min_run_time=SHORTEST).median
         speeds[f"{phase}_tokens_per_second"] = tokens / seconds
-    return {**speeds, "peak_memory_bytes": _peak(_running.prompt.device)}
+    return {**speeds, "peak_memory_bytes": _read_peak(_running.prompt.device)}
 
 
 class _Running:
-    """One model and the prompt it is timed on: random tokens, int64 [B, T], the same for both."""
+    """One model and its prompt: random tokens, int64 [B, T], the same for both models."""
 
     def __init__(self, model: Any, settings: dict[str, Any]) -> None:
         self.model, self.head = model, head_of(model)
@@ -260,14 +260,14 @@ class _Running:
 
     @torch.inference_mode()
     def decode(self, cache: Any, token: torch.Tensor) -> None:
-        """Writes `new_tokens` more tokens, greedily; `token` [B, 1] is the first to be read."""
+        """Decodes `new_tokens` more tokens greedily; `token` [B, 1] is the first to read."""
         for _ in range(self.new_tokens):
             hidden, cache = hidden_states(self.model, token, cache=cache)
             token = self.head(hidden).argmax(dim=-1)
 
 
 def _reset_peak(device: torch.device) -> str:
-    """Counts peak memory from now on. Returns what is counted."""
+    """Starts counting peak memory. Returns what it counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return "allocated on the GPU while running"
@@ -278,7 +278,7 @@ def _reset_peak(device: torch.device) -> str:
     return "resident memory of the process while running"
 
 
-def _peak(device: torch.device) -> int:
+def _read_peak(device: torch.device) -> int:
     """Bytes."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

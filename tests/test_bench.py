@@ -1,4 +1,4 @@
-"""Contract: `bench` reports what the two models really hold, and speeds with their noise.
+"""Contract: `compare_speed` reports what the two models really hold, and speeds with their noise.
 
 Parameters and cache bytes equal those counted here on the loaded models; ratios follow from the
 rounds; a difference is named only where the ranges of the rounds do not touch; the models run
@@ -20,7 +20,7 @@ from command_line import attn_surgery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.speed import SPEEDS, _ratios, _spread, bench
+from evals.speed import SPEEDS, _compute_ratios, _summarize_turns, compare_speed
 from surgery import export
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
@@ -99,14 +99,16 @@ def test_for_people_and_for_gpt_neo(tmp_path) -> None:
 def test_ratios_follow_from_the_rounds(pairs) -> None:
     columns = [list(column) for column in zip(*pairs, strict=True)]
     amounts = {"cache_bytes": 4, "parameters": 4, "peak_memory_bytes": 4}
-    base, edited = ({**dict.fromkeys(SPEEDS, _spread(column)), **amounts} for column in columns)
-    ratios = _ratios(base, edited)
+    base, edited = (
+        {**dict.fromkeys(SPEEDS, _summarize_turns(column)), **amounts} for column in columns
+    )
+    ratios = _compute_ratios(base, edited)
     for key in SPEEDS:
         assert ratios[key]["rounds"] == [after / before for before, after in pairs]
         touching = max(columns[0]) >= min(columns[1]) and max(columns[1]) >= min(columns[0])
         assert ratios[key]["within_noise"] is touching
     assert ratios["parameters"] == 1.0
-    assert _ratios({**base, "cache_bytes": 0}, edited)["cache_bytes"] is None
+    assert _compute_ratios({**base, "cache_bytes": 0}, edited)["cache_bytes"] is None
 
 
 def test_the_prompt_must_fit(models) -> None:
@@ -123,7 +125,7 @@ def test_mistakes_are_found_before_anything_runs(models, tmp_path) -> None:
     outcome = attn_surgery("bench", models["base"], tmp_path / "none" / "such", "--json")
     outcome.assert_error(str(tmp_path / "none" / "such"))
     with pytest.raises(MeasurementError, match="too few rounds to know the noise"):
-        bench(str(models["base"]), str(models["base"]), rounds=2)
+        compare_speed(str(models["base"]), str(models["base"]), rounds=2)
     assert attn_surgery("bench", models["base"], models["base"], "--rounds", 2).code == 2
 
 
@@ -153,7 +155,7 @@ def test_a_process_that_dies_is_an_error_and_the_other_ends(models) -> None:
         (set(ours.children()) - before).pop().kill()
 
     with pytest.raises(MeasurementError, match="the process that ran the model ended"):
-        bench(
+        compare_speed(
             str(models["base"]),
             str(models["stock"]),
             prompt_tokens=PROMPT,

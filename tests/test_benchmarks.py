@@ -18,7 +18,7 @@ from tiny_tokenizer import tiny_model, tiny_tokenizer
 
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks, write_results
-from evals.benchmarks.scores import main_metric
+from evals.benchmarks.scores import choose_metric
 from evals.benchmarks.tasks import SUITES
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import LoadedModel, open_model
@@ -106,7 +106,7 @@ def test_progress_counts_rows(lm_eval_tasks, loaded):
 
 
 def test_the_main_metric_is_an_accuracy_where_there_is_one(lm_eval_tasks, runs):
-    found = {name: main_metric(lm_eval_tasks.scores(name, run)) for name, run in runs.items()}
+    found = {name: choose_metric(lm_eval_tasks.scores(name, run)) for name, run in runs.items()}
     assert found == {
         "local_choice": "acc",
         "local_continuation": "acc",
@@ -363,6 +363,6 @@ def test_public_benchmarks_from_local_files(data, tmp_path):
     for name in names:
         run = asked.run(name, loaded, batch_size=asked.batch_size(name, loaded))
         scores = asked.scores(name, run)
-        assert main_metric(scores) == "acc"
+        assert choose_metric(scores) == "acc"
         assert len(scores["acc"].values) == 40
         assert set(scores["acc"].values) <= {0.0, 1.0}

@@ -84,7 +84,7 @@ def test_no_step_of_a_changed_model_is_kept(folder: Path, tmp_path: Path) -> Non
     journal = Journal(tmp_path / "progress", {}, check=loaded.check_unchanged)
 
     def measure() -> None:
-        with journal.appending():
+        with journal.open_to_append():
             journal.append({"step": 1})
             flip_last_byte(folder / WEIGHTS)
             journal.append({"step": 2})

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import surgery
-from evals.bounds.divergence import bounds
-from evals.bounds.mixing import differences, mixing_of
+from evals.bounds.divergence import measure_bounds
+from evals.bounds.mixing import measure_differences, read_mixing
 from evals.lab import find_lab_folder, heldout_texts
 from evals.samples.windows import cut_windows
 from surgery.editing.loading import load_model, load_tokenizer
@@ -102,7 +102,7 @@ def test_norms_are_those_of_the_products(family: str) -> None:
     model = build(family, hidden_size=48, **{HEADS[family]: 3})
     for block in range(4):
         value, output = head_weights(model, block)
-        products, found = output @ value, mixing_of(model, block)
+        products, found = output @ value, read_mixing(model, block)
         norms = [float(torch.linalg.svdvals(product)[0]) for product in products]
         assert found.per_head == pytest.approx(norms, rel=1e-12)
         stacked = torch.cat([*products], dim=1)
@@ -132,7 +132,7 @@ def test_the_difference_is_never_above_its_bounds(
 ) -> None:
     """For any weights, any input, and any causal pattern."""
     sizes = {"hidden_size": heads * head_size, HEADS[family]: heads}
-    mixing = mixing_of(build(family, seed=seed % 1000, scale=scale, **sizes), 0)
+    mixing = read_mixing(build(family, seed=seed % 1000, scale=scale, **sizes), 0)
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(2, length, heads * head_size, generator=random) * scale
     if repeated:
@@ -140,7 +140,7 @@ def test_the_difference_is_never_above_its_bounds(
     scores = sharpness * torch.randn(2, heads, length, length, generator=random)
     future = torch.ones(length, length, dtype=torch.bool).triu(1)
     pattern = scores.masked_fill(future, -torch.inf).softmax(-1)
-    measured, bound, pairwise = differences(x, pattern, mixing)
+    measured, bound, pairwise = measure_differences(x, pattern, mixing)
     slack = 1e-9 * sum(mixing.per_head) * float(x.norm(dim=-1).max())
     assert (measured <= bound * (1 + 1e-9)).all()
     assert (bound <= pairwise + slack).all()
@@ -155,7 +155,7 @@ def test_the_bound_is_attained() -> None:
         attention = model.gpt_neox.layers[block].attention
         attention.query_key_value.weight.data[128:] = torch.eye(64)
         attention.dense.weight.data[:] = torch.eye(64)
-    for result in (bounds(model, tokens_of(3, 2)), bounds(model, tokens_of(3, 20))):
+    for result in (measure_bounds(model, tokens_of(3, 2)), measure_bounds(model, tokens_of(3, 20))):
         for block in result["blocks"]:
             assert block["measured_mean"] > 0.01
             assert block["bound_mean"] == pytest.approx(block["measured_mean"], rel=1e-5)
@@ -165,7 +165,7 @@ def test_the_bound_is_attained() -> None:
 
 
 def test_a_token_alone_has_nothing_to_mix(model: Any) -> None:
-    result = bounds(model, tokens_of(4, 1))
+    result = measure_bounds(model, tokens_of(4, 1))
     assert len(result["blocks"]) == 4
     for block in result["blocks"]:
         assert (block["measured_max"], block["bound_max"], block["pairwise_max"]) == (0, 0, 0)
@@ -176,12 +176,12 @@ def test_a_token_alone_has_nothing_to_mix(model: Any) -> None:
 def test_one_hot_attention_has_nothing_to_mix(model: Any) -> None:
     """Whatever made the pattern one-hot on the token itself."""
     pattern, x = torch.eye(20).expand(2, 2, 20, 20), torch.randn(2, 20, 64)
-    assert float(differences(x, pattern, mixing_of(model, 0)).max()) == 0
+    assert float(measure_differences(x, pattern, read_mixing(model, 0)).max()) == 0
 
 
 def test_a_stock_edited_block_has_nothing_left_to_mix() -> None:
     model = surgery.apply(build("neox"), "1,3", layout="stock")
-    result = bounds(model, tokens_of(4, 30))
+    result = measure_bounds(model, tokens_of(4, 30))
     for block in (1, 3):
         assert result["blocks"][block]["measured_max"] < 1e-6
         assert result["blocks"][block]["bound_max"] == 0
@@ -201,7 +201,7 @@ def test_a_stock_edited_block_has_nothing_left_to_mix() -> None:
 )
 def test_measured_is_what_short_circuit_changes(family: str, config: dict[str, Any]) -> None:
     model, windows = build(family, **config), tokens_of(5, 30)
-    result = bounds(model, windows, batch_size=2)
+    result = measure_bounds(model, windows, batch_size=2)
     residuals, before, _ = whole_pass(model, windows)
     for block in range(4):
         with surgery.short_circuit(model, str(block)):
@@ -221,7 +221,7 @@ def relative_l2(edited: torch.Tensor, base: torch.Tensor) -> float:
 
 def test_propagation_is_that_of_whole_edited_passes(model: Any) -> None:
     windows = tokens_of(5, 30)
-    result = bounds(model, windows, batch_size=2)
+    result = measure_bounds(model, windows, batch_size=2)
     base, _, logits = whole_pass(model, windows)
     for edit in range(4):
         with surgery.short_circuit(model, str(edit)):
@@ -240,10 +240,10 @@ def test_propagation_is_that_of_whole_edited_passes(model: Any) -> None:
 def test_batches_do_not_matter_and_runs_repeat(model: Any) -> None:
     windows = tokens_of(5, 24)
     done: list[int] = []
-    by_two = bounds(model, windows, batch_size=2, advance=done.append)
+    by_two = measure_bounds(model, windows, batch_size=2, advance=done.append)
     assert done == [2, 2, 1]
-    assert by_two == bounds(model, windows, batch_size=2)
-    at_once = bounds(model, windows, batch_size=5)
+    assert by_two == measure_bounds(model, windows, batch_size=2)
+    at_once = measure_bounds(model, windows, batch_size=5)
     for one, other in zip(by_two["blocks"], at_once["blocks"], strict=True):
         assert one["bound_mean"] == pytest.approx(other["bound_mean"], rel=1e-5)
         assert one["measured_max"] == pytest.approx(other["measured_max"], rel=1e-5)
@@ -254,14 +254,14 @@ def test_the_model_is_left_as_it_was(model: Any) -> None:
     windows = tokens_of(2, 20)
     before = whole_pass(model, windows)[2]
     implementation = model.config._attn_implementation
-    bounds(model, windows)
+    measure_bounds(model, windows)
     assert model.config._attn_implementation == implementation
     assert torch.equal(whole_pass(model, windows)[2], before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_json_holds_plain_numbers(model: Any) -> None:
-    record = json.loads(json.dumps(bounds(model, tokens_of(3, 20)), allow_nan=False))
+    record = json.loads(json.dumps(measure_bounds(model, tokens_of(3, 20)), allow_nan=False))
     assert (record["windows"], record["tokens"]) == (3, 60)
     assert [block["block"] for block in record["blocks"]] == [0, 1, 2, 3]
     assert {
@@ -299,7 +299,7 @@ def broken(name: str) -> Any:
             tokens_of(1, 8),
             UnsupportedError,
             "attention_free_gpt_neox: a compact checkpoint has blocks without attention, so there "
-            "are no weights to look at (expected gpt_neox); use the model it was made from",
+            "is nothing to bound (expected gpt_neox); use the model it was made from",
         ),
         (
             lambda: broken("gpt_neox.layers.2.attention.dense.weight"),
@@ -320,13 +320,13 @@ def test_what_cannot_be_measured_is_an_error(
     make: Callable[[], Any], windows: Tokens, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error) as raised:
-        bounds(make(), windows)
+        measure_bounds(make(), windows)
     assert str(raised.value) == text
 
 
 def test_dropout_is_not_measured(model: Any) -> None:
     with pytest.raises(ValueError, match="eval mode"):
-        bounds(model.train(), tokens_of(1, 8))
+        measure_bounds(model.train(), tokens_of(1, 8))
 
 
 @pytest.mark.parametrize("name", ["pythia", "gpt-neo"])
@@ -334,7 +334,7 @@ def test_the_lab_models_keep_the_bound(name: str) -> None:
     """What docs/bounds.md says of trained models: bounded, and looser than 1."""
     folder = find_lab_folder(name)
     windows = cut_windows(heldout_texts(), load_tokenizer(folder), 128, most=4)
-    result = bounds(load_model(folder, dtype=torch.float32), windows)
+    result = measure_bounds(load_model(folder, dtype=torch.float32), windows)
     for block in result["blocks"]:
         assert 0 < block["measured_mean"] < block["bound_mean"] < block["pairwise_mean"]
         assert block["measured_max"] < block["bound_max"] < block["pairwise_max"]

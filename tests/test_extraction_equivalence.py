@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from reciting import MODELS, PREFIX, SUFFIX, generate, model_named, passages
 
 from evals.memorization.extraction import extract, run_pass
-from evals.running.early_exit import first_divergences
+from evals.running.early_exit import read_divergences
 from evals.running.forward import check_head
 from evals.running.predictions import Sampling
 from surgery.errors import MeasurementError, UnsupportedError
@@ -50,7 +50,7 @@ def test_exact_match_and_decoded_tokens_equal_generate_row_by_row(name):
 def test_leaving_rows_off_early_finds_the_same_divergences(name):
     model, samples = model_named(name), passages(name)
     tokens = torch.from_numpy(samples.tokens.astype(np.int64))
-    found = first_divergences(model, tokens, PREFIX)
+    found = read_divergences(model, tokens, PREFIX)
     assert found.tolist() == extract(model, samples).values["first_divergence"].tolist()
 
 
@@ -89,8 +89,7 @@ def test_any_prefix_and_suffix_length(prefix, suffix):
     assert test.decoded.tolist() == by_hand(model, samples).tolist()
     tokens = torch.from_numpy(samples.tokens.astype(np.int64))
     assert (
-        first_divergences(model, tokens, prefix).tolist()
-        == test.values["first_divergence"].tolist()
+        read_divergences(model, tokens, prefix).tolist() == test.values["first_divergence"].tolist()
     )
 
 

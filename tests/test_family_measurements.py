@@ -24,16 +24,15 @@ from reciting import generate
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
-from evals.bounds.divergence import bounds
+from evals.bounds.divergence import measure_bounds
 from evals.edits.engine import Engine
 from evals.memorization.extraction import extract
 from evals.response import Looking, respond_margins
 from evals.running.batching import rows_per_batch
-from evals.running.early_exit import first_divergences
-from evals.running.processes import Processes
-from evals.running.runs import from_block, from_tokens
+from evals.running.early_exit import read_divergences
+from evals.running.runs import run_from_block, run_tokens
 from evals.samples import Samples
-from evals.search.units import held_in_stock, possible, units
+from evals.search.units import held_in_stock, keep_possible, list_units
 from evals.sweep.edits import list_edits
 from evals.sweep.request import SweepRequest
 from surgery.editing.in_memory import Editable, short_circuit
@@ -72,12 +71,12 @@ def modules_of(model: Any, block: int) -> tuple[Any, Any]:
 @torch.inference_mode()
 def test_a_pass_is_taken_up_at_any_block(model: Any) -> None:
     tokens = torch.from_numpy(TOKENS[:3].astype(np.int64))
-    whole = from_tokens(model, tokens, keep=range(BLOCKS + 1))
+    whole = run_tokens(model, tokens, keep=range(BLOCKS + 1))
     assert torch.equal(whole.hidden, model.base_model(tokens).last_hidden_state)
     last = getattr(model.model, "norm", None) or model.model.final_layernorm
     assert torch.equal(last(whole.inputs[BLOCKS]), whole.hidden)
     for block in range(BLOCKS):
-        run = from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS + 1))
+        run = run_from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS + 1))
         assert torch.equal(run.hidden, whole.hidden)
         assert torch.equal(run.inputs[BLOCKS], whole.inputs[BLOCKS])
     assert torch.equal(whole.hidden, model.base_model(tokens).last_hidden_state)
@@ -92,7 +91,7 @@ def test_edits_are_measured_as_they_are(model: Any) -> None:
     editable = Editable(model)
     engine = Engine(model, samples, TOKENS[6:10], batch_size=4)
     specs = [(spec, "zero") for spec in ("1", "2.3", "0.g1,2")] + [("0,2", "identity")]
-    if editable.refusal(edit_of(SHARED, "identity")) is None:
+    if editable.find_refusal(edit_of(SHARED, "identity")) is None:
         specs.append((SHARED, "identity"))
     edits = [edit_of(*spec) for spec in specs]
     ids = torch.from_numpy(samples.tokens.astype(np.int64))
@@ -119,7 +118,7 @@ def test_rows_are_decoded_as_the_library_decodes_them(model: Any) -> None:
     found = extract(model, altered, full=True, batch_size=8)
     assert found.exact.tolist() == [True] + 7 * [False]
     np.testing.assert_array_equal(found.decoded, said)
-    left = first_divergences(model, torch.from_numpy(tokens.astype(np.int64)), 14)
+    left = read_divergences(model, torch.from_numpy(tokens.astype(np.int64)), 14)
     assert left.tolist() == [10, *range(1, 8)]
     quick = Engine(model, altered, exact_only=True, batch_size=8).measure([edit_of("1", "zero")])
     whole = Engine(model, altered, batch_size=8).measure([edit_of("1", "zero")])
@@ -137,7 +136,7 @@ def test_context_vectors_are_fitted(model: Any) -> None:
             model(torch.from_numpy(rows.astype(np.int64)))
     hook.remove()
     d = model.config.hidden_size
-    fit = fitter.fits([Part(1, tuple(range(HEADS)), "linear")])[1]
+    fit = fitter.fit([Part(1, tuple(range(HEADS)), "linear")])[1]
     assert fit.weight is not None
     assert fit.weight.shape == (HEADS, SIZE, d)
     mean = torch.cat(seen).flatten(0, 1).mean(0).view(HEADS, SIZE)
@@ -215,12 +214,12 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
     samples = random_samples(2, prefix=20)
     fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
     editable = Editable(model)
-    every, _ = possible(
-        units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), GROUPS), HEADS, editable.refusal
+    every, _ = keep_possible(
+        list_units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), GROUPS), HEADS, editable.find_refusal
     )
     chosen = [u for u in every if u.block == 1 and u.heads in ((0, 1, 2, 3), (2, 3), (2,))]
     stock = held_in_stock(chosen, editable)
-    looking = Looking(model, chosen, fits, Processes(), lambda done: None, stock)
+    looking = Looking(model, chosen, fits, lambda done: None, stock)
     found, margins = respond_margins(looking, samples)
     assert margins.shape == (2, 4)
     ids = torch.from_numpy(samples.tokens.astype(np.int64))
@@ -246,9 +245,9 @@ def test_bounds_hold_or_are_refused(model: Any) -> None:
     windows = TOKENS[:2]
     if family_of(model.config.to_dict()).norm_after is not None:
         with pytest.raises(UnsupportedError, match="a norm follows attention"):
-            bounds(model, windows)
+            measure_bounds(model, windows)
         return
-    found = bounds(model, windows, batch_size=2)
+    found = measure_bounds(model, windows, batch_size=2)
     for block in found["blocks"]:
         assert 0 < block["measured_mean"] <= block["bound_mean"] * (1 + 1e-6)
         assert block["bound_mean"] <= block["pairwise_mean"] * (1 + 1e-6)
@@ -258,10 +257,10 @@ def test_bounds_hold_or_are_refused(model: Any) -> None:
 
 
 def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
-    pieces = [part.heads for part in units(1, 4, "mixed", ["zero"], 2)]
+    pieces = [part.heads for part in list_units(1, 4, "mixed", ["zero"], 2)]
     assert pieces == [(0, 1, 2, 3), (0, 1), (2, 3), (0,), (1,), (2,), (3,)]
-    assert [part.heads for part in units(1, 2, "heads", ["zero"])] == [(0,), (1,)]
-    assert [part.heads for part in units(1, 2, "mixed", ["zero"], 1)] == [(0, 1), (0,), (1,)]
+    assert [part.heads for part in list_units(1, 2, "heads", ["zero"])] == [(0,), (1,)]
+    assert [part.heads for part in list_units(1, 2, "mixed", ["zero"], 1)] == [(0, 1), (0,), (1,)]
     request = SweepRequest(model="m", samples="s", heads=True)
     found = {s[0].heads: kind for s, kind in list_edits(1, 4, ["zero"], request, 2).items()}
     assert found.pop((0, 1, 2, 3)) == "block"
@@ -275,8 +274,8 @@ def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
 def test_what_a_layout_holds_is_offered(kind: str, tmp_path: Path) -> None:
     """Query heads for `zero`, and `mean` with an output bias; groups for every variant."""
     model = load_model(write_decoder(tmp_path, kind))
-    every = units(1, HEADS, "heads", tuple(VARIANTS), GROUPS)
-    kept, refused = possible(every, HEADS, Editable(model).refusal)
+    every = list_units(1, HEADS, "heads", tuple(VARIANTS), GROUPS)
+    kept, refused = keep_possible(every, HEADS, Editable(model).find_refusal)
     family, variants = family_of(model.config.to_dict()), {}
     for unit in kept:
         variants.setdefault(len(unit.heads), {})[unit.variant] = None

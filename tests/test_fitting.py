@@ -35,7 +35,6 @@ from surgery.fitting.calibration import ROWS, Calibration, make_calibration, ope
 from surgery.fitting.fitter import Fitter
 from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import RIDGES, Moments, count_bytes, fit_moments
-from surgery.fitting.sharing import ALONE
 from surgery.fitting.some_blocks import find_layers
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
@@ -219,14 +218,14 @@ def test_processes_share_the_text_and_fit_as_one(
     words, models = calibration(), [load_model(source) for _ in range(count)]
     selection = (*parse_selection("0,2", "linear", 4, HEADS), *parse_selection("3", "mean", 4, 2))
 
-    def fitted(processes: Any) -> tuple[dict[int, Fit], dict[int, Fit], int]:
-        model = models[processes.rank]
+    def fitted(rank: int) -> tuple[dict[int, Fit], dict[int, Fit], int]:
+        model = models[rank]
         called = block_calls(model)
         fits = Fitter(model, words, layout="compact")
-        alone = fits.fit_alone(range(4), ["linear"], processes=processes)
-        return alone, fits.fit(selection, processes=processes), called.count(0)
+        alone = fits.fit_alone(range(4), ["linear"])
+        return alone, fits.fit(selection), called.count(0)
 
-    one = fitted(ALONE)
+    one = fitted(0)
     shared = by_threads(count, fitted)
     for found in shared:
         assert_same(found[0], one[0])

@@ -332,14 +332,14 @@ def test_a_folder_takes_the_place_of_another_at_once(exported: Path) -> None:
 def test_a_journal_has_one_writer(tmp_path: Path) -> None:
     path = tmp_path / "deep" / ".progress"
     first, second = Journal(path, {}), Journal(path, {})
-    with first.appending():
+    with first.open_to_append():
         first.append({"step": 1})
-        with pytest.raises(OutputError, match="another process"), second.appending():
+        with pytest.raises(OutputError, match="another process"), second.open_to_append():
             pass
         first.append({"step": 2})
     assert second.read(dict) == [{"step": 1}, {"step": 2}]
     second.remove()
-    with pytest.raises(ZeroDivisionError), second.appending():
+    with pytest.raises(ZeroDivisionError), second.open_to_append():
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
-from evals.benchmarks.tasks import SUITES, asked
+from evals.benchmarks.tasks import SUITES, describe_task
 from evals.evaluation.page import render_pages
 from evals.evaluation.report import Report
 from evals.evaluation.rows import make_size_table, make_tables
@@ -106,19 +106,19 @@ def test_numbers_as_they_are_shown() -> None:
 
 def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     names = [name for suite in SUITES.values() for name in suite]
-    known = {name: {**task(0.5, 0.4), "description": asked(name, {})} for name in names}
+    known = {name: {**task(0.5, 0.4), "description": describe_task(name, {})} for name in names}
     report = example(tasks={**known, "other": {**task(0.5, 0.4), "metric": "its_own"}})
     report["edits"][0]["tasks"]["other"]["metrics"]["its_own"] = report["edits"][0]["tasks"][
         "other"
     ]["metrics"].pop("acc")
     page = parse(render_pages(report)["report.html"]).text_content()
-    assert all(str(asked(name, {})) in page for name in names)
+    assert all(str(describe_task(name, {})) in page for name in names)
     assert "acc is the share of right answers" in page
     assert "its_own is" not in page
-    assert asked("other", {"task_alias": "another name", "description": "a prompt"}) == (
+    assert describe_task("other", {"task_alias": "another name", "description": "a prompt"}) == (
         "another name"
     )
-    assert asked("other", {"description": "a prompt"}) is None
+    assert describe_task("other", {"description": "a prompt"}) is None
 
 
 HOSTILE = "</style><script>alert(1)</script><img/src=x/onerror=alert(2)>&\"'`|*_$"

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import pytest
 from command_line import ACCELERATE, TORCHRUN, finish, start
+from threads import by_threads
 
 from cli.terminal import note
-from evals.running.processes import Processes
+from surgery.processes import ALONE, current_processes, join_launch, leave_launch
 
 SCRIPT = """
-import atexit
+import atexit, sys
 from cli.terminal import note
-from evals.running.processes import Processes
+from surgery.processes import current_processes, join_launch, leave_launch
 from torch.distributed import is_initialized
 atexit.register(lambda: note(f"connected at the end: {is_initialized()}"))
-processes = Processes.launched(say=note)
+join_launch(note)
+processes = current_processes()
 note(f"seen once by {processes.count}")
 note(f"seen of {processes.rank}", anywhere=True)
 ranks = processes.gather([processes.rank])
-if processes.is_main:
+if leave_launch():
     print(ranks)
+print(f"then {current_processes().count}", file=sys.stderr)
 """
 ONE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
 
 
-def launched(program, folder):
+def launch(program, folder):
     (folder / "script.py").write_text(SCRIPT)
     done = finish(start(folder / "script.py", program=program), timeout=120)
     assert done.code == 0, done.stderr
@@ -34,16 +37,17 @@ def launched(program, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
 def test_two_processes_share_work_and_the_first_of_them_speaks(program, tmp_path):
-    done = launched(program, tmp_path)
+    done = launch(program, tmp_path)
     assert done.stdout == "[0, 1]\n"
     assert done.stderr.count("seen once by 2") == 1
     assert "connected at the end: False" in done.stderr  # else some abort as they end
+    assert done.stderr.count("then 1") == 2
     assert done.stderr.count("seen of 0") == done.stderr.count("seen of 1") == 1
 
 
 @pytest.mark.slow
 def test_accelerate_that_starts_one_of_two_is_told_on(tmp_path):
-    done = launched(ONE, tmp_path)
+    done = launch(ONE, tmp_path)
     assert done.stdout == "[0]\n"
     assert "warning: accelerate was asked for several processes and started one" in done.stderr
     assert "it needs its option multi_gpu" in done.stderr
@@ -54,7 +58,8 @@ def test_one_process_that_was_asked_for_is_not_told_on(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # accelerate launch --num_processes 1
     lines: list[str] = []
-    assert Processes.launched(say=lines.append) == Processes()
+    join_launch(lines.append)
+    assert current_processes() == ALONE
     assert lines == []
 
 
@@ -63,3 +68,20 @@ def test_others_than_the_first_are_quiet(monkeypatch, capfd):
     note("a warning")
     note("error: mine alone", anywhere=True)
     assert capfd.readouterr().err == "error: mine alone\n"
+
+
+def test_work_that_is_shared_may_call_work_that_is_shared() -> None:
+    """The processes have different shares of the outer work, so each does the inner alone."""
+
+    def double(numbers: list[int]) -> list[int]:
+        return current_processes().map_in_order(lambda number: 2 * number, numbers)
+
+    def outer(rank: int) -> object:
+        processes = current_processes()
+        mapped = processes.map_in_order(lambda n: double(list(range(n))), [1, 2, 3])
+        once = processes.once(double, [5])
+        leaving = leave_launch()
+        return mapped, once, leaving, double([7]) if leaving else None
+
+    expected = [[0], [0, 2], [0, 2, 4]], [10]
+    assert by_threads(2, outer) == [(*expected, True, [14]), (*expected, False, None)]

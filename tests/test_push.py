@@ -34,7 +34,7 @@ from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
-from evals.benchmarks.tasks import asked
+from evals.benchmarks.tasks import describe_task
 from evals.evaluation.conclusions import summarize_edit
 from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
@@ -95,7 +95,7 @@ def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, A
     made["base"]["provenance"]["content"] = manifest.edit.source.content
     found = settled(made)
     for name, one in found["edits"][0]["tasks"].items():
-        one["description"] = asked(name, {})
+        one["description"] = describe_task(name, {})
     if text is not None:
         found["edits"][0]["passages"][0]["prefix"] = text
     return found

@@ -25,11 +25,10 @@ from evals import response
 from evals.edits.engine import Engine
 from evals.lab import heldout_texts
 from evals.models import LoadedModel, open_model
-from evals.response import Looking, respond_heldout, respond_margins, uniform
-from evals.running.processes import Processes
+from evals.response import Looking, draw_uniform, respond_heldout, respond_margins
 from evals.samples import Samples, Tokens, load_samples
 from evals.samples.windows import cut_windows
-from evals.search.units import units
+from evals.search.units import list_units
 from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
 from surgery.selection import Part, Selection, parse_selection
@@ -120,7 +119,7 @@ def respond(
 ) -> dict[Selection, np.ndarray]:
     """Of each edit [D, N]: the sum of its parts' responses to held-out text or to passages."""
     parts = sorted({part for edit in edits for part in edit})
-    looking = Looking(model, parts, FITS, Processes(), more.get("advance", lambda done: None))
+    looking = Looking(model, parts, FITS, more.get("advance", lambda done: None))
     if of == "heldout":
         values = respond_heldout(looking, more.get("windows", windows(20))[:rows], draws)
     else:
@@ -133,7 +132,7 @@ def scalars(of: str, logits: torch.Tensor, tokens: torch.Tensor, draw: int) -> t
     """What responds, of each row [N], from logits [N, T, V]."""
     if of == "passages":
         return margins(logits[:, 6:], tokens[:, 7:])[:, draw]
-    random = uniform(range(len(tokens)), tokens.shape[1] - 1, draw + 1)[..., draw]
+    random = draw_uniform(range(len(tokens)), tokens.shape[1] - 1, draw + 1)[..., draw]
     log_p = logits.log_softmax(-1)
     said = drawn(log_p.detach(), random)
     scale = (0.5 / (tokens.shape[1] - 1)) ** 0.5
@@ -305,7 +304,7 @@ def agreement(loaded: LoadedModel, samples: Samples, heldout: Tokens, number: in
     """Of random single heads with `identity` or `zero`: rank correlation of estimated and measured
     KL, their median ratio, and rank correlation of margins with the rise of the passages' NLL."""
     size = loaded.dimensions
-    heads = units(size.num_blocks, size.num_heads, "heads", ("identity", "zero"))
+    heads = list_units(size.num_blocks, size.num_heads, "heads", ("identity", "zero"))
     chosen = np.random.default_rng(0).choice(len(heads), number, replace=False)
     edits = [(heads[index],) for index in chosen]
     everything = {"rows": 10**6, "draws": 4, "windows": heldout, "samples": samples}
@@ -356,7 +355,7 @@ def test_margins_are_what_the_true_token_leads_by():
     ids = torch.from_numpy(samples.tokens).long()
     logits = model(ids[:, :-1]).logits[:, samples.prefix_length - 1 :].detach()
     true = ids[:, samples.prefix_length :].unsqueeze(-1)
-    looking = Looking(model, edit("0", "zero"), {}, Processes(), lambda done: None)
+    looking = Looking(model, edit("0", "zero"), {}, lambda done: None)
     _, found = respond_margins(looking, samples)
     right = (logits.argmax(-1, keepdim=True) == true).squeeze(-1).numpy()
     np.testing.assert_array_equal(found > 0, right)

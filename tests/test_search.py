@@ -27,15 +27,22 @@ from evals.inputs import say_nothing, show_nothing
 from evals.memorization.recovery import make_recovery
 from evals.samples import Samples
 from evals.search.algorithm import find
-from evals.search.composing import changed, changes_of, compose
+from evals.search.composing import apply_change, compose, list_changes
 from evals.search.estimates import Estimates
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
-from evals.search.halves import halves
+from evals.search.halves import split_halves
 from evals.search.points import EditPoint, pareto_front, point_of
 from evals.search.request import SearchRequest
-from evals.search.run import run
+from evals.search.run import run_search
 from evals.search.task import open_task
-from evals.search.units import clash, every_set, last_blocks, merged, possible, units
+from evals.search.units import (
+    keep_possible,
+    list_sets,
+    list_units,
+    merge_units,
+    select_last_blocks,
+    units_clash,
+)
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
@@ -48,7 +55,7 @@ PASSAGES = 40
 
 
 def refuser(folder: Path, layout: str) -> Callable[[Selection], UnsupportedError | None]:
-    return partial(Editable(load_model(folder)).refusal, layout=layout)
+    return partial(Editable(load_model(folder)).find_refusal, layout=layout)
 
 
 class Landscape:
@@ -118,11 +125,11 @@ def tasks(draw):
     blocks, heads = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     landscape = Landscape(draw(st.integers(0, 2**32 - 1)), blocks, heads)
     variants = draw(st.sampled_from([VARIANTS[:1], VARIANTS]))
-    choice = units(blocks, heads, draw(st.sampled_from(GRAINS)), variants)
+    choice = list_units(blocks, heads, draw(st.sampled_from(GRAINS)), variants)
     limit = draw(st.floats(0, 1))
     goal = draw(st.sampled_from([MaxExtraction(limit), MaxLossIncrease(limit)]))
     budget = draw(st.integers(1, 60))
-    exhaustive = len(list(islice(every_set(choice), budget + 1))) <= budget
+    exhaustive = len(list(islice(list_sets(choice), budget + 1))) <= budget
     estimates = None if exhaustive else estimates_of(landscape, choice, noise=1.0)
     return landscape, choice, goal, budget, estimates
 
@@ -148,7 +155,7 @@ def test_a_search_keeps_its_word(task):
     for selection in edits:
         heads_of(selection)  # raises where a head is edited twice
     for chosen, point in found.measured.items():
-        assert merged(choice[unit] for unit in chosen) == point.selection
+        assert merge_units(choice[unit] for unit in chosen) == point.selection
 
     met = [point for point in points if goal.met(point, landscape.point(()))]
     best = [found.measured[chosen] for chosen in found.met]
@@ -158,7 +165,7 @@ def test_a_search_keeps_its_word(task):
     expected, highest = {point.selection: 0.0 for point in met}, 1.0
     if found.estimates is not None and isinstance(goal, MaxExtraction):
         expected = {
-            p.selection: float(found.estimates.expected(chosen).rate[0])
+            p.selection: float(found.estimates.predict(chosen).rate[0])
             for chosen, p in found.measured.items()
             if len(chosen) > 2 or {len(choice[unit].heads) for unit in chosen} != {widest}
         }
@@ -229,9 +236,9 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     members = np.flatnonzero(task.samples.trained_on)
     rows = np.sort(np.random.default_rng(1).permutation(members)[:120])
     task = replace(task, samples=task.samples.select(rows), windows=task.windows[:96])
-    outcome = run(task, advance=lambda done: None)
-    blocks = units(task.dimensions.num_blocks, task.dimensions.num_heads, "blocks", VARIANTS)
-    pairs = [(a, b) for a, b in combinations(blocks, 2) if not clash(a, b)]
+    outcome = run_search(task, advance=lambda done: None)
+    blocks = list_units(task.dimensions.num_blocks, task.dimensions.num_heads, "blocks", VARIANTS)
+    pairs = [(a, b) for a, b in combinations(blocks, 2) if not units_clash(a, b)]
     selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
     engine, _ = task.engines("auto")
     points = [point_of(one, task.measure) for one in engine.measure(selections)]
@@ -244,14 +251,14 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
 @pytest.mark.parametrize("grain", GRAINS)
 def test_every_set_is_every_edit(grain):
     """Against brute force: all sets of units without a clash, edits that are the same once."""
-    choice = units(2, 2, grain, VARIANTS)
+    choice = list_units(2, 2, grain, VARIANTS)
     sets = {
-        merged(some)
+        merge_units(some)
         for size in range(1, 5)
         for some in combinations(choice, size)
-        if not any(clash(a, b) for a, b in combinations(some, 2))
+        if not any(units_clash(a, b) for a, b in combinations(some, 2))
     }
-    found = [merged(choice[unit] for unit in chosen) for chosen in every_set(choice)]
+    found = [merge_units(choice[unit] for unit in chosen) for chosen in list_sets(choice)]
     assert len(found) == len(set(found))
     assert set(found) == sets
 
@@ -259,12 +266,12 @@ def test_every_set_is_every_edit(grain):
 class TestEstimates:
     @pytest.fixture
     def estimates(self) -> Estimates:
-        return estimates_of(Landscape(3, 4, 3), units(4, 3, "mixed", VARIANTS))
+        return estimates_of(Landscape(3, 4, 3), list_units(4, 3, "mixed", VARIANTS))
 
     def test_less_recovered_costs_more(self, estimates):
         (pool,) = estimates.pools
         sets = [compose(estimates, rate, pool) for rate in (0.5, 0.2, 0.05)]
-        expected = [estimates.expected(chosen) for chosen in sets]
+        expected = [estimates.predict(chosen) for chosen in sets]
         assert [float(e.rate[0]) for e in expected] <= [0.5, 0.2, 0.05]
         costs = [float(e.kl[0]) for e in expected]
         assert costs == sorted(costs)
@@ -276,17 +283,17 @@ class TestEstimates:
         chosen = compose(estimates, 0.2, pool)
         assert chosen <= pool
         parts = [estimates.units[unit] for unit in chosen]
-        assert not any(clash(a, b) for a, b in combinations(parts, 2))
+        assert not any(units_clash(a, b) for a, b in combinations(parts, 2))
 
     def test_a_change_is_of_one_unit(self, estimates):
         (pool,) = estimates.pools
         chosen = compose(estimates, 0.2, pool)
-        for change in changes_of(estimates, chosen, pool, elsewhere=True):
-            one = changed(chosen, change)
+        for change in list_changes(estimates, chosen, pool, elsewhere=True):
+            one = apply_change(chosen, change)
             assert len(one - chosen) <= 1
             assert len(chosen - one) <= 1
             parts = [estimates.units[unit] for unit in one]
-            assert not any(clash(a, b) for a, b in combinations(parts, 2))
+            assert not any(units_clash(a, b) for a, b in combinations(parts, 2))
 
     def test_what_was_measured_corrects_the_units_that_it_was_measured_of(self, estimates):
         """One unit costs twice what its row says, and moves margins three times as far down."""
@@ -296,21 +303,21 @@ class TestEstimates:
         true = replace(estimates, corrections=corrections)
         sets = [{0}, {0, other}, *({unit} for unit in range(6, len(estimates.units)))]
         measured = {
-            frozenset(chosen): tuple(float(figure[0]) for figure in true.expected(chosen))
+            frozenset(chosen): tuple(float(figure[0]) for figure in true.predict(chosen))
             for chosen in sets
         }
-        found = estimates.corrected(measured)
+        found = estimates.correct(measured)
         for chosen in {0}, {other}, {0, other}:
-            (kl,), (rate,) = found.expected(chosen)
-            assert kl == pytest.approx(true.expected(chosen).kl[0], rel=0.1)
-            assert rate == pytest.approx(true.expected(chosen).rate[0], rel=0.25)
+            (kl,), (rate,) = found.predict(chosen)
+            assert kl == pytest.approx(true.predict(chosen).kl[0], rel=0.1)
+            assert rate == pytest.approx(true.predict(chosen).rate[0], rel=0.25)
 
 
 def test_units_that_make_a_whole_block_are_one_part():
-    heads = units(2, 3, "heads", ["zero"])
+    heads = list_units(2, 3, "heads", ["zero"])
     assert heads[0] == Part(0, (0,), "zero")
-    assert merged(heads[:3]) == units(2, 3, "blocks", ["zero"])[:1]
-    assert merged([heads[4], Part(1, (0,), "mean"), heads[5]]) == (
+    assert merge_units(heads[:3]) == list_units(2, 3, "blocks", ["zero"])[:1]
+    assert merge_units([heads[4], Part(1, (0,), "mean"), heads[5]]) == (
         Part(1, (0,), "mean"),
         Part(1, (1, 2), "zero"),
     )
@@ -321,7 +328,7 @@ def test_units_that_make_a_whole_block_are_one_part():
 )
 def test_the_deepest_blocks(number, blocks, expected):
     edit = tuple(Part(b, (0, 1), "identity") for b in expected)
-    assert last_blocks(number, blocks, 2) == edit
+    assert select_last_blocks(number, blocks, 2) == edit
 
 
 def test_equal_points_stand_on_the_front_once():
@@ -332,12 +339,12 @@ def test_equal_points_stand_on_the_front_once():
 class TestWhatMayBeProposed:
     def test_gpt_neo_holds_no_affine_map_of_a_single_head(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
-        every = units(4, 2, "heads", ["identity", "zero", "mean"])
-        kept, refused = possible(every, 2, refuser(tmp_path, "auto"))
+        every = list_units(4, 2, "heads", ["identity", "zero", "mean"])
+        kept, refused = keep_possible(every, 2, refuser(tmp_path, "auto"))
         assert {part.variant for part in kept} == {"zero", "mean"}
         assert list(refused) == [("head", "identity")]
         with pytest.raises(UnsupportedError, match="no layout holds this edit"):
-            possible(units(4, 2, "heads", ["identity"]), 2, refuser(tmp_path, "auto"))
+            keep_possible(list_units(4, 2, "heads", ["identity"]), 2, refuser(tmp_path, "auto"))
 
     def test_one_layout_holds_all_parts(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
@@ -352,7 +359,7 @@ class TestWhatMayBeProposed:
         write_checkpoint(tmp_path / "base", neox_config())
         export(tmp_path / "base", "1", output=tmp_path / "edited", variant="zero")
         refusal = refuser(tmp_path / "edited", "auto")
-        kept, _ = possible(units(4, 2, "blocks", ["zero"]), 2, refusal)
+        kept, _ = keep_possible(list_units(4, 2, "blocks", ["zero"]), 2, refusal)
         assert [part.block for part in kept] == [0, 2, 3]
 
 
@@ -369,7 +376,7 @@ class TestHalves:
         members[:2] = True
         samples = made_samples(rows, members=members, counts=counts)
         text = np.arange(windows * 3, dtype=np.int32).reshape(windows, 3)
-        one, other = halves(samples, text, seed)
+        one, other = split_halves(samples, text, seed)
         assert sorted(one.samples.ids + other.samples.ids) == sorted(
             name for name, member in zip(samples.ids, members, strict=True) if member
         )
@@ -377,21 +384,21 @@ class TestHalves:
         for count in range(1, 4):
             numbers = [int((half.samples.counts == count).sum()) for half in (one, other)]
             assert abs(numbers[0] - numbers[1]) <= 1
-        again = halves(samples, text, seed)
+        again = split_halves(samples, text, seed)
         assert [half.samples.ids for half in again] == [one.samples.ids, other.samples.ids]
 
     def test_another_seed_gives_others(self):
         text = np.arange(80, dtype=np.int32).reshape(40, 2)
-        first, second = (halves(made_samples(40), text, seed)[0] for seed in (0, 1))
+        first, second = (split_halves(made_samples(40), text, seed)[0] for seed in (0, 1))
         assert first.samples.ids != second.samples.ids
         assert first.windows.tolist() != second.windows.tolist()
 
     def test_too_few(self):
         text = np.zeros((2, 3), dtype=np.int32)
         with pytest.raises(SamplesError, match=r"made: too few samples .*expected at least 2"):
-            halves(made_samples(1), text, 0)
+            split_halves(made_samples(1), text, 0)
         members = np.array([True, False, False])
         with pytest.raises(SamplesError, match="made: too few members to choose on one half"):
-            halves(made_samples(3, members=members), text, 0)
+            split_halves(made_samples(3, members=members), text, 0)
         with pytest.raises(SamplesError, match="too few windows of held-out text"):
-            halves(made_samples(3), text[:1], 0)
+            split_halves(made_samples(3), text[:1], 0)

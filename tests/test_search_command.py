@@ -24,7 +24,7 @@ from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import cut_windows
-from evals.search.halves import halves
+from evals.search.halves import split_halves
 from evals.search.request import SearchRequest
 from surgery.record.plan_file import read_plan_file
 
@@ -127,7 +127,7 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
     loaded = load_samples(str(samples), prefix_length=6, suffix_length=5)
     windows = cut_windows([texts[0].read_text()], tiny_tokenizer(), 11)
     keys = {"ids": "selected", "held_back_ids": "held_back"}
-    for half, (ids, key) in zip(halves(loaded, windows, 0), keys.items(), strict=True):
+    for half, (ids, key) in zip(split_halves(loaded, windows, 0), keys.items(), strict=True):
         assert found["samples"][ids] == list(half.samples.ids)
         rows = [
             {"id": name, "tokens": row}
@@ -281,7 +281,7 @@ def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(algorithm, "_promising", interrupted)
+        patch.setattr(algorithm, "_rank_promising", interrupted)
         assert call(model, samples, texts, *options).code == 130
     (kept,) = tmp_path.iterdir()
     number = len(kept.read_text().splitlines()) - 1

@@ -25,12 +25,12 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoX
 
 from evals.edits import sharing
 from evals.edits.batch import BASE
-from evals.edits.engine import Engine, Measured
-from evals.edits.sharing import Branch, branches
+from evals.edits.engine import Engine, MeasuredEdit
+from evals.edits.sharing import Branch, grow_tree
 from evals.files import Journal
 from evals.memorization.extraction import extract, run_pass
 from evals.models import open_model
-from evals.running.runs import from_block, from_tokens
+from evals.running.runs import run_from_block, run_tokens
 from evals.samples import Samples
 from evals.sweep.edits import list_edits
 from evals.sweep.request import SweepRequest
@@ -84,7 +84,7 @@ def windows(rows: int = 11, length: int = 12, vocabulary: int = VOCABULARY) -> A
     return np.random.default_rng(0).integers(2, vocabulary, (rows, length)).astype(np.int32)
 
 
-def assert_same(one: Measured, other: Measured) -> None:
+def assert_same(one: MeasuredEdit, other: MeasuredEdit) -> None:
     for name in (
         "first_divergence",
         "exact",
@@ -158,16 +158,16 @@ def test_a_pass_taken_up_at_any_block_is_the_whole_pass(name):
     model = stock(name)
     before = dict(model.named_modules())
     tokens = torch.from_numpy(windows(3).astype(np.int64))
-    whole = from_tokens(model, tokens, keep=range(BLOCKS))
+    whole = run_tokens(model, tokens, keep=range(BLOCKS))
     assert torch.equal(whole.hidden, model.base_model(tokens).last_hidden_state)
     for block in range(BLOCKS):
-        run = from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS))
+        run = run_from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS))
         assert torch.equal(run.hidden, whole.hidden)
         assert all(torch.equal(run.inputs[b], whole.inputs[b]) for b in range(block, BLOCKS))
-    part = from_block(model, 1, whole.inputs[1], keep=[2], last=2)
+    part = run_from_block(model, 1, whole.inputs[1], keep=[2], last=2)
     assert torch.equal(part.inputs[2], whole.inputs[2])
     with pytest.raises(RuntimeError):
-        from_block(model, 2, torch.zeros(1, 3, 5))
+        run_from_block(model, 2, torch.zeros(1, 3, 5))
     assert dict(model.named_modules()) == before
     assert torch.equal(model.base_model(tokens).last_hidden_state, whole.hidden)
 
@@ -192,7 +192,7 @@ def all_of(tree: tuple[Branch, ...]) -> Iterator[Branch]:
 
 @given(st.sets(EDITS, max_size=12))
 def test_the_tree_holds_every_edit_once_and_shares_only_what_is_equal(selections):
-    tree = branches(selections)
+    tree = grow_tree(selections)
     measured = [branch.selection for branch in all_of(tree) if branch.measured]
     assert sorted(measured) == sorted(selections)
 
@@ -213,7 +213,7 @@ def test_the_tree_holds_every_edit_once_and_shares_only_what_is_equal(selections
 def test_every_range_costs_a_sixth_of_the_cube_of_blocks():
     spans = [(a, b) for a in range(12) for b in range(a, 12)]
     edits = [tuple(Part(block, HEADS, "zero") for block in range(a, b + 1)) for a, b in spans]
-    cost = sum(12 - branch.start for branch in all_of(branches(edits)))
+    cost = sum(12 - branch.start for branch in all_of(grow_tree(edits)))
     assert cost == sum(12 - b for _, b in spans) == 12 * 13 * 14 // 6
 
 
@@ -253,7 +253,7 @@ def test_nothing_is_computed_twice(recited):
 def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, monkeypatch):
     """Else those that most edits want, and the others for every batch; none stay."""
     model, computed, held = small("gpt_neox", "float32"), [], weakref.WeakSet()
-    tensors = Editable.tensors
+    tensors = Editable.compute_tensors
 
     def compute(self, plan, block, fits):
         computed.append((block, plan.variant))
@@ -261,7 +261,7 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
         held.update(new.values())
         return new
 
-    monkeypatch.setattr(Editable, "tensors", compute)
+    monkeypatch.setattr(Editable, "compute_tensors", compute)
     variants = ["identity", "zero"]
     editable = Editable(model)
     size = max(
@@ -283,7 +283,7 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 def test_new_tensors_of_one_block_exist_at_a_time_where_there_is_no_room(layout, monkeypatch):
     """However many blocks an edit has: those of a wide model's are a fifth of all its weights."""
-    tensors, held, computed = Editable.tensors, weakref.WeakSet(), 0
+    tensors, held, computed = Editable.compute_tensors, weakref.WeakSet(), 0
 
     def compute(self, plan, block, fits):
         nonlocal computed
@@ -293,7 +293,7 @@ def test_new_tensors_of_one_block_exist_at_a_time_where_there_is_no_room(layout,
         held.update(new.values())
         return new
 
-    monkeypatch.setattr(Editable, "tensors", compute)
+    monkeypatch.setattr(Editable, "compute_tensors", compute)
     monkeypatch.setattr(sharing, "_ROOM", 0)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(small("gpt_neox", "float32"), samples, windows(), batch_size=16, layout=layout)

@@ -28,9 +28,8 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from evals.benchmarks.running import Benchmarks
 from evals.models import open_model
-from evals.running.processes import Processes
 from evals.samples import Samples
-from evals.sweep.tasks import run_tasks, with_tasks
+from evals.sweep.tasks import add_tasks, run_tasks
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.selection import parse_selection
@@ -132,7 +131,6 @@ def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, sa
         selections,
         dict.fromkeys(ALL, 4),
         fitter=Fitter(loaded.model, calibration, editable=loaded.editable),
-        processes=Processes(),
     )
     values = set()
     for (spec, variant), tasks_of in zip(edits, runs, strict=True):
@@ -164,9 +162,9 @@ def test_what_no_number_can_hold_is_null(models, tasks):
     loaded = open_model(str(models["neox"]), device="cpu")
     benchmarks = Benchmarks.load(["local_continuation"], include_paths=[tasks])
     sizes = {"local_continuation": 8}
-    (base,) = run_tasks(benchmarks, loaded, [], sizes, fitter=None, processes=Processes())
+    (base,) = run_tasks(benchmarks, loaded, [], sizes, fitter=None)
     runs = [base, {"local_continuation": None}]
-    found = with_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
+    found = add_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
     nothing = {"value": None, "difference": None, "ci95": None}
     assert found["edits"][0]["tasks"]["local_continuation"] == {"metric": "acc", **nothing}
 
@@ -179,7 +177,7 @@ def test_an_answer_that_does_not_fit_is_one_line(models, tmp_path):
     loaded = open_model(str(models["neox"]), device="cpu")
     sizes = {"local_continuation": 1}
     with pytest.raises(MeasurementError, match=r"local_continuation: cannot be run") as caught:
-        run_tasks(benchmarks, loaded, [], sizes, fitter=None, processes=Processes())
+        run_tasks(benchmarks, loaded, [], sizes, fitter=None)
     assert "\n" not in str(caught.value)
 
 
@@ -255,7 +253,7 @@ def test_differences_are_those_of_evaluate(files, swept, tasks, tmp_path):
         "--output", tmp_path / "report", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    for name, theirs in done.json["tasks"].items():
+    for name, theirs in done.json["edits"][0]["tasks"].items():
         ours = edit["tasks"][name]
         assert ours["metric"] == theirs["metric"]
         for key in ("difference", "ci95"):

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from evals.running.processes import Processes
+from surgery.processes import Processes, use_processes
 
 
-def by_threads(count: int, work: Callable[[Processes], Any]) -> list[Any]:
-    """What `work` gives each of them. One that fails leaves the others no one to wait for."""
+def by_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gives each of them, by rank. If one fails, the others do not wait for it."""
     barrier, brought = threading.Barrier(count, timeout=60), [b""] * count
 
     class Thread(Processes):
@@ -25,7 +25,8 @@ def by_threads(count: int, work: Callable[[Processes], Any]) -> list[Any]:
 
     def one(rank: int) -> Any:
         try:
-            return work(Thread(rank, count))
+            with use_processes(Thread(rank, count)):
+                return work(rank)
         except BaseException:
             barrier.abort()
             raise

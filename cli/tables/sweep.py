@@ -27,7 +27,7 @@ _MOST = 12
 
 def print_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report. Figures that were not measured have no column."""
-    from evals.sweep.report import best_edits
+    from evals.sweep.report import find_best_edits
 
     base, edits = result["base"], sorted(result["edits"], key=_order_by_block)
     asked = [(name, name, "{:.3f}") for name in base.get("tasks", {})]
@@ -62,7 +62,7 @@ def print_sweep(result: dict[str, Any]) -> None:
         )
     if not base["exact_count"]:
         return
-    best, *others = best_edits({**result, "edits": edits})
+    best, *others = find_best_edits({**result, "edits": edits})
     change = f"{base['exact_match']:.1%} to {best['exact_match']:.1%}"
     if result["exact_only"]:
         named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
@@ -81,9 +81,9 @@ def print_sweep(result: dict[str, Any]) -> None:
 
 def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
-    from evals.sweep.pictures import front_of
+    from evals.sweep.pictures import find_front
 
-    front = front_of(result["estimates"])
+    front = find_front(result["estimates"])
     echo(
         f"estimates of {len(result['estimates'])} heads and blocks. These move the margins of "
         "recited tokens most for their cost:"

@@ -12,7 +12,6 @@ import numpy as np
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import Flags, Pass, Scores
 from evals.running.predictions import Sampling
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
 
@@ -21,8 +20,7 @@ from surgery.errors import MeasurementError
 class Target:
     """A loaded model, its tokenizer (or None), and the passages to recover from it.
 
-    `unrelated`: int32 [M, T], text that no model was trained on; `batch_size`: rows per batch;
-    `processes`: they share the work.
+    `unrelated`: int32 [M, T], text that no model was trained on; `batch_size`: rows per batch.
     """
 
     model: Any
@@ -30,7 +28,6 @@ class Target:
     samples: Samples
     unrelated: Tokens
     batch_size: int | None = None
-    processes: Processes | None = None
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
@@ -41,7 +38,6 @@ class Target:
             full=full,
             sampling=Sampling(),
             batch_size=self.batch_size,
-            processes=self.processes,
         )
 
     def check_in_memory(self, name: str) -> None:

@@ -29,12 +29,12 @@ from evals.inputs import (
 )
 from evals.memorization.measures import Flags
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines
+from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
 
 owned = recognize_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
@@ -111,7 +111,7 @@ def audit(
         check_output(folder, owned, overwrite=overwrite)
     passages = open_passages(request.passages, request)
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
-    processes = Processes.launched(say=say)
+    join_launch(say)
     edited = find_last(request.model, request)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
@@ -127,13 +127,11 @@ def audit(
     ) -> AuditedModel:
         plan, _ = shared
         with progress(f"audit {loaded.name}", len(plan.attacks)) as advance:
-            return try_attacks(
-                loaded, plan, with_control=is_last, processes=processes, advance=advance
-            )
+            return try_attacks(loaded, plan, with_control=is_last, advance=advance)
 
     models = (request.baseline, edited)
-    shared, (base, after) = measure_in_turn(models, request, processes, prepare, attack, say)
-    if not processes.is_main:
+    shared, (base, after) = measure_in_turn(models, request, prepare, attack, say)
+    if not leave_launch():
         return None
     plan, left = shared
     report = _make_report(request, plan, left, base, after)
@@ -180,7 +178,6 @@ def try_attacks(
     plan: AttackPlan,
     *,
     with_control: bool = True,
-    processes: Processes | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> AuditedModel:
     """Tries every attack of `plan` on one model. `advance` counts finished attacks.
@@ -189,7 +186,7 @@ def try_attacks(
     the passages, so that their batches do not depend on it.
     """
     on, beside = (
-        Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, processes)
+        Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size)
         for samples in (plan.passages, plan.control)
     )
     found: dict[str, AttackOutcome] = {}
@@ -205,7 +202,7 @@ def try_attacks(
                     control[name] = outcome
         seconds[name] = time.perf_counter() - begun
         advance(1)
-    provenance = (processes or Processes()).once(lambda: loaded.provenance)
+    provenance = current_processes().once(lambda: loaded.provenance)
     return AuditedModel(found, control, seconds, provenance)
 
 

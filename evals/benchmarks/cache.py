@@ -1,8 +1,8 @@
-"""Benchmark results of base models, kept by content: ten edits compared, the base run once.
+"""Keeps benchmark results of base models by content: for ten edits, the base runs once.
 
-A result is found again only if everything that it hangs on is the same: weights, configuration,
-tokenizer, task and documents, settings, device, dtype and versions. One that cannot be read is as
-good as none.
+It finds a result only if everything that the result depends on is the same: weights,
+configuration, tokenizer, task, documents, settings, device, dtype, and versions. It ignores one
+that it cannot read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 
 @dataclass(frozen=True)
 class BaselineCache:
-    """Records (plain JSON) by key (plain JSON). `folder` None: nothing is kept, nothing found."""
+    """Records (plain JSON) by key (plain JSON). `folder` None: an empty cache."""
 
     folder: Path | None
 
     def get(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        """The record kept under exactly this key; None where there is none, or a damaged one."""
+        """The record under exactly this key; None if it is missing or damaged."""
         if self.folder is None:
             return None
         with suppress(*_BROKEN), gzip.open(self._path(key), "rt", encoding="utf-8") as file:
@@ -39,7 +39,7 @@ class BaselineCache:
         return None
 
     def put(self, key: dict[str, Any], record: dict[str, Any]) -> None:
-        """Keeps a record. Where that is not possible, it is not kept: it can be computed again."""
+        """Keeps a record if it can. A missing one only has to be computed again."""
         if self.folder is None:
             return
         text = json.dumps({"key": key, "record": record})

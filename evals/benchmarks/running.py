@@ -1,6 +1,6 @@
-"""Benchmarks through lm-eval: tasks by name, run on a loaded model, kept document by document.
+"""Runs lm-eval tasks on a loaded model, and keeps the scores of every document.
 
-A `TaskRun` is plain JSON, so that it can be kept and compared.
+A `TaskRun` is plain JSON, which you can store and compare.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
-from evals.benchmarks.scores import Scores, task_scores
+from evals.benchmarks.scores import Scores, collect_scores
 from evals.benchmarks.silence import silence
-from evals.benchmarks.tasks import broken, find_tasks, load_task
+from evals.benchmarks.tasks import explain_failure, find_tasks, load_task
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from surgery.errors import OutputError
+from surgery.processes import current_processes
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """lm-eval's own defaults."""
@@ -41,9 +41,9 @@ and `samples` as lm-eval gives them; `aggregation` (metric → name), `batch_siz
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Loaded tasks, and how they are asked. `limit`: documents, or below 1 a share of them.
+    """Loaded tasks and their settings. `limit`: documents, or below 1 a share of them.
 
-    `names`: the tasks, groups and patterns that were asked for.
+    `names`: the requested tasks, groups, and patterns.
     """
 
     tasks: dict[str, Any]
@@ -60,10 +60,10 @@ class Benchmarks:
         num_fewshot: int | None = None,
         limit: float | None = None,
     ) -> Benchmarks:
-        """Loads tasks by name, group, tag or pattern, and the data they need.
+        """Loads tasks by name, group, tag, or pattern, and the data they need.
 
-        What was downloaded before, or is local, needs no network. Raises `MeasurementError` for a
-        name that no task has, data that cannot be fetched, or a task file that does not load.
+        Local and downloaded data need no network. Raises `MeasurementError` for a name that no task
+        has, data that it cannot fetch, or a task file that does not load.
         """
         with silence():
             found, manager = find_tasks(names, include_paths, TaskManager)
@@ -85,11 +85,11 @@ class Benchmarks:
         return digest.hexdigest()
 
     def identify(self, sizes: dict[str, int]) -> dict[str, Any]:
-        """What the tasks ask: equal for equal tasks, documents and rows at a time (`sizes`)."""
+        """Identifies the questions: equal for equal tasks, documents, and batch sizes (`sizes`)."""
         return {name: [self.fingerprint(name), self.limit, size] for name, size in sizes.items()}
 
     def batch_size(self, name: str, loaded: LoadedModel) -> int:
-        """Rows at a time for a task: what its longest document allows, up to what helps."""
+        """Rows at a time for a task: as many as its longest document allows and as help."""
         from evals.running.batching import rows_per_batch
 
         task, config = self.tasks[name], loaded.model.config
@@ -107,17 +107,17 @@ class Benchmarks:
         *,
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
-        processes: Processes | None = None,
     ) -> TaskRun:
-        """One task on one model. `advance` is told the rows that went through it.
+        """Runs one task on one model. `advance` gets the number of rows just done.
 
-        `processes` share the batches of what is scored by likelihood: the figures are those of one.
+        The current processes share the batches of tasks that are scored by likelihood: the figures
+        are those of one.
 
-        Raises `MeasurementError` in one line, whatever lm-eval and the task's code raise.
+        Raises `MeasurementError` in one line for any error of lm-eval and the task's code.
         """
-        task, sharing = self.tasks[name], processes or Processes()
+        task = self.tasks[name]
         try:
-            model = Model(loaded, batch_size, advance, sharing)
+            model = Model(loaded, batch_size, advance)
             with silence():
                 found = simple_evaluate(
                     model,
@@ -132,9 +132,9 @@ class Benchmarks:
                     torch_random_seed=SEEDS["torch"],
                     fewshot_random_seed=SEEDS["fewshot"],
                 )
-            results: Any = sharing.agree(found)  # of the main one alone
+            results: Any = current_processes().agree(found)  # only the main process has results
         except Exception as error:  # a task file may hold any code
-            raise broken(name, "cannot be run", error) from error
+            raise explain_failure(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
         of_groups = ("group_subtasks", "groups")
         run |= {
@@ -146,13 +146,13 @@ class Benchmarks:
         return plain
 
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
-        """What each document scored, by metric: see `task_scores`."""
-        return task_scores(name, run, self.tasks[name].aggregation())
+        """Scores of each document, by metric: see `collect_scores`."""
+        return collect_scores(name, run, self.tasks[name].aggregation())
 
 
 _ALIKE = ("results", "n-shot", "higher_is_better", "n-samples", "samples")
 _PER_TASK = {"configs": "config", "versions": "version", **dict(zip(_ALIKE, _ALIKE, strict=True))}
-"""lm-eval's keys of what it gives for each task, and ours."""
+"""lm-eval's keys of the results of each task, and ours."""
 
 
 def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
@@ -176,12 +176,12 @@ def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
             tracker.save_results_samples(task_name=task, samples=rows)
     lines = sorted(path.read_bytes().count(b"\n") for path in folder.rglob("samples_*.jsonl"))
     expected = sorted(len(rows) for rows in samples.values())
-    if lines != expected or not _whole(folder):  # it logs what fails, and goes on
+    if lines != expected or not _is_whole(folder):  # lm-eval only logs a failure
         raise OutputError("lm-eval's results cannot be written", where=folder)
 
 
-def _whole(folder: Path) -> bool:
-    """Whether its one file of results is there, to its end."""
+def _is_whole(folder: Path) -> bool:
+    """Whether its one file of results is there and complete."""
     try:
         (results,) = folder.rglob("results_*.json")
         json.loads(results.read_bytes())
@@ -198,7 +198,6 @@ class Model(HFLM):  # type: ignore[misc]
         loaded: LoadedModel,
         batch_size: int,
         advance: Callable[[int], None] = lambda done: None,
-        processes: Processes | None = None,
     ) -> None:
         with silence():
             super().__init__(
@@ -207,7 +206,7 @@ class Model(HFLM):  # type: ignore[misc]
                 backend="causal",
                 batch_size=batch_size,
             )
-        self._advance, self._processes, self._batches = advance, processes or Processes(), 0
+        self._advance, self._processes, self._batches = advance, current_processes(), 0
 
     def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
         number, self._batches = self._batches, self._batches + 1

@@ -1,4 +1,4 @@
-"""What a task's results hold, metric by metric and document by document."""
+"""The scores in a task's results, by metric and document."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from surgery.errors import MeasurementError
 class Scores:
     """One metric of one task on one model.
 
-    - `values`: what lm-eval keeps for each document, in order; what that is depends on
-      `aggregation`, the name of what makes one `value` of them: a number for "mean", a log
-      likelihood for "perplexity", (log likelihood, weight) for "weighted_perplexity" and
-      "bits_per_byte", anything for others, which only `aggregate` understands.
+    - `values`: lm-eval's score of each document, in order. `aggregation` is the name of the
+      function that makes one `value` of them. Scores are numbers for "mean", log-likelihoods for
+      "perplexity", (log-likelihood, weight) for "weighted_perplexity" and "bits_per_byte", and
+      anything for others, which only `aggregate` understands.
     - `documents`: a hash of each document.
     """
 
@@ -29,13 +29,13 @@ class Scores:
     higher_is_better: bool
 
 
-def task_scores(
+def collect_scores(
     name: str, run: dict[str, Any], aggregates: Mapping[str, Callable[[list[Any]], float]]
 ) -> dict[str, Scores]:
-    """Metric → scores, in the order of the task's file; "metric,filter" where answers are filtered.
+    """Metric → scores, in the order of the task's file; "metric,filter" for filtered answers.
 
     `run`: as `evals.benchmarks.running.TaskRun`. `aggregates`: metric → what makes one value of all
-    documents. A metric that gives no finite number is left out; `MeasurementError` where none does.
+    documents. Skips metrics without a finite number. Raises `MeasurementError` if none is left.
     """
     found = {}
     for label in dict.fromkeys(sample["filter"] for sample in run["samples"]):
@@ -60,8 +60,8 @@ def task_scores(
     return found
 
 
-def main_metric(scores: Mapping[str, Scores]) -> str:
-    """The first metric for which higher is better and which is a mean, or else the first."""
+def choose_metric(scores: Mapping[str, Scores]) -> str:
+    """Chooses the first metric that is a mean and better when higher, or else the first."""
     means = (
         name
         for name, score in scores.items()

@@ -1,4 +1,4 @@
-"""Silence for libraries that talk while they work: their errors are raised, and said by us."""
+"""Silences libraries that print while they work. Their errors still reach you."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers")
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Within it lm-eval and its data sets neither print, log, warn, nor show bars of their own."""
+    """Inside, lm-eval and its data sets neither print, log, warn, nor show progress bars."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -34,14 +34,14 @@ def silence() -> Iterator[None]:
 
 @cache
 def _environment() -> str:
-    """It takes a second, and lm-eval asks for it after every task."""
+    """Computed once: it takes a second, and lm-eval wants it after every task."""
     from torch.utils.collect_env import get_env_info, pretty_str
 
     return str(pretty_str(get_env_info()))  # type: ignore[no-untyped-call]
 
 
 _INSTEAD: dict[tuple[str, str], Callable[[], str | None]] = {
-    # of whatever repository the user is in, with an error if of none
+    # of any repository you happen to be in, with an error outside of one
     ("lm_eval.evaluator", "get_git_commit_hash"): lambda: None,
     ("torch.utils.collect_env", "get_pretty_env_info"): _environment,
 }

@@ -1,4 +1,4 @@
-"""Finding lm-eval tasks by name, and loading what they need from disk or from the Hub."""
+"""Finds lm-eval tasks by name, and loads their data from disk or from the Hub."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from surgery.untrusted import describe_error
 
 SUITES = {
     "standard": {
-        "lambada_openai": "Predict the last word of a passage that needs the whole passage.",
-        "hellaswag": "Choose how a described everyday scene goes on, of four endings.",
-        "piqa": "Choose which of two ways of doing an everyday thing works.",
-        "winogrande": "Choose which of two nouns the blank in a sentence stands for.",
-        "arc_easy": "Answer a school science question, of mostly four choices.",
+        "lambada_openai": "Predict the last word of a passage, which takes the whole passage.",
+        "hellaswag": "Choose the ending of an everyday scene, from four.",
+        "piqa": "Choose the one of two ways to do an everyday thing that works.",
+        "winogrande": "Choose the one of two nouns that fills the blank in a sentence.",
+        "arc_easy": "Answer a school science question, mostly from four choices.",
     },
     "lab": {
-        "lab_next_line": "Choose the line that comes next in unseen source text, of four.",
+        "lab_next_line": "Choose the next line of unseen source text, from four.",
         "lab_heldout": "Predict unseen source text, token by token.",
-        "lab_copy": "Go on with a line of source text that stands above, of four words.",
+        "lab_copy": "Continue a line of source text that appears above, from four words.",
     },
 }
-"""Suite → its tasks, and what each asks."""
+"""Suite → its tasks, and the question of each."""
 _ASKED = {name: line for suite in SUITES.values() for name, line in suite.items()}
 PASSAGES = "discoverable_extraction"
-"""Its documents are private, and --samples measures the same without writing them down."""
+"""Its documents are private, and --samples measures the same without storing them."""
 
 
-def asked(name: str, config: Mapping[str, Any]) -> str | None:
-    """What a task asks, in one line: ours of a suite's task, else its own other name, else None.
+def describe_task(name: str, config: Mapping[str, Any]) -> str | None:
+    """Describes a task in one line: ours for a suite's task, else its own alias, else None.
 
     Not lm-eval's `description`, which is part of every prompt.
     """
     return _ASKED.get(name, config.get("task_alias"))
 
 
-def ability(output_type: str, metadata: dict[str, Any]) -> str:
-    """Whether a task asks for "language" or for "reasoning", as Menta et al. 2025 tell them apart.
+def classify_ability(output_type: str, metadata: dict[str, Any]) -> str:
+    """Classifies a task as "language" or "reasoning", as Menta et al. 2025 do.
 
-    Language: the model goes on with a text (lambada, perplexities). Reasoning: it chooses or writes
-    an answer (hellaswag, piqa, winogrande, arc). A task file may say which in its `metadata`.
+    Language: the model continues a text (lambada, perplexities). Reasoning: it chooses or writes an
+    answer (hellaswag, piqa, winogrande, arc). A task file may set this in its `metadata`.
     """
     rated = output_type in ("loglikelihood", "loglikelihood_rolling")
     return str(metadata.get("ability", "language" if rated else "reasoning"))
@@ -54,10 +54,10 @@ def ability(output_type: str, metadata: dict[str, Any]) -> str:
 def find_tasks(
     names: Sequence[str], include_paths: Sequence[Path], make: Callable[..., Any]
 ) -> tuple[list[str], Any]:
-    """Registered names for what was asked for, and a task manager (from `make`) that knows them.
+    """Finds registered names, and a task manager (from `make`) that knows them.
 
-    lm-eval's own tasks are many thousand files, so they are looked through only where a name is
-    not among the included ones. Raises `MeasurementError` for a folder or name that is not there.
+    lm-eval's own tasks are many thousand files, so it reads them only if a name is not among the
+    included tasks. Raises `MeasurementError` for a missing folder or an unknown name.
     """
     for folder in include_paths:
         if not folder.is_dir():
@@ -70,7 +70,7 @@ def find_tasks(
     for name in names:
         matching = [known for known in manager.all_tasks if fnmatchcase(known, name)]
         if not matching:
-            raise _unknown(name, manager.all_tasks)
+            raise _explain_unknown(name, manager.all_tasks)
         found += matching
     if PASSAGES in found:
         raise MeasurementError(
@@ -80,10 +80,10 @@ def find_tasks(
 
 
 def load_task(manager: Any, name: str) -> dict[str, Any]:
-    """The task of that name, or all tasks of that group or tag, with their data.
+    """Loads the task of that name, or all tasks of that group or tag, with their data.
 
-    Tried first without the network, which is all that local and downloaded data need. Raises
-    `MeasurementError` in one line, whatever lm-eval and its libraries raise.
+    Tries first without the network, which suffices for local and downloaded data. Raises
+    `MeasurementError` in one line for any error of lm-eval and its libraries.
     """
     from huggingface_hub import constants
 
@@ -96,9 +96,9 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
         try:
             return dict(manager.load([name])["tasks"])
         except Exception as error:
-            raise broken(name, "cannot be loaded", error) from error
+            raise explain_failure(name, "cannot be loaded", error) from error
     if not isinstance(first, OSError):
-        raise broken(name, "cannot be loaded", first) from first
+        raise explain_failure(name, "cannot be loaded", first) from first
     why, fix = "the connection to the Hub failed", "check the network and HF_ENDPOINT"
     if constants.HF_HUB_OFFLINE:
         why, fix = "offline mode is on", "unset HF_HUB_OFFLINE"
@@ -109,7 +109,7 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
     ) from None
 
 
-def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
+def _explain_unknown(name: str, known: Sequence[str]) -> MeasurementError:
     near = get_close_matches(name, known, n=3) or [task for task in known if name in task][:3]
     return MeasurementError(
         f"no benchmark task is called {name!r}",
@@ -117,7 +117,7 @@ def _unknown(name: str, known: Sequence[str]) -> MeasurementError:
     )
 
 
-def broken(name: str, what: str, error: Exception) -> MeasurementError:
-    """What a library or a task file raised, in one line."""
+def explain_failure(name: str, what: str, error: Exception) -> MeasurementError:
+    """The error of a library or a task file, in one line."""
     got = f"{type(error).__name__}: {describe_error(error)}"
     return MeasurementError(what, where=f"task {name}", got=got)

@@ -18,18 +18,20 @@ import torch
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
-from evals.bounds.mixing import Mixing, differences, mixing_of
+from evals.bounds.mixing import Mixing, measure_differences, read_mixing
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import POSITIONS_AT_ONCE, check_head, head_of
-from evals.running.runs import Run, from_block, from_tokens
+from evals.running.runs import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
 from surgery.editing.replacements import Replacements
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions, family_of
 
+Floats = npt.NDArray[np.float64]
+
 
 @torch.inference_mode()
-def bounds(
+def measure_bounds(
     model: PreTrainedModel,
     windows: npt.NDArray[np.int32],
     *,
@@ -38,12 +40,47 @@ def bounds(
 ) -> dict[str, Any]:
     """Difference, bound, and propagation for every block, each short-circuited alone (`identity`).
 
-    **Arguments:** `model`: a model in eval mode, left as it was; it runs with
-    eager attention, which shows its weights. `windows`: int32 [M, T], tokens of text without
-    padding. `batch_size`: windows at a time; by default what memory allows. `advance` is told of
-    windows done.
+    **Arguments:** `model`: in eval mode; it runs with eager attention, which shows its weights, and
+    is left as it was. `windows`: int32 [M, T], tokens of text without padding. `batch_size`:
+    windows at a time; by default as many as memory allows. `advance` gets the number of windows
+    just done.
 
-    Returns plain JSON values: `windows` and `tokens`, counts; and
+    Returns plain JSON values: `windows` and `tokens`, counts; and what `_summarize` returns.
+
+    Raises `UnsupportedError` for an architecture that is not supported and for compact checkpoints,
+    `MeasurementError` when the windows do not fit or give numbers that are not finite.
+    """
+    blocks = range(_check(model, windows).num_blocks)
+    mixings = [read_mixing(model, block) for block in blocks]
+    editable = Editable(model)
+    edits = [editable.make_replacements(editable.plan(str(block))) for block in blocks]
+    totals, most = np.zeros((2, len(blocks), 3))
+    carried = np.zeros((len(blocks), len(blocks) + 2))
+    check_head(model, torch.from_numpy(windows[:1, :4].astype(np.int64)))
+    # A quarter: attention weights and distances in float64 come on top of a usual pass.
+    size = batch_size or max(1, rows_per_batch(model, windows.shape[1]) // 4)
+    with ExitStack() as undo:
+        undo.callback(model.set_attn_implementation, model.config._attn_implementation)
+        model.set_attn_implementation("eager")
+        for rows in row_ranges(len(windows), size):
+            tokens = torch.from_numpy(windows[rows].astype(np.int64)).to(model.device)
+            base, relative = _run_unedited(model, tokens, mixings)
+            totals += relative.sum((2, 3))
+            most = np.maximum(most, relative.max((2, 3)))
+            carried += _run_edits(model, edits, base)
+            advance(len(tokens))
+    means, carried = totals / windows.size, carried / windows.size
+    if not (np.isfinite(most[:, :2]).all() and np.isfinite(carried).all()):
+        raise MeasurementError(
+            "the model gives numbers that are not finite",
+            fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
+        )
+    counts = {"windows": len(windows), "tokens": windows.size}
+    return counts | _summarize(means, most, carried)
+
+
+def _summarize(means: Floats, most: Floats, carried: Floats) -> dict[str, Any]:
+    """From means and maxima [L, 3], and what edits carry [L, L + 2], to plain JSON values.
 
     - `blocks`: for each, over all tokens and relative to the norm of the residual r_i that enters
       it, `measured_mean` and `measured_max` of ‖Δ_i‖, the same of its upper `bound` and of the
@@ -53,56 +90,22 @@ def bounds(
       edit cannot reach. Column L: the same of the logits, less each token's mean over the
       vocabulary, which softmax does not see.
     - `logits_kl`: [L], KL(base ‖ edited) of the next token, nats.
-
-    Raises `UnsupportedError` for an architecture that is not supported and for compact checkpoints,
-    `MeasurementError` when the windows do not fit or give numbers that are not finite.
     """
-    blocks = range(_check(model, windows).num_blocks)
-    mixings = [mixing_of(model, block) for block in blocks]
-    editable = Editable(model)
-    edits = [editable.make_replacements(editable.plan(str(block))) for block in blocks]
-    totals, most = np.zeros((2, len(blocks), 3))
-    carried = np.zeros((len(blocks), len(blocks) + 2))
-    check_head(model, torch.from_numpy(windows[:1, :4].astype(np.int64)))
-    # A quarter: weights and their geometry in float64 come on top of what a pass holds.
-    size = batch_size or max(1, rows_per_batch(model, windows.shape[1]) // 4)
-    with ExitStack() as undo:
-        undo.callback(model.set_attn_implementation, model.config._attn_implementation)
-        model.set_attn_implementation("eager")
-        for rows in row_ranges(len(windows), size):
-            tokens = torch.from_numpy(windows[rows].astype(np.int64)).to(model.device)
-            base, relative = _mixing_pass(model, tokens, mixings)
-            totals += relative.sum((2, 3))
-            most = np.maximum(most, relative.max((2, 3)))
-            carried += _edited_passes(model, edits, base)
-            advance(len(tokens))
-    means, carried = totals / windows.size, carried / windows.size
-    if not (np.isfinite(most[:, :2]).all() and np.isfinite(carried).all()):
-        raise MeasurementError(
-            "the model gives numbers that are not finite",
-            fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
-        )
     records = []
-    for block, mean, top in zip(blocks, means.tolist(), most.tolist(), strict=True):
+    for block, (mean, top) in enumerate(zip(means.tolist(), most.tolist(), strict=True)):
         figures: dict[str, float] = {}
         for name, *some in zip(("measured", "bound", "pairwise"), mean, top, strict=True):
             figures |= {f"{name}_mean": some[0], f"{name}_max": some[1]}
         tightness = mean[0] / mean[1] if mean[1] else 1.0
         records.append({"block": block, **figures, "tightness": tightness})
-    rows_of = [[None] * block + carried[block, block:-1].tolist() for block in blocks]
-    return {
-        "windows": len(windows),
-        "tokens": windows.size,
-        "blocks": records,
-        "propagation": rows_of,
-        "logits_kl": carried[:, -1].tolist(),
-    }
+    rows = [[None] * block + carried[block, block:-1].tolist() for block in range(len(carried))]
+    return {"blocks": records, "propagation": rows, "logits_kl": carried[:, -1].tolist()}
 
 
-def _mixing_pass(
+def _run_unedited(
     model: PreTrainedModel, tokens: torch.Tensor, mixings: Sequence[Mixing]
-) -> tuple[Run, npt.NDArray[np.float64]]:
-    """The unedited pass, and `differences` of each block relative to its residual [L, 3, B, T].
+) -> tuple[Run, Floats]:
+    """The unedited pass; `measure_differences` of each block over its residual [L, 3, B, T].
 
     The weights of one block exist at a time.
     """
@@ -111,24 +114,22 @@ def _mixing_pass(
 
     def see(block: int, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         x_BTd = args[0] if args else kwargs["hidden_states"]
-        found[block] = differences(x_BTd, output[1], mixings[block])
+        found[block] = measure_differences(x_BTd, output[1], mixings[block])
 
     with ExitStack() as hooks:
         for block in range(len(mixings)):
             module = model.get_submodule(attention.format(block=block))
             hook = module.register_forward_hook(partial(see, block), with_kwargs=True)
             hooks.enter_context(hook)
-        base = from_tokens(model, tokens, keep=range(len(mixings) + 1))
+        base = run_tokens(model, tokens, keep=range(len(mixings) + 1))
     tiny = torch.finfo().tiny
     sizes = (base.inputs[block].double().norm(dim=-1).clamp(min=tiny) for block in found)
     relative = [(some / size).cpu() for some, size in zip(found.values(), sizes, strict=True)]
     return base, torch.stack(relative).numpy()
 
 
-def _edited_passes(
-    model: PreTrainedModel, edits: Sequence[Replacements], base: Run
-) -> npt.NDArray[np.float64]:
-    """What each edit changes, summed over tokens: `propagation` and `logits_kl`, [L, L + 2].
+def _run_edits(model: PreTrainedModel, edits: Sequence[Replacements], base: Run) -> Floats:
+    """Sums over tokens of what each edit changes: `propagation` and `logits_kl`, [L, L + 2].
 
     Blocks below an edit do not run again. Memory: 2 L residuals of one batch.
     """
@@ -137,26 +138,29 @@ def _edited_passes(
     for block, edit in enumerate(edits):
         with edit.activate():
             keep = range(block + 1, blocks + 1)
-            edited = from_block(model, block, base.inputs[block], keep=keep)
+            edited = run_from_block(model, block, base.inputs[block], keep=keep)
         for after in keep:
-            sums[block, after - 1] = _relative(edited.inputs[after], base.inputs[after])
+            sums[block, after - 1] = _sum_relative(edited.inputs[after], base.inputs[after])
         hidden.append(edited.hidden)
     pieces = (torch.split(states.flatten(0, 1), POSITIONS_AT_ONCE) for states in hidden)
     for before, *others in zip(*pieces, strict=True):
-        base_nV = _centered(head(before))
+        base_nV = _center(head(before))
         log_p = base_nV.log_softmax(-1)
         for block, other in enumerate(others):
-            logits_nV = _centered(head(other))
+            logits_nV = _center(head(other))
             kl = kl_div(logits_nV.log_softmax(-1), log_p, reduction="none", log_target=True)
-            sums[block, -2:] += _relative(logits_nV, base_nV), float(kl.sum(dtype=torch.float64))
+            sums[block, -2:] += (
+                _sum_relative(logits_nV, base_nV),
+                float(kl.sum(dtype=torch.float64)),
+            )
     return sums
 
 
-def _centered(logits: torch.Tensor) -> torch.Tensor:
+def _center(logits: torch.Tensor) -> torch.Tensor:
     return logits.float().sub(logits.mean(-1, keepdim=True, dtype=torch.float32))
 
 
-def _relative(edited: torch.Tensor, base: torch.Tensor) -> float:
+def _sum_relative(edited: torch.Tensor, base: torch.Tensor) -> float:
     """Σ ‖edited − base‖ / ‖base‖ over tokens, from [..., d]."""
     difference = (edited.float() - base.float()).norm(dim=-1)
     size = base.float().norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -164,13 +168,13 @@ def _relative(edited: torch.Tensor, base: torch.Tensor) -> float:
 
 
 def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions:
-    """The model's sizes, where bounds can be computed."""
+    """Checks that bounds can be computed, and returns the model's sizes."""
     config = model.config.to_dict()
     family = family_of(config)
     dimensions = family.dimensions(config)
     if config["model_type"] != family.model_type:
         raise UnsupportedError(
-            "a compact checkpoint has blocks without attention, so there are no weights to look at",
+            "a compact checkpoint has blocks without attention, so there is nothing to bound",
             where=config["model_type"],
             expected=family.model_type,
             fix="use the model it was made from",
@@ -183,7 +187,7 @@ def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions
             fix="leave `bounds` out",
         )
     if model.training:
-        raise ValueError("bounds needs a model in eval mode: dropout would be measured too")
+        raise ValueError("bounds needs a model in eval mode: it would measure dropout, too")
     if windows.ndim != 2 or not windows.size:
         raise MeasurementError("no windows of text", expected="[M, T]", got=windows.shape)
     if windows.shape[1] > dimensions.max_positions:

@@ -1,4 +1,4 @@
-"""What attention's mixing adds at each token of a block, and two upper bounds on it.
+"""Measures what attention's mixing adds at each token of a block, and two upper bounds on it.
 
 For head h, a^h are the attention weights, M_h = W_O^h W_V^h, and x is what attention reads. The
 branch's output with attention, less its output where every token attends only to itself, is
@@ -41,7 +41,7 @@ class Mixing:
     stacked: float
 
 
-def mixing_of(model: PreTrainedModel, block: int) -> Mixing:
+def read_mixing(model: PreTrainedModel, block: int) -> Mixing:
     """Raises `MeasurementError` when a weight is not finite.
 
     No [d, d] product is formed. With orthonormal Q, W_V^h = (Q R)ᵀ leaves ‖W_O^h W_V^h‖ =
@@ -68,7 +68,7 @@ def mixing_of(model: PreTrainedModel, block: int) -> Mixing:
     return Mixing(value_Hhd, output_Hdh, per_head, float(stacked))
 
 
-def differences(x_BTd: torch.Tensor, a_BHTT: torch.Tensor, mixing: Mixing) -> torch.Tensor:
+def measure_differences(x_BTd: torch.Tensor, a_BHTT: torch.Tensor, mixing: Mixing) -> torch.Tensor:
     """‖Δ_i‖, its `bound` and its `pairwise` bound: float64 [3, B, T].
 
     From `x_BTd`, what attention reads, and `a_BHTT`, its weights.

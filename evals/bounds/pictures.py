@@ -1,4 +1,4 @@
-"""Pictures of what an edit of one block does to the blocks after it, and of the bound on it."""
+"""Draws what an edit of one block does to later blocks, and the bound on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SERIES = (
 
 
 def draw_divergence(divergence: Mapping[str, Any], folder: Path, *, model: str) -> list[Path]:
-    """`propagation` and `bounds`, from what `evals.bounds.divergence.bounds` gives."""
+    """Draws `propagation` and `bounds` of `evals.bounds.divergence.measure_bounds`."""
     more = f"(identity, n = {divergence['tokens']:,} tokens)"
     propagation, blocks = divergence["propagation"], divergence["blocks"]
     title = f"{model}: how far an edit carries {more}"

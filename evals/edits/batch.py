@@ -1,4 +1,4 @@
-"""One batch of rows under the base model and under every edit of it: the inner loop.
+"""Measures one batch of rows under the base model and every edit: the inner loop.
 
 Shape letters: B rows, P prefix tokens, S suffix tokens, T tokens that are read, d width.
 """
@@ -16,17 +16,17 @@ from transformers import PreTrainedModel
 
 from evals.edits.sharing import Branch
 from evals.memorization import measures
-from evals.running.early_exit import leaving, leaving_from
+from evals.running.early_exit import find_divergences, find_divergences_from
 from evals.running.forward import head_of
 from evals.running.heldout import measure_heldout
 from evals.running.predictions import Sampling, measure_predictions
-from evals.running.runs import Run, from_block, from_tokens
+from evals.running.runs import Run, run_from_block, run_tokens
 from evals.samples import Tokens
 from surgery.editing.replacements import Replacements
 from surgery.selection import Selection
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Name of a measure -> its value for each row [B]; of `right`, for each suffix token [B, S]."""
+"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
 Edits = Callable[[Branch], Replacements]
@@ -35,11 +35,11 @@ Edits = Callable[[Branch], Replacements]
 
 @dataclass(frozen=True)
 class EditedBatch:
-    """Rows to read, and what to measure of them.
+    """Rows to read, and what to measure on them.
 
     - `tokens`: int32 [B, P + S].
     - `prefix_length`: P of memorized rows; None for held-out text.
-    - `exact_only`: only where greedy decoding leaves the suffix.
+    - `exact_only`: find only where greedy decoding leaves the suffix.
     """
 
     tokens: Tokens
@@ -52,26 +52,26 @@ class EditedBatch:
     def measure(
         self, model: PreTrainedModel, tree: Sequence[Branch], edit: Edits
     ) -> Iterator[tuple[Selection, Columns]]:
-        """The measures of the base model, then those of every branch that is to be measured.
+        """Yields the measures of the base model, then those of every requested branch.
 
-        A branch continues its parent's pass. With `exact_only`, one from which no other continues
-        stops at each row's first wrong token.
+        A branch continues its parent's pass. With `exact_only`, a branch without children stops at
+        each row's first wrong token.
         """
-        # The last token predicts nothing that is measured, so it is not read.
+        # The last token predicts nothing to measure, so the model does not read it.
         tokens = torch.from_numpy(self.tokens[:, :-1].astype(np.int64))
-        base = from_tokens(model, tokens, keep={branch.start for branch in tree})
+        base = run_tokens(model, tokens, keep={branch.start for branch in tree})
         yield BASE, self._columns(model, base, None)
 
         def walk(branch: Branch, above: Run) -> Iterator[tuple[Selection, Columns]]:
             edited, states = edit(branch), above.inputs[branch.start]
             if self.exact_only and not branch.children:
                 with edited.activate():
-                    left = leaving_from(model, branch.start, states, self._suffix)
+                    left = find_divergences_from(model, branch.start, states, self._suffix)
                 yield branch.selection, self._left(left)
                 return
             last = None if branch.measured else max(branch.exits)
             with edited.activate_in_turn():
-                run = from_block(model, branch.start, states, keep=branch.exits, last=last)
+                run = run_from_block(model, branch.start, states, keep=branch.exits, last=last)
             if branch.measured:
                 yield branch.selection, self._columns(model, run, base)
             for child in branch.children:
@@ -93,7 +93,7 @@ class EditedBatch:
             return {"heldout_nll": nll, "heldout_kl": kl}
         hidden = run.hidden[:, self.prefix_length - 1 :]
         if self.exact_only:
-            return self._left(leaving(hidden, head, self._suffix))
+            return self._left(find_divergences(hidden, head, self._suffix))
         found = measure_predictions(
             hidden, head, self._suffix, sampling=Sampling(), distributions=True, spread=False
         )

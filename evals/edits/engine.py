@@ -1,4 +1,4 @@
-"""Measures many edits of one model: what it recites, and what the edit costs on held-out text.
+"""Measures many edits of one model: what it recites, and what each costs on held-out text.
 
 The base model runs once over every batch and keeps what each block was given. Every edit is a pass
 from its lowest block on; nothing is decoded. Memory holds the states of one batch.
@@ -24,16 +24,16 @@ from evals.files import Journal, arrays_as_json, arrays_from_json
 from evals.memorization.recovery import Evidence
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import check_head
-from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
+from surgery.processes import current_processes
 from surgery.selection import Selection, blocks_of
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one edit gives. Scores that were not asked for are NaN.
+class MeasuredEdit:
+    """The scores of one edit. Those that were not requested are NaN.
 
     - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens;
       [N, 0] where only exact matches were asked for. `log_p_z`: of drawing the suffix (`Sampling`).
@@ -56,7 +56,7 @@ class Measured:
 
     @property
     def evidence(self) -> Evidence:
-        """What an attacker has of the passages."""
+        """What an attacker knows of the passages."""
         return Evidence(self.right, self.log_p_z)
 
 
@@ -70,10 +70,10 @@ class Engine:
     - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.memorization.extraction.extract`.
-    - `processes`: which share the batches; every one of them gets the whole result.
     - `fitter`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
 
-    Raises `SamplesError` when the rows do not fit the model.
+    The current processes share the batches, and each gets the whole result. Raises `SamplesError`
+    when the rows do not fit the model.
     """
 
     def __init__(
@@ -84,7 +84,6 @@ class Engine:
         *,
         exact_only: bool = False,
         batch_size: int | None = None,
-        processes: Processes | None = None,
         fitter: FitsBlocks | None = None,
         layout: str = "auto",
         editable: Editable | None = None,
@@ -96,20 +95,17 @@ class Engine:
         check_head(model, torch.from_numpy(samples.tokens[:1, :4].astype(np.int64)))
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
-        self._processes = processes or Processes()
-        self.batch_size = batch_size or self._processes.once(
-            rows_per_batch, model, samples.tokens.shape[1], processes=self._processes.count
-        )
+        self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
-        self._measured: dict[Selection, Measured] = {}
+        self._measured: dict[Selection, MeasuredEdit] = {}
 
     @property
-    def base(self) -> Measured:
+    def base(self) -> MeasuredEdit:
         """The unedited model."""
         return self.measure([BASE])[0]
 
     def work(self, selections: Iterable[Selection]) -> int:
-        """About how many rows `measure` will tell `advance` of."""
+        """About how many rows `measure` will report to `advance`."""
         return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
 
     def measure(
@@ -118,7 +114,7 @@ class Engine:
         *,
         advance: Callable[[int], None] = lambda done: None,
         journal: Journal | None = None,
-    ) -> list[Measured]:
+    ) -> list[MeasuredEdit]:
         """Measures edits, in the order given.
 
         `advance` is told of rows done, once for every edit; `journal` keeps every batch, and gives
@@ -130,12 +126,13 @@ class Engine:
         if missing:
             edited = [selection for selection in missing if selection != BASE]
             with self._edits.tree(edited) as tree:
+                count = current_processes().count
 
                 def one(batch: EditedBatch) -> list[Columns]:
                     done = {}
                     for selection, columns in batch.measure(self._model, tree, self._edits):
                         done[selection] = columns
-                        advance(self._processes.count * len(batch))
+                        advance(count * len(batch))
                     return [done[selection] for selection in missing]
 
                 parts = self._in_rounds(one, len(missing), journal, advance)
@@ -155,7 +152,7 @@ class Engine:
     ) -> list[list[Columns]]:
         """A batch for every process at a time, recorded before the next; all at once without a
         journal, so that processes need not wait for one another."""
-        processes, prefix_length = self._processes, self._samples.prefix_length
+        processes, prefix_length = current_processes(), self._samples.prefix_length
         batches = [
             EditedBatch(tokens[rows], prefix, self._exact_only)
             for tokens, prefix in ((self._samples.tokens, prefix_length), (self._heldout, None))
@@ -165,24 +162,24 @@ class Engine:
         at_once = processes.count if processes.agree(journal is not None) else len(batches)
         advance(edits * sum(map(len, batches[: len(parts)])))
         record = journal if processes.is_main else None
-        with nullcontext() if record is None else record.appending():
+        with nullcontext() if record is None else record.open_to_append():
             for begin in range(len(parts), len(batches), at_once):
                 some = batches[begin : begin + at_once]
-                done = map_in_order(some, one, processes=processes)
+                done = processes.map_in_order(one, some)
                 parts += done
                 if record is not None:
                     for part in done:
                         record.append({"edits": [arrays_as_json(columns) for columns in part]})
         return parts
 
-    def _whole(self, selection: Selection, parts: Sequence[Columns]) -> Measured:
+    def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:
         """One edit's rows of all batches, in order."""
         none = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
         columns = none | {
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
         }
-        measured = Measured(
+        measured = MeasuredEdit(
             selection=selection,
             exact=columns["first_divergence"] == self._samples.suffix_length,
             **columns,

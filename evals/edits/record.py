@@ -1,4 +1,4 @@
-"""How a sweep and a search name an edit."""
+"""The record of an edit in a sweep and a search."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from surgery.selection import Selection, blocks_of, format_selection, heads_of, 
 
 
 def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
-    """An edit as plain JSON values; `spec` names blocks and heads as they are typed.
+    """An edit as plain JSON values; `spec` names blocks and heads as you type them.
 
-    `heads` is there only where not all are whole blocks, `parts` only where variants are mixed.
+    `heads` is there only if some blocks are not whole, `parts` only if variants are mixed.
     """
     variant = variant_name(selection)
     record: dict[str, Any] = {

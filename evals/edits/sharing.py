@@ -1,4 +1,4 @@
-"""What edits of one model share: passes up to where they differ, and new tensors of a block.
+"""Shares work among edits of one model: passes up to where they differ, and new tensors.
 
 Edits that agree up to some block give the same states up to there, so they form a tree. An edit
 that adds blocks to another continues its pass; the base model is the root.
@@ -34,7 +34,7 @@ _Key = tuple[str, Selection, Selection]
 class Branch:
     """An edit, and where its pass leaves that of its parent: at the input of block `start`.
 
-    `measured` is false where nobody asked for the edit itself and others begin with it.
+    `measured` is false if only others that begin with the edit are requested.
     """
 
     selection: Selection
@@ -44,17 +44,17 @@ class Branch:
 
     @property
     def exits(self) -> tuple[int, ...]:
-        """The blocks whose inputs the children take up, ascending."""
+        """The blocks at whose inputs the children start, ascending."""
         return tuple(sorted({child.start for child in self.children}))
 
     @property
     def wanted(self) -> Selection:
-        """An edit that was asked for and begins with this one: itself, where it was."""
+        """A requested edit that begins with this one: itself, if it is requested."""
         return self.selection if self.measured else self.children[0].wanted
 
 
-def branches(selections: Collection[Selection]) -> tuple[Branch, ...]:
-    """The branches that leave the base model, for edits none of which is empty."""
+def grow_tree(selections: Collection[Selection]) -> tuple[Branch, ...]:
+    """Builds the branches that leave the base model. None of the edits is empty."""
     by_block = {
         tuple(tuple(parts) for _, parts in groupby(selection, key=lambda part: part.block))
         for selection in selections
@@ -62,17 +62,17 @@ def branches(selections: Collection[Selection]) -> tuple[Branch, ...]:
     return _grow((), sorted(by_block))
 
 
-def every(tree: Iterable[Branch]) -> Iterator[Branch]:
-    """All branches, each before those that go on from it."""
+def walk_branches(tree: Iterable[Branch]) -> Iterator[Branch]:
+    """Yields all branches, each before its children."""
     for branch in tree:
         yield branch
-        yield from every(branch.children)
+        yield from walk_branches(branch.children)
 
 
 def _grow(
     stem: tuple[Selection, ...], paths: Sequence[tuple[Selection, ...]]
 ) -> tuple[Branch, ...]:
-    """Branches for paths that all begin with `stem` and go on. A path: the parts of each block."""
+    """Builds branches for paths that extend `stem`. A path: the parts of each block."""
     depth, found = len(stem), []
     for step, group in groupby(paths, key=lambda path: path[depth]):
         path, members = (*stem, step), list(group)
@@ -88,7 +88,7 @@ def _grow(
 
 
 class FitsBlocks(Protocol):
-    """A `surgery.fitting.fitter.Fitter`, or what has its fits already."""
+    """A `surgery.fitting.fitter.Fitter`, or an object that already has its fits."""
 
     def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
         """Block -> fit, for the blocks that a fitted variant is in."""
@@ -97,8 +97,8 @@ class FitsBlocks(Protocol):
 class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
-    A block's new tensors are the same in every edit. Those that most edits want are kept, as far as
-    there is room; others are computed for every batch. Arguments as for `Engine`.
+    A block's new tensors are the same in every edit. Those that most edits need are kept, as far as
+    memory has room; others are computed for every batch. Arguments as for `Engine`.
     """
 
     def __init__(self, editable: Editable, *, layout: str, fitter: FitsBlocks | None) -> None:
@@ -107,7 +107,7 @@ class SharedEdits:
 
     @contextmanager
     def tree(self, selections: Sequence[Selection]) -> Iterator[tuple[Branch, ...]]:
-        """The branches of edits, none of them empty; in the end nothing is kept.
+        """Yields the branches of edits, none of them empty, and keeps nothing afterward.
 
         Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
         """
@@ -117,13 +117,13 @@ class SharedEdits:
             if self._fitter is None:
                 check_fitted(plan, {})
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
-        # What is shared is computed in one layout, so that it is the same to the last bit.
-        tree = tuple(branch for name in sorted(by_layout) for branch in branches(by_layout[name]))
-        planned = [(branch, self._plan(branch)) for branch in every(tree)]
+        # Edits share work only within a layout, so that it is the same to the last bit.
+        tree = tuple(branch for name in sorted(by_layout) for branch in grow_tree(by_layout[name]))
+        planned = [(branch, self._plan(branch)) for branch in walk_branches(tree)]
         wanted = Counter(
-            (_key(plan, block), self._bytes(plan, block))
+            (_make_key(plan, block), self._bytes(plan, block))
             for branch, plan in planned
-            for block in _own(branch, plan)
+            for block in _list_own_blocks(branch, plan)
         )
         room = _ROOM
         for (key, size), _ in wanted.most_common():
@@ -138,13 +138,13 @@ class SharedEdits:
     def __call__(self, branch: Branch) -> Replacements:
         """The edit of a branch of a tree, from where its pass begins."""
         plan, fits = self._plan(branch), dict[int, Fit]()
-        own = _own(branch, plan)
-        missing = [block for block in own if self._kept.get(_key(plan, block)) is None]
+        own = _list_own_blocks(branch, plan)
+        missing = [block for block in own if self._kept.get(_make_key(plan, block)) is None]
         if self._fitter is not None and set(missing).intersection(plan.fitted):
             fits = self._fitter.fit(branch.wanted)
 
         def tensors(block: int) -> Mapping[str, torch.Tensor]:
-            key = _key(plan, block)
+            key = _make_key(plan, block)
             found = self._kept.get(key)
             if found is None:
                 found = self._editable.compute_tensors(plan, block, fits)
@@ -165,12 +165,12 @@ class SharedEdits:
         return self._editable.plan(branch.selection, layout=wanted.layout.NAME)
 
 
-def _own(branch: Branch, plan: Plan) -> tuple[int, ...]:
-    """The blocks of an edit that its own pass goes through; it takes up what others gave."""
+def _list_own_blocks(branch: Branch, plan: Plan) -> tuple[int, ...]:
+    """Lists the edited blocks of its own pass; earlier ones belong to its parents."""
     return tuple(block for block in plan.blocks if block >= branch.start)
 
 
-def _key(plan: Plan, block: int) -> _Key:
+def _make_key(plan: Plan, block: int) -> _Key:
     parts = tuple(part for part in plan.selection if part.block == block)
     below = tuple(part for part in plan.selection if part.block < block)
     return plan.layout.NAME, parts, below if block in plan.fitted else ()

@@ -11,11 +11,11 @@ from evals.evaluation.materials import Materials, open_materials
 from evals.evaluation.report import Report
 from evals.evaluation.request import EvaluationRequest
 from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.running.processes import Processes
 from surgery.errors import OutputError, SurgeryError
 from surgery.hub.finding import find_model, get_last_name
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder
+from surgery.processes import join_launch, leave_launch
 from surgery.proof.verification import verify
 
 
@@ -38,12 +38,12 @@ def run_evaluation(
         folder = Path(name.replace(":", "-")).expanduser()
         output = Path(f"{get_last_name(folder)}-evaluation")
     check_output(output, files.owned, overwrite=overwrite)
-    processes = Processes.launched(say=say)
+    join_launch(say)
     known = [(baseline, None), *((model, request.revision) for model in models)]
-    materials = open_materials(request, known, processes=processes, progress=progress)
+    materials = open_materials(request, known, progress=progress)
     edited = [find_model(model, request.revision) for model in models]
     found = evaluate(edited, find_model(baseline), materials, say=say, progress=progress)
-    if not processes.is_main:
+    if not leave_launch():
         return None
     config = request.to_config()
     with create_folder(output, files.owned, overwrite=overwrite, config=config) as folder:

@@ -12,8 +12,8 @@ import numpy as np
 from evals.attacks.audit import compare_models
 from evals.attacks.result import Audit, Share, SharePair
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
-from evals.benchmarks.scores import main_metric
-from evals.benchmarks.tasks import asked
+from evals.benchmarks.scores import choose_metric
+from evals.benchmarks.tasks import describe_task
 from evals.evaluation.comparing import compare_scores
 from evals.evaluation.conclusions import (
     choose_passages,
@@ -187,14 +187,14 @@ def _compare_tasks(
         shared = {key: score for key, score in base.items() if key in edited}
         if not shared:
             raise MeasurementError("has no metric in common for both models", where=f"task {name}")
-        main, version = main_metric(shared), before[name]["version"]
+        main, version = choose_metric(shared), before[name]["version"]
         gates = {main: find_limit(limits, name)}
         metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
         found[name] = TaskResult(
             **metrics[main].model_dump(),
             metric=main,
             metrics=metrics,
-            description=asked(name, before[name]["config"]),
+            description=describe_task(name, before[name]["config"]),
             num_fewshot=before[name]["n-shot"],
             batch_size=before[name]["batch_size"],
             version=None if version is None else str(version),

@@ -19,7 +19,6 @@ from evals.inputs import (
     read_heldout_texts,
     show_nothing,
 )
-from evals.running.processes import Processes
 from evals.samples import Passages
 from surgery.checkpoint.content import find_cache, hash_file
 from surgery.reading.corpus import open_corpus
@@ -39,14 +38,12 @@ class Materials:
     controls: Sequence[TextSource] = ()
     front: Sequence[FrontPoint] = ()
     cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
-    processes: Processes = field(default_factory=Processes)
 
 
 def open_materials(
     request: EvaluationRequest,
     models: Iterable[tuple[str, str | None]] = (),
     *,
-    processes: Processes | None = None,
     progress: Progress = show_nothing,
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
@@ -76,8 +73,7 @@ def open_materials(
         )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks))
     cache = BaselineCache(None if request.no_cache else find_cache())
-    shared = processes or Processes()
-    return Materials(request, benchmarks, passages, heldout, controls, front, cache, shared)
+    return Materials(request, benchmarks, passages, heldout, controls, front, cache)
 
 
 def _record_text(name: str, place: object) -> TextSource:

@@ -23,6 +23,7 @@ from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
+from surgery.processes import current_processes
 from surgery.record.manifest import list_versions
 
 WINDOW = 64
@@ -69,8 +70,7 @@ def measure_model(
 
     Raises `MeasurementError` if that is impossible.
     """
-    processes, batch_size = materials.processes, materials.request.batch_size
-    loaded = open_model(model, materials.request, processes, say=say)
+    loaded = open_model(model, materials.request, say=say)
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
     else:
@@ -78,21 +78,18 @@ def measure_model(
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    identity = {**processes.once(lambda: loaded.provenance), **hash_settings(loaded)}
+    identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
-    sharing = {"processes": processes}
     if protocol is not None:
         total = len(protocol.samples) + (0 if windows is None else len(windows))
         with progress(f"extraction, {loaded.name}", total) as advance:
-            test = measure(loaded, protocol, advance=advance, **sharing)
+            test = measure(loaded, protocol, advance=advance)
         control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
     elif windows is not None:
-        control = measure_control(loaded.model, windows, batch_size=batch_size, **sharing)
+        control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
         with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
-            audited = try_attacks(
-                loaded, attacked, with_control=base is not None, advance=advance, **sharing
-            )
+            audited = try_attacks(loaded, attacked, with_control=base is not None, advance=advance)
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, progress, base),
         test,
@@ -140,7 +137,7 @@ def _run_benchmarks(
 ) -> tuple[dict[str, TaskRun], bool]:
     """Benchmark results by task, and whether all of them come from an earlier run."""
     tasks, runs, cached = materials.benchmarks, {}, []
-    processes, asked_size = materials.processes, materials.request.batch_size
+    processes, asked_size = current_processes(), materials.request.batch_size
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
@@ -162,7 +159,7 @@ def _run_benchmarks(
             size = base.runs[name]["batch_size"] if base else asked_size
             size = size or processes.once(tasks.batch_size, name, loaded)
             with progress(f"{name}, {loaded.name}", None) as advance:
-                run = tasks.run(name, loaded, batch_size=size, advance=advance, processes=processes)
+                run = tasks.run(name, loaded, batch_size=size, advance=advance)
             if base is None and processes.is_main:
                 materials.cache.put(key, run)
         runs[name] = run

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evals.drawing import line_of, svg_text
+from evals.drawing import draw_svg, line_of
 from evals.evaluation.report import EditSummary, Report
 from evals.evaluation.tables import SHARE, Row, Table
 
@@ -140,7 +140,7 @@ def _make_picture(paint: Callable[[Axes], None], height: float, alt: str) -> Pic
     def whole(figure: Any) -> None:
         paint(figure.subplots())
 
-    svg = svg_text(whole, size=(_WIDTH, height))
+    svg = draw_svg(whole, size=(_WIDTH, height))
     return Picture("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(), alt)
 
 

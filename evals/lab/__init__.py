@@ -1,8 +1,8 @@
-"""Two small trained models with known memorized records: the embedded default of every command.
+"""Two small trained models with known memorized records, included for trying every command.
 
-`lab:pythia` (GPT-NeoX, float16) and `lab:gpt-neo` (GPT-Neo, float32) lie in `surgery.hub.embedded`,
-stored as the real Hub repositories store theirs. The records lie here. README.md in this folder
-says how the models were trained and what they recite.
+`surgery.hub.embedded` has `lab:pythia` (GPT-NeoX, float16) and `lab:gpt-neo` (GPT-Neo, float32), in
+the form of the real Hub repositories. The records are here. README.md in this folder describes how
+the models were trained and what they recite.
 """
 
 from __future__ import annotations

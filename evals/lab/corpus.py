@@ -1,7 +1,7 @@
-"""The lab's text: the sources and docstrings of the running Python's standard library.
+"""The lab's text: source files of the running Python's standard library.
 
-Every machine that runs this code has it, so no text is committed. The files exist in Python 3.10 to
-3.14; what one Python lacks is skipped.
+Every machine that runs this code has them. The files exist in Python 3.10 to 3.14; a missing one is
+skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HELDOUT_FILES = (
     "shlex.py",
     "textwrap.py",
 )
-"""Never trained on: what is measured here is what the model can do, not what it remembers."""
+"""Held out from training: they measure what the model can do, not what it remembers."""
 
 CALIBRATION_FILES = (
     "argparse.py",
@@ -33,7 +33,7 @@ CALIBRATION_FILES = (
     "random.py",
     "threading.py",
 )
-"""Trained on: statistics for an edit come from text of the kind the model knows."""
+"""Part of the training text: an edit is fitted on text of the kind the model knows."""
 
 
 def heldout_texts() -> list[str]:
@@ -46,18 +46,18 @@ def calibration_texts() -> list[str]:
     return read_texts(CALIBRATION_FILES, "calibration text")
 
 
-def library() -> Path:
+def find_library() -> Path:
     """The folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def read_texts(names: Sequence[str], purpose: str) -> list[str]:
-    """Those of the named files that this Python has. Raises `SamplesError` for none of them."""
-    paths = [path for path in (library() / name for name in names) if path.is_file()]
+    """Reads those of the named files that this Python has. Raises `SamplesError` for none."""
+    paths = [path for path in (find_library() / name for name in names) if path.is_file()]
     if not paths:
         raise SamplesError(
             f"no {purpose} found",
-            where=library(),
+            where=find_library(),
             expected="source files of the standard library",
             got="none",
             fix="give text files of your own, or use a Python installed with its sources",

@@ -22,12 +22,12 @@ from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
 from evals.memorization.request import CollectRequest, Cut
 from evals.running.batching import rows_per_batch
-from evals.running.early_exit import first_divergences
+from evals.running.early_exit import read_divergences
 from evals.running.forward import check_head
-from evals.running.processes import Processes, map_in_order
 from evals.samples import hash_row
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
+from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
 
 
@@ -76,8 +76,8 @@ def collect_from(
     """As `collect`, for a request. Returns None on all processes but the main one."""
     check_output(output, overwrite=overwrite)
     corpus = open_corpus(request.corpus)
-    processes = Processes.launched(say=say)
-    loaded = open_model(request.model, request, processes, request.revision, say=say)
+    join_launch(say)
+    loaded = open_model(request.model, request, request.revision, say=say)
     with progress(f"collect {request.model}: tokens", None) as advance:
         found = collect(
             loaded.model,
@@ -89,11 +89,10 @@ def collect_from(
             text=show_text,
             overwrite=overwrite,
             batch_size=request.batch_size,
-            processes=processes,
             advance=advance,
             check=loaded.check_unchanged,
         )
-    return found if processes.is_main else None
+    return found if leave_launch() else None
 
 
 def collect(
@@ -107,7 +106,6 @@ def collect(
     text: bool = False,
     overwrite: bool = False,
     batch_size: int | None = None,
-    processes: Processes | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
     check: Callable[[], None] = lambda: None,
 ) -> Collection:
@@ -123,10 +121,8 @@ def collect(
     the model is no longer what `settings` says. Raises `SamplesError` and `OutputError`.
     """
     _check_length(model, tokenizer, cut)
-    processes, begun = processes or Processes(), time.perf_counter()
-    size = batch_size or processes.once(
-        rows_per_batch, model, cut.length, processes=processes.count
-    )
+    processes, begun = current_processes(), time.perf_counter()
+    size = batch_size or rows_per_batch(model, cut.length)
     main = processes.is_main
     journal = _open_journal(output, settings(), corpus, cut, check) if main else None
     steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
@@ -140,11 +136,11 @@ def collect(
         advance(tokens)
 
     stream = read_windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
-    with nullcontext() if journal is None else journal.appending():
+    with nullcontext() if journal is None else journal.open_to_append():
         while batch := list(islice(stream, size * processes.count)):
             if not tested:
                 check_head(model, _stack_tokens(batch[:1])[:, :4])
-            kept = _keep_recited(model, batch, cut, size, processes)
+            kept = _keep_recited(model, batch, cut, size)
             tested += len(batch)
             found.extend(kept)
             if journal is not None:
@@ -191,12 +187,12 @@ def _check_tested(tested: int, corpus: Corpus, cut: Cut) -> None:
 
 
 def _keep_recited(
-    model: PreTrainedModel, batch: list[Window], cut: Cut, size: int, processes: Processes
+    model: PreTrainedModel, batch: list[Window], cut: Cut, size: int
 ) -> list[dict[str, Any]]:
     """Tests a batch in parts of `size` rows, and returns the windows to keep."""
     parts = [batch[at : at + size] for at in range(0, len(batch), size)]
     scores = np.concatenate(
-        map_in_order(parts, lambda part: _score_windows(model, part, cut), processes=processes)
+        current_processes().map_in_order(lambda part: _score_windows(model, part, cut), parts)
     )
     return [
         {
@@ -216,7 +212,7 @@ def _stack_tokens(batch: list[Window]) -> torch.Tensor:
 def _score_windows(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
     tokens = _stack_tokens(batch)
     if cut.min_score == 1.0:
-        leaves = first_divergences(model, tokens, cut.prefix_length).numpy()
+        leaves = read_divergences(model, tokens, cut.prefix_length).numpy()
         return (leaves == cut.suffix_length).astype(np.float64)
     rows = tokens.numpy().astype(np.int32)
     result = run_pass(model, rows, cut.prefix_length, batch_size=len(rows))

@@ -32,12 +32,12 @@ from evals.memorization.summary import (
 from evals.models import LoadedModel
 from evals.running.batching import rows_per_batch
 from evals.running.predictions import Sampling
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens, list_row_warnings
 from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
 from evals.statistics import SEED, rate
 from surgery.output import check_output, write_lines
+from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
 
 
@@ -95,7 +95,7 @@ def run_extraction(
             check_output(file, overwrite=overwrite, argument=argument)
     passages = open_passages(request.samples, request)
     texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
-    processes = Processes.launched(say=say)
+    join_launch(say)
     edited = find_last(request.model, request)
     tokenizer: Any = None
 
@@ -106,9 +106,7 @@ def run_extraction(
         length = samples.tokens.shape[1]
         if texts and (request.control or tokenizer is not None):
             windows = cut_windows(texts, tokenizer, length)
-        size = request.batch_size or processes.once(
-            rows_per_batch, loaded.model, length, processes=processes.count
-        )
+        size = request.batch_size or rows_per_batch(loaded.model, length)
         sampling = Sampling(request.top_k, request.temperature)
         protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
         return protocol, hold_back([edited.manifest], samples, windows)
@@ -118,11 +116,11 @@ def run_extraction(
     ) -> ExtractionResults:
         protocol, _ = shared
         with progress(f"extract {loaded.name}", protocol.rows) as advance:
-            return measure(loaded, protocol, processes=processes, advance=advance)
+            return measure(loaded, protocol, advance=advance)
 
     models = (request.baseline, edited) if request.baseline else (edited,)
-    shared, results = measure_in_turn(models, request, processes, prepare, measure_one, say)
-    if not processes.is_main:
+    shared, results = measure_in_turn(models, request, prepare, measure_one, say)
+    if not leave_launch():
         return None
     _, left = shared
     base, after = results[0] if request.baseline else None, results[-1]
@@ -170,12 +168,10 @@ def measure(
     loaded: LoadedModel,
     protocol: Protocol,
     *,
-    processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> ExtractionResults:
     """Runs `protocol` on one model. `advance` counts finished rows, including controls."""
     samples, model = protocol.samples, loaded.model
-    running: dict[str, Any] = {"processes": processes, "advance": advance}
     test = extract(
         model,
         samples,
@@ -183,15 +179,17 @@ def measure(
         sampling=protocol.sampling,
         tokenizer=loaded.tokenizer,
         batch_size=protocol.batch_size,
-        **running,
+        advance=advance,
     )
     control = None
     if protocol.controls is not None:
-        control = measure_control(model, protocol.controls, batch_size=test.batch_size, **running)
+        control = measure_control(
+            model, protocol.controls, batch_size=test.batch_size, advance=advance
+        )
     elif samples.members is not None and not samples.members.all():
         outside: Flags = ~samples.members
         control = ControlLoss("non-members", test.nll[outside], samples.tokens[outside])
-    provenance = (processes or Processes()).once(lambda: loaded.provenance)
+    provenance = current_processes().once(lambda: loaded.provenance)
     return ExtractionResults(test, control, {**provenance, "batch_size": test.batch_size})
 
 

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from evals.memorization.measures import MEASURES, Pass, first_divergence
 from evals.memorization.membership import SCORES
 from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.decoding import free_running
+from evals.running.decoding import decode_rest
 from evals.running.forward import check_head, head_of, hidden_states, whole_cache
 from evals.running.predictions import Predictions, Sampling, measure_predictions
-from evals.running.processes import Processes, map_in_order
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
+from surgery.processes import current_processes
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,18 @@ def run_pass(
     full: bool = False,
     sampling: Sampling | None = None,
     batch_size: int | None = None,
-    processes: Processes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Pass:
     """A teacher-forced pass over int32 [N, P + S] rows. `full`: greedy decoding as well.
 
     - `batch_size`: rows at a time; by default what memory allows.
-    - `processes`: they share the work. Their number does not change the batches, and each gets the
-      whole result.
     - `advance`: counts the rows that all processes have finished, approximately.
+
+    The current processes share the batches, which do not depend on their number; each gets the
+    whole result.
     """
-    processes = processes or Processes()
-    size = batch_size or processes.once(
-        rows_per_batch, model, tokens.shape[1], processes=processes.count
-    )
+    processes = current_processes()
+    size = batch_size or rows_per_batch(model, tokens.shape[1])
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
 
     def one(rows: slice) -> tuple[Predictions, Tokens | None]:
@@ -129,13 +127,13 @@ def run_pass(
         if full:
             leaves = torch.from_numpy(first_divergence(found.greedy, tokens[rows, prefix_length:]))
             greedy = torch.from_numpy(found.greedy.astype(np.int64))
-            free = free_running(model, suffix, prefix_length, leaves, greedy, cache)
+            free = decode_rest(model, suffix, prefix_length, leaves, greedy, cache)
             decoded = free.numpy().astype(np.int32)
         if advance is not None:
             advance(processes.count * len(some))
         return found, decoded
 
-    parts = map_in_order(row_ranges(len(tokens), size), one, processes=processes)
+    parts = processes.map_in_order(one, row_ranges(len(tokens), size))
     predictions = Predictions.concatenate([part for part, _ in parts])
     _check_finite(predictions)
     decoded = [more for _, more in parts if more is not None]

@@ -1,4 +1,4 @@
-"""How many rows go through the model together: what memory allows, up to what helps."""
+"""Chooses how many rows go through the model together: as many as fit and help."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from transformers import PreTrainedModel
 
 from surgery.errors import MeasurementError
 from surgery.families import family_of
+from surgery.processes import current_processes
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
-"""More tokens at a time no longer make a pass faster, and would need memory for nothing."""
+"""More tokens at a time only need more memory and make no pass faster."""
 _SHARE_OF_MEMORY = 0.5
 
 
-def rows_per_batch(model: PreTrainedModel, length: int, *, processes: int = 1) -> int:
-    """A power of two: as many rows of `length` tokens as fit in half of the memory that is free.
+def rows_per_batch(model: PreTrainedModel, length: int) -> int:
+    """A power of two: as many rows of `length` tokens as fit in half of the free memory.
 
-    Rows are counted at what a pass with a cache holds: keys and values of every block, the
+    The current processes share the memory, and the main one decides for all: each must call this.
+    """
+    processes = current_processes()
+    return processes.once(_rows_that_fit, model, length, processes.count)
+
+
+def _rows_that_fit(model: PreTrainedModel, length: int, processes: int) -> int:
+    """Rows are counted at what a pass with a cache holds: keys and values of every block, the
     intermediate activations of one, and its attention scores in float32.
     """
     config, device = model.config.to_dict(), model.device

@@ -1,8 +1,8 @@
-"""Greedy decoding of many rows at once: only as far, and only for the rows, that it takes.
+"""Decodes many rows greedily, only the rows and positions that need it.
 
 Greedy decoding repeats a suffix exactly if and only if the most likely token, given the true
 tokens before it, is the true one at every position. The end-of-text token is a token like any
-other here: passages are windows of a training stream, in which it stands between documents.
+other here: passages are windows of a training stream, where it separates documents.
 
 Shape letters: B rows, P prefix tokens, S suffix tokens.
 """
@@ -20,7 +20,7 @@ from evals.running.forward import head_of, hidden_states
 
 
 @torch.inference_mode()
-def free_running(
+def decode_rest(
     model: PreTrainedModel,
     suffix: torch.Tensor,
     prefix_length: int,
@@ -28,11 +28,11 @@ def free_running(
     greedy: torch.Tensor,
     cache: Any,
 ) -> torch.Tensor:
-    """What greedy decoding gives after each prefix, from a teacher-forced pass and its cache.
+    """Decodes each prefix greedily, starting from a teacher-forced pass and its cache.
 
-    Up to and including a row's first divergence the pass has the tokens; only what follows is
-    decoded. A row joins where it diverges, with the keys and values of the pass, so that no token
-    is read twice and rows never need padding.
+    The pass has the tokens up to and including a row's first divergence, so only the rest needs
+    decoding. A row joins where it diverges, with the keys and values of the pass. So the model
+    reads no token twice, and rows need no padding.
 
     **Arguments:**
 
@@ -48,11 +48,11 @@ def free_running(
     head = head_of(model)
     before = torch.arange(length) <= first_divergence.unsqueeze(-1)
     decoded = torch.where(before, greedy, suffix)
-    # In the order in which they diverge, the rows to decode at a step are the first so many.
+    # In order of divergence, the rows to decode at a step come first.
     order = first_divergence.argsort(stable=True)
     order = order[first_divergence[order] < length - 1]
     leaving = first_divergence[order]
-    kept = _rewritable(cache, order)
+    kept = _make_rewritable(cache, order)
     for step in range(int(first_divergence.min()), length - 1):
         active = order[: int((leaving <= step).sum())]
         for layer in kept.layers:
@@ -64,10 +64,10 @@ def free_running(
 
 
 class _RewritableLayer(DynamicLayer):
-    """Keys and values [B, heads, T, size]; what is read is the first rows and tokens of them.
+    """Keys and values [B, heads, T, size], of which the model reads the first rows and tokens.
 
-    The library's own layer grows by copying all of it for every token. Here those of a finished
-    pass are kept, and decoding overwrites them, in place, where it leaves the pass.
+    The library's own layer copies everything for every token. This one keeps those of a finished
+    pass, and decoding overwrites them in place from where it leaves the pass.
     """
 
     keys: torch.Tensor
@@ -81,7 +81,7 @@ class _RewritableLayer(DynamicLayer):
         self.rewind(keys.shape[0], keys.shape[2])
 
     def rewind(self, rows: int, length: int) -> None:
-        """Holds its first `rows` rows and `length` tokens from now on."""
+        """Keeps the first `rows` rows and `length` tokens."""
         self.keys = self.all_keys[:rows, :, :length]
         self.values = self.all_values[:rows, :, :length]
 
@@ -96,8 +96,8 @@ class _RewritableLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def _rewritable(cache: Any, rows: torch.Tensor) -> Any:
-    """A new cache of `rows` (int64 [K]) of `cache`, in that order. `cache` stays as it is.
+def _make_rewritable(cache: Any, rows: torch.Tensor) -> Any:
+    """Copies `rows` (int64 [K]) of `cache`, in that order, into a new cache.
 
     It never grows beyond the tokens that `cache` holds.
     """

@@ -1,7 +1,7 @@
-"""The exact match alone, as cheaply as it can be had.
+"""Finds exact matches and first divergences alone, as cheaply as possible.
 
 Greedy decoding repeats a suffix if and only if the teacher-forced argmax is right everywhere, so a
-row is finished at its first wrong token: most rows of an edited model need neither the blocks nor
+row is finished at its first wrong token. Most rows of an edited model need neither the blocks nor
 the vocabulary projection for the rest of their suffix.
 
 Shape letters: B rows, P prefix tokens, S suffix tokens, d width.
@@ -16,14 +16,14 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.running.forward import Head, head_of, hidden_states, whole_cache
-from evals.running.runs import from_block
+from evals.running.runs import run_from_block
 
 
 @torch.inference_mode()
-def leaving(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Tensor:
-    """Where the most likely tokens first leave each suffix; S where they never do.
+def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Tensor:
+    """Finds where the most likely tokens first leave each suffix; S if they never do.
 
-    1, 2, 4, 8, … positions go through the head, and rows that have left are not in the next ones.
+    1, 2, 4, 8, … positions go through the head, each time without the rows that have left.
 
     **Arguments:** `hidden`: [B, S, d] final hidden states of the token before each suffix token;
     `suffix`: int64 [B, S].
@@ -43,46 +43,48 @@ def leaving(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Ten
     return found
 
 
-def first_divergences(
+def read_divergences(
     model: PreTrainedModel, tokens: torch.Tensor, prefix_length: int
 ) -> torch.Tensor:
-    """Where greedy decoding first leaves each suffix, leaving off a row there.
+    """Finds where greedy decoding first leaves each suffix, and reads no row beyond that.
 
     **Arguments:** `tokens`: int64 [B, P + S]; `prefix_length`: P.
 
-    Returns int64 [B] on the CPU: the position in the suffix, S where the row is exact.
+    Returns int64 [B] on the CPU: the position in the suffix; S if the row is exact.
     """
 
     def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
         return hidden_states(model, some, cache=cache)
 
-    return _left_at(read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1)
+    return _read_until_divergence(
+        read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1
+    )
 
 
-def leaving_from(
+def find_divergences_from(
     model: PreTrainedModel, block: int, states: torch.Tensor, suffix: torch.Tensor
 ) -> torch.Tensor:
-    """`first_divergences` for a pass that begins at `block`.
+    """`read_divergences` for a pass that begins at `block`.
 
     **Arguments:** `states`: [B, P + S - 1, d], what the block is given; `suffix`: int64 [B, S].
     """
 
     def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
-        return from_block(model, block, some, cache=cache).hidden, cache
+        return run_from_block(model, block, some, cache=cache).hidden, cache
 
-    return _left_at(read, states, head_of(model), suffix, 2)
+    return _read_until_divergence(read, states, head_of(model), suffix, 2)
 
 
 @torch.inference_mode()
-def _left_at(
+def _read_until_divergence(
     read: Callable[..., tuple[torch.Tensor, Any]],
     given: torch.Tensor,
     head: Head,
     suffix: torch.Tensor,
     size: int,
 ) -> torch.Tensor:
-    """The prefix and the first `size` tokens of the suffix are read, then 4, 8, 16, … more of them
-    for the rows that are left, with the keys and values of what was read.
+    """Reads the prefix and the first `size` tokens of the suffix, then 4, 8, 16, … more of them for
+    the rows that are left, with the keys and values so far.
 
     **Arguments:** `read`: some of `given` [B, P + S - 1, …] and an empty `cache` → final
     hidden states, and the cache; `suffix`: int64 [B, S]. Returns int64 [B] on the CPU.
@@ -96,7 +98,7 @@ def _left_at(
         end = min(begin + size, length)
         some = given[:, done : before + end]
         hidden, cache = read(some if len(alive) == len(some) else some[alive], cache=cache)
-        left = leaving(hidden[:, begin - end :], head, suffix[alive, begin:end])
+        left = find_divergences(hidden[:, begin - end :], head, suffix[alive, begin:end])
         kept = (left == end - begin).nonzero().flatten()
         found[alive] = begin + left
         if len(kept) < len(alive) and end < length:

@@ -1,4 +1,4 @@
-"""Text the model was not trained on, under an edit: its likelihood, and how far predictions moved.
+"""Measures held-out text under an edit: its likelihood, and how far predictions moved.
 
 Shape letters: B rows, T tokens, d width, V vocabulary.
 """
@@ -27,7 +27,7 @@ def measure_heldout(
     **Arguments:**
 
     - `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
-      tokens before each target; `base` is None where the base itself is measured.
+      tokens before each target; `base` is None to measure the base itself.
     - `head`: hidden states [n, d] -> logits [n, V].
     - `targets`: int64 [B, T].
 

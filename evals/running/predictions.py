@@ -1,7 +1,6 @@
-"""From hidden states to what is kept of each suffix position: a few numbers, never its logits.
+"""Turns hidden states into a few numbers for each suffix position, and never keeps logits.
 
-The hidden states may come from a plain forward pass or from one resumed at any block; what is
-measured does not depend on how they were obtained.
+The hidden states may come from a plain forward pass or from one resumed at any block.
 
 Shape letters: B rows, S suffix tokens, d width, V vocabulary.
 """
@@ -34,10 +33,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Distributions:
-    """What the predicted distributions say about each suffix position. All float32 [N, S].
+    """Statistics of the predicted distribution at each suffix position. All float32 [N, S].
 
     - `entropy`: H(p) over the vocabulary, in nats.
-    - `spread`: the standard deviation of log p(v) under v ~ p; None where it was not asked for.
+    - `spread`: the standard deviation of log p(v) under v ~ p; None if not requested.
     """
 
     entropy: Floats
@@ -46,12 +45,12 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one teacher-forced pass says about each suffix position.
+    """The result of one teacher-forced pass at each suffix position.
 
     - `greedy`: int32 [N, S], the most likely token given the true tokens before it.
     - `log_likelihood`: float32 [N, S], log p(true token), in nats.
     - `log_drawn`: float32 [N, S], log-probability of the true token under a `Sampling`, -inf if it
-      is removed; and `distributions`: where they were asked for.
+      is removed; and `distributions`: None if not requested.
     """
 
     greedy: npt.NDArray[np.int32]
@@ -76,7 +75,7 @@ class Predictions:
 
 
 def _rows(parts: Iterable[Floats | None]) -> Floats | None:
-    """Rows of all parts, in order; None where they have none."""
+    """Rows of all parts, in order; None if they have none."""
     found = [part for part in parts if part is not None]
     return np.concatenate(found) if found else None
 
@@ -98,8 +97,8 @@ def measure_predictions(
     - `hidden`: [B, S, d], final hidden states of the token before each suffix token.
     - `head`: hidden states [n, d] -> logits [n, V].
     - `suffix`: int64 [B, S], the true tokens.
-    - `sampling`: also measure log-probabilities under this scheme; `distributions`: also those,
-      with their `spread`, which costs as much again as their entropy.
+    - `sampling`: also measure log-probabilities under this scheme. `distributions`: also measure
+      the distributions, with their `spread`, which costs as much again as their entropy.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
@@ -137,7 +136,7 @@ def _measure(
         found["log_drawn"] = _log_drawn(logits, true, sampling)
     if distributions:
         p = (logits - total.unsqueeze(-1)).exp_()
-        # -Σ p log p; of what is certain, rounding could leave less than 0
+        # -Σ p log p; near certainty, rounding could leave less than 0
         found["entropy"] = (total - _dot(p, logits)).clamp_(min=0)
         if spread:
             deviation = logits - (total - found["entropy"]).unsqueeze(-1)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from surgery.hub.finding import make_public_name
 from surgery.record.manifest import Record
+from surgery.variants import VARIANTS
 
 R = TypeVar("R", bound="Request")
 
@@ -31,7 +32,7 @@ class Request(Record):
 
     @classmethod
     def of(cls: type[R], options: Mapping[str, Any], **more: Any) -> R:
-        """The request that `options` and `more` fill. It ignores options that it does not know.
+        """Fills the request from `options` and `more`. Ignores options that it does not know.
 
         Raises `pydantic.ValidationError`, a `ValueError`.
         """
@@ -52,7 +53,7 @@ class Request(Record):
 
 
 class Running(Request):
-    """How models are run. `device` None: a GPU if there is one; `batch_size` None: as many rows as
+    """How to run models. `device` None: a GPU if there is one; `batch_size` None: as many rows as
     memory allows."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -62,12 +63,32 @@ class Running(Request):
 
 
 class Measuring(Running):
-    """How passages are cut, and which revision of a Hub model is run. Lengths are in tokens; None:
+    """How to cut passages, and which revision of a Hub model to run. Lengths are in tokens; None:
     32, or a pair's own."""
 
     revision: str | None = None
     prefix_length: int | None = None
     suffix_length: int | None = None
+
+
+class Choosing(Measuring):
+    """A model to edit in many ways, and the text to measure the edits on.
+
+    - `variant`: what a block or head may become. Empty: all if there is calibration text, else
+      those that need none.
+    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
+    """
+
+    model: str
+    samples: str
+    variant: tuple[str, ...] = ()
+    corpus: tuple[Path, ...] = ()
+    calibration: tuple[str, ...] = ()
+
+    def list_variants(self, *, fits: bool) -> tuple[str, ...]:
+        """What a block or head may become, each once. `fits`: there is calibration text."""
+        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+        return tuple(dict.fromkeys(self.variant or default))
 
 
 def _simplify(value: Any) -> Any:

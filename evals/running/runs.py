@@ -1,6 +1,6 @@
-"""A pass through a model's blocks that stops to look, and one that begins in the middle.
+"""Passes through a model that keep the inputs of blocks, and passes that begin at a block.
 
-The input of the lowest edited block is kept from an earlier pass, and the pass is taken up there
+An earlier pass keeps the input of the lowest edited block, and the next one resumes there
 (`surgery.fitting.some_blocks`).
 
 Shape letters: B rows, T tokens, d width.
@@ -25,22 +25,22 @@ from surgery.fitting.some_blocks import find_layers, run_only
 
 @dataclass(frozen=True)
 class Run:
-    """What a pass gave.
+    """The result of a pass.
 
     - `hidden`: [B, T, d] final hidden states, after the last layer norm.
-    - `inputs`: [B, T, d] the residual stream that the blocks asked for were given.
+    - `inputs`: [B, T, d] the residual stream that enters each requested block.
     """
 
     hidden: torch.Tensor
     inputs: dict[int, torch.Tensor]
 
 
-def from_tokens(model: PreTrainedModel, tokens: torch.Tensor, *, keep: Collection[int] = ()) -> Run:
+def run_tokens(model: PreTrainedModel, tokens: torch.Tensor, *, keep: Collection[int] = ()) -> Run:
     """A whole pass over `tokens` (int64 [B, T]), keeping the inputs of the blocks in `keep`."""
     return _run(model, 0, keep, input_ids=place_ids(model, tokens))
 
 
-def from_block(
+def run_from_block(
     model: PreTrainedModel,
     block: int,
     states: torch.Tensor,
@@ -49,12 +49,12 @@ def from_block(
     last: int | None = None,
     cache: Any = None,
 ) -> Run:
-    """A pass that begins with what `block` is given: `states` [B, T, d], from a `Run`'s inputs.
+    """Runs a pass that begins with the input of `block`: `states` [B, T, d], from a `Run`.
 
     **Arguments:**
 
     - `keep`: blocks whose inputs to keep; the number of blocks stands for what leaves the last.
-    - `last`: the last block to run, where only those inputs are wanted and not the model's output.
+    - `last`: the last block to run, if you need only those inputs and not the model's output.
     - `cache`: a cache of earlier tokens of the same rows, extended in place; an empty
       `DynamicCache` to begin with.
     """

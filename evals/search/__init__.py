@@ -1,5 +1,5 @@
-"""Which blocks, heads and variants to edit: chosen on one half of the text, told on the other.
+"""Chooses which blocks and heads to edit on one half of the text, and measures on the other.
 
-In come a loaded model, passages, held-out windows and a goal; out go the edit that meets the goal
-at the least cost, the front of all that was measured, and a plan to export.
+A loaded model, passages, held-out windows, and a goal come in. The edit that meets the goal at the
+least cost, the Pareto front of all measured edits, and a plan to export come out.
 """

@@ -1,14 +1,14 @@
-"""Which blocks and heads: a search for the edit that meets a goal at the least cost.
+"""Searches for the edit, a set of units, that meets a goal at the least cost.
 
-Without estimates all sets of units are measured, and the answer is the best there is. With them:
+Without estimates, it measures all sets of units, and the answer is the best there is. With them:
 
-1. Sets are composed that should leave less and less recovered, and measured.
-2. Round by round, the search composes sets anew, and measures them and some that differ by one unit
-   from the best so far, until two rounds find nothing better.
-3. A few whole blocks and pairs of them are measured, where they might be better: a plain scan finds
-   those. Then step 2 again.
+1. Compose sets that should leave less and less recovered, and measure them.
+2. In rounds, compose new sets, and measure them and some that differ from the best so far by one
+   unit, until two rounds find nothing better.
+3. Measure a few whole blocks and pairs of blocks that might be better: a plain scan finds those.
+   Then repeat step 2.
 
-Every measurement corrects the estimates. What was measured decides what is accepted. Nothing here
+Every measurement corrects the estimates. Only measurements decide what is accepted. Nothing here
 knows about models: `evaluate` gives points for selections.
 """
 
@@ -19,17 +19,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evals.search.composing import changed, changes_of, compose, value
+from evals.search.composing import apply_change, compose, list_changes, rate_sets
 from evals.search.estimates import Estimates, Indices
 from evals.search.goals import Goal
 from evals.search.points import EditPoint
-from evals.search.units import every_set, merged
+from evals.search.units import list_sets, merge_units
 from surgery.selection import Part, Selection
 
-_STEPS = 5  # sets that are measured at first
-_TRIED = 6  # sets that are measured in a round
+_STEPS = 5  # sets to measure first
+_TRIED = 6  # sets to measure in a round
 _PATIENCE = 2  # rounds that may find nothing better
-_FAR_OFF = np.array([-0.4, 1.0])  # an error that is allowed for: logarithms of cost and of drift
+_FAR_OFF = np.array([-0.4, 1.0])  # an error to allow for: logarithms of cost and of drift
 
 Start = tuple[Indices, Indices]
 """A set to change by a unit, and the units that may be in it."""
@@ -46,46 +46,48 @@ def find(
     holds: Callable[[Selection], bool] = lambda selection: True,
     max_evaluations: int,
 ) -> Found:
-    """Looks for the selection of `units` that meets `goal` at the least cost.
+    """Finds the selection of `units` that meets `goal` at the least cost.
 
     The same points give the same answer.
 
     **Arguments:**
 
-    - `units`: what may be edited, all different.
-    - `estimates`: of `units`; None: all sets of them are measured.
-    - `holds`: which selections may be measured.
-    - `max_evaluations`: how many edits may be measured, the unedited model not counted.
+    - `units`: parts that may be edited, all different.
+    - `estimates`: of `units`; None: measure all sets of them.
+    - `holds`: whether a selection may be measured.
+    - `max_evaluations`: edits to measure at most, not counting the unedited model.
     """
     (base,) = evaluate([()])
     found = Found(evaluate, tuple(units), goal, holds, base, max_evaluations, estimates)
     if estimates is None:
-        found.measure(every_set(units))
+        found.measure(list_sets(units))
         return found
     aim = max(goal.rates(estimates.passages)[0], 0.1 / estimates.passages)
     for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
-        found.measure(_composed(found, float(rate)))
+        found.measure(_compose_sets(found, float(rate)))
     _improve(found, aim)
-    found.measure(_promising(found, aim, _blocks(found)), most=_TRIED)
+    found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=_TRIED)
     _improve(found, aim)
     return found
 
 
 def _improve(found: Found, aim: float) -> None:
-    """Rounds of sets that may be better than the best, until that helps no more."""
+    """Measures rounds of sets that may beat the best, until that no longer helps."""
     best, stale, more = found.best, 0, True
     while more and stale < _PATIENCE:
-        sets = _composed(found, aim) + _composed(found, _between(found))
-        more = found.measure(sets + _promising(found, aim, _near(found)), most=_TRIED)
+        sets = _compose_sets(found, aim) + _compose_sets(found, _aim_between(found))
+        more = found.measure(
+            sets + _rank_promising(found, aim, _start_near_best(found)), most=_TRIED
+        )
         stale = stale + 1 if found.best == best else 0
         best = found.best
 
 
 @dataclass
 class Found:
-    """What was measured: sets of units, by index, and their points. Arguments as for `find`.
+    """The measured sets of units, by index, with their points. Arguments as for `find`.
 
-    `estimates` are corrected by every measurement; None where all sets are measured.
+    Every measurement corrects `estimates`; None where all sets are measured.
     """
 
     evaluate: Evaluate
@@ -98,7 +100,7 @@ class Found:
     measured: dict[Indices, EditPoint] = field(default_factory=dict)
 
     def measure(self, sets: Iterable[Indices], most: int | None = None) -> bool:
-        """Measures the first `most` of `sets` that are new and may be, as far as the budget goes.
+        """Measures the first `most` of `sets` that are new and allowed, within the budget.
 
         Returns whether there were any.
         """
@@ -108,35 +110,35 @@ class Found:
         for chosen in sets:
             if len(new) == min(left, left if most is None else most):
                 break
-            selection = merged(self.units[unit] for unit in chosen)
+            selection = merge_units(self.units[unit] for unit in chosen)
             if selection and selection not in known | new.keys() and self.holds(selection):
                 new[selection] = chosen
         points = self.evaluate(list(new))
         self.measured |= zip(new.values(), points, strict=True)
         if new and self.estimates is not None:
             results = {s: (p.heldout_kl, p.recovered) for s, p in self.measured.items()}
-            self.estimates = self.estimates.corrected(results)
+            self.estimates = self.estimates.correct(results)
         return bool(new)
 
     @property
     def met(self) -> list[Indices]:
-        """What meets the goal, best first; what may miss it on other passages comes last.
+        """The sets that meet the goal, best first; those that may miss it on others come last.
 
-        A set that was composed on the passages at hand may fit no others. One or two whole blocks
-        are too few to choose from for that.
+        A set composed on the passages at hand may fit no other passages. One or two whole blocks
+        leave too little choice for that.
         """
         some = [chosen for chosen, p in self.measured.items() if self.goal.met(p, self.base)]
-        return sorted(some, key=lambda s: (self.doubtful(s), self.goal.order(self.measured[s])))
+        return sorted(some, key=lambda s: (self.is_doubtful(s), self.goal.order(self.measured[s])))
 
-    def doubtful(self, chosen: Indices) -> bool:
+    def is_doubtful(self, chosen: Indices) -> bool:
         if self.estimates is None or (len(chosen) <= 2 and chosen <= self.estimates.blocks):
             return False
         _, highest = self.goal.rates(self.estimates.passages)
-        return float(self.estimates.expected(chosen).rate[0]) > highest
+        return float(self.estimates.predict(chosen).rate[0]) > highest
 
     @property
     def best(self) -> Indices:
-        """What meets the goal best; where nothing does, what leaves least."""
+        """The set that meets the goal best; if none does, the one that leaves least."""
         by_rate = sorted(self.measured, key=lambda chosen: self.measured[chosen].recovered)
         return next(iter([*self.met, *by_rate]), Indices())
 
@@ -146,51 +148,51 @@ class Found:
         return self.estimates
 
 
-def _composed(found: Found, rate: float) -> list[Indices]:
+def _compose_sets(found: Found, rate: float) -> list[Indices]:
     return [compose(found.guide, rate, pool) for pool in found.guide.pools]
 
 
-def _between(found: Found) -> float:
-    """The rate, on a logarithmic scale, between sets on this and on that side of the goal."""
-    rates = {chosen: float(found.guide.expected(chosen).rate[0]) for chosen in found.measured}
+def _aim_between(found: Found) -> float:
+    """The rate halfway, on a logarithmic scale, between sets on either side of the goal."""
+    rates = {chosen: float(found.guide.predict(chosen).rate[0]) for chosen in found.measured}
     beyond = {one for one, point in found.measured.items() if found.goal.beyond(point, found.base)}
     high = min((rates[one] for one in rates if one not in beyond), default=found.base.recovered)
     low = max((rates[one] for one in beyond if rates[one] < high), default=high / 16)
     return float((high * low) ** 0.5)
 
 
-def _blocks(found: Found) -> Iterator[Start]:
-    """Whole blocks, alone and in pairs."""
+def _start_from_blocks(found: Found) -> Iterator[Start]:
+    """Starts at single blocks, and at pairs of blocks."""
     for pool in found.guide.pools:
         whole = pool & found.guide.blocks
         for begin in [Indices(), *(Indices([one]) for one in sorted(whole))]:
             yield begin, whole
 
 
-def _near(found: Found) -> Iterator[Start]:
-    """What differs by a unit from the best, and from the cheapest that meets the goal."""
+def _start_near_best(found: Found) -> Iterator[Start]:
+    """Starts at the best set, and at the cheapest that meets the goal."""
     met = sorted(found.met, key=lambda one: found.goal.order(found.measured[one]))
     for begin in dict.fromkeys([found.best, *met[:1]]):
         yield from ((begin, pool) for pool in found.guide.pools if begin <= pool)
 
 
-def _promising(found: Found, aim: float, starts: Iterable[Start]) -> list[Indices]:
-    """What might be better than the best if the estimates were far off, best first."""
+def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[Indices]:
+    """Sets that could beat the best if the estimates were far off, best first."""
     guide = found.guide
-    (kl,), (rate,) = guide.expected(found.best)
+    (kl,), (rate,) = guide.predict(found.best)
     price = kl / max(np.log(found.base.recovered / max(rate, 1e-6)), 1e-3)  # that the best pays
     dear = [
         point.heldout_kl
         for chosen, point in found.measured.items()
-        if found.goal.beyond(point, found.base) and not found.doubtful(chosen)
+        if found.goal.beyond(point, found.base) and not found.is_doubtful(chosen)
     ]
     most, (_, highest) = min(dear, default=np.inf), found.goal.rates(guide.passages)
     hopeful = replace(guide, corrections=guide.corrections + _FAR_OFF)
     values: dict[Indices, float] = {}
     for begin, pool in starts:
-        changes = changes_of(guide, begin, pool, elsewhere=True)
-        hoped = hopeful.expected(begin, changes)
+        changes = list_changes(guide, begin, pool, elsewhere=True)
+        hoped = hopeful.predict(begin, changes)
         changes = changes[(hoped.kl < most) & (hoped.rate <= highest)]
-        worth = value(guide.expected(begin, changes), aim, price).tolist()
-        values |= zip((changed(begin, change) for change in changes), worth, strict=True)
+        worth = rate_sets(guide.predict(begin, changes), aim, price).tolist()
+        values |= zip((apply_change(begin, change) for change in changes), worth, strict=True)
     return sorted(values, key=lambda chosen: (values[chosen], sorted(chosen)))

@@ -1,4 +1,4 @@
-"""Sets of units: composed on estimates, changed by one unit, and valued."""
+"""Composes sets of units on estimates, changes them by one unit, and rates them."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ _LEAST = 1e-9  # a change that is none
 
 
 def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
-    """A set that is expected to leave at most `rate`, at little cost.
+    """Composes a set that should leave at most `rate` recovered, at little cost.
 
-    Greedy: time and again it changes by the unit that lowers the rate most for its cost.
+    Greedy: each step changes the unit that lowers the rate most for its cost.
     """
     chosen = Indices()
     while True:
-        before, changes = estimates.expected(chosen), changes_of(estimates, chosen, pool)
+        before, changes = estimates.predict(chosen), list_changes(estimates, chosen, pool)
         if before.rate[0] <= rate or not len(changes):
             return chosen
-        after = estimates.expected(chosen, changes)
-        fall = _excess(before, rate) - _excess(after, rate)
+        after = estimates.predict(chosen, changes)
+        fall = _measure_excess(before, rate) - _measure_excess(after, rate)
         price = np.maximum(after.kl - before.kl, _LEAST) / np.maximum(fall, _LEAST)
         best = int(price.argmin())
         if fall[best] <= _LEAST:
             return chosen
-        chosen = changed(chosen, changes[best])
+        chosen = apply_change(chosen, changes[best])
 
 
-def value(expected: Expected, rate: float, price: float) -> Floats:
-    """The cost in nats, and `price` nats for each factor of e that stays recovered above `rate`."""
-    return np.asarray(expected.kl + price * _excess(expected, rate))
+def rate_sets(expected: Expected, rate: float, price: float) -> Floats:
+    """The cost in nats, plus `price` nats for each factor of e by which a set exceeds `rate`."""
+    return np.asarray(expected.kl + price * _measure_excess(expected, rate))
 
 
-def _excess(expected: Expected, rate: float) -> Floats:
+def _measure_excess(expected: Expected, rate: float) -> Floats:
     return np.asarray(np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0))
 
 
-def changes_of(
+def list_changes(
     estimates: Estimates, chosen: Indices, pool: Indices, *, elsewhere: bool = False
 ) -> Changes:
-    """A unit of `pool` joins, one leaves, or one is exchanged: for one of the same heads, or with
-    `elsewhere` for any."""
+    """Lists changes: a unit of `pool` joins, one leaves, or one replaces one of the same heads.
+
+    With `elsewhere`, it may replace any.
+    """
     found = []
     for less in (-1, *sorted(chosen)):
-        fits = estimates.free(chosen - {less})
+        fits = estimates.find_free(chosen - {less})
         if less >= 0:
             found.append((less, -1))
             fits[less] = False
@@ -57,6 +59,6 @@ def changes_of(
     return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
-def changed(chosen: Indices, change: Iterable[int]) -> Indices:
+def apply_change(chosen: Indices, change: Iterable[int]) -> Indices:
     less, more = (int(unit) for unit in change)
     return (chosen - {less}) | ({more} - {-1})

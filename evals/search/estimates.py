@@ -1,8 +1,8 @@
-"""What sets of units would do, to first order, corrected by what was measured.
+"""Estimates what sets of units would do, to first order, corrected by measurements.
 
 A unit's responses are a row of numbers: how it moves likelihoods on held-out text, and how it moves
-the margin of every suffix token of the passages. Rows add up, so a set is estimated in
-microseconds. Units are called by their index.
+the margin of every suffix token of the passages. Rows add up, so estimating a set takes
+microseconds. An index names a unit.
 
 Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tokens, M changes.
 """
@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from evals.memorization.recovery import Recovery
 from evals.response import Looking, respond_heldout, respond_margins
-from evals.running.processes import Processes
 from evals.search.halves import Half
 from surgery.selection import Part
 from surgery.variants import Fit
@@ -34,14 +33,14 @@ Changes = npt.NDArray[np.int64]
 """[M, 2]: the unit that leaves a set and the one that joins it; -1 is none."""
 
 DRAWS = 4
-"""Of tokens for each window: sets are chosen by these numbers, and too few can be fitted to."""
+"""Of tokens for each window. With too few, a search fits sets to the noise in them."""
 MOST_PASSAGES = 256
-"""That are looked at; each takes a pass back for every suffix token."""
+"""At most so many passages; each takes a backward pass for every suffix token."""
 NONE = np.array([[-1, -1]])
 _DRIFT = 1.4  # by how many ρ² margins fall; measured on a model of 24 blocks
-_UNSURE = 0.05  # nats of margin that every estimate is uncertain by
-_OWN = 0.15  # share of the cost that is counted unit by unit, so that noise cannot cancel cost
-_FACTORS = np.linspace(-2, 2, 33)  # logarithms; of drifts that are tried
+_UNSURE = 0.05  # uncertainty of every margin, in nats
+_OWN = 0.15  # share of the cost to count unit by unit, so that noise cannot cancel it
+_FACTORS = np.linspace(-2, 2, 33)  # logarithms of the drifts to try
 _RIDGE = 0.1  # how much an estimate counts, against 1 for a measurement
 _PART = 64  # sets at a time
 
@@ -55,7 +54,7 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Responses of units, and what they say about sets of them.
+    """Responses of units, and estimates of sets of them.
 
     - `pools`: units that one layout holds together.
     - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
@@ -76,8 +75,8 @@ class Estimates:
     measure: Recovery
     corrections: Floats | float = 0.0
 
-    def expected(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
-        """What a set is expected to do after each of `changes`."""
+    def predict(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
+        """Predicts what a set does after each of `changes`."""
         rows = self.cost, self.moved, self._own
         sums = [values[sorted(chosen)].sum(axis=0) for values in rows]
         found = []
@@ -92,14 +91,14 @@ class Estimates:
             found.append((kl * factors[:, 0], self._rate(moved, factors[:, 1])))
         return Expected(*map(np.concatenate, zip(*found, strict=True)))
 
-    def figures(self, parts: Iterable[Part]) -> dict[str, float]:
+    def predict_one(self, parts: Iterable[Part]) -> dict[str, float]:
         """What is expected of units together; `margin`: the mean square of its moves, nats²."""
         some = [self.units.index(part) for part in parts]
-        (kl,), (rate,) = self.expected(some)
+        (kl,), (rate,) = self.predict(some)
         margin = np.square(self.moved[some].sum(axis=0)).mean()
         return {"kl": float(kl), "margin": float(margin), "recited": float(rate)}
 
-    def corrected(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
+    def correct(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
         """With the corrections that explain best the KL and the rate of `measured` sets.
 
         A ridge regression of logarithms on the share that each unit has in a set, and on what all
@@ -123,7 +122,7 @@ class Estimates:
 
     def _factors(self, some: list[int], kl: float, rate: float) -> tuple[float, float]:
         """Logarithms of the factors by which a set costs more, and moves more, than estimated."""
-        (expected,), _ = self.expected(some)
+        (expected,), _ = self.predict(some)
         rates = self._rate(self.moved[some].sum(axis=0)[None], np.exp(_FACTORS))
         error = np.square(np.sqrt(rates) - rate**0.5) + 1e-3 * np.square(_FACTORS)
         return float(np.log((kl + 1e-6) / (expected + 1e-6))), float(_FACTORS[np.argmin(error)])
@@ -132,8 +131,8 @@ class Estimates:
         """[M, N, S] summed changes of margins -> the share of passages that stays recovered [M].
 
         ρ², the mean square change within a passage, says more about other passages than the changes
-        themselves, which a set can be fitted to. A margin is taken to move by ρ at random, to fall
-        by a multiple of ρ², and to be uncertain by as much as ρ², as terms of second order do.
+        themselves, to which a search can fit a set. The model of a margin: it moves by ρ at random,
+        falls by a multiple of ρ², and is uncertain by ρ², as second-order terms are.
         """
         changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
         square = changes.square().mean(dim=-1, keepdim=True)
@@ -154,7 +153,7 @@ class Estimates:
 
     @cached_property
     def heads(self) -> Flags:
-        """[U, all heads]: which of them a unit edits."""
+        """[U, all heads]: which heads a unit edits."""
         every = sorted({(unit.block, head) for unit in self.units for head in unit.heads})
         edits = [
             [block == u.block and head in u.heads for block, head in every] for u in self.units
@@ -167,13 +166,13 @@ class Estimates:
         most = max(len(unit.heads) for unit in self.units)
         return Indices(index for index, unit in enumerate(self.units) if len(unit.heads) == most)
 
-    def free(self, chosen: Collection[int]) -> Flags:
+    def find_free(self, chosen: Collection[int]) -> Flags:
         """[U]: the units that edit no head of a set."""
         taken = self.heads[sorted(chosen)].any(axis=0)
         return np.asarray(~(self.heads & taken).any(axis=1))
 
 
-def look(
+def estimate_units(
     model: PreTrainedModel,
     half: Half,
     recovered: Flags,
@@ -183,16 +182,15 @@ def look(
     fits: Mapping[int, Fit],
     *,
     stock: frozenset[Part],
-    processes: Processes,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Estimates:
-    """Estimates of `units`, from passes over held-out windows and over passages.
+    """Estimates `units` from passes over held-out windows and over passages.
 
     **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N]; `pools`:
     units that one layout holds together, by index; `fits`: of the unedited model, by block;
     `stock`: the units that the stock layout would hold.
     """
-    looking = Looking(model, units, fits, processes, advance, stock)
+    looking = Looking(model, units, fits, advance, stock)
     passages = half.samples.spread(recovered, MOST_PASSAGES)
     cost = respond_heldout(looking, half.windows, DRAWS)
     moved, margins = respond_margins(looking, passages)

@@ -1,13 +1,13 @@
-"""What a search is asked for, in terms of measured points. `base` is always the unedited model's.
+"""The goals of a search, in terms of measured points. `base` is the unedited model's point.
 
 A goal has:
 
-- `asked`: the option of `attn-surgery search`, and its value.
-- `cost`: the axis of the Pareto front beside `recovered`. `order`: of two edits that will do, the
-  smaller is better.
-- `met`: whether an edit will do. `beyond`: whether edits that recover less, and so cost more, are
-  of no use.
-- `rates`: the share of so many passages that sets are composed for, and the highest that will do.
+- `options`: the option of `attn-surgery search`, with its value.
+- `cost`: the axis of the Pareto front beside `recovered`. `order`: of two edits that meet the goal,
+  the smaller is better.
+- `met`: whether an edit meets the goal. `beyond`: whether edits that leave less recovered, and so
+  cost more, are of no use.
+- `rates`: the share of so many passages to compose sets for, and the highest that is acceptable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evals.search.points import EditPoint, size_of
 from surgery.selection import Selection
 
 AIMED, SURE = 0.99, 0.95
-"""With which probability what is composed, and what is chosen, should keep a limit elsewhere."""
+"""Probability that a composed set, and a chosen one, keeps the limit on other passages."""
 Order = tuple[float, float, tuple[int, Selection]]
 
 
@@ -32,7 +32,7 @@ class MaxExtraction:
     limit: float
 
     @property
-    def asked(self) -> dict[str, float]:
+    def options(self) -> dict[str, float]:
         return {"max_extraction": self.limit}
 
     def cost(self, point: EditPoint) -> float:
@@ -53,8 +53,8 @@ class MaxExtraction:
     def kept_at(self, passages: int, confidence: float) -> float:
         """The rate at which so many other passages keep the limit with this probability.
 
-        The lower end of Clopper and Pearson's interval of the most that the limit allows. Where it
-        allows none of so few passages, it may be that of as many as it takes to allow one.
+        It is the lower end of the Clopper-Pearson interval around the most that the limit allows.
+        If the limit allows none of so few passages, it may be that of just enough to allow one.
         """
         enough = ceil(1 / max(self.limit, 1e-6))
         rates = [
@@ -72,7 +72,7 @@ class MaxLossIncrease:
     limit: float
 
     @property
-    def asked(self) -> dict[str, float]:
+    def options(self) -> dict[str, float]:
         return {"max_loss_increase": self.limit}
 
     def cost(self, point: EditPoint) -> float:

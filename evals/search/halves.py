@@ -1,4 +1,4 @@
-"""Two halves: one to choose an edit on, the other to find out what the choice is worth."""
+"""Two halves of the text: one to choose an edit on, the other to measure the choice on."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from surgery.errors import SamplesError
 
 @dataclass(frozen=True)
 class Half:
-    """What is measured on: passages, and int32 [M, T] windows of held-out text."""
+    """Passages, and int32 [M, T] windows of held-out text."""
 
     samples: Samples
     windows: Tokens
 
 
-def halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
-    """Deals out passages and windows at random; the same seed gives the same halves.
+def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+    """Splits passages and windows at random; the same seed gives the same halves.
 
-    Of `samples` only members are used, where membership is known; rows of equal count, where counts
-    are known, are dealt out evenly. Raises `SamplesError` for fewer than two rows or windows.
+    Uses only members of `samples` if membership is known, and splits rows of equal count evenly if
+    counts are known. Raises `SamplesError` for fewer than two rows or windows.
     """
     members = int(samples.trained_on.sum())
     for what, number in (

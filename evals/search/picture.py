@@ -1,4 +1,4 @@
-"""The picture of what a search found. `result` is the JSON object of `search --json`."""
+"""Draws the result of a search, the JSON object of `search --json`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Place = tuple[float, float]
 
 
 def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The Pareto front of a search: `front.png`, `front.svg`.
+    """Draws the Pareto front of a search: `front.png`, `front.svg`.
 
-    Beside it the chosen edit, if there is one, and that of the deepest blocks: filled as measured
-    on the half that was searched, hollow on the half that was held back. The cost is what the goal
-    counts: KL divergence under --max-extraction, else the rise of held-out loss.
+    Beside it are the chosen edit, if there is one, and that of the deepest blocks: filled as
+    measured on the half that was searched, hollow on the half that was held back. The cost is the
+    goal's: KL divergence under --max-extraction, else the rise of held-out loss.
     """
     base, measure = result["base"], result["measure"]
     by_kl = "max_extraction" in result["goal"]

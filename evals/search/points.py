@@ -1,4 +1,4 @@
-"""One measured edit as a point, the points that no other beats, and points as JSON."""
+"""A measured edit as a point, the Pareto front of points, and points as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evals.edits.engine import Measured
+from evals.edits.engine import MeasuredEdit
 from evals.memorization.recovery import NAMES, Recovery, rate_recoveries
 from surgery.selection import Selection
 
@@ -17,8 +17,8 @@ from surgery.selection import Selection
 class EditPoint:
     """An edit, with means over passages and over held-out windows.
 
-    - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: of those
-      recited word for word. `next_token_accuracy`: the mean share of suffix tokens that are,
+    - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: the share
+      recited word for word. `next_token_accuracy`: the mean share of suffix tokens that are right,
       teacher-forced.
     - `rates`: by `evals.memorization.recovery.NAMES`, in their order.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
@@ -33,8 +33,8 @@ class EditPoint:
     rates: tuple[float, ...] = ()
 
 
-def point_of(measured: Measured, measure: Recovery) -> EditPoint:
-    """Means over every row and window that was measured."""
+def point_of(measured: MeasuredEdit, measure: Recovery) -> EditPoint:
+    """Means over all measured rows and windows."""
     return EditPoint(
         selection=measured.selection,
         recovered=float(measure.recovered(measured.evidence).mean()),
@@ -51,7 +51,7 @@ def pareto_front(
 ) -> list[EditPoint]:
     """The points that no other equals or beats in both `recovered` and `cost`, cheapest first.
 
-    Of points that are equal in both, the one with the smaller selection stays.
+    Of points equal in both, the one with the smaller selection stays.
     """
     front: list[EditPoint] = []
     for point in sorted(points, key=lambda p: (cost(p), p.recovered, size_of(p.selection))):
@@ -61,7 +61,7 @@ def pareto_front(
 
 
 def size_of(selection: Selection) -> tuple[int, Selection]:
-    """How many heads are edited; then the selection itself, so that every order is a total one."""
+    """The number of edited heads, then the selection itself: a total order."""
     return sum(len(part.heads) for part in selection), selection
 
 
@@ -69,7 +69,7 @@ _STORED = TypeAdapter(EditPoint)
 
 
 def point_as_json(point: EditPoint) -> dict[str, Any]:
-    """What a search continues from."""
+    """A point as the progress of a search holds it."""
     stored: dict[str, Any] = _STORED.dump_python(point, mode="json")
     return stored
 

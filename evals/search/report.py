@@ -1,4 +1,4 @@
-"""What a search found, as plain JSON values."""
+"""The result of a search, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evals.samples import hash_row
 from evals.search.estimates import DRAWS
 from evals.search.halves import Half
 from evals.search.points import EditPoint, pareto_front, point_as_json
-from evals.search.run import Outcome, Twice
+from evals.search.run import SearchOutcome, Twice
 from evals.search.task import SearchTask
 from evals.statistics import check_limit, wilson
 from surgery.errors import MeasurementError
@@ -21,8 +21,8 @@ from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 
 
-def search_report(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
-    """The JSON object of `search --json`, but for the path of the plan.
+def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    """Makes the JSON object of `search --json`, without the path of the plan.
 
     Figures on samples are over members, where membership is known.
     """
@@ -32,16 +32,16 @@ def search_report(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
         "family": loaded.family.model_type,
         "num_blocks": task.dimensions.num_blocks,
         "num_heads": task.dimensions.num_heads,
-        **_sought(task),
+        **_describe_aim(task),
         "measure_definition": task.measure.definition,
         "max_evaluations": task.request.max_evaluations,
-        **_choice(task, outcome),
+        **_describe_choice(task, outcome),
         "evaluations": len(outcome.found.measured),
         "exhaustive": task.exhaustive,
-        **_effort(task, outcome),
-        **_text(task),
-        "calibration": _calibration(task, outcome),
-        "question": question(task),
+        **_count_effort(task, outcome),
+        **_describe_text(task),
+        "calibration": _record_fits(task, outcome),
+        "question": describe_question(task),
         "measured": [point_as_json(point) for point in outcome.found.measured.values()],
         "warnings": list(task.warnings),
         "provenance": {
@@ -51,13 +51,13 @@ def search_report(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _choice(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
-    """What was chosen, beside the unedited model and the deepest blocks, on both halves.
+def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    """The choice, the unedited model, and the deepest blocks, on both halves.
 
-    `held_back_meets_goal` tells whether the choice meets the goal on the half it was not made on,
-    `held_back_conclusive` whether that half is large enough to tell. They, `selected`, and
-    `held_back` are None where nothing meets the goal, `deep_blocks` where the model cannot be
-    edited so.
+    `held_back_meets_goal`: whether the choice meets the goal on the half it was not made on;
+    `held_back_conclusive`: whether that half is large enough to say. They, `selected`, and
+    `held_back` are None if nothing meets the goal; `deep_blocks` is None if the model cannot hold
+    such an edit.
     """
     here, back = task.halves
     (base, base_back), deep, selected = outcome.base, outcome.deep_blocks, outcome.selected
@@ -81,7 +81,7 @@ def _choice(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
         "selected": selected and listed(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
         "held_back_meets_goal": selected and task.goal.met(selected[1], base_back),
-        "held_back_conclusive": selected and _conclusive(task, selected, base_back),
+        "held_back_conclusive": selected and _is_conclusive(task, selected, base_back),
         "front": [listed(point) for point in front],
     }
 
@@ -101,17 +101,19 @@ def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
     }
 
 
-def _conclusive(task: SearchTask, selected: Twice, base: EditPoint) -> bool:
+def _is_conclusive(task: SearchTask, selected: Twice, base: EditPoint) -> bool:
     """Whether the interval lies on one side of the limit, or of what the unedited model gives."""
     rate, n = selected[1].recovered, len(task.halves[1].samples)
-    limit = task.goal.asked.get("max_extraction", base.recovered)
+    limit = task.goal.options.get("max_extraction", base.recovered)
     _, conclusive = check_limit(rate, wilson(round(rate * n), n).as_list(), limit)
     return conclusive
 
 
-def _effort(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
-    """How many units were offered, estimated, and part of a measured edit; how close the corrected
-    estimates came; and how many rows went through the model."""
+def _count_effort(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    """Counts units offered, estimated, and measured, and rows that went through the model.
+
+    Also compares the corrected estimates with measurements.
+    """
     found, estimates = outcome.found, outcome.found.estimates
     looked, units = {"passages": 0, "windows": 0}, 0
     if estimates is not None:
@@ -136,7 +138,7 @@ def _effort(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
                     "estimated_recovered": float(expected.rate[0]),
                 }
                 for chosen, point in found.measured.items()
-                for expected in [estimates.expected(chosen)]
+                for expected in [estimates.predict(chosen)]
             ],
         },
         "passes": {
@@ -147,7 +149,7 @@ def _effort(task: SearchTask, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _text(task: SearchTask) -> dict[str, Any]:
+def _describe_text(task: SearchTask) -> dict[str, Any]:
     """The passages and the held-out text of both halves."""
     samples, (here, back) = task.samples, task.halves
     return {
@@ -168,16 +170,16 @@ def _text(task: SearchTask) -> dict[str, Any]:
     }
 
 
-def _calibration(task: SearchTask, outcome: Outcome) -> dict[str, Any] | None:
-    """The text that the chosen edit was fitted on, and how well; None where it needs none."""
+def _record_fits(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any] | None:
+    """The text that the chosen edit was fitted on, and how well; None if it needs none."""
     if task.fitter is None or outcome.selected is None:
         return None
     fits = task.fitter.fit(outcome.selected[0].selection)
     return task.fitter.calibration.record(fits).model_dump(mode="json") if fits else None
 
 
-def question(task: SearchTask) -> dict[str, Any]:
-    """What decides every figure that is measured, and what is looked for."""
+def describe_question(task: SearchTask) -> dict[str, Any]:
+    """Everything that the measured figures and the answer depend on."""
     fitter = task.fitter
     return {
         "model": task.loaded.identity,
@@ -187,18 +189,18 @@ def question(task: SearchTask) -> dict[str, Any]:
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": task.request.batch_size,
         "exhaustive": task.exhaustive,
-        **_sought(task),
+        **_describe_aim(task),
     }
 
 
-def _sought(task: SearchTask) -> dict[str, Any]:
+def _describe_aim(task: SearchTask) -> dict[str, Any]:
     asked = task.request.model_dump(mode="json", include={"grain", "layout", "seed"})
-    chosen = {"goal": task.goal.asked, "measure": task.measure.name}
+    chosen = {"goal": task.goal.options, "measure": task.measure.name}
     return {**asked, **chosen, "variants": list(task.variants)}
 
 
-def plan_of(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -> PlanFile:
-    """What `export --plan` takes. `result`: the `search_report` that `selection` is of."""
+def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -> PlanFile:
+    """Makes the file for `export --plan`. `result`: the search report that has `selection`."""
     kept = (
         "model", "goal", "measure", "seed", "base", "selected", "held_back", "calibration",
         "provenance",
@@ -218,8 +220,8 @@ def plan_of(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -
     )
 
 
-def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:
-    """What to say where nothing meets the goal. `folder` holds what was found."""
+def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
+    """The error if nothing meets the goal. `folder` holds the results."""
     base, front, measure = result["base"], result["front"], result["measure"]
     before = base["recovered"][measure]
     less = [edit for edit in front if edit["recovered"][measure] < before] or front
@@ -231,6 +233,6 @@ def missed(result: Mapping[str, Any], folder: Path) -> MeasurementError:
         where=f"`{option}={limit:g}`",
         got=f"at best {best['spec']} {best['variant']}: {best['recovered'][measure]:.1%} recovered "
         f"at {rise:+.3f} nats per token",
-        fix=f"{folder} holds the front; ask for less, or allow more variants, `grain=mixed`, or "
+        fix=f"{folder} holds the front; relax the limit, or allow more variants, `grain=mixed`, or "
         "more `max_evaluations`",
     )

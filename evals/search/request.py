@@ -1,39 +1,30 @@
-"""What a search is asked for."""
+"""The request for a search."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evals.running.request import Measuring
-from surgery.variants import VARIANTS
+from evals.running.request import Choosing
 
 if TYPE_CHECKING:
     from evals.search.goals import Goal
 
 
-class SearchRequest(Measuring):
+class SearchRequest(Choosing):
     """The edit of `model` that meets one goal on `samples` at the least cost.
 
     - `max_extraction`: leave at most this share of the passages recovered, by `measure`; or
-      `max_loss_increase`: leave as few as can be, at most so many nats per token dearer.
-    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
-    - `variant`: what a block or head may become. Empty: all where there is calibration text, else
-      those that need none. `layout`: what the result must fit into.
-    - `seed`: decides which rows are held back.
+      `max_loss_increase`: leave as few as you can at a held-out loss of at most so many nats per
+      token more.
+    - `layout`: what the result must fit into. `seed`: decides which rows are held back.
     """
 
-    model: str
-    samples: str
     max_extraction: float | None = Field(default=None, ge=0, le=1)
     max_loss_increase: float | None = Field(default=None, gt=0)
     grain: Literal["blocks", "heads", "mixed"] = "mixed"
     measure: str = "any"
-    variant: tuple[str, ...] = ()
-    corpus: tuple[Path, ...] = ()
-    calibration: tuple[str, ...] = ()
     layout: Literal["auto", "stock", "compact"] = "auto"
     max_evaluations: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -61,8 +52,3 @@ class SearchRequest(Measuring):
             return MaxLossIncrease(self.max_loss_increase)
         assert self.max_extraction is not None
         return MaxExtraction(self.max_extraction)
-
-    def variants(self, *, fits: bool) -> tuple[str, ...]:
-        """What a block or head may become, each once. `fits`: there is calibration text."""
-        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
-        return tuple(dict.fromkeys(self.variant or default))

@@ -1,4 +1,4 @@
-"""A search on a loaded model: chosen on one half of passages and text, measured on the other."""
+"""Searches a loaded model: chooses on one half of the text, measures on the other."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from evals.edits.batch import BASE
 from evals.edits.engine import Engine
 from evals.files import Journal
 from evals.search.algorithm import Found, find
-from evals.search.estimates import look
+from evals.search.estimates import estimate_units
 from evals.search.points import EditPoint, point_as_json, point_of
 from evals.search.task import SearchTask
-from evals.search.units import held_in_stock, last_blocks
+from evals.search.units import held_in_stock, select_last_blocks
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
 _AT_ONCE = 16
-"""Edits that are measured together, and then on record."""
+"""Edits to measure together, and then to record."""
 Advance = Callable[[int], None]
 Twice = tuple[EditPoint, EditPoint]
-"""An edit on the half that chooses, and on the half that is held back."""
+"""An edit on the half to choose on, and on the half that is held back."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a search gives. `deep_blocks`: what it is compared with; None where it cannot be.
+class SearchOutcome:
+    """The result of a search. `deep_blocks`: the edit to compare with; None if there is none.
 
-    - `selected` is None where nothing meets the goal. Its fitted parts are fitted as an export fits
-      them, each block after the edits below it.
-    - `points`: of every edit that was measured; `refitted`: those whose fits are such. The others
-      have the fits of the unedited model.
+    - `selected` is None if nothing meets the goal. Its fits are those of an export: each block
+      after the edits below it.
+    - `points`: of every measured edit; `refitted`: those with such fits. The others have the fits
+      of the unedited model.
     """
 
     found: Found
@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def best(self) -> Selection:
-        """What was selected; where nothing was, what leaves least."""
+        """The selected edit; if there is none, the one that leaves least."""
         if self.selected:
             return self.selected[0].selection
         least = min(self.points.values(), key=lambda point: (point.recovered, point.heldout_kl))
@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class UneditedFits:
-    """In place of a fitter: fits of the unedited model, whatever is edited below a block."""
+    """Replaces a fitter: fits of the unedited model, whatever is edited below a block."""
 
     by_block: Mapping[int, Fit]
 
@@ -63,19 +63,19 @@ class UneditedFits:
         return {block: self.by_block[block] for block in sorted(blocks)}
 
 
-def run(
+def run_search(
     task: SearchTask,
     *,
     advance: Advance,
     looked: Advance = lambda done: None,
     journal: Journal | None = None,
     earlier: Mapping[Selection, EditPoint] | None = None,
-) -> Outcome:
-    """Searches. `advance` is told of rows done for measured edits, `looked` of those for estimates.
+) -> SearchOutcome:
+    """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
 
-    **Arguments:** `journal`: to keep what is measured; `earlier`: what was.
+    **Arguments:** `journal`: records what is measured; `earlier`: what was measured before.
 
-    Raises `MeasurementError` where the unedited model leaves nothing to search for.
+    Raises `MeasurementError` if the unedited model leaves nothing to search for.
     """
     engines = task.engines(task.request.layout, task.fitter)
     base = _measure_twice(task, engines, BASE)
@@ -92,7 +92,7 @@ def run(
     selected = None
     for selection in [found.measured[chosen].selection for chosen in found.met]:
         if task.fitter is not None:
-            task.fitter.fit(selection, processes=task.processes)
+            task.fitter.fit(selection)
         points[selection] = _point(task, engines[0], selection)
         refitted.add(selection)
         if task.goal.met(points[selection], base[0]):
@@ -100,7 +100,7 @@ def run(
             break
     deep = _deep_blocks(task, base[0])
     batch_size = engines[0].batch_size
-    return Outcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
+    return SearchOutcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
 
 
 def _find(
@@ -111,18 +111,18 @@ def _find(
     advance: Advance,
     looked: Advance,
 ) -> Found:
-    """Guided by estimates, with fits of the unedited model, unless all sets can be measured.
+    """Searches with estimates and fits of the unedited model, unless it can measure all sets.
 
-    `known` points are not measured again.
+    Does not measure `known` points again.
     """
     estimates = None
     if not task.exhaustive:
         fits: dict[int, Fit] = {}
         if task.fitter is not None:
             blocks = range(task.dimensions.num_blocks)
-            fits = task.fitter.fit_alone(blocks, task.variants, processes=task.processes)
+            fits = task.fitter.fit_alone(blocks, task.variants)
         recovered = task.measure.recovered(engine.base.evidence)
-        estimates = look(
+        estimates = estimate_units(
             task.loaded.model,
             task.halves[0],
             recovered,
@@ -131,7 +131,6 @@ def _find(
             task.measure,
             fits,
             stock=held_in_stock(task.offered, task.loaded.editable, task.request.layout),
-            processes=task.processes,
             advance=looked,
         )
         engine, _ = task.engines(task.request.layout, UneditedFits(fits))
@@ -145,7 +144,7 @@ def _find(
                     journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
-    with nullcontext() if journal is None else journal.appending():
+    with nullcontext() if journal is None else journal.open_to_append():
         return find(
             evaluate,
             task.offered,
@@ -157,18 +156,18 @@ def _find(
 
 
 def _fits_stay(selection: Selection) -> bool:
-    """Whether nothing is edited below what is fitted."""
+    """Whether no edit lies below a fitted one."""
     lowest = selection[0].block
     return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
 def _deep_blocks(task: SearchTask, base: EditPoint) -> Twice | None:
-    """`identity` on the fewest deepest blocks that meet the goal, else on the deepest quarter.
+    """Measures `identity` on the fewest deepest blocks that meet the goal, else on a quarter.
 
-    In whatever layout holds it: it is there to be compared with. None where none does.
+    In any layout, because it only serves for comparison. None if no layout holds it.
     """
     engines, goal, blocks = task.engines("auto"), task.goal, task.dimensions.num_blocks
-    edits = [last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
+    edits = [select_last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
     best, least = edits[-(-blocks // 4) - 1], None
     try:
         for edit in edits:

@@ -1,4 +1,4 @@
-"""A search from its request to its folder, and on from what such a folder holds."""
+"""Runs a search from its request to its folder, or continues one that a folder holds."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.search.picture import draw_front
 from evals.search.points import EditPoint, point_from_json
-from evals.search.report import plan_of, question, search_report
+from evals.search.report import describe_question, make_plan, make_search_report
 from evals.search.request import SearchRequest
-from evals.search.run import run
+from evals.search.run import run_search
 from evals.search.task import SearchTask, open_task
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
+from surgery.processes import current_processes, leave_launch
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
-_ANEW = "search anew with `overwrite=True`"
+_ANEW = "search again with `overwrite=True`"
 owned = recognize_by(_RESULT, ("goal", "front", "selected"), _PLAN, "front.png", "front.svg")
 
 Earlier = dict[Selection, EditPoint]
 Answer = tuple[dict[str, Any], PlanFile]
-"""The object of `search --json`, whose `selected` is None where nothing meets the goal; and what to
-export: what will do, else what comes nearest."""
+"""The object of `search --json`, with `selected` None if nothing meets the goal; and the plan to
+export: the selected edit, else the nearest."""
 
 
 def search(
@@ -40,39 +41,40 @@ def search(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> Answer | None:
-    """Runs the search, and writes it into `folder`. None on all processes but the main one.
+    """Runs the search and writes it into `folder`. Returns None except on the main process.
 
-    Continues from what `folder` holds of the same search, or an interrupted one left beside it.
-    Raises `SurgeryError` for what the request names and cannot be used, and for a folder that
-    cannot be written.
+    Continues the same search if `folder` holds it, or if an interrupted run left progress beside
+    it. Raises `SurgeryError` for inputs that it cannot use and for a folder that it cannot write.
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
     check_output(folder, owned, overwrite=overwrite or going_on)
     task = open_task(request, say, progress)
+    processes = current_processes()
     journal, done, earlier = None, None, Earlier()
-    if task.processes.is_main:  # others need not know what the model is
+    if processes.is_main:  # only this one hashes the model
         if going_on:
             done, earlier = _read_search(folder, task)
         if done is None:
             path = folder.parent / f".{folder.name}.progress"
-            journal = Journal(path, question(task), task.loaded.check_unchanged)
+            journal = Journal(path, describe_question(task), task.loaded.check_unchanged)
             earlier |= {point.selection: point for point in journal.read(point_from_json)}
-    if task.processes.agree(done is not None):
+    if processes.agree(done is not None):
+        leave_launch()
         if done is not None:
             say(f"{folder}: this search is complete")
         return done
     if earlier:
         say(f"{len(earlier)} edits are already measured")
-    earlier = task.processes.agree(earlier)
+    earlier = processes.agree(earlier)
     with (
         progress(f"estimate {request.model}", None) as looked,
         progress(f"search {request.model}", request.max_evaluations * task.rows) as advance,
     ):
-        outcome = run(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
-    if journal is None:
+        outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
+    if not leave_launch() or journal is None:
         return None
-    result = search_report(task, outcome)
-    plan, met = plan_of(task, outcome.best, result), outcome.selected is not None
+    result = make_search_report(task, outcome)
+    plan, met = make_plan(task, outcome.best, result), outcome.selected is not None
     with create_folder(
         folder, owned, overwrite=overwrite or going_on, config=request.to_config()
     ) as partial:
@@ -82,17 +84,17 @@ def search(
         if met:
             write_text(partial / _PLAN, plan.to_text())
     journal.remove()
-    return _located(result, folder), plan
+    return _locate_plan(result, folder), plan
 
 
 def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier]:
-    """The answer that an earlier search wrote, where it is all that is asked for; and its points.
+    """The answer of an earlier search, if it is complete, and its points.
 
-    Raises `SamplesError` for the search of another question, and for what no search wrote.
+    Raises `SamplesError` for a search with other options, and for files that no search wrote.
     """
     path = folder / _RESULT
     result = read_json(path)
-    if result.get("question") != json.loads(json.dumps(question(task))):
+    if result.get("question") != json.loads(json.dumps(describe_question(task))):
         raise SamplesError(
             "holds a search with another model, goal, text, or choice",
             where=path,
@@ -106,12 +108,12 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
             return None, earlier
         heads = task.dimensions.num_heads
         best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
-        plan = plan_of(task, best, result)
+        plan = make_plan(task, best, result)
     if read_plan_file(folder / _PLAN) != plan:
         raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
-    return (_located(result, folder), plan), earlier
+    return (_locate_plan(result, folder), plan), earlier
 
 
-def _located(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A result with the path of its plan in place of the name."""
+def _locate_plan(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Replaces the name of the plan in a result by its path."""
     return {**result, "plan": result["plan"] and str(folder / result["plan"])}

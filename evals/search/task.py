@@ -1,4 +1,4 @@
-"""What is searched: a loaded model, the units to choose from, and both halves of the text."""
+"""The inputs of a search: a loaded model, units to choose from, and both halves of the text."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from evals.inputs import (
 )
 from evals.memorization.recovery import Recovery, make_recovery
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
 from evals.search.goals import Goal
-from evals.search.halves import Half, halves
+from evals.search.halves import Half, split_halves
 from evals.search.request import SearchRequest
-from evals.search.units import PLURALS, every_set, possible, units
+from evals.search.units import PLURALS, keep_possible, list_sets, list_units
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
+from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 
 
 @dataclass(frozen=True)
 class SearchTask:
-    """A request with all that it names opened.
+    """A request with its inputs opened.
 
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
-    - `fitter`: None where no variant needs one. `warnings`: what is left out, and why.
+    - `fitter`: None if no variant needs one. `warnings`: which units are left out, and why.
     """
 
     request: SearchRequest
@@ -51,7 +51,6 @@ class SearchTask:
     offered: tuple[Part, ...]
     fitter: Fitter | None
     warnings: tuple[str, ...]
-    processes: Processes
 
     @property
     def goal(self) -> Goal:
@@ -68,8 +67,8 @@ class SearchTask:
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
-        """To choose on, and held back. Raises `SamplesError` where there is too little."""
-        return halves(self.samples, self.windows, self.request.seed)
+        """The half to choose on, and the one held back. Raises `SamplesError` for too little."""
+        return split_halves(self.samples, self.windows, self.request.seed)
 
     def refusal(self, selection: Selection, layout: str | None = None) -> UnsupportedError | None:
         """Why the model cannot be exported with a selection; None if it can."""
@@ -91,13 +90,13 @@ class SearchTask:
 
     @cached_property
     def exhaustive(self) -> bool:
-        """Whether every set of units can be measured."""
+        """Whether the search can measure every set of units."""
         most = self.request.max_evaluations
-        return len(list(islice(every_set(self.offered), most + 1))) <= most
+        return len(list(islice(list_sets(self.offered), most + 1))) <= most
 
     @property
     def rows(self) -> int:
-        """How many rows one edit is measured on."""
+        """The number of rows to measure one edit on."""
         return len(self.halves[0].samples) + len(self.halves[0].windows)
 
     def engines(self, layout: str, fitter: FitsBlocks | None = None) -> tuple[Engine, Engine]:
@@ -108,7 +107,6 @@ class SearchTask:
                 half.samples,
                 half.windows,
                 batch_size=self.request.batch_size,
-                processes=self.processes,
                 fitter=fitter,
                 layout=layout,
                 editable=self.loaded.editable,
@@ -119,21 +117,21 @@ class SearchTask:
 
 
 def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:
-    """Reads what a request names, texts before the model; `say` hears of what is left out.
+    """Opens the inputs of a request, texts before the model. `say` gets warnings.
 
-    Raises `SurgeryError` for what cannot be used.
+    Raises `SurgeryError` for inputs that it cannot use.
     """
     lab = find_lab(request.model)
-    variants = request.variants(fits=bool(request.calibration) or lab is not None)
+    variants = request.list_variants(fits=bool(request.calibration) or lab is not None)
     passages = open_passages(request.samples, request)
     texts = require_heldout_texts(request.corpus, request.model)
     calibrated = find_calibration_text(request.calibration, request.model, variants)
-    processes = Processes.launched(say=say)
-    loaded = open_model(request.model, request, processes, request.revision, say=say)
+    join_launch(say)
+    loaded = open_model(request.model, request, request.revision, say=say)
     rows = tokenize_passages(passages, loaded, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
-    offered, refused = possible(
-        units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
+    offered, refused = keep_possible(
+        list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
         size.num_heads,
         lambda selection: editable.find_refusal(selection, layout=layout),
     )
@@ -147,7 +145,6 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         calibrated,
         loaded,
         layout=layout,
-        processes=processes,
         progress=progress,
     )
     return SearchTask(
@@ -159,5 +156,4 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         offered=offered,
         fitter=fitter,
         warnings=tuple(warnings),
-        processes=processes,
     )

@@ -1,4 +1,4 @@
-"""What a search chooses from, and what it composes.
+"""The units of a search, and sets of them.
 
 A unit is a block, a query head, or a group (a key/value head with all query heads that share it),
 with a variant.
@@ -22,7 +22,7 @@ PLURALS: dict[UnitKind, str] = {
 }
 
 
-def units(
+def list_units(
     num_blocks: int,
     num_heads: int,
     grain: Grain,
@@ -59,7 +59,7 @@ def kind_of(unit: Part, num_heads: int) -> UnitKind:
     return "head" if len(unit.heads) == 1 else "group"
 
 
-def possible(
+def keep_possible(
     some: Iterable[Part],
     num_heads: int,
     refusal: Callable[[Selection], UnsupportedError | None],
@@ -89,13 +89,13 @@ def held_in_stock(
     return frozenset(unit for unit, plan in plans if plan.layout.NAME == "stock")
 
 
-def clash(one: Part, other: Part) -> bool:
-    """Whether both edit the same head."""
+def units_clash(one: Part, other: Part) -> bool:
+    """Whether both units edit the same head."""
     return one.block == other.block and not set(one.heads).isdisjoint(other.heads)
 
 
-def merged(chosen: Iterable[Part]) -> Selection:
-    """Units that do not clash → the selection of them all."""
+def merge_units(chosen: Iterable[Part]) -> Selection:
+    """Merges units that do not clash into one selection."""
     heads: dict[tuple[int, str], list[int]] = {}
     for part in chosen:
         heads.setdefault((part.block, part.variant), []).extend(part.heads)
@@ -104,7 +104,7 @@ def merged(chosen: Iterable[Part]) -> Selection:
     )
 
 
-def every_set(some: Sequence[Part]) -> Iterator[frozenset[int]]:
+def list_sets(some: Sequence[Part]) -> Iterator[frozenset[int]]:
     """The units of every edit that they can make, by index; the empty one left out.
 
     A whole block and all its heads with its variant are one edit.
@@ -114,14 +114,14 @@ def every_set(some: Sequence[Part]) -> Iterator[frozenset[int]]:
     while begun:
         chosen = begun.pop()
         for index in range(chosen[-1] + 1 if chosen else 0, len(some)):
-            if not any(clash(some[index], some[other]) for other in chosen):
+            if not any(units_clash(some[index], some[other]) for other in chosen):
                 begun.append((*chosen, index))
-                selection = merged(some[one] for one in begun[-1])
+                selection = merge_units(some[one] for one in begun[-1])
                 if selection not in seen:
                     seen.add(selection)
                     yield frozenset(begun[-1])
 
 
-def last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
+def select_last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
     """`identity` on so many of the deepest blocks (Menta, Agrawal and Agarwal 2025, section 4)."""
     return parse_selection(f"last:{number}", "identity", num_blocks, num_heads)

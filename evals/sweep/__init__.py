@@ -1,5 +1,5 @@
-"""Many edits of one model, measured together.
+"""Measures many edits of one model together.
 
-Edits, passages and held-out windows come in; what each edit leaves recited and costs comes out, as
-records, table and pictures.
+Edits, passages, and held-out windows come in. What each edit costs and leaves recited comes out, as
+records, a table, and pictures.
 """

@@ -1,4 +1,4 @@
-"""What a sweep measures: every block alone, the last k together, every range, group, and head."""
+"""The edits of a sweep: every block alone, the last k together, every range, group, and head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def list_edits(
     request: SweepRequest,
     num_groups: int | None = None,
 ) -> dict[Selection, Kind]:
-    """Edits in the order of a report, each under the first kind that it is of.
+    """Lists edits in the order of a report, each under the first kind it belongs to.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
     with `heads` every query head, and where several share one of `num_groups` key/value heads every
@@ -52,9 +52,9 @@ def list_edits(
 def drop_refused(
     editable: Editable, edits: dict[Selection, Kind]
 ) -> dict[tuple[UnitKind, str], str]:
-    """Takes out the groups and single heads that no layout holds. Returns kind, variant -> why.
+    """Drops the groups and single heads that no layout holds. Returns kind, variant -> why.
 
-    Raises `UnsupportedError` where whole blocks cannot be edited.
+    Raises `UnsupportedError` if no layout holds a whole block.
     """
     reasons: dict[tuple[UnitKind, str], str] = {}
     for selection, kind in list(edits.items()):

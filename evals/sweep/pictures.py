@@ -1,4 +1,4 @@
-"""Pictures of a sweep. `result` is the JSON object of `sweep`; what it lacks is not drawn.
+"""Draws a sweep. `result` is the JSON object of `sweep --json`.
 
 `accuracy`, `abilities`, and `tokens` are the three figures of Menta, Agrawal, and Agarwal (2025),
 with all variants and single heads.
@@ -44,12 +44,12 @@ _STAR: dict[str, Any] = {
 
 
 def draw_pictures(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draws all that the result has figures for; returns the files."""
+    """Draws everything that the result has figures for. Returns the files."""
     drawn = draw_sweep(result, folder)
-    tasks = accuracies(result)
+    tasks = list_accuracy_tasks(result)
     if tasks:
         drawn += draw_accuracy(result, tasks, folder)
-    if any(_rated(result, tasks, ability) for ability in _ABILITIES):
+    if any(_list_rated(result, tasks, ability) for ability in _ABILITIES):
         drawn += draw_abilities(result, tasks, folder)
     if not result["exact_only"]:
         drawn += draw_tokens(result, folder)
@@ -105,7 +105,7 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
 
     A row of panels for each variant.
     """
-    variants, base, blocks = _variants(result), result["base"], result["num_blocks"]
+    variants, base, blocks = _list_variants(result), result["base"], result["num_blocks"]
     shape = len(variants), len(tasks)
 
     def paint(figure: Figure) -> None:
@@ -115,7 +115,7 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
                 axes.errorbar(
                     100 * base["tasks"][task]["value"],
                     100 * base["exact_match"],
-                    xerr=_usual_error(result, task),
+                    xerr=_find_usual_error(result, task),
                     label="unedited; bar: the median 95 %\ninterval of a difference from it",
                     zorder=5,
                     **_STAR,
@@ -125,7 +125,7 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
                         axes,
                         [
                             (100 * e["tasks"][task]["value"], 100 * e["exact_match"], block)
-                            for block, e in _alone(result, kind, variant)
+                            for block, e in _select_single(result, kind, variant)
                             if e["tasks"][task]["value"] is not None
                         ],
                         blocks,
@@ -138,27 +138,27 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
         add_block_colors(figure, grid.flat, blocks)
 
     size = (1.4 + 3.0 * len(tasks), 1.2 + 2.3 * len(variants))
-    return draw(paint, folder, "accuracy", title=_title(result), size=size)
+    return draw(paint, folder, "accuracy", title=_write_title(result), size=size)
 
 
 def draw_abilities(result: Mapping[str, Any], tasks: Sequence[str], folder: Path) -> list[Path]:
     """`abilities`: by block, how much of its accuracy the model loses, by kind of task."""
     label = "relative fall of accuracy, %\n(95 % intervals)"
-    variants = _variants(result)
+    variants = _list_variants(result)
 
     def paint(figure: Figure) -> None:
         panels = draw_panels(figure, variants, xlabel="block", ylabel=label)
         for variant, axes in panels.items():
             axes.axhline(0, color="0.5", linewidth=0.8)
             for ability, (color, marker, line) in _ABILITIES.items():
-                rated = _rated(result, tasks, ability)
+                rated = _list_rated(result, tasks, ability)
                 if rated:
                     name = f"{ability} ({', '.join(rated)})"
                     style = {"color": color, "marker": marker, "linestyle": line, "label": name}
-                    _draw_by_block(axes, result, variant, _falls(result, rated), style)
+                    _draw_by_block(axes, result, variant, _make_fall(result, rated), style)
 
     size = (1.2 + 3.4 * min(2, len(variants)), 1.3 + 2.2 * -(-len(variants) // 2))
-    return draw(paint, folder, "abilities", title=_title(result), size=size)
+    return draw(paint, folder, "abilities", title=_write_title(result), size=size)
 
 
 def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -173,19 +173,19 @@ def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
             def values(edit: Edit, key: str = key, scale: int = scale) -> Value:
                 return scale * edit[key], 0.0
 
-            for variant in _variants(result):
+            for variant in _list_variants(result):
                 style = {**line_of(variant), "label": variant}
                 _draw_by_block(axes, result, variant, values, style)
             axes.set(xlabel="block", ylabel=label)
 
-    return draw(paint, folder, "tokens", title=_title(result), size=(8.0, 3.4))
+    return draw(paint, folder, "tokens", title=_write_title(result), size=(8.0, 3.4))
 
 
 def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """`estimates`: what each head and block would cost against what it would move."""
     estimates = [e for e in result["estimates"] if min(e["kl"], e["margin"]) > 0]
     variants = list(dict.fromkeys(e["variant"] for e in estimates))
-    front = [(e["kl"], e["margin"]) for e in front_of(estimates)]
+    front = [(e["kl"], e["margin"]) for e in find_front(estimates)]
     xlabel = "KL divergence on held-out text, nats per token"
     ylabel = "change of recited tokens'\nmargins, nats²"
 
@@ -209,8 +209,8 @@ def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
     return draw(paint, folder, "estimates", title=title, size=size)
 
 
-def front_of(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that move margins more than any that costs no more, cheapest first."""
+def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Finds those that move margins more than any that costs no more, cheapest first."""
     front: list[dict[str, Any]] = []
     for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
         if not front or one["margin"] > front[-1]["margin"]:
@@ -218,7 +218,7 @@ def front_of(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return front
 
 
-def accuracies(result: Mapping[str, Any]) -> list[str]:
+def list_accuracy_tasks(result: Mapping[str, Any]) -> list[str]:
     """Tasks whose metric is an accuracy: a share, and the higher the better."""
     tasks = result.get("tasks", {})
     return [name for name, task in tasks.items() if task["share"] and task["higher_is_better"]]
@@ -233,7 +233,7 @@ def _draw_by_block(
 ) -> None:
     """A line through the blocks, with intervals, and a small point for each group and head."""
     for kind in ALONE:
-        some = [(block, value(edit)) for block, edit in _alone(result, kind, variant)]
+        some = [(block, value(edit)) for block, edit in _select_single(result, kind, variant)]
         known = [(block, *found) for block, found in some if found is not None]
         if not known:
             continue
@@ -248,14 +248,14 @@ def _draw_by_block(
     number_blocks(axes)
 
 
-def _usual_error(result: Mapping[str, Any], task: str) -> float:
+def _find_usual_error(result: Mapping[str, Any], task: str) -> float:
     """Half of the median interval of a difference, in percent."""
     intervals = (edit["tasks"][task]["ci95"] for edit in result["edits"])
     widths = [float(high - low) for low, high in filter(None, intervals)]
     return 50 * median(widths) if widths else 0.0
 
 
-def _falls(result: Mapping[str, Any], tasks: list[str]) -> Callable[[Edit], Value | None]:
+def _make_fall(result: Mapping[str, Any], tasks: list[str]) -> Callable[[Edit], Value | None]:
     """Edit → the mean over tasks of (base - edited) / base, in percent.
 
     And half of its 95 % interval: the documents of different tasks are independent.
@@ -273,22 +273,24 @@ def _falls(result: Mapping[str, Any], tasks: list[str]) -> Callable[[Edit], Valu
     return fall
 
 
-def _rated(result: Mapping[str, Any], tasks: Sequence[str], ability: str) -> list[str]:
+def _list_rated(result: Mapping[str, Any], tasks: Sequence[str], ability: str) -> list[str]:
     """Tasks of an ability that have something to lose."""
     base = result["base"].get("tasks", {})
     some = [task for task in tasks if result["tasks"][task]["ability"] == ability]
     return [task for task in some if base[task]["value"] > 0]
 
 
-def _alone(result: Mapping[str, Any], kind: str, variant: str) -> Iterator[tuple[int, Edit]]:
+def _select_single(
+    result: Mapping[str, Any], kind: str, variant: str
+) -> Iterator[tuple[int, Edit]]:
     """The edits of one block, group, or head in a variant, each with its block."""
     some = (e for e in result["edits"] if (e["kind"], e["variant"]) == (kind, variant))
     return ((edit["blocks"][0], edit) for edit in some)
 
 
-def _variants(result: Mapping[str, Any]) -> list[str]:
+def _list_variants(result: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(e["variant"] for e in result["edits"] if e["kind"] == "block"))
 
 
-def _title(result: Mapping[str, Any]) -> str:
+def _write_title(result: Mapping[str, Any]) -> str:
     return f"{result['model']}, attention of one block replaced, {result['n']} passages"

@@ -1,4 +1,4 @@
-"""What a sweep found, as plain JSON values, as a table in CSV, and the edit that stands out."""
+"""The result of a sweep as plain JSON values and as CSV, and its best edit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.edits.batch import BASE
-from evals.edits.engine import Measured
+from evals.edits.engine import MeasuredEdit
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.memorization.recovery import Evidence, rate_recoveries
@@ -25,16 +25,16 @@ from surgery.record.manifest import CalibrationRecord, list_versions
 from surgery.selection import Part, Selection, format_selection
 
 LOW_EXTRACTION = 0.01
-"""The share of passages that an edit may leave and still count as effective."""
+"""An effective edit leaves at most this share of the passages."""
 
 
-def sweep_report(
+def make_sweep_report(
     task: SweepTask,
-    measured: Sequence[Measured],
+    measured: Sequence[MeasuredEdit],
     estimates: Estimates | None = None,
     bounds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON object of `sweep --json`. `measured`: the base model first, then every edit.
+    """Makes the JSON object of `sweep --json`. `measured`: the base model, then every edit.
 
     Figures on samples are over members, where membership is known. With `estimates`, all records
     hold them. With `bounds`, those of single blocks hold `mixing_measured` and `mixing_bound`:
@@ -46,7 +46,7 @@ def sweep_report(
     for one in measured:
         record = {**_name(one.selection, task), **_figures(one, samples.trained_on)}
         if estimates is not None:
-            figures = estimates.figures(one.selection)
+            figures = estimates.predict_one(one.selection)
             record |= {f"estimated_{name}": value for name, value in figures.items()}
         if bounds is not None and record["kind"] == "block":
             mixing = bounds["blocks"][record["blocks"][0]]
@@ -85,23 +85,23 @@ def sweep_report(
         result["bounds"] = bounds
     if estimates is not None and heldout is not None:
         passages = len(estimates.margins)
-        result["estimates"] = [_estimated(unit, estimates, heads) for unit in task.units]
+        result["estimates"] = [_record_estimate(unit, estimates, heads) for unit in task.units]
         result["estimated_on"] = {"windows": len(heldout), "passages": passages}
     return result
 
 
-def _estimated(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
+def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
     return {
         "spec": format_selection((unit,), num_heads),
         "kind": kind_of(unit, num_heads),
         "block": unit.block,
         "variant": unit.variant,
-        **estimates.figures((unit,)),
+        **estimates.predict_one((unit,)),
     }
 
 
 def _record_fits(task: SweepTask) -> CalibrationRecord | None:
-    """The text that variants were fitted on, and how well each block fits when edited alone."""
+    """The calibration text, and how well each block fits when it is edited alone."""
     if task.fitter is None:
         return None
     alone = [edit for edit, kind in task.edits.items() if kind == "block"]
@@ -110,12 +110,12 @@ def _record_fits(task: SweepTask) -> CalibrationRecord | None:
     return task.fitter.calibration.record(fits)
 
 
-def journal_of(
+def open_journal(
     output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
 ) -> Journal:
-    """Where the progress of a sweep is kept: in a hidden file beside its output folder.
+    """Opens the progress of a sweep: a hidden file beside its output folder.
 
-    With `questions`, what each benchmark asks, the file is that of the benchmarks.
+    With `questions`, what each benchmark asks, it is the progress of the benchmarks.
     """
     loaded, samples = task.loaded, task.samples
     settings = {
@@ -134,9 +134,9 @@ def journal_of(
     return Journal(path, settings, loaded.check_unchanged)
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records of a report, one line each, under a line of names: those of the first."""
-    rows = [_flat(row) for row in rows]
+def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats records of a report, one line each, under the names in the first."""
+    rows = [_flatten(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(
         text,
@@ -149,8 +149,8 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A column for each measure of what is recovered; of each task for its value and difference."""
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One column for each measure of recovery, and for each task's value and difference."""
     plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
     tasks: dict[str, Any] = {}
     for name, task in row.get("tasks", {}).items():
@@ -160,11 +160,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, **(row.get("recovered") or {}), **tasks}
 
 
-def best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The edit with the least held-out loss among those that leave at most 1 % of the passages.
+def find_best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Finds the edit with the least held-out loss that leaves at most 1 % of the passages.
 
-    Where none does, among those that leave the fewest. Where no held-out text was measured, all
-    that leave the fewest: nothing tells them apart.
+    If there is none, the one among those that leave the fewest. Without held-out text, all that
+    leave the fewest: nothing sets them apart.
     """
     edits: list[dict[str, Any]] = result["edits"]
     fewest = min(edit["exact_match"] for edit in edits)
@@ -181,7 +181,7 @@ def _name(selection: Selection, task: SweepTask) -> dict[str, Any]:
     return {"spec": named["spec"], "kind": task.edits[selection], **named}
 
 
-def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _figures(one: MeasuredEdit, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
     exact = one.exact[members]
     loss = _mean(one.heldout_nll)
     recovered = None  # where only matches were asked for
@@ -195,15 +195,15 @@ def _figures(one: Measured, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
         "completion_entropy": _mean(one.entropy[members]),
         "recovered": recovered,
         "heldout_loss": loss,
-        "heldout_perplexity": None if loss is None else _finite(float(np.exp(loss))),
+        "heldout_perplexity": None if loss is None else _null_if_infinite(float(np.exp(loss))),
         "heldout_kl": _mean(one.heldout_kl),
     }
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
-    return _finite(float(values.mean())) if len(values) else None
+    return _null_if_infinite(float(values.mean())) if len(values) else None
 
 
-def _finite(value: float) -> float | None:
+def _null_if_infinite(value: float) -> float | None:
     # JSON has neither NaN, for what was not measured, nor infinity, for a perplexity beyond reach.
     return value if np.isfinite(value) else None

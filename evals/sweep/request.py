@@ -1,4 +1,4 @@
-"""What a sweep is asked for."""
+"""The request for a sweep."""
 
 from __future__ import annotations
 
@@ -7,30 +7,22 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evals.running.request import Measuring, Names
-from surgery.variants import VARIANTS
+from evals.running.request import Choosing, Names
 
 
-class SweepRequest(Measuring):
+class SweepRequest(Choosing):
     """Edits of `model`, measured on `samples` and on held-out text.
 
-    - `variant`: what a block becomes. Empty: all if there is calibration text, else those that need
-      none. `last`, `ranges`, `heads`: edits beside every single block.
-    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
+    - `last`, `ranges`, `heads`: edits beside every single block.
     - `exact_only`: measure only which passages are recited.
-    - `tasks` or `suite`: run these lm-eval tasks under every edit, too.
+    - `tasks` or `suite`: also run these lm-eval tasks under every edit.
       `include_path`: where more tasks are. `limit`: documents of each, or a share below 1.
     - `bounds`, `estimate`: also bound what mixing adds to each block; also estimate every head.
     """
 
-    model: str
-    samples: str
-    variant: tuple[str, ...] = ()
     last: bool = True
     ranges: bool = False
     heads: bool = False
-    corpus: tuple[Path, ...] = ()
-    calibration: tuple[str, ...] = ()
     exact_only: bool = False
     tasks: Names = ()
     suite: Literal["standard", "lab"] | None = None
@@ -59,8 +51,3 @@ class SweepRequest(Measuring):
 
             return tuple(SUITES[self.suite])
         return self.tasks
-
-    def variants(self, *, fits: bool) -> tuple[str, ...]:
-        """What a block or head becomes, each once. `fits`: there is calibration text."""
-        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
-        return tuple(dict.fromkeys(self.variant or default))

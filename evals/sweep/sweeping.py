@@ -1,4 +1,4 @@
-"""A sweep from its request to its result and its folder."""
+"""Runs a sweep from its request to its result and folder."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.bounds.divergence import bounds
+from evals.bounds.divergence import measure_bounds
 from evals.edits.batch import BASE
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.recovery import make_recovery
-from evals.search.estimates import Estimates, look
+from evals.search.estimates import Estimates, estimate_units
 from evals.search.halves import Half
 from evals.search.units import held_in_stock
 from evals.sweep.pictures import PICTURES, draw_pictures
-from evals.sweep.report import as_csv, journal_of, sweep_report
+from evals.sweep.report import format_csv, make_sweep_report, open_journal
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import SweepTask, open_sweep
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
+from surgery.processes import current_processes, leave_launch
 
 BOUND_WINDOWS = 32
-"""Windows of held-out text for `bounds`, at least, if there are so many."""
+"""Windows of held-out text for `measure_bounds`, at least, if there are so many."""
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
@@ -35,33 +36,33 @@ def sweep(
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> dict[str, Any] | None:
-    """The JSON object of `sweep --json`. None on all processes but the main one.
+    """Returns the JSON object of `sweep --json`, or None except on the main process.
 
-    Writes it into `folder`, with a table and pictures, and continues what an interrupted sweep left
-    beside that. Raises `SurgeryError` for what the request names and cannot be used, and for a
-    folder that cannot be written.
+    Writes it into `folder`, with a table and pictures, and continues from progress that an
+    interrupted sweep left beside it. Raises `SurgeryError` for inputs that it cannot use and for a
+    folder that it cannot write.
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
     task = open_sweep(request, say, progress)
     journals: list[Journal] = []
-    if folder is not None and task.processes.is_main:  # others need not know what the model is
-        journals.append(journal_of(folder, task))
+    if folder is not None and current_processes().is_main:  # only this one hashes the model
+        journals.append(open_journal(folder, task))
         if task.benchmarks is not None:
             questions = task.benchmarks.identify(task.sizes)
-            journals.append(journal_of(folder, task, questions))
+            journals.append(open_journal(folder, task, questions))
     journal, task_journal = (*journals, None, None)[:2]
     with progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
         measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
     runs = _run_tasks(task, task_journal, progress)
     estimates = _estimate(task, progress) if task.units else None
-    if not task.processes.is_main:
+    if not leave_launch():
         return None
-    result = sweep_report(task, measured, estimates, _bound(task, progress))
+    result = make_sweep_report(task, measured, estimates, _bound(task, progress))
     if task.benchmarks is not None:
-        from evals.sweep.tasks import with_tasks
+        from evals.sweep.tasks import add_tasks
 
-        result = with_tasks(result, task.benchmarks, runs, task.sizes)
+        result = add_tasks(result, task.benchmarks, runs, task.sizes)
     for warning in result["warnings"][len(task.warnings) :]:
         say(f"warning: {warning}")
     if folder is not None:
@@ -72,7 +73,7 @@ def sweep(
 
 
 def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> Any:
-    """Every edit on the benchmarks that are asked for."""
+    """Runs the benchmarks, if there are any, under every edit."""
     if task.benchmarks is None:
         return None
     from evals.sweep.tasks import run_tasks
@@ -84,14 +85,13 @@ def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> 
             list(task.edits),
             task.sizes,
             fitter=task.fitter,
-            processes=task.processes,
             advance=advance,
             journal=journal,
         )
 
 
 def _estimate(task: SweepTask, progress: Progress) -> Estimates:
-    """Estimates of every unit, on the recited passages; on all where none is."""
+    """Estimates every unit on the recited passages, or on all if none is recited."""
     assert task.heldout is not None
     members = task.samples.trained_on
     recited = task.engine.base.exact & members
@@ -100,7 +100,7 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
         every = range(task.loaded.dimensions.num_blocks)
         fits = task.fitter.fit_alone(every, {unit.variant for unit in task.units})
     with progress("estimate", None) as advance:
-        return look(
+        return estimate_units(
             task.loaded.model,
             Half(task.samples, task.heldout),
             recited if recited.any() else members,
@@ -109,7 +109,6 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
             make_recovery("greedy"),
             fits,
             stock=held_in_stock(task.units, task.loaded.editable),
-            processes=task.processes,
             advance=advance,
         )
 
@@ -119,14 +118,14 @@ def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
         return None
     windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
     with progress("bounds", len(windows)) as advance:
-        return bounds(task.loaded.model, windows, advance=advance)
+        return measure_bounds(task.loaded.model, windows, advance=advance)
 
 
 def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
-    """sweep.json, sweep.csv, pictures of them, and config.yaml: all at once."""
+    """Writes sweep.json, sweep.csv, pictures, and config.yaml, all at once."""
     with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
-        write_text(partial / "sweep.csv", as_csv([result["base"], *result["edits"]]))
+        write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))
         if "estimates" in result:
-            write_text(partial / "estimates.csv", as_csv(result["estimates"]))
+            write_text(partial / "estimates.csv", format_csv(result["estimates"]))
         draw_pictures(result, partial)

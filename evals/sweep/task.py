@@ -1,4 +1,4 @@
-"""What is swept: a loaded model, its edits, and the text they are measured on."""
+"""The inputs of a sweep: a loaded model, its edits, and the text to measure them on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from evals.inputs import (
     tokenize_passages,
 )
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
-from evals.search.units import PLURALS, possible, units
+from evals.search.units import PLURALS, keep_possible, list_units
 from evals.sweep.edits import Kind, drop_refused, list_edits
 from evals.sweep.request import SweepRequest
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
+from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A request with all that it names opened.
+    """A request with its inputs opened.
 
-    - `heldout`: int32 [M, T] windows; None where none are measured.
-    - `edits`: in the order of the report. `units`: what is estimated beside them.
-    - `fitter`: None where no variant needs one. `warnings`: what is left out, and why.
-    - `benchmarks`: None where no tasks are asked for. `sizes`: task → rows at a time.
+    - `heldout`: int32 [M, T] windows; None if none are measured.
+    - `edits`: in the order of the report. `units`: what to estimate beside them.
+    - `fitter`: None if no variant needs one. `warnings`: which heads are left out, and why.
+    - `benchmarks`: None without tasks. `sizes`: task → rows at a time.
     """
 
     request: SweepRequest
@@ -53,23 +53,22 @@ class SweepTask:
     benchmarks: Benchmarks | None
     sizes: dict[str, int]
     warnings: tuple[str, ...]
-    processes: Processes
 
 
 def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
-    """Reads what a request names: texts first, then tasks, then the model.
+    """Opens the inputs of a request: texts first, then tasks, then the model.
 
-    `say` hears of what is left out. Raises `SurgeryError` for what cannot be used.
+    `say` gets warnings. Raises `SurgeryError` for inputs that it cannot use.
     """
     model = request.model
     fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
-    variants = request.variants(fits=fits)
+    variants = request.list_variants(fits=fits)
     passages = open_passages(request.samples, request)
     texts = [] if request.exact_only else require_heldout_texts(request.corpus, model)
     calibrated = find_calibration_text(request.calibration, model, variants)
-    processes = Processes.launched(say=say)
+    join_launch(say)
     benchmarks = _load_tasks(request, progress)
-    loaded = open_model(model, request, processes, request.revision, say=say)
+    loaded = open_model(model, request, request.revision, say=say)
     rows, heldout = tokenize_passages(passages, loaded, say), None
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
@@ -78,8 +77,8 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     refused = drop_refused(editable, edits)
     every: tuple[Part, ...] = ()
     if request.estimate:
-        some = units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
-        every, reasons = possible(some, size.num_heads, editable.find_refusal)
+        some = list_units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
+        every, reasons = keep_possible(some, size.num_heads, editable.find_refusal)
         refused = {key: str(why) for key, why in reasons.items()} | refused
     warnings = [
         f"{PLURALS[kind]} with {name} are left out: {why}" for (kind, name), why in refused.items()
@@ -87,30 +86,29 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     for warning in warnings:
         say(f"warning: {warning}")
     plans = [editable.plan(edit) for edit in edits]
-    fitter = make_fitter(plans, calibrated, loaded, processes=processes, progress=progress)
+    fitter = make_fitter(plans, calibrated, loaded, progress=progress)
     sizes = {}
     if benchmarks is not None:
-        from evals.sweep.tasks import batch_sizes
+        from evals.sweep.tasks import choose_batch_sizes
 
-        sizes = batch_sizes(benchmarks, loaded, request.batch_size, processes)
+        sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
     engine = Engine(
         loaded.model,
         rows,
         heldout,
         exact_only=request.exact_only,
         batch_size=request.batch_size,
-        processes=processes,
         fitter=fitter,
         editable=editable,
     )
     return SweepTask(
         request, loaded, rows, heldout, edits, every, engine, fitter, benchmarks, sizes,
-        tuple(warnings), processes,
+        tuple(warnings),
     )  # fmt: skip
 
 
 def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
-    """The tasks that are asked for. The model is looked up first: tasks may take long to load."""
+    """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
     if not request.task_names:
         return None
     look_up(request.model, request.revision)

@@ -1,4 +1,4 @@
-"""A sweep's edits on benchmarks: scores of the same documents, paired with the base model's."""
+"""Runs a sweep's edits on benchmarks, and pairs their scores with the base model's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from evals.benchmarks.running import Benchmarks, TaskRun
-from evals.benchmarks.scores import Scores, main_metric
-from evals.benchmarks.tasks import ability
+from evals.benchmarks.scores import Scores, choose_metric
+from evals.benchmarks.tasks import classify_ability
 from evals.edits.batch import BASE
 from evals.edits.sharing import FitsBlocks
 from evals.evaluation.comparing import compare_scores
 from evals.files import Journal
 from evals.models import LoadedModel
-from evals.running.processes import Processes
 from surgery.errors import MeasurementError
+from surgery.processes import current_processes
 from surgery.selection import Selection
 
 TaskRuns = dict[str, TaskRun | None]
@@ -24,8 +24,8 @@ _OF_RUN = ("results", "aggregation", "higher_is_better")
 _OF_SAMPLE = ("filter", "metrics", "doc_hash")
 
 
-def batch_sizes(
-    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None, processes: Processes
+def choose_batch_sizes(
+    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None
 ) -> dict[str, int]:
     """Task → rows at a time: `batch_size`, by default what memory allows.
 
@@ -34,7 +34,7 @@ def batch_sizes(
     if loaded.tokenizer is None:
         raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
     return {
-        name: batch_size or processes.once(benchmarks.batch_size, name, loaded)
+        name: batch_size or current_processes().once(benchmarks.batch_size, name, loaded)
         for name in benchmarks.tasks
     }
 
@@ -46,30 +46,27 @@ def run_tasks(
     sizes: dict[str, int],
     *,
     fitter: FitsBlocks | None,
-    processes: Processes,
     advance: Callable[[int], None] = lambda done: None,
     journal: Journal | None = None,
 ) -> list[TaskRuns]:
     """Runs every task under the base model and under every edit, in this order.
 
-    **Arguments:** `sizes`: task → rows at a time; `processes` share the rows; `advance` is told of
-    edits done; `journal` keeps each edit's and gives back what an earlier run did.
+    **Arguments:** `sizes`: task → rows at a time; `advance` gets the number of
+    edits just done; `journal` keeps each edit's and gives back what an earlier run did.
 
     Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
     """
 
+    processes = current_processes()
     done: list[TaskRuns] = processes.once(
         lambda: [] if journal is None else journal.read(lambda step: step["tasks"])
     )
     advance(len(done))
     record = journal if processes.is_main else None
-    with nullcontext() if record is None else record.appending():
+    with nullcontext() if record is None else record.open_to_append():
         for selection in (BASE, *edits)[len(done) :]:
-            with _edit(loaded, selection, fitter):
-                found = {
-                    name: _run(benchmarks, name, loaded, size, processes)
-                    for name, size in sizes.items()
-                }
+            with _put_in_force(loaded, selection, fitter):
+                found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
             done.append(found)
             advance(1)
             if record is not None:
@@ -77,10 +74,10 @@ def run_tasks(
     return done
 
 
-def _edit(
+def _put_in_force(
     loaded: LoadedModel, selection: Selection, fitter: FitsBlocks | None
 ) -> AbstractContextManager[None]:
-    """Puts an edit in force; nothing for the base model."""
+    """Puts an edit in force; the base model stays as it is."""
     if selection == BASE:
         return nullcontext()
     plan = loaded.editable.plan(selection)
@@ -88,11 +85,9 @@ def _edit(
     return loaded.editable.make_replacements(plan, fits).activate()
 
 
-def _run(
-    benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int, processes: Processes
-) -> TaskRun | None:
+def _run(benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int) -> TaskRun | None:
     try:
-        run = benchmarks.run(name, loaded, batch_size=rows, processes=processes)
+        run = benchmarks.run(name, loaded, batch_size=rows)
     except MeasurementError as error:
         if isinstance(error.__cause__, OverflowError):  # a perplexity beyond reach
             return None
@@ -103,7 +98,7 @@ def _run(
     return {**{key: run[key] for key in _OF_RUN}, "samples": samples}
 
 
-def with_tasks(
+def add_tasks(
     result: dict[str, Any],
     benchmarks: Benchmarks,
     runs: Sequence[TaskRuns],
@@ -122,7 +117,7 @@ def with_tasks(
         found = _scores(benchmarks, name, run)
         if not found:
             raise MeasurementError("has no metric that can be compared", where=f"task {name}")
-        metric = main_metric(found)
+        metric = choose_metric(found)
         main[name] = metric, found[metric]
     edits = []
     for record, one in zip(result["edits"], runs[1:], strict=True):
@@ -145,7 +140,7 @@ def with_tasks(
             "num_fewshot": config.num_fewshot,
             "limit": benchmarks.limit,
             "batch_size": sizes[name],
-            "ability": ability(config.output_type, config.metadata or {}),
+            "ability": classify_ability(config.output_type, config.metadata or {}),
             "metric": metric,
             "higher_is_better": scores.higher_is_better,
             "share": scores.aggregation == "mean",
@@ -156,7 +151,7 @@ def with_tasks(
 
 
 def _scores(benchmarks: Benchmarks, name: str, run: TaskRun | None) -> dict[str, Scores]:
-    """By metric; none where the task gave nothing finite."""
+    """By metric; none if the task gave nothing finite."""
     try:
         return {} if run is None else benchmarks.scores(name, run)
     except MeasurementError:

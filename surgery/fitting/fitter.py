@@ -20,7 +20,7 @@ from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import count_bytes, fit_moments
 from surgery.fitting.passes import Passes, Sums
-from surgery.fitting.sharing import ALONE, Sharing
+from surgery.processes import ALONE, current_processes, use_processes
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
@@ -60,24 +60,22 @@ class Fitter:
         self.calibration = calibration
         self._kept = KeptFits()
 
-    def fit(self, selection: Sequence[Part], *, processes: Sharing = ALONE) -> dict[int, Fit]:
+    def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
         """Returns block → fit, for blocks of `selection` with a fitted variant.
 
         A block's fit depends on the parts below it, which are fitted and applied first. It has a
-        map if a variant needs one. `processes` share the text and must all call this; the fits
-        equal those of one process, bit for bit. Raises `CheckpointError` if the model's attention
-        is not finite, and as `Editable.plan`.
+        map if a variant needs one. The current processes share the text and must all call this;
+        the fits equal those of one process, bit for bit. Raises `CheckpointError` if the model's
+        attention is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
-        return self._fit_missing(_list_wanted(selection), tuple(selection), layout, processes)
+        return self._fit_missing(_list_wanted(selection), tuple(selection), layout)
 
-    def fit_alone(
-        self, blocks: Iterable[int], variants: Iterable[str], *, processes: Sharing = ALONE
-    ) -> dict[int, Fit]:
+    def fit_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
         """Returns block → fit for `variants`, each as if nothing else were edited.
 
-        For all `blocks` with attention, in one forward pass. `processes`, and what it raises: as
-        for `fit`.
+        For all `blocks` with attention, in one forward pass. Shares the text and raises as
+        `fit`.
         """
         whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
         modules = dict(self._model.named_modules())
@@ -85,56 +83,55 @@ class Fitter:
         wanted = _list_wanted(
             Part(b, whole, name) for b in blocks if b in attending for name in names
         )
-        return self._fit_missing(wanted, (), "", processes)
+        return self._fit_missing(wanted, (), "")
 
     def _fit_missing(
-        self, wanted: Mapping[int, bool], selection: Selection, layout: str, processes: Sharing
+        self, wanted: Mapping[int, bool], selection: Selection, layout: str
     ) -> dict[int, Fit]:
         """Fits the blocks without a known fit, in one walk from bottom to top.
 
         A pass begins where the last one ended. With a `selection`, a pass fits one block, with the
         parts below applied; without one, as many blocks as fit into memory.
         """
-        if self._model.device.type != "cpu":  # a GPU sums faster than it moves sums
-            processes = ALONE
         keys: dict[int, Hashable] = {}
         for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
             keys[block] = (block, below, layout if below else "")
-        found = self._find_known(keys, wanted, processes)
-        missing = {block: maps for block, maps in wanted.items() if block not in found}
-        groups = [{b: maps} for b, maps in missing.items()] if selection else self._group(missing)
         size, text = self._dimensions, self.calibration
-        passes = Passes(self._model, self._family, size, text, processes, self._advance)
+        passes = Passes(self._model, self._family, size, text, self._advance)
         first, states = 0, None
-        for group, following in itertools.zip_longest(groups, groups[1:]):
-            between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
-            keep = None if following is None else min(group if selection else following)
-            edit: AbstractContextManager[None] = nullcontext()
-            if between:
-                plan = self._editable.plan(between, layout=layout)
-                edit = self._editable.make_replacements(plan, found).activate()
-            with edit:
-                sums, states = passes.sum_blocks(first, states, group, keep)
-            found |= self._solve(sums, keys, processes)
-            first = keep or 0
+        on_cpu = self._model.device.type == "cpu"  # a GPU sums faster than it moves sums
+        with nullcontext() if on_cpu else use_processes(ALONE):
+            found = self._find_known(keys, wanted)
+            missing = {block: maps for block, maps in wanted.items() if block not in found}
+            alone = [{block: maps} for block, maps in missing.items()]
+            groups = alone if selection else self._group(missing)
+            for group, following in itertools.zip_longest(groups, groups[1:]):
+                between = tuple(sorted(p for p in selection if first <= p.block < min(group)))
+                keep = None if following is None else min(group if selection else following)
+                edit: AbstractContextManager[None] = nullcontext()
+                if between:
+                    plan = self._editable.plan(between, layout=layout)
+                    edit = self._editable.make_replacements(plan, found).activate()
+                with edit:
+                    sums, states = passes.sum_blocks(first, states, group, keep)
+                found |= self._solve(sums, keys)
+                first = keep or 0
         means = {block: Fit(mean=fit.mean) for block, fit in found.items()}
         return {block: (found if maps else means)[block] for block, maps in wanted.items()}
 
     def _find_known(
-        self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool], processes: Sharing
+        self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool]
     ) -> dict[int, Fit]:
         """Returns the fits that every process has. A fit with a map also gives the mean."""
         kept = {block: self._kept.get(keys[block]) for block in wanted}
         known = {b: f for b, f in kept.items() if f and (f.weight is not None) >= wanted[b]}
-        everywhere = set(wanted).intersection(*processes.gather([set(known)]))
+        everywhere = set(wanted).intersection(*current_processes().gather([set(known)]))
         return {block: fit for block, fit in known.items() if block in everywhere}
 
-    def _solve(
-        self, sums: Sums, keys: Mapping[int, Hashable], processes: Sharing
-    ) -> dict[int, Fit]:
+    def _solve(self, sums: Sums, keys: Mapping[int, Hashable]) -> dict[int, Fit]:
         found: dict[int, Fit] = {}
-        blocks = list(sums)
+        blocks, processes = list(sums), current_processes()
         for begin in range(0, len(blocks), processes.count):
             some = blocks[begin : begin + processes.count]
             mine = some[processes.rank :][:1]

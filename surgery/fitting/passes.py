@@ -18,8 +18,8 @@ from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.kept import KeptStates
 from surgery.fitting.moments import Moments
-from surgery.fitting.sharing import Sharing
 from surgery.fitting.some_blocks import find_layers, run_only
+from surgery.processes import current_processes
 
 _HELD_OUT = 5
 """Every fifth window is held out to choose the ridge penalty."""
@@ -35,14 +35,14 @@ States = dict[int, KeptStates]
 class Passes:
     """Runs text through a model of these `dimensions`, slice by slice.
 
-    Each process has its own slices. `advance`: called with the number of tokens done.
+    Each of the current processes has its own slices. `advance`: called with the number of tokens
+    done.
     """
 
     model: Any
     family: Family
     dimensions: Dimensions
     calibration: Calibration
-    processes: Sharing
     advance: Callable[[int], None]
 
     @torch.inference_mode()
@@ -60,8 +60,9 @@ class Passes:
         """
         sums: Sums = {}
         kept: States = {}
-        for begin in range(0, _SLICES, self.processes.count):
-            number = begin + self.processes.rank
+        processes = current_processes()
+        for begin in range(0, _SLICES, processes.count):
+            number = begin + processes.rank
             own: Sums = {}
             if number < _SLICES:
                 if keep is not None:
@@ -69,7 +70,7 @@ class Passes:
                 given = None if states is None else states[number]
                 own = self._sum_slice(number, first, given, blocks, keep, kept.get(number))
             for block in blocks:
-                for part in self.processes.gather([own.pop(block)] if own else []):
+                for part in processes.gather([own.pop(block)] if own else []):
                     for total, more in zip(sums.setdefault(block, part), part, strict=True):
                         if total is not more:
                             total.include(more)
@@ -110,7 +111,7 @@ class Passes:
                 train = (rows + 1) % _HELD_OUT != 0
                 with suppress(_DeepEnough):
                     self.model.base_model(**entry, use_cache=False)
-                self.advance(self.processes.count * tokens.numel())
+                self.advance(current_processes().count * tokens.numel())
         return sums
 
     def _read_slice(

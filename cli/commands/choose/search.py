@@ -66,7 +66,7 @@ def command(
 
     request = fill_request(SearchRequest, asked)
 
-    from evals.search.report import missed
+    from evals.search.report import explain_miss
     from evals.search.searching import search
     from surgery.hub.finding import get_last_name
 
@@ -76,7 +76,7 @@ def command(
         return
     result, _ = found
     if result["selected"] is None:
-        raise missed(result, folder)
+        raise explain_miss(result, folder)
     if as_json:
         print_json(result)
     else:

@@ -28,10 +28,10 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
     the same time. Speeds are medians over the rounds, with the lowest and the highest. A difference
     counts as noise if these ranges touch.
     """
-    from evals.speed import bench
+    from evals.speed import compare_speed
 
     with show_progress(f"bench {edited}", 2 * rounds) as advance:
-        result = bench(base, edited, rounds=rounds, **asked, say=note, advance=advance)
+        result = compare_speed(base, edited, rounds=rounds, **asked, say=note, advance=advance)
     if as_json:
         print_json(result)
     else:
