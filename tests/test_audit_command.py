@@ -111,7 +111,7 @@ def test_limits_and_the_table(audited) -> None:
     assert missed.code == 3
     assert "limit missed: hints:2 recovers 0.812 of 336 passages, above 0.01" in missed.stderr
     assert "limit inconclusive (n = 336): greedy: its interval is 0.704 to 0.796" in missed.stderr
-    assert "What an attacker gets of 336 passages" in missed.stdout
+    assert "What an attacker recovers of 336 passages" in missed.stdout
     assert "never trained on (n = 60)" in missed.stdout
     assert "75.3%" in missed.stdout
 

@@ -9,6 +9,7 @@ import json
 import resource
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tiny_tokenizer import tiny_model, tiny_tokenizer
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks, write_results
 from evals.benchmarks.scores import choose_metric
-from evals.benchmarks.tasks import SUITES
+from evals.benchmarks.tasks import SUITES, find_tasks
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
@@ -366,3 +367,11 @@ def test_public_benchmarks_from_local_files(data, tmp_path):
         assert choose_metric(scores) == "acc"
         assert len(scores["acc"].values) == 40
         assert set(scores["acc"].values) <= {0.0, 1.0}
+
+
+def test_a_task_that_no_report_can_name_is_refused_before_any_work(tmp_path: Path) -> None:
+    def make(**given: Any) -> SimpleNamespace:
+        return SimpleNamespace(all_tasks=["my task"], all_subtasks=["my task"])
+
+    with pytest.raises(MeasurementError, match=r"blanks.*got my task.*rename the task"):
+        find_tasks(["my task"], [tmp_path], make)

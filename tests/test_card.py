@@ -312,7 +312,7 @@ def test_metadata_that_repeats_itself(levels: int) -> None:
     with pytest.raises(ManifestError) as caught:
         render_card(manifest(), None, name="x", existing=card)
     assert str(caught.value) == (
-        "README.md: the metadata refers to parts of itself (what begins with *); "
+        "README.md: the metadata refers to parts of itself (aliases, which begin with *); "
         "correct it between the two lines of ---"
     )
     assert "license: mit" not in render_card(

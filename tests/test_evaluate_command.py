@@ -258,7 +258,7 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
     assert len(failed) == 2
     assert failed[0].startswith("gate failed: max-drop local_whole: relative rise of local_whole")
     assert failed[1].startswith("gate failed: max-extraction: share of passages recited")
-    assert "failed: max-drop local_whole, max-extraction" in edit.verdict
+    assert "it fails max-drop local_whole, max-extraction" in edit.verdict
 
 
 def test_pages_stand_beside_the_report(done):
@@ -512,7 +512,9 @@ def test_what_a_search_found_is_in_the_picture(work):
     (point,) = report_in(work / "front").front
     assert (point.label, point.loss_increase) == ("0 zero", 0.5)
     page = (work / "front" / "report.html").read_text()
-    assert "The search measured its points on the half that it chose on." in page
+    assert (
+        "The search measured its points on the half of the passages that it used to choose." in page
+    )
 
 
 @pytest.mark.parametrize(
@@ -615,9 +617,9 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     edit = edit_in(tmp_path / "part")
     assert edit.tasks["local_choice"].verdict == "inconclusive (n = 2)"
     assert edit.verdict == (
-        "Of each benchmark only the first 2 documents were measured. Memorization was not "
-        "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). Every gate holds as "
-        "measured, but inconclusive: max-drop local_choice (n = 2)."
+        "Only the first 2 documents of each benchmark were measured. Memorization was not "
+        "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). It passes every gate as "
+        "measured, but inconclusively: max-drop local_choice (n = 2)."
     )
     assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr
     assert f"{reported}: left its report and model card unchanged: only a part of each " in (
@@ -641,8 +643,9 @@ def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, rep
     assert outcome.stderr.startswith(
         "warning: the models are unrelated: the base is not a recorded "
     )
-    assert f"{reported}: report and model card stay as they are: base is not known to be its " in (
-        outcome.stderr
+    assert (
+        f"{reported}: left its report and model card unchanged: base is not known to be its "
+        in (outcome.stderr)
     )
     assert snapshot(reported) == before
     edit = edit_in(tmp_path / "report")

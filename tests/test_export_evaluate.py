@@ -46,11 +46,11 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
     assert edit["verdict"].startswith(
-        "Of each benchmark only the first 20 documents were measured. "
+        "Only the first 20 documents of each benchmark were measured. "
     )
     card = (out / "README.md").read_text()
     assert "Nothing yet" not in card
-    assert "only the first 20 documents were measured" in card
+    assert "nly the first 20 documents of each benchmark were measured" in card
     assert "| lab\\_copy" not in card, "a benchmark measured in part has no row"
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
     assert not [path for path in out.iterdir() if path.name.startswith(".")]

@@ -213,7 +213,7 @@ def test_edits_of_heads_add_up(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="head 2 of block 1 is already edited"):
         surgery.export(tmp_path / "b", "1.2", output=tmp_path / "c")
     shown = attn_surgery("inspect", tmp_path / "b")
-    assert "block 1: heads without attention 0 (identity), 2 (zero), 3 (zero)" in shown.stdout
+    assert "block 1: heads without attention: 0 (identity), 2 (zero), 3 (zero)" in shown.stdout
 
 
 @pytest.mark.parametrize("spec", ["1", "1.0,2.1", "0-3"])

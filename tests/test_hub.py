@@ -170,7 +170,7 @@ def test_whose_code_a_published_compact_model_is_measured_with(
         "extract me/small --samples samples.npy --prefix-length 4 --suffix-length 4 --device cpu"
     )[0]
     assert result.code == 0, result.err
-    assert "me/small: attn-surgery's modeling code is run; the repository's own was not" in (
+    assert "me/small: runs with attn-surgery's modeling code; the repository's own was not" in (
         result.err
     )
     assert "modeling_attention_free.py" not in hub.downloads
@@ -345,7 +345,7 @@ def test_a_connection_cut_once_is_taken_up_again(
     if result.code == 0:  # older clients do not try again, and say so
         layout, unmeasured = result.err.splitlines()  # the client's own notes are not shown
         assert layout.startswith("layout stock: ")
-        assert unmeasured.startswith("nothing measured yet; ")
+        assert unmeasured.startswith("Nothing measured yet. ")
         surgery.export(sources["both"], "0", output=tmp_path / "local")
         assert content(tmp_path / "out") == content(tmp_path / "local")
     else:
@@ -473,7 +473,7 @@ def test_inspect_of_pickled_weights_says_what_it_cannot_tell(hub: HubServer, run
     found = json.loads(results[0].out)
     assert (found["family"], found["num_blocks"]) == ("gpt_neox", 2)
     assert (found["dtype"], found["parameters"]) == (None, None)
-    assert "pickled weights do not tell before they are downloaded" in results[1].out
+    assert "unknown until the pickled weights are downloaded" in results[1].out
     assert set(hub.downloads) == {"config.json"}
 
 

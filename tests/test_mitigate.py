@@ -116,9 +116,8 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     assert edit.all_passages.heldout is not None
     assert edit.all_passages.heldout.n > windows
     assert edit.verdict.startswith(
-        f"A search used 12 of 24 passages and {edit.chose.windows} of "
-        f"{edit.all_passages.heldout.n} windows of held-out text to choose an edit; figures are "
-        "of the others. "
+        f"A search chose the edit on 12 of 24 passages and {edit.chose.windows} of "
+        f"{edit.all_passages.heldout.n} windows of held-out text; the figures leave these out. "
         f"Recites {edit.extraction['exact_match']['count']} of 12 passages"
     )
     for name in ("README.md", "report.md"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -76,6 +77,13 @@ def find_tasks(
         raise MeasurementError(
             f"{PASSAGES} would write the passages into the results", fix="give them with `samples`"
         )
+    for name in found:
+        if not re.fullmatch("[!-~]{1,200}", name):  # what a report takes as a name
+            raise MeasurementError(
+                "a task name has blanks, is not ASCII, or is too long",
+                got=name[:200],
+                fix="rename the task in its YAML file",
+            )
     return list(dict.fromkeys(found)), manager
 
 

@@ -95,7 +95,7 @@ def evaluate_exports(
                     where=output,
                     fix="run it again if the source changed meanwhile; else report this",
                 )
-        say(f"{output}: verified ({len(verification.checks)} checks)")
+        say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
     found = evaluate(models, source, materials, say=say, progress=progress)
     for place, output in enumerate(outputs):

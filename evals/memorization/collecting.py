@@ -145,7 +145,7 @@ def collect(
             found.extend(kept)
             if journal is not None:
                 journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
-    _check_tested(tested, corpus, cut)
+        _check_tested(tested, corpus, cut)
     rows = list(_merge_equal(found, corpus, tokenizer if text else None))
     if journal is not None:
         write_lines(output, map(_format_row, rows), overwrite=overwrite)

@@ -31,7 +31,7 @@ UNLISTED = (
 """Patterns of unlisted files that a folder may hold: the card and an evaluation."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A hash, hexadecimal."""
-Word = Annotated[str, Field(pattern="^[!-~]{1,100}$")]
+Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
 """A name without blanks."""
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
 """A name, or a few words, in one line."""
