@@ -279,10 +279,10 @@ def test_what_a_layout_holds_is_offered(kind: str, tmp_path: Path) -> None:
     family, variants = family_of(model.config.to_dict()), {}
     for unit in kept:
         variants.setdefault(len(unit.heads), {})[unit.variant] = None
-    constant = {} if family.has("output_bias") else {"mean"}
+    constant = {} if family.rule("output_bias") else {"mean"}
     affine = {"identity", "linear"}
     assert set(variants[1]) == {"zero", "mean"} - set(constant)
-    alone = family.qk_norm is None and family.has("query_bias")
+    alone = family.qk_norm is None and family.rule("query_bias")
     assert set(variants[2]) == ({"zero", "mean", *affine} if alone else {"zero", "mean"}) - (
         set() if alone else set(constant)
     )
