@@ -115,6 +115,17 @@ def rotary_positions(
                 got=value,
             )
         found[name] = value
+    dimensions = _count_dimensions(config, head_size, found["share"])
+    kind = _kind(scaling, rope, exact=not rotary.scalings)
+    parameters = {
+        "max_position_embeddings": config.get("max_position_embeddings"),
+        **(scaling or rope),
+    }
+    return Positions(kind, dimensions, float(found["base"]), parameters)
+
+
+def _count_dimensions(config: Mapping[str, Any], head_size: int, share: float) -> int:
+    """How many dimensions of a head are rotated."""
     if config.get("head_dim") not in (None, head_size):
         raise CheckpointError(
             "'head_dim' is not hidden_size divided by the number of heads",
@@ -122,20 +133,15 @@ def rotary_positions(
             expected=head_size,
             got=repr(config["head_dim"])[:50],
         )
-    dimensions = int(head_size * found["share"])
+    dimensions = int(head_size * share)
     if dimensions + dimensions % 2 > head_size:  # pairs
         raise CheckpointError(
             "the library rotates dimensions in pairs, and a head has an odd number of them",
             where="config.json",
             expected=f"a rotary share below 1 for heads of {head_size}",
-            got=found["share"],
+            got=share,
         )
-    kind = _kind(scaling, rope, exact=not rotary.scalings)
-    parameters = {
-        "max_position_embeddings": config.get("max_position_embeddings"),
-        **(scaling or rope),
-    }
-    return Positions(kind, dimensions, float(found["base"]), parameters)
+    return dimensions
 
 
 def _kind(scaling: Mapping[str, Any], rope: Mapping[str, Any], *, exact: bool) -> str:
