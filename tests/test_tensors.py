@@ -20,6 +20,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from surgery.checkpoint import tensors
 from surgery.checkpoint.tensors import DTYPES, TensorInfo, read_header, write_header
 from surgery.errors import CheckpointError
 
@@ -177,3 +178,12 @@ def test_a_claimed_shape_takes_no_memory(path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_range_longer_than_a_piece_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "_PIECE", 16)
+    content = bytes(range(100))
+    (tmp_path / "file").write_bytes(content)
+    assert tensors.FileRange(tmp_path / "file", 7, 90).read() == content[7:97]

@@ -65,7 +65,7 @@ class FileRange:
     nbytes: int
 
     def read(self) -> bytes:
-        return b"".join(self.read_pieces())
+        return b"".join(map(bytes, self.read_pieces()))  # copies: the buffer is used again
 
     def read_pieces(self) -> Iterator[memoryview]:
         """Yields the bytes in pieces. A piece is valid until the next one is read."""
