@@ -127,6 +127,18 @@ def output_option(
     return click.option("--output", type=kind, metavar=metavar, help=text, **more)
 
 
+heal_options = combine_options(
+    click.option(
+        "--heal",
+        multiple=True,
+        metavar="TEXT",
+        help="Train the edited model on this text, which may hold none of the passages: a file, a "
+        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's. Repeatable.  [default: no "
+        "training]",
+    ),
+    count_option("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
+)
+"""--heal, --heal-steps."""
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from evals.healing import check_apart, find_healing_text, heal_export
 from evals.inputs import (
     Progress,
     Say,
@@ -20,10 +23,11 @@ from evals.running.request import Request
 from surgery.record.plan_file import PlanFile, read_plan_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
+    from surgery.fitting.calibration import Text
     from surgery.proof.reproduction import Reproduction
 
 
@@ -34,6 +38,8 @@ class ExportRequest(Request):
     - `variant`: what they become (default: identity). A plan names its own. `layout`: how they are
       stored. `save_as`: another model type with the same tensors, to save it as.
     - `calibration`: text to fit on. Empty: a lab model's own.
+    - `heal`: other text to train the edited model on, for `heal_steps` steps. It may hold none of
+      `samples`, if given; `prefix_length`, `suffix_length`: of these.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
     """
@@ -46,6 +52,11 @@ class ExportRequest(Request):
     save_as: str | None = Field(default=None, serialization_alias="as")
     revision: str | None = None
     calibration: tuple[str, ...] = ()
+    heal: tuple[str, ...] = ()
+    heal_steps: int = Field(default=80, ge=1)
+    samples: str | None = None
+    prefix_length: int | None = None
+    suffix_length: int | None = None
     output: Path | None = None
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
@@ -94,11 +105,13 @@ def run_export(
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
     from surgery.families import left_out
+    from surgery.output import claim, create_parents, explain_os_errors
 
     edit, variant = request.read_edit(), request.variant or "identity"
     early = not (dry_run or keep)
     if early:
         request.check_output()
+    healing = find_healing_text(request.heal) if request.heal else None
     text = None
     if request.calibration or not dry_run:
         variants = list_variants(edit, variant)
@@ -110,25 +123,63 @@ def run_export(
         layout=request.layout,
         save_as=request.save_as,
         revision=request.revision,
-        check_default=request.check_output if early else None,
+        check_default=request.check_output if early and not request.heal else None,
     )
+    default = prepared.default_output
+    if request.heal:
+        default = default.with_name(f"{default.name}-healed")
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
-        request.check_output(prepared.default_output)
+        request.check_output(default)
     if dry_run or (keep and _is_export_of(request.output, prepared)):
         return prepared, None
-    fitting = None if text is None else fit_prepared(prepared, text, progress)
-    with progress("export", prepared.total_bytes) as advance:
-        export = write(
-            prepared,
-            request.output,
-            fitting=fitting,
-            overwrite=request.overwrite,
-            max_shard_size=request.max_shard_size,
-            progress=advance,
-        )
-    return prepared, export
+    target = request.output or default
+    with ExitStack() as stack:
+        place, finish = target, None
+        if healing is not None:  # before any work that takes long
+            finish = _prepare_healing(request, prepared, healing, target, progress)
+            stack.enter_context(explain_os_errors(target))
+            stack.enter_context(create_parents(target))
+            place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
+        fitting = None if text is None else fit_prepared(prepared, text, progress)
+        with progress("export", prepared.total_bytes) as advance:
+            export = write(
+                prepared,
+                place,
+                fitting=fitting,
+                overwrite=request.overwrite,
+                max_shard_size=request.max_shard_size,
+                progress=advance,
+            )
+        return prepared, finish(export) if finish else export
+
+
+def _prepare_healing(
+    request: ExportRequest, prepared: Prepared, text: Text, output: Path, progress: Progress
+) -> Callable[[Export], Export]:
+    """Reads the text and checks that it holds no passage. Returns what heals the cut."""
+    from evals.samples import open_samples
+    from surgery.editing.loading import load_tokenizer
+    from surgery.healing.training import Schedule
+
+    tokenizer = load_tokenizer(prepared.checkpoint.folder)
+    schedule = Schedule(request.heal_steps)
+    tokens = schedule.tokenize(text, tokenizer, prepared.plan.inventory.dimensions)
+    samples = None
+    if request.samples:
+        lengths = {"prefix_length": request.prefix_length, "suffix_length": request.suffix_length}
+        samples = open_samples(request.samples, **lengths).tokenize(tokenizer)
+        check_apart(samples, tokens)
+    return partial(
+        heal_export,
+        output=output,
+        text=tokens,
+        schedule=schedule,
+        passages=samples and samples.sha256,
+        overwrite=request.overwrite,
+        progress=progress,
+    )
 
 
 def _is_export_of(output: Path | None, prepared: Prepared) -> bool:

@@ -48,13 +48,14 @@ class Export:
     manifest: Manifest
 
     def to_json(self) -> dict[str, Any]:
-        record = self.manifest.edit.calibration
+        record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
         return {
             "output": str(self.output),
             **self.plan.described(),
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),
+            "healing": healing and healing.model_dump(mode="json"),
             "bytes": sum(record.size for record in self.manifest.files.values()),
         }
 

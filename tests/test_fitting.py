@@ -417,9 +417,9 @@ def test_without_text(source: Path, tmp_path: Path) -> None:
     ("content", "text"),
     [
         (None, "no such file or folder"),
-        (b"", "too little calibration text (expected at least 320 tokens, got fewer than 32)"),
+        (b"", "too little text (expected at least 320 tokens, got fewer than 32)"),
         (b"\xff\xfe", "not UTF-8 text"),
-        (b"a few words", "too little calibration text"),
+        (b"a few words", "too little text"),
     ],
 )
 def test_text_that_cannot_be_used(

@@ -97,8 +97,8 @@ class BlockFit(Record):
     r2: float | None = Field(le=1)
 
 
-class CalibrationRecord(Record):
-    """The text that variants were fitted on, and how well each block fits.
+class TextRecord(Record):
+    """Text that something was fitted to or trained on.
 
     `tokens` were read in windows of `window`; `sha256`: of their ids (int32, little-endian).
     `spread`: from all over large files; earlier versions read from their start.
@@ -109,7 +109,30 @@ class CalibrationRecord(Record):
     tokens: int = Field(ge=1)
     window: int = Field(ge=1)
     sha256: Sha256
+
+
+class CalibrationRecord(TextRecord):
+    """The text that variants were fitted on, and how well each block fits."""
+
     blocks: dict[int, BlockFit] = {}
+
+
+class HealingRecord(TextRecord):
+    """The training that followed the cut: `steps` of `rows` windows in an order drawn with `seed`.
+
+    `learning_rate`: of the first step; it falls linearly to zero. `losses`: before each step, in
+    nats per token. `device`, `threads`: what the last digits depend on besides library versions.
+    `passages`: SHA-256 of the passages that are not in the text; None if none were given.
+    """
+
+    steps: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    seed: int = Field(ge=0)
+    device: Word
+    threads: int = Field(ge=1)
+    losses: list[float]
+    passages: Sha256 | None = None
 
 
 class EditedModel(Record):
@@ -150,7 +173,8 @@ class Choice(Record):
 
 
 class Edit(EditedModel):
-    """One edit of a model. `chosen`: what a search chose it on, if one did.
+    """One edit of a model. `chosen`: what a search chose it on, if one did. `healing`: the
+    training after the cut, if there was any.
 
     `one_hot`: constants of the stock layout, if it needed them; `max_shard_size`: bytes of a weight
     file, if limited.
@@ -160,6 +184,7 @@ class Edit(EditedModel):
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     calibration: CalibrationRecord | None = None
+    healing: HealingRecord | None = None
     chosen: Choice | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed

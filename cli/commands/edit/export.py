@@ -15,6 +15,7 @@ from cli.options import (
     Size,
     calibration_option,
     fill_request,
+    heal_options,
     json_option,
     layout_option,
     output_option,
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from evals.exporting import ExportRequest
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
+
+
+_OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
+"""Options that say what the text of --heal may not hold, or what --evaluate measures."""
 
 
 @click.command("export")
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
     "llama for a Mistral model without a sliding window.",
 )
 @calibration_option
+@heal_options
 @revision_option
 @output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
 @click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
@@ -115,7 +121,8 @@ def command(
     if with_evaluation:
         materials = _open_materials(request, asked, dry_run)
     else:
-        _refuse_unused(asked.keys() - ExportRequest.model_fields.keys())
+        unused = asked.keys() - ExportRequest.model_fields.keys()
+        _refuse_unused(unused if request.heal else unused | _OF_PASSAGES)
     prepared, export = run_export(request, dry_run=dry_run, say=note, progress=show_progress)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
