@@ -49,8 +49,10 @@ def list_edits(num_blocks: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         some = draw.choice(num_blocks, int(draw.choice(sizes)), replace=False)
         spec = ",".join(map(str, sorted(some)))
         specs += [] if spec in specs else [spec]
-    for spec in specs[:10]:
-        yield from ((spec, variant) for variant in ("identity", "zero"))
+    variants = ("identity", "zero")
+    for first in (0, 1):  # so that a part of the list has both
+        for number, spec in enumerate(specs[:10]):
+            yield spec, variants[(number + first) % 2]
 
 
 @torch.inference_mode()
@@ -95,9 +97,9 @@ def refit(base: Any, edited: Any, first: int, windows: np.ndarray) -> None:
     for block in range(first, len(layers_of(edited))):
         layer = layers_of(edited)[block]
         target = take_residuals(base, layers_of(base)[block], [], windows)["y"]
-        both = projections_of(layer)
+        both = list(projections_of(layer))
         # where the MLP reads what attention adds, attention's projection comes first
-        for some in [both] if is_parallel(edited) else [both[:1], both[1:]]:
+        for some in [both] if is_parallel(edited) else [[one] for one in both]:
             now = take_residuals(edited, layer, some, windows)
             features = torch.cat([now[str(i)] for i in range(len(some))], dim=1)
             features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
@@ -128,10 +130,13 @@ def layers_of(model: Any) -> Any:
     return model.base_model.layers if hasattr(model.base_model, "layers") else model.base_model.h
 
 
-def projections_of(layer: Any) -> list[Any]:
-    if hasattr(layer, "attention"):
-        return [layer.attention.dense, layer.mlp.dense_4h_to_h]
-    return [layer.attn.attention.out_proj, layer.mlp.c_proj]
+def projections_of(layer: Any) -> Iterator[Any]:
+    """What writes to the residual: attention's, or what replaces it, and the MLP's."""
+    attention = layer.attention if hasattr(layer, "attention") else layer.attn.attention
+    for name in ("dense", "out_proj", "affine"):
+        if isinstance(getattr(attention, name, None), torch.nn.Linear):
+            yield getattr(attention, name)
+    yield layer.mlp.dense_4h_to_h if hasattr(layer.mlp, "dense_4h_to_h") else layer.mlp.c_proj
 
 
 def is_parallel(model: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.healing import check_apart, find_healing_text, heal_export
+from evals.healing import check_apart, find_healing_text, heal_export, open_recorded_text
 from evals.inputs import (
     Progress,
     Say,
@@ -132,7 +132,7 @@ def run_export(
         say(f"{request.model}: {left_out(unknown)}")
     if early:
         request.check_output(default)
-    if dry_run or (keep and _is_export_of(request.output, prepared)):
+    if dry_run or (keep and _is_export_of(request, prepared)):
         return prepared, None
     target = request.output or default
     with ExitStack() as stack:
@@ -182,14 +182,16 @@ def _prepare_healing(
     )
 
 
-def _is_export_of(output: Path | None, prepared: Prepared) -> bool:
+def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
     from surgery.record.manifest import read_manifest
 
-    made = read_manifest(output) if output else None
+    made = read_manifest(request.output) if request.output else None
     if made is None:
         return False
+    steps = made.edit.healing.steps if made.edit.healing else 0
     wanted = prepared.plan.selection, prepared.plan.layout.NAME
-    return (tuple(made.edit.parts), made.edit.layout) == wanted
+    wanted_steps = request.heal_steps if request.heal else 0
+    return (tuple(made.edit.parts), made.edit.layout, steps) == (*wanted, wanted_steps)
 
 
 def repeat_export(
@@ -199,12 +201,15 @@ def repeat_export(
     revision: str | None = None,
     source: str | None = None,
     calibration: Sequence[str] = (),
+    heal: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress = show_nothing,
 ) -> Reproduction:
-    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text.
+    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
+    healed on the text `heal`.
 
-    Arguments and errors are those of `surgery.proof.reproduction.reproduce`.
+    Arguments and errors are those of `surgery.proof.reproduction.reproduce`. Raises `SamplesError`
+    for a healed model without its text.
     """
     from surgery.exporting import check_target
     from surgery.proof.reproduction import open_original, reproduce
@@ -217,6 +222,7 @@ def repeat_export(
     text = find_calibration_text(calibration, edit.source.model, variants)
     if text is not None and edit.calibration is not None:
         text = replace(text, spread=edit.calibration.spread)
+    healing = edit.healing and open_recorded_text(heal, edit.healing, model)
     with progress("reproduce", None) as advance:
         return reproduce(
             original,
@@ -224,5 +230,6 @@ def repeat_export(
             source=source,
             overwrite=overwrite,
             fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
+            heal=healing and partial(healing, progress=progress),
             progress=advance,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 
 if TYPE_CHECKING:
+    from evals.models import LoadedModel
     from evals.samples import Samples
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.healing.training import Schedule
+    from surgery.record.manifest import HealingRecord
 
 SHARED = 16
 """Tokens in a row that a passage and the text may not share; fewer for a shorter passage."""
@@ -57,6 +59,75 @@ def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint6
     for place, power in enumerate(powers):
         found += tokens[:, place : place + length].astype(np.uint64) * power
     return found
+
+
+def heal_loaded(
+    loaded: LoadedModel,
+    text: Text,
+    tokenizer: Any,
+    record: HealingRecord,
+    *,
+    progress: Progress = show_nothing,
+) -> None:
+    """Heals a loaded model in place, as `record` says, and rounds its weights as an export would.
+
+    Raises `SamplesError` if `text` is not the recorded one.
+    """
+    from surgery.checkpoint.torch_tensors import TAGS
+    from surgery.healing.training import Schedule, train
+
+    schedule = Schedule(record.steps, record.seed)
+    tokens = schedule.tokenize(text, tokenizer, loaded.dimensions)
+    check_same_text(record, tokens)
+    runs: Any = loaded.model.dtype
+    stored = next(one for one, tag in TAGS.items() if tag == loaded.found.inventory.dtype)
+    with progress(f"heal {loaded.name}", schedule.steps) as advance:
+        train(loaded.model.float(), tokens.windows, schedule, advance=advance)
+    loaded.model.to(stored).to(runs)
+
+
+def check_same_text(recorded: HealingRecord, found: Calibration) -> None:
+    """Raises `SamplesError` unless a model was healed on this text."""
+    now = found.record_text()
+    if now.sha256 != recorded.sha256:
+        raise SamplesError(
+            "is not the text that the model was healed on",
+            where=", ".join(source.name for source in now.sources),
+            expected=f"{', '.join(source.name for source in recorded.sources)}, tokens of SHA-256 "
+            f"{recorded.sha256[:12]}",
+            got=now.sha256[:12],
+        )
+
+
+def open_recorded_text(
+    named: Sequence[str], record: HealingRecord, model: str
+) -> Callable[..., Export]:
+    """Finds the text that `model` was healed on. Returns what heals a cut again: `(cut, output)`.
+
+    Raises `SamplesError` if no text is `named`; what it returns raises one for other text.
+    """
+    if not named:
+        raise SamplesError(
+            "was healed on text that is not here",
+            where=model,
+            expected=", ".join(source.name for source in record.sources),
+            fix="give it with `heal`",
+        )
+    text = find_healing_text(named)
+
+    def heal_again(cut: Export, output: Path, *, progress: Progress) -> Export:
+        from surgery.editing.loading import load_tokenizer
+        from surgery.healing.training import Schedule
+
+        schedule = Schedule(record.steps, record.seed)
+        dimensions = cut.plan.inventory.dimensions
+        tokens = schedule.tokenize(text, load_tokenizer(cut.output), dimensions)
+        check_same_text(record, tokens)
+        return heal_export(
+            cut, output, tokens, schedule, passages=record.passages, progress=progress
+        )
+
+    return heal_again
 
 
 def heal_export(

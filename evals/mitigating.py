@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
 
 if TYPE_CHECKING:
-    from evals.evaluation.report import Report
+    from evals.evaluation.report import EditReport, Report
     from surgery.record.plan_file import PlanFile
 
 
@@ -26,6 +27,9 @@ class MitigationRequest(SearchRequest):
 
     A lab model brings its own `samples` and `corpus`. The fields beyond those of `SearchRequest`
     say what is evaluated, and which gates hold: they are those of `EvaluationRequest`.
+
+    `heal`: text to train the edit on for `heal_steps` steps. The result is healed only if it then
+    passes every gate and costs less.
     """
 
     samples: str = ""
@@ -39,6 +43,8 @@ class MitigationRequest(SearchRequest):
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
+    heal: tuple[str, ...] = ()
+    heal_steps: int = Field(default=80, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -57,10 +63,10 @@ class MitigationRequest(SearchRequest):
         return SearchRequest.of(dict(self))
 
     def make_export_request(
-        self, plan: PlanFile, output: Path, *, overwrite: bool
+        self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
         edit = {"plan": plan, "variant": None, "output": output, "overwrite": overwrite}
-        return ExportRequest.of(dict(self), **edit)
+        return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
@@ -81,16 +87,18 @@ class MitigationRequest(SearchRequest):
 class Mitigation:
     """A mitigated model, the object of `search --json`, and the report.
 
-    `passed`: whether the search met its limit and every gate holds.
+    `place`: which of the report's edits the model is: the cut, or the cut healed. `passed`: whether
+    the search met its limit and every gate holds.
     """
 
     output: Path
     search: dict[str, Any]
     report: Report
+    place: int = 0
 
     @property
     def passed(self) -> bool:
-        gates = (gate.ok for edit in self.report.edits for gate in edit.gates)
+        gates = (gate.ok for gate in self.report.edits[self.place].gates)
         return self.search["selected"] is not None and all(gates)
 
     @property
@@ -105,6 +113,7 @@ class Mitigation:
         return {
             "output": str(self.output),
             "passed": self.passed,
+            "healed": self.place == 1,
             "search": self.search,
             "report": self.report.to_dict(),
             "next": self.next_command,
@@ -136,9 +145,12 @@ def mitigate(
     from surgery.record.manifest import RECIPE
 
     folder = Path(f"{output}-search")
-    begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
+    exports = [Path(f"{output}-{name}") for name in ("cut", "healed")] if request.heal else [output]
+    begun = folder.exists() and not (output / RECIPE).exists()
+    begun = begun and any(place.exists() for place in exports)
     if overwrite or not begun:
-        check_target(request.model, output, overwrite=overwrite)
+        for place in {output, *exports}:
+            check_target(request.model, place, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
     say("1 of 3: search")
@@ -151,12 +163,56 @@ def mitigate(
         say(f"no edit meets the limit of {limit}: continuing with the best one")
     show_search(result, folder)
     say("2 of 3: export")
-    export_request = request.make_export_request(plan, output, overwrite=overwrite)
-    keep = begun and not overwrite
-    prepared, made = run_export(export_request, keep=keep, say=say, progress=progress)
-    if made is None:
-        say(f"{output}: exported by an earlier run")
+    for number, place in enumerate(exports):
+        export_request = request.make_export_request(
+            plan, place, overwrite=overwrite, healed=number == 1
+        )
+        keep = begun and not overwrite
+        prepared, made = run_export(export_request, keep=keep, say=say, progress=progress)
+        if made is None:
+            say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
-    report = evaluate_exports(prepared.model, materials, [output], say=say, progress=progress)
+    chosen = 0
+
+    def arrange(report: Report) -> list[Path]:
+        nonlocal chosen
+        if not request.heal:
+            return exports
+        chosen, reason = choose_healed(*report.edits)
+        say(reason)
+        _move(exports[chosen], output)
+        return [output if place == exports[chosen] else place for place in exports]
+
+    report = evaluate_exports(
+        prepared.model, materials, exports, arrange=arrange, say=say, progress=progress
+    )
     write_text(output / RECIPE, request.to_config())
-    return Mitigation(output, result, report)
+    return Mitigation(output, result, report, chosen)
+
+
+def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
+    """Whether to keep the healed result (1) or the cut (0), and a sentence that says why.
+
+    The healed one must pass every gate, or the cut must fail one, too; and it must cost less: the
+    cut against the base, and the healed one against the base healed the same way.
+    """
+    costs = [cut.heldout, healed.healed_base and healed.healed_base.heldout]
+    before, after = (cost.difference.mean if cost else None for cost in costs)
+    failed = [gate.name for gate in healed.gates if not gate.ok]
+    if before is None or after is None:
+        return 0, "kept the cut: the cost was not measured"
+    said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (over the base healed alike)"
+    if failed and cut.passed is not False:
+        return 0, f"kept the cut: healed, it fails {', '.join(failed)}; {said}"
+    if after >= before:
+        return 0, f"kept the cut: {said}"
+    return 1, f"kept the healed result: {said}"
+
+
+def _move(source: Path, target: Path) -> None:
+    """Renames a folder, in place of the output of an earlier run."""
+    from surgery.output import publish
+
+    publish(source, target)
+    if source.exists():  # the two have swapped
+        shutil.rmtree(source)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evals.attacks.attack import AttackOutcome, Target
-from evals.attacks.names import make_attack
+from evals.attacks.names import HEALED, choose_attacks, make_attack
 from evals.attacks.picture import draw_audit
 from evals.attacks.request import AuditRequest
 from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, compare_outcomes
@@ -120,7 +120,10 @@ def audit(
         left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
             say(f"warning: {warning}")
-        return AttackPlan(samples, windows, request.tried, request.batch_size), left
+        tried = request.tried
+        if edited.manifest is not None and edited.manifest.is_healed:
+            tried = choose_attacks((*tried, *HEALED))
+        return AttackPlan(samples, windows, tried, request.batch_size), left
 
     def attack(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool

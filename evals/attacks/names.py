@@ -36,6 +36,8 @@ ALL = (
     "membership",
 )  # fmt: skip
 GROUPS = {"all": ALL, "cheap": CHEAP}
+HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
+"""The attacks that every audit of a healed model tries: training may have hidden what it knows."""
 
 
 def make_attack(name: str) -> Attack:

@@ -59,7 +59,8 @@ def compare_heldout(before: ControlLoss | None, after: ControlLoss | None) -> He
 def summarize_edit(manifest: Manifest) -> EditSummary:
     """A manifest's latest edit, as the report shows it."""
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
-    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
+    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot")
+    alike += ("calibration", "healing")
     return EditSummary(
         **{key: record[key] for key in alike},
         source=edit.source.model,
@@ -143,6 +144,11 @@ def list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) ->
     found = ["memorization was not measured; to measure it, give passages with --samples"]
     if edit.extraction is not None:
         found = list(edit.extraction["warnings"])
+    if edit.edit is not None and edit.edit.healing and edit.healed_base is None:
+        found.append(
+            "the model was healed, and part of what that gained may be what the text teaches any "
+            "model; to compare with the base healed the same way, give the text with --heal"
+        )
     if limit is not None:
         found.append(
             "only a part of each benchmark was measured (--limit), so the model card leaves these "

@@ -52,6 +52,10 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     for source in (edit.calibration or {}).get("sources", ()):
         if source.get("sha256"):
             command += ["--calibration", source["name"]]
+    if edit.healing:
+        for source in edit.healing["sources"]:
+            command += ["--heal", source["name"]]
+        command += ["--heal-steps", str(edit.healing["steps"])]
     return [shlex.join([*command, "--output", "OUT"])]
 
 
@@ -66,6 +70,9 @@ def write_verdict(edit: EditReport, limit: float | None = None) -> str:
         said.append(_describe_tasks(edit.tasks))
     if edit.heldout is not None:
         said.append(_describe_loss(edit.heldout))
+    if edit.healed_base is not None and edit.healed_base.heldout is not None:
+        loss = _describe_loss(edit.healed_base.heldout)
+        said.append(f"against the base healed the same way, {loss}")
     if edit.gates:
         said.append(_describe_gates(edit.gates))
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)

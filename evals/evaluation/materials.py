@@ -12,6 +12,7 @@ from evals.evaluation.conclusions import read_front
 from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
+from evals.healing import find_healing_text
 from evals.inputs import (
     Progress,
     look_up,
@@ -21,6 +22,7 @@ from evals.inputs import (
 )
 from evals.samples import Passages
 from surgery.checkpoint.content import find_cache, hash_file
+from surgery.fitting.calibration import Text
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
@@ -29,13 +31,14 @@ from surgery.record.manifest import TextSource
 @dataclass(frozen=True)
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from."""
+    files they come from; `healing`: text that the base is healed on."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
     passages: Passages | None = None
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
+    healing: Text | None = None
     front: Sequence[FrontPoint] = ()
     cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
 
@@ -62,6 +65,7 @@ def open_materials(
         )
     else:
         heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []
+    healing = find_healing_text(request.heal) if request.heal else None
     for model, revision in models:
         look_up(model, revision)
     with progress("loading tasks", None):
@@ -73,7 +77,7 @@ def open_materials(
         )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks))
     cache = BaselineCache(None if request.no_cache else find_cache())
-    return Materials(request, benchmarks, passages, heldout, controls, front, cache)
+    return Materials(request, benchmarks, passages, heldout, controls, healing, front, cache)
 
 
 def _record_text(name: str, place: object) -> TextSource:

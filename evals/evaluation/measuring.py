@@ -14,6 +14,7 @@ from evals.attacks.audit import AttackPlan, AuditedModel, try_attacks
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import ModelSize
+from evals.healing import heal_loaded
 from evals.inputs import Progress, open_model
 from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
 from evals.memorization.summary import ControlLoss
@@ -24,12 +25,16 @@ from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
-from surgery.record.manifest import list_versions
+from surgery.record.manifest import HealingRecord, list_versions
 
 WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
 
 _TOKENS = 8  # after which a cache is measured
+
+
+HealedResults = tuple[ExtractionResults | None, ControlLoss | None]
+"""What a healed base recites, and its loss on held-out text."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,32 @@ def measure_model(
         attacked,
         loaded.dtype,
     )
+
+
+def measure_healed_base(
+    base: ResolvedModel,
+    record: HealingRecord,
+    materials: Materials,
+    first: ModelResults,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> HealedResults:
+    """The memorization test and the held-out loss of the base, healed as `record` says.
+
+    None without the text. Raises `SamplesError` if the text is not the recorded one.
+    """
+    if materials.healing is None or (first.protocol is None and first.windows is None):
+        return None, None
+    loaded = open_model(base, materials.request, say=say)
+    heal_loaded(loaded, materials.healing, first.tokenizer, record, progress=progress)
+    if first.protocol is None:
+        size = materials.request.batch_size
+        return None, measure_control(loaded.model, first.windows, batch_size=size)
+    total = len(first.protocol.samples) + (0 if first.windows is None else len(first.windows))
+    with progress(f"extraction, {loaded.name} healed", total) as advance:
+        test = measure(loaded, first.protocol, advance=advance)
+    return test, test.control
 
 
 def _tokenize(

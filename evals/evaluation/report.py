@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, SharePair
+from evals.attacks.result import Audit, Share, SharePair
 from evals.evaluation.request import EvaluationRequest
 from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
@@ -81,6 +81,17 @@ class HeldOut(Record):
     verdict: str
 
 
+class HealedBase(Record):
+    """The base, healed in the same way on the same text as the edit.
+
+    `recited`: of the passages, word for word. `heldout`: the loss of the edit over this base's, so
+    that what the text teaches any model is not taken for a smaller cost.
+    """
+
+    recited: Share | None
+    heldout: HeldOut | None
+
+
 class AllPassages(Record):
     """Figures of all `n` passages and all windows. They flatter the edit that some of them chose.
 
@@ -125,6 +136,7 @@ class EditSummary(Record):
     attention_free: dict[str, str]
     one_hot: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    healing: dict[str, Any] | None = None
     earlier_edits: int = 0
 
 
@@ -171,6 +183,7 @@ class EditReport(MeasuredModel):
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
+    healed_base: HealedBase | None = None
     all_passages: AllPassages | None
     gates: list[Gate]
     edit: EditSummary | None

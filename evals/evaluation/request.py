@@ -23,6 +23,7 @@ class EvaluationRequest(Measuring):
       "lab" for a lab model and to "standard" for others. `include_path`: folders with more tasks.
       `limit`: documents of each task, or a share of them if below 1.
     - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
+    - `heal`: the text that a healed model was healed on, to heal the baseline the same way.
     - `audit`: try all attacks; `attack`: only these.
     - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
       share of passages recited; `max`: attack → the highest share recovered.
@@ -41,6 +42,7 @@ class EvaluationRequest(Measuring):
     control: tuple[Path, ...] = ()
     max_drop: dict[str, float] = Field(default_factory=dict)
     max_extraction: float | None = Field(default=None, ge=0, le=1)
+    heal: tuple[str, ...] = ()
     audit: bool = False
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
@@ -117,6 +119,7 @@ class EvaluationRequest(Measuring):
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
+                "heal": tuple(make_public_name(text) for text in self.heal),
                 "control": tuple(Path(make_public_name(file)) for file in self.control),
                 **measured,
             }

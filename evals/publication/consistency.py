@@ -24,13 +24,12 @@ def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """Computes again everything in a report that follows from other figures.
 
     `report`: from `Report.to_dict`. An untouched report stays the same, except for roundings. The
-    facts about the edit are checked against its manifest instead. Raises ValueError, KeyError and
-    similar errors for an invalid report.
+    facts about the edit are checked against its manifest instead. Raises ValueError, KeyError, and
+    the like for an invalid report.
     """
     made: dict[str, Any] = _redo_figures(report)
     settings, base = report["settings"], report["base"]
     named = {"models": [edit["name"] for edit in report["edits"]], "baseline": base["name"]}
-    seeds = {"bootstrap": SEED, **SEEDS}
     return {
         **made,
         "base": _redo_model(made["base"], settings),
@@ -39,7 +38,7 @@ def recompute_report(report: Mapping[str, Any]) -> dict[str, Any]:
             for edit, said in zip(made["edits"], report["edits"], strict=True)
         ],
         "settings": {**settings, **named},
-        "provenance": {**made["provenance"], "seeds": seeds},
+        "provenance": {**made["provenance"], "seeds": {"bootstrap": SEED, **SEEDS}},
     }
 
 
@@ -73,6 +72,9 @@ def _redo_edit(
         made["audit"] = _redo_audit(made["audit"], settings)
     if said["heldout"] is not None:
         made["heldout"] = _redo_heldout(made["heldout"], extraction)
+    if (healed := made["healed_base"]) is not None and healed["heldout"] is not None:
+        alike = {key: made["heldout"][key] for key in ("kind", "n", "edited")}
+        healed["heldout"] = _redo_heldout({**healed["heldout"], **alike}, None)
     return made
 
 
@@ -110,9 +112,7 @@ def _redo_task(
 ) -> dict[str, Any]:
     """`gate`: the limit on the main metric."""
     main, limit = task["metric"], settings["limit"]
-    size = settings["batch_size"]
-    if size is None:
-        size = max(task["batch_size"], 1)
+    size = settings["batch_size"] or max(task["batch_size"], 1)
     metrics = {
         key: _redo_metric(metric, gate if key == main else None, limit)
         for key, metric in task["metrics"].items()

@@ -119,7 +119,7 @@ def write_all_sentences(report: Report) -> Report:
 
 
 def _rewrite_edit(edit: EditReport) -> EditReport:
-    every, tasks = edit.all_passages, {}
+    every, healed, tasks = edit.all_passages, edit.healed_base, {}
     for name, task in edit.tasks.items():
         metrics = {key: _rewrite_verdict(one, one.ci95) for key, one in task.metrics.items()}
         tasks[name] = _rewrite_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
@@ -128,6 +128,8 @@ def _rewrite_edit(edit: EditReport) -> EditReport:
         "extraction": edit.extraction and _rewrite_extraction(edit.extraction),
         "audit": edit.audit and _rewrite_audit(edit.audit),
         "heldout": _rewrite_heldout(edit.heldout),
+        "healed_base": healed
+        and healed.model_copy(update={"heldout": _rewrite_heldout(healed.heldout)}),
         "all_passages": every
         and every.model_copy(update={"heldout": _rewrite_heldout(every.heldout)}),
     }

@@ -107,7 +107,7 @@ def list_claims(
         yield Claim(
             "calibration", "the text and the fits: to repeat them, run `attn-surgery reproduce`"
         )
-    if any(edit.healing for edit in (manifest.edit, *manifest.history)):
+    if manifest.is_healed:
         yield Claim(
             "healing",
             "that weights were trained on the recorded text only: to repeat it, run "

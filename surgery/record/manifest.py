@@ -120,9 +120,8 @@ class CalibrationRecord(TextRecord):
 class HealingRecord(TextRecord):
     """The training that followed the cut: `steps` of `rows` windows in an order drawn with `seed`.
 
-    `learning_rate`: of the first step; it falls linearly to zero. `losses`: before each step, in
-    nats per token. `device`, `threads`: what the last digits depend on besides library versions.
-    `passages`: SHA-256 of the passages that are not in the text; None if none were given.
+    The last digits depend on `device` and `threads`. `losses`: before each step, in nats per token.
+    `passages`: SHA-256 of those that the text was found not to hold.
     """
 
     steps: int = Field(ge=1)
@@ -176,8 +175,7 @@ class Edit(EditedModel):
     """One edit of a model. `chosen`: what a search chose it on, if one did. `healing`: the
     training after the cut, if there was any.
 
-    `one_hot`: constants of the stock layout, if it needed them; `max_shard_size`: bytes of a weight
-    file, if limited.
+    `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
 
     parts: list[Part]
@@ -247,6 +245,11 @@ class Manifest(Record):
         """Block without any attention → its variant or "mixed", over all edits."""
         edited, all_heads = self.edited_heads, self.edit.num_heads
         return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether weights were trained after any edit."""
+        return any(edit.healing for edit in (self.edit, *self.history))
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: it is recorded, `UNLISTED`, or the Hub's."""

@@ -13,6 +13,7 @@ from cli.options import (
     Number,
     attack_options,
     fill_request,
+    heal_options,
     json_option,
     output_option,
     overwrite_option,
@@ -39,6 +40,7 @@ from cli.terminal import note, print_json, show_progress
 @gated_task_options
 @drop_option
 @attack_options
+@heal_options
 @output_option("Folder to create.", metavar="OUT", required=True)
 @config_option("--recipe")
 @overwrite_option
@@ -49,6 +51,10 @@ def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
     Searches for the edit that leaves at most X of the passages recovered at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and tries every attack on it. Report, model card,
     and recipe go into OUT. After an interruption, run the same command again to continue.
+
+    With --heal, the edited model is also trained on other text. Both results are evaluated, and the
+    healed one is kept if it passes every gate and costs less. The other one goes into OUT-cut or
+    OUT-healed.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed. OUT then holds the
