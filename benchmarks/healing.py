@@ -1,12 +1,13 @@
 """Which cheap figure tells best what an edit costs once it is healed.
 
     python benchmarks/healing.py lab:pythia
-    python benchmarks/healing.py DIR --corpus FILE --text FILE
+    python benchmarks/healing.py DIR --samples FILE --corpus FILE --text FILE
 
 Edits MODEL in 20 ways: runs of deep blocks and of early ones, and blocks drawn at random, as
 `identity` or `zero`. Prints the held-out loss over the base's, in nats per token: of the cut; after
 a closed form; after a few steps of healing; and after all steps, where the base is healed the same
-way. Then Spearman's rank correlation of each of the first three with the last, and CPU seconds.
+way. Beside each, the share of the passages' suffix tokens that are predicted right. Then Spearman's
+rank correlation of each of the first three costs with the last, and CPU seconds.
 
 The closed form, block by block from the first edited one on: ridge least squares of the output
 projection and the second layer of the MLP, toward the base's residual after that block on the same
@@ -31,6 +32,7 @@ from torch.nn import functional
 from evals.healing import find_healing_text
 from evals.inputs import require_heldout_texts
 from evals.models import LoadedModel, open_model
+from evals.samples import Samples, open_samples
 from evals.samples.windows import cut_windows
 from surgery.editing.in_memory import Editable, apply
 from surgery.healing.training import WINDOW, Schedule, train
@@ -64,6 +66,18 @@ def measure_loss(model: Any, windows: np.ndarray) -> float:
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
         losses.append(functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()))
     return float(torch.stack(losses).mean())
+
+
+@torch.inference_mode()
+def measure_recall(model: Any, samples: Samples) -> float:
+    """The share of suffix tokens that are predicted right."""
+    right = 0
+    for begin in range(0, len(samples), _ROWS):
+        batch = torch.from_numpy(samples.tokens[begin : begin + _ROWS].astype(np.int64))
+        guesses = model(input_ids=batch[:, :-1], use_cache=False).logits.argmax(-1)
+        first = samples.prefix_length
+        right += int((guesses[:, first - 1 :] == batch[:, first:]).sum())
+    return right / samples.suffixes.size
 
 
 def take_residuals(model: Any, layer: Any, projections: list[Any], windows: np.ndarray) -> Any:
@@ -146,20 +160,28 @@ def is_parallel(model: Any) -> bool:
 class Edits:
     """A base model, and what its edits cost by each figure."""
 
-    def __init__(self, loaded: LoadedModel, text: np.ndarray, heldout: np.ndarray) -> None:
-        self.model = loaded.model.float()
+    def __init__(
+        self, loaded: LoadedModel, text: np.ndarray, heldout: np.ndarray, samples: Samples
+    ) -> None:
+        self.model, self.samples = loaded.model.float(), samples
         self.editable = Editable(self.model)
         self.text, self.heldout = text, heldout
-        self.loss = measure_loss(self.model, heldout)
+        self.loss, _ = self.see(self.model)
         self.seconds: dict[str, float] = {}
 
-    def heal(self, model: Any, steps: int, **constants: Any) -> float:
+    def see(self, model: Any) -> tuple[float, float]:
+        """Held-out loss, and share of suffix tokens right."""
+        return measure_loss(model, self.heldout), measure_recall(model, self.samples)
+
+    def heal(self, model: Any, steps: int, **constants: Any) -> tuple[float, float]:
         tuned = copy.deepcopy(model)
         train(tuned, self.text, Schedule(steps), **constants)
-        return measure_loss(tuned, self.heldout)
+        return self.see(tuned)
 
-    def measure(self, spec: str, variant: str, few: int, steps: int) -> dict[str, float]:
-        """The loss of the edit by each figure."""
+    def measure(
+        self, spec: str, variant: str, few: int, steps: int
+    ) -> dict[str, tuple[float, float]]:
+        """The loss and the recall of the edit by each figure."""
         plan = self.editable.plan(spec, variant)
         edited = apply(self.model, spec, variant)
         constants = find_constants([plan], dict(edited.state_dict()))
@@ -171,12 +193,12 @@ class Edits:
             spent = time.process_time() - begun
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
-        def fit() -> float:
+        def fit() -> tuple[float, float]:
             refitted = copy.deepcopy(edited)
             refit(self.model, refitted, plan.blocks[0], self.text[:320])
-            return measure_loss(refitted, self.heldout)
+            return self.see(refitted)
 
-        clock("cut", lambda: measure_loss(edited, self.heldout))
+        clock("cut", lambda: self.see(edited))
         clock("closed", fit)
         clock("few", lambda: self.heal(edited, few, constants=constants))
         clock("healed", lambda: self.heal(edited, steps, constants=constants))
@@ -185,6 +207,7 @@ class Edits:
 
 @click.command()
 @click.argument("model")
+@click.option("--samples", help="[default: a lab model's own]")
 @click.option("--corpus", type=Path, multiple=True, help="[default: a lab model's own]")
 @click.option("--text", multiple=True, help="To heal on.  [default: a lab model's own]")
 @click.option("--few", default=10, show_default=True)
@@ -192,8 +215,8 @@ class Edits:
 @click.option("--edits", default=20, show_default=True)
 @click.option("--windows", default=64, show_default=True, help="Of held-out text.")
 def main(
-    model: str, corpus: tuple[Path, ...], text: tuple[str, ...], few: int, steps: int, edits: int,
-    windows: int,
+    model: str, samples: str | None, corpus: tuple[Path, ...], text: tuple[str, ...], few: int,
+    steps: int, edits: int, windows: int,
 ) -> None:  # fmt: skip
     """Compare what edits of MODEL cost before and after healing."""
     torch.set_num_threads(1)
@@ -204,19 +227,26 @@ def main(
     tokens = Schedule(steps).tokenize(
         find_healing_text(text or (model,)), loaded.tokenizer, loaded.dimensions
     )
-    work = Edits(loaded, tokens.windows, heldout)
-    bases = {0: work.loss, few: work.heal(work.model, few), steps: work.heal(work.model, steps)}
+    passages = open_samples(samples or model).tokenize(loaded.tokenizer)
+    work = Edits(loaded, tokens.windows, heldout, passages.select(passages.trained_on))
+    all_bases = {
+        0: work.see(work.model), few: work.heal(work.model, few),
+        steps: work.heal(work.model, steps),
+    }  # fmt: skip
+    bases = {at: loss for at, (loss, _) in all_bases.items()}
     click.echo(
         f"{model}: {tokens.windows.size:,} tokens to heal on; the base's loss is {bases[0]:.3f}, "
-        f"after {few} steps {bases[few]:.3f}, after {steps} {bases[steps]:.3f}"
+        f"after {few} steps {bases[few]:.3f}, after {steps} {bases[steps]:.3f}; it predicts "
+        f"{all_bases[0][1]:.0%} of the suffix tokens, after {steps} steps {all_bases[steps][1]:.0%}"
     )
-    click.echo(f"{'edit':24}{'cut':>8}{'closed':>8}{few:>8}{steps:>8}")
+    click.echo(f"{'edit':24}{'cut':>14}{'closed':>14}{few:>14}{steps:>14}")
     against = {"cut": 0, "closed": 0, "few": few, "healed": steps}
     rows = []
     for spec, variant in list(list_edits(loaded.dimensions.num_blocks))[:edits]:
-        losses = work.measure(spec, variant, few, steps)
-        rows.append({name: losses[name] - bases[at] for name, at in against.items()})
-        click.echo(f"{spec + ' ' + variant:24}" + "".join(f"{v:+8.3f}" for v in rows[-1].values()))
+        found = work.measure(spec, variant, few, steps)
+        rows.append({name: found[name][0] - bases[at] for name, at in against.items()})
+        cells = [f"{rows[-1][name]:+8.3f} {found[name][1]:5.0%}" for name in against]
+        click.echo(f"{spec + ' ' + variant:24}" + "".join(cells))
     healed = [row["healed"] for row in rows]
     for name in ("cut", "closed", "few"):
         values = [row[name] for row in rows]

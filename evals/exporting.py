@@ -176,7 +176,7 @@ def _prepare_healing(
         output=output,
         text=tokens,
         schedule=schedule,
-        passages=samples and samples.sha256,
+        passages=samples.sha256 if samples else None,
         overwrite=request.overwrite,
         progress=progress,
     )
@@ -222,7 +222,7 @@ def repeat_export(
     text = find_calibration_text(calibration, edit.source.model, variants)
     if text is not None and edit.calibration is not None:
         text = replace(text, spread=edit.calibration.spread)
-    healing = edit.healing and open_recorded_text(heal, edit.healing, model)
+    healing = open_recorded_text(heal, edit.healing, model) if edit.healing else None
     with progress("reproduce", None) as advance:
         return reproduce(
             original,
@@ -230,6 +230,6 @@ def repeat_export(
             source=source,
             overwrite=overwrite,
             fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
-            heal=healing and partial(healing, progress=progress),
+            heal=partial(healing, progress=progress) if healing else None,
             progress=advance,
         )

@@ -79,11 +79,12 @@ def heal_loaded(
     schedule = Schedule(record.steps, record.seed)
     tokens = schedule.tokenize(text, tokenizer, loaded.dimensions)
     check_same_text(record, tokens)
-    runs: Any = loaded.model.dtype
+    model: Any = loaded.model
+    runs = model.dtype
     stored = next(one for one, tag in TAGS.items() if tag == loaded.found.inventory.dtype)
     with progress(f"heal {loaded.name}", schedule.steps) as advance:
-        train(loaded.model.float(), tokens.windows, schedule, advance=advance)
-    loaded.model.to(stored).to(runs)
+        train(model.float(), tokens.windows, schedule, advance=advance)
+    model.to(stored).to(runs)
 
 
 def check_same_text(recorded: HealingRecord, found: Calibration) -> None:

@@ -4,6 +4,8 @@
   either layout and every family; buffers and other files do, too.
 - The same seed gives the same bytes.
 - `verify` accepts a healed folder, says that it was trained, and refuses changed constants.
+- `reproduce` trains again, and compares within a stated tolerance.
+- A report tells the cost against the base healed in the same way, too, and audits try fine-tuning.
 - Text that holds passages, too little text, and no text are one line, and nothing is written.
 """
 
@@ -16,14 +18,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery, snapshot
 from forging import assert_refused, edit_json, edit_weights
 from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
+from evals.attacks.names import HEALED
+from evals.evaluation.evaluation import evaluate
+from evals.evaluation.materials import Materials
+from evals.evaluation.report import Report
+from evals.evaluation.request import EvaluationRequest
+from evals.evaluation.rows import make_tables
+from evals.healing import find_healing_text
+from evals.inputs import open_passages
+from evals.publication.report import check_report
 from surgery.checkpoint.source import open_checkpoint
+from surgery.errors import OutputError, SamplesError
+from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
+from surgery.proof.reproduction import HEALED_TOLERANCE
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 
@@ -180,3 +195,113 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
     assert done.code == 2
     assert "need --evaluate" in done.stderr
     assert not out.exists()
+
+
+def reproduce(work: Path, model: Path, *more: object) -> Any:
+    given = ("--source", work / "neox", "--heal", work / "text.txt", "--json")
+    return attn_surgery("reproduce", model, *given, *more)
+
+
+def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
+    done = reproduce(work, work / "healed", "--output", tmp_path / "again")
+    assert (done.code, done.json["exact"], done.json["tolerance"]) == (0, True, None)
+    assert snapshot(tmp_path / "again") == snapshot(work / "healed")
+
+
+def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:
+    """What healing changed is repeated up to a tenth; a constant of the edit, exactly."""
+    cut = load_file(work / "cut" / "model.safetensors")
+    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
+
+    def move(tensors: dict[str, Any], share: float) -> None:
+        for key in (name, "gpt_neox.embed_in.weight"):
+            changed = tensors[key].float() - torch.from_numpy(cut[key].astype(np.float32))
+            tensors[key] = (tensors[key].float() + share * changed).half()
+
+    for share, code in ((0.05, 0), (0.9, 1)):
+        other = shutil.copytree(work / "healed", tmp_path / str(share))
+        edit_weights(other, lambda tensors, share=share: move(tensors, share))
+        done = reproduce(work, other)
+        assert (done.code, done.json["exact"]) == (code, False), done
+        assert done.json["tolerance"] == HEALED_TOLERANCE
+        (differing,) = [file for file in done.json["files"] if not file["equal"]]
+        assert (differing["difference"] <= HEALED_TOLERANCE) == (code == 0)
+    bias = "gpt_neox.layers.1.attention.query_key_value.bias"
+    other = shutil.copytree(work / "healed", tmp_path / "constant")
+    edit_weights(other, lambda tensors: tensors[bias][:1].add_(1))
+    done = reproduce(work, other)
+    assert done.code == 1
+    assert [file["difference"] for file in done.json["files"] if not file["equal"]] == [None]
+
+
+def test_reproduce_needs_the_same_text(work: Path, tmp_path: Path) -> None:
+    given = ("--source", work / "neox")
+    none = attn_surgery("reproduce", work / "healed", *given)
+    none.assert_error("healed on text that is not here", "text.txt", "--heal")
+    (tmp_path / "other.txt").write_text("other words " * 3000)
+    other = attn_surgery("reproduce", work / "healed", *given, "--heal", tmp_path / "other.txt")
+    other.assert_error("other.txt: is not the text that the model was healed on")
+
+
+def evaluate_healed(work: Path, **more: Any) -> Report:
+    """The report of the healed model without benchmarks, from Python."""
+    lengths = {"prefix_length": 8, "suffix_length": 8, "device": "cpu"}
+    samples = work / "samples.jsonl"
+    if not samples.exists():
+        rows = np.random.default_rng(2).integers(1, 400, (12, 16)).tolist()
+        lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(rows)]
+        samples.write_text("\n".join(lines))
+    request = EvaluationRequest(
+        models=(str(work / "healed"),),
+        baseline=str(work / "neox"),
+        samples=str(samples),
+        control=(work / "heldout.txt",),
+        **lengths,
+        **more,
+    )
+    (work / "heldout.txt").write_text(" ".join(TEXT.split()[::-1] * 8))
+    materials = Materials(
+        request,
+        passages=open_passages(str(samples), request),
+        heldout=[(work / "heldout.txt").read_text()],
+        healing=find_healing_text(request.heal) if request.heal else None,
+    )
+    return evaluate([find_model(work / "healed")], find_model(work / "neox"), materials).report
+
+
+def test_the_cost_is_told_against_the_base_healed_the_same_way(work: Path, tmp_path: Path) -> None:
+    report = evaluate_healed(work, heal=(str(work / "text.txt"),))
+    (edit,) = report.edits
+    assert edit.heldout is not None
+    assert edit.healed_base is not None
+    assert edit.healed_base.heldout is not None
+    assert edit.healed_base.recited is not None
+    ours, theirs = edit.healed_base.heldout, edit.heldout
+    assert (ours.edited, ours.n) == (theirs.edited, theirs.n)
+    assert ours.base.mean < theirs.base.mean - 0.01  # the text teaches any model
+    assert ours.difference.mean == pytest.approx(ours.edited.mean - ours.base.mean)
+    assert "against the base healed the same way" in edit.verdict.lower()
+    assert not [text for text in edit.warnings if "healed" in text]
+    assert check_report(report.to_dict(), tmp_path) == report
+    labels = [row.label for table in make_tables(report) for row in table.rows]
+    assert "recited by the base, healed the same way" in labels
+    assert [label for label in labels if label.endswith("; base healed the same way")]
+    false = report.to_dict()
+    false["edits"][0]["healed_base"]["heldout"]["difference"]["mean"] -= 0.2
+    with pytest.raises(OutputError, match="contradicts itself"):
+        check_report(false, tmp_path)
+
+
+def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
+    """And without the text, the report warns that the base was not healed."""
+    (edit,) = evaluate_healed(work, attack=("greedy",)).edits
+    assert edit.audit is not None
+    assert [attack.name for attack in edit.audit.attacks] == ["greedy", *HEALED]
+    assert edit.healed_base is None
+    assert [text for text in edit.warnings if "give the text with --heal" in text]
+
+
+def test_what_was_healed_on_must_be_given_to_heal_the_base(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("other words " * 3000)
+    with pytest.raises(SamplesError, match="is not the text that the model was healed on"):
+        evaluate_healed(work, heal=(str(tmp_path / "other.txt"),))

@@ -59,10 +59,9 @@ def compare_heldout(before: ControlLoss | None, after: ControlLoss | None) -> He
 def summarize_edit(manifest: Manifest) -> EditSummary:
     """A manifest's latest edit, as the report shows it."""
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
-    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot")
-    alike += ("calibration", "healing")
+    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return EditSummary(
-        **{key: record[key] for key in alike},
+        **{key: record[key] for key in (*alike, "healing")},
         source=edit.source.model,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
         blocks=list(edit.blocks),

@@ -202,7 +202,7 @@ def _compare_healed(
     if test is None and control is None:
         return None
     return HealedBase(
-        recited=test and Share.of(test.select(left.passages, left.windows).recited),
+        recited=Share.of(test.select(left.passages, left.windows).recited) if test else None,
         heldout=compare_heldout(control and control.select(left.windows), after),
     )
 

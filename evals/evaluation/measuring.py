@@ -123,13 +123,15 @@ def measure_healed_base(
 
     None without the text. Raises `SamplesError` if the text is not the recorded one.
     """
-    if materials.healing is None or (first.protocol is None and first.windows is None):
+    if materials.healing is None:
         return None, None
     loaded = open_model(base, materials.request, say=say)
     heal_loaded(loaded, materials.healing, first.tokenizer, record, progress=progress)
     if first.protocol is None:
-        size = materials.request.batch_size
-        return None, measure_control(loaded.model, first.windows, batch_size=size)
+        size, windows = materials.request.batch_size, first.windows
+        if windows is None:
+            return None, None
+        return None, measure_control(loaded.model, windows, batch_size=size)
     total = len(first.protocol.samples) + (0 if first.windows is None else len(first.windows))
     with progress(f"extraction, {loaded.name} healed", total) as advance:
         test = measure(loaded, first.protocol, advance=advance)

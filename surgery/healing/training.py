@@ -111,6 +111,11 @@ def _freeze(model: Any, constants: Mapping[str, Flags]) -> list[Any]:
 
 
 def _check_room(model: Any) -> None:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UnsupportedError(
+            "healing needs every weight in memory, and some are offloaded",
+            fix="leave `device_map` out",
+        )
     needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
     if model.device.type == "cuda":
         room = torch.cuda.get_device_properties(model.device).total_memory
