@@ -50,7 +50,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models neox and neo with masks of older libraries; text.txt, to heal on; healed and cut,
     exports of neox."""
     folder = tmp_path_factory.mktemp("work")
-    size: dict[str, Any] = {"vocab_size": 400, "torch_dtype": "float16"}
+    size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
+    size["torch_dtype"] = "float16"
     for name, config in (("neox", neox_config), ("neo", neo_config)):
         write_checkpoint(folder / name, config(**size))
         tiny_tokenizer().save_pretrained(folder / name)
@@ -151,7 +152,7 @@ def test_healing_excuses_no_change_of_a_constant(work: Path, tmp_path: Path) -> 
 def test_healing_excuses_no_change_of_a_buffer(work: Path, tmp_path: Path) -> None:
     forged = shutil.copytree(work / "healed", tmp_path / "forged")
     name = "gpt_neox.layers.0.attention.masked_bias"
-    edit_weights(forged, lambda tensors: tensors.update({name: tensors[name] * 2}))
+    edit_weights(forged, lambda tensors: tensors[name].zero_())
     checked = verify(forged, source=work / "neox")
     assert checked.failed is not None
     assert checked.failed.name == "untouched"
@@ -205,7 +206,8 @@ def reproduce(work: Path, model: Path, *more: object) -> Any:
 def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
     done = reproduce(work, work / "healed", "--output", tmp_path / "again")
     assert (done.code, done.json["exact"], done.json["tolerance"]) == (0, True, None)
-    assert snapshot(tmp_path / "again") == snapshot(work / "healed")
+    again, healed = snapshot(tmp_path / "again"), snapshot(work / "healed")
+    assert {name for name in healed if again[name] != healed[name]} == {"README.md"}  # its name
 
 
 def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:

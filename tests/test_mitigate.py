@@ -21,9 +21,10 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from cli.commands.whole.mitigate import command
 from evals.evaluation.report import Report
-from evals.mitigating import MitigationRequest
+from evals.mitigating import MitigationRequest, choose_healed
 from evals.publication.report import check_report
 from surgery.proof.verification import verify
+from surgery.record.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +300,44 @@ def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text:
     assert outcome.code == 2, outcome
     assert text in outcome.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> None:
+    words = np.random.default_rng(1).choice(TEXT.split(), 600)
+    (tmp_path / "other.txt").write_text(" ".join(words))
+    out = tmp_path / "out"
+    healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
+    outcome = mitigate(work, out, *healing, "--json")
+    assert outcome.code in (0, 3), outcome.stderr
+    report = Report.model_validate(outcome.json["report"])
+    cut, healed = report.edits
+    assert (cut.name, healed.name) == ("out-cut", "out-healed")
+    assert healed.healed_base is not None
+    chosen, reason = choose_healed(cut, healed)
+    assert reason in outcome.stderr
+    assert outcome.json["healed"] == (chosen == 1)
+    (left,) = [place for place in (tmp_path / "out-cut", tmp_path / "out-healed") if place.exists()]
+    for folder, trained in ((out, chosen == 1), (left, chosen == 0)):
+        assert verify(folder, source=work / "tiny").ok
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        assert manifest.is_healed == trained
+
+    def costs(edit: Any, value: float) -> Any:
+        loss = edit.heldout.model_copy(
+            update={"difference": edit.heldout.difference.model_copy(update={"mean": value})}
+        )
+        base = edit.healed_base and edit.healed_base.model_copy(update={"heldout": loss})
+        return edit.model_copy(update={"heldout": loss, "healed_base": base})
+
+    gates = [gate.model_copy(update={"ok": True}) for gate in healed.gates]
+    broken = [gates[0].model_copy(update={"ok": False}), *gates[1:]]
+    passing = {"gates": gates, "passed": True}
+    dear, cheap = (costs(one, cost) for one, cost in ((cut, 0.2), (healed, 0.1)))
+    dear, cheap = (one.model_copy(update=passing) for one in (dear, cheap))
+    assert choose_healed(dear, cheap)[0] == 1
+    assert choose_healed(dear, costs(cheap, 0.3))[0] == 0
+    failing = cheap.model_copy(update={"gates": broken, "passed": False})
+    kept, why = choose_healed(dear, failing)
+    assert kept == 0
+    assert f"healed, it fails {gates[0].name}" in why

@@ -220,14 +220,14 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
     return Row(f"{name}, {first.metric}{lower}", first.n, Cell(form, first.base), edits, hint)
 
 
-def _make_loss_row(texts: Sequence[HeldOut], note: str = "") -> Row:
+def _make_loss_row(texts: Sequence[HeldOut], more: str = "") -> Row:
     first = texts[0]
     cells = []
     for one in texts:
         rise, note = one.difference, f"{one.verdict}, {_format_p(one.difference.p_value)}"
         cells.append(Cell(NATS, one.edited.mean, one.edited.ci95, rise.mean, rise.ci95, note))
     what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
-    label = f"loss on {what}, nats per token{note}"
+    label = f"loss on {what}, nats per token{more}"
     return Row(label, first.n, Cell(NATS, first.base.mean, first.base.ci95), tuple(cells))
 
 
