@@ -28,14 +28,14 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from evals.attacks.names import HEALED
 from evals.evaluation.evaluation import evaluate
 from evals.evaluation.materials import Materials
-from evals.evaluation.report import Report
+from evals.evaluation.report import Report, seal_report
 from evals.evaluation.request import EvaluationRequest
 from evals.evaluation.rows import make_tables
 from evals.healing import find_healing_text
 from evals.inputs import open_passages
 from evals.publication.report import check_report
 from surgery.checkpoint.source import open_checkpoint
-from surgery.errors import OutputError, SamplesError
+from surgery.errors import SamplesError
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.reproduction import HEALED_TOLERANCE
@@ -284,14 +284,15 @@ def test_the_cost_is_told_against_the_base_healed_the_same_way(work: Path, tmp_p
     assert ours.difference.mean == pytest.approx(ours.edited.mean - ours.base.mean)
     assert "against the base healed the same way" in edit.verdict.lower()
     assert not [text for text in edit.warnings if "healed" in text]
-    assert check_report(report.to_dict(), tmp_path) == report
+    assert check_report(report.to_dict(), tmp_path).to_dict() == report.to_dict()
     labels = [row.label for table in make_tables(report) for row in table.rows]
     assert "recited by the base, healed the same way" in labels
     assert [label for label in labels if label.endswith("; base healed the same way")]
-    false = report.to_dict()
-    false["edits"][0]["healed_base"]["heldout"]["difference"]["mean"] -= 0.2
-    with pytest.raises(OutputError, match="contradicts itself"):
-        check_report(false, tmp_path)
+    said = report.to_dict()
+    said["edits"][0]["healed_base"]["heldout"]["verdict"] = "a gain"
+    said["seal"] = seal_report(said)
+    made = check_report(said, tmp_path)  # sentences follow from the figures
+    assert made.to_dict() == report.to_dict()
 
 
 def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
