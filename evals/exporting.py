@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.healing import check_apart, find_healing_text, heal_export, open_recorded_text
+from evals.healing import (
+    find_healing_text,
+    heal_export,
+    open_recorded_text,
+    read_healing_text,
+)
 from evals.inputs import (
     Progress,
     Say,
@@ -160,17 +165,13 @@ def _prepare_healing(
 ) -> Callable[[Export], Export]:
     """Reads the text and checks that it holds no passage. Returns what heals the cut."""
     from evals.samples import open_samples
-    from surgery.editing.loading import load_tokenizer
     from surgery.healing.training import Schedule
 
-    tokenizer = load_tokenizer(prepared.checkpoint.folder)
-    schedule = Schedule(request.heal_steps)
-    tokens = schedule.tokenize(text, tokenizer, prepared.plan.inventory.dimensions)
-    samples = None
+    schedule, passages = Schedule(request.heal_steps), None
     if request.samples:
         lengths = {"prefix_length": request.prefix_length, "suffix_length": request.suffix_length}
-        samples = open_samples(request.samples, **lengths).tokenize(tokenizer)
-        check_apart(samples, tokens)
+        passages = open_samples(request.samples, **lengths)
+    tokens, samples = read_healing_text(text, schedule, prepared.model, passages)
     return partial(
         heal_export,
         output=output,

@@ -15,10 +15,11 @@ from surgery.hub.embedded import find_lab
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
-    from evals.samples import Samples
+    from evals.samples import Passages, Samples
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.healing.training import Schedule
+    from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import HealingRecord
 
 SHARED = 16
@@ -34,6 +35,24 @@ def find_healing_text(named: Sequence[str]) -> Text:
     from surgery.fitting.calibration import open_calibration
 
     return read_lab_text() if find_lab(*named) else open_calibration(named)
+
+
+def read_healing_text(
+    text: Text, schedule: Schedule, model: ResolvedModel, passages: Passages | None
+) -> tuple[Calibration, Samples | None]:
+    """The text and the passages in a model's tokens.
+
+    Raises `SamplesError` for too little text, and for text that holds passages.
+    """
+    from surgery.editing.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(model.folder)
+    tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
+    if passages is None:
+        return tokens, None
+    samples = passages.tokenize(tokenizer)
+    check_apart(samples, tokens)
+    return tokens, samples
 
 
 def check_apart(samples: Samples, text: Calibration) -> None:

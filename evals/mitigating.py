@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +12,15 @@ from pydantic import Field, model_validator
 
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
+from evals.healing import read_healing_text
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.running.request import Names
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
+from surgery.output import publish, write_text
 
 if TYPE_CHECKING:
+    from evals.evaluation.materials import Materials
     from evals.evaluation.report import EditReport, Report
     from surgery.record.plan_file import PlanFile
 
@@ -141,7 +144,6 @@ def mitigate(
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
     from surgery.exporting import check_target
-    from surgery.output import write_text
     from surgery.record.manifest import RECIPE
 
     folder = Path(f"{output}-search")
@@ -153,6 +155,7 @@ def mitigate(
             check_target(request.model, place, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
+    _check_healing(request, materials)
     say("1 of 3: search")
     found = search(search_request, folder, overwrite=overwrite, say=say, progress=progress)
     if found is None:
@@ -163,31 +166,52 @@ def mitigate(
         say(f"no edit meets the limit of {limit}: continuing with the best one")
     show_search(result, folder)
     say("2 of 3: export")
-    for number, place in enumerate(exports):
-        export_request = request.make_export_request(
-            plan, place, overwrite=overwrite, healed=number == 1
-        )
-        keep = begun and not overwrite
-        prepared, made = run_export(export_request, keep=keep, say=say, progress=progress)
+    for place in exports:
+        healed, keep = place != exports[0], begun and not overwrite
+        wanted = request.make_export_request(plan, place, overwrite=overwrite, healed=healed)
+        prepared, made = run_export(wanted, keep=keep, say=say, progress=progress)
         if made is None:
             say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
-    chosen = 0
-
-    def arrange(report: Report) -> list[Path]:
-        nonlocal chosen
-        if not request.heal:
-            return exports
-        chosen, reason = choose_healed(*report.edits)
-        say(reason)
-        _move(exports[chosen], output)
-        return [output if place == exports[chosen] else place for place in exports]
-
+    kept = _Kept(output, exports, say)
     report = evaluate_exports(
-        prepared.model, materials, exports, arrange=arrange, say=say, progress=progress
+        prepared.model, materials, exports, arrange=kept.move, say=say, progress=progress
     )
     write_text(output / RECIPE, request.to_config())
-    return Mitigation(output, result, report, chosen)
+    return Mitigation(output, result, report, kept.place)
+
+
+def _check_healing(request: MitigationRequest, materials: Materials) -> None:
+    """Raises `SamplesError`, before a long search, for text that holds passages or is too short."""
+    if materials.healing is None:
+        return
+    from surgery.healing.training import Schedule
+    from surgery.hub.finding import find_model
+
+    model, schedule = find_model(request.model, request.revision), Schedule(request.heal_steps)
+    read_healing_text(materials.healing, schedule, model, materials.passages)
+
+
+@dataclass
+class _Kept:
+    """Which of the `exports` becomes the `output`, once all are evaluated."""
+
+    output: Path
+    exports: Sequence[Path]
+    say: Say
+    place: int = 0
+
+    def move(self, report: Report) -> Sequence[Path]:
+        """Chooses one and renames its folder. Returns where the exports are then."""
+        if len(self.exports) == 1:
+            return self.exports
+        self.place, reason = choose_healed(*report.edits)
+        self.say(reason)
+        chosen = self.exports[self.place]
+        publish(chosen, self.output)
+        if chosen.exists():  # the output of an earlier run, which has taken its place
+            shutil.rmtree(chosen)
+        return [self.output if place == chosen else place for place in self.exports]
 
 
 def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
@@ -207,12 +231,3 @@ def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
     if after >= before:
         return 0, f"kept the cut: {said}"
     return 1, f"kept the healed result: {said}"
-
-
-def _move(source: Path, target: Path) -> None:
-    """Renames a folder, in place of the output of an earlier run."""
-    from surgery.output import publish
-
-    publish(source, target)
-    if source.exists():  # the two have swapped
-        shutil.rmtree(source)

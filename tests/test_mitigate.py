@@ -306,6 +306,9 @@ def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> No
     words = np.random.default_rng(1).choice(TEXT.split(), 600)
     (tmp_path / "other.txt").write_text(" ".join(words))
     out = tmp_path / "out"
+    short = mitigate(work, out, "--heal", tmp_path / "other.txt", "--heal-steps", 800)
+    short.assert_error("other.txt: too little text")
+    assert not list(tmp_path.glob("*out*"))  # before the search
     healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
     outcome = mitigate(work, out, *healing, "--json")
     assert outcome.code in (0, 3), outcome.stderr
