@@ -211,7 +211,7 @@ def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
 
 
 def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:
-    """What healing changed is repeated up to a tenth; a constant of the edit, exactly."""
+    """What healing changed is repeated nearly; a constant of the edit, exactly."""
     cut = load_file(work / "cut" / "model.safetensors")
     name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
 
@@ -220,7 +220,7 @@ def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_p
             changed = tensors[key].float() - torch.from_numpy(cut[key].astype(np.float32))
             tensors[key] = (tensors[key].float() + share * changed).half()
 
-    for share, code in ((0.05, 0), (0.9, 1)):
+    for share, code in ((0.02, 0), (0.9, 1)):
         other = shutil.copytree(work / "healed", tmp_path / str(share))
         edit_weights(other, lambda tensors, share=share: move(tensors, share))
         done = reproduce(work, other)

@@ -38,7 +38,7 @@ from surgery.record.manifest import (
 
 TOLERANCE = 0.01  # a few roundings of bfloat16
 """Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
-HEALED_TOLERANCE = 0.1
+HEALED_TOLERANCE = 0.05
 """Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
 
 
