@@ -372,6 +372,18 @@ def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) 
         assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
 
 
+@pytest.mark.slow
+def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
+    config = json.loads((bed.model / "config.json").read_text())
+    linear = family_of(config).norm_after is None
+    tasks = ("--tasks", "local_choice", "--include-path", bed.tasks)
+    more = ("--heads", "--ranges", *tasks, *(["--bounds"] if linear else []))
+    swept = bed.sweep(*more, "--output", tmp_path / "swept")
+    assert {edit["kind"] for edit in swept["edits"]} == {"block", "last", "range", "group", "head"}
+    assert {edit["variant"] for edit in swept["edits"]} == set(VARIANTS)
+    assert (tmp_path / "swept" / "sweep.png").is_file()
+
+
 @pytest.mark.parametrize(
     "grain", ["mixed", *(pytest.param(g, marks=pytest.mark.slow) for g in ("blocks", "heads"))]
 )
