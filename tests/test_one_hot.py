@@ -52,6 +52,7 @@ def test_every_pythia_size_has_a_wide_margin(model: str) -> None:
     assert found.gap == gap
     assert found.gap > found.required > UNDERFLOW
     assert found.kappa**2 * found.num_pairs <= 30_000
+    assert find_cast_context(found, pythia_frequencies(head_size), head_size) == 2048
 
 
 @given(
@@ -114,6 +115,8 @@ def test_long_contexts_hold_with_the_rounding_of_float32(model: str) -> None:
         lost = (1 - torch.cos(angles[last] - angles[:last])).sum(-1)
         assert float(lost.min()) * unit > found.gap - 0.01
     assert found.num_offsets == length - 1
+    if model == "Llama 3.1":  # as docs/families.md says
+        assert find_cast_context(found, theta, 128, growth**2) == 6434
 
 
 def test_long_contexts_need_no_table_of_all_offsets() -> None:
@@ -146,8 +149,6 @@ def test_a_cast_shortens_the_context(base: float, size: int) -> None:
         gaps.append((1 - turned.cos()).sum(-1) * found.kappa**2 / size**0.5)
     short = torch.stack(gaps).amin(0) <= found.required
     assert int(short.nonzero()[0]) + 1 == pytest.approx(context, abs=1)
-    loaded = one_hot(pythia_frequencies(64), 64, 2048)
-    assert find_cast_context(loaded, pythia_frequencies(64), 64) == 2048
 
 
 @pytest.mark.parametrize("head_size", [head_size for head_size, _ in SUITE.values()])

@@ -136,8 +136,8 @@ def fit_moments(
             weight = _solve(*both.center(x, mean)[:2], ridge)
         else:
             ridge, r2, weight = RIDGES[-1], [None, None], torch.zeros_like(both.of.xz).T
-        maps = (_split_heads(values, num_heads) for values in (weight, mean - weight @ x))
-        found = Fit(found.mean, *maps, ridge, *r2)
+        maps = [_split_heads(values, num_heads) for values in (weight, mean - weight @ x)]
+        found = Fit(found.mean, maps[0], maps[1], ridge, *r2)
     if not np.isfinite(found.mean).all():
         raise _refuse_infinite()
     return found
@@ -190,7 +190,7 @@ def _choose_ridge(
         return [float(1 - one / total) for one in left]
 
     def share(own: torch.Tensor) -> torch.Tensor:
-        split = own.unflatten(-1, (num_groups, each, -1))
+        split = own.view(*own.shape[:-1], num_groups, each, -1)
         return split.mean(-2, keepdim=True).expand_as(split).flatten(-3)
 
     seen = vectors.T @ cross
