@@ -88,21 +88,11 @@ def _print(result: dict[str, Any]) -> None:
         note("give --model to cut the passages into tokens, and to test what it recites")
     for name, unit in (("corpus", "windows"), ("calibration", "tokens")):
         if (found := result[name]) is not None and found[unit] is not None:
-            enough = (
-                "enough" if found[unit] >= found["wanted"] else f"{found['wanted']:,} are better"
-            )
-            echo(f"{name}: {found[unit]:,} {unit} of text: {enough}")
+            few = "" if found[unit] >= found["wanted"] else f"; {found['wanted']:,} are better"
+            echo(f"{name}: {found[unit]:,} {unit} of text{few}")
     have = result["members"]
-    print_table(
-        ("limit", "passages needed", *(("enough",) if have is not None else ())),
-        [
-            (
-                f"{float(limit):.1%}",
-                f"{n:,}",
-                *((("yes" if have >= n else "no"),) if have is not None else ()),
-            )
-            for limit, n in result["needed"].items()
-        ],
-    )
-    echo("So many passages, none of them recovered, show that a limit holds. A search holds back")
-    echo("half of the passages for this, so it needs twice as many.")
+    for limit, n in result["needed"].items():
+        share = f"{100 * float(limit):g}%"
+        enough = "" if have is None else f"; you have {'enough' if have >= n else 'too few'}"
+        echo(f"to show that at most {share} is recovered: {n:,} passages, none recovered{enough}")
+    echo("A search keeps half of the passages to test its choice, so it needs twice as many.")
