@@ -173,7 +173,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "compare": (
         lambda: print_comparison(changed()),
-        [r"letter-2 +100\.0% +0\.125 +3\.1% +12\.250"],
+        [r"letter-2 +100\.0%, loss 0\.125 +3\.1%, loss 12\.250"],
     ),
     "bench": (lambda: print_bench(speed()), [r"9,000 \[8,800, 9,100\]"]),
 }

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.tables import make_console, print_table
-from cli.terminal import escape_text
+from cli.terminal import echo, escape_text
 
 _DIFFERS = "bold red"
 _LEAST = 20
@@ -29,11 +29,16 @@ def print_comparison(result: dict[str, Any], names: Sequence[str] = ()) -> None:
         if "prompt" in row:
             _print_texts(make_console(), row, names)
         else:
-            cells = [(f"{o['next_token_accuracy']:.1%}", f"{o['nll']:.3f}") for o in row["outputs"]]
-            figures.append((row["id"], *(cell for both in cells for cell in both)))
+            figures.append((row["id"], *map(_score, row["outputs"])))
     if figures:
-        headings = [f"{name}: {what}" for name in names for what in ("tokens right", "loss")]
-        print_table(("passage", *headings), figures)
+        echo(
+            "share of the suffix's tokens that a model gets right, each after the true ones, and loss"
+        )
+        print_table(("passage", *names), figures)
+
+
+def _score(output: dict[str, Any]) -> str:
+    return f"{output['next_token_accuracy']:.1%}, loss {output['nll']:.3f}"
 
 
 def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> None:
@@ -50,8 +55,7 @@ def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> Non
         drawn = [_color(made["drawn"][at], lines=beside) for made in outputs]
         lines.append((f"drawn {at + 1}", drawn))
     if "follows" in row:
-        scores = [f"{o['next_token_accuracy']:.1%}, loss {o['nll']:.2f}" for o in outputs]
-        lines.insert(0, ("tokens right", [Text(score) for score in scores]))
+        lines.insert(0, ("tokens right", [Text(_score(output)) for output in outputs]))
     if beside:
         table = Table("", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=True)
         for name in names:
@@ -65,9 +69,9 @@ def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> Non
                 line = Text.assemble((f"{escape_text(name)}, {label}: ", "bold"), cells[at])
                 out.print(line, soft_wrap=not out.is_terminal)
     if row["base_tokens"] is not None:
-        shares = zip(row["base_tokens"], *(o["probabilities"] for o in outputs), strict=True)
-        cells = [(repr(token), *(f"{share:.1%}" for share in each)) for token, *each in shares]
-        print_table(("token of the base", *names), cells)
+        columns = zip(row["base_tokens"], *(one["probabilities"] for one in outputs), strict=True)
+        likely = [(repr(token), *(f"{share:.1%}" for share in each)) for token, *each in columns]
+        print_table(("token of the base", *names), likely)
 
 
 def _color(made: dict[str, Any], *, lines: bool) -> Text:

@@ -79,15 +79,15 @@ def _make_table(
     try:
         labels = Labels.model_validate({n: columns[n] for n in LABELS if n in columns})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name, at = first["loc"][:2]
-        problem = f"column {name!r}, row {int(at) + 1}"
-        raise SamplesError(problem, where=where, got=first["msg"].lower()) from None
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name, at = problem["loc"][:2]
+        what = f"column {name!r}, row {int(at) + 1}"
+        raise SamplesError(what, where=where, got=problem["msg"].lower()) from None
     passages = {name: columns[name] for name in PASSAGES if name in columns}
     for name, cells in passages.items():
         kinds = [type(cell) for cell in cells]
-        first = kinds[0] if kinds[0] in (str, np.ndarray) else None
-        if bad := [at for at, kind in enumerate(kinds) if kind is not first]:
+        form = kinds[0] if kinds[0] in (str, np.ndarray) else None
+        if bad := [at for at, kind in enumerate(kinds) if kind is not form]:
             got = " and ".join(sorted({kind.__name__ for kind in kinds}))
             raise SamplesError(
                 f"column {name!r}",
