@@ -20,8 +20,8 @@ from command_line import attn_surgery, on_terminal
 from reciting import MODELS, generate, model_named
 
 from evals.comparing import CompareRequest, compare
-from evals.memorization.extraction import extract
 from evals.lab import samples_path
+from evals.memorization.extraction import extract
 from evals.models import open_model
 from evals.running.decoding import continue_prompt
 from evals.samples import load_samples

@@ -31,9 +31,7 @@ def print_comparison(result: dict[str, Any], names: Sequence[str] = ()) -> None:
         else:
             figures.append((row["id"], *map(_score, row["outputs"])))
     if figures:
-        echo(
-            "share of the suffix's tokens that a model gets right, each after the true ones, and loss"
-        )
+        echo("tokens of the suffix that a model gets right, each after the true ones, and loss")
         print_table(("passage", *names), figures)
 
 
