@@ -25,9 +25,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "verify": "Check that an exported folder is what its manifest says.",
     },
     "measure": {
+        "check": "Check which passages are usable, and whether there are enough.",
         "extract": "Test what a model recites, before and after an edit.",
         "audit": "Measure what an attacker recovers, before and after an edit.",
         "collect": "Find passages of a corpus that a model recites.",
+        "compare": "Show side by side what models write, before and after an edit.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
         "bench": "Compare the speed and memory of an edited model and its base.",
         "tasks": "Print the folder of lm-eval tasks.",

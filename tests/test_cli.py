@@ -251,8 +251,9 @@ def test_values_of_a_file(tmp_path: Path) -> None:
     file.write_text(json.dumps(given))
     ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
     again = yaml.safe_load(SweepRequest.of(ctx.params).to_config())
-    assert again == {"dtype": "auto", "exact-only": False, "ranges": False, "bounds": False,
-                     "estimate": False, "model": "m", "samples": "s.npy", "last": False,
+    assert again == {"dtype": "auto", "skip-short": False, "exact-only": False,
+                     "ranges": False, "bounds": False, "estimate": False,
+                     "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "corpus": ["hf:a/b:train:text"], "limit": 0.5,
                      "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip
 
