@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.samples.cutting import cut_pairs, cut_rows
+from evals.samples.published import find_published
 from evals.samples.record import Samples
 from evals.samples.repeats import merge_equal_rows
 from evals.samples.tables import PassageTable, read_npy, read_npy_pair, read_table
@@ -124,7 +125,7 @@ def load_samples(
       JSON array, CSV, TSV or parquet) with `tokens`, or `prefix` and `suffix`, or `text`, and
       optionally `id`, `count` and `member`; a `.txt` file with one passage a line; a folder of
       such tables and texts; a table or folder with `:COLUMN` after it; `hf:DATASET:SPLIT:COLUMN`;
-      `lab:pythia` or `lab:gpt-neo`.
+      a short name (`evals.samples.published`); `lab:pythia` or `lab:gpt-neo`.
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
@@ -147,6 +148,7 @@ def _read(source: str) -> PassageTable:
         from evals.lab import samples_path
 
         source = str(samples_path(source.removeprefix("lab:")))
+    source = find_published(source)
     parts = [Path(part) for part in source.split(",")]
     if not Path(source).exists() and source.endswith(".npy"):
         if len(parts) == 2:

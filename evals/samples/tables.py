@@ -20,6 +20,8 @@ from surgery.untrusted import guard, parse_json
 IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
+DUPLICATES = ("duplicates", "meta.duplicates")
+"""Hubble's names for a count. A count of 0 marks a passage that was never trained on."""
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**33
 """The most bytes of a table's passages, once unpacked: 8 GiB."""
@@ -132,7 +134,8 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
     size = 0
     for source in sources:
         passages = PASSAGES if source.column is None else (source.column,)
-        for number, (where, row) in enumerate(read_rows(source, passages + LABELS, whole=True)):
+        wanted = passages + LABELS + DUPLICATES
+        for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
                 found = _read_cells(source, row)
                 if columns is None:
@@ -157,6 +160,9 @@ def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
     if source.column in found:
         passage = found.pop(source.column)
         found["text" if isinstance(passage, str) else "tokens"] = passage
+    for times in [found.pop(name) for name in DUPLICATES if name in found]:
+        found.setdefault("count", times)
+        found.setdefault("member", times != 0)
     return found
 
 
