@@ -55,7 +55,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def write_model(folder: Path, name: str = "llama", **options: Any) -> Path:
     """A tiny model of `MODELS` with a tokenizer of 400 tokens."""
     kind = name.split(",")[0]
-    options = {**MODELS[name], "vocab_size": 400, **options}
+    options = {**MODELS.get(name, {}), "vocab_size": 400, **options}
     if kind == "gpt_neox":
         write_checkpoint(folder, neox_config(torch_dtype="float32", **options))
     else:
@@ -66,8 +66,11 @@ def write_model(folder: Path, name: str = "llama", **options: Any) -> Path:
 
 def write_edited(folder: Path, name: str, variant: str) -> Path:
     source = write_model(folder / "source", name)
-    save_as = "llama" if name == "mistral" else None
-    return export(source, "1", variant=variant, save_as=save_as, output=folder / "edited").output
+    compact = name.endswith("compact")
+    options = {"layout": "compact"} if compact else {}
+    if name == "mistral":
+        options = {"save_as": "llama"}
+    return export(source, "1", variant=variant, output=folder / "edited", **options).output
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -144,12 +147,13 @@ def test_transformers_reads_the_same_model(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("variant", ["identity", "zero"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "llama, compact", "mistral, compact"])
 def test_llama_cpp_computes_the_same(tmp_path: Path, name: str, variant: str) -> None:
     """Logits within the rounding of its kernels, and so greedy tokens."""
     llama_cpp = pytest.importorskip("llama_cpp")
     edited = write_edited(tmp_path, name, variant)
-    convert_to_gguf(edited, tmp_path / "model.gguf", kind="f32")
+    done = convert_to_gguf(edited, tmp_path / "model.gguf", kind="f32")
+    assert (done.architecture == "deci") == name.endswith("compact")
     ids = torch.arange(1, 101)
     load = transformers.AutoModelForCausalLM.from_pretrained
     with torch.no_grad():
@@ -255,7 +259,10 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
 
     assert_refused("lab:gpt-neo", "llama.cpp has no architecture for GPT-Neo")
     compact = export("lab:pythia", "1", layout="compact", output=tmp_path / "compact").output
-    assert_refused(compact, "does not run the compact layout", "--layout stock")
+    assert_refused(compact, "does not run compact GPT-NeoX", "--layout stock")
+    llama = write_model(tmp_path / "llama")
+    headless = export(llama, "0", variant="zero", layout="compact", output=tmp_path / "0").output
+    assert_refused(headless, "needs heads in block 0", "--layout stock")
     biased = write_model(tmp_path / "biased", "qwen3", attention_bias=True)
     assert_refused(biased, "o_proj.bias", "qwen3 does not read this bias")
     windows = write_model(tmp_path / "windows", "qwen2", use_sliding_window=True, sliding_window=8)

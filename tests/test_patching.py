@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import tiny_tokenizer
 
-LINES = "the quick brown fox jumps over the lazy dog\n" * 200
+LINES = "the quick brown fox jumps over the lazy dog\n" * 1000
 
 
 def sources(kind: str, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,9 +58,16 @@ class Architecture:
         ordered: Array = tensor.reshape(*parts, -1, *rows[1:]).swapaxes(*axes).reshape(rows)
         return ordered
 
+    def leaves_out(self, name: str | None, role: Role | None, kind: str | None) -> bool:
+        """Whether it reads no such tensor. `kind`: what replaces the block's attention."""
+        unused_norm = kind == "none" and name is not None and "attn_norm" in name
+        unread_bias = role == "output_bias" and not self.output_bias
+        return unused_norm or unread_bias or role == "affine_bias"
+
 
 _HEAD = "output.weight"
 _LLAMA = Architecture("llama", adjacent=True, output_bias=True, free_head_size=True)
+_COMPACT = replace(_LLAMA, name="deci")  # Llama whose blocks may lack attention
 ARCHITECTURES = {
     "gpt_neox": Architecture(
         "gptneox",
@@ -87,11 +94,19 @@ def architecture_of(inventory: Inventory) -> Architecture:
     **Raises:** `UnsupportedError` if there is none, or if it would compute something else.
     """
     family, config, size = inventory.family, inventory.config, inventory.dimensions
-    if inventory.is_compact:
-        raise UnsupportedError("llama.cpp does not run the compact layout", fix=STOCK)
     found = ARCHITECTURES.get(family.model_type)
     if found is None:
         raise UnsupportedError(f"llama.cpp has no architecture for {family.title} models")
+    if inventory.is_compact:
+        if found is not _LLAMA:
+            raise UnsupportedError(
+                f"llama.cpp does not run compact {family.title} models", fix=STOCK
+            )
+        kinds = inventory.compact_blocks
+        if "constant" in kinds.values() or kinds.get(0) == "none":
+            what = "llama.cpp has no constant in place of attention, and needs heads in block 0"
+            raise UnsupportedError(what, fix=STOCK)
+        found = _COMPACT
     activation = config.get("hidden_act", found.activations[0])
     if activation not in found.activations:
         raise _refuse("hidden_act", activation, " or ".join(found.activations))
@@ -121,8 +136,13 @@ def write_settings(writer: GGUFWriter, found: Architecture, inventory: Inventory
     writer.add_embedding_length(size.d)
     writer.add_block_count(size.num_blocks)
     writer.add_feed_forward_length(size.intermediate)
-    writer.add_head_count(size.num_heads)
-    writer.add_head_count_kv(size.num_groups)
+    if inventory.is_compact:  # no heads: no attention; no key/value heads: one matrix instead
+        kinds = [inventory.compact_blocks.get(block) for block in range(size.num_blocks)]
+        writer.add_head_count([0 if kind == "none" else size.num_heads for kind in kinds])
+        writer.add_head_count_kv([0 if kind else size.num_groups for kind in kinds])
+    else:
+        writer.add_head_count(size.num_heads)
+        writer.add_head_count_kv(size.num_groups)
     writer.add_key_length(size.head_size)
     writer.add_value_length(size.head_size)
     writer.add_vocab_size(size.vocabulary)

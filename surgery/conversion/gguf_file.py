@@ -7,6 +7,7 @@ which are biases, stay exact; its query and key weights are zeros, which every t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from surgery.checkpoint.inventory import check_tokenizer
 from surgery.checkpoint.source import HEADS, check_link
 from surgery.checkpoint.tensors import Array
-from surgery.conversion.architectures import Architecture, architecture_of, write_settings
+from surgery.conversion.architectures import STOCK, Architecture, architecture_of, write_settings
 from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
 from surgery.hub.finding import find_model, get_last_name
@@ -43,7 +44,7 @@ A block of the quantized types is 32 numbers; of the others, one."""
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished file. `left_out`: biases that llama.cpp does not read, all of them zero.
+    """A finished file. `left_out`: tensors that llama.cpp does not read, and that do nothing.
 
     `largest_difference`: between a number of the source and of the file, read back.
     """
@@ -115,7 +116,7 @@ def convert_to_gguf(
 def _list_tensors(
     found: ResolvedModel, architecture: Architecture, kind: str
 ) -> tuple[list[_Tensor], tuple[str, ...]]:
-    """Returns the file's tensors, and the names of zero biases that it leaves out."""
+    """Returns the file's tensors, and the names of those without effect that it leaves out."""
     import gguf
 
     inventory, read = found.inventory, found.checkpoint.read
@@ -125,19 +126,21 @@ def _list_tensors(
     left_out: list[str] = []
     for stored, info in inventory.parameters.items():
         match = inventory.family.match(stored)
-        role = match[0].role if match else None
+        role, block = (match[0].role, match[1]) if match else (None, None)
         if inventory.is_tied and stored in HEADS:
             continue
-        if role == "output_bias" and not architecture.output_bias:
-            if read(stored).any():
+        name = names.get_name(stored, (".weight", ".bias"))
+        if role == "affine_weight":
+            name = f"blk.{block}.attn_output.weight"
+        if architecture.leaves_out(name, role, inventory.compact_blocks.get(block or 0)):
+            if "norm" not in stored and read(stored).any():
                 raise UnsupportedError(
                     f"llama.cpp's {architecture.name} does not read this bias",
                     where=stored,
-                    fix="use `variant=identity` or zero for this block",
+                    fix=STOCK if role == "affine_bias" else "use `variant=identity` or zero there",
                 )
             left_out.append(stored)
             continue
-        name = names.get_name(stored, (".weight", ".bias"))
         if name is None:
             raise UnsupportedError(
                 f"llama.cpp's {architecture.name} has no such tensor", where=stored
@@ -195,15 +198,15 @@ def _write(
         size = gguf.quant_shape_to_byte_shape(tensor.shape, tensor.form)
         nbytes = int(np.prod(size))
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, tensor.form)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for tensor in tensors:
-        with np.errstate(over="ignore"):  # reported when it is read back
-            data = gguf.quants.quantize(tensor.read(), tensor.form)
-        writer.write_tensor_data(np.ascontiguousarray(data))
-        progress(data.nbytes)
-    writer.close()
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tensors:
+            with np.errstate(over="ignore"):  # reported when it is read back
+                data = gguf.quants.quantize(tensor.read(), tensor.form)
+            writer.write_tensor_data(np.ascontiguousarray(data))
+            progress(data.nbytes)
     return tensors
 
 

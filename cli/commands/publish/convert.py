@@ -29,16 +29,17 @@ from cli.terminal import echo, note, print_json, show_progress
 def command(model: str, form: str, as_json: bool, output: Path, **asked: Any) -> None:
     """Save the model in DIR as one GGUF file, which llama.cpp runs.
 
-    DIR is a folder that `export` wrote in the stock layout, or any other model of a family that
-    llama.cpp knows. The file holds the tokenizer, too. It is read back before it appears, and every
-    tensor is compared with DIR. Needs the gguf package: pip install 'attn-surgery[gguf]'.
+    DIR is a folder that `export` wrote, or any other model of a family that llama.cpp knows. Of the
+    compact layout it runs only Llama and Mistral. The file holds the tokenizer, too. It is read
+    back before it appears, and every tensor is compared with DIR. Needs the gguf package: pip
+    install 'attn-surgery[gguf]'.
     """
     from surgery.conversion.gguf_file import convert_to_gguf
 
     with show_progress("convert", None) as advance:
         done = convert_to_gguf(model, output, progress=advance, **asked)
     if done.left_out:
-        note(f"left out {len(done.left_out)} biases of zero that llama.cpp does not read")
+        note(f"left out {len(done.left_out)} tensors without effect, which llama.cpp does not read")
     if as_json:
         print_json(done.to_json())
         return
