@@ -19,7 +19,15 @@ from command_line import attn_surgery
 from decoders import write_decoder
 from safetensors.numpy import load_file
 from tiny_tokenizer import tiny_tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from surgery import export
 from surgery.conversion.gguf_file import TYPES, convert_to_gguf
@@ -202,7 +210,13 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> Path:
     return folder
 
 
-TEXTS = ("the lazy fox", "  five  boxes", "quick\nbrown dog é 🦊", "jugs jugsjugs over")
+TEXTS = (
+    "the lazy fox",
+    "  five  boxes",
+    "quick\nbrown dog é 🦊",
+    "jugs jugsjugs over",
+    "the 12345 boxes aren't 3.14\t\tX \n\n  end",
+)
 
 
 def test_a_tokenizer_of_sentencepiece(tmp_path: Path) -> None:
@@ -225,10 +239,25 @@ def test_a_tokenizer_of_sentencepiece(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "sentencepiece"])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "dbrx", "qwen2", "sentencepiece"])
 def test_llama_cpp_reads_text_alike(tmp_path: Path, kind: str) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     tokenizer = sentencepiece() if kind == "sentencepiece" else tiny_tokenizer()._tokenizer
+    if kind in ("dbrx", "qwen2"):
+        digits = r"\p{N}{1,3}" if kind == "dbrx" else r"\p{N}"
+        rule = (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+            + digits
+            + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(rule), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     if kind == "smollm":
         tokenizer = Tokenizer.from_str(tokenizer.to_str())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -239,6 +268,8 @@ def test_llama_cpp_reads_text_alike(tmp_path: Path, kind: str) -> None:
         )
     folder = write_tokenizer(tmp_path / "model", tokenizer)
     convert_to_gguf(folder, tmp_path / "model.gguf")
+    if kind != "sentencepiece":
+        assert read(tmp_path / "model.gguf")[0]["tokenizer.ggml.pre"] == kind
     model = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
     for text in TEXTS:
         said = model.tokenize(text.encode(), add_bos=False)

@@ -88,7 +88,9 @@ def _rank_merges(merges: list[Any]) -> dict[str, float]:
     """Token → its score: the first merge that makes it comes first."""
     ranks: dict[str, float] = {}
     for rank, merge in enumerate(merges):
-        ranks.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), -rank)
+        ranks.setdefault(
+            "".join(merge.split(" ") if isinstance(merge, str) else merge), -float(rank)
+        )
     return ranks
 
 
