@@ -109,7 +109,7 @@ def command(
     if repo is not None and dry_run:
         raise click.UsageError("--push-to-hub and --dry-run exclude each other")
     if asked["as_patch"] and (with_evaluation or repo is not None):
-        raise click.UsageError("--as-patch writes no model that --evaluate or --push-to-hub take")
+        raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
     from evals.exporting import ExportRequest, run_export
     from surgery.publishing.upload import check_destination
