@@ -266,7 +266,13 @@ def test_help_lists_the_commands() -> None:
     assert "Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted." in (
         " ".join(outcome.stdout.split())
     )
-    assert attn_surgery("-h").stdout == outcome.stdout
+    assert attn_surgery("-h").stdout == attn_surgery("help").stdout == outcome.stdout
+
+
+def test_help_explains_a_command() -> None:
+    assert attn_surgery("help", "apply-patch") == attn_surgery("apply-patch", "--help")
+    unknown = attn_surgery("help", "exprot")
+    assert (unknown.code, "Did you mean 'export'?" in unknown.stderr) == (2, True)
 
 
 def test_version() -> None:

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 )
 @calibration_option
 @revision_option
-@output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
+@output_option("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
 @click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
 @overwrite_option
 @click.option(
@@ -75,6 +75,12 @@ if TYPE_CHECKING:
     type=Size(),
     metavar="S",
     help="Largest weight file, such as 5GB.  [default: as the source is sharded]",
+)
+@click.option(
+    "--as-patch",
+    is_flag=True,
+    help="Write one small file with what the edit changes. apply-patch makes the same checkpoint "
+    "from it and MODEL.",
 )
 @click.option(
     "--evaluate",
@@ -103,6 +109,8 @@ def command(
     """
     if repo is not None and dry_run:
         raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+    if asked["as_patch"] and (with_evaluation or repo is not None):
+        raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
     from evals.exporting import ExportRequest, run_export
     from surgery.publishing.upload import check_destination
@@ -124,7 +132,12 @@ def command(
         _print_plan(prepared.plan.to_json(), as_json)
         return
     _note_cast(export.plan)
-    if materials is None:
+    if request.as_patch:
+        note(
+            "To make the checkpoint, run: "
+            f"attn-surgery apply-patch {request.model} {export.output} --output DIR"
+        )
+    elif materials is None:
         note(
             "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
