@@ -250,9 +250,10 @@ def _redo_row(row: dict[str, Any], suffix: int) -> dict[str, Any]:
 
 def _redo_audit(audit: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     n, controls = audit["n"], audit["control"]["n"]
+    names = [name for name in settings["attack"] if name not in audit["skipped"]]
     attacks = [
         {**one, "name": name, **(_redo_attack(one, n, controls) if "paired" in one else {})}
-        for name, one in zip(settings["attack"], audit["attacks"], strict=True)
+        for name, one in zip(names, audit["attacks"], strict=True)
     ]
     return {**audit, "attacks": attacks}
 
