@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import attn_surgery
+from command_line import ROOT, attn_surgery
 from example_report import example
 from rapidfuzz.distance import Levenshtein
 from reciting import PREFIX, SUFFIX, model_named, passages, two_heads
@@ -313,14 +313,10 @@ def test_nf4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- your own
 
-OWN = """
+PAGE = (ROOT / "docs" / "threat-model.md").read_text()
+OWN = PAGE.split("```python\n")[1].split("```")[0]  # a module that defines FIRST_TOKEN
+OWN += """
 import numpy as np
-from evals.attacks.attack import Attack, AttackOutcome
-
-def run(target):
-    open("ran", "w").close()
-    greedy = target.seen.predictions.greedy
-    return AttackOutcome.of_all(greedy[:, 0] == target.samples.suffixes[:, 0])
 
 def fail(target):
     return 1 / 0
@@ -328,7 +324,6 @@ def fail(target):
 def shorten(target):
     return AttackOutcome.of_all(np.zeros(1, dtype=bool))
 
-FIRST = Attack("first", "", "the first token is right", "mine", "one pass", run)
 FAILS = Attack("fails", "", "", "", "", fail)
 SHORT = Attack("short", "", "", "", "", shorten)
 OTHER = 7
@@ -386,14 +381,13 @@ def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) 
     np.save(tmp_path / "s.npy", np.arange(30).reshape(3, 10))
     outcome = attn_surgery(
         *("audit", "model", "--baseline", "model", "--samples", "p.npy,s.npy", "--json"),
-        *("--control", "text.txt", "--device", "cpu", "--max", f"{own}:FIRST=0.5"),
+        *("--control", "text.txt", "--device", "cpu", "--max", f"{own}:FIRST_TOKEN=0.5"),
         *("--attack", "greedy"),
     )
     assert outcome.code == 0, outcome
-    assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST"]
-    assert outcome.json["attacks"][1]["definition"] == "the first token is right"
-    assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST"]
-    assert (tmp_path / "ran").exists()
+    assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST_TOKEN"]
+    assert outcome.json["attacks"][1]["definition"] == "the first token of the suffix is right"
+    assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST_TOKEN"]
 
 
 def test_a_report_that_names_an_attack_runs_nothing(own: str, tmp_path: Path) -> None:

@@ -254,13 +254,16 @@ def compare_models(
 ) -> Audit:
     """Puts both models' outcomes side by side, in the order of the plan.
 
-    `counted`: bool [N], the passages that count; by default all.
+    `counted`: bool [N], the passages that count; by default all. Raises ValueError if an attack
+    that reads the base did not get its outcomes.
     """
     if counted is None:
         counted = np.ones(len(plan.passages), dtype=np.bool_)
     attacks = []
     for attack in plan.tried:
         name = attack.name
+        if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
+            raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
         both = (one.passages.get(name) for one in (base, edited))
         before, after = (one and one.select(counted) for one in both)
         controls = (base.control.get(name), edited.control.get(name))

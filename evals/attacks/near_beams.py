@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from evals.attacks.attack import Attack, AttackOutcome, Target
-from evals.memorization.measures import NEAR_MATCH, attempts_needed
+from evals.memorization.measures import NEAR_MATCH
 from evals.memorization.recovery import CONFIDENCE
 from evals.running.batching import row_ranges
 from evals.running.forward import head_of, hidden_states, whole_cache
@@ -52,9 +52,7 @@ def _run(target: Target) -> AttackOutcome:
         lambda rows: bound_near_mass(target.model, samples.tokens[rows], samples.prefix_length),
         row_ranges(len(samples), size),
     )
-    with np.errstate(divide="ignore"):
-        needed = attempts_needed(np.log(np.concatenate(masses)), CONFIDENCE)
-    return AttackOutcome.of_all(needed <= DRAWS)
+    return AttackOutcome.of_all(np.concatenate(masses) >= NEEDED)
 
 
 @torch.inference_mode()
@@ -83,7 +81,7 @@ def bound_near_mass(model: Any, tokens: Tokens, prefix_length: int) -> npt.NDArr
             break
         cache.reorder_cache(torch.from_numpy(beams))
         hidden, cache = hidden_states(model, torch.from_numpy(said)[:, None], cache=cache)
-    return np.bincount(rows, np.exp(log_p), minlength=len(tokens))
+    return np.asarray(np.bincount(rows, np.exp(log_p), len(tokens)), dtype=np.float64)
 
 
 def extend_distances(table: Table, said: Table, suffixes: Tokens, step: int) -> Table:
@@ -107,4 +105,4 @@ def _choose_beams(rows: Table, log_p: Any, table: Table, step: int, number: int)
     starts = np.searchsorted(rows[order], rows[order])
     order = order[np.arange(len(order)) - starts < BEAMS]
     mass = np.bincount(rows[order], np.exp(log_p[order]), minlength=number)
-    return order[mass[rows[order]] >= NEEDED]
+    return np.asarray(order[mass[rows[order]] >= NEEDED])

@@ -73,7 +73,8 @@ def learn_prompt(model: Any, passages: Tokens, prefix_length: int) -> torch.Tens
             LEARNING_RATE,
         ):
             pass
-    return prompt.detach()
+    learned: torch.Tensor = prompt.detach()
+    return learned
 
 
 @contextmanager
