@@ -32,6 +32,7 @@ from evals.attacks.names import find_attack, make_attack
 from evals.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
 from evals.attacks.soft_prompt import LENGTH, STEPS, learn_prompt, put_before
 from evals.attacks.tuning import fine_tune
+from evals.evaluation.report import seal_report
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.models import LoadedModel, open_model
 from evals.publication.report import check_report
@@ -402,6 +403,7 @@ def test_a_report_that_names_an_attack_runs_nothing(own: str, tmp_path: Path) ->
     report = example()
     report["edits"][0]["audit"]["attacks"][0]["name"] = "evil:ATTACK"
     report["settings"]["attack"][0] = "evil:ATTACK"
+    report["seal"] = seal_report(report)
     with pytest.raises(OutputError, match=r"an attack that is not part of attn-surgery, 'evil:A"):
         check_report(report, tmp_path)
     assert not (tmp_path / "ran").exists()
