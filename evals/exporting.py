@@ -47,6 +47,7 @@ class ExportRequest(Request):
       `samples`, if given; `prefix_length`, `suffix_length`: of these.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
+    - `as_patch`: write one file with what the edit changes (`surgery.patching`).
     """
 
     model: str
@@ -65,6 +66,7 @@ class ExportRequest(Request):
     output: Path | None = None
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
+    as_patch: bool = False
 
     @model_validator(mode="after")
     def _one_edit(self) -> ExportRequest:
@@ -74,6 +76,8 @@ class ExportRequest(Request):
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None:
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
+        if self.as_patch and self.heal:
+            raise ValueError("a patch holds an edit, no training: give `as_patch` without `heal`")
         return self
 
     def read_edit(self) -> str | PlanFile:
@@ -88,8 +92,16 @@ class ExportRequest(Request):
         `default`: where it goes unless `output` is given.
         """
         from surgery.exporting import check_target
+        from surgery.output import check_output
+        from surgery.patching import name_patch
 
-        if target := self.output or default:
+        target = self.output or default
+        if target is None:
+            return
+        if self.as_patch:
+            file = self.output or name_patch(target)
+            check_output(file, None, overwrite=self.overwrite)
+        else:
             check_target(self.model, target, overwrite=self.overwrite)
 
 
@@ -111,6 +123,7 @@ def run_export(
     from surgery.exporting import write
     from surgery.families import left_out
     from surgery.output import claim, create_parents, explain_os_errors
+    from surgery.patching import write_patch
 
     edit, variant = request.read_edit(), request.variant or "identity"
     early = not (dry_run or keep)
@@ -149,7 +162,7 @@ def run_export(
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
         fitting = None if text is None else fit_prepared(prepared, text, progress)
         with progress("export", prepared.total_bytes) as advance:
-            export = write(
+            export = (write_patch if request.as_patch else write)(
                 prepared,
                 place,
                 fitting=fitting,

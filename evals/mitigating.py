@@ -73,7 +73,7 @@ class MitigationRequest(SearchRequest):
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
-        """All attacks unless some are named; the limit of the search is a gate."""
+        """The default attacks unless some are named; the limit of the search is a gate."""
         return EvaluationRequest.of(
             dict(self),
             models=(self.model,),

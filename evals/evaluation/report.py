@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Share, SharePair
+from evals.attacks.result import Audit, Limit, Share, SharePair
 from evals.evaluation.request import EvaluationRequest
 from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
@@ -106,20 +106,12 @@ class AllPassages(Record):
     heldout: HeldOut | None
 
 
-class Gate(Record):
-    """A limit, and the value measured on `n` documents or passages.
+class Gate(Limit):
+    """A limit of an evaluation, with the value measured on `n` documents or passages.
 
-    `ok` means value <= limit. `conclusive`: there was enough data for a verdict, and the value's
-    whole interval is on the same side of the limit.
+    `conclusive` also means that there was enough data for a verdict.
     """
 
-    name: str
-    ok: bool
-    limit: float
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    conclusive: bool
     description: str
 
 

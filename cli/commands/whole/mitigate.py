@@ -49,8 +49,8 @@ def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
     Searches for the edit that leaves at most X of the passages recovered at the least cost (into
-    OUT-search). Exports it to OUT, verifies it, and tries every attack on it. Report, model card,
-    and recipe go into OUT. After an interruption, run the same command again to continue.
+    OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
+    into OUT. After an interruption, run the same command again to continue.
 
     With --heal, the edited model is also trained on other text. Both results are evaluated, and the
     healed one is kept if it passes every gate and costs less. The other one goes into OUT-cut or
