@@ -182,8 +182,11 @@ def _prepare_healing(
 
     schedule, passages = Schedule(request.heal_steps), None
     if request.samples:
-        lengths = {"prefix_length": request.prefix_length, "suffix_length": request.suffix_length}
-        passages = open_samples(request.samples, **lengths)
+        passages = open_samples(
+            request.samples,
+            prefix_length=request.prefix_length,
+            suffix_length=request.suffix_length,
+        )
     tokens, samples = read_healing_text(text, schedule, prepared.model, passages)
     return partial(
         heal_export,

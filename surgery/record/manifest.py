@@ -173,8 +173,7 @@ class Choice(Record):
 
 
 class Edit(EditedModel):
-    """One edit of a model. `chosen`: what a search chose it on, if one did. `healing`: the
-    training after the cut, if there was any.
+    """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
 
     `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
