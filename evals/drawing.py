@@ -72,7 +72,10 @@ def draw(
 
 
 def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """Returns what `paint` draws on an empty figure as SVG for a page. Text stays text."""
+    """Returns what `paint` draws on an empty figure as SVG for a page. Text stays text.
+
+    Adds a legend as `draw` does.
+    """
     import warnings
     from io import StringIO
 
@@ -84,6 +87,7 @@ def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
         warnings.simplefilter("ignore")  # its own font lacks some letters; a browser has others
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
+        _add_legend(figure)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from evals.benchmarks.request import Benchmarking
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
-from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.running.request import Names
+from evals.inputs import Progress, Say, look_up, say_nothing, show_nothing
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from surgery.record.plan_file import PlanFile
 
 
-class MitigationRequest(SearchRequest):
+class MitigationRequest(SearchRequest, Benchmarking):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     A lab model brings its own `samples` and `corpus`. The fields beyond those of `SearchRequest`
@@ -31,10 +31,7 @@ class MitigationRequest(SearchRequest):
     samples: str = ""
     max_extraction: float = Field(default=0.01, ge=0, le=1)
     max_loss_increase: None = None
-    tasks: Names = ()
-    suite: Literal["standard", "lab"] | None = None
-    include_path: tuple[Path, ...] = ()
-    limit: int | float | None = None
+    no_benchmarks: bool = False
     num_fewshot: int | None = Field(default=None, ge=0)
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
@@ -51,6 +48,11 @@ class MitigationRequest(SearchRequest):
             if lab is None and not given.get(name):
                 raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
         return {**given, "samples": given.get("samples") or lab}
+
+    @model_validator(mode="after")
+    def _can_be_evaluated(self) -> MitigationRequest:
+        assert self.evaluation_request.attacks
+        return self
 
     @property
     def search_request(self) -> SearchRequest:
@@ -127,6 +129,7 @@ def mitigate(
     `SurgeryError`, and a `ValueError` for a request that contradicts itself.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
+    look_up(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
@@ -157,6 +160,7 @@ def mitigate(
     if made is None:
         say(f"{output}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
+    materials = materials.with_search(folder / "search.json")
     report = evaluate_exports(prepared.model, materials, [output], say=say, progress=progress)
     write_text(output / RECIPE, request.to_config())
     return Mitigation(output, result, report)

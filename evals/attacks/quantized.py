@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.recovery import Evidence, make_recovery
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 GROUP = 32
 
@@ -40,6 +41,9 @@ def make_quantized(bits: int) -> Attack:
 @contextmanager
 def quantize_matrices(model: nn.Module, bits: int) -> Iterator[None]:
     """Rounds the model's matrices inside a `with` block and restores them after it."""
+    import torch
+    from torch import nn
+
     with ExitStack() as undo, torch.no_grad():
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -55,8 +59,11 @@ def round_to_levels(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
     The scale is max |w| / (2^(bits − 1) − 1). Each weight becomes its nearest multiple.
     """
+    import torch
+    from torch.nn import functional
+
     flat: Any = weight.float()
-    padded = nn.functional.pad(flat, (0, -flat.shape[1] % GROUP))
+    padded = functional.pad(flat, (0, -flat.shape[1] % GROUP))
     groups = padded.view(len(flat), -1, GROUP)
     scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
     scale = torch.where(scale == 0, 1, scale)

@@ -9,8 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.attacks.near import is_near
@@ -107,6 +105,9 @@ def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
     `rows`: int32 [M, T]; each step takes the next `ROWS` of them, in a cycle. The loss is the
     next-token loss in nats on every token of a row.
     """
+    import torch
+    from torch.nn import functional
+
     tuned = copy.deepcopy(model)
     if sum(parameter.numel() for parameter in tuned.parameters()) < LARGE:
         tuned.float().requires_grad_(True)
