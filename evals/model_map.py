@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Cells = list[list[float | None]]
 """[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 _WORTH = {
-    "estimated": "worth: moves of recited tokens' margins, nats²",
+    "estimated": "worth: margins moved, nats²",
     "measured": "worth: passages no longer recovered, %",
 }
 _COST = "cost: KL divergence, nats per token"

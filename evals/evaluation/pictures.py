@@ -120,7 +120,8 @@ def draw_trade_off(report: Report) -> Picture | None:
         if front:
             points = [(0.0, base[0]), *front]
             style: dict[str, Any] = {"color": "0.45", "linestyle": ":", "drawstyle": "steps-post"}
-            axes.plot(*_in_percent(points), label="found by the search", marker=".", **style)
+            style |= {"marker": "o", "markersize": 4, "markeredgecolor": "white", "zorder": 5}
+            axes.plot(*_in_percent(points), label="found by the search", **style)
         _draw_point(axes, 0.0, base, _choose_style(0), "base")
         for place, (name, edit) in enumerate(zip(name_edits(report), report.edits, strict=True), 1):
             if edit.extraction and edit.heldout:

@@ -245,7 +245,7 @@ def _draw_by_block(
         at, values, errors = zip(*known, strict=True)
         if kind == "block":
             bars = errors if any(errors) else None
-            axes.errorbar(at, values, bars, markersize=4, elinewidth=0.5, **style)
+            axes.errorbar(at, values, bars, **{"markersize": 4, "elinewidth": 0.5, **style})
         else:
             mark = {"s": 4} if kind == "head" else {"s": 8, "marker": "D"}
             color = {"color": style["color"], "alpha": 0.6}
