@@ -126,13 +126,14 @@ def scatter_by_block(
     from matplotlib.transforms import offset_copy
 
     taken: Counter[tuple[float, float]] = Counter()
+    figure: Any = axes.get_figure()
     marker, size = {"block": ("s", 60), "group": ("D", 14), "head": ("o", 9)}[kind]
     label, whole = ALONE[kind], kind == "block"
     for number, (x, y, block) in enumerate(points):
         above = 3 + number / 1000 if whole else 2.0  # a point hides the number of one below it
         place, where = (round(x, 1), round(y, 1)), axes.transData
         if whole and taken[place]:
-            where = offset_copy(where, axes.get_figure(), x=8 * taken[place], units="points")
+            where = offset_copy(where, figure, x=8 * taken[place], units="points")
         taken[place] += 1
         axes.scatter(
             x,

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[st
         number = min(number, int(limit if limit >= 1 else limit * number))
         few = replace(benchmarks, limit=min(FEW, number))
         size = request.batch_size or few.batch_size(name, loaded)
-        took = _take(lambda few=few, name=name, size=size: few.run(name, loaded, batch_size=size))
+        took = _take(partial(few.run, name, loaded, batch_size=size))
         seconds += 2 * took * number / min(FEW, number)
         documents += number
     what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, before and after"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Kind = Literal["block", "group", "head"]
 Cells = list[list[float | None]]
 """[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 _WORTH = {
@@ -34,7 +35,7 @@ _DECADES = 1e3  # what a logarithmic scale spans at most
 class Grid(Record):
     """All blocks, groups, or heads in one variant: `worths` (`_WORTH`), and `costs` in nats."""
 
-    kind: Literal["block", "group", "head"]
+    kind: Kind
     variant: Word
     worths: Cells
     costs: Cells
@@ -60,7 +61,7 @@ def make_map(
             empty: list[Cells] = [
                 [[None] * num_blocks for _ in range(num_heads // each)] for _ in range(2)
             ]
-            kind = "block" if each == num_heads else "head" if each == 1 else "group"
+            kind: Kind = "block" if each == num_heads else "head" if each == 1 else "group"
             grids[each, part.variant] = Grid(
                 kind=kind, variant=part.variant, worths=empty[0], costs=empty[1]
             )
@@ -127,10 +128,11 @@ def _list_variants(found: ModelMap) -> list[str]:
     return list(dict.fromkeys(grid.variant for grid in found.grids))
 
 
-def _place_sections(found: ModelMap) -> dict[str, tuple[int, int]]:
+def _place_sections(found: ModelMap) -> dict[Kind, tuple[int, int]]:
     """Kind → its rows, and the lowest of them in a panel; blocks first."""
     rows = {grid.kind: len(grid.worths) for grid in found.grids}
-    sections, start = {}, 0
+    sections: dict[Kind, tuple[int, int]] = {}
+    start = 0
     for kind in sorted(rows, key=lambda one: rows[one]):
         sections[kind] = rows[kind], start
         start += rows[kind]

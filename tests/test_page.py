@@ -251,7 +251,8 @@ def test_it_starts_with_one_line_and_three_points() -> None:
         f"the base recites {before['count']}. A search chose the edit on 24 of 48 passages"
     )
     assert attacked.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")
-    assert "Not tried: fine-tuning (relearn-benign), any, near, perturbed" in attacked
+    _, _, left = attacked.partition("Not tried: ")
+    assert {"any", "near", "perturbed"} <= set(left.rstrip(".").split(", "))
     assert cost.startswith("Cost. Loss on ")
     assert "Held-out loss: " in cost
     line, _ = points(example(gates=[], passed=None))

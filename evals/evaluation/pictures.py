@@ -40,7 +40,7 @@ def draw_shares(table: Table, names: Sequence[str]) -> Picture | None:
     rows = [row for row in table.rows if row.base and row.base.form is SHARE and row.base.ci95]
 
     def list_dots(row: Row) -> list[Dot]:
-        return [cell and (cell.number, cell.ci95) for cell in (row.base, *row.edits)]
+        return [(c.number, c.ci95) if c else None for c in (row.base, *row.edits)]
 
     alt = f"{table.heading}: every model's shares in the table, with their intervals."
     return _draw_rows(rows, list_dots, ("base", *names), "share of passages, 95 % intervals", alt)
@@ -51,8 +51,10 @@ def draw_changes(table: Table, names: Sequence[str]) -> Picture | None:
     rows = [row for row in table.rows if _is_share_of_one(row)]
 
     def list_dots(row: Row) -> list[Dot]:
-        changes = (c and c.change is not None and (c.change, c.change_ci95) for c in row.edits)
-        return [None, *(one or None for one in changes)]
+        changes = (
+            (c.change, c.change_ci95) if c and c.change is not None else None for c in row.edits
+        )
+        return [None, *changes]
 
     alt = "The differences from the base in the table, with their intervals."
     label = "change from the base in percentage points, 95 % intervals"
@@ -75,7 +77,7 @@ def _draw_rows(
     dots = [list_dots(row) for row in rows]
     shown = [at for at in range(len(names)) if any(row[at] for row in dots)]
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def paint(narrow: bool, figure: Figure) -> None:
         axes = figure.subplots()
         for at, shift in zip(shown, _find_offsets(len(shown)), strict=True):
             for place, found in enumerate(row[at] for row in dots):
@@ -112,7 +114,7 @@ def draw_trade_off(report: Report) -> Picture | None:
     attack = _choose_attack(report, measured)
     base, _ = _find_shares(measured[0], attack)
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def paint(narrow: bool, figure: Figure) -> None:
         axes = figure.subplots()
         front = sorted(
             (p.loss_increase, p.recovered.get(attack, p.exact_match)) for p in report.front
@@ -174,7 +176,7 @@ def draw_model(report: Report, edit: EditSummary) -> Picture:
         return draw_blocks(edit)
     parts = [Part(p["block"], tuple(p["heads"]), p["variant"]) for p in edit.parts]
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def paint(narrow: bool, figure: Figure) -> None:
         paint_map(figure, found, parts, narrow=narrow)
 
     alt = f"What each unit is worth and costs alone; the edit, {edit.drop_attn}, is outlined"
@@ -187,7 +189,7 @@ def draw_blocks(edit: EditSummary) -> Picture:
     """The heads of every block; edited ones have the color of their variant."""
     heads = edit.num_heads or 1
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def paint(narrow: bool, figure: Figure) -> None:
         axes, blocks = figure.subplots(), range(edit.num_blocks)
         axes.bar(blocks, heads, color="0.94", edgecolor="0.8", linewidth=0.5)
         runs = [(int(block), 0, heads, v) for block, v in edit.attention_free.items()]
@@ -214,12 +216,12 @@ def name_edits(report: Report) -> list[str]:
 
 
 def _make_picture(
-    paint: Callable[[Figure, bool], None], height: float, alt: str, *, narrow: float | None = None
+    paint: Callable[[bool, Figure], None], height: float, alt: str, *, narrow: float | None = None
 ) -> Picture:
-    """`paint` gets a figure, and whether it is narrow; heights are in inches."""
+    """`paint` gets whether the figure is narrow, and the figure; heights are in inches."""
     urls = []
     for thin, size in ((False, (_WIDTH, height)), (True, (_NARROW, narrow or height))):
-        svg = draw_svg(partial(paint, narrow=thin), size=size)
+        svg = draw_svg(partial(paint, thin), size=size)
         urls.append("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
     return Picture(urls[0], urls[1], alt)
 
