@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks.audit import AttackPlan, try_attacks
-from evals.attacks.names import list_untried
-from evals.attacks.relearn import ROWS, SHARE, STEPS
+from evals.attacks.names import list_untried, make_attack
+from evals.attacks.relearn import ROWS, SHARE
+from evals.edits.engine import Engine
 from evals.evaluation.materials import Materials, open_materials
 from evals.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
-from evals.mitigating import MitigationRequest
+from evals.mitigating import MitigationRequest, find_begun
 from evals.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
 from evals.search.halves import Half
 from evals.search.task import SearchTask, open_task
@@ -35,6 +36,7 @@ def forecast(
     request: MitigationRequest,
     output: Path,
     *,
+    overwrite: bool = False,
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def forecast(
     Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`, and
     `disk` {`needed`, `free`} in bytes. Raises as `mitigate`.
     """
+    find_begun(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models, progress=progress)
     fits = bool(request.calibration) or find_lab(request.model) is not None
@@ -118,13 +121,18 @@ def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
     half, request = task.halves[0], task.request
     every = half.samples.trained_on
     small = Half(half.samples.spread(every, FEW), half.windows[:FEW])
-    few = replace(task, samples=small.samples, windows=small.windows)
-    few.__dict__["halves"] = (small, small)
-    engine, other = few.engines(request.layout)
+    engine = Engine(
+        task.loaded.model,
+        small.samples,
+        small.windows,
+        batch_size=request.batch_size,
+        layout=request.layout,
+        editable=task.loaded.editable,
+    )
     engine.measure([])  # the first pass is slower
     units = [(unit,) for unit in task.offered[:: -(-len(task.offered) // FEW)]]
     rows = task.rows / (len(small.samples) + len(small.windows))
-    one = _take(lambda: other.measure(units)) / len(units) * rows
+    one = _take(lambda: engine.measure(units)) / len(units) * rows
     seconds, what = request.max_evaluations * one, f"at most {request.max_evaluations} edits"
     if not task.exhaustive:
         stock = held_in_stock(task.offered, task.loaded.editable, request.layout)
@@ -192,7 +200,8 @@ def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[st
 
 def _count_rows(attack: str, passages: int, windows: int) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three."""
-    learned = {"relearn": passages // SHARE, "relearn-benign": windows}.get(attack)
-    if learned is None:
+    steps = make_attack(attack).stages
+    if not steps:
         return passages
-    return 3 * STEPS[-1] * max(1, min(ROWS, learned)) + 2 * len(STEPS) * passages
+    learned = windows if attack == "relearn-benign" else passages // SHARE
+    return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages

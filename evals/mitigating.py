@@ -76,6 +76,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
             audit=True,
             max={self.measure: self.max_extraction, **self.max},
             max_extraction=None,
+            limit=None if self.no_benchmarks else self.limit,
         )
 
 
@@ -113,6 +114,23 @@ class Mitigation:
         }
 
 
+def find_begun(
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
+) -> tuple[Path, bool]:
+    """The search's folder, and whether an interrupted run left the two.
+
+    Raises `OutputError` if something else is at `output`.
+    """
+    from surgery.exporting import check_target
+    from surgery.record.manifest import RECIPE
+
+    folder = Path(f"{output}-search")
+    begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
+    if overwrite or not begun:
+        check_target(request.model, output, overwrite=overwrite)
+    return folder, begun
+
+
 def mitigate(
     request: MitigationRequest,
     output: Path,
@@ -134,14 +152,10 @@ def mitigate(
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
-    from surgery.exporting import check_target
     from surgery.output import write_text
     from surgery.record.manifest import RECIPE
 
-    folder = Path(f"{output}-search")
-    begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
-    if overwrite or not begun:
-        check_target(request.model, output, overwrite=overwrite)
+    folder, begun = find_begun(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
     say("1 of 3: search")

@@ -295,7 +295,7 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
         ("some/model --samples x.jsonl", "some/model brings no corpus of its own: give --corpus"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
-        ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks and --suite"),
+        ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks, --suite, and"),
         ("lab:pythia --preset fast", "'fast' is not one of 'quick', 'thorough'"),
     ],
 )
@@ -373,3 +373,34 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     assert (snapshot(work), [*tmp_path.iterdir()]) == (before, [])
     outcome = mitigate(work, tmp_path / "out", "--dry-run", "--samples", work / "none.jsonl")
     outcome.assert_error("none.jsonl")
+    (tmp_path / "out").write_text("mine")
+    mitigate(work, tmp_path / "out", "--dry-run").assert_error("already exists")
+    (tmp_path / "out").unlink()
+
+
+def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Path) -> None:
+    """The report has the rest, the picture of the search, and the command that repeats it."""
+    shutil.copytree(work / "out-search", tmp_path / "out-search")
+    outcome = attn_surgery(
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--corpus"),
+        *(work / "heldout", "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu"),
+        *("--variant", "zero", "--measure", "greedy", "--max-extraction", 0.5, "--preset"),
+        *("quick", "--no-benchmarks", "--attack", "near", "--max-evaluations", 64),
+        *("--output", tmp_path / "out", "--json"),
+    )
+    assert outcome.code == 0, outcome.stderr
+    report = Report.model_validate(outcome.json["report"])
+    (edit,) = report.edits
+    assert edit.tasks == {}
+    assert edit.heldout is not None
+    assert "documents of each benchmark" not in edit.verdict
+    assert outcome.json["next"] is not None
+    command = report.commands[-1]
+    assert "--no-benchmarks" in command
+    assert "--front search.json" in command
+    assert [point.label for point in report.front] == [
+        f"{one['spec']} {one['variant']}" for one in outcome.json["search"]["front"]
+    ]
+    assert report.map is not None
+    assert report.map.basis == "measured"
+    check_report(report.to_dict(), tmp_path / "out" / "report.json")

@@ -55,8 +55,10 @@ class EvaluationRequest(Measuring, Benchmarking):
 
     @model_validator(mode="after")
     def _agree(self) -> EvaluationRequest:
-        if self.no_benchmarks and (self.tasks or self.suite):
-            raise ValueError("`no_benchmarks` excludes `tasks` and `suite`")
+        if self.no_benchmarks and (self.tasks or self.suite or self.limit):
+            raise ValueError("`no_benchmarks` excludes `tasks`, `suite`, and `limit`")
+        if self.no_benchmarks and not (self.lab or self.samples or self.control):
+            raise ValueError("nothing is left to measure: give `samples` or `control`")
         if len(self.models) > 1 and self.revision is not None:
             raise ValueError(
                 "`revision` applies to one MODEL only: export or download the others first"

@@ -6,7 +6,7 @@ with all variants and single heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import hypot
 from pathlib import Path
 from statistics import mean, median
@@ -23,7 +23,7 @@ from evals.drawing import (
     scatter_by_block,
 )
 from evals.model_map import draw_map, make_map
-from evals.sweep.report import find_best_edits
+from evals.sweep.report import find_best_edits, find_front
 from surgery.selection import Selection, parse_selection
 
 if TYPE_CHECKING:
@@ -212,15 +212,6 @@ def draw_units(result: Mapping[str, Any], folder: Path) -> list[Path]:
     found = make_map(units, *size, measured="estimates" not in result)
     assert found is not None
     return draw_map(found, chosen, folder, f"{result['model']}, one edit at a time, {text}")
-
-
-def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Finds those that move margins more than any that costs no more, cheapest first."""
-    front: list[dict[str, Any]] = []
-    for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
-        if not front or one["margin"] > front[-1]["margin"]:
-            front.append(one)
-    return front
 
 
 def list_accuracy_tasks(result: Mapping[str, Any]) -> list[str]:

@@ -93,7 +93,7 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
 
     request = fill_request(MitigationRequest, asked)
     if dry_run:
-        _forecast(request, output, as_json)
+        _forecast(request, output, overwrite, as_json)
         return
 
     from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
@@ -129,7 +129,7 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
         note(f"next: {done.next_command}")
 
 
-def _forecast(request: MitigationRequest, output: Path, as_json: bool) -> None:
+def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
     from cli.tables.forecast import print_forecast
     from evals.inputs import look_up
 
@@ -137,5 +137,5 @@ def _forecast(request: MitigationRequest, output: Path, as_json: bool) -> None:
     from evals.forecasting import forecast
 
     with refuse_misuse():
-        found = forecast(request, output, say=note, progress=show_progress)
+        found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
     print_json(found) if as_json else print_forecast(found)
