@@ -45,11 +45,12 @@ def render_html(report: Report) -> str:
     ran = {"Run": plain["settings"] | plain["provenance"], "Base": plain["base"]["provenance"]}
     ran |= {f"Edit: {edit['name']}": edit["provenance"] for edit in plain["edits"]}
     drawn = [draw_model(report, edit.edit) if edit.edit else None for edit in report.edits]
+    several = len(report.edits) > 1
     said = [summarize(edit, report.settings.limit) for edit in report.edits]
     text: str = _load_template().render(
         report=report,
-        title=_write_title(report),
-        several=len(report.edits) > 1,
+        title=f"{len(names)} edits of {report.base.name}" if several else _write_title(report),
+        several=several,
         names=names,
         tables=[
             (table, draw_shares(table, names) or draw_changes(table, names))
