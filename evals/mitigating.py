@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from evals.benchmarks.request import Benchmarking
 from evals.evaluation.request import EvaluationRequest
@@ -51,7 +51,10 @@ class MitigationRequest(SearchRequest, Benchmarking):
 
     @model_validator(mode="after")
     def _can_be_evaluated(self) -> MitigationRequest:
-        assert self.evaluation_request.attacks
+        try:
+            assert self.evaluation_request.attacks
+        except ValidationError as error:  # a message of its own, without the other's frame
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
 
     @property

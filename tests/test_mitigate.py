@@ -319,7 +319,7 @@ for changes in wrong:
     try:
         mitigate(MitigationRequest(**given), Path("out"))
     except Exception as error:
-        print(str(error).splitlines()[0], file=sys.stderr)
+        print(error, file=sys.stderr)
     else:
         raise AssertionError(changes)
 assert "torch" not in sys.modules
@@ -364,7 +364,8 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     seconds = [step["seconds"] for step in found["steps"]]
     assert all(one > 0 for one in seconds)
     assert found["seconds"] == pytest.approx(sum(seconds))
-    assert found["disk"]["needed"] == (work / "tiny" / "model.safetensors").stat().st_size
+    header = (work / "tiny" / "model.safetensors").stat().st_size - found["disk"]["needed"]
+    assert 0 < header < 10_000
     inputs = {one["name"]: one["what"] for one in found["inputs"]}
     assert inputs["passages"].startswith("24 from")
     assert inputs["attacks"] == "near, greedy"
