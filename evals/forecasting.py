@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks.audit import AttackPlan, try_attacks
-from evals.attacks.names import list_untried, make_attack
-from evals.attacks.relearn import ROWS, SHARE
+from evals.attacks.names import find_attack, list_untried
+from evals.attacks.relearn import SHARE
+from evals.attacks.tuning import ROWS
 from evals.edits.engine import Engine
 from evals.evaluation.materials import Materials, open_materials
 from evals.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
@@ -200,7 +201,7 @@ def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[st
 
 def _count_rows(attack: str, passages: int, windows: int) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three."""
-    steps = make_attack(attack).stages
+    steps = find_attack(attack).stages
     if not steps:
         return passages
     learned = windows if attack == "relearn-benign" else passages // SHARE

@@ -52,7 +52,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
     @model_validator(mode="after")
     def _can_be_evaluated(self) -> MitigationRequest:
         try:
-            assert self.evaluation_request.attacks
+            assert self.evaluation_request
         except ValidationError as error:  # a message of its own, without the other's frame
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
@@ -69,7 +69,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
-        """All attacks unless some are named; the limit of the search is a gate."""
+        """The default attacks unless some are named; the limit of the search is a gate."""
         return EvaluationRequest.of(
             dict(self),
             models=(self.model,),
@@ -151,6 +151,7 @@ def mitigate(
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
     look_up(request.model, request.revision)  # before the imports, which take seconds
+    assert evaluation_request.attacks  # all are known
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
