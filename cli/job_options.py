@@ -75,6 +75,7 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
 
 gated_task_options = combine_options(
     task_options("the tasks of --suite", "lab for a lab model, standard for any other"),
+    click.option("--no-benchmarks", is_flag=True, help="Run no benchmark tasks."),
     count_option(
         "--num-fewshot", None, "Examples before each question.  [default: the task's own]", least=0
     ),

@@ -63,6 +63,7 @@ def run_demo(
         command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap"
         announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
         outputs = [deep_made, chosen_made]
+        materials = materials.with_search(made / "search" / "search.json")
         return evaluate_exports(prepared.model, materials, outputs, say=say, progress=progress)
 
 

@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from evals.benchmarks.request import Benchmarking
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
 from evals.healing import read_healing_text
-from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.running.request import Names
+from evals.inputs import Progress, Say, look_up, say_nothing, show_nothing
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
 from surgery.output import publish, write_text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from surgery.record.plan_file import PlanFile
 
 
-class MitigationRequest(SearchRequest):
+class MitigationRequest(SearchRequest, Benchmarking):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     A lab model brings its own `samples` and `corpus`. The fields beyond those of `SearchRequest`
@@ -38,10 +38,7 @@ class MitigationRequest(SearchRequest):
     samples: str = ""
     max_extraction: float = Field(default=0.01, ge=0, le=1)
     max_loss_increase: None = None
-    tasks: Names = ()
-    suite: Literal["standard", "lab"] | None = None
-    include_path: tuple[Path, ...] = ()
-    limit: int | float | None = None
+    no_benchmarks: bool = False
     num_fewshot: int | None = Field(default=None, ge=0)
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
@@ -61,9 +58,21 @@ class MitigationRequest(SearchRequest):
                 raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
         return {**given, "samples": given.get("samples") or lab}
 
+    @model_validator(mode="after")
+    def _can_be_evaluated(self) -> MitigationRequest:
+        try:
+            assert self.evaluation_request
+        except ValidationError as error:  # a message of its own, without the other's frame
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
     @property
     def search_request(self) -> SearchRequest:
         return SearchRequest.of(dict(self))
+
+    def list_exports(self, output: Path) -> list[Path]:
+        """The folders to export to: the output, or the cut and the healed result to choose from."""
+        return [Path(f"{output}-{name}") for name in ("cut", "healed")] if self.heal else [output]
 
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
@@ -83,6 +92,7 @@ class MitigationRequest(SearchRequest):
             audit=True,
             max={self.measure: self.max_extraction, **self.max},
             max_extraction=None,
+            limit=None if self.no_benchmarks else self.limit,
         )
 
 
@@ -123,6 +133,25 @@ class Mitigation:
         }
 
 
+def find_begun(
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
+) -> tuple[Path, bool]:
+    """The search's folder, and whether an interrupted run left the two.
+
+    Raises `OutputError` if something else is at `output`.
+    """
+    from surgery.exporting import check_target
+    from surgery.record.manifest import RECIPE
+
+    folder, exports = Path(f"{output}-search"), request.list_exports(output)
+    begun = folder.exists() and not (output / RECIPE).exists()
+    begun = begun and any(place.exists() for place in exports)
+    if overwrite or not begun:
+        for place in {output, *exports}:
+            check_target(request.model, place, overwrite=overwrite)
+    return folder, begun
+
+
 def mitigate(
     request: MitigationRequest,
     output: Path,
@@ -139,20 +168,16 @@ def mitigate(
     `SurgeryError`, and a `ValueError` for a request that contradicts itself.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
+    look_up(request.model, request.revision)  # before the imports, which take seconds
+    assert evaluation_request.attacks  # all are known
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
-    from surgery.exporting import check_target
     from surgery.record.manifest import RECIPE
 
-    folder = Path(f"{output}-search")
-    exports = [Path(f"{output}-{name}") for name in ("cut", "healed")] if request.heal else [output]
-    begun = folder.exists() and not (output / RECIPE).exists()
-    begun = begun and any(place.exists() for place in exports)
-    if overwrite or not begun:
-        for place in {output, *exports}:
-            check_target(request.model, place, overwrite=overwrite)
+    folder, begun = find_begun(request, output, overwrite=overwrite)
+    exports = request.list_exports(output)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
     _check_healing(request, materials)
@@ -173,6 +198,7 @@ def mitigate(
         if made is None:
             say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
+    materials = materials.with_search(folder / "search.json")
     kept = _Kept(output, exports, say)
     report = evaluate_exports(
         prepared.model, materials, exports, arrange=kept.move, say=say, progress=progress

@@ -97,7 +97,7 @@ def audit() -> dict[str, Any]:
     }  # fmt: skip
 
 
-SHARED = ("created", "base", "front", "settings", "provenance", "commands")
+SHARED = ("created", "base", "front", "map", "settings", "provenance", "commands")
 """Keys at the top; all others are of the edit."""
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.memorization.extraction import run_pass
 from evals.memorization.measures import Flags, Pass, Scores
-from evals.running.predictions import Sampling
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
 
@@ -36,6 +34,9 @@ class Target:
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
+        from evals.memorization.extraction import run_pass
+        from evals.running.predictions import Sampling
+
         return run_pass(
             self.model,
             tokens,

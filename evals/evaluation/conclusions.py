@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from evals.evaluation.comparing import RESOLUTION, describe_outcome, draw_conclusion, wilcoxon
 from evals.evaluation.report import (
@@ -21,6 +21,7 @@ from evals.evaluation.report import (
 )
 from evals.memorization.comparison import ExtractionResults
 from evals.memorization.summary import ControlLoss, list_rows
+from evals.model_map import ModelMap
 from evals.statistics import Interval, mean
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -78,6 +79,7 @@ class _FrontEdit(BaseModel):
     exact_match_ci95: tuple[float, float] | None = None
     next_token_accuracy: float | None = None
     heldout_loss: float
+    recovered: dict[str, float] = Field(default_factory=dict)
 
 
 class _Base(BaseModel):
@@ -87,13 +89,17 @@ class _Base(BaseModel):
 class _Search(BaseModel):
     base: _Base
     front: list[_FrontEdit]
+    map: ModelMap | None = None
 
 
-def read_front(path: Path) -> list[FrontPoint]:
-    """Reads the front from the output of `search --json`. Raises `MeasurementError` otherwise."""
+def read_search(path: Path) -> tuple[list[FrontPoint], ModelMap | None]:
+    """Reads the front, and what each unit is worth, from the output of `search --json`.
+
+    Raises `MeasurementError` for anything else.
+    """
     with guard(MeasurementError, "is not the JSON of a search", path):
         search = _Search.model_validate(parse_json(read_bytes(path, MeasurementError)))
-        return [
+        front = [
             FrontPoint(
                 label=f"{found.spec} {found.variant}",
                 loss_increase=found.heldout_loss - search.base.heldout_loss,
@@ -101,6 +107,7 @@ def read_front(path: Path) -> list[FrontPoint]:
             )
             for found in search.front
         ]
+        return front, search.map
 
 
 def choose_passages(

@@ -120,6 +120,7 @@ def evaluate(
             for result, after in zip(edited, results, strict=True)
         ],
         front=list(materials.front),
+        map=materials.map,
         settings=request.to_record(
             [one.source.model for one in edited],
             base.source.model,

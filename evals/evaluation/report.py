@@ -14,6 +14,7 @@ from pydantic import Field
 
 from evals.attacks.result import Audit, Limit, Share, SharePair
 from evals.evaluation.request import EvaluationRequest
+from evals.model_map import ModelMap
 from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 
@@ -144,6 +145,7 @@ class FrontPoint(Record):
     """An edit that a search found. `exact_match` is a rate; losses are in nats per token.
 
     `loss_increase`: the held-out loss minus that of the search's own base on the same text.
+    `recovered`: attack → the share that it recovers.
     """
 
     label: str
@@ -152,6 +154,7 @@ class FrontPoint(Record):
     next_token_accuracy: float | None = None
     heldout_loss: float
     loss_increase: float
+    recovered: dict[Word, float] = Field(default_factory=dict)
 
 
 class MeasuredModel(Record):
@@ -201,8 +204,9 @@ class Provenance(Record):
 class Report(Record):
     """One base and its edits, all measured in the same way.
 
-    `front`: edits that a search found. `settings`: the request, with names instead of paths.
-    `commands`: they make this report again. `seal`: the hash of everything else.
+    `front`, `map`: edits that a search found, and what each unit is worth and costs. `settings`:
+    the request, with names instead of paths. `commands`: they make this report again. `seal`: the
+    hash of everything else.
     """
 
     schema_version: Literal[4] = 4
@@ -210,6 +214,7 @@ class Report(Record):
     base: MeasuredModel
     edits: list[EditReport] = Field(min_length=1)
     front: list[FrontPoint] = Field(default_factory=list)
+    map: ModelMap | None = None
     settings: EvaluationRequest
     provenance: Provenance
     commands: list[str]

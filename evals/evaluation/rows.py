@@ -216,7 +216,7 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
         )
         for one in scored
     )
-    hint = "; ".join(filter(None, (first.description, meaning)))
+    hint = "; ".join(filter(None, ((first.description or "").rstrip("."), meaning)))
     return Row(f"{name}, {first.metric}{lower}", first.n, Cell(form, first.base), edits, hint)
 
 

@@ -40,7 +40,7 @@ from surgery.record.manifest import REPORTS, Manifest
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
-"""The label of a search's point, from `conclusions.read_front`: blocks, heads and variant."""
+"""The label of a search's point, from `conclusions.read_search`: blocks, heads and variant."""
 _C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
