@@ -125,6 +125,15 @@ def control_option(default: str) -> Callable[[F], F]:
     )
 
 
+def twin_option(command: F) -> F:
+    return click.option(
+        "--twin",
+        metavar="MODEL",
+        help="A model that never saw the passages, as a yardstick: results say how far the edit "
+        "goes from the base toward it.",
+    )(command)
+
+
 def layout_option(text: str) -> Callable[[F], F]:
     layouts = click.Choice(["auto", "stock", "compact"])
     return click.option("--layout", type=layouts, default="auto", show_default=True, help=text)

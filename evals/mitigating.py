@@ -43,6 +43,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
+    twin: str | None = None
     heal: tuple[str, ...] = ()
     heal_steps: int = Field(default=80, ge=1)
 

@@ -52,6 +52,11 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
         headings.insert(3, f"edited, all {every['n']}")
         for row in rows:
             row.insert(3, format_figure(every["recovered"][row[0]]["edited"]))
+    if rated[0]["twin"]:
+        headings += ["twin", "of the way to it"]
+        for one, row in zip(rated, rows, strict=True):
+            way = one["toward_twin"]
+            row += [format_figure(one["twin"]), "" if way is None else f"{way:.0%}"]
     print_table(headings, rows)
 
 

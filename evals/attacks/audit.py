@@ -42,6 +42,7 @@ from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError, SamplesError
+from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
@@ -147,6 +148,7 @@ def audit(
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)
+    between = [find_model(request.twin)] if request.twin else []
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenize_passages(passages, loaded, say)
@@ -167,16 +169,17 @@ def audit(
     ) -> AuditedModel:
         plan, _ = shared
         with progress(f"audit {loaded.name}", len(plan.tried)) as advance:
-            done.append(try_attacks(loaded, plan, *done, with_control=is_last, advance=advance))
+            tried = try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance)
+            done.append(tried)
         return done[-1]
 
     done: list[AuditedModel] = []
-    models = (request.baseline, edited)
-    shared, (base, after) = measure_in_turn(models, request, prepare, attack, say)
+    models = (request.baseline, *between, edited)
+    shared, (base, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
     if not leave_launch():
         return None
     plan, left = shared
-    report = _make_report(request, plan, left, base, after)
+    report = _make_report(request, plan, left, base, after, *twins)
     if folder is not None:
         config = request.to_config()
         with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
@@ -191,10 +194,11 @@ def _make_report(
     left: HeldBack,
     base: AuditedModel,
     after: AuditedModel,
+    twin: AuditedModel | None = None,
 ) -> AuditReport:
     """Figures of the passages held back; if some chose the edit, also the rates of all."""
     counted = left.passages[plan.samples.trained_on]
-    figures = compare_models(plan, base, after, counted)
+    figures = compare_models(plan, base, after, counted, twin)
     all_passages = None
     if not counted.all():
         every = compare_models(plan, base, after)
@@ -209,6 +213,7 @@ def _make_report(
         provenance={
             "base": base.provenance,
             "edited": after.provenance,
+            **({"twin": twin.provenance} if twin else {}),
             "samples_sha256": plan.samples.sha256,
             "versions": list_versions(),
         },
@@ -253,7 +258,11 @@ def try_attacks(
 
 
 def compare_models(
-    plan: AttackPlan, base: AuditedModel, edited: AuditedModel, counted: Flags | None = None
+    plan: AttackPlan,
+    base: AuditedModel,
+    edited: AuditedModel,
+    counted: Flags | None = None,
+    twin: AuditedModel | None = None,
 ) -> Audit:
     """Puts both models' outcomes side by side, in the order of the plan.
 
@@ -267,11 +276,11 @@ def compare_models(
         name = attack.name
         if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
             raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
-        both = (one.passages.get(name) for one in (base, edited))
-        before, after = (one and one.select(counted) for one in both)
+        found = (one and one.passages.get(name) for one in (base, edited, twin))
+        before, after, never = (one and one.select(counted) for one in found)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]
-        attacks.append(compare_outcomes(attack, before, after, controls, seconds))
+        attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
     names = [one.name for one in attacks if not isinstance(one, MembershipResult) or one.edited]
     return Audit(
         n=int(counted.sum()),

@@ -17,6 +17,8 @@ class AuditRequest(Measuring):
       own.
     - `attack`: names; empty: the default set. `max`: attack → the highest share allowed. Attacks
       with a limit also run.
+    - `twin`: a model that never saw the passages. Results also say how far the edit goes from the
+      base toward it.
 
     Raises `MeasurementError` for an unknown attack.
     """
@@ -27,6 +29,7 @@ class AuditRequest(Measuring):
     control: tuple[Path, ...] = ()
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
+    twin: str | None = None
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:

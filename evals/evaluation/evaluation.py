@@ -11,7 +11,7 @@ import numpy as np
 
 from evals.attacks.audit import compare_models
 from evals.attacks.names import HEALED, choose_attacks
-from evals.attacks.result import Audit, Share, SharePair
+from evals.attacks.result import Audit, Share, SharePair, measure_way
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import choose_metric
 from evals.benchmarks.tasks import describe_task
@@ -41,6 +41,7 @@ from evals.evaluation.report import (
     Provenance,
     Report,
     TaskResult,
+    TwinFigures,
 )
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.comparison import report_extraction
@@ -49,6 +50,7 @@ from evals.memorization.summary import ControlLoss
 from evals.samples.held_back import HeldBack, hold_back
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import HealingRecord, Manifest
 
@@ -102,6 +104,11 @@ def evaluate(
     before = measure_model(base, materials, say=say, progress=progress)
     left = hold_back((result.manifest for result in edited), before.samples, before.windows)
     results = [measure_model(one, materials, before, say=say, progress=progress) for one in edited]
+    twin = None
+    if materials.request.twin:
+        plain = replace(materials, benchmarks=None)
+        found = find_model(materials.request.twin)
+        twin = measure_model(found, plain, before, say=say, progress=progress)
     records = {
         _get_schedule(manifest.edit.healing): manifest.edit.healing
         for manifest in manifests
@@ -116,7 +123,7 @@ def evaluate(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=_describe_model(base, before),
         edits=[
-            _compare_models(base, before, result, after, materials, left, bases)
+            _compare_models(base, before, result, after, materials, left, bases, twin)
             for result, after in zip(edited, results, strict=True)
         ],
         front=list(materials.front),
@@ -161,6 +168,7 @@ def _compare_models(
     materials: Materials,
     left: HeldBack,
     bases: Mapping[Any, HealedResults],
+    twin: ModelResults | None,
 ) -> EditReport:
     windows, passages = left.windows, left.passages
     tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
@@ -174,9 +182,10 @@ def _compare_models(
         chose=left.chose,
         tasks=_compare_tasks(materials.benchmarks, before.runs, after.runs, request.max_drop),
         extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
-        audit=_compare_attacks(before, after, left.passages),
+        audit=_compare_attacks(before, after, left.passages, twin),
         heldout=compare_heldout(*controls),
         healed_base=_compare_healed(manifest, bases, controls[1], left),
+        twin=_compare_twin(before, after, twin, left.passages),
         all_passages=_summarize_all(before, after, left),
         gates=[],
         edit=summarize_edit(manifest) if manifest else None,
@@ -184,11 +193,33 @@ def _compare_models(
     )
 
 
-def _compare_attacks(before: ModelResults, after: ModelResults, left: Flags) -> Audit | None:
+def _compare_attacks(
+    before: ModelResults, after: ModelResults, left: Flags, twin: ModelResults | None = None
+) -> Audit | None:
     if not (after.attacked and before.audited and after.audited):
         return None
     counted = left[after.attacked.samples.trained_on]
-    return compare_models(after.attacked, before.audited, after.audited, counted)
+    never = twin.audited if twin else None
+    return compare_models(after.attacked, before.audited, after.audited, counted, never)
+
+
+def _compare_twin(
+    before: ModelResults, after: ModelResults, twin: ModelResults | None, left: Flags
+) -> TwinFigures | None:
+    """Recitation and loss of the passages that chose no edit. None without a twin or passages."""
+    if twin is None or not (before.test and after.test and twin.test):
+        return None
+    counted = left & before.test.test.samples.trained_on
+    tests = [one.test.test.select(counted) for one in (before, after, twin) if one.test]
+    rates = [float(test.exact.mean()) for test in tests]
+    losses = [float(test.nll.mean()) for test in tests]
+    return TwinFigures(
+        name=twin.identity["model"],
+        recited=Share.of(tests[-1].exact),
+        loss=losses[-1],
+        toward_recited=measure_way(*rates),
+        toward_loss=measure_way(*losses),
+    )
 
 
 def _compare_healed(

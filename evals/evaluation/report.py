@@ -165,6 +165,20 @@ class MeasuredModel(Record):
     provenance: dict[str, Any]
 
 
+class TwinFigures(Record):
+    """A model that never saw the passages, and how far the edit goes from the base toward it.
+
+    `recited`: the share recited; `loss`: its mean loss on the suffixes, in nats per token.
+    `toward_recited`, `toward_loss`: 0 as the base, 1 as the twin (`measure_way`).
+    """
+
+    name: Line
+    recited: Share
+    loss: float
+    toward_recited: float | None
+    toward_loss: float | None
+
+
 class EditReport(MeasuredModel):
     """One edited model, compared with the base.
 
@@ -181,6 +195,7 @@ class EditReport(MeasuredModel):
     audit: Audit | None
     heldout: HeldOut | None
     healed_base: HealedBase | None = None
+    twin: TwinFigures | None = None
     all_passages: AllPassages | None
     gates: list[Gate]
     edit: EditSummary | None

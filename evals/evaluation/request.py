@@ -23,6 +23,8 @@ class EvaluationRequest(Measuring, Benchmarking):
     - Neither `tasks` nor `suite`: the suite "lab" for a lab model, and "standard" for others.
       `no_benchmarks`: no tasks at all.
     - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
+    - `twin`: a model that never saw the passages. The report says how far each edit goes from the
+      base toward it.
     - `heal`: the text that a healed model was healed on, to heal the baseline the same way.
     - `audit`: try the default attacks; `attack`: only these.
     - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
@@ -39,6 +41,7 @@ class EvaluationRequest(Measuring, Benchmarking):
     control: tuple[Path, ...] = ()
     max_drop: dict[str, float] = Field(default_factory=dict)
     max_extraction: float | None = Field(default=None, ge=0, le=1)
+    twin: str | None = None
     heal: tuple[str, ...] = ()
     audit: bool = False
     attack: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class EvaluationRequest(Measuring, Benchmarking):
                 "tasks": self.task_names,
                 "suite": None,
                 "include_path": tuple(Path(make_public_name(place)) for place in self.include_path),
+                "twin": self.twin and make_public_name(self.twin),
                 "front": self.front and Path(make_public_name(self.front)),
                 "audit": False,
                 "attack": self.attacks,

@@ -41,6 +41,13 @@ def make_recital_table(report: Report) -> Table:
     if rows and healed and (share := healed[0].recited):
         label = "recited by the base, healed the same way"
         rows.insert(1, Row(label, share.n, _make_share(share), (None,) * len(healed)))
+    if rows and (twins := _collect_parts(report, "twin")):
+        share = twins[0].recited
+        cells = tuple(None if one.toward_recited is None else Cell(SHARE, one.toward_recited)
+                      for one in twins)  # fmt: skip
+        hint = "each edit: the share of the way from the base to it"
+        label = "recited by the twin, which never saw the passages"
+        rows.insert(1, Row(label, share.n, _make_share(share), cells, hint))
     return Table("What it recites", text, tuple(rows))
 
 
@@ -149,6 +156,9 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
         if one.control is not None:
             control = _make_share(one.control)
             note = f"never trained on {control.value} {control.interval}"
+        if one.twin is not None:
+            way = "" if one.toward_twin is None else f", {one.toward_twin:.0%} of the way to it"
+            note += f"{'; ' if note else ''}twin {_make_share(one.twin).value}{way}"
         change = (one.paired.difference, one.paired.ci95)
         cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, note))
     label = f"recovered by {first.name}"

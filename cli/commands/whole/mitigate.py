@@ -19,6 +19,7 @@ from cli.options import (
     overwrite_option,
     refuse_misuse,
     samples_option,
+    twin_option,
 )
 from cli.terminal import note, print_json, show_progress
 
@@ -60,6 +61,7 @@ def _describe_preset(name: str) -> str:
 @gated_task_options
 @drop_option
 @attack_options
+@twin_option
 @heal_options
 @click.option(
     "--preset",
