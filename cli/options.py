@@ -199,23 +199,27 @@ def limit_option(
     return click.option(option, multiple=True, callback=parse, metavar=form, help=text)
 
 
+attack_option = click.option(
+    "--attack",
+    multiple=True,
+    metavar="A",
+    help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, "
+    "quantized:BITS, relearn, relearn-benign, or membership. cheap stands for all that need "
+    "only one pass. Repeatable.  [default: all]",
+)
+
+
+def max_option(text: str) -> Callable[[F], F]:
+    """--max, a limit for an attack."""
+    groups = ("cheap", "all", "membership")
+    return limit_option("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
+
+
 attack_options = combine_options(
-    click.option(
-        "--attack",
-        multiple=True,
-        metavar="A",
-        help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, "
-        "quantized:BITS, relearn, relearn-benign, or membership. cheap stands for all that need "
-        "only one pass. Repeatable.  [default: all]",
-    ),
-    limit_option(
-        "--max",
-        "A=X",
-        "hints:2=0.02",
+    attack_option,
+    max_option(
         "Gate: attack A may recover at most the share X of the passages. A runs even if --attack "
-        "does not name it. Repeatable.",
-        most=1,
-        groups=("cheap", "all", "membership"),
+        "does not name it. Repeatable."
     ),
 )
 """--attack, --max."""

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class MitigationRequest(SearchRequest):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
-    A lab model brings its own `samples` and `corpus`. The fields beyond those of `SearchRequest`
-    say what is evaluated, and which gates hold: they are those of `EvaluationRequest`.
+    `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
+    `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
+    beside the limits: they are those of `EvaluationRequest`.
     """
 
     samples: str = ""
-    max_extraction: float = Field(default=0.01, ge=0, le=1)
     max_loss_increase: None = None
     tasks: Names = ()
     suite: Literal["standard", "lab"] | None = None
@@ -38,7 +38,6 @@ class MitigationRequest(SearchRequest):
     num_fewshot: int | None = Field(default=None, ge=0)
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
-    max: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -50,7 +49,11 @@ class MitigationRequest(SearchRequest):
         for name in ("samples", "corpus"):
             if lab is None and not given.get(name):
                 raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
-        return {**given, "samples": given.get("samples") or lab}
+        found = {**given, "samples": given.get("samples") or lab}
+        if given.get("max_extraction") is None:
+            named = given.get("measure", "any") in (given.get("max") or ())
+            found["max_extraction"] = None if named else 0.01
+        return found
 
     @property
     def search_request(self) -> SearchRequest:
@@ -64,7 +67,7 @@ class MitigationRequest(SearchRequest):
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
-        """All attacks unless some are named; the limit of the search is a gate."""
+        """All attacks unless some are named; the limits of the search are gates."""
         return EvaluationRequest.of(
             dict(self),
             models=(self.model,),
@@ -72,7 +75,7 @@ class MitigationRequest(SearchRequest):
             revision=None,
             control=self.corpus,
             audit=True,
-            max={self.measure: self.max_extraction, **self.max},
+            max=self.limits,
             max_extraction=None,
         )
 
@@ -147,8 +150,8 @@ def mitigate(
         return None
     result, plan = found
     if result["selected"] is None:
-        limit = f"{request.max_extraction:g} ({request.measure})"
-        say(f"no edit meets the limit of {limit}: continuing with the best one")
+        limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
+        say(f"no edit meets the limit of {limits}: continuing with the best one")
     show_search(result, folder)
     say("2 of 3: export")
     export_request = request.make_export_request(plan, output, overwrite=overwrite)

@@ -20,7 +20,8 @@ from surgery.errors import MeasurementError
 class Target:
     """A loaded model, its tokenizer (or None), and the passages to recover from it.
 
-    `unrelated`: int32 [M, T], text that no model was trained on; `batch_size`: rows per batch.
+    `unrelated`: int32 [M, T], text that no model was trained on; `batch_size`: rows per batch;
+    `brief`: leave out what only curves show.
     """
 
     model: Any
@@ -28,6 +29,7 @@ class Target:
     samples: Samples
     unrelated: Tokens
     batch_size: int | None = None
+    brief: bool = False
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""

@@ -11,9 +11,10 @@ from cli.config import config_option
 from cli.job_options import choice_options, drop_option, gated_task_options
 from cli.options import (
     Number,
-    attack_options,
+    attack_option,
     fill_request,
     json_option,
+    max_option,
     output_option,
     overwrite_option,
     refuse_misuse,
@@ -30,15 +31,18 @@ from cli.terminal import note, print_json, show_progress
 @click.option(
     "--max-extraction",
     type=Number(0, 1),
-    default=0.01,
-    show_default=True,
     metavar="X",
-    help="Leave at most this share of the passages recovered, by --measure.",
+    help="Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
+    "unless --max limits the measure]",
 )
 @choice_options
 @gated_task_options
 @drop_option
-@attack_options
+@attack_option
+@max_option(
+    "Limit for the search, and gate: attack A may recover at most the share X of the passages. A "
+    "runs even if --attack does not name it. Repeatable."
+)
 @output_option("Folder to create.", metavar="OUT", required=True)
 @config_option("--recipe")
 @overwrite_option
@@ -46,7 +50,7 @@ from cli.terminal import note, print_json, show_progress
 def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
-    Searches for the edit that leaves at most X of the passages recovered at the least cost (into
+    Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and tries every attack on it. Report, model card,
     and recipe go into OUT. After an interruption, run the same command again to continue.
 
