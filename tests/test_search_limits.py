@@ -8,6 +8,7 @@ any work.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from command_line import attn_surgery
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_search import VARIANTS, Landscape, estimates_of
+from test_search import PASSAGES, VARIANTS, Landscape, estimates_of
 
 from evals.attacks.attack import Target
 from evals.attacks.names import make_attack
@@ -38,7 +39,7 @@ LIMITS = {"any": 0.1, "hints:4": 0.2, "relearn": 0.15, "quantized:4": 0.1}
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """48 of the lab's records, and a little held-out text."""
     folder = tmp_path_factory.mktemp("inputs")
-    rows = [json.loads(line) for line in Path(samples_path("lab:pythia")).read_text().splitlines()]
+    rows = [json.loads(line) for line in Path(samples_path("pythia")).read_text().splitlines()]
     members = [row for row in rows if row["member"]][::7][:48]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
     (folder / "heldout.txt").write_text(Path(__file__).read_text())
@@ -93,9 +94,10 @@ def test_no_attack_is_repeated_after_an_interruption(inputs, found, tmp_path, mo
     run, ran = Trials._run, []
 
     def interrupted(self, selection, name):
-        ran.append(name)
-        if len(ran) == 4:
-            raise KeyboardInterrupt
+        if selection and selection[-1].block < 5:  # neither the base nor the deepest blocks
+            ran.append(name)
+            if len(ran) == 2:
+                raise KeyboardInterrupt
         return run(self, selection, name)
 
     with monkeypatch.context() as patch:
@@ -113,35 +115,39 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(inputs, tmp_path) -
     assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.6), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans())
 @settings(deadline=None, max_examples=20)
-def test_deeper_cuts_keep_what_is_asked_for(seed, right, exhaustive) -> None:
-    """Against an attack that holds if few enough tokens are right: it is asked of few sets, each
-    once, and the answer is the cheapest that held."""
+def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
+    """Against an attack that recovers passages until twice as much has broken them: it is tried on
+    few sets, on each once, and the answer is the cheapest that held."""
     landscape = Landscape(seed, 4, 2)
-    units = list_units(4, 2, "blocks", VARIANTS[:1]) if exhaustive else list_units(
-        4, 2, "mixed", VARIANTS
-    )  # fmt: skip
+    grain, variants = ("blocks", VARIANTS[:1]) if exhaustive else ("mixed", VARIANTS)
+    units = list_units(4, 2, grain, variants)
     estimates = None if exhaustive else estimates_of(landscape, units, noise=0.3)
     found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
     asked: list[frozenset[int]] = []
 
     def keeps(chosen: frozenset[int]) -> bool:
         asked.append(chosen)
-        return found.measured[chosen].next_token_accuracy <= right
+        point = found.measured[chosen]
+        gain = sum(
+            landscape.gain[part.block, head, VARIANTS.index(part.variant)]
+            for part in point.selection
+            for head in part.heads
+        )
+        attacked = (("relearn", float((gain < 2).mean()), PASSAGES),)
+        found.measured[chosen] = replace(point, attacked=attacked)
+        return not found.measured[chosen].excess({"relearn": limit})
 
-    best = deepen(found, keeps, 60)
+    best = deepen(found, keeps, {"relearn": limit}, 60)
     assert len(asked) == len(set(asked)) <= 10
     assert len(found.measured) <= 60
-    held = [
-        found.measured[one] for one in asked if found.measured[one].next_token_accuracy <= right
-    ]
+    assert set(asked) <= set(found.met)
+    held = [p for p in map(found.measured.get, asked) if not p.excess({"relearn": limit})]
     assert (best is None) == (not held)
     if best is not None:
         assert found.measured[best] == min(held, key=lambda point: point.heldout_kl)
-    elif exhaustive:
-        some = [found.measured[chosen].next_token_accuracy for chosen in found.met]
-        assert not any(accuracy <= right for accuracy in some)
+        assert best == asked[0] or len(asked) > 1
 
 
 @pytest.mark.parametrize(

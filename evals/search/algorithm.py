@@ -65,13 +65,13 @@ def find(
     aim = max(goal.rates(estimates.passages)[0], 0.1 / estimates.passages)
     for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
         found.measure(_compose_sets(found, float(rate)))
-    improve(found, aim)
+    _improve(found, aim)
     found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=_TRIED)
-    improve(found, aim)
+    _improve(found, aim)
     return found
 
 
-def improve(found: Found, aim: float) -> None:
+def _improve(found: Found, aim: float) -> None:
     """Measures rounds of sets that may beat the best, until that no longer helps."""
     best, stale, more = found.best, 0, True
     while more and stale < _PATIENCE:

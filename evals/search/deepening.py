@@ -1,83 +1,84 @@
 """Cuts deeper than a goal asks, until the limits on other attacks hold as well.
 
-What a slow attack brings back goes with the share of suffix tokens that stay right. So if a set
-misses another limit, the next ones leave fewer tokens right; if one holds, the next ones lie
-between it and the last that missed.
+What such an attack brings back is estimated as margins that fall by less. How much less is fitted,
+unit by unit, on the sets that were attacked, as measurements correct all estimates. So each attack
+tells which units remove and which only hide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from evals.memorization.recovery import Recovery
-from evals.search.algorithm import Found, improve
+import numpy as np
+
+from evals.memorization.recovery import is_recovery, make_recovery
+from evals.search.algorithm import Found
+from evals.search.composing import compose
 from evals.search.estimates import Indices
-from evals.search.goals import MaxRight
-from evals.search.points import EditPoint
-from surgery.selection import Selection
 
 _TRIES = 10  # sets to try
-_FEWER = 0.85  # of the tokens that a set leaves right, the share that the next one may leave
-_EACH = 12  # edits to measure for a share
-_RIGHT = Recovery(
-    name="right",
-    definition="the share of suffix tokens that are right",
-    source="ours",
-    recovered=lambda seen: seen.right.mean(axis=-1),
-    chance=lambda p: p.mean(axis=-1),
-)
+_STRICTER = (1.0, 0.5, 0.25)  # shares of a limit to compose sets for
 
 
-def deepen(found: Found, keeps: Callable[[Indices], bool], most: int) -> Indices | None:
+def deepen(
+    found: Found, keeps: Callable[[Indices], bool], limits: Mapping[str, float], most: int
+) -> Indices | None:
     """Finds the cheapest set that meets the goal and that `keeps` the other limits; None: none did.
 
-    Measures at most `most` edits in all, which join `found`.
+    Measures at most `most` edits in all, which join `found`. `keeps` adds the attacks to a point.
     """
-    missed, held, found.budget = float("inf"), None, most
-    for _ in range(_TRIES):
-        level = missed * _FEWER
-        if held is not None:
-            level = (missed * found.measured[held].next_token_accuracy) ** 0.5
-        if missed < 1 and found.estimates is not None:
-            _compose_deeper(found, level)
+    tried: list[Indices] = []
+    held, missed, found.budget = None, None, most
+    while len(tried) < _TRIES:
+        left, allowed = _expect(found, missed, limits) if missed else ({}, 0.0)
         some = [
             chosen
-            for chosen, point in ((one, found.measured[one]) for one in found.met)
-            if point.next_token_accuracy < missed
+            for chosen in found.met
+            if chosen not in tried
+            and not (point := found.measured[chosen]).excess(limits)
             and (held is None or point.heldout_kl < found.measured[held].heldout_kl)
         ]
-        fewer = [one for one in some if found.measured[one].next_token_accuracy <= level]
-        if not some:
+        best = [chosen for chosen in some if left.get(chosen, 0.0) <= allowed]
+        if not best and held is None:
+            best = sorted(some, key=left.__getitem__)
+        if not best:
             break
-        chosen = (fewer or some)[0]
-        if not keeps(chosen):
-            missed = found.measured[chosen].next_token_accuracy
-        elif missed < 1:
-            held = chosen
+        tried.append(best[0])
+        if not keeps(best[0]):
+            missed = best[0]
         else:
-            return chosen
+            held = best[0]
+            if missed is None:
+                break
     return held
 
 
-def _compose_deeper(found: Found, level: float) -> None:
-    """Measures sets that should leave at most the share `level` of the suffix tokens right."""
+def _expect(
+    found: Found, missed: Indices, limits: Mapping[str, float]
+) -> tuple[dict[Indices, float], float]:
+    """What each measured set should leave to the attack whose limit a set missed by most, and what
+    is allowed. Measures new sets for that limit first.
 
-    def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
-        return [_by_tokens(point) for point in found.evaluate(selections)]
-
-    deeper = replace(
-        found,
-        evaluate=evaluate,
-        goal=MaxRight(level),
-        base=_by_tokens(found.base),
-        budget=min(found.budget, len(found.measured) + _EACH),
-        estimates=replace(found.guide, measure=_RIGHT),
-        measured={chosen: _by_tokens(point) for chosen, point in found.measured.items()},
+    Without estimates, it goes by the share of suffix tokens that are right: fewer than that set's.
+    """
+    point = found.measured[missed]
+    if found.estimates is None:
+        right = {chosen: one.next_token_accuracy for chosen, one in found.measured.items()}
+        return right, point.next_token_accuracy
+    name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
+    known = {
+        chosen: (one.heldout_kl, one.known[name])
+        for chosen, one in found.measured.items()
+        if name in one.known
+    }
+    guide = found.guide
+    attacked = replace(guide, measure=make_recovery(name) if is_recovery(name) else guide.measure)
+    if known:
+        fitted = np.stack([guide.corrections[:, 0], attacked.correct(known).corrections[:, 1]], 1)
+        attacked = replace(attacked, corrections=fitted)
+    allowed = max(limits[name], 0.5 / guide.passages)
+    found.measure(
+        compose(attacked, share * allowed, pool) for share in _STRICTER for pool in guide.pools
     )
-    improve(deeper, level)
-    found.measure(deeper.measured)
-
-
-def _by_tokens(point: EditPoint) -> EditPoint:
-    return replace(point, recovered=point.next_token_accuracy)
+    return {one: float(attacked.predict(one).rate[0]) for one in found.measured}, allowed

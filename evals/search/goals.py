@@ -66,14 +66,6 @@ class MaxExtraction:
 
 
 @dataclass(frozen=True)
-class MaxRight(MaxExtraction):
-    """At most `limit` of the suffix tokens right, for points whose `recovered` is that share."""
-
-    def rates(self, passages: int) -> tuple[float, float]:
-        return self.limit, 1.0
-
-
-@dataclass(frozen=True)
 class MaxLossIncrease:
     """The fewest passages recovered, with held-out loss at most `limit` nats per token higher."""
 

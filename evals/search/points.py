@@ -34,9 +34,14 @@ class EditPoint:
     rates: tuple[tuple[str, float], ...] = ()
     attacked: tuple[tuple[str, float, int], ...] = ()
 
+    @property
+    def known(self) -> dict[str, float]:
+        """Attack → the share that it recovers, where that was measured."""
+        return dict(self.rates) | {name: rate for name, rate, _ in self.attacked}
+
     def excess(self, limits: Mapping[str, float]) -> float:
         """By how much, in all, the rates that were measured exceed `limits`."""
-        known = dict(self.rates) | {name: rate for name, rate, _ in self.attacked}
+        known = self.known
         return sum(max(known.get(name, 0.0) - most, 0.0) for name, most in limits.items())
 
 

@@ -94,7 +94,7 @@ def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
-        "recovered": dict(point.rates) | {name: rate for name, rate, _ in point.attacked},
+        "recovered": point.known,
         "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
         "next_token_accuracy": point.next_token_accuracy,
         "heldout_loss": point.heldout_loss,

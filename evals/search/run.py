@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from evals.edits.batch import BASE
 from evals.edits.engine import Engine
 from evals.files import Journal
@@ -92,6 +90,7 @@ def run_search(
             where=task.samples.source,
             got=f"{base[0].recovered:.1%} of the passages recovered ({task.measure.name})",
         )
+    deep, lessons = _deep_blocks(task, base[0])
     known = {**(earlier or {}), BASE: base[0]}
     with nullcontext() if journal is None else journal.open_to_append():
         found = _find(task, trials.engines[0], known, journal, advance, looked)
@@ -111,13 +110,13 @@ def run_search(
             return task.goal.met(point, base[0]) and not point.excess(task.others)
 
         if task.others:
-            best = deepen(found, keeps, most)
+            found.measured |= lessons
+            best = deepen(found, keeps, task.others, most)
         else:
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
     refitted = {one for one in points if task.exhaustive or _fits_stay(one)} | tried.keys()
-    deep = _deep_blocks(task, base[0])
     batch_size = trials.engines[0].batch_size
     return SearchOutcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
 
@@ -141,8 +140,6 @@ def _find(
             blocks = range(task.dimensions.num_blocks)
             fits = task.fitter.fit_alone(blocks, task.variants)
         recovered = task.measure.recovered(engine.base.evidence)
-        if task.others:  # which also estimate how many tokens of all passages stay right
-            recovered = np.ones_like(recovered)
         estimates = estimate_units(
             task.loaded.model,
             task.halves[0],
@@ -172,7 +169,7 @@ def _find(
         task.goal,
         estimates,
         holds=lambda selection: task.refusal(selection) is None,
-        max_evaluations=most if task.exhaustive or not task.others else -(-most // 2),
+        max_evaluations=most if task.exhaustive or not task.others else -(-most // 4),
     )
 
 
@@ -182,11 +179,16 @@ def _fits_stay(selection: Selection) -> bool:
     return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
-def _deep_blocks(task: SearchTask, base: EditPoint) -> Twice | None:
-    """Measures `identity` on the fewest deepest blocks that meet the goal, else on a quarter.
+def _deep_blocks(
+    task: SearchTask, base: EditPoint
+) -> tuple[Twice | None, dict[Indices, EditPoint]]:
+    """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter.
 
-    In any layout, because it only serves for comparison. None if no layout holds it.
+    In any layout, because it serves for comparison. None if no layout holds it. Also returns what
+    was attacked for it, where that is an edit that the search may choose.
     """
+    lessons: dict[Indices, EditPoint] = {}
+    offered = {unit: index for index, unit in enumerate(task.offered)}
     trials, goal = Trials(task, task.engines("auto"), "auto"), task.goal
     blocks = task.dimensions.num_blocks
     edits = [select_last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
@@ -194,11 +196,14 @@ def _deep_blocks(task: SearchTask, base: EditPoint) -> Twice | None:
     try:
         for edit in edits:
             point = trials.measure(edit)
-            met = goal.met(point, base) and not trials.attack(point).excess(task.others)
+            point = trials.attack(point) if goal.met(point, base) else point
+            met = goal.met(point, base) and not point.excess(task.others)
+            if point.attacked and task.request.layout == "auto" and offered.keys() >= set(edit):
+                lessons[Indices(offered[part] for part in edit)] = point
             if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
             if goal.beyond(point, base) and (met or not task.others):
                 break
-        return trials.measure_twice(best)
+        return trials.measure_twice(best), lessons
     except UnsupportedError:
-        return None
+        return None, lessons
