@@ -17,10 +17,10 @@ from command_line import attn_surgery
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_search import PASSAGES, VARIANTS, Landscape, estimates_of
+from test_search_command import call, model, samples, texts
 
 from evals.attacks.attack import Target
 from evals.attacks.names import make_attack
-from evals.lab import samples_path
 from evals.mitigating import MitigationRequest
 from evals.models import open_model
 from evals.samples import load_samples
@@ -32,49 +32,40 @@ from evals.search.request import SearchRequest
 from evals.search.trials import Trials
 from evals.search.units import list_units
 
-LIMITS = {"any": 0.1, "hints:4": 0.2, "relearn": 0.15, "quantized:4": 0.1}
+LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
+__all__ = ["model", "samples", "texts"]
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """48 of the lab's records, and a little held-out text."""
-    folder = tmp_path_factory.mktemp("inputs")
-    rows = [json.loads(line) for line in Path(samples_path("pythia")).read_text().splitlines()]
-    members = [row for row in rows if row["member"]][::7][:48]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
-    (folder / "heldout.txt").write_text(Path(__file__).read_text())
-    return folder / "rows.jsonl", folder / "heldout.txt"
-
-
-def search(inputs: tuple[Path, Path], output: Path, *options: object):
+def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *options: object):
     limits = [word for name, most in LIMITS.items() for word in ("--max", f"{name}={most}")]
-    return attn_surgery(
-        *("search", "lab:pythia", "--samples", inputs[0], "--corpus", inputs[1], *limits),
-        *("--grain", "blocks", "--variant", "zero", "--variant", "identity", "--device", "cpu"),
-        *("--max-evaluations", 24, "--output", output, "--json", *options),
-    )
+    units = ("--variant", "zero", "--variant", "identity", "--max-evaluations", 10)
+    return call(model, samples, texts, *limits, *units, "--output", output, "--json", *options)
 
 
 @pytest.fixture(scope="module")
-def found(inputs, tmp_path_factory):
+def found(model, samples, texts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("found") / "out"
-    outcome = search(inputs, folder)
+    outcome = search(model, samples, texts, folder)
     assert outcome.code == 0, outcome
     return outcome.json, folder
 
 
-def test_the_exported_edit_keeps_every_limit_as_was_reported(inputs, found, tmp_path) -> None:
+def test_the_exported_edit_keeps_every_limit_as_was_reported(
+    model, samples, texts, found, tmp_path
+) -> None:
     """Each attack anew, whole, on the exported model; both halves count as the search says."""
     result, folder = found
     assert result["measure"] == "any"
     assert result["max"] == {name: most for name, most in LIMITS.items() if name != "any"}
     plan = ("--plan", folder / "plan.json", "--output", tmp_path / "out")
-    assert attn_surgery("export", "lab:pythia", *plan).code == 0
-    loaded, samples = open_model(str(tmp_path / "out"), device="cpu"), load_samples(str(inputs[0]))
-    windows = cut_windows([inputs[1].read_text()], loaded.tokenizer, 64)
-    target = Target(loaded.model, loaded.tokenizer, samples, windows)
+    assert attn_surgery("export", model, *plan).code == 0
+    loaded = open_model(str(tmp_path / "out"), device="cpu")
+    rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
+    rows = rows.select(rows.trained_on)
+    windows = cut_windows([texts[0].read_text()], loaded.tokenizer, 11)
+    target = Target(loaded.model, loaded.tokenizer, rows, windows)
     for key, ids in (("selected", "ids"), ("held_back", "held_back_ids")):
-        half = np.isin(samples.ids, result["samples"][ids])
+        half = np.isin(rows.ids, result["samples"][ids])
         told = {limit["name"]: limit for limit in result[key]["limits"]}
         assert told.keys() == LIMITS.keys()
         for name, most in LIMITS.items():
@@ -87,14 +78,15 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(inputs, found, tmp_
     assert result["held_back_meets_goal"] == met
     tried = [point for point in result["measured"] if point["attacked"]]
     assert 0 < len(tried) < result["evaluations"], "few are attacked"
-    assert result["held_back_conclusive"] is False, "so few passages tell nothing"
 
 
-def test_no_attack_is_repeated_after_an_interruption(inputs, found, tmp_path, monkeypatch) -> None:
+def test_no_attack_is_repeated_after_an_interruption(
+    model, samples, texts, found, tmp_path, monkeypatch
+) -> None:
     run, ran = Trials._run, []
 
     def interrupted(self, selection, name):
-        if selection and selection[-1].block < 5:  # neither the base nor the deepest blocks
+        if selection and selection[0].variant == "zero":  # neither the base nor the deepest blocks
             ran.append(name)
             if len(ran) == 2:
                 raise KeyboardInterrupt
@@ -102,16 +94,18 @@ def test_no_attack_is_repeated_after_an_interruption(inputs, found, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Trials, "_run", interrupted)
-        assert search(inputs, tmp_path / "out").code == 130
-    outcome = search(inputs, tmp_path / "out")
+        assert search(model, samples, texts, tmp_path / "out").code == 130
+    outcome = search(model, samples, texts, tmp_path / "out")
     assert "edits are already measured" in outcome.stderr
     assert outcome.json | {"plan": ""} == found[0] | {"plan": ""}
 
 
-def test_limits_that_nothing_meets_are_told_with_the_nearest(inputs, tmp_path) -> None:
-    outcome = search(inputs, tmp_path / "out", "--max", "hints:16=0", "--max-evaluations", 3)
+def test_limits_that_nothing_meets_are_told_with_the_nearest(
+    model, samples, texts, tmp_path
+) -> None:
+    outcome = search(model, samples, texts, tmp_path / "out", "--max", "hints:4=0")
     assert outcome.code == 1
-    assert "`max relearn=0.15`" in outcome.stderr or "--max relearn=0.15" in outcome.stderr
+    assert "relearn=0.4" in outcome.stderr
     assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
 
 

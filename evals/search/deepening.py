@@ -30,8 +30,11 @@ def deepen(
     """
     tried: list[Indices] = []
     held, missed, found.budget = None, None, most
+    left: dict[Indices, float] = {}
+    allowed = 0.0
     while len(tried) < _TRIES:
-        left, allowed = _expect(found, missed, limits) if missed else ({}, 0.0)
+        if missed is not None:
+            left, allowed = _expect(found, missed, limits)
         some = [
             chosen
             for chosen in found.met
@@ -75,7 +78,8 @@ def _expect(
     guide = found.guide
     attacked = replace(guide, measure=make_recovery(name) if is_recovery(name) else guide.measure)
     if known:
-        fitted = np.stack([guide.corrections[:, 0], attacked.correct(known).corrections[:, 1]], 1)
+        fitted = np.copy(guide.corrections)
+        fitted[:, 1] = np.asarray(attacked.correct(known).corrections)[:, 1]
         attacked = replace(attacked, corrections=fitted)
     allowed = max(limits[name], 0.5 / guide.passages)
     found.measure(
