@@ -99,7 +99,9 @@ evaluation_options = combine_options(
         help="Gate: the model may still recite at most this share of the passages.",
     ),
     click.option(
-        "--audit", is_flag=True, help="Also try attacks. --attack and --max imply this option."
+        "--audit",
+        is_flag=True,
+        help="Also try the default attacks. --attack and --max imply this option.",
     ),
     attack_options,
 )

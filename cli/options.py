@@ -100,8 +100,17 @@ EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
+skip_option = click.option(
+    "--skip-short",
+    is_flag=True,
+    help="Leave out passages that are shorter than prefix and suffix, and say how many.",
+)
+
+
 def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
-    return click.option("--samples", required=required, metavar="SAMPLES", help=text)
+    return combine_options(
+        click.option("--samples", required=required, metavar="SAMPLES", help=text), skip_option
+    )
 
 
 def control_option(default: str) -> Callable[[F], F]:
@@ -203,15 +212,17 @@ attack_option = click.option(
     "--attack",
     multiple=True,
     metavar="A",
-    help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, "
-    "quantized:BITS, relearn, relearn-benign, or membership. cheap stands for all that need "
-    "only one pass. Repeatable.  [default: all]",
+    help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+    "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, relearn-benign, "
+    "soft-prompt, membership, or one of your own at package.module:ATTACK, whose code then runs. "
+    "cheap stands for all that need only one pass, default for strong ones that are fast, all for "
+    "all of ours. Repeatable.  [default: default]",
 )
 
 
 def max_option(text: str) -> Callable[[F], F]:
     """--max, a limit for an attack."""
-    groups = ("cheap", "all", "membership")
+    groups = ("cheap", "default", "all", "membership")
     return limit_option("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
 
 

@@ -36,6 +36,7 @@ class ExportRequest(Request):
     - `calibration`: text to fit on. Empty: a lab model's own.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
+    - `as_patch`: write one file with what the edit changes (`surgery.patching`).
     """
 
     model: str
@@ -49,6 +50,7 @@ class ExportRequest(Request):
     output: Path | None = None
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
+    as_patch: bool = False
 
     @model_validator(mode="after")
     def _one_edit(self) -> ExportRequest:
@@ -72,8 +74,16 @@ class ExportRequest(Request):
         `default`: where it goes unless `output` is given.
         """
         from surgery.exporting import check_target
+        from surgery.output import check_output
+        from surgery.patching import name_patch
 
-        if target := self.output or default:
+        target = self.output or default
+        if target is None:
+            return
+        if self.as_patch:
+            file = self.output or name_patch(target)
+            check_output(file, None, overwrite=self.overwrite)
+        else:
             check_target(self.model, target, overwrite=self.overwrite)
 
 
@@ -94,6 +104,7 @@ def run_export(
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
     from surgery.families import left_out
+    from surgery.patching import write_patch
 
     edit, variant = request.read_edit(), request.variant or "identity"
     early = not (dry_run or keep)
@@ -120,7 +131,7 @@ def run_export(
         return prepared, None
     fitting = None if text is None else fit_prepared(prepared, text, progress)
     with progress("export", prepared.total_bytes) as advance:
-        export = write(
+        export = (write_patch if request.as_patch else write)(
             prepared,
             request.output,
             fitting=fitting,

@@ -101,7 +101,10 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     from evals.samples import open_samples
 
     return open_samples(
-        samples, prefix_length=request.prefix_length, suffix_length=request.suffix_length
+        samples,
+        prefix_length=request.prefix_length,
+        suffix_length=request.suffix_length,
+        skip_short=request.skip_short,
     )
 
 

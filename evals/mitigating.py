@@ -67,7 +67,7 @@ class MitigationRequest(SearchRequest):
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
-        """All attacks unless some are named; the limits of the search are gates."""
+        """The default attacks unless some are named; the limits of the search are gates."""
         return EvaluationRequest.of(
             dict(self),
             models=(self.model,),

@@ -41,7 +41,7 @@ from surgery.selection import Selection
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export."""
+    """A finished export. `output`: its folder, or a patch (`surgery.patching`)."""
 
     output: Path
     plan: Plan
@@ -55,7 +55,9 @@ class Export:
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),
-            "bytes": sum(record.size for record in self.manifest.files.values()),
+            "bytes": self.output.stat().st_size
+            if self.output.is_file()
+            else sum(record.size for record in self.manifest.files.values()),
         }
 
 

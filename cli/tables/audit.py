@@ -34,6 +34,8 @@ def print_audit(result: dict[str, Any]) -> None:
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
             echo(f"{attack['name']}, {steps} steps: {shares}")
+    if result["not_tried"]:
+        echo(f"not tried: {', '.join(result['not_tried'])}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
         if areas["edited"] is None:
             echo("membership: not measured, because no passage is known to be a non-member")

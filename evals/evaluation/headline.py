@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from evals.attacks.names import list_untried
 from evals.attacks.result import AttackResult, Audit
 from evals.evaluation.conclusions import list_warnings
 from evals.evaluation.gates import check_gates
@@ -100,8 +99,8 @@ def _describe_recital(edit: EditReport) -> Iterator[str]:
         yield "no attack was tried, not even fine-tuning"
         return
     yield _describe_strongest(edit.audit, edit.audit.strongest)
-    if left := list_untried([one.name for one in edit.audit.attacks if one.edited is not None]):
-        yield f"not tried: {', '.join(left)}"
+    if edit.audit.not_tried:
+        yield f"not tried: {', '.join(edit.audit.not_tried)}"
 
 
 def _describe_strongest(audit: Audit, worst: AttackResult) -> str:

@@ -88,8 +88,14 @@ def measure_model(
     elif windows is not None:
         control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
-        with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
-            audited = try_attacks(loaded, attacked, with_control=base is not None, advance=advance)
+        with progress(f"attacks, {loaded.name}", len(attacked.tried)) as advance:
+            audited = try_attacks(
+                loaded,
+                attacked,
+                base.audited if base else None,
+                with_control=base is not None,
+                advance=advance,
+            )
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, progress, base),
         test,
@@ -115,7 +121,8 @@ def _tokenize(
     protocol = Protocol(samples, windows, batch_size=size) if samples else None
     attacked = None
     if materials.request.attacks and samples and windows is not None:
-        attacked = AttackPlan(samples, windows, materials.request.attacks, size)
+        request = materials.request
+        attacked = AttackPlan(samples, windows, request.attacks, size, limited=request.max)
     return protocol, windows, attacked
 
 

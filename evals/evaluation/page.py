@@ -114,7 +114,9 @@ def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
 
 
 def _format_r2(fit: Mapping[str, Any]) -> str:
-    return "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
+    shared = fit.get("r2_shared")
+    found = "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
+    return found if shared is None else f"{found} ({shared:.3f} with one map for each group)"
 
 
 def list_leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -5,12 +5,14 @@ Numbers are plain floats and ints. A figure that could not be measured is null, 
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, SharePair
+from evals.attacks.result import Audit, Limit, SharePair
 from evals.evaluation.request import EvaluationRequest
 from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
@@ -93,20 +95,12 @@ class AllPassages(Record):
     heldout: HeldOut | None
 
 
-class Gate(Record):
-    """A limit, and the value measured on `n` documents or passages.
+class Gate(Limit):
+    """A limit of an evaluation, with the value measured on `n` documents or passages.
 
-    `ok` means value <= limit. `conclusive`: there was enough data for a verdict, and the value's
-    whole interval is on the same side of the limit.
+    `conclusive` also means that there was enough data for a verdict.
     """
 
-    name: str
-    ok: bool
-    limit: float
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    conclusive: bool
     description: str
 
 
@@ -195,7 +189,7 @@ class Report(Record):
     """One base and its edits, all measured in the same way.
 
     `front`: edits that a search found. `settings`: the request, with names instead of paths.
-    `commands`: they make this report again.
+    `commands`: they make this report again. `seal`: the hash of everything else.
     """
 
     schema_version: Literal[4] = 4
@@ -206,9 +200,18 @@ class Report(Record):
     settings: EvaluationRequest
     provenance: Provenance
     commands: list[str]
+    seal: Sha256 | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        """Plain JSON values, sealed."""
+        plain = self.model_dump(mode="json")
+        return plain | {"seal": seal_report(plain)}
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def seal_report(report: Mapping[str, Any]) -> str:
+    """SHA-256 of a report's JSON values without its seal. It shows careless changes."""
+    rest = {key: value for key, value in report.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -23,7 +23,7 @@ class EvaluationRequest(Measuring):
       "lab" for a lab model and to "standard" for others. `include_path`: folders with more tasks.
       `limit`: documents of each task, or a share of them if below 1.
     - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
-    - `audit`: try all attacks; `attack`: only these.
+    - `audit`: try the default attacks; `attack`: only these.
     - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
       share of passages recited; `max`: attack → the highest share recovered.
     - `front`: a search's JSON, for the picture of the trade-off.

@@ -33,7 +33,7 @@ class SearchRequest(Choosing):
 
     @model_validator(mode="after")
     def _limits_agree(self) -> SearchRequest:
-        from evals.attacks.names import make_attack
+        from evals.attacks.names import find_attack
 
         stated = self.max_extraction is not None
         if (stated or bool(self.max)) == (self.max_loss_increase is not None):
@@ -43,7 +43,7 @@ class SearchRequest(Choosing):
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
         for name in self.max:
-            attack = make_attack(name)
+            attack = find_attack(name)
             if attack.tells_members or attack.name != name:
                 what = "is not a share" if attack.tells_members else f"is written {attack.name}"
                 raise ValueError(f"`max`: {name} {what}")

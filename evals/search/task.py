@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import islice
 
 from evals.attacks.attack import Target
-from evals.attacks.names import make_attack
+from evals.attacks.audit import AttackPlan
 from evals.edits.engine import Engine
 from evals.edits.sharing import FitsBlocks
 from evals.inputs import (
@@ -84,15 +84,14 @@ class SearchTask:
 
     @cached_property
     def target(self) -> Target:
-        """The passages of both halves, as an audit attacks them, in the unedited model."""
-        loaded, members = self.loaded, self.samples.select(self.samples.trained_on)
+        """The passages of both halves, as an audit attacks them, in the unedited model.
+
+        Raises `MeasurementError` if an attack with a limit cannot be tried on them.
+        """
+        loaded, text, rows = self.loaded, self.windows, self.request.batch_size
+        plan = AttackPlan(self.samples, text, self.slow, rows, self.slow)
         return Target(
-            loaded.model,
-            loaded.tokenizer,
-            members,
-            self.windows,
-            self.request.batch_size,
-            brief=True,
+            loaded.model, loaded.tokenizer, plan.passages, text, rows, plan.alike, brief=True
         )
 
     @cached_property
@@ -187,6 +186,6 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         fitter=fitter,
         warnings=tuple(warnings),
     )
-    for name in task.slow:
-        make_attack(name).check(task.target.samples)
+    if task.slow:
+        assert task.target  # raises if one cannot be tried
     return task

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from evals.attacks.attack import AttackOutcome
-from evals.attacks.names import make_attack
+from evals.attacks.names import find_attack
+from evals.edits.batch import BASE
 from evals.edits.engine import Engine
 from evals.samples.held_back import deal_passages
 from evals.search.points import EditPoint, point_of
@@ -54,12 +55,13 @@ class Trials:
 
     def _run(self, selection: Selection, name: str) -> AttackOutcome:
         if (selection, name) not in self.outcomes:
-            task, target = self.task, self.task.target
+            task, target, attack = self.task, self.task.target, find_attack(name)
             if selection:
                 editable = task.loaded.editable
                 plan = editable.plan(selection, layout=self.layout)
                 fitted = any(variant_of(part.variant).FITTED for part in selection)
                 fits = task.fitter.fit(selection) if task.fitter and fitted else {}
-                target = replace(target, model=editable.apply(plan, fits))
-            self.outcomes[selection, name] = make_attack(name).run(target)
+                base = self._run(BASE, name) if attack.reads_base else None
+                target = replace(target, model=editable.apply(plan, fits), base=base)
+            self.outcomes[selection, name] = attack.run(target)
         return self.outcomes[selection, name]

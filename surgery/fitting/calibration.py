@@ -109,10 +109,14 @@ class Calibration:
             window=self.windows.shape[1],
             sha256=hashlib.sha256(self.windows.astype("<i4").tobytes()).hexdigest(),
             blocks={
-                block: BlockFit(ridge=fit.ridge, r2=None if fit.r2 is None else round(fit.r2, 6))
+                block: BlockFit(ridge=fit.ridge, r2=_round(fit.r2), r2_shared=_round(fit.r2_shared))
                 for block, fit in fits.items()
             },
         )
+
+
+def _round(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 6)
 
 
 def _cut_windows(

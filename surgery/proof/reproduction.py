@@ -225,7 +225,7 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
         )
     sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]
     then, now = (
-        [value or 0.0 for fit in one.blocks.values() for value in (fit.ridge, fit.r2)]
+        [value or 0.0 for fit in one.blocks.values() for value in vars(fit).values()]
         for one in (recorded, found)
     )
     if sizes[0] != sizes[1] or not np.allclose(then, now, rtol=TOLERANCE, atol=TOLERANCE):

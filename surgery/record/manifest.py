@@ -90,11 +90,12 @@ class TextSource(Record):
 class BlockFit(Record):
     """How well a token alone predicts a block's context vectors (see `Fit`).
 
-    Both are None if only the mean was taken.
+    None if only the mean was taken; `r2_shared` also where no heads share keys and values.
     """
 
     ridge: float | None = Field(ge=0)
     r2: float | None = Field(le=1)
+    r2_shared: float | None = Field(default=None, le=1)
 
 
 class CalibrationRecord(Record):

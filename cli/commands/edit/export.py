@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evals.exporting import ExportRequest
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
+    from surgery.plan import Plan
 
 
 @click.command("export")
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 )
 @calibration_option
 @revision_option
-@output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
+@output_option("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
 @click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
 @overwrite_option
 @click.option(
@@ -74,6 +75,12 @@ if TYPE_CHECKING:
     type=Size(),
     metavar="S",
     help="Largest weight file, such as 5GB.  [default: as the source is sharded]",
+)
+@click.option(
+    "--as-patch",
+    is_flag=True,
+    help="Write one small file with what the edit changes. apply-patch makes the same checkpoint "
+    "from it and MODEL.",
 )
 @click.option(
     "--evaluate",
@@ -102,6 +109,8 @@ def command(
     """
     if repo is not None and dry_run:
         raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+    if asked["as_patch"] and (with_evaluation or repo is not None):
+        raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
     from evals.exporting import ExportRequest, run_export
     from surgery.publishing.upload import check_destination
@@ -122,13 +131,27 @@ def command(
     if export is None:
         _print_plan(prepared.plan.to_json(), as_json)
         return
-    if materials is None:
+    _note_cast(export.plan)
+    if request.as_patch:
+        note(
+            "To make the checkpoint, run: "
+            f"attn-surgery apply-patch {request.model} {export.output} --output DIR"
+        )
+    elif materials is None:
         note(
             "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
     if not _finish_export(prepared.model, export, materials, repo, as_json):
         raise click.exceptions.Exit(3)
+
+
+def _note_cast(plan: Plan) -> None:
+    if plan.one_hot is not None and (context := plan.cast_context or 0) <= plan.one_hot.num_offsets:
+        note(
+            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
+            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
+        )
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any], dry_run: bool) -> Materials:
@@ -168,6 +191,11 @@ def _finish_export(
         edit = f"{export.plan.spec} attention-free ({export.plan.variant}, "
         edit += f"{export.plan.layout.NAME})"
         echo(f"{export.output}: {edit}, {decimal(result['bytes'])}")
+        for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
+            if fit["r2"] is not None:
+                shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None
+                stored = "" if shared is None else f", {shared:.3f} with one map for each group"
+                echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
     try:
         if materials is not None:
             from evals.evaluation.evaluating import evaluate_exports
@@ -217,5 +245,6 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
+        echo(f"{'after a cast:':<12}exact in contexts of up to {plan['cast_context']:,} tokens")
     for change in plan["changes"]:
         echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")

@@ -51,8 +51,8 @@ def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
-    OUT-search). Exports it to OUT, verifies it, and tries every attack on it. Report, model card,
-    and recipe go into OUT. After an interruption, run the same command again to continue.
+    OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
+    into OUT. After an interruption, run the same command again to continue.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed. OUT then holds the
