@@ -85,16 +85,18 @@ def test_no_attack_is_repeated_after_an_interruption(
 ) -> None:
     run, ran = Trials._run, []
 
-    def interrupted(self, selection, name):
-        if selection and selection[0].variant == "zero":  # neither the base nor the deepest blocks
-            ran.append(name)
-            if len(ran) == 2:
-                raise KeyboardInterrupt
+    def counted(self, selection, name):
+        ran.append((selection, name))
+        if len(ran) == most:
+            raise KeyboardInterrupt
         return run(self, selection, name)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trials, "_run", interrupted)
-        assert search(model, samples, texts, tmp_path / "out").code == 130
+    monkeypatch.setattr(Trials, "_run", counted)
+    most = None
+    assert search(model, samples, texts, tmp_path / "once").code == 0
+    most, ran[:] = len(ran), []
+    assert search(model, samples, texts, tmp_path / "out").code == 130
+    ran.clear()
     outcome = search(model, samples, texts, tmp_path / "out")
     assert "edits are already measured" in outcome.stderr
     assert outcome.json | {"plan": ""} == found[0] | {"plan": ""}
