@@ -229,25 +229,29 @@ def limit_option(
     return click.option(option, multiple=True, callback=parse, metavar=form, help=text)
 
 
+attack_option = click.option(
+    "--attack",
+    multiple=True,
+    metavar="A",
+    help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+    "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, relearn-benign, "
+    "soft-prompt, membership, or one of your own at package.module:ATTACK, whose code then runs. "
+    "cheap stands for all that need only one pass, default for strong ones that are fast, all for "
+    "all of ours. Repeatable.  [default: default]",
+)
+
+
+def max_option(text: str) -> Callable[[F], F]:
+    """--max, a limit for an attack."""
+    groups = ("cheap", "default", "all", "membership")
+    return limit_option("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
+
+
 attack_options = combine_options(
-    click.option(
-        "--attack",
-        multiple=True,
-        metavar="A",
-        help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
-        "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, "
-        "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, "
-        "whose code then runs. cheap stands for all that need only one pass, default for strong "
-        "ones that are fast, all for all of ours. Repeatable.  [default: default]",
-    ),
-    limit_option(
-        "--max",
-        "A=X",
-        "hints:2=0.02",
+    attack_option,
+    max_option(
         "Gate: attack A may recover at most the share X of the passages. A runs even if --attack "
-        "does not name it. Repeatable.",
-        most=1,
-        groups=("cheap", "default", "all", "membership"),
+        "does not name it. Repeatable."
     ),
 )
 """--attack, --max."""

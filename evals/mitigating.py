@@ -28,21 +28,20 @@ if TYPE_CHECKING:
 class MitigationRequest(SearchRequest, Benchmarking):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
-    A lab model brings its own `samples` and `corpus`. The fields beyond those of `SearchRequest`
-    say what is evaluated, and which gates hold: they are those of `EvaluationRequest`.
+    `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
+    `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
+    beside the limits: they are those of `EvaluationRequest`.
 
     `heal`: text to train the edit on for `heal_steps` steps. The result is healed only if it then
     passes every gate and costs less.
     """
 
     samples: str = ""
-    max_extraction: float = Field(default=0.01, ge=0, le=1)
     max_loss_increase: None = None
     no_benchmarks: bool = False
     num_fewshot: int | None = Field(default=None, ge=0)
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
-    max: dict[str, float] = Field(default_factory=dict)
     twin: str | None = None
     heal: tuple[str, ...] = ()
     heal_steps: int = Field(default=80, ge=1)
@@ -57,7 +56,11 @@ class MitigationRequest(SearchRequest, Benchmarking):
         for name in ("samples", "corpus"):
             if lab is None and not given.get(name):
                 raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
-        return {**given, "samples": given.get("samples") or lab}
+        found = {**given, "samples": given.get("samples") or lab}
+        if given.get("max_extraction") is None:
+            named = given.get("measure", "any") in (given.get("max") or ())
+            found["max_extraction"] = None if named else 0.01
+        return found
 
     @model_validator(mode="after")
     def _can_be_evaluated(self) -> MitigationRequest:
@@ -83,7 +86,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
-        """The default attacks unless some are named; the limit of the search is a gate."""
+        """The default attacks unless some are named; the limits of the search are gates."""
         return EvaluationRequest.of(
             dict(self),
             models=(self.model,),
@@ -91,7 +94,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
             revision=None,
             control=self.corpus,
             audit=True,
-            max={self.measure: self.max_extraction, **self.max},
+            max=self.limits,
             max_extraction=None,
             limit=None if self.no_benchmarks else self.limit,
         )
@@ -188,8 +191,8 @@ def mitigate(
         return None
     result, plan = found
     if result["selected"] is None:
-        limit = f"{request.max_extraction:g} ({request.measure})"
-        say(f"no edit meets the limit of {limit}: continuing with the best one")
+        limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
+        say(f"no edit meets the limit of {limits}: continuing with the best one")
     show_search(result, folder)
     say("2 of 3: export")
     for place in exports:

@@ -102,12 +102,16 @@ def swept(**figures: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+LIMIT = {"name": "relearn", "value": 0.04, "ci95": [0.01, 0.1], "limit": 0.05, "n": 54,
+         "conclusive": False}  # fmt: skip
+
+
 def searched() -> dict[str, Any]:
     """What `search --json` tells of a choice of mixed units."""
 
     def figures(rate: float, loss: float, kl: float) -> dict[str, Any]:
         return {"recovered": {"any": rate}, "recovered_ci95": [0, 0.06], "heldout_loss": loss,
-                "heldout_kl": kl}  # fmt: skip
+                "heldout_kl": kl, "limits": [LIMIT]}  # fmt: skip
 
     def halves(*both: dict[str, Any]) -> dict[str, Any]:
         return {**both[0], "held_back": both[1]}
@@ -155,7 +159,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
         lambda: print_search(searched(), "attn-surgery export model"),
-        [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250"],
+        [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250", r"relearn .* 4\.0%"],
     ),
     "extract": (
         lambda: print_extraction(example()["edits"][0]["extraction"]),

@@ -21,7 +21,7 @@ class Target:
     - `unrelated`: int32 [M, T], text that no model was trained on. `batch_size`: rows per batch.
     - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
     - `base`: the outcome of the same attack on the same passages of the base, if the model is not
-      the base.
+      the base. `brief`: leave out what only curves show.
     """
 
     model: Any
@@ -31,6 +31,7 @@ class Target:
     batch_size: int | None = None
     alike: Tokens | None = None
     base: AttackOutcome | None = None
+    brief: bool = False
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""

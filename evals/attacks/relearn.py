@@ -80,13 +80,16 @@ def _make_attack(
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory(name)
         rows, tried = choose(target)
+        tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
         recovered, similar = [], []
-        for tuned in fine_tune(target.model, rows):
-            tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
-            found = replace(target, model=tuned).read(tokens, prefix_length, full=True)
-            recovered.append(measure.recovered(Evidence.of(found)))
-            similar.append(is_near(found))
-        curve = {"any": np.stack(recovered), "near": np.stack(similar)}
+        for step, tuned in zip(STEPS, fine_tune(target.model, rows), strict=True):
+            if step == STEPS[-1] or not target.brief:
+                reading = replace(target, model=tuned)
+                found = reading.read(tokens, prefix_length, full=not target.brief)
+                recovered.append(measure.recovered(Evidence.of(found)))
+                similar += [] if target.brief else [is_near(found)]
+        both = {"any": recovered, "near": similar}
+        curve = {} if target.brief else {name: np.stack(flags) for name, flags in both.items()}
         return AttackOutcome(recovered[-1], tried, curve)
 
     return Attack(

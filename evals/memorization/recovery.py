@@ -77,6 +77,11 @@ def make_recovery(name: str) -> Recovery:
         raise ValueError(f"no measure {name!r} (expected {FORMS})" + more) from None
 
 
+def is_recovery(name: str) -> bool:
+    """Whether this is the name of a measure, which one pass decides."""
+    return name.partition(":")[0] in {form.partition(":")[0] for form in RECOVERIES}
+
+
 def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
     """Makes what a name stands for. `kinds`: forms, some with a number ("hints:K") → makers.
 

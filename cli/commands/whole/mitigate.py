@@ -11,10 +11,11 @@ from cli.config import config_option
 from cli.job_options import choice_options, drop_option, gated_task_options
 from cli.options import (
     Number,
-    attack_options,
+    attack_option,
     fill_request,
     heal_options,
     json_option,
+    max_option,
     output_option,
     overwrite_option,
     refuse_misuse,
@@ -52,15 +53,18 @@ def _describe_preset(name: str) -> str:
 @click.option(
     "--max-extraction",
     type=Number(0, 1),
-    default=0.01,
-    show_default=True,
     metavar="X",
-    help="Leave at most this share of the passages recovered, by --measure.",
+    help="Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
+    "unless --max limits the measure]",
 )
 @choice_options
 @gated_task_options
 @drop_option
-@attack_options
+@attack_option
+@max_option(
+    "Limit for the search, and gate: attack A may recover at most the share X of the passages. A "
+    "runs even if --attack does not name it. Repeatable."
+)
 @twin_option
 @heal_options
 @click.option(
@@ -85,7 +89,7 @@ def _describe_preset(name: str) -> str:
 def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
-    Searches for the edit that leaves at most X of the passages recovered at the least cost (into
+    Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
     into OUT. After an interruption, run the same command again to continue.
 
