@@ -155,10 +155,10 @@ def apply_patch(
 
 def _read_file(
     name: str, held: Mapping[str, StoredTensor], source: Checkpoint
-) -> Iterator[bytes | memoryview]:
+) -> Iterator[bytes | bytearray | memoryview]:
     """Yields the content of a file of the result."""
     if _HEADER + name in held:
-        header = held[_HEADER + name].read()
+        header = bytes(held[_HEADER + name].read())
         yield header
         entries = parse_json(header[8:])
         entries.pop("__metadata__", None)

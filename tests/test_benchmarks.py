@@ -18,9 +18,10 @@ from scipy.stats import binomtest
 from tiny_tokenizer import tiny_model, tiny_tokenizer
 
 from evals.benchmarks.cache import BaselineCache
+from evals.benchmarks.request import Benchmarking
 from evals.benchmarks.running import Benchmarks, write_results
 from evals.benchmarks.scores import choose_metric
-from evals.benchmarks.tasks import SUITES, find_tasks
+from evals.benchmarks.tasks import QUICK_LIMIT, SUITES, find_tasks
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
@@ -375,3 +376,10 @@ def test_a_task_that_no_report_can_name_is_refused_before_any_work(tmp_path: Pat
 
     with pytest.raises(MeasurementError, match=r"blanks.*got my task.*rename the task"):
         find_tasks(["my task"], [tmp_path], make)
+
+
+def test_the_quick_suite_is_limited_unless_you_say_otherwise() -> None:
+    assert set(SUITES["quick"]) < set(SUITES["standard"])
+    assert Benchmarking(suite="quick").limit == QUICK_LIMIT
+    assert Benchmarking(suite="quick", limit=7).limit == 7
+    assert Benchmarking(suite="standard").limit is None
