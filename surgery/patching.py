@@ -160,7 +160,7 @@ def _read_file(
     if _HEADER + name in held:
         header = bytes(held[_HEADER + name].read())
         yield header
-        entries = parse_json(header[8:])
+        entries = parse_json(bytes(header[8:]))
         entries.pop("__metadata__", None)
         for tensor in sorted(entries, key=lambda key: entries[key]["data_offsets"]):
             yield from (held.get(tensor) or source.tensors[tensor]).read_pieces()
