@@ -124,7 +124,7 @@ def apply_patch(
     held = {tensor.info.name: tensor for tensor in read_header(patch)[0]}
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         if _FILE + MANIFEST not in held:
-            fix = "give a file that `export --as-patch` wrote"
+            fix = "give a file that `export` wrote with `as_patch`"
             raise ManifestError("is not a patch", where=patch, fix=fix)
         (folder / MANIFEST).write_bytes(held[_FILE + MANIFEST].read())
         manifest = read_manifest(folder)

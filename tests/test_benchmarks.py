@@ -237,7 +237,8 @@ def test_offline_mode_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
         "task local_choice: offline mode is on, and its data were not downloaded before; "
-        "unset HF_HUB_OFFLINE, or give local task files with `include_paths`"
+        "unset HF_HUB_OFFLINE, use `suite=lab`, whose data come along, or name local tasks with "
+        "`tasks` and `include_path`"
     )
 
 
@@ -247,7 +248,8 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
     started = time.monotonic()
     assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
         "task local_choice: the connection to the Hub failed, and its data were not downloaded "
-        "before; check the network and HF_ENDPOINT, or give local task files with `include_paths`"
+        "before; check the network and HF_ENDPOINT, use `suite=lab`, whose data come along, or "
+        "name local tasks with `tasks` and `include_path`"
     )
     assert time.monotonic() - started < 20  # its own client would try five times
 
