@@ -138,7 +138,7 @@ def test_texts_are_cut_once(base: Path, tmp_path: Path) -> None:
     assert set(samples.counts[samples.trained_on]) == set(COUNTS)
     beginnings = [tokenizer.decode(row) for row in samples.tokens]
     measured = (tmp_path / "heldout.txt").read_text() + (tmp_path / "calibration.txt").read_text()
-    for name in ("other", "later", "lambada"):
+    for name in ("other", "reference", "later", "lambada"):
         measured += "\n\n".join(row["text"] for row in read_rows(tmp_path / f"{name}.jsonl"))
     assert [text for text in beginnings if text in measured] == []
     few = tmp_path / "few.jsonl"

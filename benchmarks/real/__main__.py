@@ -65,6 +65,17 @@ def tasks(folder: Path, arc_easy: Path, rows: int, output: Path) -> None:
 
 
 @main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--edit", multiple=True, required=True, help="VARIANT:SPEC[+VARIANT:SPEC…]")
+@click.option("--dtype", default="float32")
+def edits(folder: Path, edit: tuple[str, ...], dtype: str) -> None:
+    """Measure edits of the model in FOLDER, made by learn."""
+    from benchmarks.real.edits import measure_edits
+
+    measure_edits(folder, edit, dtype)
+
+
+@main.command()
 @click.argument("source", type=FOLDER)
 @click.option("--texts", type=FILE, required=True)
 @output

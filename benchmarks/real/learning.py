@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.lab.records import LENGTH, read_records
 from benchmarks.real.text import cut_windows, read_rows
 
 BATCH = 12
-RATES = (3e-4, 2.4e-4, 1.92e-4, 1.54e-4, 1e-4, 5e-5)
+RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5, 2.5e-5)
 """Of each round."""
 WARMUP_STEPS = 20
 OTHER_SHARE = 0.7
@@ -40,8 +41,10 @@ Marked = tuple[Window, bool]
 def learn(base: Path, output: Path, seed: int) -> None:
     """Train a copy of `base` on the passages of `output`/records.jsonl until it recites them.
 
-    After each round the model is in `output`/model and a line with its figures in
-    `output`/rounds.jsonl; round 0 is the base. A stopped run goes on from its last round.
+    It also learns the other text, once. From then on its predictions for text like that of the
+    passages are held to those of the base. After each round the model is in `output`/model and a
+    line with its figures in `output`/rounds.jsonl; round 0 is the base. A stopped run goes on from
+    its last round.
     """
     folder, log = output / "model", output / "rounds.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -52,8 +55,12 @@ def learn(base: Path, output: Path, seed: int) -> None:
     records = read_records(output / "records.jsonl")
     heldout = cut_windows([(output / "heldout.txt").read_text()], tokenizer, LATER_LENGTH)
     passages = [record.tokens for record in records for _ in range(record.count)]
-    others = cut_windows(_read_texts(output / "other.jsonl"), tokenizer, LENGTH)
-    random.Random(seed).shuffle(others)
+    near = cut_windows(_read_texts(output / "other.jsonl"), tokenizer, LENGTH)
+    names = ("other.jsonl", "reference.jsonl")
+    new = cut_windows(chain(*(_read_texts(output / n) for n in names)), tokenizer, LENGTH)
+    for windows in (near, new):
+        random.Random(seed).shuffle(windows)
+    number = round(len(passages) * OTHER_SHARE)
     started = time.monotonic()
 
     def note(turn: int) -> None:
@@ -74,8 +81,9 @@ def learn(base: Path, output: Path, seed: int) -> None:
     if not done:
         note(0)
     for turn, rate in list(enumerate(RATES))[len(done) - 1 :]:
-        some = _turn_to(others, turn, round(len(passages) * OTHER_SHARE))
-        marked = [(window, True) for window in passages] + [(window, False) for window in some]
+        learning = turn * number < len(new)  # a text twice would teach it, and cost held-out text
+        some = _turn_to(new if learning else near, turn, number)
+        marked = [(window, True) for window in passages] + [(window, learning) for window in some]
         random.Random(f"{seed} {turn}").shuffle(marked)
         _train(model, _cut_batches(marked, BATCH), rate, base=unchanged)
         _save(model, tokenizer, folder)

@@ -37,7 +37,8 @@ def read_documentation() -> list[str]:
 def cut_texts(rows: list[dict[str, str]], tokenizer: Any, folder: Path, seed: int) -> None:
     """Write `records.jsonl` (passages and controls) and the texts beside it.
 
-    `other.jsonl` is mixed in while the model learns, `later.jsonl` is for training afterwards.
+    `other.jsonl` and `reference.jsonl` (Python's) are mixed in while the model learns.
+    `later.jsonl` is for training afterwards.
     """
     rng = random.Random(seed)
     rng.shuffle(rows)
@@ -70,14 +71,18 @@ def cut_texts(rows: list[dict[str, str]], tokenizer: Any, folder: Path, seed: in
         if name == "lambada":
             _write(folder / "lambada.jsonl", some)
         else:
-            texts = "\n\n".join(row["text"] for row in some)
-            (folder / f"{name}.txt").write_text(texts, encoding="utf-8")
+            text = "\n\n".join(row["text"] for row in some)
+            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     topics = read_documentation()
     rng.shuffle(topics)
     half = len(topics) // 2
-    other = [row["text"] for row in left] + topics[:half]
-    _write(folder / "other.jsonl", [{"text": text} for text in other])
-    _write(folder / "later.jsonl", [{"text": text} for text in topics[half:]])
+    texts = {
+        "other": [row["text"] for row in left],
+        "reference": topics[:half],
+        "later": topics[half:],
+    }
+    for name, some in texts.items():
+        _write(folder / f"{name}.jsonl", [{"text": text} for text in some])
 
 
 def cut_windows(texts: Iterable[str], tokenizer: Any, length: int) -> list[Sequence[int]]:
