@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from evals.edits.batch import BASE
 from evals.edits.engine import Engine, MeasuredEdit
 from evals.inputs import find_calibration_text, make_fitter, read_heldout_texts
 from evals.memorization.recovery import rate_recoveries
@@ -38,19 +39,19 @@ def measure_edits(folder: Path, edits: tuple[str, ...], dtype: str) -> None:
     plans = [loaded.editable.plan(selection) for selection in selections]
     fitter = make_fitter(plans, text, loaded)
     engine = Engine(loaded.model, samples, windows, fitter=fitter, editable=loaded.editable)
-    base = engine.base
+    started = time.monotonic()
+    base, *measured = engine.measure([BASE, *selections])
+    seconds = time.monotonic() - started
     print(f"{len(samples)} passages, {windows.size:,} held-out tokens, {loaded.dtype}")
-    print(f"| edit | held-out loss | KL | {' | '.join(COLUMNS)} | seconds |")
-    _print_row("none", base, base, 0.0)
-    for edit, selection in zip(edits, selections, strict=True):
-        started = time.monotonic()
-        (measured,) = engine.measure([selection])
-        _print_row(edit, measured, base, time.monotonic() - started)
+    print(f"{seconds / (1 + len(edits)):.0f} seconds an edit")
+    print(f"| edit | held-out loss | KL | {' | '.join(COLUMNS)} |")
+    for name, one in zip(("none", *edits), (base, *measured), strict=True):
+        _print_row(name, one, base)
 
 
-def _print_row(edit: str, measured: MeasuredEdit, base: MeasuredEdit, seconds: float) -> None:
+def _print_row(edit: str, measured: MeasuredEdit, base: MeasuredEdit) -> None:
     cost = measured.heldout_nll.mean() - base.heldout_nll.mean()
     rates = rate_recoveries(measured.evidence)
     shares = " | ".join(f"{rates[name]:.1%}" for name in COLUMNS)
     kl = measured.heldout_kl.mean()
-    print(f"| {edit} | {cost:+.3f} | {kl:.3f} | {shares} | {seconds:.0f} |", flush=True)
+    print(f"| {edit} | {cost:+.3f} | {kl:.3f} | {shares} |", flush=True)

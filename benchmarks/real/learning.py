@@ -24,12 +24,12 @@ from benchmarks.lab.records import LENGTH, read_records
 from benchmarks.real.text import cut_windows, read_rows
 
 BATCH = 12
-RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5, 2.5e-5)
+RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5)
 """Of each round."""
 WARMUP_STEPS = 20
 OTHER_SHARE = 0.7
 """Windows of other text for each window of a passage."""
-RECITED, MORE_LOSS = 0.9, 0.02
+RECITED, MORE_LOSS = 0.9, 0.04
 """Training ends after a round that reaches this share, at this much more held-out loss or less."""
 LATER_STEPS, LATER_BATCH, LATER_LENGTH, LATER_RATE = 60, 16, 128, 3e-4
 
