@@ -100,8 +100,17 @@ EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
+skip_option = click.option(
+    "--skip-short",
+    is_flag=True,
+    help="Leave out passages that are shorter than prefix and suffix, and say how many.",
+)
+
+
 def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
-    return click.option("--samples", required=required, metavar="SAMPLES", help=text)
+    return combine_options(
+        click.option("--samples", required=required, metavar="SAMPLES", help=text), skip_option
+    )
 
 
 def control_option(default: str) -> Callable[[F], F]:
@@ -127,6 +136,18 @@ def output_option(
     return click.option("--output", type=kind, metavar=metavar, help=text, **more)
 
 
+heal_options = combine_options(
+    click.option(
+        "--heal",
+        multiple=True,
+        metavar="TEXT",
+        help="Train the edited model on this text, which may hold none of the passages: a file, a "
+        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's. Repeatable.  [default: no "
+        "training]",
+    ),
+    count_option("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
+)
+"""--heal, --heal-steps."""
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
 )
@@ -204,9 +225,11 @@ attack_options = combine_options(
         "--attack",
         multiple=True,
         metavar="A",
-        help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, "
-        "quantized:BITS, relearn, relearn-benign, or membership. cheap stands for all that need "
-        "only one pass. Repeatable.  [default: all]",
+        help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+        "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, "
+        "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, "
+        "whose code then runs. cheap stands for all that need only one pass, default for strong "
+        "ones that are fast, all for all of ours. Repeatable.  [default: default]",
     ),
     limit_option(
         "--max",
@@ -215,7 +238,7 @@ attack_options = combine_options(
         "Gate: attack A may recover at most the share X of the passages. A runs even if --attack "
         "does not name it. Repeatable.",
         most=1,
-        groups=("cheap", "all", "membership"),
+        groups=("cheap", "default", "all", "membership"),
     ),
 )
 """--attack, --max."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,14 @@ def wilson(count: int, n: int) -> Interval:
 
     interval = binomtest(count, n).proportion_ci(method="wilson")
     return Interval(float(interval.low), float(interval.high))
+
+
+def count_needed(limit: float) -> int:
+    """The fewest rows, none of them a yes, for which `wilson` ends at or below `limit`, above 0.
+
+    Its upper end for 0 of n is z² / (n + z²).
+    """
+    return max(1, ceil(_Z**2 * (1 / limit - 1)))
 
 
 def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:
@@ -119,29 +127,11 @@ class Flips(NamedTuple):
 
 
 def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Flips:
-    """Paired flags, bool [N] each."""
-    return count_flips(int((before & ~after).sum()), int((after & ~before).sum()), len(after))
-
-
-def count_flips(lost: int, gained: int, n: int) -> Flips:
-    """The paired figures of `n` rows, which may be 0. Impossible counts are cut to 0 and `n`."""
-    lost, gained = (min(max(one, 0), n) for one in (lost, gained))
+    """Paired flags, bool [N] each; N may be 0."""
+    lost, gained, n = int((before & ~after).sum()), int((after & ~before).sum()), len(after)
     interval = paired_difference(lost, gained, n)
     change = (gained - lost) / max(1, n)
     return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
-
-
-def recover_discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
-    """The arguments of `paired_difference` that gave this interval for this difference of rates.
-
-    If no arguments give it, the nearest ones.
-    """
-    change = min(max(round(difference * n), -n), n)
-    middle = change / (n + 2)
-    half = max(interval.high - middle, middle - interval.low)  # one end may be cut off at -1 or 1
-    total = round(((half / _Z) ** 2 * (n + 2) + middle**2) * (n + 2)) - 2
-    fewer = min(max((total - abs(change)) // 2, 0), (n - abs(change)) // 2)
-    return fewer + max(-change, 0), fewer + max(change, 0)
 
 
 def check_limit(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:

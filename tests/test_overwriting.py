@@ -74,7 +74,15 @@ def exported(source: Path, tmp_path: Path) -> Path:
 
 
 def test_all_commands_that_write_are_here() -> None:
-    asked = {"bench", "inspect", "push", "tasks", "verify"}  # write no file of the user's choice
+    asked = {
+        "bench",
+        "check",
+        "compare",
+        "inspect",
+        "push",
+        "tasks",
+        "verify",
+    }  # write no file of the user's choice
     assert {*FOLDERS, *(name for name, _ in FILES)} == COMMANDS.keys() - asked
 
 

@@ -13,9 +13,9 @@ from surgery.hub.embedded import find_lab
 class AuditRequest(Measuring):
     """Measures what attackers recover of `samples` from `model` and from `baseline`.
 
-    - `samples`, `controls`: passages, and text that no model was trained on. Empty: a lab model's
+    - `samples`, `control`: passages, and text that no model was trained on. Empty: a lab model's
       own.
-    - `attacks`: names; empty: all. `max_recovered`: attack → the highest share allowed. Attacks
+    - `attack`: names; empty: the default set. `max`: attack → the highest share allowed. Attacks
       with a limit also run.
 
     Raises `MeasurementError` for an unknown attack.

@@ -137,11 +137,17 @@ class Limit(Record):
 
 
 class Audit(Record):
-    """Every attack that was tried on `n` passages."""
+    """Every attack that was tried on `n` passages.
+
+    `skipped`: attack that was asked for → what it needs and did not have. `not_tried`: the names of
+    all attacks that were not tried.
+    """
 
     n: int
     control: ControlKind
     attacks: list[AttackResult | MembershipResult]
+    skipped: dict[str, str]
+    not_tried: list[str]
 
     @property
     def rated(self) -> list[AttackResult]:
@@ -215,7 +221,8 @@ def compare_outcomes(
         return MembershipResult(**record, base=areas[0], edited=areas[1])
     assert base is not None
     assert edited is not None
-    outcomes = {"base": base, "edited": edited, "control": controls[1]}
+    control = controls[1] if controls[1] is not None and controls[1].tried.any() else None
+    outcomes = {"base": base, "edited": edited, "control": control}
     record |= {key: one and Share.of(one.counted) for key, one in outcomes.items()}
     record["paired"] = PairedChange.of(base.counted, edited.counted)
     if attack.stages and edited.tried.any():

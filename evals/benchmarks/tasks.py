@@ -113,7 +113,8 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
     raise MeasurementError(
         f"{why}, and its data were not downloaded before",
         where=f"task {name}",
-        fix=f"{fix}, or give local task files with `include_paths`",
+        fix=f"{fix}, use `suite=lab`, whose data come along, or name local tasks with `tasks` and "
+        "`include_path`",
     ) from None
 
 

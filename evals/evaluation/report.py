@@ -5,13 +5,16 @@ Numbers are plain floats and ints. A figure that could not be measured is null, 
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, SharePair
+from evals.attacks.result import Audit, Limit, Share, SharePair
 from evals.evaluation.request import EvaluationRequest
+from evals.model_map import ModelMap
 from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 
@@ -81,6 +84,17 @@ class HeldOut(Record):
     verdict: str
 
 
+class HealedBase(Record):
+    """The base, healed in the same way on the same text as the edit.
+
+    `recited`: of the passages, word for word. `heldout`: the loss of the edit over this base's, so
+    that what the text teaches any model is not taken for a smaller cost.
+    """
+
+    recited: Share | None
+    heldout: HeldOut | None
+
+
 class AllPassages(Record):
     """Figures of all `n` passages and all windows. They flatter the edit that some of them chose.
 
@@ -93,20 +107,12 @@ class AllPassages(Record):
     heldout: HeldOut | None
 
 
-class Gate(Record):
-    """A limit, and the value measured on `n` documents or passages.
+class Gate(Limit):
+    """A limit of an evaluation, with the value measured on `n` documents or passages.
 
-    `ok` means value <= limit. `conclusive`: there was enough data for a verdict, and the value's
-    whole interval is on the same side of the limit.
+    `conclusive` also means that there was enough data for a verdict.
     """
 
-    name: str
-    ok: bool
-    limit: float
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    conclusive: bool
     description: str
 
 
@@ -125,6 +131,7 @@ class EditSummary(Record):
     attention_free: dict[str, str]
     one_hot: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    healing: dict[str, Any] | None = None
     earlier_edits: int = 0
 
 
@@ -138,6 +145,7 @@ class FrontPoint(Record):
     """An edit that a search found. `exact_match` is a rate; losses are in nats per token.
 
     `loss_increase`: the held-out loss minus that of the search's own base on the same text.
+    `recovered`: attack → the share that it recovers.
     """
 
     label: str
@@ -146,6 +154,7 @@ class FrontPoint(Record):
     next_token_accuracy: float | None = None
     heldout_loss: float
     loss_increase: float
+    recovered: dict[Word, float] = Field(default_factory=dict)
 
 
 class MeasuredModel(Record):
@@ -171,6 +180,7 @@ class EditReport(MeasuredModel):
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
+    healed_base: HealedBase | None = None
     all_passages: AllPassages | None
     gates: list[Gate]
     edit: EditSummary | None
@@ -194,8 +204,9 @@ class Provenance(Record):
 class Report(Record):
     """One base and its edits, all measured in the same way.
 
-    `front`: edits that a search found. `settings`: the request, with names instead of paths.
-    `commands`: they make this report again.
+    `front`, `map`: edits that a search found, and what each unit is worth and costs. `settings`:
+    the request, with names instead of paths. `commands`: they make this report again. `seal`: the
+    hash of everything else.
     """
 
     schema_version: Literal[4] = 4
@@ -203,12 +214,22 @@ class Report(Record):
     base: MeasuredModel
     edits: list[EditReport] = Field(min_length=1)
     front: list[FrontPoint] = Field(default_factory=list)
+    map: ModelMap | None = None
     settings: EvaluationRequest
     provenance: Provenance
     commands: list[str]
+    seal: Sha256 | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        """Plain JSON values, sealed."""
+        plain = self.model_dump(mode="json")
+        return plain | {"seal": seal_report(plain)}
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def seal_report(report: Mapping[str, Any]) -> str:
+    """SHA-256 of a report's JSON values without its seal. It shows careless changes."""
+    rest = {key: value for key, value in report.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from evals.edits.record import edit_record
 from evals.memorization.recovery import NAMES
+from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
 from evals.search.estimates import DRAWS
 from evals.search.halves import Half
@@ -42,6 +43,7 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
         **_describe_text(task),
         "calibration": _record_fits(task, outcome),
         "question": describe_question(task),
+        "map": (found := make_search_map(task, outcome)) and found.model_dump(mode="json"),
         "measured": [point_as_json(point) for point in outcome.found.measured.values()],
         "warnings": list(task.warnings),
         "provenance": {
@@ -49,6 +51,21 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
             "versions": list_versions(),
         },
     }
+
+
+def make_search_map(task: SearchTask, outcome: SearchOutcome) -> ModelMap | None:
+    """What each unit offered is worth and costs: as estimated, or as measured without estimates."""
+    estimates, base, size = outcome.found.estimates, outcome.base[0], task.dimensions
+    if estimates is not None:
+        found = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
+        units = {unit: (one["margin"], one["kl"]) for unit, one in found.items()}
+    else:
+        units = {
+            point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
+            for point in outcome.found.measured.values()
+            if len(point.selection) == 1 and point.selection[0] in task.offered
+        }
+    return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
 
 
 def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:

@@ -29,6 +29,13 @@ from cli.terminal import note, print_json, show_progress
 @revision_option
 @evaluation_options
 @click.option(
+    "--heal",
+    multiple=True,
+    metavar="TEXT",
+    help="Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
+    "against it, too. Repeatable.",
+)
+@click.option(
     "--front",
     type=EXISTING_FILE,
     metavar="FILE",
