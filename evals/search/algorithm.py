@@ -2,8 +2,7 @@
 
 Without estimates, it measures all sets of units, and the answer is the best there is. With them:
 
-1. Compose sets that should leave less and less recovered, and measure them; then more of the last,
-   while corrections have not brought one to the goal.
+1. Compose sets that should leave less and less recovered, and measure them.
 2. In rounds, compose new sets, and measure them and some that differ from the best so far by one
    unit, until two rounds find nothing better.
 3. Measure a few whole blocks and pairs of blocks that might be better: a plain scan finds those.
@@ -66,9 +65,6 @@ def find(
     aim = max(goal.rates(estimates.passages)[0], 0.1 / estimates.passages)
     for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
         found.measure(_compose_sets(found, float(rate)))
-    for _ in range(_STEPS):  # a set far from the goal has no neighbors that are near it
-        if not found.met:
-            found.measure(_compose_sets(found, aim))
     _improve(found, aim)
     found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=_TRIED)
     _improve(found, aim)
