@@ -172,15 +172,15 @@ def mitigate(
     `SurgeryError`, and a `ValueError` for a request that contradicts itself.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
-    look_up(request.model, request.revision)  # before the imports, which take seconds
     assert evaluation_request.attacks  # all are known
+    folder, begun = find_begun(request, output, overwrite=overwrite)
+    look_up(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
     from surgery.record.manifest import RECIPE
 
-    folder, begun = find_begun(request, output, overwrite=overwrite)
     exports = request.list_exports(output)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
