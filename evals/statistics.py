@@ -119,29 +119,11 @@ class Flips(NamedTuple):
 
 
 def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Flips:
-    """Paired flags, bool [N] each."""
-    return count_flips(int((before & ~after).sum()), int((after & ~before).sum()), len(after))
-
-
-def count_flips(lost: int, gained: int, n: int) -> Flips:
-    """The paired figures of `n` rows, which may be 0. Impossible counts are cut to 0 and `n`."""
-    lost, gained = (min(max(one, 0), n) for one in (lost, gained))
+    """Paired flags, bool [N] each; N may be 0."""
+    lost, gained, n = int((before & ~after).sum()), int((after & ~before).sum()), len(after)
     interval = paired_difference(lost, gained, n)
     change = (gained - lost) / max(1, n)
     return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
-
-
-def recover_discordant(difference: float, interval: Interval, n: int) -> tuple[int, int]:
-    """The arguments of `paired_difference` that gave this interval for this difference of rates.
-
-    If no arguments give it, the nearest ones.
-    """
-    change = min(max(round(difference * n), -n), n)
-    middle = change / (n + 2)
-    half = max(interval.high - middle, middle - interval.low)  # one end may be cut off at -1 or 1
-    total = round(((half / _Z) ** 2 * (n + 2) + middle**2) * (n + 2)) - 2
-    fewer = min(max((total - abs(change)) // 2, 0), (n - abs(change)) // 2)
-    return fewer + max(-change, 0), fewer + max(change, 0)
 
 
 def check_limit(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:

@@ -9,10 +9,11 @@ are those of its parts; gates decide the exit code; mistakes are found before an
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 import surgery
 from evals.evaluation.report import EditReport, Report
 from evals.evaluation.request import EvaluationRequest
-from evals.publication.report import check_figures, check_report
+from evals.publication.report import check_report
 from surgery.checkpoint.content import hash_file
 from surgery.errors import OutputError
 
@@ -295,25 +296,6 @@ def test_no_text_of_a_passage_is_written(work, done):
         assert len(text) < 8 or json.dumps(text)[1:-1] not in report
 
 
-UNDERIVED = {
-    r"edits/0/audit/attacks/\d+/seconds": "a time",
-    r"(base|edits/0)/size/.*": "of the models, which the report does not hold",
-    r"edits/0/tasks/\w+/num_fewshot": "a task may set its own",
-    r"edits/0/extraction/provenance/\w+/batch_size": "memory decides",
-    r".*/(next_token_accuracy|suffix_nll|extraction_strength|selectivity)(_difference)?/ci95/\d"
-    r"|edits/0/tasks/\w+/metrics/(perplexity|bits_per_byte)/ci95/\d":
-        "drawn from rows that the report does not hold",
-    r"edits/0/tasks/\w+/metrics/(perplexity|bits_per_byte)/p_value|edits/0/heldout/difference/p_value":
-        "a test of documents that the report does not hold",
-    r"edits/0/audit/attacks/\d+/curve/\w+/(any/[01]|near/\d)": "measured after other steps",
-    r"edits/0/edit/.*":
-        "the manifest tells it, which push and verify compare",
-    r"edits/0/passages/\d+/(baseline/)?(nll|count|first_divergence|next_token_accuracy)":
-        "a row's own, within what its other figures allow",
-}  # fmt: skip
-"""Numbers that no other figure of a report tells, and why. All others are refused when changed."""
-
-
 def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -322,37 +304,16 @@ def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         yield path, value
 
 
-def test_a_number_that_was_changed_is_refused(done):
-    """Every number, one at a time, set to 0 and to 1."""
+def test_a_report_with_a_changed_number_is_refused(done):
+    """Every number, one at a time."""
     report = report_in(done[1]).to_dict()
-    check_figures(Report.model_validate(report), "report.json")
-    refused, accepted = 0, set()
+    check_report(report, Path("report.json"))
     for (*way, last), number in numbers(report):
-        place = report
-        for key in way:
-            place = place[key]
-        for other in {0, 1} - {number}:
-            place[last] = other
-            try:
-                check_figures(Report.model_validate(report), "report.json")
-            except (OutputError, ValueError):
-                refused += 1
-            else:
-                accepted.add("/".join(map(str, [*way, last])))
+        place = reduce(getitem, way, report)
+        place[last] = number + 1
+        with pytest.raises((OutputError, ValueError)):
+            check_report(report, Path("report.json"))
         place[last] = number
-    assert {path for path in accepted if not any(re.fullmatch(u, path) for u in UNDERIVED)} == set()
-    assert refused > 800, refused
-
-
-def test_what_contradicts_itself_is_not_published(done):
-    report = report_in(done[1]).to_dict()
-    report["edits"][0]["extraction"]["baseline"]["exact_match"]["rate"] = 0.0
-    with pytest.raises(OutputError) as refusal:
-        check_report(report, Path("report.json"))
-    assert str(refusal.value) == (
-        "report.json: contradicts itself: edits.extraction.baseline.exact_match.rate is 0, but the "
-        "rest implies 0.5; evaluate again, or remove it"
-    )
 
 
 def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
@@ -377,18 +338,8 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
     assert {"source", "versions", "report.json", "lm_eval"} == {c["name"] for c in whole["claims"]}
     verdict = edit_in(done[1]).verdict
     for name, old, new, said in (
-        (
-            "report.json",
-            '"count": 8',
-            '"count": 0',
-            "contradicts itself: edits.extraction.baseline.",
-        ),
-        (
-            "report.json",
-            verdict,
-            "It forgot all.",
-            "edits.verdict does not follow from its figures",
-        ),
+        ("report.json", '"count": 8', '"count": 0', "was changed after it was measured"),
+        ("report.json", verdict, "It forgot all.", "was changed after it was measured"),
         (
             "report.json",
             '"layout": "stock"',

@@ -5,7 +5,9 @@ Numbers are plain floats and ints. A figure that could not be measured is null, 
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -195,7 +197,7 @@ class Report(Record):
     """One base and its edits, all measured in the same way.
 
     `front`: edits that a search found. `settings`: the request, with names instead of paths.
-    `commands`: they make this report again.
+    `commands`: they make this report again. `seal`: the hash of everything else.
     """
 
     schema_version: Literal[4] = 4
@@ -206,9 +208,18 @@ class Report(Record):
     settings: EvaluationRequest
     provenance: Provenance
     commands: list[str]
+    seal: Sha256 | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        """Plain JSON values, sealed."""
+        plain = self.model_dump(mode="json")
+        return plain | {"seal": seal_report(plain)}
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def seal_report(report: Mapping[str, Any]) -> str:
+    """SHA-256 of a report's JSON values without its seal. It shows careless changes."""
+    rest = {key: value for key, value in report.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

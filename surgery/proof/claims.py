@@ -40,8 +40,8 @@ class RenderedReport:
 Render = Callable[[Mapping[str, Any], Path, bytes], RenderedReport]
 """The content of a report.json, its file, and its model's manifest → the report.
 
-Raises ValueError if it is not a report, and `OutputError` if it contradicts itself or the manifest,
-or holds anything that a report may not hold.
+Raises ValueError if it is not a report, and `OutputError` if it was changed, contradicts the
+manifest, or holds anything that a report may not hold.
 """
 
 
@@ -73,7 +73,7 @@ def check_report(folder: Path, report: RenderedReport) -> str:
         path = check_link(folder / name, folder)
         if path.is_file() and path.read_bytes() != report.files.get(name, "").encode():
             raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
-    return "its figures agree with each other and with surgery.json; nothing was measured again"
+    return "it is as it was written, and agrees with surgery.json; nothing was measured again"
 
 
 def check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) -> str:
