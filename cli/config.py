@@ -55,7 +55,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     negations = {
         off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts
     }
-    ctx.default_map = {}
+    ctx.default_map = dict(ctx.default_map or {})  # of --preset, if it came first
     for key, value in given.items():
         name = key.lstrip("-")
         if name in negations:

@@ -53,9 +53,10 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
         ),
         click.option(
             "--suite",
-            type=click.Choice(["standard", "lab"]),
-            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three "
-            f"tasks that need no download.  [default: {suite}]",
+            type=click.Choice(["standard", "quick", "lab"]),
+            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
+            "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
+            f"download.  [default: {suite}]",
         ),
         click.option(
             "--include-path",
@@ -75,6 +76,7 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
 
 gated_task_options = combine_options(
     task_options("the tasks of --suite", "lab for a lab model, standard for any other"),
+    click.option("--no-benchmarks", is_flag=True, help="Run no benchmark tasks."),
     count_option(
         "--num-fewshot", None, "Examples before each question.  [default: the task's own]", least=0
     ),
@@ -99,7 +101,9 @@ evaluation_options = combine_options(
         help="Gate: the model may still recite at most this share of the passages.",
     ),
     click.option(
-        "--audit", is_flag=True, help="Also try attacks. --attack and --max imply this option."
+        "--audit",
+        is_flag=True,
+        help="Also try the default attacks. --attack and --max imply this option.",
     ),
     attack_options,
 )

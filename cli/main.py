@@ -23,11 +23,14 @@ GROUPS: dict[str, dict[str, str]] = {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
         "verify": "Check that an exported folder is what its manifest says.",
+        "apply-patch": "Make the checkpoint that a patch of `export --as-patch` describes.",
     },
     "measure": {
+        "check": "Check which passages are usable, and whether there are enough.",
         "extract": "Test what a model recites, before and after an edit.",
         "audit": "Measure what an attacker recovers, before and after an edit.",
         "collect": "Find passages of a corpus that a model recites.",
+        "compare": "Show side by side what models write, before and after an edit.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
         "bench": "Compare the speed and memory of an edited model and its base.",
         "tasks": "Print the folder of lm-eval tasks.",
@@ -39,6 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",
         "reproduce": "Repeat a recorded edit and compare the result, file by file.",
+        "convert": "Save a model as a GGUF file, for llama.cpp.",
     },
     "whole": {
         "mitigate": "Search, export, verify, attack, and evaluate in one command.",
@@ -59,8 +63,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name}")
+        module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}")
         return with_config(module.command)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["help"]:  # help COMMAND
+            args = [*args[1:2], "--help"]
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -82,6 +91,8 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Make chosen blocks of a language model attention-free, save a checkpoint that loads anywhere,
     and measure what the model no longer recites and what it still can do.
+
+    `attn-surgery help COMMAND` explains a command.
 
     Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted.
     """

@@ -100,8 +100,17 @@ EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
+skip_option = click.option(
+    "--skip-short",
+    is_flag=True,
+    help="Leave out passages that are shorter than prefix and suffix, and say how many.",
+)
+
+
 def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
-    return click.option("--samples", required=required, metavar="SAMPLES", help=text)
+    return combine_options(
+        click.option("--samples", required=required, metavar="SAMPLES", help=text), skip_option
+    )
 
 
 def control_option(default: str) -> Callable[[F], F]:
@@ -116,6 +125,15 @@ def control_option(default: str) -> Callable[[F], F]:
     )
 
 
+def twin_option(command: F) -> F:
+    return click.option(
+        "--twin",
+        metavar="MODEL",
+        help="A model that never saw the passages, as a yardstick: results say how far the edit "
+        "goes from the base toward it.",
+    )(command)
+
+
 def layout_option(text: str) -> Callable[[F], F]:
     layouts = click.Choice(["auto", "stock", "compact"])
     return click.option("--layout", type=layouts, default="auto", show_default=True, help=text)
@@ -127,6 +145,18 @@ def output_option(
     return click.option("--output", type=kind, metavar=metavar, help=text, **more)
 
 
+heal_options = combine_options(
+    click.option(
+        "--heal",
+        multiple=True,
+        metavar="TEXT",
+        help="Train the edited model on this text, which may hold none of the passages: a file, a "
+        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's. Repeatable.  [default: no "
+        "training]",
+    ),
+    count_option("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
+)
+"""--heal, --heal-steps."""
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
 )
@@ -199,23 +229,29 @@ def limit_option(
     return click.option(option, multiple=True, callback=parse, metavar=form, help=text)
 
 
+attack_option = click.option(
+    "--attack",
+    multiple=True,
+    metavar="A",
+    help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+    "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, relearn-benign, "
+    "soft-prompt, membership, or one of your own at package.module:ATTACK, whose code then runs. "
+    "cheap stands for all that need only one pass, default for strong ones that are fast, all for "
+    "all of ours. Repeatable.  [default: default]",
+)
+
+
+def max_option(text: str) -> Callable[[F], F]:
+    """--max, a limit for an attack."""
+    groups = ("cheap", "default", "all", "membership")
+    return limit_option("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
+
+
 attack_options = combine_options(
-    click.option(
-        "--attack",
-        multiple=True,
-        metavar="A",
-        help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, perturbed, "
-        "quantized:BITS, relearn, relearn-benign, or membership. cheap stands for all that need "
-        "only one pass. Repeatable.  [default: all]",
-    ),
-    limit_option(
-        "--max",
-        "A=X",
-        "hints:2=0.02",
+    attack_option,
+    max_option(
         "Gate: attack A may recover at most the share X of the passages. A runs even if --attack "
-        "does not name it. Repeatable.",
-        most=1,
-        groups=("cheap", "all", "membership"),
+        "does not name it. Repeatable."
     ),
 )
 """--attack, --max."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +17,6 @@ LIMIT = 0.01
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 _NUM_RECORDS = 2  # their text is shown: they are synthetic, so nobody's
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What one model writes after a prefix, greedily. `right`: tokens as in the text that really
-    follows; `loss`: of that text, in nats per token."""
-
-    name: str
-    text: str
-    right: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """A text as prefix and suffix, and how each model continues the prefix."""
-
-    label: str
-    prefix: str
-    suffix: str
-    continuations: list[Continuation]
 
 
 def run_demo(
@@ -85,6 +63,7 @@ def run_demo(
         command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap"
         announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
         outputs = [deep_made, chosen_made]
+        materials = materials.with_search(made / "search" / "search.json")
         return evaluate_exports(prepared.model, materials, outputs, say=say, progress=progress)
 
 
@@ -97,50 +76,28 @@ def _list_owned(folder: Path) -> list[str]:
     return [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
 
 
-def continue_texts(output: Path) -> tuple[int, int, list[Excerpt]]:
-    """Lets base and edited models continue some planted records and ordinary text.
+def compare_texts(output: Path) -> dict[str, Any]:
+    """What base and edited models make of some planted records and of ordinary text.
 
-    Returns the lengths of prefix and suffix in tokens, and the excerpts.
+    As `evals.comparing.compare`, with texts.
     """
+    import numpy as np
+
+    from evals.comparing import CompareRequest, compare_passages, open_models
     from evals.lab import heldout_texts
     from evals.memorization.extraction import extract
-    from evals.models import open_model
-    from evals.samples import load_samples
+    from evals.samples import Samples, load_samples
 
-    models: dict[str, Any] = {"before": open_model(MODEL)}
-    models |= {name: open_model(str(output / place)) for name, place in PLACES.items()}
-    base, samples = models["before"], load_samples(MODEL)
-    prefix, suffix = samples.prefix_length, samples.suffix_length
-    recited = extract(base.model, samples).exact.nonzero()[0]
-    texts = {f"record {samples.ids[row]}": samples.tokens[row] for row in recited[:_NUM_RECORDS]}
-    texts["ordinary text"] = base.tokenizer(heldout_texts()[0])["input_ids"][: prefix + suffix]
-    excerpts = []
-    for label, tokens in texts.items():
-        ids = [int(token) for token in tokens]
-        given, follows = (base.tokenizer.decode(part) for part in (ids[:prefix], ids[prefix:]))
-        made = [_continue(name, loaded, ids, prefix) for name, loaded in models.items()]
-        excerpts.append(Excerpt(label, given, follows, made))
-    return prefix, suffix, excerpts
-
-
-def _continue(name: str, loaded: Any, ids: list[int], prefix: int) -> Continuation:
-    import torch
-
-    text = torch.tensor([ids])
-    given, follows = text[:, :prefix], text[0, prefix:]
-    with torch.no_grad():
-        logits = loaded.model(text[:, :-1]).logits[0, prefix - 1 :]
-    written = loaded.model.generate(
-        given,
-        attention_mask=torch.ones_like(given),
-        max_new_tokens=len(follows),
-        min_new_tokens=len(follows),
-        do_sample=False,
-        pad_token_id=0,
-    )[0, prefix:]
-    return Continuation(
-        name,
-        loaded.tokenizer.decode(written.tolist()),
-        right=int((written == follows).sum()),
-        loss=float(torch.nn.functional.cross_entropy(logits, follows)),
+    edited = tuple(str(output / place) for place in PLACES.values())
+    request = CompareRequest(base=MODEL, edited=edited, show_text=True)
+    models, samples = open_models(request), load_samples(MODEL)
+    recited = extract(models[0].model, samples).exact.nonzero()[0][:_NUM_RECORDS]
+    ordinary = models[0].tokenizer(heldout_texts()[0])["input_ids"][: samples.tokens.shape[1]]
+    texts = Samples(
+        tokens=np.asarray([*samples.tokens[recited], ordinary], dtype=np.int32),
+        prefix_length=samples.prefix_length,
+        ids=(*(f"record {samples.ids[row]}" for row in recited), "ordinary text"),
+        source=MODEL,
     )
+    rows = compare_passages(models, texts, request)
+    return {"models": [loaded.name for loaded in models], "rows": rows}

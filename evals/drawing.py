@@ -6,6 +6,7 @@ style, or a number repeats what a color says. Shares are in percent, and no lege
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,13 @@ _SETTINGS: Any = {
     "svg.hashsalt": "attn-surgery",
 }
 _LINES: dict[str, dict[str, Any]] = {  # from dark to light
-    "identity": {"color": "#000000", "marker": "o", "linestyle": "-"},
-    "zero": {"color": "#8f2d00", "marker": "s", "linestyle": "--"},
-    "mean": {"color": "#009e73", "marker": "^", "linestyle": "-."},
-    "linear": {"color": "#4a9bd9", "marker": "D", "linestyle": ":"},
-    "mixed": {"color": "0.35", "marker": "P", "linestyle": "-"},
+    "identity": {"color": "#000000", "marker": "o", "linestyle": "-", "markersize": 8.5},
+    "zero": {"color": "#8f2d00", "marker": "s", "linestyle": "--", "markersize": 6.5},
+    "mean": {"color": "#009e73", "marker": "^", "linestyle": "-.", "markersize": 5.0},
+    "linear": {"color": "#4a9bd9", "marker": "D", "linestyle": ":", "markersize": 3.0},
+    "mixed": {"color": "0.35", "marker": "P", "linestyle": "-", "markersize": 5.0},
 }
+"""Later ones are smaller, so that points in one place all show."""
 _DEPTH = "viridis_r"
 ALONE = {
     "head": "one head alone",
@@ -72,7 +74,10 @@ def draw(
 
 
 def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """Returns what `paint` draws on an empty figure as SVG for a page. Text stays text."""
+    """Returns what `paint` draws on an empty figure as SVG for a page. Text stays text.
+
+    Adds a legend as `draw` does.
+    """
     import warnings
     from io import StringIO
 
@@ -84,6 +89,7 @@ def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
         warnings.simplefilter("ignore")  # its own font lacks some letters; a browser has others
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
+        _add_legend(figure)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
 
@@ -115,12 +121,20 @@ def scatter_by_block(
     """Draws points (x, y, block) colored by block, from light to dark, which also works in gray.
 
     Whole blocks are squares with the block's number, heads dots, and groups of heads diamonds.
-    `kind`: "block", "group", or "head".
+    Blocks that share a place stand side by side. `kind`: "block", "group", or "head".
     """
+    from matplotlib.transforms import offset_copy
+
+    taken: Counter[tuple[float, float]] = Counter()
+    figure: Any = axes.get_figure()
     marker, size = {"block": ("s", 60), "group": ("D", 14), "head": ("o", 9)}[kind]
     label, whole = ALONE[kind], kind == "block"
     for number, (x, y, block) in enumerate(points):
         above = 3 + number / 1000 if whole else 2.0  # a point hides the number of one below it
+        place, where = (round(x, 1), round(y, 1)), axes.transData
+        if whole and taken[place]:
+            where = offset_copy(where, figure, x=8 * taken[place], units="points")
+        taken[place] += 1
         axes.scatter(
             x,
             y,
@@ -130,13 +144,14 @@ def scatter_by_block(
             vmax=num_blocks - 1,
             marker=marker,
             s=size,
+            transform=where,
             label="_again" if number else label,
             zorder=above,
         )
         if whole:
             middle = {"ha": "center", "va": "center_baseline"}
             color = "white" if 2 * block >= num_blocks else "black"
-            axes.text(x, y, str(block), middle, color=color, size=5, zorder=above)
+            axes.text(x, y, str(block), middle, color=color, size=5, zorder=above, transform=where)
 
 
 def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from evals.healing import (
+    find_healing_text,
+    heal_export,
+    open_recorded_text,
+    read_healing_text,
+)
 from evals.inputs import (
     Progress,
     Say,
@@ -20,10 +28,11 @@ from evals.running.request import Request
 from surgery.record.plan_file import PlanFile, read_plan_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
+    from surgery.fitting.calibration import Text
     from surgery.proof.reproduction import Reproduction
 
 
@@ -34,8 +43,11 @@ class ExportRequest(Request):
     - `variant`: what they become (default: identity). A plan names its own. `layout`: how they are
       stored. `save_as`: another model type with the same tensors, to save it as.
     - `calibration`: text to fit on. Empty: a lab model's own.
+    - `heal`: other text to train the edited model on, for `heal_steps` steps. It may hold none of
+      `samples`, if given; `prefix_length`, `suffix_length`: of these.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
+    - `as_patch`: write one file with what the edit changes (`surgery.patching`).
     """
 
     model: str
@@ -46,9 +58,15 @@ class ExportRequest(Request):
     save_as: str | None = Field(default=None, serialization_alias="as")
     revision: str | None = None
     calibration: tuple[str, ...] = ()
+    heal: tuple[str, ...] = ()
+    heal_steps: int = Field(default=80, ge=1)
+    samples: str | None = None
+    prefix_length: int | None = None
+    suffix_length: int | None = None
     output: Path | None = None
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
+    as_patch: bool = False
 
     @model_validator(mode="after")
     def _one_edit(self) -> ExportRequest:
@@ -58,6 +76,8 @@ class ExportRequest(Request):
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None:
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
+        if self.as_patch and self.heal:
+            raise ValueError("a patch holds an edit, no training: give `as_patch` without `heal`")
         return self
 
     def read_edit(self) -> str | PlanFile:
@@ -72,8 +92,16 @@ class ExportRequest(Request):
         `default`: where it goes unless `output` is given.
         """
         from surgery.exporting import check_target
+        from surgery.output import check_output
+        from surgery.patching import name_patch
 
-        if target := self.output or default:
+        target = self.output or default
+        if target is None:
+            return
+        if self.as_patch:
+            file = self.output or name_patch(target)
+            check_output(file, None, overwrite=self.overwrite)
+        else:
             check_target(self.model, target, overwrite=self.overwrite)
 
 
@@ -94,11 +122,14 @@ def run_export(
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
     from surgery.families import left_out
+    from surgery.output import claim, create_parents, explain_os_errors
+    from surgery.patching import write_patch
 
     edit, variant = request.read_edit(), request.variant or "identity"
     early = not (dry_run or keep)
     if early:
         request.check_output()
+    healing = find_healing_text(request.heal) if request.heal else None
     text = None
     if request.calibration or not dry_run:
         variants = list_variants(edit, variant)
@@ -110,35 +141,74 @@ def run_export(
         layout=request.layout,
         save_as=request.save_as,
         revision=request.revision,
-        check_default=request.check_output if early else None,
+        check_default=request.check_output if early and not request.heal else None,
     )
+    default = prepared.default_output
+    if request.heal:
+        default = default.with_name(f"{default.name}-healed")
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
-        request.check_output(prepared.default_output)
-    if dry_run or (keep and _is_export_of(request.output, prepared)):
+        request.check_output(default)
+    if dry_run or (keep and _is_export_of(request, prepared)):
         return prepared, None
-    fitting = None if text is None else fit_prepared(prepared, text, progress)
-    with progress("export", prepared.total_bytes) as advance:
-        export = write(
-            prepared,
-            request.output,
-            fitting=fitting,
-            overwrite=request.overwrite,
-            max_shard_size=request.max_shard_size,
-            progress=advance,
+    target = request.output or default
+    with ExitStack() as stack:
+        place, finish = target, None
+        if healing is not None:  # before any work that takes long
+            finish = _prepare_healing(request, prepared, healing, target, progress)
+            stack.enter_context(explain_os_errors(target))
+            stack.enter_context(create_parents(target))
+            place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
+        fitting = None if text is None else fit_prepared(prepared, text, progress)
+        with progress("export", prepared.total_bytes) as advance:
+            export = (write_patch if request.as_patch else write)(
+                prepared,
+                place,
+                fitting=fitting,
+                overwrite=request.overwrite,
+                max_shard_size=request.max_shard_size,
+                progress=advance,
+            )
+        return prepared, finish(export) if finish else export
+
+
+def _prepare_healing(
+    request: ExportRequest, prepared: Prepared, text: Text, output: Path, progress: Progress
+) -> Callable[[Export], Export]:
+    """Reads the text and checks that it holds no passage. Returns what heals the cut."""
+    from evals.samples import open_samples
+    from surgery.healing.training import Schedule
+
+    schedule, passages = Schedule(request.heal_steps), None
+    if request.samples:
+        passages = open_samples(
+            request.samples,
+            prefix_length=request.prefix_length,
+            suffix_length=request.suffix_length,
         )
-    return prepared, export
+    tokens, samples = read_healing_text(text, schedule, prepared.model, passages)
+    return partial(
+        heal_export,
+        output=output,
+        text=tokens,
+        schedule=schedule,
+        passages=samples.sha256 if samples else None,
+        overwrite=request.overwrite,
+        progress=progress,
+    )
 
 
-def _is_export_of(output: Path | None, prepared: Prepared) -> bool:
+def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
     from surgery.record.manifest import read_manifest
 
-    made = read_manifest(output) if output else None
+    made = read_manifest(request.output) if request.output else None
     if made is None:
         return False
+    steps = made.edit.healing.steps if made.edit.healing else 0
     wanted = prepared.plan.selection, prepared.plan.layout.NAME
-    return (tuple(made.edit.parts), made.edit.layout) == wanted
+    wanted_steps = request.heal_steps if request.heal else 0
+    return (tuple(made.edit.parts), made.edit.layout, steps) == (*wanted, wanted_steps)
 
 
 def repeat_export(
@@ -148,12 +218,15 @@ def repeat_export(
     revision: str | None = None,
     source: str | None = None,
     calibration: Sequence[str] = (),
+    heal: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress = show_nothing,
 ) -> Reproduction:
-    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text.
+    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
+    healed on the text `heal`.
 
-    Arguments and errors are those of `surgery.proof.reproduction.reproduce`.
+    Arguments and errors are those of `surgery.proof.reproduction.reproduce`. Raises `SamplesError`
+    for a healed model without its text.
     """
     from surgery.exporting import check_target
     from surgery.proof.reproduction import open_original, reproduce
@@ -166,6 +239,7 @@ def repeat_export(
     text = find_calibration_text(calibration, edit.source.model, variants)
     if text is not None and edit.calibration is not None:
         text = replace(text, spread=edit.calibration.spread)
+    healing = open_recorded_text(heal, edit.healing, model) if edit.healing else None
     with progress("reproduce", None) as advance:
         return reproduce(
             original,
@@ -173,5 +247,6 @@ def repeat_export(
             source=source,
             overwrite=overwrite,
             fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
+            heal=partial(healing, progress=progress) if healing else None,
             progress=advance,
         )

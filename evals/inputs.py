@@ -47,10 +47,11 @@ def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[s
     """
     from surgery.fitting.calibration import find_calibration
 
-    return find_calibration(variants, named, _read_lab_text if find_lab(model) else None)
+    return find_calibration(variants, named, read_lab_text if find_lab(model) else None)
 
 
-def _read_lab_text() -> Text:
+def read_lab_text() -> Text:
+    """The lab's calibration text."""
     from evals.lab import calibration_texts
     from surgery.fitting.calibration import make_calibration
 
@@ -101,7 +102,10 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     from evals.samples import open_samples
 
     return open_samples(
-        samples, prefix_length=request.prefix_length, suffix_length=request.suffix_length
+        samples,
+        prefix_length=request.prefix_length,
+        suffix_length=request.suffix_length,
+        skip_short=request.skip_short,
     )
 
 

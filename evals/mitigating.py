@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from evals.benchmarks.request import Benchmarking
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
-from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.running.request import Names
+from evals.healing import read_healing_text
+from evals.inputs import Progress, Say, look_up, say_nothing, show_nothing
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
+from surgery.output import publish, write_text
 
 if TYPE_CHECKING:
-    from evals.evaluation.report import Report
+    from evals.evaluation.materials import Materials
+    from evals.evaluation.report import EditReport, Report
     from surgery.record.plan_file import PlanFile
 
 
-class MitigationRequest(SearchRequest):
+class MitigationRequest(SearchRequest, Benchmarking):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
-    A lab model brings its own `samples` and `corpus`. The fields beyond those of `SearchRequest`
-    say what is evaluated, and which gates hold: they are those of `EvaluationRequest`.
+    `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
+    `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
+    beside the limits: they are those of `EvaluationRequest`.
+
+    `heal`: text to train the edit on for `heal_steps` steps. The result is healed only if it then
+    passes every gate and costs less.
     """
 
     samples: str = ""
-    max_extraction: float = Field(default=0.01, ge=0, le=1)
     max_loss_increase: None = None
-    tasks: Names = ()
-    suite: Literal["standard", "lab"] | None = None
-    include_path: tuple[Path, ...] = ()
-    limit: int | float | None = None
+    no_benchmarks: bool = False
     num_fewshot: int | None = Field(default=None, ge=0)
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
-    max: dict[str, float] = Field(default_factory=dict)
+    twin: str | None = None
+    heal: tuple[str, ...] = ()
+    heal_steps: int = Field(default=80, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -50,21 +56,37 @@ class MitigationRequest(SearchRequest):
         for name in ("samples", "corpus"):
             if lab is None and not given.get(name):
                 raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
-        return {**given, "samples": given.get("samples") or lab}
+        found = {**given, "samples": given.get("samples") or lab}
+        if given.get("max_extraction") is None:
+            named = given.get("measure", "any") in (given.get("max") or ())
+            found["max_extraction"] = None if named else 0.01
+        return found
+
+    @model_validator(mode="after")
+    def _can_be_evaluated(self) -> MitigationRequest:
+        try:
+            assert self.evaluation_request
+        except ValidationError as error:  # a message of its own, without the other's frame
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
 
     @property
     def search_request(self) -> SearchRequest:
         return SearchRequest.of(dict(self))
 
+    def list_exports(self, output: Path) -> list[Path]:
+        """The folders to export to: the output, or the cut and the healed result to choose from."""
+        return [Path(f"{output}-{name}") for name in ("cut", "healed")] if self.heal else [output]
+
     def make_export_request(
-        self, plan: PlanFile, output: Path, *, overwrite: bool
+        self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
         edit = {"plan": plan, "variant": None, "output": output, "overwrite": overwrite}
-        return ExportRequest.of(dict(self), **edit)
+        return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
-        """All attacks unless some are named; the limit of the search is a gate."""
+        """The default attacks unless some are named; the limits of the search are gates."""
         return EvaluationRequest.of(
             dict(self),
             models=(self.model,),
@@ -72,8 +94,9 @@ class MitigationRequest(SearchRequest):
             revision=None,
             control=self.corpus,
             audit=True,
-            max={self.measure: self.max_extraction, **self.max},
+            max=self.limits,
             max_extraction=None,
+            limit=None if self.no_benchmarks else self.limit,
         )
 
 
@@ -81,16 +104,18 @@ class MitigationRequest(SearchRequest):
 class Mitigation:
     """A mitigated model, the object of `search --json`, and the report.
 
-    `passed`: whether the search met its limit and every gate holds.
+    `place`: which of the report's edits the model is: the cut, or the cut healed. `passed`: whether
+    the search met its limit and every gate holds.
     """
 
     output: Path
     search: dict[str, Any]
     report: Report
+    place: int = 0
 
     @property
     def passed(self) -> bool:
-        gates = (gate.ok for edit in self.report.edits for gate in edit.gates)
+        gates = (gate.ok for gate in self.report.edits[self.place].gates)
         return self.search["selected"] is not None and all(gates)
 
     @property
@@ -105,10 +130,30 @@ class Mitigation:
         return {
             "output": str(self.output),
             "passed": self.passed,
+            "healed": self.place == 1,
             "search": self.search,
             "report": self.report.to_dict(),
             "next": self.next_command,
         }
+
+
+def find_begun(
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
+) -> tuple[Path, bool]:
+    """The search's folder, and whether an interrupted run left the two.
+
+    Raises `OutputError` if something else is at `output`.
+    """
+    from surgery.exporting import check_target
+    from surgery.record.manifest import RECIPE
+
+    folder, exports = Path(f"{output}-search"), request.list_exports(output)
+    begun = folder.exists() and not (output / RECIPE).exists()
+    begun = begun and any(place.exists() for place in exports)
+    if overwrite or not begun:
+        for place in {output, *exports}:
+            check_target(request.model, place, overwrite=overwrite)
+    return folder, begun
 
 
 def mitigate(
@@ -127,36 +172,92 @@ def mitigate(
     `SurgeryError`, and a `ValueError` for a request that contradicts itself.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
+    assert evaluation_request.attacks  # all are known
+    folder, begun = find_begun(request, output, overwrite=overwrite)
+    look_up(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
-    from surgery.exporting import check_target
-    from surgery.output import write_text
     from surgery.record.manifest import RECIPE
 
-    folder = Path(f"{output}-search")
-    begun = folder.exists() and output.exists() and not (output / RECIPE).exists()
-    if overwrite or not begun:
-        check_target(request.model, output, overwrite=overwrite)
+    exports = request.list_exports(output)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
+    _check_healing(request, materials)
     say("1 of 3: search")
     found = search(search_request, folder, overwrite=overwrite, say=say, progress=progress)
     if found is None:
         return None
     result, plan = found
     if result["selected"] is None:
-        limit = f"{request.max_extraction:g} ({request.measure})"
-        say(f"no edit meets the limit of {limit}: continuing with the best one")
+        limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
+        say(f"no edit meets the limit of {limits}: continuing with the best one")
     show_search(result, folder)
     say("2 of 3: export")
-    export_request = request.make_export_request(plan, output, overwrite=overwrite)
-    keep = begun and not overwrite
-    prepared, made = run_export(export_request, keep=keep, say=say, progress=progress)
-    if made is None:
-        say(f"{output}: exported by an earlier run")
+    for place in exports:
+        healed, keep = place != exports[0], begun and not overwrite
+        wanted = request.make_export_request(plan, place, overwrite=overwrite, healed=healed)
+        prepared, made = run_export(wanted, keep=keep, say=say, progress=progress)
+        if made is None:
+            say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
-    report = evaluate_exports(prepared.model, materials, [output], say=say, progress=progress)
+    materials = materials.with_search(folder / "search.json")
+    kept = _Kept(output, exports, say)
+    report = evaluate_exports(
+        prepared.model, materials, exports, arrange=kept.move, say=say, progress=progress
+    )
     write_text(output / RECIPE, request.to_config())
-    return Mitigation(output, result, report)
+    return Mitigation(output, result, report, kept.place)
+
+
+def _check_healing(request: MitigationRequest, materials: Materials) -> None:
+    """Raises `SamplesError`, before a long search, for text that holds passages or is too short."""
+    if materials.healing is None:
+        return
+    from surgery.healing.training import Schedule
+    from surgery.hub.finding import find_model
+
+    model, schedule = find_model(request.model, request.revision), Schedule(request.heal_steps)
+    read_healing_text(materials.healing, schedule, model, materials.passages)
+
+
+@dataclass
+class _Kept:
+    """Which of the `exports` becomes the `output`, once all are evaluated."""
+
+    output: Path
+    exports: Sequence[Path]
+    say: Say
+    place: int = 0
+
+    def move(self, report: Report) -> Sequence[Path]:
+        """Chooses one and renames its folder. Returns where the exports are then."""
+        if len(self.exports) == 1:
+            return self.exports
+        self.place, reason = choose_healed(*report.edits)
+        self.say(reason)
+        chosen = self.exports[self.place]
+        publish(chosen, self.output)
+        if chosen.exists():  # the output of an earlier run, which has taken its place
+            shutil.rmtree(chosen)
+        return [self.output if place == chosen else place for place in self.exports]
+
+
+def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
+    """Whether to keep the healed result (1) or the cut (0), and a sentence that says why.
+
+    The healed one must pass every gate, or the cut must fail one, too; and it must cost less: the
+    cut against the base, and the healed one against the base healed the same way.
+    """
+    costs = [cut.heldout, healed.healed_base and healed.healed_base.heldout]
+    before, after = (cost.difference.mean if cost else None for cost in costs)
+    failed = [gate.name for gate in healed.gates if not gate.ok]
+    if before is None or after is None:
+        return 0, "kept the cut: the cost was not measured"
+    said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (over the base healed alike)"
+    if failed and cut.passed is not False:
+        return 0, f"kept the cut: healed, it fails {', '.join(failed)}; {said}"
+    if after >= before:
+        return 0, f"kept the cut: {said}"
+    return 1, f"kept the healed result: {said}"

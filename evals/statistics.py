@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,14 @@ def wilson(count: int, n: int) -> Interval:
 
     interval = binomtest(count, n).proportion_ci(method="wilson")
     return Interval(float(interval.low), float(interval.high))
+
+
+def count_needed(limit: float) -> int:
+    """The fewest rows, none of them a yes, for which `wilson` ends at or below `limit`, above 0.
+
+    Its upper end for 0 of n is z² / (n + z²).
+    """
+    return max(1, ceil(_Z**2 * (1 / limit - 1)))
 
 
 def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:

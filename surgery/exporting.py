@@ -41,21 +41,24 @@ from surgery.selection import Selection
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export."""
+    """A finished export. `output`: its folder, or a patch (`surgery.patching`)."""
 
     output: Path
     plan: Plan
     manifest: Manifest
 
     def to_json(self) -> dict[str, Any]:
-        record = self.manifest.edit.calibration
+        record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
         return {
             "output": str(self.output),
             **self.plan.described(),
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),
-            "bytes": sum(record.size for record in self.manifest.files.values()),
+            "healing": healing and healing.model_dump(mode="json"),
+            "bytes": self.output.stat().st_size
+            if self.output.is_file()
+            else sum(record.size for record in self.manifest.files.values()),
         }
 
 

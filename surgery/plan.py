@@ -17,6 +17,7 @@ from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, config_saved_as
 from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
+from surgery.layouts.stock_limits import cast_context
 from surgery.selection import (
     Part,
     Selection,
@@ -75,6 +76,15 @@ class Plan:
         return min(self.one_hots.values(), key=lambda hot: hot.gap - hot.required, default=None)
 
     @property
+    def cast_context(self) -> int | None:
+        """The longest context in which such constants hold if the loaded model is cast to bfloat16
+        or float16, which rounds its rotary frequencies; None where there are none."""
+        config = self.inventory.config
+        return min(
+            (cast_context(_block(self.inventory, b), config) for b in self.one_hots), default=None
+        )
+
+    @property
     def fitted(self) -> tuple[int, ...]:
         """The blocks for which calibration text is needed, ascending."""
         return tuple(block for block, edit in self.edits.items() if edit.fitted)
@@ -110,6 +120,7 @@ class Plan:
             "blocks": list(self.blocks),
             "parts": [asdict(part) for part in self.selection],
             "one_hot": None if self.one_hot is None else asdict(self.one_hot),
+            "cast_context": self.cast_context,
         }
 
     def to_json(self) -> dict[str, Any]:

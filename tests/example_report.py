@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.attacks.names import make_attack
+from evals.attacks.names import list_untried, make_attack
 from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure, report_extraction
 from evals.models import LoadedModel
@@ -92,10 +92,12 @@ def audit() -> dict[str, Any]:
                        "control": None}},
             {**membership, "seconds": 0.5, "base": area(0.97), "edited": area(0.5125)},
         ],
+        "skipped": {},
+        "not_tried": list_untried(names),
     }  # fmt: skip
 
 
-SHARED = ("created", "base", "front", "settings", "provenance", "commands")
+SHARED = ("created", "base", "front", "map", "settings", "provenance", "commands")
 """Keys at the top; all others are of the edit."""
 
 

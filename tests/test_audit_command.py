@@ -59,6 +59,25 @@ def test_rates_and_intervals(audited) -> None:
     assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
 
 
+def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
+    """An untrained model of the same form never saw the passages."""
+    from evals.models import open_model
+
+    model = open_model("lab:pythia").model
+    twin = type(model)(model.config)
+    twin.half().save_pretrained(tmp_path / "twin")
+    outcome = attn_surgery(
+        *("audit", edited, "--baseline", "lab:pythia", "--attack", "any", "--attack", "hints:4"),
+        *("--twin", tmp_path / "twin", "--json", "--device", "cpu"),
+    )
+    for attack in outcome.json["attacks"]:
+        base, after, never = (attack[key]["rate"] for key in ("base", "edited", "twin"))
+        assert never == 0
+        assert attack["toward_twin"] == pytest.approx((base - after) / base)
+    missing = ("--baseline", "lab:pythia", "--twin", tmp_path / "none")
+    attn_surgery("audit", edited, *missing).assert_error(str(tmp_path / "none"))
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(edited) -> None:
     """The edited model beside itself: every attack but those that train."""

@@ -251,8 +251,9 @@ def test_values_of_a_file(tmp_path: Path) -> None:
     file.write_text(json.dumps(given))
     ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
     again = yaml.safe_load(SweepRequest.of(ctx.params).to_config())
-    assert again == {"dtype": "auto", "exact-only": False, "ranges": False, "bounds": False,
-                     "estimate": False, "model": "m", "samples": "s.npy", "last": False,
+    assert again == {"dtype": "auto", "skip-short": False, "exact-only": False,
+                     "ranges": False, "bounds": False, "estimate": False,
+                     "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "corpus": ["hf:a/b:train:text"], "limit": 0.5,
                      "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip
 
@@ -265,7 +266,13 @@ def test_help_lists_the_commands() -> None:
     assert "Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted." in (
         " ".join(outcome.stdout.split())
     )
-    assert attn_surgery("-h").stdout == outcome.stdout
+    assert attn_surgery("-h").stdout == attn_surgery("help").stdout == outcome.stdout
+
+
+def test_help_explains_a_command() -> None:
+    assert attn_surgery("help", "apply-patch") == attn_surgery("apply-patch", "--help")
+    unknown = attn_surgery("help", "exprot")
+    assert (unknown.code, "Did you mean 'export'?" in unknown.stderr) == (2, True)
 
 
 def test_version() -> None:

@@ -48,7 +48,7 @@ SAMPLES = [
     ("absent", [], "absent: no such file"),
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
-    ("counts.jsonl", [], "got count.0: input should be greater than or equal to 0"),
+    ("counts.jsonl", [], "column 'count', row 1 (got input should be greater than or equal to 0"),
     ("list.json", [], "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
     ("folder.jsonl", [], "folder.jsonl: holds no text files"),
     (

@@ -8,15 +8,20 @@ it bit for bit; where W_O c is stored, and in the compact layout, products are r
 from __future__ import annotations
 
 import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import decoders
+import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import DTYPES
-from command_line import attn_surgery
+from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
+from command_line import ROOT, attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
 from fits import export_with_any, random_fits, record_of
 from forging import assert_refused, edit_json, edit_weights, seal
@@ -25,16 +30,16 @@ from torch.nn import functional
 
 import surgery
 from surgery import families as records
-from surgery.editing.in_memory import make_replacements
+from surgery.editing.in_memory import Editable, make_replacements
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import Fitting, prepare
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.decoder import BLOCK, GATED, attention, decoder, norm
+from surgery.layouts.one_hot import UNDERFLOW
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
-EACH = HEADS // GROUPS
 GRAINS = {"block": "1", "group": "1.g1", "head": "1.2"}
 VARIANTS = ("identity", "zero", "mean", "linear")
 IDS = torch.randint(128, (2, 40), generator=torch.Generator().manual_seed(5))
@@ -84,19 +89,22 @@ def put_in_place(
         ) -> tuple[torch.Tensor]:
             v, x = seen.pop(), seen.pop()
             z = args[0].view(*x.shape[:2], heads, -1).clone()
+            fit, each = fits.get(part.block), heads // groups
+            if variant == "linear" and shared:  # all rows at once, as the library multiplies them
+                v = functional.linear(
+                    x, *map(torch.cat, zip(*mapped_groups(fit, each), strict=True))
+                )
             of_groups = v.view(*x.shape[:2], groups, -1)
-            fit = fits.get(part.block)
             for head in part.heads:
-                group = head // (heads // groups)
-                if variant == "identity":
-                    z[:, :, head] = of_groups[:, :, group]
+                if variant == "identity" or (variant == "linear" and shared):
+                    z[:, :, head] = of_groups[:, :, head // each]
                 elif variant == "zero":
                     z[:, :, head] = 0
                 elif variant == "mean":
                     z[:, :, head] = torch.from_numpy(fit.mean[head])
                 else:
-                    own = range(group * EACH, (group + 1) * EACH) if shared else (head,)
-                    z[:, :, head] = mapped(x, fit, own)
+                    weight, bias = (torch.from_numpy(a[head]).to(x) for a in (fit.weight, fit.bias))
+                    z[:, :, head] = functional.linear(x, weight, bias)
             return (z.view_as(args[0]),)
 
         out.register_forward_pre_hook(replaced)
@@ -104,10 +112,40 @@ def put_in_place(
             out.bias.data.zero_()
 
 
-def mapped(x: torch.Tensor, fit: Any, heads: Any) -> torch.Tensor:
-    weight = torch.from_numpy(fit.weight[list(heads)]).double().mean(0).to(x)
-    bias = torch.from_numpy(fit.bias[list(heads)]).double().mean(0).to(x)
-    return functional.linear(x, weight, bias)
+def mapped_groups(fit: Any, each: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The one map of each group, the mean of those of its heads, in float32."""
+    for first in range(0, HEADS, each):
+        some = slice(first, first + each)
+        weight, bias = (torch.from_numpy(a[some]).double().mean(0) for a in (fit.weight, fit.bias))
+        yield weight.float(), bias.float()
+
+
+def read_table() -> dict[tuple[str, str], dict[tuple[str, str], str]]:
+    """(layout, family) → (grain, variant) → "=", "~", or "no", as docs/families.md says."""
+    lines = (ROOT / "docs" / "families.md").read_text().split("| | block: identity")[1].splitlines()
+    table: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    layout = ""
+    for line in lines[2:]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        headed = re.match(r"\*\*(\w+):", name)
+        layout = headed[1] if headed else layout
+        row = dict(
+            zip(CELLS, [*cells[:5], cells[4], *cells[5:8], cells[7], *cells[8:]], strict=True)
+        )
+        named = re.findall("`(.+?)`", name) or BY_TYPE
+        for kind in [" as ".join(named)] if "saved as" in name else named:
+            table[layout, kind] = row
+    return table
+
+
+ROW = ("identity", "linear", "zero", "mean")
+CELLS = [
+    *(("block", variant) for variant in VARIANTS),
+    *((grain, variant) for grain in ("group", "head") for variant in ROW),
+]
+TABLE = read_table()
 
 
 def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
@@ -139,7 +177,8 @@ def test_every_cell_is_exact_or_refused(
     before, d = logits(model), model.config.hidden_size
     fits = random_fits(range(BLOCKS), HEADS, d, SIZE)
     for variant in VARIANTS:
-        refused = expected(kind, variant, grain, layout)
+        refused, says = expected(kind, variant, grain, layout), TABLE[layout, kind][grain, variant]
+        assert (refused is None) == (says in ("=", "~")), (variant, says)
         if refused is not None:
             with pytest.raises(UnsupportedError, match=refused):
                 make_replacements(model, spec, fits, variant=variant, layout=layout)
@@ -149,12 +188,26 @@ def test_every_cell_is_exact_or_refused(
         reference = load_model(sources[kind])
         put_in_place(reference, spec, variant, shared=layout == "stock", fits=fits)
         want = logits(reference)
-        if layout == "stock" and variant in ("identity", "zero"):
+        if says == "=":
             assert torch.equal(found, want), variant
         else:
             torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
         assert not torch.equal(found, before), variant
         assert torch.equal(logits(model), before), "the model was not restored"
+
+
+@pytest.mark.parametrize("config", [neox_config, neo_config])
+def test_the_table_holds_for_older_families(config: Any, tmp_path: Path) -> None:
+    """Which cells are refused; test_heads.py tells whether the others are exact."""
+    model = load_model(write_checkpoint(tmp_path / "source", config()))
+    editable, heads = Editable(model), model.config.num_attention_heads
+    for layout in ("stock", "compact"):
+        for (grain, variant), says in TABLE[layout, model.config.model_type].items():
+            if grain != "head":  # without groups, every head is one
+                spec = "1" if grain == "block" else "1.1"
+                selection = parse_selection(spec, variant, model.config.num_hidden_layers, heads)
+                refused = editable.find_refusal(selection, layout=layout)
+                assert (refused is None) == (says in ("=", "~")), (layout, grain, variant)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
@@ -331,6 +384,26 @@ def test_what_cannot_be_held_is_refused_with_the_figure(
         export_with_any(source, "1", tmp_path / "out", variant=variant, layout=layout)
 
 
+@pytest.mark.parametrize("groups", [GROUPS, HEADS])
+@pytest.mark.parametrize("clip", [8.0, 120.0])
+def test_a_clip_cuts_no_constant(tmp_path: Path, clip: float, groups: int) -> None:
+    """The mean of clipped values is within the clip. Here each is at an end of it.
+
+    A value bias holds it, or a column of the output projection; or the output bias, where the clip
+    leaves no margin.
+    """
+    source = write_decoder(tmp_path / "source", "olmo", clip_qkv=clip, num_key_value_heads=groups)
+    fits = random_fits(range(BLOCKS), HEADS, HEADS * SIZE, SIZE)
+    fits = {b: replace(fit, mean=np.sign(fit.mean) * np.float32(clip)) for b, fit in fits.items()}
+    prepared = prepare(source, "1", variant="mean", layout="stock")
+    fitting = Fitting(fits, record_of(prepared.plan.fitted))
+    out = write(prepared, tmp_path / "out", fitting=fitting).output
+    assert bool(prepared.plan.one_hots) == (clip > 100)
+    reference = load_model(source)
+    put_in_place(reference, "1", "mean", shared=True, fits=fits, groups=groups)
+    torch.testing.assert_close(logits(load_model(out)), logits(reference), rtol=1e-4, atol=1e-4)
+
+
 def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
     source = write_decoder(tmp_path / "source", "olmo", clip_qkv=120.0)
     model = load_model(source)
@@ -358,7 +431,8 @@ def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, var
     edited, reference = load_aligned(out), load_aligned(source)
     assert isinstance(edited, transformers.LlamaForCausalLM)
     put_in_place(reference, "1", variant, shared=True, fits=fits)
-    if variant in ("identity", "zero"):
+    assert TABLE["stock", "mistral as llama"] == TABLE["stock", "llama"]
+    if variant != "mean":
         assert torch.equal(logits(edited), logits(reference))
     torch.testing.assert_close(logits(edited), logits(reference), rtol=1e-4, atol=1e-4)
     for given in (None, source):
@@ -391,11 +465,53 @@ def test_groups_are_read_and_named() -> None:
             parse_selection(spec, "zero", 3, 9, 3)
 
 
-def test_other_architectures_are_refused_with_what_is_near() -> None:
-    with pytest.raises(UnsupportedError, match=r"model_type olmoe; .*; near: olmo"):
+CLAIMS: dict[str, Callable[[Any, Any, str], object]] = {
+    # what a refusal says of an architecture → how the library's own code shows it
+    "positions are learned": lambda model, config, source: any(
+        name.endswith((".wpe", ".embed_positions")) for name, _ in model.named_modules()
+    ),
+    "no biases": lambda model, config, source: (
+        not any(re.search(r"attn.*bias$", name) for name, _ in model.named_parameters())
+    ),
+    "ALiBi": lambda model, config, source: "alibi" in source,
+    "one tensor": lambda model, config, source: any(
+        name.endswith(("query_key_value", "qkv_proj")) for name, _ in model.named_modules()
+    ),
+    "experts": lambda model, config, source: "experts" in source,
+    "1 + gain": lambda model, config, source: "(1.0 + self.weight.float())" in source,
+    "capped": lambda model, config, source: 2 * config.attn_logit_softcapping < UNDERFLOW,
+    "no rotary positions": lambda model, config, source: config.no_rope_layers,
+    "MLP alike": lambda model, config, source: source.count("bias=config.use_bias") == 6,
+    "multiplies its scores": lambda model, config, source: config.attention_multiplier,
+    "interleaved": lambda model, config, source: "[..., ::2]" in source,
+}
+
+
+@pytest.mark.parametrize("kind", records._OTHERS)
+def test_other_architectures_are_refused_with_what_is_near(kind: str) -> None:
+    """And with what is missing, as the library's own code of such a model shows it."""
+    near, missing = records._OTHERS[kind]
+    with pytest.raises(UnsupportedError) as refusal:
+        records.family_of({"model_type": kind})
+    assert str(refusal.value).startswith(f"unsupported model_type {kind}; supported: gpt_neox, ")
+    assert str(refusal.value).endswith(f"; near is {near}, but {missing}")
+    assert near in BY_TYPE
+    config = transformers.CONFIG_MAPPING["gemma3_text" if kind == "gemma3" else kind]()
+    config.num_hidden_layers = 1
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    source = Path(sys.modules[type(model).__module__].__file__ or "").read_text()
+    named = [claim for claim in CLAIMS if claim in missing]
+    assert named
+    for claim in named:
+        assert CLAIMS[claim](model, config, source), claim
+
+
+def test_unknown_architectures_are_refused_with_what_is_near() -> None:
+    with pytest.raises(UnsupportedError, match=r"model_type olmoe; .*; near is olmo, olmo3, but"):
         records.family_of({"model_type": "olmoe"})
-    with pytest.raises(UnsupportedError, match=r"model_type bloom; .*ALiBi"):
-        records.family_of({"model_type": "bloom"})
+    with pytest.raises(UnsupportedError, match=r"mistral; no record says where its tensors are$"):
+        records.family_of({"model_type": "xyz"})
 
 
 def test_a_new_family_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

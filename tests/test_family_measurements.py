@@ -19,6 +19,8 @@ import torch
 from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, start
 from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
 from fits import random_fits
+from hub_commands import TOKEN, session
+from hub_uploads import UploadHub
 from local_tasks import write_tasks
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_tokenizer
@@ -372,6 +374,19 @@ def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) 
         assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bed", ["llama", "olmo3"], indirect=True)
+def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
+    config = json.loads((bed.model / "config.json").read_text())
+    linear = family_of(config).norm_after is None
+    tasks = ("--tasks", "local_choice", "--include-path", bed.tasks)
+    more = ("--heads", "--ranges", *tasks, *(["--bounds"] if linear else []))
+    swept = bed.sweep(*more, "--output", tmp_path / "swept")
+    assert {edit["kind"] for edit in swept["edits"]} == {"block", "last", "range", "group", "head"}
+    assert {edit["variant"] for edit in swept["edits"]} == set(VARIANTS)
+    assert (tmp_path / "swept" / "sweep.png").is_file()
+
+
 @pytest.mark.parametrize(
     "grain", ["mixed", *(pytest.param(g, marks=pytest.mark.slow) for g in ("blocks", "heads"))]
 )
@@ -434,6 +449,32 @@ def test_an_edited_model_is_evaluated_and_timed(bed: Bed, edited: Path, tmp_path
     timed = attn_surgery("bench", bed.model, edited, *few)
     assert timed.code == 0, timed.stderr
     assert timed.json["edited"]["parameters"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bed", ["llama"], indirect=True)
+def test_a_model_is_mitigated_and_pushed(bed: Bed, tmp_path: Path) -> None:
+    texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
+    tasks = ("--tasks", "local_choice", "--include-path", bed.tasks, "--attack", "near")
+    goal = ("--measure", "greedy", "--max-extraction", 0.4, "--max-evaluations", 12)
+    out = tmp_path / "out"
+    done = bed.run(
+        "mitigate", bed.model, *texts, *LENGTHS, *tasks, *goal, "--output", out, "--json"
+    )
+    (edit,) = done.json["report"]["edits"]
+    assert edit["passed"]
+    assert edit["tasks"].keys() == {"local_choice"}
+    assert edit["edit"]["family"] == "llama"
+    assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
+    with UploadHub() as hub, session(tmp_path, hub.url) as run:
+        hub.users[TOKEN] = "me"
+        (pushed,) = run("push out me/edited --json", token=TOKEN)
+        assert (pushed.code, pushed.err) == (0, "")
+        there = hub.repositories["me/edited"].find("main")
+        assert there is not None
+        listed = json.loads((out / "surgery.json").read_text())["files"]
+        for name in ("surgery.json", *(name for name in listed if name != "README.md")):
+            assert there.files[name].data == (out / name).read_bytes(), name
 
 
 @pytest.mark.slow

@@ -409,7 +409,7 @@ def test_a_kind_that_is_not_the_edit_s(forge: Forge) -> None:
 UNPROVED = re.compile(
     r"edit\.source(\.\w+)?"  # `content` is proved with --source; the rest is a name
     r"|edit\.versions\b.*"
-    r"|edit\.calibration\.(sources\b.*|spread|tokens|window|sha256|blocks\.\d\.(ridge|r2))"
+    r"|edit\.calibration\.(sources\b.*|spread|tokens|window|sha256|blocks\.\d\.(ridge|r2\w*))"
     r"|edit\.max_shard_size"  # how the weights are packed into files
 )
 """Fields that say how an edit came about, and nothing of what the model is. Likewise, whether a

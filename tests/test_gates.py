@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.attacks.names import ALL, CHEAP, choose_attacks, make_attack
+from evals.attacks.names import (
+    ALL,
+    CHEAP,
+    DEFAULT,
+    choose_attacks,
+    list_untried,
+    make_attack,
+)
 from evals.attacks.result import Audit
 from evals.evaluation.gates import check_gates, check_limited_tasks, find_limit
 from evals.evaluation.headline import write_verdict
@@ -159,18 +166,18 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
         (
             [("greedy", 40, 0), ("any", 50, 0), ("near", 45, 0)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60. "
-            "Not tried: fine-tuning (relearn, relearn-benign), perturbed, quantized:8, "
-            "quantized:4, membership.",
+            "Not tried: perturbed, guided, quantized:4, relearn, membership, near-beams, "
+            "quantized:8, quantized:nf4, relearn-alike, relearn-benign, soft-prompt.",
         ),
         (
             [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
             "The strongest of 4 attacks tie: any and near each recover 3 of 60 passages; from the "
-            "base, any recovers 50 of 60. Not tried: fine-tuning (relearn-benign), ",
+            "base, any recovers 50 of 60. Not tried: perturbed, guided, ",
         ),
         (
             [("greedy", 40, 2)],
             "The only attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
-            "Not tried: fine-tuning (relearn, relearn-benign), any, near, ",
+            "Not tried: any, near, perturbed, ",
         ),
         (
             [(name, 40, int(name == "near")) for name in ALL[:-1]],
@@ -183,7 +190,9 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
 ) -> None:
     control = {"kind": "text", "n": 60}
     found = [tried(*each) for each in attacks]
-    audit = Audit.model_validate({"n": 60, "control": control, "attacks": found})
+    untried = list_untried([name for name, *_ in attacks])
+    figures = {"n": 60, "control": control, "attacks": found}
+    audit = Audit.model_validate({**figures, "skipped": {}, "not_tried": untried})
     extraction = {"n": 60, "exact_match": {"count": 0}, "baseline": {"exact_match": {"count": 9}}}
     assert said in say(extraction=extraction, audit=audit)
 
@@ -191,8 +200,8 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
 @pytest.mark.parametrize(
     ("attacks", "limits", "expected"),
     [
-        ((), {"any": 0.1}, ALL),
-        ((), {"hints:9": 0.1}, (*ALL, "hints:9")),
+        ((), {"any": 0.1}, DEFAULT),
+        ((), {"hints:9": 0.1}, (*DEFAULT, "hints:9")),
         (("near",), {"any": 0.1, "near": 0.1}, ("near", "any")),
         (("cheap",), {}, CHEAP),
     ],
@@ -204,5 +213,5 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     assert choose_attacks(attacks, limits) == expected
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
     assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
-    assert EvaluationRequest(**lab, audit=True).attacks == ALL
+    assert EvaluationRequest(**lab, audit=True).attacks == DEFAULT
     assert EvaluationRequest(**lab).attacks == ()

@@ -6,7 +6,10 @@ best that was found; its recipe repeats it, and holds no path.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,12 @@ from local_tasks import write_tasks
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from cli.commands.whole.mitigate import command
+from cli.commands.whole.mitigate import PRESETS, command
 from evals.evaluation.report import Report
-from evals.mitigating import MitigationRequest
+from evals.mitigating import MitigationRequest, choose_healed
 from evals.publication.report import check_report
 from surgery.proof.verification import verify
+from surgery.record.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +182,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
     (tmp_path / "heldout.txt").write_text("words")
     given = [
         "lab:pythia", "--max-extraction", "0", "--num-fewshot", "0", "--seed", "0", "--max-drop",
-        "*=0", "--max", "any=0", "--max", "hints:2=0.0123456789", "--limit", "0.05", "--samples",
+        "*=0", "--max", "near=0", "--max", "hints:2=0.0123456789", "--limit", "0.05", "--samples",
         "hf:me/data:train:tokens", "--corpus", "hf:allenai/c4:train:text", "--corpus",
         str(tmp_path / "heldout.txt"), "--calibration", "hf:allenai/c4:train:text", "--suite",
         "lab", "--attack", "near", "--output", "out",
@@ -292,6 +296,8 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
         ("some/model --samples x.jsonl", "some/model brings no corpus of its own: give --corpus"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
+        ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks, --suite, and"),
+        ("lab:pythia --preset fast", "'fast' is not one of 'quick', 'thorough'"),
     ],
 )
 def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text: str) -> None:
@@ -299,3 +305,148 @@ def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text:
     assert outcome.code == 2, outcome
     assert text in outcome.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> None:
+    words = np.random.default_rng(1).choice(TEXT.split(), 600)
+    (tmp_path / "other.txt").write_text(" ".join(words))
+    out = tmp_path / "out"
+    short = mitigate(work, out, "--heal", tmp_path / "other.txt", "--heal-steps", 800)
+    short.assert_error("other.txt: too little text")
+    assert not list(tmp_path.glob("*out*"))  # before the search
+    healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
+    outcome = mitigate(work, out, *healing, "--json")
+    assert outcome.code in (0, 3), outcome.stderr
+    report = Report.model_validate(outcome.json["report"])
+    cut, healed = report.edits
+    assert (cut.name, healed.name) == ("out-cut", "out-healed")
+    assert healed.healed_base is not None
+    chosen, reason = choose_healed(cut, healed)
+    assert reason in outcome.stderr
+    assert outcome.json["healed"] == (chosen == 1)
+    (left,) = [place for place in (tmp_path / "out-cut", tmp_path / "out-healed") if place.exists()]
+    for folder, trained in ((out, chosen == 1), (left, chosen == 0)):
+        assert verify(folder, source=work / "tiny").ok
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        assert manifest.is_healed == trained
+
+    def costs(edit: Any, value: float) -> Any:
+        loss = edit.heldout.model_copy(
+            update={"difference": edit.heldout.difference.model_copy(update={"mean": value})}
+        )
+        base = edit.healed_base and edit.healed_base.model_copy(update={"heldout": loss})
+        return edit.model_copy(update={"heldout": loss, "healed_base": base})
+
+    gates = [gate.model_copy(update={"ok": True}) for gate in healed.gates]
+    broken = [gates[0].model_copy(update={"ok": False}), *gates[1:]]
+    passing = {"gates": gates, "passed": True}
+    dear, cheap = (costs(one, cost) for one, cost in ((cut, 0.2), (healed, 0.1)))
+    dear, cheap = (one.model_copy(update=passing) for one in (dear, cheap))
+    assert choose_healed(dear, cheap)[0] == 1
+    assert choose_healed(dear, costs(cheap, 0.3))[0] == 0
+    failing = cheap.model_copy(update={"gates": broken, "passed": False})
+    kept, why = choose_healed(dear, failing)
+    assert kept == 0
+    assert f"healed, it fails {gates[0].name}" in why
+
+
+def test_requests_are_checked_without_torch(tmp_path: Path) -> None:
+    """Measures too, and a model that is not there; so the answer takes no seconds."""
+    (tmp_path / "x.txt").write_text("words")
+    code = """
+import sys
+from pathlib import Path
+from evals.mitigating import MitigationRequest, mitigate
+wrong = {"measure": "most"}, {"model": "no/such"}
+for changes in wrong:
+    given = {"model": "lab:pythia", "samples": "x.txt", "corpus": ("x.txt",)} | changes
+    try:
+        mitigate(MitigationRequest(**given), Path("out"))
+    except Exception as error:
+        print(error, file=sys.stderr)
+    else:
+        raise AssertionError(changes)
+assert "torch" not in sys.modules
+"""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    made = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=offline,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    for text in ("no measure 'most'", "no/such"):
+        assert text in made.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("max-evaluations: 9\n")
+
+    def options(*given: str) -> dict[str, Any]:
+        return command.make_context("mitigate", ["lab:pythia", "--output", "out", *given]).params
+
+    plain, quick = options(), options("--preset", "quick")
+    changed = {key for key in plain if plain[key] != quick[key]}
+    assert changed == set(PRESETS["quick"])
+    assert {key: quick[key] for key in changed} == PRESETS["quick"]
+    thorough = options("--preset", "thorough")
+    assert thorough["max_evaluations"] > plain["max_evaluations"] > quick["max_evaluations"]
+    typed = options("--max-evaluations", "7", "--preset", "quick")
+    assert (typed["max_evaluations"], typed["grain"]) == (7, "blocks")
+    file = ("--config", str(tmp_path / "own.yaml"))
+    for order in ((*file, "--preset", "quick"), ("--preset", "quick", *file)):
+        both = options(*order)
+        assert (both["max_evaluations"], both["grain"]) == (9, "blocks")
+
+
+def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:
+    before = snapshot(work)
+    outcome = mitigate(work, tmp_path / "out", "--dry-run", "--json")
+    assert outcome.code == 0, outcome.stderr
+    found = outcome.json
+    assert [step["name"] for step in found["steps"]] == [
+        "search", "export and verify", "attack", "benchmark",
+    ]  # fmt: skip
+    seconds = [step["seconds"] for step in found["steps"]]
+    assert all(one > 0 for one in seconds)
+    assert found["seconds"] == pytest.approx(sum(seconds))
+    header = (work / "tiny" / "model.safetensors").stat().st_size - found["disk"]["needed"]
+    assert 0 < header < 10_000
+    inputs = {one["name"]: one["what"] for one in found["inputs"]}
+    assert inputs["passages"].startswith("24 from")
+    assert inputs["attacks"] == "near, greedy"
+    assert "relearn" in inputs["not tried"]
+    assert inputs["benchmarks"] == "local_choice"
+    assert (snapshot(work), [*tmp_path.iterdir()]) == (before, [])
+    outcome = mitigate(work, tmp_path / "out", "--dry-run", "--samples", work / "none.jsonl")
+    outcome.assert_error("none.jsonl")
+    (tmp_path / "out").write_text("mine")
+    mitigate(work, tmp_path / "out", "--dry-run").assert_error("already exists")
+    (tmp_path / "out").unlink()
+
+
+def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Path) -> None:
+    """The report has the rest, the picture of the search, and the command that repeats it."""
+    shutil.copytree(work / "out-search", tmp_path / "out-search")
+    outcome = attn_surgery(
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--corpus"),
+        *(work / "heldout", "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu"),
+        *("--variant", "zero", "--measure", "greedy", "--max-extraction", 0.5, "--preset"),
+        *("quick", "--no-benchmarks", "--attack", "near", "--max-evaluations", 64),
+        *("--output", tmp_path / "out", "--json"),
+    )
+    assert outcome.code == 0, outcome.stderr
+    report = Report.model_validate(outcome.json["report"])
+    (edit,) = report.edits
+    assert edit.tasks == {}
+    assert edit.heldout is not None
+    assert "documents of each benchmark" not in edit.verdict
+    assert outcome.json["next"] is not None
+    command = report.commands[-1]
+    assert "--no-benchmarks" in command
+    assert "--front search.json" in command
+    assert [point.label for point in report.front] == [
+        f"{one['spec']} {one['variant']}" for one in outcome.json["search"]["front"]
+    ]
+    assert report.map is not None
+    assert report.map.basis == "measured"
+    check_report(report.to_dict(), tmp_path / "out" / "report.json")

@@ -48,9 +48,11 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
     "mitigate": (NONE, "--samples", "none.jsonl", "--corpus", "none.txt"),
     "demo": (),
+    "apply-patch": (NONE, "none.safetensors"),
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {
     ("collect", "--output"): (NONE, "--corpus", "none.txt"),
+    ("convert", "--output"): (NONE, "--to", "gguf"),
     ("extract", "--output"): (NONE, "--samples", "none.jsonl"),
     ("extract", "--rows"): (NONE, "--samples", "none.jsonl"),
 }
@@ -74,7 +76,15 @@ def exported(source: Path, tmp_path: Path) -> Path:
 
 
 def test_all_commands_that_write_are_here() -> None:
-    asked = {"bench", "inspect", "push", "tasks", "verify"}  # write no file of the user's choice
+    asked = {
+        "bench",
+        "check",
+        "compare",
+        "inspect",
+        "push",
+        "tasks",
+        "verify",
+    }  # write no file of the user's choice
     assert {*FOLDERS, *(name for name, _ in FILES)} == COMMANDS.keys() - asked
 
 

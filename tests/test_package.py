@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -48,6 +52,51 @@ def test_wheel_holds_the_packages_and_their_data(built: Path) -> None:
     assert "attn-surgery = cli.main:run" in archive.read(entry).decode()
 
 
+def test_the_wheel_installs_as_it_is(built: Path, tmp_path: Path) -> None:
+    """As pipx and uvx do: into an environment of its own, whose command then runs.
+
+    Its dependencies are those of this environment, as there need not be a network.
+    """
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    install = [tmp_path / "venv/bin/python", "-m", "pip", "install", "--no-deps", "--no-index"]
+    subprocess.run([*install, "--force-reinstall", wheel], check=True, capture_output=True)
+    program = tmp_path / "venv/bin/attn-surgery"
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert run("--version") == f"attn-surgery {wheel.name.split('-')[1]}\n"
+    assert "Usage: attn-surgery export" in run("help", "export")
+    assert "6 blocks" in run("inspect", "lab:pythia")
+    inside = "import surgery; print(surgery.__file__)"
+    where = subprocess.run(
+        [tmp_path / "venv/bin/python", "-c", inside], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert Path(where.stdout.strip()).is_relative_to(site)
+
+
+def test_the_image_gets_what_the_package_needs(tmp_path: Path) -> None:
+    """A wheel can be built from what the Dockerfile copies."""
+    for line in re.findall(r"^COPY (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
+        *sources, target = line.split()
+        place = tmp_path / target.removeprefix("/")
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place)
+            else:
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, place)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(tmp_path / "src")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_sdist_can_be_carried_on(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -55,6 +104,7 @@ def test_sdist_can_be_carried_on(built: Path) -> None:
     for needed in (
         *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
         *("tests/conftest.py", "benchmarks/export.py", "surgery/exporting.py"),
+        *("Dockerfile", "examples/mitigate.yaml", "examples/recitation.ipynb"),
     ):
         assert needed in names
     assert not any("__pycache__" in name for name in names)

@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from example_report import bare, example, several, task
+from example_report import BASE, audit, bare, example, several, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
@@ -23,7 +23,9 @@ from evals.evaluation.page import render_pages
 from evals.evaluation.report import Report
 from evals.evaluation.rows import make_size_table, make_tables
 from evals.evaluation.tables import SHARE, Cell, Form, Row
+from evals.model_map import make_map
 from surgery.card.facts import as_line
+from surgery.selection import Part
 
 REPORTS = {"whole": example, "bare": bare, "several": lambda: several(example(), example())}
 
@@ -156,7 +158,7 @@ def test_names_are_escaped() -> None:
     assert not tree.xpath("//script | //@onerror")
     assert {src[:19] for src in tree.xpath("//@src")} == {"data:image/svg+xml;"}
     assert len(tree.xpath("//style")) == 1
-    assert tree.xpath("//h1")[0].text_content() == LINES
+    assert tree.xpath("//h1")[0].text_content() == f"{HOSTILE}, compared with {HOSTILE}"
     assert {figure.text_content() for figure in tree.xpath("//pre")} == {LINES}
     outside = re.sub(r"^    .*$", "", made["report.md"], flags=re.MULTILINE)  # code shows itself
     for markup in ("<script", "<img", "\n# x"):
@@ -175,7 +177,8 @@ def test_any_name_survives(name) -> None:
     report = bare()
     report["edits"][0]["name"] = report["edits"][0]["verdict"] = printable
     made = render_pages(report)
-    assert parse(made["report.html"]).xpath("//h1")[0].text_content() == printable
+    title = f"{printable}, compared with {BASE}"
+    assert parse(made["report.html"]).xpath("//h1")[0].text_content() == title
     assert made["report.md"].count("\n# ") == 0
 
 
@@ -203,9 +206,11 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
     assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
     for picture in pictures:
         assert len(picture.get("alt")) > 20
-        svg = base64.b64decode(picture.get("src").partition(",")[2])
-        assert b"<dc:date>" not in svg
-        assert ElementTree.fromstring(svg).tag.endswith("svg")  # our own
+        (narrow,) = picture.getparent().xpath("source/@srcset")  # for a small screen
+        for url in (picture.get("src"), narrow):
+            svg = base64.b64decode(url.partition(",")[2])
+            assert b"<dc:date>" not in svg
+            assert ElementTree.fromstring(svg).tag.endswith("svg")  # our own
     assert b"found by the search" in b"".join(
         base64.b64decode(picture.get("src").partition(",")[2]) for picture in pictures
     )
@@ -214,10 +219,10 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
 def test_gates_are_told_in_words() -> None:
     unsure = gate(ci95=[-0.02, 0.0815], n=77, conclusive=False)
     for gates, words in (
-        ([gate(), gate(ok=False)], "Failed: a gate does not hold"),
-        ([gate()], "Passed: every gate holds"),
-        ([gate(), unsure], "Passed as measured, but a gate is inconclusive"),
-        ([unsure, gate(ok=False)], "Failed: a gate does not hold"),
+        ([gate(), gate(ok=False)], "✕ Do not ship it: it fails max-drop copy."),
+        ([gate()], "✓ It passes every gate."),
+        ([gate(), unsure], "✓ It passes every gate as measured, but inconclusively: max-drop copy"),
+        ([unsure, gate(ok=False)], "✕ Do not ship it: it fails max-drop copy."),
     ):
         passed = all(one["ok"] for one in gates)
         made = render_pages(example(gates=gates, passed=passed))
@@ -227,11 +232,78 @@ def test_gates_are_told_in_words() -> None:
             assert text.count(": FAILED: ") == missed
 
 
+def test_it_starts_with_one_line_and_three_points() -> None:
+    """What is recited, the strongest attack and those not tried, and what it costs."""
+    report = example()
+    (edit,) = report["edits"]
+    found, before = edit["extraction"]["exact_match"], edit["extraction"]["baseline"]["exact_match"]
+
+    def points(report: dict[str, Any]) -> tuple[str, list[str]]:
+        (box,) = parse(render_pages(report)["report.html"]).xpath("//*[@class='line']/..")
+        line, listed, *_ = box.xpath("p | ul")
+        return line.text_content(), [one.text_content() for one in listed]
+
+    line, (recited, attacked, cost) = points(report)
+    assert line == "✕ Do not ship it: it fails max-drop copy."
+    assert recited.startswith(
+        f"Recited. Recites {found['count']} of {edit['extraction']['n']} passages word for word; "
+        f"the base recites {before['count']}. A search chose the edit on 24 of 48 passages"
+    )
+    assert attacked.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")
+    _, _, left = attacked.partition("Not tried: ")
+    assert left.rstrip(".").split(", ") == edit["audit"]["not_tried"]
+    assert cost.startswith("Cost. Loss on ")
+    assert "Held-out loss: " in cost
+    line, _ = points(example(gates=[], passed=None))
+    assert line == (
+        f"Recites {found['rate']:.1%} of the passages word for word instead of "
+        f"{before['rate']:.1%}; no limit was set."
+    )
+    line, (recited, attacked, cost) = points(bare())
+    assert line == "No limit was set, and memorization was not measured."
+    assert (recited, attacked) == (
+        "Recited. Memorization was not measured.", "Strongest attack. No attack was tried."
+    )  # fmt: skip
+    _, (_, _, cost) = points({**bare(), "edits": [{**bare()["edits"][0], "tasks": {}}]})
+    assert cost == "Cost. Neither benchmarks nor held-out text were measured."
+    _, (_, attacked, _) = points(example(audit={**audit(), "not_tried": []}))
+    assert attacked.endswith("Every attack that attn-surgery knows was tried.")
+
+
+def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() -> None:
+    report = example()
+    front = [{**point, "recovered": {"relearn": 0.5}} for point in report["front"]]
+
+    def written(report: dict[str, Any]) -> str:
+        (drawn,) = parse(render_pages(report)["report.html"]).xpath(
+            "//h2[text()='The trade-off']/..//img/@src"
+        )
+        return base64.b64decode(drawn.partition(",")[2]).decode()
+
+    assert "recovered by relearn" in written({**report, "front": front})
+    assert "recited word for word" in written(report)  # the points do not know that attack
+
+
+def test_a_search_draws_what_every_unit_is_worth() -> None:
+    """In place of the picture that shows only which heads are edited."""
+    units = {Part(b, (h,), v): (1.0, 0.1) for b in range(4) for h in range(4) for v in ("mean",)}
+    found = make_map(units, 4, 4, measured=False)
+    assert found is not None
+    page = parse(render_pages(example(map=found.model_dump(mode="json")))["report.html"])
+    (picture,) = page.xpath("//h2[text()='The edit']/..//img")
+    assert "worth" in base64.b64decode(picture.get("src").partition(",")[2]).decode()
+    assert "is outlined" in picture.get("alt")
+    other = found.model_copy(update={"num_blocks": 5})  # of another model
+    page = parse(render_pages(example(map=other.model_dump(mode="json")))["report.html"])
+    (picture,) = page.xpath("//h2[text()='The edit']/..//img")
+    assert "4 blocks" in picture.get("alt")
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     made = render_pages(bare())
     page = parse(made["report.html"])
     headings = [heading.text for heading in page.xpath("//h2")]
-    assert headings == ["What it costs", "Size", "Limits", "Provenance"]
+    assert headings == ["What these figures do not say", "What it costs", "Size", "Provenance"]
     assert "None" not in page.text_content()
     assert "recite" not in made["report.md"].split("**What it costs", 1)[1].split("## The", 1)[0]
 

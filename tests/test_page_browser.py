@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import bare, example, several
+from example_report import BASE, EDITED, bare, example, several
 
 from evals.evaluation.page import render_pages
 
@@ -127,6 +127,9 @@ def test_on_paper(browser, pages, name) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") <= a4["width"]
     assert page.evaluate(TOO_WIDE) == []
+    if name != "several":  # what comes first fits on one page, which can go alone
+        assert page.locator("header").bounding_box()["height"] < a4["height"]
+        assert page.get_by_text("it is not a privacy guarantee").count() == 1
     paper = page.pdf(format="A4")
     assert paper.startswith(b"%PDF")
     assert len(paper) < 1_000_000
@@ -137,7 +140,8 @@ def test_on_paper(browser, pages, name) -> None:
 def test_without_scripts_and_without_a_network(browser, pages) -> None:
     log: list[str] = []
     page = opened(browser, pages["whole"], log, java_script_enabled=False, offline=True)
-    assert page.get_by_role("heading", level=1).inner_text() == (example()["edits"][0]["verdict"])
+    title = page.get_by_role("heading", level=1).inner_text()
+    assert title == f"{EDITED}, compared with {BASE}"
     assert page.get_by_role("table").count() >= 5
     page.context.close()
 
@@ -152,4 +156,15 @@ def test_tables_stay_tables_for_those_who_listen(browser, pages, screen) -> None
     row = table.get_by_role("row", name="recited word for word")
     assert row.get_by_role("rowheader").count() == 1
     assert row.get_by_role("cell").count() == 3
+    page.context.close()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_pictures_keep_their_scale(browser, pages, screen) -> None:
+    """A narrow screen gets pictures made for it, so that text and intervals stay readable."""
+    size = {"width": SCREENS[screen], "height": 800}
+    page = opened(browser, pages["whole"], [], viewport=size)
+    scales = page.evaluate("[...document.images].map(one => one.width / one.naturalWidth)")
+    assert len(scales) == 6
+    assert min(scales) > 0.85
     page.context.close()

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 
 from evals.bounds.pictures import draw_propagation
 from evals.drawing import line_of
+from evals.model_map import make_map, paint_map
 from evals.search.picture import draw_front
-from evals.sweep.pictures import PICTURES, draw_accuracy, draw_pictures, draw_sweep
+from evals.sweep.pictures import PICTURES, draw_accuracy, draw_pictures, draw_sweep, draw_units
+from surgery.selection import Part
 from surgery.variants import VARIANTS
 
 BLOCKS = 6
@@ -45,12 +47,12 @@ def sweep():
         for variant in VARIANTS
         for first in range(BLOCKS - 1)
     ]
-    edits += [edit(rng, [0], "zero", kind="head", heads={"0": [1]})]
+    edits += [edit(rng, [0], "zero", kind="head", heads={"0": [1]}, spec="0.1")]
     base["tasks"] = {name: {"metric": "acc", "value": 0.8} for name in ABILITIES}
     asked = {name: {"ability": ability, "share": name != "perplex", "higher_is_better": True}
              for name, ability in ABILITIES.items()}  # fmt: skip
-    return {"model": "tiny", "n": 12, "num_blocks": BLOCKS, "base": base, "edits": edits,
-            "exact_only": False, "tasks": asked}  # fmt: skip
+    return {"model": "tiny", "n": 12, "num_blocks": BLOCKS, "num_heads": 2, "base": base,
+            "edits": edits, "exact_only": False, "tasks": asked}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +154,8 @@ def texts(path) -> str:
                     "(after the true tokens)", *VARIANTS]),
         ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
                    "nats per token", "deep blocks: 4,5", "chosen: 5", "on the other half", "goal"]),
-        ("estimates", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "front",
-                       "one head alone", "one block alone", "nats²", "nats per token", "5"]),
+        ("model", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "the front",
+                   "heads 0–1", "block", "worth: ", "cost: ", "nats²", "nats per token", "5"]),
         ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
         ("bounds", ["tiny", "identity", "n = 500 tokens", "measured", "bound in closed form",
                     "mean over tokens, %"]),
@@ -239,3 +241,37 @@ def test_cells_of_a_large_model_hold_no_numbers(tmp_path):
              for f in (small, large)]  # fmt: skip
     assert cells[1] < 24 * 25 / 2 - 1
     assert cells[0] > 4 * 5 / 2
+
+
+def test_a_map_of_measured_heads_is_in_percent(sweep, tmp_path):
+    """Without estimates; and none where only whole blocks were measured."""
+    drawn = draw_units(sweep, tmp_path)
+    assert {path.name for path in drawn} == {"model.png", "model.svg"}
+    written = texts(tmp_path / "model.svg")
+    assert "worth: passages no longer recovered, %" in written
+    assert "the best edit" in written
+    blocks = [edit for edit in sweep["edits"] if edit["kind"] == "block"]
+    assert draw_units({**sweep, "edits": blocks}, tmp_path) == []
+
+
+def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():
+    """Three heads to a group, as grouped queries have; single heads take only one variant."""
+    blocks, heads = 4, 6
+    pieces = [tuple(range(6)), (0, 1, 2), (3, 4, 5)]
+    units = {Part(b, some, v): (1.0 + b, 0.01) for b in range(blocks) for some in pieces
+             for v in ("identity", "zero")}  # fmt: skip
+    units |= {Part(b, (h,), "zero"): (0.1, 0.001) for b in range(blocks) for h in range(heads)}
+    found = make_map(units, blocks, heads, measured=False)
+    sizes = {(g.kind, g.variant): np.shape(g.worths) for g in found.grids}
+    of_both = {("block", "zero"): (1, 4), ("group", "zero"): (2, 4)}
+    of_both |= {(kind, "identity"): shape for (kind, _), shape in of_both.items()}
+    assert sizes == of_both | {("head", "zero"): (6, 4)}
+    assert found.grids[0].worths == [[1.0, 2.0, 3.0, 4.0]]
+    chosen = [Part(1, tuple(range(6)), "identity"), Part(2, (0, 1, 2, 5), "zero")]
+    figure = Figure()
+    paint_map(figure, found, chosen)
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    outlined = [[patch.get_xy() for patch in axes.patches] for axes in panels]
+    # rows from below: the block, two groups, six heads
+    assert outlined == [[(0.5, 0)]] * 2 + [[(1.5, 1), (1.5, 8)]] * 2
+    assert make_map({}, blocks, heads, measured=True) is None

@@ -346,9 +346,29 @@ def test_malformed_names(tmp_path):
 def test_rows_too_short(tmp_path):
     source = lines(tmp_path / "s.jsonl", [{"tokens": [1] * 64}, {"id": 1, "tokens": [1] * 60}])
     assert message(source) == (
-        f"{source}: 1 of 2 rows are too short, the first is '1' (expected at least 64 tokens "
-        "(prefix 32 + suffix 32), got 60); choose smaller lengths, or remove these rows"
+        f"{source}: 1 of 2 rows are too short, the first is row 2 ('1') (expected at least 64 "
+        "tokens (prefix 32 + suffix 32), got 60); choose smaller lengths, or leave these rows out "
+        "with `skip_short`"
     )
+
+
+def test_rows_too_short_are_left_out_on_request(tmp_path):
+    rows = [{"tokens": [1] * 60}, {"tokens": [2] * 64}, {"tokens": [3] * 63, "member": True}]
+    samples = load_samples(lines(tmp_path / "s.jsonl", rows), skip_short=True)
+    assert (samples.ids, samples.tokens.tolist()) == (("1",), [[2] * 64])
+    assert list_row_warnings(samples.description) == [
+        "2 rows left out, the first '0': it has fewer than 64 tokens (prefix 32 + suffix 32)"
+    ]
+    text = "the quick brown fox jumps over the lazy dog"
+    pairs = [{"prefix": text, "suffix": " " + text}, {"prefix": "the", "suffix": " " + text}]
+    source = lines(tmp_path / "p.jsonl", pairs)
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 4, "suffix_length": 4}
+    assert load_samples(source, **options, skip_short=True).ids == ("0",)
+    assert message(source, **options).startswith(
+        f"{source}: 1 of 2 rows are too short, the first is row 2 ('1') (expected at least 4 prefix"
+    )
+    with pytest.raises(SamplesError, match=r"no row can be used .got it has fewer than"):
+        load_samples(source, **{**options, "suffix_length": 64}, skip_short=True)
 
 
 @pytest.mark.parametrize("name", ["prefix", "suffix"])
@@ -373,9 +393,7 @@ def test_pairs_of_different_number_or_too_short(tmp_path):
         f"{prefix},{suffix}: prefixes and suffixes differ in number (expected 5 suffixes, got 4)"
     )
     suffix = save(tmp_path / "s.npy", TOKENS[:, 40:])
-    assert "at least 41 prefix tokens (prefix 41), got 40" in message(
-        f"{prefix},{suffix}", prefix_length=41
-    )
+    assert "at least 41 prefix tokens, got 40" in message(f"{prefix},{suffix}", prefix_length=41)
 
 
 @pytest.mark.parametrize(
@@ -438,27 +456,27 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     )
     assert message(lines(path, [{"tokens": row}, {"tokens": "text"}])) == (
         f"{path}: column 'tokens' (expected text in every row, or a list of token ids in every "
-        "row, got ndarray and str)"
+        "row, got ndarray and str, first in row 2)"
     )
     assert message(lines(path, [{"prefix": "text", "suffix": row}])) == (
         f"{path}: prefix and suffix must both be text or both be token ids"
     )
     for name, value, got in (
-        ("count", -1, "0: input should be greater than or equal to 0"),
-        ("count", 2**63, "0: input should be a valid integer"),
-        ("member", 1, "0: input should be a valid boolean"),
-        ("id", 1.5, "0.str: input should be a valid string"),
+        ("count", -1, "input should be greater than or equal to 0"),
+        ("count", 2**63, "input should be a valid integer"),
+        ("member", 1, "input should be a valid boolean"),
+        ("id", 1.5, "input should be a valid string"),
     ):
-        assert message(lines(path, [{"tokens": row, name: value}])) == (
-            f"{path}: cannot be used as samples (got {name}.{got})"
+        good = {"tokens": row, "count": 0, "member": True, "id": "a"}
+        assert message(lines(path, [good, {**good, "id": "b", name: value}])) == (
+            f"{path}: column {name!r}, row 2 (got {got})"
         )
     assert message(lines(path, [{"tokens": row, "id": 7}, {"tokens": row, "id": "7"}])) == (
-        f"{path}: ids are not unique (got '7' 2 times)"
+        f"{path}: ids are not unique (got '7' 2 times, first in rows 1 and 2)"
     )
-    assert message(lines(path, [{"tokens": [-3] * 64}])) == f"{path}: not a token id (got -3)"
-    assert message(lines(path, [{"tokens": [2**40] * 64}])) == (
-        f"{path}: not a token id (got {2**40})"
-    )
+    for wrong in (-3, 2**40):
+        rows = [{"tokens": row}, {"tokens": [wrong] * 64}]
+        assert message(lines(path, rows)) == f"{path}: not a token id in row 2 ('1') (got {wrong})"
 
 
 def test_text_without_a_tokenizer(tmp_path):

@@ -37,6 +37,7 @@ FIGURES = {
     "next_token_accuracy",
     "heldout_loss",
     "heldout_kl",
+    "limits",
 }
 
 
@@ -167,7 +168,8 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert (found["n"], found["n_held_back"]) == (20, 20)
     assert found["base"]["exact_match"] == 1
     assert found["base"]["heldout_kl"] == 0
-    named = {"search.json", "plan.json", "front.png", "front.svg", "config.yaml"}
+    pictures = {f"{name}.{form}" for name in ("front", "model") for form in ("png", "svg")}
+    named = {"search.json", "plan.json", "config.yaml", *pictures}
     assert set(snapshot(output)) == named
     assert json.loads((output / "search.json").read_text()) == found | {"plan": "plan.json"}
     plan = read_plan_file(output / "plan.json")
@@ -420,7 +422,7 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
         f"{tmp_path / 'found'} holds the front",
     )
     assert set(snapshot(tmp_path / "found")) == {
-        *("search.json", "front.png", "front.svg", "config.yaml")
+        *("search.json", "front.png", "front.svg", "model.png", "model.svg", "config.yaml")
     }
     found = json.loads((tmp_path / "found" / "search.json").read_text())
     assert found["front"]

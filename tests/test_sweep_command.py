@@ -324,7 +324,7 @@ def test_estimates_are_a_table_and_a_picture(estimated):
     ]
     assert [float(row["margin"]) for row in rows] == [one["margin"] for one in result["estimates"]]
     assert "estimated_kl" in (output / "sweep.csv").read_text().splitlines()[0]
-    assert {"estimates.png", "estimates.svg"} <= {path.name for path in output.iterdir()}
+    assert {"model.png", "model.svg"} <= {path.name for path in output.iterdir()}
 
 
 def test_people_get_the_front_of_the_estimates(files):

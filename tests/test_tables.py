@@ -19,8 +19,10 @@ from command_line import on_terminal
 from example_report import audit, example, several
 
 from cli.commands.measure.bench import _print as print_bench
+from cli.commands.measure.check import _print as print_check
 from cli.tables import print_table
 from cli.tables.audit import print_audit
+from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
 from cli.tables.extraction import print_extraction
 from cli.tables.search import print_search
@@ -100,12 +102,16 @@ def swept(**figures: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+LIMIT = {"name": "relearn", "value": 0.04, "ci95": [0.01, 0.1], "limit": 0.05, "n": 54,
+         "conclusive": False}  # fmt: skip
+
+
 def searched() -> dict[str, Any]:
     """What `search --json` tells of a choice of mixed units."""
 
     def figures(rate: float, loss: float, kl: float) -> dict[str, Any]:
         return {"recovered": {"any": rate}, "recovered_ci95": [0, 0.06], "heldout_loss": loss,
-                "heldout_kl": kl}  # fmt: skip
+                "heldout_kl": kl, "limits": [LIMIT]}  # fmt: skip
 
     def halves(*both: dict[str, Any]) -> dict[str, Any]:
         return {**both[0], "held_back": both[1]}
@@ -125,6 +131,25 @@ def searched() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def checked() -> dict[str, Any]:
+    """What `check --json` tells of passages without a model's verdict on texts."""
+    counts = {"usable": 12345, "too_short": 17, "duplicates": 3, "overlapping": 0}
+    return {
+        "n": 12365, "prefix_length": 32, "suffix_length": 32, **counts, "members": 12000,
+        "non_members": 345, "length": {"min": 3, "median": 64.5, "max": 2048},
+        "left_out": [{"row": 9, "id": "a", "reason": "it has fewer than 64 tokens"}],
+        "recited": None, "corpus": None, "calibration": None, "needed": {"0.01": 381},
+    }  # fmt: skip
+
+
+def changed() -> dict[str, Any]:
+    """What `compare --json` tells of passages without their text."""
+    figures = [(1.0, 0.125), (0.03125, 12.25), (0.5, 3.5)]
+    outputs = [{"next_token_accuracy": right, "nll": nll} for right, nll in figures]
+    models = ["EleutherAI/pythia-1.4b", "results/deep-blocks", "results/searched"]
+    return {"models": models, "rows": [{"id": f"letter-{n}", "outputs": outputs} for n in range(3)]}
+
+
 def report(**changes: Any) -> Any:
     return Report.model_validate(example(**changes))
 
@@ -134,7 +159,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
         lambda: print_search(searched(), "attn-surgery export model"),
-        [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250"],
+        [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250", r"relearn .* 4\.0%"],
     ),
     "extract": (
         lambda: print_extraction(example()["edits"][0]["extraction"]),
@@ -146,6 +171,14 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
     ),
     "evaluate several": (lambda: print_evaluation(EDITS), [r"0\.934 +0\.702"]),
+    "check": (
+        lambda: print_check(checked()),
+        [r"usable +12,345", r"at most 1% is recovered: 381 "],
+    ),
+    "compare": (
+        lambda: print_comparison(changed()),
+        [r"letter-2 +100\.0%, loss 0\.125 +3\.1%, loss 12\.250"],
+    ),
     "bench": (lambda: print_bench(speed()), [r"9,000 \[8,800, 9,100\]"]),
 }
 

@@ -120,11 +120,11 @@ def decode(engine: str, kind: str, folder: Path, prefixes: np.ndarray, work: Pat
         path = work / "model.onnx"
         write_onnx(folder, path, len(prefixes), PREFIX + SUFFIX)
         return decode_with_onnxruntime(path, prefixes, SUFFIX)
-    from benchmarks.engines.gguf_file import write_gguf
+    from surgery.conversion.gguf_file import convert_to_gguf
 
     path = work / "model.gguf"
     file, _, keys = kind.partition(", keys ")
-    write_gguf(folder, path, file)
+    convert_to_gguf(folder, path, kind=file, overwrite=True)
     return decode_with_llama_cpp(path, prefixes, SUFFIX, keys or None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -93,6 +93,24 @@ def _measure_least(column: Column, *, label: bool) -> int:
 def _measure_widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> int:
     """Characters of the longest line or word, as printed."""
     return max((cell_len(escape_text(part)) for cell in cells for part in split(cell)), default=1)
+
+
+def format_figure(value: Mapping[str, Any] | None, form: str = "{:.1%}") -> str:
+    """A rate, mean, or value with its interval; empty if it was not measured."""
+    if value is None:
+        return ""
+    middle = next(value[key] for key in ("rate", "mean", "value") if key in value)
+    return format_interval(middle, value["ci95"], form)
+
+
+def print_choice(result: Mapping[str, Any]) -> None:
+    """Says that figures leave out what chose the edit, if any passages did."""
+    if every := result.get("all_passages"):
+        chose = result["chose"]["passages"]
+        echo(
+            f"A search used {chose} of {every['n']} to choose the edit. The figures are for the "
+            "others."
+        )
 
 
 def format_interval(middle: float, ci95: Sequence[float], form: str = "{:.1%}") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.tables import format_interval, print_table
+from cli.tables import format_figure, format_interval, print_choice, print_table
 from cli.terminal import echo, note
 
 
@@ -19,12 +19,7 @@ def print_audit(result: dict[str, Any]) -> None:
             f"tokens of prefix, {result['suffix_length']} of suffix), with 95 % intervals"
         )
         every = result.get("all_passages")
-        if every:
-            chose = result["chose"]["passages"]
-            echo(
-                f"A search used {chose} of {every['n']} to choose the edit. The figures are for "
-                "the others."
-            )
+        print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
@@ -34,6 +29,8 @@ def print_audit(result: dict[str, Any]) -> None:
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
             echo(f"{attack['name']}, {steps} steps: {shares}")
+    if result["not_tried"]:
+        echo(f"not tried: {', '.join(result['not_tried'])}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
         if areas["edited"] is None:
             echo("membership: not measured, because no passage is known to be a non-member")
@@ -49,12 +46,17 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
     headings = ["attack", "base", "edited", f"never trained on (n = {controls})", "seconds"]
     rows = []
     for one in rated:
-        rates = [_format_rate(one[key]) for key in ("base", "edited", "control")]
+        rates = [format_figure(one[key]) for key in ("base", "edited", "control")]
         rows.append([one["name"], *rates, f"{one['seconds']:.1f}"])
     if every:
         headings.insert(3, f"edited, all {every['n']}")
         for row in rows:
-            row.insert(3, _format_rate(every["recovered"][row[0]]["edited"]))
+            row.insert(3, format_figure(every["recovered"][row[0]]["edited"]))
+    if rated[0]["twin"]:
+        headings += ["twin", "of the way to it"]
+        for one, row in zip(rated, rows, strict=True):
+            way = one["toward_twin"]
+            row += [format_figure(one["twin"]), "" if way is None else f"{way:.0%}"]
     print_table(headings, rows)
 
 
@@ -68,7 +70,3 @@ def note_limits(result: dict[str, Any]) -> bool:
         elif not limit["conclusive"]:
             note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.3g} to {high:.3g}")
     return all(limit["ok"] for limit in result["limits"])
-
-
-def _format_rate(value: dict[str, Any] | None) -> str:
-    return "" if value is None else format_interval(value["rate"], value["ci95"])

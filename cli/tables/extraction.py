@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cli.tables import format_interval, print_table
+from cli.tables import format_figure, print_choice, print_table
 from cli.terminal import echo
 
 
@@ -15,12 +15,7 @@ def print_extraction(result: dict[str, Any]) -> None:
     n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
     echo(f"{n} passages, {prefix} tokens of prefix, {suffix} of suffix; 95 % intervals in brackets")
     every = result.get("all_passages")
-    if every:
-        chose = result["chose"]["passages"]
-        echo(
-            f"A search used {chose} of {every['n']} to choose the edit. The figures are for the "
-            "others."
-        )
+    print_choice(result)
     if before is None:
         print_table(("", "model"), _make_rows([result]))
     else:
@@ -36,10 +31,10 @@ def print_extraction(result: dict[str, Any]) -> None:
     echo(
         f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
         f"(exact McNemar p = {paired['p_value']:.2g}); difference "
-        f"{_format_figure(paired['exact_match_difference'], '{:+.1%}')}"
+        f"{format_figure(paired['exact_match_difference'], '{:+.1%}')}"
     )
     if "selectivity" in paired:
-        echo(f"selectivity {_format_figure(paired['selectivity'], '{:+.3f}')} nats/token")
+        echo(f"selectivity {format_figure(paired['selectivity'], '{:+.3f}')} nats/token")
 
 
 def _make_rows(columns: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -48,18 +43,18 @@ def _make_rows(columns: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for one in MEASURES:
         figures = [_look_up(column, one.path) for column in columns]
         if one.label and all(figures):
-            yield one.label, *(_format_figure(figure, one.form) for figure in figures)
+            yield one.label, *(format_figure(figure, one.form) for figure in figures)
     if "control" in columns[0]:
         kind = columns[0]["control"]["kind"]
         yield (
             f"control NLL ({kind})",
-            *(_format_figure(c["control"]["nll"], "{:.3f}") for c in columns),
+            *(format_figure(c["control"]["nll"], "{:.3f}") for c in columns),
         )
     strata = [column.get("by_count", []) for column in columns]
     for parts in zip(*strata, strict=True):
         yield (
             f"exact, count {parts[0]['count']}",
-            *(_format_figure(part["exact_match"]) for part in parts),
+            *(format_figure(part["exact_match"]) for part in parts),
         )
 
 
@@ -67,8 +62,3 @@ def _look_up(figures: Any, path: Iterable[str]) -> Any:
     for part in path:
         figures = figures.get(part, {})
     return figures
-
-
-def _format_figure(value: dict[str, Any], form: str = "{:.1%}") -> str:
-    middle = next(value[key] for key in ("rate", "mean", "value") if key in value)
-    return format_interval(middle, value["ci95"], form)

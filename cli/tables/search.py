@@ -43,9 +43,15 @@ def print_search(result: dict[str, Any], export: str) -> None:
         f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
-    if not result["held_back_conclusive"]:
+    sure = {one["name"]: one["conclusive"] for one in there["limits"]}
+    if not sure.pop(measure, result["held_back_conclusive"]):
         what = "the limit" if "max_extraction" in result["goal"] else "the unedited model's"
         echo(f"inconclusive (n = {result['n_held_back']:,}): the interval holds {what}")
+    for one in there["limits"]:
+        if one["name"] in sure:
+            rate = format_interval(one["value"], one["ci95"])
+            unsure = "" if one["conclusive"] else f"; inconclusive (n = {one['n']:,})"
+            echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}{unsure}")
     if not result["held_back_meets_goal"]:
         echo("The held-back half misses the goal. Search with a stricter limit than you need.")
     echo(f"To export it, run: {export}")

@@ -81,7 +81,7 @@ def print_sweep(result: dict[str, Any]) -> None:
 
 def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
-    from evals.sweep.pictures import find_front
+    from evals.sweep.report import find_front
 
     front = find_front(result["estimates"])
     echo(

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.memorization.extraction import run_pass
 from evals.memorization.measures import Flags, Pass, Scores
-from evals.running.predictions import Sampling
 from evals.samples import Samples, Tokens
 from surgery.errors import MeasurementError
 
@@ -20,7 +18,10 @@ from surgery.errors import MeasurementError
 class Target:
     """A loaded model, its tokenizer (or None), and the passages to recover from it.
 
-    `unrelated`: int32 [M, T], text that no model was trained on; `batch_size`: rows per batch.
+    - `unrelated`: int32 [M, T], text that no model was trained on. `batch_size`: rows per batch.
+    - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
+    - `base`: the outcome of the same attack on the same passages of the base, if the model is not
+      the base. `brief`: leave out what only curves show.
     """
 
     model: Any
@@ -28,9 +29,15 @@ class Target:
     samples: Samples
     unrelated: Tokens
     batch_size: int | None = None
+    alike: Tokens | None = None
+    base: AttackOutcome | None = None
+    brief: bool = False
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
+        from evals.memorization.extraction import run_pass
+        from evals.running.predictions import Sampling
+
         return run_pass(
             self.model,
             tokens,
@@ -64,12 +71,14 @@ class AttackOutcome:
     - `recovered`: bool [N]. `tried`: bool [N], the passages that count.
     - `curve`: measure → bool [K, N], recovered at each of the attack's K stages.
     - `scores`: name → [N], how much each passage looks like training text.
+    - `kept`: what the attack on the edited model needs to know of the base.
     """
 
     recovered: Flags
     tried: Flags
     curve: Mapping[str, Flags] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    kept: Any = None
 
     @staticmethod
     def of_all(recovered: Flags) -> AttackOutcome:
@@ -99,8 +108,9 @@ class Attack:
     - `definition`, `source`: when a passage counts as recovered, and who defined this.
     - `cost`: in passes over the passages.
     - `run`: deterministic for the same model and passages.
-    - `check`: raises `SamplesError` for passages that it cannot be tried on.
+    - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
     - `tells_members`: it recovers no passage, but scores members against non-members.
+    - `reads_base`: on the edited model, its target has the outcome of the base.
     """
 
     name: str
@@ -110,8 +120,10 @@ class Attack:
     cost: str
     run: Callable[[Target], AttackOutcome]
     stages: tuple[int, ...] = ()
-    check: Callable[[Samples], None] = lambda samples: None
+    can: Callable[[Samples], bool] = lambda samples: True
+    needs: str = ""
     tells_members: bool = False
+    reads_base: bool = False
 
     @property
     def description(self) -> dict[str, str]:

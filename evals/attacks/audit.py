@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from evals.attacks.attack import AttackOutcome, Target
-from evals.attacks.names import make_attack
+from evals.attacks.attack import Attack, AttackOutcome, Target
+from evals.attacks.names import HEALED, choose_attacks, find_attack, list_untried
 from evals.attacks.picture import draw_audit
 from evals.attacks.request import AuditRequest
-from evals.attacks.result import AllRecovered, Audit, AuditReport, ControlKind, compare_outcomes
+from evals.attacks.result import (
+    AllRecovered,
+    Audit,
+    AuditReport,
+    ControlKind,
+    MembershipResult,
+    compare_outcomes,
+)
+from evals.attacks.splitting import split
 from evals.inputs import (
     Progress,
     Say,
@@ -32,7 +41,9 @@ from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
-from surgery.errors import SamplesError
+from surgery.errors import MeasurementError, SamplesError
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
@@ -47,15 +58,17 @@ class AttackPlan:
     - `samples`: if membership is known, members are attacked, and non-members are the control.
     - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
       if no non-members are known, and `perturbed` and `relearn-benign` need them.
-    - `attacks`: names.
+    - `attacks`: names; `limited`: those whose share has a limit.
 
-    Raises `SamplesError` for fewer than two passages, or if an attack cannot be tried on them.
+    Raises `SamplesError` for fewer than two passages, and `MeasurementError` if an attack with a
+    limit cannot be tried on them. Others are skipped.
     """
 
     samples: Samples
     unrelated: Tokens
     attacks: tuple[str, ...]
     batch_size: int | None = None
+    limited: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if len(self.passages) < 2:
@@ -65,8 +78,31 @@ class AttackPlan:
                 expected="at least 2 that were trained on",
                 got=len(self.passages),
             )
-        for name in self.attacks:
-            make_attack(name).check(self.passages)
+        for name in self.skipped.keys() & set(self.limited):
+            raise MeasurementError(
+                f"{name} has a limit and cannot be tried",
+                where=self.samples.source,
+                expected=self.skipped[name],
+                fix="give that, or leave out the limit",
+            )
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """Attack that cannot be tried → what it needs."""
+        attacks = map(find_attack, self.attacks)
+        return {one.name: one.needs for one in attacks if not one.can(self.samples)}
+
+    @cached_property
+    def tried(self) -> list[Attack]:
+        """The attacks that can be tried."""
+        return [find_attack(name) for name in self.attacks if name not in self.skipped]
+
+    @property
+    def alike(self) -> Tokens | None:
+        """Half of the non-members, int32 [L, P + S], if there are two or more."""
+        if self.control_kind == "text" or len(self.control) < 2:
+            return None
+        return self.control.tokens[split(self.control.tokens, 2)[0]]
 
     @property
     def passages(self) -> Samples:
@@ -113,6 +149,7 @@ def audit(
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)
+    between = [find_model(request.twin)] if request.twin else []
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenize_passages(passages, loaded, say)
@@ -120,21 +157,30 @@ def audit(
         left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
             say(f"warning: {warning}")
-        return AttackPlan(samples, windows, request.tried, request.batch_size), left
+        tried = request.tried
+        if edited.manifest is not None and edited.manifest.is_healed:
+            tried = choose_attacks((*tried, *HEALED))
+        plan = AttackPlan(samples, windows, tried, request.batch_size, request.max)
+        for name, needs in plan.skipped.items():
+            say(f"skipped: {name} needs {needs}")
+        return plan, left
 
     def attack(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
     ) -> AuditedModel:
         plan, _ = shared
-        with progress(f"audit {loaded.name}", len(plan.attacks)) as advance:
-            return try_attacks(loaded, plan, with_control=is_last, advance=advance)
+        with progress(f"audit {loaded.name}", len(plan.tried)) as advance:
+            tried = try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance)
+            done.append(tried)
+        return done[-1]
 
-    models = (request.baseline, edited)
-    shared, (base, after) = measure_in_turn(models, request, prepare, attack, say)
+    done: list[AuditedModel] = []
+    models: list[str | ResolvedModel] = [request.baseline, *between, edited]
+    shared, (base, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
     if not leave_launch():
         return None
     plan, left = shared
-    report = _make_report(request, plan, left, base, after)
+    report = _make_report(request, plan, left, base, after, *twins)
     if folder is not None:
         config = request.to_config()
         with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
@@ -149,10 +195,11 @@ def _make_report(
     left: HeldBack,
     base: AuditedModel,
     after: AuditedModel,
+    twin: AuditedModel | None = None,
 ) -> AuditReport:
     """Figures of the passages held back; if some chose the edit, also the rates of all."""
     counted = left.passages[plan.samples.trained_on]
-    figures = compare_models(plan, base, after, counted)
+    figures = compare_models(plan, base, after, counted, twin)
     all_passages = None
     if not counted.all():
         every = compare_models(plan, base, after)
@@ -167,6 +214,7 @@ def _make_report(
         provenance={
             "base": base.provenance,
             "edited": after.provenance,
+            **({"twin": twin.provenance} if twin else {}),
             "samples_sha256": plan.samples.sha256,
             "versions": list_versions(),
         },
@@ -176,30 +224,34 @@ def _make_report(
 def try_attacks(
     loaded: LoadedModel,
     plan: AttackPlan,
+    base: AuditedModel | None = None,
     *,
     with_control: bool = True,
     advance: Callable[[int], None] = lambda done: None,
 ) -> AuditedModel:
     """Tries every attack of `plan` on one model. `advance` counts finished attacks.
 
-    `with_control`: also try the control (membership always reads it). The control runs apart from
-    the passages, so that their batches do not depend on it.
+    - `base`: the outcomes of the base, if the model is an edit of it.
+    - `with_control`: also try the control (attacks that compare with it or with the base always
+      do). The control runs apart from the passages, so that their batches do not depend on it.
     """
     on, beside = (
-        Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size)
+        Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, plan.alike)
         for samples in (plan.passages, plan.control)
     )
     found: dict[str, AttackOutcome] = {}
     control: dict[str, AttackOutcome] = {}
     seconds = {}
-    for name in plan.attacks:
-        begun, attack = time.perf_counter(), make_attack(name)
+    for attack in plan.tried:
+        name, begun = attack.name, time.perf_counter()
+        targets = (on, beside)
+        if base is not None and attack.reads_base:
+            known = (base.passages[name], base.control[name])
+            targets = (replace(on, base=known[0]), replace(beside, base=known[1]))
         if not attack.tells_members or plan.control_kind == "non-members":
-            found[name] = attack.run(on)
-            if with_control or attack.tells_members:
-                outcome = attack.run(beside)
-                if outcome.tried.any():
-                    control[name] = outcome
+            found[name] = attack.run(targets[0])
+            if with_control or attack.tells_members or attack.reads_base:
+                control[name] = attack.run(targets[1])
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = current_processes().once(lambda: loaded.provenance)
@@ -207,23 +259,34 @@ def try_attacks(
 
 
 def compare_models(
-    plan: AttackPlan, base: AuditedModel, edited: AuditedModel, counted: Flags | None = None
+    plan: AttackPlan,
+    base: AuditedModel,
+    edited: AuditedModel,
+    counted: Flags | None = None,
+    twin: AuditedModel | None = None,
 ) -> Audit:
     """Puts both models' outcomes side by side, in the order of the plan.
 
-    `counted`: bool [N], the passages that count; by default all.
+    `counted`: bool [N], the passages that count; by default all. Raises ValueError if an attack
+    that reads the base did not get its outcomes.
     """
     if counted is None:
         counted = np.ones(len(plan.passages), dtype=np.bool_)
     attacks = []
-    for name in plan.attacks:
-        both = (one.passages.get(name) for one in (base, edited))
-        before, after = (one and one.select(counted) for one in both)
+    for attack in plan.tried:
+        name = attack.name
+        if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
+            raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
+        found = (one.passages.get(name) if one else None for one in (base, edited, twin))
+        before, after, never = (one and one.select(counted) for one in found)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]
-        attacks.append(compare_outcomes(make_attack(name), before, after, controls, seconds))
+        attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
+    names = [one.name for one in attacks if not isinstance(one, MembershipResult) or one.edited]
     return Audit(
         n=int(counted.sum()),
         control=ControlKind(kind=plan.control_kind, n=len(plan.control)),
         attacks=attacks,
+        skipped=plan.skipped,
+        not_tried=list_untried(names),
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 
 from evals.attacks.attack import Attack, AttackOutcome
+from evals.attacks.guided import make_guided
 from evals.attacks.membership import make_membership
 from evals.attacks.near import make_near
+from evals.attacks.near_beams import make_near_beams
+from evals.attacks.own import import_attack, is_path
 from evals.attacks.perturbed import make_perturbed
-from evals.attacks.quantized import make_quantized
-from evals.attacks.relearn import make_relearn, make_relearn_benign
+from evals.attacks.quantized import make_nf4, make_quantized
+from evals.attacks.relearn import make_relearn, make_relearn_alike, make_relearn_benign
+from evals.attacks.soft_prompt import make_soft_prompt
 from evals.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -23,23 +28,45 @@ from surgery.errors import MeasurementError
 _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     **RECOVERIES,
     "near": make_near,
+    "near-beams": make_near_beams,
     "perturbed": make_perturbed,
+    "guided": make_guided,
     "quantized:BITS": make_quantized,
+    "quantized:nf4": make_nf4,
     "relearn": make_relearn,
+    "relearn-alike": make_relearn_alike,
     "relearn-benign": make_relearn_benign,
+    "soft-prompt": make_soft_prompt,
     "membership": make_membership,
 }
 CHEAP = NAMES
 """The attacks that need only one pass."""
+DEFAULT = (*CHEAP, "near", "perturbed", "guided", "quantized:4", "relearn", "membership")
+"""What is tried unless you name attacks: strong ones that take little time."""
 ALL = (
-    *CHEAP, "near", "perturbed", "quantized:8", "quantized:4", "relearn", "relearn-benign",
-    "membership",
+    *DEFAULT[:-1], "near-beams", "quantized:8", "quantized:nf4", "relearn-alike", "relearn-benign",
+    "soft-prompt", "membership",
 )  # fmt: skip
-GROUPS = {"all": ALL, "cheap": CHEAP}
+GROUPS = {"all": ALL, "default": DEFAULT, "cheap": CHEAP}
+HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
+"""The attacks that every audit of a healed model tries: training may have hidden what it knows."""
+
+
+def find_attack(name: str) -> Attack:
+    """The attack of this name, or your own at `package.module:ATTACK`, which it imports.
+
+    Raises `MeasurementError` for an unknown name, and as `import_attack`.
+    """
+    kinds = {form.partition(":")[0] for form in _KINDS}
+    own = is_path(name) and name.partition(":")[0] not in kinds
+    return import_attack(name) if own else make_attack(name)
 
 
 def make_attack(name: str) -> Attack:
-    """Makes the attack of this name. Raises `MeasurementError` for an unknown name."""
+    """Makes the attack of this name, and imports nothing.
+
+    Raises `MeasurementError` for an unknown name.
+    """
     try:
         found = make_named(name, _KINDS)
     except ValueError:
@@ -61,24 +88,28 @@ def _wrap_recovery(measure: Recovery) -> Attack:
 
 
 def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple[str, ...]:
-    """The attacks to run, each once: the `named` ones (by default all) and those with a limit.
+    """The attacks to run, each once: the `named` ones (by default `DEFAULT`) and those limited.
 
-    Raises `MeasurementError` for an unknown name.
+    Raises as `find_attack`.
     """
-    every = [*(named or ("all",)), *limited]
+    every = [*(named or ("default",)), *limited]
     found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
     for name in found:
-        make_attack(name)
+        find_attack(name)
     return tuple(found)
 
 
 def list_untried(names: Collection[str]) -> list[str]:
-    """Attacks that were not tried, fine-tuning first. `any` stands for all cheap attacks."""
-    kinds = {name.partition(":")[0] for name in names}
-    left = [name for name in ("any", *ALL[len(CHEAP) :]) if name.partition(":")[0] not in kinds]
-    tuning = [name for name in left if name.startswith("relearn")]
-    rest = [name for name in left if name not in tuning]
-    return [*([f"fine-tuning ({', '.join(tuning)})"] if tuning else []), *rest]
+    """The names of attacks that were not tried. `any` stands for all cheap attacks.
+
+    A number makes no difference: with quantized:4 tried, quantized:8 is not listed.
+    """
+    tried = set(map(_cut_number, names))
+    return [name for name in ("any", *ALL[len(CHEAP) :]) if _cut_number(name) not in tried]
+
+
+def _cut_number(name: str) -> str:
+    return re.sub(r":\d+$", "", name)
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:

@@ -53,7 +53,7 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
         left.invert_yaxis()
         left.set_xlabel("passages recovered, %")
         for right in others:
-            for attack, style in zip(curves, ("-", "--"), strict=False):
+            for attack, style in zip(curves, ("-", "--", ":"), strict=False):
                 curve, label = attack["curve"]["edited"], f"edited, {attack['name']}"
                 looks = {"linestyle": style, "marker": "o", "color": "black"}
                 shares = [100 * share for share in curve["any"]]

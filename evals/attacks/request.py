@@ -13,10 +13,12 @@ from surgery.hub.embedded import find_lab
 class AuditRequest(Measuring):
     """Measures what attackers recover of `samples` from `model` and from `baseline`.
 
-    - `samples`, `controls`: passages, and text that no model was trained on. Empty: a lab model's
+    - `samples`, `control`: passages, and text that no model was trained on. Empty: a lab model's
       own.
-    - `attacks`: names; empty: all. `max_recovered`: attack → the highest share allowed. Attacks
+    - `attack`: names; empty: the default set. `max`: attack → the highest share allowed. Attacks
       with a limit also run.
+    - `twin`: a model that never saw the passages. Results also say how far the edit goes from the
+      base toward it.
 
     Raises `MeasurementError` for an unknown attack.
     """
@@ -27,6 +29,7 @@ class AuditRequest(Measuring):
     control: tuple[Path, ...] = ()
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
+    twin: str | None = None
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:

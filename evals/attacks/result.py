@@ -97,13 +97,18 @@ class _AttackFacts(Record):
 
 
 class AttackResult(_AttackFacts):
-    """An attack that recovers passages. `control`: None if it was not tried."""
+    """An attack that recovers passages. `control`: None if it was not tried.
+
+    `twin`: what it recovers from a model that never saw them; `toward_twin`: see `measure_way`.
+    """
 
     base: Share
     edited: Share
     control: Share | None
     paired: PairedChange
     curve: Curves | None = None
+    twin: Share | None = None
+    toward_twin: float | None = None
 
 
 class MembershipResult(_AttackFacts):
@@ -137,11 +142,17 @@ class Limit(Record):
 
 
 class Audit(Record):
-    """Every attack that was tried on `n` passages."""
+    """Every attack that was tried on `n` passages.
+
+    `skipped`: attack that was asked for → what it needs and did not have. `not_tried`: the names of
+    all attacks that were not tried.
+    """
 
     n: int
     control: ControlKind
     attacks: list[AttackResult | MembershipResult]
+    skipped: dict[str, str]
+    not_tried: list[str]
 
     @property
     def rated(self) -> list[AttackResult]:
@@ -206,6 +217,7 @@ def compare_outcomes(
     edited: AttackOutcome | None,
     controls: tuple[AttackOutcome | None, AttackOutcome | None],
     seconds: float,
+    twin: AttackOutcome | None = None,
 ) -> AttackResult | MembershipResult:
     """Puts one attack's outcomes side by side. `controls`: of the base and the edited model."""
     record: dict[str, Any] = {**attack.description, "seconds": seconds}
@@ -215,12 +227,26 @@ def compare_outcomes(
         return MembershipResult(**record, base=areas[0], edited=areas[1])
     assert base is not None
     assert edited is not None
-    outcomes = {"base": base, "edited": edited, "control": controls[1]}
+    control = controls[1] if controls[1] is not None and controls[1].tried.any() else None
+    outcomes = {"base": base, "edited": edited, "control": control, "twin": twin}
     record |= {key: one and Share.of(one.counted) for key, one in outcomes.items()}
+    if twin is not None:
+        rates = (record[key].rate for key in ("base", "edited", "twin"))
+        record["toward_twin"] = measure_way(*rates)
     record["paired"] = PairedChange.of(base.counted, edited.counted)
     if attack.stages and edited.tried.any():
-        record["curve"] = {key: one and Curve.of(attack, one) for key, one in outcomes.items()}
+        record["curve"] = {
+            key: one and Curve.of(attack, one) for key, one in outcomes.items() if key != "twin"
+        }
     return AttackResult(**record)
+
+
+def measure_way(base: float, edited: float, twin: float) -> float | None:
+    """The share of the way that an edit goes from the base to the twin. None if these are equal.
+
+    0: as the base; 1: as the twin; above 1: past it.
+    """
+    return (edited - base) / (twin - base) if twin != base else None
 
 
 def _find_areas(members: AttackOutcome, others: AttackOutcome) -> dict[str, Area]:

@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from evals.evaluation.comparing import RESOLUTION, describe_outcome, draw_conclusion, wilcoxon
 from evals.evaluation.report import (
@@ -21,6 +21,7 @@ from evals.evaluation.report import (
 )
 from evals.memorization.comparison import ExtractionResults
 from evals.memorization.summary import ControlLoss, list_rows
+from evals.model_map import ModelMap
 from evals.statistics import Interval, mean
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
@@ -61,7 +62,7 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
     edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return EditSummary(
-        **{key: record[key] for key in alike},
+        **{key: record[key] for key in (*alike, "healing")},
         source=edit.source.model,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
         blocks=list(edit.blocks),
@@ -78,6 +79,7 @@ class _FrontEdit(BaseModel):
     exact_match_ci95: tuple[float, float] | None = None
     next_token_accuracy: float | None = None
     heldout_loss: float
+    recovered: dict[str, float] = Field(default_factory=dict)
 
 
 class _Base(BaseModel):
@@ -87,13 +89,17 @@ class _Base(BaseModel):
 class _Search(BaseModel):
     base: _Base
     front: list[_FrontEdit]
+    map: ModelMap | None = None
 
 
-def read_front(path: Path) -> list[FrontPoint]:
-    """Reads the front from the output of `search --json`. Raises `MeasurementError` otherwise."""
+def read_search(path: Path) -> tuple[list[FrontPoint], ModelMap | None]:
+    """Reads the front, and what each unit is worth, from the output of `search --json`.
+
+    Raises `MeasurementError` for anything else.
+    """
     with guard(MeasurementError, "is not the JSON of a search", path):
         search = _Search.model_validate(parse_json(read_bytes(path, MeasurementError)))
-        return [
+        front = [
             FrontPoint(
                 label=f"{found.spec} {found.variant}",
                 loss_increase=found.heldout_loss - search.base.heldout_loss,
@@ -101,6 +107,7 @@ def read_front(path: Path) -> list[FrontPoint]:
             )
             for found in search.front
         ]
+        return front, search.map
 
 
 def choose_passages(
@@ -143,6 +150,11 @@ def list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) ->
     found = ["memorization was not measured; to measure it, give passages with --samples"]
     if edit.extraction is not None:
         found = list(edit.extraction["warnings"])
+    if edit.edit is not None and edit.edit.healing and edit.healed_base is None:
+        found.append(
+            "the model was healed, and part of what that gained may be what the text teaches any "
+            "model; to compare with the base healed the same way, give the text with --heal"
+        )
     if limit is not None:
         found.append(
             "only a part of each benchmark was measured (--limit), so the model card leaves these "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.evaluation import files
@@ -79,12 +79,14 @@ def evaluate_exports(
     materials: Materials,
     outputs: Sequence[Path],
     *,
+    arrange: Callable[[Report], Sequence[Path]] | None = None,
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> Report:
     """Verifies exports of one source, evaluates them, and puts each report into its folder.
 
-    Raises `OutputError` for an export that does not verify.
+    `arrange`: gets the report, may move the folders, and returns where they are. Raises
+    `OutputError` for an export that does not verify.
     """
     for output in outputs:
         verification = verify(output, source=source, card=False)  # it is written anew
@@ -98,6 +100,6 @@ def evaluate_exports(
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
     found = evaluate(models, source, materials, say=say, progress=progress)
-    for place, output in enumerate(outputs):
+    for place, output in enumerate(arrange(found.report) if arrange else outputs):
         files.attach(found, place, output)
     return found.report

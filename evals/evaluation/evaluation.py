@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
 from evals.attacks.audit import compare_models
-from evals.attacks.result import Audit, Share, SharePair
+from evals.attacks.names import HEALED, choose_attacks
+from evals.attacks.result import Audit, Share, SharePair, measure_way
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import choose_metric
 from evals.benchmarks.tasks import describe_task
@@ -25,22 +26,33 @@ from evals.evaluation.conclusions import (
 from evals.evaluation.gates import find_limit
 from evals.evaluation.headline import RELATIONS, write_sentences
 from evals.evaluation.materials import Materials
-from evals.evaluation.measuring import ModelResults, list_tool_versions, measure_model
+from evals.evaluation.measuring import (
+    HealedResults,
+    ModelResults,
+    list_tool_versions,
+    measure_healed_base,
+    measure_model,
+)
 from evals.evaluation.report import (
     AllPassages,
     EditReport,
+    HealedBase,
     MeasuredModel,
     Provenance,
     Report,
     TaskResult,
+    TwinFigures,
 )
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.comparison import report_extraction
 from evals.memorization.measures import Flags
+from evals.memorization.summary import ControlLoss
 from evals.samples.held_back import HeldBack, hold_back
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.record.manifest import HealingRecord, Manifest
 
 
 @dataclass(frozen=True)
@@ -84,18 +96,38 @@ def evaluate(
     for result in edited:
         if find_relation(result.manifest, base) == "unrelated":  # a mistake, most likely
             say(f"warning: {RELATIONS['unrelated']}")
+    manifests = [one.manifest for one in edited if one.manifest is not None]
+    if materials.request.attacks and any(manifest.is_healed for manifest in manifests):
+        attacks = choose_attacks((*materials.request.attacks, *HEALED))
+        request = materials.request.model_copy(update={"attack": attacks})
+        materials = replace(materials, request=request)
     before = measure_model(base, materials, say=say, progress=progress)
     left = hold_back((result.manifest for result in edited), before.samples, before.windows)
     results = [measure_model(one, materials, before, say=say, progress=progress) for one in edited]
+    twin = None
+    if materials.request.twin:
+        plain = replace(materials, benchmarks=None)
+        found = find_model(materials.request.twin)
+        twin = measure_model(found, plain, before, say=say, progress=progress)
+    records = {
+        _get_schedule(manifest.edit.healing): manifest.edit.healing
+        for manifest in manifests
+        if manifest.edit.healing
+    }
+    bases = {
+        key: measure_healed_base(base, record, materials, before, say=say, progress=progress)
+        for key, record in records.items()
+    }
     request, samples = materials.request, before.samples
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=_describe_model(base, before),
         edits=[
-            _compare_models(base, before, result, after, materials, left)
+            _compare_models(base, before, result, after, materials, left, bases, twin)
             for result, after in zip(edited, results, strict=True)
         ],
         front=list(materials.front),
+        map=materials.map,
         settings=request.to_record(
             [one.source.model for one in edited],
             base.source.model,
@@ -119,6 +151,11 @@ def evaluate(
     return Evaluation(write_sentences(report), before.runs, runs, texts)
 
 
+def _get_schedule(record: HealingRecord) -> tuple[str, int, int]:
+    """What decides how a model is healed: the text's hash, the steps, and the seed."""
+    return record.sha256, record.steps, record.seed
+
+
 def _describe_model(model: ResolvedModel, found: ModelResults) -> MeasuredModel:
     return MeasuredModel(name=model.source.model, size=found.size, provenance=found.identity)
 
@@ -130,6 +167,8 @@ def _compare_models(
     after: ModelResults,
     materials: Materials,
     left: HeldBack,
+    bases: Mapping[Any, HealedResults],
+    twin: ModelResults | None,
 ) -> EditReport:
     windows, passages = left.windows, left.passages
     tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
@@ -143,8 +182,10 @@ def _compare_models(
         chose=left.chose,
         tasks=_compare_tasks(materials.benchmarks, before.runs, after.runs, request.max_drop),
         extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
-        audit=_compare_attacks(before, after, left.passages),
+        audit=_compare_attacks(before, after, left.passages, twin),
         heldout=compare_heldout(*controls),
+        healed_base=_compare_healed(manifest, bases, controls[1], left),
+        twin=_compare_twin(before, after, twin, left.passages),
         all_passages=_summarize_all(before, after, left),
         gates=[],
         edit=summarize_edit(manifest) if manifest else None,
@@ -152,19 +193,57 @@ def _compare_models(
     )
 
 
-def _compare_attacks(before: ModelResults, after: ModelResults, left: Flags) -> Audit | None:
+def _compare_attacks(
+    before: ModelResults, after: ModelResults, left: Flags, twin: ModelResults | None = None
+) -> Audit | None:
     if not (after.attacked and before.audited and after.audited):
         return None
     counted = left[after.attacked.samples.trained_on]
-    return compare_models(after.attacked, before.audited, after.audited, counted)
+    never = twin.audited if twin else None
+    return compare_models(after.attacked, before.audited, after.audited, counted, never)
+
+
+def _compare_twin(
+    before: ModelResults, after: ModelResults, twin: ModelResults | None, left: Flags
+) -> TwinFigures | None:
+    """Recitation and loss of the passages that chose no edit. None without a twin or passages."""
+    if twin is None or not (before.test and after.test and twin.test):
+        return None
+    counted = left & before.test.test.samples.trained_on
+    tests = [one.test.test.select(counted) for one in (before, after, twin) if one.test]
+    rates = [float(test.exact.mean()) for test in tests]
+    losses = [float(test.nll.mean()) for test in tests]
+    return TwinFigures(
+        name=twin.identity["model"],
+        recited=Share.of(tests[-1].exact),
+        loss=losses[-1],
+        toward_recited=measure_way(*rates),
+        toward_loss=measure_way(*losses),
+    )
+
+
+def _compare_healed(
+    manifest: Manifest | None,
+    bases: Mapping[Any, HealedResults],
+    after: ControlLoss | None,
+    left: HeldBack,
+) -> HealedBase | None:
+    """The edit against the base healed in the same way. None unless both were healed."""
+    record = manifest.edit.healing if manifest else None
+    test, control = bases[_get_schedule(record)] if record is not None else (None, None)
+    if test is None and control is None:
+        return None
+    return HealedBase(
+        recited=Share.of(test.select(left.passages, left.windows).recited) if test else None,
+        heldout=compare_heldout(control and control.select(left.windows), after),
+    )
 
 
 def _summarize_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
     if before.test is None or after.test is None or not (left.chose.passages or left.chose.windows):
         return None
     audit = _compare_attacks(before, after, np.ones_like(left.passages))
-    recited = [one.test.exact[one.test.samples.trained_on] for one in (before.test, after.test)]
-    base, edited = map(Share.of, recited)
+    base, edited = (Share.of(one.recited) for one in (before.test, after.test))
     return AllPassages(
         n=base.n,
         recited=SharePair(base=base, edited=edited),

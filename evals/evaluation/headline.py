@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from evals.attacks.names import list_untried
 from evals.attacks.result import AttackResult, Audit
 from evals.evaluation.conclusions import list_warnings
 from evals.evaluation.gates import check_gates
@@ -52,23 +52,79 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     for source in (edit.calibration or {}).get("sources", ()):
         if source.get("sha256"):
             command += ["--calibration", source["name"]]
+    if edit.healing:
+        for source in edit.healing["sources"]:
+            command += ["--heal", source["name"]]
+        command += ["--heal-steps", str(edit.healing["steps"])]
     return [shlex.join([*command, "--output", "OUT"])]
 
 
 def write_verdict(edit: EditReport, limit: float | None = None) -> str:
     """The result in a few sentences, with reservations first. `limit`: of the request."""
     said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
-    if limit is not None:
-        part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
-        said.append(f"only {part} of each benchmark were measured")
-    said += [*_describe_choice(edit), *_describe_recital(edit)]
-    if edit.tasks:
-        said.append(_describe_tasks(edit.tasks))
-    if edit.heldout is not None:
-        said.append(_describe_loss(edit.heldout))
+    said += _describe_part(limit)
+    said += [*_describe_choice(edit), *_describe_recital(edit), *_describe_attacks(edit)]
+    said += _describe_cost(edit)
     if edit.gates:
         said.append(_describe_gates(edit.gates))
+    return _join(said)
+
+
+class Summary(NamedTuple):
+    """The verdict in one line, and three paragraphs."""
+
+    line: str
+    recited: str
+    attacked: str
+    cost: str
+
+
+def summarize(edit: EditReport, limit: float | None = None) -> Summary:
+    """The same for a reader in a hurry, in sentences. `limit`: of the request."""
+    line = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
+    line.append(_describe_gates(edit.gates) if edit.gates else _describe_shares(edit))
+    measured = edit.extraction is not None
+    attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
+    if len(attacked) == 1 and edit.audit is not None and edit.audit.strongest is not None:
+        attacked.append("every attack that attn-surgery knows was tried")
+    cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
+    return Summary(
+        _join(line),
+        _join([*_describe_recital(edit), *_describe_choice(edit)]),
+        _join(attacked),
+        _join([*cost, *_describe_part(limit)]),
+    )
+
+
+def _join(said: Iterable[str]) -> str:
+    """Parts of sentences as sentences."""
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+
+
+def _describe_shares(edit: EditReport) -> str:
+    if edit.extraction is None:
+        return "no limit was set, and memorization was not measured"
+    after, before = (
+        f"{part['exact_match']['rate']:.1%}"
+        for part in (edit.extraction, edit.extraction["baseline"])
+    )
+    return f"recites {after} of the passages word for word instead of {before}; no limit was set"
+
+
+def _describe_part(limit: float | None) -> Iterator[str]:
+    if limit is not None:
+        part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
+        yield f"only {part} of each benchmark were measured"
+
+
+def _describe_cost(edit: EditReport) -> Iterator[str]:
+    if edit.tasks:
+        yield _describe_tasks(edit.tasks)
+    if edit.heldout is not None:
+        yield _describe_loss(edit.heldout)
+    if edit.healed_base is not None and edit.healed_base.heldout is not None:
+        loss = _describe_loss(edit.healed_base.heldout)
+        yield f"against the base healed the same way, {loss}"
 
 
 def _describe_choice(edit: EditReport) -> Iterator[str]:
@@ -87,7 +143,7 @@ def _describe_choice(edit: EditReport) -> Iterator[str]:
 
 
 def _describe_recital(edit: EditReport) -> Iterator[str]:
-    """What is recited, what the strongest attacks recover, and what was not tried."""
+    """How many passages are recited."""
     if edit.extraction is None:
         yield "memorization was not measured"
         return
@@ -96,12 +152,18 @@ def _describe_recital(edit: EditReport) -> Iterator[str]:
     )
     n = edit.extraction["n"]
     yield f"recites {count} of {n:,} passages word for word; the base recites {before}"
+
+
+def _describe_attacks(edit: EditReport) -> Iterator[str]:
+    """What the strongest attacks recover, and what was not tried."""
+    if edit.extraction is None:
+        return
     if edit.audit is None or edit.audit.strongest is None:
         yield "no attack was tried, not even fine-tuning"
         return
     yield _describe_strongest(edit.audit, edit.audit.strongest)
-    if left := list_untried([one.name for one in edit.audit.attacks if one.edited is not None]):
-        yield f"not tried: {', '.join(left)}"
+    if edit.audit.not_tried:
+        yield f"not tried: {', '.join(edit.audit.not_tried)}"
 
 
 def _describe_strongest(audit: Audit, worst: AttackResult) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks
-from evals.evaluation.conclusions import read_front
+from evals.evaluation.conclusions import read_search
 from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
+from evals.healing import find_healing_text
 from evals.inputs import (
     Progress,
     look_up,
@@ -19,8 +20,10 @@ from evals.inputs import (
     read_heldout_texts,
     show_nothing,
 )
+from evals.model_map import ModelMap
 from evals.samples import Passages
 from surgery.checkpoint.content import find_cache, hash_file
+from surgery.fitting.calibration import Text
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
@@ -29,15 +32,23 @@ from surgery.record.manifest import TextSource
 @dataclass(frozen=True)
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from."""
+    files they come from; `healing`: text that the base is healed on."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
     passages: Passages | None = None
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
+    healing: Text | None = None
     front: Sequence[FrontPoint] = ()
+    map: ModelMap | None = None
     cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
+
+    def with_search(self, path: Path) -> Materials:
+        """These, with what a search found that has ended since: the file is its search.json."""
+        front, found = read_search(path)
+        request = self.request.model_copy(update={"front": path})
+        return replace(self, request=request, front=front, map=found)
 
 
 def open_materials(
@@ -48,10 +59,12 @@ def open_materials(
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
-    `models`: names and revisions, looked up before the tasks. Raises `SurgeryError` for anything
+    `models`: names and revisions, looked up first. Raises `SurgeryError` for anything
     unusable, and `UnknownTaskError` if a gate limits a task that is not run.
     """
-    front = read_front(request.front) if request.front else []
+    for model, revision in models:
+        look_up(model, revision)
+    front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab
     passages = open_passages(samples, request) if samples else None
     if request.control:
@@ -62,18 +75,20 @@ def open_materials(
         )
     else:
         heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []
-    for model, revision in models:
-        look_up(model, revision)
-    with progress("loading tasks", None):
-        benchmarks = Benchmarks.load(
-            request.task_names,
-            include_paths=request.include_path,
-            limit=request.limit,
-            num_fewshot=request.num_fewshot,
-        )
-    check_limited_tasks(request.max_drop, list(benchmarks.tasks))
+    healing = find_healing_text(request.heal) if request.heal else None
+    benchmarks = None
+    if request.task_names:
+        with progress("loading tasks", None):
+            benchmarks = Benchmarks.load(
+                request.task_names,
+                include_paths=request.include_path,
+                limit=request.limit,
+                num_fewshot=request.num_fewshot,
+            )
+    check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
     cache = BaselineCache(None if request.no_cache else find_cache())
-    return Materials(request, benchmarks, passages, heldout, controls, front, cache)
+    texts = (heldout, controls, healing)
+    return Materials(request, benchmarks, passages, *texts, front, found, cache)
 
 
 def _record_text(name: str, place: object) -> TextSource:

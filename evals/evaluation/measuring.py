@@ -14,6 +14,7 @@ from evals.attacks.audit import AttackPlan, AuditedModel, try_attacks
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import ModelSize
+from evals.healing import heal_loaded
 from evals.inputs import Progress, open_model
 from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
 from evals.memorization.summary import ControlLoss
@@ -24,12 +25,16 @@ from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
-from surgery.record.manifest import list_versions
+from surgery.record.manifest import HealingRecord, list_versions
 
 WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
 
 _TOKENS = 8  # after which a cache is measured
+
+
+HealedResults = tuple[ExtractionResults | None, ControlLoss | None]
+"""What a healed base recites, and its loss on held-out text."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,14 @@ def measure_model(
     elif windows is not None:
         control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
-        with progress(f"attacks, {loaded.name}", len(attacked.attacks)) as advance:
-            audited = try_attacks(loaded, attacked, with_control=base is not None, advance=advance)
+        with progress(f"attacks, {loaded.name}", len(attacked.tried)) as advance:
+            audited = try_attacks(
+                loaded,
+                attacked,
+                base.audited if base else None,
+                with_control=base is not None,
+                advance=advance,
+            )
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, progress, base),
         test,
@@ -105,6 +116,34 @@ def measure_model(
     )
 
 
+def measure_healed_base(
+    base: ResolvedModel,
+    record: HealingRecord,
+    materials: Materials,
+    first: ModelResults,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> HealedResults:
+    """The memorization test and the held-out loss of the base, healed as `record` says.
+
+    None without the text. Raises `SamplesError` if the text is not the recorded one.
+    """
+    if materials.healing is None:
+        return None, None
+    loaded = open_model(base, materials.request, say=say)
+    heal_loaded(loaded, materials.healing, first.tokenizer, record, progress=progress)
+    if first.protocol is None:
+        size, windows = materials.request.batch_size, first.windows
+        if windows is None:
+            return None, None
+        return None, measure_control(loaded.model, windows, batch_size=size)
+    total = len(first.protocol.samples) + (0 if first.windows is None else len(first.windows))
+    with progress(f"extraction, {loaded.name} healed", total) as advance:
+        test = measure(loaded, first.protocol, advance=advance)
+    return test, test.control
+
+
 def _tokenize(
     materials: Materials, tokenizer: Any
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
@@ -115,7 +154,8 @@ def _tokenize(
     protocol = Protocol(samples, windows, batch_size=size) if samples else None
     attacked = None
     if materials.request.attacks and samples and windows is not None:
-        attacked = AttackPlan(samples, windows, materials.request.attacks, size)
+        request = materials.request
+        attacked = AttackPlan(samples, windows, request.attacks, size, limited=request.max)
     return protocol, windows, attacked
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from evals.evaluation.headline import summarize
 from evals.evaluation.pictures import (
-    draw_blocks,
     draw_changes,
+    draw_model,
     draw_shares,
     draw_trade_off,
     name_edits,
@@ -43,19 +44,20 @@ def render_html(report: Report) -> str:
     plain, names = report.to_dict(), name_edits(report)
     ran = {"Run": plain["settings"] | plain["provenance"], "Base": plain["base"]["provenance"]}
     ran |= {f"Edit: {edit['name']}": edit["provenance"] for edit in plain["edits"]}
-    blocks = [draw_blocks(edit.edit) if edit.edit else None for edit in report.edits]
+    drawn = [draw_model(report, edit.edit) if edit.edit else None for edit in report.edits]
     several = len(report.edits) > 1
+    said = [summarize(edit, report.settings.limit) for edit in report.edits]
     text: str = _load_template().render(
         report=report,
-        title=f"{len(blocks)} edits of {report.base.name}" if several else report.edits[0].verdict,
+        title=f"{len(names)} edits of {report.base.name}" if several else _write_title(report),
         several=several,
         names=names,
         tables=[
-            (table, draw_shares(table) or draw_changes(table))
+            (table, draw_shares(table, names) or draw_changes(table, names))
             for table in (*make_tables(report), make_size_table(report))
         ],
         trade_off=draw_trade_off(report),
-        edits=list(zip(names, report.edits, blocks, strict=True)),
+        edits=list(zip(names, report.edits, said, drawn, strict=True)),
         limits=LIMITS,
         provenance=ran,
     )
@@ -114,7 +116,9 @@ def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
 
 
 def _format_r2(fit: Mapping[str, Any]) -> str:
-    return "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
+    shared = fit.get("r2_shared")
+    found = "none" if fit.get("r2") is None else f"{fit['r2']:.3f}"
+    return found if shared is None else f"{found} ({shared:.3f} with one map for each group)"
 
 
 def list_leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -132,7 +136,13 @@ def list_leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def render_markdown(report: Report) -> str:
     """The report in Markdown, with all names and sentences escaped."""
-    lines = [f"# {_write_title(report)}", "", render_measurements(report), "## The edit", ""]
+    lines = [
+        f"# {as_line(_write_title(report))}",
+        "",
+        render_measurements(report),
+        "## The edit",
+        "",
+    ]
     for name, edit in zip(name_edits(report), report.edits, strict=True):
         lines += [f"**{as_line(name)}: {as_line(edit.name)}**", ""]
         facts = list_facts(edit.edit) if edit.edit else [("edit", "not recorded")]
@@ -145,8 +155,8 @@ def render_markdown(report: Report) -> str:
 
 
 def _write_title(report: Report) -> str:
-    named = ", ".join(as_line(edit.name) for edit in report.edits)
-    return f"{named}, compared with {as_line(report.base.name)}"
+    named = ", ".join(edit.name for edit in report.edits)
+    return f"{named}, compared with {report.base.name}"
 
 
 def render_measurements(report: Report) -> str:

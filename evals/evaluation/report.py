@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, SharePair
+from evals.attacks.result import Audit, Limit, Share, SharePair
 from evals.evaluation.request import EvaluationRequest
+from evals.model_map import ModelMap
 from evals.samples.held_back import ChoiceCounts
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 
@@ -83,6 +84,17 @@ class HeldOut(Record):
     verdict: str
 
 
+class HealedBase(Record):
+    """The base, healed in the same way on the same text as the edit.
+
+    `recited`: of the passages, word for word. `heldout`: the loss of the edit over this base's, so
+    that what the text teaches any model is not taken for a smaller cost.
+    """
+
+    recited: Share | None
+    heldout: HeldOut | None
+
+
 class AllPassages(Record):
     """Figures of all `n` passages and all windows. They flatter the edit that some of them chose.
 
@@ -95,20 +107,12 @@ class AllPassages(Record):
     heldout: HeldOut | None
 
 
-class Gate(Record):
-    """A limit, and the value measured on `n` documents or passages.
+class Gate(Limit):
+    """A limit of an evaluation, with the value measured on `n` documents or passages.
 
-    `ok` means value <= limit. `conclusive`: there was enough data for a verdict, and the value's
-    whole interval is on the same side of the limit.
+    `conclusive` also means that there was enough data for a verdict.
     """
 
-    name: str
-    ok: bool
-    limit: float
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    conclusive: bool
     description: str
 
 
@@ -127,6 +131,7 @@ class EditSummary(Record):
     attention_free: dict[str, str]
     one_hot: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    healing: dict[str, Any] | None = None
     earlier_edits: int = 0
 
 
@@ -140,6 +145,7 @@ class FrontPoint(Record):
     """An edit that a search found. `exact_match` is a rate; losses are in nats per token.
 
     `loss_increase`: the held-out loss minus that of the search's own base on the same text.
+    `recovered`: attack → the share that it recovers.
     """
 
     label: str
@@ -148,6 +154,7 @@ class FrontPoint(Record):
     next_token_accuracy: float | None = None
     heldout_loss: float
     loss_increase: float
+    recovered: dict[Word, float] = Field(default_factory=dict)
 
 
 class MeasuredModel(Record):
@@ -156,6 +163,20 @@ class MeasuredModel(Record):
     name: Line
     size: ModelSize
     provenance: dict[str, Any]
+
+
+class TwinFigures(Record):
+    """A model that never saw the passages, and how far the edit goes from the base toward it.
+
+    `recited`: the share recited; `loss`: its mean loss on the suffixes, in nats per token.
+    `toward_recited`, `toward_loss`: 0 as the base, 1 as the twin (`measure_way`).
+    """
+
+    name: Line
+    recited: Share
+    loss: float
+    toward_recited: float | None
+    toward_loss: float | None
 
 
 class EditReport(MeasuredModel):
@@ -173,6 +194,8 @@ class EditReport(MeasuredModel):
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
+    healed_base: HealedBase | None = None
+    twin: TwinFigures | None = None
     all_passages: AllPassages | None
     gates: list[Gate]
     edit: EditSummary | None
@@ -196,8 +219,9 @@ class Provenance(Record):
 class Report(Record):
     """One base and its edits, all measured in the same way.
 
-    `front`: edits that a search found. `settings`: the request, with names instead of paths.
-    `commands`: they make this report again. `seal`: the hash of everything else.
+    `front`, `map`: edits that a search found, and what each unit is worth and costs. `settings`:
+    the request, with names instead of paths. `commands`: they make this report again. `seal`: the
+    hash of everything else.
     """
 
     schema_version: Literal[4] = 4
@@ -205,6 +229,7 @@ class Report(Record):
     base: MeasuredModel
     edits: list[EditReport] = Field(min_length=1)
     front: list[FrontPoint] = Field(default_factory=list)
+    map: ModelMap | None = None
     settings: EvaluationRequest
     provenance: Provenance
     commands: list[str]

@@ -6,24 +6,27 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from evals.benchmarks.request import Benchmarking
 from evals.benchmarks.tasks import SUITES
-from evals.running.request import Measuring, Names
+from evals.running.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import make_public_name
 
 
-class EvaluationRequest(Measuring):
+class EvaluationRequest(Measuring, Benchmarking):
     """Compares each of `models` with `baseline` on the same documents, passages and text.
 
-    - `tasks`: lm-eval tasks, groups or patterns. Empty: the tasks of `suite`, which defaults to
-      "lab" for a lab model and to "standard" for others. `include_path`: folders with more tasks.
-      `limit`: documents of each task, or a share of them if below 1.
+    - Neither `tasks` nor `suite`: the suite "lab" for a lab model, and "standard" for others.
+      `no_benchmarks`: no tasks at all.
     - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
-    - `audit`: try all attacks; `attack`: only these.
+    - `twin`: a model that never saw the passages. The report says how far each edit goes from the
+      base toward it.
+    - `heal`: the text that a healed model was healed on, to heal the baseline the same way.
+    - `audit`: try the default attacks; `attack`: only these.
     - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
       share of passages recited; `max`: attack → the highest share recovered.
     - `front`: a search's JSON, for the picture of the trade-off.
@@ -32,30 +35,20 @@ class EvaluationRequest(Measuring):
 
     models: tuple[str, ...] = Field(min_length=1)
     baseline: str
-    tasks: Names = ()
-    suite: Literal["standard", "lab"] | None = None
-    include_path: tuple[Path, ...] = ()
-    limit: int | float | None = None
+    no_benchmarks: bool = False
     num_fewshot: int | None = Field(default=None, ge=0)
     samples: str | None = None
     control: tuple[Path, ...] = ()
     max_drop: dict[str, float] = Field(default_factory=dict)
     max_extraction: float | None = Field(default=None, ge=0, le=1)
+    twin: str | None = None
+    heal: tuple[str, ...] = ()
     audit: bool = False
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
     front: Path | None = None
     no_cache: bool = False
     show_text: bool = False
-
-    @field_validator("limit")
-    @classmethod
-    def _whole_or_share(cls, limit: float | None) -> float | None:
-        if limit is None or 0 < limit < 1:
-            return limit
-        if limit < 1 or limit != int(limit):
-            raise ValueError(f"{limit} is neither a whole number of at least 1 nor a share below 1")
-        return int(limit)
 
     @field_validator("max_drop")
     @classmethod
@@ -67,8 +60,10 @@ class EvaluationRequest(Measuring):
 
     @model_validator(mode="after")
     def _agree(self) -> EvaluationRequest:
-        if self.tasks and self.suite:
-            raise ValueError("`tasks` and `suite` exclude each other")
+        if self.no_benchmarks and (self.tasks or self.suite or self.limit):
+            raise ValueError("`no_benchmarks` excludes `tasks`, `suite`, and `limit`")
+        if self.no_benchmarks and not (self.lab or self.samples or self.control):
+            raise ValueError("nothing is left to measure: give `samples` or `control`")
         if len(self.models) > 1 and self.revision is not None:
             raise ValueError(
                 "`revision` applies to one MODEL only: export or download the others first"
@@ -90,7 +85,9 @@ class EvaluationRequest(Measuring):
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks, groups and patterns to run."""
-        return self.tasks or tuple(SUITES[self.suite or ("lab" if self.lab else "standard")])
+        if self.no_benchmarks:
+            return ()
+        return super().task_names or tuple(SUITES["lab" if self.lab else "standard"])
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -112,11 +109,13 @@ class EvaluationRequest(Measuring):
                 "tasks": self.task_names,
                 "suite": None,
                 "include_path": tuple(Path(make_public_name(place)) for place in self.include_path),
+                "twin": self.twin and make_public_name(self.twin),
                 "front": self.front and Path(make_public_name(self.front)),
                 "audit": False,
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
+                "heal": tuple(make_public_name(text) for text in self.heal),
                 "control": tuple(Path(make_public_name(file)) for file in self.control),
                 **measured,
             }

@@ -36,7 +36,19 @@ def make_recital_table(report: Report) -> Table:
             f"Each model gets the first {given} tokens of a passage. It recites the passage if its "
             f"most likely continuation matches the next {asked_for} tokens exactly."
         )
-    return Table("What it recites", text, tuple(_make_recital_rows(tests)))
+    rows = list(_make_recital_rows(tests))
+    healed = _collect_parts(report, "healed_base")
+    if rows and healed and (share := healed[0].recited):
+        label = "recited by the base, healed the same way"
+        rows.insert(1, Row(label, share.n, _make_share(share), (None,) * len(healed)))
+    if rows and (twins := _collect_parts(report, "twin")):
+        share = twins[0].recited
+        cells = tuple(None if one.toward_recited is None else Cell(SHARE, one.toward_recited)
+                      for one in twins)  # fmt: skip
+        hint = "each edit: the share of the way from the base to it"
+        label = "recited by the twin, which never saw the passages"
+        rows.insert(1, Row(label, share.n, _make_share(share), cells, hint))
+    return Table("What it recites", text, tuple(rows))
 
 
 def _make_recital_rows(tests: Sequence[dict[str, Any]]) -> Iterator[Row]:
@@ -144,6 +156,9 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
         if one.control is not None:
             control = _make_share(one.control)
             note = f"never trained on {control.value} {control.interval}"
+        if one.twin is not None:
+            way = "" if one.toward_twin is None else f", {one.toward_twin:.0%} of the way to it"
+            note += f"{'; ' if note else ''}twin {_make_share(one.twin).value}{way}"
         change = (one.paired.difference, one.paired.ci95)
         cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, note))
     label = f"recovered by {first.name}"
@@ -183,6 +198,9 @@ def make_cost_table(report: Report) -> Table:
             rows.append(_make_task_row(name, scored))
     if texts := _collect_parts(report, "heldout"):
         rows.append(_make_loss_row(texts))
+    healed = _collect_parts(report, "healed_base")
+    if losses := [one.heldout for one in healed if one.heldout]:
+        rows.append(_make_loss_row(losses, "; base healed the same way"))
     text = (
         "Every model gets the same documents. “No loss shown” does not prove that there is none: "
         "look at the interval. “Inconclusive” means that the interval is too wide to tell. Loss is "
@@ -208,18 +226,18 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
         )
         for one in scored
     )
-    hint = "; ".join(filter(None, (first.description, meaning)))
+    hint = "; ".join(filter(None, ((first.description or "").rstrip("."), meaning)))
     return Row(f"{name}, {first.metric}{lower}", first.n, Cell(form, first.base), edits, hint)
 
 
-def _make_loss_row(texts: Sequence[HeldOut]) -> Row:
+def _make_loss_row(texts: Sequence[HeldOut], more: str = "") -> Row:
     first = texts[0]
     cells = []
     for one in texts:
         rise, note = one.difference, f"{one.verdict}, {_format_p(one.difference.p_value)}"
         cells.append(Cell(NATS, one.edited.mean, one.edited.ci95, rise.mean, rise.ci95, note))
     what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
-    label = f"loss on {what}, nats per token"
+    label = f"loss on {what}, nats per token{more}"
     return Row(label, first.n, Cell(NATS, first.base.mean, first.base.ci95), tuple(cells))
 
 

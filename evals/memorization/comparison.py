@@ -69,6 +69,11 @@ class ExtractionResults:
     control: ControlLoss | None
     provenance: dict[str, Any]
 
+    @property
+    def recited(self) -> Flags:
+        """Which of the passages that were trained on are recited word for word."""
+        return self.test.exact[self.test.samples.trained_on]
+
     def select(self, passages: Flags, windows: Flags) -> ExtractionResults:
         """The results on some passages (bool [N]) and some windows (bool [M]) of the control."""
         control = self.control and self.control.select(windows)
@@ -151,17 +156,16 @@ def report_held_back(
         result["warnings"] = [*result["warnings"], left.chose.warning]
     if not left.passages.all():
         whole = {
-            "base": _count_recited(base.test) if base else None,
-            "edited": _count_recited(edited.test),
+            "base": _count_recited(base) if base else None,
+            "edited": _count_recited(edited),
         }
         n = int(edited.test.samples.trained_on.sum())
         result["all_passages"] = {"n": n, "recited": whole}
     return result
 
 
-def _count_recited(test: Extraction) -> dict[str, Any]:
-    exact = test.exact[test.samples.trained_on]
-    return {"n": len(exact), **rate(exact)}
+def _count_recited(found: ExtractionResults) -> dict[str, Any]:
+    return {"n": len(found.recited), **rate(found.recited)}
 
 
 def measure(

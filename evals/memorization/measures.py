@@ -10,14 +10,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evals.running.predictions import Distributions, Predictions
 from evals.samples import Tokens
 from evals.statistics import mean, rate
+
+if TYPE_CHECKING:
+    from evals.running.predictions import Distributions, Predictions
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evals.memorization.measures import Flags, Floats, Measure, Scores
-from evals.running.predictions import Distributions
 from evals.statistics import bootstrap
+
+if TYPE_CHECKING:
+    from evals.running.predictions import Distributions
 
 SHARE = 0.2
 """The share of least likely tokens that min-k averages, as in both papers' main results."""

@@ -77,6 +77,11 @@ def make_recovery(name: str) -> Recovery:
         raise ValueError(f"no measure {name!r} (expected {FORMS})" + more) from None
 
 
+def is_recovery(name: str) -> bool:
+    """Whether this is the name of a measure, which one pass decides."""
+    return name.partition(":")[0] in {form.partition(":")[0] for form in RECOVERIES}
+
+
 def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
     """Makes what a name stands for. `kinds`: forms, some with a number ("hints:K") → makers.
 
@@ -85,9 +90,9 @@ def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
     kind, _, number = name.partition(":")
     for form, make in kinds.items():
         plain, _, letter = form.partition(":")
-        if plain == kind and not letter and kind == name:
+        if form == name and not letter.isupper():
             return make()
-        if plain == kind and letter and re.fullmatch("0{0,8}[1-9][0-9]{0,7}", number):
+        if plain == kind and letter.isupper() and re.fullmatch("0{0,8}[1-9][0-9]{0,7}", number):
             return make(int(number))
     raise ValueError(f"no {name!r}")
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.attacks.names import make_attack
+from evals.attacks.attack import Attack
+from evals.attacks.names import list_untried, make_attack
 from evals.attacks.result import Audit
 from evals.evaluation.card import build_measurements
 from evals.evaluation.comparing import describe_outcome
@@ -33,13 +34,13 @@ from evals.memorization.comparison import list_extraction_warnings as extraction
 from evals.publication.schema import check_open_parts
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
-from surgery.errors import OutputError
+from surgery.errors import MeasurementError, OutputError
 from surgery.proof.claims import TOOL, RenderedReport
 from surgery.record.manifest import REPORTS, Manifest
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
-"""The label of a search's point, from `conclusions.read_front`: blocks, heads and variant."""
+"""The label of a search's point, from `conclusions.read_search`: blocks, heads and variant."""
 _C = TypeVar("_C", TaskResult, Metric, HeldOut)
 
 
@@ -101,7 +102,7 @@ def write_all_sentences(report: Report) -> Report:
 
 
 def _rewrite_edit(edit: EditReport) -> EditReport:
-    every, tasks = edit.all_passages, {}
+    every, healed, tasks = edit.all_passages, edit.healed_base, {}
     for name, task in edit.tasks.items():
         metrics = {key: _rewrite_verdict(one, one.ci95) for key, one in task.metrics.items()}
         tasks[name] = _rewrite_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
@@ -110,6 +111,8 @@ def _rewrite_edit(edit: EditReport) -> EditReport:
         "extraction": edit.extraction and _rewrite_extraction(edit.extraction),
         "audit": edit.audit and _rewrite_audit(edit.audit),
         "heldout": _rewrite_heldout(edit.heldout),
+        "healed_base": healed
+        and healed.model_copy(update={"heldout": _rewrite_heldout(healed.heldout)}),
         "all_passages": every
         and every.model_copy(update={"heldout": _rewrite_heldout(every.heldout)}),
     }
@@ -134,8 +137,20 @@ def _rewrite_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rewrite_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=make_attack(one.name).description) for one in audit.attacks]
-    return audit.model_copy(update={"attacks": attacks})
+    attacks = [one.model_copy(update=_find(one.name).description) for one in audit.attacks]
+    tried = [one.name for one in attacks if one.edited is not None]
+    skipped = {name: _find(name).needs for name in audit.skipped}
+    update = {"attacks": attacks, "skipped": skipped, "not_tried": list_untried(tried)}
+    return audit.model_copy(update=update)
+
+
+def _find(name: str) -> Attack:
+    """One of our attacks. A report is data, so another's own attack is never imported."""
+    try:
+        return make_attack(name)
+    except MeasurementError:
+        what = f"holds an attack that is not part of attn-surgery, {name!r}"
+        raise OutputError(what, fix="evaluate again without it") from None
 
 
 def _rewrite_front(point: FrontPoint) -> FrontPoint:

@@ -1,4 +1,4 @@
-"""Decodes many rows greedily, only the rows and positions that need it.
+"""Continues a prompt, and decodes many rows greedily, only where they need it.
 
 Greedy decoding repeats a suffix exactly if and only if the most likely token, given the true
 tokens before it, is the true one at every position. The end-of-text token is a token like any
@@ -10,13 +10,44 @@ Shape letters: B rows, P prefix tokens, S suffix tokens.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from evals.running.forward import head_of, hidden_states
+from evals.running.forward import head_of, hidden_states, whole_cache
+
+
+@torch.inference_mode()
+def continue_prompt(
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    length: int,
+    shares: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Decodes `length` tokens after a prompt, greedily or drawn at random.
+
+    `shares`: float64 [R, length] in [0, 1). Each picks the token at that share of the predicted
+    distribution's cumulative sum. So two models that get the same shares write the same text until
+    their predictions differ. Returns int64 [R, length]; R is 1 without shares.
+    """
+    head, cache = head_of(model), whole_cache()
+    tokens = torch.tensor([list(prompt)] * (1 if shares is None else len(shares)))
+    written = []
+    for step in range(length):
+        hidden, cache = hidden_states(model, tokens, cache=cache)
+        logits = head(hidden[:, -1]).double().cpu()
+        if shares is None:
+            tokens = logits.argmax(-1, keepdim=True)
+        else:
+            reached = logits.softmax(-1).cumsum(-1)
+            wanted = shares[:, step : step + 1] * reached[:, -1:]
+            tokens = torch.searchsorted(reached, wanted, right=True)
+            tokens = tokens.clamp(max=logits.shape[-1] - 1)
+        written.append(tokens)
+    return torch.cat(written, dim=1)
 
 
 @torch.inference_mode()

@@ -64,11 +64,12 @@ class Running(Request):
 
 class Measuring(Running):
     """How to cut passages, and which revision of a Hub model to run. Lengths are in tokens; None:
-    32, or a pair's own."""
+    32, or a pair's own. `skip_short`: leave out passages that are shorter."""
 
     revision: str | None = None
     prefix_length: int | None = None
     suffix_length: int | None = None
+    skip_short: bool = False
 
 
 class Choosing(Measuring):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.samples.cutting import cut_pairs, cut_rows
+from evals.samples.published import find_published
 from evals.samples.record import Samples
 from evals.samples.repeats import merge_equal_rows
 from evals.samples.tables import PassageTable, read_npy, read_npy_pair, read_table
@@ -32,13 +33,15 @@ EXPECTED = (
 class Passages:
     """Samples that were read, before there is a tokenizer for text.
 
-    `prefix`, `suffix`: lengths in tokens. `ready`: the samples, if they hold token ids.
+    `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `ready`: the
+    samples, if they hold token ids.
     """
 
     source: str
     table: PassageTable
     prefix: int
     suffix: int
+    skip_short: bool = False
     ready: Samples | None = None
 
     def tokenize(self, tokenizer: Any) -> Samples:
@@ -46,7 +49,9 @@ class Passages:
         if self.ready is not None:
             return self.ready
         rows_of = cut_rows if {"tokens", "text"} & set(self.table.columns) else cut_pairs
-        tokens, notes = rows_of(self.table, tokenizer, self.prefix, self.suffix)
+        tokens, notes = rows_of(
+            self.table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
+        )
         left_out = {note.id for note in notes if not note.kept}
         kept = np.asarray([name not in left_out for name in self.table.ids], dtype=bool)
         if not kept.any():
@@ -70,7 +75,11 @@ class Passages:
 
 
 def open_samples(
-    source: str, *, prefix_length: int | None = None, suffix_length: int | None = None
+    source: str,
+    *,
+    prefix_length: int | None = None,
+    suffix_length: int | None = None,
+    skip_short: bool = False,
 ) -> Passages:
     """Reads the samples that `source` names, as far as possible without a model.
 
@@ -90,7 +99,8 @@ def open_samples(
             got=", ".join(table.columns) or "none of them",
             fix="name the column: FILE:COLUMN",
         )
-    passages = Passages(source, table, prefix_length or own_prefix, suffix_length or own_suffix)
+    lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
+    passages = Passages(source, table, *lengths, skip_short=skip_short)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
@@ -105,6 +115,7 @@ def load_samples(
     tokenizer: Any = None,
     prefix_length: int | None = None,
     suffix_length: int | None = None,
+    skip_short: bool = False,
 ) -> Samples:
     """Loads the samples that `source` names.
 
@@ -114,9 +125,10 @@ def load_samples(
       JSON array, CSV, TSV or parquet) with `tokens`, or `prefix` and `suffix`, or `text`, and
       optionally `id`, `count` and `member`; a `.txt` file with one passage a line; a folder of
       such tables and texts; a table or folder with `:COLUMN` after it; `hf:DATASET:SPLIT:COLUMN`;
-      `lab:pythia` or `lab:gpt-neo`.
+      a short name (`evals.samples.published`); `lab:pythia` or `lab:gpt-neo`.
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
+    - `skip_short`: leave out rows that are too short, in place of raising.
 
     A whole row is cut to its first prefix + suffix tokens. A prefix/suffix pair keeps the last
     tokens of the prefix and the first of the suffix, so they stay adjacent. Text is tokenized
@@ -126,8 +138,9 @@ def load_samples(
 
     Raises `SamplesError`, in one line, for anything that cannot be read or is too short.
     """
-    lengths = {"prefix_length": prefix_length, "suffix_length": suffix_length}
-    return open_samples(source, **lengths).tokenize(tokenizer)
+    return open_samples(
+        source, prefix_length=prefix_length, suffix_length=suffix_length, skip_short=skip_short
+    ).tokenize(tokenizer)
 
 
 def _read(source: str) -> PassageTable:
@@ -135,6 +148,7 @@ def _read(source: str) -> PassageTable:
         from evals.lab import samples_path
 
         source = str(samples_path(source.removeprefix("lab:")))
+    source = find_published(source)
     parts = [Path(part) for part in source.split(",")]
     if not Path(source).exists() and source.endswith(".npy"):
         if len(parts) == 2:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.errors import SamplesError
 from surgery.reading.rows import read_rows
@@ -20,6 +20,8 @@ from surgery.untrusted import guard, parse_json
 IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
+DUPLICATES = ("duplicates", "meta.duplicates")
+"""Hubble's names for a count. A count of 0 marks a passage that was never trained on."""
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**33
 """The most bytes of a table's passages, once unpacked: 8 GiB."""
@@ -53,6 +55,18 @@ class PassageTable:
     def number(self) -> int:
         return len(self.ids)
 
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The passages as they are cut: of each row its one cell, or prefix and suffix."""
+        parts = next(
+            p for p in (("tokens",), ("text",), ("prefix", "suffix")) if p[0] in self.columns
+        )
+        return list(zip(*(self.columns[part] for part in parts), strict=True))
+
+    def name_row(self, at: int) -> str:
+        """How messages name a row, with its number counted from 1."""
+        return f"row {at + 1} ({self.ids[at]!r})"
+
 
 def _make_table(
     where: object,
@@ -64,22 +78,31 @@ def _make_table(
     if not 0 < len(ids) <= MOST_ROWS:
         expected = f"at most {MOST_ROWS:,}" if ids else "at least one"
         raise SamplesError("too many rows" if ids else "no rows", where=where, expected=expected)
-    with guard(SamplesError, "cannot be used as samples", where):
+    try:
         labels = Labels.model_validate({n: columns[n] for n in LABELS if n in columns})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name, at = problem["loc"][:2]
+        what = f"column {name!r}, row {int(at) + 1}"
+        raise SamplesError(what, where=where, got=problem["msg"].lower()) from None
     passages = {name: columns[name] for name in PASSAGES if name in columns}
     for name, cells in passages.items():
-        kinds = {type(cell) for cell in cells}
-        if kinds not in ({str}, {np.ndarray}):
+        kinds = [type(cell) for cell in cells]
+        form = kinds[0] if kinds[0] in (str, np.ndarray) else None
+        if bad := [at for at, kind in enumerate(kinds) if kind is not form]:
+            got = " and ".join(sorted({kind.__name__ for kind in kinds}))
             raise SamplesError(
                 f"column {name!r}",
                 where=where,
                 expected="text in every row, or a list of token ids in every row",
-                got=" and ".join(sorted(kind.__name__ for kind in kinds)),
+                got=f"{got}, first in row {bad[0] + 1}",
             )
     names = tuple(map(str, labels.id or ids))
     ((name, times),) = Counter(names).most_common(1)
     if times > 1:
-        raise SamplesError("ids are not unique", where=where, got=f"{name!r} {times} times")
+        rows = [str(at) for at, one in enumerate(names, 1) if one == name][:2]
+        got = f"{name!r} {times} times, first in rows {' and '.join(rows)}"
+        raise SamplesError("ids are not unique", where=where, got=got)
     return PassageTable(str(where), names, passages, labels, shape)
 
 
@@ -111,7 +134,8 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
     size = 0
     for source in sources:
         passages = PASSAGES if source.column is None else (source.column,)
-        for number, (where, row) in enumerate(read_rows(source, passages + LABELS, whole=True)):
+        wanted = passages + LABELS + DUPLICATES
+        for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
                 found = _read_cells(source, row)
                 if columns is None:
@@ -136,6 +160,9 @@ def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
     if source.column in found:
         passage = found.pop(source.column)
         found["text" if isinstance(passage, str) else "tokens"] = passage
+    for times in [found.pop(name) for name in DUPLICATES if name in found]:
+        found.setdefault("count", times)
+        found.setdefault("member", times != 0)
     return found
 
 

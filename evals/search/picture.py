@@ -20,8 +20,9 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draws the Pareto front of a search: `front.png`, `front.svg`.
 
     Beside it are the chosen edit, if there is one, and that of the deepest blocks: filled as
-    measured on the half that was searched, hollow on the half that was held back. The cost is the
-    goal's: KL divergence under --max-extraction, else the rise of held-out loss.
+    measured on the half that was searched, hollow on the half that was held back. Smaller markers
+    lie on larger ones, so that points in one place all show. The cost is the goal's: KL divergence
+    under --max-extraction, else the rise of held-out loss.
     """
     base, measure = result["base"], result["measure"]
     by_kl = "max_extraction" in result["goal"]
@@ -35,7 +36,7 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         steps = [(0.0, 100 * base["recovered"][measure])]
         for edit in result["front"]:
             steps.append(place(edit, base))
-            dots = {**line_of(edit["variant"]), "linestyle": "none"}
+            dots = {**line_of(edit["variant"]), "linestyle": "none", "markersize": 4, "zorder": 6}
             axes.plot(*steps[-1], label=f"Pareto front, {edit['variant']}", **dots)
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         for name, key, marker in (("deep blocks", "deep_blocks", "X"), ("chosen", "selected", "*")):
@@ -45,14 +46,16 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 there = place(back, base["held_back"])
                 spec = edit["spec"] if len(edit["spec"]) <= 24 else edit["spec"][:23] + "…"
                 style: dict[str, Any] = {
-                    "color": "black",
+                    "color": "#e69f00",
                     "marker": marker,
                     "linestyle": "none",
-                    "markersize": 11,
+                    "markeredgecolor": "black",
                 }
-                axes.plot(*place(edit, base), label=f"{name}: {spec}", zorder=4, **style)
-                label = f"{name}, on the other half"
-                axes.plot(*there, label=label, markerfacecolor="none", zorder=5, **style)
+                axes.plot(
+                    *place(edit, base), label=f"{name}: {spec}", markersize=11, zorder=5, **style
+                )
+                hollow = {**style, "color": "none", "markersize": 15, "zorder": 4}
+                axes.plot(*there, label=f"{name}, on the other half", **hollow)
         (limit,) = result["goal"].values()
         line: dict[str, Any] = {
             "color": "0.4",
@@ -73,6 +76,7 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         what = "recited word for word" if measure == "greedy" else f"recovered ({measure})"
         axes.set(xlabel=f"{cost}, nats per token", ylabel=f"{what}, %", ylim=(-3, 103))
 
-    names = ", ".join(result["variants"])
-    title = f"{result['model']}, search over {result['grain']} ({names}), n = {result['n']}"
+    names, grain = ", ".join(result["variants"]), result["grain"]
+    what = "blocks and heads" if grain == "mixed" else grain
+    title = f"{result['model']}, search over {what} ({names}), n = {result['n']}"
     return draw(paint, folder, "front", title=title, size=(7.5, 4.6))

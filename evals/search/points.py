@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from evals.edits.engine import MeasuredEdit
-from evals.memorization.recovery import NAMES, Recovery, rate_recoveries
+from evals.memorization.recovery import NAMES, Recovery, make_recovery
 from surgery.selection import Selection
 
 
@@ -20,7 +20,8 @@ class EditPoint:
     - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: the share
       recited word for word. `next_token_accuracy`: the mean share of suffix tokens that are right,
       teacher-forced.
-    - `rates`: by `evals.memorization.recovery.NAMES`, in their order.
+    - `rates`: measure → the share it recovers, at least for `evals.memorization.recovery.NAMES`.
+      `attacked`: an attack that takes more than one pass, its share, and of how many passages.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
     """
 
@@ -30,15 +31,27 @@ class EditPoint:
     next_token_accuracy: float
     heldout_loss: float
     heldout_kl: float
-    rates: tuple[float, ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()
+    attacked: tuple[tuple[str, float, int], ...] = ()
+
+    @property
+    def known(self) -> dict[str, float]:
+        """Attack → the share that it recovers, where that was measured."""
+        return dict(self.rates) | {name: rate for name, rate, _ in self.attacked}
+
+    def excess(self, limits: Mapping[str, float]) -> float:
+        """By how much, in all, the rates that were measured exceed `limits`."""
+        known = self.known
+        return sum(max(known.get(name, 0.0) - most, 0.0) for name, most in limits.items())
 
 
-def point_of(measured: MeasuredEdit, measure: Recovery) -> EditPoint:
-    """Means over all measured rows and windows."""
+def point_of(measured: MeasuredEdit, measure: Recovery, names: Iterable[str] = NAMES) -> EditPoint:
+    """Means over all measured rows and windows. `names`: of the measures for `rates`."""
+    seen = measured.evidence
     return EditPoint(
         selection=measured.selection,
-        recovered=float(measure.recovered(measured.evidence).mean()),
-        rates=tuple(rate_recoveries(measured.evidence).values()),
+        recovered=float(measure.recovered(seen).mean()),
+        rates=tuple((name, float(make_recovery(name).recovered(seen).mean())) for name in names),
         exact_match=float(measured.exact.mean()),
         next_token_accuracy=float(measured.next_token_accuracy.mean()),
         heldout_loss=float(measured.heldout_nll.mean()),
@@ -77,6 +90,6 @@ def point_as_json(point: EditPoint) -> dict[str, Any]:
 def point_from_json(stored: Any) -> EditPoint:
     """Raises `ValueError` for anything else than `point_as_json` gives."""
     point = _STORED.validate_python(stored)
-    if len(point.rates) != len(NAMES):
-        raise ValueError(f"rates: expected {len(NAMES)}, got {len(point.rates)}")
+    if not set(NAMES) <= {name for name, _ in point.rates}:
+        raise ValueError(f"rates: expected {', '.join(NAMES)}")
     return point

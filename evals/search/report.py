@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.attacks.result import Limit
 from evals.edits.record import edit_record
-from evals.memorization.recovery import NAMES
+from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
 from evals.search.estimates import DRAWS
 from evals.search.halves import Half
 from evals.search.points import EditPoint, pareto_front, point_as_json
-from evals.search.run import SearchOutcome, Twice
+from evals.search.run import SearchOutcome
 from evals.search.task import SearchTask
 from evals.statistics import check_limit, wilson
 from surgery.errors import MeasurementError
@@ -42,6 +43,7 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
         **_describe_text(task),
         "calibration": _record_fits(task, outcome),
         "question": describe_question(task),
+        "map": (found := make_search_map(task, outcome)) and found.model_dump(mode="json"),
         "measured": [point_as_json(point) for point in outcome.found.measured.values()],
         "warnings": list(task.warnings),
         "provenance": {
@@ -51,12 +53,28 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
     }
 
 
+def make_search_map(task: SearchTask, outcome: SearchOutcome) -> ModelMap | None:
+    """What each unit offered is worth and costs: as estimated, or as measured without estimates."""
+    estimates, base, size = outcome.found.estimates, outcome.base[0], task.dimensions
+    if estimates is not None:
+        found = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
+        units = {unit: (one["margin"], one["kl"]) for unit, one in found.items()}
+    else:
+        units = {
+            point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
+            for point in outcome.found.measured.values()
+            if len(point.selection) == 1 and point.selection[0] in task.offered
+        }
+    return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
+
+
 def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     """The choice, the unedited model, and the deepest blocks, on both halves.
 
-    `held_back_meets_goal`: whether the choice meets the goal on the half it was not made on;
+    `held_back_meets_goal`: whether the choice keeps every limit on the half it was not made on;
     `held_back_conclusive`: whether that half is large enough to say. They, `selected`, and
-    `held_back` are None if nothing meets the goal; `deep_blocks` is None if the model cannot hold
+    `held_back` are None if nothing meets the goal, and `nearest` is what comes nearest;
+    `deep_blocks` is None if the model cannot hold
     such an edit.
     """
     here, back = task.halves
@@ -76,37 +94,55 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
         and {
             **record(deep[0]),
             "held_back": _figures(task, deep[1], back),
-            "meets_goal": task.goal.met(deep[0], base),
+            "meets_goal": _keeps(task, deep[0], base),
         },
         "selected": selected and listed(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
-        "held_back_meets_goal": selected and task.goal.met(selected[1], base_back),
-        "held_back_conclusive": selected and _is_conclusive(task, selected, base_back),
+        "held_back_meets_goal": selected and _keeps(task, selected[1], base_back),
+        "held_back_conclusive": selected and _is_conclusive(task, selected[1], base_back),
         "front": [listed(point) for point in front],
+        "nearest": None if selected else listed(outcome.points[outcome.best]),
     }
 
 
 def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
     """Means over passages and over held-out windows, losses in nats per token."""
     n = len(half.samples)
-    recovered = dict(zip(NAMES, point.rates, strict=True))
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
-        "recovered": recovered | {task.measure.name: point.recovered},
+        "recovered": point.known,
         "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
         "next_token_accuracy": point.next_token_accuracy,
         "heldout_loss": point.heldout_loss,
         "heldout_kl": point.heldout_kl,
+        "limits": [limit.model_dump(mode="json") for limit in _check_limits(task, point, n)],
     }
 
 
-def _is_conclusive(task: SearchTask, selected: Twice, base: EditPoint) -> bool:
-    """Whether the interval lies on one side of the limit, or of what the unedited model gives."""
-    rate, n = selected[1].recovered, len(task.halves[1].samples)
-    limit = task.goal.options.get("max_extraction", base.recovered)
-    _, conclusive = check_limit(rate, wilson(round(rate * n), n).as_list(), limit)
-    return conclusive
+def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
+    """Each limit whose attack was tried, on the passages that it counts. `n`: of the half."""
+    limits, found = task.request.limits, []
+    for name, value, counted in [*((name, rate, n) for name, rate in point.rates), *point.attacked]:
+        if (most := limits.get(name)) is not None:
+            low, high = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
+            ok, sure = check_limit(value, (low, high), most)
+            known: dict[str, Any] = {"value": value, "ci95": (low, high), "n": counted}
+            found.append(Limit(name=name, ok=ok, limit=most, conclusive=sure, **known))
+    return found
+
+
+def _keeps(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:
+    return task.goal.met(point, base) and not point.excess(task.others)
+
+
+def _is_conclusive(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:
+    """Whether each interval lies on one side of its limit, or of what the unedited model gives."""
+    n = len(task.halves[1].samples)
+    if limits := _check_limits(task, point, n):
+        return all(limit.conclusive for limit in limits)
+    interval = wilson(round(point.recovered * n), n).as_list()
+    return check_limit(point.recovered, interval, base.recovered)[1]
 
 
 def _count_effort(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
@@ -195,7 +231,7 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
 
 def _describe_aim(task: SearchTask) -> dict[str, Any]:
     asked = task.request.model_dump(mode="json", include={"grain", "layout", "seed"})
-    chosen = {"goal": task.goal.options, "measure": task.measure.name}
+    chosen = {"goal": task.goal.options, "measure": task.measure.name, "max": task.others}
     return {**asked, **chosen, "variants": list(task.variants)}
 
 
@@ -226,13 +262,16 @@ def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
     before = base["recovered"][measure]
     less = [edit for edit in front if edit["recovered"][measure] < before] or front
     best = less[-1] if "max_extraction" in result["goal"] else less[0]
+    limits, left = dict(result["goal"]), f"{best['recovered'][measure]:.1%} recovered"
+    if result["max"]:
+        best = result["nearest"]
+        limits |= {f"max {name}": most for name, most in result["max"].items()}
+        left = ", ".join(f"{one['name']} {one['value']:.1%}" for one in best["limits"])
     rise = best["heldout_loss"] - base["heldout_loss"]
-    ((option, limit),) = result["goal"].items()
     return MeasurementError(
         f"none of the {result['evaluations']} edits measured meets it",
-        where=f"`{option}={limit:g}`",
-        got=f"at best {best['spec']} {best['variant']}: {best['recovered'][measure]:.1%} recovered "
-        f"at {rise:+.3f} nats per token",
+        where=", ".join(f"`{option}={limit:g}`" for option, limit in limits.items()),
+        got=f"at best {best['spec']} {best['variant']}: {left} at {rise:+.3f} nats per token",
         fix=f"{folder} holds the front; relax the limit, or allow more variants, `grain=mixed`, or "
         "more `max_evaluations`",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,7 @@ class SearchRequest(Choosing):
     - `max_extraction`: leave at most this share of the passages recovered, by `measure`; or
       `max_loss_increase`: leave as few as you can at a held-out loss of at most so many nats per
       token more.
+    - `max`: attack → the highest share recovered, beside `max_extraction` or in its place.
     - `layout`: what the result must fit into. `seed`: decides which rows are held back.
     """
 
@@ -25,17 +26,28 @@ class SearchRequest(Choosing):
     max_loss_increase: float | None = Field(default=None, gt=0)
     grain: Literal["blocks", "heads", "mixed"] = "mixed"
     measure: str = "any"
+    max: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     layout: Literal["auto", "stock", "compact"] = "auto"
     max_evaluations: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_goal(cls, given: Any) -> Any:
-        goals = [given.get(key) for key in ("max_extraction", "max_loss_increase")]
-        if goals.count(None) != 1:
-            raise ValueError("give one goal: `max_extraction` X or `max_loss_increase` Y")
-        return given
+    @model_validator(mode="after")
+    def _limits_agree(self) -> SearchRequest:
+        from evals.attacks.names import find_attack
+
+        stated = self.max_extraction is not None
+        if (stated or bool(self.max)) == (self.max_loss_increase is not None):
+            raise ValueError(
+                "give one goal: `max_extraction` X, `max` A=X, or `max_loss_increase` Y"
+            )
+        if stated and self.measure in self.max:
+            raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
+        for name in self.max:
+            attack = find_attack(name)
+            if attack.tells_members or attack.name != name:
+                what = "is not a share" if attack.tells_members else f"is written {attack.name}"
+                raise ValueError(f"`max`: {name} {what}")
+        return self
 
     @field_validator("measure")
     @classmethod
@@ -45,10 +57,24 @@ class SearchRequest(Choosing):
         return make_recovery(name).name
 
     @property
+    def limits(self) -> dict[str, float]:
+        """Attack → the highest share recovered. One pass decides the first, which guides a search.
+
+        If one pass decides none of those given, the strictest also holds for `measure`.
+        """
+        from evals.memorization.recovery import is_recovery
+
+        stated = {} if self.max_extraction is None else {self.measure: self.max_extraction}
+        given = stated | self.max
+        guides = [name for name in (self.measure, *given) if name in given and is_recovery(name)]
+        if given and not guides:
+            return {self.measure: min(given.values()), **given}
+        return {name: given[name] for name in (*guides[:1], *given)}
+
+    @property
     def goal(self) -> Goal:
         from evals.search.goals import MaxExtraction, MaxLossIncrease
 
         if self.max_loss_increase is not None:
             return MaxLossIncrease(self.max_loss_increase)
-        assert self.max_extraction is not None
-        return MaxExtraction(self.max_extraction)
+        return MaxExtraction(next(iter(self.limits.values())))

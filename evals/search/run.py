@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evals.edits.batch import BASE
 from evals.edits.engine import Engine
 from evals.files import Journal
 from evals.search.algorithm import Found, find
-from evals.search.estimates import estimate_units
+from evals.search.deepening import deepen
+from evals.search.estimates import Indices, estimate_units
 from evals.search.points import EditPoint, point_as_json, point_of
 from evals.search.task import SearchTask
+from evals.search.trials import Trials, Twice
 from evals.search.units import held_in_stock, select_last_blocks
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Part, Selection
@@ -21,8 +23,6 @@ from surgery.variants import Fit, variant_of
 _AT_ONCE = 16
 """Edits to measure together, and then to record."""
 Advance = Callable[[int], None]
-Twice = tuple[EditPoint, EditPoint]
-"""An edit on the half to choose on, and on the half that is held back."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,14 @@ class SearchOutcome:
 
     @property
     def best(self) -> Selection:
-        """The selected edit; if there is none, the one that leaves least."""
+        """The selected edit; if there is none, the one that leaves least, of those attacked."""
         if self.selected:
             return self.selected[0].selection
-        least = min(self.points.values(), key=lambda point: (point.recovered, point.heldout_kl))
-        return least.selection
+        return min(self.points.values(), key=self._rank).selection
+
+    def _rank(self, point: EditPoint) -> tuple[float, ...]:
+        left = (rate for _, rate, _ in point.attacked[-1:])
+        return -len(point.attacked), *left, point.recovered, point.heldout_kl
 
 
 @dataclass(frozen=True)
@@ -77,29 +80,44 @@ def run_search(
 
     Raises `MeasurementError` if the unedited model leaves nothing to search for.
     """
-    engines = task.engines(task.request.layout, task.fitter)
-    base = _measure_twice(task, engines, BASE)
-    if base[0].recovered == 0 or task.goal.met(base[0], base[0]):
+    layout, most = task.request.layout, task.request.max_evaluations
+    trials = Trials(task, task.engines(layout, task.fitter), layout)
+    base = trials.measure_twice(BASE)
+    kept = task.goal.met(base[0], base[0]) and not base[0].excess(task.others)
+    if base[0].recovered == 0 or kept:
         raise MeasurementError(
             "nothing to search for: the unedited model meets the goal",
             where=task.samples.source,
             got=f"{base[0].recovered:.1%} of the passages recovered ({task.measure.name})",
         )
+    deep, lessons = _deep_blocks(task, base[0])
     known = {**(earlier or {}), BASE: base[0]}
-    found = _find(task, engines[0], known, journal, advance, looked)
-    points = {point.selection: point for point in found.measured.values()}
-    refitted = {one for one in points if task.exhaustive or _fits_stay(one)}
-    selected = None
-    for selection in [found.measured[chosen].selection for chosen in found.met]:
-        if task.fitter is not None:
-            task.fitter.fit(selection)
-        points[selection] = _point(task, engines[0], selection)
-        refitted.add(selection)
-        if task.goal.met(points[selection], base[0]):
-            selected = _measure_twice(task, engines, selection)
-            break
-    deep = _deep_blocks(task, base[0])
-    batch_size = engines[0].batch_size
+    with nullcontext() if journal is None else journal.open_to_append():
+        found = _find(task, trials.engines[0], known, journal, advance, looked)
+        tried: dict[Selection, EditPoint] = {}  # with the fits of an export
+
+        def keeps(chosen: Indices) -> bool:
+            before = found.measured[chosen]
+            if task.fitter is not None:  # every process must take part
+                task.fitter.fit(before.selection)
+            point = trials.measure(before.selection)
+            if task.goal.met(point, base[0]) and not point.excess(task.others):
+                point = trials.attack(replace(point, attacked=before.attacked))
+                found.measured[chosen] = replace(before, attacked=point.attacked)
+                if journal is not None and point.attacked != before.attacked:
+                    journal.append(point_as_json(found.measured[chosen]))
+            tried[point.selection] = point
+            return task.goal.met(point, base[0]) and not point.excess(task.others)
+
+        if task.others:
+            found.measured |= lessons
+            best = deepen(found, keeps, task.others, most)
+        else:
+            best = next((chosen for chosen in found.met if keeps(chosen)), None)
+    selected = None if best is None else trials.measure_twice(found.measured[best].selection)
+    points = {point.selection: point for point in found.measured.values()} | tried
+    refitted = {one for one in points if task.exhaustive or _fits_stay(one)} | tried.keys()
+    batch_size = trials.engines[0].batch_size
     return SearchOutcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
 
 
@@ -139,20 +157,20 @@ def _find(
         missing = [selection for selection in selections if selection not in known]
         for begin in range(0, len(missing), _AT_ONCE):
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=advance):
-                known[one.selection] = point_of(one, task.measure)
+                known[one.selection] = point_of(one, task.measure, task.names)
                 if journal is not None:
                     journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
-    with nullcontext() if journal is None else journal.open_to_append():
-        return find(
-            evaluate,
-            task.offered,
-            task.goal,
-            estimates,
-            holds=lambda selection: task.refusal(selection) is None,
-            max_evaluations=task.request.max_evaluations,
-        )
+    most = task.request.max_evaluations
+    return find(
+        evaluate,
+        task.offered,
+        task.goal,
+        estimates,
+        holds=lambda selection: task.refusal(selection) is None,
+        max_evaluations=most if task.exhaustive or not task.others else -(-most // 4),
+    )
 
 
 def _fits_stay(selection: Selection) -> bool:
@@ -161,31 +179,31 @@ def _fits_stay(selection: Selection) -> bool:
     return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
-def _deep_blocks(task: SearchTask, base: EditPoint) -> Twice | None:
-    """Measures `identity` on the fewest deepest blocks that meet the goal, else on a quarter.
+def _deep_blocks(
+    task: SearchTask, base: EditPoint
+) -> tuple[Twice | None, dict[Indices, EditPoint]]:
+    """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter.
 
-    In any layout, because it only serves for comparison. None if no layout holds it.
+    In any layout, because it serves for comparison. None if no layout holds it. Also returns what
+    was attacked for it, where that is an edit that the search may choose.
     """
-    engines, goal, blocks = task.engines("auto"), task.goal, task.dimensions.num_blocks
+    lessons: dict[Indices, EditPoint] = {}
+    offered = {unit: index for index, unit in enumerate(task.offered)}
+    trials, goal = Trials(task, task.engines("auto"), "auto"), task.goal
+    blocks = task.dimensions.num_blocks
     edits = [select_last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
     best, least = edits[-(-blocks // 4) - 1], None
     try:
         for edit in edits:
-            point = _point(task, engines[0], edit)
-            if goal.met(point, base) and (least is None or goal.order(point) < least):
+            point = trials.measure(edit)
+            point = trials.attack(point) if goal.met(point, base) else point
+            met = goal.met(point, base) and not point.excess(task.others)
+            if point.attacked and task.request.layout == "auto" and offered.keys() >= set(edit):
+                lessons[Indices(offered[part] for part in edit)] = point
+            if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
-            if goal.beyond(point, base):
+            if goal.beyond(point, base) and (met or not task.others):
                 break
-        return _measure_twice(task, engines, best)
+        return trials.measure_twice(best), lessons
     except UnsupportedError:
-        return None
-
-
-def _measure_twice(task: SearchTask, engines: tuple[Engine, Engine], selection: Selection) -> Twice:
-    first, second = engines
-    return _point(task, first, selection), _point(task, second, selection)
-
-
-def _point(task: SearchTask, engine: Engine, selection: Selection) -> EditPoint:
-    (measured,) = engine.measure([selection])
-    return point_of(measured, task.measure)
+        return None, lessons

@@ -10,6 +10,7 @@ from typing import Any
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.model_map import ModelMap, draw_map
 from evals.search.picture import draw_front
 from evals.search.points import EditPoint, point_from_json
 from evals.search.report import describe_question, make_plan, make_search_report
@@ -25,7 +26,8 @@ from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search again with `overwrite=True`"
-owned = recognize_by(_RESULT, ("goal", "front", "selected"), _PLAN, "front.png", "front.svg")
+_PICTURES = [f"{name}.{form}" for name in ("front", "model") for form in ("png", "svg")]
+owned = recognize_by(_RESULT, ("goal", "front", "selected"), _PLAN, *_PICTURES)
 
 Earlier = dict[Selection, EditPoint]
 Answer = tuple[dict[str, Any], PlanFile]
@@ -81,6 +83,10 @@ def search(
         result["plan"] = _PLAN if met else None
         write_lines(partial / _RESULT, [json.dumps(result, indent=2)])
         draw_front(result, partial)
+        if result["map"] is not None:
+            title = f"{result['model']}: one edit at a time"
+            chosen = outcome.selected[0].selection if outcome.selected else ()
+            draw_map(ModelMap.model_validate(result["map"]), chosen, partial, title)
         if met:
             write_text(partial / _PLAN, plan.to_text())
     journal.remove()

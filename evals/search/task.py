@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
+from evals.attacks.attack import Target
+from evals.attacks.audit import AttackPlan
 from evals.edits.engine import Engine
 from evals.edits.sharing import FitsBlocks
 from evals.inputs import (
@@ -18,7 +20,7 @@ from evals.inputs import (
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.memorization.recovery import Recovery, make_recovery
+from evals.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
@@ -62,8 +64,35 @@ class SearchTask:
 
     @cached_property
     def measure(self) -> Recovery:
-        """What counts as recovering a passage."""
-        return make_recovery(self.request.measure)
+        """What counts as recovering a passage, for the estimates."""
+        return make_recovery(next(iter(self.request.limits), self.request.measure))
+
+    @property
+    def others(self) -> dict[str, float]:
+        """The limits beside the goal."""
+        return {n: most for n, most in self.request.limits.items() if n != self.measure.name}
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Those that one pass does not decide."""
+        return tuple(name for name in self.others if not is_recovery(name))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The measures that a point has rates for."""
+        return tuple(dict.fromkeys([*NAMES, self.measure.name, *filter(is_recovery, self.others)]))
+
+    @cached_property
+    def target(self) -> Target:
+        """The passages of both halves, as an audit attacks them, in the unedited model.
+
+        Raises `MeasurementError` if an attack with a limit cannot be tried on them.
+        """
+        loaded, text, rows = self.loaded, self.windows, self.request.batch_size
+        plan = AttackPlan(self.samples, text, self.slow, rows, self.slow)
+        return Target(
+            loaded.model, loaded.tokenizer, plan.passages, text, rows, plan.alike, brief=True
+        )
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
@@ -147,7 +176,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         layout=layout,
         progress=progress,
     )
-    return SearchTask(
+    task = SearchTask(
         request=request,
         loaded=loaded,
         samples=rows,
@@ -157,3 +186,6 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         fitter=fitter,
         warnings=tuple(warnings),
     )
+    if task.slow:
+        assert task.target  # raises if one cannot be tried
+    return task

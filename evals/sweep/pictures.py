@@ -6,7 +6,7 @@ with all variants and single heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import hypot
 from pathlib import Path
 from statistics import mean, median
@@ -22,6 +22,9 @@ from evals.drawing import (
     number_blocks,
     scatter_by_block,
 )
+from evals.model_map import draw_map, make_map
+from evals.sweep.report import find_best_edits, find_front
+from surgery.selection import Selection, parse_selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 Edit = Mapping[str, Any]
 Value = tuple[float, float]
 """A figure, and half of its 95 % interval; 0 if it has none."""
-PICTURES = ("sweep", "accuracy", "abilities", "tokens", "bounds", "propagation", "estimates")
+PICTURES = ("sweep", "accuracy", "abilities", "tokens", "bounds", "propagation", "model")
 _ABILITIES = {"language": ("#000000", "o", "-"), "reasoning": ("#d55e00", "s", "--")}
 _TOKENS = {
     "next_token_accuracy": (100, "token accuracy, %\n(after the true tokens)"),
@@ -53,8 +56,7 @@ def draw_pictures(result: Mapping[str, Any], folder: Path) -> list[Path]:
         drawn += draw_abilities(result, tasks, folder)
     if not result["exact_only"]:
         drawn += draw_tokens(result, folder)
-    if "estimates" in result:
-        drawn += draw_estimates(result, folder)
+    drawn += draw_units(result, folder)
     if "bounds" in result:
         drawn += draw_divergence(result["bounds"], folder, model=result["model"])
     return drawn
@@ -181,41 +183,35 @@ def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
     return draw(paint, folder, "tokens", title=_write_title(result), size=(8.0, 3.4))
 
 
-def draw_estimates(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """`estimates`: what each head and block would cost against what it would move."""
-    estimates = [e for e in result["estimates"] if min(e["kl"], e["margin"]) > 0]
-    variants = list(dict.fromkeys(e["variant"] for e in estimates))
-    front = [(e["kl"], e["margin"]) for e in find_front(estimates)]
-    xlabel = "KL divergence on held-out text, nats per token"
-    ylabel = "change of recited tokens'\nmargins, nats²"
+def draw_units(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """`model`: what every head is worth and costs, as estimated or else as measured.
 
-    def paint(figure: Figure) -> None:
-        panels = draw_panels(figure, variants, xlabel=xlabel, ylabel=ylabel)
-        for variant, axes in panels.items():
-            axes.set(xscale="log", yscale="log")
-            style: dict[str, Any] = {"color": "0.6", "drawstyle": "steps-post", "zorder": 1}
-            axes.plot(*zip(*front, strict=True), label="front of all variants", **style)
-            for kind in ALONE:
-                some = [e for e in estimates if (e["variant"], e["kind"]) == (variant, kind)]
-                points = [(e["kl"], e["margin"], e["block"]) for e in some]
-                scatter_by_block(axes, points, result["num_blocks"], kind)
-        add_block_colors(figure, figure.axes, result["num_blocks"])
+    The front of the estimates is outlined, or the best measured edit. Draws nothing where only
+    whole blocks were measured, which `sweep` shows.
+    """
+    base, size = result["base"], (result["num_blocks"], result["num_heads"])
 
-    on = result["estimated_on"]
-    title = (
-        f"{result['model']}, estimates from {on['windows']} windows and {on['passages']} passages"
-    )
-    size = (8.0, 1.6 + 2.6 * -(-len(variants) // 2))
-    return draw(paint, folder, "estimates", title=title, size=size)
+    def parse(edit: Edit) -> Selection:
+        return parse_selection(edit["spec"], edit["variant"], *size)
 
-
-def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Finds those that move margins more than any that costs no more, cheapest first."""
-    front: list[dict[str, Any]] = []
-    for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
-        if not front or one["margin"] > front[-1]["margin"]:
-            front.append(one)
-    return front
+    if "estimates" in result:
+        units = {parse(one)[0]: (one["margin"], one["kl"]) for one in result["estimates"]}
+        chosen = [part for one in find_front(result["estimates"]) for part in parse(one)]
+        on = result["estimated_on"]
+        text = f"{on['windows']} windows and {on['passages']} passages; outlined: the front"
+    else:
+        alone = [edit for edit in result["edits"] if edit["kind"] in ALONE]
+        if result["exact_only"] or all(edit["kind"] == "block" for edit in alone):
+            return []
+        units = {
+            parse(one)[0]: (100 * (base["exact_match"] - one["exact_match"]), one["heldout_kl"])
+            for one in alone
+        }
+        chosen = [part for one in find_best_edits(result) for part in parse(one)]
+        text = f"{result['n']} passages; outlined: the best edit"
+    found = make_map(units, *size, measured="estimates" not in result)
+    assert found is not None
+    return draw_map(found, chosen, folder, f"{result['model']}, one edit at a time, {text}")
 
 
 def list_accuracy_tasks(result: Mapping[str, Any]) -> list[str]:
@@ -240,7 +236,7 @@ def _draw_by_block(
         at, values, errors = zip(*known, strict=True)
         if kind == "block":
             bars = errors if any(errors) else None
-            axes.errorbar(at, values, bars, markersize=4, elinewidth=0.5, **style)
+            axes.errorbar(at, values, bars, **{"markersize": 4, "elinewidth": 0.5, **style})
         else:
             mark = {"s": 4} if kind == "head" else {"s": 8, "marker": "D"}
             color = {"color": style["color"], "alpha": 0.6}

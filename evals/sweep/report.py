@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,15 @@ def find_best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [edit for edit in edits if edit["exact_match"] == fewest]
     low = [edit for edit in edits if edit["exact_match"] <= max(fewest, LOW_EXTRACTION)]
     return [min(low, key=lambda edit: float(edit["heldout_loss"]))]
+
+
+def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Finds those that move margins more than any that costs no more, cheapest first."""
+    front: list[dict[str, Any]] = []
+    for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
+        if not front or one["margin"] > front[-1]["margin"]:
+            front.append(one)
+    return front
 
 
 def _name(selection: Selection, task: SweepTask) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.families import family_of
-from surgery.record.manifest import Edit, Manifest
+from surgery.record.manifest import Edit, Manifest, TextRecord
 from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
 
@@ -22,7 +22,6 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     whole = format_blocks(tuple(manifest.attention_free))
     partial = format_blocks(tuple(set(manifest.edited_heads) - set(manifest.attention_free)))
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
-    calibration = [source.name for e in edits if e.calibration for source in e.calibration.sources]
     return {
         "title": name,
         "name": as_command(shlex.quote(name)),
@@ -37,10 +36,18 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "architecture": family.architecture,
         "one_hot": any(e.one_hot is not None for e in edits),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
-        "fitted": Markdown(", ".join(map(as_code, dict.fromkeys(calibration)))),
+        "fitted": _join_names(*(e.calibration for e in edits)),
+        "healed": edit.healing,
+        "healing_text": _join_names(edit.healing),
         "files": list(manifest.files.items()),
         "versions": edit.versions,
     }
+
+
+def _join_names(*texts: TextRecord | None) -> Markdown:
+    """The names of the files that texts came from, each once."""
+    names = dict.fromkeys(source.name for text in texts if text for source in text.sources)
+    return Markdown(", ".join(map(as_code, names)))
 
 
 def _link_base(first: Edit) -> Markdown:
@@ -63,6 +70,8 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
         chosen = ["--plan", "PLAN"]  # a file of the rows of the table
     revision = ["--revision", edit.source.commit] if edit.source.commit else []
     calibration = ["--calibration", "TEXT"] if edit.calibration else []
+    if edit.healing:
+        calibration += ["--heal", "TEXT", "--heal-steps", str(edit.healing.steps)]
     return {
         "source": _name_source(edit),
         "commit": edit.source.commit,

@@ -64,8 +64,12 @@ class FileRange:
     start: int
     nbytes: int
 
-    def read(self) -> bytes:
-        return b"".join(map(bytes, self.read_pieces()))  # copies: the buffer is used again
+    def read(self) -> bytearray:
+        whole, end = bytearray(self.nbytes), 0
+        for piece in self.read_pieces():
+            whole[end : end + len(piece)] = piece
+            end += len(piece)
+        return whole
 
     def read_pieces(self) -> Iterator[memoryview]:
         """Yields the bytes in pieces. A piece is valid until the next one is read."""
@@ -82,16 +86,16 @@ class FileRange:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a source. `data`: where its bytes are, or a function that returns them."""
+    """A tensor of a source. `data`: where its bytes are, or a function that copies them."""
 
     info: TensorInfo
-    data: FileRange | Callable[[], bytes]
+    data: FileRange | Callable[[], bytearray]
 
-    def read(self) -> bytes:
-        """Returns the tensor's bytes, little-endian, row-major."""
+    def read(self) -> bytearray:
+        """Returns a copy of the tensor's bytes, little-endian, row-major."""
         return self.data.read() if isinstance(self.data, FileRange) else self.data()
 
-    def read_pieces(self) -> Iterator[bytes | memoryview]:
+    def read_pieces(self) -> Iterator[bytearray | memoryview]:
         """Yields the bytes in pieces, without holding a whole tensor of a file in memory."""
         if isinstance(self.data, FileRange):
             yield from self.data.read_pieces()
@@ -104,11 +108,11 @@ class StoredTensor:
         size = min(count * dtype.itemsize, self.info.nbytes)
         where = self.data
         data = replace(where, nbytes=size).read() if isinstance(where, FileRange) else where()
-        return np.frombuffer(bytearray(data[:size]), dtype)
+        return np.frombuffer(data[:size], dtype)
 
     def read_array(self) -> Array:
         """Returns the tensor as a new array with its dtype and shape."""
-        data = np.frombuffer(bytearray(self.read()), np.uint8)
+        data = np.frombuffer(self.read(), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 

@@ -26,6 +26,6 @@ def as_torch(array: Array, tag: str) -> torch.Tensor:
     return torch.from_numpy(flat.copy()).view(_DTYPES[tag]).reshape(array.shape)
 
 
-def _read_bytes(tensor: torch.Tensor) -> bytes:
+def _read_bytes(tensor: torch.Tensor) -> bytearray:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    return bytearray(flat.view(torch.uint8).numpy())

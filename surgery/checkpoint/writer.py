@@ -46,7 +46,7 @@ class OutputShard:
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-    def read_pieces(self) -> Iterator[bytes | memoryview]:
+    def read_pieces(self) -> Iterator[bytes | bytearray | memoryview]:
         """Yields the content of the file."""
         if self.copy_of is not None:
             yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).read_pieces()
@@ -61,7 +61,9 @@ Progress = Callable[[int], None]
 
 
 def write_file(
-    path: Path, pieces: Iterable[bytes | memoryview], progress: Progress = lambda nbytes: None
+    path: Path,
+    pieces: Iterable[bytes | bytearray | memoryview],
+    progress: Progress = lambda nbytes: None,
 ) -> str:
     """Writes a new file and returns its SHA-256, hexadecimal."""
     digest = hashlib.sha256()

@@ -44,17 +44,8 @@ def apply(
 
     **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise UnsupportedError(
-            "some weights are offloaded, and a new model cannot share them",
-            fix="use short_circuit, export the model, or load it without offloading",
-        )
-    edited = make_replacements(model, drop_attn, fits, variant=variant, layout=layout)
-    dropped = set(edited.plan.dropped)
-    state = {name: value for name, value in model.state_dict().items() if name not in dropped}
-    return _rebuild(
-        model, edited.plan, {**state, **edited.tensors, **_make_added(model, edited.plan)}
-    )
+    editable = Editable(model)
+    return editable.apply(editable.plan(drop_attn, variant, layout=layout), fits)
 
 
 def _make_added(model: Any, plan: Plan) -> dict[str, torch.Tensor]:
@@ -159,6 +150,18 @@ class Editable:
         check_fitted(plan, fits or {})
         new = {block: self.compute_tensors(plan, block, fits or {}) for block in plan.blocks}
         return Replacements(self.model, plan, plan.blocks, new.__getitem__)
+
+    def apply(self, plan: Plan, fits: Fits | None = None) -> Any:
+        """Returns a new model with the edit, as `surgery.apply` does."""
+        model = self.model
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedError(
+                "some weights are offloaded, and a new model cannot share them",
+                fix="use short_circuit, export the model, or load it without offloading",
+            )
+        new = self.make_replacements(plan, fits).tensors | _make_added(model, plan)
+        state = {name: old for name, old in model.state_dict().items() if name not in plan.dropped}
+        return _rebuild(model, plan, {**state, **new})
 
     def _read(self, name: str) -> Array:
         """Reads a tensor of the model, even if it is offloaded."""

@@ -47,23 +47,29 @@ FAMILIES: tuple[Family, ...] = (
     STABLELM,
     MISTRAL,
 )
-_MISSING = {
-    "gpt2": "it has no rotary positions, so only `zero` and `mean` could be held",
-    "gptj": "its queries and keys have no biases, so only `zero` could be held",
-    "opt": "it has no rotary positions, so only `zero` and `mean` could be held",
-    "bloom": "its positions are ALiBi, which no constant can make one-hot",
-    "mpt": "its positions are ALiBi, which no constant can make one-hot",
-    "falcon": "its queries, keys and values are stored in another order",
-    "phi3": "its queries, keys and values are one tensor in another order",
-    "mixtral": "its MLPs are experts, and its queries and keys have no biases",
-    "gemma": "its record is not written; its norms store 1 + gain",
-    "gemma2": "its queries and keys have no norm and no biases in other engines",
-    "gemma3": "its record is not written; its norms store 1 + gain",
-    "gemma3_text": "its record is not written; its norms store 1 + gain",
-    "smollm3": "its record is not written; some of its blocks have no rotary positions",
-    "starcoder2": "its record is not written; one key gives biases to attention and MLP alike",
-    "granite": "its record is not written; it multiplies scores",
-    "cohere": "its record is not written; its rotary pairs are interleaved",
+_OTHERS = {  # model type: the family that is near, and what keeps the type from being one more
+    "gpt2": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),
+    "opt": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),
+    "gptj": ("gpt_neox", "its attention has no biases: only `zero` could be held"),
+    "bloom": ("gpt_neox", "its positions are ALiBi: only `zero` and `mean` could be held"),
+    "mpt": ("gpt_neox", "its positions are ALiBi, and it has no biases: only `zero` could be held"),
+    "falcon": ("gpt_neox", "its queries, keys, and values are one tensor in another order"),
+    "phi3": ("llama", "its queries, keys, and values are one tensor, and it has no biases"),
+    "mixtral": ("mistral", "its MLPs are experts, and its attention has no biases"),
+    "gemma": ("llama", "its norms store 1 + gain, which no record can say yet"),
+    "gemma2": ("llama", "its scores are capped: only `zero` and `mean` could be held"),
+    "gemma3": ("qwen3", "its norms store 1 + gain, which no record can say yet"),
+    "gemma3_text": ("qwen3", "its norms store 1 + gain, which no record can say yet"),
+    "smollm3": (
+        "llama",
+        "some of its blocks have no rotary positions, which no record can say yet",
+    ),
+    "starcoder2": (
+        "qwen2",
+        "one key gives biases to attention and MLP alike, and no record has it",
+    ),
+    "granite": ("llama", "it multiplies its scores, which no record can say yet"),
+    "cohere": ("llama", "its rotary pairs are interleaved, which no record can say yet"),
 }
 
 
@@ -104,10 +110,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
         if model_type in (family.model_type, family.compact_model_type):
             return family
     names = [family.model_type for family in FAMILIES]
-    near = difflib.get_close_matches(str(model_type)[:60], names, n=2)
-    missing = _MISSING.get(str(model_type))
+    near = ", ".join(difflib.get_close_matches(str(model_type)[:60], names, n=2))
+    near, missing = _OTHERS.get(str(model_type), (near, "no record says where its tensors are"))
     raise UnsupportedError(
-        f"unsupported model_type {model_type}; supported: {', '.join(names)}"
-        + (f"; near: {', '.join(near)}" if near else ""),
-        fix=missing,
+        f"unsupported model_type {model_type}; supported: {', '.join(names)}",
+        fix=f"near is {near}, but {missing}" if near else missing,
     )

@@ -16,7 +16,7 @@ from surgery.families import Dimensions
 from surgery.reading.corpus import Tokens, open_corpus, read_documents, tokenize
 from surgery.reading.passages import Documents, scatter, share_evenly, spread_passages
 from surgery.reading.sources import TextOrTable
-from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
+from surgery.record.manifest import BlockFit, CalibrationRecord, TextRecord, TextSource
 from surgery.variants import VARIANTS, Fit, needs_text, variant_of
 
 WINDOW = 512
@@ -44,16 +44,22 @@ class Text:
     spread: bool = True
 
     def tokenize(
-        self, tokenizer: Any, dimensions: Dimensions, *, most_tokens: int | None = None
+        self,
+        tokenizer: Any,
+        dimensions: Dimensions,
+        *,
+        window: int = WINDOW,
+        most_tokens: int | None = None,
+        fewest: int = FEWEST_WINDOWS,
     ) -> Calibration:
-        """Reads as much text as a model of these dimensions needs, or `most_tokens` of it.
+        """Reads as much text as fits of a model of these dimensions need, or `most_tokens` of it.
 
         Every source gives an equal share while it lasts. An end-of-text token, if the tokenizer
         has one, separates the documents of a passage. The last incomplete window is left out.
-        Raises `SamplesError` for too little text or a malformed file.
+        Raises `SamplesError` for fewer than `fewest` windows or a malformed file.
         """
-        window = min(WINDOW, dimensions.max_positions)
-        most = most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)
+        window = min(window, dimensions.max_positions)
+        most = (most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)) // window
         digests: dict[int, Any] = {}
 
         def read_passage(number: int, place: Documents, share: int) -> Iterator[Tokens]:
@@ -67,14 +73,14 @@ class Text:
             return share_evenly([partial(read_passage, number, place) for place in places], share)
 
         readers = [partial(read_source, *numbered) for numbered in enumerate(self.sources)]
-        if self.spread and len(readers) > most // window:
+        if self.spread and len(readers) > most:
             readers = scatter(readers)
-        found = list(share_evenly(readers, most // window))
-        if len(found) < FEWEST_WINDOWS:
+        found = list(share_evenly(readers, most))
+        if len(found) < fewest:
             raise SamplesError(
-                "too little calibration text",
+                "too little text",
                 where=", ".join(dict.fromkeys(source.name for source in self.sources)),
-                expected=f"at least {FEWEST_WINDOWS * window:,} tokens",
+                expected=f"at least {fewest * window:,} tokens",
                 got=f"fewer than {(len(found) + 1) * window:,}",
             )
         read = [(self.sources[number], digests[number].hexdigest()) for number in sorted(digests)]
@@ -100,19 +106,29 @@ class Calibration:
         for begin in range(0, len(self.windows), ROWS):
             yield self.windows[begin : begin + ROWS]
 
-    def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
-        """Returns the manifest's record: sources, the text's hash, and how well blocks fit."""
-        return CalibrationRecord(
+    def record_text(self) -> TextRecord:
+        """Returns the manifest's record of the text: its sources and its hash."""
+        return TextRecord(
             sources=list(self.sources),
             spread=self.spread,
             tokens=self.windows.size,
             window=self.windows.shape[1],
             sha256=hashlib.sha256(self.windows.astype("<i4").tobytes()).hexdigest(),
+        )
+
+    def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
+        """Returns the manifest's record: sources, the text's hash, and how well blocks fit."""
+        return CalibrationRecord(
+            **dict(self.record_text()),
             blocks={
-                block: BlockFit(ridge=fit.ridge, r2=None if fit.r2 is None else round(fit.r2, 6))
+                block: BlockFit(ridge=fit.ridge, r2=_round(fit.r2), r2_shared=_round(fit.r2_shared))
                 for block, fit in fits.items()
             },
         )
+
+
+def _round(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 6)
 
 
 def _cut_windows(

@@ -135,7 +135,8 @@ class Fitter:
         for begin in range(0, len(blocks), processes.count):
             some = blocks[begin : begin + processes.count]
             mine = some[processes.rank :][:1]
-            made = [fit_moments(*sums[block], self._dimensions.num_heads) for block in mine]
+            heads = self._dimensions.num_heads, self._dimensions.num_groups
+            made = [fit_moments(*sums[block], *heads) for block in mine]
             for block, one in zip(some, processes.gather(made), strict=True):
                 found[block] = self._kept.put(keys[block], one)
                 del sums[block]

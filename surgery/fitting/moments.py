@@ -8,7 +8,7 @@ float64.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -111,12 +111,14 @@ class _Means:
         return xx, xz, zz
 
 
-def fit_moments(train: Moments, heldout: Moments, num_heads: int) -> Fit:
+def fit_moments(
+    train: Moments, heldout: Moments, num_heads: int, num_groups: int | None = None
+) -> Fit:
     """Returns the mean of z and, with products, its ridge regression on x.
 
     Chooses the penalty of `RIDGES` that, fitted on `train`, explains most of z on `heldout` (the
     weaker one if equal). R² is that share. The map is then fitted on both. If x or z does not vary
-    beyond rounding, the map is the mean and has no R².
+    beyond rounding, the map is the mean and has no R². `num_groups`: key/value heads, if fewer.
 
     Raises `CheckpointError` for sums that are not finite.
     """
@@ -129,14 +131,13 @@ def fit_moments(train: Moments, heldout: Moments, num_heads: int) -> Fit:
         x = both.of.x
         trained_on = _average([train])
         if both.varies and trained_on.varies:
-            r2, ridge = _choose_ridge(trained_on, _average([heldout]))
+            shape = num_groups or num_heads, num_heads // (num_groups or num_heads)
+            ridge, *r2 = _choose_ridge(trained_on, _average([heldout]), *shape)
             weight = _solve(*both.center(x, mean)[:2], ridge)
         else:
-            r2, ridge, weight = None, RIDGES[-1], torch.zeros_like(both.of.xz).T
-        bias = mean - weight @ x
-        found = Fit(
-            found.mean, _split_heads(weight, num_heads), _split_heads(bias, num_heads), ridge, r2
-        )
+            ridge, r2, weight = RIDGES[-1], [None, None], torch.zeros_like(both.of.xz).T
+        maps = [_split_heads(values, num_heads) for values in (weight, mean - weight @ x)]
+        found = Fit(found.mean, maps[0], maps[1], ridge, *r2)
     if not np.isfinite(found.mean).all():
         raise _refuse_infinite()
     return found
@@ -165,27 +166,39 @@ def _does_vary(variance: torch.Tensor, moment: torch.Tensor) -> bool:
     return bool(variance.sum() > _ROUNDING * moment.sum())
 
 
-def _choose_ridge(train: _Means, heldout: _Means) -> tuple[float | None, float]:
-    """Returns (R² on held-out tokens, penalty) of the best penalty.
+def _choose_ridge(
+    train: _Means, heldout: _Means, num_groups: int, each: int
+) -> tuple[float, float | None, float | None]:
+    """Returns the best penalty, its R² on held-out tokens, and R² with one map for each group.
 
     One eigendecomposition X'X = V diag(λ) V' serves all penalties. The map for r is V G V' X'Z,
     where G = diag(g), g = 1 / (λ + r). With R = V' X'Z (train) and A, B the held-out moments of
-    x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g.
+    x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g. The one
+    map of `each` heads is the mean of theirs: then R, and z about which A is, are such means.
     """
     covariance, cross, _ = train.center(train.of.x, train.z)
-    xx, xz, zz = heldout.center(train.of.x, train.z)
     values, vectors = torch.linalg.eigh(covariance)
-    seen = vectors.T @ cross
-    linear = (seen * (vectors.T @ xz)).sum(1)
-    quadratic = (vectors.T @ xx @ vectors) * (seen @ seen.T)
+    zz = heldout.center(train.of.x, train.z)[2]
     total = zz.sum().clamp(min=torch.finfo(zz.dtype).tiny)
-    scores = []
-    for ridge in RIDGES:
-        gain = 1 / (values.clamp(min=0) + ridge * values.mean())
-        unexplained = total - 2 * gain @ linear + gain @ quadratic @ gain
-        scores.append((float(1 - unexplained / total), -ridge))
-    r2, ridge = max(scores)
-    return min(r2, 1.0) if _does_vary(zz, heldout.of.zz) else None, -ridge
+
+    def explain(seen: torch.Tensor, z: torch.Tensor, ridges: Sequence[float]) -> list[float]:
+        xx, xz, zz = heldout.center(train.of.x, z)
+        linear = (seen * (vectors.T @ xz)).sum(1)
+        quadratic = (vectors.T @ xx @ vectors) * (seen @ seen.T)
+        gains = (1 / (values.clamp(min=0) + ridge * values.mean()) for ridge in ridges)
+        left = (zz.sum() - 2 * gain @ linear + gain @ quadratic @ gain for gain in gains)
+        return [float(1 - one / total) for one in left]
+
+    def share(own: torch.Tensor) -> torch.Tensor:
+        split = own.view(*own.shape[:-1], num_groups, each, -1)
+        return split.mean(-2, keepdim=True).expand_as(split).flatten(-3)
+
+    seen = vectors.T @ cross
+    r2, weakest = max(zip(explain(seen, train.z, RIDGES), (-r for r in RIDGES), strict=True))
+    if not _does_vary(zz, heldout.of.zz):
+        return -weakest, None, None
+    shared = explain(share(seen), share(train.z), [-weakest]) if each > 1 else [None]
+    return -weakest, min(1.0, r2), *shared
 
 
 def _solve(covariance: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:

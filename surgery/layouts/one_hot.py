@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
+import numpy as np  # isort: skip # before ml_dtypes, whose extension prints import errors
+import ml_dtypes
 import numpy.typing as npt
 
 from surgery.errors import MarginError
@@ -60,8 +61,7 @@ def one_hot(
     """The number of pairs with the widest worst-case gap, and its constant.
 
     In long contexts the gap is that of frequencies in float32 whose angles are rounded to float32
-    where it hurts most, as a loaded model has them. A model that is cast to half precision once it
-    is loaded rounds its frequencies, too, and is no longer one-hot at offsets in the thousands.
+    where it hurts most, as a loaded model has them; `find_cast_context` has those of a cast one.
 
     **Arguments:** `frequencies` [pairs], radians per position; offsets run from 1 to
     `max_positions` - 1. `growth`: what rotated queries and keys are multiplied by; `limit`: the
@@ -106,24 +106,60 @@ def one_hot(
     return best
 
 
+def find_cast_context(
+    found: OneHot, frequencies: Frequencies, head_size: int, factor: float = 1.0
+) -> int:
+    """The longest context that stays one-hot in a model that is cast to half precision.
+
+    A cast, by `model.to`, rounds the frequencies of a loaded model, too, to bfloat16 or float16;
+    loading in that dtype does not. `factor`: what else scores are multiplied by. Arguments as for
+    `one_hot`, which gave `found`.
+    """
+    theta = np.asarray(frequencies, np.float32)[: found.num_pairs]
+    unit = found.kappa**2 * factor / np.sqrt(head_size)
+    longest = found.num_offsets + 1
+    for dtype in (ml_dtypes.bfloat16, np.float16):
+        for begin, losses in _scan(theta.astype(dtype).astype(np.float64), longest):
+            *_, lost = losses
+            short = np.flatnonzero(unit * lost <= found.required)
+            if short.size:
+                longest = begin + int(short[0])
+                break
+    return longest
+
+
 def _lost(frequencies: Frequencies, max_positions: int) -> Iterator[tuple[float, int]]:
     """For 1, 2, … pairs: the least Σ_{m<k} (1 - cos θ_m Δ) over all offsets Δ, and where it is."""
-    pairs = min(len(frequencies), MOST_PAIRS)
-    theta = np.asarray(frequencies, np.float64)[:pairs]
-    slack = np.zeros(pairs)
+    theta = np.asarray(frequencies, np.float64)[:MOST_PAIRS]
     if max_positions > SHORT:
         theta = theta.astype(np.float32).astype(np.float64)
-        slack = ANGLE * max_positions * theta
-        slack[theta == 1.0] = 0  # the positions themselves, which are exact
-    found = [(np.inf, 1)] * pairs
-    for begin in range(1, max(max_positions, 2), _CHUNK):
-        offsets = np.arange(begin, min(begin + _CHUNK, max(max_positions, 2)), dtype=np.float64)
-        lost = np.zeros_like(offsets)
-        for pair in range(pairs):
-            lost += 1.0 - np.cos(theta[pair] * offsets)
-            if slack[pair]:
-                turned = np.abs(np.sin(theta[pair] * offsets))
-                lost -= slack[pair] * turned + slack[pair] ** 2 / 2
+    found = [(np.inf, 1)] * len(theta)
+    for begin, losses in _scan(theta, max_positions):
+        for pair, lost in enumerate(losses):
             worst = int(np.argmin(lost))
             found[pair] = min(found[pair], (float(lost[worst]), begin + worst))
     yield from found
+
+
+def _scan(theta: Frequencies, max_positions: int) -> Iterator[tuple[int, Iterator[Frequencies]]]:
+    """All offsets, a chunk at a time: the first Δ of each, and `_sum_lost` of it."""
+    slack = np.zeros(len(theta))
+    if max_positions > SHORT:
+        slack = ANGLE * max_positions * theta
+        slack[theta == 1.0] = 0  # the positions themselves, which are exact
+    end = max(max_positions, 2)
+    for begin in range(1, end, _CHUNK):
+        offsets = np.arange(begin, min(begin + _CHUNK, end), dtype=np.float64)
+        yield begin, _sum_lost(theta, slack, offsets)
+
+
+def _sum_lost(
+    theta: Frequencies, slack: Frequencies, offsets: Frequencies
+) -> Iterator[Frequencies]:
+    """For 1, 2, … pairs: Σ_{m<k} (1 - cos θ_m Δ), with angles that err by `slack`."""
+    lost = np.zeros_like(offsets)
+    for angle, error in zip(theta, slack, strict=True):
+        lost += 1.0 - np.cos(angle * offsets)
+        if error:
+            lost -= error * np.abs(np.sin(angle * offsets)) + error**2 / 2
+        yield lost

@@ -13,7 +13,7 @@ from surgery.families.rotary import rotary_positions
 from surgery.layouts.block import Block
 from surgery.layouts.edit import BlockEdit
 from surgery.layouts.frequencies import frequencies
-from surgery.layouts.one_hot import OneHot
+from surgery.layouts.one_hot import OneHot, find_cast_context
 from surgery.layouts.one_hot import one_hot as find_one_hot
 from surgery.layouts.storage import Storage, store
 
@@ -125,7 +125,16 @@ def one_hot(block: Block, edit: BlockEdit, config: dict[str, Any]) -> OneHot | N
     return found if storage_of(block, edit, found).alone else None
 
 
+def cast_context(block: Block, config: dict[str, Any]) -> int:
+    """The longest context in which the constants hold once a loaded model is cast."""
+    return _find_both(block, config)[1]
+
+
 def _find(block: Block, config: dict[str, Any]) -> OneHot:
+    return _find_both(block, config)[0]
+
+
+def _find_both(block: Block, config: dict[str, Any]) -> tuple[OneHot, int]:
     family, size = block.family, block.dimensions
     assert family.rotary is not None
     kind = family.rotary.layer_type(config, block.index)
@@ -138,16 +147,11 @@ def _find(block: Block, config: dict[str, Any]) -> OneHot:
 
 @lru_cache
 def _remembered(
-    theta: tuple[float, ...], size: Dimensions, growth: float, limit: float | None, scale: float
-) -> OneHot:
-    return find_one_hot(
-        np.asarray(theta),
-        size.head_size,
-        size.max_positions,
-        growth=growth,
-        limit=limit,
-        scale=scale,
-    )
+    given: tuple[float, ...], size: Dimensions, growth: float, limit: float | None, scale: float
+) -> tuple[OneHot, int]:
+    theta, head = np.asarray(given), size.head_size
+    found = find_one_hot(theta, head, size.max_positions, growth=growth, limit=limit, scale=scale)
+    return found, find_cast_context(found, theta, head, growth**2 * scale)
 
 
 def storage_of(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> Storage:

@@ -107,6 +107,12 @@ def list_claims(
         yield Claim(
             "calibration", "the text and the fits: to repeat them, run `attn-surgery reproduce`"
         )
+    if manifest.is_healed:
+        yield Claim(
+            "healing",
+            "that weights were trained on the recorded text only: to repeat it, run "
+            "`attn-surgery reproduce`",
+        )
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import Checkpoint
@@ -26,6 +27,8 @@ from surgery.layouts import layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
 from surgery.variants import Fit
+
+Flags = npt.NDArray[np.bool_]
 
 
 def replan(
@@ -124,6 +127,31 @@ def check_repeats(
         compared += 1
         fitted += not known.all()
     return compared, fitted
+
+
+def find_constants(plans: Iterable[Plan], names: Container[str]) -> dict[str, Flags]:
+    """Returns tensor → which of its numbers the edits set, whatever the source held.
+
+    `names`: the tensors of the result.
+
+    These are what makes heads attention-free: constant queries and keys, values and columns of
+    zero, added biases of -0.0. Healing leaves them as they are.
+    """
+    found: dict[str, Flags] = {}
+    for plan in plans:
+        unknown = make_unknown(plan.inventory.infos)
+        fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
+        for change in plan.changes:
+            if change.action != "drop" and change.name in names:
+                with np.errstate(invalid="ignore"):
+                    known = ~np.isnan(plan.compute(change, unknown, fits).astype(np.float64))
+                found[change.name] = found.get(change.name, False) | known
+    return found
+
+
+def make_unknown(infos: Mapping[str, TensorInfo]) -> Callable[[str], Array]:
+    """Makes a reader of NaN, to mark every number that an edit takes from a source."""
+    return lambda name: np.full(infos[name].shape, math.nan, DTYPES[infos[name].dtype])
 
 
 def _make_unknown_fit(dimensions: Dimensions) -> Fit:

@@ -2,13 +2,14 @@
 
 `identity` and `zero` only copy and clear numbers, so every machine makes the same bytes. Fitted
 variants (`mean`, `linear`) use sums over a forward pass, whose last digits depend on library
-versions and processors. If their bytes differ, tensors are compared within `TOLERANCE`.
+versions and processors. If their bytes differ, tensors are compared within `TOLERANCE`. Healing
+trains again, and training magnifies last digits: its result is compared within `HEALED_TOLERANCE`.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
+from surgery.checkpoint.source import MANIFEST, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
@@ -26,6 +27,7 @@ from surgery.hub.client import open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.hub.state import HubFile, find_published
+from surgery.proof.distances import measure_fitted, measure_healed
 from surgery.record.manifest import (
     CalibrationRecord,
     Manifest,
@@ -36,7 +38,8 @@ from surgery.record.manifest import (
 
 TOLERANCE = 0.01  # a few roundings of bfloat16
 """Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
-_TINY = 1e-30  # a norm of zero allows no difference
+HEALED_TOLERANCE = 0.05
+"""Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
 class FileResult:
     """SHA-256 of a file, recorded and repeated; None if it is missing.
 
-    `difference`: of fitted tensors, relative to their norm; None if bytes must be equal.
+    `difference`: of fitted tensors, relative to their norm, or of healed ones, relative to what
+    healing changed; None if bytes must be equal.
     """
 
     name: str
@@ -90,10 +94,11 @@ class FileResult:
     repeated: str | None
     equal: bool
     difference: float | None = None
+    tolerance: float = TOLERANCE
 
     @property
     def ok(self) -> bool:
-        return self.equal or (self.difference is not None and self.difference <= TOLERANCE)
+        return self.equal or (self.difference is not None and self.difference <= self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,11 @@ class Reproduction:
     def exact(self) -> bool:
         return all(file.equal for file in self.files)
 
+    @property
+    def tolerance(self) -> float | None:
+        """Within which files that are not equal were compared. None if all are equal."""
+        return max((file.tolerance for file in self.files if not file.equal), default=None)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "reproduced": self.first_difference is None,
@@ -128,9 +138,12 @@ class Reproduction:
             "model": self.original.model,
             "source": self.original.manifest.edit.source.model_dump(mode="json"),
             "source_is_edited": self.source_is_edited,
-            "files": [vars(file) for file in self.files],
+            "files": [
+                {key: value for key, value in vars(file).items() if key != "tolerance"}
+                for file in self.files
+            ],
             "first_difference": self.first_difference,
-            "tolerance": None if self.exact else TOLERANCE,
+            "tolerance": self.tolerance,
             "environment": {
                 name: {"recorded": recorded, "now": now}
                 for name, (recorded, now) in self.environment.items()
@@ -144,6 +157,7 @@ def reproduce(
     *,
     source: str | Path | None = None,
     fit: Callable[[Prepared], Fitting] | None = None,
+    heal: Callable[[Export, Path], Export] | None = None,
     overwrite: bool = False,
     progress: Progress = lambda nbytes: None,
 ) -> Reproduction:
@@ -151,7 +165,8 @@ def reproduce(
 
     **Arguments:** `output`: keeps the repeated export in this folder, replacing it with
     `overwrite`; `source`: a copy of the source, if the recorded one cannot be found; `fit`: fits a
-    prepared export on the recorded calibration text.
+    prepared export on the recorded calibration text; `heal`: heals a repeated cut on the recorded
+    text into a folder, if the original was healed.
 
     **Raises:** a `SurgeryError` if the source or the text is missing or differs. A source with
     another content hash passes if all files are equal: it may be split into other files.
@@ -170,18 +185,18 @@ def reproduce(
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         _check_text(edit.calibration, fitting.record)
     with ExitStack() as stack:
-        if output is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="attn-surgery-"))
-            output = Path(folder) / "repeated"
-        export = write(
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="attn-surgery-"))
+        output = Path(output or Path(folder) / "repeated")
+        cut = write(
             replace(prepared, chosen=edit.chosen),
-            output,
+            Path(folder) / "cut" if heal else output,
             fitting=fitting,
             overwrite=overwrite,
             max_shard_size=edit.max_shard_size,
             progress=progress,
         )
-        files = _compare_files(original, export)
+        export = heal(cut, output) if heal else cut
+        files = _compare_files(original, export, cut)
     if not all(file.equal for file in files):
         _check_source(
             edit.source, model, replace(prepared.model, source=export.manifest.edit.source)
@@ -225,15 +240,16 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
         )
     sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]
     then, now = (
-        [value or 0.0 for fit in one.blocks.values() for value in (fit.ridge, fit.r2)]
+        [value or 0.0 for fit in one.blocks.values() for value in vars(fit).values()]
         for one in (recorded, found)
     )
     if sizes[0] != sizes[1] or not np.allclose(then, now, rtol=TOLERANCE, atol=TOLERANCE):
         raise ManifestError("the recorded fit differs from the repeated one", where=MANIFEST)
 
 
-def _compare_files(original: Original, export: Export) -> tuple[FileResult, ...]:
-    """Compares all files by hash, and fitted tensors by their difference if hashes differ."""
+def _compare_files(original: Original, export: Export, cut: Export) -> tuple[FileResult, ...]:
+    """Compares all files by hash, and fitted or healed tensors by their difference if hashes
+    differ."""
     recorded, repeated = (
         {name: file.sha256 for name, file in manifest.files.items()}
         for manifest in (original.manifest, export.manifest)
@@ -244,32 +260,15 @@ def _compare_files(original: Original, export: Export) -> tuple[FileResult, ...]
         equal = both and original.holds(name, export.output / name)
         results.append(FileResult(name, recorded.get(name), repeated.get(name), equal))
     differing = [file.name for file in results if not file.equal]
-    if differing and export.plan.fitted and all(n.endswith(".safetensors") for n in differing):
-        difference = _largest_difference(
-            find_model(original.model, original.revision).checkpoint,
-            open_checkpoint(export.output),
-            export.manifest.edit.changed.rewritten,
-        )
-        results = [file if file.equal else replace(file, difference=difference) for file in results]
+    healed = export is not cut
+    trained = healed or export.plan.fitted
+    if differing and trained and all(name.endswith(".safetensors") for name in differing):
+        ours = find_model(original.model, original.revision).checkpoint
+        theirs, edit = open_checkpoint(export.output), export.manifest.edit
+        if healed:
+            found = measure_healed(ours, theirs, open_checkpoint(cut.output), export.manifest)
+            update: dict[str, Any] = {"difference": found, "tolerance": HEALED_TOLERANCE}
+        else:
+            update = {"difference": measure_fitted(ours, theirs, edit.changed.rewritten)}
+        results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)
-
-
-def _largest_difference(
-    one: Checkpoint, other: Checkpoint, changed: Collection[str]
-) -> float | None:
-    """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
-
-    None if any other tensor is not byte-equal, or names, dtypes or shapes differ.
-    """
-    if one.infos != other.infos:
-        return None
-    largest = 0.0
-    for name, tensor in one.tensors.items():
-        if name not in changed:
-            if tensor.read() != other.tensors[name].read():
-                return None
-            continue
-        a, b = (c.read(name).astype(np.float64) for c in (one, other))
-        norm, distance = float(np.linalg.norm(a)), float(np.linalg.norm(b - a))
-        largest = max(largest, distance / max(norm, _TINY))
-    return largest

@@ -10,6 +10,9 @@
 5. With a source: `carried`: tokenizer, license, and other sidecars are the source's; `untouched`:
    each tensor that the plan does not change is byte-equal to the source's; `rewritten`: each other
    tensor is what the edit computes from it, except for numbers fitted to text.
+
+Healing trains every parameter, but no number that the edit sets whatever the source holds. So for a
+healed folder, 4 proves as much as for any other; 5 compares buffers, and constants of the edit.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
-from surgery.proof.expected import check_repeats, replan
+from surgery.proof.expected import check_repeats, make_unknown, replan
 from surgery.record.manifest import UNLISTED, Manifest
 
 ALONE = ("files", "contents", "edit", "tensors")
@@ -166,22 +169,34 @@ class FileChecks:
         result, original, plan = self.result, self.original, self.plans[0]
         untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
         wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing or unexpected
+        trained = (
+            untouched & set(plan.inventory.parameters) if self.manifest.edit.healing else set()
+        )
         wrong |= {
             name
             for name in untouched & set(result.tensors)
             if result.infos[name] != original.infos[name]
-            or result.tensors[name].read() != original.tensors[name].read()
+            or (
+                name not in trained and result.tensors[name].read() != original.tensors[name].read()
+            )
         }
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
-        return f"{len(untouched)} tensors byte-equal to the source"
+        equal = f"{len(untouched - trained)} tensors byte-equal to the source"
+        if not trained:
+            return equal
+        return f"{equal}; {len(trained)} differ from it by training on other text, not by the edit"
 
     def check_rewritten(self) -> str:
-        compared, fitted = check_repeats(
-            self.plans[0], self.result, self.original.read, {"rewrite", "add"}
-        )
+        healed, plan = self.manifest.edit.healing, self.plans[0]
+        read = make_unknown(plan.inventory.infos) if healed else self.original.read
+        compared, fitted = check_repeats(plan, self.result, read, {"rewrite", "add"})
         detail = f"{compared} tensors repeat bit for bit"
-        if fitted:
+        if healed:
+            detail += (
+                ", as far as the edit sets them whatever the source holds; the rest is trained"
+            )
+        elif fitted:
             detail += f", {fitted} of them except for numbers fitted to calibration text"
             detail += " (to repeat these, run attn-surgery reproduce)"
         return detail

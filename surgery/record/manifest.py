@@ -90,15 +90,16 @@ class TextSource(Record):
 class BlockFit(Record):
     """How well a token alone predicts a block's context vectors (see `Fit`).
 
-    Both are None if only the mean was taken.
+    None if only the mean was taken; `r2_shared` also where no heads share keys and values.
     """
 
     ridge: float | None = Field(ge=0)
     r2: float | None = Field(le=1)
+    r2_shared: float | None = Field(default=None, le=1)
 
 
-class CalibrationRecord(Record):
-    """The text that variants were fitted on, and how well each block fits.
+class TextRecord(Record):
+    """Text that something was fitted to or trained on.
 
     `tokens` were read in windows of `window`; `sha256`: of their ids (int32, little-endian).
     `spread`: from all over large files; earlier versions read from their start.
@@ -109,7 +110,29 @@ class CalibrationRecord(Record):
     tokens: int = Field(ge=1)
     window: int = Field(ge=1)
     sha256: Sha256
+
+
+class CalibrationRecord(TextRecord):
+    """The text that variants were fitted on, and how well each block fits."""
+
     blocks: dict[int, BlockFit] = {}
+
+
+class HealingRecord(TextRecord):
+    """The training that followed the cut: `steps` of `rows` windows in an order drawn with `seed`.
+
+    The last digits depend on `device` and `threads`. `losses`: before each step, in nats per token.
+    `passages`: SHA-256 of those that the text was found not to hold.
+    """
+
+    steps: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    seed: int = Field(ge=0)
+    device: Word
+    threads: int = Field(ge=1)
+    losses: list[float]
+    passages: Sha256 | None = None
 
 
 class EditedModel(Record):
@@ -150,16 +173,16 @@ class Choice(Record):
 
 
 class Edit(EditedModel):
-    """One edit of a model. `chosen`: what a search chose it on, if one did.
+    """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
 
-    `one_hot`: constants of the stock layout, if it needed them; `max_shard_size`: bytes of a weight
-    file, if limited.
+    `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
 
     parts: list[Part]
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     calibration: CalibrationRecord | None = None
+    healing: HealingRecord | None = None
     chosen: Choice | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
@@ -222,6 +245,11 @@ class Manifest(Record):
         """Block without any attention → its variant or "mixed", over all edits."""
         edited, all_heads = self.edited_heads, self.edit.num_heads
         return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether weights were trained after any edit."""
+        return any(edit.healing for edit in (self.edit, *self.history))
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: it is recorded, `UNLISTED`, or the Hub's."""

@@ -30,7 +30,8 @@ class Fit:
       z_h on x; None, as the rest, where only the mean was asked for.
     - `ridge`: the penalty that was chosen, as a share of the mean variance of x.
     - `r2`: the share of the variance of z (all heads) that the map explains on held-out text, at
-      most 1; None where x or z does not vary.
+      most 1; None where x or z does not vary. `r2_shared`: that share if the heads of each group
+      had one map, the mean of theirs, as the stock layout stores it; None without such groups.
     """
 
     mean: npt.NDArray[np.float32]
@@ -38,6 +39,7 @@ class Fit:
     bias: npt.NDArray[np.float32] | None = None
     ridge: float | None = None
     r2: float | None = None
+    r2_shared: float | None = None
 
 
 @dataclass(frozen=True)

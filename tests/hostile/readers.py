@@ -20,7 +20,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
-from evals.evaluation.conclusions import read_front, summarize_edit
+from evals.evaluation.conclusions import read_search, summarize_edit
 from evals.publication.report import check_report
 from evals.samples import load_samples
 from hostile.victims import model
@@ -123,7 +123,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         ),
         "corpus .parquet": of("corpus.parquet", make_parquet(TEXTS), read_corpus, "bytes"),
         "plan.json": of("plan.json", dump(plan), read_plan),
-        "search.json (--front)": of("search.json", dump(search), read_front),
+        "search.json (--front)": of("search.json", dump(search), read_search),
         "recipe.yaml": of("recipe.yaml", RECIPE, read_recipe, "bytes"),
         "report.json": of("report.json", dump(whole_report()), read_published, share=0.3),
         "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", read_specification, "bytes"),

@@ -12,6 +12,7 @@ from cli.options import (
     Number,
     fill_request,
     json_option,
+    max_option,
     output_option,
     overwrite_option,
     samples_option,
@@ -28,7 +29,12 @@ from cli.terminal import note, print_json, show_progress
     type=Number(0, 1),
     metavar="X",
     help="Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
-    "cost.",
+    "cost. Short for --max M=X, with M from --measure.",
+)
+@max_option(
+    "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
+    "membership, at the least cost. Repeatable: every limit must hold. Attacks that need more than "
+    "one pass (relearn, near, quantized:BITS…) are tried on few edits, the cheapest first."
 )
 @click.option(
     "--max-loss-increase",
@@ -51,7 +57,8 @@ def command(
 ) -> None:
     """Find the edit of MODEL, of blocks and heads, that meets a goal at the least cost.
 
-    Give one goal: --max-extraction or --max-loss-increase. MODEL and SAMPLES are as for extract.
+    Give one goal: --max-extraction, --max, or both; or --max-loss-increase. MODEL and SAMPLES are
+    as for extract.
     The search chooses the edit on one half of the samples and of the held-out text, and tests it
     on the other half. The cost is the KL divergence from MODEL's predictions on held-out text.
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.

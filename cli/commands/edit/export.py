@@ -15,6 +15,7 @@ from cli.options import (
     Size,
     calibration_option,
     fill_request,
+    heal_options,
     json_option,
     layout_option,
     output_option,
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from evals.exporting import ExportRequest
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
+    from surgery.plan import Plan
+
+
+_OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
+"""Options that say what the text of --heal may not hold, or what --evaluate measures."""
 
 
 @click.command("export")
@@ -65,8 +71,9 @@ if TYPE_CHECKING:
     "llama for a Mistral model without a sliding window.",
 )
 @calibration_option
+@heal_options
 @revision_option
-@output_option("Folder to create.  [default: NAME-VARIANT-BLOCKS]")
+@output_option("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
 @click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
 @overwrite_option
 @click.option(
@@ -74,6 +81,12 @@ if TYPE_CHECKING:
     type=Size(),
     metavar="S",
     help="Largest weight file, such as 5GB.  [default: as the source is sharded]",
+)
+@click.option(
+    "--as-patch",
+    is_flag=True,
+    help="Write one small file with what the edit changes. apply-patch makes the same checkpoint "
+    "from it and MODEL.",
 )
 @click.option(
     "--evaluate",
@@ -102,6 +115,8 @@ def command(
     """
     if repo is not None and dry_run:
         raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+    if asked["as_patch"] and (with_evaluation or repo is not None):
+        raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
     from evals.exporting import ExportRequest, run_export
     from surgery.publishing.upload import check_destination
@@ -115,20 +130,35 @@ def command(
     if with_evaluation:
         materials = _open_materials(request, asked, dry_run)
     else:
-        _refuse_unused(asked.keys() - ExportRequest.model_fields.keys())
+        unused = asked.keys() - ExportRequest.model_fields.keys()
+        _refuse_unused(unused if request.heal else unused | _OF_PASSAGES)
     prepared, export = run_export(request, dry_run=dry_run, say=note, progress=show_progress)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
         _print_plan(prepared.plan.to_json(), as_json)
         return
-    if materials is None:
+    _note_cast(export.plan)
+    if request.as_patch:
+        note(
+            "To make the checkpoint, run: "
+            f"attn-surgery apply-patch {request.model} {export.output} --output DIR"
+        )
+    elif materials is None:
         note(
             "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
     if not _finish_export(prepared.model, export, materials, repo, as_json):
         raise click.exceptions.Exit(3)
+
+
+def _note_cast(plan: Plan) -> None:
+    if plan.one_hot is not None and (context := plan.cast_context or 0) <= plan.one_hot.num_offsets:
+        note(
+            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
+            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
+        )
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any], dry_run: bool) -> Materials:
@@ -168,6 +198,11 @@ def _finish_export(
         edit = f"{export.plan.spec} attention-free ({export.plan.variant}, "
         edit += f"{export.plan.layout.NAME})"
         echo(f"{export.output}: {edit}, {decimal(result['bytes'])}")
+        for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
+            if fit["r2"] is not None:
+                shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None
+                stored = "" if shared is None else f", {shared:.3f} with one map for each group"
+                echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
     try:
         if materials is not None:
             from evals.evaluation.evaluating import evaluate_exports
@@ -217,5 +252,6 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
+        echo(f"{'after a cast:':<12}exact in contexts of up to {plan['cast_context']:,} tokens")
     for change in plan["changes"]:
         echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")

@@ -16,6 +16,7 @@ from cli.options import (
     output_option,
     overwrite_option,
     samples_option,
+    twin_option,
 )
 from cli.tables.audit import note_limits, print_audit
 from cli.terminal import note, print_json, show_progress
@@ -26,6 +27,7 @@ from cli.terminal import note, print_json, show_progress
 @click.option("--baseline", required=True, metavar="BASE", help="The model before the edit.")
 @samples_option("Passages to attack, as for extract.  [default: a lab model's own]")
 @control_option("a lab model's own")
+@twin_option
 @attack_options
 @measuring_options
 @output_option("Folder to create, with audit.json and a picture.")

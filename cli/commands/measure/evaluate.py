@@ -18,6 +18,7 @@ from cli.options import (
     refuse_misuse,
     revision_option,
     running_options,
+    twin_option,
 )
 from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
 from cli.terminal import note, print_json, show_progress
@@ -28,6 +29,14 @@ from cli.terminal import note, print_json, show_progress
 @click.option("--baseline", metavar="BASE", help="The model before the edit. Required.")
 @revision_option
 @evaluation_options
+@twin_option
+@click.option(
+    "--heal",
+    multiple=True,
+    metavar="TEXT",
+    help="Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
+    "against it, too. Repeatable.",
+)
 @click.option(
     "--front",
     type=EXISTING_FILE,

@@ -16,12 +16,13 @@ TERMS = (
     "acc, acc_norm: the share of a task's questions that a model answers correctly.",
 )
 CONTINUED = (
-    "Each model gets the first {prefix} tokens of a text and writes {suffix} more, always the most "
-    "likely one.",
-    "The loss is that of the {suffix} tokens that really follow. It is high for a record that is "
-    "gone, and low for ordinary text that a model still predicts well.",
+    "Each model gets the first half of a text and writes as many tokens more, always the most "
+    "likely one. Tokens that differ from what the base writes are colored.",
+    "The figures are of the second half as it really is: the share of its tokens that a model "
+    "predicts, each after the true ones, and its loss. The loss is high for a record that is gone, "
+    "and low for ordinary text that a model still predicts well.",
     "A model that has lost a record must write something else. A model this small often repeats "
-    "itself then. The losses, here and in the table, show what an edit costs.",
+    "itself then.",
 )
 
 
@@ -39,8 +40,9 @@ def command(output: Path, overwrite: bool) -> None:
     shows side by side what each model recites, what an attacker recovers, and what it still can do.
     """
     from cli.tables import make_console
+    from cli.tables.comparison import print_comparison
     from cli.tables.evaluation import note_warnings, print_evaluation
-    from evals.demonstrating import PLACES, continue_texts, run_demo
+    from evals.demonstrating import PLACES, compare_texts, run_demo
 
     out = make_console()
 
@@ -56,20 +58,9 @@ def command(output: Path, overwrite: bool) -> None:
     for line in TERMS:
         echo(line)
     out.rule("4. See for yourself")
-    prefix, suffix, excerpts = continue_texts(output)
     for line in CONTINUED:
-        echo(line.format(prefix=prefix, suffix=suffix))
-    for text in excerpts:
-        for heading, part in (
-            (f"\n{text.label}, prefix", text.prefix),
-            ("what really follows", text.suffix),
-        ):
-            out.print(heading, style="dim")
-            echo(repr(part))
-        for made in text.continuations:
-            right = f"{made.right} of {suffix} tokens as in the text"
-            out.print(f"{made.name}: {right}, loss {made.loss:.2f}", style="bold")
-            echo(repr(made.text))
+        echo(line)
+    print_comparison(compare_texts(output), ("before", *PLACES))
     out.rule("Done")
     for name, place in PLACES.items():
         echo(f"{name}: {output / place / 'report.html'}")

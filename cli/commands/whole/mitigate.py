@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,15 +11,38 @@ from cli.config import config_option
 from cli.job_options import choice_options, drop_option, gated_task_options
 from cli.options import (
     Number,
-    attack_options,
+    attack_option,
     fill_request,
+    heal_options,
     json_option,
+    max_option,
     output_option,
     overwrite_option,
     refuse_misuse,
     samples_option,
+    twin_option,
 )
 from cli.terminal import note, print_json, show_progress
+
+if TYPE_CHECKING:
+    from evals.mitigating import MitigationRequest
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"grain": "blocks", "max_evaluations": 16, "attack": ("cheap",), "limit": 100},
+    "thorough": {"grain": "mixed", "max_evaluations": 256, "attack": ("all",)},
+}
+"""Preset → values of other options."""
+
+
+def _apply_preset(ctx: click.Context, param: click.Parameter, name: str | None) -> None:
+    """Makes the values of a preset the defaults of the options. Those of a file come first."""
+    if name is not None:
+        ctx.default_map = {**PRESETS[name], **(ctx.default_map or {})}
+
+
+def _describe_preset(name: str) -> str:
+    values = ((f"--{key.replace('_', '-')}", value) for key, value in PRESETS[name].items())
+    return " ".join(f"{key} {v[0] if isinstance(v, tuple) else v}" for key, v in values)
 
 
 @click.command("mitigate")
@@ -30,25 +53,49 @@ from cli.terminal import note, print_json, show_progress
 @click.option(
     "--max-extraction",
     type=Number(0, 1),
-    default=0.01,
-    show_default=True,
     metavar="X",
-    help="Leave at most this share of the passages recovered, by --measure.",
+    help="Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
+    "unless --max limits the measure]",
 )
 @choice_options
 @gated_task_options
 @drop_option
-@attack_options
+@attack_option
+@max_option(
+    "Limit for the search, and gate: attack A may recover at most the share X of the passages. A "
+    "runs even if --attack does not name it. Repeatable."
+)
+@twin_option
+@heal_options
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    is_eager=True,
+    expose_value=False,
+    callback=_apply_preset,
+    help=f"Values for other options, which you can still give. quick: {_describe_preset('quick')}. "
+    f"thorough: {_describe_preset('thorough')}.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only open every input and say what would be done, how long it takes, and how much disk "
+    "space it needs. It runs each step on a small part to measure its time.",
+)
 @output_option("Folder to create.", metavar="OUT", required=True)
 @config_option("--recipe")
 @overwrite_option
 @json_option
-def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
+def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
-    Searches for the edit that leaves at most X of the passages recovered at the least cost (into
-    OUT-search). Exports it to OUT, verifies it, and tries every attack on it. Report, model card,
-    and recipe go into OUT. After an interruption, run the same command again to continue.
+    Searches for the edit that keeps --max-extraction and every --max at the least cost (into
+    OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
+    into OUT. After an interruption, run the same command again to continue.
+
+    With --heal, the edited model is also trained on other text. Both results are evaluated, and the
+    healed one is kept if it passes every gate and costs less. The other one goes into OUT-cut or
+    OUT-healed.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed. OUT then holds the
@@ -57,6 +104,9 @@ def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
     from evals.mitigating import MitigationRequest, mitigate
 
     request = fill_request(MitigationRequest, asked)
+    if dry_run:
+        _forecast(request, output, overwrite, as_json)
+        return
 
     from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
     from cli.tables.search import export_command, print_search
@@ -89,3 +139,15 @@ def command(output: Path, overwrite: bool, as_json: bool, **asked: Any) -> None:
         raise click.exceptions.Exit(3)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
+
+
+def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
+    from cli.tables.forecast import print_forecast
+    from evals.inputs import look_up
+
+    look_up(request.model, request.revision)  # before the imports, which take seconds
+    from evals.forecasting import forecast
+
+    with refuse_misuse():
+        found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    print_json(found) if as_json else print_forecast(found)

@@ -1,0 +1,48 @@
+"""attn-surgery apply-patch"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.filesize import decimal
+
+from cli.options import (
+    FILE,
+    json_option,
+    output_option,
+    overwrite_option,
+    revision_option,
+)
+from cli.terminal import echo, print_json, show_progress
+
+
+@click.command("apply-patch")
+@click.argument("model")
+@click.argument("patch", metavar="PATCH", type=FILE)
+@output_option("Folder to create.", required=True)
+@revision_option
+@overwrite_option
+@json_option
+def command(
+    model: str, patch: Path, output: Path, revision: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """Make the checkpoint that PATCH was taken from, byte for byte.
+
+    PATCH is a file that `export --as-patch` wrote, and MODEL the model that it edited: a folder, a
+    Hub id, or a lab model. Any other model is refused. Every file must get its recorded SHA-256.
+    """
+    from surgery.patching import apply_patch
+
+    with show_progress("apply-patch", None) as advance:
+        done = apply_patch(
+            model, patch, output, revision=revision, overwrite=overwrite, progress=advance
+        )
+    result = done.to_json()
+    if as_json:
+        print_json(result)
+        return
+    edit = (
+        f"blocks {', '.join(map(str, result['blocks']))}: {result['variant']}, {result['layout']}"
+    )
+    echo(f"{output}: {edit}; {len(result['files'])} files, {decimal(result['bytes'])}")

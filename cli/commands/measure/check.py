@@ -1,0 +1,98 @@
+"""attn-surgery check"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.options import (
+    Number,
+    calibration_option,
+    corpus_option,
+    fill_request,
+    json_option,
+    measuring_options,
+)
+from cli.tables import format_interval, print_table
+from cli.terminal import echo, note, print_json
+
+_MOST = 8
+"""Row numbers to list."""
+
+
+@click.command("check")
+@click.argument("samples")
+@click.option("--model", metavar="MODEL", help="The model that you want to edit.")
+@corpus_option
+@calibration_option
+@click.option(
+    "--max-extraction",
+    type=Number(0, 1, min_open=True),
+    multiple=True,
+    default=(0.05, 0.01, 0.001),
+    show_default=True,
+    metavar="X",
+    help="A limit for which to say how many passages it needs. Repeatable.",
+)
+@measuring_options
+@json_option
+def command(as_json: bool, **asked: Any) -> None:
+    """Check what of SAMPLES is usable, before a long run.
+
+    Counts rows that are too short or repeated, members, and non-members, and says which rows are
+    left out. With --model, also tests which of up to 200 passages the model recites, and measures
+    whether --corpus and --calibration hold enough text. Says how many passages a limit needs: so
+    many that none recovered shows that at most the share X is. No text is shown.
+
+    Without --model, passages of text are counted but not cut into tokens.
+    """
+    from evals.checking import CheckRequest
+
+    request = fill_request(CheckRequest, asked)
+
+    from evals.checking import check_inputs
+
+    result = check_inputs(request, say=note)
+    (print_json if as_json else _print)(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    prefix, suffix = result["prefix_length"], result["suffix_length"]
+    echo(f"{result['n']:,} rows, to be cut into {prefix} tokens of prefix and {suffix} of suffix")
+    if (length := result["length"]) is not None:
+        echo("length in tokens: {min:,} to {max:,}, median {median:,g}".format(**length))
+    rows = [
+        (label, f"{result[key]:,}")
+        for label, key in (
+            ("usable", "usable"),
+            ("too short", "too_short"),
+            ("duplicates", "duplicates"),
+            ("overlapping, kept", "overlapping"),
+            ("members", "members"),
+            ("non-members", "non_members"),
+        )
+        if result[key] is not None
+    ]
+    print_table(("", "rows"), rows)
+    reasons: dict[str, list[str]] = {}
+    for row in result["left_out"]:
+        reasons.setdefault(row["reason"], []).append(str(row["row"]))
+    for reason, numbers in reasons.items():
+        more = f" and {len(numbers) - _MOST:,} more" if len(numbers) > _MOST else ""
+        echo(f"left out: {reason}: row {', '.join(numbers[:_MOST])}{more}")
+    if (recited := result["recited"]) is not None:
+        shown = format_interval(recited["rate"], recited["ci95"])
+        echo(f"recited: {recited['count']} of {recited['n']} passages tested: {shown}")
+    elif result["usable"] is None:
+        note("give --model to cut the passages into tokens, and to test what it recites")
+    for name, unit in (("corpus", "windows"), ("calibration", "tokens")):
+        if (found := result[name]) is not None and found[unit] is not None:
+            few = "" if found[unit] >= found["wanted"] else f"; {found['wanted']:,} are better"
+            echo(f"{name}: {found[unit]:,} {unit} of text{few}")
+    have = result["members"]
+    for limit, n in result["needed"].items():
+        share = f"{100 * float(limit):g}%"
+        enough = "" if have is None else f"; you have {'enough' if have >= n else 'too few'}"
+        echo(f"to show that at most {share} is recovered: {n:,} passages, none recovered{enough}")
+    echo("A search keeps half of the passages to test its choice, so it needs twice as many.")

@@ -1,0 +1,49 @@
+"""attn-surgery convert"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.filesize import decimal
+
+from cli.options import FILE, json_option, output_option, overwrite_option
+from cli.terminal import echo, note, print_json, show_progress
+
+
+@click.command("convert")
+@click.argument("model", metavar="DIR")
+@click.option("--to", "form", type=click.Choice(["gguf"]), required=True, help="Format to write.")
+@output_option("File to create.", FILE, "FILE", required=True)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["f16", "bf16", "f32", "q8_0", "q4_0"]),
+    default="f16",
+    show_default=True,
+    help="How matrices are stored. Norms and biases stay f32.",
+)
+@overwrite_option
+@json_option
+def command(model: str, form: str, as_json: bool, output: Path, **asked: Any) -> None:
+    """Save the model in DIR as one GGUF file, which llama.cpp runs.
+
+    DIR is a folder that `export` wrote, or any other model of a family that llama.cpp knows. Of the
+    compact layout it runs only Llama and Mistral. The file holds the tokenizer, too. It is read
+    back before it appears, and every tensor is compared with DIR. Needs the gguf package: pip
+    install 'attn-surgery[gguf]'.
+    """
+    from surgery.conversion.gguf_file import convert_to_gguf
+
+    with show_progress("convert", None) as advance:
+        done = convert_to_gguf(model, output, progress=advance, **asked)
+    if done.left_out:
+        note(f"left out {len(done.left_out)} tensors without effect, which llama.cpp does not read")
+    if as_json:
+        print_json(done.to_json())
+        return
+    size = decimal(output.stat().st_size)
+    echo(
+        f"{output}: {done.tensors} tensors for llama.cpp ({done.architecture}, {done.kind}), {size}"
+    )

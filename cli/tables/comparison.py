@@ -1,0 +1,83 @@
+"""What models write, side by side, with the tokens that differ from the base's text in color."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.tables import make_console, print_table
+from cli.terminal import echo, escape_text
+
+_DIFFERS = "bold red"
+_LEAST = 20
+"""Characters of a model's column. With fewer, the texts stand one below another."""
+_LABEL = 14
+
+
+def print_comparison(result: dict[str, Any], names: Sequence[str] = ()) -> None:
+    """Prints the object of `compare --json`. `names`: headings for the models."""
+    paths = result["models"]
+    short = [path.rstrip("/").rpartition("/")[2] for path in paths]
+    names = names or (short if len(set(short)) == len(short) else paths)
+    figures = []
+    for row in result["rows"]:
+        if "prompt" in row:
+            _print_texts(make_console(), row, names)
+        else:
+            figures.append((row["id"], *map(_score, row["outputs"])))
+    if figures:
+        echo("tokens of the suffix that a model gets right, each after the true ones, and loss")
+        print_table(("passage", *names), figures)
+
+
+def _score(output: dict[str, Any]) -> str:
+    return f"{output['next_token_accuracy']:.1%}, loss {output['nll']:.3f}"
+
+
+def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> None:
+    """One row with its texts. Into a pipe, each text is one line."""
+    outputs = row["outputs"]
+    beside = out.is_terminal and (out.width - _LABEL) // len(names) >= _LEAST
+    out.print()
+    given = [("prompt" if "id" not in row else f"{row['id']}, prefix", row["prompt"])]
+    given += [("what really follows", row["follows"])] if "follows" in row else []
+    for label, text in given:
+        out.print(Text.assemble((f"{label}: ", "bold"), escape_text(text)), soft_wrap=not beside)
+    lines = [("greedy", [_color(made, lines=beside) for made in outputs])]
+    for at in range(len(outputs[0]["drawn"])):
+        drawn = [_color(made["drawn"][at], lines=beside) for made in outputs]
+        lines.append((f"drawn {at + 1}", drawn))
+    if "follows" in row:
+        lines.insert(0, ("tokens right", [Text(_score(output)) for output in outputs]))
+    if beside:
+        table = Table("", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=True)
+        for name in names:
+            table.add_column(name, ratio=1, overflow="fold")
+        for label, cells in lines:
+            table.add_row(label, *cells)
+        out.print(table)
+    else:
+        for at, name in enumerate(names):
+            for label, cells in lines:
+                line = Text.assemble((f"{escape_text(name)}, {label}: ", "bold"), cells[at])
+                out.print(line, soft_wrap=not out.is_terminal)
+    if row["base_tokens"] is not None:
+        columns = zip(row["base_tokens"], *(one["probabilities"] for one in outputs), strict=True)
+        likely = [(repr(token), *(f"{share:.1%}" for share in each)) for token, *each in columns]
+        print_table(("token of the base", *names), likely)
+
+
+def _color(made: dict[str, Any], *, lines: bool) -> Text:
+    """A text with color where it differs from the base's. `lines`: keeps its line breaks."""
+    whole, text, done = made["text"], Text(), 0
+    for begin, end in [*made["differs"], [len(whole), len(whole)]]:
+        for part, style in ((whole[done:begin], ""), (whole[begin:end], _DIFFERS)):
+            broken = part.split("\n") if lines else [part]
+            text.append("\n".join(map(escape_text, broken)), style)
+        done = end
+    return text

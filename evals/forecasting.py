@@ -1,0 +1,208 @@
+"""Says what a mitigation will do, and how long it takes: times each step on a small part."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evals.attacks.audit import AttackPlan, try_attacks
+from evals.attacks.names import find_attack, list_untried
+from evals.attacks.relearn import SHARE
+from evals.attacks.tuning import ROWS
+from evals.edits.engine import Engine
+from evals.evaluation.materials import Materials, open_materials
+from evals.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
+from evals.mitigating import MitigationRequest, find_begun
+from evals.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
+from evals.search.halves import Half
+from evals.search.task import SearchTask, open_task
+from evals.search.units import held_in_stock
+from surgery.fitting.calibration import ROWS as WINDOWS
+from surgery.fitting.fitter import Fitter
+from surgery.hub.embedded import find_lab
+from surgery.variants import VARIANTS, variant_of
+
+FEW = 8
+"""Passages, windows, documents, and edits that each step is timed on."""
+_MEGABYTES = 32 << 20
+_READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and the proofs
+
+
+def forecast(
+    request: MitigationRequest,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> dict[str, Any]:
+    """Opens every input, the model first, and times each step. Writes nothing.
+
+    Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`, and
+    `disk` {`needed`, `free`} in bytes. Raises as `mitigate`.
+    """
+    find_begun(request, output, overwrite=overwrite)
+    models = [(request.model, request.revision)]
+    materials = open_materials(request.evaluation_request, models, progress=progress)
+    fits = bool(request.calibration) or find_lab(request.model) is not None
+    variants = request.list_variants(fits=fits)
+    text = find_calibration_text(request.calibration, request.model, variants)
+    plain = [name for name in variants if not variant_of(name).FITTED]
+    unfitted = request.search_request.model_copy(
+        update={"variant": tuple(plain or ["zero"]), "calibration": ()}
+    )
+    task = open_task(unfitted, say, progress)
+    calibration = text.tokenize(task.loaded.tokenizer, task.dimensions) if text else None
+    with progress("time every step", None):
+        steps = [_time_search(task, variants), *_time_evaluation(task, materials)]
+        if calibration is not None:
+            steps.insert(0, _time_calibration(task, calibration, variants))
+        steps.insert(-1 - bool(materials.benchmarks), _time_export(task))
+    size = task.loaded.found.inventory.nbytes
+    folder = next(one for one in output.absolute().parents if one.exists())
+    return {
+        "inputs": list(_describe_inputs(task, materials, calibration, variants)),
+        "steps": steps,
+        "seconds": sum(step["seconds"] for step in steps),
+        "disk": {"needed": size, "free": shutil.disk_usage(folder).free},
+    }
+
+
+def _describe_inputs(
+    task: SearchTask, materials: Materials, calibration: Any, variants: tuple[str, ...]
+) -> Iterator[dict[str, str]]:
+    size, loaded, samples = task.dimensions, task.loaded, task.samples
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    found = {
+        "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
+        f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
+        f"{loaded.model.device}",
+        "passages": f"{len(samples):,} from {samples.source}: {samples.prefix_length} tokens of "
+        f"prefix, {samples.suffix_length} of suffix",
+        "held-out text": f"{len(task.windows):,} windows of {task.windows.shape[1]} tokens",
+        "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
+        "variants": ", ".join(variants),
+        "attacks": ", ".join(materials.request.attacks),
+        "not tried": ", ".join(list_untried(materials.request.attacks)) or "none",
+        "benchmarks": ", ".join(materials.benchmarks.tasks) if materials.benchmarks else "none",
+    }
+    return ({"name": name, "what": what} for name, what in found.items())
+
+
+def _take(run: Callable[[], Any]) -> float:
+    """The seconds that it takes."""
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def _step(name: str, what: str, seconds: float) -> dict[str, Any]:
+    return {"name": name, "what": what, "seconds": seconds}
+
+
+def _time_calibration(
+    task: SearchTask, calibration: Any, variants: tuple[str, ...]
+) -> dict[str, Any]:
+    """Fits every block on one batch."""
+    part = replace(calibration, windows=calibration.windows[:WINDOWS])
+    fitted = {name for name in variants if VARIANTS[name].FITTED}
+    fitter = Fitter(task.loaded.model, part, editable=task.loaded.editable)
+    seconds = _take(lambda: fitter.fit_alone(range(task.dimensions.num_blocks), fitted))
+    what = f"fit {' and '.join(sorted(fitted))} for {task.dimensions.num_blocks} blocks"
+    return _step("calibrate", what, seconds * len(calibration.windows) / len(part.windows))
+
+
+def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
+    """Measures some edits, and estimates the units, on a few rows."""
+    half, request = task.halves[0], task.request
+    every = half.samples.trained_on
+    small = Half(half.samples.spread(every, FEW), half.windows[:FEW])
+    engine = Engine(
+        task.loaded.model,
+        small.samples,
+        small.windows,
+        batch_size=request.batch_size,
+        layout=request.layout,
+        editable=task.loaded.editable,
+    )
+    engine.measure([])  # the first pass is slower
+    units = [(unit,) for unit in task.offered[:: -(-len(task.offered) // FEW)]]
+    rows = task.rows / (len(small.samples) + len(small.windows))
+    one = _take(lambda: engine.measure(units)) / len(units) * rows
+    seconds, what = request.max_evaluations * one, f"at most {request.max_evaluations} edits"
+    if not task.exhaustive:
+        stock = held_in_stock(task.offered, task.loaded.editable, request.layout)
+        recovered = small.samples.trained_on
+        took = _take(
+            lambda: estimate_units(
+                task.loaded.model, small, recovered, task.offered, (), task.measure, {}, stock=stock
+            )
+        )
+        full = _count_passes(min(int(every.sum()), MOST_PASSAGES), len(half.windows), task)
+        seconds += took * full / _count_passes(len(small.samples), len(small.windows), task)
+        what += f" of blocks and heads, in {len(variants)} variants"
+    return _step("search", f"measure {what}, by {task.measure.name}", seconds)
+
+
+def _count_passes(passages: int, windows: int, task: SearchTask) -> int:
+    """Passes forward and back of estimates, in rows."""
+    return passages * (1 + task.samples.suffix_length) + windows * (1 + DRAWS)
+
+
+def _time_export(task: SearchTask) -> dict[str, Any]:
+    """Reads and hashes some of the weights."""
+    import hashlib
+
+    found, size = task.loaded.found, task.loaded.found.inventory.nbytes
+    file = max(Path(found.checkpoint.folder).iterdir(), key=lambda path: path.stat().st_size)
+
+    def read() -> None:
+        with file.open("rb") as stream:
+            hashlib.sha256(stream.read(_MEGABYTES)).digest()
+
+    seconds = _take(read) * size / min(_MEGABYTES, file.stat().st_size)
+    return _step("export and verify", "write the checkpoint and prove it", _READS * seconds)
+
+
+def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[str, Any]]:
+    """Tries each attack on a few passages, and each benchmark on a few documents."""
+    loaded, request = task.loaded, materials.request
+    passages, windows = task.samples.select(task.samples.trained_on), len(task.windows)
+    some = replace(passages.spread(passages.trained_on, FEW), members=None)
+    plan = AttackPlan(some, task.windows[:FEW], request.attacks, request.batch_size)
+    seconds = 0.0
+    for name, took in try_attacks(loaded, plan, with_control=False).seconds.items():
+        small = _count_rows(name, len(some), len(plan.unrelated))
+        controls = len(task.samples) - len(passages) or windows
+        full = 2 * _count_rows(name, len(passages), windows) + _count_rows(name, controls, windows)
+        seconds += took * full / small
+    what = f"{len(plan.attacks)} attacks on {len(passages):,} passages, before and after"
+    yield _step("attack", what, seconds)
+    benchmarks = materials.benchmarks
+    if benchmarks is None:
+        return
+    seconds, documents = 0.0, 0
+    for name, one in benchmarks.tasks.items():
+        number, limit = len(one.eval_docs), request.limit or len(one.eval_docs)
+        number = min(number, int(limit if limit >= 1 else limit * number))
+        few = replace(benchmarks, limit=min(FEW, number))
+        size = request.batch_size or few.batch_size(name, loaded)
+        took = _take(partial(few.run, name, loaded, batch_size=size))
+        seconds += 2 * took * number / min(FEW, number)
+        documents += number
+    what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, before and after"
+    yield _step("benchmark", what, seconds)
+
+
+def _count_rows(attack: str, passages: int, windows: int) -> int:
+    """About how many rows go through the model in an attack; a row of training counts as three."""
+    steps = find_attack(attack).stages
+    if not steps:
+        return passages
+    learned = windows if attack == "relearn-benign" else passages // SHARE
+    return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages

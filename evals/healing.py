@@ -1,0 +1,175 @@
+"""The text that a model is healed on, which must hold none of the passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.inputs import Progress, read_lab_text, show_nothing
+from surgery.errors import SamplesError
+from surgery.hub.embedded import find_lab
+
+if TYPE_CHECKING:
+    from evals.models import LoadedModel
+    from evals.samples import Passages, Samples
+    from surgery.exporting import Export
+    from surgery.fitting.calibration import Calibration, Text
+    from surgery.healing.training import Schedule
+    from surgery.hub.resolved import ResolvedModel
+    from surgery.record.manifest import HealingRecord
+
+SHARED = 16
+"""Tokens in a row that a passage and the text may not share; fewer for a shorter passage."""
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+def find_healing_text(named: Sequence[str]) -> Text:
+    """The text that `--heal` names: files, folders, data sets, or a lab model for the lab's.
+
+    Needs no model, so that mistakes show early. Raises `SamplesError`.
+    """
+    from surgery.fitting.calibration import open_calibration
+
+    return read_lab_text() if find_lab(*named) else open_calibration(named)
+
+
+def read_healing_text(
+    text: Text, schedule: Schedule, model: ResolvedModel, passages: Passages | None
+) -> tuple[Calibration, Samples | None]:
+    """The text and the passages in a model's tokens.
+
+    Raises `SamplesError` for too little text, and for text that holds passages.
+    """
+    from surgery.editing.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(model.folder)
+    tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
+    if passages is None:
+        return tokens, None
+    samples = passages.tokenize(tokenizer)
+    check_apart(samples, tokens)
+    return tokens, samples
+
+
+def check_apart(samples: Samples, text: Calibration) -> None:
+    """Raises `SamplesError`, with the counts, if a passage shares `SHARED` tokens with the text."""
+    passages = samples.select(samples.trained_on)
+    size = min(SHARED, passages.tokens.shape[1])
+    within = np.isin(_hash_runs(passages.tokens, size), _hash_runs(text.windows, size)).any(axis=1)
+    if within.any():
+        raise SamplesError(
+            f"{within.sum():,} of {len(passages):,} passages share {size} tokens in a row with the "
+            "text to heal on, so healing would teach them again",
+            where=", ".join(source.name for source in text.sources),
+            got=f"the first is {passages.ids[int(within.argmax())]!r}",
+            fix="leave out the files that hold them, or give other text",
+        )
+
+
+def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint64]:
+    """Hashes every `size` tokens in a row: [N, T] → [N, T - size + 1]."""
+    powers = np.cumprod(np.full(size, _BASE), dtype=np.uint64)
+    length = max(tokens.shape[1] - size + 1, 0)
+    found = np.zeros((len(tokens), length), dtype=np.uint64)
+    for place, power in enumerate(powers):
+        found += tokens[:, place : place + length].astype(np.uint64) * power
+    return found
+
+
+def heal_loaded(
+    loaded: LoadedModel,
+    text: Text,
+    tokenizer: Any,
+    record: HealingRecord,
+    *,
+    progress: Progress = show_nothing,
+) -> None:
+    """Heals a loaded model in place, as `record` says, and rounds its weights as an export would.
+
+    Raises `SamplesError` if `text` is not the recorded one.
+    """
+    from surgery.checkpoint.torch_tensors import TAGS
+    from surgery.healing.training import Schedule, train
+
+    schedule = Schedule(record.steps, record.seed)
+    tokens = schedule.tokenize(text, tokenizer, loaded.dimensions)
+    check_same_text(record, tokens)
+    model: Any = loaded.model
+    runs = model.dtype
+    stored = next(one for one, tag in TAGS.items() if tag == loaded.found.inventory.dtype)
+    with progress(f"heal {loaded.name}", schedule.steps) as advance:
+        train(model.float(), tokens.windows, schedule, advance=advance)
+    model.to(stored).to(runs)
+
+
+def check_same_text(recorded: HealingRecord, found: Calibration) -> None:
+    """Raises `SamplesError` unless a model was healed on this text."""
+    now = found.record_text()
+    if now.sha256 != recorded.sha256:
+        raise SamplesError(
+            "is not the text that the model was healed on",
+            where=", ".join(source.name for source in now.sources),
+            expected=f"{', '.join(source.name for source in recorded.sources)}, tokens of SHA-256 "
+            f"{recorded.sha256[:12]}",
+            got=now.sha256[:12],
+        )
+
+
+def open_recorded_text(
+    named: Sequence[str], record: HealingRecord, model: str
+) -> Callable[..., Export]:
+    """Finds the text that `model` was healed on. Returns what heals a cut again: `(cut, output)`.
+
+    Raises `SamplesError` if no text is `named`; what it returns raises one for other text.
+    """
+    if not named:
+        raise SamplesError(
+            "was healed on text that is not here",
+            where=model,
+            expected=", ".join(source.name for source in record.sources),
+            fix="give it with `heal`",
+        )
+    text = find_healing_text(named)
+
+    def heal_again(cut: Export, output: Path, *, progress: Progress) -> Export:
+        from surgery.editing.loading import load_tokenizer
+        from surgery.healing.training import Schedule
+
+        schedule = Schedule(record.steps, record.seed)
+        dimensions = cut.plan.inventory.dimensions
+        tokens = schedule.tokenize(text, load_tokenizer(cut.output), dimensions)
+        check_same_text(record, tokens)
+        return heal_export(
+            cut, output, tokens, schedule, passages=record.passages, progress=progress
+        )
+
+    return heal_again
+
+
+def heal_export(
+    cut: Export,
+    output: Path,
+    text: Calibration,
+    schedule: Schedule,
+    *,
+    passages: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = show_nothing,
+) -> Export:
+    """Heals an exported cut into `output`. Arguments and errors: `surgery.healing.healing.heal`."""
+    from surgery.healing.healing import heal
+
+    with progress("heal", schedule.steps) as advance:
+        return heal(
+            cut,
+            output,
+            text,
+            schedule,
+            passages=passages,
+            overwrite=overwrite,
+            advance=advance,
+        )

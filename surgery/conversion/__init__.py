@@ -1,0 +1,1 @@
+"""Converts a checkpoint to a GGUF file, which llama.cpp reads."""

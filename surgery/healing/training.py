@@ -1,0 +1,130 @@
+"""The training that heals: short, fixed, seeded, and without a change to any constant of an edit.
+
+All weights are trained in float32: AdamW without weight decay, a learning rate that falls linearly
+to zero, no dropout. Gradients of constants are set to zero.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from surgery.errors import UnsupportedError
+from surgery.fitting.calibration import Calibration, Text
+
+STEPS = 80
+ROWS = 16
+"""Windows of a step."""
+WINDOW = 128
+"""Tokens of a window, fewer for a model with fewer positions."""
+LEARNING_RATE = 3e-4
+MOST_READS = 10
+"""How often a token of the text may be read at most."""
+_BYTES = 16
+"""For each parameter: weight, gradient, and two moments in float32."""
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and the seed of the order in which windows are read."""
+
+    steps: int = STEPS
+    seed: int = 0
+
+    def tokenize(self, text: Text, tokenizer: Any, dimensions: Any) -> Calibration:
+        """Reads as much text as the steps need. Raises `SamplesError` for too little text."""
+        rows = self.steps * ROWS
+        return text.tokenize(
+            tokenizer,
+            dimensions,
+            window=WINDOW,
+            most_tokens=rows * min(WINDOW, dimensions.max_positions),
+            fewest=-(-rows // MOST_READS),
+        )
+
+
+def train(
+    model: Any,
+    windows: npt.NDArray[np.int32],
+    schedule: Schedule,
+    *,
+    constants: Mapping[str, Flags] | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[float]:
+    """Trains a float32 model in place. Returns the loss before each step, in nats per token.
+
+    `windows`: [n, T]; `constants`: parameter → which of its numbers stay. `advance` counts steps.
+    Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
+    """
+    _check_room(model)
+    hooks = _freeze(model, constants or {})
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.0)
+    slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, schedule.steps)
+    order = np.random.default_rng(schedule.seed)
+    rows = np.concatenate(
+        [order.permutation(len(windows)) for _ in range(-(-schedule.steps * ROWS // len(windows)))]
+    )
+    losses = []
+    model.eval()  # no dropout: the same every time
+    for step in range(schedule.steps):
+        some = windows[rows[step * ROWS : (step + 1) * ROWS]].astype(np.int64)
+        batch = torch.from_numpy(some).to(model.device)
+        with torch.enable_grad():
+            logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
+            loss: Any = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            loss.backward()
+        optimizer.step()
+        slower.step()
+        optimizer.zero_grad()
+        losses.append(round(float(loss.detach()), 6))
+        advance(1)
+    for hook in hooks:
+        hook.remove()
+    model.requires_grad_(False)
+    return losses
+
+
+def _freeze(model: Any, constants: Mapping[str, Flags]) -> list[Any]:
+    """Keeps `constants` from learning. Returns the hooks that do it."""
+    model.requires_grad_(True)
+    hooks = []
+    for name, parameter in model.named_parameters():
+        fixed = constants.get(name)
+        if fixed is None:
+            continue
+        if fixed.all():
+            parameter.requires_grad_(False)
+        elif fixed.any():
+            free = torch.from_numpy(~fixed).to(parameter.device)
+            hooks.append(parameter.register_hook(lambda gradient, free=free: gradient * free))
+    return hooks
+
+
+def _check_room(model: Any) -> None:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UnsupportedError(
+            "healing needs every weight in memory, and some are offloaded",
+            fix="leave `device_map` out",
+        )
+    needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
+    if model.device.type == "cuda":
+        room = torch.cuda.get_device_properties(model.device).total_memory
+    else:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > room:
+        raise UnsupportedError(
+            "healing trains all weights, and they do not fit into memory with their gradients",
+            expected=f"at least {needed:,} bytes",
+            got=f"{room:,}",
+            fix="heal it on a larger machine",
+        )

@@ -1,0 +1,160 @@
+"""Contract: `check` says of every row whether and why it can be used, and how many rows are needed.
+
+Its counts are those of the commands that use the rows, and its needed numbers are the least for
+which the product's own interval decides. No text is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import attn_surgery
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+
+from evals.memorization.extraction import extract
+from evals.models import open_model
+from evals.samples import load_samples
+from evals.samples.repeats import MERGED
+from evals.samples.windows import MOST_WINDOWS
+from evals.statistics import check_limit, count_needed, wilson
+from surgery.fitting.calibration import FEWEST_TOKENS
+
+LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six rows of text: the second and the fourth are too short, the fifth repeats the first."""
+    line = "the quick brown fox jumps over the lazy dog"
+    texts = [line, "the", line[10:], "", line, line[5:]]
+    rows = [{"id": f"row-{at}", "text": text, "member": at != 5} for at, text in enumerate(texts)]
+    path = tmp_path_factory.mktemp("samples") / "s.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.1, 0.05, 0.01, 0.005, 0.001])
+def test_the_least_number_that_decides_a_limit(limit: float) -> None:
+    n = count_needed(limit)
+    assert check_limit(0, wilson(0, n).as_list(), limit) == (True, True)
+    assert check_limit(0, wilson(0, n - 1).as_list(), limit) == (True, False)
+    assert {0.01: 381, 0.05: 73}.get(limit, n) == n
+
+
+def check(*arguments: object) -> Any:
+    outcome = attn_surgery("check", *arguments, "--json")
+    assert outcome.code == 0, outcome
+    assert "quick" not in outcome.stdout
+    return outcome.json
+
+
+def test_rows_by_what_becomes_of_them(model: Path, samples: Path) -> None:
+    found = check(samples, "--model", model, *LENGTHS)
+    assert (found["n"], found["usable"], found["too_short"], found["duplicates"]) == (6, 3, 2, 1)
+    assert (found["members"], found["non_members"]) == (2, 1)
+    short = "it has fewer than 8 tokens (prefix 4 + suffix 4)"
+    assert found["left_out"] == [
+        {"row": 2, "id": "row-1", "reason": short},
+        {"row": 4, "id": "row-3", "reason": short},
+        {"row": 5, "id": "row-4", "reason": MERGED},
+    ]
+    sizes = [len(tiny_tokenizer()(json.loads(line)["text"])["input_ids"])
+             for line in samples.read_text().splitlines()]  # fmt: skip
+    assert found["length"] == {"min": 0, "median": np.median(sizes), "max": max(sizes)}
+    assert found["needed"] == {"0.05": 73, "0.01": 381, "0.001": 3838}
+    assert found["recited"]["n"] == 2
+    assert found["corpus"] is None
+
+
+def test_text_without_a_model_is_counted(samples: Path) -> None:
+    found = check(samples, "--max-extraction", "0.02")
+    assert (found["n"], found["duplicates"], found["usable"], found["too_short"]) == (
+        6,
+        1,
+        None,
+        None,
+    )
+    assert found["needed"] == {"0.02": count_needed(0.02)}
+    printed = attn_surgery("check", samples)
+    assert "give --model to cut the passages into tokens" in printed.stderr
+
+
+def test_a_lab_model() -> None:
+    """Its own texts; the pass tests 200 of the passages, as `extract` does."""
+    found = check("lab:pythia", "--model", "lab:pythia", "--device", "cpu")
+    samples = load_samples("lab:pythia")
+    assert (found["n"], found["usable"]) == (len(samples), len(samples))
+    assert (found["members"], found["non_members"]) == (336, 60)
+    some = samples.spread(samples.trained_on, 200)
+    exact = int(extract(open_model("lab:pythia", device="cpu").model, some).exact.sum())
+    assert (found["recited"]["count"], found["recited"]["n"]) == (exact, 200)
+    assert found["recited"]["ci95"] == wilson(exact, 200).as_list()
+    assert found["corpus"]["windows"] == found["corpus"]["wanted"] == MOST_WINDOWS
+    assert found["calibration"]["wanted"] == FEWEST_TOKENS
+    assert 0 < found["calibration"]["tokens"] <= FEWEST_TOKENS
+    printed = attn_surgery("check", "lab:pythia", "--model", "lab:pythia").stdout
+    for line in (f"recited: {exact} of 200", "corpus: 256 windows", "members"):
+        assert line in printed
+
+
+def test_texts_that_are_named(model: Path, samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 2)
+    (tmp_path / "short.txt").write_text("a")
+    call = (samples, "--model", model, *LENGTHS, "--corpus")
+    found = check(*call, tmp_path / "text.txt")
+    length = len(tiny_tokenizer()(TEXT * 2)["input_ids"])
+    assert found["corpus"] == {"characters": 2 * len(TEXT), "windows": length // 8, "wanted": 256}
+    attn_surgery("check", *call, tmp_path / "short.txt").assert_error(
+        "control text too short (expected at least 8 tokens in a text)"
+    )
+    attn_surgery(
+        "check", samples, "--model", model, *LENGTHS, "--calibration", tmp_path / "short.txt"
+    ).assert_error("too little calibration text")
+
+
+def test_what_cannot_be_read_names_its_row(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    for row, text in (
+        ("{", "line 2: not JSON"),
+        ('{"text": 7}', "first in row 2"),
+        ("{}", "line 2"),
+    ):
+        path.write_text('{"text": "a"}\n' + row + "\n")
+        attn_surgery("check", path).assert_error(text)
+    path.write_text('{"text": "a"}\n')
+    attn_surgery("check", path, "--model", model).assert_error(
+        "no row can be used (got it has fewer than 64 tokens (prefix 32 + suffix 32))"
+    )
+
+
+def test_other_commands_leave_short_rows_out_on_request(
+    model: Path, samples: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    rest = ("--samples", samples, *LENGTHS)
+    short = "warning: 2 rows left out, the first 'row-1': it has fewer than 8 tokens"
+    corpus = ("--corpus", tmp_path / "text.txt")
+    for call in (
+        ("extract", model, *rest),
+        ("sweep", model, *rest, "--exact-only"),
+        ("audit", model, "--baseline", model, *rest, "--control", corpus[1], "--attack", "greedy"),
+        ("compare", model, model, *rest),
+    ):
+        attn_surgery(*call).assert_error(
+            "2 of 6 rows are too short, the first is row 2 ('row-1')", "out with --skip-short"
+        )
+        done = attn_surgery(*call, "--skip-short")
+        assert done.code == 0, done
+        assert short in done.stderr

@@ -1,0 +1,77 @@
+"""Contract: the examples run as they are, and what stands in their comments is real, too."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+from command_line import ROOT, attn_surgery
+
+from cli.main import main
+from cli.options import fill_request
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_the_configuration_is_a_job(tmp_path: Path, complete: bool) -> None:
+    """`complete`: with the lines that are commented out."""
+    from evals.mitigating import MitigationRequest
+
+    text = (EXAMPLES / "mitigate.yaml").read_text()
+    if complete:
+        text, enabled = re.subn(r"^# ([a-z-]+: \S+)$", r"\1", text, flags=re.MULTILINE)
+        assert enabled == 3
+    (tmp_path / "mitigate.yaml").write_text(text)
+    command = main.get_command(click.Context(main), "mitigate")
+    assert command is not None
+    arguments = ["--config", str(tmp_path / "mitigate.yaml"), "--output", "OUT"]
+    context = command.make_context("mitigate", arguments)
+    request = fill_request(MitigationRequest, context.params)
+    assert (request.model, request.max_extraction) == ("lab:pythia", 0.01)
+    assert request.attack == ("cheap", "relearn")
+    assert request.max_drop == {"lab_copy": 0.1}
+    assert request.corpus == ((Path("heldout.txt"),) if complete else ())
+
+
+def test_the_array_names_every_revision_and_skips_what_is_done(tmp_path: Path) -> None:
+    program = tmp_path / "attn-surgery"
+    program.write_text('#!/bin/bash\necho "$@" | tee -a said > "${@: -1}"\n')
+    program.chmod(0o755)
+    script = EXAMPLES / "revisions.sbatch"
+    (last,) = re.findall(r"^#SBATCH --array=0-(\d+)$", script.read_text(), re.MULTILINE)
+    for task in ("0", last, last):
+        environment = {"MODEL": "M", "SAMPLES": "S", "SLURM_ARRAY_TASK_ID": task}
+        path = f"{tmp_path}:/usr/bin:/bin"
+        done = subprocess.run(
+            ["/bin/bash", "-eu", script], cwd=tmp_path, env={**environment, "PATH": path}
+        )
+        assert done.returncode == 0
+    said = (tmp_path / "said").read_text().splitlines()
+    assert [line.split()[3] for line in said] == ["step0", "step143000"]
+    for line in said:  # as the command takes it
+        command = main.get_command(click.Context(main), "extract")
+        assert command is not None
+        command.make_context("extract", line.split()[1:])
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    cells = json.loads((EXAMPLES / "recitation.ipynb").read_text())["cells"]
+    assert len(cells) == 10
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec(compile("".join(cell["source"]), "recitation.ipynb", "exec"), names)
+    before, edited = names["before"], names["edited"]
+    assert before.exact.mean() > 0.5  # type: ignore[attr-defined]
+    assert type(edited).__name__ == "GPTNeoXForCausalLM"
+    assert attn_surgery("verify", names["out"]).code == 0

@@ -1,0 +1,310 @@
+"""Healing: training on other text after the cut.
+
+- The loss on the text falls. What the edit set, whatever the source held, stays bit for bit, in
+  either layout and every family; buffers and other files do, too.
+- The same seed gives the same bytes.
+- `verify` accepts a healed folder, says that it was trained, and refuses changed constants.
+- `reproduce` trains again, and compares within a stated tolerance.
+- A report tells the cost against the base healed in the same way, too, and audits try fine-tuning.
+- Text that holds passages, too little text, and no text are one line, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import neo_config, neox_config, write_checkpoint
+from command_line import attn_surgery, snapshot
+from forging import assert_refused, edit_json, edit_weights
+from safetensors.numpy import load_file
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+from evals.attacks.names import HEALED
+from evals.evaluation.evaluation import evaluate
+from evals.evaluation.materials import Materials
+from evals.evaluation.report import Report, seal_report
+from evals.evaluation.request import EvaluationRequest
+from evals.evaluation.rows import make_tables
+from evals.healing import find_healing_text
+from evals.inputs import open_passages
+from evals.publication.report import check_report
+from surgery.checkpoint.source import open_checkpoint
+from surgery.errors import SamplesError
+from surgery.hub.finding import find_model
+from surgery.proof.expected import find_constants, replan
+from surgery.proof.reproduction import HEALED_TOLERANCE
+from surgery.proof.verification import verify
+from surgery.record.manifest import read_manifest
+
+STEPS = ("--heal-steps", 6)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models neox and neo with masks of older libraries; text.txt, to heal on; healed and cut,
+    exports of neox."""
+    folder = tmp_path_factory.mktemp("work")
+    size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
+    size["torch_dtype"] = "float16"
+    for name, config in (("neox", neox_config), ("neo", neo_config)):
+        write_checkpoint(folder / name, config(**size))
+        tiny_tokenizer().save_pretrained(folder / name)
+    words = np.random.default_rng(0).choice(TEXT.split(), 4000)
+    (folder / "text.txt").write_text(" ".join(words))
+    for name, more in (("cut", ()), ("healed", ("--heal", folder / "text.txt", *STEPS))):
+        done = export(folder, "neox", "1,2.0", folder / name, *more)
+        assert done.code == 0, done.stderr
+    return folder
+
+
+def export(work: Path, model: str, spec: str, output: Path, *more: object) -> Any:
+    return attn_surgery("export", work / model, "--drop-attn", spec, "--output", output, *more)
+
+
+def heal(work: Path, model: str, spec: str, output: Path, *more: object) -> Any:
+    return export(work, model, spec, output, "--heal", work / "text.txt", *STEPS, *more)
+
+
+def test_it_learns_the_text_and_records_how(work: Path) -> None:
+    manifest = read_manifest(work / "healed")
+    assert manifest is not None
+    healing = manifest.edit.healing
+    assert healing is not None
+    assert len(healing.losses) == healing.steps == 6
+    assert np.mean(healing.losses[-2:]) < healing.losses[0] - 0.01
+    assert [source.name for source in healing.sources] == ["text.txt"]
+    assert healing.passages is None
+    card = (work / "healed" / "README.md").read_text()
+    assert "Then the model was healed" in card
+    assert "--heal TEXT --heal-steps 6" in card
+    assert "not trained" not in card
+    assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "spec", "variant", "layout"),
+    [
+        ("neox", "1,2.0", "identity", "stock"),
+        ("neox", "1", "mean", "stock"),
+        ("neox", "1,2.0", "zero", "stock"),
+        ("neox", "1", "identity", "compact"),
+        ("neo", "1,2.0", "zero", "stock"),
+        ("neo", "1", "mean", "stock"),
+    ],
+)
+def test_constants_stay_bit_for_bit(
+    work: Path, tmp_path: Path, model: str, spec: str, variant: str, layout: str
+) -> None:
+    fitted = ("--calibration", work / "text.txt") if variant == "mean" else ()
+    options = ("--variant", variant, "--layout", layout, *fitted)
+    for name, make in (("cut", export), ("healed", heal)):
+        assert make(work, model, spec, tmp_path / name, *options).code == 0
+    cut, healed = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "healed"))
+    result, manifest = open_checkpoint(tmp_path / "cut"), read_manifest(tmp_path / "cut")
+    assert manifest is not None
+    constants = find_constants(replan(result, manifest), result.tensors)
+    assert any(fixed.any() for fixed in constants.values()) == (layout == "stock")
+    changed = 0
+    for name, before in cut.items():
+        after, fixed = healed[name], constants.get(name, np.zeros(before.shape, np.bool_))
+        assert (after.dtype, after.shape) == (before.dtype, before.shape)
+        assert after[fixed].tobytes() == before[fixed].tobytes()
+        changed += name.endswith("weight") and not np.array_equal(after, before)
+        if name.endswith(("attention.bias", "masked_bias", "inv_freq")):
+            assert after.tobytes() == before.tobytes()
+    assert changed > 5
+    checked = verify(tmp_path / "healed", source=work / model)
+    assert checked.ok, checked.verdict
+
+
+def test_the_same_seed_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:
+    assert heal(work, "neox", "1,2.0", tmp_path / "healed").code == 0
+    assert snapshot(tmp_path / "healed") == snapshot(work / "healed")
+
+
+def test_verify_says_what_was_trained(work: Path) -> None:
+    checked = verify(work / "healed", source=work / "neox")
+    assert checked.ok
+    details = {check.name: check.detail for check in checked.checks}
+    assert "differ from it by training on other text, not by the edit" in details["untouched"]
+    assert "the rest is trained" in details["rewritten"]
+    assert "healing" in checked.verdict
+    assert not any(claim.name == "healing" for claim in verify(work / "cut").claims)
+
+
+def test_healing_excuses_no_change_of_a_constant(work: Path, tmp_path: Path) -> None:
+    name = "gpt_neox.layers.1.attention.query_key_value.bias"
+
+    def turn(tensors: dict[str, Any]) -> None:
+        tensors[name][0] += 1
+
+    forged = shutil.copytree(work / "healed", tmp_path / "forged")
+    edit_weights(forged, turn)
+    assert_refused(forged, "tensors", f"{name!r} is not what identity makes", work / "neox")
+
+
+def test_healing_excuses_no_change_of_a_buffer(work: Path, tmp_path: Path) -> None:
+    forged = shutil.copytree(work / "healed", tmp_path / "forged")
+    name = "gpt_neox.layers.0.attention.masked_bias"
+    edit_weights(forged, lambda tensors: tensors[name].zero_())
+    checked = verify(forged, source=work / "neox")
+    assert checked.failed is not None
+    assert checked.failed.name == "untouched"
+
+
+def test_an_edit_without_its_record_of_healing_is_refused(work: Path, tmp_path: Path) -> None:
+    forged = shutil.copytree(work / "healed", tmp_path / "forged")
+    edit_json(forged / "surgery.json", lambda manifest: manifest["edit"].update(healing=None))
+    checked = verify(forged, source=work / "neox")
+    assert checked.failed is not None
+    assert checked.failed.name == "untouched"
+
+
+def test_text_with_passages_is_refused(work: Path, tmp_path: Path) -> None:
+    ids = tiny_tokenizer()((work / "text.txt").read_text())["input_ids"]
+    other = np.random.default_rng(1).integers(0, 400, (2, 24)).tolist()
+    rows = [ids[64 * at + 8 : 64 * at + 32] for at in range(3)] + other
+    lines = [json.dumps({"id": f"row-{n}", "tokens": row}) for n, row in enumerate(rows)]
+    samples = tmp_path / "samples.jsonl"
+    lengths = ("--prefix-length", 12, "--suffix-length", 12)
+    samples.write_text("\n".join(lines))
+    done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths)
+    done.assert_error("text.txt: 3 of 5 passages share 16 tokens in a row", "row-0")
+    samples.write_text("\n".join(lines[3:]))
+    assert not list(tmp_path.glob("*out*"))
+    done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths)
+    assert done.code == 0, done.stderr
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert manifest.edit.healing is not None
+    assert manifest.edit.healing.passages is not None
+
+
+def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    missing = export(work, "neox", "1", out, "--heal", work / "no.txt")
+    missing.assert_error("no.txt: no such file or folder")
+    short = export(work, "neox", "1", out, "--heal", work / "text.txt", "--heal-steps", 800)
+    short.assert_error("too little text", "expected at least")
+    done = export(work, "neox", "1", out, "--samples", work / "text.txt")
+    assert done.code == 2
+    assert "need --evaluate" in done.stderr
+    assert not out.exists()
+
+
+def reproduce(work: Path, model: Path, *more: object) -> Any:
+    given = ("--source", work / "neox", "--heal", work / "text.txt", "--json")
+    return attn_surgery("reproduce", model, *given, *more)
+
+
+def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
+    done = reproduce(work, work / "healed", "--output", tmp_path / "again")
+    assert (done.code, done.json["exact"], done.json["tolerance"]) == (0, True, None)
+    again, healed = snapshot(tmp_path / "again"), snapshot(work / "healed")
+    assert {name for name in healed if again[name] != healed[name]} == {"README.md"}  # its name
+
+
+def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:
+    """What healing changed is repeated nearly; a constant of the edit, exactly."""
+    cut = load_file(work / "cut" / "model.safetensors")
+    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
+
+    def move(tensors: dict[str, Any], share: float) -> None:
+        for key in (name, "gpt_neox.embed_in.weight"):
+            changed = tensors[key].float() - torch.from_numpy(cut[key].astype(np.float32))
+            tensors[key] = (tensors[key].float() + share * changed).half()
+
+    for share, code in ((0.02, 0), (0.9, 1)):
+        other = shutil.copytree(work / "healed", tmp_path / str(share))
+        edit_weights(other, lambda tensors, share=share: move(tensors, share))
+        done = reproduce(work, other)
+        assert (done.code, done.json["exact"]) == (code, False), done
+        assert done.json["tolerance"] == HEALED_TOLERANCE
+        (differing,) = [file for file in done.json["files"] if not file["equal"]]
+        assert (differing["difference"] <= HEALED_TOLERANCE) == (code == 0)
+    bias = "gpt_neox.layers.1.attention.query_key_value.bias"
+    other = shutil.copytree(work / "healed", tmp_path / "constant")
+    edit_weights(other, lambda tensors: tensors[bias][:1].add_(1))
+    done = reproduce(work, other)
+    assert done.code == 1
+    assert [file["difference"] for file in done.json["files"] if not file["equal"]] == [None]
+
+
+def test_reproduce_needs_the_same_text(work: Path, tmp_path: Path) -> None:
+    given = ("--source", work / "neox")
+    none = attn_surgery("reproduce", work / "healed", *given)
+    none.assert_error("healed on text that is not here", "text.txt", "--heal")
+    (tmp_path / "other.txt").write_text("other words " * 3000)
+    other = attn_surgery("reproduce", work / "healed", *given, "--heal", tmp_path / "other.txt")
+    other.assert_error("other.txt: is not the text that the model was healed on")
+
+
+def evaluate_healed(work: Path, **more: Any) -> Report:
+    """The report of the healed model without benchmarks, from Python."""
+    lengths = {"prefix_length": 8, "suffix_length": 8, "device": "cpu"}
+    samples = work / "samples.jsonl"
+    if not samples.exists():
+        rows = np.random.default_rng(2).integers(1, 400, (12, 16)).tolist()
+        lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(rows)]
+        samples.write_text("\n".join(lines))
+    request = EvaluationRequest(
+        models=(str(work / "healed"),),
+        baseline=str(work / "neox"),
+        samples=str(samples),
+        control=(work / "heldout.txt",),
+        **lengths,
+        **more,
+    )
+    (work / "heldout.txt").write_text(" ".join(TEXT.split()[::-1] * 8))
+    materials = Materials(
+        request,
+        passages=open_passages(str(samples), request),
+        heldout=[(work / "heldout.txt").read_text()],
+        healing=find_healing_text(request.heal) if request.heal else None,
+    )
+    return evaluate([find_model(work / "healed")], find_model(work / "neox"), materials).report
+
+
+def test_the_cost_is_told_against_the_base_healed_the_same_way(work: Path, tmp_path: Path) -> None:
+    report = evaluate_healed(work, heal=(str(work / "text.txt"),))
+    (edit,) = report.edits
+    assert edit.heldout is not None
+    assert edit.healed_base is not None
+    assert edit.healed_base.heldout is not None
+    assert edit.healed_base.recited is not None
+    ours, theirs = edit.healed_base.heldout, edit.heldout
+    assert (ours.edited, ours.n) == (theirs.edited, theirs.n)
+    assert ours.base.mean < theirs.base.mean - 0.01  # the text teaches any model
+    assert ours.difference.mean == pytest.approx(ours.edited.mean - ours.base.mean)
+    assert "against the base healed the same way" in edit.verdict.lower()
+    assert not [text for text in edit.warnings if "healed" in text]
+    assert check_report(report.to_dict(), tmp_path).to_dict() == report.to_dict()
+    labels = [row.label for table in make_tables(report) for row in table.rows]
+    assert "recited by the base, healed the same way" in labels
+    assert [label for label in labels if label.endswith("; base healed the same way")]
+    said = report.to_dict()
+    said["edits"][0]["healed_base"]["heldout"]["verdict"] = "a gain"
+    said["seal"] = seal_report(said)
+    made = check_report(said, tmp_path)  # sentences follow from the figures
+    assert made.to_dict() == report.to_dict()
+
+
+def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
+    """And without the text, the report warns that the base was not healed."""
+    (edit,) = evaluate_healed(work, attack=("greedy",)).edits
+    assert edit.audit is not None
+    assert [attack.name for attack in edit.audit.attacks] == ["greedy", *HEALED]
+    assert edit.healed_base is None
+    assert [text for text in edit.warnings if "give the text with --heal" in text]
+
+
+def test_what_was_healed_on_must_be_given_to_heal_the_base(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("other words " * 3000)
+    with pytest.raises(SamplesError, match="is not the text that the model was healed on"):
+        evaluate_healed(work, heal=(str(tmp_path / "other.txt"),))

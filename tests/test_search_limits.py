@@ -1,0 +1,191 @@
+"""Contract of `search --max`: every limit holds, on whichever attack.
+
+What a search reports of attacks that take more than one pass is what they recover of the exported
+edit; a search that was interrupted between attacks repeats none; wrong limits are one line, before
+any work.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import attn_surgery
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_search import PASSAGES, VARIANTS, Landscape, estimates_of
+from test_search_command import call, model, samples, texts
+
+from evals.attacks.attack import Target
+from evals.attacks.names import make_attack
+from evals.mitigating import MitigationRequest
+from evals.models import open_model
+from evals.samples import load_samples
+from evals.samples.windows import cut_windows
+from evals.search.algorithm import find
+from evals.search.deepening import deepen
+from evals.search.goals import MaxExtraction
+from evals.search.request import SearchRequest
+from evals.search.trials import Trials
+from evals.search.units import list_units
+
+LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
+__all__ = ["model", "samples", "texts"]
+
+
+def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *options: object):
+    limits = [word for name, most in LIMITS.items() for word in ("--max", f"{name}={most}")]
+    units = ("--variant", "zero", "--variant", "identity", "--max-evaluations", 10)
+    return call(model, samples, texts, *limits, *units, "--output", output, "--json", *options)
+
+
+@pytest.fixture(scope="module")
+def found(model, samples, texts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("found") / "out"
+    outcome = search(model, samples, texts, folder)
+    assert outcome.code == 0, outcome
+    return outcome.json, folder
+
+
+def test_the_exported_edit_keeps_every_limit_as_was_reported(
+    model, samples, texts, found, tmp_path
+) -> None:
+    """Each attack anew, whole, on the exported model; both halves count as the search says."""
+    result, folder = found
+    assert result["measure"] == "any"
+    assert result["max"] == {name: most for name, most in LIMITS.items() if name != "any"}
+    plan = ("--plan", folder / "plan.json", "--output", tmp_path / "out")
+    assert attn_surgery("export", model, *plan).code == 0
+    loaded = open_model(str(tmp_path / "out"), device="cpu")
+    rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
+    rows = rows.select(rows.trained_on)
+    windows = cut_windows([texts[0].read_text()], loaded.tokenizer, 11)
+    target = Target(loaded.model, loaded.tokenizer, rows, windows)
+    for key, ids in (("selected", "ids"), ("held_back", "held_back_ids")):
+        half = np.isin(rows.ids, result["samples"][ids])
+        told = {limit["name"]: limit for limit in result[key]["limits"]}
+        assert told.keys() == LIMITS.keys()
+        for name, most in LIMITS.items():
+            outcome = make_attack(name).run(target).select(half)
+            assert told[name]["value"] == pytest.approx(outcome.counted.mean())
+            assert told[name]["n"] == len(outcome.counted)
+            assert told[name]["ok"] == (told[name]["value"] <= most)
+            assert key == "held_back" or told[name]["ok"]
+    met = all(limit["ok"] for limit in result["held_back"]["limits"])
+    assert result["held_back_meets_goal"] == met
+    tried = [point for point in result["measured"] if point["attacked"]]
+    assert 0 < len(tried) < result["evaluations"], "few are attacked"
+
+
+def test_no_attack_is_repeated_after_an_interruption(
+    model, samples, texts, found, tmp_path, monkeypatch
+) -> None:
+    run, ran = Trials._run, []
+
+    def counted(self, selection, name):
+        ran.append((selection, name))
+        if len(ran) == most:
+            raise KeyboardInterrupt
+        return run(self, selection, name)
+
+    monkeypatch.setattr(Trials, "_run", counted)
+    most = None
+    assert search(model, samples, texts, tmp_path / "once").code == 0
+    most, ran[:] = len(ran), []
+    assert search(model, samples, texts, tmp_path / "out").code == 130
+    most = None
+    ran.clear()
+    outcome = search(model, samples, texts, tmp_path / "out")
+    assert "edits are already measured" in outcome.stderr
+    assert outcome.json | {"plan": ""} == found[0] | {"plan": ""}
+
+
+def test_limits_that_nothing_meets_are_told_with_the_nearest(
+    model, samples, texts, tmp_path
+) -> None:
+    outcome = search(model, samples, texts, tmp_path / "out", "--max", "hints:4=0")
+    assert outcome.code == 1
+    assert "relearn=0.4" in outcome.stderr
+    assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans())
+@settings(deadline=None, max_examples=20)
+def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
+    """Against an attack that recovers passages until twice as much has broken them: it is tried on
+    few sets, on each once, and the answer is the cheapest that held."""
+    landscape = Landscape(seed, 4, 2)
+    grain, variants = ("blocks", VARIANTS[:1]) if exhaustive else ("mixed", VARIANTS)
+    units = list_units(4, 2, grain, variants)
+    estimates = None if exhaustive else estimates_of(landscape, units, noise=0.3)
+    found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
+    asked: list[frozenset[int]] = []
+
+    def keeps(chosen: frozenset[int]) -> bool:
+        asked.append(chosen)
+        point = found.measured[chosen]
+        gain = sum(
+            landscape.gain[part.block, head, VARIANTS.index(part.variant)]
+            for part in point.selection
+            for head in part.heads
+        )
+        attacked = (("relearn", float((gain < 2).mean()), PASSAGES),)
+        found.measured[chosen] = replace(point, attacked=attacked)
+        return not found.measured[chosen].excess({"relearn": limit})
+
+    best = deepen(found, keeps, {"relearn": limit}, 60)
+    assert len(asked) == len(set(asked)) <= 10
+    assert len(found.measured) <= 60
+    assert set(asked) <= set(found.met)
+    held = [p for p in map(found.measured.get, asked) if not p.excess({"relearn": limit})]
+    assert (best is None) == (not held)
+    if best is not None:
+        assert found.measured[best] == min(held, key=lambda point: point.heldout_kl)
+        assert best == asked[0] or len(asked) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        ("--max most=0.1", 1, "no attack 'most'"),
+        ("--max any=1.5", 2, "'1.5' in 'any=1.5' is not a number from 0 to 1"),
+        ("--max any=0.1 --max any=0.2", 2, "'any' has more than one limit"),
+        ("--max membership=0.6", 2, "'membership' is not a single rate"),
+        ("--max hints:04=0.1", 2, "hints:04 is written hints:4"),
+        ("--max any=0.1 --max-extraction 0.1", 2, "both limit any: give one"),
+        ("--max near=0.1 --max-loss-increase 1", 2, "give one goal"),
+        ("", 2, "give one goal: --max-extraction X, --max A=X, or --max-loss-increase Y"),
+    ],
+)
+def test_limits_that_are_none(tmp_path, options, code, text) -> None:
+    output = ("--output", tmp_path / "out")
+    outcome = attn_surgery("search", "m", "--samples", "s", *options.split(), *output)
+    assert (outcome.code, list(tmp_path.iterdir())) == (code, [])
+    assert text in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({"max_extraction": 0.1}, {"any": 0.1}),
+        ({"max_extraction": 0.1, "measure": "greedy", "max": {"near": 0}}, ["greedy", "near"]),
+        ({"max": {"near": 0.1, "hints:4": 0.2}}, ["hints:4", "near"]),
+        ({"max": {"relearn": 0.05, "near": 0.01}}, {"any": 0.01, "relearn": 0.05, "near": 0.01}),
+    ],
+)
+def test_one_pass_decides_the_limit_that_guides(given, limits) -> None:
+    found = SearchRequest(model="m", samples="s", **given).limits
+    assert found == limits if isinstance(limits, dict) else list(found) == limits
+
+
+def test_limits_of_mitigate_are_those_of_its_search_and_its_gates() -> None:
+    for asked, limits in (
+        ({}, {"any": 0.01}),
+        ({"max": {"relearn": 0.05}}, {"any": 0.01, "relearn": 0.05}),
+        ({"max": {"relearn": 0.05, "any": 0.02}}, {"any": 0.02, "relearn": 0.05}),
+    ):
+        request = MitigationRequest(model="lab:pythia", **asked)
+        assert request.search_request.limits == request.evaluation_request.max == limits

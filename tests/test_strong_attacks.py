@@ -1,0 +1,416 @@
+"""Contract: the attacks that search, train, or read two models do what their definitions say.
+
+Each is compared with a slow implementation that shares no code with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import ROOT, attn_surgery
+from example_report import example
+from rapidfuzz.distance import Levenshtein
+from reciting import PREFIX, SUFFIX, model_named, passages, two_heads
+from tiny_compact import CONFIGS, VOCABULARY
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from evals.attacks.attack import AttackOutcome, Target
+from evals.attacks.audit import AttackPlan, compare_models, try_attacks
+from evals.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
+from evals.attacks.names import find_attack, make_attack
+from evals.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
+from evals.attacks.soft_prompt import LENGTH, STEPS, learn_prompt, put_before
+from evals.attacks.tuning import fine_tune
+from evals.evaluation.report import seal_report
+from evals.memorization.recovery import Evidence, make_recovery
+from evals.models import LoadedModel, open_model
+from evals.publication.report import check_report
+from evals.samples import Samples
+from surgery.errors import MeasurementError, OutputError
+
+
+def rows_of(tokens: Any, prefix_length: int = PREFIX, **more: Any) -> Samples:
+    tokens = np.asarray(tokens, dtype=np.int32)
+    return Samples(tokens, prefix_length, tuple(map(str, range(len(tokens)))), "made here", **more)
+
+
+def target_of(model: Any, samples: Samples, **more: Any) -> Target:
+    return Target(model, None, samples, samples.tokens, **more)
+
+
+@cache
+def read(model: Any, tokens: tuple[int, ...]) -> Any:
+    with torch.no_grad():
+        logits = model(torch.tensor(tokens)[None]).logits[0, -1]
+    return logits.double().log_softmax(-1).numpy()
+
+
+def say(model: Any, tokens: Any) -> Any:
+    """The model's log-probabilities after `tokens`, float64 [V]."""
+    return read(model, tuple(map(int, tokens)))
+
+
+def sharpen(model: Any, factor: float) -> Any:
+    """A copy that is surer of what it says: a random model is sure of nothing."""
+    sure = copy.deepcopy(model)
+    with torch.no_grad():
+        sure.get_output_embeddings().weight.mul_(factor)
+    return sure
+
+
+# --- near-beams
+
+
+def search_slowly(model: Any, prefix: list[int], suffix: list[int]) -> float:
+    """The beams of one passage, each read from its beginning."""
+    allowed, beams = int(len(suffix) / 4), [((), 0.0)]
+    for step in range(1, len(suffix) + 1):
+        grown = []
+        for said, log_p in beams:
+            after = say(model, [*prefix, *said])
+            top = np.sort(after)[::-1][:40]
+            total = np.log(np.exp(top).sum())
+            likely = map(int, np.flatnonzero(after >= top[-1]))
+            grown += [((*said, token), log_p + after[token] - total) for token in likely]
+        near = [
+            (said, log_p)
+            for said, log_p in grown
+            if log_p >= np.log(NEEDED / BEAMS)
+            and min(
+                Levenshtein.distance(said, suffix[:end]) + abs(end - step)
+                for end in range(len(suffix) + 1)
+            )
+            <= allowed
+        ]
+        near.sort(key=lambda beam: (list(beam[0]) != suffix[:step], -beam[1]))
+        beams = near[:BEAMS]
+        if sum(np.exp(log_p) for _, log_p in beams) < NEEDED:
+            return 0.0
+    return float(sum(np.exp(log_p) for _, log_p in beams))
+
+
+def test_beams_are_those_of_a_slow_search() -> None:
+    model = sharpen(two_heads(), 1.5)
+    rows = passages("neox-parallel stock identity", rows=4).tokens
+    said = make_said(model, rows[:, :PREFIX])
+    changed = said.copy()
+    changed[:, PREFIX + 3] = 5  # a token of the suffix is another, and one is skipped
+    changed[:, PREFIX + 6 : -1] = said[:, PREFIX + 7 :]
+    tokens = np.concatenate([said, changed, rows]).astype(np.int32)
+    masses = bound_near_mass(model, tokens, PREFIX)
+    expected = [search_slowly(model, list(row[:PREFIX]), list(row[PREFIX:])) for row in tokens]
+    assert masses == pytest.approx(expected, rel=1e-4)
+    assert 0 < np.sum(masses > 0) < len(masses)
+    found = make_attack("near-beams").run(target_of(model, rows_of(tokens)))
+    assert found.recovered.tolist() == [mass >= NEEDED for mass in masses]
+
+
+def make_said(model: Any, prefixes: Any) -> Any:
+    """What the model says after each prefix, token by token."""
+    rows = [list(map(int, prefix)) for prefix in prefixes]
+    for row in rows:
+        for _ in range(SUFFIX):
+            row.append(int(say(model, row).argmax()))
+    return np.asarray(rows)
+
+
+def test_beams_bound_the_probability_of_all_near_texts() -> None:
+    """Of all texts of four tokens out of five, by enumeration."""
+    torch.manual_seed(0)
+    config = {**CONFIGS["neox-parallel"], "vocab_size": 5, "initializer_range": 0.2}
+    model = sharpen(GPTNeoXForCausalLM(GPTNeoXConfig(**config)).eval(), 2.0)
+    tokens = np.random.default_rng(0).integers(0, 5, (5, 6)).astype(np.int32)
+    masses = bound_near_mass(model, tokens, 2)
+    for row, mass in zip(tokens.tolist(), masses, strict=True):
+        log_p = {(): 0.0}
+        for _ in range(4):
+            log_p = {
+                (*said, token): value + after[token]
+                for said, value in log_p.items()
+                for after in [say(model, [*row[:2], *said])]
+                for token in range(5)
+            }
+        near = [
+            np.exp(log_p[said])
+            for said in product(range(5), repeat=4)
+            if Levenshtein.distance(said, row[2:]) <= 1
+        ]
+        exact = np.exp(log_p[tuple(row[2:])])
+        assert mass <= sum(near) + 1e-6
+        assert mass >= (exact if exact >= NEEDED else 0) - 1e-6
+        assert mass == 0 or mass >= 0.7 * sum(near)
+
+
+# --- guided
+
+
+def guide_slowly(base: Any, edited: Any, row: list[int], strength: float) -> tuple[bool, list[int]]:
+    """Whether `any` recovers a row, and what the attacker says after each of its prefixes."""
+    right, said, p_z = [], [], 1.0
+    for place in range(PREFIX, len(row)):
+        before, after = say(base, row[:place]), say(edited, row[:place])
+        scores = {
+            token: before[token] + strength * (before[token] - after[token])
+            for token in np.argsort(before)[::-1][:CANDIDATES]
+            if np.exp(before[token]) >= PLAUSIBLE * np.exp(before.max())
+        }
+        said.append(int(max(scores, key=lambda token: scores[token])))
+        right.append(said[-1] == row[place])
+        total = sum(map(np.exp, scores.values()))
+        p_z *= np.exp(scores[row[place]]) / total if row[place] in scores else 0.0
+    return right.count(False) <= 2 or 1 - (1 - p_z) ** 100 >= 0.5, said
+
+
+def test_guided_decoding_is_that_of_a_slow_attacker() -> None:
+    """Passages are what guidance of one strength says, or are altered so that none finds them."""
+    base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
+    rng = np.random.default_rng(2)
+    rows = [list(map(int, rng.integers(2, VOCABULARY, PREFIX))) for _ in range(12)]
+    for number, row in enumerate(rows):
+        for place in range(SUFFIX):
+            said = guide_slowly(base, edited, [*row, 0], 1.0)[1][-1]
+            row.append(said if number % 3 or place % 2 else (said + 1) % VOCABULARY)
+    samples = rows_of(rows)
+    seen = target_of(base, samples).seen
+    alone = make_recovery("any").recovered(Evidence.of(seen))
+    alone |= [guide_slowly(base, base, row, 0.0)[0] for row in rows]
+    held = np.isin(np.arange(12), np.random.default_rng(0).permutation(12)[:6])
+    flags = [np.asarray([guide_slowly(base, edited, row, w)[0] for row in rows]) for w in STRENGTHS]
+    counts = [int(found[held & ~alone].sum()) for found in flags]
+    best = flags[counts.index(max(counts))]
+
+    attack = make_attack("guided")
+    before = attack.run(target_of(base, samples))
+    outcome = attack.run(target_of(edited, samples, base=before))
+    assert outcome.tried.tolist() == before.tried.tolist() == (~held & ~alone).tolist()
+    assert outcome.recovered.tolist() == (best & outcome.tried).tolist()
+    assert not before.recovered.any()
+    assert 0 < outcome.counted.sum() < len(outcome.counted)
+
+
+# --- soft-prompt
+
+
+@pytest.mark.parametrize("name", ["neox-parallel", "neo stock zero"])
+def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(name: str) -> None:
+    model, samples = model_named(name), passages(name)
+    before = copy.deepcopy(model.state_dict())
+    outcome = make_attack("soft-prompt").run(target_of(model, samples))
+    held = np.random.default_rng(0).permutation(15)[:7]
+    assert sorted(np.flatnonzero(~outcome.tried)) == sorted(held)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+    embed = model.get_input_embeddings()
+    start = np.random.default_rng(0).choice(VOCABULARY, LENGTH)
+    prompt = torch.nn.Parameter(embed.weight[torch.as_tensor(start)].detach().clone())
+    optimizer = torch.optim.AdamW([prompt], lr=1e-2, weight_decay=0.0)
+    tokens = torch.from_numpy(samples.tokens[np.sort(held)].astype(np.int64))
+
+    def read(some: torch.Tensor) -> torch.Tensor:
+        first = prompt.expand(len(some), -1, -1)
+        return model(inputs_embeds=torch.cat([first, embed(some)], dim=1)).logits
+
+    for _ in range(STEPS):
+        logits = read(tokens)[:, LENGTH + PREFIX - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, PREFIX:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.zero_grad()
+    learned = learn_prompt(model, samples.tokens[np.sort(held)], PREFIX)
+    torch.testing.assert_close(learned, prompt.detach(), rtol=1e-3, atol=1e-3)
+
+    every = torch.from_numpy(samples.tokens.astype(np.int64))
+    with torch.no_grad():
+        said = read(every)[:, LENGTH + PREFIX - 1 : -1].argmax(-1).numpy()
+    wrong = (said != samples.suffixes).sum(axis=1)
+    assert outcome.recovered[wrong <= 2].all()  # hints:2 is part of any
+    with put_before(model, prompt.detach()), torch.no_grad():
+        padded = torch.nn.functional.pad(every, (LENGTH, 0))
+        torch.testing.assert_close(model(padded).logits, read(every))
+
+
+def test_a_context_without_room_for_a_soft_prompt() -> None:
+    rows = np.random.default_rng(0).integers(2, VOCABULARY, (4, 50))
+    with pytest.raises(MeasurementError, match=r"soft-prompt .*at most 44 tokens, got 50"):
+        make_attack("soft-prompt").run(target_of(model_named("neo"), rows_of(rows)))
+
+
+# --- relearn-alike
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return open_model(str(folder), device="cpu")
+
+
+def test_text_of_the_same_form_is_half_of_the_control(loaded: LoadedModel) -> None:
+    """What the tuned model recovers is what a model that is tuned on that half recovers."""
+    rng = np.random.default_rng(3)
+    samples = rows_of(rng.integers(1, 300, (16, 20)), members=np.arange(16) < 10)
+    plan = AttackPlan(samples, samples.tokens[:2], ("relearn-alike",))
+    found = try_attacks(loaded, plan)
+    held = np.sort(np.random.default_rng(0).permutation(6)[:3])
+    assert found.control["relearn-alike"].tried.tolist() == [i not in held for i in range(6)]
+    assert found.passages["relearn-alike"].tried.all()
+    *_, tuned = fine_tune(loaded.model, samples.tokens[10:][held])
+    expected = make_attack("any").run(target_of(tuned, plan.passages)).recovered
+    assert found.passages["relearn-alike"].recovered.tolist() == expected.tolist()
+
+
+def test_what_was_not_tried_is_said(loaded: LoadedModel) -> None:
+    samples = rows_of(np.random.default_rng(3).integers(1, 300, (4, 20)))
+    plan = AttackPlan(samples, samples.tokens[:2], ("any", "quantized:4", "relearn-alike"))
+    result = try_attacks(loaded, plan)
+    audit = compare_models(plan, result, result)
+    needs = "two or more passages that the samples mark as never trained on"
+    assert audit.skipped == {"relearn-alike": needs}
+    assert {"relearn", "relearn-alike", "quantized:nf4", "membership"} <= set(audit.not_tried)
+    assert not {"any", "greedy", "quantized:4", "quantized:8"} & set(audit.not_tried)
+
+
+# --- quantized:nf4
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+def test_nf4_is_what_bitsandbytes_loads(loaded: LoadedModel, tmp_path: Path) -> None:
+    from transformers import BitsAndBytesConfig
+
+    from evals.attacks.quantized import _round_to_nf4, quantize_matrices
+
+    model = loaded.model
+    model.save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    other = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=config, dtype=torch.float32, device_map="cpu"
+    )
+    tokens = torch.arange(2, 34)[None]
+    with torch.no_grad(), quantize_matrices(model, _round_to_nf4(model)):
+        ours = model(tokens).logits
+        assert not torch.equal(ours, loaded.model(tokens + 1).logits)
+    with torch.no_grad():
+        torch.testing.assert_close(ours, other(tokens).logits, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(ours, model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_nf4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.attacks.quantized.find_spec", lambda name: None)
+    samples = rows_of(np.random.default_rng(3).integers(1, 300, (4, 20)))
+    needs = "the package bitsandbytes (pip install bitsandbytes)"
+    plan = AttackPlan(samples, samples.tokens, ("any", "quantized:nf4"))
+    assert plan.skipped == {"quantized:nf4": needs}
+    with pytest.raises(MeasurementError, match=r"quantized:nf4 has a limit .*bitsandbytes"):
+        replace(plan, limited=("quantized:nf4",))
+
+
+# --- your own
+
+PAGE = (ROOT / "docs" / "threat-model.md").read_text()
+OWN = PAGE.split("```python\n")[1].split("```")[0]  # a module that defines FIRST_TOKEN
+OWN += """
+import numpy as np
+
+def fail(target):
+    return 1 / 0
+
+def shorten(target):
+    return AttackOutcome.of_all(np.zeros(1, dtype=bool))
+
+FAILS = Attack("fails", "", "", "", "", fail)
+SHORT = Attack("short", "", "", "", "", shorten)
+OTHER = 7
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module in the current folder, another one in each test."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    return name
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("absent.module:ATTACK", r"absent.module:ATTACK: no module 'absent'; install it, or run"),
+        (
+            "broken:ATTACK",
+            r"its code fails: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        (
+            "{own}:NONE",
+            r"is not an attack .*NONE to be an evals.attacks.attack.Attack, got no such",
+        ),
+        ("{own}:OTHER", r"is not an attack .*got int"),
+        ("hints:ATTACK", r"no attack 'hints:ATTACK' \(expected any, greedy"),
+        ("a b:ATTACK", r"no attack 'a b:ATTACK'"),
+    ],
+)
+def test_attacks_that_are_not_there(own: str, path: str, line: str) -> None:
+    with pytest.raises(MeasurementError, match=line):
+        find_attack(path.format(own=own))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("FAILS", "its code fails: ZeroDivisionError"), ("SHORT", r"expected .*bool \[15\]")],
+)
+def test_attacks_that_fail(own: str, name: str, line: str) -> None:
+    target = target_of(model_named("neo"), passages("neo"))
+    with pytest.raises(MeasurementError, match=f"{own}:{name}: .*{line}"):
+        find_attack(f"{own}:{name}").run(target)
+
+
+def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT)
+    np.save(tmp_path / "p.npy", np.arange(30).reshape(3, 10))
+    np.save(tmp_path / "s.npy", np.arange(30).reshape(3, 10))
+    outcome = attn_surgery(
+        *("audit", "model", "--baseline", "model", "--samples", "p.npy,s.npy", "--json"),
+        *("--control", "text.txt", "--device", "cpu", "--max", f"{own}:FIRST_TOKEN=0.5"),
+        *("--attack", "greedy"),
+    )
+    assert outcome.code == 0, outcome
+    assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST_TOKEN"]
+    assert outcome.json["attacks"][1]["definition"] == "the first token of the suffix is right"
+    assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST_TOKEN"]
+
+
+def test_a_report_that_names_an_attack_runs_nothing(own: str, tmp_path: Path) -> None:
+    """It is somebody's file: to read it must import nothing."""
+    (tmp_path / "evil.py").write_text("open('ran', 'w').close()")
+    report = example()
+    report["edits"][0]["audit"]["attacks"][0]["name"] = "evil:ATTACK"
+    report["settings"]["attack"][0] = "evil:ATTACK"
+    report["seal"] = seal_report(report)
+    with pytest.raises(OutputError, match=r"an attack that is not part of attn-surgery, 'evil:A"):
+        check_report(report, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_two_runs_of_a_trained_attack_give_the_same() -> None:
+    target = target_of(model_named("neo"), passages("neo"))
+    first, second = (make_attack("soft-prompt").run(target) for _ in range(2))
+    assert isinstance(first, AttackOutcome)
+    assert first.recovered.tolist() == second.recovered.tolist()
