@@ -98,6 +98,6 @@ def test_each_rival_makes_the_lab_model_recite_less(
 ) -> None:
     model, passages = bed
     assert passages.measure_recovered(model) == 1.0
-    lowest = min(passages.measure_recovered(model) for _ in islice(rival(model, passages), steps))
-    assert lowest <= 0.5
+    seen = (passages.measure_recovered(model) for _ in islice(rival(model, passages), steps))
+    assert any(recovered <= 0.5 for recovered in seen)
     assert all(layer.weight.isfinite().all() for layer in mlp_layers(model).values())

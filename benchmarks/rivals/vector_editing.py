@@ -68,7 +68,7 @@ def edit_passage(model: Any, layers: list[torch.nn.Linear], tokens: torch.Tensor
             layers,
             [inputs[0, index].detach() for inputs, _ in seen],
             [gradient[0, index] for gradient in of_layers],
-            float(leads[place]) + MARGIN,
+            float(leads[place].detach()) + MARGIN,
         )
 
 
