@@ -18,6 +18,7 @@ from evals.inputs import Progress, Say, look_up, say_nothing, show_nothing
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
 from surgery.output import publish, write_text
+from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.evaluation.materials import Materials
@@ -81,7 +82,9 @@ class MitigationRequest(SearchRequest, Benchmarking):
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
+        fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
         edit = {"plan": plan, "variant": None, "output": output, "overwrite": overwrite}
+        edit["calibration"] = self.calibration if fitted else ()
         return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
 
     @property
