@@ -6,7 +6,8 @@
         -- --suite lab
 
 Every rival sees the half of the passages that `attn-surgery search` chooses on, and stops once the
-attack `any` recovers at most 1 % of them, or after `--seconds`. Its result is an ordinary folder.
+attack `any` recovers at most 1 % of them, or after `--seconds`. A run that was interrupted goes on
+with the next rival. Its result is an ordinary folder.
 `attn-surgery evaluate` then measures all of them on the other half. Options after `--` go to it.
 Without `--seconds` of their own, searches take what they take; the table says how long.
 """
@@ -91,15 +92,13 @@ def main(
     for flag, values in (("--calibration", text), ("--corpus", heldout)):
         options += [word for value in values for word in (flag, str(value))]
     jobs: dict[str, Callable[[Path], None]] = {
-        **{
-            name: partial(run_rival, rival, model, bed, seconds, limit)
-            for name, rival in RIVALS.items()
-        },
+        **{name: partial(run_rival, rival, bed, seconds, limit) for name, rival in RIVALS.items()},
         "deep-blocks": partial(cut_deep_blocks, loaded.model, bed, limit),
         **{name: partial(search, limits, bed, options) for name, limits in SEARCHES.items()},
     }
-    runs: dict[str, dict[str, float]] = {}
-    for name in names or jobs:
+    done = output / "runs.json"
+    runs: dict[str, dict[str, float]] = json.loads(done.read_text()) if done.exists() else {}
+    for name in [name for name in names or jobs if name not in runs]:
         begun = time.monotonic()
         jobs[name](output / name)
         runs[name] = {
@@ -107,7 +106,7 @@ def main(
             "changed": measure_changed(bed.folder, output / name),
         }
         click.echo(f"{name}: {runs[name]['seconds']:.0f} s", err=True)
-    (output / "runs.json").write_text(json.dumps(runs, indent=2) + "\n")
+        done.write_text(json.dumps(runs, indent=2) + "\n")
     run_command(
         "evaluate", *(str(output / name) for name in runs), "--baseline", model,
         "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
@@ -127,15 +126,13 @@ def make_bed(
     control = cut_windows(read_heldout_texts(heldout, name), loaded.tokenizer, 64)
     first, _ = split_halves(passages, control, 0)
     left = [row not in set(first.samples.ids) for row in passages.ids]
-    bed = Bed(loaded.found.folder, loaded.tokenizer, first.samples, windows)
+    bed = Bed(name, loaded.found.folder, loaded.tokenizer, first.samples, windows)
     return bed, passages.select(torch.tensor(left).numpy())
 
 
-def run_rival(
-    rival: Rival, model: str, bed: Bed, seconds: float, limit: float, output: Path
-) -> None:
+def run_rival(rival: Rival, bed: Bed, seconds: float, limit: float, output: Path) -> None:
     """Runs a rival on a fresh copy of the model and saves the result as an ordinary folder."""
-    tuned = open_model(model, dtype="float32").model.requires_grad_(True)
+    tuned = open_model(bed.model, dtype="float32").model.requires_grad_(True)
     begun = time.monotonic()
     for _ in rival(tuned, bed):
         recovered = bed.measure_recovered(tuned)

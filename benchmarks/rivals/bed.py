@@ -26,12 +26,13 @@ ROWS = 16
 class Bed:
     """What a rival works on.
 
-    - `folder`: the base model. `tokenizer`: its tokenizer.
+    - `model`, `folder`: the base model as it is named, and its files. `tokenizer`: its tokenizer.
     - `samples`: the passages to forget: the half that attn-surgery's search chooses on.
     - `text`: int32 [M, L], windows of other text.
     - `seed`: decides the order of both.
     """
 
+    model: str
     folder: Path
     tokenizer: Any
     samples: Samples

@@ -20,16 +20,16 @@ def cut_deep_blocks(model: Any, bed: Bed, limit: float, output: Path) -> None:
         number += 1
         with short_circuit(model, f"last:{number}"):
             recovered = bed.measure_recovered(model)
-    run_command("export", str(bed.folder), "--drop-attn", f"last:{number}", "--output", str(output))
+    run_command("export", bed.model, "--drop-attn", f"last:{number}", "--output", str(output))
 
 
 def search(limits: Sequence[str], bed: Bed, options: Sequence[str], output: Path) -> None:
     """Searches under `limits`, such as any=0.01, and exports what was found."""
     found = output.with_name(f"{output.name}-search")
     asked = [word for one in limits for word in ("--max", one)]
-    run_command("search", str(bed.folder), *asked, *options, "--output", str(found))
+    run_command("search", bed.model, *asked, *options, "--output", str(found))
     plan = str(found / "plan.json")
-    run_command("export", str(bed.folder), "--plan", plan, "--output", str(output))
+    run_command("export", bed.model, "--plan", plan, "--output", str(output))
 
 
 def run_command(*words: str) -> None:
