@@ -87,7 +87,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     loaded = open_model(model, dtype="float32")
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
-    bed, held_back = make_bed(loaded, passages, text, heldout)
+    bed, held_back = make_bed(model, loaded, passages, text, heldout)
     rest = output / "held_back.jsonl"
     write_samples(held_back, rest)
     options = ["--samples", samples or model]
@@ -119,16 +119,19 @@ def main(
 
 
 def make_bed(
-    loaded: LoadedModel, passages: Samples, text: Sequence[Path], heldout: Sequence[Path]
+    model: str,
+    loaded: LoadedModel,
+    passages: Samples,
+    text: Sequence[Path],
+    heldout: Sequence[Path],
 ) -> tuple[Bed, Samples]:
     """The bed, and the passages that are held back, with those that no model was trained on."""
-    name = loaded.name
     texts = read_heldout_texts(text) if text else calibration_texts()
     windows = cut_windows(texts, loaded.tokenizer, LENGTH, most=2048)
-    control = cut_windows(read_heldout_texts(heldout, name), loaded.tokenizer, 64)
+    control = cut_windows(read_heldout_texts(heldout, model), loaded.tokenizer, 64)
     first, _ = split_halves(passages, control, 0)
     left = [row not in set(first.samples.ids) for row in passages.ids]
-    bed = Bed(name, loaded.found.folder, loaded.tokenizer, first.samples, windows)
+    bed = Bed(model, loaded.found.folder, loaded.tokenizer, first.samples, windows)
     return bed, passages.select(torch.tensor(left).numpy())
 
 
