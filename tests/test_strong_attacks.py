@@ -30,13 +30,14 @@ from evals.attacks.audit import AttackPlan, compare_models, try_attacks
 from evals.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
 from evals.attacks.names import find_attack, make_attack
 from evals.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
-from evals.attacks.soft_prompt import LENGTH, STEPS, learn_prompt, put_before
+from evals.attacks.soft_prompt import LENGTH, learn_prompt, put_before
 from evals.attacks.tuning import fine_tune
 from evals.evaluation.report import seal_report
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.models import LoadedModel, open_model
 from evals.publication.report import check_report
 from evals.samples import Samples
+from surgery.editing.in_memory import apply
 from surgery.errors import MeasurementError, OutputError
 
 
@@ -101,8 +102,8 @@ def search_slowly(model: Any, prefix: list[int], suffix: list[int]) -> float:
 
 
 def test_beams_are_those_of_a_slow_search() -> None:
-    model = sharpen(two_heads(), 1.5)
-    rows = passages("neox-parallel stock identity", rows=4).tokens
+    model = sharpen(two_heads(), 3.0)
+    rows = passages("neox-parallel stock identity", rows=2).tokens
     said = make_said(model, rows[:, :PREFIX])
     changed = said.copy()
     changed[:, PREFIX + 3] = 5  # a token of the suffix is another, and one is skipped
@@ -174,12 +175,13 @@ def guide_slowly(base: Any, edited: Any, row: list[int], strength: float) -> tup
 
 def test_guided_decoding_is_that_of_a_slow_attacker() -> None:
     """Passages are what guidance of one strength says, or are altered so that none finds them."""
-    base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
+    base = two_heads()
+    edited = apply(base, "1", "identity", layout="compact")
     rng = np.random.default_rng(2)
     rows = [list(map(int, rng.integers(2, VOCABULARY, PREFIX))) for _ in range(12)]
     for number, row in enumerate(rows):
         for place in range(SUFFIX):
-            said = guide_slowly(base, edited, [*row, 0], 1.0)[1][-1]
+            said = guide_slowly(base, edited, [*row, 0], 2.0)[1][-1]
             row.append(said if number % 3 or place % 2 else (said + 1) % VOCABULARY)
     samples = rows_of(rows)
     seen = target_of(base, samples).seen
@@ -189,6 +191,8 @@ def test_guided_decoding_is_that_of_a_slow_attacker() -> None:
     flags = [np.asarray([guide_slowly(base, edited, row, w)[0] for row in rows]) for w in STRENGTHS]
     counts = [int(found[held & ~alone].sum()) for found in flags]
     best = flags[counts.index(max(counts))]
+    assert counts.count(max(counts)) > 1  # a tie
+    assert alone.any()
 
     attack = make_attack("guided")
     before = attack.run(target_of(base, samples))
@@ -203,7 +207,10 @@ def test_guided_decoding_is_that_of_a_slow_attacker() -> None:
 
 
 @pytest.mark.parametrize("name", ["neox-parallel", "neo stock zero"])
-def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(name: str) -> None:
+def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.attacks.soft_prompt.STEPS", 20)
     model, samples = model_named(name), passages(name)
     before = copy.deepcopy(model.state_dict())
     outcome = make_attack("soft-prompt").run(target_of(model, samples))
@@ -221,7 +228,7 @@ def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(name: str) -> None:
         first = prompt.expand(len(some), -1, -1)
         return model(inputs_embeds=torch.cat([first, embed(some)], dim=1)).logits
 
-    for _ in range(STEPS):
+    for _ in range(20):
         logits = read(tokens)[:, LENGTH + PREFIX - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, PREFIX:])
         optimizer.zero_grad()
@@ -233,12 +240,13 @@ def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(name: str) -> None:
 
     every = torch.from_numpy(samples.tokens.astype(np.int64))
     with torch.no_grad():
-        said = read(every)[:, LENGTH + PREFIX - 1 : -1].argmax(-1).numpy()
+        logits = read(every)
+    said = logits[:, LENGTH + PREFIX - 1 : -1].argmax(-1).numpy()
     wrong = (said != samples.suffixes).sum(axis=1)
     assert outcome.recovered[wrong <= 2].all()  # hints:2 is part of any
     with put_before(model, prompt.detach()), torch.no_grad():
         padded = torch.nn.functional.pad(every, (LENGTH, 0))
-        torch.testing.assert_close(model(padded).logits, read(every))
+        torch.testing.assert_close(model(padded).logits, logits)
 
 
 def test_a_context_without_room_for_a_soft_prompt() -> None:
@@ -302,9 +310,8 @@ def test_nf4_is_what_bitsandbytes_loads(loaded: LoadedModel, tmp_path: Path) -> 
     tokens = torch.arange(2, 34)[None]
     with torch.no_grad(), quantize_matrices(model, _round_to_nf4(model)):
         ours = model(tokens).logits
-        assert not torch.equal(ours, loaded.model(tokens + 1).logits)
-    with torch.no_grad():
-        torch.testing.assert_close(ours, other(tokens).logits, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():  # bitsandbytes multiplies on a CPU in bfloat16, and not these shapes
+        torch.testing.assert_close(ours, other.dequantize()(tokens).logits)
         assert not torch.allclose(ours, model(tokens).logits, rtol=1e-3, atol=1e-3)
 
 

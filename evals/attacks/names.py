@@ -49,9 +49,10 @@ CHEAP = NAMES
 DEFAULT = (*CHEAP, "near", "perturbed", "guided", "quantized:4", "relearn", "membership")
 """What is tried unless you name attacks: strong ones that take little time."""
 ALL = (
-    *DEFAULT[:-1], "near-beams", "quantized:8", "quantized:nf4", "relearn-alike", "relearn-benign",
-    "soft-prompt", "membership",
+    *CHEAP, "near", "near-beams", "perturbed", "guided", "quantized:8", "quantized:4",
+    "quantized:nf4", "soft-prompt", "relearn-benign", "relearn-alike", "relearn", "membership",
 )  # fmt: skip
+"""From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": CHEAP}
 HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
 """The attacks that every audit of a healed model tries: training may have hidden what it knows."""
@@ -76,7 +77,7 @@ def make_attack(name: str) -> Attack:
         found = make_named(name, _KINDS)
     except ValueError:
         raise MeasurementError(
-            f"no attack {name!r}", expected=", ".join(_KINDS), fix=hint_number(name, ALL)
+            f"no attack {name!r}", expected=", ".join(_KINDS), fix=hint_number(name, DEFAULT)
         ) from None
     return _wrap_recovery(found) if isinstance(found, Recovery) else found
 
@@ -105,12 +106,14 @@ def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple
 
 
 def list_untried(names: Collection[str]) -> list[str]:
-    """The names of attacks that were not tried. `any` stands for all cheap attacks.
+    """The names of attacks that were not tried, those that train first, as they recover most.
 
-    A number makes no difference: with quantized:4 tried, quantized:8 is not listed.
+    `any` stands for all cheap attacks. A number makes no difference: with quantized:4 tried,
+    quantized:8 is not listed.
     """
     tried = set(map(_cut_number, names))
-    return [name for name in ("any", *ALL[len(CHEAP) :]) if _cut_number(name) not in tried]
+    order = (*ALL[-2 : len(CHEAP) - 1 : -1], "any", ALL[-1])
+    return [name for name in order if _cut_number(name) not in tried]
 
 
 def _cut_number(name: str) -> str:
