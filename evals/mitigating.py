@@ -83,8 +83,8 @@ class MitigationRequest(SearchRequest, Benchmarking):
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
         fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
-        edit = {"plan": plan, "variant": None, "output": output, "overwrite": overwrite}
-        edit["calibration"] = self.calibration if fitted else ()
+        edit: dict[str, Any] = {"plan": plan, "variant": None, "output": output}
+        edit |= {"overwrite": overwrite, "calibration": self.calibration if fitted else ()}
         return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
 
     @property

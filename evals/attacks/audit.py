@@ -278,7 +278,7 @@ def compare_models(
         if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
             raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
         found = (one.passages.get(name) if one else None for one in (base, edited, twin))
-        before, after, never = (one and one.select(counted) for one in found)
+        before, after, never = (made and made.select(counted) for made in found)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]
         attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
