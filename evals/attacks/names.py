@@ -101,7 +101,8 @@ def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple
     every = [*(named or ("default",)), *limited]
     found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
     for name in found:
-        find_attack(name)
+        if name not in ALL:
+            find_attack(name)
     return tuple(found)
 
 
