@@ -112,9 +112,7 @@ def evaluate(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=_describe_model(base, before),
         edits=[
-            _compare_models(
-                base, before, result, after, materials, left, bases, never if twin else None
-            )
+            _compare_models(base, before, result, after, materials, left, bases, twin)
             for result, after in zip(edited, results, strict=True)
         ],
         front=list(materials.front),
