@@ -115,9 +115,8 @@ def run_export(
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
-    `dry_run` reads no weights and writes nothing. `keep` leaves an output that is an export of the
-    same edit as it is. Both then return no export. Raises a `SurgeryError`. The output then does
-    not exist, or is still the old one.
+    `dry_run` reads no weights and writes nothing. `keep` leaves an export of the same edit as it
+    is. Both then return no export. Raises a `SurgeryError`; the output is then as it was before.
     """
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
@@ -126,11 +125,9 @@ def run_export(
     from surgery.patching import write_patch
 
     edit, variant = request.read_edit(), request.variant or "identity"
-    early = not (dry_run or keep)
-    if early:
+    if early := not (dry_run or keep):
         request.check_output()
-    healing = find_healing_text(request.heal) if request.heal else None
-    text = None
+    healing, text = find_healing_text(request.heal) if request.heal else None, None
     if request.calibration or not dry_run:
         variants = list_variants(edit, variant)
         text = find_calibration_text(request.calibration, request.model, variants)
@@ -143,18 +140,16 @@ def run_export(
         revision=request.revision,
         check_default=request.check_output if early and not request.heal else None,
     )
-    default = prepared.default_output
-    if request.heal:
-        default = default.with_name(f"{default.name}-healed")
+    default = _name_default(request, prepared)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
         request.check_output(default)
     if dry_run or (keep and _is_export_of(request, prepared)):
         return prepared, None
-    target = request.output or default
+    place = target = request.output or default
+    finish = None
     with ExitStack() as stack:
-        place, finish = target, None
         if healing is not None:  # before any work that takes long
             finish = _prepare_healing(request, prepared, healing, target, progress)
             stack.enter_context(explain_os_errors(target))
@@ -166,11 +161,15 @@ def run_export(
                 prepared,
                 place,
                 fitting=fitting,
-                overwrite=request.overwrite,
-                max_shard_size=request.max_shard_size,
                 progress=advance,
+                **request.model_dump(include={"overwrite", "max_shard_size"}),
             )
         return prepared, finish(export) if finish else export
+
+
+def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
+    default = prepared.default_output
+    return default.with_name(f"{default.name}-healed") if request.heal else default
 
 
 def _prepare_healing(

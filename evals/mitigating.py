@@ -83,8 +83,13 @@ class MitigationRequest(SearchRequest, Benchmarking):
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
         fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
-        edit: dict[str, Any] = {"plan": plan, "variant": None, "output": output}
-        edit |= {"overwrite": overwrite, "calibration": self.calibration if fitted else ()}
+        edit = {
+            "plan": plan,
+            "variant": None,
+            "calibration": self.calibration if fitted else (),
+            "output": output,
+            "overwrite": overwrite,
+        }
         return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
 
     @property

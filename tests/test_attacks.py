@@ -196,11 +196,12 @@ def loaded(tmp_path_factory) -> LoadedModel:
 
 @pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("name", [*ALL, "hints:3", "span:4", "sampling:7", "quantized:3"])
-def test_base_and_edited_model_read_the_same(name, labeled, loaded) -> None:
+def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch) -> None:
     """Whether the control is tried too, as on the edited model alone, or not: else nothing pairs.
 
     The same tokens in the same batches, in the order of the passages.
     """
+    monkeypatch.setattr("evals.attacks.soft_prompt.STEPS", 20)
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     members = np.arange(24) % 3 > 0 if labeled else None

@@ -30,6 +30,7 @@ from evals.attacks.audit import AttackPlan, compare_models, try_attacks
 from evals.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
 from evals.attacks.names import find_attack, make_attack
 from evals.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
+from evals.attacks.quantized import _round_to_nf4, quantize_matrices
 from evals.attacks.soft_prompt import LENGTH, learn_prompt, put_before
 from evals.attacks.tuning import fine_tune
 from evals.evaluation.report import seal_report
@@ -294,14 +295,20 @@ def test_what_was_not_tried_is_said(loaded: LoadedModel) -> None:
 # --- quantized:nf4
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
+)
+
+
+@needs_bitsandbytes
 @pytest.mark.filterwarnings("ignore")  # of other libraries
-def test_nf4_is_what_bitsandbytes_loads(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_nf4_is_what_bitsandbytes_loads(tmp_path: Path) -> None:
+    """It multiplies on a CPU in bfloat16, so its weights are compared, made float32 again."""
     from transformers import BitsAndBytesConfig
 
-    from evals.attacks.quantized import _round_to_nf4, quantize_matrices
-
-    model = loaded.model
+    torch.manual_seed(0)
+    wide = {**CONFIGS["neox-parallel"], "intermediate_size": 128}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**wide)).eval()
     model.save_pretrained(tmp_path)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     other = AutoModelForCausalLM.from_pretrained(
@@ -310,9 +317,26 @@ def test_nf4_is_what_bitsandbytes_loads(loaded: LoadedModel, tmp_path: Path) -> 
     tokens = torch.arange(2, 34)[None]
     with torch.no_grad(), quantize_matrices(model, _round_to_nf4(model)):
         ours = model(tokens).logits
-    with torch.no_grad():  # bitsandbytes multiplies on a CPU in bfloat16, and not these shapes
+    with torch.no_grad():
         torch.testing.assert_close(ours, other.dequantize()(tokens).logits)
         assert not torch.allclose(ours, model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+@needs_bitsandbytes
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", [(3, 160), (5, 33), (4, 64)])
+def test_nf4_groups_run_over_the_ends_of_rows(shape: tuple[int, int]) -> None:
+    from bitsandbytes.functional import get_4bit_type
+
+    layer, model = torch.nn.Linear(shape[1], shape[0]), tiny_model()
+    weight = layer.weight.detach()
+    levels = get_4bit_type("nf4", device="cpu")
+    expected = []
+    for group in weight.flatten().split(64):
+        nearest = (group[:, None] / group.abs().max() - levels).abs().argmin(-1)
+        expected.append(levels[nearest] * group.abs().max())
+    rounded = _round_to_nf4(model)(layer, weight)
+    torch.testing.assert_close(rounded, torch.cat(expected).view(shape))
 
 
 def test_nf4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

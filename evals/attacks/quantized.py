@@ -102,8 +102,11 @@ def _round_to_nf4(model: Any) -> Round:
     def round_matrix(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
         if not isinstance(module, nn.Linear) or module is kept:
             return weight
-        packed, state = quantize_4bit(weight.data, blocksize=NF4_GROUP, quant_type="nf4")
+        # One group a row: on a CPU, bitsandbytes misreads groups that run over the end of a row.
+        flat = nn.functional.pad(weight.data.flatten(), (0, -weight.numel() % NF4_GROUP))
+        rows = flat.view(-1, NF4_GROUP)
+        packed, state = quantize_4bit(rows, blocksize=NF4_GROUP, quant_type="nf4")
         rounded: torch.Tensor = dequantize_4bit(packed, state)
-        return rounded
+        return rounded.flatten()[: weight.numel()].view_as(weight)
 
     return round_matrix

@@ -97,26 +97,15 @@ def evaluate(
         if find_relation(result.manifest, base) == "unrelated":  # a mistake, most likely
             say(f"warning: {RELATIONS['unrelated']}")
     manifests = [one.manifest for one in edited if one.manifest is not None]
-    if materials.request.attacks and any(manifest.is_healed for manifest in manifests):
-        attacks = choose_attacks((*materials.request.attacks, *HEALED))
-        request = materials.request.model_copy(update={"attack": attacks})
-        materials = replace(materials, request=request)
+    materials = _attack_healed(materials, manifests)
     before = measure_model(base, materials, say=say, progress=progress)
     left = hold_back((result.manifest for result in edited), before.samples, before.windows)
     results = [measure_model(one, materials, before, say=say, progress=progress) for one in edited]
-    twin = None
-    if materials.request.twin:
-        plain = replace(materials, benchmarks=None)
-        found = find_model(materials.request.twin)
-        twin = measure_model(found, plain, before, say=say, progress=progress)
-    records = {
-        _get_schedule(manifest.edit.healing): manifest.edit.healing
-        for manifest in manifests
-        if manifest.edit.healing
-    }
+    twin = _measure_twin(materials, before, say, progress)
+    healings = [manifest.edit.healing for manifest in manifests if manifest.edit.healing]
     bases = {
         key: measure_healed_base(base, record, materials, before, say=say, progress=progress)
-        for key, record in records.items()
+        for key, record in {_get_schedule(one): one for one in healings}.items()
     }
     request, samples = materials.request, before.samples
     report = Report(
@@ -149,6 +138,27 @@ def evaluate(
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
     return Evaluation(write_sentences(report), before.runs, runs, texts)
+
+
+def _attack_healed(materials: Materials, manifests: Sequence[Manifest]) -> Materials:
+    """Adds the attacks that a healed model must face, if one is there and attacks are wanted."""
+    if not materials.request.attacks or not any(manifest.is_healed for manifest in manifests):
+        return materials
+    attacks = choose_attacks((*materials.request.attacks, *HEALED))
+    request = materials.request.model_copy(update={"attack": attacks})
+    return replace(materials, request=request)
+
+
+def _measure_twin(
+    materials: Materials, before: ModelResults, say: Say, progress: Progress
+) -> ModelResults | None:
+    """What a model that never saw the passages makes of them. None if there is none."""
+    if materials.request.twin is None:
+        return None
+    plain = replace(materials, benchmarks=None)
+    return measure_model(
+        find_model(materials.request.twin), plain, before, say=say, progress=progress
+    )
 
 
 def _get_schedule(record: HealingRecord) -> tuple[str, int, int]:

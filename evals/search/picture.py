@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINEAR = 0.01  # nats: below, the axis is linear, so that it holds 0 as well
+_CHOSEN: dict[str, Any] = {
+    "color": "#e69f00", "linestyle": "none", "markeredgecolor": "black"
+}  # fmt: skip
+_GOAL: dict[str, Any] = {
+    "color": "0.4", "linestyle": (0, (4, 3)), "linewidth": 0.8, "label": "goal"
+}  # fmt: skip
 Place = tuple[float, float]
 """What an edit costs, in nats per token, and what it leaves recovered, in percent."""
 
@@ -45,28 +51,14 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 back = edit["held_back"] if key == "deep_blocks" else result["held_back"]
                 there = place(back, base["held_back"])
                 spec = edit["spec"] if len(edit["spec"]) <= 24 else edit["spec"][:23] + "…"
-                style: dict[str, Any] = {
-                    "color": "#e69f00",
-                    "marker": marker,
-                    "linestyle": "none",
-                    "markeredgecolor": "black",
-                }
+                style: dict[str, Any] = {**_CHOSEN, "marker": marker}
                 axes.plot(
                     *place(edit, base), label=f"{name}: {spec}", markersize=11, zorder=5, **style
                 )
                 hollow = {**style, "color": "none", "markersize": 15, "zorder": 4}
                 axes.plot(*there, label=f"{name}, on the other half", **hollow)
         (limit,) = result["goal"].values()
-        line: dict[str, Any] = {
-            "color": "0.4",
-            "linestyle": (0, (4, 3)),
-            "linewidth": 0.8,
-            "label": "goal",
-        }
-        if by_kl:
-            axes.axhline(100 * limit, **line)
-        else:
-            axes.axvline(limit, **line)
+        (axes.axhline if by_kl else axes.axvline)(100 * limit if by_kl else limit, **_GOAL)
         axes.set_xscale("symlog", linthresh=_LINEAR)
         axes.autoscale()
         left, right = axes.dataLim.intervalx
