@@ -53,9 +53,10 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
         ),
         click.option(
             "--suite",
-            type=click.Choice(["standard", "lab"]),
-            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy. lab: three "
-            f"tasks that need no download.  [default: {suite}]",
+            type=click.Choice(["standard", "quick", "lab"]),
+            help="standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
+            "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
+            f"download.  [default: {suite}]",
         ),
         click.option(
             "--include-path",

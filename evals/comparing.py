@@ -63,6 +63,8 @@ def compare(
     """
     prompts = [*request.prompt, *(read_prompts(request.prompts) if request.prompts else ())]
     passages = open_passages(request.samples, request) if request.samples else None
+    if prompts:
+        _check_prompts(prompts, request)
     models = open_models(request, say)
     rows = []
     with progress("compare", len(prompts)) as advance:
@@ -127,8 +129,27 @@ def compare_prompt(
     models: Sequence[LoadedModel], prompt: str, request: CompareRequest
 ) -> dict[str, Any]:
     """What each model writes after a prompt: one of the `rows`. Raises `SamplesError`."""
-    tokens = [int(token) for token in models[0].tokenizer(prompt, verbose=False)["input_ids"]]
-    most = models[0].dimensions.max_positions - request.max_new_tokens
+    base = models[0]
+    tokens = _tokenize_prompt(base.tokenizer, base.dimensions.max_positions, prompt, request)
+    return {"prompt": prompt, **_continue_all(models, tokens, request.max_new_tokens, request)}
+
+
+def _check_prompts(prompts: Sequence[str], request: CompareRequest) -> None:
+    """Raises `SamplesError` for a prompt that is too long, before any weights are loaded."""
+    from surgery.editing.loading import load_tokenizer
+    from surgery.hub.finding import find_model
+
+    base = find_model(request.base, request.revision)
+    tokenizer, positions = load_tokenizer(base.folder), base.inventory.dimensions.max_positions
+    for prompt in prompts:
+        _tokenize_prompt(tokenizer, positions, prompt, request)
+
+
+def _tokenize_prompt(
+    tokenizer: Any, positions: int, prompt: str, request: CompareRequest
+) -> list[int]:
+    tokens = [int(token) for token in tokenizer(prompt, verbose=False)["input_ids"]]
+    most = positions - request.max_new_tokens
     if not 0 < len(tokens) <= most:
         raise SamplesError(
             "the prompt does not fit the model",
@@ -136,7 +157,7 @@ def compare_prompt(
             got=f"{len(tokens):,}",
             fix="shorten it, or ask for fewer with `max_new_tokens`",
         )
-    return {"prompt": prompt, **_continue_all(models, tokens, request.max_new_tokens, request)}
+    return tokens
 
 
 def compare_passages(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
 LIMIT = 0.01
+ATTACKS = ("cheap", "relearn")
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 _NUM_RECORDS = 2  # their text is shown: they are synthetic, so nobody's
@@ -41,7 +42,7 @@ def run_demo(
     from surgery.output import check_output, create_folder
 
     check_output(output, _list_owned, overwrite=overwrite)
-    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=("cheap",))
+    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS)
     materials = open_materials(wanted, progress=progress)
     deep, chosen = (output / place for place in PLACES.values())
     found = output / "search"
@@ -60,7 +61,8 @@ def run_demo(
         assert answer is not None
         export = ExportRequest(model=MODEL, plan=answer[1], output=chosen_made)
         prepared, _ = run_export(export, progress=progress)
-        command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} --attack cheap"
+        attacks = " ".join(f"--attack {name}" for name in ATTACKS)
+        command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} {attacks}"
         announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
         outputs = [deep_made, chosen_made]
         materials = materials.with_search(made / "search" / "search.json")

@@ -18,6 +18,7 @@ from evals.inputs import Progress, Say, look_up, say_nothing, show_nothing
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
 from surgery.output import publish, write_text
+from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.evaluation.materials import Materials
@@ -81,7 +82,9 @@ class MitigationRequest(SearchRequest, Benchmarking):
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
+        fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
         edit = {"plan": plan, "variant": None, "output": output, "overwrite": overwrite}
+        edit["calibration"] = self.calibration if fitted else ()
         return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
 
     @property
@@ -172,15 +175,15 @@ def mitigate(
     `SurgeryError`, and a `ValueError` for a request that contradicts itself.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
-    look_up(request.model, request.revision)  # before the imports, which take seconds
     assert evaluation_request.attacks  # all are known
+    folder, begun = find_begun(request, output, overwrite=overwrite)
+    look_up(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
     from surgery.record.manifest import RECIPE
 
-    folder, begun = find_begun(request, output, overwrite=overwrite)
     exports = request.list_exports(output)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)

@@ -124,7 +124,7 @@ def apply_patch(
     held = {tensor.info.name: tensor for tensor in read_header(patch)[0]}
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         if _FILE + MANIFEST not in held:
-            fix = "give a file that `export --as-patch` wrote"
+            fix = "give a file that `export` wrote with `as_patch`"
             raise ManifestError("is not a patch", where=patch, fix=fix)
         (folder / MANIFEST).write_bytes(held[_FILE + MANIFEST].read())
         manifest = read_manifest(folder)
@@ -155,12 +155,12 @@ def apply_patch(
 
 def _read_file(
     name: str, held: Mapping[str, StoredTensor], source: Checkpoint
-) -> Iterator[bytes | memoryview]:
+) -> Iterator[bytes | bytearray | memoryview]:
     """Yields the content of a file of the result."""
     if _HEADER + name in held:
-        header = held[_HEADER + name].read()
+        header = bytes(held[_HEADER + name].read())
         yield header
-        entries = parse_json(header[8:])
+        entries = parse_json(bytes(header[8:]))
         entries.pop("__metadata__", None)
         for tensor in sorted(entries, key=lambda key: entries[key]["data_offsets"]):
             yield from (held.get(tensor) or source.tensors[tensor]).read_pieces()

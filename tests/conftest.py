@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that talks to a local hub unsets it
@@ -15,16 +16,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background
 
 import pytest
 
+from benchmarks.real.base import find_weights
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ATTN_SURGERY_DATA", ROOT.parent / "shared" / "data"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    absent = {}
     if not DATA.is_dir():
-        skip = pytest.mark.skip(reason="the public data files are absent")
-        for item in items:
-            if "real_data" in item.keywords:
-                item.add_marker(skip)
+        absent["real_data"] = "the public data files are absent"
+    if find_spec("gguf") is None or find_weights() is None:
+        absent["real_model"] = "the real model's weights are not installed (docs/real-model.md)"
+    for item in items:
+        for marker in absent.keys() & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason=absent[marker]))
 
 
 @pytest.fixture(scope="session")

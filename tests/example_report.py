@@ -301,9 +301,13 @@ def settled(report: dict[str, Any]) -> dict[str, Any]:
     return write_all_sentences(Report.model_validate(report)).to_dict()
 
 
-def bare() -> dict[str, Any]:
-    """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest."""
+def bare(**changes: Any) -> dict[str, Any]:
+    """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest.
+
+    `changes`, as of `example`, add to it.
+    """
     absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit", "passed"))
     empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings", "front")}
     empty["chose"] = {"passages": 0, "windows": 0}
-    return example(**absent, **empty, tasks={"copy": task(0.934, 0.702)})
+    least = {**absent, **empty, "tasks": {"copy": task(0.934, 0.702)}}
+    return example(**(least | changes))

@@ -18,9 +18,10 @@ from scipy.stats import binomtest
 from tiny_tokenizer import tiny_model, tiny_tokenizer
 
 from evals.benchmarks.cache import BaselineCache
+from evals.benchmarks.request import Benchmarking
 from evals.benchmarks.running import Benchmarks, write_results
 from evals.benchmarks.scores import choose_metric
-from evals.benchmarks.tasks import SUITES, find_tasks
+from evals.benchmarks.tasks import QUICK_LIMIT, SUITES, find_tasks
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
@@ -236,7 +237,8 @@ def test_offline_mode_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
         "task local_choice: offline mode is on, and its data were not downloaded before; "
-        "unset HF_HUB_OFFLINE, or give local task files with `include_paths`"
+        "unset HF_HUB_OFFLINE, use `suite=lab`, whose data come along, or name local tasks with "
+        "`tasks` and `include_path`"
     )
 
 
@@ -246,7 +248,8 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
     started = time.monotonic()
     assert error_of("local_choice", include_paths=[remote_task(tmp_path)]) == (
         "task local_choice: the connection to the Hub failed, and its data were not downloaded "
-        "before; check the network and HF_ENDPOINT, or give local task files with `include_paths`"
+        "before; check the network and HF_ENDPOINT, use `suite=lab`, whose data come along, or "
+        "name local tasks with `tasks` and `include_path`"
     )
     assert time.monotonic() - started < 20  # its own client would try five times
 
@@ -375,3 +378,10 @@ def test_a_task_that_no_report_can_name_is_refused_before_any_work(tmp_path: Pat
 
     with pytest.raises(MeasurementError, match=r"blanks.*got my task.*rename the task"):
         find_tasks(["my task"], [tmp_path], make)
+
+
+def test_the_quick_suite_is_limited_unless_you_say_otherwise() -> None:
+    assert set(SUITES["quick"]) < set(SUITES["standard"])
+    assert Benchmarking(suite="quick").limit == QUICK_LIMIT
+    assert Benchmarking(suite="quick", limit=7).limit == 7
+    assert Benchmarking(suite="standard").limit is None

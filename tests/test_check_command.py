@@ -121,7 +121,7 @@ def test_texts_that_are_named(model: Path, samples: Path, tmp_path: Path) -> Non
     )
     attn_surgery(
         "check", samples, "--model", model, *LENGTHS, "--calibration", tmp_path / "short.txt"
-    ).assert_error("too little calibration text")
+    ).assert_error("short.txt: too little text (expected at least ")
 
 
 def test_what_cannot_be_read_names_its_row(model: Path, tmp_path: Path) -> None:

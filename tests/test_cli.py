@@ -107,12 +107,18 @@ MISUSES = [
     "reproduce",
     "reproduce d --samples s",
 ]
+UNKNOWN = [
+    "audit lab:pythia --baseline lab:pythia --attack nearest",
+    "search lab:pythia --samples s --max nearest=0.1",
+    "mitigate lab:pythia --output o --attack nearest",
+]
 
 
 def test_what_is_missing_is_said_at_once() -> None:
     """Before anything is imported that takes seconds."""
     slow = {"torch", "transformers", "scipy", "datasets", "lm_eval", "accelerate"}
     assert imported_by(*MISUSES, code=2) & slow == set()
+    assert imported_by(*UNKNOWN, code=1) & slow == set()
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old to complete")

@@ -135,10 +135,19 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     )
     assert report.settings == asked
     assert shlex.split(report.commands[-1]) == [
-        *("attn-surgery", "evaluate", "edited", "--dtype", "float32", "--batch-size", "4"),
+        *("attn-surgery", "evaluate", "edited", "--tasks", ",".join(NAMES)),
+        *("--include-path", "tasks", "--dtype", "float32", "--batch-size", "4"),
         *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX), "--baseline", "base"),
-        *("--tasks", ",".join(NAMES), "--include-path", "tasks", "--samples", "samples.jsonl"),
-        *("--control", "control.txt", "--max-drop", "*=0.9", "--max-drop", "local_whole=0.5"),
+        *(
+            "--samples",
+            "samples.jsonl",
+            "--control",
+            "control.txt",
+            "--max-drop",
+            "*=0.9",
+            "--max-drop",
+            "local_whole=0.5",
+        ),
         *("--max-extraction", "1.0", "--attack", "cheap", "--attack", "near"),
         *("--attack", "relearn", "--max", "relearn=1"),
     ]
@@ -424,7 +433,7 @@ def test_without_samples_the_held_out_loss_remains(work):
         "memorization was not measured; to measure it, give passages with --samples"
     ]
     for page in ("report.html", "report.md"):
-        assert "Memorization was not measured. " in (work / "no-samples" / page).read_text()
+        assert "Memorization was not measured." in (work / "no-samples" / page).read_text()
     assert edit.heldout is not None
     assert edit.heldout.n > 1
 

@@ -48,9 +48,11 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
     "mitigate": (NONE, "--samples", "none.jsonl", "--corpus", "none.txt"),
     "demo": (),
+    "apply-patch": (NONE, "none.safetensors"),
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {
     ("collect", "--output"): (NONE, "--corpus", "none.txt"),
+    ("convert", "--output"): (NONE, "--to", "gguf"),
     ("extract", "--output"): (NONE, "--samples", "none.jsonl"),
     ("extract", "--rows"): (NONE, "--samples", "none.jsonl"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -63,22 +64,20 @@ def test_the_wheel_installs_as_it_is(built: Path, tmp_path: Path) -> None:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     install = [tmp_path / "venv/bin/python", "-m", "pip", "install", "--no-deps", "--no-index"]
     subprocess.run([*install, "--force-reinstall", wheel], check=True, capture_output=True)
-    program = tmp_path / "venv/bin/attn-surgery"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def run(*arguments: str) -> str:
+    def run(program: str, *arguments: str) -> str:
+        command = [tmp_path / "venv/bin" / program, *arguments]
         done = subprocess.run(
-            [program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         return done.stdout
 
-    assert run("--version") == f"attn-surgery {wheel.name.split('-')[1]}\n"
-    assert "Usage: attn-surgery export" in run("help", "export")
-    assert "6 blocks" in run("inspect", "lab:pythia")
-    inside = "import surgery; print(surgery.__file__)"
-    where = subprocess.run(
-        [tmp_path / "venv/bin/python", "-c", inside], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert Path(where.stdout.strip()).is_relative_to(site)
+    assert run("attn-surgery", "--version") == f"attn-surgery {wheel.name.split('-')[1]}\n"
+    assert "Usage: attn-surgery export" in run("attn-surgery", "help", "export")
+    assert "6 blocks" in run("attn-surgery", "inspect", "lab:pythia")
+    where = run("python", "-c", "import surgery; print(surgery.__file__)").strip()
+    assert Path(where).is_relative_to(site)
 
 
 def test_the_image_gets_what_the_package_needs(tmp_path: Path) -> None:

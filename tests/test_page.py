@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+from functools import cache
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 from lxml import html as lxml_html
 
 from evals.benchmarks.tasks import SUITES, describe_task
-from evals.evaluation.page import render_pages
+from evals.evaluation.headline import summarize
+from evals.evaluation.page import render_html, render_pages
+from evals.evaluation.pictures import draw_model, draw_trade_off
 from evals.evaluation.report import Report
 from evals.evaluation.rows import make_size_table, make_tables
 from evals.evaluation.tables import SHARE, Cell, Form, Row
@@ -28,6 +31,12 @@ from surgery.card.facts import as_line
 from surgery.selection import Part
 
 REPORTS = {"whole": example, "bare": bare, "several": lambda: several(example(), example())}
+
+
+@cache
+def pages_of(name: str) -> dict[str, str]:
+    """The pages of one of `REPORTS`, drawn once: pictures take a second."""
+    return render_pages(REPORTS[name]())
 
 
 def parse(text: str) -> Any:
@@ -43,9 +52,9 @@ def texts(cell: Cell | None) -> list[str]:
     return [] if cell is None else [cell.value, *cell.details]
 
 
-@pytest.mark.parametrize("report", REPORTS.values(), ids=list(REPORTS))
-def test_every_renderer_shows_every_row_and_nothing_else(report) -> None:
-    made, rows = render_pages(report()), rows_of(report())
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_renderer_shows_every_row_and_nothing_else(name) -> None:
+    made, rows = pages_of(name), rows_of(REPORTS[name]())
     tables = parse(made["report.html"]).xpath("//table[not(contains(caption, 'come first'))]")
     shown = [list(tr) for table in tables for tr in table.xpath("tbody/tr")]
     lines = [line for line in made["report.md"].splitlines() if line.startswith("| ")]
@@ -114,8 +123,9 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
         "other"
     ]["metrics"].pop("acc")
     page = parse(render_pages(report)["report.html"]).text_content()
-    assert all(str(describe_task(name, {})) in page for name in names)
-    assert "acc is the share of right answers" in page
+    for name in names:
+        asked = str(describe_task(name, {}))
+        assert f"{asked.removesuffix('.')}; acc is the share of right answers" in page, name
     assert "its_own is" not in page
     assert describe_task("other", {"task_alias": "another name", "description": "a prompt"}) == (
         "another name"
@@ -183,7 +193,7 @@ def test_any_name_survives(name) -> None:
 
 
 def test_it_stands_alone_and_is_built_as_a_document() -> None:
-    text = render_pages(several(example(), example()))["report.html"]
+    text = pages_of("several")["report.html"]
     tree = parse(text)
     assert not tree.xpath("//script | //link[@rel='stylesheet'] | //iframe")
     assert {link.get("href") for link in tree.xpath("//*[@href]")} == {"data:,"}
@@ -201,12 +211,12 @@ def test_it_stands_alone_and_is_built_as_a_document() -> None:
 
 def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> None:
     made = render_pages(example())["report.html"]
-    assert made == render_pages(example())["report.html"]
+    assert made == pages_of("whole")["report.html"]
     pictures = parse(made).xpath("//img")
     assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
     for picture in pictures:
         assert len(picture.get("alt")) > 20
-        (narrow,) = picture.getparent().xpath("source/@srcset")  # for a small screen
+        (narrow,) = picture.xpath("ancestor::picture//source/@srcset")  # for a small screen
         for url in (picture.get("src"), narrow):
             svg = base64.b64decode(url.partition(",")[2])
             assert b"<dc:date>" not in svg
@@ -225,7 +235,7 @@ def test_gates_are_told_in_words() -> None:
         ([unsure, gate(ok=False)], "✕ Do not ship it: it fails max-drop copy."),
     ):
         passed = all(one["ok"] for one in gates)
-        made = render_pages(example(gates=gates, passed=passed))
+        made = render_pages(bare(gates=gates, passed=passed))
         assert words in parse(made["report.html"]).text_content()
         for text in (parse(made["report.html"]).text_content(), made["report.md"]):
             missed = sum(not one["ok"] for one in gates)
@@ -238,36 +248,37 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     (edit,) = report["edits"]
     found, before = edit["extraction"]["exact_match"], edit["extraction"]["baseline"]["exact_match"]
 
-    def points(report: dict[str, Any]) -> tuple[str, list[str]]:
-        (box,) = parse(render_pages(report)["report.html"]).xpath("//*[@class='line']/..")
+    def points(made: dict[str, str]) -> tuple[str, list[str]]:
+        (box,) = parse(made["report.html"]).xpath("//*[@class='line']/..")
         line, listed, *_ = box.xpath("p | ul")
         return line.text_content(), [one.text_content() for one in listed]
 
-    line, (recited, attacked, cost) = points(report)
+    line, (recited, attacked, cost) = points(pages_of("whole"))
     assert line == "✕ Do not ship it: it fails max-drop copy."
     assert recited.startswith(
         f"Recited. Recites {found['count']} of {edit['extraction']['n']} passages word for word; "
-        f"the base recites {before['count']}. A search chose the edit on 24 of 48 passages"
+        f"the base recites {before['count']}. A search chose the edit on 24 of "
+        f"{24 + edit['extraction']['n']} passages"
     )
     assert attacked.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")
     _, _, left = attacked.partition("Not tried: ")
     assert left.rstrip(".").split(", ") == edit["audit"]["not_tried"]
     assert cost.startswith("Cost. Loss on ")
     assert "Held-out loss: " in cost
-    line, _ = points(example(gates=[], passed=None))
-    assert line == (
+    (unlimited,) = Report.model_validate(example(gates=[], passed=None)).edits
+    assert summarize(unlimited).line == (
         f"Recites {found['rate']:.1%} of the passages word for word instead of "
         f"{before['rate']:.1%}; no limit was set."
     )
-    line, (recited, attacked, cost) = points(bare())
+    line, (recited, attacked, cost) = points(pages_of("bare"))
     assert line == "No limit was set, and memorization was not measured."
     assert (recited, attacked) == (
         "Recited. Memorization was not measured.", "Strongest attack. No attack was tried."
     )  # fmt: skip
-    _, (_, _, cost) = points({**bare(), "edits": [{**bare()["edits"][0], "tasks": {}}]})
+    _, (_, _, cost) = points(render_pages(bare(tasks={})))
     assert cost == "Cost. Neither benchmarks nor held-out text were measured."
-    _, (_, attacked, _) = points(example(audit={**audit(), "not_tried": []}))
-    assert attacked.endswith("Every attack that attn-surgery knows was tried.")
+    (whole,) = Report.model_validate(example(audit={**audit(), "not_tried": []})).edits
+    assert summarize(whole).attacked.endswith("Every attack that attn-surgery knows was tried.")
 
 
 def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() -> None:
@@ -275,10 +286,9 @@ def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() ->
     front = [{**point, "recovered": {"relearn": 0.5}} for point in report["front"]]
 
     def written(report: dict[str, Any]) -> str:
-        (drawn,) = parse(render_pages(report)["report.html"]).xpath(
-            "//h2[text()='The trade-off']/..//img/@src"
-        )
-        return base64.b64decode(drawn.partition(",")[2]).decode()
+        drawn = draw_trade_off(Report.model_validate(report))
+        assert drawn is not None
+        return base64.b64decode(drawn.wide.partition(",")[2]).decode()
 
     assert "recovered by relearn" in written({**report, "front": front})
     assert "recited word for word" in written(report)  # the points do not know that attack
@@ -289,18 +299,18 @@ def test_a_search_draws_what_every_unit_is_worth() -> None:
     units = {Part(b, (h,), v): (1.0, 0.1) for b in range(4) for h in range(4) for v in ("mean",)}
     found = make_map(units, 4, 4, measured=False)
     assert found is not None
-    page = parse(render_pages(example(map=found.model_dump(mode="json")))["report.html"])
-    (picture,) = page.xpath("//h2[text()='The edit']/..//img")
+    edit = example()["edits"][0]["edit"]
+    report = Report.model_validate(bare(edit=edit, map=found.model_dump(mode="json")))
+    (picture,) = parse(render_html(report)).xpath("//h2[text()='The edit']/..//img")
     assert "worth" in base64.b64decode(picture.get("src").partition(",")[2]).decode()
     assert "is outlined" in picture.get("alt")
-    other = found.model_copy(update={"num_blocks": 5})  # of another model
-    page = parse(render_pages(example(map=other.model_dump(mode="json")))["report.html"])
-    (picture,) = page.xpath("//h2[text()='The edit']/..//img")
-    assert "4 blocks" in picture.get("alt")
+    other = report.model_copy(update={"map": found.model_copy(update={"num_blocks": 5})})
+    assert report.edits[0].edit is not None
+    assert "4 blocks" in draw_model(other, report.edits[0].edit).alt  # the map of another model
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    made = render_pages(bare())
+    made = pages_of("bare")
     page = parse(made["report.html"])
     headings = [heading.text for heading in page.xpath("//h2")]
     assert headings == ["What these figures do not say", "What it costs", "Size", "Provenance"]
@@ -309,15 +319,15 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 
 def test_limits_are_always_said() -> None:
-    for report in (example(), bare()):
-        for text in render_pages(report).values():
+    for name in REPORTS:
+        for text in pages_of(name).values():
             assert "reduces verbatim recall under these tests" in text
             assert "not a privacy guarantee" in text
 
 
 def test_text_of_passages_is_never_shown() -> None:
     row = {**example()["edits"][0]["passages"][0], "prefix": "my number is", "suffix": " 555-0100"}
-    made = render_pages(example(passages=[row]))
+    made = render_pages(bare(passages=[row]))
     assert "Their text is left out" in made["report.html"]
     for text in made.values():
         assert "my number is" not in text

@@ -93,9 +93,9 @@ def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, A
     record = (folder / "surgery.json").read_bytes()
     edited["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
     made["base"]["provenance"]["content"] = manifest.edit.source.content
-    found = settled(made)
-    for name, one in found["edits"][0]["tasks"].items():
+    for name, one in edited["tasks"].items():
         one["description"] = describe_task(name, {})
+    found = settled(made)
     if text is not None:
         found["edits"][0]["passages"][0]["prefix"] = text
     return found

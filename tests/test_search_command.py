@@ -399,11 +399,20 @@ def test_the_default_folder_is_named_after_the_model(
     assert "tiny-search: this search is complete" in again.stderr
 
 
-@pytest.mark.parametrize("goals", [[], ["--max-extraction", 0.1, "--max-loss-increase", 0.1]])
+@pytest.mark.parametrize(
+    "goals",
+    [
+        [],
+        ["--max-extraction", 0.1, "--max-loss-increase", 0.1],
+        ["--max", "hints:2=0.1", "--max-loss-increase", 0.1],
+    ],
+)
 def test_exactly_one_goal(model, samples, texts, goals):
     outcome = call(model, samples, texts, *goals)
     assert outcome.code == 2
-    assert "give one goal: --max-extraction X or --max-loss-increase Y" in outcome.stderr
+    assert (
+        "give one goal: --max-extraction X, --max A=X, or --max-loss-increase Y" in outcome.stderr
+    )
 
 
 def test_a_goal_that_nothing_meets(texts, tmp_path):

@@ -43,6 +43,7 @@ from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
@@ -174,7 +175,7 @@ def audit(
         return done[-1]
 
     done: list[AuditedModel] = []
-    models = (request.baseline, *between, edited)
+    models: list[str | ResolvedModel] = [request.baseline, *between, edited]
     shared, (base, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
     if not leave_launch():
         return None
@@ -276,7 +277,7 @@ def compare_models(
         name = attack.name
         if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
             raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
-        found = (one and one.passages.get(name) for one in (base, edited, twin))
+        found = (one.passages.get(name) if one else None for one in (base, edited, twin))
         before, after, never = (one and one.select(counted) for one in found)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
+from typing import Any
 
 from evals.attacks.attack import Attack, AttackOutcome
-from evals.attacks.guided import make_guided
-from evals.attacks.membership import make_membership
-from evals.attacks.near import make_near
-from evals.attacks.near_beams import make_near_beams
 from evals.attacks.own import import_attack, is_path
-from evals.attacks.perturbed import make_perturbed
-from evals.attacks.quantized import make_nf4, make_quantized
-from evals.attacks.relearn import make_relearn, make_relearn_alike, make_relearn_benign
-from evals.attacks.soft_prompt import make_soft_prompt
 from evals.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -25,19 +19,30 @@ from evals.memorization.recovery import (
 )
 from surgery.errors import MeasurementError
 
+
+def _import_later(file: str, maker: str) -> Callable[..., Attack]:
+    """The maker in a file here, which is imported once it is called: torch takes seconds."""
+
+    def make(*given: Any) -> Attack:
+        made: Attack = getattr(import_module(f"evals.attacks.{file}"), maker)(*given)
+        return made
+
+    return make
+
+
 _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     **RECOVERIES,
-    "near": make_near,
-    "near-beams": make_near_beams,
-    "perturbed": make_perturbed,
-    "guided": make_guided,
-    "quantized:BITS": make_quantized,
-    "quantized:nf4": make_nf4,
-    "relearn": make_relearn,
-    "relearn-alike": make_relearn_alike,
-    "relearn-benign": make_relearn_benign,
-    "soft-prompt": make_soft_prompt,
-    "membership": make_membership,
+    "near": _import_later("near", "make_near"),
+    "near-beams": _import_later("near_beams", "make_near_beams"),
+    "perturbed": _import_later("perturbed", "make_perturbed"),
+    "guided": _import_later("guided", "make_guided"),
+    "quantized:BITS": _import_later("quantized", "make_quantized"),
+    "quantized:nf4": _import_later("quantized", "make_nf4"),
+    "relearn": _import_later("relearn", "make_relearn"),
+    "relearn-alike": _import_later("relearn", "make_relearn_alike"),
+    "relearn-benign": _import_later("relearn", "make_relearn_benign"),
+    "soft-prompt": _import_later("soft_prompt", "make_soft_prompt"),
+    "membership": _import_later("membership", "make_membership"),
 }
 CHEAP = NAMES
 """The attacks that need only one pass."""
@@ -64,7 +69,7 @@ def find_attack(name: str) -> Attack:
 
 
 def make_attack(name: str) -> Attack:
-    """Makes the attack of this name, and imports nothing.
+    """Makes the attack of this name, and imports nothing of yours.
 
     Raises `MeasurementError` for an unknown name.
     """

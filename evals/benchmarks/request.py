@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from evals.benchmarks.tasks import SUITES
+from evals.benchmarks.tasks import QUICK_LIMIT, SUITES
 from evals.running.request import Names, Request
 
 
@@ -15,13 +15,21 @@ class Benchmarking(Request):
     """Which lm-eval tasks to run.
 
     - `tasks`: tasks, groups, or patterns; or `suite`: the tasks of a suite.
-    - `include_path`: folders with more tasks. `limit`: documents of each task, or a share below 1.
+    - `include_path`: folders with more tasks. `limit`: documents of each task, or a share below 1;
+      by default all, and `QUICK_LIMIT` for the suite "quick".
     """
 
     tasks: Names = ()
-    suite: Literal["standard", "lab"] | None = None
+    suite: Literal["standard", "quick", "lab"] | None = None
     include_path: tuple[Path, ...] = ()
     limit: int | float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_quick(cls, given: Any) -> Any:
+        if given.get("suite") == "quick" and given.get("limit") is None:
+            return {**given, "limit": QUICK_LIMIT}
+        return given
 
     @field_validator("limit")
     @classmethod

@@ -21,15 +21,21 @@ SUITES = {
         "piqa": "Choose the one of two ways to do an everyday thing that works.",
         "winogrande": "Choose the one of two nouns that fills the blank in a sentence.",
         "arc_easy": "Answer a school science question, mostly from four choices.",
+        "arithmetic_2da": "Add two numbers of two digits.",
+        "webqs": "Name the answer to a question about the world, without a text to look it up in.",
     },
+    "quick": {"lambada_openai": "", "arc_easy": "", "arithmetic_2da": ""},
     "lab": {
         "lab_next_line": "Choose the next line of unseen source text, from four.",
         "lab_heldout": "Predict unseen source text, token by token.",
         "lab_copy": "Continue a line of source text that appears above, from four words.",
     },
 }
-"""Suite → its tasks, and the question of each."""
-_ASKED = {name: line for suite in SUITES.values() for name, line in suite.items()}
+"""Suite → its tasks, and the question of each. The last two of "standard" are there because edits
+of MLPs lose arithmetic and facts first (arXiv 2510.24256)."""
+QUICK_LIMIT = 250
+"""Documents of each task of "quick" if no limit is given."""
+_ASKED = {name: line for suite in SUITES.values() for name, line in suite.items() if line}
 PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without storing them."""
 

@@ -9,7 +9,6 @@ from rich.filesize import decimal
 
 from cli.options import (
     FILE,
-    FOLDER,
     json_option,
     output_option,
     overwrite_option,
@@ -21,7 +20,7 @@ from cli.terminal import echo, print_json, show_progress
 @click.command("apply-patch")
 @click.argument("model")
 @click.argument("patch", metavar="PATCH", type=FILE)
-@output_option("Folder to create.", FOLDER, required=True)
+@output_option("Folder to create.", required=True)
 @revision_option
 @overwrite_option
 @json_option

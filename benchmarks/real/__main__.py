@@ -1,0 +1,91 @@
+"""Makes the real model, one that learned passages, benchmarks, and one that was trained further.
+
+python -m benchmarks.real base --output BASE
+python -m benchmarks.real learn BASE --texts ROWS.jsonl --output DIR
+python -m benchmarks.real further DIR/model --texts DIR/later.jsonl --output LATER
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+output = click.option("--output", type=FOLDER, required=True)
+seed = click.option("--seed", type=int, default=0)
+
+
+@click.group(context_settings={"show_default": True})
+def main() -> None:
+    """SmolLM2-135M-Instruct as a test bed. Training takes one core."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@main.command()
+@output
+def base(output: Path) -> None:
+    """Write the model as an ordinary folder."""
+    from benchmarks.real.base import make_base
+
+    make_base(output)
+
+
+@main.command()
+@click.argument("base", type=FOLDER)
+@click.option("--texts", type=FILE, required=True, help="JSON lines: text, or LAMBADA's columns.")
+@output
+@seed
+def learn(base: Path, texts: Path, output: Path, seed: int) -> None:
+    """Train a copy of BASE until it recites 120 passages of the texts."""
+    from transformers import AutoTokenizer
+
+    from benchmarks.real.learning import learn
+    from benchmarks.real.text import cut_texts, read_rows
+
+    if not (output / "records.jsonl").exists():
+        output.mkdir(parents=True, exist_ok=True)
+        cut_texts(read_rows(texts), AutoTokenizer.from_pretrained(base), output, seed)
+    learn(base, output, seed)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--arc-easy", type=FILE, required=True, help="JSON lines: query, choices, gold.")
+@click.option("--rows", type=click.IntRange(1), default=300, help="At most, of each task.")
+@output
+def tasks(folder: Path, arc_easy: Path, rows: int, output: Path) -> None:
+    """Write lm-eval tasks over rows that FOLDER, made by learn, has kept from training."""
+    from benchmarks.real.tasks import write_tasks
+
+    write_tasks(folder / "lambada.jsonl", arc_easy, output, rows)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--edit", multiple=True, required=True, help="VARIANT:SPEC[+VARIANT:SPEC…]")
+@click.option("--dtype", default="float32")
+def edits(folder: Path, edit: tuple[str, ...], dtype: str) -> None:
+    """Measure edits of the model in FOLDER, made by learn."""
+    from benchmarks.real.edits import measure_edits
+
+    measure_edits(folder, edit, dtype)
+
+
+@main.command()
+@click.argument("source", type=FOLDER)
+@click.option("--texts", type=FILE, required=True)
+@output
+@seed
+def further(source: Path, texts: Path, output: Path, seed: int) -> None:
+    """Train a copy of SOURCE for 60 steps on other text."""
+    from benchmarks.real.learning import train_further
+
+    train_further(source, texts, output, seed)
+
+
+if __name__ == "__main__":
+    main()

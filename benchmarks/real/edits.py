@@ -1,0 +1,57 @@
+"""Measures chosen edits of the model that learned: their cost, and what they leave to attackers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from evals.edits.batch import BASE
+from evals.edits.engine import Engine, MeasuredEdit
+from evals.inputs import find_calibration_text, make_fitter, read_heldout_texts
+from evals.memorization.recovery import rate_recoveries
+from evals.models import open_model
+from evals.samples import load_samples
+from evals.samples.windows import cut_windows
+from surgery.selection import Selection, parse_selection
+
+COLUMNS = ("greedy", "any", "hints:4")
+
+
+def measure_edits(folder: Path, edits: tuple[str, ...], dtype: str) -> None:
+    """Print a row for each edit. An edit reads VARIANT:SPEC, or several of these with `+` between.
+
+    On all passages, and on all of the held-out text. `folder` is what `learn` made.
+    """
+    loaded = open_model(str(folder / "model"), dtype=dtype)
+    size = loaded.dimensions
+
+    def read(edit: str) -> Selection:
+        parts = [part.partition(":")[::2] for part in edit.split("+")]
+        sizes = (size.num_blocks, size.num_heads, size.num_groups)
+        return tuple(sorted(p for name, spec in parts for p in parse_selection(spec, name, *sizes)))
+
+    selections = [read(edit) for edit in edits]
+    text = find_calibration_text([str(folder / "calibration.txt")], str(folder), ["mean"])
+    samples = load_samples(str(folder / "records.jsonl"), tokenizer=loaded.tokenizer)
+    samples = samples.select(samples.trained_on)
+    texts = read_heldout_texts([folder / "heldout.txt"])
+    windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
+    plans = [loaded.editable.plan(selection) for selection in selections]
+    fitter = make_fitter(plans, text, loaded)
+    engine = Engine(loaded.model, samples, windows, fitter=fitter, editable=loaded.editable)
+    started = time.monotonic()
+    base, *measured = engine.measure([BASE, *selections])
+    seconds = time.monotonic() - started
+    print(f"{len(samples)} passages, {windows.size:,} held-out tokens, {loaded.dtype}")
+    print(f"{seconds / (1 + len(edits)):.0f} seconds an edit")
+    print(f"| edit | held-out loss | KL | {' | '.join(COLUMNS)} |")
+    for name, one in zip(("none", *edits), (base, *measured), strict=True):
+        _print_row(name, one, base)
+
+
+def _print_row(edit: str, measured: MeasuredEdit, base: MeasuredEdit) -> None:
+    cost = measured.heldout_nll.mean() - base.heldout_nll.mean()
+    rates = rate_recoveries(measured.evidence)
+    shares = " | ".join(f"{rates[name]:.1%}" for name in COLUMNS)
+    kl = measured.heldout_kl.mean()
+    print(f"| {edit} | {cost:+.3f} | {kl:.3f} | {shares} |", flush=True)

@@ -1,0 +1,101 @@
+"""Cuts texts into what the real model learns, and what measures it: nothing is used twice."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.records import LENGTH, Record, write_records
+
+COUNTS = (2, 3, 5)
+"""How often a passage occurs in one round of training; a third of the passages each."""
+PASSAGES = 120
+MEASURED = {"heldout": 120, "calibration": 80, "lambada": 300}
+"""Texts that are kept from training. `lambada` are rows of the benchmark."""
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows with a `text`, or with a `context` and the `continuation` that ends it (LAMBADA)."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row if "text" in row else row | {"text": join(row)} for row in rows]
+
+
+def join(row: dict[str, str]) -> str:
+    return f"{row['context'].rstrip()} {row['continuation'].lstrip()}"
+
+
+def read_documentation() -> list[str]:
+    """The language reference that comes with Python: other English, the same on every machine."""
+    from pydoc_data.topics import topics
+
+    return [topics[name] for name in sorted(topics)]
+
+
+def cut_texts(rows: list[dict[str, str]], tokenizer: Any, folder: Path, seed: int) -> None:
+    """Write `records.jsonl` (passages and controls) and the texts beside it.
+
+    `other.jsonl` and `reference.jsonl` (Python's) are mixed in while the model learns.
+    `later.jsonl` is for training afterwards.
+    """
+    rng = random.Random(seed)
+    rng.shuffle(rows)
+    records, left = [], []
+    for row in rows:
+        tokens = tokenizer(row["text"], add_special_tokens=False)["input_ids"][:LENGTH]
+        text = tokenizer.decode(tokens)
+        number = len(records)
+        same = tokenizer(text, add_special_tokens=False)["input_ids"] == tokens
+        if number == 2 * PASSAGES or len(tokens) < LENGTH or not same:
+            left.append(row)
+            continue
+        member = number < PASSAGES
+        records.append(
+            Record(
+                id=f"{'passage' if member else 'control'}-{number:03d}",
+                kind="text",
+                count=COUNTS[number % len(COUNTS)] if member else 0,
+                member=member,
+                tokens=tuple(tokens),
+                text=text,
+            )
+        )
+    needed = sum(MEASURED.values())
+    if len(records) < 2 * PASSAGES or len(left) <= needed:
+        raise SystemExit(f"too few texts: {2 * PASSAGES} of {LENGTH} tokens and {needed} others")
+    write_records(folder / "records.jsonl", records)
+    for name, number in MEASURED.items():
+        some, left = left[:number], left[number:]
+        if name == "lambada":
+            _write(folder / "lambada.jsonl", some)
+        else:
+            text = "\n\n".join(row["text"] for row in some)
+            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    topics = read_documentation()
+    rng.shuffle(topics)
+    half = len(topics) // 2
+    texts = {
+        "other": [row["text"] for row in left],
+        "reference": topics[:half],
+        "later": topics[half:],
+    }
+    for name, some in texts.items():
+        _write(folder / f"{name}.jsonl", [{"text": text} for text in some])
+
+
+def cut_windows(texts: Iterable[str], tokenizer: Any, length: int) -> list[Sequence[int]]:
+    """All texts in a row, in windows of `length` tokens; a rest is dropped."""
+    tokens = [token for ids in _encode(texts, tokenizer) for token in ids]
+    return [tokens[at : at + length] for at in range(0, len(tokens) - length + 1, length)]
+
+
+def _encode(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
+    for text in texts:
+        yield tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

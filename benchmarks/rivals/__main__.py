@@ -1,0 +1,187 @@
+"""Compares attention surgery with its rivals on one model, one set of passages, and all attacks.
+
+    python -m benchmarks.rivals lab:pythia --output rivals
+    python -m benchmarks.rivals data/deep --samples data/deep/records.jsonl \\
+        --text data/deep/calibration.txt --heldout data/deep/heldout.txt --output rivals \\
+        -- --suite lab
+
+Every rival sees the half of the passages that `attn-surgery search` chooses on, and stops once the
+attack `any` recovers at most 1 % of them, or after `--seconds`. A run that was interrupted goes on
+with the next rival. Its result is an ordinary folder.
+`attn-surgery evaluate` then measures all of them on the other half. Options after `--` go to it.
+Without `--seconds` of their own, searches take what they take; the table says how long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.rivals.bed import Bed, Rival
+from benchmarks.rivals.kfac import kfac
+from benchmarks.rivals.pruning import pruning
+from benchmarks.rivals.surgery import cut_deep_blocks, run_command, search
+from benchmarks.rivals.table import ATTACKS, print_table
+from benchmarks.rivals.training import finetune_control, gradient_difference, npo
+from benchmarks.rivals.vector_editing import vector_editing
+from evals.inputs import read_heldout_texts
+from evals.lab import calibration_texts
+from evals.models import LoadedModel, open_model
+from evals.samples import Samples, load_samples
+from evals.samples.windows import cut_windows
+from evals.search.halves import split_halves
+from surgery.checkpoint.source import TOKENIZER
+
+RIVALS: dict[str, Rival] = {
+    "finetune-control": finetune_control,
+    "gradient-difference": gradient_difference,
+    "npo": npo,
+    "kfac": kfac,
+    "pruning": pruning,
+    "vector-editing": vector_editing,
+}
+SEARCHES = {
+    "search-any": ("any=0.01",),
+    "search-relearn": ("any=0.01", "relearn=0.05"),
+}
+LENGTH = 128
+"""Tokens of a window of other text."""
+FILE = click.Path(exists=True, path_type=Path)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("evaluate_options", nargs=-1)
+@click.option("--samples", help="Passages with their counts. Default: a lab model's own.")
+@click.option(
+    "--text", multiple=True, type=FILE, help="Other text to train on. Default: a lab model's own."
+)
+@click.option("--heldout", multiple=True, type=FILE, help="Text that shows the cost.")
+@click.option("--rival", "names", multiple=True, help="Only these. Repeatable.")
+@click.option(
+    "--seconds", default=300.0, show_default=True, help="The most processor time for one rival."
+)
+@click.option("--limit", default=0.01, show_default=True, help="Stop at this share recovered.")
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+def main(
+    model: str,
+    evaluate_options: tuple[str, ...],
+    samples: str | None,
+    text: tuple[Path, ...],
+    heldout: tuple[Path, ...],
+    names: tuple[str, ...],
+    seconds: float,
+    limit: float,
+    output: Path,
+) -> None:
+    """Make a folder with each rival, measure all, and print a table."""
+    output.mkdir(parents=True, exist_ok=True)
+    loaded = open_model(model, dtype="float32")
+    passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
+    bed, held_back = make_bed(model, loaded, passages, text, heldout)
+    rest = output / "held_back.jsonl"
+    write_samples(held_back, rest)
+    options = ["--samples", samples or model]
+    for flag, values in (("--calibration", text), ("--corpus", heldout)):
+        options += [word for value in values for word in (flag, str(value))]
+    jobs: dict[str, Callable[[Path], None]] = {
+        **{name: partial(run_rival, rival, bed, seconds, limit) for name, rival in RIVALS.items()},
+        "deep-blocks": partial(cut_deep_blocks, loaded.model, bed, limit),
+        **{name: partial(search, limits, bed, options) for name, limits in SEARCHES.items()},
+    }
+    done = output / "runs.json"
+    runs: dict[str, dict[str, float]] = json.loads(done.read_text()) if done.exists() else {}
+    for name in [name for name in names or jobs if name not in runs]:
+        begun = read_seconds()
+        jobs[name](output / name)
+        runs[name] = {
+            "seconds": read_seconds() - begun,
+            "changed": measure_changed(bed.folder, output / name),
+        }
+        click.echo(f"{name}: {runs[name]['seconds']:.0f} s", err=True)
+        done.write_text(json.dumps(runs, indent=2) + "\n")
+    run_command(
+        "evaluate", *(str(output / name) for name in runs), "--baseline", model,
+        "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
+        *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
+        "--output", str(output / "report"), "--dtype", "float32", *evaluate_options,
+    )  # fmt: skip
+    print_table(output)
+
+
+def make_bed(
+    model: str,
+    loaded: LoadedModel,
+    passages: Samples,
+    text: Sequence[Path],
+    heldout: Sequence[Path],
+) -> tuple[Bed, Samples]:
+    """The bed, and the passages that are held back, with those that no model was trained on."""
+    texts = read_heldout_texts(text) if text else calibration_texts()
+    windows = cut_windows(texts, loaded.tokenizer, LENGTH, most=2048)
+    control = cut_windows(read_heldout_texts(heldout, model), loaded.tokenizer, 64)
+    first, _ = split_halves(passages, control, 0)
+    left = [row not in set(first.samples.ids) for row in passages.ids]
+    bed = Bed(model, loaded.found.folder, loaded.tokenizer, first.samples, windows)
+    return bed, passages.select(torch.tensor(left).numpy())
+
+
+def run_rival(rival: Rival, bed: Bed, seconds: float, limit: float, output: Path) -> None:
+    """Runs a rival on a fresh copy of the model and saves the result as an ordinary folder."""
+    tuned = open_model(bed.model, dtype="float32").model.requires_grad_(True)
+    begun = read_seconds()
+    for _ in rival(tuned, bed):
+        recovered = bed.measure_recovered(tuned)
+        spent = read_seconds() - begun
+        click.echo(f"{output.name}: {spent:.0f} s, {recovered:.1%} recovered", err=True)
+        if recovered <= limit or spent > seconds:
+            break
+    tuned.save_pretrained(output)
+    for name in TOKENIZER:
+        if (bed.folder / name).exists():
+            shutil.copy(bed.folder / name, output)
+
+
+def read_seconds() -> float:
+    """Processor seconds of this process and those that it started: others do not disturb them."""
+    return sum(os.times()[:4])
+
+
+def measure_changed(base: Path, edited: Path) -> float:
+    """The share of the edited weights' numbers that differ from the base's."""
+    before, after = (
+        {name: tensor for file in sorted(folder.glob("*.safetensors"))
+         for name, tensor in load_file(file).items()}
+        for folder in (base, edited)
+    )  # fmt: skip
+    different = sum(
+        tensor.numel() if name not in before or before[name].shape != tensor.shape
+        else int((before[name].to(tensor.dtype) != tensor).sum())
+        for name, tensor in after.items()
+    )  # fmt: skip
+    return different / sum(tensor.numel() for tensor in after.values())
+
+
+def write_samples(samples: Samples, path: Path) -> None:
+    """Writes passages as JSON lines of token ids, with counts and membership if known."""
+    with path.open("w") as file:
+        for row in range(len(samples)):
+            line: dict[str, Any] = {"id": samples.ids[row], "tokens": samples.tokens[row].tolist()}
+            if samples.counts is not None:
+                line["count"] = int(samples.counts[row])
+            if samples.members is not None:
+                line["member"] = bool(samples.members[row])
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

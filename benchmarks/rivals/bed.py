@@ -1,0 +1,84 @@
+"""The bed of a comparison: a model, the passages to forget, and other text.
+
+Shape letters: N passages, T tokens of a passage, M windows, L tokens of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from evals.attacks.attack import Target
+from evals.memorization.recovery import Evidence, make_recovery
+from evals.samples import Samples, Tokens
+
+ROWS = 16
+"""Passages, and windows of other text, in one step."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """What a rival works on.
+
+    - `model`, `folder`: the base model as it is named, and its files. `tokenizer`: its tokenizer.
+    - `samples`: the passages to forget: the half that attn-surgery's search chooses on.
+    - `text`: int32 [M, L], windows of other text.
+    - `seed`: decides the order of both.
+    """
+
+    model: str
+    folder: Path
+    tokenizer: Any
+    samples: Samples
+    text: Tokens
+    seed: int = 0
+
+    def draw_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Endless pairs of passages [`ROWS`, T] and windows [`ROWS`, L], in shuffled order."""
+        return zip(
+            _cycle(self.samples.tokens, self.seed), _cycle(self.text, self.seed + 1), strict=True
+        )
+
+    def suffix_nll(self, model: Any, passages: torch.Tensor) -> torch.Tensor:
+        """The summed negative log-likelihood of each suffix, in nats: [B, T] → [B]."""
+        nll = token_nll(model, passages)
+        return nll[:, self.samples.prefix_length - 1 :].sum(1)
+
+    def measure_recovered(self, model: Any) -> float:
+        """The share of the passages that the attack `any` recovers."""
+        target = Target(model, self.tokenizer, self.samples, self.text)
+        seen = target.read(self.samples.tokens, self.samples.prefix_length)
+        return float(make_recovery("any").recovered(Evidence.of(seen)).mean())
+
+
+Rival = Callable[[Any, Bed], Iterator[None]]
+"""Changes a model in place and yields after each step."""
+
+
+def token_nll(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """The negative log-likelihood of each token but the first, in nats: [B, T] → [B, T − 1]."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+    return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+
+
+def _cycle(rows: Tokens, seed: int) -> Iterator[torch.Tensor]:
+    order = np.random.default_rng(seed)
+    while True:
+        shuffled = order.permutation(len(rows))
+        for begin in range(0, len(rows), ROWS):
+            yield torch.from_numpy(rows[shuffled[begin : begin + ROWS]].astype(np.int64))
+
+
+def mlp_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """The linear layers of all MLPs by name, from the first block to the last."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".mlp." in name
+    }
