@@ -52,7 +52,7 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
         headings.insert(3, f"edited, all {every['n']}")
         for row in rows:
             row.insert(3, format_figure(every["recovered"][row[0]]["edited"]))
-    if rated[0]["twin"]:
+    if rated[0].get("twin"):
         headings += ["twin", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):
             way = one["toward_twin"]
