@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,12 +25,19 @@ def cut_deep_blocks(model: Any, bed: Bed, limit: float, output: Path) -> None:
 
 
 def search(limits: Sequence[str], bed: Bed, options: Sequence[str], output: Path) -> None:
-    """Searches under `limits`, such as any=0.01, and exports what was found."""
+    """Searches under `limits`, such as any=0.01, and exports what was found.
+
+    `options`: of the search, one word for each name and value.
+    """
     found = output.with_name(f"{output.name}-search")
     asked = [word for one in limits for word in ("--max", one)]
     run_command("search", bed.model, *asked, *options, "--output", str(found))
-    plan = str(found / "plan.json")
-    run_command("export", bed.model, "--plan", plan, "--output", str(output))
+    edits = json.loads((found / "plan.json").read_text())["edits"]
+    fitted = {"mean", "linear"} & {edit["variant"] for edit in edits}
+    pairs = zip(options[::2], options[1::2], strict=True)
+    fits = [word for pair in pairs if fitted and pair[0] == "--calibration" for word in pair]
+    plan = ("--plan", str(found / "plan.json"))
+    run_command("export", bed.model, *plan, *fits, "--output", str(output))
 
 
 def run_command(*words: str) -> None:
