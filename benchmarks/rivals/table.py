@@ -12,18 +12,17 @@ ATTACKS = ("any", "near", "quantized:4", "relearn", "relearn-benign")
 
 def make_rows(report: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """One row for each edit of a report. `runs`: rival → its seconds and share of bytes changed."""
-    rows = [["", *ATTACKS, "membership", "cost, nats", *report["edits"][0]["tasks"], "seconds",
-             "bytes changed"]]  # fmt: skip
+    tasks = [name for name, one in report["edits"][0]["tasks"].items() if one["higher_is_better"]]
+    rows = [["", *ATTACKS, "membership", "cost, nats", *tasks, "seconds", "changed"]]
     for edit in report["edits"]:
-        name = Path(edit["name"]).name
-        run = runs[name]
+        run = runs[rival := Path(edit["name"]).name]
         rows.append(
             [
-                name,
+                rival,
                 *(f"{share:.1%}" for share in recovered_by(edit).values()),
                 f"{membership_of(edit):.2f}",
                 f"{edit['heldout']['difference']['mean']:+.3f}",
-                *(f"{100 * task['difference']:+.1f}" for task in edit["tasks"].values()),
+                *(f"{100 * edit['tasks'][name]['difference']:+.1f}" for name in tasks),
                 f"{run['seconds']:.0f}",
                 f"{run['changed']:.1%}",
             ]
@@ -38,8 +37,8 @@ def recovered_by(edit: Mapping[str, Any]) -> dict[str, float]:
 
 def membership_of(edit: Mapping[str, Any]) -> float:
     """The highest AUC of any membership score, on the edited model."""
-    scores = edit["audit"]["membership"]["edited"]
-    return max(area["auc"] for area in scores.values())
+    (found,) = (one for one in edit["audit"]["attacks"] if one["name"] == "membership")
+    return max(area["auc"] for area in found["edited"].values())
 
 
 def print_table(folder: Path) -> None:
@@ -49,20 +48,23 @@ def print_table(folder: Path) -> None:
     head, *rows = make_rows(report, runs)
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |")
-    draw(report, folder / "rivals.png")
+    draw(report, folder / "rivals.svg")
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Recovered after relearning against the held-out loss, one point for each edit."""
+    """Recovered after relearning against the held-out loss. Results in one place are one point."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    places: dict[tuple[float, float], list[str]] = {}
     for edit in report["edits"]:
-        x, y = edit["heldout"]["difference"]["mean"], 100 * recovered_by(edit)["relearn"]
-        axes.plot(x, y, "o")
-        axes.annotate(Path(edit["name"]).name, (x, y), xytext=(4, 4), textcoords="offset points")
+        place = edit["heldout"]["difference"]["mean"], 100 * recovered_by(edit)["relearn"]
+        places.setdefault(place, []).append(Path(edit["name"]).name)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for place, names in places.items():
+        axes.plot(*place, "*" if names[0].startswith("search") else "o", label=", ".join(names))
     axes.set_xlabel("held-out loss, increase in nats per token")
     axes.set_ylabel("recovered after relearning, %")
     axes.set_ylim(bottom=-2)
-    figure.savefig(path, dpi=150)
+    figure.legend(loc="outside right center")
+    figure.savefig(path)
