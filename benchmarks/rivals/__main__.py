@@ -2,13 +2,13 @@
 
     python -m benchmarks.rivals lab:pythia --output rivals
     python -m benchmarks.rivals data/deep --samples data/deep/records.jsonl \\
-        --text data/deep/calibration.txt --heldout data/deep/heldout.txt --output rivals \\
-        -- --suite lab
+        --text data/deep/calibration.txt --heldout data/deep/heldout.txt --suite lab \\
+        --output rivals
 
 Every rival sees the half of the passages that `attn-surgery search` chooses on, and stops once the
 attack `any` recovers at most 1 % of them, or after `--seconds`. A run that was interrupted goes on
 with the next rival. Its result is an ordinary folder.
-`attn-surgery evaluate` then measures all of them on the other half. Options after `--` go to it.
+`attn-surgery evaluate` then measures all of them on the other half.
 Without `--seconds` of their own, searches take what they take; the table says how long.
 """
 
@@ -60,7 +60,6 @@ FILE = click.Path(exists=True, path_type=Path)
 
 @click.command()
 @click.argument("model")
-@click.argument("evaluate_options", nargs=-1)
 @click.option("--samples", help="Passages with their counts. Default: a lab model's own.")
 @click.option(
     "--text", multiple=True, type=FILE, help="Other text to train on. Default: a lab model's own."
@@ -71,16 +70,17 @@ FILE = click.Path(exists=True, path_type=Path)
     "--seconds", default=300.0, show_default=True, help="The most processor time for one rival."
 )
 @click.option("--limit", default=0.01, show_default=True, help="Stop at this share recovered.")
+@click.option("--suite", help="Benchmarks. Default: lab for a lab model, standard for any other.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(
     model: str,
-    evaluate_options: tuple[str, ...],
     samples: str | None,
     text: tuple[Path, ...],
     heldout: tuple[Path, ...],
     names: tuple[str, ...],
     seconds: float,
     limit: float,
+    suite: str | None,
     output: Path,
 ) -> None:
     """Make a folder with each rival, measure all, and print a table."""
@@ -113,7 +113,8 @@ def main(
         "evaluate", *(str(output / name) for name in runs), "--baseline", model,
         "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
         *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
-        "--output", str(output / "report"), "--dtype", "float32", *evaluate_options,
+        "--output", str(output / "report"), "--dtype", "float32",
+        *(("--suite", suite) if suite else ()),
     )  # fmt: skip
     print_table(output)
 
