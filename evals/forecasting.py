@@ -145,7 +145,9 @@ def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
         )
         full = _count_passes(min(int(every.sum()), MOST_PASSAGES), len(half.windows), task)
         seconds += took * full / _count_passes(len(small.samples), len(small.windows), task)
-        what += f" of blocks and heads, in {len(variants)} variants"
+        grain = task.request.grain
+        parts = "blocks and heads" if grain == "mixed" else grain
+        what += f" of {parts}, in {len(variants)} variants"
     return _step("search", f"measure {what}, by {task.measure.name}", seconds)
 
 
