@@ -35,7 +35,7 @@ CONTINUED = (
 )
 @overwrite_option
 def command(output: Path, overwrite: bool) -> None:
-    """Show the whole story on a small model, offline, in about two minutes.
+    """Show the whole story on a small model, offline, in a few minutes.
 
     Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
     shows side by side what each model recites, what an attacker recovers, and what it still can do.
