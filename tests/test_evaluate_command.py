@@ -325,6 +325,34 @@ def test_a_report_with_a_changed_number_is_refused(done):
         place[last] = number
 
 
+def test_a_twin_tells_how_far_an_edit_goes(work):
+    """Beside an untrained model of the same form. A twin that is not there is told at once."""
+    import torch
+
+    torch.manual_seed(3)
+    like = tiny_model()
+    type(like)(like.config).save_pretrained(work / "twin")
+    tiny_tokenizer().save_pretrained(work / "twin")
+    options = ("--no-benchmarks", "--attack", "any", "--output", work / "with-twin")
+    call = ("evaluate", work / "edited", "--baseline", work / "base", "--samples")
+    call += (work / "samples.jsonl", "--control", work / "control.txt", *options)
+    call += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX)
+    attn_surgery(*call, "--twin", work / "nobody").assert_error("nobody")
+    assert not (work / "with-twin").exists()
+    outcome = attn_surgery(*call, "--twin", work / "twin")
+    assert outcome.code == 0, outcome
+    edit = edit_in(work / "with-twin")
+    twin, found = edit.twin, edit.extraction
+    base, after = (one["exact_match"]["rate"] for one in (found["baseline"], found))
+    assert twin.name == "twin"
+    assert twin.toward_recited == pytest.approx((after - base) / (twin.recited.rate - base))
+    losses = [one["suffix_nll"]["mean"] for one in (found["baseline"], found)]
+    assert twin.toward_loss == pytest.approx((losses[1] - losses[0]) / (twin.loss - losses[0]))
+    assert "recited by the twin" in (work / "with-twin" / "report.md").read_text()
+    report = json.loads((work / "with-twin" / "report.json").read_text())
+    assert check_report(report, work / "report.json").to_dict() == report
+
+
 def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
     """Report, pages, card and manifest agree, or the one that does not is named."""
     folder = tmp_path / "edited"

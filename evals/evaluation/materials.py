@@ -59,8 +59,9 @@ def open_materials(
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
-    `models`: names and revisions, looked up once the texts are read. Raises `SurgeryError` for
-    anything unusable, and `UnknownTaskError` if a gate limits a task that is not run.
+    `models`: names and revisions, looked up once the texts are read, as is the twin. Raises
+    `SurgeryError` for anything unusable, and `UnknownTaskError` if a gate limits a task that is not
+    run.
     """
     front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab
@@ -74,7 +75,7 @@ def open_materials(
     else:
         heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []
     healing = find_healing_text(request.heal) if request.heal else None
-    for model, revision in models:
+    for model, revision in (*models, *([(request.twin, None)] if request.twin else [])):
         look_up(model, revision)
     benchmarks = None
     if request.task_names:
