@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks.audit import AttackPlan, try_attacks
-from evals.attacks.names import find_attack, list_untried
+from evals.attacks.names import HEALED, choose_attacks, find_attack, list_untried
 from evals.attacks.relearn import SHARE
 from evals.attacks.tuning import ROWS
 from evals.edits.engine import Engine
@@ -23,6 +24,7 @@ from evals.search.halves import Half
 from evals.search.task import SearchTask, open_task
 from evals.search.units import held_in_stock
 from surgery.fitting.calibration import ROWS as WINDOWS
+from surgery.fitting.calibration import Text
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS, variant_of
@@ -49,6 +51,10 @@ def forecast(
     find_begun(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models, progress=progress)
+    if materials.healing is not None:  # an audit of a healed model tries more
+        attacks = choose_attacks((*materials.request.attacks, *HEALED))
+        asked = materials.request.model_copy(update={"attack": attacks})
+        materials = replace(materials, request=asked)
     fits = bool(request.calibration) or find_lab(request.model) is not None
     variants = request.list_variants(fits=fits)
     text = find_calibration_text(request.calibration, request.model, variants)
@@ -62,8 +68,11 @@ def forecast(
         steps = [_time_search(task, variants), *_time_evaluation(task, materials)]
         if calibration is not None:
             steps.insert(0, _time_calibration(task, calibration, variants))
-        steps.insert(-1 - bool(materials.benchmarks), _time_export(task))
-    size = task.loaded.found.inventory.nbytes
+        last = -1 - bool(materials.benchmarks)
+        steps.insert(last, _time_export(task))
+        if materials.healing is not None:
+            steps.insert(last, _time_healing(task, materials.healing, request.heal_steps))
+    size = len(request.list_exports(output)) * task.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
     return {
         "inputs": list(_describe_inputs(task, materials, calibration, variants)),
@@ -171,19 +180,30 @@ def _time_export(task: SearchTask) -> dict[str, Any]:
     return _step("export and verify", "write the checkpoint and prove it", _READS * seconds)
 
 
+def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
+    """Trains a copy for one step. The base is healed as well, to compare with."""
+    from surgery.healing.training import Schedule, train
+
+    model: Any = copy.deepcopy(task.loaded.model).float()
+    tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.dimensions)
+    seconds = _take(lambda: train(model, tokens.windows, Schedule(1)))
+    return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
+
+
 def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[str, Any]]:
     """Tries each attack on a few passages, and each benchmark on a few documents."""
     loaded, request = task.loaded, materials.request
     passages, windows = task.samples.select(task.samples.trained_on), len(task.windows)
     some = replace(passages.spread(passages.trained_on, FEW), members=None)
     plan = AttackPlan(some, task.windows[:FEW], request.attacks, request.batch_size)
-    seconds = 0.0
+    models, seconds = 3 if materials.healing else 2, 0.0
     for name, took in try_attacks(loaded, plan, with_control=False).seconds.items():
         small = _count_rows(name, len(some), len(plan.unrelated))
         controls = len(task.samples) - len(passages) or windows
-        full = 2 * _count_rows(name, len(passages), windows) + _count_rows(name, controls, windows)
+        full = models * _count_rows(name, len(passages), windows)
+        full += (models - 1) * _count_rows(name, controls, windows)
         seconds += took * full / small
-    what = f"{len(plan.attacks)} attacks on {len(passages):,} passages, before and after"
+    what = f"{len(plan.attacks)} attacks on {len(passages):,} passages, {models} models"
     yield _step("attack", what, seconds)
     benchmarks = materials.benchmarks
     if benchmarks is None:
@@ -195,9 +215,9 @@ def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[st
         few = replace(benchmarks, limit=min(FEW, number))
         size = request.batch_size or few.batch_size(name, loaded)
         took = _take(partial(few.run, name, loaded, batch_size=size))
-        seconds += 2 * took * number / min(FEW, number)
+        seconds += models * took * number / min(FEW, number)
         documents += number
-    what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, before and after"
+    what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, {models} models"
     yield _step("benchmark", what, seconds)
 
 

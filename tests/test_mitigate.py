@@ -398,6 +398,20 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
         assert (both["max_evaluations"], both["grain"]) == (9, "blocks")
 
 
+def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
+    """Two exports, three models to measure, and the attacks that a healed model must face."""
+    (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
+    options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
+    plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
+    healed = mitigate(work, tmp_path / "out", *options).json
+    names = [step["name"] for step in healed["steps"]]
+    assert "heal" in names
+    assert names.index("heal") == names.index("export and verify") + 1
+    assert healed["disk"]["needed"] == 2 * plain["disk"]["needed"]
+    (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
+    assert "relearn-benign" in attacks
+
+
 def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:
     before = snapshot(work)
     outcome = mitigate(work, tmp_path / "out", "--dry-run", "--json")
