@@ -184,9 +184,9 @@ def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
     """Trains a copy for one step. The base is healed as well, to compare with."""
     from surgery.healing.training import Schedule, train
 
-    model: Any = copy.deepcopy(task.loaded.model).float()
+    model: Any = copy.deepcopy(task.loaded.model)
     tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.dimensions)
-    seconds = _take(lambda: train(model, tokens.windows, Schedule(1)))
+    seconds = _take(lambda: train(model.float(), tokens.windows, Schedule(1)))
     return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
 
 
