@@ -325,7 +325,7 @@ def test_a_report_with_a_changed_number_is_refused(done):
         place[last] = number
 
 
-def test_a_twin_tells_how_far_an_edit_goes(work):
+def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):
     """Beside an untrained model of the same form. A twin that is not there is told at once."""
     import torch
 
@@ -334,7 +334,8 @@ def test_a_twin_tells_how_far_an_edit_goes(work):
     type(like)(like.config).save_pretrained(work / "twin")
     tiny_tokenizer().save_pretrained(work / "twin")
     options = ("--no-benchmarks", "--attack", "any", "--output", work / "with-twin")
-    call = ("evaluate", work / "edited", "--baseline", work / "base", "--samples")
+    edited = shutil.copytree(work / "edited", tmp_path / "edited")  # it gets the report, too
+    call = ("evaluate", edited, "--baseline", work / "base", "--samples")
     call += (work / "samples.jsonl", "--control", work / "control.txt", *options)
     call += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX)
     attn_surgery(*call, "--twin", work / "nobody").assert_error("nobody")
