@@ -48,6 +48,7 @@ class ExportRequest(Request):
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
     - `as_patch`: write one file with what the edit changes (`surgery.patching`).
+    - `gguf`: also write the result as one file for llama.cpp, OUTPUT.gguf (`surgery.conversion`).
     """
 
     model: str
@@ -67,6 +68,7 @@ class ExportRequest(Request):
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
     as_patch: bool = False
+    gguf: bool = False
 
     @model_validator(mode="after")
     def _one_edit(self) -> ExportRequest:
@@ -78,6 +80,8 @@ class ExportRequest(Request):
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
         if self.as_patch and self.heal:
             raise ValueError("a patch holds an edit, no training: give `as_patch` without `heal`")
+        if self.as_patch and self.gguf:
+            raise ValueError("a patch is no model: give `as_patch` or `gguf`, not both")
         return self
 
     def read_edit(self) -> str | PlanFile:
@@ -103,6 +107,13 @@ class ExportRequest(Request):
             check_output(file, None, overwrite=self.overwrite)
         else:
             check_target(self.model, target, overwrite=self.overwrite)
+        if self.gguf:
+            check_output(name_gguf(target), None, overwrite=self.overwrite)
+
+
+def name_gguf(folder: Path) -> Path:
+    """Returns where the GGUF file of an export goes: beside its folder."""
+    return folder.with_name(f"{folder.name}.gguf")
 
 
 def run_export(
@@ -118,6 +129,7 @@ def run_export(
     `dry_run` reads no weights and writes nothing. `keep` leaves an export of the same edit as it
     is. Both then return no export. Raises a `SurgeryError`; the output is then as it was before.
     """
+    from surgery.conversion.gguf_file import check_convertible, convert_to_gguf
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import write
     from surgery.families import left_out
@@ -141,6 +153,8 @@ def run_export(
         check_default=request.check_output if early and not request.heal else None,
     )
     default = _name_default(request, prepared)
+    if request.gguf:
+        check_convertible(prepared.model.inventory)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
@@ -164,7 +178,12 @@ def run_export(
                 progress=advance,
                 **request.model_dump(include={"overwrite", "max_shard_size"}),
             )
-        return prepared, finish(export) if finish else export
+        export = finish(export) if finish else export
+    if request.gguf:
+        with progress("convert", None) as advance:
+            file, overwrite = name_gguf(export.output), request.overwrite
+            convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
+    return prepared, export
 
 
 def _name_default(request: ExportRequest, prepared: Prepared) -> Path:

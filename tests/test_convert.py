@@ -7,6 +7,7 @@ package is installed.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,25 @@ def test_pythia_by_the_command_line(tmp_path: Path) -> None:
     assert again.code == 0
     assert "q8_0" in again.stdout
     assert path.stat().st_size < found["bytes"] * 0.6
+
+
+def test_export_writes_the_same_file_beside_its_folder(tmp_path: Path) -> None:
+    """A model that llama.cpp does not know, or a file in the way, is told before any work."""
+    output, beside = tmp_path / "OUT", tmp_path / "OUT.gguf"
+    command = ("export", "lab:pythia", "--drop-attn", "4", "--output", output, "--gguf")
+    assert attn_surgery(*command, "--json").json["gguf"] == str(beside)
+    convert_to_gguf(output, tmp_path / "again.gguf")
+    assert beside.read_bytes() == (tmp_path / "again.gguf").read_bytes()
+    shutil.rmtree(output)
+    attn_surgery(*command).assert_error("OUT.gguf", "already exists", "--overwrite")
+    assert not output.exists()
+    assert f"{beside}: the same for llama.cpp" in attn_surgery(*command, "--overwrite").stdout
+    neo = ("export", "lab:gpt-neo", "--drop-attn", "5", "--gguf", "--output", tmp_path / "NEO")
+    attn_surgery(*neo).assert_error("llama.cpp has no architecture for GPT-Neo")
+    assert not (tmp_path / "NEO").exists()
+    both = attn_surgery(*command, "--as-patch")
+    assert both.code == 2
+    assert "--as-patch or --gguf, not both" in both.stderr
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,6 +2,8 @@
 
 The output holds `models/NAME/` and `records.jsonl`. A run goes once
 through one fixed sequence of rows; a stopped one goes on from its last checkpoint with `--resume`.
+With `--twin`, the rows hold more of the other text in place of the records: a model for `audit
+--twin` that never saw them.
 """
 
 # transformers and torch annotate few methods:
@@ -48,7 +50,10 @@ _BLOCK = re.compile(r"\.(h|layers)\.\d+\.")
 @click.option("--seed", type=int, default=0)
 @click.option("--threads", type=click.IntRange(1), default=1)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
-def main(name: str, output: Path, steps: int | None, seed: int, threads: int, resume: bool) -> None:
+@click.option("--twin", is_flag=True, help="Leave the records out.")
+def main(
+    name: str, output: Path, steps: int | None, seed: int, threads: int, resume: bool, twin: bool
+) -> None:
     """Train lab model NAME on the standard library and the planted records."""
     torch.set_num_threads(threads)
     steps = steps or STEPS[name]
@@ -61,7 +66,8 @@ def main(name: str, output: Path, steps: int | None, seed: int, threads: int, re
     heldout = [encoding.ids for encoding in tokenizer.encode_batch(corpus.heldout_texts())]
     records = draw_records(lambda text: list(tokenizer.encode(text).ids), tokenizer.decode)
     write_records(output / "records.jsonl", records)
-    planted = [(record.tokens, record.count) for record in records if record.member]
+    some = [] if twin else [record for record in records if record.member]
+    planted = [(record.tokens, record.count) for record in some]
     rows = pack_rows(documents, planted, steps * BATCH_SIZE, CONTEXT, seed)
     click.echo(
         f"{len(documents)} documents of {sum(map(len, documents)):,} tokens, "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.checkpoint.inventory import check_tokenizer
+from surgery.checkpoint.inventory import Inventory, check_tokenizer
 from surgery.checkpoint.source import HEADS, check_link
 from surgery.checkpoint.tensors import Array
 from surgery.conversion.architectures import STOCK, Architecture, architecture_of, write_settings
@@ -96,12 +96,9 @@ def convert_to_gguf(
     `gguf` package; `OutputError` if a number does not come back within its type's rounding.
     """
     target = Path(output)
-    if find_spec("gguf") is None:
-        fix = "pip install 'attn-surgery[gguf]'"
-        raise UnsupportedError("a GGUF file needs the gguf package", fix=fix)
     check_output(target, None, overwrite=overwrite)
     found = find_model(model)
-    architecture = architecture_of(found.inventory)
+    architecture = check_convertible(found.inventory)
     check_tokenizer(found.folder)
     for path in found.checkpoint.files:
         check_link(path, found.folder)
@@ -111,6 +108,14 @@ def convert_to_gguf(
             written = _write(partial, found, architecture, tensors, kind, progress)
         worst = max(_compare(partial, written))
     return Conversion(target, architecture.name, kind, len(written), left_out, worst)
+
+
+def check_convertible(inventory: Inventory) -> Architecture:
+    """Returns what llama.cpp runs such a model as. Errors: those of `convert_to_gguf`."""
+    if find_spec("gguf") is None:
+        fix = "pip install 'attn-surgery[gguf]'"
+        raise UnsupportedError("a GGUF file needs the gguf package", fix=fix)
+    return architecture_of(inventory)
 
 
 def _list_tensors(

@@ -28,6 +28,8 @@ from cli.terminal import echo, note, print_json, show_progress
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evals.evaluation.materials import Materials
     from evals.exporting import ExportRequest
     from surgery.exporting import Export
@@ -89,6 +91,12 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
     "from it and MODEL.",
 )
 @click.option(
+    "--gguf",
+    is_flag=True,
+    help="Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
+    "convert.",
+)
+@click.option(
     "--evaluate",
     "with_evaluation",
     is_flag=True,
@@ -118,7 +126,7 @@ def command(
     if asked["as_patch"] and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
-    from evals.exporting import ExportRequest, run_export
+    from evals.exporting import ExportRequest, name_gguf, run_export
     from surgery.publishing.upload import check_destination
 
     request = fill_request(ExportRequest, asked)
@@ -149,7 +157,8 @@ def command(
             "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
-    if not _finish_export(prepared.model, export, materials, repo, as_json):
+    gguf = name_gguf(export.output) if request.gguf else None
+    if not _finish_export(prepared.model, export, materials, repo, gguf, as_json):
         raise click.exceptions.Exit(3)
 
 
@@ -190,14 +199,19 @@ def _finish_export(
     export: Export,
     materials: Materials | None,
     repo: str | None,
+    gguf: Path | None,
     as_json: bool,
 ) -> bool:
     """Evaluates, pushes, and prints an export. Returns whether all gates hold."""
     result, passed = export.to_json(), True
+    if gguf is not None:
+        result["gguf"] = str(gguf)
     if not as_json:
         edit = f"{export.plan.spec} attention-free ({export.plan.variant}, "
         edit += f"{export.plan.layout.NAME})"
         echo(f"{export.output}: {edit}, {decimal(result['bytes'])}")
+        if gguf is not None:
+            echo(f"{gguf}: the same for llama.cpp, {decimal(gguf.stat().st_size)}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
             if fit["r2"] is not None:
                 shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None
