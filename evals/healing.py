@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from evals.samples import Passages, Samples
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
-    from surgery.healing.training import Schedule
+    from surgery.healing.training import Flags, Schedule
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import HealingRecord
 
@@ -92,18 +92,35 @@ def heal_loaded(
 
     Raises `SamplesError` if `text` is not the recorded one.
     """
-    from surgery.checkpoint.torch_tensors import TAGS
-    from surgery.healing.training import Schedule, train
+    from surgery.healing.training import Schedule
 
     schedule = Schedule(record.steps, record.seed)
     tokens = schedule.tokenize(text, tokenizer, loaded.dimensions)
     check_same_text(record, tokens)
-    model: Any = loaded.model
-    runs = model.dtype
-    stored = next(one for one, tag in TAGS.items() if tag == loaded.found.inventory.dtype)
     with progress(f"heal {loaded.name}", schedule.steps) as advance:
-        train(model.float(), tokens.windows, schedule, advance=advance)
-    model.to(stored).to(runs)
+        heal_model(loaded.model, tokens, schedule, loaded.found.inventory.dtype, advance=advance)
+
+
+def heal_model(
+    model: Any,
+    text: Calibration,
+    schedule: Schedule,
+    stored: str,
+    *,
+    constants: Mapping[str, Flags] | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> None:
+    """Heals a model in place and rounds its weights to the dtype `stored`, such as F16.
+
+    `constants`: as for `surgery.healing.training.train`.
+    """
+    from surgery.checkpoint.torch_tensors import TAGS
+    from surgery.healing.training import train
+
+    runs, rounded = model.dtype, next(one for one, tag in TAGS.items() if tag == stored)
+    train(model.float(), text.windows, schedule, constants=constants, advance=advance)
+    for parameter in model.parameters():  # not the buffers: no checkpoint rounds frequencies
+        parameter.data = parameter.data.to(rounded).to(runs)
 
 
 def check_same_text(recorded: HealingRecord, found: Calibration) -> None:

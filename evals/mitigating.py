@@ -33,8 +33,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
     `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
     beside the limits: they are those of `EvaluationRequest`.
 
-    `heal`: text to train the edit on for `heal_steps` steps. The result is healed only if it then
-    passes every gate and costs less.
+    With `heal`, the result is healed only if it then passes every gate and costs less.
     """
 
     samples: str = ""
@@ -44,8 +43,6 @@ class MitigationRequest(SearchRequest, Benchmarking):
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
     twin: str | None = None
-    heal: tuple[str, ...] = ()
-    heal_steps: int = Field(default=80, ge=1)
 
     @model_validator(mode="before")
     @classmethod

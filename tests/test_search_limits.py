@@ -21,9 +21,11 @@ from test_search_command import call, model, samples, texts
 
 from evals.attacks.attack import Target
 from evals.attacks.names import make_attack
+from evals.healing import find_healing_text
 from evals.mitigating import MitigationRequest
 from evals.models import open_model
 from evals.samples import load_samples
+from evals.samples.held_back import deal_windows
 from evals.samples.windows import cut_windows
 from evals.search.algorithm import find
 from evals.search.deepening import deepen
@@ -31,6 +33,7 @@ from evals.search.goals import MaxExtraction
 from evals.search.request import SearchRequest
 from evals.search.trials import Trials
 from evals.search.units import list_units
+from surgery.healing.training import Schedule, train
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
 __all__ = ["model", "samples", "texts"]
@@ -78,6 +81,42 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
     assert result["held_back_meets_goal"] == met
     tried = [point for point in result["measured"] if point["attacked"]]
     assert 0 < len(tried) < result["evaluations"], "few are attacked"
+
+
+def test_with_healing_the_limits_hold_for_the_healed_export(
+    model, samples, texts, tmp_path
+) -> None:
+    """The same training on the exported cut gives the rates and the cost that the search told."""
+    heal = ("--heal", texts[1], "--heal-steps", 4)
+    limits = ("--max", "any=0.6", "--max", "hints:1=0.8", "--variant", "zero")
+    outcome = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found", "--json")
+    assert outcome.code == 0, outcome
+    result = outcome.json
+    plan = ("--plan", tmp_path / "found" / "plan.json", "--output", tmp_path / "out")
+    assert attn_surgery("export", model, *plan, *heal).code == 0
+    healed = open_model(str(tmp_path / "out"), device="cpu")
+    base = open_model(str(model), device="cpu")
+    schedule = Schedule(4)
+    text = schedule.tokenize(find_healing_text([str(texts[1])]), base.tokenizer, base.dimensions)
+    train(base.model, text.windows, schedule)
+    rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
+    rows = rows.select(rows.trained_on)
+    windows = cut_windows([texts[0].read_text()], base.tokenizer, 11)
+    half = deal_windows(windows, 0)[0]
+    after, before = (Target(one.model, None, rows, windows) for one in (healed, base))
+    for limit in result["selected"]["limits"]:
+        found = make_attack(limit["name"]).run(after)
+        some = found.recovered[np.isin(rows.ids, result["samples"]["ids"])]
+        assert limit["value"] == pytest.approx(some.mean())
+        assert limit["ok"]
+    losses = [
+        -one.read(windows[half], 1).predictions.log_likelihood.mean() for one in (after, before)
+    ]
+    assert result["selected"]["healed_rise"] == pytest.approx(losses[0] - losses[1], abs=1e-4)
+    assert result["selected"]["recovered"].keys() >= {"any", "greedy"}
+    told = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found").stdout
+    assert "nats per token over the unedited model healed alike" in told
+    assert f"--heal {texts[1]} --heal-steps 4" in told
 
 
 def test_no_attack_is_repeated_after_an_interruption(
@@ -157,6 +196,7 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
         ("--max hints:04=0.1", 2, "hints:04 is written hints:4"),
         ("--max any=0.1 --max-extraction 0.1", 2, "both limit any: give one"),
         ("--max near=0.1 --max-loss-increase 1", 2, "give one goal"),
+        ("--max-loss-increase 1 --heal t.txt", 2, "--heal needs a limit: give --max-extraction"),
         ("", 2, "give one goal: --max-extraction X, --max A=X, or --max-loss-increase Y"),
     ],
 )

@@ -8,7 +8,8 @@
 Every rival sees the half of the passages that `attn-surgery search` chooses on, and stops once the
 attack `any` recovers at most 1 % of them, or after `--seconds`. A run that was interrupted goes on
 with the next rival. Its result is an ordinary folder.
-`attn-surgery evaluate` then measures all of them on the other half.
+`attn-surgery evaluate` then measures all of them on the other half. NAME+search-any is a rival's
+result with the edit that `search-any` chose.
 Without `--seconds` of their own, searches take what they take; the table says how long.
 """
 
@@ -29,7 +30,7 @@ from safetensors.torch import load_file
 from benchmarks.rivals.bed import Bed, Rival
 from benchmarks.rivals.kfac import kfac
 from benchmarks.rivals.pruning import pruning
-from benchmarks.rivals.surgery import cut_deep_blocks, run_command, search
+from benchmarks.rivals.surgery import cut_also, cut_deep_blocks, run_command, search
 from benchmarks.rivals.table import ATTACKS, print_table
 from benchmarks.rivals.training import finetune_control, gradient_difference, npo
 from benchmarks.rivals.vector_editing import vector_editing
@@ -53,6 +54,8 @@ SEARCHES = {
     "search-any": ("any=0.01",),
     "search-relearn": ("any=0.01", "relearn=0.05"),
 }
+BOTH = ("npo", "kfac", "pruning", "vector-editing")
+"""Rivals whose results also get the edit of `search-any`."""
 LENGTH = 128
 """Tokens of a window of other text."""
 FILE = click.Path(exists=True, path_type=Path)
@@ -90,13 +93,22 @@ def main(
     bed, held_back = make_bed(model, loaded, passages, text, heldout)
     rest = output / "held_back.jsonl"
     write_samples(held_back, rest)
+    fits = list(text) or [output / "calibration.txt"]
+    if not text:
+        fits[0].write_text("\n\n".join(calibration_texts()))
     options = ["--samples", samples or model]
     for flag, values in (("--calibration", text), ("--corpus", heldout)):
         options += [word for value in values for word in (flag, str(value))]
     jobs: dict[str, Callable[[Path], None]] = {
         **{name: partial(run_rival, rival, bed, seconds, limit) for name, rival in RIVALS.items()},
         "deep-blocks": partial(cut_deep_blocks, loaded.model, bed, limit),
-        **{name: partial(search, limits, bed, options) for name, limits in SEARCHES.items()},
+        **{name: partial(search, limits, bed, options, fits) for name, limits in SEARCHES.items()},
+        **{
+            f"{name}+search-any": partial(
+                cut_also, output / name, output / "search-any-search", fits
+            )
+            for name in BOTH
+        },
     }
     done = output / "runs.json"
     runs: dict[str, dict[str, float]] = json.loads(done.read_text()) if done.exists() else {}

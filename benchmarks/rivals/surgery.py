@@ -24,20 +24,33 @@ def cut_deep_blocks(model: Any, bed: Bed, limit: float, output: Path) -> None:
     run_command("export", bed.model, "--drop-attn", f"last:{number}", "--output", str(output))
 
 
-def search(limits: Sequence[str], bed: Bed, options: Sequence[str], output: Path) -> None:
+def search(
+    limits: Sequence[str], bed: Bed, options: Sequence[str], texts: Sequence[Path], output: Path
+) -> None:
     """Searches under `limits`, such as any=0.01, and exports what was found.
 
-    `options`: of the search, one word for each name and value.
+    `options`: of the search, one word for each name and value; `texts`: to fit the export on.
     """
     found = output.with_name(f"{output.name}-search")
     asked = [word for one in limits for word in ("--max", one)]
     run_command("search", bed.model, *asked, *options, "--output", str(found))
-    edits = json.loads((found / "plan.json").read_text())["edits"]
+    _export(bed.model, found / "plan.json", texts, output)
+
+
+def cut_also(first: Path, found: Path, texts: Sequence[Path], output: Path) -> None:
+    """Applies what a search of the base `found` to a rival's result, the folder `first`."""
+    plan = json.loads((found / "plan.json").read_text())
+    del plan["model"]  # it was made for the base
+    path = output.with_name(f"{output.name}.json")
+    path.write_text(json.dumps(plan))
+    _export(str(first), path, texts, output)
+
+
+def _export(model: str, plan: Path, texts: Sequence[Path], output: Path) -> None:
+    edits = json.loads(plan.read_text())["edits"]
     fitted = {"mean", "linear"} & {edit["variant"] for edit in edits}
-    pairs = zip(options[::2], options[1::2], strict=True)
-    fits = [word for pair in pairs if fitted and pair[0] == "--calibration" for word in pair]
-    plan = ("--plan", str(found / "plan.json"))
-    run_command("export", bed.model, *plan, *fits, "--output", str(output))
+    fits = [word for text in texts if fitted for word in ("--calibration", str(text))]
+    run_command("export", model, "--plan", str(plan), *fits, "--output", str(output))
 
 
 def run_command(*words: str) -> None:

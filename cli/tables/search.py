@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.tables import format_interval, print_table
 from cli.terminal import echo
 
+if TYPE_CHECKING:
+    from evals.search.request import SearchRequest
+
 HALVES = ("held back", "chosen on")
 
 
-def print_search(result: dict[str, Any], export: str) -> None:
+def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> None:
     """Prints the table of a report, and the command that makes the chosen edit."""
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
@@ -52,21 +56,28 @@ def print_search(result: dict[str, Any], export: str) -> None:
             rate = format_interval(one["value"], one["ci95"])
             unsure = "" if one["conclusive"] else f"; inconclusive (n = {one['n']:,})"
             echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}{unsure}")
+    if (rise := there["healed_rise"]) is not None:
+        echo(
+            f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token over the "
+            "unedited model healed alike. The table shows the cut."
+        )
     if not result["held_back_meets_goal"]:
         echo("The held-back half misses the goal. Search with a stricter limit than you need.")
-    echo(f"To export it, run: {export}")
+    echo(f"To export it, run: {_write_export_command(result, request, plan)}")
 
 
-def export_command(
-    model: str, revision: str | None, plan: Path, calibration: tuple[str, ...]
-) -> str:
+def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
     """The command that makes the chosen edit."""
-    import shlex
-
-    words = ["attn-surgery", "export", model, "--plan", str(plan)]
-    words += ["--revision", revision] if revision else []
-    for file in calibration:
-        words += ["--calibration", file]
+    needed = request.calibration if result["calibration"] else ()
+    steps = (str(request.heal_steps),) if request.heal and request.heal_steps != 80 else ()
+    given = {
+        "--revision": (request.revision,) if request.revision else (),
+        "--calibration": needed,
+        "--heal": request.heal,
+        "--heal-steps": steps,
+    }
+    words = ["attn-surgery", "export", request.model, "--plan", str(plan)]
+    words += [word for option, values in given.items() for one in values for word in (option, one)]
     return shlex.join(words)
 
 

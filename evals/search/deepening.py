@@ -70,10 +70,11 @@ def _expect(
         right = {chosen: one.next_token_accuracy for chosen, one in found.measured.items()}
         return right, point.next_token_accuracy
     name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
+    tried = {chosen for chosen, one in found.measured.items() if name in one.tried}
     known = {
         chosen: (one.heldout_kl, one.known[name])
         for chosen, one in found.measured.items()
-        if name in one.known
+        if name in one.known and (chosen in tried or not tried)
     }
     guide = found.guide
     attacked = replace(guide, measure=make_recovery(name) if is_recovery(name) else guide.measure)

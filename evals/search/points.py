@@ -23,6 +23,8 @@ class EditPoint:
     - `rates`: measure → the share it recovers, at least for `evals.memorization.recovery.NAMES`.
       `attacked`: an attack that takes more than one pass, its share, and of how many passages.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
+    - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over that of the base
+      healed alike, nats per token.
     """
 
     selection: Selection
@@ -33,6 +35,12 @@ class EditPoint:
     heldout_kl: float
     rates: tuple[tuple[str, float], ...] = ()
     attacked: tuple[tuple[str, float, int], ...] = ()
+    healed_rise: float | None = None
+
+    @property
+    def tried(self) -> set[str]:
+        """The attacks of `attacked`."""
+        return {name for name, _, _ in self.attacked}
 
     @property
     def known(self) -> dict[str, float]:

@@ -111,11 +111,12 @@ def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
-        "recovered": point.known,
+        "recovered": dict(point.rates) if task.healing else point.known,
         "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
         "next_token_accuracy": point.next_token_accuracy,
         "heldout_loss": point.heldout_loss,
         "heldout_kl": point.heldout_kl,
+        "healed_rise": point.healed_rise,
         "limits": [limit.model_dump(mode="json") for limit in _check_limits(task, point, n)],
     }
 
@@ -123,7 +124,8 @@ def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
 def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
     """Each limit whose attack was tried, on the passages that it counts. `n`: of the half."""
     limits, found = task.request.limits, []
-    for name, value, counted in [*((name, rate, n) for name, rate in point.rates), *point.attacked]:
+    rates = {name: (rate, n) for name, rate in point.rates}
+    for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
         if (most := limits.get(name)) is not None:
             low, high = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
             ok, sure = check_limit(value, (low, high), most)
@@ -223,6 +225,7 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
         "samples": [task.samples.sha256, task.samples.prefix_length],
         "heldout": hash_row(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
+        "healing": task.healing and [task.healing.record_text().sha256, task.request.heal_steps],
         "batch_size": task.request.batch_size,
         "exhaustive": task.exhaustive,
         **_describe_aim(task),

@@ -20,6 +20,8 @@ class SearchRequest(Choosing):
       token more.
     - `max`: attack → the highest share recovered, beside `max_extraction` or in its place.
     - `layout`: what the result must fit into. `seed`: decides which rows are held back.
+    - `heal`: text to train an edit on for `heal_steps` steps. The limits then hold for the healed
+      model.
     """
 
     max_extraction: float | None = Field(default=None, ge=0, le=1)
@@ -30,6 +32,8 @@ class SearchRequest(Choosing):
     layout: Literal["auto", "stock", "compact"] = "auto"
     max_evaluations: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
+    heal: tuple[str, ...] = ()
+    heal_steps: int = Field(default=80, ge=1)
 
     @model_validator(mode="after")
     def _limits_agree(self) -> SearchRequest:
@@ -40,6 +44,8 @@ class SearchRequest(Choosing):
             raise ValueError(
                 "give one goal: `max_extraction` X, `max` A=X, or `max_loss_increase` Y"
             )
+        if self.heal and self.max_loss_increase is not None:
+            raise ValueError("`heal` needs a limit: give `max_extraction` or `max`")
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
         for name in self.max:

@@ -102,9 +102,12 @@ def run_search(
                 task.fitter.fit(before.selection)
             point = trials.measure(before.selection)
             if task.goal.met(point, base[0]) and not point.excess(task.others):
-                point = trials.attack(replace(point, attacked=before.attacked))
-                found.measured[chosen] = replace(before, attacked=point.attacked)
-                if journal is not None and point.attacked != before.attacked:
+                known = replace(point, attacked=before.attacked, healed_rise=before.healed_rise)
+                point = trials.attack(known)
+                found.measured[chosen] = replace(
+                    before, attacked=point.attacked, healed_rise=point.healed_rise
+                )
+                if journal is not None and point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
             return task.goal.met(point, base[0]) and not point.excess(task.others)

@@ -10,6 +10,7 @@ from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan
 from evals.edits.engine import Engine
 from evals.edits.sharing import FitsBlocks
+from evals.healing import check_apart, find_healing_text
 from evals.inputs import (
     Progress,
     Say,
@@ -30,7 +31,9 @@ from evals.search.request import SearchRequest
 from evals.search.units import PLURALS, keep_possible, list_sets, list_units
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions
+from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
+from surgery.healing.training import Schedule
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
@@ -42,7 +45,8 @@ class SearchTask:
 
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
-    - `fitter`: None if no variant needs one. `warnings`: which units are left out, and why.
+    - `fitter`: None if no variant needs one. `healing`: the text to heal edits on; None: do not.
+    - `warnings`: which units are left out, and why.
     """
 
     request: SearchRequest
@@ -52,6 +56,7 @@ class SearchTask:
     variants: tuple[str, ...]
     offered: tuple[Part, ...]
     fitter: Fitter | None
+    healing: Calibration | None
     warnings: tuple[str, ...]
 
     @property
@@ -69,13 +74,19 @@ class SearchTask:
 
     @property
     def others(self) -> dict[str, float]:
-        """The limits beside the goal."""
-        return {n: most for n, most in self.request.limits.items() if n != self.measure.name}
+        """The limits beside the goal; with healing, all, since they are for the healed model."""
+        healed = self.healing is not None
+        return {
+            name: most
+            for name, most in self.request.limits.items()
+            if healed or name != self.measure.name
+        }
 
     @property
     def slow(self) -> tuple[str, ...]:
-        """Those that one pass does not decide."""
-        return tuple(name for name in self.others if not is_recovery(name))
+        """Those that one pass over the edit does not decide."""
+        healed = self.healing is not None
+        return tuple(name for name in self.others if healed or not is_recovery(name))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,10 +166,15 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     passages = open_passages(request.samples, request)
     texts = require_heldout_texts(request.corpus, request.model)
     calibrated = find_calibration_text(request.calibration, request.model, variants)
+    text = find_healing_text(request.heal) if request.heal else None
     join_launch(say)
     loaded = open_model(request.model, request, request.revision, say=say)
     rows = tokenize_passages(passages, loaded, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
+    healing = None
+    if text is not None:
+        healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, size)
+        check_apart(rows, healing)
     offered, refused = keep_possible(
         list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
         size.num_heads,
@@ -184,6 +200,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         variants=variants,
         offered=offered,
         fitter=fitter,
+        healing=healing,
         warnings=tuple(warnings),
     )
     if task.slow:

@@ -1,16 +1,26 @@
-"""Measures edits as exports would have them, and attacks them where one pass does not decide."""
+"""Measures edits as exports would have them, and attacks them where one pass does not decide.
+
+With text to heal on, all limits are for the healed edit, so every attack is of that one.
+"""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from evals.attacks.attack import AttackOutcome
 from evals.attacks.names import find_attack
 from evals.edits.batch import BASE
 from evals.edits.engine import Engine
+from evals.healing import heal_model
 from evals.samples.held_back import deal_passages
 from evals.search.points import EditPoint, point_of
 from evals.search.task import SearchTask
+from surgery.healing.training import Schedule
+from surgery.proof.expected import find_constants
 from surgery.selection import Selection
 from surgery.variants import variant_of
 
@@ -27,6 +37,8 @@ class Trials:
     engines: tuple[Engine, Engine]
     layout: str
     outcomes: dict[tuple[Selection, str], AttackOutcome] = field(default_factory=dict)
+    edited: dict[Selection, Any] = field(default_factory=dict)
+    losses: dict[tuple[Selection, int], float] = field(default_factory=dict)
 
     def measure(self, selection: Selection, half: int = 0) -> EditPoint:
         """What one pass shows on a half."""
@@ -45,23 +57,52 @@ class Trials:
         for name in self.task.slow:
             if stop and point.excess(self.task.others):
                 break
-            if name not in {known for known, _, _ in point.attacked}:
+            if name not in point.tried:
                 outcome = self._run(point.selection, name)
                 rows = deal_passages(self.task.target.samples, self.task.request.seed)[half]
                 counted = outcome.recovered[rows][outcome.tried[rows]]
                 rate = float(counted.mean()) if len(counted) else 0.0
                 point = replace(point, attacked=(*point.attacked, (name, rate, len(counted))))
+        complete = len(point.attacked) == len(self.task.slow)
+        if self.task.healing and complete and point.selection and point.healed_rise is None:
+            after, before = (self._measure_loss(one, half) for one in (point.selection, BASE))
+            point = replace(point, healed_rise=after - before)
         return point
 
     def _run(self, selection: Selection, name: str) -> AttackOutcome:
         if (selection, name) not in self.outcomes:
-            task, target, attack = self.task, self.task.target, find_attack(name)
+            target, attack = self.task.target, find_attack(name)
             if selection:
-                editable = task.loaded.editable
+                base = self._run(BASE, name) if attack.reads_base else None
+                target = replace(target, model=self._edit(selection), base=base)
+            self.outcomes[selection, name] = attack.run(target)
+        return self.outcomes[selection, name]
+
+    def _edit(self, selection: Selection) -> Any:
+        """The edited model, healed if the task says so. Keeps only the last one."""
+        if selection not in self.edited:
+            task, editable = self.task, self.task.loaded.editable
+            model, constants = task.loaded.model, None
+            if selection:
                 plan = editable.plan(selection, layout=self.layout)
                 fitted = any(variant_of(part.variant).FITTED for part in selection)
                 fits = task.fitter.fit(selection) if task.fitter and fitted else {}
-                base = self._run(BASE, name) if attack.reads_base else None
-                target = replace(target, model=editable.apply(plan, fits), base=base)
-            self.outcomes[selection, name] = attack.run(target)
-        return self.outcomes[selection, name]
+                model = editable.apply(plan, fits)
+                constants = find_constants([plan], model.state_dict())
+            if task.healing is not None:
+                model = copy.deepcopy(model)  # it shares tensors with the unedited one
+                schedule = Schedule(task.request.heal_steps)
+                stored = task.loaded.found.inventory.dtype
+                heal_model(model, task.healing, schedule, stored, constants=constants)
+            self.edited.clear()
+            self.edited[selection] = model
+        return self.edited[selection]
+
+    def _measure_loss(self, selection: Selection, half: int) -> float:
+        """The held-out loss of the healed edit, or of the healed base, in nats per token."""
+        if (selection, half) not in self.losses:
+            healed = replace(self.task.target, model=self._edit(selection))
+            for place, one in enumerate(self.task.halves):
+                likelihood = healed.read(one.windows, 1).predictions.log_likelihood
+                self.losses[selection, place] = -float(likelihood.mean(dtype=np.float64))
+        return self.losses[selection, half]

@@ -11,13 +11,14 @@ from cli.job_options import choice_options
 from cli.options import (
     Number,
     fill_request,
+    heal_options,
     json_option,
     max_option,
     output_option,
     overwrite_option,
     samples_option,
 )
-from cli.tables.search import export_command, print_search
+from cli.tables.search import print_search
 from cli.terminal import note, print_json, show_progress
 
 
@@ -44,6 +45,7 @@ from cli.terminal import note, print_json, show_progress
     "nats per token.",
 )
 @choice_options
+@heal_options
 @output_option(
     "Folder to create, with plan.json, search.json, and a picture.  [default: NAME-search]"
 )
@@ -61,6 +63,7 @@ def command(
     as for extract.
     The search chooses the edit on one half of the samples and of the held-out text, and tests it
     on the other half. The cost is the KL divergence from MODEL's predictions on held-out text.
+    With --heal, few edits are healed, the cheapest first, and the limits hold for the healed model.
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 
     After an interruption, run the same command again to continue. With a larger --max-evaluations,
@@ -87,6 +90,4 @@ def command(
     if as_json:
         print_json(result)
     else:
-        needed = request.calibration if result["calibration"] else ()  # of what was chosen
-        plan = folder / "plan.json"
-        print_search(result, export_command(request.model, request.revision, plan, needed))
+        print_search(result, request, folder / "plan.json")

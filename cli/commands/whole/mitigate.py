@@ -109,13 +109,11 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
         return
 
     from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
-    from cli.tables.search import export_command, print_search
+    from cli.tables.search import print_search
 
     def show_search(result: dict[str, Any], folder: Path) -> None:
         if result["selected"] is not None and not as_json:
-            plan = folder / "plan.json"
-            texts = request.calibration
-            print_search(result, export_command(request.model, request.revision, plan, texts))
+            print_search(result, request, folder / "plan.json")
 
     with refuse_misuse():
         done = mitigate(
