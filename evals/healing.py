@@ -94,7 +94,7 @@ def heal_loaded(
     """
     from surgery.healing.training import Schedule
 
-    schedule = Schedule(record.steps, record.seed)
+    schedule = Schedule.of(record)
     tokens = schedule.tokenize(text, tokenizer, loaded.dimensions)
     check_same_text(record, tokens)
     with progress(f"heal {loaded.name}", schedule.steps) as advance:
@@ -156,7 +156,7 @@ def open_recorded_text(
         from surgery.editing.loading import load_tokenizer
         from surgery.healing.training import Schedule
 
-        schedule = Schedule(record.steps, record.seed)
+        schedule = Schedule.of(record)
         dimensions = cut.plan.inventory.dimensions
         tokens = schedule.tokenize(text, load_tokenizer(cut.output), dimensions)
         check_same_text(record, tokens)

@@ -36,6 +36,7 @@ from evals.inputs import open_passages
 from evals.publication.report import check_report
 from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import SamplesError
+from surgery.healing import training
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.reproduction import HEALED_TOLERANCE
@@ -121,6 +122,27 @@ def test_constants_stay_bit_for_bit(
     assert changed > 5
     checked = verify(tmp_path / "healed", source=work / model)
     assert checked.ok, checked.verdict
+
+
+def test_a_model_that_does_not_fit_is_healed_by_adapters(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Constants stay as well, it repeats to the bit anywhere, and less memory is an error."""
+    parameters = sum(one.size for one in load_file(work / "neox" / "model.safetensors").values())
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_measure_room", lambda model: 8 * parameters)
+        assert heal(work, "neox", "1,2.0", tmp_path / "healed").code == 0
+        patch.setattr(training, "_measure_room", lambda model: parameters)
+        refused = heal(work, "neox", "1,2.0", tmp_path / "out")
+        refused.assert_error("adapters", "do not fit", "larger machine")
+    manifest, whole = read_manifest(tmp_path / "healed"), read_manifest(work / "healed")
+    assert manifest is not None
+    assert whole is not None
+    assert (manifest.edit.healing.rank, whole.edit.healing.rank) == (8, 0)
+    losses = manifest.edit.healing.losses
+    assert losses[-1] < losses[0]
+    assert verify(tmp_path / "healed", source=work / "neox").ok
+    assert reproduce(work, tmp_path / "healed").json["exact"]
 
 
 def test_the_same_seed_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:

@@ -161,9 +161,9 @@ def _measure_twin(
     )
 
 
-def _get_schedule(record: HealingRecord) -> tuple[str, int, int]:
-    """What decides how a model is healed: the text's hash, the steps, and the seed."""
-    return record.sha256, record.steps, record.seed
+def _get_schedule(record: HealingRecord) -> tuple[str, int, int, int]:
+    """What decides how a model is healed: the text's hash, the steps, the seed, and the rank."""
+    return record.sha256, record.steps, record.seed, record.rank
 
 
 def _describe_model(model: ResolvedModel, found: ModelResults) -> MeasuredModel:

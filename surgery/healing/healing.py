@@ -53,6 +53,7 @@ def heal(
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(checkpoint, device=device).float()
+        schedule = schedule.settle(model)
         losses = train(model, text.windows, schedule, constants=constants, advance=advance)
         record = HealingRecord(
             **dict(text.record_text()),
@@ -60,6 +61,7 @@ def heal(
             rows=ROWS,
             learning_rate=LEARNING_RATE,
             seed=schedule.seed,
+            rank=schedule.rank or 0,
             device=device.type,
             threads=torch.get_num_threads(),
             losses=losses,

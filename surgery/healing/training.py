@@ -1,15 +1,18 @@
 """The training that heals: short, fixed, seeded, and without a change to any constant of an edit.
 
-All weights are trained in float32: AdamW without weight decay, a learning rate that falls linearly
-to zero, no dropout. Gradients of constants are set to zero.
+AdamW without weight decay in float32, a learning rate that falls linearly to zero, no dropout. All
+weights are trained, and gradients of constants are set to zero. Where that does not fit into
+memory, low-rank adapters (Hu et al. 2021, arXiv 2106.09685) are trained beside every linear layer
+that holds no constant, and merged in the end.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,9 @@ from torch.nn import functional
 from surgery.errors import UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
 
+if TYPE_CHECKING:
+    from surgery.record.manifest import HealingRecord
+
 STEPS = 80
 ROWS = 16
 """Windows of a step."""
@@ -27,18 +33,50 @@ WINDOW = 128
 LEARNING_RATE = 3e-4
 MOST_READS = 10
 """How often a token of the text may be read at most."""
-_BYTES = 16
-"""For each parameter: weight, gradient, and two moments in float32."""
+RANK = 8
+"""Of the adapters."""
+_BYTES, _FROZEN_BYTES = 16, 5
+"""For each parameter: weight, gradient, and two moments in float32; or the weight, and adapters."""
 
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and the seed of the order in which windows are read."""
+    """How long to train, and the seed of the order in which windows are read.
+
+    `rank`: of the adapters to train; 0: all weights; None: as memory allows.
+    """
 
     steps: int = STEPS
     seed: int = 0
+    rank: int | None = None
+
+    @staticmethod
+    def of(record: HealingRecord) -> Schedule:
+        """The one that a healed model records."""
+        return Schedule(record.steps, record.seed, record.rank)
+
+    def settle(self, model: Any) -> Schedule:
+        """The same with a rank. Raises `UnsupportedError` for a model that memory cannot hold."""
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedError(
+                "healing needs every weight in memory, and some are offloaded",
+                fix="leave `device_map` out",
+            )
+        number, room = sum(one.numel() for one in model.parameters()), _measure_room(model)
+        rank = self.rank
+        if rank is None:
+            rank = 0 if _BYTES * number <= room else RANK
+        if (needed := (_FROZEN_BYTES if rank else _BYTES) * number) > room:
+            raise UnsupportedError(
+                f"healing trains {'adapters' if rank else 'all weights'}, and they do not fit into "
+                "memory with the model",
+                expected=f"at least {needed:,} bytes",
+                got=f"{room:,}",
+                fix="heal it on a larger machine",
+            )
+        return replace(self, rank=rank)
 
     def tokenize(self, text: Text, tokenizer: Any, dimensions: Any) -> Calibration:
         """Reads as much text as the steps need. Raises `SamplesError` for too little text."""
@@ -65,8 +103,12 @@ def train(
     `windows`: [n, T]; `constants`: parameter → which of its numbers stay. `advance` counts steps.
     Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
     """
-    _check_room(model)
-    hooks = _freeze(model, constants or {})
+    rank = schedule.settle(model).rank
+    hooks, adapted = [], None
+    if rank:
+        adapted = _add_adapters(model, constants or {}, rank, schedule.seed)
+    else:
+        hooks = _freeze(model, constants or {})
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.0)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, schedule.steps)
@@ -90,6 +132,8 @@ def train(
         advance(1)
     for hook in hooks:
         hook.remove()
+    if adapted is not None:
+        adapted.merge_and_unload()
     model.requires_grad_(False)
     return losses
 
@@ -110,21 +154,25 @@ def _freeze(model: Any, constants: Mapping[str, Flags]) -> list[Any]:
     return hooks
 
 
-def _check_room(model: Any) -> None:
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise UnsupportedError(
-            "healing needs every weight in memory, and some are offloaded",
-            fix="leave `device_map` out",
-        )
-    needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
+def _add_adapters(model: Any, constants: Mapping[str, Flags], rank: int, seed: int) -> Any:
+    """Puts adapters into a model, in place. Returns what merges them."""
+    from peft import LoraConfig, get_peft_model
+
+    fixed = {name.rpartition(".")[0] for name, flags in constants.items() if flags.any()}
+    head = model.get_output_embeddings()
+    free = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and name not in fixed
+    ]
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what it calls in transformers
+        torch.manual_seed(seed)
+        return get_peft_model(model, LoraConfig(r=rank, target_modules=free))
+
+
+def _measure_room(model: Any) -> int:
+    """The memory of the model's device, in bytes."""
     if model.device.type == "cuda":
-        room = torch.cuda.get_device_properties(model.device).total_memory
-    else:
-        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > room:
-        raise UnsupportedError(
-            "healing trains all weights, and they do not fit into memory with their gradients",
-            expected=f"at least {needed:,} bytes",
-            got=f"{room:,}",
-            fix="heal it on a larger machine",
-        )
+        return int(torch.cuda.get_device_properties(model.device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

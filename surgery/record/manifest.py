@@ -122,13 +122,15 @@ class HealingRecord(TextRecord):
     """The training that followed the cut: `steps` of `rows` windows in an order drawn with `seed`.
 
     The last digits depend on `device` and `threads`. `losses`: before each step, in nats per token.
-    `passages`: SHA-256 of those that the text was found not to hold.
+    `rank`: of the low-rank adapters that were trained; 0: all weights were. `passages`: SHA-256 of
+    those that the text was found not to hold.
     """
 
     steps: int = Field(ge=1)
     rows: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     seed: int = Field(ge=0)
+    rank: int = Field(default=0, ge=0)
     device: Word
     threads: int = Field(ge=1)
     losses: list[float]
