@@ -83,7 +83,7 @@ def test_figures_are_of_the_passages_that_did_not_choose(command, searched) -> N
     others = run(command, searched, "others.jsonl", "--json")
     assert rates(command, found) == rates(command, others.json)
     assert others.json["chose"]["passages"] is None, "some of the passages may be among these"
-    assert "warning: a search chose the edit on other passages" in others.stderr
+    assert "warning: a search chose an edit here on other passages" in others.stderr
 
 
 @pytest.mark.parametrize("command", EXTRA)
