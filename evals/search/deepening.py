@@ -1,13 +1,14 @@
 """Cuts deeper than a goal asks, until the limits on other attacks hold as well.
 
-What such an attack brings back is estimated as margins that fall by less. How much less is fitted,
-unit by unit, on the sets that were attacked, as measurements correct all estimates. So each attack
-tells which units remove and which only hide.
+Of the sets of a search, what such an attack brings back goes with the share of suffix tokens that
+are right (docs/search.md has the figures), which one pass shows. So the sets that were attacked
+tell how small that share must be. New sets are composed with estimates that these attacks correct:
+margins that fall by less, unit by unit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +17,12 @@ from evals.memorization.recovery import is_recovery, make_recovery
 from evals.search.algorithm import Found
 from evals.search.composing import compose
 from evals.search.estimates import Indices
+from evals.search.points import EditPoint
 
 _TRIES = 10  # sets to try
 _STRICTER = (1.0, 0.5, 0.25)  # shares of a limit to compose sets for
+_AIM = 0.7  # share of a limit to expect of a set, so that it also holds on other passages
+_SLOPE = 10.0  # least fall of a rate's logarithm for each unit of the share of right tokens
 
 
 def deepen(
@@ -30,11 +34,13 @@ def deepen(
     """
     tried: list[Indices] = []
     held, missed, found.budget = None, None, most
-    left: dict[Indices, float] = {}
-    allowed = 0.0
+    allowed = 1.0
     while len(tried) < _TRIES:
         if missed is not None:
-            left, allowed = _expect(found, missed, limits)
+            point = found.measured[missed]
+            name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
+            _compose_deeper(found, name, limits[name])
+            allowed = _allow([found.measured[one] for one in tried], name, limits[name])
         some = [
             chosen
             for chosen in found.met
@@ -42,9 +48,10 @@ def deepen(
             and not (point := found.measured[chosen]).excess(limits)
             and (held is None or point.heldout_kl < found.measured[held].heldout_kl)
         ]
-        best = [chosen for chosen in some if left.get(chosen, 0.0) <= allowed]
+        right = {chosen: found.measured[chosen].next_token_accuracy for chosen in some}
+        best = [chosen for chosen in some if right[chosen] <= allowed]
         if not best and held is None:
-            best = sorted(some, key=left.__getitem__)
+            best = sorted(some, key=right.__getitem__)
         if not best:
             break
         tried.append(best[0])
@@ -54,22 +61,26 @@ def deepen(
             held = best[0]
             if missed is None:
                 break
+    if held is None:  # the deepest blocks, if they were found to hold
+        some = [one for one in found.met if found.measured[one].attacked and one not in tried]
+        kept = (one for one in some if not found.measured[one].excess(limits) and keeps(one))
+        held = next(kept, None)
     return held
 
 
-def _expect(
-    found: Found, missed: Indices, limits: Mapping[str, float]
-) -> tuple[dict[Indices, float], float]:
-    """What each measured set should leave to the attack whose limit a set missed by most, and what
-    is allowed. Measures new sets for that limit first.
+def _allow(tried: Sequence[EditPoint], name: str, limit: float) -> float:
+    """The share of suffix tokens that may be right, by a line through the rates' logarithms."""
+    points = [(p.next_token_accuracy, p.known[name]) for p in tried if name in p.known]
+    right, rates = np.array(points).T
+    logs = np.log(np.maximum(rates, limit / 10) + 1e-3)
+    slope = _SLOPE if np.ptp(right) == 0 else max(_SLOPE, float(np.polyfit(right, logs, 1)[0]))
+    return float(right.mean() - (logs.mean() - np.log(_AIM * limit + 1e-3)) / slope)
 
-    Without estimates, it goes by the share of suffix tokens that are right: fewer than that set's.
-    """
-    point = found.measured[missed]
+
+def _compose_deeper(found: Found, name: str, limit: float) -> None:
+    """Measures new sets that should leave less to the attack `name`, if there are estimates."""
     if found.estimates is None:
-        right = {chosen: one.next_token_accuracy for chosen, one in found.measured.items()}
-        return right, point.next_token_accuracy
-    name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
+        return
     tried = {chosen for chosen, one in found.measured.items() if name in one.tried}
     known = {
         chosen: (one.heldout_kl, one.known[name])
@@ -82,8 +93,7 @@ def _expect(
         fitted = np.copy(guide.corrections)
         fitted[:, 1] = np.asarray(attacked.correct(known).corrections)[:, 1]
         attacked = replace(attacked, corrections=fitted)
-    allowed = max(limits[name], 0.5 / guide.passages)
+    rate = max(limit, 0.5 / guide.passages)
     found.measure(
-        compose(attacked, share * allowed, pool) for share in _STRICTER for pool in guide.pools
+        compose(attacked, share * rate, pool) for share in _STRICTER for pool in guide.pools
     )
-    return {one: float(attacked.predict(one).rate[0]) for one in found.measured}, allowed
