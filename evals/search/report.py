@@ -218,14 +218,15 @@ def _record_fits(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any] | N
 
 def describe_question(task: SearchTask) -> dict[str, Any]:
     """Everything that the measured figures and the answer depend on."""
-    fitter = task.fitter
+    fitter, text = task.fitter, task.healing
+    healing = {"healing": [text.record_text().sha256, task.request.heal_steps]} if text else {}
     return {
+        **healing,
         "model": task.loaded.identity,
         "dtype": task.loaded.provenance["dtype"],
         "samples": [task.samples.sha256, task.samples.prefix_length],
         "heldout": hash_row(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
-        "healing": task.healing and [task.healing.record_text().sha256, task.request.heal_steps],
         "batch_size": task.request.batch_size,
         "exhaustive": task.exhaustive,
         **_describe_aim(task),
