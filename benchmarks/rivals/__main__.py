@@ -73,7 +73,10 @@ FILE = click.Path(exists=True, path_type=Path)
     "--seconds", default=300.0, show_default=True, help="The most processor time for one rival."
 )
 @click.option("--limit", default=0.01, show_default=True, help="Stop at this share recovered.")
-@click.option("--suite", help="Benchmarks. Default: lab for a lab model, standard for any other.")
+@click.option(
+    "--suite",
+    help="Benchmarks, or none. Default: lab for a lab model, standard for any other.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(
     model: str,
@@ -126,7 +129,7 @@ def main(
         "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
         *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
         "--output", str(output / "report"), "--dtype", "float32",
-        *(("--suite", suite) if suite else ()),
+        *(("--no-benchmarks",) if suite == "none" else ("--suite", suite) if suite else ()),
     )  # fmt: skip
     print_table(output)
 

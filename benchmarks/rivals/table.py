@@ -12,7 +12,8 @@ ATTACKS = ("any", "near", "quantized:4", "relearn", "relearn-benign")
 
 def make_rows(report: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """One row for each edit of a report. `runs`: rival → its seconds and share of bytes changed."""
-    tasks = [name for name, one in report["edits"][0]["tasks"].items() if one["higher_is_better"]]
+    scored = report["edits"][0]["tasks"] or {}
+    tasks = [name for name, one in scored.items() if one["higher_is_better"]]
     rows = [["", *ATTACKS, "membership", "cost, nats", *tasks, "seconds", "changed"]]
     for edit in report["edits"]:
         run = runs[rival := Path(edit["name"]).name]
