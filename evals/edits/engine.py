@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.edits.sharing import Branch, FitsBlocks, SharedEdits
+from evals.edits.sharing import FitsBlocks, SharedEdits
 from evals.files import Journal, arrays_as_json, arrays_from_json
 from evals.memorization import measures
 from evals.memorization.recovery import Evidence
@@ -106,7 +106,7 @@ class Engine:
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
-        self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
+        self._editable, self._layout, self._fitter = editable or Editable(model), layout, fitter
         self._measured: dict[Selection, MeasuredEdit] = {}
 
     @property
@@ -134,8 +134,9 @@ class Engine:
         """
         missing = self._missing(selections)
         if missing:
-            with self._edits.tree([edit for edit in missing if edit != BASE]) as tree:
-                parts = self._measure_batches(tree, missing, advance, journal)
+            edited = [edit for edit in missing if edit != BASE]
+            edits = SharedEdits(edited, self._editable, layout=self._layout, fitter=self._fitter)
+            parts = self._measure_batches(edits, missing, advance, journal)
             for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
                 self._measured[selection] = self._whole(selection, column)
         return [self._measured[selection] for selection in selections]
@@ -145,13 +146,13 @@ class Engine:
 
     def _measure_batches(
         self,
-        tree: Sequence[Branch],
-        edits: Sequence[Selection],
+        edits: SharedEdits,
+        selections: Sequence[Selection],
         advance: Callable[[int], None],
         journal: Journal | None,
     ) -> list[list[Columns]]:
-        """The columns of each edit in every batch. Each process has a batch at a time, and all are
-        recorded before the next."""
+        """The columns of each selection in every batch. Each process has a batch at a time, and all
+        are recorded before the next."""
         processes = current_processes()
         texts = [(self._samples.tokens, self._samples.prefix_length), (self._heldout, None)]
         batches = [
@@ -162,12 +163,12 @@ class Engine:
 
         def measure(batch: tuple[Tokens, int | None]) -> list[Columns]:
             found = self._measure_batch(
-                tree, *batch, lambda: advance(processes.count * len(batch[0]))
+                edits, *batch, lambda: advance(processes.count * len(batch[0]))
             )
-            return [found[selection] for selection in edits]
+            return [found[selection] for selection in selections]
 
         parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
-        advance(len(edits) * sum(len(tokens) for tokens, _ in batches[: len(parts)]))
+        advance(len(selections) * sum(len(tokens) for tokens, _ in batches[: len(parts)]))
         with nullcontext() if journal is None else journal.open_to_append():
             for begin in range(len(parts), len(batches), processes.count):
                 done = processes.map_in_order(measure, batches[begin : begin + processes.count])
@@ -179,7 +180,7 @@ class Engine:
 
     def _measure_batch(
         self,
-        tree: Sequence[Branch],
+        edits: SharedEdits,
         rows: Tokens,
         prefix_length: int | None,
         advance: Callable[[], None],
@@ -192,7 +193,7 @@ class Engine:
         model, found = self._model, dict[Selection, Columns]()
         tokens = torch.from_numpy(rows.astype(np.int64))
         # The last token predicts nothing to measure, so the model does not read it.
-        base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in tree})
+        base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in edits.tree})
 
         def add(selection: Selection, run: Run) -> None:
             if prefix_length is not None:
@@ -204,24 +205,22 @@ class Engine:
                 found[selection] = {"heldout_nll": nll, "heldout_kl": kl}
             advance()
 
-        def walk(branch: Branch, above: Run) -> None:
-            edited, states = self._edits(branch), above.inputs[branch.start]
+        add(BASE, base)
+        pending = [(branch, base) for branch in reversed(edits.tree)]
+        while pending:
+            branch, above = pending.pop()
+            edited, states = edits(branch), above.inputs[branch.start]
             if self._exact_only and not branch.children:
                 suffix = tokens[:, prefix_length:]
                 with edited.activate():
                     left = find_divergences_from(model, branch.start, states, suffix)
                 found[branch.selection] = {"first_divergence": left.numpy()}
                 advance()
-                return
+                continue
             with edited.activate_in_turn():
                 run = run_from_block(model, branch.start, states, keep=branch.exits)
             add(branch.selection, run)
-            for child in branch.children:
-                walk(child, run)
-
-        add(BASE, base)
-        for branch in tree:
-            walk(branch, base)
+            pending += [(child, run) for child in branch.children]
         return found
 
     def _measure_suffixes(self, hidden: torch.Tensor, suffix: torch.Tensor) -> Columns:

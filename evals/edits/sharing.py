@@ -6,8 +6,7 @@ root.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,35 +69,31 @@ class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
     A block's new tensors are the same in every edit. They are kept as far as memory has room, those
-    of deep blocks first, which most edits need; others are computed for every batch. Arguments as
-    for `Engine`.
+    of deep blocks first, which most edits need; others are computed for every batch. None of the
+    edits is empty. Other arguments as for `Engine`.
+
+    Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
     """
 
-    def __init__(self, editable: Editable, *, layout: str, fitter: FitsBlocks | None) -> None:
+    def __init__(
+        self,
+        selections: Sequence[Selection],
+        editable: Editable,
+        *,
+        layout: str,
+        fitter: FitsBlocks | None,
+    ) -> None:
         self._editable, self._layout, self._fitter = editable, layout, fitter
         self._kept: dict[_Key, Mapping[str, torch.Tensor]] = {}
         self._room = _ROOM
-
-    @contextmanager
-    def tree(self, selections: Sequence[Selection]) -> Iterator[tuple[Branch, ...]]:
-        """Yields the branches of edits, none of them empty, and keeps nothing afterward.
-
-        Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
-        """
         by_layout: dict[str, list[Selection]] = {}
         for selection in selections:
-            plan = self._editable.plan(selection, layout=self._layout)
-            if self._fitter is None:
+            plan = editable.plan(selection, layout=layout)
+            if fitter is None:
                 check_fitted(plan, {})
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
-        self._room = _ROOM
-        try:
-            # Edits share work only within a layout, so that it is the same to the last bit.
-            yield tuple(
-                branch for name in sorted(by_layout) for branch in grow_tree(by_layout[name])
-            )
-        finally:
-            self._kept.clear()
+        # Edits share work only within a layout, so that it is the same to the last bit.
+        self.tree = [branch for name in sorted(by_layout) for branch in grow_tree(by_layout[name])]
 
     def __call__(self, branch: Branch) -> Replacements:
         """The edit of a branch of a tree, from where its pass begins."""
