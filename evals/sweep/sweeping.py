@@ -18,6 +18,7 @@ from evals.sweep.pictures import PICTURES, draw_pictures
 from evals.sweep.report import format_csv, make_sweep_report, open_journal
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import SweepTask, open_sweep
+from evals.sweep.tasks import TaskRuns, add_tasks, run_tasks
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import current_processes, leave_launch
 
@@ -64,8 +65,6 @@ def sweep(
             bounds = measure_bounds(task.loaded.model, windows, advance=advance)
     result = make_sweep_report(task, measured, estimates, bounds)
     if task.benchmarks is not None:
-        from evals.sweep.tasks import add_tasks
-
         result = add_tasks(result, task.benchmarks, runs, task.sizes)
     for warning in result["warnings"][len(task.warnings) :]:
         say(f"warning: {warning}")
@@ -82,12 +81,10 @@ def sweep(
     return result
 
 
-def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> Any:
+def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
     if task.benchmarks is None:
-        return None
-    from evals.sweep.tasks import run_tasks
-
+        return []
     with progress("run tasks", len(task.edits) + 1) as advance:
         return run_tasks(
             task.benchmarks,

@@ -26,6 +26,7 @@ from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
 from evals.search.units import PLURALS, Grain, keep_possible, kind_of, list_units
 from evals.sweep.request import SweepRequest
+from evals.sweep.tasks import choose_batch_sizes
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
@@ -132,8 +133,6 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     fitter = make_fitter(plans, calibrated, loaded, progress=progress)
     sizes = {}
     if benchmarks is not None:
-        from evals.sweep.tasks import choose_batch_sizes
-
         sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
     engine = Engine(
         loaded.model,

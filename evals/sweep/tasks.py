@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evals.benchmarks.running import Benchmarks, TaskRun
 from evals.benchmarks.scores import Scores, choose_metric
 from evals.benchmarks.tasks import classify_ability
 from evals.edits.engine import BASE
@@ -18,6 +17,10 @@ from surgery.errors import MeasurementError
 from surgery.processes import current_processes
 from surgery.selection import Selection
 
+if TYPE_CHECKING:  # it imports lm_eval, which takes seconds
+    from evals.benchmarks.running import Benchmarks
+
+TaskRun = dict[str, Any]
 TaskRuns = dict[str, TaskRun]
 """Task → its run, with only what scores are made of; no samples where no number is finite."""
 _OF_RUN = ("results", "aggregation", "higher_is_better")
