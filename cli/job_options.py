@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -26,21 +25,6 @@ from cli.options import (
     samples_option,
 )
 from surgery.variants import VARIANTS
-
-
-class DocumentLimit(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """Documents of each task: a whole number, or a share below 1."""
-
-    name = "limit"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        try:
-            limit = float(value)
-        except ValueError:
-            limit = 0.0
-        if not (0 < limit < 1 or (limit >= 1 and limit.is_integer())):
-            self.fail(f"{value!r} is neither a whole number from 1 on nor a share below 1")
-        return int(limit) if limit >= 1 else limit
 
 
 def task_options(default: str, suite: str) -> Callable[[F], F]:
@@ -67,7 +51,7 @@ def task_options(default: str, suite: str) -> Callable[[F], F]:
         ),
         click.option(
             "--limit",
-            type=DocumentLimit(),
+            type=Number(min=0, min_open=True),
             metavar="N",
             help="Use only the first N documents of each task, or this share of them.",
         ),

@@ -100,16 +100,14 @@ EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-skip_option = click.option(
-    "--skip-short",
-    is_flag=True,
-    help="Leave out passages that are shorter than prefix and suffix, and say how many.",
-)
-
-
 def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
     return combine_options(
-        click.option("--samples", required=required, metavar="SAMPLES", help=text), skip_option
+        click.option("--samples", required=required, metavar="SAMPLES", help=text),
+        click.option(
+            "--skip-short",
+            is_flag=True,
+            help="Leave out passages that are shorter than prefix and suffix, and say how many.",
+        ),
     )
 
 

@@ -65,13 +65,12 @@ def forecast(
     task = open_task(unfitted, say, progress)
     calibration = text.tokenize(task.loaded.tokenizer, task.dimensions) if text else None
     with progress("time every step", None):
-        steps = [_time_search(task, variants), *_time_evaluation(task, materials)]
+        steps = [_time_search(task, variants), _time_export(task)]
         if calibration is not None:
             steps.insert(0, _time_calibration(task, calibration, variants))
-        last = -1 - bool(materials.benchmarks)
-        steps.insert(last, _time_export(task))
         if materials.healing is not None:
-            steps.insert(last, _time_healing(task, materials.healing, request.heal_steps))
+            steps.append(_time_healing(task, materials.healing, request.heal_steps))
+        steps += _time_evaluation(task, materials)
     size = len(request.list_exports(output)) * task.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
     return {

@@ -5,33 +5,36 @@ scalar changes as the edit is blended in. Responses of edits add up. One pass fo
 give those of every part at once; `benchmarks/estimates.py` prints how close they come.
 
 Shape letters: P parts, D draws, N rows, B rows at a time, T tokens that are read, S predictions
-after the prefix, H heads, d width, V vocabulary.
+after the prefix, H heads, h head size, d width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import align_module_device
+from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from evals.contexts import Seen, norm_after, respond_to, tensor_of, watch_blocks
 from evals.running.batching import row_ranges
 from evals.running.forward import check_head, head_of
 from evals.samples import Samples, Tokens
 from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
-from surgery.families import Dimensions, Family, family_of
+from surgery.families import Family, family_of
 from surgery.layouts import Block
 from surgery.processes import current_processes
 from surgery.selection import Part
-from surgery.variants import Fit
+from surgery.variants import Affine, Fit, variant_of
 
 Floats = npt.NDArray[np.float32]
 Score = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
@@ -90,9 +93,8 @@ def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]
     """
 
     def margin(logits: torch.Tensor, true: torch.Tensor, rows: slice) -> torch.Tensor:
-        index = true.unsqueeze(-1)
-        others = logits.scatter(-1, index, float("-inf")).logsumexp(-1)
-        return (logits.gather(-1, index).squeeze(-1) - others).unsqueeze(0)
+        own, others = _compare_logits(logits, true)
+        return (own - others.logsumexp(-1)).unsqueeze(0)
 
     return _respond(looking, samples.tokens, samples.prefix_length, margin, apart=True)
 
@@ -106,43 +108,58 @@ def draw_uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tenso
     return torch.from_numpy(np.array(numbers)).transpose(1, 2).contiguous()
 
 
+def _compare_logits(logits: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The true tokens' logits [B, S], and all logits with -inf in their places [B, S, V]."""
+    index = true.unsqueeze(-1)
+    return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, float("-inf"))
+
+
 def _respond(
     looking: Looking, tokens: Tokens, prefix_length: int, score: Score, *, apart: bool = False
 ) -> tuple[Floats, Floats]:
-    """r(part, n) = Σ_t ⟨∂s/∂z(t), M x_t + c - z(t)⟩ over its heads [P, D, N]; margins [N, S].
+    """r(part, n) = Σ_t ⟨∂s/∂y(t), Δy(t)⟩ [P, D, N]; margins [N, S].
 
-    s is the sum of a row's scores, or with `apart` the score of one position a draw; z are a head's
-    context vectors. Which rows are computed together depends on shapes alone, so the number of
-    processes changes nothing. Raises `MeasurementError` where responses are not finite.
+    s is the sum of a row's scores, or with `apart` the score of one position a draw; y is what a
+    block adds to the residual by attention. Which rows are computed together depends on shapes
+    alone, so the number of processes changes nothing. Raises `MeasurementError` where responses
+    are not finite.
     """
     model, processes = looking.model, current_processes()
-    config = model.config.to_dict()
-    family = family_of(config)
-    dimensions = family.dimensions(config)
     check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
-    present = frozenset(model.state_dict())
-    by_block: dict[int, list[int]] = {}
-    for index, part in enumerate(looking.parts):
-        by_block.setdefault(part.block, []).append(index)
+    places: dict[int, list[int]] = {}
+    for place, part in enumerate(looking.parts):
+        places.setdefault(part.block, []).append(place)
 
-    def one(rows: slice) -> tuple[Floats, Floats]:
+    def run(rows: slice) -> tuple[Floats, Floats]:
         ids = place_ids(model, torch.from_numpy(tokens[rows].astype(np.int64)))
-        seen, margins = _run(model, family, by_block, ids, prefix_length, score, rows, apart)
-        responses: dict[int, torch.Tensor] = {}
-        for index, places in by_block.items():
-            block = Block(family, dimensions, index, present, partial(tensor_of, model))
-            some = [looking.parts[place] for place in places]
-            limit = config.get(family.clip) if family.clip else None
-            fit = looking.fits.get(index)
-            found = respond_to(block, some, looking.stock, fit, seen.pop(index), limit)
-            responses |= zip(places, found, strict=True)
-        values = torch.stack([responses[place] for place in range(len(responses))]).float().numpy()
-        looking.advance(processes.count * values.shape[-1])
-        return values, margins
+        with torch.enable_grad(), _frozen(model), _watch_blocks(model, places) as (seen, outputs):
+            # The last token predicts nothing, so it is not read.
+            hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+            hidden = hidden[:, prefix_length - 1 :]
+            end = hidden.detach().requires_grad_()
+            logits = _precise(head_of(model)(end))
+            true = ids[:, prefix_length:].to(logits.device)
+            scores = score(logits, true, rows)
+            ends = [torch.autograd.grad(one.sum(), end, retain_graph=True)[0] for one in scores]
+            if apart:
+                ends = [ends[0] * at for at in torch.eye(true.shape[1]).to(end).unsqueeze(-1)]
+            added = [outputs[block] for block in places]
+            by_draw = [torch.autograd.grad(hidden, added, one, retain_graph=True) for one in ends]
+        values = np.empty((len(looking.parts), len(ends), len(ids)), dtype=np.float32)
+        for block, gradients in zip(places, zip(*by_draw, strict=True), strict=True):
+            gradient_DBTd = _precise(torch.stack(gradients))
+            changes = _change_outputs(looking, block, places[block], *seen.pop(block))
+            for place, change_BTd in zip(places[block], changes, strict=True):
+                products = torch.einsum("dbtk,btk->dbt", gradient_DBTd, change_BTd)
+                values[place] = products.cpu().double().sum(-1).numpy()
+        looking.advance(processes.count * len(ids))
+        own, others = _compare_logits(logits.detach(), true)
+        return values, (own - others.amax(-1)).float().cpu().numpy()
 
-    at_once = _rows_at_once(dimensions, tokens.shape, int(config["vocab_size"]))
-    chunks = row_ranges(len(tokens), min(at_once, math.ceil(len(tokens) / _SHARES)))
-    values, margins = zip(*processes.map_in_order(one, chunks), strict=True)
+    at_once = min(_rows_at_once(model, tokens.shape[1]), math.ceil(len(tokens) / _SHARES))
+    values, margins = zip(
+        *processes.map_in_order(run, row_ranges(len(tokens), at_once)), strict=True
+    )
     found = np.concatenate(values, axis=-1)
     if not np.isfinite(found).all():
         raise MeasurementError(
@@ -153,60 +170,19 @@ def _respond(
     return found, np.concatenate(margins)
 
 
-def _rows_at_once(dimensions: Dimensions, shape: tuple[int, ...], vocabulary: int) -> int:
+def _rows_at_once(model: PreTrainedModel, length: int) -> int:
     """What passes back need of each row: vectors of every block, gradients of every draw, attention
     scores, and logits. There are no more draws than tokens."""
-    length = shape[1]
-    width = max(dimensions.d, dimensions.context)
-    vectors = (18 + 2 * length) * width + 4 * dimensions.num_heads * length
-    return max(1, _BYTES // (4 * length * (dimensions.num_blocks * vectors + 6 * vocabulary)))
-
-
-def _run(
-    model: PreTrainedModel,
-    family: Family,
-    blocks: Iterable[int],
-    ids: torch.Tensor,
-    prefix_length: int,
-    score: Score,
-    rows: slice,
-    apart: bool,
-) -> tuple[dict[int, Seen], Floats]:
-    """One pass over `ids` [B, T + 1], and one back for every draw; also the margins [B, S]."""
-    with (
-        torch.enable_grad(),
-        _frozen(model),
-        watch_blocks(model, family, blocks) as (xs, zs, outputs),
-    ):
-        # The last token predicts nothing, so it is not read.
-        hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        hidden = hidden[:, prefix_length - 1 :]
-        end = hidden.detach().requires_grad_()
-        logits = head_of(model)(end)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        true = ids[:, prefix_length:].to(logits.device)
-        scores = score(logits, true, rows)
-        ends = [torch.autograd.grad(one.sum(), end, retain_graph=True)[0] for one in scores]
-        if apart:
-            ends = [ends[0] * place for place in torch.eye(true.shape[1]).to(end).unsqueeze(-1)]
-        wanted = [*zs.values(), *outputs.values()]
-        by_draw = [torch.autograd.grad(hidden, wanted, one, retain_graph=True) for one in ends]
-    by_module = list(zip(*by_draw, strict=True))
-    both = zip(zs, by_module[: len(zs)], by_module[len(zs) :], strict=True)
-    seen = {
-        block: Seen(
-            xs[block], zs[block].detach(), at_z, at_output, norm_after(model, family, block)
-        )
-        for block, at_z, at_output in both
-    }
-    logits, index = logits.detach(), true.unsqueeze(-1)
-    others = logits.scatter(-1, index, float("-inf")).amax(-1)
-    return seen, (logits.gather(-1, index).squeeze(-1) - others).float().cpu().numpy()
+    config = model.config.to_dict()
+    size = family_of(config).dimensions(config)
+    vectors = (18 + length) * max(size.d, size.context) + 4 * size.num_heads * length
+    numbers = size.num_blocks * vectors + 6 * int(config["vocab_size"])
+    return max(1, _BYTES // (4 * length * numbers))
 
 
 @contextmanager
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Weights need no gradient, only the context vectors do."""
+    """Weights need no gradient, only what attention adds does."""
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     def set_all(needed: bool) -> None:
@@ -219,3 +195,104 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         set_all(True)
+
+
+@contextmanager
+def _watch_blocks(
+    model: PreTrainedModel, blocks: Iterable[int]
+) -> Iterator[tuple[dict[int, list[torch.Tensor]], dict[int, torch.Tensor]]]:
+    """x and z, and what is added to the residual, by block, of the pass that is made inside."""
+    family = family_of(model.config.to_dict())
+    seen: dict[int, list[torch.Tensor]] = {}
+    outputs: dict[int, torch.Tensor] = {}
+
+    def take_input(block: int, module: nn.Module, args: Any) -> None:
+        seen.setdefault(block, []).append(args[0].detach())
+
+    def take_output(block: int, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        outputs[block] = output
+        if not output.requires_grad:  # nothing below has a gradient: it begins here
+            output.requires_grad_()
+
+    with ExitStack() as hooks:
+        for block in blocks:
+            read, projection = map(model.get_submodule, family.reading(block))
+            for module in (read, projection):
+                hooks.enter_context(module.register_forward_pre_hook(partial(take_input, block)))
+            adding = _norm_after(model, family, block) or projection
+            hooks.enter_context(adding.register_forward_hook(partial(take_output, block)))
+        yield seen, outputs
+
+
+def _norm_after(model: PreTrainedModel, family: Family, block: int) -> nn.Module | None:
+    """The norm that the output of a block's attention goes through before it is added."""
+    name = family.norm_after
+    return None if name is None else model.get_submodule(name.format(block=block))
+
+
+@torch.no_grad()
+def _change_outputs(
+    looking: Looking, index: int, places: Iterable[int], x: torch.Tensor, z: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """By what each part of a block changes what its attention adds to the residual [B, T, d].
+
+    That is W_O z + b_O, or where a norm follows, that norm of it. Such a norm undoes what scales
+    its input, so a derivative would not see an output that becomes zero: its whole change counts.
+    """
+    model, config = looking.model, looking.model.config.to_dict()
+    family = family_of(config)
+    norm, heads = _norm_after(model, family, index), family.dimensions(config).num_heads
+    limit = config.get(family.clip) if family.clip else None
+
+    def read(name: str) -> Any:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        with align_module_device(module):  # it may be offloaded
+            return getattr(module, leaf).detach()
+
+    block = Block(family, family.dimensions(config), index, frozenset(model.state_dict()), read)
+    sources, x, z = block.sources(looking.fits.get(index)), _precise(x), _precise(z)
+    weight: Any = block.read("output_weight")
+    bias: Any = block.read("output_bias") if block.has("output_bias") else None
+    output = functional.linear(z, weight.to(z), None if bias is None else bias.to(z))
+    added = output if norm is None else norm(output)
+    columns, z_heads = (values.unflatten(-1, (heads, -1)) for values in (weight.to(z), z))
+    alone: dict[tuple[str, bool], torch.Tensor] = {}
+    for part in (looking.parts[place] for place in places):
+        affine, some = variant_of(part.variant).affine(sources), list(part.heads)
+        if len(some) == heads and not affine.keep_output_bias:
+            yield -added
+            continue
+        kind = part.variant, part in looking.stock
+        if kind not in alone:
+            held = kind[1] and affine.weight is not None
+            groups = block.dimensions.num_groups if held and variant_of(part.variant).FITTED else 0
+            alone[kind] = _attend_alone(affine, x, z, groups, limit if held else None)
+        moved = alone[kind].view_as(z_heads)[:, :, some] - z_heads[:, :, some]
+        change = functional.linear(moved.flatten(2), columns[:, some].flatten(1))
+        yield change if norm is None else norm(output + change) - added
+
+
+def _attend_alone(
+    affine: Affine, x: torch.Tensor, z: torch.Tensor, groups: int, limit: float | None
+) -> torch.Tensor:
+    """M x + c of all heads [B, T, H h]. `groups` of heads share the mean of their maps; 0: each has
+    its own. `limit`: to which the model clips values, if it does."""
+
+    def place(values: Any) -> torch.Tensor:
+        if not isinstance(values, torch.Tensor):
+            values = torch.from_numpy(np.array(values))  # it may lie in a file, to be read only
+        if groups:
+            apart = values.double().unflatten(0, (groups, -1))
+            values = apart.mean(1, keepdim=True).expand_as(apart).flatten(0, 1)
+        return torch.as_tensor(values.to(z)).flatten(0, 1)
+
+    bias = z.new_zeros(z.shape[-1]) if affine.bias is None else place(affine.bias)
+    if affine.weight is None:
+        return bias.expand_as(z)
+    alone = functional.linear(x, place(affine.weight), bias)
+    return alone if limit is None else alone.clamp(-limit, limit)
+
+
+def _precise(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -68,38 +68,42 @@ def compare_speed(
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
     found = [find_model(model) for model in (base, edited)]
-    settings = {
+    asked = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
         "rounds": rounds,
         "batch_size": batch_size,
     }
-    described, turns = _take_turns(
-        found, {**settings, "dtype": dtype, "device": device}, say=say, advance=advance
-    )
-    models = [_summarize(record, turn) for record, turn in zip(described, turns, strict=True)]
-    shared = {key: described[0][key] for key in ("dtype", "device", "threads", "memory")}
+    with _start_processes(found) as ask:
+        loaded = [ask(index, _load, found[index], dtype, device, asked) for index in (0, 1)]
+        for note in dict.fromkeys(note for one in loaded for note in one["notes"]):
+            say(note)
+        settings = [one["settings"] for one in loaded]
+        check_precision(settings[0]["dtype"], settings[1]["dtype"], found[1].source.model)
+        turns: tuple[list[dict[str, Any]], ...] = ([], [])
+        for number in range(rounds):
+            for index in (0, 1) if number % 2 == 0 else (1, 0):
+                turns[index].append(ask(index, _take_turn))
+                advance(1)
+    models = [one["figures"] | _summarize(some) for one, some in zip(loaded, turns, strict=True)]
     return {
         "base": models[0],
         "edited": models[1],
         "ratios": _compute_ratios(models[0], models[1]),
-        "settings": {**settings, **shared},
+        "settings": {**asked, **settings[0]},
         "provenance": {
-            "base": described[0]["identity"],
-            "edited": described[1]["identity"],
+            "base": loaded[0]["identity"],
+            "edited": loaded[1]["identity"],
             "versions": list_versions(),
         },
     }
 
 
-def _take_turns(
+@contextmanager
+def _start_processes(
     models: Sequence[ResolvedModel],
-    settings: dict[str, Any],
-    *,
-    say: Callable[[str], None],
-    advance: Callable[[int], None],
-) -> tuple[list[dict[str, Any]], tuple[list[dict[str, Any]], ...]]:
-    """Describes two models, and takes their turns, each in a process of its own."""
+) -> Iterator[Callable[..., dict[str, Any]]]:
+    """One for each model. Yields what runs a function in the process of a model, by its index."""
     with ExitStack() as stack:
         workers = [
             stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _follow_parent))
@@ -117,31 +121,13 @@ def _take_turns(
                 ) from None
             return answer
 
-        described = [
-            ask(index, _load, {**settings, "source": model}) for index, model in enumerate(models)
-        ]
-        for note in dict.fromkeys(note for record in described for note in record["notes"]):
-            say(note)
-        check_precision(described[0]["dtype"], described[1]["dtype"], models[1].source.model)
-        turns: tuple[list[dict[str, Any]], ...] = ([], [])
-        for number in range(settings["rounds"]):
-            for index in (0, 1) if number % 2 == 0 else (1, 0):
-                turns[index].append(ask(index, _take_turn))
-                advance(1)
-    return described, turns
+        yield ask
 
 
-def _summarize(described: dict[str, Any], turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of one model over its turns."""
+def _summarize(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The speeds of one model over its turns, and its peak memory."""
     speeds = {name: _summarize_turns([turn[name] for turn in turns]) for name in SPEEDS}
-    return {
-        "model": described["identity"]["model"],
-        **speeds,
-        "cache_bytes": described["cache_bytes"],
-        "parameters": described["parameters"],
-        "peak_memory_bytes": max(turn["peak_memory_bytes"] for turn in turns),
-        "attn_implementation": described["attn_implementation"],
-    }
+    return {**speeds, "peak_memory_bytes": max(turn["peak_memory_bytes"] for turn in turns)}
 
 
 def _summarize_turns(values: list[float]) -> dict[str, Any]:
@@ -182,35 +168,37 @@ def _follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _load(settings: dict[str, Any]) -> dict[str, Any]:
+def _load(
+    source: ResolvedModel, dtype: str, device: str | None, asked: dict[str, int]
+) -> dict[str, Any]:
     """Loads the model, warms it up, and describes it."""
     global _running
     notes: list[str] = []
     try:
-        loaded = open_model(
-            settings["source"],
-            dtype=settings["dtype"],
-            device=settings["device"],
-            say=notes.append,
-        )
+        loaded = open_model(source, dtype=dtype, device=device, say=notes.append)
         memory = _reset_peak(loaded.model.device)
-        _running = _Running(loaded.model, settings)
+        _running = _Running(loaded.model, asked)
         _running.decode(*_running.prefill())
     except SurgeryError as error:
-        error.where = error.where or settings["source"]
+        error.where = error.where or source
         raise
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         what, got = "does not fit into memory", describe_error(error)
-        raise MeasurementError(what, where=settings["source"], got=got) from None
+        raise MeasurementError(what, where=source, got=got) from None
     return {
         "identity": loaded.identity,
-        "dtype": loaded.dtype,
-        "device": loaded.device,
-        "attn_implementation": loaded.model.config._attn_implementation,
-        "threads": torch.get_num_threads(),
-        "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
-        "cache_bytes": cache_bytes(_running.prefill()[0]),
-        "memory": memory,
+        "figures": {
+            "model": loaded.identity["model"],
+            "cache_bytes": cache_bytes(_running.prefill()[0]),
+            "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
+            "attn_implementation": loaded.model.config._attn_implementation,
+        },
+        "settings": {
+            "dtype": loaded.dtype,
+            "device": loaded.device,
+            "threads": torch.get_num_threads(),
+            "memory": memory,
+        },
         "notes": notes,
     }
 
@@ -236,10 +224,9 @@ def _take_turn() -> dict[str, float]:
 class _Running:
     """One model and its prompt: random tokens, int64 [B, T], the same for both models."""
 
-    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
-        self.model, self.head = model, head_of(model)
-        self.new_tokens = int(settings["new_tokens"])
-        rows, length = int(settings["batch_size"]), int(settings["prompt_tokens"])
+    def __init__(self, model: Any, asked: dict[str, int]) -> None:
+        self.model, self.head, self.new_tokens = model, head_of(model), asked["new_tokens"]
+        rows, length = asked["batch_size"], asked["prompt_tokens"]
         limit = int(model.config.max_position_embeddings)
         if length + self.new_tokens > limit:
             raise MeasurementError(

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import surgery
-from evals.bounds.divergence import measure_bounds
-from evals.bounds.mixing import measure_differences, read_mixing
+from evals.bounds.divergence import measure_bounds, measure_differences, read_mixing
 from evals.lab import find_lab_folder, heldout_texts
 from evals.samples.windows import cut_windows
 from surgery.editing.loading import load_model, load_tokenizer

@@ -35,8 +35,8 @@ from evals.running.early_exit import read_divergences
 from evals.running.runs import run_from_block, run_tokens
 from evals.samples import Samples
 from evals.search.units import held_in_stock, keep_possible, list_units
-from evals.sweep.edits import list_edits
 from evals.sweep.request import SweepRequest
+from evals.sweep.task import list_edits
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError

@@ -245,16 +245,16 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")
-    from evals.edits.batch import EditedBatch
+    from evals.edits.engine import Engine
 
-    with interrupted(EditedBatch, at=4):
+    with interrupted(Engine, at=4, method="_measure_batch"):
         done = sweep(files, *options)
     assert (done.code, done.stdout) == (130, "")
     assert [path.name for path in tmp_path.iterdir()] == [".swept.progress"]
     sweep(files, *options, "--ranges", "--variant", "zero").assert_error(
         "holds the progress of another model", "choose another --output"
     )
-    with interrupted(EditedBatch) as batches:
+    with interrupted(Engine, method="_measure_batch") as batches:
         resumed = sweep(files, *options)
     windows = -(-resumed.json["heldout"]["windows"] // 8)
     assert len(batches) == 5 + windows - 3  # 40 rows and the text, less what was done

@@ -163,7 +163,7 @@ def test_what_no_number_can_hold_is_null(models, tasks):
     benchmarks = Benchmarks.load(["local_continuation"], include_paths=[tasks])
     sizes = {"local_continuation": 8}
     (base,) = run_tasks(benchmarks, loaded, [], sizes, fitter=None)
-    runs = [base, {"local_continuation": None}]
+    runs = [base, {"local_continuation": {"samples": []}}]
     found = add_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
     nothing = {"value": None, "difference": None, "ci95": None}
     assert found["edits"][0]["tasks"]["local_continuation"] == {"metric": "acc", **nothing}

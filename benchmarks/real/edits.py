@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from evals.edits.batch import BASE
-from evals.edits.engine import Engine, MeasuredEdit
+from evals.edits.engine import BASE, Engine, MeasuredEdit
 from evals.inputs import find_calibration_text, make_fitter, read_heldout_texts
 from evals.memorization.recovery import rate_recoveries
 from evals.models import open_model

@@ -7,12 +7,10 @@ from typing import Any
 from cli.tables import print_table
 from cli.terminal import echo
 
-KEY_COLUMNS = (
+_COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
     ("held-out loss", "heldout_loss", "{:.3f}"),
     ("KL", "heldout_kl", "{:.3f}"),
-)
-MORE_COLUMNS = (
     ("next token", "next_token_accuracy", "{:.1%}"),
     ("suffix NLL", "suffix_nll", "{:.3f}"),
     ("entropy", "completion_entropy", "{:.3f}"),
@@ -22,6 +20,7 @@ MORE_COLUMNS = (
     ("mixing", "mixing_measured", "{:.2f}"),
     ("bound", "mixing_bound", "{:.2f}"),
 )
+_BEFORE_TASKS = 3
 _MOST = 12
 
 
@@ -29,21 +28,19 @@ def print_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report. Figures that were not measured have no column."""
     from evals.sweep.report import find_best_edits
 
-    base, edits = result["base"], sorted(result["edits"], key=_order_by_block)
-    asked = [(name, name, "{:.3f}") for name in base.get("tasks", {})]
-    base, *edits = [edit | _list_values(edit) for edit in (base, *edits)]
-    columns = [
-        column
-        for column in (*KEY_COLUMNS, *asked, *MORE_COLUMNS)
-        if any(e.get(column[1]) is not None for e in [base, *edits])
-    ]
+    edits = [result["base"], *sorted(result["edits"], key=_order_by_block)]
+    tasks = result.get("tasks", {})
+    columns = [*_COLUMNS[:_BEFORE_TASKS], *((k, k, "{:.3f}") for k in tasks)]
+    columns += _COLUMNS[_BEFORE_TASKS:]
+    values = [e | {k: task["value"] for k, task in e.get("tasks", {}).items()} for e in edits]
+    columns = [one for one in columns if any(e.get(one[1]) is not None for e in values)]
     rows = [
         (
             edit["spec"] or "none",
             edit["variant"] or "",
             *("-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns),
         )
-        for edit in [base, *edits]
+        for edit in values
     ]
     echo(
         f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens of prefix, "
@@ -55,14 +52,13 @@ def print_sweep(result: dict[str, Any]) -> None:
         labels=2,
         rest="To see them, use a wider terminal, a pipe, or --output.",
     )
-    if "tasks" in result:
-        echo(
-            "tasks: "
-            + ", ".join(f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in result["tasks"].items())
-        )
+    if tasks:
+        asked = (f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in tasks.items())
+        echo(f"tasks: {', '.join(asked)}")
+    base = result["base"]
     if not base["exact_count"]:
         return
-    best, *others = find_best_edits({**result, "edits": edits})
+    best, *others = find_best_edits({**result, "edits": edits[1:]})
     change = f"{base['exact_match']:.1%} to {best['exact_match']:.1%}"
     if result["exact_only"]:
         named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
@@ -83,21 +79,15 @@ def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
     from evals.sweep.report import find_front
 
-    front = find_front(result["estimates"])
     echo(
         f"estimates of {len(result['estimates'])} heads and blocks. These move the margins of "
         "recited tokens most for their cost:"
     )
-    for one in front[-_MOST:]:
+    for one in find_front(result["estimates"])[-_MOST:]:
         echo(
             f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} nats, "
             f"margins {one['margin']:.3f} nats²"
         )
-
-
-def _list_values(edit: dict[str, Any]) -> dict[str, Any]:
-    """Task → value."""
-    return {name: task["value"] for name, task in edit.get("tasks", {}).items()}
 
 
 def _order_by_block(edit: dict[str, Any]) -> tuple[Any, ...]:

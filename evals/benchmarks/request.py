@@ -37,7 +37,7 @@ class Benchmarking(Request):
         if limit is None or 0 < limit < 1:
             return limit
         if limit < 1 or limit != int(limit):
-            raise ValueError(f"{limit} is neither a whole number of at least 1 nor a share below 1")
+            raise ValueError(f"{limit} is neither a whole number from 1 on nor a share below 1")
         return int(limit)
 
     @model_validator(mode="after")

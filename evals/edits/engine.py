@@ -3,7 +3,7 @@
 The base model runs once over every batch and keeps what each block was given. Every edit is a pass
 from its lowest block on; nothing is decoded. Memory holds the states of one batch.
 
-N: memorized rows, M: held-out windows, S: suffix tokens.
+N: memorized rows, M: held-out windows, B: rows of a batch, S: suffix tokens.
 """
 
 from __future__ import annotations
@@ -18,17 +18,27 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.edits.batch import BASE, Columns, EditedBatch
 from evals.edits.sharing import FitsBlocks, SharedEdits
 from evals.files import Journal, arrays_as_json, arrays_from_json
+from evals.memorization import measures
 from evals.memorization.recovery import Evidence
 from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.forward import check_head
+from evals.running.early_exit import find_divergences, find_divergences_from
+from evals.running.forward import check_head, head_of
+from evals.running.heldout import measure_heldout
+from evals.running.predictions import Sampling, measure_predictions
+from evals.running.runs import Run, run_from_block, run_tokens
 from evals.samples import Samples, Tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 from surgery.processes import current_processes
 from surgery.selection import Selection, blocks_of
+
+Columns = dict[str, npt.NDArray[Any]]
+"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
+BASE: Selection = ()
+"""The selection of no block: the unedited model."""
+_OF_LIKELIHOODS = ("log_p_z", "next_token_accuracy", "nll", "entropy")
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Engine:
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
-        self._edits = SharedEdits(editable or Editable(model), layout=layout, fitter=fitter)
+        self._editable, self._layout, self._fitter = editable or Editable(model), layout, fitter
         self._measured: dict[Selection, MeasuredEdit] = {}
 
     @property
@@ -124,18 +134,9 @@ class Engine:
         """
         missing = self._missing(selections)
         if missing:
-            edited = [selection for selection in missing if selection != BASE]
-            with self._edits.tree(edited) as tree:
-                count = current_processes().count
-
-                def one(batch: EditedBatch) -> list[Columns]:
-                    done = {}
-                    for selection, columns in batch.measure(self._model, tree, self._edits):
-                        done[selection] = columns
-                        advance(count * len(batch))
-                    return [done[selection] for selection in missing]
-
-                parts = self._in_rounds(one, len(missing), journal, advance)
+            edited = [edit for edit in missing if edit != BASE]
+            edits = SharedEdits(edited, self._editable, layout=self._layout, fitter=self._fitter)
+            parts = self._measure_batches(edits, missing, advance, journal)
             for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
                 self._measured[selection] = self._whole(selection, column)
         return [self._measured[selection] for selection in selections]
@@ -143,47 +144,118 @@ class Engine:
     def _missing(self, selections: Iterable[Selection]) -> list[Selection]:
         return [edit for edit in dict.fromkeys((BASE, *selections)) if edit not in self._measured]
 
-    def _in_rounds(
+    def _measure_batches(
         self,
-        one: Callable[[EditedBatch], list[Columns]],
-        edits: int,
-        journal: Journal | None,
+        edits: SharedEdits,
+        selections: Sequence[Selection],
         advance: Callable[[int], None],
+        journal: Journal | None,
     ) -> list[list[Columns]]:
-        """A batch for every process at a time, recorded before the next; all at once without a
-        journal, so that processes need not wait for one another."""
-        processes, prefix_length = current_processes(), self._samples.prefix_length
+        """The columns of each selection in every batch. Each process has a batch at a time, and all
+        are recorded before the next."""
+        processes = current_processes()
+        texts = [(self._samples.tokens, self._samples.prefix_length), (self._heldout, None)]
         batches = [
-            EditedBatch(tokens[rows], prefix, self._exact_only)
-            for tokens, prefix in ((self._samples.tokens, prefix_length), (self._heldout, None))
+            (tokens[rows], prefix_length)
+            for tokens, prefix_length in texts
             for rows in row_ranges(len(tokens), self.batch_size)
         ]
+
+        def measure(batch: tuple[Tokens, int | None]) -> list[Columns]:
+            found = self._measure_batch(
+                edits, *batch, lambda: advance(processes.count * len(batch[0]))
+            )
+            return [found[selection] for selection in selections]
+
         parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
-        at_once = processes.count if processes.agree(journal is not None) else len(batches)
-        advance(edits * sum(map(len, batches[: len(parts)])))
-        record = journal if processes.is_main else None
-        with nullcontext() if record is None else record.open_to_append():
-            for begin in range(len(parts), len(batches), at_once):
-                some = batches[begin : begin + at_once]
-                done = processes.map_in_order(one, some)
+        advance(len(selections) * sum(len(tokens) for tokens, _ in batches[: len(parts)]))
+        with nullcontext() if journal is None else journal.open_to_append():
+            for begin in range(len(parts), len(batches), processes.count):
+                done = processes.map_in_order(measure, batches[begin : begin + processes.count])
                 parts += done
-                if record is not None:
+                if journal is not None:
                     for part in done:
-                        record.append({"edits": [arrays_as_json(columns) for columns in part]})
+                        journal.append({"edits": [arrays_as_json(columns) for columns in part]})
         return parts
+
+    def _measure_batch(
+        self,
+        edits: SharedEdits,
+        rows: Tokens,
+        prefix_length: int | None,
+        advance: Callable[[], None],
+    ) -> dict[Selection, Columns]:
+        """Measures the base model and every branch, which continues its parent's pass.
+
+        `rows`: int32 [B, T]; `prefix_length`: None for held-out text. With `exact_only`, a branch
+        without children stops at each row's first wrong token.
+        """
+        model, found = self._model, dict[Selection, Columns]()
+        tokens = torch.from_numpy(rows.astype(np.int64))
+        # The last token predicts nothing to measure, so the model does not read it.
+        base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in edits.tree})
+
+        def add(selection: Selection, run: Run) -> None:
+            if prefix_length is not None:
+                hidden = run.hidden[:, prefix_length - 1 :]
+                found[selection] = self._measure_suffixes(hidden, tokens[:, prefix_length:])
+            else:
+                before = None if run is base else base.hidden
+                nll, kl = measure_heldout(run.hidden, before, head_of(model), tokens[:, 1:])
+                found[selection] = {"heldout_nll": nll, "heldout_kl": kl}
+            advance()
+
+        add(BASE, base)
+        pending = [(branch, base) for branch in reversed(edits.tree)]
+        while pending:
+            branch, above = pending.pop()
+            edited, states = edits(branch), above.inputs[branch.start]
+            if self._exact_only and not branch.children:
+                suffix = tokens[:, prefix_length:]
+                with edited.activate():
+                    left = find_divergences_from(model, branch.start, states, suffix)
+                found[branch.selection] = {"first_divergence": left.numpy()}
+                advance()
+                continue
+            with edited.activate_in_turn():
+                run = run_from_block(model, branch.start, states, keep=branch.exits)
+            add(branch.selection, run)
+            pending += [(child, run) for child in branch.children]
+        return found
+
+    def _measure_suffixes(self, hidden: torch.Tensor, suffix: torch.Tensor) -> Columns:
+        """From final hidden states of the token before each suffix token [B, S, d]."""
+        head = head_of(self._model)
+        if self._exact_only:
+            return {"first_divergence": find_divergences(hidden, head, suffix).numpy()}
+        found = measure_predictions(
+            hidden, head, suffix, sampling=Sampling(), distributions=True, spread=False
+        )
+        assert found.log_drawn is not None
+        assert found.distributions is not None
+        true = suffix.numpy()
+        return {
+            "right": found.greedy == true,
+            "log_p_z": measures.log_extraction_probability(found.log_drawn),
+            "first_divergence": measures.first_divergence(found.greedy, true),
+            "next_token_accuracy": measures.token_accuracy(found.greedy, true),
+            "nll": measures.suffix_nll(found.log_likelihood),
+            "entropy": measures.entropy(found.distributions),
+        }
 
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:
         """One edit's rows of all batches, in order."""
-        none = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
-        columns = none | {
+        columns: Columns = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
+        if self._exact_only:
+            number = len(self._samples)
+            columns |= dict.fromkeys(_OF_LIKELIHOODS, np.full(number, np.nan))
+            columns["right"] = np.empty((number, 0), dtype=np.bool_)
+        columns |= {
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
         }
-        measured = MeasuredEdit(
-            selection=selection,
-            exact=columns["first_divergence"] == self._samples.suffix_length,
-            **columns,
-        )
+        exact = columns["first_divergence"] == self._samples.suffix_length
+        measured = MeasuredEdit(selection=selection, exact=exact, **columns)
         of_passages = [] if self._exact_only else [measured.nll]
         for values in (*of_passages, measured.heldout_nll):
             if not np.isfinite(values).all():

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from evals.edits.batch import BASE
-from evals.edits.engine import Engine
+from evals.edits.engine import BASE, Engine
 from evals.files import Journal
 from evals.search.algorithm import Found, find
 from evals.search.deepening import deepen

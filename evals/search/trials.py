@@ -13,8 +13,7 @@ import numpy as np
 
 from evals.attacks.attack import AttackOutcome
 from evals.attacks.names import find_attack
-from evals.edits.batch import BASE
-from evals.edits.engine import Engine
+from evals.edits.engine import BASE, Engine
 from evals.healing import heal_model
 from evals.samples.held_back import deal_passages
 from evals.search.points import EditPoint, point_of

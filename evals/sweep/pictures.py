@@ -6,7 +6,7 @@ with all variants and single heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import hypot
 from pathlib import Path
 from statistics import mean, median
@@ -32,9 +32,15 @@ if TYPE_CHECKING:
 
 Edit = Mapping[str, Any]
 Value = tuple[float, float]
-"""A figure, and half of its 95 % interval; 0 if it has none."""
+"""A figure, and half of its 95 % interval, 0 if it has none; or x and y."""
+Point = tuple[str, int, float, float]
+"""Kind of an edit, its block or number of blocks, and a value."""
 PICTURES = ("sweep", "accuracy", "abilities", "tokens", "bounds", "propagation", "model")
-_ABILITIES = {"language": ("#000000", "o", "-"), "reasoning": ("#d55e00", "s", "--")}
+_ABILITIES = {
+    "language": {"color": "#000000", "marker": "o", "linestyle": "-"},
+    "reasoning": {"color": "#d55e00", "marker": "s", "linestyle": "--"},
+}
+_BEFORE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8}
 _TOKENS = {
     "next_token_accuracy": (100, "token accuracy, %\n(after the true tokens)"),
     "completion_entropy": (1, "completion entropy, nats\n(after the true tokens)"),
@@ -87,13 +93,12 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
         grid = figure.subplots(*shape, sharex="col", sharey="row", squeeze=False)
         for row, (ylabel, value) in zip(grid, figures.items(), strict=True):
             for axes, (xlabel, (_, some)) in zip(row, columns.items(), strict=True):
-                axes.axhline(value(base), color="0.5", linewidth=0.8, label="unedited")
+                axes.axhline(value(base), label="unedited", **_BEFORE)
                 for variant in variants:
-                    line = [(at, value(e)) for at, e in some if e["variant"] == variant]
-                    axes.plot(*zip(*line, strict=True), label=variant, **line_of(variant))
+                    points = [("block", x, value(e), 0) for x, e in some if e["variant"] == variant]
+                    _draw_line(axes, points, {"label": variant, **line_of(variant)})
                 axes.set(xlabel=xlabel, ylabel=ylabel)
                 axes.label_outer()
-                number_blocks(axes)
         for axes, (title, _) in zip(grid[0], columns.values(), strict=True):
             axes.set(title=title, ylim=(-3, 103))
 
@@ -122,17 +127,15 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
                     zorder=5,
                     **_STAR,
                 )
+
+                def place(edit: Edit, task: str = task) -> Value | None:
+                    value = edit["tasks"][task]["value"]
+                    return None if value is None else (100 * value, 100 * edit["exact_match"])
+
+                points = _list_points(result, variant, place)
                 for kind in ALONE:
-                    scatter_by_block(
-                        axes,
-                        [
-                            (100 * e["tasks"][task]["value"], 100 * e["exact_match"], block)
-                            for block, e in _select_single(result, kind, variant)
-                            if e["tasks"][task]["value"] is not None
-                        ],
-                        blocks,
-                        kind,
-                    )
+                    some = [(x, y, block) for found, block, x, y in points if found == kind]
+                    scatter_by_block(axes, some, blocks, kind)
                 metric = base["tasks"][task]["metric"]
                 axes.set(xlabel=f"{task}, {metric}, %", ylabel=f"{variant}\nexact match, %")
                 axes.label_outer()
@@ -145,19 +148,19 @@ def draw_accuracy(result: Mapping[str, Any], tasks: Sequence[str], folder: Path)
 
 def draw_abilities(result: Mapping[str, Any], tasks: Sequence[str], folder: Path) -> list[Path]:
     """`abilities`: by block, how much of its accuracy the model loses, by kind of task."""
-    label = "relative fall of accuracy, %\n(95 % intervals)"
+    ylabel = "relative fall of accuracy, %\n(95 % intervals)"
     variants = _list_variants(result)
 
     def paint(figure: Figure) -> None:
-        panels = draw_panels(figure, variants, xlabel="block", ylabel=label)
+        panels = draw_panels(figure, variants, xlabel="block", ylabel=ylabel)
         for variant, axes in panels.items():
-            axes.axhline(0, color="0.5", linewidth=0.8)
-            for ability, (color, marker, line) in _ABILITIES.items():
+            axes.axhline(0, **_BEFORE)
+            for ability, style in _ABILITIES.items():
                 rated = _list_rated(result, tasks, ability)
                 if rated:
-                    name = f"{ability} ({', '.join(rated)})"
-                    style = {"color": color, "marker": marker, "linestyle": line, "label": name}
-                    _draw_by_block(axes, result, variant, _make_fall(result, rated), style)
+                    label = f"{ability} ({', '.join(rated)})"
+                    points = _list_points(result, variant, _make_fall(result, rated))
+                    _draw_line(axes, points, {"label": label, **style})
 
     size = (1.2 + 3.4 * min(2, len(variants)), 1.3 + 2.2 * -(-len(variants) // 2))
     return draw(paint, folder, "abilities", title=_write_title(result), size=size)
@@ -169,15 +172,14 @@ def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
     def paint(figure: Figure) -> None:
         grid = figure.subplots(1, 2, sharex=True)
         for axes, (key, (scale, label)) in zip(grid, _TOKENS.items(), strict=True):
-            value = scale * result["base"][key]
-            axes.axhline(value, color="0.5", linewidth=0.8, label="unedited")
+            axes.axhline(scale * result["base"][key], label="unedited", **_BEFORE)
 
-            def values(edit: Edit, key: str = key, scale: int = scale) -> Value:
+            def value(edit: Edit, key: str = key, scale: int = scale) -> Value:
                 return scale * edit[key], 0.0
 
             for variant in _list_variants(result):
-                style = {**line_of(variant), "label": variant}
-                _draw_by_block(axes, result, variant, values, style)
+                points = _list_points(result, variant, value)
+                _draw_line(axes, points, {"label": variant, **line_of(variant)})
             axes.set(xlabel="block", ylabel=label)
 
     return draw(paint, folder, "tokens", title=_write_title(result), size=(8.0, 3.4))
@@ -220,27 +222,28 @@ def list_accuracy_tasks(result: Mapping[str, Any]) -> list[str]:
     return [name for name, task in tasks.items() if task["share"] and task["higher_is_better"]]
 
 
-def _draw_by_block(
-    axes: Axes,
-    result: Mapping[str, Any],
-    variant: str,
-    value: Callable[[Edit], Value | None],
-    style: dict[str, Any],
-) -> None:
+def _list_points(
+    result: Mapping[str, Any], variant: str, value: Callable[[Edit], Value | None]
+) -> list[Point]:
+    """The edits of one block, group, or head in a variant that have the value."""
+    some = [e for e in result["edits"] if e["kind"] in ALONE and e["variant"] == variant]
+    found = ((e["kind"], e["blocks"][0], value(e)) for e in some)
+    return [(kind, block, *pair) for kind, block, pair in found if pair is not None]
+
+
+def _draw_line(axes: Axes, points: Sequence[Point], style: dict[str, Any]) -> None:
     """A line through the blocks, with intervals, and a small point for each group and head."""
-    for kind in ALONE:
-        some = [(block, value(edit)) for block, edit in _select_single(result, kind, variant)]
-        known = [(block, *found) for block, found in some if found is not None]
-        if not known:
+    for kind, label in ALONE.items():
+        some = [point for point in points if point[0] == kind]
+        if not some:
             continue
-        at, values, errors = zip(*known, strict=True)
+        _, at, values, errors = zip(*some, strict=True)
         if kind == "block":
             bars = errors if any(errors) else None
             axes.errorbar(at, values, bars, **{"markersize": 4, "elinewidth": 0.5, **style})
         else:
             mark = {"s": 4} if kind == "head" else {"s": 8, "marker": "D"}
-            color = {"color": style["color"], "alpha": 0.6}
-            axes.scatter(at, values, label=ALONE[kind], **mark, **color)
+            axes.scatter(at, values, label=label, color=style["color"], alpha=0.6, **mark)
     number_blocks(axes)
 
 
@@ -274,14 +277,6 @@ def _list_rated(result: Mapping[str, Any], tasks: Sequence[str], ability: str) -
     base = result["base"].get("tasks", {})
     some = [task for task in tasks if result["tasks"][task]["ability"] == ability]
     return [task for task in some if base[task]["value"] > 0]
-
-
-def _select_single(
-    result: Mapping[str, Any], kind: str, variant: str
-) -> Iterator[tuple[int, Edit]]:
-    """The edits of one block, group, or head in a variant, each with its block."""
-    some = (e for e in result["edits"] if (e["kind"], e["variant"]) == (kind, variant))
-    return ((edit["blocks"][0], edit) for edit in some)
 
 
 def _list_variants(result: Mapping[str, Any]) -> list[str]:

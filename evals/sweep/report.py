@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.edits.batch import BASE
-from evals.edits.engine import MeasuredEdit
+from evals.edits.engine import BASE, MeasuredEdit
 from evals.edits.record import edit_record
 from evals.files import Journal
 from evals.memorization.recovery import Evidence, rate_recoveries
@@ -21,7 +20,7 @@ from evals.samples import hash_row
 from evals.search.estimates import Estimates
 from evals.search.units import kind_of
 from evals.sweep.task import SweepTask
-from surgery.record.manifest import CalibrationRecord, list_versions
+from surgery.record.manifest import list_versions
 from surgery.selection import Part, Selection, format_selection
 
 LOW_EXTRACTION = 0.01
@@ -41,7 +40,7 @@ def make_sweep_report(
     means over tokens, relative to the residual's norm.
     """
     loaded, samples, heldout = task.loaded, task.samples, task.heldout
-    heads, fitted = loaded.dimensions.num_heads, _record_fits(task)
+    heads, calibration = loaded.dimensions.num_heads, task.fitter and task.fitter.calibration
     records = []
     for one in measured:
         record = {**_name(one.selection, task), **_figures(one, samples.trained_on)}
@@ -74,7 +73,7 @@ def make_sweep_report(
         "heldout": heldout
         if heldout is None
         else {"windows": len(heldout), "tokens": int(heldout.size), "sha256": hash_row(heldout)},
-        "calibration": fitted and fitted.model_dump(mode="json"),
+        "calibration": calibration and calibration.record(task.fit_alone()).model_dump(mode="json"),
         "warnings": [*task.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
             "model": {**loaded.provenance, "batch_size": task.engine.batch_size},
@@ -98,16 +97,6 @@ def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[s
         "variant": unit.variant,
         **estimates.predict_one((unit,)),
     }
-
-
-def _record_fits(task: SweepTask) -> CalibrationRecord | None:
-    """The calibration text, and how well each block fits when it is edited alone."""
-    if task.fitter is None:
-        return None
-    alone = [edit for edit, kind in task.edits.items() if kind == "block"]
-    parts = [part for selection in alone for part in selection]
-    fits = task.fitter.fit_alone({part.block for part in parts}, {part.variant for part in parts})
-    return task.fitter.calibration.record(fits)
 
 
 def open_journal(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evals.bounds.divergence import measure_bounds
-from evals.edits.batch import BASE
+from evals.edits.engine import BASE
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.recovery import make_recovery
@@ -19,6 +18,7 @@ from evals.sweep.pictures import PICTURES, draw_pictures
 from evals.sweep.report import format_csv, make_sweep_report, open_journal
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import SweepTask, open_sweep
+from evals.sweep.tasks import TaskRuns, add_tasks, run_tasks
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import current_processes, leave_launch
 
@@ -55,29 +55,36 @@ def sweep(
     with progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
         measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
     runs = _run_tasks(task, task_journal, progress)
-    estimates = _estimate(task, progress) if task.units else None
+    estimates = _estimate(task, progress) if request.estimate else None
     if not leave_launch():
         return None
-    result = make_sweep_report(task, measured, estimates, _bound(task, progress))
+    bounds = None
+    if request.bounds and task.heldout is not None:
+        windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
+        with progress("bounds", len(windows)) as advance:
+            bounds = measure_bounds(task.loaded.model, windows, advance=advance)
+    result = make_sweep_report(task, measured, estimates, bounds)
     if task.benchmarks is not None:
-        from evals.sweep.tasks import add_tasks
-
         result = add_tasks(result, task.benchmarks, runs, task.sizes)
     for warning in result["warnings"][len(task.warnings) :]:
         say(f"warning: {warning}")
     if folder is not None:
-        _write(folder, result, overwrite=overwrite, config=request.to_config())
+        config = request.to_config()
+        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+            write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
+            write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))
+            if "estimates" in result:
+                write_text(partial / "estimates.csv", format_csv(result["estimates"]))
+            draw_pictures(result, partial)
     for file in journals:
         file.remove()
     return result
 
 
-def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> Any:
+def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
     if task.benchmarks is None:
-        return None
-    from evals.sweep.tasks import run_tasks
-
+        return []
     with progress("run tasks", len(task.edits) + 1) as advance:
         return run_tasks(
             task.benchmarks,
@@ -95,10 +102,6 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
     assert task.heldout is not None
     members = task.samples.trained_on
     recited = task.engine.base.exact & members
-    fits = {}
-    if task.fitter is not None:
-        every = range(task.loaded.dimensions.num_blocks)
-        fits = task.fitter.fit_alone(every, {unit.variant for unit in task.units})
     with progress("estimate", None) as advance:
         return estimate_units(
             task.loaded.model,
@@ -107,25 +110,7 @@ def _estimate(task: SweepTask, progress: Progress) -> Estimates:
             task.units,
             (),
             make_recovery("greedy"),
-            fits,
+            task.fit_alone(),
             stock=held_in_stock(task.units, task.loaded.editable),
             advance=advance,
         )
-
-
-def _bound(task: SweepTask, progress: Progress) -> dict[str, Any] | None:
-    if not task.request.bounds or task.heldout is None:
-        return None
-    windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
-    with progress("bounds", len(windows)) as advance:
-        return measure_bounds(task.loaded.model, windows, advance=advance)
-
-
-def _write(folder: Path, result: Mapping[str, Any], *, overwrite: bool, config: str) -> None:
-    """Writes sweep.json, sweep.csv, pictures, and config.yaml, all at once."""
-    with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-        write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
-        write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))
-        if "estimates" in result:
-            write_text(partial / "estimates.csv", format_csv(result["estimates"]))
-        draw_pictures(result, partial)

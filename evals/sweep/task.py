@@ -1,9 +1,13 @@
-"""The inputs of a sweep: a loaded model, its edits, and the text to measure them on."""
+"""The inputs of a sweep: a loaded model, its edits, and the text to measure them on.
+
+Its edits are every block alone, the last k together, every range, group, and head.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from evals.edits.engine import Engine
 from evals.inputs import (
@@ -20,16 +24,48 @@ from evals.inputs import (
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
-from evals.search.units import PLURALS, keep_possible, list_units
-from evals.sweep.edits import Kind, drop_refused, list_edits
+from evals.search.units import PLURALS, Grain, keep_possible, kind_of, list_units
 from evals.sweep.request import SweepRequest
+from evals.sweep.tasks import choose_batch_sizes
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
+from surgery.variants import Fit
 
 if TYPE_CHECKING:
     from evals.benchmarks.running import Benchmarks
+
+Kind = Literal["block", "last", "range", "group", "head"]
+
+
+def list_edits(
+    num_blocks: int,
+    num_heads: int,
+    variants: Sequence[str],
+    request: SweepRequest,
+    num_groups: int | None = None,
+) -> dict[Selection, Kind]:
+    """Lists edits in the order of a report, each under the first kind it belongs to.
+
+    Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
+    with `heads` every query head, and where several share one of `num_groups` key/value heads every
+    such group. Each in every variant.
+    """
+    every, whole = range(num_blocks), tuple(range(num_heads))
+    spans: list[tuple[Kind, range]] = [("block", every[block : block + 1]) for block in every]
+    if request.last:
+        spans += [("last", every[first:]) for first in reversed(every)]
+    if request.ranges:
+        spans += [("range", every[first : end + 1]) for first in every for end in every[first:]]
+    found: dict[Selection, Kind] = {}
+    for kind, blocks in spans:
+        for variant in variants:
+            found.setdefault(tuple(Part(block, whole, variant) for block in blocks), kind)
+    if request.heads:
+        for unit in list_units(num_blocks, num_heads, "heads", variants, num_groups):
+            found.setdefault((unit,), kind_of(unit, num_heads))
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,7 +73,7 @@ class SweepTask:
     """A request with its inputs opened.
 
     - `heldout`: int32 [M, T] windows; None if none are measured.
-    - `edits`: in the order of the report. `units`: what to estimate beside them.
+    - `edits`: in the order of the report. `units`: the blocks and heads to estimate.
     - `fitter`: None if no variant needs one. `warnings`: which heads are left out, and why.
     - `benchmarks`: None without tasks. `sizes`: task → rows at a time.
     """
@@ -53,6 +89,13 @@ class SweepTask:
     benchmarks: Benchmarks | None
     sizes: dict[str, int]
     warnings: tuple[str, ...]
+
+    def fit_alone(self) -> dict[int, Fit]:
+        """Block → its fit where it is edited alone; none without a fitter."""
+        if self.fitter is None:
+            return {}
+        blocks = range(self.loaded.dimensions.num_blocks)
+        return self.fitter.fit_alone(blocks, {unit.variant for unit in self.units})
 
 
 def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
@@ -73,24 +116,23 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
-    edits = list_edits(size.num_blocks, size.num_heads, variants, request, size.num_groups)
-    refused = drop_refused(editable, edits)
-    every: tuple[Part, ...] = ()
-    if request.estimate:
-        some = list_units(size.num_blocks, size.num_heads, "mixed", variants, size.num_groups)
-        every, reasons = keep_possible(some, size.num_heads, editable.find_refusal)
-        refused = {key: str(why) for key, why in reasons.items()} | refused
+    blocks, heads, groups = size.num_blocks, size.num_heads, size.num_groups
+    grain: Grain = "mixed" if request.heads or request.estimate else "blocks"
+    units = list_units(blocks, heads, grain, variants, groups)
+    units, refused = keep_possible(units, heads, editable.find_refusal)
+    edits = list_edits(blocks, heads, variants, request, groups)
+    impossible = [e for e, kind in edits.items() if kind in ("group", "head") and e[0] not in units]
+    for edit in impossible:
+        del edits[edit]
+    plans = [editable.plan(edit) for edit in edits]
     warnings = [
         f"{PLURALS[kind]} with {name} are left out: {why}" for (kind, name), why in refused.items()
     ]
     for warning in warnings:
         say(f"warning: {warning}")
-    plans = [editable.plan(edit) for edit in edits]
     fitter = make_fitter(plans, calibrated, loaded, progress=progress)
     sizes = {}
     if benchmarks is not None:
-        from evals.sweep.tasks import choose_batch_sizes
-
         sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
     engine = Engine(
         loaded.model,
@@ -102,7 +144,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
         editable=editable,
     )
     return SweepTask(
-        request, loaded, rows, heldout, edits, every, engine, fitter, benchmarks, sizes,
+        request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes,
         tuple(warnings),
     )  # fmt: skip
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evals.benchmarks.running import Benchmarks, TaskRun
 from evals.benchmarks.scores import Scores, choose_metric
 from evals.benchmarks.tasks import classify_ability
-from evals.edits.batch import BASE
+from evals.edits.engine import BASE
 from evals.edits.sharing import FitsBlocks
 from evals.evaluation.comparing import compare_scores
 from evals.files import Journal
@@ -18,8 +17,12 @@ from surgery.errors import MeasurementError
 from surgery.processes import current_processes
 from surgery.selection import Selection
 
-TaskRuns = dict[str, TaskRun | None]
-"""Task → its run, with only what scores are made of; None where it gave no finite number."""
+if TYPE_CHECKING:  # it imports lm_eval, which takes seconds
+    from evals.benchmarks.running import Benchmarks
+
+TaskRun = dict[str, Any]
+TaskRuns = dict[str, TaskRun]
+"""Task → its run, with only what scores are made of; no samples where no number is finite."""
 _OF_RUN = ("results", "aggregation", "higher_is_better")
 _OF_SAMPLE = ("filter", "metrics", "doc_hash")
 
@@ -56,21 +59,18 @@ def run_tasks(
 
     Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
     """
-
-    processes = current_processes()
-    done: list[TaskRuns] = processes.once(
+    done: list[TaskRuns] = current_processes().once(
         lambda: [] if journal is None else journal.read(lambda step: step["tasks"])
     )
     advance(len(done))
-    record = journal if processes.is_main else None
-    with nullcontext() if record is None else record.open_to_append():
+    with nullcontext() if journal is None else journal.open_to_append():
         for selection in (BASE, *edits)[len(done) :]:
             with _put_in_force(loaded, selection, fitter):
                 found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
             done.append(found)
             advance(1)
-            if record is not None:
-                record.append({"tasks": found})
+            if journal is not None:
+                journal.append({"tasks": found})
     return done
 
 
@@ -85,12 +85,12 @@ def _put_in_force(
     return loaded.editable.make_replacements(plan, fits).activate()
 
 
-def _run(benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int) -> TaskRun | None:
+def _run(benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int) -> TaskRun:
     try:
         run = benchmarks.run(name, loaded, batch_size=rows)
     except MeasurementError as error:
         if isinstance(error.__cause__, OverflowError):  # a perplexity beyond reach
-            return None
+            return {"samples": []}
         raise
     samples = [
         {key: sample[key] for key in (*_OF_SAMPLE, *sample["metrics"])} for sample in run["samples"]
@@ -112,29 +112,13 @@ def add_tasks(
 
     Raises `MeasurementError` for a task without a metric on the base.
     """
-    main: dict[str, tuple[str, Scores]] = {}
+    values, described = {}, {}
+    edits = [record | {"tasks": {}} for record in result["edits"]]
     for name, run in runs[0].items():
-        found = _scores(benchmarks, name, run)
-        if not found:
-            raise MeasurementError("has no metric that can be compared", where=f"task {name}")
+        found = benchmarks.scores(name, run)
         metric = choose_metric(found)
-        main[name] = metric, found[metric]
-    edits = []
-    for record, one in zip(result["edits"], runs[1:], strict=True):
-        compared = {
-            name: {
-                "metric": metric,
-                **_compare(scores, _scores(benchmarks, name, one[name]).get(metric)),
-            }
-            for name, (metric, scores) in main.items()
-        }
-        edits.append(record | {"tasks": compared})
-    values = {
-        name: {"metric": metric, "value": scores.value} for name, (metric, scores) in main.items()
-    }
-    described = {}
-    for name, (metric, scores) in main.items():
-        config = benchmarks.tasks[name].config
+        scores, config = found[metric], benchmarks.tasks[name].config
+        values[name] = {"metric": metric, "value": scores.value}
         described[name] = {
             "version": (config.metadata or {}).get("version"),
             "num_fewshot": config.num_fewshot,
@@ -146,20 +130,19 @@ def add_tasks(
             "share": scores.aggregation == "mean",
             "n": len(scores.values),
         }
+        for record, edited in zip(edits, runs[1:], strict=True):
+            compared = _compare(benchmarks, name, metric, scores, edited[name])
+            record["tasks"][name] = {"metric": metric, **compared}
     base = result["base"] | {"tasks": values}
     return {**result, "base": base, "edits": edits, "tasks": described}
 
 
-def _scores(benchmarks: Benchmarks, name: str, run: TaskRun | None) -> dict[str, Scores]:
-    """By metric; none if the task gave nothing finite."""
+def _compare(
+    benchmarks: Benchmarks, name: str, metric: str, base: Scores, run: TaskRun
+) -> dict[str, Any]:
     try:
-        return {} if run is None else benchmarks.scores(name, run)
-    except MeasurementError:
-        return {}
-
-
-def _compare(base: Scores, edited: Scores | None) -> dict[str, Any]:
-    if edited is None:
+        edited = benchmarks.scores(name, run)[metric]
+    except (MeasurementError, KeyError):  # nothing finite
         return {"value": None, "difference": None, "ci95": None}
     found = compare_scores(base, edited)
     return {"value": found.edited, "difference": found.difference, "ci95": list(found.ci95)}
