@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.samples.cutting import cut_pairs, cut_rows
+from evals.samples.cutting import cut_passages
 from evals.samples.published import find_published
 from evals.samples.record import Samples
 from evals.samples.repeats import merge_equal_rows
@@ -48,29 +48,27 @@ class Passages:
         """Makes the samples. Raises `SamplesError` for short text, or text without a tokenizer."""
         if self.ready is not None:
             return self.ready
-        rows_of = cut_rows if {"tokens", "text"} & set(self.table.columns) else cut_pairs
-        tokens, notes = rows_of(
-            self.table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
+        table, labels = self.table, self.table.labels
+        tokens, kept, notes = cut_passages(
+            table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
         )
-        left_out = {note.id for note in notes if not note.kept}
-        kept = np.asarray([name not in left_out for name in self.table.ids], dtype=bool)
-        if not kept.any():
-            raise SamplesError("no row can be used", where=self.table.where, got=notes[0].reason)
-        labels = self.table.labels
-        samples = Samples(
-            tokens=tokens,
-            prefix_length=self.prefix,
-            ids=self.table.ids,
-            source=make_public_name(self.source),
-            counts=None if labels.count is None else np.asarray(labels.count, dtype=np.int64),
-            members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
-            notes=tuple(notes),
+        counts, members = (
+            None if column is None else np.asarray(column, dtype=kind)[kept]
+            for column, kind in ((labels.count, np.int64), (labels.member, np.bool_))
         )
-        samples = merge_equal_rows(samples.select(kept))
-        if samples.members is not None and not samples.members.any():
-            raise SamplesError(
-                "no row is a member", where=self.table.where, expected="at least one"
+        samples = merge_equal_rows(
+            Samples(
+                tokens=tokens,
+                prefix_length=self.prefix,
+                ids=tuple(table.ids[at] for at in kept),
+                source=make_public_name(self.source),
+                counts=counts,
+                members=members,
+                notes=tuple(notes),
             )
+        )
+        if samples.members is not None and not samples.members.any():
+            raise SamplesError("no row is a member", where=table.where, expected="at least one")
         return samples
 
 
@@ -90,23 +88,14 @@ def open_samples(
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
     table = _read(source)
     own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
-    passage = next((name for name in ("tokens", "text", "prefix") if name in table.columns), None)
-    if passage is None or (passage == "prefix" and "suffix" not in table.columns):
-        raise SamplesError(
-            "no passages",
-            where=table.where,
-            expected="a column tokens, columns prefix and suffix, or a column text",
-            got=", ".join(table.columns) or "none of them",
-            fix="name the column: FILE:COLUMN",
-        )
     lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
     passages = Passages(source, table, *lengths, skip_short=skip_short)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
         )
-    text = isinstance(table.columns[passage][0], str)
-    return passages if text else replace(passages, ready=passages.tokenize(None))
+    is_text = any(isinstance(column[0], str) for column in table.columns)
+    return passages if is_text else replace(passages, ready=passages.tokenize(None))
 
 
 def load_samples(
