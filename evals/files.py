@@ -28,7 +28,7 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], check: Callable[[], None] = lambda: None
+        self, path: Path, settings: dict[str, Any], check: Callable[[], object] = lambda: None
     ) -> None:
         self._path, self._settings = path, json.loads(json.dumps(settings))
         self._check = check

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from transformers import PreTrainedModel
 
 from evals.edits.batch import BASE, Columns, EditedBatch
@@ -92,7 +91,7 @@ class Engine:
             vocab_size=model.config.vocab_size,
             max_positions=getattr(model.config, "max_position_embeddings", None),
         )
-        check_head(model, torch.from_numpy(samples.tokens[:1, :4].astype(np.int64)))
+        check_head(model)
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])

@@ -72,12 +72,12 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 @torch.inference_mode()
-def check_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
+def check_head(model: PreTrainedModel) -> None:
     """Raises `UnsupportedError` unless logits are the output embedding of the hidden states.
 
     Some architectures scale or cap them; measuring such a model by its parts would be wrong.
-    `tokens`: int64 [1, T].
     """
+    tokens = torch.arange(4).unsqueeze(0)
     hidden, _ = hidden_states(model, tokens)
     ours = head_of(model)(hidden[:, -1]).float()
     theirs = model(input_ids=tokens.to(hidden.device), use_cache=False).logits[:, -1].float()
