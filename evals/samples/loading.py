@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from evals.samples.cutting import cut_passages
-from evals.samples.published import find_published
 from evals.samples.record import Samples
 from evals.samples.repeats import merge_equal_rows
-from evals.samples.tables import PassageTable, read_npy, read_npy_pair, read_table
+from evals.samples.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
 from surgery.hub.finding import make_public_name
 from surgery.reading.sources import TABLES, find_sources
@@ -27,6 +26,13 @@ EXPECTED = (
     "a folder, a file (.npy, .jsonl, .json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, "
     "hf:DATASET:SPLIT:COLUMN, or lab:NAME"
 )
+HUBBLE = ("gutenberg_popular", "gutenberg_unpopular", "wikipedia")
+PUBLISHED = {
+    "hubble": "hf:allegrolab/passages_{}:train+test:text",
+    "pythia-evals": "hf:EleutherAI/pythia-memorized-evals:{}:tokens",
+    "lm-extraction": "{0}/train_prefix.npy,{0}/train_suffix.npy",
+}
+"""Short names of published passages. docs/extraction.md lists their sources and licenses."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def load_samples(
       JSON array, CSV, TSV or parquet) with `tokens`, or `prefix` and `suffix`, or `text`, and
       optionally `id`, `count` and `member`; a `.txt` file with one passage a line; a folder of
       such tables and texts; a table or folder with `:COLUMN` after it; `hf:DATASET:SPLIT:COLUMN`;
-      a short name (`evals.samples.published`); `lab:pythia` or `lab:gpt-neo`.
+      a short name (`PUBLISHED`); `lab:pythia` or `lab:gpt-neo`.
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
@@ -137,18 +143,30 @@ def _read(source: str) -> PassageTable:
         from evals.lab import samples_path
 
         source = str(samples_path(source.removeprefix("lab:")))
-    source = find_published(source)
-    parts = [Path(part) for part in source.split(",")]
-    if not Path(source).exists() and source.endswith(".npy"):
-        if len(parts) == 2:
-            for path in parts:
-                find_sources(path)
-            return read_npy_pair(*parts)
-        if len(parts) > 2:
+    source = _find_published(source)
+    if source.endswith(".npy"):
+        paths = [Path(source)]
+        if not paths[0].exists():
+            paths = [Path(part) for part in source.split(",")]
+        if len(paths) > 2:
             raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
+        for path in paths:
+            find_sources(path)
+        return read_arrays(paths)
     sources = find_sources(source, FORMS)
-    if sources[0].form == ".npy":
-        return read_npy(Path(source))
     if not all(found.is_table or found.form in FORMS for found in sources):
         raise SamplesError("unknown form of samples", where=source, expected=EXPECTED)
     return read_table(source, sources)
+
+
+def _find_published(source: str) -> str:
+    """The full name of the samples that a short name stands for. Other names stay as they are."""
+    kind, colon, rest = source.partition(":")
+    if kind not in PUBLISHED or not colon:
+        return source
+    if not rest or (kind == "hubble" and rest not in HUBBLE):
+        expected = "hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER"
+        if kind == "hubble":
+            expected = ", ".join(f"hubble:{name}" for name in HUBBLE)
+        raise SamplesError("no such samples", where=source, expected=expected)
+    return PUBLISHED[kind].format(rest)

@@ -113,25 +113,22 @@ def _make_table(
     return PassageTable(str(where), names, found, labels, shape)
 
 
-def read_npy(path: Path) -> PassageTable:
-    """An array of token ids, integers [N, T]."""
-    array = _map_array(path)
-    return _make_table(path, range(len(array)), {"tokens": array})
-
-
-def read_npy_pair(prefix: Path, suffix: Path) -> PassageTable:
-    """Two arrays of token ids, integers [N, P] and [N, S], whose rows belong together."""
-    prefixes, suffixes = _map_array(prefix), _map_array(suffix)
-    where = f"{prefix},{suffix}"
-    if len(prefixes) != len(suffixes):
+def read_arrays(paths: Sequence[Path]) -> PassageTable:
+    """One array of token ids, integers [N, T], or two whose rows belong together."""
+    arrays = [_map_array(path) for path in paths]
+    where, numbers = ",".join(map(str, paths)), [len(array) for array in arrays]
+    if numbers[0] != numbers[-1]:
         raise SamplesError(
             "prefixes and suffixes differ in number",
             where=where,
-            expected=f"{len(prefixes)} suffixes",
-            got=len(suffixes),
+            expected=f"{numbers[0]} suffixes",
+            got=numbers[1],
         )
+    if len(arrays) == 1:
+        return _make_table(where, range(numbers[0]), {"tokens": arrays[0]})
+    prefixes, suffixes = arrays
     shape = (int(prefixes.shape[1]), int(suffixes.shape[1]))
-    return _make_table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
+    return _make_table(where, range(numbers[0]), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
 def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
