@@ -98,7 +98,7 @@ class EditedBatch:
             hidden, head, self._suffix, sampling=Sampling(), distributions=True, spread=False
         )
         assert found.log_drawn is not None
-        assert found.distributions is not None
+        assert found.entropy is not None
         suffix = self.tokens[:, self.prefix_length :]
         return {
             "right": found.greedy == suffix,
@@ -106,7 +106,7 @@ class EditedBatch:
             "first_divergence": measures.first_divergence(found.greedy, suffix),
             "next_token_accuracy": measures.token_accuracy(found.greedy, suffix),
             "nll": measures.suffix_nll(found.log_likelihood),
-            "entropy": measures.entropy(found.distributions),
+            "entropy": measures.completion_entropy(found.entropy),
         }
 
     def _left(self, first_divergence: torch.Tensor) -> Columns:

@@ -19,7 +19,7 @@ from evals.samples import Tokens
 from evals.statistics import mean, rate
 
 if TYPE_CHECKING:
-    from evals.running.predictions import Distributions, Predictions
+    from evals.running.predictions import Predictions
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
@@ -37,7 +37,7 @@ class Pass:
 
     - `suffix`: int32 [N, S], the true tokens. `predictions`: the model's, at each of them.
     - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
-      None if not requested, like `predictions.distributions`.
+      None if not requested, like some `predictions`.
     """
 
     suffix: Tokens
@@ -119,9 +119,9 @@ def suffix_nll(log_likelihood: Floats) -> Scores:
     return np.asarray(-log_likelihood.mean(axis=1, dtype=np.float64))
 
 
-def entropy(distributions: Distributions) -> Scores:
+def completion_entropy(entropy: Floats) -> Scores:
     """Mean entropy of the predictions at the suffix positions, in nats. Returns [N]."""
-    return np.asarray(distributions.entropy.mean(axis=1, dtype=np.float64))
+    return np.asarray(entropy.mean(axis=1, dtype=np.float64))
 
 
 def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
@@ -270,7 +270,7 @@ MEASURES = (
     Measure(
         "completion_entropy",
         "(1/S) Σ H(p_s), over the vocabulary",
-        entropy,
+        completion_entropy,
         source="Menta et al. 2025, Analyzing Memorization in Large Language Models through the "
         "Lens of Model Attribution",
         column="entropy",

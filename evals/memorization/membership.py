@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evals.memorization.measures import Flags, Floats, Measure, Scores
 from evals.statistics import bootstrap
-
-if TYPE_CHECKING:
-    from evals.running.predictions import Distributions
 
 SHARE = 0.2
 """The share of least likely tokens that min-k averages, as in both papers' main results."""
@@ -42,15 +39,13 @@ def min_k(log_likelihood: Floats) -> Scores:
     return _mean_of_smallest(log_likelihood.astype(np.float64))
 
 
-def min_k_plus_plus(log_likelihood: Floats, distributions: Distributions) -> Scores:
+def min_k_plus_plus(log_likelihood: Floats, entropy: Floats, spread: Floats) -> Scores:
     """Min-k of log-likelihoods that are standardized by the model's own distribution.
 
     (log p(x_t) − μ) / σ, where μ and σ are the mean and standard deviation of log p(v) under v ~ p,
     so μ = −entropy. If σ is 0, the distribution is certain and the term is 0. [N, S] -> [N].
     """
-    spread = distributions.spread
-    assert spread is not None
-    distance = log_likelihood.astype(np.float64) + distributions.entropy
+    distance = log_likelihood.astype(np.float64) + entropy
     certain = spread == 0
     return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)))
 

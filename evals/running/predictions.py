@@ -7,8 +7,9 @@ Shape letters: B rows, S suffix tokens, d width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,52 +33,27 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Distributions:
-    """Statistics of the predicted distribution at each suffix position. All float32 [N, S].
-
-    - `entropy`: H(p) over the vocabulary, in nats.
-    - `spread`: the standard deviation of log p(v) under v ~ p; None if not requested.
-    """
-
-    entropy: Floats
-    spread: Floats | None
-
-
-@dataclass(frozen=True)
 class Predictions:
-    """The result of one teacher-forced pass at each suffix position.
+    """The result of one teacher-forced pass at each suffix position: [N, S], float32 but `greedy`.
 
-    - `greedy`: int32 [N, S], the most likely token given the true tokens before it.
-    - `log_likelihood`: float32 [N, S], log p(true token), in nats.
-    - `log_drawn`: float32 [N, S], log-probability of the true token under a `Sampling`, -inf if it
-      is removed; and `distributions`: None if not requested.
+    - `greedy`: int32, the most likely token given the true tokens before it.
+    - `log_likelihood`: log p(true token), in nats.
+    - `log_drawn`: log-probability of the true token under a `Sampling`, -inf if it is removed.
+    - `entropy`: H(p) over the vocabulary, in nats. `spread`: the standard deviation of log p(v)
+      under v ~ p. The last three are None if not requested.
     """
 
     greedy: npt.NDArray[np.int32]
     log_likelihood: Floats
     log_drawn: Floats | None = None
-    distributions: Distributions | None = None
+    entropy: Floats | None = None
+    spread: Floats | None = None
 
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Rows of all parts, in order."""
-        more = [part.distributions for part in parts if part.distributions is not None]
-        distributions = None
-        if more:
-            entropy = np.concatenate([part.entropy for part in more])
-            distributions = Distributions(entropy, _rows(part.spread for part in more))
-        return Predictions(
-            np.concatenate([part.greedy for part in parts]),
-            np.concatenate([part.log_likelihood for part in parts]),
-            _rows(part.log_drawn for part in parts),
-            distributions,
-        )
-
-
-def _rows(parts: Iterable[Floats | None]) -> Floats | None:
-    """Rows of all parts, in order; None if they have none."""
-    found = [part for part in parts if part is not None]
-    return np.concatenate(found) if found else None
+        columns: Any = zip(*(vars(part).values() for part in parts), strict=True)
+        return Predictions(*(None if c[0] is None else np.concatenate(c) for c in columns))
 
 
 @torch.inference_mode()
@@ -98,7 +74,7 @@ def measure_predictions(
     - `head`: hidden states [n, d] -> logits [n, V].
     - `suffix`: int64 [B, S], the true tokens.
     - `sampling`: also measure log-probabilities under this scheme. `distributions`: also measure
-      the distributions, with their `spread`, which costs as much again as their entropy.
+      entropies, and the `spread`, which costs as much again.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
@@ -113,12 +89,7 @@ def measure_predictions(
         name: torch.cat([piece[name] for piece in pieces]).view(suffix.shape).cpu().numpy()
         for name in pieces[0]
     }
-    return Predictions(
-        found["greedy"].astype(np.int32),
-        found["log_likelihood"],
-        found.get("log_drawn"),
-        Distributions(found["entropy"], found.get("spread")) if distributions else None,
-    )
+    return Predictions(**found | {"greedy": found["greedy"].astype(np.int32)})
 
 
 def _measure(
