@@ -61,17 +61,10 @@ def decode_rest(
 ) -> torch.Tensor:
     """Decodes each prefix greedily, starting from a teacher-forced pass and its cache.
 
-    The pass has the tokens up to and including a row's first divergence, so only the rest needs
-    decoding. A row joins where it diverges, with the keys and values of the pass. So the model
-    reads no token twice, and rows need no padding.
-
-    **Arguments:**
-
-    - `suffix`: int64 [B, S], the true tokens.
-    - `prefix_length`: P.
-    - `first_divergence`: int64 [B], S where the row is exact.
-    - `greedy`: int64 [B, S], the pass's most likely tokens.
-    - `cache`: the pass's, of the tokens before the last, P + S - 1 of them.
+    The pass has the tokens up to and including a row's `first_divergence` (int64 [B], S where it is
+    exact). There a row joins, with the keys and values of the pass. So the model reads no token
+    twice, and rows need no padding. `suffix`, `greedy`: int64 [B, S], the true tokens and the
+    pass's most likely ones; `cache`: of the P + S - 1 tokens before the last.
 
     Returns int64 [B, S].
     """
@@ -128,10 +121,7 @@ class _RewritableLayer(DynamicLayer):
 
 
 def _make_rewritable(cache: Any, rows: torch.Tensor) -> Any:
-    """Copies `rows` (int64 [K]) of `cache`, in that order, into a new cache.
-
-    It never grows beyond the tokens that `cache` holds.
-    """
+    """Copies `rows` (int64 [K]) of `cache`, in that order, into one that holds as many tokens."""
     rewritten = copy.copy(cache)
     rewritten.layers = [
         _RewritableLayer(layer.keys[rows], layer.values[rows])

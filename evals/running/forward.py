@@ -33,14 +33,9 @@ def hidden_states(
 ) -> tuple[torch.Tensor, Any]:
     """Final hidden states, after the last layer norm and before the output embedding.
 
-    **Arguments:**
-
-    - `tokens`: int64 [B, T] that follow whatever `cache` holds.
-    - `cache`: a cache of earlier tokens; it is extended in place.
-    - `use_cache`: whether to start a cache where none is given: the library's own, which drops what
-      a sliding window has passed.
-
-    Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
+    `tokens`: int64 [B, T] that follow whatever `cache` holds; it is extended in place. `use_cache`:
+    whether to start the library's own where none is given, which drops what a sliding window has
+    passed. Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
     """
     base = model.base_model
     arguments = {} if cache is None else {CACHE: cache}

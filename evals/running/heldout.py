@@ -24,13 +24,8 @@ def measure_heldout(
     KL(base || edited) = Σ_v p(v) (log p(v) - log q(v)), p the base model's predicted distribution
     and q the edited model's. The logits of a few positions exist at a time.
 
-    **Arguments:**
-
-    - `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
-      tokens before each target; `base` is None to measure the base itself.
-    - `head`: hidden states [n, d] -> logits [n, V].
-    - `targets`: int64 [B, T].
-
+    `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
+    tokens before each of `targets` (int64 [B, T]); `base` is None to measure the base itself.
     Returns float64 [B] twice.
     """
     states, true = hidden.flatten(0, 1), targets.flatten()

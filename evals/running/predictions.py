@@ -68,13 +68,9 @@ def measure_predictions(
 ) -> Predictions:
     """Measures every suffix position.
 
-    **Arguments:**
-
-    - `hidden`: [B, S, d], final hidden states of the token before each suffix token.
-    - `head`: hidden states [n, d] -> logits [n, V].
-    - `suffix`: int64 [B, S], the true tokens.
-    - `sampling`: also measure log-probabilities under this scheme. `distributions`: also measure
-      entropies, and the `spread`, which costs as much again.
+    `hidden`: [B, S, d], final hidden states of the token before each token of `suffix`, int64
+    [B, S]. `sampling`: also measure log-probabilities under this scheme. `distributions`: also
+    measure entropies, and the `spread`, which costs as much again.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
