@@ -86,8 +86,7 @@ class Journal:
 
     def append(self, step: dict[str, Any]) -> None:
         """Records a step, inside `open_to_append`."""
-        if self._file is None:
-            raise ValueError("append is for use inside open_to_append()")
+        assert self._file is not None
         self._check()
         self._file.write(json.dumps(step).encode() + b"\n")
         self._file.flush()

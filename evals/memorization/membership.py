@@ -91,18 +91,10 @@ def auc(scores: Scores, members: Flags) -> dict[str, Any]:
     groups. `scores`: [N]; `members`: bool [N], with both kinds. `overcorrected`: members are *less*
     likely than text never seen, which also reveals them.
     """
-    inside, outside = scores[members], scores[~members]
-    value, interval = _area(inside, outside), bootstrap((inside, outside), _area)
-    return {
-        "auc": value,
-        "ci95": interval.as_list(),
-        "overcorrected": is_overcorrected(value, interval.high),
-    }
-
-
-def is_overcorrected(value: float, high: float) -> bool:
-    """Judges an area and the upper end of its interval."""
-    return value < OVERCORRECTED and high < 0.5
+    groups = scores[members], scores[~members]
+    value, interval = _area(*groups), bootstrap(groups, _area)
+    overcorrected = value < OVERCORRECTED and interval.high < 0.5
+    return {"auc": value, "ci95": interval.as_list(), "overcorrected": overcorrected}
 
 
 def _area(inside: Scores, outside: Scores) -> float:

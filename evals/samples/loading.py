@@ -85,10 +85,7 @@ def open_samples(
     suffix_length: int | None = None,
     skip_short: bool = False,
 ) -> Passages:
-    """Reads the samples that `source` names, as far as possible without a model.
-
-    **Arguments:** as for `load_samples`. Raises `SamplesError`.
-    """
+    """As `load_samples`, as far as that goes without a tokenizer."""
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
@@ -112,21 +109,13 @@ def load_samples(
     suffix_length: int | None = None,
     skip_short: bool = False,
 ) -> Samples:
-    """Loads the samples that `source` names.
+    """Loads the samples that `source` names, in any form that docs/extraction.md lists.
 
-    **Arguments:**
-
-    - `source`: `FILE.npy` (token ids [N, T]); `PREFIX.npy,SUFFIX.npy`; a table (JSON lines, a
-      JSON array, CSV, TSV or parquet) with `tokens`, or `prefix` and `suffix`, or `text`, and
-      optionally `id`, `count` and `member`; a `.txt` file with one passage a line; a folder of
-      such tables and texts; a table or folder with `:COLUMN` after it; `hf:DATASET:SPLIT:COLUMN`;
-      a short name (`PUBLISHED`); `lab:pythia` or `lab:gpt-neo`.
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
 
-    A whole row is cut to its first prefix + suffix tokens. A prefix/suffix pair keeps the last
-    tokens of the prefix and the first of the suffix, so they stay adjacent. Text is tokenized
+    A whole row is cut to its first tokens, a pair to those beside its seam. Text is tokenized
     without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
     also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
     tokenizes differently on its own (kept), and overlapping rows (kept).

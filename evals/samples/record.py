@@ -29,8 +29,6 @@ class RowNote:
 class Samples:
     """Passages to test.
 
-    **Arguments:**
-
     - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1.
     - `prefix_length`: how many tokens of each row the model is given, at least 1.
     - `ids`: one name per row, all different.
@@ -84,16 +82,16 @@ class Samples:
     def description(self) -> dict[str, Any]:
         """How reports describe them: plain JSON values."""
 
-        def noted(*, kept: bool) -> list[dict[str, str]]:
-            notes = (note for note in self.notes if note.kept == kept)
-            return [{"id": note.id, "reason": note.reason} for note in notes]
-
+        left_out, reservations = (
+            [{"id": note.id, "reason": note.reason} for note in self.notes if note.kept == kept]
+            for kept in (False, True)
+        )
         return {
             "source": self.source,
             "sha256": self.sha256,
             "rows": len(self),
-            "left_out": noted(kept=False),
-            "reservations": noted(kept=True),
+            "left_out": left_out,
+            "reservations": reservations,
         }
 
     def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
