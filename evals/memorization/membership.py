@@ -58,25 +58,21 @@ def _mean_of_smallest(values: Scores) -> Scores:
 SCORES = (
     Measure(
         "membership.loss",
-        "AUC of members against non-members by mean log p(y_s)",
         loss_score,
         source="Yeom et al. 2018, Privacy Risk in Machine Learning",
     ),
     Measure(
         "membership.min_k",
-        "the same, by the mean of log p(y_s) over the least likely 20 % of tokens",
         min_k,
         source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
     ),
     Measure(
         "membership.zlib",
-        "the same, by mean log p(y_s) divided by the bits that zlib needs for the text",
         zlib_score,
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
     ),
     Measure(
         "membership.min_k_plus_plus",
-        "the same, by min-k of (log p(y_s) − μ) / σ, with mean and deviation of log p(v) for v ~ p",
         min_k_plus_plus,
         source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
         "from Large Language Models",
