@@ -9,7 +9,6 @@ Shape letters: B rows, P prefix tokens, S suffix tokens.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +63,7 @@ def decode_rest(
     The pass has the tokens up to and including a row's `first_divergence` (int64 [B], S where it is
     exact). There a row joins, with the keys and values of the pass. So the model reads no token
     twice, and rows need no padding. `suffix`, `greedy`: int64 [B, S], the true tokens and the
-    pass's most likely ones; `cache`: of the P + S - 1 tokens before the last.
+    pass's most likely ones; `cache`: of the P + S - 1 tokens before the last, and then used up.
 
     Returns int64 [B, S].
     """
@@ -76,13 +75,18 @@ def decode_rest(
     order = first_divergence.argsort(stable=True)
     order = order[first_divergence[order] < length - 1]
     leaving = first_divergence[order]
-    kept = _make_rewritable(cache, order)
+    layers = {
+        at: _RewritableLayer(layer.keys[order], layer.values[order])
+        for at, layer in enumerate(cache.layers)
+        if isinstance(getattr(layer, "keys", None), torch.Tensor)  # a block may keep nothing
+    }
+    for at, layer in layers.items():
+        cache.layers[at] = layer
     for step in range(int(first_divergence.min()), length - 1):
         active = order[: int((leaving <= step).sum())]
-        for layer in kept.layers:
-            if isinstance(layer, _RewritableLayer):
-                layer.rewind(len(active), prefix_length + step)
-        hidden, _ = hidden_states(model, decoded[active, step : step + 1], cache=kept)
+        for layer in layers.values():
+            layer.rewind(len(active), prefix_length + step)
+        hidden, _ = hidden_states(model, decoded[active, step : step + 1], cache=cache)
         decoded[active, step + 1] = head(hidden[:, -1]).argmax(-1).cpu()
     return decoded
 
@@ -118,15 +122,3 @@ class _RewritableLayer(DynamicLayer):
         self.all_values[:rows, :, length:end] = value_states
         self.rewind(rows, end)
         return self.keys, self.values
-
-
-def _make_rewritable(cache: Any, rows: torch.Tensor) -> Any:
-    """Copies `rows` (int64 [K]) of `cache`, in that order, into one that holds as many tokens."""
-    rewritten = copy.copy(cache)
-    rewritten.layers = [
-        _RewritableLayer(layer.keys[rows], layer.values[rows])
-        if isinstance(getattr(layer, "keys", None), torch.Tensor)
-        else copy.copy(layer)  # a block that keeps nothing
-        for layer in cache.layers
-    ]
-    return rewritten
