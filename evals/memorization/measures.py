@@ -37,7 +37,7 @@ class Pass:
 
     - `suffix`: int32 [N, S], the true tokens. `predictions`: the model's, at each of them.
     - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
-      None if not requested, like some `predictions`.
+      None if not requested.
     """
 
     suffix: Tokens

@@ -30,8 +30,9 @@ def cut_passages(
     if is_pair:
         needed = {f"{prefix} prefix tokens": prefix, f"{suffix} suffix tokens": suffix}
     rows, kept, notes, short = [], [], [], []
-    for at, (name, parts) in enumerate(zip(table.ids, table.rows, strict=True)):
-        if is_text and (parts := _tokenize(parts, tokenizer)) is None:
+    for at, (name, passage) in enumerate(zip(table.ids, table.rows, strict=True)):
+        parts = _tokenize(passage, tokenizer) if is_text else passage
+        if parts is None:
             notes.append(RowNote(name, TORN, kept=False))
             continue
         sizes = zip(needed.items(), map(len, parts), strict=True)
@@ -39,9 +40,10 @@ def cut_passages(
             short.append((at, *missing[0]))
             notes.append(RowNote(name, f"{SHORT} {missing[0][0]}", kept=False))
             continue
-        first = len(parts[0]) - prefix if is_pair else 0
-        row = np.concatenate(parts)[first : first + length]
-        if is_text and not is_pair and not _is_stable(row, parts[0], tokenizer):
+        row = parts[0][:length]
+        if is_pair:
+            row = np.concatenate([parts[0][len(parts[0]) - prefix :], parts[1][:suffix]])
+        elif is_text and not _is_stable(row, parts[0], tokenizer):
             reason = f"its first {length} tokens, as text, tokenize differently on their own"
             notes.append(RowNote(name, reason, kept=True))
         rows.append(row)
@@ -87,8 +89,10 @@ def _tokenize(texts: Sequence[str], tokenizer: Any) -> tuple[Tokens, ...] | None
 
 def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any) -> bool:
     """Whether a row that was cut from `whole` tokenizes alike as a text of its own."""
+    if len(row) == len(whole):
+        return True
     text = tokenizer.decode(row.tolist(), clean_up_tokenization_spaces=False)
-    return len(row) == len(whole) or np.array_equal(tokenize(tokenizer, text), row)
+    return np.array_equal(tokenize(tokenizer, text), row)
 
 
 def _stack(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:
