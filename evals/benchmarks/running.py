@@ -31,6 +31,7 @@ from lm_eval.utils import handle_non_serializable
 from evals.benchmarks.scores import Scores, collect_scores
 from evals.benchmarks.tasks import explain_failure, find_tasks, load_task
 from evals.models import LoadedModel
+from evals.running.batching import rows_per_batch
 from surgery.errors import OutputError
 from surgery.processes import current_processes
 
@@ -90,8 +91,6 @@ class Benchmarks:
 
     def batch_size(self, name: str, loaded: LoadedModel) -> int:
         """Rows at a time for a task: as many as its longest document allows and as help."""
-        from evals.running.batching import rows_per_batch
-
         task, config = self.tasks[name], loaded.model.config
         longest = max((_dump(document) for document in task.eval_docs), key=len)
         shots = 1 + (self.num_fewshot or task.config.num_fewshot or 0)

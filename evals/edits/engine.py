@@ -87,10 +87,7 @@ class Engine:
         layout: str = "auto",
         editable: Editable | None = None,
     ) -> None:
-        samples.check_fits(
-            vocab_size=model.config.vocab_size,
-            max_positions=getattr(model.config, "max_position_embeddings", None),
-        )
+        samples.check_fits(model.config)
         check_head(model)
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout

@@ -75,11 +75,7 @@ def extract(
     Raises `SamplesError` if the rows do not fit the model, `MeasurementError` if the model gives
     numbers that are not finite.
     """
-    config = model.config
-    samples.check_fits(
-        vocab_size=config.vocab_size,
-        max_positions=getattr(config, "max_position_embeddings", None),
-    )
+    samples.check_fits(model.config)
     scheme = (sampling or Sampling()) if full else None
     rows, prefix_length = samples.tokens, samples.prefix_length
     result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)

@@ -46,10 +46,6 @@ class HeldBack:
     windows: Flags
     chose: ChoiceCounts
 
-    def __bool__(self) -> bool:
-        """Whether any row chose an edit."""
-        return not (self.passages.all() and self.windows.all())
-
 
 def hold_back(
     edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
