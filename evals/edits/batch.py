@@ -18,8 +18,7 @@ from evals.edits.sharing import Branch
 from evals.memorization import measures
 from evals.running.early_exit import find_divergences, find_divergences_from
 from evals.running.forward import head_of
-from evals.running.heldout import measure_heldout
-from evals.running.predictions import Sampling, measure_predictions
+from evals.running.predictions import Sampling, measure_heldout, measure_predictions
 from evals.running.runs import Run, run_from_block, run_tokens
 from evals.samples import Tokens
 from surgery.editing.replacements import Replacements
