@@ -54,8 +54,9 @@ class Predictions:
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Rows of all parts, in order."""
-        columns: Any = zip(*(vars(part).values() for part in parts), strict=True)
-        return Predictions(*(None if c[0] is None else np.concatenate(c) for c in columns))
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        joined: Any = (None if c[0] is None else np.concatenate(c) for c in columns)
+        return Predictions(*joined)
 
 
 @torch.inference_mode()

@@ -58,10 +58,8 @@ class Passages:
         tokens, kept, notes = cut_passages(
             table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
         )
-        counts, members = (
-            None if column is None else np.asarray(column, dtype=kind)[kept]
-            for column, kind in ((labels.count, np.int64), (labels.member, np.bool_))
-        )
+        counts = None if labels.count is None else np.asarray(labels.count, dtype=np.int64)[kept]
+        members = None if labels.member is None else np.asarray(labels.member, dtype=bool)[kept]
         samples = merge_equal_rows(
             Samples(
                 tokens=tokens,
