@@ -1,7 +1,7 @@
 """The memorization test: one teacher-forced pass over the passages, and its measures per row.
 
 `--metrics exact` is this pass. `--metrics full` also measures the predicted distributions, and
-decodes rows that diverge from their first divergence on.
+decodes rows that diverge, from the first divergence of their batch on.
 """
 
 from __future__ import annotations
