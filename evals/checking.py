@@ -62,7 +62,7 @@ def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, 
     samples = passages.ready
     if samples is None and loaded is not None:
         samples = passages.tokenize(tokenizer)
-    rows = passages.table.rows
+    rows = list(passages.table.rows)
     found: dict[str, Any] = {
         "n": len(rows),
         "prefix_length": passages.prefix,

@@ -102,8 +102,6 @@ def read_prompts(file: Path) -> list[str]:
 
 def open_models(request: CompareRequest, say: Say = say_nothing) -> list[LoadedModel]:
     """Loads all models, the base first. Raises `MeasurementError` if they cannot be compared."""
-    import torch
-
     from evals.models import check_precision
     from evals.running.forward import check_head
 
@@ -121,7 +119,7 @@ def open_models(request: CompareRequest, say: Say = say_nothing) -> list[LoadedM
                 expected=f"{sizes[0]:,} tokens, as {base.name}, and its tokenizer",
                 got=f"{sizes[1]:,} tokens" if base.tokenizer else "a base without tokenizer",
             )
-        check_head(loaded.model, torch.zeros(1, 4, dtype=torch.long))
+        check_head(loaded.model)
     return models
 
 

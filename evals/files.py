@@ -28,7 +28,7 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], check: Callable[[], None] = lambda: None
+        self, path: Path, settings: dict[str, Any], check: Callable[[], object] = lambda: None
     ) -> None:
         self._path, self._settings = path, json.loads(json.dumps(settings))
         self._check = check
@@ -86,8 +86,7 @@ class Journal:
 
     def append(self, step: dict[str, Any]) -> None:
         """Records a step, inside `open_to_append`."""
-        if self._file is None:
-            raise ValueError("append is for use inside open_to_append()")
+        assert self._file is not None
         self._check()
         self._file.write(json.dumps(step).encode() + b"\n")
         self._file.flush()

@@ -251,8 +251,8 @@ def test_a_data_set_of_the_hub_is_a_corpus(tmp_path):
     pq.write_table(pa.table({"text": [TEXT, TEXT[40:]]}), tmp_path / "train.parquet")
     source, name = f"hf:{tmp_path}:train:text", f"hf:{tmp_path.name}:train:text"
     corpus = open_corpus([source])
-    assert corpus.names == (name,)  # of a folder, not where it is
-    assert corpus.fingerprint == [[name, None]]
+    assert [file.name for file in corpus] == [name]  # of a folder, not where it is
+    assert [file.size for file in corpus] == [None]
     assert texts(corpus) == texts(open_corpus([tmp_path / "train.parquet"]))
     with pytest.raises(SamplesError, match="no such column"):
         open_corpus([f"hf:{tmp_path}:train:other"])
@@ -264,7 +264,7 @@ def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
     (tmp_path / "a.md").write_text("the quick brown fox")
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
     corpus = open_corpus([tmp_path])
-    assert corpus.names == ("a.md", "sub/b.txt")
+    assert [file.name for file in corpus] == ["a.md", "sub/b.txt"]
     assert [window.place.file for window in read_windows(corpus, tiny_tokenizer(), 3, 3)] == [0, 1]
 
 

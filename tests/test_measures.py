@@ -140,7 +140,7 @@ suffix_3_4 = arrays(np.int64, (3, 4), elements=st.integers(0, 8))
 
 @given(logits_3_4_9, suffix_3_4)
 def test_distributions_are_measured_over_the_vocabulary(logits, suffix):
-    found = positions_of(logits, suffix, Sampling()).distributions
+    found = positions_of(logits, suffix, Sampling())
     for row in range(3):
         for at in range(4):
             weights = [math.exp(float(x)) for x in logits[row, at]]
@@ -197,7 +197,7 @@ def test_min_k_is_the_mean_of_the_least_likely_fifth(log_p):
 def test_min_k_plus_plus_standardizes_first(logits, suffix):
     found = positions_of(logits, suffix, Sampling())
     with mock.patch.object(membership, "SHARE", 0.5):
-        fast = membership.min_k_plus_plus(found.log_likelihood, found.distributions)
+        fast = membership.min_k_plus_plus(found.log_likelihood, found.entropy, found.spread)
     for row in range(3):
         terms = []
         for at in range(4):
@@ -252,11 +252,14 @@ def test_positions_are_measured_in_pieces_without_a_seam():
     np.testing.assert_allclose(joined.log_drawn, whole.log_drawn, rtol=1e-5)
 
 
-def test_the_documentation_has_every_measure_as_its_record_says():
+def test_the_documentation_has_every_measure_and_its_source():
     text = (Path(__file__).parent.parent / "docs" / "extraction.md").read_text()
     for one in (*measures.MEASURES, *membership.SCORES):
-        more = " *" if {"decoded", "distributions", "log_drawn"} & set(one.needs) else ""
-        assert f"| `{one.name}`{more} | {one.definition} | {one.source} |\n" in text
+        more = " *" if {"decoded", "entropy", "log_drawn"} & set(one.needs) else ""
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{one.name}`{more} |"))
+        definition, source = row.split(" | ")[1:]
+        assert definition
+        assert source.endswith(f"{one.source} |")
 
 
 def test_a_measure_is_taken_where_a_pass_has_what_it_needs():
@@ -265,8 +268,6 @@ def test_a_measure_is_taken_where_a_pass_has_what_it_needs():
     plain = measures.Pass(suffix, positions_of(logits, suffix, None), 1)
     whole = measures.Pass(suffix, positions_of(logits, suffix, Sampling()), 1, suffix, ["a"])
     assert {one.name for one in every if one.can(plain)} == {
-        one.name
-        for one in every
-        if not {"decoded", "distributions", "log_drawn", "texts"} & {*one.needs}
+        one.name for one in every if not {"decoded", "entropy", "log_drawn", "texts"} & {*one.needs}
     }
     assert all(one.can(whole) and len(one.of(whole)) == 1 for one in every)

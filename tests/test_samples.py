@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -252,7 +253,7 @@ def test_the_google_benchmark(data):
     samples = load_samples(pair)
     assert samples.tokens.shape == (979, 100), "of 1,000, of which 21 repeat an earlier one"
     assert samples.prefix_length == 50
-    samples.check_fits(vocab_size=50_257, max_positions=2_048)
+    samples.check_fits(SimpleNamespace(vocab_size=50_257, max_position_embeddings=2_048))
 
 
 PASSAGES = [f"{word} quick brown fox, jumps\tover the {word} lazy dog" for word in ("a", "an")]
@@ -547,7 +548,7 @@ def test_a_data_set_that_is_not_there(tmp_path):
 def test_tokens_that_the_model_does_not_know(tmp_path):
     samples = load_samples(save(tmp_path / "s.npy", TOKENS))
     with pytest.raises(SamplesError) as error:
-        samples.check_fits(vocab_size=280, max_positions=64)
+        samples.check_fits(SimpleNamespace(vocab_size=280, max_position_embeddings=64))
     assert str(error.value) == (
         f"{samples.source}: token ids beyond the model's vocabulary in 1 rows, the first in row "
         "'4' (expected ids below 280, got 280); use samples made with this model's tokenizer"
@@ -557,7 +558,7 @@ def test_tokens_that_the_model_does_not_know(tmp_path):
 def test_rows_longer_than_the_context(tmp_path):
     samples = load_samples(save(tmp_path / "s.npy", TOKENS))
     with pytest.raises(SamplesError) as error:
-        samples.check_fits(vocab_size=300, max_positions=48)
+        samples.check_fits(SimpleNamespace(vocab_size=300, max_position_embeddings=48))
     assert str(error.value) == (
         f"{samples.source}: rows longer than the model's context (expected prefix + suffix of at "
         "most 48 tokens, got 64); choose a smaller prefix or suffix length"

@@ -6,10 +6,17 @@ A `TaskRun` is plain JSON, which you can store and compare.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -22,9 +29,9 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from evals.benchmarks.scores import Scores, collect_scores
-from evals.benchmarks.silence import silence
 from evals.benchmarks.tasks import explain_failure, find_tasks, load_task
 from evals.models import LoadedModel
+from evals.running.batching import rows_per_batch
 from surgery.errors import OutputError
 from surgery.processes import current_processes
 
@@ -33,6 +40,7 @@ SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 _LOGITS_BYTES = 2**31
 """lm-eval keeps all logits of a batch, and their softmax: about 12 bytes each."""
 _MOST_ROWS = 64
+_LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers")
 
 TaskRun = dict[str, Any]
 """One task on one model: `results`, `config`, `version`, `n-shot`, `higher_is_better`, `n-samples`
@@ -41,14 +49,10 @@ and `samples` as lm-eval gives them; `aggregation` (metric → name), `batch_siz
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Loaded tasks and their settings. `limit`: documents, or below 1 a share of them.
-
-    `names`: the requested tasks, groups, and patterns.
-    """
+    """Loaded tasks and their settings. `limit`: documents, or below 1 a share of them."""
 
     tasks: dict[str, Any]
     manager: Any
-    names: tuple[str, ...] = ()
     num_fewshot: int | None = None
     limit: float | None = None
 
@@ -67,20 +71,17 @@ class Benchmarks:
         """
         with silence():
             found, manager = find_tasks(names, include_paths, TaskManager)
-            tasks: dict[str, Any] = {}
-            for name in found:
-                tasks |= load_task(manager, name)
-        return Benchmarks(tasks, manager, tuple(names), num_fewshot, limit)
+            tasks = {key: task for name in found for key, task in load_task(manager, name).items()}
+        return Benchmarks(tasks, manager, num_fewshot, limit)
 
     def fingerprint(self, name: str) -> str:
         """SHA-256 of a task's configuration and of all its documents."""
         task = self.tasks[name]
         digest = hashlib.sha256(_dump(task.dump_config()))
-        documents = [task.eval_docs]
         with silence():
-            if self.num_fewshot or task.config.num_fewshot:
-                documents.append(task.fewshot_docs() or [])
-        for document in (document for part in documents for document in part):
+            few = self.num_fewshot or task.config.num_fewshot
+            shots = few and task.fewshot_docs()
+        for document in chain(task.eval_docs, shots or ()):
             digest.update(_dump(document))
         return digest.hexdigest()
 
@@ -90,8 +91,6 @@ class Benchmarks:
 
     def batch_size(self, name: str, loaded: LoadedModel) -> int:
         """Rows at a time for a task: as many as its longest document allows and as help."""
-        from evals.running.batching import rows_per_batch
-
         task, config = self.tasks[name], loaded.model.config
         longest = max((_dump(document) for document in task.eval_docs), key=len)
         shots = 1 + (self.num_fewshot or task.config.num_fewshot or 0)
@@ -110,10 +109,8 @@ class Benchmarks:
     ) -> TaskRun:
         """Runs one task on one model. `advance` gets the number of rows just done.
 
-        The current processes share the batches of tasks that are scored by likelihood: the figures
-        are those of one.
-
-        Raises `MeasurementError` in one line for any error of lm-eval and the task's code.
+        The current processes share the batches of tasks that are scored by likelihood. Raises
+        `MeasurementError` in one line for any error of lm-eval and the task's code.
         """
         task = self.tasks[name]
         try:
@@ -221,6 +218,40 @@ class Model(HFLM):  # type: ignore[misc]
         answers = super()._loglikelihood_tokens(*arguments, **options)
         everyones = zip(*self._processes.gather([answers]), strict=True)
         return [next((a for a in found if not isnan(a[0])), found[0]) for found in everyones]
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Inside, lm-eval and its data sets neither print, log, warn, nor show progress bars."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        stack.enter_context(redirect_stderr(io.StringIO()))  # progress bars
+        for logger in map(logging.getLogger, _LOGGERS):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        for (module, name), ours in _INSTEAD.items():
+            theirs = getattr(sys.modules.get(module), name, None)
+            if theirs is not None:
+                stack.callback(setattr, sys.modules[module], name, theirs)
+                setattr(sys.modules[module], name, ours)
+        yield
+
+
+@cache
+def _environment() -> str:
+    """Computed once: it takes a second, and lm-eval wants it after every task."""
+    from torch.utils.collect_env import get_env_info, pretty_str
+
+    return str(pretty_str(get_env_info()))  # type: ignore[no-untyped-call]
+
+
+_INSTEAD: dict[tuple[str, str], Callable[[], str | None]] = {
+    # of any repository you happen to be in, with an error outside of one
+    ("lm_eval.evaluator", "get_git_commit_hash"): lambda: None,
+    ("torch.utils.collect_env", "get_pretty_env_info"): _environment,
+}
 
 
 def _dump(value: Any) -> bytes:

@@ -25,8 +25,7 @@ from evals.memorization.recovery import Evidence
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.early_exit import find_divergences, find_divergences_from
 from evals.running.forward import check_head, head_of
-from evals.running.heldout import measure_heldout
-from evals.running.predictions import Sampling, measure_predictions
+from evals.running.predictions import Sampling, measure_heldout, measure_predictions
 from evals.running.runs import Run, run_from_block, run_tokens
 from evals.samples import Samples, Tokens
 from surgery.editing.in_memory import Editable
@@ -98,11 +97,8 @@ class Engine:
         layout: str = "auto",
         editable: Editable | None = None,
     ) -> None:
-        samples.check_fits(
-            vocab_size=model.config.vocab_size,
-            max_positions=getattr(model.config, "max_position_embeddings", None),
-        )
-        check_head(model, torch.from_numpy(samples.tokens[:1, :4].astype(np.int64)))
+        samples.check_fits(model.config)
+        check_head(model)
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
@@ -232,7 +228,7 @@ class Engine:
             hidden, head, suffix, sampling=Sampling(), distributions=True, spread=False
         )
         assert found.log_drawn is not None
-        assert found.distributions is not None
+        assert found.entropy is not None
         true = suffix.numpy()
         return {
             "right": found.greedy == true,
@@ -240,7 +236,7 @@ class Engine:
             "first_divergence": measures.first_divergence(found.greedy, true),
             "next_token_accuracy": measures.token_accuracy(found.greedy, true),
             "nll": measures.suffix_nll(found.log_likelihood),
-            "entropy": measures.entropy(found.distributions),
+            "entropy": measures.completion_entropy(found.entropy),
         }
 
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:

@@ -70,7 +70,7 @@ def open_materials(
         corpus = open_corpus(request.control)
         heldout, controls = (
             read_texts(corpus),
-            [_record_text(file.name, file.place) for file in corpus.files],
+            [_record_text(file.name, file.place) for file in corpus],
         )
     else:
         heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ from evals.inputs import Progress, Say, open_model, say_nothing, show_nothing
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
 from evals.memorization.request import CollectRequest, Cut
-from evals.running.batching import rows_per_batch
+from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.early_exit import read_divergences
 from evals.running.forward import check_head
 from evals.samples import hash_row
@@ -90,7 +91,6 @@ def collect_from(
             overwrite=overwrite,
             batch_size=request.batch_size,
             advance=advance,
-            check=loaded.check_unchanged,
         )
     return found if leave_launch() else None
 
@@ -107,7 +107,6 @@ def collect(
     overwrite: bool = False,
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
-    check: Callable[[], None] = lambda: None,
 ) -> Collection:
     """Writes the windows of `corpus` that `model` recites to `output`, as samples.
 
@@ -116,18 +115,22 @@ def collect(
     of the corpus that equal it), and with `text` also `text`. A killed run continues from `output`
     + ".progress" when you start it again with the same arguments.
 
-    **Arguments:** `settings` returns what identifies the model; it may hash the weights, so only
-    the main process calls it. `advance` takes the number of tokens just read. `check` raises if
-    the model is no longer what `settings` says. Raises `SamplesError` and `OutputError`.
+    `settings` returns what identifies the model, and raises if the model has changed. It may hash
+    the weights, so only the main process calls it, before each step. `advance` takes the number of
+    tokens just read. Raises `SamplesError` and `OutputError`.
     """
     _check_length(model, tokenizer, cut)
     processes, begun = current_processes(), time.perf_counter()
     size = batch_size or rows_per_batch(model, cut.length)
-    main = processes.is_main
-    journal = _open_journal(output, settings(), corpus, cut, check) if main else None
+    journal = None
+    if processes.is_main:
+        files = [[file.name, file.size] for file in corpus]
+        question = {"model": settings(), "corpus": files, "cut": cut.model_dump()}
+        journal = Journal(Path(f"{output}.progress"), question, check=settings)
     steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
     tested, after = (steps[-1].windows, steps[-1].place) if steps else (0, None)
+    check_head(model)
     read = 0
 
     def count(tokens: int) -> None:
@@ -138,17 +141,17 @@ def collect(
     stream = read_windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
     with nullcontext() if journal is None else journal.open_to_append():
         while batch := list(islice(stream, size * processes.count)):
-            if not tested:
-                check_head(model, _stack_tokens(batch[:1])[:, :4])
             kept = _keep_recited(model, batch, cut, size)
             tested += len(batch)
             found.extend(kept)
             if journal is not None:
                 journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
-        _check_tested(tested, corpus, cut)
+        if not tested:
+            raise _explain_nothing(corpus, cut)
     rows = list(_merge_equal(found, corpus, tokenizer if text else None))
     if journal is not None:
-        write_lines(output, map(_format_row, rows), overwrite=overwrite)
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        write_lines(output, lines, overwrite=overwrite)
         journal.remove()
     spent = time.perf_counter() - begun
     return Collection(tested, len(found), len(rows), read, spent, resumed=bool(steps))
@@ -166,61 +169,39 @@ def _check_length(model: PreTrainedModel, tokenizer: Any, cut: Cut) -> None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
 
 
-def _open_journal(
-    output: Path,
-    model: dict[str, Any] | None,
-    corpus: Corpus,
-    cut: Cut,
-    check: Callable[[], None],
-) -> Journal:
-    question = {"model": model, "corpus": corpus.fingerprint, "cut": cut.model_dump()}
-    return Journal(Path(f"{output}.progress"), question, check)
-
-
-def _check_tested(tested: int, corpus: Corpus, cut: Cut) -> None:
-    if not tested:
-        raise SamplesError(
-            "nothing to test: every document is shorter than a window",
-            where=", ".join(corpus.names[:3]),
-            expected=f"at least {cut.length} tokens in a document",
-        )
+def _explain_nothing(corpus: Corpus, cut: Cut) -> SamplesError:
+    return SamplesError(
+        "nothing to test: every document is shorter than a window",
+        where=", ".join(file.name for file in corpus[:3]),
+        expected=f"at least {cut.length} tokens in a document",
+    )
 
 
 def _keep_recited(
     model: PreTrainedModel, batch: list[Window], cut: Cut, size: int
 ) -> list[dict[str, Any]]:
     """Tests a batch in parts of `size` rows, and returns the windows to keep."""
-    parts = [batch[at : at + size] for at in range(0, len(batch), size)]
-    scores = np.concatenate(
-        current_processes().map_in_order(lambda part: _score_windows(model, part, cut), parts)
-    )
+    tokens = np.stack([window.tokens for window in batch])
+
+    def score(rows: slice) -> npt.NDArray[np.floating[Any]]:
+        some = tokens[rows]
+        if cut.min_score < 1:
+            result = run_pass(model, some, cut.prefix_length, batch_size=size)
+            return token_accuracy(result.predictions.greedy, some[:, cut.prefix_length :])
+        ids = torch.from_numpy(some.astype(np.int64))
+        left = read_divergences(model, ids, cut.prefix_length).numpy()
+        return np.asarray(left == cut.suffix_length, dtype=np.float64)
+
+    parts = current_processes().map_in_order(score, row_ranges(len(batch), size))
     return [
         {
             **asdict(window.place),
             "next_token_accuracy": float(score),
             "tokens": window.tokens.tolist(),
         }
-        for window, score in zip(batch, scores, strict=True)
+        for window, score in zip(batch, np.concatenate(parts), strict=True)
         if score >= cut.min_score
     ]
-
-
-def _stack_tokens(batch: list[Window]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([window.tokens for window in batch]).astype(np.int64))
-
-
-def _score_windows(model: PreTrainedModel, batch: list[Window], cut: Cut) -> Any:
-    tokens = _stack_tokens(batch)
-    if cut.min_score == 1.0:
-        leaves = read_divergences(model, tokens, cut.prefix_length).numpy()
-        return (leaves == cut.suffix_length).astype(np.float64)
-    rows = tokens.numpy().astype(np.int32)
-    result = run_pass(model, rows, cut.prefix_length, batch_size=len(rows))
-    return token_accuracy(result.predictions.greedy, rows[:, cut.prefix_length :])
-
-
-def _format_row(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False)
 
 
 def _merge_equal(
@@ -230,7 +211,7 @@ def _merge_equal(
     for row in found:
         seen.setdefault(hash_row(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
     for name, (first, *others) in seen.items():
-        file = corpus.names[first["file"]]
+        file = corpus[first["file"]].name
         yield {
             "id": f"{file}:{first['document']}:{first['position']}",
             **first,

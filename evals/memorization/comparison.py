@@ -146,26 +146,19 @@ def report_held_back(
     edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
 ) -> dict[str, Any]:
     """As `report_extraction`, without the rows that chose the edit; also counts all recited."""
-    after, before = (
-        one.select(left.passages, left.windows) if one else None for one in (edited, base)
-    )
-    assert after is not None
-    result = report_extraction(after, before)
+    after = edited.select(left.passages, left.windows)
+    result = report_extraction(after, base and base.select(left.passages, left.windows))
     result |= {"chose": left.chose.model_dump(), "all_passages": None}
     if left.chose.warning:
-        result["warnings"] = [*result["warnings"], left.chose.warning]
+        result["warnings"].append(left.chose.warning)
     if not left.passages.all():
-        whole = {
-            "base": _count_recited(base) if base else None,
-            "edited": _count_recited(edited),
+        n = len(edited.recited)
+        recited = {
+            name: one and {"n": n, **rate(one.recited)}
+            for name, one in (("base", base), ("edited", edited))
         }
-        n = int(edited.test.samples.trained_on.sum())
-        result["all_passages"] = {"n": n, "recited": whole}
+        result["all_passages"] = {"n": n, "recited": recited}
     return result
-
-
-def _count_recited(found: ExtractionResults) -> dict[str, Any]:
-    return {"n": len(found.recited), **rate(found.recited)}
 
 
 def measure(

@@ -1,7 +1,7 @@
 """The memorization test: one teacher-forced pass over the passages, and its measures per row.
 
 `--metrics exact` is this pass. `--metrics full` also measures the predicted distributions, and
-decodes rows that diverge from their first divergence on.
+decodes rows that diverge, from the first divergence of their batch on.
 """
 
 from __future__ import annotations
@@ -75,11 +75,7 @@ def extract(
     Raises `SamplesError` if the rows do not fit the model, `MeasurementError` if the model gives
     numbers that are not finite.
     """
-    config = model.config
-    samples.check_fits(
-        vocab_size=config.vocab_size,
-        max_positions=getattr(config, "max_position_embeddings", None),
-    )
+    samples.check_fits(model.config)
     scheme = (sampling or Sampling()) if full else None
     rows, prefix_length = samples.tokens, samples.prefix_length
     result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)
@@ -109,7 +105,7 @@ def run_pass(
     """
     processes = current_processes()
     size = batch_size or rows_per_batch(model, tokens.shape[1])
-    check_head(model, torch.from_numpy(tokens[:1, :4].astype(np.int64)))
+    check_head(model)
 
     def one(rows: slice) -> tuple[Predictions, Tokens | None]:
         some = torch.from_numpy(tokens[rows].astype(np.int64))

@@ -1,4 +1,4 @@
-"""Measures of memorization, each as one record with its definition and source.
+"""Measures of memorization, each as one record. docs/extraction.md defines them.
 
 A measure takes a pass over N rows with suffixes of S tokens ([N, S] tokens and numbers), gives one
 value per row, and summarizes the values of many rows. All that tests, summarizes, prints or draws
@@ -19,7 +19,7 @@ from evals.samples import Tokens
 from evals.statistics import mean, rate
 
 if TYPE_CHECKING:
-    from evals.running.predictions import Distributions, Predictions
+    from evals.running.predictions import Predictions
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
@@ -37,7 +37,7 @@ class Pass:
 
     - `suffix`: int32 [N, S], the true tokens. `predictions`: the model's, at each of them.
     - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
-      None if not requested, like `predictions.distributions`.
+      None if not requested.
     """
 
     suffix: Tokens
@@ -57,10 +57,8 @@ class Measure:
     """A measure: its value for each row, its summary of many rows, and how to show it.
 
     - `name`: its key among the figures; a dot nests objects.
-    - `definition`, `source`: as in docs/extraction.md. y are the suffix's tokens, g the most likely
-      tokens given the true ones before each, d the tokens of greedy decoding.
     - `values`: arrays of a pass, named by its parameters -> one value per row, [N].
-    - `column`: its key in a row, if not its name.
+    - `source`: who defined it, where reports say so. `column`: its key in a row, if not its name.
     - `summarize`: values of some rows, [n] -> figures. None: the measure is in rows only.
     - `headline`: also summarized for every stratum, and in each row for the baseline.
     - `label`: in tables. `phrase`: on the page. Empty: not shown there.
@@ -68,7 +66,6 @@ class Measure:
     """
 
     name: str
-    definition: str
     values: Callable[..., npt.NDArray[Any]]
     source: str = ""
     column: str = ""
@@ -98,7 +95,10 @@ class Measure:
 
 
 def exact_match(greedy: Ints, suffix: Ints) -> Flags:
-    """Whether every token is right. Teacher forcing and free decoding give the same. bool [N]"""
+    """Whether every token is right: discoverable extraction (Carlini et al. 2022). bool [N]
+
+    Teacher forcing and free decoding give the same.
+    """
     return np.asarray((greedy == suffix).all(axis=1))
 
 
@@ -119,15 +119,16 @@ def suffix_nll(log_likelihood: Floats) -> Scores:
     return np.asarray(-log_likelihood.mean(axis=1, dtype=np.float64))
 
 
-def entropy(distributions: Distributions) -> Scores:
-    """Mean entropy of the predictions at the suffix positions, in nats. Returns [N]."""
-    return np.asarray(distributions.entropy.mean(axis=1, dtype=np.float64))
+def completion_entropy(entropy: Floats) -> Scores:
+    """Mean entropy of the predictions of a suffix, in nats (Menta et al. 2025). Returns [N]."""
+    return np.asarray(entropy.mean(axis=1, dtype=np.float64))
 
 
 def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
     """1 minus the share of the suffix that greedy decoding needs to repeat the rest.
 
-    Teacher-forced tokens decide it: k follows the last wrong position. Returns [N] in [0, 1].
+    Carlini et al. 2021, Wang et al. 2024. Teacher-forced tokens decide it: k follows the last wrong
+    position. Returns [N] in [0, 1].
     """
     wrong = greedy != suffix
     length = suffix.shape[1]
@@ -136,7 +137,7 @@ def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
 
 
 def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
-    """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S. Returns [N] in [0, 1]."""
+    """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S (Lee et al. 2022). [N]"""
     from rapidfuzz.distance import Levenshtein
 
     rows = zip(decoded.tolist(), suffix.tolist(), strict=True)
@@ -144,7 +145,7 @@ def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
 
 
 def bleu(decoded: Ints, suffix: Ints) -> Scores:
-    """BLEU-4 of each row, with token ids as words (Papineni et al. 2002). [N] in [0, 1].
+    """BLEU-4 of each row, with token ids as words (Ippolito et al. 2023). [N] in [0, 1].
 
     The geometric mean of the clipped 1- to 4-gram precisions, without smoothing. Equal lengths mean
     no brevity penalty. Suffixes of fewer than four tokens score 0.
@@ -160,7 +161,7 @@ def bleu(decoded: Ints, suffix: Ints) -> Scores:
 
 
 def log_extraction_probability(log_drawn: Floats) -> Scores:
-    """log p_z: the probability that one sampled completion is exactly the suffix.
+    """log p_z: the probability that one sample is exactly the suffix (Hayes et al. 2024).
 
     `log_drawn`: log-probabilities [N, S] of the true tokens under the sampling scheme, −inf where
     it cannot draw the token. Returns [N], −inf where p_z = 0.
@@ -192,23 +193,15 @@ def _make_curve(log_p_z: Scores) -> dict[str, Any]:
 MEASURES = (
     Measure(
         "exact_match",
-        "g_s = y_s for every s: discoverable extraction",
         exact_match,
-        source="Carlini et al. 2022, Quantifying Memorization Across Neural Language Models, 3.1",
         column="exact",
         summarize=rate,
         headline=True,
         label="exact match",
     ),
-    Measure(
-        "first_divergence",
-        "the least s with g_s ≠ y_s, counted from 0, in the rows; null if there is none",
-        first_divergence,
-        headline=True,
-    ),
+    Measure("first_divergence", first_divergence, headline=True),
     Measure(
         "next_token_accuracy",
-        "share of s with g_s = y_s: the model predicts each token after the true ones before it",
         token_accuracy,
         summarize=mean,
         headline=True,
@@ -217,7 +210,6 @@ MEASURES = (
     ),
     Measure(
         "suffix_nll",
-        "−(1/S) Σ log p(y_s)",
         suffix_nll,
         column="nll",
         summarize=mean,
@@ -226,31 +218,17 @@ MEASURES = (
         phrase="loss on the passages, nats per token",
         form="{:.3f}",
     ),
-    Measure(
-        "extraction_strength",
-        "1 − k/S, where k is the least number of suffix tokens after which greedy decoding gives "
-        "the rest",
-        extraction_strength,
-        source="Carlini et al. 2021, Extracting Training Data from Large Language Models; as a "
-        "measure Wang et al. 2024, Towards Effective Evaluations and Comparisons for LLM "
-        "Unlearning Methods",
-        summarize=mean,
-    ),
+    Measure("extraction_strength", extraction_strength, summarize=mean),
     Measure(
         "memorization_score",
-        "share of s with d_s = y_s; the token accuracy of Menta et al. 2025",
-        lambda decoded, suffix: token_accuracy(decoded, suffix),
-        source="Biderman et al. 2023, Emergent and Predictable Memorization in Large Language "
-        "Models",
+        lambda decoded, suffix: token_accuracy(decoded, suffix),  # Biderman et al. 2023
         summarize=mean,
         label="memorization score",
         phrase="share of tokens recited when decoding freely",
     ),
     Measure(
         "near_match.levenshtein",
-        "token edit similarity of d and y of 0.75 or more",
         near_match_similarity,
-        source="Lee et al. 2022, Deduplicating Training Data Makes Language Models Better",
         column="similarity",
         summarize=lambda similarity: rate(similarity >= NEAR_MATCH),
         label="near match (edit)",
@@ -258,10 +236,7 @@ MEASURES = (
     ),
     Measure(
         "near_match.bleu",
-        "BLEU-4 of d against y above 0.75",
         bleu,
-        source="Ippolito et al. 2023, Preventing Verbatim Memorization in Language Models Gives a "
-        "False Sense of Privacy",
         column="bleu",
         summarize=lambda scores: rate(scores > NEAR_MATCH),
         label="near match (BLEU)",
@@ -269,10 +244,7 @@ MEASURES = (
     ),
     Measure(
         "completion_entropy",
-        "(1/S) Σ H(p_s), over the vocabulary",
-        entropy,
-        source="Menta et al. 2025, Analyzing Memorization in Large Language Models through the "
-        "Lens of Model Attribution",
+        completion_entropy,
         column="entropy",
         summarize=mean,
         label="completion entropy",
@@ -281,11 +253,7 @@ MEASURES = (
     ),
     Measure(
         "probabilistic_extraction",
-        "(n, p): n samples contain the suffix with probability p or more, 1 − (1 − p_z)^n ≥ p; p_z "
-        "is exact",
         log_extraction_probability,
-        source="Hayes et al. 2024, Measuring Memorization in Language Models via Probabilistic "
-        "Extraction",
         column="log_p_z",
         summarize=_make_curve,
     ),

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evals.memorization.measures import Flags, Floats, Measure, Scores
 from evals.statistics import bootstrap
-
-if TYPE_CHECKING:
-    from evals.running.predictions import Distributions
 
 SHARE = 0.2
 """The share of least likely tokens that min-k averages, as in both papers' main results."""
@@ -42,15 +39,13 @@ def min_k(log_likelihood: Floats) -> Scores:
     return _mean_of_smallest(log_likelihood.astype(np.float64))
 
 
-def min_k_plus_plus(log_likelihood: Floats, distributions: Distributions) -> Scores:
+def min_k_plus_plus(log_likelihood: Floats, entropy: Floats, spread: Floats) -> Scores:
     """Min-k of log-likelihoods that are standardized by the model's own distribution.
 
     (log p(x_t) − μ) / σ, where μ and σ are the mean and standard deviation of log p(v) under v ~ p,
     so μ = −entropy. If σ is 0, the distribution is certain and the term is 0. [N, S] -> [N].
     """
-    spread = distributions.spread
-    assert spread is not None
-    distance = log_likelihood.astype(np.float64) + distributions.entropy
+    distance = log_likelihood.astype(np.float64) + entropy
     certain = spread == 0
     return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)))
 
@@ -63,25 +58,21 @@ def _mean_of_smallest(values: Scores) -> Scores:
 SCORES = (
     Measure(
         "membership.loss",
-        "AUC of members against non-members by mean log p(y_s)",
         loss_score,
         source="Yeom et al. 2018, Privacy Risk in Machine Learning",
     ),
     Measure(
         "membership.min_k",
-        "the same, by the mean of log p(y_s) over the least likely 20 % of tokens",
         min_k,
         source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
     ),
     Measure(
         "membership.zlib",
-        "the same, by mean log p(y_s) divided by the bits that zlib needs for the text",
         zlib_score,
         source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
     ),
     Measure(
         "membership.min_k_plus_plus",
-        "the same, by min-k of (log p(y_s) − μ) / σ, with mean and deviation of log p(v) for v ~ p",
         min_k_plus_plus,
         source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
         "from Large Language Models",
@@ -96,18 +87,10 @@ def auc(scores: Scores, members: Flags) -> dict[str, Any]:
     groups. `scores`: [N]; `members`: bool [N], with both kinds. `overcorrected`: members are *less*
     likely than text never seen, which also reveals them.
     """
-    inside, outside = scores[members], scores[~members]
-    value, interval = _area(inside, outside), bootstrap((inside, outside), _area)
-    return {
-        "auc": value,
-        "ci95": interval.as_list(),
-        "overcorrected": is_overcorrected(value, interval.high),
-    }
-
-
-def is_overcorrected(value: float, high: float) -> bool:
-    """Judges an area and the upper end of its interval."""
-    return value < OVERCORRECTED and high < 0.5
+    groups = scores[members], scores[~members]
+    value, interval = _area(*groups), bootstrap(groups, _area)
+    overcorrected = value < OVERCORRECTED and interval.high < 0.5
+    return {"auc": value, "ci95": interval.as_list(), "overcorrected": overcorrected}
 
 
 def _area(inside: Scores, outside: Scores) -> float:

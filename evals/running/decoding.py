@@ -9,13 +9,11 @@ Shape letters: B rows, P prefix tokens, S suffix tokens.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from evals.running.forward import head_of, hidden_states, whole_cache
 
@@ -61,82 +59,21 @@ def decode_rest(
 ) -> torch.Tensor:
     """Decodes each prefix greedily, starting from a teacher-forced pass and its cache.
 
-    The pass has the tokens up to and including a row's first divergence, so only the rest needs
-    decoding. A row joins where it diverges, with the keys and values of the pass. So the model
-    reads no token twice, and rows need no padding.
-
-    **Arguments:**
-
-    - `suffix`: int64 [B, S], the true tokens.
-    - `prefix_length`: P.
-    - `first_divergence`: int64 [B], S where the row is exact.
-    - `greedy`: int64 [B, S], the pass's most likely tokens.
-    - `cache`: the pass's, of the tokens before the last, P + S - 1 of them.
-
-    Returns int64 [B, S].
+    The pass has the tokens up to and including a row's `first_divergence` (int64 [B], S where it is
+    exact), so exact rows are done, and the others begin where the first of them diverges. `suffix`,
+    `greedy`: int64 [B, S], the true tokens and the pass's most likely ones; `cache`: of all tokens
+    but the last, and then used up. Returns int64 [B, S].
     """
-    length = suffix.shape[1]
-    head = head_of(model)
-    before = torch.arange(length) <= first_divergence.unsqueeze(-1)
-    decoded = torch.where(before, greedy, suffix)
-    # In order of divergence, the rows to decode at a step come first.
-    order = first_divergence.argsort(stable=True)
-    order = order[first_divergence[order] < length - 1]
-    leaving = first_divergence[order]
-    kept = _make_rewritable(cache, order)
-    for step in range(int(first_divergence.min()), length - 1):
-        active = order[: int((leaving <= step).sum())]
-        for layer in kept.layers:
-            if isinstance(layer, _RewritableLayer):
-                layer.rewind(len(active), prefix_length + step)
-        hidden, _ = hidden_states(model, decoded[active, step : step + 1], cache=kept)
-        decoded[active, step + 1] = head(hidden[:, -1]).argmax(-1).cpu()
+    length, head = suffix.shape[1], head_of(model)
+    decoded = torch.where(torch.arange(length) <= first_divergence.unsqueeze(-1), greedy, suffix)
+    rows = (first_divergence < length - 1).nonzero().flatten()
+    begin = int(first_divergence.min())
+    for layer in cache.layers:
+        if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a block may keep nothing
+            layer.keys = layer.keys[rows, :, : prefix_length + begin]
+            layer.values = layer.values[rows, :, : prefix_length + begin]
+    for step in range(begin, length - 1 if len(rows) else 0):
+        hidden, _ = hidden_states(model, decoded[rows, step : step + 1], cache=cache)
+        left = first_divergence[rows] <= step
+        decoded[rows[left], step + 1] = head(hidden[left, -1]).argmax(-1).cpu()
     return decoded
-
-
-class _RewritableLayer(DynamicLayer):
-    """Keys and values [B, heads, T, size], of which the model reads the first rows and tokens.
-
-    The library's own layer copies everything for every token. This one keeps those of a finished
-    pass, and decoding overwrites them in place from where it leaves the pass.
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.all_keys, self.all_values = keys, values
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
-        self.rewind(keys.shape[0], keys.shape[2])
-
-    def rewind(self, rows: int, length: int) -> None:
-        """Keeps the first `rows` rows and `length` tokens."""
-        self.keys = self.all_keys[:rows, :, :length]
-        self.values = self.all_values[:rows, :, :length]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, length = self.keys.shape[0], self.keys.shape[2]
-        end = length + key_states.shape[2]
-        self.all_keys[:rows, :, length:end] = key_states
-        self.all_values[:rows, :, length:end] = value_states
-        self.rewind(rows, end)
-        return self.keys, self.values
-
-
-def _make_rewritable(cache: Any, rows: torch.Tensor) -> Any:
-    """Copies `rows` (int64 [K]) of `cache`, in that order, into a new cache.
-
-    It never grows beyond the tokens that `cache` holds.
-    """
-    rewritten = copy.copy(cache)
-    rewritten.layers = [
-        _RewritableLayer(layer.keys[rows], layer.values[rows])
-        if isinstance(getattr(layer, "keys", None), torch.Tensor)
-        else copy.copy(layer)  # a block that keeps nothing
-        for layer in cache.layers
-    ]
-    return rewritten

@@ -24,11 +24,8 @@ def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> 
     """Finds where the most likely tokens first leave each suffix; S if they never do.
 
     1, 2, 4, 8, … positions go through the head, each time without the rows that have left.
-
-    **Arguments:** `hidden`: [B, S, d] final hidden states of the token before each suffix token;
-    `suffix`: int64 [B, S].
-
-    Returns int64 [B] on the CPU.
+    `hidden`: [B, S, d] final hidden states of the token before each token of `suffix`, int64
+    [B, S]. Returns int64 [B] on the CPU.
     """
     length = suffix.shape[1]
     found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
@@ -48,56 +45,48 @@ def read_divergences(
 ) -> torch.Tensor:
     """Finds where greedy decoding first leaves each suffix, and reads no row beyond that.
 
-    **Arguments:** `tokens`: int64 [B, P + S]; `prefix_length`: P.
-
-    Returns int64 [B] on the CPU: the position in the suffix; S if the row is exact.
+    `tokens`: int64 [B, P + S]. Returns int64 [B] on the CPU: S if the row is exact.
     """
 
-    def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
-        return hidden_states(model, some, cache=cache)
+    def read(some: torch.Tensor, cache: Any) -> torch.Tensor:
+        return hidden_states(model, some, cache=cache)[0]
 
-    return _read_until_divergence(
-        read, tokens[:, :-1], head_of(model), tokens[:, prefix_length:], 1
-    )
+    return _read_until_divergence(model, read, tokens[:, :-1], tokens[:, prefix_length:], 1)
 
 
 def find_divergences_from(
     model: PreTrainedModel, block: int, states: torch.Tensor, suffix: torch.Tensor
 ) -> torch.Tensor:
-    """`read_divergences` for a pass that begins at `block`.
+    """`read_divergences` for a pass that begins at `block`, with its input [B, P + S - 1, d]."""
 
-    **Arguments:** `states`: [B, P + S - 1, d], what the block is given; `suffix`: int64 [B, S].
-    """
+    def read(some: torch.Tensor, cache: Any) -> torch.Tensor:
+        return run_from_block(model, block, some, cache=cache).hidden
 
-    def read(some: torch.Tensor, *, cache: Any) -> tuple[torch.Tensor, Any]:
-        return run_from_block(model, block, some, cache=cache).hidden, cache
-
-    return _read_until_divergence(read, states, head_of(model), suffix, 2)
+    return _read_until_divergence(model, read, states, suffix, 2)
 
 
 @torch.inference_mode()
 def _read_until_divergence(
-    read: Callable[..., tuple[torch.Tensor, Any]],
+    model: PreTrainedModel,
+    read: Callable[[torch.Tensor, Any], torch.Tensor],
     given: torch.Tensor,
-    head: Head,
     suffix: torch.Tensor,
     size: int,
 ) -> torch.Tensor:
     """Reads the prefix and the first `size` tokens of the suffix, then 4, 8, 16, … more of them for
     the rows that are left, with the keys and values so far.
 
-    **Arguments:** `read`: some of `given` [B, P + S - 1, …] and an empty `cache` → final
-    hidden states, and the cache; `suffix`: int64 [B, S]. Returns int64 [B] on the CPU.
+    `read`: some of `given` [B, P + S - 1, …] and a cache, which it extends → final hidden states.
     """
     length = suffix.shape[1]
     before = given.shape[1] - length
     found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
-    cache = whole_cache()
+    cache, head = whole_cache(), head_of(model)
     done = begin = 0
     while len(alive) and begin < length:
         end = min(begin + size, length)
         some = given[:, done : before + end]
-        hidden, cache = read(some if len(alive) == len(some) else some[alive], cache=cache)
+        hidden = read(some if len(alive) == len(some) else some[alive], cache)
         left = find_divergences(hidden[:, begin - end :], head, suffix[alive, begin:end])
         kept = (left == end - begin).nonzero().flatten()
         found[alive] = begin + left

@@ -33,14 +33,9 @@ def hidden_states(
 ) -> tuple[torch.Tensor, Any]:
     """Final hidden states, after the last layer norm and before the output embedding.
 
-    **Arguments:**
-
-    - `tokens`: int64 [B, T] that follow whatever `cache` holds.
-    - `cache`: a cache of earlier tokens; it is extended in place.
-    - `use_cache`: whether to start a cache where none is given: the library's own, which drops what
-      a sliding window has passed.
-
-    Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
+    `tokens`: int64 [B, T] that follow whatever `cache` holds; it is extended in place. `use_cache`:
+    whether to start the library's own where none is given, which drops what a sliding window has
+    passed. Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
     """
     base = model.base_model
     arguments = {} if cache is None else {CACHE: cache}
@@ -72,12 +67,12 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 @torch.inference_mode()
-def check_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
+def check_head(model: PreTrainedModel) -> None:
     """Raises `UnsupportedError` unless logits are the output embedding of the hidden states.
 
     Some architectures scale or cap them; measuring such a model by its parts would be wrong.
-    `tokens`: int64 [1, T].
     """
+    tokens = torch.arange(4).unsqueeze(0)
     hidden, _ = hidden_states(model, tokens)
     ours = head_of(model)(hidden[:, -1]).float()
     theirs = model(input_ids=tokens.to(hidden.device), use_cache=False).logits[:, -1].float()

@@ -1,22 +1,25 @@
-"""Turns hidden states into a few numbers for each suffix position, and never keeps logits.
+"""Turns hidden states into a few numbers for each position or row, and never keeps logits.
 
 The hidden states may come from a plain forward pass or from one resumed at any block.
 
-Shape letters: B rows, S suffix tokens, d width, V vocabulary.
+Shape letters: B rows, S suffix tokens, T tokens, d width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import kl_div
 
 from evals.running.forward import POSITIONS_AT_ONCE, Head
 
 Floats = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,52 +35,28 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Distributions:
-    """Statistics of the predicted distribution at each suffix position. All float32 [N, S].
-
-    - `entropy`: H(p) over the vocabulary, in nats.
-    - `spread`: the standard deviation of log p(v) under v ~ p; None if not requested.
-    """
-
-    entropy: Floats
-    spread: Floats | None
-
-
-@dataclass(frozen=True)
 class Predictions:
-    """The result of one teacher-forced pass at each suffix position.
+    """The result of one teacher-forced pass at each suffix position: [N, S], float32 but `greedy`.
 
-    - `greedy`: int32 [N, S], the most likely token given the true tokens before it.
-    - `log_likelihood`: float32 [N, S], log p(true token), in nats.
-    - `log_drawn`: float32 [N, S], log-probability of the true token under a `Sampling`, -inf if it
-      is removed; and `distributions`: None if not requested.
+    - `greedy`: int32, the most likely token given the true tokens before it.
+    - `log_likelihood`: log p(true token), in nats.
+    - `log_drawn`: log-probability of the true token under a `Sampling`, -inf if it is removed.
+    - `entropy`: H(p) over the vocabulary, in nats. `spread`: the standard deviation of log p(v)
+      under v ~ p. The last three are None if not requested.
     """
 
     greedy: npt.NDArray[np.int32]
     log_likelihood: Floats
     log_drawn: Floats | None = None
-    distributions: Distributions | None = None
+    entropy: Floats | None = None
+    spread: Floats | None = None
 
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Rows of all parts, in order."""
-        more = [part.distributions for part in parts if part.distributions is not None]
-        distributions = None
-        if more:
-            entropy = np.concatenate([part.entropy for part in more])
-            distributions = Distributions(entropy, _rows(part.spread for part in more))
-        return Predictions(
-            np.concatenate([part.greedy for part in parts]),
-            np.concatenate([part.log_likelihood for part in parts]),
-            _rows(part.log_drawn for part in parts),
-            distributions,
-        )
-
-
-def _rows(parts: Iterable[Floats | None]) -> Floats | None:
-    """Rows of all parts, in order; None if they have none."""
-    found = [part for part in parts if part is not None]
-    return np.concatenate(found) if found else None
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        joined: Any = (None if c[0] is None else np.concatenate(c) for c in columns)
+        return Predictions(*joined)
 
 
 @torch.inference_mode()
@@ -92,13 +71,9 @@ def measure_predictions(
 ) -> Predictions:
     """Measures every suffix position.
 
-    **Arguments:**
-
-    - `hidden`: [B, S, d], final hidden states of the token before each suffix token.
-    - `head`: hidden states [n, d] -> logits [n, V].
-    - `suffix`: int64 [B, S], the true tokens.
-    - `sampling`: also measure log-probabilities under this scheme. `distributions`: also measure
-      the distributions, with their `spread`, which costs as much again as their entropy.
+    `hidden`: [B, S, d], final hidden states of the token before each token of `suffix`, int64
+    [B, S]. `sampling`: also measure log-probabilities under this scheme. `distributions`: also
+    measure entropies, and the `spread`, which costs as much again.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
@@ -113,12 +88,7 @@ def measure_predictions(
         name: torch.cat([piece[name] for piece in pieces]).view(suffix.shape).cpu().numpy()
         for name in pieces[0]
     }
-    return Predictions(
-        found["greedy"].astype(np.int32),
-        found["log_likelihood"],
-        found.get("log_drawn"),
-        Distributions(found["entropy"], found.get("spread")) if distributions else None,
-    )
+    return Predictions(**found | {"greedy": found["greedy"].astype(np.int32)})
 
 
 def _measure(
@@ -161,3 +131,37 @@ def _log_drawn(logits: torch.Tensor, true: torch.Tensor, sampling: Sampling) -> 
         kept = logits[tied].masked_fill(logits[tied] < smallest[tied, None], float("-inf"))
         total[tied] = (kept / sampling.temperature).logsumexp(-1)
     return (true / sampling.temperature - total).masked_fill(true < smallest, float("-inf"))
+
+
+@torch.inference_mode()
+def measure_heldout(
+    hidden: torch.Tensor, base: torch.Tensor | None, head: Head, targets: torch.Tensor
+) -> tuple[Scores, Scores]:
+    """Mean negative log-likelihood and mean KL divergence of each row, in nats per token.
+
+    KL(base || edited) = Σ_v p(v) (log p(v) - log q(v)), p the base model's predicted distribution
+    and q the edited model's. The logits of a few positions exist at a time.
+
+    `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
+    tokens before each of `targets` (int64 [B, T]); `base` is None to measure the base itself.
+    Returns float64 [B] twice.
+    """
+    states, true = hidden.flatten(0, 1), targets.flatten()
+    before = states if base is None else base.flatten(0, 1)
+    log_likelihood, divergence = [], []
+    for begin in range(0, len(states), POSITIONS_AT_ONCE):
+        some = slice(begin, begin + POSITIONS_AT_ONCE)
+        logits = head(states[some]).float()
+        index = true[some].to(logits.device).unsqueeze(-1)
+        log_likelihood.append(logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1))
+        if base is not None:
+            log_p = head(before[some]).float().log_softmax(-1)
+            log_q = logits.log_softmax(-1)
+            divergence.append(kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
+    mean = -_means(log_likelihood, targets)
+    return mean, _means(divergence, targets) if divergence else np.zeros(len(mean))
+
+
+def _means(pieces: list[torch.Tensor], like: torch.Tensor) -> Scores:
+    values = torch.cat(pieces).view(like.shape).cpu().numpy()
+    return np.asarray(values.mean(axis=1, dtype=np.float64))

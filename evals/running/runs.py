@@ -51,12 +51,9 @@ def run_from_block(
 ) -> Run:
     """Runs a pass that begins with the input of `block`: `states` [B, T, d], from a `Run`.
 
-    **Arguments:**
-
-    - `keep`: blocks whose inputs to keep; the number of blocks stands for what leaves the last.
-    - `last`: the last block to run, if you need only those inputs and not the model's output.
-    - `cache`: a cache of earlier tokens of the same rows, extended in place; an empty
-      `DynamicCache` to begin with.
+    `keep`: blocks whose inputs to keep; the number of blocks stands for what leaves the last.
+    `last`: the last block to run, if you need only those inputs and not the model's output.
+    `cache`: of earlier tokens of the same rows, extended in place.
     """
     entry = {"inputs_embeds": states} if cache is None else {"inputs_embeds": states, CACHE: cache}
     with run_only(model, block, last):

@@ -1,4 +1,4 @@
-"""Makes rows of token ids from columns: tokenizes text and cuts rows to length."""
+"""Makes rows of token ids from passages: tokenizes text and cuts rows to length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evals.samples.record import RowNote, Tokens
-from evals.samples.tables import IdRow, PassageTable
+from evals.samples.tables import PassageTable
 from surgery.errors import SamplesError
 from surgery.reading.corpus import tokenize
 
@@ -16,111 +16,90 @@ SHORT = "it has fewer than"
 TORN = "prefix and suffix tokenize differently where they meet"
 
 
-def cut_rows(
+def cut_passages(
     table: PassageTable, tokenizer: Any, prefix: int, suffix: int, *, skip_short: bool = False
-) -> tuple[Tokens, list[RowNote]]:
-    """`tokens` or `text` -> int32 [N, prefix + suffix]: the first tokens of each row.
+) -> tuple[Tokens, list[int], list[RowNote]]:
+    """Cuts whole passages to their first tokens, and pairs to those on both sides of the seam.
 
-    Rows that the notes leave out are zeros. Raises `SamplesError` for rows that are too short,
-    unless `skip_short`: the notes then leave them out.
+    Returns the rows that can be used, int32 [M, prefix + suffix]; their numbers; and notes. Raises
+    `SamplesError` for rows that are too short, unless `skip_short`: the notes then leave them out.
     """
+    is_text, is_pair = _check_kind(table, tokenizer), len(table.columns) == 2
     length = prefix + suffix
-    rows: Sequence[Any] = table.columns.get("tokens", table.columns.get("text", ()))
-    notes = []
-    if isinstance(rows[0], str):
-        rows = _encode(table, rows, tokenizer)
-        for name, row in zip(table.ids, rows, strict=True):
-            short = row[:length]
-            text = tokenizer.decode(short.tolist(), clean_up_tokenization_spaces=False)
-            if len(row) > length and not np.array_equal(tokenize(tokenizer, text), short):
-                reason = f"its first {length} tokens, as text, tokenize differently on their own"
-                notes.append(RowNote(name, reason, kept=True))
-    wanted = f"{length} tokens (prefix {prefix} + suffix {suffix})"
-    out = [False] * table.number
-    notes += _leave_out_short(table, rows, length, wanted, out, skip_short=skip_short)
-    filler = np.zeros(length, dtype=np.int64)
-    return _stack(
-        table, [filler if bad else row[:length] for row, bad in zip(rows, out, strict=True)]
-    ), notes
-
-
-def cut_pairs(
-    table: PassageTable, tokenizer: Any, prefix: int, suffix: int, *, skip_short: bool = False
-) -> tuple[Tokens, list[RowNote]]:
-    """`prefix` and `suffix` -> int32 [N, prefix + suffix]: the tokens on both sides of the seam.
-
-    Otherwise as `cut_rows`.
-    """
-    prefixes, suffixes = table.columns["prefix"], table.columns["suffix"]
-    out = [False] * table.number
-    if type(prefixes[0]) is not type(suffixes[0]):
+    needed = {f"{length} tokens (prefix {prefix} + suffix {suffix})": length}
+    if is_pair:
+        needed = {f"{prefix} prefix tokens": prefix, f"{suffix} suffix tokens": suffix}
+    rows, kept, notes, short = [], [], [], []
+    for at, (name, passage) in enumerate(zip(table.ids, table.rows, strict=True)):
+        parts = _tokenize(passage, tokenizer) if is_text else passage
+        if parts is None:
+            notes.append(RowNote(name, TORN, kept=False))
+            continue
+        sizes = zip(needed.items(), map(len, parts), strict=True)
+        if missing := [(what, size) for (what, least), size in sizes if size < least]:
+            short.append((at, *missing[0]))
+            notes.append(RowNote(name, f"{SHORT} {missing[0][0]}", kept=False))
+            continue
+        row = parts[0][:length]
+        if is_pair:
+            row = np.concatenate([parts[0][len(parts[0]) - prefix :], parts[1][:suffix]])
+        elif is_text and not _is_stable(row, parts[0], tokenizer):
+            reason = f"its first {length} tokens, as text, tokenize differently on their own"
+            notes.append(RowNote(name, reason, kept=True))
+        rows.append(row)
+        kept.append(at)
+    if short and not skip_short:
+        at, what, size = short[0]
         raise SamplesError(
-            "prefix and suffix must both be text or both be token ids", where=table.where
+            f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
+            where=table.where,
+            expected=f"at least {what}",
+            got=size,
+            fix="choose smaller lengths, or leave these rows out with `skip_short`",
         )
-    if isinstance(prefixes[0], str):
-        whole = [before + after for before, after in zip(prefixes, suffixes, strict=True)]
-        prefixes, whole = (_encode(table, texts, tokenizer) for texts in (prefixes, whole))
-        parts = list(zip(prefixes, whole, strict=True))
-        out = [not np.array_equal(row[: len(head)], head) for head, row in parts]
-        suffixes = [row[len(head) :] for head, row in parts]
-    notes = [
-        RowNote(name, TORN, kept=False) for name, bad in zip(table.ids, out, strict=True) if bad
-    ]
-    for rows, length, what in ((prefixes, prefix, "prefix"), (suffixes, suffix, "suffix")):
-        wanted = f"{length} {what} tokens"
-        notes += _leave_out_short(table, rows, length, wanted, out, skip_short=skip_short)
-    filler = np.zeros(prefix + suffix, dtype=np.int64)
-    rows = [
-        filler if bad else np.concatenate([before[len(before) - prefix :], after[:suffix]])
-        for bad, before, after in zip(out, prefixes, suffixes, strict=True)
-    ]
-    return _stack(table, rows), notes
+    if not rows:
+        raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
+    return _stack(table, rows, kept), kept, notes
 
 
-def _encode(table: PassageTable, texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
-    if tokenizer is None:
+def _check_kind(table: PassageTable, tokenizer: Any) -> bool:
+    """Whether passages are text. Raises `SamplesError` if the two parts differ in this."""
+    kinds = {isinstance(column[0], str) for column in table.columns}
+    if len(kinds) > 1:
+        what = "prefix and suffix must both be text or both be token ids"
+        raise SamplesError(what, where=table.where)
+    if True in kinds and tokenizer is None:
         raise SamplesError(
             "text needs a tokenizer",
             where=table.where,
             got="a model without one",
             fix="give samples as token ids, or a model with its tokenizer",
         )
-    return [tokenize(tokenizer, text) for text in texts]
+    return True in kinds
 
 
-def _leave_out_short(
-    table: PassageTable,
-    rows: Sequence[Any],
-    length: int,
-    wanted: str,
-    out: list[bool],
-    *,
-    skip_short: bool,
-) -> list[RowNote]:
-    """Marks rows of fewer than `length` tokens in `out`, the rows left out before among them.
-
-    Returns a note for each. Raises `SamplesError` unless `skip_short`.
-    """
-    short = [at for at, row in enumerate(rows) if len(row) < length and not out[at]]
-    if short and not skip_short:
-        first = table.name_row(short[0])
-        raise SamplesError(
-            f"{len(short)} of {len(rows)} rows are too short, the first is {first}",
-            where=table.where,
-            expected=f"at least {wanted}",
-            got=len(rows[short[0]]),
-            fix="choose smaller lengths, or leave these rows out with `skip_short`",
-        )
-    for at in short:
-        out[at] = True
-    return [RowNote(table.ids[at], f"{SHORT} {wanted}", kept=False) for at in short]
+def _tokenize(texts: Sequence[str], tokenizer: Any) -> tuple[Tokens, ...] | None:
+    """The tokens of a text, or of the two texts of a pair; None if a token spans their seam."""
+    whole = tokenize(tokenizer, "".join(texts))
+    if len(texts) == 1:
+        return (whole,)
+    head = tokenize(tokenizer, texts[0])
+    return (head, whole[len(head) :]) if np.array_equal(whole[: len(head)], head) else None
 
 
-def _stack(table: PassageTable, rows: Sequence[IdRow]) -> Tokens:
+def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any) -> bool:
+    """Whether a row that was cut from `whole` tokenizes alike as a text of its own."""
+    if len(row) == len(whole):
+        return True
+    text = tokenizer.decode(row.tolist(), clean_up_tokenization_spaces=False)
+    return np.array_equal(tokenize(tokenizer, text), row)
+
+
+def _stack(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:
     stacked = np.stack(rows)
     least, most = int(np.min(stacked)), int(np.max(stacked))
     if least < 0 or most > np.iinfo(np.int32).max:
         got = least if least < 0 else most
-        at = int((stacked == got).any(axis=1).argmax())
+        at = numbers[int((stacked == got).any(axis=1).argmax())]
         raise SamplesError(f"not a token id in {table.name_row(at)}", where=table.where, got=got)
     return stacked.astype(np.int32)

@@ -46,10 +46,6 @@ class HeldBack:
     windows: Flags
     chose: ChoiceCounts
 
-    def __bool__(self) -> bool:
-        """Whether any row chose an edit."""
-        return not (self.passages.all() and self.windows.all())
-
 
 def hold_back(
     edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
@@ -62,14 +58,13 @@ def hold_back(
         for edit in (*manifest.history, manifest.edit)
         if edit.chosen is not None
     }
-    halves = (
-        {one.passages: deal_passages(samples, one.seed)[0] for one in choices} if samples else {},
-        {}
-        if windows is None
-        else {one.windows: deal_windows(windows, one.seed)[0] for one in choices},
-    )
-    passages, some = _find_left(samples.tokens if samples else None, halves[0])
-    text, others = _find_left(windows, halves[1])
+    mine, its = {}, {}
+    if samples is not None:
+        mine = {one.passages: deal_passages(samples, one.seed)[0] for one in choices}
+    if windows is not None:
+        its = {one.windows: deal_windows(windows, one.seed)[0] for one in choices}
+    passages, some = _find_left(samples.tokens if samples else None, mine)
+    text, others = _find_left(windows, its)
     return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others))
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from evals.samples.cutting import cut_pairs, cut_rows
-from evals.samples.published import find_published
+from evals.samples.cutting import cut_passages
 from evals.samples.record import Samples
 from evals.samples.repeats import merge_equal_rows
-from evals.samples.tables import PassageTable, read_npy, read_npy_pair, read_table
+from evals.samples.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
 from surgery.hub.finding import make_public_name
 from surgery.reading.sources import TABLES, find_sources
@@ -27,6 +26,13 @@ EXPECTED = (
     "a folder, a file (.npy, .jsonl, .json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, "
     "hf:DATASET:SPLIT:COLUMN, or lab:NAME"
 )
+HUBBLE = ("gutenberg_popular", "gutenberg_unpopular", "wikipedia")
+PUBLISHED = {
+    "hubble": "hf:allegrolab/passages_{}:train+test:text",
+    "pythia-evals": "hf:EleutherAI/pythia-memorized-evals:{}:tokens",
+    "lm-extraction": "{0}/train_prefix.npy,{0}/train_suffix.npy",
+}
+"""Short names of published passages. docs/extraction.md lists their sources and licenses."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +54,25 @@ class Passages:
         """Makes the samples. Raises `SamplesError` for short text, or text without a tokenizer."""
         if self.ready is not None:
             return self.ready
-        rows_of = cut_rows if {"tokens", "text"} & set(self.table.columns) else cut_pairs
-        tokens, notes = rows_of(
-            self.table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
+        table, labels = self.table, self.table.labels
+        tokens, kept, notes = cut_passages(
+            table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
         )
-        left_out = {note.id for note in notes if not note.kept}
-        kept = np.asarray([name not in left_out for name in self.table.ids], dtype=bool)
-        if not kept.any():
-            raise SamplesError("no row can be used", where=self.table.where, got=notes[0].reason)
-        labels = self.table.labels
-        samples = Samples(
-            tokens=tokens,
-            prefix_length=self.prefix,
-            ids=self.table.ids,
-            source=make_public_name(self.source),
-            counts=None if labels.count is None else np.asarray(labels.count, dtype=np.int64),
-            members=None if labels.member is None else np.asarray(labels.member, dtype=bool),
-            notes=tuple(notes),
-        )
-        samples = merge_equal_rows(samples.select(kept))
-        if samples.members is not None and not samples.members.any():
-            raise SamplesError(
-                "no row is a member", where=self.table.where, expected="at least one"
+        counts = None if labels.count is None else np.asarray(labels.count, dtype=np.int64)[kept]
+        members = None if labels.member is None else np.asarray(labels.member, dtype=bool)[kept]
+        samples = merge_equal_rows(
+            Samples(
+                tokens=tokens,
+                prefix_length=self.prefix,
+                ids=tuple(table.ids[at] for at in kept),
+                source=make_public_name(self.source),
+                counts=counts,
+                members=members,
+                notes=tuple(notes),
             )
+        )
+        if samples.members is not None and not samples.members.any():
+            raise SamplesError("no row is a member", where=table.where, expected="at least one")
         return samples
 
 
@@ -81,32 +83,20 @@ def open_samples(
     suffix_length: int | None = None,
     skip_short: bool = False,
 ) -> Passages:
-    """Reads the samples that `source` names, as far as possible without a model.
-
-    **Arguments:** as for `load_samples`. Raises `SamplesError`.
-    """
+    """As `load_samples`, as far as that goes without a tokenizer."""
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
     table = _read(source)
     own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
-    passage = next((name for name in ("tokens", "text", "prefix") if name in table.columns), None)
-    if passage is None or (passage == "prefix" and "suffix" not in table.columns):
-        raise SamplesError(
-            "no passages",
-            where=table.where,
-            expected="a column tokens, columns prefix and suffix, or a column text",
-            got=", ".join(table.columns) or "none of them",
-            fix="name the column: FILE:COLUMN",
-        )
     lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
     passages = Passages(source, table, *lengths, skip_short=skip_short)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
         )
-    text = isinstance(table.columns[passage][0], str)
-    return passages if text else replace(passages, ready=passages.tokenize(None))
+    is_text = any(isinstance(column[0], str) for column in table.columns)
+    return passages if is_text else replace(passages, ready=passages.tokenize(None))
 
 
 def load_samples(
@@ -117,21 +107,13 @@ def load_samples(
     suffix_length: int | None = None,
     skip_short: bool = False,
 ) -> Samples:
-    """Loads the samples that `source` names.
+    """Loads the samples that `source` names, in any form that docs/extraction.md lists.
 
-    **Arguments:**
-
-    - `source`: `FILE.npy` (token ids [N, T]); `PREFIX.npy,SUFFIX.npy`; a table (JSON lines, a
-      JSON array, CSV, TSV or parquet) with `tokens`, or `prefix` and `suffix`, or `text`, and
-      optionally `id`, `count` and `member`; a `.txt` file with one passage a line; a folder of
-      such tables and texts; a table or folder with `:COLUMN` after it; `hf:DATASET:SPLIT:COLUMN`;
-      a short name (`evals.samples.published`); `lab:pythia` or `lab:gpt-neo`.
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
 
-    A whole row is cut to its first prefix + suffix tokens. A prefix/suffix pair keeps the last
-    tokens of the prefix and the first of the suffix, so they stay adjacent. Text is tokenized
+    A whole row is cut to its first tokens, a pair to those beside its seam. Text is tokenized
     without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
     also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
     tokenizes differently on its own (kept), and overlapping rows (kept).
@@ -148,18 +130,30 @@ def _read(source: str) -> PassageTable:
         from evals.lab import samples_path
 
         source = str(samples_path(source.removeprefix("lab:")))
-    source = find_published(source)
-    parts = [Path(part) for part in source.split(",")]
-    if not Path(source).exists() and source.endswith(".npy"):
-        if len(parts) == 2:
-            for path in parts:
-                find_sources(path)
-            return read_npy_pair(*parts)
-        if len(parts) > 2:
+    source = _find_published(source)
+    if source.endswith(".npy"):
+        paths = [Path(source)]
+        if not paths[0].exists():
+            paths = [Path(part) for part in source.split(",")]
+        if len(paths) > 2:
             raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
+        for path in paths:
+            find_sources(path)
+        return read_arrays(paths)
     sources = find_sources(source, FORMS)
-    if sources[0].form == ".npy":
-        return read_npy(Path(source))
     if not all(found.is_table or found.form in FORMS for found in sources):
         raise SamplesError("unknown form of samples", where=source, expected=EXPECTED)
     return read_table(source, sources)
+
+
+def _find_published(source: str) -> str:
+    """The full name of the samples that a short name stands for. Other names stay as they are."""
+    kind, colon, rest = source.partition(":")
+    if kind not in PUBLISHED or not colon:
+        return source
+    if not rest or (kind == "hubble" and rest not in HUBBLE):
+        expected = "hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER"
+        if kind == "hubble":
+            expected = ", ".join(f"hubble:{name}" for name in HUBBLE)
+        raise SamplesError("no such samples", where=source, expected=expected)
+    return PUBLISHED[kind].format(rest)

@@ -29,8 +29,6 @@ class RowNote:
 class Samples:
     """Passages to test.
 
-    **Arguments:**
-
     - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1.
     - `prefix_length`: how many tokens of each row the model is given, at least 1.
     - `ids`: one name per row, all different.
@@ -84,16 +82,16 @@ class Samples:
     def description(self) -> dict[str, Any]:
         """How reports describe them: plain JSON values."""
 
-        def noted(*, kept: bool) -> list[dict[str, str]]:
-            notes = (note for note in self.notes if note.kept == kept)
-            return [{"id": note.id, "reason": note.reason} for note in notes]
-
+        left_out, reservations = (
+            [{"id": note.id, "reason": note.reason} for note in self.notes if note.kept == kept]
+            for kept in (False, True)
+        )
         return {
             "source": self.source,
             "sha256": self.sha256,
             "rows": len(self),
-            "left_out": noted(kept=False),
-            "reservations": noted(kept=True),
+            "left_out": left_out,
+            "reservations": reservations,
         }
 
     def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
@@ -112,24 +110,25 @@ class Samples:
         some = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
         return self.select(rows[some])
 
-    def check_fits(self, *, vocab_size: int, max_positions: int | None) -> None:
-        """Raises `SamplesError` if a model of these dimensions cannot read every row."""
-        bad = np.argwhere(self.tokens >= vocab_size)
+    def check_fits(self, config: Any) -> None:
+        """Raises `SamplesError` if a model of this configuration cannot read every row."""
+        longest = getattr(config, "max_position_embeddings", None)
+        bad = np.argwhere(self.tokens >= config.vocab_size)
         if len(bad):
             row, column = bad[0]
             raise SamplesError(
                 f"token ids beyond the model's vocabulary in {len(set(bad[:, 0]))} rows, "
                 f"the first in row {self.ids[row]!r}",
                 where=self.source,
-                expected=f"ids below {vocab_size}",
+                expected=f"ids below {config.vocab_size}",
                 got=int(self.tokens[row, column]),
                 fix="use samples made with this model's tokenizer",
             )
-        if max_positions is not None and self.tokens.shape[1] > max_positions:
+        if longest is not None and self.tokens.shape[1] > longest:
             raise SamplesError(
                 "rows longer than the model's context",
                 where=self.source,
-                expected=f"prefix + suffix of at most {max_positions} tokens",
+                expected=f"prefix + suffix of at most {longest} tokens",
                 got=self.tokens.shape[1],
                 fix="choose a smaller prefix or suffix length",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,15 +39,15 @@ class Labels(BaseModel):
 
 @dataclass(frozen=True)
 class PassageTable:
-    """Columns by name. `ids`: one name per row, all different.
+    """Passages: one column of whole ones, or two of prefixes and suffixes.
 
-    Passages are in `tokens`, in `prefix` and `suffix`, or in `text`. A column's cells are all text
-    or all integer arrays [T]. `shape`: the (prefix, suffix) lengths of a pair of arrays.
+    `ids`: one name per row, all different. A column's cells are all text or all integer arrays [T].
+    `shape`: the (prefix, suffix) lengths of a pair of arrays.
     """
 
     where: str
     ids: tuple[str, ...]
-    columns: Mapping[str, Sequence[Any]]
+    columns: tuple[Sequence[Any], ...]
     labels: Labels
     shape: tuple[int, int] | None = None
 
@@ -56,12 +56,8 @@ class PassageTable:
         return len(self.ids)
 
     @property
-    def rows(self) -> list[tuple[Any, ...]]:
-        """The passages as they are cut: of each row its one cell, or prefix and suffix."""
-        parts = next(
-            p for p in (("tokens",), ("text",), ("prefix", "suffix")) if p[0] in self.columns
-        )
-        return list(zip(*(self.columns[part] for part in parts), strict=True))
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self.columns, strict=True)
 
     def name_row(self, at: int) -> str:
         """How messages name a row, with its number counted from 1."""
@@ -97,34 +93,42 @@ def _make_table(
                 expected="text in every row, or a list of token ids in every row",
                 got=f"{got}, first in row {bad[0] + 1}",
             )
+    pair = ("prefix", "suffix")
+    used = [p for p in (("tokens",), ("text",), pair) if passages.keys() >= set(p)]
+    if not used:
+        raise SamplesError(
+            "no passages",
+            where=where,
+            expected="a column tokens, columns prefix and suffix, or a column text",
+            got=", ".join(passages) or "none of them",
+            fix="name the column: FILE:COLUMN",
+        )
     names = tuple(map(str, labels.id or ids))
     ((name, times),) = Counter(names).most_common(1)
     if times > 1:
         rows = [str(at) for at, one in enumerate(names, 1) if one == name][:2]
         got = f"{name!r} {times} times, first in rows {' and '.join(rows)}"
         raise SamplesError("ids are not unique", where=where, got=got)
-    return PassageTable(str(where), names, passages, labels, shape)
+    found = tuple(passages[name] for name in used[0])
+    return PassageTable(str(where), names, found, labels, shape)
 
 
-def read_npy(path: Path) -> PassageTable:
-    """An array of token ids, integers [N, T]."""
-    array = _map_array(path)
-    return _make_table(path, range(len(array)), {"tokens": array})
-
-
-def read_npy_pair(prefix: Path, suffix: Path) -> PassageTable:
-    """Two arrays of token ids, integers [N, P] and [N, S], whose rows belong together."""
-    prefixes, suffixes = _map_array(prefix), _map_array(suffix)
-    where = f"{prefix},{suffix}"
-    if len(prefixes) != len(suffixes):
+def read_arrays(paths: Sequence[Path]) -> PassageTable:
+    """One array of token ids, integers [N, T], or two whose rows belong together."""
+    arrays = [_map_array(path) for path in paths]
+    where, numbers = ",".join(map(str, paths)), [len(array) for array in arrays]
+    if numbers[0] != numbers[-1]:
         raise SamplesError(
             "prefixes and suffixes differ in number",
             where=where,
-            expected=f"{len(prefixes)} suffixes",
-            got=len(suffixes),
+            expected=f"{numbers[0]} suffixes",
+            got=numbers[1],
         )
+    if len(arrays) == 1:
+        return _make_table(where, range(numbers[0]), {"tokens": arrays[0]})
+    prefixes, suffixes = arrays
     shape = (int(prefixes.shape[1]), int(suffixes.shape[1]))
-    return _make_table(where, range(len(prefixes)), {"prefix": prefixes, "suffix": suffixes}, shape)
+    return _make_table(where, range(numbers[0]), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
 def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:

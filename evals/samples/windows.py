@@ -51,10 +51,7 @@ def cut_windows(
 
 def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
     """`SELECTIVITY` with its bootstrap interval, from each row's rise in NLL, [N] and [M]."""
-
-    def difference(samples: Scores, controls: Scores) -> float:
-        return float(samples.mean() - controls.mean())
-
     rises = (samples_rise, controls_rise)
-    interval = bootstrap(rises, difference).as_list()
-    return {"value": difference(*rises), "ci95": interval, "definition": SELECTIVITY}
+    interval = bootstrap(rises, lambda samples, controls: samples.mean() - controls.mean())
+    value = float(samples_rise.mean() - controls_rise.mean())
+    return {"value": value, "ci95": interval.as_list(), "definition": SELECTIVITY}

@@ -181,7 +181,7 @@ def open_calibration(sources: Sequence[str | Path]) -> Text:
 
     Reads a data set on the Hub from its start. Raises `SamplesError`.
     """
-    return Text(open_corpus(sources).files)
+    return Text(open_corpus(sources))
 
 
 def make_calibration(texts: Iterable[str], *, name: str) -> Text:

@@ -41,21 +41,8 @@ class Window:
     tokens: Tokens
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Files and data sets, in reading order."""
-
-    files: tuple[TextOrTable, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Their names in reports."""
-        return tuple(file.name for file in self.files)
-
-    @property
-    def fingerprint(self) -> list[list[Any]]:
-        """Name and size in bytes of each file; the size of a data set is None."""
-        return [[file.name, file.size] for file in self.files]
+Corpus = tuple[TextOrTable, ...]
+"""Files and data sets, in reading order."""
 
 
 def open_corpus(sources: Sequence[str | Path]) -> Corpus:
@@ -71,7 +58,7 @@ def open_corpus(sources: Sequence[str | Path]) -> Corpus:
         first = next((pieces for file in found for pieces in read_documents(file)), iter(()))
         next(first, None)  # to refuse what is not text before any work
         files += found
-    return Corpus(tuple(files))
+    return tuple(files)
 
 
 def read_windows(
@@ -90,7 +77,7 @@ def read_windows(
     only what follows that place, without tokenizing earlier documents again. `tokens_read`: called
     with the number of tokens read.
     """
-    for number, path in enumerate(corpus.files):
+    for number, path in enumerate(corpus):
         if after is not None and number < after.file:
             continue
         for index, pieces in enumerate(read_documents(path)):

@@ -83,7 +83,7 @@ def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
             places = spread_passages(file, max(1, share // _PASSAGE), number)
         return share_evenly([partial(_read_text, place) for place in places], share, len)
 
-    files = [partial(read_file, number, file) for number, file in enumerate(corpus.files)]
+    files = [partial(read_file, number, file) for number, file in enumerate(corpus)]
     if len(files) > most // _PASSAGE:
         files = scatter(files)
     return list(share_evenly(files, most, len))
