@@ -24,8 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.evaluation.card import build_measurements
-from evals.evaluation.page import render_markdown
+from evals.evaluation.page import build_measurements, render_markdown
 from evals.evaluation.report import Report
 from surgery.card.facts import as_line
 from surgery.card.file import refresh_card

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from evals.benchmarks.running import write_results
-from evals.evaluation.card import build_measurements
 from evals.evaluation.evaluation import Evaluation
-from evals.evaluation.page import render_pages
+from evals.evaluation.page import build_measurements, render_pages
 from surgery.card.file import refresh_card
 from surgery.output import create_staging, publish, recognize_by, write_lines, write_text
 from surgery.record.manifest import REPORTS, UNLISTED

@@ -17,11 +17,10 @@ from pydantic import create_model
 
 from evals.attacks.attack import Attack
 from evals.attacks.names import list_untried, make_attack
-from evals.evaluation.card import build_measurements
 from evals.evaluation.comparing import describe_outcome
 from evals.evaluation.conclusions import summarize_edit
 from evals.evaluation.headline import write_sentences
-from evals.evaluation.page import render_pages
+from evals.evaluation.page import build_measurements, render_pages
 from evals.evaluation.report import Report, seal_report
 from evals.memorization.comparison import list_extraction_warnings as extraction_warnings
 from evals.memorization.measures import MEASURES
