@@ -35,7 +35,7 @@ from hub_uploads import UploadHub
 
 import surgery
 from evals.benchmarks.tasks import describe_task
-from evals.evaluation.conclusions import summarize_edit
+from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text

@@ -18,7 +18,7 @@ from pydantic import create_model
 from evals.attacks.attack import Attack
 from evals.attacks.names import list_untried, make_attack
 from evals.evaluation.comparing import describe_outcome
-from evals.evaluation.conclusions import summarize_edit
+from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.headline import write_sentences
 from evals.evaluation.page import build_measurements, render_pages
 from evals.evaluation.report import Report, seal_report
@@ -32,7 +32,7 @@ from surgery.record.manifest import REPORTS, Line, Manifest, Record, Sha256, Wor
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
-"""The label of a search's point, from `conclusions.read_search`: blocks, heads and variant."""
+"""The label of a search's point, from `materials.read_search`: blocks, heads and variant."""
 
 
 class Selectivity(Record):

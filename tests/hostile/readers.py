@@ -20,7 +20,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
-from evals.evaluation.conclusions import read_search, summarize_edit
+from evals.evaluation.evaluation import summarize_edit
+from evals.evaluation.materials import read_search
 from evals.publication.report import check_report
 from evals.samples import load_samples
 from hostile.victims import model
