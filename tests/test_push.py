@@ -39,7 +39,7 @@ from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
-from surgery.publishing.publishable import find_publishable
+from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import read_manifest
 
 READER = "hf_readerreaderreaderreaderreader"

@@ -13,7 +13,7 @@ from evals.evaluation.page import build_measurements, render_pages
 from evals.evaluation.report import Report
 from evals.evaluation.request import EvaluationRequest
 from evals.inputs import Progress, Say, say_nothing, show_nothing
-from surgery.card.file import refresh_card
+from surgery.card.text import refresh_card
 from surgery.errors import OutputError, SurgeryError
 from surgery.hub.finding import find_model, get_last_name
 from surgery.hub.resolved import ResolvedModel
