@@ -6,8 +6,11 @@ style, or a number repeats what a color says. Shares are in percent, and no lege
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +42,7 @@ _LINES: dict[str, dict[str, Any]] = {  # from dark to light
 }
 """Later ones are smaller, so that points in one place all show."""
 _DEPTH = "viridis_r"
+_PLAIN: Any = {"Date": None, "Creator": None}
 ALONE = {
     "head": "one head alone",
     "group": "one group of heads alone",
@@ -59,39 +63,36 @@ def draw(
 
     Adds one legend below the panels, for labels of panels without a legend of their own.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
+    with _paint_figure(paint, size) as figure:
         figure.suptitle(title)
-        paint(figure)
-        _add_legend(figure)
         png, svg = folder / f"{name}.png", folder / f"{name}.svg"
         figure.savefig(png, dpi=160, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        figure.savefig(svg, metadata=_PLAIN)
     return [png, svg]
 
 
 def draw_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """Returns what `paint` draws on an empty figure as SVG for a page. Text stays text.
+    """Returns what `paint` draws, as `draw` would, as SVG for a page. Text stays text."""
+    file = StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own font lacks letters that browsers have
+        with _paint_figure(paint, size, {**_SETTINGS, "svg.fonttype": "none"}) as figure:
+            figure.savefig(file, format="svg", metadata=_PLAIN)
+    return file.getvalue()
 
-    Adds a legend as `draw` does.
-    """
-    import warnings
-    from io import StringIO
 
+@contextmanager
+def _paint_figure(
+    paint: Callable[[Figure], None], size: tuple[float, float], settings: Any = _SETTINGS
+) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    file = StringIO()
-    with matplotlib.rc_context({**_SETTINGS, "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own font lacks some letters; a browser has others
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         _add_legend(figure)
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+        yield figure
 
 
 def line_of(variant: str) -> dict[str, Any]:
@@ -165,9 +166,7 @@ def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> N
 
 def number_blocks(axes: Axes) -> None:
     """Puts ticks at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
 
 
 def _add_legend(figure: Figure) -> None:

@@ -12,8 +12,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from surgery.card.file import read_card
-from surgery.card.text import render_card
+from surgery.card.text import read_card, render_card
 from surgery.checkpoint.content import check_unchanged, hash_content, recall_hash
 from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file

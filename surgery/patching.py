@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.card.file import read_card
-from surgery.card.text import render_card
+from surgery.card.text import read_card, render_card
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint
 from surgery.checkpoint.tensors import FileRange, StoredTensor, TensorInfo, read_header
 from surgery.checkpoint.writer import OutputShard, Progress, write_file

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import surgery
 from cli.terminal import name_options
 from surgery.errors import OutputError
-from surgery.publishing.publishable import find_publishable
+from surgery.publishing.upload import find_publishable
 
 WEIGHTS = "model.safetensors"
 

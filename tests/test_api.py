@@ -92,14 +92,7 @@ def test_an_option_has_its_value_and_its_own_name(called: str, shown: str) -> No
 
 
 def test_no_error_of_the_api_names_an_option() -> None:
-    commands = {
-        "conclusions.py",
-        "demonstrating.py",
-        "facts.py",
-        "headline.py",
-        "page.py",
-        "passages.py",
-    }  # write some
+    commands = {"demonstrating.py", "facts.py", "headline.py", "page.py", "passages.py"}  # some do
     for path in (path for part in ("surgery", "evals") for path in (ROOT / part).rglob("*.py")):
         if path.name in commands:
             continue

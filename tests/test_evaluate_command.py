@@ -553,7 +553,7 @@ def test_other_folders_are_left_alone(work, done):
 
 
 def test_all_that_is_written_may_be_overwritten(work, done):
-    from evals.evaluation.files import owned
+    from evals.evaluation.evaluating import owned
     from surgery import exporting
     from surgery.output import check_output
 

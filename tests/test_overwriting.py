@@ -387,7 +387,7 @@ def test_all_is_on_the_disk_before_it_has_its_name(
 def test_files_have_the_permissions_of_any_new_file(
     umask: int, tmp_path: Path, exported: Path
 ) -> None:
-    from surgery.card.file import refresh_card
+    from surgery.card.text import refresh_card
 
     old = os.umask(umask)
     try:

@@ -24,8 +24,7 @@ from evals.evaluation.headline import summarize
 from evals.evaluation.page import render_html, render_pages
 from evals.evaluation.pictures import draw_model, draw_trade_off
 from evals.evaluation.report import Report
-from evals.evaluation.rows import make_size_table, make_tables
-from evals.evaluation.tables import SHARE, Cell, Form, Row
+from evals.evaluation.rows import SHARE, Cell, Form, Row, make_size_table, make_tables
 from evals.model_map import make_map
 from surgery.card.facts import as_line
 from surgery.selection import Part

@@ -22,7 +22,7 @@ from checkpoints import neox_config, write_checkpoint
 from example_report import bare, example, settled, task
 
 import surgery
-from evals.evaluation.conclusions import summarize_edit
+from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.report import seal_report
 from evals.publication.report import check_report, render_report
 from surgery.card.facts import as_line

@@ -35,11 +35,11 @@ from hub_uploads import UploadHub
 
 import surgery
 from evals.benchmarks.tasks import describe_task
-from evals.evaluation.conclusions import summarize_edit
+from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
-from surgery.publishing.publishable import find_publishable
+from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import read_manifest
 
 READER = "hf_readerreaderreaderreaderreader"

@@ -1,5 +1,1 @@
-"""The whole evaluation.
-
-Two models and a plan of what to measure come in; a checked report and the pages made from it come
-out.
-"""
+"""The whole evaluation: from two models and a plan to a checked report and its pages."""

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.benchmarks.scores import Scores
-from evals.evaluation.report import Conclusion, Metric
-from evals.statistics import Interval, compare_flags, cut_percentiles, resample
+from evals.evaluation.report import Conclusion, HeldOut, Mean, MeanDifference, Metric
+from evals.memorization.summary import ControlLoss
+from evals.statistics import Interval, compare_flags, cut_percentiles, mean, resample
 from surgery.errors import MeasurementError
 
 ALPHA = 0.05
@@ -55,7 +56,9 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     if before is None or after is None:
         test = "bootstrap"
         drawn = resample(rows, lambda some: _aggregate(edited, some) - _aggregate(base, some))
-        p_value = max(_find_two_sided_p(drawn), 2.0 ** (1 - n))  # n signs can show no more
+        fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())  # on one side of 0, or on it
+        p_value = float(min(1.0, 2 * (1 + fewer) / (1 + len(drawn))))
+        p_value = max(p_value, 2.0 ** (1 - n))  # n signs can show no more
         interval = cut_percentiles(drawn)
     elif base.aggregation == "mean" and np.isin([before, after], (0, 1)).all():
         flips = compare_flags(before > 0, after > 0)
@@ -67,14 +70,12 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         interval = cut_percentiles(drawn)
     relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
     drop = difference / base.value if relative else difference
-    resolution = find_resolution(base.value, gate, relative=relative)
+    resolution = RESOLUTION * max(1.0, abs(base.value))
+    if gate is not None:
+        resolution = gate * base.value if relative else gate
+    higher, resampled = base.higher_is_better, test != "mcnemar"
     outcome = draw_conclusion(
-        interval,
-        p_value,
-        resolution,
-        n,
-        higher_is_better=base.higher_is_better,
-        resampled=test != "mcnemar",
+        interval, p_value, resolution, n, higher_is_better=higher, resampled=resampled
     )
     return Metric(
         base=base.value,
@@ -87,20 +88,30 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         verdict=describe_outcome(outcome, interval, n),
         n=n,
         resolution=resolution,
-        higher_is_better=base.higher_is_better,
-        drop=-drop if base.higher_is_better else drop,
+        higher_is_better=higher,
+        drop=-drop if higher else drop,
         drop_is_relative=relative,
     )
 
 
-def find_resolution(base: float, gate: float | None = None, *, relative: bool = False) -> float:
-    """The widest conclusive interval of a difference from `base`. `gate`: as in `compare_scores`.
-
-    `relative`: the gate limits a share of the base.
-    """
-    if gate is None:
-        return RESOLUTION * max(1.0, abs(base))
-    return gate * base if relative else gate
+def compare_heldout(before: ControlLoss | None, after: ControlLoss | None) -> HeldOut | None:
+    """Compares the loss of the same windows under both models; None if there are none."""
+    if before is None or after is None:
+        return None
+    rise = after.nll - before.nll
+    change, p_value, n = mean(rise), wilcoxon(before.nll, after.nll), len(rise)
+    interval = Interval(*change["ci95"])
+    outcome = draw_conclusion(interval, p_value, RESOLUTION, n)
+    return HeldOut(
+        kind=before.kind,
+        n=n,
+        base=Mean(**mean(before.nll)),
+        edited=Mean(**mean(after.nll)),
+        difference=MeanDifference(**change, p_value=p_value, test="wilcoxon"),
+        resolution=RESOLUTION,
+        outcome=outcome,
+        verdict=describe_outcome(outcome, interval, n),
+    )
 
 
 def draw_conclusion(
@@ -176,9 +187,3 @@ def _ratio(values: Values) -> float:
 
 def _aggregate(scores: Scores, rows: npt.NDArray[np.int64]) -> float:
     return float(scores.aggregate([scores.values[row] for row in rows.tolist()]))
-
-
-def _find_two_sided_p(drawn: Values) -> float:
-    """Twice the smaller share of resamples on one side of 0, counting 0 on both."""
-    sides = ((drawn <= 0).sum(), (drawn >= 0).sum())
-    return float(min(1.0, 2 * (1 + min(sides)) / (1 + len(drawn))))

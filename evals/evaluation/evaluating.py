@@ -2,21 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals.evaluation import files
+from evals.benchmarks.running import write_results
 from evals.evaluation.evaluation import Evaluation, evaluate
 from evals.evaluation.materials import Materials, open_materials
+from evals.evaluation.page import build_measurements, render_pages
 from evals.evaluation.report import Report
 from evals.evaluation.request import EvaluationRequest
 from evals.inputs import Progress, Say, say_nothing, show_nothing
+from surgery.card.text import refresh_card
 from surgery.errors import OutputError, SurgeryError
 from surgery.hub.finding import find_model, get_last_name
 from surgery.hub.resolved import ResolvedModel
-from surgery.output import check_output, create_folder
+from surgery.output import (
+    check_output,
+    create_folder,
+    create_staging,
+    publish,
+    recognize_by,
+    write_lines,
+    write_text,
+)
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.verification import verify
+from surgery.record.manifest import REPORTS, UNLISTED
+
+TEXTS = "passages.jsonl"
+"""The passages' texts, on request. They stand beside the report and are never published."""
+owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Writes everything into an existing folder. Raises `OutputError`."""
+    report = evaluation.report
+    made = {REPORTS[0]: report.to_text(), **render_pages(report.to_dict())}
+    for name, text in made.items():
+        write_text(folder / name, text)
+    if evaluation.texts:
+        write_lines(folder / TEXTS, map(json.dumps, evaluation.texts))
+    several = len(report.edits) > 1
+    runs = {"base": (report.base.name, evaluation.base_runs)}
+    for place, (edit, run) in enumerate(zip(report.edits, evaluation.edited_runs, strict=True), 1):
+        runs[f"edited-{place}" if several else "edited"] = (edit.name, run)
+    for part, (name, results) in runs.items():
+        if results:
+            write_results(folder / "lm_eval" / part, name, results)
+
+
+def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
+    """Puts one edit's report into its model's folder, and its figures on the card there.
+
+    `push` then publishes both. Raises `OutputError` if the folder cannot be written.
+    """
+    selected = evaluation.select(place)
+    with create_staging(folder) as staging:
+        write_evaluation(selected, staging)
+        for part in sorted(staging.iterdir()):
+            publish(part, folder / part.name)
+    refresh_card(folder, build_measurements(selected.report))
 
 
 def run_evaluation(
@@ -37,7 +83,7 @@ def run_evaluation(
         name = baseline if len(models) > 1 else models[0]
         folder = Path(name.replace(":", "-")).expanduser()
         output = Path(f"{get_last_name(folder)}-evaluation")
-    check_output(output, files.owned, overwrite=overwrite)
+    check_output(output, owned, overwrite=overwrite)
     join_launch(say)
     known = [(baseline, None), *((model, request.revision) for model in models)]
     materials = open_materials(request, known, progress=progress)
@@ -46,8 +92,8 @@ def run_evaluation(
     if not leave_launch():
         return None
     config = request.to_config()
-    with create_folder(output, files.owned, overwrite=overwrite, config=config) as folder:
-        files.write_evaluation(found, folder)
+    with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
+        write_evaluation(found, folder)
     for place, model in enumerate(models):
         _attach(found, place, Path(model), say)
     return found.report, output
@@ -67,7 +113,7 @@ def _attach(found: Evaluation, place: int, folder: Path, say: Say) -> None:
         say(f"{folder}: left its report and model card unchanged: {reason}")
         return
     try:
-        files.attach(found, place, folder)
+        attach(found, place, folder)
     except SurgeryError as error:  # the evaluation itself is done and written
         say(f"warning: could not put the report beside the model: {error}")
     else:
@@ -90,16 +136,13 @@ def evaluate_exports(
     """
     for output in outputs:
         verification = verify(output, source=source, card=False)  # it is written anew
-        for check in verification.checks:
-            if not check.ok:
-                raise OutputError(
-                    f"does not verify: {check.name}: {check.detail}",
-                    where=output,
-                    fix="run it again if the source changed meanwhile; else report this",
-                )
+        if (failed := verification.failed) is not None:
+            what = f"does not verify: {failed.name}: {failed.detail}"
+            fix = "run it again if the source changed meanwhile; else report this"
+            raise OutputError(what, where=output, fix=fix)
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
     found = evaluate(models, source, materials, say=say, progress=progress)
     for place, output in enumerate(arrange(found.report) if arrange else outputs):
-        files.attach(found, place, output)
+        attach(found, place, output)
     return found.report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -15,44 +15,40 @@ from evals.attacks.result import Audit, Share, SharePair, measure_way
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import choose_metric
 from evals.benchmarks.tasks import describe_task
-from evals.evaluation.comparing import compare_scores
-from evals.evaluation.conclusions import (
-    choose_passages,
-    compare_heldout,
-    decode_passages,
-    find_relation,
-    summarize_edit,
-)
+from evals.evaluation.comparing import compare_heldout, compare_scores
 from evals.evaluation.gates import find_limit
 from evals.evaluation.headline import RELATIONS, write_sentences
 from evals.evaluation.materials import Materials
-from evals.evaluation.measuring import (
-    HealedResults,
-    ModelResults,
-    list_tool_versions,
-    measure_healed_base,
-    measure_model,
-)
+from evals.evaluation.measuring import ModelResults, list_tool_versions, measure_model
 from evals.evaluation.report import (
     AllPassages,
     EditReport,
+    EditSummary,
     HealedBase,
-    MeasuredModel,
     Provenance,
+    Relation,
     Report,
     TaskResult,
     TwinFigures,
 )
 from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.memorization.comparison import report_extraction
+from evals.memorization.comparison import ExtractionResults, report_extraction
 from evals.memorization.measures import Flags
-from evals.memorization.summary import ControlLoss
+from evals.memorization.summary import list_rows
 from evals.samples.held_back import HeldBack, hold_back
 from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import HealingRecord, Manifest
+from surgery.record.manifest import Manifest
+from surgery.selection import format_selection
+
+MOST_PASSAGES = 12
+PASSAGE = (
+    "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
+    "nll", "count", "member", "baseline",
+)  # fmt: skip
+"""The keys of a row that a report shows."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,9 @@ class Evaluation:
     def select(self, place: int) -> Evaluation:
         """The evaluation of one edit, for its model's folder."""
         edit = self.report.edits[place]
-        update = {
-            "edits": [edit],
-            "settings": self.report.settings.model_copy(update={"models": (edit.name,)}),
-        }
-        report = write_sentences(self.report.model_copy(update=update))
-        return Evaluation(report, self.base_runs, [self.edited_runs[place]])
+        settings = self.report.settings.model_copy(update={"models": (edit.name,)})
+        report = self.report.model_copy(update={"edits": [edit], "settings": settings})
+        return Evaluation(write_sentences(report), self.base_runs, [self.edited_runs[place]])
 
 
 def evaluate(
@@ -93,32 +86,33 @@ def evaluate(
     `SamplesError` for unusable passages or texts, and `MeasurementError` if the models cannot be
     compared.
     """
-    for result in edited:
-        if find_relation(result.manifest, base) == "unrelated":  # a mistake, most likely
-            say(f"warning: {RELATIONS['unrelated']}")
-    manifests = [one.manifest for one in edited if one.manifest is not None]
-    materials = _attack_healed(materials, manifests)
-    before = measure_model(base, materials, say=say, progress=progress)
-    left = hold_back((result.manifest for result in edited), before.samples, before.windows)
-    results = [measure_model(one, materials, before, say=say, progress=progress) for one in edited]
-    twin = _measure_twin(materials, before, say, progress)
-    healings = [manifest.edit.healing for manifest in manifests if manifest.edit.healing]
-    bases = {
-        key: measure_healed_base(base, record, materials, before, say=say, progress=progress)
-        for key, record in {_get_schedule(one): one for one in healings}.items()
-    }
-    request, samples = materials.request, before.samples
+    relations = [find_relation(model.manifest, base) for model in edited]
+    for _ in range(relations.count("unrelated")):  # a mistake, most likely
+        say(f"warning: {RELATIONS['unrelated']}")
+    materials = _attack_healed(materials, edited)
+    request = materials.request
+    shown: dict[str, Any] = {"say": say, "progress": progress}
+    before = measure_model(base, materials, **shown)
+    samples = before.samples
+    left = hold_back((model.manifest for model in edited), samples, before.windows)
+    results = [measure_model(model, materials, before, **shown) for model in edited]
+    quick, twin = replace(materials, benchmarks=None), None
+    if request.twin is not None:
+        twin = measure_model(find_model(request.twin), quick, before, **shown)
+    bases = _measure_healed(base, edited, quick, replace(before, attacked=None), **shown)
+    edits = []
+    for model, after, healed, relation in zip(edited, results, bases, relations, strict=True):
+        edit = summarize_edit(model.manifest) if model.manifest else None
+        measured = (before, after, healed, twin, left, materials)
+        edits.append(_compare_models(*measured, relation=relation, edit=edit))
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        base=_describe_model(base, before),
-        edits=[
-            _compare_models(base, before, result, after, materials, left, bases, twin)
-            for result, after in zip(edited, results, strict=True)
-        ],
+        base=before.model,
+        edits=edits,
         front=list(materials.front),
         map=materials.map,
         settings=request.to_record(
-            [one.source.model for one in edited],
+            [model.source.model for model in edited],
             base.source.model,
             samples=samples.source if samples else None,
             prefix_length=samples.prefix_length if samples else None,
@@ -132,73 +126,76 @@ def evaluate(
             samples_sha256=samples.sha256 if samples else None,
             controls=list(materials.controls),
         ),
-        commands=[],
     )
-    hashes = {row["hash"] for edit in report.edits for row in edit.passages}
+    hashes = {row["hash"] for edit in edits for row in edit.passages}
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
     return Evaluation(write_sentences(report), before.runs, runs, texts)
 
 
-def _attack_healed(materials: Materials, manifests: Sequence[Manifest]) -> Materials:
+def _attack_healed(materials: Materials, edited: Sequence[ResolvedModel]) -> Materials:
     """Adds the attacks that a healed model must face, if one is there and attacks are wanted."""
-    if not materials.request.attacks or not any(manifest.is_healed for manifest in manifests):
+    healed = any(model.manifest and model.manifest.is_healed for model in edited)
+    if not (materials.request.attacks and healed):
         return materials
     attacks = choose_attacks((*materials.request.attacks, *HEALED))
     request = materials.request.model_copy(update={"attack": attacks})
     return replace(materials, request=request)
 
 
-def _measure_twin(
-    materials: Materials, before: ModelResults, say: Say, progress: Progress
-) -> ModelResults | None:
-    """What a model that never saw the passages makes of them. None if there is none."""
-    if materials.request.twin is None:
-        return None
-    plain = replace(materials, benchmarks=None)
-    return measure_model(
-        find_model(materials.request.twin), plain, before, say=say, progress=progress
-    )
-
-
-def _get_schedule(record: HealingRecord) -> tuple[str, int, int, int]:
-    """What decides how a model is healed: the text's hash, the steps, the seed, and the rank."""
-    return record.sha256, record.steps, record.seed, record.rank
-
-
-def _describe_model(model: ResolvedModel, found: ModelResults) -> MeasuredModel:
-    return MeasuredModel(name=model.source.model, size=found.size, provenance=found.identity)
+def _measure_healed(
+    base: ResolvedModel,
+    edited: Sequence[ResolvedModel],
+    materials: Materials,
+    before: ModelResults,
+    **shown: Any,
+) -> list[ModelResults | None]:
+    """The base healed as each edit was, once for each schedule; None where there is nothing to heal
+    it as or on."""
+    found: dict[object, ModelResults | None] = {None: None}
+    schedules = []
+    for model in edited:
+        record = model.manifest.edit.healing if model.manifest and materials.healing else None
+        schedule = record and (record.sha256, record.steps, record.seed, record.rank)
+        if schedule not in found:
+            found[schedule] = measure_model(base, materials, before, heal=record, **shown)
+        schedules.append(schedule)
+    return [found[schedule] for schedule in schedules]
 
 
 def _compare_models(
-    base: ResolvedModel,
     before: ModelResults,
-    edited: ResolvedModel,
     after: ModelResults,
-    materials: Materials,
-    left: HeldBack,
-    bases: Mapping[Any, HealedResults],
+    healed: ModelResults | None,
     twin: ModelResults | None,
+    left: HeldBack,
+    materials: Materials,
+    **known: Any,
 ) -> EditReport:
+    """All that was measured of an edit. `healed`: the base healed in the same way."""
     windows, passages = left.windows, left.passages
     tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
     controls = [one.control and one.control.select(windows) for one in (before, after)]
-    request, manifest = materials.request, edited.manifest
+    healed_base = None
+    if healed is not None and (healed.test or healed.control):
+        test = healed.test and healed.test.select(passages, windows)
+        alike = healed.control and healed.control.select(windows)
+        healed_base = HealedBase(
+            recited=Share.of(test.recited) if test else None,
+            heldout=compare_heldout(alike, controls[1]),
+        )
+    limits = materials.request.max_drop
     return EditReport(
-        **dict(_describe_model(edited, after)),
-        relation=find_relation(manifest, base),
-        verdict="",
-        passed=None,
+        **dict(after.model),
+        **known,
         chose=left.chose,
-        tasks=_compare_tasks(materials.benchmarks, before.runs, after.runs, request.max_drop),
+        tasks=_compare_tasks(materials.benchmarks, before.runs, after.runs, limits),
         extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
-        audit=_compare_attacks(before, after, left.passages, twin),
+        audit=_compare_attacks(before, after, passages, twin),
         heldout=compare_heldout(*controls),
-        healed_base=_compare_healed(manifest, bases, controls[1], left),
-        twin=_compare_twin(before, after, twin, left.passages),
+        healed_base=healed_base,
+        twin=_compare_twin(before, after, twin, passages) if twin else None,
         all_passages=_summarize_all(before, after, left),
-        gates=[],
-        edit=summarize_edit(manifest) if manifest else None,
         passages=choose_passages(*tests),
     )
 
@@ -214,38 +211,21 @@ def _compare_attacks(
 
 
 def _compare_twin(
-    before: ModelResults, after: ModelResults, twin: ModelResults | None, left: Flags
+    before: ModelResults, after: ModelResults, twin: ModelResults, left: Flags
 ) -> TwinFigures | None:
-    """Recitation and loss of the passages that chose no edit. None without a twin or passages."""
-    if twin is None or not (before.test and after.test and twin.test):
+    """Recitation and loss of the passages that chose no edit. None without passages."""
+    found = [one.test.test for one in (before, after, twin) if one.test]
+    if not found:
         return None
-    counted = left & before.test.test.samples.trained_on
-    tests = [one.test.test.select(counted) for one in (before, after, twin) if one.test]
+    tests = [test.select(left & test.samples.trained_on) for test in found]
     rates = [float(test.exact.mean()) for test in tests]
     losses = [float(test.nll.mean()) for test in tests]
     return TwinFigures(
-        name=twin.identity["model"],
+        name=twin.model.name,
         recited=Share.of(tests[-1].exact),
         loss=losses[-1],
         toward_recited=measure_way(*rates),
         toward_loss=measure_way(*losses),
-    )
-
-
-def _compare_healed(
-    manifest: Manifest | None,
-    bases: Mapping[Any, HealedResults],
-    after: ControlLoss | None,
-    left: HeldBack,
-) -> HealedBase | None:
-    """The edit against the base healed in the same way. None unless both were healed."""
-    record = manifest.edit.healing if manifest else None
-    test, control = bases[_get_schedule(record)] if record is not None else (None, None)
-    if test is None and control is None:
-        return None
-    return HealedBase(
-        recited=Share.of(test.select(left.passages, left.windows).recited) if test else None,
-        heldout=compare_heldout(control and control.select(left.windows), after),
     )
 
 
@@ -289,3 +269,53 @@ def _compare_tasks(
             version=None if version is None else str(version),
         )
     return found
+
+
+def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
+    """Whether the base is a source of a manifest's edits, judged by its content."""
+    if manifest is None:
+        return "not recorded"
+    if base.is_source_of(manifest):
+        return "source"
+    sources = [edit.source for edit in (*manifest.history, manifest.edit)]
+    return "unrelated" if all(source.content for source in sources) else "not recorded"
+
+
+def summarize_edit(manifest: Manifest) -> EditSummary:
+    """A manifest's latest edit, as the report shows it."""
+    edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
+    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
+    return EditSummary(
+        **{key: record[key] for key in (*alike, "healing")},
+        source=edit.source.model,
+        drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
+        blocks=list(edit.blocks),
+        variant=edit.variant,
+        attention_free={str(block): name for block, name in manifest.attention_free.items()},
+        earlier_edits=len(manifest.history),
+    )
+
+
+def choose_passages(
+    before: ExtractionResults | None, after: ExtractionResults | None
+) -> list[dict[str, Any]]:
+    """At most `MOST_PASSAGES` rows: those that the base recites first, then by what is left."""
+    if before is None or after is None:
+        return []
+
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, int]:
+        return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
+
+    found = sorted(list_rows(after.test, baseline=before.test), key=rank)
+    return [{key: row[key] for key in PASSAGE if key in row} for row in found[:MOST_PASSAGES]]
+
+
+def decode_passages(
+    test: ExtractionResults | None, tokenizer: Any, hashes: Container[str]
+) -> list[dict[str, Any]]:
+    """`id`, `hash`, `prefix` and `suffix` (as text) of the passages with these hashes."""
+    if test is None or tokenizer is None:
+        return []
+    shown = ("id", "hash", "prefix", "suffix")
+    found = (row for row in list_rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
+    return [{key: row[key] for key in shown} for row in found]

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from evals.attacks.result import AttackResult, Audit
-from evals.evaluation.conclusions import list_warnings
 from evals.evaluation.gates import check_gates
 from evals.evaluation.report import (
     EditReport,
     EditSummary,
     Gate,
     HeldOut,
+    MeasuredModel,
     Relation,
     Report,
     TaskResult,
@@ -34,13 +34,31 @@ def write_sentences(report: Report) -> Report:
         known = {
             "gates": gates,
             "passed": all(gate.ok for gate in gates) if gates else None,
-            "warnings": list_warnings(edit, report.base, settings.limit),
+            "warnings": _list_warnings(edit, report.base, settings.limit),
         }
         edit = edit.model_copy(update=known)
         edits.append(edit.model_copy(update={"verdict": write_verdict(edit, settings.limit)}))
     made = [command for edit in edits for command in _write_export_command(edit.edit)]
     commands = [*dict.fromkeys(made), settings.to_command()]
     return report.model_copy(update={"edits": edits, "commands": commands})
+
+
+def _list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
+    """What to know before you rely on a figure. `limit`: of the request."""
+    found = ["memorization was not measured; to measure it, give passages with --samples"]
+    if edit.extraction is not None:
+        found = list(edit.extraction["warnings"])
+    tokenizers = {model.provenance.get("tokenizer_sha256") for model in (base, edit)}
+    healed = edit.edit is not None and edit.edit.healing and edit.healed_base is None
+    known = {
+        "the model was healed, and part of what that gained may be what the text teaches any "
+        "model; to compare with the base healed the same way, give the text with --heal": healed,
+        "only a part of each benchmark was measured (--limit), so the model card leaves these "
+        "figures out; evaluate without --limit before you publish": limit is not None,
+        edit.chose.warning or "": edit.chose.warning,
+        "the base and the edited model have different tokenizers": len(tokenizers) > 1,
+    }
+    return found + [text for text, applies in known.items() if applies]
 
 
 def _write_export_command(edit: EditSummary | None) -> list[str]:
@@ -63,7 +81,7 @@ def write_verdict(edit: EditReport, limit: float | None = None) -> str:
     """The result in a few sentences, with reservations first. `limit`: of the request."""
     said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
     said += _describe_part(limit)
-    said += [*_describe_choice(edit), *_describe_recital(edit), *_describe_attacks(edit)]
+    said += [*_describe_choice(edit), _describe_recital(edit), *_describe_attacks(edit)]
     said += _describe_cost(edit)
     if edit.gates:
         said.append(_describe_gates(edit.gates))
@@ -90,7 +108,7 @@ def summarize(edit: EditReport, limit: float | None = None) -> Summary:
     cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
     return Summary(
         _join(line),
-        _join([*_describe_recital(edit), *_describe_choice(edit)]),
+        _join([_describe_recital(edit), *_describe_choice(edit)]),
         _join(attacked),
         _join([*cost, *_describe_part(limit)]),
     )
@@ -102,12 +120,9 @@ def _join(said: Iterable[str]) -> str:
 
 
 def _describe_shares(edit: EditReport) -> str:
-    if edit.extraction is None:
+    if (found := edit.extraction) is None:
         return "no limit was set, and memorization was not measured"
-    after, before = (
-        f"{part['exact_match']['rate']:.1%}"
-        for part in (edit.extraction, edit.extraction["baseline"])
-    )
+    after, before = (f"{one['exact_match']['rate']:.1%}" for one in (found, found["baseline"]))
     return f"recites {after} of the passages word for word instead of {before}; no limit was set"
 
 
@@ -142,16 +157,11 @@ def _describe_choice(edit: EditReport) -> Iterator[str]:
         yield f"a search chose the edit on {' and '.join(parts)}; the figures leave these out"
 
 
-def _describe_recital(edit: EditReport) -> Iterator[str]:
-    """How many passages are recited."""
-    if edit.extraction is None:
-        yield "memorization was not measured"
-        return
-    count, before = (
-        part["exact_match"]["count"] for part in (edit.extraction, edit.extraction["baseline"])
-    )
-    n = edit.extraction["n"]
-    yield f"recites {count} of {n:,} passages word for word; the base recites {before}"
+def _describe_recital(edit: EditReport) -> str:
+    if (found := edit.extraction) is None:
+        return "memorization was not measured"
+    count, before = (one["exact_match"]["count"] for one in (found, found["baseline"]))
+    return f"recites {count} of {found['n']:,} passages word for word; the base recites {before}"
 
 
 def _describe_attacks(edit: EditReport) -> Iterator[str]:

@@ -8,25 +8,20 @@ from pathlib import Path
 
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks
-from evals.evaluation.conclusions import read_search
 from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
 from evals.healing import find_healing_text
-from evals.inputs import (
-    Progress,
-    look_up,
-    open_passages,
-    read_heldout_texts,
-    show_nothing,
-)
+from evals.inputs import Progress, look_up, open_passages, read_heldout_texts, show_nothing
 from evals.model_map import ModelMap
 from evals.samples import Passages
 from surgery.checkpoint.content import find_cache, hash_file
+from surgery.errors import MeasurementError
 from surgery.fitting.calibration import Text
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
+from surgery.untrusted import guard, parse_json, read_bytes
 
 
 @dataclass(frozen=True)
@@ -68,15 +63,16 @@ def open_materials(
     passages = open_passages(samples, request) if samples else None
     if request.control:
         corpus = open_corpus(request.control)
-        heldout, controls = (
-            read_texts(corpus),
-            [_record_text(file.name, file.place) for file in corpus],
-        )
+        heldout = read_texts(corpus)
+        controls = [_record_text(file.name, file.place) for file in corpus]
     else:
-        heldout, controls = read_heldout_texts((), lab), [TextSource(name=lab)] if lab else []
+        heldout = read_heldout_texts((), lab)
+        controls = [TextSource(name=lab)] if lab else []
     healing = find_healing_text(request.heal) if request.heal else None
-    for model, revision in (*models, *([(request.twin, None)] if request.twin else [])):
+    for model, revision in models:
         look_up(model, revision)
+    if request.twin:
+        look_up(request.twin)
     benchmarks = None
     if request.task_names:
         with progress("loading tasks", None):
@@ -90,6 +86,25 @@ def open_materials(
     cache = BaselineCache(None if request.no_cache else find_cache())
     texts = (heldout, controls, healing)
     return Materials(request, benchmarks, passages, *texts, front, found, cache)
+
+
+def read_search(path: Path) -> tuple[list[FrontPoint], ModelMap | None]:
+    """Reads the front, and what each unit is worth, from the output of `search --json`.
+
+    Raises `MeasurementError` for anything else.
+    """
+    with guard(MeasurementError, "is not the JSON of a search", path):
+        search = parse_json(read_bytes(path, MeasurementError))
+        before, found = search["base"]["heldout_loss"], search.get("map")
+        front = [
+            FrontPoint(
+                label=f"{edit['spec']} {edit['variant']}",
+                loss_increase=edit["heldout_loss"] - before,
+                **{key: edit[key] for key in FrontPoint.model_fields if key in edit},
+            )
+            for edit in search["front"]
+        ]
+        return front, ModelMap.model_validate(found) if found else None
 
 
 def _record_text(name: str, place: object) -> TextSource:

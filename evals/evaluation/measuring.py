@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from evals.attacks.audit import AttackPlan, AuditedModel, try_attacks
 from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
-from evals.evaluation.report import ModelSize
+from evals.evaluation.report import MeasuredModel, ModelSize
 from evals.healing import heal_loaded
-from evals.inputs import Progress, open_model
+from evals.inputs import Progress, Say, open_model
 from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
 from evals.memorization.summary import ControlLoss
 from evals.models import LoadedModel, check_precision
@@ -33,10 +32,6 @@ WINDOW = 64
 _TOKENS = 8  # after which a cache is measured
 
 
-HealedResults = tuple[ExtractionResults | None, ControlLoss | None]
-"""What a healed base recites, and its loss on held-out text."""
-
-
 @dataclass(frozen=True)
 class ModelResults:
     """One model's results, without the model.
@@ -50,8 +45,7 @@ class ModelResults:
     test: ExtractionResults | None
     control: ControlLoss | None
     audited: AuditedModel | None
-    size: ModelSize
-    identity: dict[str, Any]
+    model: MeasuredModel
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
@@ -68,14 +62,17 @@ def measure_model(
     materials: Materials,
     base: ModelResults | None = None,
     *,
-    say: Callable[[str], None],
+    heal: HealingRecord | None = None,
+    say: Say,
     progress: Progress,
 ) -> ModelResults:
     """Measures the first model or, given its results as `base`, another one in the same way.
 
-    Raises `MeasurementError` if that is impossible.
+    `heal`: heals the model before, as recorded. Raises `MeasurementError` if the models cannot be
+    compared, and `SamplesError` if the healing text is not the recorded one.
     """
     loaded = open_model(model, materials.request, say=say)
+    name = f"{loaded.name} healed" if heal else loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
     else:
@@ -83,65 +80,32 @@ def measure_model(
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
+    if heal is not None and materials.healing is not None:
+        heal_loaded(loaded, materials.healing, loaded.tokenizer, heal, progress=progress)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     if protocol is not None:
-        total = len(protocol.samples) + (0 if windows is None else len(windows))
-        with progress(f"extraction, {loaded.name}", total) as advance:
+        with progress(f"extraction, {name}", protocol.rows) as advance:
             test = measure(loaded, protocol, advance=advance)
         control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
     elif windows is not None:
         control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
-        with progress(f"attacks, {loaded.name}", len(attacked.tried)) as advance:
-            audited = try_attacks(
-                loaded,
-                attacked,
-                base.audited if base else None,
-                with_control=base is not None,
-                advance=advance,
-            )
+        known, edited = base.audited if base else None, base is not None
+        with progress(f"attacks, {name}", len(attacked.tried)) as advance:
+            audited = try_attacks(loaded, attacked, known, with_control=edited, advance=advance)
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, progress, base),
         test,
         control,
         audited,
-        measure_size(loaded),
-        identity,
+        MeasuredModel(name=loaded.name, size=measure_size(loaded), provenance=identity),
         loaded.tokenizer,
         protocol,
         windows,
         attacked,
         loaded.dtype,
     )
-
-
-def measure_healed_base(
-    base: ResolvedModel,
-    record: HealingRecord,
-    materials: Materials,
-    first: ModelResults,
-    *,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> HealedResults:
-    """The memorization test and the held-out loss of the base, healed as `record` says.
-
-    None without the text. Raises `SamplesError` if the text is not the recorded one.
-    """
-    if materials.healing is None:
-        return None, None
-    loaded = open_model(base, materials.request, say=say)
-    heal_loaded(loaded, materials.healing, first.tokenizer, record, progress=progress)
-    if first.protocol is None:
-        size, windows = materials.request.batch_size, first.windows
-        if windows is None:
-            return None, None
-        return None, measure_control(loaded.model, windows, batch_size=size)
-    total = len(first.protocol.samples) + (0 if first.windows is None else len(first.windows))
-    with progress(f"extraction, {loaded.name} healed", total) as advance:
-        test = measure(loaded, first.protocol, advance=advance)
-    return test, test.control
 
 
 def _tokenize(
@@ -162,10 +126,7 @@ def _tokenize(
 def list_tool_versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {
-        **list_versions(),
-        **{name: version(name) for name in ("lm-eval", "datasets", "matplotlib")},
-    }
+    return list_versions() | {name: version(name) for name in ("lm-eval", "datasets", "matplotlib")}
 
 
 def _run_benchmarks(

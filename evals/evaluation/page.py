@@ -10,17 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from evals.evaluation.headline import summarize
-from evals.evaluation.pictures import (
-    draw_changes,
-    draw_model,
-    draw_shares,
-    draw_trade_off,
-    name_edits,
-)
-from evals.evaluation.report import EditSummary, Gate, Report
-from evals.evaluation.rows import make_size_table, make_tables
-from evals.evaluation.tables import Cell, Table
-from surgery.card.facts import as_code, as_line
+from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off, name_edits
+from evals.evaluation.report import EditReport, EditSummary, Gate, Report
+from evals.evaluation.rows import Table, make_size_table, make_tables
+from surgery.card.facts import as_code, as_line, make_printable
+from surgery.card.metadata import TASK, Measurements
 from surgery.variants import VARIANTS
 
 LIMITS = (
@@ -53,13 +47,16 @@ def render_html(report: Report) -> str:
         several=several,
         names=names,
         tables=[
-            (table, draw_shares(table, names) or draw_changes(table, names))
+            (table, draw_table(table, names))
             for table in (*make_tables(report), make_size_table(report))
         ],
         trade_off=draw_trade_off(report),
         edits=list(zip(names, report.edits, said, drawn, strict=True)),
         limits=LIMITS,
         provenance=ran,
+        list_leaves=list_leaves,
+        describe_gate=describe_gate,
+        list_facts=list_facts,
     )
     return text
 
@@ -75,18 +72,12 @@ def _load_template() -> Any:
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.globals |= {
-        "list_leaves": list_leaves,
-        "describe_gate": describe_gate,
-        "list_facts": list_facts,
-    }
     return environment.get_template("report.html.jinja")
 
 
 def describe_gate(gate: Gate) -> str:
     """A gate in one line."""
-    state = "ok" if gate.ok else "FAILED"
-    return f"{gate.name}: {state}: {gate.description}"
+    return f"{gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}"
 
 
 def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
@@ -136,13 +127,8 @@ def list_leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def render_markdown(report: Report) -> str:
     """The report in Markdown, with all names and sentences escaped."""
-    lines = [
-        f"# {as_line(_write_title(report))}",
-        "",
-        render_measurements(report),
-        "## The edit",
-        "",
-    ]
+    lines = [f"# {as_line(_write_title(report))}", "", render_measurements(report)]
+    lines += ["## The edit", ""]
     for name, edit in zip(name_edits(report), report.edits, strict=True):
         lines += [f"**{as_line(name)}: {as_line(edit.name)}**", ""]
         facts = list_facts(edit.edit) if edit.edit else [("edit", "not recorded")]
@@ -177,10 +163,9 @@ def render_measurements(report: Report) -> str:
     ]
     for table in make_tables(report):
         lines += _render_table(table, report)
-    ran = report.edits[0].provenance
-    known = [f"{key} {ran[key]}" for key in ("dtype", "device") if ran.get(key)]
-    versions = report.provenance.versions
-    known += [f"{key} {versions[key]}" for key in ("lm-eval", "transformers") if key in versions]
+    ran = {**report.provenance.versions, **report.edits[0].provenance}
+    shown = ("dtype", "device", "lm-eval", "transformers")
+    known = [f"{key} {ran[key]}" for key in shown if ran.get(key)]
     return "\n".join([*lines, f"Settings: {as_line(', '.join(known))}.", ""])
 
 
@@ -190,13 +175,66 @@ def _render_table(table: Table, report: Report) -> list[str]:
     lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for row in table.rows:
         label = as_line(row.label) + (f" ({as_line(row.hint)})" if row.hint else "")
-        cells = [
-            f"{row.n:,}" if row.n is not None else "",
-            *map(_render_cell, (row.base, *row.edits)),
-        ]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        shown = (
+            as_line("; ".join([one.value, *one.details])) if one else ""
+            for one in (row.base, *row.edits)
+        )
+        n = "" if row.n is None else f"{row.n:,}"
+        lines.append(f"| {label} | {' | '.join([n, *shown])} |")
     return [*lines, ""]
 
 
-def _render_cell(cell: Cell | None) -> str:
-    return as_line("; ".join([cell.value, *cell.details])) if cell else ""
+def build_measurements(report: Report) -> Measurements | None:
+    """The figures of a report with one edit; None if its base is not the edit's source.
+
+    Partly measured benchmarks are left out, since readers would take them for whole ones.
+    """
+    (edit,) = report.edits
+    if edit.relation != "source":
+        return None
+    if report.settings.limit is not None:
+        edit = edit.model_copy(update={"tasks": {}})
+    text = render_measurements(report.model_copy(update={"edits": [edit]}))
+    return Measurements(
+        f"{text}\nAll figures are in `report.json`.",
+        [*_list_benchmarks(edit), *_list_extraction(edit, report.provenance.samples_sha256)],
+    )
+
+
+def _list_benchmarks(edit: EditReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "task_type": TASK,
+            "dataset_type": make_printable(name),
+            "dataset_name": make_printable(name),
+            "dataset_args": {"num_fewshot": task.num_fewshot},
+            "metric_type": make_printable(task.metric),
+            "metric_value": task.edited,
+            "metric_args": {"n": task.n, "before_the_edit": task.base},
+        }
+        for name, task in edit.tasks.items()
+    ]
+
+
+def _list_extraction(edit: EditReport, sha256: str | None) -> list[dict[str, Any]]:
+    found = edit.extraction
+    if found is None:
+        return []
+    lengths = {key: found[key] for key in ("prefix_length", "suffix_length")}
+    return [
+        {
+            "task_type": TASK,
+            "task_name": "verbatim extraction",
+            "dataset_type": "memorized-passages",
+            "dataset_name": "passages of the training data",
+            "dataset_args": {**lengths, "samples_sha256": sha256},
+            "metric_type": metric,
+            "metric_value": found[metric][key],
+            "metric_args": {
+                "n": found["n"],
+                "decoding": "greedy",
+                "before_the_edit": found["baseline"][metric][key],
+            },
+        }
+        for metric, key in (("exact_match", "rate"), ("next_token_accuracy", "mean"))
+    ]

@@ -9,9 +9,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evals.drawing import draw_svg, line_of
-from evals.evaluation.report import EditReport, EditSummary, Report
-from evals.evaluation.tables import SHARE, Ends, Row, Table
+from evals.evaluation.report import EditSummary, Report
+from evals.evaluation.rows import SHARE, Ends, Row, Table, collect_parts
 from evals.model_map import measure_height, paint_map
+from surgery.card.facts import make_printable
 from surgery.selection import Part
 
 if TYPE_CHECKING:
@@ -35,59 +36,41 @@ class Picture(NamedTuple):
     alt: str
 
 
-def draw_shares(table: Table, names: Sequence[str]) -> Picture | None:
-    """Shares of every model with their intervals, one line per row; None without shares."""
-    rows = [row for row in table.rows if row.base and row.base.form is SHARE and row.base.ci95]
+def draw_table(table: Table, names: Sequence[str]) -> Picture | None:
+    """A line per row, with a dot and its 95 % interval, in percent, for every model.
 
-    def list_dots(row: Row) -> list[Dot]:
-        return [(c.number, c.ci95) if c else None for c in (row.base, *row.edits)]
-
-    alt = f"{table.heading}: every model's shares in the table, with their intervals."
-    return _draw_rows(rows, list_dots, ("base", *names), "share of passages, 95 % intervals", alt)
-
-
-def draw_changes(table: Table, names: Sequence[str]) -> Picture | None:
-    """Differences from the base, of scores between 0 and 1; None without such scores."""
-    rows = [row for row in table.rows if _is_share_of_one(row)]
-
-    def list_dots(row: Row) -> list[Dot]:
-        changes = (
-            (c.change, c.change_ci95) if c and c.change is not None else None for c in row.edits
-        )
-        return [None, *changes]
-
-    alt = "The differences from the base in the table, with their intervals."
-    label = "change from the base in percentage points, 95 % intervals"
-    return _draw_rows(rows, list_dots, ("base", *names), label, alt)
-
-
-def _draw_rows(
-    rows: Sequence[Row],
-    list_dots: Callable[[Row], list[Dot]],
-    names: Sequence[str],
-    label: str,
-    alt: str,
-) -> Picture | None:
-    """A line per row, with a dot and an interval in percent for every model. None without rows.
-
-    `list_dots`: a row → the figure of each of `names`, and its interval.
+    Shares of passages, or else differences from the base of scores between 0 and 1. None if the
+    table has neither.
     """
+    rows = [row for row in table.rows if row.base and row.base.form is SHARE and row.base.ci95]
+    label = "share of passages, 95 % intervals"
+    alt = f"{table.heading}: every model's shares in the table, with their intervals."
+    dots: list[list[Dot]] = [
+        [(one.number, one.ci95) if one else None for one in (row.base, *row.edits)] for row in rows
+    ]
+    if not rows:
+        rows = [row for row in table.rows if _is_share_of_one(row)]
+        label = "change from the base in percentage points, 95 % intervals"
+        alt = "The differences from the base in the table, with their intervals."
+        dots = [
+            [None, *((one.change or 0.0, one.change_ci95) for one in row.edits if one)]
+            for row in rows
+        ]
     if not rows:
         return None
-    dots = [list_dots(row) for row in rows]
-    shown = [at for at in range(len(names)) if any(row[at] for row in dots)]
+    shown = [at for at in range(len(names) + 1) if any(row[at] for row in dots)]
 
     def paint(narrow: bool, figure: Figure) -> None:
         axes = figure.subplots()
-        for at, shift in zip(shown, _find_offsets(len(shown)), strict=True):
+        for k, at in enumerate(shown):
+            shift = 0.5 * ((k + 0.5) / len(shown) - 0.5)
             for place, found in enumerate(row[at] for row in dots):
                 if found:
-                    x, (low, high) = found[0], found[1] or (found[0], found[0])
-                    ends = [[100 * max(0.0, x - low)], [100 * max(0.0, high - x)]]
+                    x, ends = [100 * found[0]], _measure_sides(*found)
+                    name = ("base", *names)[at]
                     axes.errorbar(
-                        [100 * x], [place + shift], xerr=ends, ls="", label=names[at],
-                        **_choose_style(at),
-                    )  # fmt: skip
+                        x, [place + shift], xerr=ends, ls="", label=name, **_choose_style(at)
+                    )
         axes.axvline(0, color="0.6", linewidth=0.8, zorder=1)
         _name_rows(axes, rows, narrow=narrow)
         axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}%".replace("-", "−"))
@@ -97,9 +80,15 @@ def _draw_rows(
 
 
 def _is_share_of_one(row: Row) -> bool:
-    cells = [row.base, *row.edits]
-    bounded = all(cell is not None and 0 <= cell.number <= 1 for cell in cells)
-    return bounded and all(cell is not None and cell.change is not None for cell in row.edits)
+    return all(one is not None and 0 <= one.number <= 1 for one in (row.base, *row.edits)) and all(
+        one is not None and one.change is not None for one in row.edits
+    )
+
+
+def _measure_sides(value: float, ends: Ends) -> list[list[float]]:
+    """How far an interval reaches below and above a value, in percent."""
+    low, high = ends or (value, value)
+    return [[100 * max(0.0, value - low)], [100 * max(0.0, high - value)]]
 
 
 def draw_trade_off(report: Report) -> Picture | None:
@@ -108,65 +97,45 @@ def draw_trade_off(report: Report) -> Picture | None:
     Recovered by the first attack that is limited and known of every point; else recited word for
     word.
     """
-    measured = [edit for edit in report.edits if edit.extraction and edit.heldout]
-    if not measured:
+    losses = collect_parts(report, "heldout")
+    if not (losses and collect_parts(report, "extraction")):
         return None
-    attack = _choose_attack(report, measured)
-    base, _ = _find_shares(measured[0], attack)
+    points: list[Any] = [*collect_parts(report, "audit"), *report.front]
+    limited = report.settings.max if report.edits[0].audit else ()
+    attack = next((name for name in limited if all(name in one.recovered for one in points)), "")
+    names, shares = ["base", *name_edits(report)], _list_shares(report, attack)
+    rises = [0.0, *(loss.difference.mean for loss in losses)]
+    what = f"recovered by {attack}" if attack else "recited word for word"
 
     def paint(narrow: bool, figure: Figure) -> None:
-        axes = figure.subplots()
-        front = sorted(
-            (p.loss_increase, p.recovered.get(attack, p.exact_match)) for p in report.front
-        )
+        axes, front = figure.subplots(), report.front
         if front:
-            points = [(0.0, base[0]), *front]
+            found = sorted((p.loss_increase, p.recovered.get(attack, p.exact_match)) for p in front)
+            costs, left = zip((0.0, shares[0][0]), *found, strict=True)
             style: dict[str, Any] = {"color": "0.45", "linestyle": ":", "drawstyle": "steps-post"}
             style |= {"marker": "o", "markersize": 4, "markeredgecolor": "white", "zorder": 5}
-            axes.plot(*_in_percent(points), label="found by the search", **style)
-        _draw_point(axes, 0.0, base, _choose_style(0), "base")
-        for place, (name, edit) in enumerate(zip(name_edits(report), report.edits, strict=True), 1):
-            if edit.extraction and edit.heldout:
-                _, found = _find_shares(edit, attack)
-                rise = edit.heldout.difference.mean
-                _draw_point(axes, rise, found, _choose_style(place), name)
+            axes.plot(costs, [100 * share for share in left], label="found by the search", **style)
+        for at, (name, x, (share, ends)) in enumerate(zip(names, rises, shares, strict=True)):
+            sides, style = _measure_sides(share, ends), _choose_style(at)
+            axes.errorbar([x], [100 * share], yerr=sides, ls="", label=name, **style)
         axes.set_ylim(bottom=-3)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}%")
-        axes.set_ylabel(f"recovered by {attack}" if attack else "recited word for word")
-        axes.set_xlabel("rise of held-out loss, nats per token")
+        axes.set(ylabel=what, xlabel="rise of held-out loss, nats per token")
 
-    what = f"recovered by {attack}" if attack else "recited word for word"
     alt = f"The share of passages {what} against the rise of held-out loss: the base, the edits" + (
         " and what a search found." if report.front else "."
     )
     return _make_picture(paint, 3.2, alt)
 
 
-def _choose_attack(report: Report, measured: Sequence[EditReport]) -> str:
-    """The attack to show, or empty."""
-    return next(
-        (
-            name
-            for name in report.settings.max
-            if all(edit.audit and name in edit.audit.recovered for edit in measured)
-            and all(name in point.recovered for point in report.front)
-        ),
-        "",
-    )
-
-
-def _find_shares(edit: EditReport, attack: str) -> list[tuple[float, Ends]]:
-    """What is recovered of the base and of an edit, with intervals."""
-    if attack and edit.audit is not None:
-        pair = edit.audit.recovered[attack]
-        return [(one.rate, one.ci95) for one in (pair.base, pair.edited)]
-    after = edit.extraction or {}
-    exact = [one["exact_match"] for one in (after["baseline"], after)]
+def _list_shares(report: Report, attack: str) -> list[tuple[float, Ends]]:
+    """What is recovered of the base and of every edit, with intervals."""
+    if attack:
+        pairs = [one.recovered[attack] for one in collect_parts(report, "audit")]
+        return [(one.rate, one.ci95) for one in (pairs[0].base, *(pair.edited for pair in pairs))]
+    tests = collect_parts(report, "extraction")
+    exact = [one["exact_match"] for one in (tests[0]["baseline"], *tests)]
     return [(one["rate"], one["ci95"]) for one in exact]
-
-
-def _in_percent(points: Sequence[tuple[float, float]]) -> list[list[float]]:
-    return [[x for x, _ in points], [100 * y for _, y in points]]
 
 
 def draw_model(report: Report, edit: EditSummary) -> Picture:
@@ -200,10 +169,8 @@ def draw_blocks(edit: EditSummary) -> Picture:
             places, starts, counts, _ = zip(*(r for r in runs if r[-1] == variant), strict=True)
             color = line_of(variant)["color"]
             axes.bar(places, counts, bottom=starts, color=color, label=variant)
-        axes.set_ylabel("heads")
-        axes.set_xlabel("block")
-        axes.xaxis.set_major_locator(_make_integer_locator())
-        axes.yaxis.set_major_locator(_make_integer_locator())
+        axes.set(xlabel="block", ylabel="heads")
+        axes.locator_params(integer=True)
         axes.grid(False)
 
     return _make_picture(paint, 1.8, f"{edit.num_blocks} blocks; edited: {edit.drop_attn}")
@@ -234,19 +201,6 @@ def _choose_style(place: int) -> dict[str, Any]:
     return {"color": color, "marker": marker, "markersize": max(8.0 - 1.3 * place, 3.5)}
 
 
-def _draw_point(
-    axes: Axes, x: float, found: tuple[float, Ends], style: dict[str, Any], name: str
-) -> None:
-    y, (low, high) = found
-    error = [[100 * max(0.0, y - low)], [100 * max(0.0, high - y)]]
-    axes.errorbar([x], [100 * y], yerr=error, ls="", label=name, **style)
-
-
-def _find_offsets(n: int) -> list[float]:
-    """Vertical offsets of one row's models, from the top."""
-    return [0.5 * ((k + 0.5) / n - 0.5) for k in range(n)]
-
-
 def _name_rows(axes: Axes, rows: Sequence[Row], *, narrow: bool) -> None:
     """Names beside the rows, or above them if there is no room."""
     labels = [_shorten(row.label) for row in rows]
@@ -258,7 +212,7 @@ def _name_rows(axes: Axes, rows: Sequence[Row], *, narrow: bool) -> None:
 
 def _shorten(label: str) -> str:
     """A name as short plain text; unescaped dollar signs would start a formula."""
-    text = "".join(one if one.isprintable() else " " for one in label).replace("$", r"\$")
+    text = make_printable(label).replace("$", r"\$")
     return text if len(text) <= 48 else text[:47] + "…"
 
 
@@ -267,9 +221,3 @@ def _find_runs(heads: Iterable[int]) -> list[tuple[int, int]]:
     stretches = groupby(enumerate(heads), key=lambda pair: pair[1] - pair[0])
     found = [[head for _, head in stretch] for _, stretch in stretches]
     return [(stretch[0], len(stretch)) for stretch in found]
-
-
-def _make_integer_locator() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(integer=True)

@@ -187,8 +187,8 @@ class EditReport(MeasuredModel):
     """
 
     relation: Relation
-    verdict: str
-    passed: bool | None
+    verdict: str = ""
+    passed: bool | None = None
     chose: ChoiceCounts
     tasks: dict[Word, TaskResult]
     extraction: dict[str, Any] | None
@@ -197,7 +197,7 @@ class EditReport(MeasuredModel):
     healed_base: HealedBase | None = None
     twin: TwinFigures | None = None
     all_passages: AllPassages | None
-    gates: list[Gate]
+    gates: list[Gate] = Field(default_factory=list)
     edit: EditSummary | None
     passages: list[dict[str, Any]] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
@@ -232,7 +232,7 @@ class Report(Record):
     map: ModelMap | None = None
     settings: EvaluationRequest
     provenance: Provenance
-    commands: list[str]
+    commands: list[str] = Field(default_factory=list)
     seal: Sha256 | None = None
 
     def to_dict(self) -> dict[str, Any]:

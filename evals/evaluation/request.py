@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from evals.benchmarks.request import Benchmarking
 from evals.benchmarks.tasks import SUITES
@@ -39,7 +38,7 @@ class EvaluationRequest(Measuring, Benchmarking):
     num_fewshot: int | None = Field(default=None, ge=0)
     samples: str | None = None
     control: tuple[Path, ...] = ()
-    max_drop: dict[str, float] = Field(default_factory=dict)
+    max_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     max_extraction: float | None = Field(default=None, ge=0, le=1)
     twin: str | None = None
     heal: tuple[str, ...] = ()
@@ -49,14 +48,6 @@ class EvaluationRequest(Measuring, Benchmarking):
     front: Path | None = None
     no_cache: bool = False
     show_text: bool = False
-
-    @field_validator("max_drop")
-    @classmethod
-    def _from_zero(cls, limits: dict[str, float]) -> dict[str, float]:
-        for task, limit in limits.items():
-            if not math.isfinite(limit) or limit < 0:
-                raise ValueError(f"{limit} for {task} is not a number of at least 0")
-        return limits
 
     @model_validator(mode="after")
     def _agree(self) -> EvaluationRequest:

@@ -1,4 +1,4 @@
-"""Makes rows from a report's figures: a label, the base's figure, and one for each edit.
+"""Makes the tables of a report from its figures. A row has a label, and a cell for every model.
 
 The page, Markdown, the model card and the terminal all show these rows.
 """
@@ -6,21 +6,109 @@ The page, Markdown, the model card and the terminal all show these rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rich.filesize import decimal
 
 from evals.attacks.result import AttackResult, MembershipResult, Share
 from evals.evaluation.report import HeldOut, Report, TaskResult
-from evals.evaluation.tables import BYTES, COUNT, NATS, SHARE, Cell, Form, Row, Table
 from evals.memorization.measures import MEASURES
+
+Ends = Sequence[float]
+
+
+class Form(NamedTuple):
+    """How to show figures of one kind. Shares have `scale` and `unit` of percent."""
+
+    digits: int
+    scale: float = 1.0
+    unit: str = ""
+
+    def show(self, value: float, *, signed: bool = False) -> str:
+        text = f"{self.scale * value:{'+' if signed else ''},.{self.digits}f}"
+        if not text.strip("+-0.,"):
+            text = text.lstrip("+-")  # zero has no sign
+        return text.replace("-", "−")
+
+
+SHARE = Form(1, 100, "%")
+NATS = Form(3)
+COUNT = Form(0)
+BYTES = Form(0, unit="bytes")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of one model and, for an edit, its paired difference from the base."""
+
+    form: Form
+    number: float
+    ci95: Ends = ()
+    change: float | None = None
+    change_ci95: Ends = ()
+    note: str = ""
+
+    @property
+    def value(self) -> str:
+        if self.form is BYTES:
+            return decimal(int(self.number), precision=2)
+        return self.form.show(self.number) + self.form.unit
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval in brackets, or empty."""
+        return _format_ends(self.form, self.ci95)
+
+    @property
+    def difference(self) -> str:
+        """The difference from the base (for shares in points) and its interval, or empty."""
+        if self.change is None:
+            return ""
+        shown = self.form.show(self.change, signed=True)
+        return f"{shown} {_format_ends(self.form, self.change_ci95, signed=True)}".strip()
+
+    @property
+    def details(self) -> list[str]:
+        """Everything to show beside the value."""
+        return [text for text in (self.interval, self.difference, self.note) if text]
+
+
+def _format_ends(form: Form, ends: Ends, *, signed: bool = False) -> str:
+    return f"[{', '.join(form.show(end, signed=signed) for end in ends)}]" if ends else ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every model, on `n` passages, windows or documents. None: not measured.
+
+    `hint`: what the label means. `main`: also for short tables.
+    """
+
+    label: str
+    n: int | None
+    base: Cell | None
+    edits: tuple[Cell | None, ...]
+    hint: str = ""
+    main: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under one heading; `text` explains them."""
+
+    heading: str
+    text: str
+    rows: tuple[Row, ...]
 
 
 def make_tables(report: Report) -> list[Table]:
     """Every table of measurements that has rows, in the order of the page."""
     made = (make_recital_table, make_attack_table, make_cost_table, make_full_table)
-    return [table for table in (make(report) for make in made) if table.rows]
+    return [table for make in made if (table := make(report)).rows]
 
 
-def _collect_parts(report: Report, part: str) -> list[Any]:
+def collect_parts(report: Report, part: str) -> list[Any]:
     """`part` of every edit, or nothing if an edit lacks it."""
     found = [getattr(edit, part) for edit in report.edits]
     return found if all(found) else []
@@ -28,62 +116,56 @@ def _collect_parts(report: Report, part: str) -> list[Any]:
 
 def make_recital_table(report: Report) -> Table:
     """The memorization test: word for word, by how often passages were seen, and other measures."""
-    tests = _collect_parts(report, "extraction")
-    text = ""
-    if tests:
-        given, asked_for = (tests[0][f"{part}_length"] for part in ("prefix", "suffix"))
-        text = (
-            f"Each model gets the first {given} tokens of a passage. It recites the passage if its "
-            f"most likely continuation matches the next {asked_for} tokens exactly."
-        )
-    rows = list(_make_recital_rows(tests))
-    healed = _collect_parts(report, "healed_base")
-    if rows and healed and (share := healed[0].recited):
-        label = "recited by the base, healed the same way"
-        rows.insert(1, Row(label, share.n, _make_share(share), (None,) * len(healed)))
-    if rows and (twins := _collect_parts(report, "twin")):
-        share = twins[0].recited
-        cells = tuple(None if one.toward_recited is None else Cell(SHARE, one.toward_recited)
-                      for one in twins)  # fmt: skip
+    heading, tests = "What it recites", collect_parts(report, "extraction")
+    if not tests:
+        return Table(heading, "", ())
+    given, asked_for = (tests[0][f"{part}_length"] for part in ("prefix", "suffix"))
+    text = (
+        f"Each model gets the first {given} tokens of a passage. It recites the passage if its "
+        f"most likely continuation matches the next {asked_for} tokens exactly."
+    )
+    rows = [_make_exact_row("recited word for word", tests)]
+    if twins := collect_parts(report, "twin"):
+        share, ways = twins[0].recited, [one.toward_recited for one in twins]
+        cells = tuple(None if way is None else Cell(SHARE, way) for way in ways)
         hint = "each edit: the share of the way from the base to it"
         label = "recited by the twin, which never saw the passages"
-        rows.insert(1, Row(label, share.n, _make_share(share), cells, hint))
-    return Table("What it recites", text, tuple(rows))
+        rows.append(Row(label, share.n, _make_share(share), cells, hint))
+    healed = collect_parts(report, "healed_base")
+    if healed and (share := healed[0].recited):
+        label = "recited by the base, healed the same way"
+        rows.append(Row(label, share.n, _make_share(share), (None,) * len(healed)))
+    return Table(heading, text, (*rows, *_make_minor_rows(tests)))
 
 
-def _make_recital_rows(tests: Sequence[dict[str, Any]]) -> Iterator[Row]:
-    if not tests:
-        return
-    yield _make_exact_row("recited word for word", tests)
+def _make_minor_rows(tests: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    """By how often passages were seen, and other measures."""
+    n = tests[0]["n"]
     for place, part in enumerate(tests[0].get("by_count", ())):
-        strata = [
-            {
-                **test["by_count"][place],
-                **{key: test[key]["by_count"][place] for key in ("baseline", "paired")},
-            }
-            for test in tests
-        ]
+        strata = [_pick_stratum(test, place) for test in tests]
         yield _make_exact_row(_describe_count(part["count"]), strata, main=False)
     for label, path, form in _MEASURED:
-        figures = [[_look_up(test, path), _look_up(test, ("baseline", *path))] for test in tests]
-        if all(map(all, figures)):
-            base, edits = (
-                _make_mean(form, figures[0][1]),
-                [_make_mean(form, one) for one, _ in figures],
-            )
-            yield Row(label, tests[0]["n"], base, tuple(edits), main=False)
-    rises = [_look_up(test, ("paired", "selectivity")) for test in tests]
+        figures = [_look_up(one, path) for one in (tests[0]["baseline"], *tests)]
+        if all(figures):
+            base, *edits = (_make_mean(form, figure) for figure in figures)
+            yield Row(label, n, base, tuple(edits), main=False)
+    rises = [test["paired"].get("selectivity") for test in tests]
     if all(rises):
         label = "selectivity, nats per token"
         hint = "the rise of the loss on the passages minus its rise on the control text"
-        edits = [Cell(NATS, rise["value"], rise["ci95"]) for rise in rises]
-        yield Row(label, tests[0]["n"], None, tuple(edits), hint, main=False)
+        edits = [_make_mean(NATS, rise) for rise in rises]
+        yield Row(label, n, None, tuple(edits), hint, main=False)
 
 
 _MEASURED = [
     (one.phrase, one.path, SHARE if "%" in one.form else NATS) for one in MEASURES if one.phrase
 ]
 _MEASURED.append(("loss on control text, nats per token", ("control", "nll"), NATS))
+
+
+def _pick_stratum(test: dict[str, Any], place: int) -> dict[str, Any]:
+    more = {key: test[key]["by_count"][place] for key in ("baseline", "paired")}
+    return {**test["by_count"][place], **more}
 
 
 def _look_up(figures: Any, path: Iterable[str]) -> Any:
@@ -107,13 +189,10 @@ def _make_exact_row(label: str, tests: Sequence[dict[str, Any]], *, main: bool =
             f"{paired['forgotten']} no longer recited, {paired['newly_extracted']} newly, "
             f"{_format_p(paired['p_value'])}"
         )
-        cells.append(
-            Cell(SHARE, found["rate"], found["ci95"], change["value"], change["ci95"], note)
-        )
-    base = tests[0]["baseline"]["exact_match"]
-    return Row(
-        label, tests[0]["n"], Cell(SHARE, base["rate"], base["ci95"]), tuple(cells), main=main
-    )
+        both = (found["rate"], found["ci95"], change["value"], change["ci95"])
+        cells.append(Cell(SHARE, *both, note))
+    base = _make_mean(SHARE, tests[0]["baseline"]["exact_match"])
+    return Row(label, tests[0]["n"], base, tuple(cells), main=main)
 
 
 def _describe_count(count: str) -> str:
@@ -127,51 +206,53 @@ def _format_p(value: float) -> str:
 
 def make_attack_table(report: Report) -> Table:
     """What each attack recovers, at each of its steps if it has any, and membership."""
-    audits = _collect_parts(report, "audit")
+    heading, audits = "What an attacker gets", collect_parts(report, "audit")
+    if not audits:
+        return Table(heading, "", ())
     rows: list[Row] = []
     for found in zip(*(audit.attacks for audit in audits), strict=True):
-        if all(isinstance(one, AttackResult) for one in found):
+        if isinstance(found[0], AttackResult):
             rows += _make_attack_rows(found)
-        elif all(isinstance(one, MembershipResult) and one.base and one.edited for one in found):
-            for score, area in found[0].base.items():
-                edits = tuple(Cell(NATS, a.auc, a.ci95) for a in (f.edited[score] for f in found))
-                label, hint = f"membership by {score}", "area under the ROC curve; 0.5 is chance"
-                base = Cell(NATS, area.auc, area.ci95)
-                rows.append(Row(label, audits[0].n, base, edits, hint, main=False))
-    control = audits[0].control if audits else None
-    what = "windows of text" if control and control.kind == "text" else "passages"
+        elif all(one.base and one.edited for one in found):
+            rows += _make_membership_rows(found, audits[0].n)
+    control = audits[0].control
+    what = "windows of text" if control.kind == "text" else "passages"
     text = (
         "The share of passages that each attack recovers from each model. Never trained on: the "
         f"share of {control.n:,} {what} that no model saw and so none can remember."
-        if control
-        else ""
     )
-    return Table("What an attacker gets", text, tuple(rows))
+    return Table(heading, text, tuple(rows))
+
+
+def _make_membership_rows(found: Sequence[MembershipResult], n: int) -> Iterator[Row]:
+    for score in found[0].base or ():
+        areas = [found[0].base, *(one.edited for one in found)]
+        base, *edits = (Cell(NATS, one[score].auc, one[score].ci95) for one in areas if one)
+        hint = "area under the ROC curve; 0.5 is chance"
+        yield Row(f"membership by {score}", n, base, tuple(edits), hint, main=False)
 
 
 def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
     first, cells = found[0], []
     for one in found:
-        note = ""
+        notes = []
         if one.control is not None:
             control = _make_share(one.control)
-            note = f"never trained on {control.value} {control.interval}"
+            notes.append(f"never trained on {control.value} {control.interval}")
         if one.twin is not None:
             way = "" if one.toward_twin is None else f", {one.toward_twin:.0%} of the way to it"
-            note += f"{'; ' if note else ''}twin {_make_share(one.twin).value}{way}"
+            notes.append(f"twin {_make_share(one.twin).value}{way}")
         change = (one.paired.difference, one.paired.ci95)
-        cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, note))
-    label = f"recovered by {first.name}"
-    yield Row(label, first.edited.n, _make_share(first.base), tuple(cells), first.definition)
+        cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, "; ".join(notes)))
+    n, label = first.edited.n, f"recovered by {first.name}"
+    yield Row(label, n, _make_share(first.base), tuple(cells), first.definition)
     curves = [one.curve for one in found if one.curve is not None]
     if len(curves) == len(found):
-        for place, steps in enumerate(curves[0].base.stages):
-            base, *edits = (
-                Cell(SHARE, curve.any[place])
-                for curve in (curves[0].base, *(one.edited for one in curves))
-            )
+        shown = [curves[0].base, *(one.edited for one in curves)]
+        for place, steps in enumerate(shown[0].stages):
+            base, *edits = (Cell(SHARE, curve.any[place]) for curve in shown)
             label = f"by any, after {steps:,} steps of {first.name}"
-            yield Row(label, first.edited.n, base, tuple(edits), main=False)
+            yield Row(label, n, base, tuple(edits), main=False)
 
 
 def _make_share(share: Share) -> Cell:
@@ -196,9 +277,9 @@ def make_cost_table(report: Report) -> Table:
         scored = [edit.tasks[name] for edit in report.edits if name in edit.tasks]
         if len(scored) == len(report.edits):
             rows.append(_make_task_row(name, scored))
-    if texts := _collect_parts(report, "heldout"):
+    if texts := collect_parts(report, "heldout"):
         rows.append(_make_loss_row(texts))
-    healed = _collect_parts(report, "healed_base")
+    healed = collect_parts(report, "healed_base")
     if losses := [one.heldout for one in healed if one.heldout]:
         rows.append(_make_loss_row(losses, "; base healed the same way"))
     text = (
@@ -215,16 +296,10 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
     form = Form(next((d for d, high in ((3, 10), (2, 100), (1, 1_000)) if largest < high), 0))
     lower = "" if first.higher_is_better else ", lower is better"
     meaning = f"{first.metric} is {_METRICS[first.metric]}" if first.metric in _METRICS else ""
+    notes = [f"{one.verdict}, {_format_p(one.p_value)}" for one in scored]
     edits = tuple(
-        Cell(
-            form,
-            one.edited,
-            (),
-            one.difference,
-            one.ci95,
-            f"{one.verdict}, {_format_p(one.p_value)}",
-        )
-        for one in scored
+        Cell(form, one.edited, (), one.difference, one.ci95, note)
+        for one, note in zip(scored, notes, strict=True)
     )
     hint = "; ".join(filter(None, ((first.description or "").rstrip("."), meaning)))
     return Row(f"{name}, {first.metric}{lower}", first.n, Cell(form, first.base), edits, hint)
@@ -243,17 +318,15 @@ def _make_loss_row(texts: Sequence[HeldOut], more: str = "") -> Row:
 
 def make_full_table(report: Report) -> Table:
     """All passages and windows, including those that chose an edit."""
-    found = _collect_parts(report, "all_passages")
+    found = collect_parts(report, "all_passages")
     rows = []
     if found:
         named = {"recited word for word": [one.recited for one in found]}
         for name in found[0].recovered:
             named[f"recovered by {name}"] = [one.recovered[name] for one in found]
         for label, shares in named.items():
-            edits = tuple(_make_share(one.edited) for one in shares)
-            rows.append(
-                Row(label, shares[0].base.n, _make_share(shares[0].base), edits, main=False)
-            )
+            base, edits = shares[0].base, tuple(_make_share(one.edited) for one in shares)
+            rows.append(Row(label, base.n, _make_share(base), edits, main=False))
         if all(one.heldout for one in found):
             rows.append(_make_loss_row([one.heldout for one in found]))
     text = (

@@ -11,37 +11,90 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from pydantic import create_model
 
 from evals.attacks.attack import Attack
 from evals.attacks.names import list_untried, make_attack
-from evals.attacks.result import Audit
-from evals.evaluation.card import build_measurements
 from evals.evaluation.comparing import describe_outcome
-from evals.evaluation.conclusions import summarize_edit
+from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.headline import write_sentences
-from evals.evaluation.page import render_pages
-from evals.evaluation.report import (
-    EditReport,
-    FrontPoint,
-    HeldOut,
-    Metric,
-    Report,
-    TaskResult,
-    seal_report,
-)
+from evals.evaluation.page import build_measurements, render_pages
+from evals.evaluation.report import Report, seal_report
 from evals.memorization.comparison import list_extraction_warnings as extraction_warnings
-from evals.publication.schema import check_open_parts
+from evals.memorization.measures import MEASURES
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
 from surgery.errors import MeasurementError, OutputError
 from surgery.proof.claims import TOOL, RenderedReport
-from surgery.record.manifest import REPORTS, Manifest
+from surgery.record.manifest import REPORTS, Line, Manifest, Record, Sha256, Word
 from surgery.variants import VARIANTS
 
 _FRONT = re.compile(rf"[\d.,-]* ({'|'.join((*VARIANTS, 'mixed'))})", re.ASCII)
-"""The label of a search's point, from `conclusions.read_search`: blocks, heads and variant."""
-_C = TypeVar("_C", TaskResult, Metric, HeldOut)
+"""The label of a search's point, from `materials.read_search`: blocks, heads and variant."""
+
+
+class Selectivity(Record):
+    value: float
+    ci95: tuple[float, float]
+    definition: str
+
+
+_KINDS: list[tuple[Any, str]] = [
+    (
+        float | None,
+        "n p rate mean value p_value auc overcorrected forgotten newly_extracted rows top_k "
+        "temperature prefix_length suffix_length batch_size exact first_divergence member",
+    ),
+    (
+        Sha256 | None,
+        "hash sha256 samples_sha256 content manifest_sha256 config_sha256 tokenizer_sha256",
+    ),
+    (Word | None, "id kind metrics revision commit dtype device attn_implementation"),
+    (Line, "source reason"),
+    (int | Word | None, "count"),
+    (tuple[float, float], "ci95"),
+    (dict[Word, int], "seeds"),
+    (dict[Word, Word], "versions"),
+    (Selectivity, "selectivity"),
+    ("Line | Part", "model"),
+    ("dict[Word, Part]", "membership"),
+    ("list[Part]", "by_count curve left_out reservations"),
+    (
+        "Part | None",
+        "samples provenance baseline paired control non_members exact_match_difference "
+        "next_token_accuracy_difference suffix_nll_difference control_nll_difference",
+    ),
+    (
+        "Part | dict[Word, Part] | float | None",
+        " ".join({"nll", *(measure.name.partition(".")[0] for measure in MEASURES)}),
+    ),
+]
+"""What may stand under which keys, wherever these stand."""
+_FIELDS: dict[str, Any] = {key: (kind, None) for kind, keys in _KINDS for key in keys.split()}
+Part: Any = create_model("Part", __base__=Record, __module__=__name__, **_FIELDS)
+Part.model_rebuild()
+_Extraction: Any = create_model(
+    "_Extraction", __base__=Part, warnings=(list[str], ...), samples=(Part, ...), paired=(Part, ...)
+)
+
+
+class _Edit(Record):
+    provenance: Part
+    extraction: _Extraction | None
+    passages: list[Part]
+
+
+class _Parts(Record):
+    provenance: Part
+    edits: list[_Edit]
+
+
+def _check_open_parts(report: Report) -> None:
+    """Raises `pydantic.ValidationError` if an open part holds anything else."""
+    edits = [{key: getattr(edit, key) for key in _Edit.model_fields} for edit in report.edits]
+    _Parts.model_validate({"provenance": report.base.provenance, "edits": edits})
 
 
 def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
@@ -63,7 +116,7 @@ def check_report(report: Mapping[str, Any], where: Path) -> Report:
     was changed after it was written.
     """
     given = Report.model_validate(report)
-    check_open_parts(given)
+    _check_open_parts(given)
     if given.seal != seal_report(report):
         what = "was changed after it was measured"
         raise OutputError(what, where=where, fix="evaluate again, or remove it")
@@ -94,54 +147,32 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
 
 def write_all_sentences(report: Report) -> Report:
     """Writes every sentence again. An untouched report stays the same."""
-    figures = {
-        "edits": [_rewrite_edit(edit) for edit in report.edits],
-        "front": [_rewrite_front(point) for point in report.front],
-    }
-    return write_sentences(report.model_copy(update=figures))
+    plain = report.model_dump()
+    for edit in plain["edits"]:
+        _write_verdicts(edit)
+        if extraction := edit["extraction"]:
+            extraction["warnings"] = extraction_warnings(extraction)
+            if selectivity := extraction["paired"].get("selectivity"):
+                selectivity["definition"] = SELECTIVITY
+        if audit := edit["audit"]:
+            for one in audit["attacks"]:
+                one |= _find(one["name"]).description
+            tried = [one["name"] for one in audit["attacks"] if one["edited"] is not None]
+            audit["skipped"] = {name: _find(name).needs for name in audit["skipped"]}
+            audit["not_tried"] = list_untried(tried)
+    for point in plain["front"]:
+        point["label"] = point["label"] if _FRONT.fullmatch(point["label"]) else ""
+    return write_sentences(Report.model_validate(plain))
 
 
-def _rewrite_edit(edit: EditReport) -> EditReport:
-    every, healed, tasks = edit.all_passages, edit.healed_base, {}
-    for name, task in edit.tasks.items():
-        metrics = {key: _rewrite_verdict(one, one.ci95) for key, one in task.metrics.items()}
-        tasks[name] = _rewrite_verdict(task, task.ci95).model_copy(update={"metrics": metrics})
-    figures = {
-        "tasks": tasks,
-        "extraction": edit.extraction and _rewrite_extraction(edit.extraction),
-        "audit": edit.audit and _rewrite_audit(edit.audit),
-        "heldout": _rewrite_heldout(edit.heldout),
-        "healed_base": healed
-        and healed.model_copy(update={"heldout": _rewrite_heldout(healed.heldout)}),
-        "all_passages": every
-        and every.model_copy(update={"heldout": _rewrite_heldout(every.heldout)}),
-    }
-    return edit.model_copy(update=figures)
-
-
-def _rewrite_heldout(heldout: HeldOut | None) -> HeldOut | None:
-    return heldout and _rewrite_verdict(heldout, heldout.difference.ci95)
-
-
-def _rewrite_verdict(compared: _C, ci95: tuple[float, float]) -> _C:
-    said = describe_outcome(compared.outcome, Interval(*ci95), compared.n)
-    return compared.model_copy(update={"verdict": said})
-
-
-def _rewrite_extraction(extraction: dict[str, Any]) -> dict[str, Any]:
-    made = {**extraction, "warnings": extraction_warnings(extraction)}
-    if selectivity := extraction["paired"].get("selectivity"):
-        defined = {**selectivity, "definition": SELECTIVITY}
-        made["paired"] = {**extraction["paired"], "selectivity": defined}
-    return made
-
-
-def _rewrite_audit(audit: Audit) -> Audit:
-    attacks = [one.model_copy(update=_find(one.name).description) for one in audit.attacks]
-    tried = [one.name for one in attacks if one.edited is not None]
-    skipped = {name: _find(name).needs for name in audit.skipped}
-    update = {"attacks": attacks, "skipped": skipped, "not_tried": list_untried(tried)}
-    return audit.model_copy(update=update)
+def _write_verdicts(edit: dict[str, Any]) -> None:
+    compared = [edit["heldout"]]
+    compared += [edit[key]["heldout"] for key in ("healed_base", "all_passages") if edit[key]]
+    for task in edit["tasks"].values():
+        compared += [task, *task["metrics"].values()]
+    for one in filter(None, compared):
+        interval = Interval(*(one["ci95"] if "ci95" in one else one["difference"]["ci95"]))
+        one["verdict"] = describe_outcome(one["outcome"], interval, one["n"])
 
 
 def _find(name: str) -> Attack:
@@ -151,7 +182,3 @@ def _find(name: str) -> Attack:
     except MeasurementError:
         what = f"holds an attack that is not part of attn-surgery, {name!r}"
         raise OutputError(what, fix="evaluate again without it") from None
-
-
-def _rewrite_front(point: FrontPoint) -> FrontPoint:
-    return point if _FRONT.fullmatch(point.label) else point.model_copy(update={"label": ""})

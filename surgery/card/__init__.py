@@ -1,5 +1,1 @@
-"""The model card.
-
-A manifest, the source's own card and a report's figures come in. README.md comes out and keeps
-what its user wrote into it.
-"""
+"""The model card: README.md from a manifest and a report; it keeps what its user wrote."""

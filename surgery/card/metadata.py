@@ -41,6 +41,7 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     """Splits a card into metadata and the rest. Raises `ManifestError` for bad metadata."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+    text = text.replace("\r\n", "\n")
     match = REGEX_YAML_BLOCK.search(text)
     if match is None:
         return {}, text
@@ -79,12 +80,14 @@ def render_metadata(
 
     on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
     base_model = next((model for model in on_hub if model is not None), None)  # the nearest
+    tags = existing.get("tags")
+    tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
     ours = {
         "base_model": base_model,
         "base_model_relation": _RELATION if base_model else None,
         "library_name": "transformers",
         "pipeline_tag": TASK,
-        "tags": _tags(existing.get("tags"), manifest.edit.family),
+        "tags": list(dict.fromkeys(map(str, (*_TAGS, manifest.edit.family, *tags)))),
     }
     kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
@@ -92,9 +95,3 @@ def render_metadata(
         results = [EvalResult(**result) for result in measured.results]
         data[_INDEX] = eval_results_to_model_index(make_printable(name), results)
     return to_yaml(data)
-
-
-def _tags(existing: object, family: str) -> list[str]:
-    kept = [existing] if isinstance(existing, str) else existing
-    tags = [*_TAGS, family, *(kept if isinstance(kept, list) else [])]
-    return list(dict.fromkeys(map(str, tags)))

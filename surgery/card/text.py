@@ -23,10 +23,12 @@ from surgery.card.metadata import (
     split_card,
     to_yaml,
 )
-from surgery.checkpoint.source import CARD
-from surgery.errors import ManifestError
-from surgery.record.manifest import Manifest
-from surgery.untrusted import guard
+from surgery.checkpoint.source import CARD, MANIFEST, check_link
+from surgery.errors import ManifestError, SourceError
+from surgery.hub.finding import get_last_name
+from surgery.output import create_file
+from surgery.record.manifest import Manifest, read_manifest
+from surgery.untrusted import guard, read_bytes
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PART = re.compile(r"<!-- attn-surgery:(\w+)\b[^>]*-->\n.*?<!-- /attn-surgery:\1 -->", re.DOTALL)
@@ -34,6 +36,31 @@ _NAME = re.compile(
     r'^model = AutoModelForCausalLM\.from_pretrained\(("(?:[^"\\\n]|\\.)*")', re.MULTILINE
 )
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
+_LARGEST = 2**20  # bytes of a card
+
+
+def read_card(folder: Path) -> str | None:
+    """A folder's own README.md; None without one. Bytes that are no text are replaced."""
+    path = check_link(folder / CARD, folder)
+    if not path.is_file():
+        return None
+    return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
+
+
+def refresh_card(folder: Path, measured: Measurements | None) -> Path:
+    """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
+
+    Raises `ManifestError` if the folder has no manifest or its card is broken, and `OutputError` if
+    the card cannot be written. The old card then stays.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ManifestError(f"has no {MANIFEST}", where=folder)
+    existing = read_card(folder)
+    text = render_card(manifest, name=get_last_name(folder), measured=measured, existing=existing)
+    with create_file(folder / CARD, overwrite=True) as file:
+        file.write(text)
+    return folder / CARD
 
 
 def render_card(
@@ -56,12 +83,11 @@ def render_card(
     Raises `ManifestError` if the existing card's metadata or marks are broken, or if the Hub could
     not read the result.
     """
-    metadata, body = split_card((existing or "").replace("\r\n", "\n"))
+    metadata, body = split_card(existing or "")
     with guard(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
-        yaml = render_metadata(
-            manifest, name, read_source_metadata(source_card), metadata, measured
-        )
+        carried = read_source_metadata(source_card)
+        yaml = render_metadata(manifest, name, carried, metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refresh_parts(body, generated).strip()}\n"
     _check_card(text)
     return text
@@ -78,9 +104,7 @@ def find_disagreement(
     with guard(ManifestError, "names no model", CARD):
         name = json.loads(said[1]) if said else name
     made = render_card(manifest, name=name, measured=measured, existing=card)
-    (theirs, body), (ours, fresh) = (
-        split_card(text.replace("\r\n", "\n")) for text in (card, made)
-    )
+    (theirs, body), (ours, fresh) = map(split_card, (card, made))
     parts = {match[1]: match[0] for match in _PART.finditer(fresh)}
     wrong = [f"part {m[1]}" for m in _PART.finditer(body) if parts.get(m[1]) != m[0]]
     wrong += [key for key in CLAIMED if key in theirs and theirs[key] != ours.get(key)]
@@ -89,7 +113,7 @@ def find_disagreement(
 
 def extract_own_text(card: str) -> str:
     """A card's body without its generated parts: what the user wrote."""
-    return _PART.sub("", split_card(card.replace("\r\n", "\n"))[1]).strip()
+    return _PART.sub("", split_card(card)[1]).strip()
 
 
 def merge_cards(card: str, published: str) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from surgery.card.file import read_card
-from surgery.card.text import render_card
+from surgery.card.text import read_card, render_card
 from surgery.checkpoint.source import CARD, HEADS, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
 from surgery.checkpoint.writer import NewTensor, OutputShard, write_file

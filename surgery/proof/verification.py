@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.card.file import read_card
+from surgery.card.text import read_card
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.finding import find_folder, find_model

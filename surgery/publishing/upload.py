@@ -1,28 +1,45 @@
-"""Uploads an exported folder as one commit of verified files."""
+"""Uploads an exported folder as one commit: verified files, a new card, and a new report."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card.text import merge_cards, render_card
+from surgery.card.metadata import Measurements
+from surgery.card.text import merge_cards, read_card, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import open_client, show_progress
 from surgery.hub.state import TIMEOUT, Published, find_published
-from surgery.proof.claims import Render
-from surgery.publishing.publishable import Publishable, find_publishable
+from surgery.proof.claims import Render, read_report_in
+from surgery.proof.verification import verify
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
+from surgery.untrusted import read_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
 _LARGE = 10_000_000  # bytes; the Hub checks the hash of any larger file
 _FIX = "push a folder that `attn-surgery export` wrote"
+
+
+@dataclass(frozen=True)
+class Publishable:
+    """A verified folder. `card`: README.md as it is, or "".
+
+    `contents`: file → what is sent; `hashes`: file → the SHA-256 that must arrive.
+    """
+
+    manifest: Manifest
+    contents: Mapping[str, Path | bytes]
+    hashes: Mapping[str, str]
+    card: str
+    measured: Measurements | None
 
 
 @dataclass(frozen=True)
@@ -83,18 +100,45 @@ def push(
         card = _make_card(api, there, source).encode()
         hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
         source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
-        done = _commit(
-            api,
-            there,
-            [_make_addition(name, source) for name in source.contents],
-            stale,
-            commit_message=message or _make_message(source.manifest),
-            revision=revision,
-            create_pr=create_pr,
-        )
+        edit, added = source.manifest.edit, [_make_addition(one, source) for one in source.contents]
+        made = f"Upload an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
+        choices = {"commit_message": message or made, "revision": revision, "create_pr": create_pr}
+        done = _commit(api, there, added, stale, **choices)
         _check_arrived(find_published(api, repo, done.pr_revision or done.oid), source)
         url = f"{api.endpoint}/{repo}"
     return Push(repo, url, done.oid, tuple(sorted(source.contents)), not public, done.pr_url)
+
+
+def find_publishable(
+    folder: Path, evaluation: Path | None = None, render: Render | None = None
+) -> Publishable:
+    """Verifies an exported folder. `evaluation`, `render`: as for `push`.
+
+    **Raises:** `ManifestError` if it has no manifest, `OutputError` if it does not verify or
+    records a path, or if its report is of another model or holds what a report may not hold.
+    """
+    failed = verify(folder, card=False).failed  # the card is made anew
+    if failed is not None:
+        what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
+        raise OutputError(what, where=folder, fix="export it again")
+    manifest = read_manifest(folder)
+    assert manifest is not None  # it was verified
+    for edit in (manifest.edit, *manifest.history):
+        if Path(edit.source.model).is_absolute():  # as early versions recorded it
+            what = "records the path of its source, which is never published"
+            raise OutputError(what, where=folder / MANIFEST, fix="export it again")
+    place, needed = evaluation or folder, evaluation is not None
+    report = read_report_in(place, folder, render, needed=needed) if render else None
+    written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
+    written |= {name: text.encode() for name, text in report.files.items()} if report else {}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
+    return Publishable(
+        manifest,
+        {**{name: folder / name for name in manifest.files}, **written},
+        {**{name: file.sha256 for name, file in manifest.files.items()}, **hashes},
+        read_card(folder) or "",
+        report.measured if report else None,
+    )
 
 
 def check_destination(repo: str) -> None:
@@ -126,18 +170,13 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
         if error.response.status_code != 404:
             raise
         if create_pr:
-            what, fix = (
-                "not found, so there is nothing to open a pull request on",
-                "push without `create_pr=True`",
-            )
-            raise OutputError(what, where=where, fix=fix) from None
+            what = "not found, so there is nothing to open a pull request on"
+            raise OutputError(what, where=where, fix="push without `create_pr=True`") from None
         return False
     if public and private:
-        raise OutputError(
-            "exists and is private, and `public=True` does not change that",
-            where=where,
-            fix="make it public in its settings, or push without `public=True`",
-        )
+        what = "exists and is private, and `public=True` does not change that"
+        fix = "make it public in its settings, or push without `public=True`"
+        raise OutputError(what, where=where, fix=fix)
     if not public and not private:
         fix = "push with `public=True` if you want that, or choose another name"
         raise OutputError("exists and is public", where=where, fix=fix)
@@ -150,17 +189,14 @@ def _find_stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     **Raises:** `OutputError` for other weights or code in the repository: they would be taken for
     the model's, and are not ours to remove.
     """
-    ours = set(REPORTS)
     earlier = there.manifest(api)
-    ours |= set(earlier.files) if earlier else set()
+    ours = {*REPORTS, *(earlier.files if earlier else ())}
     others = set(there.files) - {*source.contents, CARD}
     foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
     if foreign:
-        raise OutputError(
-            f"holds {foreign[0]}, which is not part of this model and would be taken for one",
-            where=f"Hub model {there.repo}",
-            fix="choose another name, or delete the file there",
-        )
+        what = f"holds {foreign[0]}, which is not part of this model and would be taken for one"
+        fix = "choose another name, or delete the file there"
+        raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
     return sorted(others & ours)
 
 
@@ -178,11 +214,6 @@ def _check_arrived(now: Published, source: Publishable) -> None:
         if name not in now.files or not now.files[name].holds(source.hashes[name], content):
             what = f"{name} did not arrive as it was sent"
             raise OutputError(what, where=f"Hub model {now.repo}", fix="push again")
-
-
-def _make_message(manifest: Manifest) -> str:
-    blocks = ", ".join(map(str, manifest.edit.blocks))
-    return f"Upload an edit of blocks {blocks} ({manifest.edit.variant})"
 
 
 def _make_addition(name: str, source: Publishable) -> CommitOperationAdd:

@@ -20,13 +20,13 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
-from evals.evaluation.conclusions import read_search, summarize_edit
+from evals.evaluation.evaluation import summarize_edit
+from evals.evaluation.materials import read_search
 from evals.publication.report import check_report
 from evals.samples import load_samples
 from hostile.victims import model
 from surgery.card.facts import gather_facts
-from surgery.card.file import read_card
-from surgery.card.text import extract_own_text, merge_cards, render_card
+from surgery.card.text import extract_own_text, merge_cards, read_card, render_card
 from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer

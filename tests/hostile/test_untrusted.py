@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from surgery.card.file import read_card
+from surgery.card.text import read_card
 from surgery.errors import SamplesError, SourceError
 from surgery.untrusted import guard, parse_json, read_bytes, read_lines
 
