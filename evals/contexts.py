@@ -100,7 +100,7 @@ def respond_to(
     found = []
     for part in parts:
         kind, some = (part.variant, part in stock), list(part.heads)
-        bare = len(some) == heads and not affine[part.variant].keep_output_bias
+        bare = len(some) == heads and variant_of(part.variant).KIND == "none"
         if seen.norm is not None:
             change = _change_after_norm(block, seen, changes[kind], some, bare=bare)
             found.append(_dots(seen.at_output, change, 1).squeeze(-1))
