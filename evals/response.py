@@ -260,7 +260,7 @@ def _change_outputs(
     alone: dict[tuple[str, bool], torch.Tensor] = {}
     for part in (looking.parts[place] for place in places):
         affine, some = variant_of(part.variant).affine(sources), list(part.heads)
-        if len(some) == heads and not affine.keep_output_bias:
+        if len(some) == heads and variant_of(part.variant).KIND == "none":
             yield -added
             continue
         kind = part.variant, part in looking.stock

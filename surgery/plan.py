@@ -41,8 +41,7 @@ class Plan:
     """A decided edit.
 
     `reason` says why `auto` chose this layout. `config` is the config.json of the result. `changes`
-    lists every tensor that differs from the source; all others are copied byte by byte. `one_hots`:
-    block → the constants of its queries and keys, where it has some.
+    lists every tensor that differs from the source; all others are copied byte by byte.
     """
 
     family: Family
@@ -50,7 +49,6 @@ class Plan:
     layout: Layout
     reason: str
     edits: Mapping[int, BlockEdit]
-    one_hots: Mapping[int, OneHot]
     changes: tuple[Change, ...]
     config: dict[str, Any]
     inventory: Inventory
@@ -71,6 +69,13 @@ class Plan:
         return format_selection(self.selection, self.inventory.dimensions.num_heads)
 
     @property
+    def one_hots(self) -> dict[int, OneHot]:
+        """Block → the constants of its queries and keys, where it has some."""
+        edits = ((_block(self.inventory, index), edit) for index, edit in self.edits.items())
+        found = {block.index: self.layout.one_hot(block, edit) for block, edit in edits}
+        return {index: one_hot for index, one_hot in found.items() if one_hot is not None}
+
+    @property
     def one_hot(self) -> OneHot | None:
         """Of all blocks' constants, those that leave the narrowest margin."""
         return min(self.one_hots.values(), key=lambda hot: hot.gap - hot.required, default=None)
@@ -79,10 +84,7 @@ class Plan:
     def cast_context(self) -> int | None:
         """The longest context in which such constants hold if the loaded model is cast to bfloat16
         or float16, which rounds its rotary frequencies; None where there are none."""
-        config = self.inventory.config
-        return min(
-            (cast_context(_block(self.inventory, b), config) for b in self.one_hots), default=None
-        )
+        return min((cast_context(_block(self.inventory, b)) for b in self.one_hots), default=None)
 
     @property
     def fitted(self) -> tuple[int, ...]:
@@ -109,7 +111,7 @@ class Plan:
         edit, fit = self.edits.get(change.block), fits.get(change.block)
         if edit is None:  # what an edit elsewhere brings with it changes no sum in any bit
             return np.full(change.shape, -0.0)
-        return self.layout.compute(change, block, edit, fit, self.one_hots.get(change.block))
+        return self.layout.compute(change, block, edit, fit)
 
     def described(self) -> dict[str, Any]:
         """What is done, and how it is stored, as plain JSON values."""
@@ -166,15 +168,7 @@ def make_plan(
     edits = block_edits(selection, inventory.dimensions)
     _check_not_edited(edits, earlier or {}, inventory)
     where, reason = _choose(layout, inventory, edits.values())
-    own: list[Change] = []
-    one_hots: dict[int, OneHot] = {}
-    for index, edit in edits.items():
-        block = _block(inventory, index)
-        one_hot = where.one_hot(block, edit, inventory.config)
-        own += where.changes(block, edit, one_hot)
-        if one_hot is not None:
-            one_hots[index] = one_hot
-    changes = where.with_switched(own, inventory)
+    changes = where.changes([(_block(inventory, index), edit) for index, edit in edits.items()])
     added = [change.name for change in changes if change.action == "add"]
     return Plan(
         family=inventory.family,
@@ -182,7 +176,6 @@ def make_plan(
         layout=where,
         reason=reason,
         edits=edits,
-        one_hots=one_hots,
         changes=changes,
         config=where.config(inventory.config, inventory.family, edits, added),
         inventory=inventory,
@@ -201,43 +194,38 @@ def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, 
     heads_of(selection)  # raises where a head is in two parts
     return {
         block: BlockEdit(
-            block,
-            dimensions.num_heads,
-            {head: variant_of(name) for head, name in heads.items()},
-            dimensions.num_groups,
+            block, dimensions, {head: variant_of(name) for head, name in heads.items()}
         )
         for block, heads in variants_by_head(selection).items()
     }
 
 
 def _choose(layout: str, inventory: Inventory, edits: Iterable[BlockEdit]) -> tuple[Layout, str]:
-    if layout != "auto":
-        chosen = layout_of(layout)
-        refusal = _refusal(chosen, inventory, edits)
-        if refusal is not None:
-            raise refusal
-        return chosen, "asked for"
-    stock, compact = layout_of("stock"), layout_of("compact")
-    refusal = _refusal(stock, inventory, edits)
-    if refusal is None:
-        return stock, "it holds the edit exactly in the unchanged architecture"
-    neither = _refusal(compact, inventory, edits)
-    if neither is not None:
-        raise UnsupportedError(
-            f"no layout holds this edit: {refusal.what}; and {neither.what}",
-            fix="name whole blocks, or take `variant=zero` or mean for single heads"
-            if "layout=compact" in (refusal.fix or "")
-            else refusal.fix,
-        )
-    return compact, f"the stock layout cannot: {refusal.what}"
+    blocks = [(_block(inventory, edit.block), edit) for edit in edits]
 
+    def check(layout: Layout) -> None:
+        for block, edit in blocks:
+            layout.check(block, edit)
 
-def _refusal(
-    layout: Layout, inventory: Inventory, edits: Iterable[BlockEdit]
-) -> UnsupportedError | None:
-    blocks = ((_block(inventory, edit.block), edit) for edit in edits)
-    refusals = (layout.refusal(block, edit, inventory.config) for block, edit in blocks)
-    return next((refusal for refusal in refusals if refusal is not None), None)
+    chosen = layout_of("stock" if layout == "auto" else layout)
+    try:
+        check(chosen)
+    except UnsupportedError as refusal:
+        if layout != "auto":
+            raise
+        compact = layout_of("compact")
+        try:
+            check(compact)
+        except UnsupportedError as neither:
+            raise UnsupportedError(
+                f"no layout holds this edit: {refusal.what}; and {neither.what}",
+                fix="name whole blocks, or take `variant=zero` or mean for single heads"
+                if "layout=compact" in (refusal.fix or "")
+                else refusal.fix,
+            ) from None
+        return compact, f"the stock layout cannot: {refusal.what}"
+    reason = "it holds the edit exactly in the unchanged architecture"
+    return chosen, reason if layout == "auto" else "asked for"
 
 
 def _check_not_edited(edits: Mapping[int, BlockEdit], earlier: Heads, inventory: Inventory) -> None:
@@ -248,7 +236,7 @@ def _check_not_edited(edits: Mapping[int, BlockEdit], earlier: Heads, inventory:
         if gone is None and not again:
             continue
         how = ", ".join(sorted(set(before.values()))) or gone
-        if gone is not None or len(before) == edit.num_heads:
+        if gone is not None or len(before) == inventory.dimensions.num_heads:
             what = f"block {block} is already attention-free ({how})"
         else:
             what = f"head {again[0]} of block {block} is already edited ({how})"
@@ -264,4 +252,5 @@ def _reads_nothing(name: str) -> Array:
 def _block(
     inventory: Inventory, index: int, read: Callable[[str], Array] = _reads_nothing
 ) -> Block:
-    return Block(inventory.family, inventory.dimensions, index, inventory.infos, read)
+    found = inventory
+    return Block(found.family, found.dimensions, index, found.infos, read, found.config)

@@ -35,7 +35,8 @@ from surgery.editing.loading import load_model
 from surgery.editing.preparing import Fitting, prepare
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
-from surgery.families.decoder import BLOCK, GATED, attention, decoder, norm
+from surgery.families.llama import BLOCK, attention, decoder, gated
+from surgery.families.record import module
 from surgery.layouts.one_hot import UNDERFLOW
 from surgery.selection import Part, parse_selection
 
@@ -519,10 +520,10 @@ def test_a_new_family_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     arcee = decoder(
         "Arcee",
         (
-            *norm(BLOCK + "input_layernorm"),
+            *module(BLOCK + "input_layernorm", "d", bias=False),
             *attention(),
-            *norm(BLOCK + "post_attention_layernorm"),
-            *(rule for rule in GATED if "gate" not in rule.name),
+            *module(BLOCK + "post_attention_layernorm", "d", bias=False),
+            *(rule for rule in gated() if "gate" not in rule.name),
         ),
         config_keys=BY_TYPE["llama"].config_keys,
         settings="mlp_bias",

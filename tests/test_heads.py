@@ -250,8 +250,8 @@ def test_a_value_bias_counts_and_goes_with_its_head() -> None:
     bias = block.sources().bias
     assert bias is not None
     assert bias.reshape(-1).tolist() == tensors[family.name("value_bias", 1)].tolist()
-    edit = BlockEdit(1, sizes.num_heads, {0: variant_of("zero")})
-    changes = {change.role: change for change in stock.changes(block, edit, None)}
-    new = block.per_head(stock.compute(changes["value_bias"], block, edit, None, None))
+    edit = BlockEdit(1, sizes, {0: variant_of("zero")})
+    changes = {change.role: change for change in stock.changes([(block, edit)])}
+    new = block.per_head(stock.compute(changes["value_bias"], block, edit, None))
     assert (new[0] == 0).all()
     assert (new[1:] == bias[1:]).all()

@@ -113,7 +113,7 @@ LIGHT = [
     "surgery.errors",
     "surgery.selection",
     "surgery.families",
-    "surgery.modeling.names",
+    "surgery.modeling",
 ]
 
 

@@ -7,9 +7,8 @@ model. So everything that it would lose is refused here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -172,46 +171,32 @@ def _write_positions(writer: GGUFWriter, found: Architecture, inventory: Invento
         writer.add_sliding_window_pattern([t == SLIDING for t in types])
     writer.add_rope_dimension_count(full.dimensions)
     writer.add_rope_freq_base(full.base)
-    scale = _SCALINGS.get(full.kind)
-    if scale is None or (full.kind == "llama3" and found.name != "llama"):
+    if full.kind == "llama3" and found.name == "llama":
+        plain = frequencies(replace(full, kind="default"), rotary)[0]
+        return (plain / frequencies(full, rotary)[0]).astype(np.float32)
+    if full.kind not in ("default", "linear", "yarn"):
         raise _refuse("rope_parameters", full.kind, "default, linear, or yarn")
-    return scale(writer, full, rotary)
+    if full.kind != "default":
+        _write_scaling(writer, full, rotary)
+    return None
 
 
-def _scale_linearly(writer: GGUFWriter, positions: Positions, rotary: Rotary) -> None:
+def _write_scaling(writer: GGUFWriter, positions: Positions, rotary: Rotary) -> None:
+    """Of linear and yarn positions."""
     import gguf
 
-    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-    writer.add_rope_scaling_factor(float(positions.parameters["factor"]))
-
-
-def _scale_by_yarn(writer: GGUFWriter, positions: Positions, rotary: Rotary) -> None:
-    import gguf
-
-    given, (_, attention) = positions.parameters, frequencies(positions, rotary)
+    given = positions.parameters
     factor = float(given["factor"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType[positions.kind.upper()])
+    writer.add_rope_scaling_factor(factor)
+    if positions.kind == "linear":
+        return
+    _, attention = frequencies(positions, rotary)
     if not math.isclose(attention, 1 + 0.1 * math.log(factor), rel_tol=1e-4):
         raise _refuse("rope_parameters", f"attention_factor {attention}", "1 + 0.1 ln(factor)")
     if not given.get("truncate", True):
         raise _refuse("rope_parameters", "truncate false", "truncate true")
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(factor)
     original = given.get("original_max_position_embeddings") or given["max_position_embeddings"]
     writer.add_rope_scaling_orig_ctx_len(original)
     writer.add_rope_scaling_yarn_beta_fast(given.get("beta_fast") or 32)
     writer.add_rope_scaling_yarn_beta_slow(given.get("beta_slow") or 1)
-
-
-def _divide(writer: GGUFWriter, positions: Positions, rotary: Rotary) -> Array:
-    plain = Positions("default", positions.dimensions, positions.base, {})
-    divisors = frequencies(plain, rotary)[0] / frequencies(positions, rotary)[0]
-    return divisors.astype(np.float32)
-
-
-_SCALINGS: dict[str, Callable[[Any, Positions, Rotary], Array | None]] = {
-    "default": lambda writer, positions, rotary: None,
-    "linear": _scale_linearly,
-    "yarn": _scale_by_yarn,
-    "llama3": _divide,
-}
-"""Kind of positions → what writes it."""

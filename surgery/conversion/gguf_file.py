@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,22 +51,14 @@ class Conversion:
 
     output: Path
     architecture: str
-    kind: str
+    type: str
     tensors: int
     left_out: tuple[str, ...]
     largest_difference: float
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "output": str(self.output),
-            "format": "gguf",
-            "architecture": self.architecture,
-            "type": self.kind,
-            "tensors": self.tensors,
-            "left_out": list(self.left_out),
-            "largest_difference": self.largest_difference,
-            "bytes": self.output.stat().st_size,
-        }
+        more = {"output": str(self.output), "format": "gguf", "bytes": self.output.stat().st_size}
+        return {**asdict(self), **more}
 
 
 @dataclass(frozen=True)
@@ -156,8 +148,7 @@ def _list_tensors(
 
         tensors[name] = _Tensor(name, _choose_form(name, info.shape, kind), info.shape, ordered)
     if inventory.is_tied and "output.weight" in architecture.needs:
-        head = tensors["token_embd.weight"]
-        tensors["output.weight"] = _Tensor("output.weight", head.form, head.shape, head.read)
+        tensors["output.weight"] = replace(tensors["token_embd.weight"], name="output.weight")
     for name in architecture.needs:
         if name not in tensors:
             raise UnsupportedError(f"llama.cpp's {architecture.name} needs a tensor {name}")

@@ -48,16 +48,16 @@ def write_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     special.add_special_token.setdefault("bos", False)  # llama.cpp has defaults of its own
     if model.get("type") != "BPE":
         raise _refuse(path, f"a {model.get('type')} model", "a BPE model")
-    if model.get("byte_fallback"):
-        writer.add_tokenizer_model("llama")
+    is_spm = bool(model.get("byte_fallback"))  # a tokenizer of SentencePiece
+    writer.add_tokenizer_model("llama" if is_spm else "gpt2")
+    if is_spm:
         writer.add_add_space_prefix(_prepends(tokenizer, path))
-        ranks = _rank_merges(model["merges"])
-        scores = [ranks.get(text, -1e6) for text, _ in _list_tokens(tokenizer, size)]
-        writer.add_token_scores(scores)
     else:
-        writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_name_rule(tokenizer, path))
     tokens = list(_list_tokens(tokenizer, size))
+    if is_spm:
+        ranks = _rank_merges(model["merges"])
+        writer.add_token_scores([ranks.get(text, -1e6) for text, _ in tokens])
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([kind for _, kind in tokens])
     special.add_to_gguf(writer, quiet=True)
@@ -88,9 +88,8 @@ def _rank_merges(merges: list[Any]) -> dict[str, float]:
     """Token → its score: the first merge that makes it comes first."""
     ranks: dict[str, float] = {}
     for rank, merge in enumerate(merges):
-        ranks.setdefault(
-            "".join(merge.split(" ") if isinstance(merge, str) else merge), -float(rank)
-        )
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault("".join(parts), -float(rank))
     return ranks
 
 
@@ -104,9 +103,8 @@ def _name_rule(tokenizer: dict[str, Any], path: Path) -> str:
     if last.get("type") == "ByteLevel" and not last.get("add_prefix_space"):
         if not before and last.get("use_regex", True):
             return "gpt-2"
-        if last.get("use_regex", True) and before == [
-            {"type": "Digits", "individual_digits": True}
-        ]:
+        digits = [{"type": "Digits", "individual_digits": True}]
+        if last.get("use_regex", True) and before == digits:
             return "smollm"
         if len(before) == 1 and before[0].get("type") == "Split" and not last["use_regex"]:
             split = before[0]
@@ -121,14 +119,8 @@ def _prepends(tokenizer: dict[str, Any], path: Path) -> bool:
     """Whether a tokenizer of SentencePiece puts a blank before the text."""
     normalizer, rule = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}
     steps = normalizer.get("normalizers") or ([normalizer] if normalizer else [])
-    prepend, replace = (
-        {"type": "Prepend", "prepend": _SPACE},
-        {
-            "type": "Replace",
-            "pattern": {"String": " "},
-            "content": _SPACE,
-        },
-    )
+    prepend = {"type": "Prepend", "prepend": _SPACE}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     if not rule and steps in ([prepend, replace], [replace]):
         return prepend in steps
     if rule.get("type") == "Metaspace" and not steps and not rule.get("split"):

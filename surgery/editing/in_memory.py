@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from surgery.editing.replacements import Replacements
 from surgery.editing.rewriting import Fits, check_fitted, compute_content
 from surgery.errors import UnsupportedError
 from surgery.families import config_saved_as, family_of
-from surgery.modeling import MODULE
-from surgery.plan import Heads, Plan, make_plan
+from surgery.modeling import load_class
+from surgery.plan import Plan, make_plan
 from surgery.record.manifest import read_manifest
 from surgery.selection import Selection
 
@@ -48,15 +47,6 @@ def apply(
     return editable.apply(editable.plan(drop_attn, variant, layout=layout), fits)
 
 
-def _make_added(model: Any, plan: Plan) -> dict[str, torch.Tensor]:
-    """Returns the biases that the edit adds to blocks it does not touch."""
-    changes = [change for change in plan.changes if change.block not in plan.blocks]
-    return {
-        change.name: torch.full(change.shape, -0.0, dtype=model.dtype, device=model.device)
-        for change in changes
-    }
-
-
 @contextmanager
 def short_circuit(
     model: Any,
@@ -81,9 +71,8 @@ class Editable:
     """A loaded model, checked once. Plans each edit once and computes its tensors.
 
     **Arguments:** `stored_dtype`: the checkpoint's dtype (F16, BF16, F32) if the model is loaded in
-    a wider one. New tensors are rounded to it, as in an export.
-
-    `save_as`: another model type with the same tensors, which it would be exported as.
+    a wider one. New tensors are rounded to it, as in an export. `save_as`: another model type with
+    the same tensors, which it would be exported as.
 
     **Raises:** `UnsupportedError`, `CheckpointError`.
     """
@@ -98,9 +87,11 @@ class Editable:
         stored = (as_stored(name, tensor) for name, tensor in model.state_dict().items())
         infos = {tensor.info.name: tensor.info for tensor in stored}
         self.inventory = take_inventory(config_saved_as(config, save_as), infos)
-        self._earlier = _read_earlier(model)
+        loaded_from = getattr(model.config, "_name_or_path", None)
+        manifest = read_manifest(Path(loaded_from)) if loaded_from else None
+        self._earlier = manifest.edited_heads if manifest else None
         self._tag = stored_dtype or self.inventory.dtype
-        self._plans: dict[tuple[str | Selection, str, str], Plan | UnsupportedError] = {}
+        self._plans: dict[tuple[str | Selection, str, str], Plan] = {}
 
     def plan(
         self, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
@@ -108,20 +99,10 @@ class Editable:
         """Plans an edit. Raises `BlockSpecError`, `UnsupportedError`."""
         key = (drop_attn, variant, layout)
         if key not in self._plans:
-            try:
-                self._plans[key] = make_plan(
-                    self.inventory,
-                    drop_attn,
-                    variant=variant,
-                    layout=layout,
-                    earlier=self._earlier,
-                )
-            except UnsupportedError as error:
-                self._plans[key] = error
-        found = self._plans[key]
-        if isinstance(found, UnsupportedError):
-            raise found
-        return found
+            self._plans[key] = make_plan(
+                self.inventory, drop_attn, variant=variant, layout=layout, earlier=self._earlier
+            )
+        return self._plans[key]
 
     def find_refusal(
         self, selection: Selection, *, layout: str = "auto"
@@ -159,9 +140,11 @@ class Editable:
                 "some weights are offloaded, and a new model cannot share them",
                 fix="use short_circuit, export the model, or load it without offloading",
             )
-        new = self.make_replacements(plan, fits).tensors | _make_added(model, plan)
+        check_fitted(plan, fits or {})
         state = {name: old for name, old in model.state_dict().items() if name not in plan.dropped}
-        return _rebuild(model, plan, {**state, **new})
+        for block in {change.block for change in plan.changes}:
+            state |= self.compute_tensors(plan, block, fits or {})
+        return _rebuild(model, plan, state)
 
     def _read(self, name: str) -> Array:
         """Reads a tensor of the model, even if it is offloaded."""
@@ -182,26 +165,17 @@ def make_replacements(
 ) -> Replacements:
     """Plans an edit of a loaded model and computes its tensors. The model does not change.
 
-    **Arguments:** as for `apply`; `stored_dtype`: as for `Editable`.
-
-    **Raises:** `BlockSpecError`, `UnsupportedError`.
+    Arguments and errors are those of `apply`; `stored_dtype`: as for `Editable`.
     """
     editable = Editable(model, stored_dtype=stored_dtype)
     return editable.make_replacements(editable.plan(drop_attn, variant, layout=layout), fits)
-
-
-def _read_earlier(model: Any) -> Heads:
-    """Returns the heads that are edited in the folder the model was loaded from."""
-    name = getattr(model.config, "_name_or_path", None)
-    manifest = read_manifest(Path(name)) if name else None
-    return {} if manifest is None else manifest.edited_heads
 
 
 def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
     """Makes a new model of existing tensors, without copying or initializing a weight."""
     if plan.layout.NAME == "compact":
         (architecture,) = plan.config["architectures"]
-        cls = getattr(import_module(MODULE), architecture)
+        cls = load_class(architecture)
         config = cls.config_class(**plan.config)
         config._attn_implementation = model.config._attn_implementation
     else:

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from surgery.plan import Plan
 
-Undo = Callable[[], None]
 _CACHES = ("cache", "layer_past", "past_key_values", "past_key_value")
 """Names of the cache argument, by module and version of the library."""
 
@@ -28,10 +27,6 @@ class Replacements:
     plan: Plan
     blocks: tuple[int, ...]
     tensors_of: Callable[[int], Mapping[str, torch.Tensor]]
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {name: new for block in self.blocks for name, new in self.tensors_of(block).items()}
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -68,11 +63,16 @@ class Replacements:
         tensors = self.tensors_of(block)
         if self.plan.layout.NAME == "compact":
             module = around.get_submodule(self.plan.family.attention.rpartition(".")[2])
-            undo.callback(_replace_forward(module, self._make_forward(module, block, tensors)))
+            before = module.__dict__.get("forward")  # set if a library has wrapped the module
+            if before is None:
+                undo.callback(delattr, module, "forward")
+            else:
+                undo.callback(setattr, module, "forward", before)
+            module.forward = self._make_forward(module, block, tensors)
             return
         for name, tensor in tensors.items():
             owner, _, leaf = name.removeprefix(f"{path}.").rpartition(".")
-            undo.callback(_replace_parameter(around.get_submodule(owner), leaf, tensor))
+            _replace_parameter(around.get_submodule(owner), leaf, tensor, undo)
 
     def _make_forward(
         self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]
@@ -99,33 +99,14 @@ class Replacements:
         return forward
 
 
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
-    before = module.__dict__.get("forward")  # set if a library has wrapped the module
-    module.forward = forward
-
-    def undo() -> None:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.forward = before
-
-    return undo
-
-
-def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor) -> Undo:
+def _replace_parameter(module: nn.Module, leaf: str, tensor: torch.Tensor, undo: ExitStack) -> None:
     before = getattr(module, leaf)  # None: an optional bias that this model lacks
     if has_offloaded_params(module):  # its hook loads the weights from this map
         hook: Any = module._hf_hook
-        waiting = hook.weights_map
-        hook.weights_map = ChainMap({leaf: tensor}, waiting)
-        if before is None:
-            setattr(module, leaf, nn.Parameter(tensor.to("meta"), requires_grad=False))
-
-        def undo() -> None:
-            hook.weights_map = waiting
-            if before is None:
-                setattr(module, leaf, None)
-
-        return undo
+        undo.callback(setattr, hook, "weights_map", hook.weights_map)
+        hook.weights_map = ChainMap({leaf: tensor}, hook.weights_map)
+        if before is not None:
+            return
+        tensor = tensor.to("meta")
+    undo.callback(setattr, module, leaf, before)
     setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
-    return lambda: setattr(module, leaf, before)

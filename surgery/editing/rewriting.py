@@ -25,37 +25,34 @@ def plan_shards(
 ) -> dict[str, OutputShard]:
     """Returns the shards to write, by file name. Keeps the source's unless a size is given."""
     changes = {change.name: change for change in plan.changes}
-    dropped = {change.block for change in plan.changes if change.action == "drop"}
-    replacing = {
-        block: [c for c in plan.changes if c.action == "add" and c.block == block]
-        for block in dropped
-    }
-    beside = {
-        change.name.removesuffix(".bias") + ".weight": change
-        for change in plan.changes
-        if change.action == "add" and change.block not in dropped
-    }
+    stored = (tensor.info.name for shard in checkpoint.shards for tensor in shard.tensors)
+    first: dict[int, str] = {}  # dropped tensor of a block: what is added takes its place
+    for name in stored:
+        if name in changes and changes[name].action == "drop":
+            first.setdefault(changes[name].block, name)
+    after: dict[str, list[NewTensor]] = {}
 
     def new(change: Change) -> NewTensor:
         info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
         return NewTensor(info, partial(compute_content, change, plan, checkpoint.read, fits))
 
+    for change in plan.changes:
+        if change.action == "add":
+            place = first.get(change.block, change.name.removesuffix(".bias") + ".weight")
+            after.setdefault(place, []).append(new(change))
     edited: list[tuple[str, OutputShard]] = []
     verbatim = all(shard.verbatim for shard in checkpoint.shards)
     names = name_shards(len(checkpoint.shards))
     for shard, name in zip(checkpoint.shards, names, strict=True):
         entries: list[Entry] = []
         for tensor in shard.tensors:
-            change = changes.get(tensor.info.name)
-            if change is None:
+            kept = changes.get(tensor.info.name)
+            if kept is None:
                 entries.append(tensor)
-            elif change.action == "rewrite":
-                entries.append(new(change))
-            else:  # dropped: added tensors take the place of the block's first dropped one
-                entries += [new(add) for add in replacing.pop(change.block, ())]
-            if tensor.info.name in beside:
-                entries.append(new(beside[tensor.info.name]))
-        touched = any(t.info.name in changes or t.info.name in beside for t in shard.tensors)
+            elif kept.action == "rewrite":
+                entries.append(new(kept))
+            entries += after.get(tensor.info.name, ())
+        touched = any(t.info.name in changes or t.info.name in after for t in shard.tensors)
         whole = shard.path if shard.verbatim and not touched else None
         written = OutputShard(tuple(entries), shard.metadata, copy_of=whole)
         edited.append((shard.path.name if verbatim else name, written))

@@ -7,19 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError
+from surgery.families import llama
 from surgery.families.gpt_neo import GPT_NEO
 from surgery.families.gpt_neox import GPT_NEOX
-from surgery.families.llama import (
-    LLAMA,
-    MISTRAL,
-    OLMO,
-    OLMO2,
-    OLMO3,
-    PHI,
-    QWEN2,
-    QWEN3,
-    STABLELM,
-)
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
 
 __all__ = [
@@ -37,15 +27,15 @@ __all__ = [
 FAMILIES: tuple[Family, ...] = (
     GPT_NEOX,
     GPT_NEO,
-    LLAMA,
-    QWEN2,
-    QWEN3,
-    OLMO,
-    OLMO2,
-    OLMO3,
-    PHI,
-    STABLELM,
-    MISTRAL,
+    llama.LLAMA,
+    llama.QWEN2,
+    llama.QWEN3,
+    llama.OLMO,
+    llama.OLMO2,
+    llama.OLMO3,
+    llama.PHI,
+    llama.STABLELM,
+    llama.MISTRAL,
 )
 _OTHERS = {  # model type: the family that is near, and what keeps the type from being one more
     "gpt2": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),

@@ -6,26 +6,19 @@ and absolute. The head is tied to the embedding, so `lm_head.weight` is usually 
 
 from __future__ import annotations
 
-from surgery.families.record import Family, TensorRule
+from surgery.families.record import KEYS, Family, TensorRule, beside, module
 
 _B = "transformer.h.{block}."
-_A = _B + "attn.attention."
+_A = _B + "attn.attention"
 
 GPT_NEO = Family(
     model_type="gpt_neo",
     architecture="GPTNeoForCausalLM",
     title="GPT-Neo",
-    attention=_B + "attn.attention",
+    attention=_A,
     epsilon="layer_norm_epsilon",
     norm_before=_B + "ln_1",
-    config_keys={
-        "num_blocks": "num_layers",
-        "num_heads": "num_heads",
-        "d": "hidden_size",
-        "intermediate": "intermediate_size",
-        "vocabulary": "vocab_size",
-        "max_positions": "max_position_embeddings",
-    },
+    config_keys={**KEYS, "num_blocks": "num_layers", "num_heads": "num_heads"},
     tied_head=True,
     layer_index="layer_id",
     settings="""
@@ -35,27 +28,18 @@ GPT_NEO = Family(
         """,
     aliases={"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     rules=(
-        TensorRule("transformer.wte.weight", ("vocab", "d")),
-        TensorRule("transformer.wpe.weight", ("positions", "d")),
-        TensorRule(_B + "ln_1.weight", ("d",)),
-        TensorRule(_B + "ln_1.bias", ("d",)),
-        TensorRule(_A + "q_proj.weight", ("d", "d"), "query_weight"),
-        TensorRule(_A + "k_proj.weight", ("d", "d"), "key_weight"),
-        TensorRule(_A + "v_proj.weight", ("d", "d"), "value_weight"),
-        TensorRule(_A + "out_proj.weight", ("d", "d"), "output_weight"),
-        TensorRule(_A + "out_proj.bias", ("d",), "output_bias"),
-        TensorRule(_A + "bias", None, "attention_buffer", True),
-        TensorRule(_A + "masked_bias", None, "attention_buffer", True),
-        TensorRule(_A + "affine.weight", ("d", "d"), "affine_weight", True),
-        TensorRule(_A + "affine.bias", ("d",), "affine_bias", True),
-        TensorRule(_B + "ln_2.weight", ("d",)),
-        TensorRule(_B + "ln_2.bias", ("d",)),
-        TensorRule(_B + "mlp.c_fc.weight", ("ff", "d")),
-        TensorRule(_B + "mlp.c_fc.bias", ("ff",)),
-        TensorRule(_B + "mlp.c_proj.weight", ("d", "ff")),
-        TensorRule(_B + "mlp.c_proj.bias", ("d",)),
-        TensorRule("transformer.ln_f.weight", ("d",)),
-        TensorRule("transformer.ln_f.bias", ("d",)),
+        *module("transformer.wte", "vocab", "d", bias=False),
+        *module("transformer.wpe", "positions", "d", bias=False),
+        *module(_B + "ln_1", "d"),
+        *module(_A + ".q_proj", "d", "d", role="query", bias=False),
+        *module(_A + ".k_proj", "d", "d", role="key", bias=False),
+        *module(_A + ".v_proj", "d", "d", role="value", bias=False),
+        *module(_A + ".out_proj", "d", "d", role="output"),
+        *beside(_A, "bias", "masked_bias"),
+        *module(_B + "ln_2", "d"),
+        *module(_B + "mlp.c_fc", "ff", "d"),
+        *module(_B + "mlp.c_proj", "d", "ff"),
+        *module("transformer.ln_f", "d"),
         TensorRule("lm_head.weight", ("vocab", "d"), optional=True),
     ),
 )

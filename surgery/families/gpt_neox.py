@@ -6,27 +6,20 @@ the newest transformers saved. `attention_bias: false` drops the four attention 
 
 from __future__ import annotations
 
-from surgery.families.record import Family, Switch, TensorRule
+from surgery.families.record import Family, Switch, TensorRule, beside, module
 from surgery.families.rotary import Rotary
 
 _BIASED = Switch("attention_bias", default=True)
 _B = "gpt_neox.layers.{block}."
+_A = _B + "attention"
 
 GPT_NEOX = Family(
     model_type="gpt_neox",
     architecture="GPTNeoXForCausalLM",
     title="GPT-NeoX (Pythia)",
-    attention=_B + "attention",
+    attention=_A,
     epsilon="layer_norm_eps",
     norm_before=_B + "input_layernorm",
-    config_keys={
-        "num_blocks": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "d": "hidden_size",
-        "intermediate": "intermediate_size",
-        "vocabulary": "vocab_size",
-        "max_positions": "max_position_embeddings",
-    },
     rotary=Rotary(share=0.25, partial=True, scalings=()),
     fused=True,
     settings="""
@@ -35,28 +28,15 @@ GPT_NEOX = Family(
         use_parallel_residual
         """,
     rules=(
-        TensorRule("gpt_neox.embed_in.weight", ("vocab", "d")),
-        TensorRule(_B + "input_layernorm.weight", ("d",)),
-        TensorRule(_B + "input_layernorm.bias", ("d",)),
-        TensorRule(_B + "post_attention_layernorm.weight", ("d",)),
-        TensorRule(_B + "post_attention_layernorm.bias", ("d",)),
-        TensorRule(_B + "attention.query_key_value.weight", ("3d", "d"), "query_key_value_weight"),
-        TensorRule(
-            _B + "attention.query_key_value.bias", ("3d",), "query_key_value_bias", when=_BIASED
-        ),
-        TensorRule(_B + "attention.dense.weight", ("d", "d"), "output_weight"),
-        TensorRule(_B + "attention.dense.bias", ("d",), "output_bias", when=_BIASED),
-        TensorRule(_B + "attention.bias", None, "attention_buffer", True),
-        TensorRule(_B + "attention.masked_bias", None, "attention_buffer", True),
-        TensorRule(_B + "attention.rotary_emb.inv_freq", None, "attention_buffer", True),
-        TensorRule(_B + "attention.affine.weight", ("d", "d"), "affine_weight", True),
-        TensorRule(_B + "attention.affine.bias", ("d",), "affine_bias", True),
-        TensorRule(_B + "mlp.dense_h_to_4h.weight", ("ff", "d")),
-        TensorRule(_B + "mlp.dense_h_to_4h.bias", ("ff",)),
-        TensorRule(_B + "mlp.dense_4h_to_h.weight", ("d", "ff")),
-        TensorRule(_B + "mlp.dense_4h_to_h.bias", ("d",)),
-        TensorRule("gpt_neox.final_layer_norm.weight", ("d",)),
-        TensorRule("gpt_neox.final_layer_norm.bias", ("d",)),
+        *module("gpt_neox.embed_in", "vocab", "d", bias=False),
+        *module(_B + "input_layernorm", "d"),
+        *module(_B + "post_attention_layernorm", "d"),
+        *module(_A + ".query_key_value", "3d", "d", role="query_key_value", bias=_BIASED),
+        *module(_A + ".dense", "d", "d", role="output", bias=_BIASED),
+        *beside(_A, "bias", "masked_bias", "rotary_emb.inv_freq"),
+        *module(_B + "mlp.dense_h_to_4h", "ff", "d"),
+        *module(_B + "mlp.dense_4h_to_h", "d", "ff"),
+        *module("gpt_neox.final_layer_norm", "d"),
         TensorRule("gpt_neox.rotary_emb.inv_freq", None, optional=True),
         TensorRule("embed_out.weight", ("vocab", "d"), optional=True),
         TensorRule("lm_head.weight", ("vocab", "d"), optional=True),

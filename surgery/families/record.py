@@ -82,6 +82,31 @@ class TensorRule:
         return "{block}" in self.name
 
 
+def module(
+    name: str,
+    *shape: str,
+    role: Literal["query_key_value", "query", "key", "value", "output", "affine"] | None = None,
+    bias: Switch | bool = True,
+    when: Switch | None = None,
+    optional: bool = False,
+) -> tuple[TensorRule, ...]:
+    """The weight of a module, and its bias: always, never, or as a key of config.json says."""
+    roles: Any = (f"{role}_weight", f"{role}_bias") if role else (None, None)
+    weight = TensorRule(f"{name}.weight", shape, roles[0], optional, when)
+    switch = bias if isinstance(bias, Switch) else when
+    if not bias:
+        return (weight,)
+    return weight, TensorRule(f"{name}.bias", shape[:1], roles[1], optional, switch)
+
+
+def beside(attention: str, *buffers: str) -> tuple[TensorRule, ...]:
+    """What an attention module may hold beside its parameters, and what may replace them all."""
+    return (
+        *(TensorRule(f"{attention}.{name}", None, "attention_buffer", True) for name in buffers),
+        *module(f"{attention}.affine", "d", "d", role="affine", optional=True),
+    )
+
+
 @dataclass(frozen=True)
 class Dimensions:
     """The sizes of one model.
@@ -128,6 +153,14 @@ class Dimensions:
 
 
 _MAY_BE_NULL = {"num_groups", "head_size"}
+KEYS = {
+    "num_blocks": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "d": "hidden_size",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -158,8 +191,8 @@ class Family:
     title: str
     attention: str
     rules: tuple[TensorRule, ...]
-    config_keys: Mapping[str, str]
     settings: str
+    config_keys: Mapping[str, str] = field(default_factory=KEYS.copy)
     epsilon: str | None = None
     rotary: Rotary | None = None
     fused: bool = False
@@ -189,25 +222,24 @@ class Family:
                 continue
             if name == "intermediate" and value is None and "d" in values:
                 value = 4 * values["d"]  # the library's own default for GPT-Neo
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if type(value) is not int or value < 1:
                 raise CheckpointError(
                     f"{key!r} is not a positive whole number", where="config.json", got=value
                 )
             values[name] = value
         _check_aliases(self.aliases, config)
-        dimensions = Dimensions(**{"head_size": self.head_size, **values})
-        for name, what, few in (
-            ("hidden_size", "heads", dimensions.num_heads),
-            ("the number of heads", "key/value heads", dimensions.num_groups),
-        ):
-            many = dimensions.d if what == "heads" else dimensions.num_heads
-            if many % few and not (what == "heads" and (self.head_size or "head_size" in values)):
+        size = Dimensions(**{"head_size": self.head_size, **values})
+        counts = [("the number of heads", size.num_heads, "key/value heads", size.num_groups)]
+        if not (self.head_size or "head_size" in values):
+            counts.insert(0, ("hidden_size", size.d, "heads", size.num_heads))
+        for name, many, what, few in counts:
+            if many % few:
                 raise CheckpointError(
                     f"{name} is not a multiple of the number of {what}",
                     where="config.json",
                     got=f"{many} and {few}",
                 )
-        return dimensions
+        return size
 
     def unknown_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys of a parsed config.json that this architecture does not have, ascending."""

@@ -52,12 +52,8 @@ class Rotary:
         if types is None:
             return SLIDING if (block + 1) % self.full_every else FULL
         if not (isinstance(types, list) and block < len(types) and types[block] in (SLIDING, FULL)):
-            raise CheckpointError(
-                "'layer_types' does not say how every block attends",
-                where="config.json",
-                expected=f"a list of {SLIDING} and {FULL}, one for each block",
-                got=repr(types)[:50],
-            )
+            expected = f"a list of {SLIDING} and {FULL}, one for each block"
+            raise _wrong("'layer_types' does not say how every block attends", types, expected)
         return str(types[block])
 
 
@@ -94,12 +90,8 @@ def rotary_positions(
         given = [value for value in every if value is not None]
         value = given[0] if given else default
         if type(value) not in (int, float) or not least <= value <= most:
-            raise CheckpointError(
-                f"the rotary {name} makes no sense",
-                where="config.json",
-                expected=f"a number from {least} to {most:g}",
-                got=repr(value)[:50],
-            )
+            expected = f"a number from {least} to {most:g}"
+            raise _wrong(f"the rotary {name} makes no sense", value, expected)
         if any(other != value for other in given):
             raise CheckpointError(
                 f"the rotary {name} is given twice, and versions of the library differ in which "
@@ -108,12 +100,8 @@ def rotary_positions(
                 got=" and ".join(repr(v)[:50] for v in given),
             )
         if name == "share" and not rotary.partial and value != 1:
-            raise CheckpointError(
-                "this architecture rotates all dimensions of a head",
-                where="config.json",
-                expected="a rotary share of 1",
-                got=value,
-            )
+            what = "this architecture rotates all dimensions of a head"
+            raise _wrong(what, value, "a rotary share of 1")
         found[name] = value
     dimensions = _count_dimensions(config, head_size, found["share"])
     kind = _kind(scaling, rope, exact=not rotary.scalings)
@@ -127,20 +115,12 @@ def rotary_positions(
 def _count_dimensions(config: Mapping[str, Any], head_size: int, share: float) -> int:
     """How many dimensions of a head are rotated."""
     if config.get("head_dim") not in (None, head_size):
-        raise CheckpointError(
-            "'head_dim' is not hidden_size divided by the number of heads",
-            where="config.json",
-            expected=head_size,
-            got=repr(config["head_dim"])[:50],
-        )
+        what = "'head_dim' is not hidden_size divided by the number of heads"
+        raise _wrong(what, config["head_dim"], head_size)
     dimensions = int(head_size * share)
     if dimensions + dimensions % 2 > head_size:  # pairs
-        raise CheckpointError(
-            "the library rotates dimensions in pairs, and a head has an odd number of them",
-            where="config.json",
-            expected=f"a rotary share below 1 for heads of {head_size}",
-            got=share,
-        )
+        what = "the library rotates dimensions in pairs, and a head has an odd number of them"
+        raise _wrong(what, share, f"a rotary share below 1 for heads of {head_size}")
     return dimensions
 
 
@@ -163,7 +143,9 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
 def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = config.get(key) or {}
     if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{key!r} is not an object", where="config.json", got=repr(value)[:50]
-        )
+        raise _wrong(f"{key!r} is not an object", value)
     return value
+
+
+def _wrong(what: str, got: object, expected: object = None) -> CheckpointError:
+    return CheckpointError(what, where="config.json", expected=expected, got=repr(got)[:50])

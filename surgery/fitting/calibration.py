@@ -83,13 +83,11 @@ class Text:
                 expected=f"at least {fewest * window:,} tokens",
                 got=f"fewer than {(len(found) + 1) * window:,}",
             )
-        read = [(self.sources[number], digests[number].hexdigest()) for number in sorted(digests)]
-        records = [
-            TextSource(name=one.name)
-            if one.size is None
-            else TextSource(name=one.name, size=one.size, sha256=sha256)
-            for one, sha256 in read
-        ]
+        records = []
+        for number in sorted(digests):
+            name, size = self.sources[number].name, self.sources[number].size
+            sha256 = None if size is None else digests[number].hexdigest()
+            records.append(TextSource(name=name, size=size, sha256=sha256))
         return Calibration(np.stack(found), tuple(dict.fromkeys(records)), self.spread)
 
 
@@ -107,7 +105,7 @@ class Calibration:
             yield self.windows[begin : begin + ROWS]
 
     def record_text(self) -> TextRecord:
-        """Returns the manifest's record of the text: its sources and its hash."""
+        """The manifest's record of the text."""
         return TextRecord(
             sources=list(self.sources),
             spread=self.spread,
@@ -117,7 +115,7 @@ class Calibration:
         )
 
     def record(self, fits: dict[int, Fit]) -> CalibrationRecord:
-        """Returns the manifest's record: sources, the text's hash, and how well blocks fit."""
+        """The manifest's record of the text and of how well blocks fit."""
         return CalibrationRecord(
             **dict(self.record_text()),
             blocks={

@@ -29,17 +29,11 @@ _ROOM = 1 << 29
 
 
 class Fitter:
-    """Fits blocks of one model to one calibration text, and remembers the fits.
-
-    Maps are kept in unnamed temporary files; the least recently used are dropped when space runs
-    short.
-
-    **Arguments:**
+    """Fits blocks of one model to one calibration text, and remembers the fits (`KeptFits`).
 
     - `model`: a loaded model, on one device, on several, or partly offloaded. It is edited for a
-      while and restored.
-    - `layout`: as for the plans of `surgery.editing.in_memory.Editable`; `editable`: the
-      model as one, if you have it.
+      while and restored. `editable`: the same, if you have it.
+    - `layout`: of the plans of parts below a block.
     - `advance`: called with the number of tokens that have just passed through blocks.
     """
 
@@ -52,12 +46,10 @@ class Fitter:
         editable: Editable | None = None,
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
-        self._model, self._layout = model, layout
-        self._editable = editable or Editable(model)
-        self._advance = advance
-        self._family = self._editable.inventory.family
-        self._dimensions = self._editable.inventory.dimensions
-        self.calibration = calibration
+        self._layout, self._editable = layout, editable or Editable(model)
+        found = self._editable.inventory
+        self._passes = Passes(model, found.family, found.dimensions, calibration, advance)
+        self._dimensions, self.calibration = found.dimensions, calibration
         self._kept = KeptFits()
 
     def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
@@ -69,7 +61,12 @@ class Fitter:
         attention is not finite, and as `Editable.plan`.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
-        return self._fit_missing(_list_wanted(selection), tuple(selection), layout)
+        wanted: dict[int, bool] = {}
+        for part in sorted(selection):
+            variant = variant_of(part.variant)
+            if variant.FITTED:
+                wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
+        return self._fit_missing(wanted, tuple(selection), layout)
 
     def fit_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
         """Returns block → fit for `variants`, each as if nothing else were edited.
@@ -77,13 +74,12 @@ class Fitter:
         For all `blocks` with attention, in one forward pass. Shares the text and raises as
         `fit`.
         """
-        whole, names = tuple(range(self._dimensions.num_heads)), tuple(variants)
-        modules = dict(self._model.named_modules())
-        attending = self._family.attending(modules, self._dimensions.num_blocks)
-        wanted = _list_wanted(
-            Part(b, whole, name) for b in blocks if b in attending for name in names
-        )
-        return self._fit_missing(wanted, (), "")
+        fitted = [variant for variant in map(variant_of, variants) if variant.FITTED]
+        maps = any(variant.KIND == "affine" for variant in fitted)
+        modules = dict(self._passes.model.named_modules())
+        attending = self._passes.family.attending(modules, self._dimensions.num_blocks)
+        some = sorted(set(attending).intersection(blocks)) if fitted else ()
+        return self._fit_missing(dict.fromkeys(some, maps), (), "")
 
     def _fit_missing(
         self, wanted: Mapping[int, bool], selection: Selection, layout: str
@@ -97,10 +93,8 @@ class Fitter:
         for block in wanted:
             below = tuple(sorted(part for part in selection if part.block < block))
             keys[block] = (block, below, layout if below else "")
-        size, text = self._dimensions, self.calibration
-        passes = Passes(self._model, self._family, size, text, self._advance)
         first, states = 0, None
-        on_cpu = self._model.device.type == "cpu"  # a GPU sums faster than it moves sums
+        on_cpu = self._passes.model.device.type == "cpu"  # a GPU sums faster than it moves sums
         with nullcontext() if on_cpu else use_processes(ALONE):
             found = self._find_known(keys, wanted)
             missing = {block: maps for block, maps in wanted.items() if block not in found}
@@ -114,11 +108,10 @@ class Fitter:
                     plan = self._editable.plan(between, layout=layout)
                     edit = self._editable.make_replacements(plan, found).activate()
                 with edit:
-                    sums, states = passes.sum_blocks(first, states, group, keep)
+                    sums, states = self._passes.sum_blocks(first, states, group, keep)
                 found |= self._solve(sums, keys)
                 first = keep or 0
-        means = {block: Fit(mean=fit.mean) for block, fit in found.items()}
-        return {block: (found if maps else means)[block] for block, maps in wanted.items()}
+        return {b: found[b] if maps else Fit(found[b].mean) for b, maps in wanted.items()}
 
     def _find_known(
         self, keys: Mapping[int, Hashable], wanted: Mapping[int, bool]
@@ -130,17 +123,11 @@ class Fitter:
         return {block: fit for block, fit in known.items() if block in everywhere}
 
     def _solve(self, sums: Sums, keys: Mapping[int, Hashable]) -> dict[int, Fit]:
-        found: dict[int, Fit] = {}
-        blocks, processes = list(sums), current_processes()
-        for begin in range(0, len(blocks), processes.count):
-            some = blocks[begin : begin + processes.count]
-            mine = some[processes.rank :][:1]
-            heads = self._dimensions.num_heads, self._dimensions.num_groups
-            made = [fit_moments(*sums[block], *heads) for block in mine]
-            for block, one in zip(some, processes.gather(made), strict=True):
-                found[block] = self._kept.put(keys[block], one)
-                del sums[block]
-        return found
+        heads = self._dimensions.num_heads, self._dimensions.num_groups
+        made = current_processes().map_in_order(
+            lambda block: fit_moments(*sums[block], *heads), list(sums)
+        )
+        return {b: self._kept.put(keys[b], fit) for b, fit in zip(sums, made, strict=True)}
 
     def _group(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
         """Groups blocks, ascending, so that a group's sums fit into memory."""
@@ -152,16 +139,6 @@ class Fitter:
         size = max(1, room // each if maps else len(blocks))
         order = list(blocks)
         return [{b: blocks[b] for b in order[i : i + size]} for i in range(0, len(order), size)]
-
-
-def _list_wanted(selection: Iterable[Part]) -> dict[int, bool]:
-    """Returns blocks with a fitted variant, ascending → whether one needs a map."""
-    wanted: dict[int, bool] = {}
-    for part in sorted(selection):
-        variant = variant_of(part.variant)
-        if variant.FITTED:
-            wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
-    return wanted
 
 
 def fit_checkpoint(

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from surgery.errors import OutputError
 from surgery.untrusted import guard
 from surgery.variants import Fit
 
+Number = TypeVar("Number", bound=np.generic)
 _SHARE = 0.5
 """Share of the free space for fits."""
 
@@ -52,40 +52,21 @@ class KeptFits:
         return sum(fit.weight.nbytes for fit in self._fits.values() if fit.weight is not None)
 
 
-class KeptStates:
-    """Hidden states [B, T, d], batch after batch, to be read again in the same order."""
-
-    def __init__(self) -> None:
-        with _explain_full_disk():
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with this object
-        weakref.finalize(self, self._file.close)
-        self._kinds: list[tuple[torch.Size, torch.dtype, torch.device]] = []
-
-    def append(self, states: torch.Tensor) -> None:
-        """Writes states. Raises `OutputError` if the disk is full."""
-        self._kinds.append((states.shape, states.dtype, states.device))
-        with _explain_full_disk():
-            self._file.write(states.contiguous().cpu().view(torch.uint8).numpy().data)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        """Yields the states, each on its device."""
-        self._file.seek(0)
-        for shape, dtype, device in self._kinds:
-            data = np.fromfile(self._file, np.uint8, shape.numel() * dtype.itemsize)
-            yield torch.from_numpy(data).view(dtype).view(shape).to(device)
+KeptStates = list[tuple[torch.Tensor, torch.device]]
+"""Hidden states [B, T, d], batch after batch, and the device of each."""
 
 
-def _map_to_disk(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    with _explain_full_disk(), tempfile.TemporaryFile() as file:
+def keep_states(states: torch.Tensor) -> tuple[torch.Tensor, torch.device]:
+    """Returns a copy in a file, and the device of the states. Raises `OutputError`."""
+    data = _map_to_disk(states.contiguous().cpu().view(torch.uint8).numpy())
+    return torch.from_numpy(data).view(states.dtype), states.device
+
+
+def _map_to_disk(array: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    folder, fix = tempfile.gettempdir(), "set TMPDIR to a folder with more room"
+    with guard(OutputError, "no room for fits", folder, fix), tempfile.TemporaryFile() as file:
         file.write(np.ascontiguousarray(array).data)
         file.flush()
         mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
-    plain: npt.NDArray[np.float32] = mapped.view(np.ndarray)
+    plain: npt.NDArray[Number] = mapped.view(np.ndarray)
     return plain
-
-
-@contextmanager
-def _explain_full_disk() -> Iterator[None]:
-    fix = "set TMPDIR to a folder with more room"
-    with guard(OutputError, "no room for fits", tempfile.gettempdir(), fix):
-        yield

@@ -8,8 +8,8 @@ float64.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -42,73 +42,61 @@ class Moments:
         c = context or d
         self._device = _choose_device(device)
         self.n = 0
-        self.z = self._zeros(c)
-        self.products: _Products | None = None
+        shapes: dict[str, tuple[int, ...]] = {"z": (c,)}
         if maps:
-            zeros = self._zeros
-            self.products = _Products(zeros(d), zeros(c), zeros(d, d), zeros(d, c))
+            shapes |= {"x": (d,), "zz": (c,), "xx": (d, d), "xz": (d, c)}
+        self.sums = {
+            name: torch.zeros(shape, dtype=torch.float64, device=self._device)
+            for name, shape in shapes.items()
+        }
 
     def add(self, x: torch.Tensor, z: torch.Tensor) -> None:
         """Adds tokens: x [n, d] and z [n, c], in any dtype, on any device."""
         z = z.to(self._device).double()
         self.n += len(z)
-        self.z += z.sum(0)
-        if self.products is not None:
-            self.products.add(x.to(self._device).double(), z)
+        self.sums["z"] += z.sum(0)
+        if "x" in self.sums:
+            x = x.to(self._device).double()
+            self.sums["x"] += x.sum(0)
+            self.sums["zz"] += z.square().sum(0)
+            self.sums["xx"].addmm_(x.T, x)
+            self.sums["xz"].addmm_(x.T, z)
 
     def include(self, other: Moments) -> None:
         """Adds the tokens of other sums."""
         self.n += other.n
-        self.z += other.z
-        if self.products is not None and other.products is not None:
-            self.products.include(other.products)
-
-    def _zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(*shape, dtype=torch.float64, device=self._device)
+        for name, total in self.sums.items():
+            total += other.sums[name]
 
 
 @dataclass(frozen=True)
-class _Products:
-    """Of x [d], z² [c], x x' [d, d] and x z' [d, c]: sums over tokens, or means."""
+class _Means:
+    """Means over tokens: of x [d], z and z² [c], x x' [d, d] and x z' [d, c]."""
 
+    z: torch.Tensor
     x: torch.Tensor
     zz: torch.Tensor
     xx: torch.Tensor
     xz: torch.Tensor
 
-    def add(self, x: torch.Tensor, z: torch.Tensor) -> None:
-        self.x.add_(x.sum(0))
-        self.zz.add_(z.square().sum(0))
-        self.xx.addmm_(x.T, x)
-        self.xz.addmm_(x.T, z)
-
-    def include(self, other: _Products) -> None:
-        for field in fields(self):
-            getattr(self, field.name).add_(getattr(other, field.name))
-
-
-@dataclass(frozen=True)
-class _Means:
-    """Means over tokens: of z [c], and of the products."""
-
-    z: torch.Tensor
-    of: _Products
+    @classmethod
+    def of(cls, *moments: Moments) -> _Means:
+        names = moments[0].sums
+        return cls(**{name: _average(name, *moments) for name in names})
 
     @property
     def varies(self) -> bool:
         """Whether x and z vary beyond rounding."""
-        xx = self.of.xx.diagonal()
-        return _does_vary(xx - self.of.x**2, xx) and _does_vary(self.of.zz - self.z**2, self.of.zz)
+        xx = self.xx.diagonal()
+        return _does_vary(xx - self.x**2, xx) and _does_vary(self.zz - self.z**2, self.zz)
 
     def center(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
-        own_x, own_z = self.of.x, self.z
-        xx = self.of.xx - own_x.outer(x) - x.outer(own_x) + x.outer(x)
-        xz = self.of.xz - own_x.outer(z) - x.outer(own_z) + x.outer(z)
-        zz = self.of.zz - 2 * own_z * z + z**2
-        return xx, xz, zz
+        xx = self.xx - self.x.outer(x) - x.outer(self.x) + x.outer(x)
+        xz = self.xz - self.x.outer(z) - x.outer(self.z) + x.outer(z)
+        return xx, xz, self.zz - 2 * self.z * z + z**2
 
 
 def fit_moments(
@@ -122,37 +110,31 @@ def fit_moments(
 
     Raises `CheckpointError` for sums that are not finite.
     """
-    mean = (train.z + heldout.z) / (train.n + heldout.n)
+    mean = _average("z", train, heldout)
     found = Fit(mean=_split_heads(mean, num_heads))
-    if train.products is not None and heldout.products is not None:
-        both = _average([train, heldout])
-        if not (both.of.xx.isfinite().all() and both.of.xz.isfinite().all()):
-            raise _refuse_infinite()
-        x = both.of.x
-        trained_on = _average([train])
-        if both.varies and trained_on.varies:
-            shape = num_groups or num_heads, num_heads // (num_groups or num_heads)
-            ridge, *r2 = _choose_ridge(trained_on, _average([heldout]), *shape)
-            weight = _solve(*both.center(x, mean)[:2], ridge)
-        else:
-            ridge, r2, weight = RIDGES[-1], [None, None], torch.zeros_like(both.of.xz).T
-        maps = [_split_heads(values, num_heads) for values in (weight, mean - weight @ x)]
-        found = Fit(found.mean, maps[0], maps[1], ridge, *r2)
-    if not np.isfinite(found.mean).all():
-        raise _refuse_infinite()
-    return found
+    sums = (one.sums[name] for one in (train, heldout) for name in train.sums)
+    if not (np.isfinite(found.mean).all() and all(total.isfinite().all() for total in sums)):
+        raise CheckpointError(
+            "the model's attention is not finite on calibration text",
+            expected="finite context vectors",
+            fix="load the model in float32 or bfloat16; if this remains, the model is broken",
+        )
+    if "x" not in train.sums:
+        return found
+    both, trained_on = _Means.of(train, heldout), _Means.of(train)
+    if both.varies and trained_on.varies:
+        shape = num_groups or num_heads, num_heads // (num_groups or num_heads)
+        ridge, *r2 = _choose_ridge(trained_on, _Means.of(heldout), *shape)
+        weight = _solve(*both.center(both.x, mean)[:2], ridge)
+    else:
+        ridge, r2, weight = RIDGES[-1], [None, None], torch.zeros_like(both.xz).T
+    maps = [_split_heads(values, num_heads) for values in (weight, mean - weight @ both.x)]
+    return Fit(found.mean, maps[0], maps[1], ridge, *r2)
 
 
-def _average(sums: list[Moments]) -> _Means:
-    n = sum(one.n for one in sums)
-
-    def mean(values: Iterable[torch.Tensor]) -> torch.Tensor:
-        return functools.reduce(torch.add, values) / n
-
-    products = _Products(
-        *(mean(getattr(one.products, field.name) for one in sums) for field in fields(_Products))
-    )
-    return _Means(mean(one.z for one in sums), products)
+def _average(name: str, *moments: Moments) -> torch.Tensor:
+    total = functools.reduce(torch.add, (one.sums[name] for one in moments))
+    return total / sum(one.n for one in moments)
 
 
 def _split_heads(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
@@ -176,13 +158,13 @@ def _choose_ridge(
     x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g. The one
     map of `each` heads is the mean of theirs: then R, and z about which A is, are such means.
     """
-    covariance, cross, _ = train.center(train.of.x, train.z)
+    covariance, cross, _ = train.center(train.x, train.z)
     values, vectors = torch.linalg.eigh(covariance)
-    zz = heldout.center(train.of.x, train.z)[2]
+    zz = heldout.center(train.x, train.z)[2]
     total = zz.sum().clamp(min=torch.finfo(zz.dtype).tiny)
 
     def explain(seen: torch.Tensor, z: torch.Tensor, ridges: Sequence[float]) -> list[float]:
-        xx, xz, zz = heldout.center(train.of.x, z)
+        xx, xz, zz = heldout.center(train.x, z)
         linear = (seen * (vectors.T @ xz)).sum(1)
         quadratic = (vectors.T @ xx @ vectors) * (seen @ seen.T)
         gains = (1 / (values.clamp(min=0) + ridge * values.mean()) for ridge in ridges)
@@ -195,7 +177,7 @@ def _choose_ridge(
 
     seen = vectors.T @ cross
     r2, weakest = max(zip(explain(seen, train.z, RIDGES), (-r for r in RIDGES), strict=True))
-    if not _does_vary(zz, heldout.of.zz):
+    if not _does_vary(zz, heldout.zz):
         return -weakest, None, None
     shared = explain(share(seen), share(train.z), [-weakest]) if each > 1 else [None]
     return -weakest, min(1.0, r2), *shared
@@ -214,11 +196,3 @@ def _choose_device(device: torch.device) -> torch.device:
     except (TypeError, RuntimeError):  # such as Apple's
         return torch.device("cpu")
     return device
-
-
-def _refuse_infinite() -> CheckpointError:
-    return CheckpointError(
-        "the model's attention is not finite on calibration text",
-        expected="finite context vectors",
-        fix="load the model in float32 or bfloat16; if this remains, the model is broken",
-    )

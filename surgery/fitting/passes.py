@@ -5,7 +5,7 @@ Shape letters: B windows, T tokens, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ import torch
 from surgery.editing.loading import place_ids
 from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
-from surgery.fitting.kept import KeptStates
+from surgery.fitting.kept import KeptStates, keep_states
 from surgery.fitting.moments import Moments
 from surgery.fitting.some_blocks import find_layers, run_only
 from surgery.processes import current_processes
@@ -66,7 +66,7 @@ class Passes:
             own: Sums = {}
             if number < _SLICES:
                 if keep is not None:
-                    kept[number] = KeptStates()
+                    kept[number] = []
                 given = None if states is None else states[number]
                 own = self._sum_slice(number, first, given, blocks, keep, kept.get(number))
             for block in blocks:
@@ -115,19 +115,19 @@ class Passes:
         return sums
 
     def _read_slice(
-        self, number: int, states: Iterable[torch.Tensor] | None
+        self, number: int, states: KeptStates | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
         """Yields a slice's batches: window numbers [B], windows [B, T], model arguments."""
-        given = None if states is None else iter(states)
         batches = list(enumerate(self.calibration.batches()))
         size = -(-len(batches) // _SLICES)
-        for index, windows in batches[number * size : (number + 1) * size]:
+        for place, (index, windows) in enumerate(batches[number * size : (number + 1) * size]):
             tokens = torch.from_numpy(windows.astype("int64"))
             rows = ROWS * index + torch.arange(len(tokens))
-            if given is None:
+            if states is None:
                 yield rows, tokens, {"input_ids": place_ids(self.model, tokens)}
             else:
-                yield rows, tokens, {"inputs_embeds": next(given)}
+                given, device = states[place]
+                yield rows, tokens, {"inputs_embeds": given.to(device)}
 
     @contextmanager
     def _watch(
@@ -151,7 +151,7 @@ class Passes:
 
         def take_states(module: Any, args: tuple[Any, ...]) -> None:
             assert kept is not None
-            kept.append(args[0])
+            kept.append(keep_states(args[0]))
             if keep not in blocks:
                 raise _DeepEnough
 

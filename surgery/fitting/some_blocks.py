@@ -19,7 +19,7 @@ from surgery.families import Family, family_of
 
 def find_layers(model: Any) -> nn.ModuleList:
     """Returns the blocks of a loaded model, in order."""
-    layers: nn.ModuleList = model.get_submodule(_name_container(_find_family(model)))
+    layers: nn.ModuleList = model.get_submodule(_name_layers(model))
     return layers
 
 
@@ -29,22 +29,22 @@ def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
 
     `inputs_embeds` of its forward are then the inputs of block `first`.
     """
-    family = _find_family(model)
-    path, _, name = _name_container(family).rpartition(".")
+    path, _, name = _name_layers(model).rpartition(".")
     owner, layers = model.get_submodule(path), find_layers(model)
-    positions = _find_positions(family)
-    stop = None if last is None else last + 1
+    some = slice(first, None if last is None else last + 1)
     with ExitStack() as undo:
         undo.callback(setattr, owner, name, layers)
-        setattr(owner, name, layers[first:stop])
+        setattr(owner, name, layers[some])
         types = getattr(model.config, "layer_types", None)
         if types is not None:  # the library numbers the blocks that are there
             undo.callback(setattr, model.config, "layer_types", types)
-            model.config.layer_types = types[first:stop]
-        if positions is not None:
-            table: Any = model.get_submodule(positions)
-            undo.callback(model.set_submodule, positions, table)
-            model.set_submodule(positions, _NothingToAdd(table.weight.dtype))
+            model.config.layer_types = types[some]
+        for rule in _find_family(model).rules:
+            if rule.shape == ("positions", "d"):
+                positions = rule.name.removesuffix(".weight")
+                table: Any = model.get_submodule(positions)
+                undo.callback(model.set_submodule, positions, table)
+                model.set_submodule(positions, _NothingToAdd(table.weight.dtype))
         yield
 
 
@@ -63,10 +63,5 @@ def _find_family(model: Any) -> Family:
     return family_of({"model_type": model.config.model_type})
 
 
-def _name_container(family: Family) -> str:
-    return family.attention.partition(".{block}")[0]
-
-
-def _find_positions(family: Family) -> str | None:
-    tables = [rule.name for rule in family.rules if rule.shape == ("positions", "d")]
-    return tables[0].removesuffix(".weight") if tables else None
+def _name_layers(model: Any) -> str:
+    return _find_family(model).attention.partition(".{block}")[0]

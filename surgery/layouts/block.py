@@ -1,4 +1,4 @@
-"""One block's attention tensors, fused or separate, seen per head.
+"""One block's attention tensors, fused or separate, seen per head, and what is asked of its heads.
 
 H: query heads, G: key/value heads, h: head size, d: model width. A fused query_key_value weight
 [3 d, d] views as [H, 3, h, d]: query, key and value are interleaved per head.
@@ -6,39 +6,59 @@ H: query heads, G: key/value heads, h: head size, d: model width. A fused query_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from surgery.families import Dimensions, Family, Role, Switch
 from surgery.layouts.product import reproducible_product
-from surgery.variants import Fit, Sources
+from surgery.variants import Affine, Fit, Kind, Sources, Variant
 
 Array = npt.NDArray[Any]
+Action = Literal["rewrite", "add", "drop"]
+Config = dict[str, Any]
 Part = Literal["query", "key", "value"]
+_STRONGEST: tuple[Kind, ...] = ("affine", "constant", "none")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One tensor of the result that differs from the source: rewritten, added or dropped."""
+
+    action: Action
+    name: str
+    block: int
+    role: Role
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Reads a block's tensors by role. `present` holds the names that the checkpoint stores."""
+    """Reads a block's tensors by role.
+
+    `present` holds the names that the checkpoint stores; `config` is its config.json, for layouts.
+    """
 
     family: Family
     dimensions: Dimensions
     index: int
     present: Container[str]
     read_tensor: Callable[[str], Array]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
-    def name(self, role: Role) -> str:
-        return self.family.name(role, self.index)
-
-    def shape(self, role: Role) -> tuple[int, ...]:
-        """The shape of the block's tensor of that role, which may not be stored."""
+    def change(self, action: Action, role: Role) -> Change:
+        """The change of the block's tensor of that role, which may not be stored."""
         rule = self.family.rule(role)
         assert rule is not None
         assert rule.shape is not None
-        return tuple(self.dimensions.sizes[size] for size in rule.shape)
+        shape = tuple(self.dimensions.sizes[size] for size in rule.shape)
+        return Change(action, self.name(role), self.index, role, shape)
+
+    def name(self, role: Role) -> str:
+        return self.family.name(role, self.index)
 
     def has(self, role: Role) -> bool:
         return self.family.rule(role) is not None and self.name(role) in self.present
@@ -56,6 +76,11 @@ class Block:
         """What has to be switched in config.json before the block can hold such a tensor."""
         rule = self.family.rule(role)
         return None if rule is None or self.has(role) else rule.when
+
+    @property
+    def clip(self) -> float | None:
+        """The bound that the model clips queries, keys and values to, if it does."""
+        return self.config.get(self.family.clip) if self.family.clip else None
 
     def per_head(self, array: Array) -> Array:
         """[heads h, …] → [heads, h, …], a view: of query heads, or of key/value heads."""
@@ -85,3 +110,67 @@ class Block:
     def constant(self, contexts: Array) -> Array:
         """What constant context vectors [H, h] add to the residual: W_O c, float64 [d]."""
         return reproducible_product(self.read("output_weight"), contexts.reshape(-1, 1))[:, 0]
+
+
+@dataclass(frozen=True)
+class BlockEdit:
+    """`variants` maps each edited query head to its variant, ascending by head."""
+
+    block: int
+    dimensions: Dimensions
+    variants: Mapping[int, Variant]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every head is edited, so that no attention is left."""
+        return len(self.variants) == self.dimensions.num_heads
+
+    @property
+    def bare(self) -> bool:
+        """Whether the block adds nothing at all, not even its output bias."""
+        return self.whole and self.kind == "none"
+
+    @property
+    def heads(self) -> list[int]:
+        return list(self.variants)
+
+    @property
+    def groups(self) -> list[range]:
+        """The query heads of each key/value head."""
+        each = self.dimensions.heads_per_group
+        return [range(first, first + each) for first in range(0, self.dimensions.num_heads, each)]
+
+    @property
+    def kind(self) -> Kind:
+        """What the edited heads add together."""
+        kinds = {variant.KIND for variant in self.variants.values()}
+        return next(kind for kind in _STRONGEST if kind in kinds)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether calibration text is needed."""
+        return any(variant.FITTED for variant in self.variants.values())
+
+    def of_kind(self, kind: Kind, heads: Iterable[int]) -> list[int]:
+        """Those of `heads` that are edited by a variant of that kind."""
+        return [h for h in heads if h in self.variants and kind == self.variants[h].KIND]
+
+    def affine(self, sources: Sources) -> Affine:
+        """The maps of all heads of the block, zero for those that are not edited."""
+        maps = {variant.NAME: variant.affine(sources) for variant in set(self.variants.values())}
+        if self.whole and len(maps) == 1:
+            return next(iter(maps.values()))
+        weight = bias = None
+        for head, variant in self.variants.items():
+            found = maps[variant.NAME]
+            if found.weight is not None:
+                weight = np.zeros(sources.weight.shape) if weight is None else weight
+                weight[head] = found.weight[head]
+            if found.bias is not None:
+                bias = np.zeros(sources.weight.shape[:2]) if bias is None else bias
+                bias[head] = found.bias[head]
+        return Affine(weight, bias)
+
+
+Edits = Mapping[int, BlockEdit]
+Names = Collection[str]

@@ -32,7 +32,9 @@ def frequencies(positions: Positions, rotary: Rotary) -> tuple[npt.NDArray[np.fl
             fix="use `layout=compact`",
         )
     try:
-        return _SCALED[kind](theta, positions)
+        if kind == "linear":
+            return theta / float(positions.parameters["factor"]), 1.0
+        return (_yarn if kind == "yarn" else _llama3)(theta, positions)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise MarginError(
             f"the parameters of rotary scaling {kind!r} make no sense",
@@ -40,10 +42,6 @@ def frequencies(positions: Positions, rotary: Rotary) -> tuple[npt.NDArray[np.fl
             got=f"{type(error).__name__}: {error}"[:80],
             fix="use `layout=compact`",
         ) from error
-
-
-def _linear(theta: npt.NDArray[np.float64], positions: Positions) -> Scaled:
-    return theta / float(positions.parameters["factor"]), 1.0
 
 
 def _llama3(theta: npt.NDArray[np.float64], positions: Positions) -> Scaled:
@@ -88,6 +86,3 @@ def _original(given: Mapping[str, Any]) -> float:
     """The positions before scaling."""
     key = "original_max_position_embeddings"
     return float(given.get(key) or given["max_position_embeddings"])
-
-
-_SCALED = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}

@@ -24,56 +24,52 @@ Size, cache and speed stay as they were.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from surgery.families import Family, Role, Switch
-from surgery.layouts.block import Array, Block, Part
-from surgery.layouts.change import Change, Stored
-from surgery.layouts.edit import BlockEdit
-from surgery.layouts.one_hot import OneHot
-from surgery.layouts.stock_limits import one_hot, refusal, storage_of
-from surgery.layouts.storage import Storage
+from surgery.layouts.block import Array, Block, BlockEdit, Change, Config, Edits, Names, Part
+from surgery.layouts.stock_limits import Storage, check, find_one_hot, one_hot, storage_of
 from surgery.variants import Affine, Fit
 
-__all__ = [
-    "NAME",
-    "changes",
-    "compute",
-    "config",
-    "one_hot",
-    "refusal",
-    "source_config",
-    "with_switched",
-]
+__all__ = ["NAME", "changes", "check", "compute", "config", "one_hot", "source_config"]
 
 NAME = "stock"
 
 
-def changes(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> tuple[Change, ...]:
-    held = storage_of(block, edit, one_hot)
-    return tuple(
-        Change(
-            "rewrite" if block.has(role) else "add",
-            block.name(role),
-            block.index,
-            role,
-            block.shape(role),
-        )
-        for role in _roles(block, edit, held)
-        if block.has(role) or block.switch(role)
+def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
+    """Those of the edited blocks, and the tensors that every block has once those that are added
+    are switched on."""
+    own: list[Change] = []
+    switches: set[Switch | None] = set()
+    for block, edit in edits:
+        for role in _roles(block, edit):
+            if block.has(role):
+                own.append(block.change("rewrite", role))
+            elif switch := block.switch(role):
+                own.append(block.change("add", role))
+                switches.add(switch)
+    if not switches:
+        return tuple(own)
+    named = {change.name for change in own}
+    first = edits[0][0]
+    added = (
+        block.change("add", rule.role)
+        for block in (replace(first, index=index) for index in range(first.dimensions.num_blocks))
+        for rule in first.family.rules
+        if rule.when in switches and rule.role is not None and not block.has(rule.role)
     )
+    return (*own, *(change for change in added if change.name not in named))
 
 
-def _roles(block: Block, edit: BlockEdit, held: Storage) -> list[Role]:
+def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     """The roles of the tensors that hold the edit, in the order of their names in the record."""
-    parts: list[Part] = []
-    if held.alone:
-        parts += ["query", "key"]
-    fitted = (edit.variants[h] for g in held.maps for h in edit.groups[g] if h in edit.variants)
-    rewritten = any(not (v.KIND == "affine" and not v.FITTED) for v in fitted)
+    held = storage_of(block, edit)
+    parts: list[Part] = ["query", "key"] if held.alone else []
+    variants = (edit.variants[head] for group in held.maps for head in edit.groups[group])
+    rewritten = any(variant.KIND != "affine" or variant.FITTED for variant in variants)
     if block.family.fused or held.silent or held.units or rewritten:
         parts.append("value")
     roles: list[Role] = []
@@ -85,41 +81,38 @@ def _roles(block: Block, edit: BlockEdit, held: Storage) -> list[Role]:
         roles += ["query_norm", "key_norm"]
     if held.muted or held.units:
         roles.append("output_weight")
-    if held.constants or (held.bare and block.has("output_bias")):
+    if held.constants or (edit.bare and block.has("output_bias")):
         roles.append("output_bias")
     return list(dict.fromkeys(roles))
 
 
-def compute(
-    change: Change, block: Block, edit: BlockEdit, fit: Fit | None, one_hot: OneHot | None
-) -> Array:
-    held = storage_of(block, edit, one_hot)
-    new = block.read(change.role) if block.has(change.role) else np.full(change.shape, -0.0)
-    if change.role in ("query_norm", "key_norm"):
-        assert one_hot is not None
-        gain = one_hot.kappa * np.sqrt(one_hot.num_pairs / block.dimensions.head_size)
-        block.per_head(new)[:, : one_hot.num_pairs] = gain
+def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> Array:
+    held, role = storage_of(block, edit), change.role
+    hot = find_one_hot(block) if held.alone else None
+    new = block.read(role) if block.has(role) else np.full(change.shape, -0.0)
+    if role in ("query_norm", "key_norm"):
+        assert hot is not None
+        gain = hot.kappa * np.sqrt(hot.num_pairs / block.dimensions.head_size)
+        block.per_head(new)[:, : hot.num_pairs] = gain
         return new
-    if change.role in ("output_bias", "output_weight"):
-        affine = edit.affine(block.sources(fit))
-        if change.role == "output_bias":
-            return _output_bias(block, held, affine)
-        return _output_weight(block, edit, held, affine, new)
-    for part, heads in block.parts(change.role, new).items():
+    if role == "output_bias":
+        if held.constants:
+            constant = _constant(block, held.constants, edit.affine(block.sources(fit)))
+            return new.astype(np.float64) + constant
+        return np.zeros(change.shape) if edit.bare else new
+    if role == "output_weight":
+        return _output_weight(block, edit, held, edit.affine(block.sources(fit)), new)
+    for part, heads in block.parts(role, new).items():
         if part == "value":
             _write_values(block, edit, held, heads, change, fit)
-        elif held.alone:
-            own = list(held.alone) if part == "key" else _heads_of(edit, held.alone)
+        elif hot is not None:
+            own = held.alone
+            if part == "query":
+                own = [head for group in own for head in edit.groups[group]]
             heads[own] = 0
-            if change.role.endswith("_bias"):
-                assert one_hot is not None
-                kappa = one_hot.kappa if block.family.qk_norm is None else 1
-                heads[own, : one_hot.num_pairs] = kappa
+            if role.endswith("_bias"):
+                heads[own, : hot.num_pairs] = hot.kappa if block.family.qk_norm is None else 1
     return new
-
-
-def _heads_of(edit: BlockEdit, groups: Sequence[int]) -> list[int]:
-    return [head for group in groups for head in edit.groups[group]]
 
 
 def _write_values(
@@ -127,9 +120,9 @@ def _write_values(
 ) -> None:
     """Puts M or c into `values` [G, h, …] in place, zeros and ones where they stand instead."""
     is_bias = change.role.endswith("_bias")
-    values[[*held.silent, *held.units]] = 0
+    values[held.silent + held.units] = 0
     if is_bias:
-        values[list(held.units), 0] = 1
+        values[held.units, 0] = 1
     affine = edit.affine(block.sources(fit)) if held.maps else Affine(None, None)
     content = affine.bias if is_bias else affine.weight
     for group in held.maps:
@@ -145,22 +138,12 @@ def _output_weight(
     """W_O [d, H h] without muted heads, and with the constants of `units` in one column each."""
     columns = weight.reshape(weight.shape[0], -1, block.dimensions.head_size)
     sums = {unit: _constant(block, edit.groups[unit], affine) for unit in held.units}
-    columns[:, list(held.muted)] = 0
+    columns[:, held.muted] = 0
     for unit, column in sums.items():
         heads = edit.groups[unit]
         columns[:, list(heads), 0] = 0
         columns[:, heads[0], 0] = column
     return weight
-
-
-def _output_bias(block: Block, held: Storage, affine: Affine) -> Array:
-    """b_O and the constants that it takes, float64 [d]."""
-    bias = np.full(block.dimensions.d, -0.0)
-    if held.bare:
-        return np.zeros(block.dimensions.d)
-    if block.has("output_bias"):
-        bias = block.read("output_bias").astype(np.float64)
-    return bias + _constant(block, held.constants, affine) if held.constants else bias
 
 
 def _constant(block: Block, heads: Sequence[int], affine: Affine) -> Array:
@@ -171,45 +154,15 @@ def _constant(block: Block, heads: Sequence[int], affine: Affine) -> Array:
     return block.constant(contexts)
 
 
-def with_switched(changes: Sequence[Change], inventory: Stored) -> tuple[Change, ...]:
-    """The changes, and the tensors that every block has once those that are added are switched on.
-
-    `inventory`: what the source stores.
-    """
-    family, sizes = inventory.family, inventory.dimensions.sizes
-    switches = _switched(family, [c.name for c in changes if c.action == "add"])
-    named = {change.name for change in changes} | set(inventory.infos)
-    return (
-        *changes,
-        *(
-            Change("add", name, block, rule.role, tuple(sizes[size] for size in rule.shape))
-            for block in range(inventory.dimensions.num_blocks)
-            for rule in family.rules
-            if rule.when in switches and rule.role is not None and rule.shape is not None
-            if (name := rule.name.format(block=block)) not in named
-        ),
-    )
-
-
-def config(
-    config: dict[str, Any],
-    family: Family,
-    edits: Mapping[int, BlockEdit],
-    added: Collection[str] = (),
-) -> dict[str, Any]:
+def config(config: Config, family: Family, edits: Edits, added: Names) -> Config:
     return {**config, **{rule.key: rule.value for rule in _switched(family, added)}}
 
 
-def source_config(
-    config: dict[str, Any],
-    family: Family,
-    edits: Mapping[int, BlockEdit],
-    added: Collection[str] = (),
-) -> dict[str, Any]:
+def source_config(config: Config, family: Family, edits: Edits, added: Names) -> Config:
     return {**config, **{rule.key: not rule.value for rule in _switched(family, added)}}
 
 
-def _switched(family: Family, added: Collection[str]) -> set[Switch]:
+def _switched(family: Family, added: Names) -> set[Switch]:
     """The switches of config.json that some of the tensors need."""
     matches = (family.match(name) for name in added)
     return {match[0].when for match in matches if match is not None and match[0].when is not None}

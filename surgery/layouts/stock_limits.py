@@ -1,162 +1,185 @@
-"""What the stock layout can hold of an edit, and why it cannot hold the rest."""
+"""What the stock layout can hold of an edit, where it puts that, and why it cannot hold the rest.
+
+Query heads of a group share their keys and values, so a group can attend to its own token alone
+only as a whole, and then all of its heads read one map. No tensor is read here.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from surgery.errors import MarginError, UnsupportedError
-from surgery.families import Dimensions, Family, Role
+from surgery.families import Family, Role
 from surgery.families.rotary import rotary_positions
-from surgery.layouts.block import Block
-from surgery.layouts.edit import BlockEdit
+from surgery.layouts.block import Block, BlockEdit
 from surgery.layouts.frequencies import frequencies
 from surgery.layouts.one_hot import OneHot, find_cast_context
-from surgery.layouts.one_hot import one_hot as find_one_hot
-from surgery.layouts.storage import Storage, store
+from surgery.layouts.one_hot import one_hot as search_one_hot
 
 _FIX = "use `layout=compact`, or `variant=zero`"
 _NORMED = 0.98
 """What is left of a constant that a norm has rounded three times more in bfloat16, at least."""
 
 
-def refusal(block: Block, edit: BlockEdit, config: dict[str, Any]) -> UnsupportedError | None:
-    """The reason, with what to do, why the unchanged architecture cannot hold the edit."""
+@dataclass(frozen=True)
+class Storage:
+    """Groups and query heads of one block, by what is done to them.
+
+    - `alone`: groups whose queries and keys become constants that make attention one-hot.
+    - `maps`: groups whose values become M and c.
+    - `units`: groups whose value becomes a single 1, and whose constants, summed, stand in the one
+      column of the output projection that reads it.
+    - `silent`: groups whose values become zero.
+    - `muted`: query heads that the output projection no longer reads.
+    - `constants`: query heads whose constant goes into the output bias.
+    """
+
+    alone: list[int]
+    maps: list[int]
+    units: list[int]
+    silent: list[int]
+    muted: list[int]
+    constants: list[int]
+
+
+def storage_of(block: Block, edit: BlockEdit) -> Storage:
+    """Where the block's maps and constants go, with one-hot attention where that is possible."""
+    together = block.family.qk_norm is not None  # all groups share a norm
+    hot = edit.kind != "none" and (edit.whole or not together) and find_one_hot(block) is not None
+    held = Storage([], [], [], [], [], [])
+    for group, heads in enumerate(edit.groups):
+        constant, affine = edit.of_kind("constant", heads), edit.of_kind("affine", heads)
+        whole = all(head in edit.variants for head in heads)
+        if not affine and constant and whole and hot:
+            (held.maps if len(heads) == 1 else held.units).append(group)
+            continue
+        if affine:
+            held.maps.append(group)
+        elif whole:
+            held.silent.append(group)
+        if affine or not whole:
+            held.muted.extend(h for h in heads if h in edit.variants and h not in affine)
+        held.constants.extend(constant)
+    hot_groups = sorted(held.maps + held.units)
+    held.alone.extend(range(len(edit.groups)) if together and hot_groups else hot_groups)
+    return held
+
+
+def check(block: Block, edit: BlockEdit) -> None:
+    """Raises `UnsupportedError`, with what to do, unless the architecture can hold the edit."""
     family = block.family
-    if config["model_type"] == family.compact_model_type:
-        return UnsupportedError(
+    if block.config["model_type"] == family.compact_model_type:
+        raise UnsupportedError(
             "the source is a compact checkpoint, which needs its own modeling file in any case",
             fix="use `layout=compact`",
         )
     if edit.kind == "affine":
-        refused = _affine_refusal(block, edit, config)
-        if refused is not None:
-            return refused
-    held = storage_of(block, edit, _margin_or_none(block, config))
-    if held.constants and not _has(family, "output_bias"):
-        return UnsupportedError(
-            f"{family.title} has no output bias, which the constant of {_heads(block, held)} needs",
-            fix=_whole_groups(edit) or _FIX,
+        _check_affine(block, edit)
+    constants = storage_of(block, edit).constants
+    if constants and not _has(family, "output_bias"):
+        raise UnsupportedError(
+            f"{family.title} has no output bias, which the constant of head "
+            f"{block.index}.{constants[0]} needs",
+            fix=_name_groups(edit) or _FIX,
         )
-    return None
 
 
-def _affine_refusal(
-    block: Block, edit: BlockEdit, config: dict[str, Any]
-) -> UnsupportedError | None:
+def _check_affine(block: Block, edit: BlockEdit) -> None:
     family = block.family
-    if family.rotary is None or not _has(family, block.stored("query", "bias")):
+    if not _can_rotate(block):
         lacks = "query and key biases" if family.rotary else "rotary positions"
-        return UnsupportedError(
+        fix = _FIX if family.rotary else f"{_FIX} or mean"
+        for other in family.saved_as[:1]:
+            fix = f"save it as {other} (`save_as={other}`), or {_FIX}"
+        raise UnsupportedError(
             f"{family.title} has no {lacks}, so its own architecture cannot make a token attend to "
             "itself alone",
-            fix=_saved_as(family) or _FIX + ("" if family.rotary else " or mean"),
+            fix=fix,
         )
     if family.qk_norm is not None and not edit.whole:
-        return UnsupportedError(
+        raise UnsupportedError(
             f"all heads of block {edit.block} share the norm of queries and keys, and some still "
             "attend",
             fix=f"name the whole block, {edit.block}, or take `variant=zero` or mean",
         )
-    groups = [heads for heads in edit.groups if edit.of_kind("affine", heads)]
-    for heads in groups:
+    for group, heads in enumerate(edit.groups):
+        named = edit.of_kind("affine", heads)
         left = [head for head in heads if head not in edit.variants]
-        if left:
-            named = next(iter(edit.of_kind("affine", heads)))
-            return UnsupportedError(
-                f"head {edit.block}.{named} shares its keys and values with head "
+        if named and left:
+            raise UnsupportedError(
+                f"head {edit.block}.{named[0]} shares its keys and values with head "
                 f"{edit.block}.{left[0]}, which still attends",
-                fix=_whole_groups(edit),
+                fix=_name_groups(edit),
             )
-        names = {edit.variants[head].NAME for head in edit.of_kind("affine", heads)}
+        names = {edit.variants[head].NAME for head in named}
         if len(names) > 1:
-            return UnsupportedError(
-                f"heads of group {edit.block}.g{edit.groups.index(heads)} share one map, and "
+            raise UnsupportedError(
+                f"heads of group {edit.block}.g{group} share one map, and "
                 f"cannot be {' and '.join(sorted(names))} at once",
                 fix="give all of them one variant",
             )
-    clip = config.get(family.clip) if family.clip else None
-    if clip is not None and any(v.KIND == "affine" and v.FITTED for v in edit.variants.values()):
-        return UnsupportedError(
-            f"the model clips values to {clip}, and would clip what was fitted",
+    fitted = any(v.KIND == "affine" and v.FITTED for v in edit.variants.values())
+    if block.clip is not None and fitted:
+        raise UnsupportedError(
+            f"the model clips values to {block.clip}, and would clip what was fitted",
             fix="use `layout=compact`, or another variant",
         )
-    try:
-        _find(block, config)
-    except MarginError as error:
-        return error
-    return None
+    _search(*_terms(block))
 
 
-def _saved_as(family: Family) -> str | None:
-    """What another class with the same tensors could hold."""
-    if not family.saved_as:
+def _name_groups(edit: BlockEdit) -> str | None:
+    """Names groups in place of single query heads; None where every head is one."""
+    if edit.dimensions.heads_per_group == 1:
         return None
-    return f"save it as {family.saved_as[0]} (`save_as={family.saved_as[0]}`), or {_FIX}"
-
-
-def _whole_groups(edit: BlockEdit) -> str | None:
-    """The groups to name in place of single query heads; None where every head is one."""
     named = [g for g, heads in enumerate(edit.groups) if set(heads) & set(edit.variants)]
-    if len(edit.groups) == edit.num_heads:
-        return None
     groups = ",".join(f"{edit.block}.g{group}" for group in named)
     return f"name the whole group, {groups}, or take `variant=zero`"
 
 
-def _heads(block: Block, held: Storage) -> str:
-    return f"head {block.index}.{held.constants[0]}"
+def one_hot(block: Block, edit: BlockEdit) -> OneHot | None:
+    return find_one_hot(block) if storage_of(block, edit).alone else None
 
 
-def _margin_or_none(block: Block, config: dict[str, Any]) -> OneHot | None:
+def cast_context(block: Block) -> int:
+    """The longest context in which the constants hold once a loaded model is cast."""
+    return _search(*_terms(block))[1]
+
+
+def find_one_hot(block: Block) -> OneHot | None:
     """The constants that the block's queries and keys would get, where they can be held at all."""
-    if block.family.rotary is None or not _has(block.family, block.stored("query", "bias")):
-        return None
     try:
-        return _find(block, config)
+        return _search(*_terms(block))[0] if _can_rotate(block) else None
     except MarginError:
         return None
 
 
-def one_hot(block: Block, edit: BlockEdit, config: dict[str, Any]) -> OneHot | None:
-    found = _margin_or_none(block, config)
-    return found if storage_of(block, edit, found).alone else None
+_Terms = tuple[tuple[float, ...], int, int, float, float | None, float]
 
 
-def cast_context(block: Block, config: dict[str, Any]) -> int:
-    """The longest context in which the constants hold once a loaded model is cast."""
-    return _find_both(block, config)[1]
-
-
-def _find(block: Block, config: dict[str, Any]) -> OneHot:
-    return _find_both(block, config)[0]
-
-
-def _find_both(block: Block, config: dict[str, Any]) -> tuple[OneHot, int]:
+def _terms(block: Block) -> _Terms:
     family, size = block.family, block.dimensions
     assert family.rotary is not None
-    kind = family.rotary.layer_type(config, block.index)
-    positions = rotary_positions(config, family.rotary, size.head_size, kind)
+    kind = family.rotary.layer_type(block.config, block.index)
+    positions = rotary_positions(block.config, family.rotary, size.head_size, kind)
     theta, growth = frequencies(positions, family.rotary)
-    limit = config.get(family.clip) if family.clip else None
     scale = 1.0 if family.qk_norm is None else _NORMED
-    return _remembered(tuple(theta.tolist()), size, growth, limit, scale)
+    return tuple(theta.tolist()), size.head_size, size.max_positions, growth, block.clip, scale
 
 
 @lru_cache
-def _remembered(
-    given: tuple[float, ...], size: Dimensions, growth: float, limit: float | None, scale: float
+def _search(
+    given: tuple[float, ...], head: int, most: int, growth: float, limit: float | None, scale: float
 ) -> tuple[OneHot, int]:
-    theta, head = np.asarray(given), size.head_size
-    found = find_one_hot(theta, head, size.max_positions, growth=growth, limit=limit, scale=scale)
+    theta = np.asarray(given)
+    found = search_one_hot(theta, head, most, growth=growth, limit=limit, scale=scale)
     return found, find_cast_context(found, theta, head, growth**2 * scale)
 
 
-def storage_of(block: Block, edit: BlockEdit, one_hot: OneHot | None) -> Storage:
-    """Where the block's maps and constants go, with or without one-hot attention."""
-    return store(edit, one_hot=one_hot is not None, all_together=block.family.qk_norm is not None)
+def _can_rotate(block: Block) -> bool:
+    return block.family.rotary is not None and _has(block.family, block.stored("query", "bias"))
 
 
 def _has(family: Family, role: Role) -> bool:

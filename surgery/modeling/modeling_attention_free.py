@@ -97,21 +97,14 @@ class AttentionFreeConfig:
 
 
 class Constant(nn.Module):
-    """y = b for every token: [B, T, d] -> [B, T, d]."""
+    """y = b for every token: [B, T, d] -> [B, T, d]; without a size y = 0."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | None = None) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.bias = None if size is None else nn.Parameter(torch.zeros(size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bias.expand_as(x)
-
-
-class Nothing(nn.Module):
-    """y = 0 for every token: [B, T, d] -> [B, T, d], a view of a single zero."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(1).expand_as(x)
+        return (x.new_zeros(1) if self.bias is None else self.bias).expand_as(x)
 
 
 class PerToken(nn.Module):
@@ -122,10 +115,8 @@ class PerToken(nn.Module):
         self.affine: nn.Module
         if kind == "affine":
             self.affine = nn.Linear(size, size)
-        elif kind == "constant":
-            self.affine = Constant(size)
         else:
-            self.affine = Nothing()
+            self.affine = Constant(size if kind == "constant" else None)
         # Some families drop out in the attention module, some after it.
         self.resid_dropout = getattr(attention, "resid_dropout", nn.Identity())
         self.counts_tokens = False
@@ -193,7 +184,7 @@ class AttentionFreeModel(AttentionFree):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Constant):
+        if isinstance(module, Constant) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
 

@@ -67,12 +67,11 @@ class Affine:
     """The maps (M_h, c_h) of heads of a block.
 
     `weight` [num_heads, head_size, d] is M, `bias` [num_heads, head_size] is c; None stands for
-    exactly zero. `keep_output_bias` tells whether b_O is still added when the whole block goes.
+    exactly zero.
     """
 
     weight: Array | None
     bias: Array | None
-    keep_output_bias: bool = True
 
 
 class Variant(Protocol):
@@ -83,12 +82,9 @@ class Variant(Protocol):
     whether it needs calibration text.
     """
 
-    @property
-    def NAME(self) -> str: ...
-    @property
-    def SUMMARY(self) -> str: ...
-    @property
-    def KIND(self) -> Kind: ...
-    @property
-    def FITTED(self) -> bool: ...
+    NAME: str
+    SUMMARY: str
+    KIND: Kind
+    FITTED: bool
+
     def affine(self, sources: Sources, /) -> Affine: ...

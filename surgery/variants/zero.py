@@ -19,5 +19,5 @@ FITTED = False
 
 
 def affine(sources: Sources) -> Affine:
-    """M = 0, c = 0 and no output bias, whatever the weights are."""
-    return Affine(weight=None, bias=None, keep_output_bias=False)
+    """M = 0 and c = 0, whatever the weights are."""
+    return Affine(weight=None, bias=None)

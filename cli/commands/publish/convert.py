@@ -45,5 +45,5 @@ def command(model: str, form: str, as_json: bool, output: Path, **asked: Any) ->
         return
     size = decimal(output.stat().st_size)
     echo(
-        f"{output}: {done.tensors} tensors for llama.cpp ({done.architecture}, {done.kind}), {size}"
+        f"{output}: {done.tensors} tensors for llama.cpp ({done.architecture}, {done.type}), {size}"
     )
