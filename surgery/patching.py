@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from surgery.card.file import read_card
 from surgery.card.text import render_card
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint
-from surgery.checkpoint.tensors import FileRange, StoredTensor, TensorInfo, read_header
+from surgery.checkpoint.tensors import Bytes, StoredTensor, TensorInfo, read_header, read_range
 from surgery.checkpoint.writer import OutputShard, Progress, write_file
 from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
@@ -30,7 +31,6 @@ from surgery.untrusted import guard, parse_json
 
 SUFFIX = ".patch.safetensors"
 _FILE, _HEADER = "file:", "header:"
-_WEIGHTS = ".safetensors"
 
 
 def write_patch(
@@ -58,30 +58,22 @@ def name_patch(output: Path) -> Path:
 
 
 def _list_differences(source: Checkpoint, result: Path) -> Iterator[StoredTensor]:
-    for path in sorted(result.rglob("*")):
-        name = path.relative_to(result).as_posix()
-        if path.is_dir():
+    for path in sorted(path for path in result.rglob("*") if path.is_file()):
+        name, size = path.relative_to(result).as_posix(), path.stat().st_size
+        kind, other, tensors = _FILE, source.folder / name, list[StoredTensor]()
+        if path.suffix == ".safetensors":
+            kind, (tensors, _) = _HEADER, read_header(path)
+            size -= sum(tensor.info.nbytes for tensor in tensors)
+        elif name == CARD or (other.is_file() and other.read_bytes() == path.read_bytes()):
             continue
-        if path.suffix == _WEIGHTS:
-            tensors, _ = read_header(path)
-            size = path.stat().st_size - sum(tensor.info.nbytes for tensor in tensors)
-            yield _hold(_HEADER + name, FileRange(path, 0, size))
-            yield from (tensor for tensor in tensors if not _has(source, tensor))
-        elif name != CARD and not _is_copy(path, source.folder / name):
-            yield _hold(_FILE + name, FileRange(path, 0, path.stat().st_size))
-
-
-def _is_copy(path: Path, other: Path) -> bool:
-    return other.is_file() and other.read_bytes() == path.read_bytes()
+        info = TensorInfo(kind + name, "U8", (size,))
+        yield StoredTensor(info, partial(read_range, path, 0, size))
+        yield from (tensor for tensor in tensors if not _has(source, tensor))
 
 
 def _has(source: Checkpoint, tensor: StoredTensor) -> bool:
     there = source.tensors.get(tensor.info.name)
     return there is not None and there.info == tensor.info and there.read() == tensor.read()
-
-
-def _hold(name: str, content: FileRange) -> StoredTensor:
-    return StoredTensor(TensorInfo(name, "U8", (content.nbytes,)), content)
 
 
 @dataclass(frozen=True)
@@ -153,9 +145,7 @@ def apply_patch(
     return Applied(output, found, manifest)
 
 
-def _read_file(
-    name: str, held: Mapping[str, StoredTensor], source: Checkpoint
-) -> Iterator[bytes | bytearray | memoryview]:
+def _read_file(name: str, held: Mapping[str, StoredTensor], source: Checkpoint) -> Iterator[Bytes]:
     """Yields the content of a file of the result."""
     if _HEADER + name in held:
         header = bytes(held[_HEADER + name].read())
