@@ -12,7 +12,6 @@ show them. Then `card`: the generated parts of README.md show them, too.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,40 +98,31 @@ def verify(
         raise ManifestError(f"has no {MANIFEST}", where=path, fix=fix)
     found = None if source is None else _find_source(source, revision, manifest)
     seed = secrets.randbits(32) if seed is None else seed
-    checks = [*_check_model(FileChecks(path, manifest, found), seed)]
-    report = None
-    if all(check.ok for check in checks):
-        name = "report"
-        try:
-            if render is not None:
-                report = read_report_in(path, path, render)
-            if report is not None:
-                checks.append(Check(name, True, check_report(path, report)))
-            name = "card"
-            is_known = render is not None or not (path / REPORTS[0]).exists()
-            if card and is_known and read_card(path) is not None:
-                checks.append(Check(name, True, check_card(path, manifest, report)))
-        except SurgeryError as error:
-            checks.append(Check(name, False, str(error)))
-    ok = all(check.ok for check in checks)
-    claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
-    return Verification(path, tuple(checks), seed, claims)
-
-
-def _check_model(files: FileChecks, seed: int) -> Iterator[Check]:
-    """Yields the checks of the model, up to the first that fails."""
-    name = "loads"
+    files, report, name = FileChecks(path, manifest, found), None, ""
+    checks: list[Check] = []
     try:
-        for name in (*ALONE, *(WITH_SOURCE if files.found is not None else ())):
-            with guard(CheckpointError, "cannot be verified", files.folder):
-                detail = getattr(files, f"check_{name}")()
-            yield Check(name, True, detail)
+        for name in (*ALONE, *(WITH_SOURCE if found is not None else ())):
+            with guard(CheckpointError, "cannot be verified", path):
+                checks.append(Check(name, True, getattr(files, f"check_{name}")()))
         name = "loads"
         from surgery.proof.behavior import check_behavior  # needs torch and transformers
 
-        yield from check_behavior(files.folder, files.manifest, seed)
+        checks += check_behavior(path, manifest, seed)
+        name = "report"
+        fine = all(check.ok for check in checks)
+        if fine and render is not None:
+            report = read_report_in(path, path, render)
+        if report is not None:
+            checks.append(Check(name, True, check_report(path, report)))
+        name = "card"
+        is_known = render is not None or not (path / REPORTS[0]).exists()
+        if fine and card and is_known and read_card(path) is not None:
+            checks.append(Check(name, True, check_card(path, manifest, report)))
     except SurgeryError as error:
-        yield Check(name, False, str(error))
+        checks.append(Check(name, False, str(error)))
+    ok = all(check.ok for check in checks)
+    claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
+    return Verification(path, tuple(checks), seed, claims)
 
 
 def _find_source(
