@@ -1,4 +1,4 @@
-"""The Hub's client without its logs, and with one-line errors.
+"""The Hub's client without its logs, and with one-line errors; the files of a repository by hash.
 
 Its own errors are long and full of URLs, so they are not repeated, except for what the Hub says
 about a card's metadata.
@@ -7,18 +7,24 @@ about a card's metadata.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError, SourceError, SurgeryError
+from surgery.record.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_TIMEOUT = 5  # seconds to wait for any answer
+TIMEOUT = 10  # seconds to wait for the first answer; the client's default is to wait forever
+_SHORT_TIMEOUT = 5  # seconds, to learn whether the Hub answers at all
 _AGAIN = ("try again", "push again: files that have arrived are not sent twice")
 _LATER = (429, 500)  # too many requests, server error: an earlier download may do
 _ANSWERS: dict[int, tuple[str, str | None]] = {
@@ -60,7 +66,7 @@ def open_client(name: str, revision: str | None, *, upload: bool = False) -> Ite
     try:
         with silence_client():
             yield HfApi()
-    except (*_list_http_errors(), RuntimeError) as error:  # uploads wrap theirs
+    except _list_http_errors() as error:
         raise _explain(name, revision, error, upload=upload) from None
 
 
@@ -170,17 +176,17 @@ def is_hub_reachable() -> bool:
 
     client: Any = utils
     try:
-        client.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+        client.get_session().head(constants.ENDPOINT, timeout=_SHORT_TIMEOUT)
     except _list_http_errors():
         return False
     return True
 
 
 def _list_http_errors() -> tuple[type[Exception], ...]:
-    """Returns the base classes of the HTTP library's errors; ValueError: an answer is not JSON."""
+    """Returns the base classes of the client's errors; ValueError: an answer is not JSON."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return (OSError, ValueError, *HfHubHTTPError.__bases__)
+    return (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)  # uploads wrap theirs
 
 
 @contextmanager
@@ -198,3 +204,49 @@ def go_offline() -> Iterator[None]:
     finally:
         for module, value in zip(modules, before, strict=True):
             module.HF_HUB_OFFLINE = value
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file's hash: SHA-256 if it is large, else git's (SHA-1 of a header and the content).
+
+    Both are hexadecimal, and one of them is None.
+    """
+
+    sha256: str | None
+    git: str | None
+
+    def holds(self, sha256: str, content: Path | bytes) -> bool:
+        """Whether the file has this SHA-256. Compares a small one with `content`, which has it."""
+        if self.sha256 is not None:
+            return self.sha256 == sha256
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        return (hashlib.sha256(data).hexdigest(), git) == (sha256, self.git)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A state of a repository: its commit and its files by name."""
+
+    repo: str
+    commit: str
+    files: Mapping[str, HubFile]
+
+    def fetch(self, api: HfApi, name: str) -> Path:
+        """Downloads one of its files, or finds it in the cache."""
+        return Path(api.hf_hub_download(self.repo, name, revision=self.commit))
+
+    def manifest(self, api: HfApi) -> Manifest | None:
+        """Reads its manifest; None if it has none."""
+        return read_manifest(self.fetch(api, MANIFEST).parent) if MANIFEST in self.files else None
+
+
+def find_published(api: HfApi, repo: str, revision: str | None = None) -> Published:
+    """Reads the state of a repository at a branch, tag, commit or pull request."""
+    info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    files = {
+        file.rfilename: HubFile(file.lfs.sha256, None) if file.lfs else HubFile(None, file.blob_id)
+        for file in info.siblings or ()
+    }
+    return Published(repo, str(info.sha), files)

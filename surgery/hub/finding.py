@@ -24,11 +24,10 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.hub.client import UnreachableError, open_client, show_progress
+from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_progress
 from surgery.hub.datasets import PREFIX as DATASET
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
-from surgery.hub.state import TIMEOUT
 from surgery.record.manifest import Source
 from surgery.untrusted import read_json
 

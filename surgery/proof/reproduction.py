@@ -24,10 +24,9 @@ from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, write
-from surgery.hub.client import open_client
+from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.hub.state import HubFile, find_published
 from surgery.proof.expected import find_constants, replan
 from surgery.record.manifest import CalibrationRecord, Manifest, list_versions, read_manifest
 

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from surgery.card.text import merge_cards, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
-from surgery.hub.client import open_client, show_progress
-from surgery.hub.state import TIMEOUT, Published, find_published
+from surgery.hub.client import (
+    TIMEOUT,
+    Published,
+    find_published,
+    open_client,
+    show_progress,
+)
 from surgery.proof.claims import Render
 from surgery.publishing.publishable import Publishable, find_publishable
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
