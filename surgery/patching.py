@@ -9,7 +9,7 @@ files; it names the source by its hash. The model card is made anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
 from surgery.hub.finding import find_model, get_last_name
-from surgery.hub.resolved import ResolvedModel
 from surgery.output import claim, create_folder
 from surgery.proof.static import FileChecks
 from surgery.record.manifest import Manifest, read_manifest
@@ -76,28 +75,6 @@ def _has(source: Checkpoint, tensor: StoredTensor) -> bool:
     return there is not None and there.info == tensor.info and there.read() == tensor.read()
 
 
-@dataclass(frozen=True)
-class Applied:
-    """An applied patch: the folder, the model that it was applied to, and the record."""
-
-    output: Path
-    source: ResolvedModel
-    manifest: Manifest
-
-    def to_json(self) -> dict[str, Any]:
-        edit = self.manifest.edit
-        return {
-            "output": str(self.output),
-            "source": edit.source.model_dump(mode="json"),
-            "family": edit.family,
-            "variant": edit.variant,
-            "layout": edit.layout,
-            "blocks": list(edit.blocks),
-            "files": {name: file.sha256 for name, file in self.manifest.files.items()},
-            "bytes": sum(file.size for file in self.manifest.files.values()),
-        }
-
-
 def apply_patch(
     model: str | Path,
     patch: Path,
@@ -106,8 +83,10 @@ def apply_patch(
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = lambda nbytes: None,
-) -> Applied:
+) -> Manifest:
     """Makes the folder that the patch was taken from, byte for byte, from the model it edits.
+
+    Returns its manifest.
 
     **Raises:** `ManifestError` for a file that is no patch, `SourceError` for another model than
     the one that was edited, `CheckpointError` if a file does not get its recorded hash, or is code.
@@ -142,7 +121,7 @@ def apply_patch(
         card = render_card(manifest, read_card(found.folder), name=get_last_name(output))
         write_file(folder / CARD, [card.encode()])
         FileChecks(folder, manifest, None).check_contents()
-    return Applied(output, found, manifest)
+    return manifest
 
 
 def _read_file(name: str, held: Mapping[str, StoredTensor], source: Checkpoint) -> Iterator[Bytes]:
