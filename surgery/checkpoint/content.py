@@ -60,8 +60,6 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
     The hash covers the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file.
-    Copies of a model have the same hash; other weights, settings, or files give another.
-
     `known`: hashes of weight files that the caller has computed. A large file is read again only
     if its state changed, and a file in the Hub's cache is named by its hash. Raises as
     `open_checkpoint`.

@@ -1,12 +1,9 @@
 """Proves that an exported folder is what its manifest says, down to the last byte.
 
-First come the checks of `surgery.proof.static`. Then `loads` and, for each edited block,
-`attention-free`: transformers loads the model and runs it on random tokens; the context of a token
-does not change when other tokens do, and in all other heads it does. Then `report`, if the caller
-can read one: the figures of report.json agree with each other and with the manifest, and its pages
-show them. Then `card`: the generated parts of README.md show them, too.
-
-`claims` lists everything else that the folder says. The files cannot prove it.
+First come the checks of `surgery.proof.static`. Then those of `surgery.proof.behavior`: `loads`
+and, for each edited block, `attention-free`. Then `report`, if the caller can read one: the figures
+of report.json agree with each other and with the manifest, and its pages show them. Then `card`:
+the generated parts of README.md show them, too. `claims` lists what the files cannot prove.
 """
 
 from __future__ import annotations
