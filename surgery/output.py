@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TextIO
 
 from filelock import FileLock, Timeout
 
@@ -88,9 +87,8 @@ def create_folder(
         publish(partial, target)
 
 
-@contextlib.contextmanager
-def create_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
-    """Yields a text file (UTF-8), and renames it to `target` when the block succeeds.
+def write_text(target: Path, text: str | Iterable[str], *, overwrite: bool = False) -> None:
+    """Writes text, or pieces of it, to a file (UTF-8): all of it or nothing.
 
     Half a surrogate pair is escaped, so that JSON can read it back. Raises as `create_folder`.
     """
@@ -98,19 +96,12 @@ def create_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         create_folder(target, None, overwrite=overwrite) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        yield file
-
-
-def write_text(target: Path, text: str) -> None:
-    """Writes a new file, all of it or nothing."""
-    with create_file(target) as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
 
 
 def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
-    """Writes lines, each followed by a newline, all of them or nothing."""
-    with create_file(target, overwrite=overwrite) as file:
-        file.writelines(f"{line}\n" for line in lines)
+    """Writes lines, each followed by a newline, as `write_text` does."""
+    write_text(target, (f"{line}\n" for line in lines), overwrite=overwrite)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from surgery.card.text import render_card
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import get_last_name
-from surgery.output import create_file
+from surgery.output import write_text
 from surgery.record.manifest import read_manifest
 from surgery.untrusted import read_bytes
 
@@ -35,6 +35,5 @@ def refresh_card(folder: Path, measured: Measurements | None) -> Path:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     existing = read_card(folder)
     text = render_card(manifest, name=get_last_name(folder), measured=measured, existing=existing)
-    with create_file(folder / CARD, overwrite=True) as file:
-        file.write(text)
+    write_text(folder / CARD, text, overwrite=True)
     return folder / CARD

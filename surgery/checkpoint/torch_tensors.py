@@ -6,6 +6,7 @@ Pickles are read with weights_only and, where possible, mapped.
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -50,12 +51,8 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
     fix = "download it again, or convert it to safetensors if you trust its author"
     with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other protocols; the result is checked below
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = zipfile.is_zipfile(path)  # older files have another format
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not isinstance(state, dict):
         raise CheckpointError("is not a state dict", where=path.name, got=type(state).__name__)
     for name, tensor in state.items():
