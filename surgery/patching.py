@@ -22,7 +22,7 @@ from surgery.checkpoint.writer import OutputShard, Progress, write_file
 from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
-from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.finding import find_recorded, get_last_name
 from surgery.output import claim, create_folder
 from surgery.proof.static import FileChecks
 from surgery.record.manifest import Manifest, read_manifest
@@ -101,9 +101,7 @@ def apply_patch(
         manifest = read_manifest(folder)
         assert manifest is not None
         recorded = manifest.edit.source
-        if revision is None and str(model) == recorded.model:
-            revision = recorded.commit
-        found = find_model(model, revision)
+        found = find_recorded(model, revision, recorded)
         if not found.is_that(recorded):
             raise SourceError(
                 "is not the model that the patch was made for",

@@ -63,6 +63,16 @@ def find_model(
     return model if isinstance(model, ResolvedModel) else _find(model, revision, fetch)[0]
 
 
+def find_recorded(
+    model: str | Path | ResolvedModel, revision: str | None, recorded: Source
+) -> ResolvedModel:
+    """Finds a model like `find_model`: a recorded one, if named like it, at its recorded commit."""
+    named = isinstance(model, str) and model.casefold() == recorded.model.casefold()
+    if named and revision is None and find_folder(recorded.model) is None:
+        revision = recorded.commit
+    return find_model(model, revision)
+
+
 def find_outline(
     model: str | Path, revision: str | None = None
 ) -> tuple[ResolvedModel, dict[str, TensorInfo] | None]:

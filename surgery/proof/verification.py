@@ -16,7 +16,7 @@ from typing import Any
 from surgery.card.file import read_card
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
-from surgery.hub.finding import find_folder, find_model
+from surgery.hub.finding import find_recorded
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.claims import (
     Claim,
@@ -27,7 +27,7 @@ from surgery.proof.claims import (
     read_report_in,
 )
 from surgery.proof.static import ALONE, WITH_SOURCE, Check, FileChecks
-from surgery.record.manifest import REPORTS, Manifest, read_manifest
+from surgery.record.manifest import REPORTS, read_manifest
 from surgery.untrusted import guard
 
 
@@ -93,7 +93,7 @@ def verify(
     if manifest is None:
         fix = "verify a folder that `attn-surgery export` wrote"
         raise ManifestError(f"has no {MANIFEST}", where=path, fix=fix)
-    found = None if source is None else _find_source(source, revision, manifest)
+    found = None if source is None else find_recorded(source, revision, manifest.edit.source)
     seed = secrets.randbits(32) if seed is None else seed
     files, report, name = FileChecks(path, manifest, found), None, ""
     checks: list[Check] = []
@@ -120,13 +120,3 @@ def verify(
     ok = all(check.ok for check in checks)
     claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
     return Verification(path, tuple(checks), seed, claims)
-
-
-def _find_source(
-    source: str | Path | ResolvedModel, revision: str | None, manifest: Manifest
-) -> ResolvedModel:
-    recorded = manifest.edit.source
-    named = isinstance(source, str) and source.casefold() == recorded.model.casefold()
-    if named and revision is None and find_folder(recorded.model) is None:
-        revision = recorded.commit
-    return find_model(source, revision)
