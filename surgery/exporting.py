@@ -134,22 +134,16 @@ def write(
         copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
         read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
         hashes = beside.map(recall_hash, read)
-        sums = {
-            name: write_file(folder / name, shard.read_pieces(), progress)
-            for name, shard in shards.items()
-        }
-        for name, content in _collect_files(checkpoint, plan, shards).items():
+        pieces = {name: shard.read_pieces() for name, shard in shards.items()}
+        files = {}
+        for name, content in {**pieces, **_collect_files(checkpoint, plan, shards)}.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            sums[name] = write_file(folder / name, [content])
+            sha256 = write_file(folder / name, content, progress)
+            files[name] = FileRecord(size=(folder / name).stat().st_size, sha256=sha256)
         config = _make_config(checkpoint, plan)
-        files = {
-            name: FileRecord(size=(folder / name).stat().st_size, sha256=sha256)
-            for name, sha256 in sums.items()
-        }
-        files["config.json"] = FileRecord(
-            size=len(config), sha256=hashlib.sha256(config).hexdigest()
-        )
-        known = {path: sums[name] for path, name in copies_of.items()}
+        sha256 = hashlib.sha256(config).hexdigest()
+        files["config.json"] = FileRecord(size=len(config), sha256=sha256)
+        known = {path: files[name].sha256 for path, name in copies_of.items()}
         known |= dict(zip(read, hashes, strict=True))
         source = prepared.model.source.model_copy(
             update={"content": hash_content(checkpoint, known)}
@@ -172,17 +166,13 @@ def list_owned(folder: Path) -> Collection[str]:
     manifest = read_manifest(folder)
     if manifest is None:
         return ()
-    listed = manifest.files.items()
-    return (
-        *UNLISTED,
-        *(escape(name) for name, file in listed if _is_unchanged(folder / name, file)),
-    )
-
-
-def _is_unchanged(path: Path, recorded: FileRecord) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    return path.stat().st_size == recorded.size and recall_hash(path) == recorded.sha256
+    owned = [*UNLISTED]
+    for name, file in manifest.files.items():
+        path = folder / name
+        is_there = path.is_file() and not path.is_symlink() and path.stat().st_size == file.size
+        if is_there and recall_hash(path) == file.sha256:
+            owned.append(escape(name))
+    return owned
 
 
 def check_target(source: str | Path, target: Path, **options: Any) -> None:
@@ -224,14 +214,14 @@ def _make_manifest(
 
 def _collect_files(
     checkpoint: Checkpoint, plan: Plan, shards: dict[str, OutputShard]
-) -> dict[str, bytes]:
+) -> dict[str, list[bytes]]:
     """Returns the files beside the weights by name: index, sidecars, modeling file."""
-    contents: dict[str, bytes] = {}
+    contents: dict[str, list[bytes]] = {}
     if list(shards) != name_shards(1):
-        contents[SAFETENSORS_INDEX] = _to_json(make_index(shards, checkpoint.index_metadata))
-    contents |= {name: path.read_bytes() for name, path in checkpoint.sidecars.items()}
+        contents[SAFETENSORS_INDEX] = [_to_json(make_index(shards, checkpoint.index_metadata))]
+    contents |= {name: [path.read_bytes()] for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
-        contents[MODELING_FILE.name] = MODELING_FILE.read_bytes()
+        contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
     return contents
 
 

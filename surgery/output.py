@@ -1,9 +1,7 @@
 """Writes a folder or a file so that it appears under its name only when it is complete.
 
 Output goes to a hidden name beside the target, is flushed to disk, and is renamed at the end. A
-lock file keeps other processes out. The next run removes what a killed run left behind. Existing
-output is replaced only with `overwrite`, in one step, and a folder only if attn-surgery wrote
-everything in it.
+lock file keeps other processes out. The next run removes what a killed run left behind.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TextIO
 
 from filelock import FileLock, Timeout
 
@@ -52,9 +49,8 @@ def check_output(
 ) -> None:
     """Refuses, before any work, an output that could not be written; leaves no trace.
 
-    First removes what killed runs left beside the target. `owned`: what a folder may hold to be
-    replaced; None: the target is a file. `argument`: the target's name in messages. Raises
-    `OutputError`.
+    First removes what killed runs left beside the target. `argument`: the target's name in
+    messages. The rest is as for `create_folder`.
     """
     target = target.absolute()
     with explain_os_errors(target):
@@ -72,8 +68,8 @@ def create_folder(
     """Yields a folder to write into, and renames it to `target` when the block succeeds.
 
     With `overwrite`, an existing target stays untouched until the new one is complete. The two then
-    swap in one step, and the old one is removed. `owned` None: yields a file, and the target is
-    one. `config`: the text of config.yaml in the folder.
+    swap in one step, and the old one is removed, but only if attn-surgery wrote everything in it.
+    `owned` None: yields a file, and the target is one. `config`: the text of config.yaml.
 
     **Raises:** `OutputError` if the target exists and may not be replaced, cannot be written, or is
     being written by another process.
@@ -91,9 +87,8 @@ def create_folder(
         publish(partial, target)
 
 
-@contextlib.contextmanager
-def create_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
-    """Yields a text file (UTF-8), and renames it to `target` when the block succeeds.
+def write_text(target: Path, text: str | Iterable[str], *, overwrite: bool = False) -> None:
+    """Writes text, or pieces of it, to a file (UTF-8): all of it or nothing.
 
     Half a surrogate pair is escaped, so that JSON can read it back. Raises as `create_folder`.
     """
@@ -101,19 +96,12 @@ def create_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         create_folder(target, None, overwrite=overwrite) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        yield file
-
-
-def write_text(target: Path, text: str) -> None:
-    """Writes a new file, all of it or nothing."""
-    with create_file(target) as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
 
 
 def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
-    """Writes lines, each followed by a newline, all of them or nothing."""
-    with create_file(target, overwrite=overwrite) as file:
-        file.writelines(f"{line}\n" for line in lines)
+    """Writes lines, each followed by a newline, as `write_text` does."""
+    write_text(target, (f"{line}\n" for line in lines), overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -201,14 +189,12 @@ def _check_free(
             "already exists", where=target, fix=f"{elsewhere} or give `overwrite=True`"
         )
     kind, known = ("file", target.is_file()) if owned is None else ("folder", target.is_dir())
-    what = None
+    try:
+        what = _find_stranger(target, owned(target)) if owned and known else None
+    except SurgeryError as error:
+        what = str(error)
     if target.is_symlink() or not known:
         what = f"is not a {kind}"
-    elif owned is not None:
-        try:
-            what = _find_stranger(target, owned(target))
-        except SurgeryError as error:
-            what = str(error)
     if what is not None:
         raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
 

@@ -9,19 +9,19 @@ files; it names the source by its hash. The model card is made anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from surgery.card.text import read_card, render_card
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint
-from surgery.checkpoint.tensors import FileRange, StoredTensor, TensorInfo, read_header
+from surgery.checkpoint.tensors import Bytes, StoredTensor, TensorInfo, read_header, read_range
 from surgery.checkpoint.writer import OutputShard, Progress, write_file
 from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
-from surgery.hub.finding import find_model, get_last_name
-from surgery.hub.resolved import ResolvedModel
+from surgery.hub.finding import find_recorded, get_last_name
 from surgery.output import claim, create_folder
 from surgery.proof.static import FileChecks
 from surgery.record.manifest import Manifest, read_manifest
@@ -29,7 +29,6 @@ from surgery.untrusted import guard, parse_json
 
 SUFFIX = ".patch.safetensors"
 _FILE, _HEADER = "file:", "header:"
-_WEIGHTS = ".safetensors"
 
 
 def write_patch(
@@ -57,52 +56,22 @@ def name_patch(output: Path) -> Path:
 
 
 def _list_differences(source: Checkpoint, result: Path) -> Iterator[StoredTensor]:
-    for path in sorted(result.rglob("*")):
-        name = path.relative_to(result).as_posix()
-        if path.is_dir():
+    for path in sorted(path for path in result.rglob("*") if path.is_file()):
+        name, size = path.relative_to(result).as_posix(), path.stat().st_size
+        kind, other, tensors = _FILE, source.folder / name, list[StoredTensor]()
+        if path.suffix == ".safetensors":
+            kind, (tensors, _) = _HEADER, read_header(path)
+            size -= sum(tensor.info.nbytes for tensor in tensors)
+        elif name == CARD or (other.is_file() and other.read_bytes() == path.read_bytes()):
             continue
-        if path.suffix == _WEIGHTS:
-            tensors, _ = read_header(path)
-            size = path.stat().st_size - sum(tensor.info.nbytes for tensor in tensors)
-            yield _hold(_HEADER + name, FileRange(path, 0, size))
-            yield from (tensor for tensor in tensors if not _has(source, tensor))
-        elif name != CARD and not _is_copy(path, source.folder / name):
-            yield _hold(_FILE + name, FileRange(path, 0, path.stat().st_size))
-
-
-def _is_copy(path: Path, other: Path) -> bool:
-    return other.is_file() and other.read_bytes() == path.read_bytes()
+        info = TensorInfo(kind + name, "U8", (size,))
+        yield StoredTensor(info, partial(read_range, path, 0, size))
+        yield from (tensor for tensor in tensors if not _has(source, tensor))
 
 
 def _has(source: Checkpoint, tensor: StoredTensor) -> bool:
     there = source.tensors.get(tensor.info.name)
     return there is not None and there.info == tensor.info and there.read() == tensor.read()
-
-
-def _hold(name: str, content: FileRange) -> StoredTensor:
-    return StoredTensor(TensorInfo(name, "U8", (content.nbytes,)), content)
-
-
-@dataclass(frozen=True)
-class Applied:
-    """An applied patch: the folder, the model that it was applied to, and the record."""
-
-    output: Path
-    source: ResolvedModel
-    manifest: Manifest
-
-    def to_json(self) -> dict[str, Any]:
-        edit = self.manifest.edit
-        return {
-            "output": str(self.output),
-            "source": edit.source.model_dump(mode="json"),
-            "family": edit.family,
-            "variant": edit.variant,
-            "layout": edit.layout,
-            "blocks": list(edit.blocks),
-            "files": {name: file.sha256 for name, file in self.manifest.files.items()},
-            "bytes": sum(file.size for file in self.manifest.files.values()),
-        }
 
 
 def apply_patch(
@@ -113,8 +82,10 @@ def apply_patch(
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = lambda nbytes: None,
-) -> Applied:
+) -> Manifest:
     """Makes the folder that the patch was taken from, byte for byte, from the model it edits.
+
+    Returns its manifest.
 
     **Raises:** `ManifestError` for a file that is no patch, `SourceError` for another model than
     the one that was edited, `CheckpointError` if a file does not get its recorded hash, or is code.
@@ -129,9 +100,7 @@ def apply_patch(
         manifest = read_manifest(folder)
         assert manifest is not None
         recorded = manifest.edit.source
-        if revision is None and str(model) == recorded.model:
-            revision = recorded.commit
-        found = find_model(model, revision)
+        found = find_recorded(model, revision, recorded)
         if not found.is_that(recorded):
             raise SourceError(
                 "is not the model that the patch was made for",
@@ -149,12 +118,10 @@ def apply_patch(
         card = render_card(manifest, read_card(found.folder), name=get_last_name(output))
         write_file(folder / CARD, [card.encode()])
         FileChecks(folder, manifest, None).check_contents()
-    return Applied(output, found, manifest)
+    return manifest
 
 
-def _read_file(
-    name: str, held: Mapping[str, StoredTensor], source: Checkpoint
-) -> Iterator[bytes | bytearray | memoryview]:
+def _read_file(name: str, held: Mapping[str, StoredTensor], source: Checkpoint) -> Iterator[Bytes]:
     """Yields the content of a file of the result."""
     if _HEADER + name in held:
         header = bytes(held[_HEADER + name].read())

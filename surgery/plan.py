@@ -24,7 +24,6 @@ from surgery.selection import (
     blocks_of,
     checked,
     format_selection,
-    heads_of,
     parse_selection,
     variant_name,
     variants_by_head,
@@ -190,8 +189,7 @@ def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Sele
 
 
 def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, BlockEdit]:
-    """Block → its edit, ascending. Raises `BlockSpecError`, `UnsupportedError`."""
-    heads_of(selection)  # raises where a head is in two parts
+    """Block → its edit, ascending. Raises `UnsupportedError`."""
     return {
         block: BlockEdit(
             block, dimensions, {head: variant_of(name) for head, name in heads.items()}

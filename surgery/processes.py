@@ -53,14 +53,12 @@ class Processes:
         **kwargs: Arguments.kwargs,
     ) -> Item:
         """The result of the main process's `work`, on every process; the others wait."""
-        with use_processes(ALONE):
-            done = [work(*args, **kwargs)] if self.is_main else []
-        return self.gather(done)[0]
+        return self.map_in_order(lambda _: work(*args, **kwargs), [None])[0]
 
     def map_in_order(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`[work(item) for item in items]`. Process i modulo their number does item i."""
+        mine = range(self.rank, len(items), self.count)
         with use_processes(ALONE):  # the others do something else meanwhile
-            mine = range(self.rank, len(items), self.count)
             done = [(index, work(items[index])) for index in mine]
         return [result for _, result in sorted(self.gather(done), key=lambda pair: pair[0])]
 

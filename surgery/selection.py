@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 from surgery.errors import BlockSpecError
 
+_NUMBER = r"\d{1,9}"
 _ITEM = re.compile(
-    r"(?P<first>\d{1,9})-(?P<last>\d{1,9}) | (?P<index>-?\d{1,9}) | last:(?P<count>\d{1,9})",
+    f"(?P<end>last:|-)(?P<count>{_NUMBER}) | ((?P<block>{_NUMBER})[.](?P<group>g?))?"
+    f"(?P<first>{_NUMBER})(-(?P<last>{_NUMBER}))?",
     re.VERBOSE | re.ASCII,
 )
 _GRAMMAR = (
     "write for example 20-23, 20,22, last:4 or -1, or single heads of a block: 6.0, 7.1-3, "
     "or key/value heads with all that share them: 6.g0"
 )
-_HEADS = re.compile(r"(\d{1,9})\.(g?)(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -41,48 +42,48 @@ def parse_selection(
 ) -> Selection:
     """Reads a specification of blocks and heads against a model's numbers of them.
 
-    Items are separated by commas: those of `parse_blocks`, a query head (`6.0`: block 6, head 0),
-    an inclusive range of heads of one block (`7.1-3`), or a group, which is a key/value head with
-    the query heads that share it (`6.g0`, `7.g1-2`). `num_groups`: how many of these a block has
-    (default: each query head has its own).
+    Items are separated by commas: a block (`5`, or `-1`, counted from the end), an inclusive range
+    of blocks (`20-23`), the deepest blocks (`last:4`), a query head (`6.0`: block 6, head 0), a
+    range of heads of one block (`7.1-3`), or a group, which is a key/value head with the query
+    heads that share it (`6.g0`, `7.g1-2`). `num_groups`: how many of these a block has (default:
+    each query head has its own).
 
-    **Raises:** `BlockSpecError` when the specification is empty, malformed, out of range, or names
-    a head twice.
+    **Raises:** `BlockSpecError` if the specification is empty, malformed, out of range, or names a
+    head twice.
     """
-    items = [item.strip() for item in spec.split(",")]
-    whole = [item for item in items if _HEADS.fullmatch(item) is None]
-    chosen: dict[int, list[int]] = {}
-    if whole:
-        for block in parse_blocks(",".join(whole), num_blocks):
-            chosen[block] = list(range(num_heads))
-    each = num_heads // (num_groups or num_heads)
-    for item in items:
-        match = _HEADS.fullmatch(item)
+    where, model = f"block specification {spec!r}", _describe(num_blocks, num_heads, num_groups)
+    parts: list[Part] = []
+    for item in map(str.strip, spec.split(",")):
+        match = _ITEM.fullmatch(item)
         if match is None:
-            continue
-        block, first, last = int(match[1]), int(match[3]), int(match[4] or match[3])
-        where, heads = f"block specification {spec!r}", chosen.setdefault(block, [])
-        model = _model(num_blocks, num_heads, num_heads // each)
-        size = each if match[2] else 1
-        if block >= num_blocks or (last + 1) * size > num_heads:
+            what = f"cannot read {item!r}" if item else "names no block"
+            raise BlockSpecError(what, where=where, fix=f"{_GRAMMAR}; {model}")
+        each = num_heads // (num_groups or num_heads) if match["group"] else 1
+        if match["count"]:
+            first = num_blocks - int(match["count"])
+            last = first if match["end"] == "-" else num_blocks - 1
+        else:
+            first, last = int(match["first"]), int(match["last"] or match["first"])
+        block = None if match["block"] is None else int(match["block"])
+        limit = num_blocks if block is None else num_heads // each
+        if not 0 <= first < limit or last >= limit or (block or 0) >= num_blocks:
             raise BlockSpecError(f"{item!r} is out of range", where=where, fix=model)
         if first > last:
-            raise BlockSpecError(f"{item!r} names no head", where=where, fix=model)
-        named = range(first * size, (last + 1) * size)
-        twice = sorted(set(heads) & set(named))
-        if twice:
-            raise BlockSpecError(
-                f"names head {twice[0]} of block {block} more than once", where=where, fix=model
-            )
-        heads += named
-    return tuple(Part(block, tuple(sorted(chosen[block])), variant) for block in sorted(chosen))
+            what = f"{item!r} names no {'block' if block is None else 'head'}"
+            raise BlockSpecError(what, where=where, fix=model)
+        if block is None:
+            parts += [Part(b, tuple(range(num_heads)), variant) for b in range(first, last + 1)]
+        else:
+            parts.append(Part(block, tuple(range(first * each, (last + 1) * each)), variant))
+    _check_once(parts, num_heads, where=where, fix=model)
+    return tuple(Part(block, heads, variant) for block, heads in heads_of(parts).items())
 
 
 def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selection:
-    """The parts, they and their heads ascending, when they fit a model of that size.
+    """Sorts the parts and their heads.
 
-    **Raises:** `BlockSpecError` when there is none, one is empty or out of range, or a head is in
-    two.
+    **Raises:** `BlockSpecError` if there is none, one is empty or does not fit a model of that
+    size, or a head is in two.
     """
     parts = tuple(sorted(Part(p.block, tuple(sorted(p.heads)), p.variant) for p in selection))
     if not parts or not all(part.heads for part in parts):
@@ -90,15 +91,25 @@ def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selec
     for part in parts:
         for head in part.heads:
             if not (0 <= part.block < num_blocks and 0 <= head < num_heads):
-                raise BlockSpecError(
-                    f"head {head} of block {part.block} is out of range",
-                    fix=_model(num_blocks, num_heads),
-                )
-    heads_of(parts)
+                what = f"head {head} of block {part.block} is out of range"
+                raise BlockSpecError(what, fix=_describe(num_blocks, num_heads))
+    _check_once(parts)
     return parts
 
 
-def _model(num_blocks: int, num_heads: int, num_groups: int | None = None) -> str:
+def _check_once(parts: Iterable[Part], num_heads: int = 0, **details: str) -> None:
+    """Raises `BlockSpecError` if a head is in two parts. Names whole blocks of `num_heads`."""
+    counts = Counter((part.block, head) for part in parts for head in part.heads)
+    twice = sorted(pair for pair, count in counts.items() if count > 1)
+    blocks = sorted({block for block, _ in twice})
+    if twice:
+        name = f"head {twice[0][1]} of block {twice[0][0]}"
+        if len(twice) == len(blocks) * num_heads:
+            name = f"block {', '.join(map(str, blocks))}"
+        raise BlockSpecError(f"names {name} more than once", **details)
+
+
+def _describe(num_blocks: int, num_heads: int, num_groups: int | None = None) -> str:
     groups = ""
     if num_groups is not None and num_groups != num_heads:
         groups = f" in {num_groups} groups, g0 to g{num_groups - 1}"
@@ -123,18 +134,8 @@ def format_selection(selection: Iterable[Part], num_heads: int) -> str:
 
 
 def heads_of(selection: Iterable[Part]) -> dict[int, tuple[int, ...]]:
-    """Block → its selected heads, both ascending.
-
-    **Raises:** `BlockSpecError` when a head is in two parts.
-    """
-    heads: dict[int, list[int]] = {}
-    for part in sorted(selection):
-        heads.setdefault(part.block, []).extend(part.heads)
-    for block, some in heads.items():
-        for head, count in Counter(some).items():
-            if count > 1:
-                raise BlockSpecError(f"names head {head} of block {block} more than once")
-    return {block: tuple(sorted(heads[block])) for block in sorted(heads)}
+    """Block → its selected heads, both ascending."""
+    return {block: tuple(heads) for block, heads in variants_by_head(selection).items()}
 
 
 def blocks_of(selection: Iterable[Part]) -> tuple[int, ...]:
@@ -167,47 +168,6 @@ def by_variant(selection: Iterable[Part]) -> Mapping[str, Selection]:
     for part in sorted(selection):
         found.setdefault(part.variant, []).append(part)
     return {variant: tuple(parts) for variant, parts in found.items()}
-
-
-def parse_blocks(spec: str, num_blocks: int) -> tuple[int, ...]:
-    """Reads a block specification against a model of `num_blocks` blocks.
-
-    Items are separated by commas: an index (`5`, counted from the end when negative: `-1`),
-    an inclusive range (`20-23`), or `last:4` for the deepest four.
-
-    **Returns:** the indices, ascending, each in [0, num_blocks).
-
-    **Raises:** `BlockSpecError` when the specification is empty, malformed, out of range, or names
-    a block twice.
-    """
-    model = f"the model has {num_blocks} blocks, 0 to {num_blocks - 1}"
-    where = f"block specification {spec!r}"
-    blocks: list[int] = []
-    for item in spec.split(","):
-        text = item.strip()
-        match = _ITEM.fullmatch(text)
-        if match is None:
-            what = "names no block" if not text else f"cannot read {text!r}"
-            raise BlockSpecError(what, where=where, fix=f"{_GRAMMAR}; {model}")
-        if match["count"] is not None:
-            first, last = num_blocks - int(match["count"]), num_blocks - 1
-        elif match["first"] is not None:
-            first, last = int(match["first"]), int(match["last"])
-        else:
-            index = int(match["index"])
-            first = last = index + num_blocks if index < 0 else index
-        if not 0 <= first < num_blocks or last >= num_blocks:
-            raise BlockSpecError(f"{text!r} is out of range", where=where, fix=model)
-        if first > last:
-            raise BlockSpecError(
-                f"{text!r} names no block", where=where, fix=f"{_GRAMMAR}; {model}"
-            )
-        blocks += range(first, last + 1)
-    repeated = sorted({block for block in blocks if blocks.count(block) > 1})
-    if repeated:
-        names = ", ".join(map(str, repeated))
-        raise BlockSpecError(f"names block {names} more than once", where=where, fix=model)
-    return tuple(sorted(blocks))
 
 
 def format_blocks(blocks: tuple[int, ...]) -> str:

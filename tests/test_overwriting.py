@@ -30,11 +30,11 @@ from surgery.errors import OutputError
 from surgery.exporting import export, list_owned
 from surgery.output import (
     check_output,
-    create_file,
     create_folder,
     create_staging,
     publish,
     recognize_by,
+    write_lines,
 )
 from surgery.record.manifest import UNLISTED
 
@@ -234,19 +234,20 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
 
-    def fail() -> None:
-        with create_file(file, overwrite=True) as new:
-            new.write("half")
-            raise ZeroDivisionError
+    def fail() -> Iterator[str]:
+        yield "half"
+        raise ZeroDivisionError
+
+    def renew() -> Iterator[str]:
+        yield "new \udce9"
+        assert file.read_text() == "old"
 
     with pytest.raises(ZeroDivisionError):
-        fail()
+        write_lines(file, fail(), overwrite=True)
     assert snapshot(tmp_path).keys() == {"file"}
     assert file.read_text() == "old"
-    with create_file(file, overwrite=True) as new:
-        new.write("new \udce9")
-        assert file.read_text() == "old"
-    assert file.read_text() == "new \\udce9", "half a surrogate pair, as JSON reads it back"
+    write_lines(file, renew(), overwrite=True)
+    assert file.read_text() == "new \\udce9\n", "half a surrogate pair, as JSON reads it back"
     assert snapshot(tmp_path).keys() == {"file"}
 
 
@@ -391,8 +392,7 @@ def test_files_have_the_permissions_of_any_new_file(
 
     old = os.umask(umask)
     try:
-        with create_file(tmp_path / "new" / "file") as file:
-            file.write("x")
+        write_lines(tmp_path / "new" / "file", ["x"])
         with create_folder(tmp_path / "folder", list_owned):
             pass
         refresh_card(exported, None)

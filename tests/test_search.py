@@ -153,7 +153,8 @@ def test_a_search_keeps_its_word(task):
     assert len(edits) == len(set(edits)) == len(points) <= budget
     assert landscape.asked.count(()) == 1
     for selection in edits:
-        heads_of(selection)  # raises where a head is edited twice
+        heads = [len(some) for some in heads_of(selection).values()]
+        assert sum(heads) == sum(len(part.heads) for part in selection), "a head is edited twice"
     for chosen, point in found.measured.items():
         assert merge_units(choice[unit] for unit in chosen) == point.selection
 

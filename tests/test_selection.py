@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.errors import BlockSpecError, SourceError
-from surgery.record.plan_file import PlanFile, read_plan_file
+from surgery.record.plan_file import PlanFile, list_edits, read_plan_file
 from surgery.selection import (
     Part,
     blocks_of,
@@ -101,7 +101,7 @@ def test_round_trip(chosen: dict[int, dict[int, str]]) -> None:
     assert checked(parts, 12, 4) == parts
     spec = format_selection(parts, 4)
     assert heads_of(parse_selection(spec, "zero", 12, 4)) == heads_of(parts)
-    plan = PlanFile.model_validate_json(PlanFile.of(parts, 4).to_text())
+    plan = PlanFile.model_validate_json(PlanFile(edits=list_edits(parts, 4)).to_text())
     assert plan.make_selection(12, 4) == parts
 
 

@@ -18,7 +18,7 @@ from evals.search.task import SearchTask
 from evals.statistics import check_limit, wilson
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
-from surgery.record.plan_file import PlanFile
+from surgery.record.plan_file import PlanFile, list_edits
 from surgery.selection import Selection
 
 
@@ -246,9 +246,8 @@ def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any])
         "provenance",
     )  # fmt: skip
     found, (here, _) = task.loaded.found, task.halves
-    return PlanFile.of(
-        selection,
-        task.dimensions.num_heads,
+    return PlanFile(
+        edits=list_edits(selection, task.dimensions.num_heads),
         layout=task.request.layout,
         model=EditedModel.of(found.identified, found.checkpoint.config),
         chosen=Choice(

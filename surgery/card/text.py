@@ -26,7 +26,7 @@ from surgery.card.metadata import (
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import get_last_name
-from surgery.output import create_file
+from surgery.output import write_text
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.untrusted import guard, read_bytes
 
@@ -58,8 +58,7 @@ def refresh_card(folder: Path, measured: Measurements | None) -> Path:
         raise ManifestError(f"has no {MANIFEST}", where=folder)
     existing = read_card(folder)
     text = render_card(manifest, name=get_last_name(folder), measured=measured, existing=existing)
-    with create_file(folder / CARD, overwrite=True) as file:
-        file.write(text)
+    write_text(folder / CARD, text, overwrite=True)
     return folder / CARD
 
 

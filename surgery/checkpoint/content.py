@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, OutputError
+from surgery.output import create_folder
 
 _SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
 _KEPT = 16 << 20  # bytes; hashes of larger files are kept between runs
@@ -60,8 +60,6 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
     The hash covers the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file.
-    Copies of a model have the same hash; other weights, settings, or files give another.
-
     `known`: hashes of weight files that the caller has computed. A large file is read again only
     if its state changed, and a file in the Hub's cache is named by its hash. Raises as
     `open_checkpoint`.
@@ -95,8 +93,11 @@ def recall_hash(path: Path) -> str:
         return hash_file(path)
     key = hashlib.sha256(os.fsencode(real) + repr(state).encode()).hexdigest()
     kept = find_cache() / "sha256" / key
-    digest = _read_cached(kept) or hash_file(path)
-    if state == _read_state(path) and max(times) < time.time_ns() - _SETTLED and not kept.exists():
+    with contextlib.suppress(OSError, ValueError):
+        if _SHA256.fullmatch(digest := kept.read_text()):
+            return digest
+    digest = hash_file(path)
+    if state == _read_state(path) and max(times) < time.time_ns() - _SETTLED:
         save_to_cache(kept, lambda file: file.write_text(digest))
     return digest
 
@@ -112,28 +113,13 @@ def _is_in_memory(device: int) -> bool:
 
 def find_cache() -> Path:
     """Returns $ATTN_SURGERY_CACHE, else attn-surgery in $XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("ATTN_SURGERY_CACHE")
-    if own:
-        return Path(own).expanduser()
     general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(general).expanduser() / "attn-surgery"
+    return Path(os.environ.get("ATTN_SURGERY_CACHE") or f"{general}/attn-surgery").expanduser()
 
 
 def save_to_cache(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a complete file to the cache, if the cache is writable."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        try:
-            write(Path(temporary))
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _read_cached(kept: Path) -> str | None:
-    with contextlib.suppress(OSError, ValueError):
-        digest = kept.read_text()
-        return digest if _SHA256.fullmatch(digest) else None
-    return None
+        with create_folder(path, None, overwrite=True) as partial:
+            write(partial)

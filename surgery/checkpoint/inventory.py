@@ -13,7 +13,7 @@ from typing import Any, get_args
 from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
-from surgery.families import Dimensions, Family, Role, TensorRule, family_of
+from surgery.families import Dimensions, Family, TensorRule, family_of
 from surgery.families.rotary import rotary_positions
 from surgery.untrusted import read_json
 from surgery.variants import Kind
@@ -118,31 +118,27 @@ def make_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
 def _list_needed(inventory: Inventory) -> Iterator[str]:
     """Names of the tensors that the library would otherwise fill with random numbers."""
     for rule in inventory.family.rules:
-        if (rule.optional and rule.role not in _AFFINE) or not _applies(rule, inventory):
-            continue
-        if not rule.per_block:
-            yield rule.name
-            continue
-        for block in range(inventory.dimensions.num_blocks):
-            if _belongs(rule.role, block, inventory):
-                yield rule.name.format(block=block)
+        if _exists(rule, inventory) and (not rule.optional or rule.role in _AFFINE):
+            for block in range(inventory.dimensions.num_blocks) if rule.per_block else (0,):
+                if _belongs(rule, block, inventory):
+                    yield rule.name.format(block=block)
 
 
-def _applies(rule: TensorRule, inventory: Inventory) -> bool:
+def _exists(rule: TensorRule, inventory: Inventory) -> bool:
     """Whether config.json gives the model such a tensor."""
     return rule.when is None or rule.when.on(inventory.config)
 
 
-def _belongs(role: Role | None, block: int, inventory: Inventory) -> bool:
-    """Whether a block has a tensor of that role.
+def _belongs(rule: TensorRule, block: int, inventory: Inventory) -> bool:
+    """Whether a block has such a tensor, if the model has.
 
     The library would ignore one that does not belong, while surgery would use it.
     """
-    if role is None:
+    if rule.role is None:
         return True
     kind = inventory.compact_blocks.get(block)  # None: attention
-    if role in _AFFINE:
-        return kind == "affine" or (kind == "constant" and role == "affine_bias")
+    if rule.role in _AFFINE:
+        return kind == "affine" or (kind == "constant" and rule.role == "affine_bias")
     return kind is None
 
 
@@ -162,12 +158,11 @@ def _check_dtype(inventory: Inventory) -> None:
 def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
     family, dimensions = inventory.family, inventory.dimensions
     rule, block = family.match(name) or (None, None)
-    if rule is None or not (
-        _applies(rule, inventory)
-        and (
-            block is None
-            or (block < dimensions.num_blocks and _belongs(rule.role, block, inventory))
-        )
+    block = block or 0
+    if (
+        rule is None
+        or block >= dimensions.num_blocks
+        or not (_exists(rule, inventory) and _belongs(rule, block, inventory))
     ):
         raise CheckpointError(
             f"unknown tensor {name!r}",
@@ -211,15 +206,10 @@ def check_config(config: dict[str, Any], family: Family) -> None:
                 where="config.json",
                 expected=f"the library's own {family.architecture}",
             )
-    for key in _find_attention_code(config):
-        raise UnsupportedError(
-            "config.json chooses attention code, which the library may download and run",
-            where=key,
-            fix="remove the key",
-        )
-    for key, what in _ELSEWHERE.items():
-        if config.get(key):
-            raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
+    refused = dict.fromkeys(_find_attention_code(config), _ATTENTION_CODE)
+    refused |= {key: what for key, what in _ELSEWHERE.items() if config.get(key)}
+    for key, what in refused.items():
+        raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
     if config.get("attention_free_blocks") and not compact:
         raise CheckpointError(
             "'attention_free_blocks' is set, and this model type has no such blocks",
@@ -244,6 +234,7 @@ def check_config(config: dict[str, Any], family: Family) -> None:
         )
 
 
+_ATTENTION_CODE = "chooses attention code, which the library may download and run"
 _ELSEWHERE = {
     "transformers_weights": "names another file of weights, which would not be edited",
     "per_layer_config": "gives single blocks their own shape, which surgery does not support",

@@ -170,7 +170,9 @@ def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
     if path.suffix == ".safetensors":
         tensors, metadata = read_header(path)
         return Shard(path, tuple(tensors), metadata, verbatim=True)
-    from surgery.checkpoint.pickled import read_pickle  # needs torch, which takes seconds to import
+    from surgery.checkpoint.torch_tensors import (
+        read_pickle,
+    )  # needs torch, which takes seconds to import
 
     tied = HEADS if config.get("tie_word_embeddings") is not False else ()
     return Shard(path, tuple(read_pickle(path, aliases=tied)), {"format": "pt"}, verbatim=False)

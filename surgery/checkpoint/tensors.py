@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from surgery.errors import CheckpointError
 from surgery.untrusted import guard
 
 Array = npt.NDArray[Any]
+Bytes = bytes | bytearray | memoryview
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -57,63 +59,59 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class FileRange:
-    """Bytes [start, start + nbytes) of a file."""
-
-    path: Path
-    start: int
-    nbytes: int
-
-    def read(self) -> bytearray:
-        whole, end = bytearray(self.nbytes), 0
-        for piece in self.read_pieces():
-            whole[end : end + len(piece)] = piece
-            end += len(piece)
-        return whole
-
-    def read_pieces(self) -> Iterator[memoryview]:
-        """Yields the bytes in pieces. A piece is valid until the next one is read."""
-        buffer, left = memoryview(bytearray(min(_PIECE, self.nbytes))), self.nbytes
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.start)
-            while left:
-                count = file.readinto(buffer[:left])
-                if not count:
-                    raise OSError(errno.EIO, "the file became shorter while it was read", self.path)
-                left -= count
-                yield buffer[:count]
-
-
-@dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a source. `data`: where its bytes are, or a function that copies them."""
+    """A tensor that is read, or computed, when it is needed.
+
+    `read_pieces`: yields its bytes, little-endian, row-major. A piece is valid until the next one.
+    """
 
     info: TensorInfo
-    data: FileRange | Callable[[], bytearray]
+    read_pieces: Callable[[], Iterable[Bytes]]
+
+    @staticmethod
+    def compute(info: TensorInfo, compute: Callable[[], Array]) -> StoredTensor:
+        """Makes a tensor that is computed just before it is written."""
+
+        def read_pieces() -> list[Bytes]:
+            array = compute()
+            assert (array.shape, array.dtype) == (info.shape, DTYPES[info.dtype]), info.name
+            return [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+
+        return StoredTensor(info, read_pieces)
 
     def read(self) -> bytearray:
-        """Returns a copy of the tensor's bytes, little-endian, row-major."""
-        return self.data.read() if isinstance(self.data, FileRange) else self.data()
-
-    def read_pieces(self) -> Iterator[bytearray | memoryview]:
-        """Yields the bytes in pieces, without holding a whole tensor of a file in memory."""
-        if isinstance(self.data, FileRange):
-            yield from self.data.read_pieces()
-        else:
-            yield self.data()
+        """Returns a copy of the tensor's bytes."""
+        data = bytearray()
+        for piece in self.read_pieces():
+            data += piece
+        return data
 
     def read_first(self, count: int) -> Array:
         """Returns its first numbers, at most all of them, as a new one-dimensional array."""
-        dtype = DTYPES[self.info.dtype]
-        size = min(count * dtype.itemsize, self.info.nbytes)
-        where = self.data
-        data = replace(where, nbytes=size).read() if isinstance(where, FileRange) else where()
-        return np.frombuffer(data[:size], dtype)
+        dtype, data = DTYPES[self.info.dtype], bytearray()
+        for piece in self.read_pieces():
+            data += piece
+            if len(data) >= count * dtype.itemsize:
+                break
+        return np.frombuffer(data, dtype)[:count]
 
     def read_array(self) -> Array:
         """Returns the tensor as a new array with its dtype and shape."""
         data = np.frombuffer(self.read(), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
+
+
+def read_range(path: Path, start: int, nbytes: int) -> Iterator[memoryview]:
+    """Yields bytes [start, start + nbytes) of a file in pieces."""
+    buffer = memoryview(bytearray(min(_PIECE, nbytes)))
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while nbytes:
+            count = file.readinto(buffer[:nbytes])
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was read", path)
+            nbytes -= count
+            yield buffer[:count]
 
 
 def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
@@ -143,7 +141,7 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     start = path.stat().st_size - sum(info.nbytes for info in infos)
     tensors = []
     for info in infos:
-        tensors.append(StoredTensor(info, FileRange(path, start, info.nbytes)))
+        tensors.append(StoredTensor(info, partial(read_range, path, start, info.nbytes)))
         start += info.nbytes
     return tensors, metadata
 

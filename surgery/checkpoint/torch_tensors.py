@@ -1,13 +1,21 @@
-"""Converts torch tensors to stored ones and numpy arrays to torch tensors."""
+"""Torch tensors: pickled weights (`pytorch_model.bin`), and conversions.
+
+Pickles are read with weights_only and, where possible, mapped.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import warnings
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
+from surgery.errors import CheckpointError
+from surgery.untrusted import guard
 
 # numpy's names of these dtypes are also torch's
 _DTYPES: dict[str, torch.dtype] = {tag: getattr(torch, d.name) for tag, d in DTYPES.items()}
@@ -16,8 +24,12 @@ TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
 
 def as_stored(name: str, tensor: torch.Tensor) -> StoredTensor:
     """Wraps a tensor, whose bytes are read on demand. Its dtype must be in `TAGS`."""
-    info = TensorInfo(name, TAGS[tensor.dtype], tuple(tensor.shape))
-    return StoredTensor(info, partial(_read_bytes, tensor))
+
+    def read_pieces() -> list[memoryview]:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        return [flat.view(torch.uint8).numpy().data]
+
+    return StoredTensor(TensorInfo(name, TAGS[tensor.dtype], tuple(tensor.shape)), read_pieces)
 
 
 def as_torch(array: Array, tag: str) -> torch.Tensor:
@@ -26,6 +38,63 @@ def as_torch(array: Array, tag: str) -> torch.Tensor:
     return torch.from_numpy(flat.copy()).view(_DTYPES[tag]).reshape(array.shape)
 
 
-def _read_bytes(tensor: torch.Tensor) -> bytearray:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return bytearray(flat.view(torch.uint8).numpy())
+def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTensor]:
+    """Returns the tensors of a pickled state dict, in stored order.
+
+    Leaves out `aliases` that are a second name of another tensor, as safetensors does. Maps files
+    in torch's zip format into memory; reads older files (before torch 1.6) whole.
+
+    **Raises:** `CheckpointError` if the file is damaged, holds anything but tensors, or describes
+    more numbers than it stores: a tensor beyond its storage, or all beyond twice the file.
+    """
+    what = "cannot be read as a pickled state dict of tensors"
+    fix = "download it again, or convert it to safetensors if you trust its author"
+    with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about other protocols; the result is checked below
+        mmap = zipfile.is_zipfile(path)  # older files have another format
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if not isinstance(state, dict):
+        raise CheckpointError("is not a state dict", where=path.name, got=type(state).__name__)
+    for name, tensor in state.items():
+        if not _is_plain(tensor):
+            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
+        stored = tensor.untyped_storage().nbytes()
+        if tensor.nbytes > stored:  # its strides repeat a few numbers
+            raise CheckpointError(
+                f"tensor {name!r} is larger than its stored data",
+                where=path.name,
+                expected=f"at most {stored:,} bytes",
+                got=f"{tensor.nbytes:,}",
+            )
+    named = {str(name): tensor for name, tensor in state.items()}
+    others = {_locate(tensor) for name, tensor in named.items() if name not in aliases}
+    kept = {
+        name: tensor
+        for name, tensor in named.items()
+        if name not in aliases or _locate(tensor) not in others
+    }
+    total = sum(tensor.nbytes for tensor in kept.values())
+    most = 2 * path.stat().st_size  # tied tensors are stored once
+    if total > most:
+        raise CheckpointError(
+            "its tensors are far larger than the file",
+            where=path.name,
+            expected=f"at most {most:,} bytes, twice the file",
+            got=f"{total:,}",
+        )
+    return [as_stored(name, tensor) for name, tensor in kept.items()]
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype in TAGS
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+    )
+
+
+def _locate(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Returns where a tensor's numbers are: the same for two names of one tensor."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()

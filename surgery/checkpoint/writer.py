@@ -7,49 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from surgery.checkpoint.source import SAFETENSORS
-from surgery.checkpoint.tensors import (
-    DTYPES,
-    Array,
-    FileRange,
-    StoredTensor,
-    TensorInfo,
-    write_header,
-)
-
-
-@dataclass(frozen=True)
-class NewTensor:
-    """A tensor that is computed just before it is written."""
-
-    info: TensorInfo
-    compute: Callable[[], Array]
-
-    def read_pieces(self) -> Iterator[memoryview]:
-        """Computes the tensor and yields its bytes in one piece."""
-        array = self.compute()
-        assert array.shape == self.info.shape, f"{self.info.name}: {array.shape}"
-        assert array.dtype == DTYPES[self.info.dtype], f"{self.info.name}: {array.dtype}"
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-Entry = StoredTensor | NewTensor
+from surgery.checkpoint.tensors import Bytes, StoredTensor, read_range, write_header
 
 
 @dataclass(frozen=True)
 class OutputShard:
     """One weight file to write. `copy_of`: a source file to copy whole instead of `entries`."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredTensor, ...]
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-    def read_pieces(self) -> Iterator[bytes | bytearray | memoryview]:
+    def read_pieces(self) -> Iterator[Bytes]:
         """Yields the content of the file."""
         if self.copy_of is not None:
-            yield from FileRange(self.copy_of, 0, self.copy_of.stat().st_size).read_pieces()
+            yield from read_range(self.copy_of, 0, self.copy_of.stat().st_size)
             return
         yield write_header([entry.info for entry in self.entries], self.metadata)
         for entry in self.entries:
@@ -62,7 +35,7 @@ Progress = Callable[[int], None]
 
 def write_file(
     path: Path,
-    pieces: Iterable[bytes | bytearray | memoryview],
+    pieces: Iterable[Bytes],
     progress: Progress = lambda nbytes: None,
 ) -> str:
     """Writes a new file and returns its SHA-256, hexadecimal."""
@@ -94,9 +67,9 @@ def make_index(shards: dict[str, OutputShard], metadata: dict[str, object]) -> d
     }
 
 
-def split_shards(entries: Iterable[Entry], limit: int) -> list[tuple[Entry, ...]]:
+def split_shards(entries: Iterable[StoredTensor], limit: int) -> list[tuple[StoredTensor, ...]]:
     """Packs tensors, in order, into files of at most `limit` bytes; a larger one stands alone."""
-    shards: list[list[Entry]] = [[]]
+    shards: list[list[StoredTensor]] = [[]]
     size = 0
     for entry in entries:
         if shards[-1] and size + entry.info.nbytes > limit:

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from surgery.checkpoint.source import Checkpoint
-from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
-from surgery.checkpoint.writer import Entry, NewTensor, OutputShard, name_shards, split_shards
+from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
+from surgery.checkpoint.writer import OutputShard, name_shards, split_shards
 from surgery.errors import CheckpointError
 from surgery.layouts import Change
 from surgery.plan import Plan
@@ -32,9 +32,11 @@ def plan_shards(
             first.setdefault(changes[name].block, name)
     after: dict[str, list[NewTensor]] = {}
 
-    def new(change: Change) -> NewTensor:
+    def new(change: Change) -> StoredTensor:
         info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
-        return NewTensor(info, partial(compute_content, change, plan, checkpoint.read, fits))
+        return StoredTensor.compute(
+            info, partial(compute_content, change, plan, checkpoint.read, fits)
+        )
 
     for change in plan.changes:
         if change.action == "add":
@@ -44,7 +46,7 @@ def plan_shards(
     verbatim = all(shard.verbatim for shard in checkpoint.shards)
     names = name_shards(len(checkpoint.shards))
     for shard, name in zip(checkpoint.shards, names, strict=True):
-        entries: list[Entry] = []
+        entries: list[StoredTensor] = []
         for tensor in shard.tensors:
             kept = changes.get(tensor.info.name)
             if kept is None:

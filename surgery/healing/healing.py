@@ -18,7 +18,7 @@ import torch
 from surgery.card.text import read_card, render_card
 from surgery.checkpoint.source import CARD, HEADS, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
-from surgery.checkpoint.writer import NewTensor, OutputShard, write_file
+from surgery.checkpoint.writer import OutputShard, write_file
 from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError
 from surgery.exporting import Export, list_owned
@@ -94,12 +94,13 @@ def _write_files(
     parameters = dict(model.named_parameters())
     head = model.get_output_embeddings().weight
 
-    def renew(tensor: StoredTensor) -> StoredTensor | NewTensor:
+    def renew(tensor: StoredTensor) -> StoredTensor:
         info = tensor.info
         trained = parameters.get(info.name, head if info.name in HEADS else None)
         if trained is None:
             return tensor
-        return NewTensor(info, partial(_take, info, trained, tensor, constants.get(info.name)))
+        take = partial(_take, info, trained, tensor, constants.get(info.name))
+        return StoredTensor.compute(info, take)
 
     shards = {
         shard.path.name: OutputShard(tuple(map(renew, shard.tensors)), shard.metadata)

@@ -24,12 +24,10 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.hub.client import open_client, show_progress
+from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_progress
 from surgery.hub.datasets import PREFIX as DATASET
 from surgery.hub.embedded import PREFIX, find_lab_folder
-from surgery.hub.refusals import UnreachableError
 from surgery.hub.resolved import ResolvedModel
-from surgery.hub.state import TIMEOUT
 from surgery.record.manifest import Source
 from surgery.untrusted import read_json
 
@@ -37,19 +35,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A model without its weights: `model.folder` holds its configuration and manifest.
-
-    `infos`: the stored tensors by name; None for pickled weights on the Hub, whose tensors are
-    unknown before a download.
-    """
-
-    model: ResolvedModel
-    config: dict[str, Any]
-    infos: dict[str, TensorInfo] | None
 
 
 def find_model(
@@ -71,46 +56,55 @@ def find_model(
     `UnsupportedError` if its architecture cannot be edited.
     """
 
-    def fetch(api: HfApi, found: _HubModel) -> ResolvedModel:
-        check(found.config)
-        found.download()
-        return found.resolve(revision)
+    def fetch(api: HfApi, hub: _HubModel) -> None:
+        check(hub.config)
+        hub.download()
 
-    return model if isinstance(model, ResolvedModel) else _find(model, revision, fetch, lambda m: m)
+    return model if isinstance(model, ResolvedModel) else _find(model, revision, fetch)[0]
 
 
-def find_outline(model: str | Path, revision: str | None = None) -> Outline:
-    """Finds a model like `find_model`, but reads only the headers of a Hub model's weights."""
-    return _find(
-        model,
-        revision,
-        lambda api, found: Outline(found.resolve(revision), found.config, found.read_headers(api)),
-        lambda here: Outline(here, here.checkpoint.config, here.checkpoint.infos),
-    )
+def find_recorded(
+    model: str | Path | ResolvedModel, revision: str | None, recorded: Source
+) -> ResolvedModel:
+    """Finds a model like `find_model`: a recorded one, if named like it, at its recorded commit."""
+    named = isinstance(model, str) and model.casefold() == recorded.model.casefold()
+    if named and revision is None and find_folder(recorded.model) is None:
+        revision = recorded.commit
+    return find_model(model, revision)
+
+
+def find_outline(
+    model: str | Path, revision: str | None = None
+) -> tuple[ResolvedModel, dict[str, TensorInfo] | None]:
+    """Finds a model like `find_model`, but reads only the headers of a Hub model's weights.
+
+    Returns the model, whose folder holds its configuration and manifest, and its tensors by name;
+    None for pickled weights on the Hub, whose tensors are unknown before a download.
+    """
+    found, infos = _find(model, revision, lambda api, hub: [hub.read_headers(api)])
+    return found, infos[0] if infos else found.checkpoint.infos
 
 
 T = TypeVar("T")
 
 
 def _find(
-    model: str | Path,
-    revision: str | None,
-    on_hub: Callable[[HfApi, _HubModel], T],
-    here: Callable[[ResolvedModel], T],
-) -> T:
-    """Calls `on_hub` for a Hub model, or `here` for a folder or an earlier download."""
-    folder = find_folder(model, revision)
+    model: str | Path, revision: str | None, use: Callable[[HfApi, _HubModel], T]
+) -> tuple[ResolvedModel, T | None]:
+    """Returns the model and what `use` makes of it on the Hub; None if it is in a folder."""
+    folder, used = find_folder(model, revision), None
     if folder is not None:
-        return here(ResolvedModel(folder, Source(model=make_public_name(model))))
+        return ResolvedModel(folder, Source(model=make_public_name(model))), None
     name = str(model)
     try:
         with open_client(name, revision) as api:
-            return on_hub(api, _look_up(api, name, revision))
+            hub = _look_up(api, name, revision)
+            folder, used = hub.folder, use(api, hub)
     except UnreachableError:
         folder = _find_download(name, revision)
         if folder is None:
             raise
-    return here(ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)))
+    return ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)), used
 
 
 def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
@@ -164,10 +158,6 @@ class _HubModel:
     files: tuple[str, ...]
     config: dict[str, Any]
     weights: tuple[str, ...]
-
-    def resolve(self, revision: str | None) -> ResolvedModel:
-        source = Source(model=self.name, revision=revision, commit=self.folder.name)
-        return ResolvedModel(self.folder, source)
 
     def download(self) -> None:
         """Downloads what the cache lacks, weights last: once they are there, everything is."""

@@ -60,9 +60,7 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     attention-free head has the same bits. The unchanged tokens are first the last one, to try every
     offset, then a random half and the other half, to try every position. A head that the output
     projection does not read mixes nothing. Without an attention module, what replaces it stands for
-    all heads.
-
-    **Arguments:** `seed`: of all random choices.
+    all heads. `seed`: of all random choices.
 
     **Raises:** `CheckpointError` if the model cannot be loaded or run, or attention is not finite.
     """
@@ -83,20 +81,19 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
         attention.register_forward_hook(probe, with_kwargs=True)
         projection = modules.get(family.reading(block)[1])
         if projection is not None:
-            probe.read = _find_read_heads(projection.weight, dimensions.num_heads)
+            weight_dHh = projection.weight.unflatten(1, (dimensions.num_heads, -1))
+            probe.read = (weight_dHh != 0).any(-1).any(0)
             projection.register_forward_pre_hook(probe.take_context)
     with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
         model(tokens_BT, use_cache=False)  # loaded for this only, so the hooks may stay
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
 
 
-def _find_read_heads(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Returns bool [H]: which heads the output projection [d, H h] reads."""
-    return (weight.view(len(weight), num_heads, -1) != 0).any(-1).any(0)
-
-
 class _Probe:
-    """A forward hook that runs its module again on changed tokens."""
+    """A forward hook that runs its module again on changed tokens.
+
+    `mixing`: bool [H], what it found; `read`: bool [H], which heads the output projection reads.
+    """
 
     def __init__(
         self, num_heads: int, kept: tuple[torch.Tensor, ...], order_T: torch.Tensor

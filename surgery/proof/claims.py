@@ -21,6 +21,7 @@ from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions
 from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
+_REPEAT = "run `attn-surgery reproduce`"
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ def read_report_in(
 
 def check_report(folder: Path, report: RenderedReport) -> str:
     """Raises `CheckpointError` if a page differs from the report."""
-    for name in (
-        REPORTS[1:] if _is_ours(report.version) else ()
-    ):  # other versions cannot be rendered here
+    pages = REPORTS[1:] if _is_ours(report.version) else ()  # others cannot be rendered here
+    for name in pages:
         path = check_link(folder / name, folder)
         if path.is_file() and path.read_bytes() != report.files.get(name, "").encode():
             raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
@@ -82,9 +82,7 @@ def check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) 
     wrong = find_disagreement(card, manifest, measured, name=get_last_name(folder))
     wrote = report.version if report else manifest.edit.versions.get(TOOL)
     if wrong is None:
-        return (
-            f"agrees with surgery.json and {REPORTS[0]}" if report else "agrees with surgery.json"
-        )
+        return f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"
     if _is_ours(wrote):
         raise CheckpointError(f"{wrong} of {CARD} is not what surgery.json and {REPORTS[0]} give")
     return f"not compared: attn-surgery {wrote} wrote {wrong}"
@@ -103,22 +101,16 @@ def list_claims(
     if manifest.history:
         yield Claim("history", "the sources of earlier edits")
     if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
-        yield Claim(
-            "calibration", "the text and the fits: to repeat them, run `attn-surgery reproduce`"
-        )
+        yield Claim("calibration", f"the text and the fits: to repeat them, {_REPEAT}")
     if manifest.is_healed:
-        yield Claim(
-            "healing",
-            "that weights were trained on the recorded text only: to repeat it, run "
-            "`attn-surgery reproduce`",
-        )
+        what = "that weights were trained on the recorded text only"
+        yield Claim("healing", f"{what}: to repeat it, {_REPEAT}")
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")
         if not _is_ours(report.version):
-            yield Claim(
-                "pages", f"sentences and pages, as attn-surgery {report.version} wrote them"
-            )
+            what = f"sentences and pages, as attn-surgery {report.version} wrote them"
+            yield Claim("pages", what)
     else:
         yield Claim("measurements", "there are none: to measure, run `attn-surgery evaluate`")
     unread = (RECIPE, "lm_eval") if report else (*REPORTS, RECIPE, "lm_eval")

@@ -23,7 +23,7 @@ from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import Dimensions, config_saved_as
-from surgery.layouts import layout_of
+from surgery.layouts import Change, layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
 from surgery.variants import Fit
@@ -105,7 +105,6 @@ def check_repeats(
     **Raises:** `CheckpointError` for the first tensor that differs.
     """
     compared = fitted = 0
-    fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
     for change in plan.changes:
         if change.action not in actions:
             continue
@@ -115,9 +114,7 @@ def check_repeats(
                 continue  # only of the later edit
             made = replace(plan, inventory=replace(plan.inventory, infos=result.infos))
         found = result.read(change.name)
-        with np.errstate(over="ignore", invalid="ignore"):
-            expected = made.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
-        known = ~np.isnan(expected)
+        expected, known = _recompute(made, change, read)
         if (
             (found.shape, found.dtype) != (expected.shape, expected.dtype)
             or not np.isfinite(found).all()
@@ -132,21 +129,26 @@ def check_repeats(
 def find_constants(plans: Iterable[Plan], names: Container[str]) -> dict[str, Flags]:
     """Returns tensor → which of its numbers the edits set, whatever the source held.
 
-    `names`: the tensors of the result.
-
-    These are what makes heads attention-free: constant queries and keys, values and columns of
-    zero, added biases of -0.0. Healing leaves them as they are.
+    `names`: the tensors of the result. These numbers are what makes heads attention-free: constant
+    queries and keys, values and columns of zero, added biases of -0.0. Healing leaves them as they
+    are.
     """
     found: dict[str, Flags] = {}
     for plan in plans:
         unknown = make_unknown(plan.inventory.infos)
-        fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
         for change in plan.changes:
             if change.action != "drop" and change.name in names:
-                with np.errstate(invalid="ignore"):
-                    known = ~np.isnan(plan.compute(change, unknown, fits).astype(np.float64))
+                _, known = _recompute(plan, change, unknown)
                 found[change.name] = found.get(change.name, False) | known
     return found
+
+
+def _recompute(plan: Plan, change: Change, read: Callable[[str], Array]) -> tuple[Array, Flags]:
+    """Computes a changed tensor with unknown fits. Returns it, and which numbers are known."""
+    fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = plan.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
+    return array, ~np.isnan(array)
 
 
 def make_unknown(infos: Mapping[str, TensorInfo]) -> Callable[[str], Array]:
@@ -156,10 +158,6 @@ def make_unknown(infos: Mapping[str, TensorInfo]) -> Callable[[str], Array]:
 
 def _make_unknown_fit(dimensions: Dimensions) -> Fit:
     """Makes a fit of NaN, to mark every number that an edit takes from a fit."""
-
-    def unknown(*shape: int) -> Array:
-        return np.broadcast_to(np.float32(math.nan), shape)
-
-    heads, size, d = dimensions.num_heads, dimensions.head_size, dimensions.d
-    weight = unknown(heads, size, d)
-    return Fit(unknown(heads, size), weight, unknown(heads, size), ridge=math.nan, r2=math.nan)
+    heads, size = dimensions.num_heads, dimensions.head_size
+    weight = np.broadcast_to(np.float32(math.nan), (heads, size, dimensions.d))
+    return Fit(weight[..., 0], weight, weight[..., 0], ridge=math.nan, r2=math.nan)

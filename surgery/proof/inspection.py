@@ -10,6 +10,7 @@ from surgery.checkpoint.inventory import take_inventory
 from surgery.families import family_of
 from surgery.hub.finding import find_outline
 from surgery.record.manifest import Edit
+from surgery.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
 
     **Raises:** `SourceError`, `CheckpointError`, `UnsupportedError`, `ManifestError`.
     """
-    outline = find_outline(model, revision)
-    config, family = outline.config, family_of(outline.config)
-    inventory = take_inventory(config, outline.infos) if outline.infos is not None else None
-    manifest = outline.model.manifest
+    found, infos = find_outline(model, revision)
+    config = read_json(found.folder / "config.json", needed=True)
+    family, manifest = family_of(config), found.manifest
+    inventory = None if infos is None else take_inventory(config, infos)
     is_compact = config["model_type"] == family.compact_model_type
     free = dict(inventory.compact_blocks) if inventory else {}
     heads: dict[int, dict[int, str]] = {}
@@ -71,7 +72,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
         free |= manifest.attention_free
         heads = {b: some for b, some in manifest.edited_heads.items() if b not in free}
     return Inspection(
-        model=outline.model.source.model,
+        model=found.source.model,
         family=family.model_type,
         num_blocks=family.dimensions(config).num_blocks,
         dtype=inventory.dtype if inventory else None,

@@ -8,9 +8,9 @@ trains again, and training magnifies last digits: its result is compared within 
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,23 @@ from typing import Any
 import numpy as np
 
 from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.source import MANIFEST, open_checkpoint
+from surgery.checkpoint.inventory import make_inventory
+from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, write
-from surgery.hub.client import open_client
+from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.hub.state import HubFile, find_published
-from surgery.proof.distances import measure_fitted, measure_healed
-from surgery.record.manifest import (
-    CalibrationRecord,
-    Manifest,
-    Source,
-    list_versions,
-    read_manifest,
-)
+from surgery.proof.expected import find_constants, replan
+from surgery.record.manifest import CalibrationRecord, Manifest, list_versions, read_manifest
 
 TOLERANCE = 0.01  # a few roundings of bfloat16
 """Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
 HEALED_TOLERANCE = 0.05
 """Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
+_TINY = 1e-30  # a norm of zero allows no difference
 
 
 @dataclass(frozen=True)
@@ -54,11 +49,11 @@ class Original:
     def holds(self, name: str, repeated: Path) -> bool:
         """Whether its file of that name is recorded and equals the repeated one byte for byte."""
         file, digest = self.files.get(name), hash_file(repeated)
-        if self.manifest.files[name].sha256 != digest:
+        if file is None or self.manifest.files[name].sha256 != digest:
             return False
         if isinstance(file, HubFile):
             return file.holds(digest, repeated)
-        return file is not None and file.is_file() and hash_file(file) == digest
+        return file.is_file() and hash_file(file) == digest
 
 
 def open_original(model: str | Path, revision: str | None = None) -> Original:
@@ -184,8 +179,7 @@ def reproduce(
     fitting = None if fit is None else fit(prepared)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         _check_text(edit.calibration, fitting.record)
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="attn-surgery-"))
+    with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
         output = Path(output or Path(folder) / "repeated")
         cut = write(
             replace(prepared, chosen=edit.chosen),
@@ -197,9 +191,15 @@ def reproduce(
         )
         export = heal(cut, output) if heal else cut
         files = _compare_files(original, export, cut)
-    if not all(file.equal for file in files):
-        _check_source(
-            edit.source, model, replace(prepared.model, source=export.manifest.edit.source)
+    found = replace(prepared.model, source=export.manifest.edit.source)
+    exact = all(file.equal for file in files)
+    if not exact and edit.source.content is not None and not found.is_that(edit.source):
+        raise SourceError(
+            "is not the model that was edited",
+            where=model,
+            expected=f"{edit.source.model} with content {edit.source.content[:12]}",
+            got=(found.source.content or "")[:12],
+            fix="give a copy of the edited one as `source`",
         )
     then, now = edit.versions, list_versions()
     both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
@@ -216,17 +216,6 @@ def _find_source(original: Original) -> str:
             fix="give it, or a copy of it, as `source`",
         )
     return source.model
-
-
-def _check_source(recorded: Source, model: str | Path, found: ResolvedModel) -> None:
-    if recorded.content is not None and not found.is_that(recorded):
-        raise SourceError(
-            "is not the model that was edited",
-            where=model,
-            expected=f"{recorded.model} with content {recorded.content[:12]}",
-            got=(found.source.content or "")[:12],
-            fix="give a copy of the edited one as `source`",
-        )
 
 
 def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
@@ -248,8 +237,7 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
 
 
 def _compare_files(original: Original, export: Export, cut: Export) -> tuple[FileResult, ...]:
-    """Compares all files by hash, and fitted or healed tensors by their difference if hashes
-    differ."""
+    """Compares all files by hash, and fitted or healed tensors by number where hashes differ."""
     recorded, repeated = (
         {name: file.sha256 for name, file in manifest.files.items()}
         for manifest in (original.manifest, export.manifest)
@@ -264,11 +252,55 @@ def _compare_files(original: Original, export: Export, cut: Export) -> tuple[Fil
     trained = healed or export.plan.fitted
     if differing and trained and all(name.endswith(".safetensors") for name in differing):
         ours = find_model(original.model, original.revision).checkpoint
-        theirs, edit = open_checkpoint(export.output), export.manifest.edit
+        theirs, tolerance = open_checkpoint(export.output), TOLERANCE
         if healed:
-            found = measure_healed(ours, theirs, open_checkpoint(cut.output), export.manifest)
-            update: dict[str, Any] = {"difference": found, "tolerance": HEALED_TOLERANCE}
+            tolerance, before = HEALED_TOLERANCE, open_checkpoint(cut.output)
+            found = _measure_healed(ours, theirs, before, export.manifest)
         else:
-            update = {"difference": measure_fitted(ours, theirs, edit.changed.rewritten)}
+            found = _measure_fitted(ours, theirs, export.manifest.edit.changed.rewritten)
+        update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
         results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)
+
+
+def _measure_healed(
+    one: Checkpoint, other: Checkpoint, cut: Checkpoint, manifest: Manifest
+) -> float | None:
+    """Returns |other - one| / |one - cut| (Frobenius) over all trained weights.
+
+    None if a constant of the edit or a buffer is not the cut's, or names, dtypes or shapes differ.
+    """
+    constants = find_constants(replan(cut, manifest), cut.tensors)
+    trained = make_inventory(cut.config, cut.infos).parameters
+    if not one.infos == other.infos == cut.infos:
+        return None
+    apart = changed = 0.0
+    for name in cut.tensors:
+        a, b, c = (checkpoint.read(name) for checkpoint in (one, other, cut))
+        fixed = constants.get(name, np.full(c.shape, name not in trained))
+        if not a[fixed].tobytes() == b[fixed].tobytes() == c[fixed].tobytes():
+            return None
+        if name in trained:
+            a, b, c = (array.astype(np.float64) for array in (a, b, c))
+            apart += float(np.square(b - a).sum())
+            changed += float(np.square(a - c).sum())
+    return math.sqrt(apart / max(changed, _TINY))
+
+
+def _measure_fitted(one: Checkpoint, other: Checkpoint, changed: Collection[str]) -> float | None:
+    """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
+
+    None if any other tensor is not byte-equal, or names, dtypes or shapes differ.
+    """
+    if one.infos != other.infos:
+        return None
+    largest = 0.0
+    for name in one.tensors:
+        a, b = one.read(name), other.read(name)
+        if name in changed:
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            norm, distance = float(np.linalg.norm(a)), float(np.linalg.norm(b - a))
+            largest = max(largest, distance / max(norm, _TINY))
+        elif a.tobytes() != b.tobytes():
+            return None
+    return largest

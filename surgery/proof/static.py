@@ -85,7 +85,10 @@ class FileChecks:
                 check_link(path, self.folder)
             elif path.is_dir():
                 continue
-            if not (self.manifest.accounts_for(name) or _is_left(Path(name))):
+            is_left = is_unfinished(Path(name)) and (
+                is_unfinished(Path(path.name)) or path.suffix in _REPORTS
+            )  # by a killed run, and no loader takes it for code or weights
+            if not (self.manifest.accounts_for(name) or is_left):
                 raise CheckpointError(f"{name} is not in the manifest")
         for name, record in listed.items():
             path = self.folder / name
@@ -169,17 +172,12 @@ class FileChecks:
         result, original, plan = self.result, self.original, self.plans[0]
         untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
         wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing or unexpected
-        trained = (
-            untouched & set(plan.inventory.parameters) if self.manifest.edit.healing else set()
-        )
-        wrong |= {
-            name
-            for name in untouched & set(result.tensors)
-            if result.infos[name] != original.infos[name]
-            or (
-                name not in trained and result.tensors[name].read() != original.tensors[name].read()
-            )
-        }
+        healed = self.manifest.edit.healing is not None
+        trained = untouched & set(plan.inventory.parameters) if healed else set()
+        for name in untouched & set(result.tensors):
+            one, other = result.tensors[name], original.tensors[name]
+            if one.info != other.info or (name not in trained and one.read() != other.read()):
+                wrong.add(name)
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
         equal = f"{len(untouched - trained)} tensors byte-equal to the source"
@@ -191,17 +189,10 @@ class FileChecks:
         healed, plan = self.manifest.edit.healing, self.plans[0]
         read = make_unknown(plan.inventory.infos) if healed else self.original.read
         compared, fitted = check_repeats(plan, self.result, read, {"rewrite", "add"})
-        detail = f"{compared} tensors repeat bit for bit"
+        more = ""
         if healed:
-            detail += (
-                ", as far as the edit sets them whatever the source holds; the rest is trained"
-            )
+            more = ", as far as the edit sets them whatever the source holds; the rest is trained"
         elif fitted:
-            detail += f", {fitted} of them except for numbers fitted to calibration text"
-            detail += " (to repeat these, run attn-surgery reproduce)"
-        return detail
-
-
-def _is_left(path: Path) -> bool:
-    """Whether a file is left over from a killed run, and no loader takes it for code or weights."""
-    return is_unfinished(path) and (is_unfinished(Path(path.name)) or path.suffix in _REPORTS)
+            more = f", {fitted} of them except for numbers fitted to calibration text"
+            more += " (to repeat these, run attn-surgery reproduce)"
+        return f"{compared} tensors repeat bit for bit{more}"

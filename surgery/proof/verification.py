@@ -1,18 +1,14 @@
 """Proves that an exported folder is what its manifest says, down to the last byte.
 
-First come the checks of `surgery.proof.static`. Then `loads` and, for each edited block,
-`attention-free`: transformers loads the model and runs it on random tokens; the context of a token
-does not change when other tokens do, and in all other heads it does. Then `report`, if the caller
-can read one: the figures of report.json agree with each other and with the manifest, and its pages
-show them. Then `card`: the generated parts of README.md show them, too.
-
-`claims` lists everything else that the folder says. The files cannot prove it.
+First come the checks of `surgery.proof.static`. Then those of `surgery.proof.behavior`: `loads`
+and, for each edited block, `attention-free`. Then `report`, if the caller can read one: the figures
+of report.json agree with each other and with the manifest, and its pages show them. Then `card`:
+the generated parts of README.md show them, too. `claims` lists what the files cannot prove.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from typing import Any
 from surgery.card.text import read_card
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
-from surgery.hub.finding import find_folder, find_model
+from surgery.hub.finding import find_recorded
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.claims import (
     Claim,
@@ -31,7 +27,7 @@ from surgery.proof.claims import (
     read_report_in,
 )
 from surgery.proof.static import ALONE, WITH_SOURCE, Check, FileChecks
-from surgery.record.manifest import REPORTS, Manifest, read_manifest
+from surgery.record.manifest import REPORTS, read_manifest
 from surgery.untrusted import guard
 
 
@@ -97,49 +93,30 @@ def verify(
     if manifest is None:
         fix = "verify a folder that `attn-surgery export` wrote"
         raise ManifestError(f"has no {MANIFEST}", where=path, fix=fix)
-    found = None if source is None else _find_source(source, revision, manifest)
+    found = None if source is None else find_recorded(source, revision, manifest.edit.source)
     seed = secrets.randbits(32) if seed is None else seed
-    checks = [*_check_model(FileChecks(path, manifest, found), seed)]
-    report = None
-    if all(check.ok for check in checks):
-        name = "report"
-        try:
-            if render is not None:
-                report = read_report_in(path, path, render)
-            if report is not None:
-                checks.append(Check(name, True, check_report(path, report)))
-            name = "card"
-            is_known = render is not None or not (path / REPORTS[0]).exists()
-            if card and is_known and read_card(path) is not None:
-                checks.append(Check(name, True, check_card(path, manifest, report)))
-        except SurgeryError as error:
-            checks.append(Check(name, False, str(error)))
-    ok = all(check.ok for check in checks)
-    claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
-    return Verification(path, tuple(checks), seed, claims)
-
-
-def _check_model(files: FileChecks, seed: int) -> Iterator[Check]:
-    """Yields the checks of the model, up to the first that fails."""
-    name = "loads"
+    files, report, name = FileChecks(path, manifest, found), None, ""
+    checks: list[Check] = []
     try:
-        for name in (*ALONE, *(WITH_SOURCE if files.found is not None else ())):
-            with guard(CheckpointError, "cannot be verified", files.folder):
-                detail = getattr(files, f"check_{name}")()
-            yield Check(name, True, detail)
+        for name in (*ALONE, *(WITH_SOURCE if found is not None else ())):
+            with guard(CheckpointError, "cannot be verified", path):
+                checks.append(Check(name, True, getattr(files, f"check_{name}")()))
         name = "loads"
         from surgery.proof.behavior import check_behavior  # needs torch and transformers
 
-        yield from check_behavior(files.folder, files.manifest, seed)
+        checks += check_behavior(path, manifest, seed)
+        name = "report"
+        fine = all(check.ok for check in checks)
+        if fine and render is not None:
+            report = read_report_in(path, path, render)
+        if report is not None:
+            checks.append(Check(name, True, check_report(path, report)))
+        name = "card"
+        is_known = render is not None or not (path / REPORTS[0]).exists()
+        if fine and card and is_known and read_card(path) is not None:
+            checks.append(Check(name, True, check_card(path, manifest, report)))
     except SurgeryError as error:
-        yield Check(name, False, str(error))
-
-
-def _find_source(
-    source: str | Path | ResolvedModel, revision: str | None, manifest: Manifest
-) -> ResolvedModel:
-    recorded = manifest.edit.source
-    named = isinstance(source, str) and source.casefold() == recorded.model.casefold()
-    if named and revision is None and find_folder(recorded.model) is None:
-        revision = recorded.commit
-    return find_model(source, revision)
+        checks.append(Check(name, False, str(error)))
+    ok = all(check.ok for check in checks)
+    claims = tuple(list_claims(path, manifest, report, found)) if ok else ()
+    return Verification(path, tuple(checks), seed, claims)

@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
@@ -25,8 +26,8 @@ SCHEMA: Literal[1] = 1
 REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
-    *(MANIFEST, CARD, RECIPE, *REPORTS, "lm_eval/*/results_*.json"),
-    "lm_eval/*/samples_*.jsonl",
+    *(MANIFEST, CARD, RECIPE, *REPORTS),
+    *("lm_eval/*/results_*.json", "lm_eval/*/samples_*.jsonl"),
 )
 """Patterns of unlisted files that a folder may hold: the card and an evaluation."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -289,13 +290,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def list_versions() -> dict[str, str]:
     """Returns versions that could affect a result: this tool, Python, and libraries."""
-    found = {"attn-surgery": _find_version("attn-surgery"), "python": platform.python_version()}
-    found |= {library: _find_version(library) for library in _LIBRARIES}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _find_version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    found = {}
+    for name in ("attn-surgery", "python", *_LIBRARIES):
+        with suppress(PackageNotFoundError):
+            found[name] = platform.python_version() if name == "python" else version(name)
+    return found

@@ -24,6 +24,14 @@ class PlannedEdit(Record):
     variant: str
 
 
+def list_edits(selection: Iterable[Part], num_heads: int) -> list[PlannedEdit]:
+    """The edits of a plan that makes this selection in a model with `num_heads` heads a block."""
+    return [
+        PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
+        for variant, parts in by_variant(selection).items()
+    ]
+
+
 class PlanFile(Record):
     """A plan. `model`: the model it was made for; None: any. `chosen`: what a search chose it on.
     `provenance`: free notes of its author.
@@ -35,25 +43,6 @@ class PlanFile(Record):
     layout: LayoutChoice = "auto"
     chosen: Choice | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
-
-    @staticmethod
-    def of(
-        selection: Iterable[Part],
-        num_heads: int,
-        *,
-        layout: LayoutChoice = "auto",
-        model: EditedModel | None = None,
-        chosen: Choice | None = None,
-        provenance: dict[str, Any] | None = None,
-    ) -> PlanFile:
-        """Makes the plan file of a selection, for a model with `num_heads` heads per block."""
-        edits = [
-            PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
-            for variant, parts in by_variant(selection).items()
-        ]
-        return PlanFile(
-            edits=edits, layout=layout, model=model, chosen=chosen, provenance=provenance or {}
-        )
 
     def make_selection(
         self, num_blocks: int, num_heads: int, num_groups: int | None = None

@@ -86,7 +86,7 @@ def test_a_terabyte_of_one_number(tmp_path: Path) -> None:
 
 def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
     """Views of what is stored are as they were, whatever their strides."""
-    from surgery.checkpoint.pickled import read_pickle
+    from surgery.checkpoint.torch_tensors import read_pickle
 
     whole = torch.arange(12.0).reshape(3, 4)
     tensors = {"a": whole, "b": whole.T, "c": whole[1:], "d": whole[:1]}

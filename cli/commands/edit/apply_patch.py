@@ -35,14 +35,16 @@ def command(
     from surgery.patching import apply_patch
 
     with show_progress("apply-patch", None) as advance:
-        done = apply_patch(
+        manifest = apply_patch(
             model, patch, output, revision=revision, overwrite=overwrite, progress=advance
         )
-    result = done.to_json()
+    edit, files = manifest.edit, manifest.files
     if as_json:
-        print_json(result)
+        edited = {"blocks": list(edit.blocks), "variant": edit.variant}
+        print_json(
+            {"output": str(output), **edited, **edit.model_dump(include={"source", "layout"})}
+        )
         return
-    edit = (
-        f"blocks {', '.join(map(str, result['blocks']))}: {result['variant']}, {result['layout']}"
-    )
-    echo(f"{output}: {edit}; {len(result['files'])} files, {decimal(result['bytes'])}")
+    what = f"blocks {', '.join(map(str, edit.blocks))}: {edit.variant}, {edit.layout}"
+    size = sum(file.size for file in files.values())
+    echo(f"{output}: {what}; {len(files)} files, {decimal(size)}")
