@@ -30,7 +30,7 @@ def plan_shards(
     for name in stored:
         if name in changes and changes[name].action == "drop":
             first.setdefault(changes[name].block, name)
-    after: dict[str, list[NewTensor]] = {}
+    after: dict[str, list[StoredTensor]] = {}
 
     def new(change: Change) -> StoredTensor:
         info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
