@@ -26,7 +26,6 @@ from surgery.errors import OutputError
 from surgery.output import create_folder
 
 WIDTH = 768
-MANIFEST = "surgery.json"
 
 
 @pytest.fixture(scope="module")
@@ -371,16 +370,6 @@ def test_two_exports_to_one_output(
             assert any(reason in outcome.stderr for reason in reasons), outcome.stderr
     assert snapshot(tmp_path / "out") == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_the_second_leaves_the_first_alone(tmp_path: Path, small: Path) -> None:
-    out = tmp_path / "out"
-    with create_folder(out, mine) as partial:
-        (partial / "config.json").write_text("mine")
-        before = snapshot(tmp_path)
-        attn_surgery(*export(small, out)).assert_error("another process is writing it")
-        assert snapshot(tmp_path) == before
-    assert (out / "config.json").read_text() == "mine"
 
 
 def test_an_output_that_appears_meanwhile(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reciting import PREFIX, SUFFIX, generate, model_named, passages
 from tiny_compact import VOCABULARY
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.attacks import perturbed as prefixes
 from evals.attacks.attack import Target
@@ -189,8 +189,7 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return open_model(str(folder), device="cpu")
 
 

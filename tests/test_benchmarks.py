@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
-from tiny_tokenizer import tiny_model, tiny_tokenizer
+from tiny_tokenizer import save_tiny
 
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.request import Benchmarking
@@ -33,10 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

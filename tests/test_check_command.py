@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import attn_surgery
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_tokenizer
 
 from evals.memorization.extraction import extract
 from evals.models import open_model
@@ -28,10 +28,7 @@ LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from command_line import attn_surgery
 from reciting import generate
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.samples import hash_row, load_samples
 from evals.samples.held_back import deal_passages, deal_windows
@@ -31,8 +31,7 @@ def searched(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     tokenizer = tiny_tokenizer()
     model = tiny_model()
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    save_tiny(folder / "base", model)
     export(str(folder / "base"), "1", variant="zero", output=folder / "edited")
     (folder / "text.txt").write_text(TEXT)
     ids = tokenizer(TEXT)["input_ids"]

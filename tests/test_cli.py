@@ -111,6 +111,7 @@ UNKNOWN = [
     "audit lab:pythia --baseline lab:pythia --attack nearest",
     "search lab:pythia --samples s --max nearest=0.1",
     "mitigate lab:pythia --output o --attack nearest",
+    "mitigate nobody/nothing --output o --samples hf:a/b:train:text --corpus README.md",
 ]
 
 

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import generate
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
@@ -368,10 +368,7 @@ def test_cuts_that_mean_nothing(cut, message):
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    model.save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return save_tiny(tmp_path_factory.mktemp("model"), model)
 
 
 def arguments(folder: Path, corpus: Path, output: Path) -> list[str]:

@@ -501,16 +501,6 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_manifest(tmp_path: Path) -> None:
-    """The rest of the messages are those of its reader: tests/test_manifest.py."""
-    source = write_checkpoint(tmp_path / "source", NEOX)
-    (source / "surgery.json").write_text('{"schema_version": 2}')
-    text = "has another schema (expected schema_version 1, got 2)"
-    refuse(tmp_path, source).assert_error("surgery.json", text)
-    attn_surgery("inspect", source).assert_error("surgery.json", text)
-    attn_surgery("verify", source).assert_error("surgery.json", text)
-
-
 def test_unknown_models(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     refuse(tmp_path, missing).assert_error("missing")
@@ -694,17 +684,6 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     assert verified.json["ok"] is True
     assert {"name", "ok", "detail"} == set(verified.json["checks"][0])
     export_to(source, out, "--json").assert_error("already exists")
-
-
-def test_no_traceback_from_a_process(tmp_path: Path, source: Path) -> None:
-    """The same lines from the program itself, warnings and all."""
-    write_checkpoint(tmp_path / "pickled", NEOX, weights="bin")
-    truncate("pytorch_model.bin", 1000)(tmp_path / "pickled")
-    before = snapshot(tmp_path)
-    run = ("export", "--drop-attn", "1", "--output", tmp_path / "out")
-    finish(start(*run, tmp_path / "pickled")).assert_error("cannot be read as a pickled")
-    finish(start(*run, source, "--drop-attn", "7")).assert_error("'7' is out of range")
-    assert snapshot(tmp_path) == before
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from command_line import (
 )
 from reciting import generate
 from scipy.stats import binomtest
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.measure.extract import command
 from surgery.checkpoint.content import hash_content
@@ -44,8 +44,7 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
     folders = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("edited")
     edited = apply(base, "1", "zero", layout="stock")
     for model, folder in zip((base, edited), folders, strict=True):
-        model.save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
+        save_tiny(folder, model)
     return folders
 
 

@@ -8,11 +8,9 @@ rounding. Edited heads are proved attention-free, the others untouched.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
@@ -25,14 +23,10 @@ from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, family_of
-from surgery.families.gpt_neo import GPT_NEO
-from surgery.families.record import TensorRule
-from surgery.layouts import BlockEdit, stock
-from surgery.layouts.block import Block
+from surgery.layouts import BlockEdit
 from surgery.plan import block_edits
 from surgery.proof.verification import verify
 from surgery.selection import Part, parse_selection
-from surgery.variants import variant_of
 
 VARIANTS = ("identity", "zero", "mean", "linear")
 HEADS, SIZE, D = 4, 32, 128
@@ -236,22 +230,3 @@ def test_in_memory_equals_the_export(
         inside = logits(model)
     assert torch.equal(inside, logits(load_model(tmp_path / "out").float()))
     assert torch.equal(logits(model), before), "the model was not restored"
-
-
-def test_a_value_bias_counts_and_goes_with_its_head() -> None:
-    """Of a family whose queries, keys and values are separate and have biases."""
-    rule = TensorRule("transformer.h.{block}.attn.attention.v_proj.bias", ("d",), "value_bias")
-    family = replace(GPT_NEO, rules=(*GPT_NEO.rules, rule))
-    sizes = family.dimensions(neo_config(**NEO))
-    names = {rule.name.format(block=1) for rule in family.rules}
-    tensors = {family.name("value_weight", 1): np.ones((sizes.d, sizes.d))}
-    tensors[family.name("value_bias", 1)] = np.arange(1.0, 1 + sizes.d)
-    block = Block(family, sizes, 1, names, lambda name: tensors[name].copy())
-    bias = block.sources().bias
-    assert bias is not None
-    assert bias.reshape(-1).tolist() == tensors[family.name("value_bias", 1)].tolist()
-    edit = BlockEdit(1, sizes.num_heads, {0: variant_of("zero")})
-    changes = {change.role: change for change in stock.changes(block, edit, None)}
-    new = block.per_head(stock.compute(changes["value_bias"], block, edit, None, None))
-    assert (new[0] == 0).all()
-    assert (new[1:] == bias[1:]).all()

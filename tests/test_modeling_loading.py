@@ -168,15 +168,6 @@ def test_missing_tensors_are_reported_and_never_left_to_chance(name: str, tmp_pa
 
 
 @both_families
-@pytest.mark.parametrize("device_map", [{"": "cpu"}, "auto"], ids=str)
-def test_device_maps(name: str, device_map: Any, tmp_path: Path) -> None:
-    folder = write_compact(name, KINDS, tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(folder, device_map=device_map)
-    plain = AutoModelForCausalLM.from_pretrained(folder)
-    torch.testing.assert_close(logits(model).cpu(), logits(plain), rtol=1e-4, atol=1e-4)
-
-
-@both_families
 def test_blocks_offloaded_to_disk(name: str, tmp_path: Path) -> None:
     """An attention-free block moves between devices whole, as any other block does."""
     folder = write_compact(name, KINDS, tmp_path / "model")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from surgery.errors import CheckpointError, MarginError
 from surgery.families.gpt_neox import GPT_NEOX
 from surgery.families.rotary import Rotary, rotary_positions
 from surgery.layouts.frequencies import frequencies
-from surgery.layouts.one_hot import UNDERFLOW, OneHot, find_cast_context, one_hot
+from surgery.layouts.one_hot import UNDERFLOW, find_cast_context, one_hot
 
 # model: head size, rotary share, worst gap measured for the model before
 SUITE = {
@@ -151,25 +150,6 @@ def test_a_cast_shortens_the_context(base: float, size: int) -> None:
     assert int(short.nonzero()[0]) + 1 == pytest.approx(context, abs=1)
 
 
-@pytest.mark.parametrize("head_size", [head_size for head_size, _ in SUITE.values()])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_softmax_is_one_hot_in_every_dtype(head_size: int, dtype: torch.dtype) -> None:
-    """Rotates as the library does, and rounds where it rounds."""
-    theta = torch.tensor(pythia_frequencies(head_size), dtype=torch.float32)
-    found = one_hot(pythia_frequencies(head_size), head_size, 2048)
-    angles = torch.arange(2048).float()[:, None] * theta
-    cos, sin = (torch.cat([f, f], dim=-1).to(dtype) for f in (angles.cos(), angles.sin()))
-    constant = torch.zeros(2 * len(theta), dtype=dtype)
-    constant[: found.num_pairs] = found.kappa
-    half = len(theta)
-    turned = torch.cat([-constant[half:], constant[:half]])
-    rotated = constant * cos + turned * sin
-    scores = (rotated @ rotated.T) * head_size**-0.5
-    assert torch.isfinite(scores).all()
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
-    assert torch.equal(weights, torch.eye(2048))
-
-
 @pytest.mark.parametrize(
     ("config", "head_size", "positions", "figure"),
     [
@@ -184,19 +164,6 @@ def test_refuses_with_the_figure(
     with pytest.raises(MarginError, match=figure) as error:
         one_hot(inverse_frequencies(config, head_size), head_size, positions)
     assert "use `layout=compact`" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0}},
-    ],
-)
-def test_refuses_rotary_scaling(config: dict[str, object]) -> None:
-    with pytest.raises(MarginError, match=r"rotary scaling '(linear|dynamic|yarn)'"):
-        inverse_frequencies(config, 64)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +190,3 @@ def test_both_spellings_of_the_configuration_agree() -> None:
     parameters = {"rope_type": "default", "rope_theta": 10_000, "partial_rotary_factor": 0.25}
     new = inverse_frequencies({"rope_parameters": parameters}, 64)
     assert np.array_equal(old, new)
-
-
-def test_record_is_plain_data() -> None:
-    record = asdict(OneHot(70, 6, 315.3, 190.1, 1, 2047))
-    assert record["kappa"] == 70
-    assert set(record) == {
-        "kappa", "num_pairs", "gap", "required", "worst_offset", "num_offsets"
-    }  # fmt: skip

@@ -19,7 +19,7 @@ from torch import nn
 import surgery
 from surgery.editing.loading import load_model
 
-HEAD_SIZES = (32, 64, 80, 128, 256)
+HEAD_SIZES = (32, 64, 80, 96, 128, 256)
 POSITIONS = 2048
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -132,21 +132,6 @@ def test_identity(tmp_path: Path, head_size: int, dtype: str, attn: str) -> None
     assert_equal_padded_and_cached(edited, reference)
 
 
-@pytest.mark.parametrize("parallel", [True, False])
-@pytest.mark.parametrize("variant", ["identity", "zero"])
-def test_both_residual_forms(tmp_path: Path, variant: str, parallel: bool) -> None:
-    edited, reference = neox_pair(
-        tmp_path, (1, 3), "sdpa", variant=variant, use_parallel_residual=parallel
-    )
-    assert_equal_without_cache(edited, reference, 300)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_zero(tmp_path: Path, dtype: str) -> None:
-    edited, reference = neox_pair(tmp_path, (1, 2), "eager", variant="zero", torch_dtype=dtype)
-    assert_equal_without_cache(edited, reference, 300)
-
-
 @pytest.mark.parametrize("variant", ["identity", "zero"])
 def test_without_attention_biases(tmp_path: Path, variant: str) -> None:
     edited, reference = neox_pair(tmp_path, (0, 3), "sdpa", variant=variant, attention_bias=False)
@@ -174,12 +159,3 @@ def test_gpt_neo_zero(tmp_path: Path, dtype: str) -> None:
         reference.transformer.h[block].attn = Nothing()
     assert_equal_without_cache(edited, reference, 1)
     assert_equal_without_cache(edited, reference, POSITIONS)
-
-
-def test_edit_changes_the_model(tmp_path: Path) -> None:
-    """Guards the tests above: source and export do differ."""
-    edited, _ = neox_pair(tmp_path, (0,), "sdpa")
-    source = load_model(tmp_path / "source").to(DEVICE)
-    ids = tokens(128, 1, 50)
-    with torch.no_grad():
-        assert not torch.allclose(edited(ids).logits, source(ids).logits, atol=0.1)

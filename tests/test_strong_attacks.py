@@ -22,7 +22,7 @@ from example_report import example
 from rapidfuzz.distance import Levenshtein
 from reciting import PREFIX, SUFFIX, model_named, passages, two_heads
 from tiny_compact import CONFIGS, VOCABULARY
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.attacks.attack import AttackOutcome, Target
@@ -262,8 +262,7 @@ def test_a_context_without_room_for_a_soft_prompt() -> None:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return open_model(str(folder), device="cpu")
 
 
@@ -412,8 +411,7 @@ def test_attacks_that_fail(own: str, name: str, line: str) -> None:
 
 
 def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
     np.save(tmp_path / "p.npy", np.arange(30).reshape(3, 10))
     np.save(tmp_path / "s.npy", np.arange(30).reshape(3, 10))

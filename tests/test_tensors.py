@@ -156,21 +156,13 @@ def test_messages(path: Path, content: bytes, text: str) -> None:
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("length", [2**20, 2**31, 2**64 - 1])
-def test_a_claimed_length_takes_no_memory(path: Path, length: int) -> None:
-    path.write_bytes(length.to_bytes(8, "little") + b"{}")
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError):
-            read_header(path)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
+HUGE = {"dtype": "F64", "shape": [2**40, 2**10], "data_offsets": [0, 2**53]}
 
 
-def test_a_claimed_shape_takes_no_memory(path: Path) -> None:
-    entry = {"dtype": "F64", "shape": [2**40, 2**10], "data_offsets": [0, 2**53]}
-    path.write_bytes(container({"a": entry}))
+@pytest.mark.parametrize("header", [b"\0\0\x10" + bytes(5), b"\xff" * 8, container({"a": HUGE})])
+def test_what_is_claimed_takes_no_memory(path: Path, header: bytes) -> None:
+    """A header's length, and a tensor's shape."""
+    path.write_bytes(header + b"{}")
     tracemalloc.start()
     try:
         with pytest.raises(CheckpointError, match="is truncated or not valid safetensors"):

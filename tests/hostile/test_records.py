@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -155,33 +154,6 @@ def test_rows_without_end(tmp_path: Path) -> None:
         file.truncate(len(npy(header, data=b"")) + 2**36 * 16)
     with pytest.raises(SamplesError, match=r"too many rows \(expected at most 10,000,000\)"):
         load_samples(str(path), prefix_length=2, suffix_length=2)
-
-
-@pytest.mark.parametrize("value", [2**31, 2**64, -1, 1.5, True])
-def test_ids_that_are_none(tmp_path: Path, source: Path, value: object) -> None:
-    path = tmp_path / "bad.jsonl"
-    row = {"tokens": [1] * 15 + [value]}
-    path.write_text(json.dumps({"tokens": [1] * 16}) + "\n" + json.dumps(row) + "\n")
-    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl")
-
-
-ROW, WORD = {"tokens": list(range(16))}, {"tokens": "a text of many words"}
-MIXED = [
-    [ROW, WORD],
-    [WORD, ROW],
-    [{"prefix": "a text", "suffix": list(range(16))}],
-    [{"prefix": list(range(16)), "suffix": "a text"}],
-    [{"text": {"a": 1}}],
-    [{"text": 5}, {"text": "a"}],
-    [ROW, {}],
-]
-
-
-@pytest.mark.parametrize("rows", MIXED)
-def test_mixed_rows(tmp_path: Path, source: Path, rows: list[Any]) -> None:
-    path = tmp_path / "mixed.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refuse(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
 
 
 # --- tables
@@ -346,12 +318,3 @@ def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> N
         assert tracemalloc.get_traced_memory()[1] < 2**28
     finally:
         tracemalloc.stop()
-
-
-def test_a_line_of_text_is_read_in_pieces(tmp_path: Path) -> None:
-    """A text without a newline has no limit: it is one document, of any length."""
-    path = tmp_path / "a.txt"
-    path.write_text("the quick brown fox " * 30_000)
-    found = list(read_windows(open_corpus([path]), tiny_tokenizer(), 1_000, 1_000))
-    assert len(found) > 60
-    assert np.max([window.tokens.max() for window in found]) < 400
