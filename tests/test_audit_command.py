@@ -96,9 +96,13 @@ def test_two_processes_find_what_one_finds(edited) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("command", ["audit", "extract"])
-def test_precisions_must_agree(command, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("audit", ("--attack", "greedy")), ("extract", ()), ("evaluate", ("--no-benchmarks",))],
+)
+def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
     """A copy in 16 bits, compared with its base in 32, would differ by rounding alone."""
+    monkeypatch.chdir(tmp_path)  # a report is written here
     base, half = tmp_path / "base", tmp_path / "half"
     for folder, model in ((base, tiny_model()), (half, tiny_model().bfloat16())):
         save_tiny(folder, model)
@@ -108,7 +112,7 @@ def test_precisions_must_agree(command, tmp_path) -> None:
     call = (
         *(command, half, "--baseline", base, "--samples", tmp_path / "rows.jsonl"),
         *("--control", tmp_path / "text.txt", "--prefix-length", 10, "--suffix-length", 10),
-        *("--device", "cpu", *(["--attack", "greedy"] if command == "audit" else [])),
+        *("--device", "cpu", *more),
     )
     attn_surgery(*call).assert_error(
         "the models would run in different precisions (expected float32, as the baseline, got "

@@ -4,7 +4,6 @@ say in one line why not; base results are kept by content; the lab's tasks measu
 
 from __future__ import annotations
 
-import ast
 import json
 import resource
 import time
@@ -54,19 +53,6 @@ def lm_eval_tasks(tasks: Path) -> Benchmarks:
 @pytest.fixture(scope="module")
 def runs(lm_eval_tasks: Benchmarks, loaded: LoadedModel) -> dict[str, Any]:
     return {name: lm_eval_tasks.run(name, loaded, batch_size=4) for name in NAMES}
-
-
-def test_one_folder_imports_lm_eval() -> None:
-    importing = []
-    for path in (
-        file for package in ("surgery", "evals", "cli") for file in ROOT.rglob(f"{package}/**/*.py")
-    ):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(name.split(".")[0] == "lm_eval" for name in names):
-                importing.append(path.relative_to(ROOT).parent.as_posix())
-    assert set(importing) == {"evals/benchmarks"}
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
@@ -325,48 +311,6 @@ def test_lab_models_are_better_than_chance(name):
     run = suite.run("lab_heldout", loaded, batch_size=32)
     score = suite.scores("lab_heldout", run)["byte_perplexity"]
     assert score.value < 4.5  # gzip's 8 bits a byte would be 256, English letters alone about 19
-
-
-REAL = {
-    "lambada": """
-output_type: loglikelihood
-doc_to_text: context
-doc_to_target: " {{continuation}}"
-target_delimiter: ""
-metric_list:
-  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-""",
-    "arc_easy": """
-output_type: multiple_choice
-doc_to_text: "{{query}}\\nAnswer:"
-doc_to_choice: choices
-doc_to_target: gold
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
-""",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-@pytest.mark.filterwarnings("ignore")
-def test_public_benchmarks_from_local_files(data, tmp_path):
-    for name, body in REAL.items():
-        file = data / {"lambada": "lambada_openai.jsonl", "arc_easy": "arc_easy.jsonl"}[name]
-        head = f"task: real_{name}\ndataset_path: json\n"
-        head += f"dataset_kwargs:\n  data_files:\n    test: {file}\n"
-        (tmp_path / f"{name}.yaml").write_text(f"{head}test_split: test\nnum_fewshot: 0\n{body}")
-    names = [f"real_{name}" for name in REAL]
-    asked = Benchmarks.load(names, include_paths=[tmp_path], limit=40)
-    loaded = open_model("lab:pythia")
-    for name in names:
-        run = asked.run(name, loaded, batch_size=asked.batch_size(name, loaded))
-        scores = asked.scores(name, run)
-        assert choose_metric(scores) == "acc"
-        assert len(scores["acc"].values) == 40
-        assert set(scores["acc"].values) <= {0.0, 1.0}
 
 
 def test_a_task_that_no_report_can_name_is_refused_before_any_work(tmp_path: Path) -> None:

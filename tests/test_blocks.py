@@ -77,13 +77,6 @@ def test_refuses(spec: str, reason: str) -> None:
 
 
 @given(st.data(), NUMBERS_OF_BLOCKS)
-def test_round_trip(data: st.DataObject, num_blocks: int) -> None:
-    chosen = data.draw(st.sets(st.integers(0, num_blocks - 1), min_size=1))
-    blocks = tuple(sorted(chosen))
-    assert parse_blocks(format_blocks(blocks), num_blocks) == blocks
-
-
-@given(st.data(), NUMBERS_OF_BLOCKS)
 def test_format_is_shortest(data: st.DataObject, num_blocks: int) -> None:
     chosen = data.draw(st.sets(st.integers(0, num_blocks - 1), min_size=1))
     spec = format_blocks(tuple(sorted(chosen)))

@@ -502,20 +502,6 @@ def test_what_is_missing_is_an_error_of_usage(work, given, text, monkeypatch):
     assert (outcome.code, text in outcome.stderr) == (2, True), outcome
 
 
-def test_precisions_must_agree(work):
-    half = work / "half"
-    if not half.exists():
-        save_tiny(half, tiny_model().bfloat16())
-    command = arguments(work, "--output", work / "never")
-    command[1] = half
-    attn_surgery(*command).assert_error(
-        "the models would run in different precisions (expected float32, as the baseline, got "
-        "bfloat16 for",
-        "choose one with --dtype",
-    )
-    assert not (work / "never").exists()
-
-
 @pytest.fixture
 def reported(work: Path, tmp_path: Path) -> Path:
     """The edited model with a full report of its own beside it."""

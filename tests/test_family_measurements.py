@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, start
+from command_line import Outcome, attn_surgery
 from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
 from fits import random_fits
 from hub_commands import TOKEN, session
@@ -475,17 +475,3 @@ def test_a_model_is_mitigated_and_pushed(bed: Bed, tmp_path: Path) -> None:
         listed = json.loads((out / "surgery.json").read_text())["files"]
         for name in ("surgery.json", *(name for name in listed if name != "README.md")):
             assert there.files[name].data == (out / name).read_bytes(), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_two_processes_give_the_bytes_of_one(kind: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, kind)
-    texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
-    call = ("sweep", bed.model, *texts, *LENGTHS, "--heads", "--estimate", "--json")
-    done = [
-        finish(start(*call, "--batch-size", 8, program=program), timeout=300)
-        for program in (PROGRAM, TWO_PROCESSES)
-    ]
-    assert done[0].code == done[1].code == 0, done[1].stderr[-3000:]
-    assert done[0].stdout == done[1].stdout

@@ -246,15 +246,6 @@ def test_the_embedded_records_are_all_different(name):
     assert not load_samples(f"lab:{name}").notes
 
 
-@pytest.mark.real_data
-def test_the_google_benchmark(data):
-    pair = f"{data / 'gpt_neo_val_prefix.npy'},{data / 'gpt_neo_val_suffix.npy'}"
-    samples = load_samples(pair)
-    assert samples.tokens.shape == (979, 100), "of 1,000, of which 21 repeat an earlier one"
-    assert samples.prefix_length == 50
-    samples.check_fits(vocab_size=50_257, max_positions=2_048)
-
-
 PASSAGES = [f"{word} quick brown fox, jumps\tover the {word} lazy dog" for word in ("a", "an")]
 FORMS = {
     "s.txt": "\n\n".join(PASSAGES),

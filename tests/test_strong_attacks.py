@@ -25,7 +25,7 @@ from tiny_compact import CONFIGS, VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.attacks.attack import AttackOutcome, Target
+from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan, compare_models, try_attacks
 from evals.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
 from evals.attacks.names import find_attack, make_attack
@@ -436,10 +436,3 @@ def test_a_report_that_names_an_attack_runs_nothing(own: str, tmp_path: Path) ->
     with pytest.raises(OutputError, match=r"an attack that is not part of attn-surgery, 'evil:A"):
         check_report(report, tmp_path)
     assert not (tmp_path / "ran").exists()
-
-
-def test_two_runs_of_a_trained_attack_give_the_same() -> None:
-    target = target_of(model_named("neo"), passages("neo"))
-    first, second = (make_attack("soft-prompt").run(target) for _ in range(2))
-    assert isinstance(first, AttackOutcome)
-    assert first.recovered.tolist() == second.recovered.tolist()
