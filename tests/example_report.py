@@ -5,6 +5,7 @@ Every section is there, and every key that docs/report.md names; the schema has 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.attacks.names import list_untried, make_attack
+from evals.evaluation.conclusions import summarize_edit
 from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure, report_extraction
 from evals.models import LoadedModel
 from evals.publication.report import write_all_sentences
 from evals.statistics import rate
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import Source
+from surgery.record.manifest import Source, read_manifest
 
 BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
 
@@ -299,6 +301,17 @@ def several(*edits: dict[str, Any]) -> dict[str, Any]:
 def settled(report: dict[str, Any]) -> dict[str, Any]:
     """A sealed report whose sentences follow from its figures."""
     return write_all_sentences(Report.model_validate(report)).to_dict()
+
+
+def example_of(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The settled example as a report of the edited model in the folder, against its source."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    report = example(**{"edit": summarize_edit(manifest).model_dump(mode="json"), **changes})
+    record = (folder / "surgery.json").read_bytes()
+    report["edits"][0]["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+    report["base"]["provenance"]["content"] = manifest.edit.source.content
+    return settled(report)
 
 
 def bare(**changes: Any) -> dict[str, Any]:
