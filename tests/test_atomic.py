@@ -92,36 +92,6 @@ def struck_after(how: signal.Signals, share: float, source: Path, out: Path) -> 
     return finish(start(*arguments, program=["-c", STRUCK_AFTER]))
 
 
-def assert_nothing_loads(parent: Path) -> None:
-    for config in parent.rglob("config.json"):
-        raise AssertionError(f"{config} would load")
-    for folder in [path for path in parent.rglob("*") if path.is_dir()]:
-        with pytest.raises((OSError, ValueError)):
-            AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-
-
-def assert_next_run_succeeds(source: Path, out: Path, undisturbed: dict[str, str]) -> None:
-    assert attn_surgery(*export(source, out)).code == 0
-    assert snapshot(out) == undisturbed
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.7])
-def test_killed_when_so_much_is_written(
-    share: float,
-    tmp_path: Path,
-    source: Path,
-    undisturbed: dict[str, str],
-    source_before: dict[str, str],
-) -> None:
-    outcome = struck_after(signal.SIGKILL, share, source, tmp_path / "out")
-    assert outcome.code == -signal.SIGKILL
-    assert all(path.name.startswith(".out.attn-surgery-") for path in tmp_path.iterdir())
-    assert_nothing_loads(tmp_path)
-    assert_next_run_succeeds(source, tmp_path / "out", undisturbed)
-    assert snapshot(source) == source_before
-
-
 # Stops the program at its n-th call of a system function that changes the disk, as a kill there
 # would: between any two such calls nothing on the disk changes.
 KILLED_AT = """

@@ -121,21 +121,6 @@ def test_texts_that_are_named(model: Path, samples: Path, tmp_path: Path) -> Non
     ).assert_error("short.txt: too little text (expected at least ")
 
 
-def test_what_cannot_be_read_names_its_row(model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "bad.jsonl"
-    for row, text in (
-        ("{", "line 2: not JSON"),
-        ('{"text": 7}', "first in row 2"),
-        ("{}", "line 2"),
-    ):
-        path.write_text('{"text": "a"}\n' + row + "\n")
-        attn_surgery("check", path).assert_error(text)
-    path.write_text('{"text": "a"}\n')
-    attn_surgery("check", path, "--model", model).assert_error(
-        "no row can be used (got it has fewer than 64 tokens (prefix 32 + suffix 32))"
-    )
-
-
 def test_other_commands_leave_short_rows_out_on_request(
     model: Path, samples: Path, tmp_path: Path
 ) -> None:

@@ -231,17 +231,6 @@ def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
     assert read_heldout_texts(named) == ["one fish\ntwo fish\n"] * 5
 
 
-def test_a_data_set_of_the_hub_is_a_corpus(tmp_path):
-    pq.write_table(pa.table({"text": [TEXT, TEXT[40:]]}), tmp_path / "train.parquet")
-    source, name = f"hf:{tmp_path}:train:text", f"hf:{tmp_path.name}:train:text"
-    corpus = open_corpus([source])
-    assert corpus.names == (name,)  # of a folder, not where it is
-    assert corpus.fingerprint == [[name, None]]
-    assert texts(corpus) == texts(open_corpus([tmp_path / "train.parquet"]))
-    with pytest.raises(SamplesError, match="no such column"):
-        open_corpus([f"hf:{tmp_path}:train:other"])
-
-
 def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.txt").write_text("the lazy dog")

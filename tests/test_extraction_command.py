@@ -24,7 +24,7 @@ from command_line import (
     hashing_watched,
     start,
 )
-from reciting import generate
+from reciting import members_and_others, write_rows
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
@@ -51,20 +51,10 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def samples(models, tmp_path_factory) -> Path:
     """40 rows: 30 members of counts 1, 5 and 9, most of them recited by the base, 10 others."""
-    from surgery.editing.loading import load_model
-
-    base, ids = load_model(models[0]), tiny_tokenizer()(TEXT)["input_ids"]
-    prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
-    rows = []
-    for at, said in enumerate(generate(base, prefixes, 5).tolist()):
-        member = at < 30
-        if not member or at % 5 == 0:
-            said = [3, *said[:4]]
-        row = {"id": f"row-{at}", "tokens": prefixes[at].tolist() + said}
-        rows.append({**row, "member": member, "count": (1, 5, 9)[at % 3] if member else 0})
-    path = tmp_path_factory.mktemp("samples") / "samples.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    rows = members_and_others(tiny_model())
+    for at, row in enumerate(rows):
+        row["count"] = (1, 5, 9)[at % 3] if row["member"] else 0
+    return write_rows(tmp_path_factory.mktemp("samples") / "samples.jsonl", rows)
 
 
 def run(*arguments: object, expect: int = 0):

@@ -22,7 +22,7 @@ from fits import random_fits
 from hub_commands import TOKEN, session
 from hub_uploads import UploadHub
 from local_tasks import write_tasks
-from reciting import generate
+from reciting import generate, members_and_others, recited_rows, write_rows
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
@@ -303,20 +303,11 @@ class Bed:
             folder / "model", kind, vocab_size=len(tokenizer), eos_token_id=None
         )
         tokenizer.save_pretrained(self.model)
-        ids = tokenizer(TEXT)["input_ids"]
-        prefixes = torch.tensor([ids[start : start + PREFIX] for start in range(40)])
-        rows, recited = [], []
-        for at, said in enumerate(generate(load_model(self.model), prefixes, SUFFIX).tolist()):
-            text = tokenizer.decode(prefixes[at].tolist() + said)
-            if tokenizer.encode(text) == prefixes[at].tolist() + said:
-                recited.append({"text": text})
-            tail = said if at < 30 and at % 5 else [3, *said[:4]]
-            tokens = prefixes[at].tolist() + tail
-            rows.append({"id": f"row-{at}", "tokens": tokens, "member": at < 30})
-        self.samples = folder / "samples.jsonl"
-        self.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self.recited = folder / "recited.jsonl"
-        self.recited.write_text("".join(json.dumps(row) + "\n" for row in recited))
+        model = load_model(self.model)
+        self.samples = write_rows(folder / "samples.jsonl", members_and_others(model))
+        texts = {tokenizer.decode(row["tokens"]): row["tokens"] for row in recited_rows(model, 40)}
+        kept = [{"text": text} for text, ids in texts.items() if tokenizer.encode(text) == ids]
+        self.recited = write_rows(folder / "recited.jsonl", kept)
         self.text = folder / "text.txt"
         self.text.write_text(TEXT * 8)
         self.calibration = folder / "calibration.txt"

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
 from local_tasks import write_tasks
-from reciting import generate
-from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
 from evals.evaluation.report import Report
@@ -31,13 +30,8 @@ from surgery.record.manifest import read_manifest
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny, a model; samples.jsonl, which it recites; heldout, a folder of text, and tasks."""
     folder = tmp_path_factory.mktemp("work")
-    model, tokenizer = tiny_model(), tiny_tokenizer()
-    save_tiny(folder / "tiny", model)
-    ids = tokenizer(TEXT)["input_ids"]
-    prefixes = torch.tensor([ids[at : at + 6] for at in range(24)])
-    rows = torch.cat([prefixes, generate(model, prefixes, 5)], dim=1).tolist()
-    lines = [json.dumps({"id": f"row-{i}", "tokens": row}) for i, row in enumerate(rows)]
-    (folder / "samples.jsonl").write_text("\n".join(lines))
+    save_tiny(folder / "tiny")
+    write_rows(folder / "samples.jsonl", recited_rows(tiny_model(), 24))
     words = np.random.default_rng(0).choice(TEXT.split(), 600)
     (folder / "heldout").mkdir()
     (folder / "heldout" / "words.txt").write_text(" ".join(words))

@@ -406,6 +406,8 @@ def test_empty_json_lines(tmp_path, content):
 def test_empty_array_and_empty_file(tmp_path):
     source = save(tmp_path / "s.npy", TOKENS[:0])
     assert message(source) == f"{source}: no rows (expected at least one)"
+    pq.write_table(pa.table({"tokens": pa.array([], pa.list_(pa.int32()))}), tmp_path / "s.parquet")
+    assert "no rows (expected at least one)" in message(str(tmp_path / "s.parquet"))
     (tmp_path / "t.npy").write_bytes(b"")
     assert "cannot be read as an array of numbers" in message(str(tmp_path / "t.npy"))
     (tmp_path / "t.parquet").write_bytes(b"")

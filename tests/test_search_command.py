@@ -16,7 +16,7 @@ import pytest
 import torch
 from checkpoints import neo_config, write_checkpoint
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, snapshot, start
-from reciting import generate
+from reciting import generate, write_rows
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
@@ -57,7 +57,7 @@ def recited(path: Path, model) -> Path:
         {"id": f"row-{i}", "tokens": row, "member": i < 40, "count": i % 3 + 1}
         for i, row in enumerate(torch.cat([prefixes, said], dim=1).tolist())
     ]
-    return written(path, rows)
+    return write_rows(path, rows)
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,6 @@ def texts(tmp_path_factory) -> tuple[Path, Path]:
     for name in ("heldout.txt", "calibration.txt"):
         (folder / name).write_text(" ".join(rng.choice(words, 900)), encoding="utf-8")
     return folder / "heldout.txt", folder / "calibration.txt"
-
-
-def written(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def call(model, samples, texts, *options):
@@ -132,7 +127,7 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
             for name, row in zip(half.samples.ids, half.samples.tokens.tolist(), strict=True)
         ]
         measured = attn_surgery(
-            "extract", tmp_path / "out", "--samples", written(tmp_path / f"{ids}.jsonl", rows),
+            "extract", tmp_path / "out", "--samples", write_rows(tmp_path / f"{ids}.jsonl", rows),
             "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--json",
         ).json  # fmt: skip
         assert measured["exact_match"]["rate"] == found[key]["exact_match"]
@@ -263,7 +258,7 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
 
 def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
     rows = [json.loads(line) for line in samples.read_text().splitlines()[:3]]
-    few = written(tmp_path / "few.jsonl", rows)
+    few = write_rows(tmp_path / "few.jsonl", rows)
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     outcome = call(model, few, texts, *options)
     assert outcome.code == 0, outcome
@@ -429,7 +424,7 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
 
 def test_one_passage_has_no_halves(model, texts, tmp_path):
     goal = ["--max-extraction", 0.1, "--output", tmp_path / "found", "--grain", "blocks"]
-    few = written(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
+    few = write_rows(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
     call(model, few, texts, *goal).assert_error("too few samples to choose on one half")
     assert [path.name for path in tmp_path.iterdir()] == ["few.jsonl"]
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, interrupted, start
-from reciting import generate
+from reciting import members_and_others, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from cli.terminal import name_options
@@ -48,16 +47,7 @@ def files(tmp_path_factory) -> tuple[Path, Path, Path]:
     folder = tmp_path_factory.mktemp("files")
     base = tiny_model()
     save_tiny(folder / "model", base)
-    ids = tiny_tokenizer()(TEXT)["input_ids"]
-    prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
-    rows = []
-    for at, said in enumerate(generate(base, prefixes, 5).tolist()):
-        member = at < 30
-        tail = said if member and at % 5 else [3, *said[:4]]
-        tokens = prefixes[at].tolist() + tail
-        rows.append({"id": f"row-{at}", "tokens": tokens, "member": member})
-    samples = folder / "samples.jsonl"
-    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = write_rows(folder / "samples.jsonl", members_and_others(base))
     (folder / "text.txt").write_text(TEXT * 8)
     return folder / "model", samples, folder / "text.txt"
 
