@@ -24,6 +24,8 @@ from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
 from command_line import PROGRAM, ROOT, Outcome, attn_surgery, finish, snapshot, start
 from safetensors.torch import load_file, save_file
 
+import surgery
+
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -473,14 +475,14 @@ def test_edited_blocks(tmp_path: Path) -> None:
 COMPACT_BLOCKS = [None, {"9": "affine"}, {"01": "affine"}, {"1": "soft"}]
 
 
-@pytest.mark.parametrize("recorded", COMPACT_BLOCKS, ids=json.dumps)
-def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
+@pytest.fixture
+def compact(tmp_path: Path) -> Path:
     source = write_checkpoint(tmp_path / "source", NEOX)
-    compact = tmp_path / "compact"
-    done = attn_surgery(
-        "export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact
-    )
-    assert done.code == 0
+    return surgery.export(source, "1", layout="compact", output=tmp_path / "compact").output
+
+
+@pytest.mark.parametrize("recorded", COMPACT_BLOCKS, ids=json.dumps)
+def test_compact_configuration(tmp_path: Path, compact: Path, recorded: object) -> None:
     set_config(attention_free_blocks=recorded)(compact)
     refuse(tmp_path, compact, spec="2").assert_error(
         "config.json: 'attention_free_blocks' does not say what replaces the attention of each",
@@ -488,10 +490,7 @@ def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
     )
 
 
-def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", NEOX)
-    compact = tmp_path / "compact"
-    attn_surgery("export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact)
+def test_a_compact_block_without_its_tensor(tmp_path: Path, compact: Path) -> None:
     name = "gpt_neox.layers.1.attention.affine.weight"
     set_tensors(lambda tensors: tensors.pop(name))(compact)
     refuse(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")

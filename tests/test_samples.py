@@ -528,21 +528,23 @@ def test_a_data_set_that_is_not_there(tmp_path):
     )
 
 
-def test_tokens_that_the_model_does_not_know(tmp_path):
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (
+            {"vocab_size": 280, "max_positions": 64},
+            "token ids beyond the model's vocabulary in 1 rows, the first in row '4' (expected ids "
+            "below 280, got 280); use samples made with this model's tokenizer",
+        ),
+        (
+            {"vocab_size": 300, "max_positions": 48},
+            "rows longer than the model's context (expected prefix + suffix of at most 48 tokens, "
+            "got 64); choose a smaller prefix or suffix length",
+        ),
+    ],
+)
+def test_passages_that_do_not_fit_the_model(tmp_path, size, text):
     samples = load_samples(save(tmp_path / "s.npy", TOKENS))
     with pytest.raises(SamplesError) as error:
-        samples.check_fits(vocab_size=280, max_positions=64)
-    assert str(error.value) == (
-        f"{samples.source}: token ids beyond the model's vocabulary in 1 rows, the first in row "
-        "'4' (expected ids below 280, got 280); use samples made with this model's tokenizer"
-    )
-
-
-def test_rows_longer_than_the_context(tmp_path):
-    samples = load_samples(save(tmp_path / "s.npy", TOKENS))
-    with pytest.raises(SamplesError) as error:
-        samples.check_fits(vocab_size=300, max_positions=48)
-    assert str(error.value) == (
-        f"{samples.source}: rows longer than the model's context (expected prefix + suffix of at "
-        "most 48 tokens, got 64); choose a smaller prefix or suffix length"
-    )
+        samples.check_fits(**size)
+    assert str(error.value) == f"{samples.source}: {text}"

@@ -8,7 +8,6 @@ in silence.
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import attn_surgery
+from command_line import attn_surgery, memory_below
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.files import Journal
@@ -127,19 +126,20 @@ def test_arrays(tmp_path: Path, source: Path, case: str) -> None:
     )
 
 
+def holes(path: Path, rows: int, tokens: int) -> Path:
+    """An array that takes no room on the disk."""
+    header = npy(SHAPE % f"({rows}, {tokens})", data=b"")
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(len(header) + rows * tokens * 4)
+    return path
+
+
 def test_an_array_is_cut_before_it_is_held(tmp_path: Path) -> None:
     """Of a terabyte in the file, only what the test is made of is read."""
-    header = SHAPE % f"(8, {2**35})"
-    path = tmp_path / "wide.npy"
-    path.write_bytes(npy(header, data=b""))
-    with path.open("r+b") as file:
-        file.truncate(len(npy(header, data=b"")) + 8 * 2**35 * 4)
-    tracemalloc.start()
-    try:
+    path = holes(tmp_path / "wide.npy", 8, 2**35)
+    with memory_below(10_000_000):
         found = load_samples(str(path), prefix_length=8, suffix_length=8)
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000
-    finally:
-        tracemalloc.stop()
     assert found.tokens.shape == (1, 16), "of eight rows that are equal"
     pair = f"{path},{path}"  # whole prefixes and suffixes, since no length was asked for
     with pytest.raises(SamplesError, match=r"too many tokens to hold \(expected at most 1,073,741"):
@@ -147,11 +147,7 @@ def test_an_array_is_cut_before_it_is_held(tmp_path: Path) -> None:
 
 
 def test_rows_without_end(tmp_path: Path) -> None:
-    header = SHAPE % f"({2**36}, 4)"
-    path = tmp_path / "long.npy"
-    path.write_bytes(npy(header, data=b""))
-    with path.open("r+b") as file:
-        file.truncate(len(npy(header, data=b"")) + 2**36 * 16)
+    path = holes(tmp_path / "long.npy", 2**36, 4)
     with pytest.raises(SamplesError, match=r"too many rows \(expected at most 10,000,000\)"):
         load_samples(str(path), prefix_length=2, suffix_length=2)
 
@@ -165,35 +161,32 @@ def invalid() -> pa.Array:
     return pa.Array.from_buffers(pa.string(), 2, good.buffers())
 
 
-COLUMNS: dict[str, pa.Array] = {
-    "invalid UTF-8": invalid(),
-    "structures": pa.array([{"a": 1}] * 2),
-    "nothing": pa.nulls(2),
-    "some nothing": pa.array(["a", None]),
-    "lists of nothing": pa.array([[None] * 16, [1] * 16]),
-    "lists of fractions": pa.array([[1.5] * 16] * 2),
-    "lists beyond 32 bits": pa.array([[2**40] * 16] * 2),
-    "lists beyond 63 bits": pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64())),
+PARQUET = "bad.parquet: cannot be read as parquet (got "
+COLUMNS: dict[str, tuple[list[pa.Array], str]] = {  # all are called "text"
+    "invalid UTF-8": ([invalid()], "bad.parquet"),
+    "structures": ([pa.array([{"a": 1}] * 2)], "bad.parquet"),
+    "nothing": ([pa.nulls(2)], "bad.parquet"),
+    "some nothing": ([pa.array(["a", None])], "bad.parquet"),
+    "lists of nothing": ([pa.array([[None] * 16, [1] * 16])], "bad.parquet"),
+    "lists of fractions": ([pa.array([[1.5] * 16] * 2)], "bad.parquet"),
+    "lists beyond 32 bits": ([pa.array([[2**40] * 16] * 2)], "bad.parquet"),
+    "lists beyond 63 bits": ([pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))], "bad.parquet"),
+    "two of one name": ([pa.array(["a b c"])] * 2, f"{PARQUET}two columns have the name 'text')"),
+    "a text that is too long": (
+        [pa.array(["a" * (2**26 + 1)])],
+        f"{PARQUET}a text of 67,108,865 bytes, more than 67,",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", COLUMNS)
 def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
-    path = tmp_path / "bad.parquet"
-    pq.write_table(pa.table({"text": COLUMNS[case]}), path)
-    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.parquet")
+    path, (columns, text) = tmp_path / "bad.parquet", COLUMNS[case]
+    table = pa.table(columns, names=["text"] * len(columns))
+    pq.write_table(table, path, compression="zstd")
+    refuse(("extract", source, "--samples", path, *LENGTHS), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more, *LENGTHS), "bad.parquet")
-
-
-def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
-    path = tmp_path / "bad.parquet"
-    texts = pa.array(["a b c", "d e f"])
-    pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
-    text = "bad.parquet: cannot be read as parquet (got two columns have the name 'text')"
-    refuse(("extract", source, "--samples", path), text)
-    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more), text)
+    refuse(("collect", source, *more, *LENGTHS), text)
 
 
 POOLS: list[Any] = []
@@ -233,15 +226,6 @@ def test_one_text_again_and_again(tmp_path: Path, case: str) -> None:
             sum(len(piece) for pieces in corpus_documents(TextOrTable(path)) for piece in pieces)
             == 2**27
         )
-
-
-def test_a_text_that_is_too_long(tmp_path: Path, source: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a" * (2**26 + 1)]}), path, compression="zstd")
-    text = "a.parquet: cannot be read as parquet (got a text of 67,108,865 bytes, more than 67,"
-    refuse(("extract", source, "--samples", path), text)
-    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more), text)
 
 
 def test_a_row_of_numbers_without_end(
@@ -309,12 +293,6 @@ def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> N
         file.write(b'"}\n')
     assert path.stat().st_size < 150_000
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    tracemalloc.start()
-    try:
-        refuse(
-            ("collect", source, *more),
-            "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)",
-        )
-        assert tracemalloc.get_traced_memory()[1] < 2**28
-    finally:
-        tracemalloc.stop()
+    text = "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)"
+    with memory_below(2**28):
+        refuse(("collect", source, *more), text)
