@@ -147,8 +147,6 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
         "the rotary share is given twice",
     ),
     "no size": (set_config(hidden_size=...), "'hidden_size' is not a positive whole number"),
-    "size of text": (set_config(hidden_size="64"), "'hidden_size' is not a positive whole"),
-    "no blocks": (set_config(num_hidden_layers=0), "'num_hidden_layers' is not a positive"),
     "uneven heads": (
         set_config(num_attention_heads=3),
         "hidden_size is not a multiple of the number of heads (got 64 and 3)",
@@ -292,8 +290,6 @@ INDEXES: dict[str, tuple[Damage, str]] = {
     "shard cut": (truncate(SECOND, 5000), f"{SECOND}: is truncated"),
     "above": (_place("../x.safetensors"), OUTSIDE),
     "absolute": (_place("/etc/passwd"), f"{OUTSIDE} (got '/etc/passwd')"),
-    "parent": (_place(".."), OUTSIDE),
-    "below": (_place("sub/x.safetensors"), OUTSIDE),
     "nothing": (_place(""), "names shard , which is missing"),
     "without end": (_place("x" * 5_000), INDEX),
     "zero byte": (_place("a\x00b"), INDEX),
