@@ -58,14 +58,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(work: Path, *more: object) -> list[object]:
+def compared(work: Path, command: str, *more: object) -> list[object]:
+    """Base and edited model on all passages and the text."""
     return [
-        *("evaluate", work / "edited", "--baseline", work / "base"),
-        *("--tasks", ",".join(NAMES), "--include-path", work / "tasks"),
+        *(command, work / "edited", "--baseline", work / "base"),
         *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
         *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4),
         *more,
     ]
+
+
+def arguments(work: Path, *more: object) -> list[object]:
+    tasks = ("--tasks", ",".join(NAMES), "--include-path", work / "tasks")
+    return compared(work, "evaluate", *tasks, *more)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,11 +160,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
 
 
 def test_figures_are_those_of_extract(work, done):
-    direct = attn_surgery(
-        *("extract", work / "edited", "--baseline", work / "base"),
-        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
-        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
-    ).json
+    direct = attn_surgery(*compared(work, "extract", "--json")).json
     edit = edit_in(done[1])
     assert {**edit.extraction, "chose": edit.chose.model_dump(), "all_passages": None} == direct
     assert edit.heldout is not None
@@ -171,12 +172,8 @@ def test_figures_are_those_of_extract(work, done):
 
 
 def test_figures_are_those_of_audit(work, done):
-    direct = attn_surgery(
-        *("audit", work / "edited", "--baseline", work / "base", "--attack", "cheap"),
-        *("--attack", "near", "--max", "relearn=1"),
-        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
-        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
-    ).json
+    attacks = ("--attack", "cheap", "--attack", "near", "--max", "relearn=1", "--json")
+    direct = attn_surgery(*compared(work, "audit", *attacks)).json
     audit = edit_in(done[1]).audit
     assert audit is not None
     found = audit.to_dict()
@@ -393,7 +390,9 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
 
 
 def test_a_batch_size_found_for_the_base_is_the_edited_models(work):
-    automatic = arguments(work)[:-2]  # without --batch-size
+    given = arguments(work)
+    at = given.index("--batch-size")
+    automatic = given[:at] + given[at + 2 :]
     output = work / "automatic"
     assert attn_surgery(*automatic, "--output", output).code == 0
     report = report_in(output)

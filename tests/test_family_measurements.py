@@ -272,25 +272,6 @@ def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_a_layout_holds_is_offered(kind: str, tmp_path: Path) -> None:
-    """Query heads for `zero`, and `mean` with an output bias; groups for every variant."""
-    model = load_model(write_decoder(tmp_path, kind))
-    every = list_units(1, HEADS, "heads", tuple(VARIANTS), GROUPS)
-    kept, refused = keep_possible(every, HEADS, Editable(model).find_refusal)
-    family, variants = family_of(model.config.to_dict()), {}
-    for unit in kept:
-        variants.setdefault(len(unit.heads), {})[unit.variant] = None
-    constant = {} if family.rule("output_bias") else {"mean"}
-    affine = {"identity", "linear"}
-    assert set(variants[1]) == {"zero", "mean"} - set(constant)
-    alone = family.qk_norm is None and family.rule("query_bias")
-    assert set(variants[2]) == ({"zero", "mean", *affine} if alone else {"zero", "mean"}) - (
-        set() if alone else set(constant)
-    )
-    assert {kind for kind, _ in refused} >= {"head"}
-
-
 # --- commands -------------------------------------------------------------------------------------
 
 
