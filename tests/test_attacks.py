@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reciting import PREFIX, SUFFIX, generate, model_named, passages
 from tiny_compact import VOCABULARY
-from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.attacks import perturbed as prefixes
 from evals.attacks.attack import Target
@@ -27,7 +27,7 @@ from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
 from evals.attacks.tuning import ROWS, STEPS, fine_tune
 from evals.memorization.measures import exact_match
 from evals.memorization.recovery import NAMES, Evidence, make_recovery
-from evals.models import LoadedModel, open_model
+from evals.models import open_model
 from evals.samples import Samples
 from surgery.errors import MeasurementError
 
@@ -186,13 +186,6 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
         assert np.sum(np.asarray(changed) != rows[row, :4]) == 1
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> LoadedModel:
-    folder = tmp_path_factory.mktemp("tiny")
-    save_tiny(folder)
-    return open_model(str(folder), device="cpu")
-
-
 @pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("name", [*ALL, "hints:3", "span:4", "sampling:7", "quantized:3"])
 def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch) -> None:
@@ -333,7 +326,6 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
 def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     """Every attack on the lab's non-members, as if they were passages, against held-out text."""
     from evals.lab import heldout_texts
-    from evals.models import open_model
     from evals.samples import load_samples
     from evals.samples.windows import cut_windows
 

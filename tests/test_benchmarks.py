@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
-from tiny_tokenizer import save_tiny
 
 from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.request import Benchmarking
@@ -26,18 +25,6 @@ from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.checkpoint.content import find_cache
 from surgery.errors import MeasurementError, OutputError
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def loaded(folder: Path) -> LoadedModel:
-    return open_model(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +43,13 @@ def runs(lm_eval_tasks: Benchmarks, loaded: LoadedModel) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
-def test_scores_are_those_of_lm_eval_itself(folder, tasks, lm_eval_tasks, runs):
+def test_scores_are_those_of_lm_eval_itself(loaded, tasks, lm_eval_tasks, runs):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     theirs = lm_eval.simple_evaluate(
         "hf",
-        model_args={"pretrained": str(folder), "dtype": "float32"},
+        model_args={"pretrained": str(loaded.found.folder), "dtype": "float32"},
         device="cpu",
         batch_size=4,
         tasks=list(NAMES),

@@ -35,7 +35,7 @@ from evals.attacks.soft_prompt import LENGTH, learn_prompt, put_before
 from evals.attacks.tuning import fine_tune
 from evals.evaluation.report import seal_report
 from evals.memorization.recovery import Evidence, make_recovery
-from evals.models import LoadedModel, open_model
+from evals.models import LoadedModel
 from evals.publication.report import check_report
 from evals.samples import Samples
 from surgery.editing.in_memory import apply
@@ -257,13 +257,6 @@ def test_a_context_without_room_for_a_soft_prompt() -> None:
 
 
 # --- relearn-alike
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = tmp_path_factory.mktemp("tiny")
-    save_tiny(folder)
-    return open_model(str(folder), device="cpu")
 
 
 def test_text_of_the_same_form_is_half_of_the_control(loaded: LoadedModel) -> None:
