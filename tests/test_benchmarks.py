@@ -100,10 +100,6 @@ def test_patterns_name_tasks(tasks):
     assert set(Benchmarks.load(["local_*"], include_paths=[tasks]).tasks) == set(NAMES)
 
 
-def test_a_batch_fits_the_longest_document(lm_eval_tasks, loaded):
-    assert 1 <= lm_eval_tasks.batch_size("local_whole", loaded) <= 64
-
-
 def test_the_fingerprint_is_that_of_task_and_documents(tmp_path, lm_eval_tasks):
     again = Benchmarks.load(["local_choice"], include_paths=[write_tasks(tmp_path / "a")])
     rows = [{**ROWS[0], "answer": 3}, *ROWS[1:]]
@@ -127,13 +123,6 @@ def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
     for name in NAMES:
         (samples,) = tmp_path.rglob(f"samples_{name}_*.jsonl")
         assert len(samples.read_text().splitlines()) == len(ROWS)
-
-
-def test_results_that_cannot_be_written(tmp_path, runs):
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError) as error:
-        write_results(tmp_path / "out", "tiny", runs)
-    assert str(error.value) == f"{tmp_path}/out: lm-eval's results cannot be written"
 
 
 def test_results_that_do_not_fit(tmp_path, runs):

@@ -39,7 +39,6 @@ from evals.search.units import (
     list_sets,
     list_units,
     merge_units,
-    select_last_blocks,
     units_clash,
 )
 from surgery.editing.in_memory import Editable
@@ -247,44 +246,6 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     assert outcome.selected[0].heldout_kl <= min(point.heldout_kl for point in met)
 
 
-@pytest.mark.parametrize("grain", GRAINS)
-def test_every_set_is_every_edit(grain):
-    """Against brute force: all sets of units without a clash, edits that are the same once."""
-    choice = list_units(2, 2, grain, VARIANTS)
-    sets = {
-        merge_units(some)
-        for size in range(1, 5)
-        for some in combinations(choice, size)
-        if not any(units_clash(a, b) for a, b in combinations(some, 2))
-    }
-    found = [merge_units(choice[unit] for unit in chosen) for chosen in list_sets(choice)]
-    assert len(found) == len(set(found))
-    assert set(found) == sets
-
-
-class TestEstimates:
-    @pytest.fixture
-    def estimates(self) -> Estimates:
-        return estimates_of(Landscape(3, 4, 3), list_units(4, 3, "mixed", VARIANTS))
-
-    def test_what_was_measured_corrects_the_units_that_it_was_measured_of(self, estimates):
-        """One unit costs twice what its row says, and moves margins three times as far down."""
-        other = len(estimates.units) - 1
-        corrections = np.zeros((len(estimates.units) + 1, 2))
-        corrections[0] = np.log(2), np.log(3)
-        true = replace(estimates, corrections=corrections)
-        sets = [{0}, {0, other}, *({unit} for unit in range(6, len(estimates.units)))]
-        measured = {
-            frozenset(chosen): tuple(float(figure[0]) for figure in true.predict(chosen))
-            for chosen in sets
-        }
-        found = estimates.correct(measured)
-        for chosen in {0}, {other}, {0, other}:
-            (kl,), (rate,) = found.predict(chosen)
-            assert kl == pytest.approx(true.predict(chosen).kl[0], rel=0.1)
-            assert rate == pytest.approx(true.predict(chosen).rate[0], rel=0.25)
-
-
 def test_units_that_make_a_whole_block_are_one_part():
     heads = list_units(2, 3, "heads", ["zero"])
     assert heads[0] == Part(0, (0,), "zero")
@@ -293,14 +254,6 @@ def test_units_that_make_a_whole_block_are_one_part():
         Part(1, (0,), "mean"),
         Part(1, (1, 2), "zero"),
     )
-
-
-@pytest.mark.parametrize(
-    ("number", "blocks", "expected"), [(6, 24, range(18, 24)), (1, 6, (5,)), (1, 1, (0,))]
-)
-def test_the_deepest_blocks(number, blocks, expected):
-    edit = tuple(Part(b, (0, 1), "identity") for b in expected)
-    assert select_last_blocks(number, blocks, 2) == edit
 
 
 def test_equal_points_stand_on_the_front_once():

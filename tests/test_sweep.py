@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,7 @@ from tiny_compact import VOCABULARY, stock
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo
 
 from evals.edits import sharing
-from evals.edits.batch import BASE
 from evals.edits.engine import Engine, MeasuredEdit
-from evals.edits.sharing import Branch, grow_tree
 from evals.memorization.extraction import extract, run_pass
 from evals.models import open_model
 from evals.running.runs import run_from_block, run_tokens
@@ -163,32 +160,6 @@ PARTS = st.builds(
 EDITS = st.lists(PARTS, min_size=1, max_size=4, unique_by=lambda part: part.block).map(
     lambda parts: tuple(sorted(parts))
 )
-
-
-def all_of(tree: tuple[Branch, ...]) -> Iterator[Branch]:
-    for branch in tree:
-        yield branch
-        yield from all_of(branch.children)
-
-
-@given(st.sets(EDITS, max_size=12))
-def test_the_tree_holds_every_edit_once_and_shares_only_what_is_equal(selections):
-    tree = grow_tree(selections)
-    measured = [branch.selection for branch in all_of(tree) if branch.measured]
-    assert sorted(measured) == sorted(selections)
-
-    def check(branch: Branch, above: Selection) -> None:
-        own = branch.selection[len(above) :]
-        assert branch.selection[: len(above)] == above
-        assert branch.start == own[0].block
-        assert not above or above[-1].block < branch.start
-        assert branch.measured or len(branch.children) > 1
-        assert branch.wanted in selections
-        for child in branch.children:
-            check(child, branch.selection)
-
-    for branch in tree:
-        check(branch, BASE)
 
 
 @pytest.fixture(params=["neox-parallel", "neo"])
