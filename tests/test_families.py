@@ -22,7 +22,7 @@ import transformers
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
-from fits import export_with_any, random_fits, record_of
+from fits import export_with_any, load_aligned, random_fits, record_of
 from forging import assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -54,17 +54,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
     result: torch.Tensor = model(ids, use_cache=False).logits
     return result
-
-
-def load_aligned(path: Path, **options: Any) -> Any:
-    """A model whose weights lie in memory of their own.
-
-    Where they lie in a file decides which kernel multiplies a single token, and so the last bit.
-    """
-    model = load_model(path, **options)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    return model
 
 
 def output_of(module: Any) -> Any:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery
-from fits import export_with_any, random_fits
+from fits import export_with_any, load_aligned, random_fits
 from torch.nn import functional
 
 import surgery
@@ -97,7 +97,7 @@ def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
 
 
 def reference(source: Path, selection: tuple[Part, ...], attn: str | None = None) -> Any:
-    model = load_model(source, attn_implementation=attn).to(DEVICE)
+    model = load_aligned(source, attn_implementation=attn).to(DEVICE)
     replace_contexts(model, block_edits(selection, dimensions_of(model)))
     return model
 
@@ -108,7 +108,7 @@ def stock_pair(
     """(the stock export, the reference), both loaded in their stored dtype."""
     source = write_checkpoint(folder / "source", neox_config(**config))
     export_with_any(source, spec, folder / "out", variant=variant, layout="stock")
-    edited = load_model(folder / "out", attn_implementation=attn).to(DEVICE)
+    edited = load_aligned(folder / "out", attn_implementation=attn).to(DEVICE)
     assert type(edited).__module__.startswith("transformers.")
     sizes = dimensions_of(edited)
     selection = parse_selection(spec, variant, sizes.num_blocks, sizes.num_heads)
@@ -232,7 +232,7 @@ def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str, dtype: str) -> N
     """Global and local blocks; GPT-Neo runs eager attention only. `zero` stores no product."""
     source = write_checkpoint(tmp_path / "source", neo_config(**NEO, torch_dtype=dtype))
     export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
-    edited, expected = (load_model(path).to(DEVICE) for path in (tmp_path / "out", source))
+    edited, expected = (load_aligned(path).to(DEVICE) for path in (tmp_path / "out", source))
     dimensions = dimensions_of(expected)
     edits = block_edits(parse_selection(spec, variant, 4, HEADS), dimensions)
     fits = random_fits(edits, HEADS, D)
