@@ -225,7 +225,12 @@ def test_compact_agrees(tmp_path: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "dtype"), [*(("zero", dtype) for dtype in DTYPES), ("mean", "float32")]
+    ("variant", "dtype"),
+    [
+        *(("zero", dtype) for dtype in ("float32", "bfloat16")),
+        pytest.param("zero", "float16", marks=pytest.mark.slow),
+        ("mean", "float32"),
+    ],
 )
 @pytest.mark.parametrize("spec", ["0,3", "0.1,3.0-2"])
 def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str, dtype: str) -> None:
