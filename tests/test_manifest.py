@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -64,21 +63,6 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     for name, content in files.items():
         assert manifest.files[name].size == len(content)
         assert manifest.files[name].sha256 == hashlib.sha256(content).hexdigest()
-
-
-def test_history(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "source", NEOX)
-    steps = [("1", "identity", "stock"), ("3", "zero", "stock"), ("0", "identity", "compact")]
-    for number, (blocks, variant, layout) in enumerate(steps):
-        output = tmp_path / f"out{number}"
-        surgery.export(folder, blocks, output=output, variant=variant, layout=layout)
-        folder = output
-    manifest = read_manifest(folder)
-    edits = [*manifest.history, manifest.edit]
-    assert [(str(e.blocks[0]), e.variant, e.layout) for e in edits] == steps
-    assert [edit.source.model for edit in edits] == ["source", "out0", "out1"]
-    assert manifest.attention_free == {1: "identity", 3: "zero", 0: "identity"}
-    assert attn_surgery("verify", folder, "--source", tmp_path / "out1").code == 0
 
 
 def test_round_trip(exported: Path) -> None:

@@ -61,32 +61,6 @@ def stock(originals: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize(
-    ("config", "variant", "layout"),
-    [
-        (NEOX, "identity", "stock"),
-        (NEOX, "zero", "stock"),
-        (NEOX, "identity", "compact"),
-        (NEOX, "zero", "compact"),
-        (NEO, "zero", "stock"),
-        (NEO, "identity", "compact"),
-        (NEO, "zero", "compact"),
-    ],
-)
-@pytest.mark.parametrize("blocks", ["0", "1,3", "0-3"])
-def test_accepts_exports(
-    tmp_path: Path, config: dict[str, Any], variant: str, layout: str, blocks: str
-) -> None:
-    model = write_checkpoint(tmp_path / "source", config, num_shards=1 + len(blocks) // 2)
-    surgery.export(model, blocks, output=tmp_path / "out", variant=variant, layout=layout)
-    outcome = attn_surgery("verify", tmp_path / "out", "--source", model, "--json")
-    assert outcome.code == 0, outcome
-    names = [check["name"] for check in outcome.json["checks"]]
-    static = ["files", "contents", "edit", "tensors"]
-    assert names[:8] == [*static, "carried", "untouched", "rewritten", "loads"]
-    assert f"block {blocks[-1]} attention-free ({variant})" in names
-
-
 def test_output_for_people(stock: Path, source: Path) -> None:
     outcome = attn_surgery("verify", stock)
     assert outcome.code == 0
