@@ -37,6 +37,7 @@ FIGURES = {
     "next_token_accuracy",
     "heldout_loss",
     "heldout_kl",
+    "healed_rise",
     "limits",
 }
 
