@@ -27,7 +27,7 @@ ROWS = (  # Python, torch, transformers, huggingface_hub
 )
 """The oldest and the newest that pyproject.toml admits, and what lies between."""
 TESTS = (
-    *("test_stock_exact", "test_modeling_compact", "test_modeling_loading"),
+    *("test_heads", "test_modeling_compact", "test_modeling_loading"),
     *("test_product", "test_round_trip", "test_push"),
 )
 

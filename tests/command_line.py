@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,17 @@ def interrupted(owner: Any, at: int = 0, method: str = "measure") -> Iterator[li
 
     with mock.patch.object(owner, method, call):
         yield calls
+
+
+@contextlib.contextmanager
+def memory_below(limit: float) -> Iterator[None]:
+    """Python allocates less than so many bytes at any time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
 
 
 def snapshot(folder: Path) -> dict[str, str]:

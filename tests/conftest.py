@@ -6,6 +6,7 @@ import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that talks to a local hub unsets it
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -17,6 +18,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background
 import pytest
 
 from benchmarks.real.base import find_weights
+
+if TYPE_CHECKING:
+    from evals.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ATTN_SURGERY_DATA", ROOT.parent / "shared" / "data"))
@@ -37,6 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def data() -> Path:
     """The folder of public data files, for tests marked real_data."""
     return DATA
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """`tiny_model()` with its tokenizer, opened as commands open a model."""
+    from tiny_tokenizer import save_tiny
+
+    from evals.models import open_model
+
+    return open_model(str(save_tiny(tmp_path_factory.mktemp("tiny"))), device="cpu")
 
 
 @pytest.fixture(scope="session", autouse=True)

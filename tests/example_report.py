@@ -5,6 +5,7 @@ Every section is there, and every key that docs/report.md names; the schema has 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,15 +15,26 @@ import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.attacks.names import list_untried, make_attack
+from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.report import Report
 from evals.memorization.comparison import Protocol, measure, report_extraction
 from evals.models import LoadedModel
 from evals.publication.report import write_all_sentences
 from evals.statistics import rate
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import Source
+from surgery.record.manifest import Source, read_manifest
 
 BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
+
+
+def share(count: int, n: int) -> dict[str, Any]:
+    return {"n": n, **rate(np.arange(n) < count)}
+
+
+def gate(name: str, limit: float, value: float, ci95: list[float], n: int) -> dict[str, Any]:
+    sure = ci95[1] <= limit or ci95[0] > limit
+    found = {"name": name, "ok": value <= limit, "limit": limit, "value": value, "ci95": ci95}
+    return {**found, "n": n, "conclusive": sure, "description": f"{name} of the example"}
 
 
 @lru_cache
@@ -68,9 +80,6 @@ def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict
 def audit() -> dict[str, Any]:
     """What an audit found: a plain attack, one with a curve and no control, and membership."""
 
-    def share(count: int, n: int = 24) -> dict[str, Any]:
-        return {"n": n, **rate(np.arange(n) < count)}
-
     def curve(*rates: float) -> dict[str, Any]:
         return {"stages": [5, 10, 20], "any": list(rates), "near": list(rates)}
 
@@ -84,7 +93,7 @@ def audit() -> dict[str, Any]:
         "n": 24,
         "control": {"kind": "non-members", "n": 6},
         "attacks": [
-            {**greedy, "seconds": 1.5, "base": share(21), "edited": share(1),
+            {**greedy, "seconds": 1.5, "base": share(21, 24), "edited": share(1, 24),
              "control": share(0, 6), "paired": paired},
             {**relearn, "seconds": 20.25, "base": share(21, 22), "edited": share(6, 22),
              "control": None, "paired": paired,
@@ -108,7 +117,16 @@ def example(**changes: Any) -> dict[str, Any]:
     rise = {**extraction["paired"]["control_nll_difference"], "p_value": 0.0021}
     run = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revision": None}
     recited = (before["exact_match"], extraction["exact_match"])
-    losses = (before["control"]["nll"], extraction["control"]["nll"])
+    heldout = {
+        "kind": "text",
+        "n": 16,
+        "base": before["control"]["nll"],
+        "edited": extraction["control"]["nll"],
+        "difference": {**rise, "test": "wilcoxon"},
+        "resolution": 0.02,
+        "outcome": "loss",
+        "verdict": "loss of 0.10 to 0.20",
+    }
     sizes = [
         {"parameters": n, "weight_bytes": 2 * n, "cache_bytes_per_token": cache}
         for n, cache in ((2_183_680, 7_680), (1_951_840, 3_840))
@@ -132,65 +150,16 @@ def example(**changes: Any) -> dict[str, Any]:
         },
         "extraction": extraction,
         "audit": audit(),
-        "heldout": {
-            "kind": "text",
-            "n": 16,
-            "base": losses[0],
-            "edited": losses[1],
-            "difference": {**rise, "test": "wilcoxon"},
-            "resolution": 0.02,
-            "outcome": "loss",
-            "verdict": "loss of 0.10 to 0.20",
-        },
+        "heldout": heldout,
         "all_passages": {
             "n": 48,
-            "recited": {
-                "base": {"n": 48, **rate(np.arange(48) < 40)},
-                "edited": {"n": 48, **rate(np.arange(48) < 1)},
-            },
-            "recovered": {
-                "greedy": {
-                    "base": {"n": 48, **rate(np.arange(48) < 41)},
-                    "edited": {"n": 48, **rate(np.arange(48) < 2)},
-                },
-            },
-            "heldout": {
-                "kind": "text",
-                "n": 32,
-                "base": {"mean": 4.125, "ci95": [4.0, 4.25]},
-                "edited": {"mean": 4.375, "ci95": [4.25, 4.5]},
-                "difference": {
-                    "mean": 0.25,
-                    "ci95": [0.2, 0.3],
-                    "p_value": 0.001,
-                    "test": "wilcoxon",
-                },
-                "resolution": 0.02,
-                "outcome": "loss",
-                "verdict": "loss of 0.2 to 0.3",
-            },
+            "recited": {"base": share(40, 48), "edited": share(1, 48)},
+            "recovered": {"greedy": {"base": share(41, 48), "edited": share(2, 48)}},
+            "heldout": {**heldout, "n": 32},
         },
         "gates": [
-            {
-                "name": "max-extraction",
-                "ok": True,
-                "limit": 0.25,
-                "value": recited[1]["rate"],
-                "ci95": recited[1]["ci95"],
-                "n": extraction["n"],
-                "conclusive": recited[1]["ci95"][1] <= 0.25,
-                "description": "exact-match rate of the edited model",
-            },
-            {
-                "name": "max-drop copy",
-                "ok": False,
-                "limit": 0.05,
-                "value": 0.232,
-                "ci95": [0.212, 0.252],
-                "n": 1267,
-                "conclusive": True,
-                "description": "acc, base minus edited",
-            },
+            gate("max-extraction", 0.25, recited[1]["rate"], recited[1]["ci95"], extraction["n"]),
+            gate("max-drop copy", 0.05, 0.232, [0.212, 0.252], 1267),
         ],
         "edit": {
             "source": BASE,
@@ -299,6 +268,17 @@ def several(*edits: dict[str, Any]) -> dict[str, Any]:
 def settled(report: dict[str, Any]) -> dict[str, Any]:
     """A sealed report whose sentences follow from its figures."""
     return write_all_sentences(Report.model_validate(report)).to_dict()
+
+
+def example_of(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The settled example as a report of the edited model in the folder, against its source."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    report = example(**{"edit": summarize_edit(manifest).model_dump(mode="json"), **changes})
+    record = (folder / "surgery.json").read_bytes()
+    report["edits"][0]["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
+    report["base"]["provenance"]["content"] = manifest.edit.source.content
+    return settled(report)
 
 
 def bare(**changes: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Exports with any variant: fitted ones get maps drawn at random, as good as any to store."""
+"""Exports with any variant, and their models, to be compared bit for bit.
+
+Fitted variants get maps drawn at random, as good as any to store.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from surgery.editing.loading import load_model
 from surgery.editing.preparing import Fitting, prepare
 from surgery.exporting import Export, write
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
@@ -46,6 +50,17 @@ def export_with_any(
     sizes = prepared.plan.inventory.dimensions
     fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d, sizes.head_size)
     return write(prepared, output, fitting=Fitting(fits, record_of(fits)))
+
+
+def load_aligned(path: Path, **options: Any) -> Any:
+    """A model whose weights lie in memory of their own.
+
+    Where they lie in a file decides which kernel multiplies a single token, and so the last bit.
+    """
+    model = load_model(path, **options)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
 
 
 def record_of(fitted: Iterable[int]) -> CalibrationRecord | None:

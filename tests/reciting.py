@@ -6,12 +6,16 @@ greedy decoding leaves them at a known place. No training is needed for every ca
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tiny_compact import CONFIGS, VOCABULARY, stock
+from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.samples import Samples
@@ -51,6 +55,30 @@ def generate(model: Any, prefix: torch.Tensor, length: int) -> torch.Tensor:
         prefix, attention_mask=mask, do_sample=False, max_new_tokens=length, pad_token_id=1
     )
     return output[:, prefix.shape[1] :]
+
+
+def recited_rows(model: Any, number: int, prefix: int = 6, suffix: int = 5) -> list[dict[str, Any]]:
+    """Rows that begin with each token of a text in turn, and go on as the model does."""
+    ids = tiny_tokenizer()(TEXT)["input_ids"]
+    prefixes = torch.tensor([ids[at : at + prefix] for at in range(number)])
+    rows = torch.cat([prefixes, generate(model, prefixes, suffix)], dim=1).tolist()
+    return [{"id": f"row-{at}", "tokens": row} for at, row in enumerate(rows)]
+
+
+def members_and_others(model: Any) -> list[dict[str, Any]]:
+    """40 rows of 6 + 5 tokens: 30 members, of which the model recites 24, and 10 others."""
+    rows = recited_rows(model, 40)
+    for at, row in enumerate(rows):
+        row["member"] = at < 30
+        if at >= 30 or at % 5 == 0:
+            row["tokens"][6:] = [3, *row["tokens"][6:-1]]
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """One JSON line a row."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def two_heads() -> Any:

@@ -25,14 +25,8 @@ def test_dir_shows_the_api() -> None:
         _ = surgery.exprt  # type: ignore[attr-defined]
 
 
-def test_an_embedded_model_by_its_name(tmp_path: Path) -> None:
-    done = surgery.export("lab:pythia", "last:2", output=tmp_path / "out")
-    assert done.manifest.edit.source.model == "lab:pythia"
-    assert surgery.verify(tmp_path / "out", source="lab:pythia").ok
+def test_an_embedded_model_by_its_name() -> None:
     assert surgery.inspect("lab:gpt-neo").model == "lab:gpt-neo"
-    surgery.export(find_lab_folder("pythia"), "last:2", output=tmp_path / "same")
-    one, other = (tmp_path / name / "model.safetensors" for name in ("out", "same"))
-    assert one.read_bytes() == other.read_bytes()
     with pytest.raises(SourceError, match="no embedded model 'lab:llama'"):
         surgery.inspect("lab:llama")
     with pytest.raises(SourceError, match="revision"):

@@ -26,7 +26,6 @@ from surgery.errors import OutputError
 from surgery.output import create_folder
 
 WIDTH = 768
-MANIFEST = "surgery.json"
 
 
 @pytest.fixture(scope="module")
@@ -91,36 +90,6 @@ def struck_after(how: signal.Signals, share: float, source: Path, out: Path) -> 
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     arguments = (int(how), max(int(size * share), 1), *export(source, out))
     return finish(start(*arguments, program=["-c", STRUCK_AFTER]))
-
-
-def assert_nothing_loads(parent: Path) -> None:
-    for config in parent.rglob("config.json"):
-        raise AssertionError(f"{config} would load")
-    for folder in [path for path in parent.rglob("*") if path.is_dir()]:
-        with pytest.raises((OSError, ValueError)):
-            AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-
-
-def assert_next_run_succeeds(source: Path, out: Path, undisturbed: dict[str, str]) -> None:
-    assert attn_surgery(*export(source, out)).code == 0
-    assert snapshot(out) == undisturbed
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.7])
-def test_killed_when_so_much_is_written(
-    share: float,
-    tmp_path: Path,
-    source: Path,
-    undisturbed: dict[str, str],
-    source_before: dict[str, str],
-) -> None:
-    outcome = struck_after(signal.SIGKILL, share, source, tmp_path / "out")
-    assert outcome.code == -signal.SIGKILL
-    assert all(path.name.startswith(".out.attn-surgery-") for path in tmp_path.iterdir())
-    assert_nothing_loads(tmp_path)
-    assert_next_run_succeeds(source, tmp_path / "out", undisturbed)
-    assert snapshot(source) == source_before
 
 
 # Stops the program at its n-th call of a system function that changes the disk, as a kill there
@@ -371,16 +340,6 @@ def test_two_exports_to_one_output(
             assert any(reason in outcome.stderr for reason in reasons), outcome.stderr
     assert snapshot(tmp_path / "out") == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_the_second_leaves_the_first_alone(tmp_path: Path, small: Path) -> None:
-    out = tmp_path / "out"
-    with create_folder(out, mine) as partial:
-        (partial / "config.json").write_text("mine")
-        before = snapshot(tmp_path)
-        attn_surgery(*export(small, out)).assert_error("another process is writing it")
-        assert snapshot(tmp_path) == before
-    assert (out / "config.json").read_text() == "mine"
 
 
 def test_an_output_that_appears_meanwhile(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.lab import samples_path
 from evals.statistics import wilson
@@ -96,20 +96,23 @@ def test_two_processes_find_what_one_finds(edited) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("command", ["audit", "extract"])
-def test_precisions_must_agree(command, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("audit", ("--attack", "greedy")), ("extract", ()), ("evaluate", ("--no-benchmarks",))],
+)
+def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
     """A copy in 16 bits, compared with its base in 32, would differ by rounding alone."""
+    monkeypatch.chdir(tmp_path)  # a report is written here
     base, half = tmp_path / "base", tmp_path / "half"
     for folder, model in ((base, tiny_model()), (half, tiny_model().bfloat16())):
-        model.save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
+        save_tiny(folder, model)
     (tmp_path / "text.txt").write_text(TEXT)
     rows = [json.dumps({"tokens": list(range(at, at + 20))}) + "\n" for at in (0, 20, 40)]
     (tmp_path / "rows.jsonl").write_text("".join(rows))
     call = (
         *(command, half, "--baseline", base, "--samples", tmp_path / "rows.jsonl"),
         *("--control", tmp_path / "text.txt", "--prefix-length", 10, "--suffix-length", 10),
-        *("--device", "cpu", *(["--attack", "greedy"] if command == "audit" else [])),
+        *("--device", "cpu", *more),
     )
     attn_surgery(*call).assert_error(
         "the models would run in different precisions (expected float32, as the baseline, got "

@@ -24,13 +24,10 @@ def parse_blocks(spec: str, num_blocks: int) -> tuple[int, ...]:
     ("spec", "blocks"),
     [
         ("20-23", (20, 21, 22, 23)),
-        ("20,22", (20, 22)),
         ("20-23,5", (5, 20, 21, 22, 23)),
         ("last:4", (20, 21, 22, 23)),
-        ("last:24", tuple(range(24))),
         ("-1", (23,)),
         ("-24", (0,)),
-        ("0", (0,)),
         ("7-7", (7,)),
         ("007", (7,)),
         ("3,1,2", (1, 2, 3)),
@@ -46,29 +43,19 @@ def test_reads(spec: str, blocks: tuple[int, ...]) -> None:
     ("spec", "reason"),
     [
         ("", "names no block"),
-        ("  ", "names no block"),
         ("1,,2", "names no block"),
-        ("1,", "names no block"),
         ("3-1", "'3-1' names no block"),
         ("24", "'24' is out of range"),
-        ("-25", "'-25' is out of range"),
-        ("20-24", "'20-24' is out of range"),
         ("last:25", "'last:25' is out of range"),
         ("last:0", "'last:0' is out of range"),
         ("last:", "cannot read 'last:'"),
         ("last:-1", "cannot read 'last:-1'"),
-        ("1-", "cannot read '1-'"),
         ("1--2", "cannot read '1--2'"),
         ("1.5.1", "cannot read '1.5.1'"),
-        ("0x1", "cannot read '0x1'"),
         ("+1", "cannot read '+1'"),
-        ("all", "cannot read 'all'"),
-        ("1 2", "cannot read '1 2'"),
-        ("²", "cannot read '²'"),
         ("٣", "cannot read '٣'"),  # a digit, though not one that a user means
         ("1,1", "names block 1 more than once"),
         ("0-3,2-5", "names block 2, 3 more than once"),
-        ("-1,23", "names block 23 more than once"),
         ("last:2,22", "names block 22 more than once"),
         ("9" * 5000, "cannot read"),  # longer than Python itself turns into a number
     ],
@@ -78,13 +65,6 @@ def test_refuses(spec: str, reason: str) -> None:
         parse_blocks(spec, 24)
     assert reason in str(caught.value)
     assert "the model has 24 blocks, 0 to 23" in str(caught.value)
-
-
-@given(st.data(), NUMBERS_OF_BLOCKS)
-def test_round_trip(data: st.DataObject, num_blocks: int) -> None:
-    chosen = data.draw(st.sets(st.integers(0, num_blocks - 1), min_size=1))
-    blocks = tuple(sorted(chosen))
-    assert parse_blocks(format_blocks(blocks), num_blocks) == blocks
 
 
 @given(st.data(), NUMBERS_OF_BLOCKS)

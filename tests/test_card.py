@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -284,49 +285,39 @@ def test_any_text_around_the_parts_stays(before: str, after: str, part: str) -> 
     assert render_card(manifest(), None, name="x", existing=again) == again
 
 
-BROKEN = {
-    "lost": lambda card: card.replace("<!-- /attn-surgery:limits -->", ""),
-    "twice": lambda card: card + card[card.index("<!-- attn-surgery:citation") :],
-    "crossed": lambda card: card.replace("<!-- attn-surgery:limits -->", "<!-- attn-surgery:x -->"),
+def laughs(levels: int) -> str:
+    """Lists, each nine times the one before: forty are a kilobyte, and no memory holds them."""
+    return "".join(f", &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, levels + 1))
+
+
+METADATA = "the metadata {}; correct it between the two lines of ---"
+BROKEN: dict[str, list[str | Callable[[str], str]]] = {  # message → cards, or changes of a good one
+    "a generated part lacks one of the comments around it, or stands there twice; restore the "
+    "comments, or delete the part with both of them": [
+        lambda card: card.replace("<!-- /attn-surgery:limits -->", ""),
+        lambda card: card + card[card.index("<!-- attn-surgery:citation") :],
+        lambda card: card.replace("<!-- attn-surgery:limits -->", "<!-- attn-surgery:x -->"),
+    ],
+    METADATA.format("refers to parts of itself (aliases, which begin with *)"): [
+        f"---\nlicense: mit\ntags: [&a0 [x]{laughs(levels)}]\n---\ntext\n" for levels in (1, 40)
+    ],
+    METADATA.format("is not valid YAML"): [
+        f"---\n{block}\n---\n"
+        for block in ("a: [", "- list", "just text", "1: number as a key", "a: !!float ''")
+    ],
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN)
-def test_broken_comments_are_refused(broken: str) -> None:
-    card = BROKEN[broken](render_card(manifest(), None, name="x"))
-    with pytest.raises(ManifestError) as caught:
-        render_card(manifest(), None, name="x", existing=card)
-    assert str(caught.value) == (
-        "README.md: a generated part lacks one of the comments around it, or stands there twice; "
-        "restore the comments, or delete the part with both of them"
-    )
-
-
-@pytest.mark.parametrize("levels", [1, 40])
-def test_metadata_that_repeats_itself(levels: int) -> None:
-    """Forty lists, each nine times the one before, are a kilobyte, and no memory holds them."""
-    lists = "".join(f", &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, levels + 1))
-    card = f"---\nlicense: mit\ntags: [&a0 [x]{lists}]\n---\ntext\n"
-    with pytest.raises(ManifestError) as caught:
-        render_card(manifest(), None, name="x", existing=card)
-    assert str(caught.value) == (
-        "README.md: the metadata refers to parts of itself (aliases, which begin with *); "
-        "correct it between the two lines of ---"
-    )
-    assert "license: mit" not in render_card(
-        manifest(), card, name="x"
-    )  # as that of any broken card
-
-
-@pytest.mark.parametrize(
-    "block", ["a: [", "- list", "just text", "1: number as a key", "a: !!float ''"]
-)
-def test_broken_metadata_is_refused(block: str) -> None:
-    with pytest.raises(ManifestError) as caught:
-        render_card(manifest(), None, name="x", existing=f"---\n{block}\n---\n")
-    assert str(caught.value) == (
-        "README.md: the metadata is not valid YAML; correct it between the two lines of ---"
-    )
+@pytest.mark.parametrize("message", BROKEN)
+def test_broken_cards_are_refused(message: str) -> None:
+    """The metadata of a source with such a card are left out."""
+    good = render_card(manifest(), None, name="x")
+    for broken in BROKEN[message]:
+        card = broken if isinstance(broken, str) else broken(good)
+        with pytest.raises(ManifestError) as caught:
+            render_card(manifest(), None, name="x", existing=card)
+        assert str(caught.value) == f"README.md: {message}"
+        assert "license: mit" not in render_card(manifest(), card, name="x")
 
 
 def test_a_folder_s_card_and_its_published_one_become_one() -> None:

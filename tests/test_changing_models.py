@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tiny_compact import EDITS, write_compact
-from tiny_tokenizer import tiny_model, tiny_tokenizer
+from tiny_tokenizer import save_tiny
 
 from evals.files import Journal
 from evals.models import open_model
@@ -24,9 +24,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model")
 
 
 def flip_last_byte(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import attn_surgery
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_tokenizer
 
 from evals.memorization.extraction import extract
 from evals.models import open_model
@@ -28,10 +28,7 @@ LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -122,21 +119,6 @@ def test_texts_that_are_named(model: Path, samples: Path, tmp_path: Path) -> Non
     attn_surgery(
         "check", samples, "--model", model, *LENGTHS, "--calibration", tmp_path / "short.txt"
     ).assert_error("short.txt: too little text (expected at least ")
-
-
-def test_what_cannot_be_read_names_its_row(model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "bad.jsonl"
-    for row, text in (
-        ("{", "line 2: not JSON"),
-        ('{"text": 7}', "first in row 2"),
-        ("{}", "line 2"),
-    ):
-        path.write_text('{"text": "a"}\n' + row + "\n")
-        attn_surgery("check", path).assert_error(text)
-    path.write_text('{"text": "a"}\n')
-    attn_surgery("check", path, "--model", model).assert_error(
-        "no row can be used (got it has fewer than 64 tokens (prefix 32 + suffix 32))"
-    )
 
 
 def test_other_commands_leave_short_rows_out_on_request(

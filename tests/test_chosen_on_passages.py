@@ -10,10 +10,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from command_line import attn_surgery
-from reciting import generate
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.samples import hash_row, load_samples
 from evals.samples.held_back import deal_passages, deal_windows
@@ -31,20 +30,17 @@ def searched(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     tokenizer = tiny_tokenizer()
     model = tiny_model()
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    save_tiny(folder / "base", model)
     export(str(folder / "base"), "1", variant="zero", output=folder / "edited")
     (folder / "text.txt").write_text(TEXT)
-    ids = tokenizer(TEXT)["input_ids"]
-    prefixes = [ids[at : at + 6] for at in range(12)]
-    said = generate(model, torch.tensor(prefixes), 5).tolist()  # so the base recites all but two
-    said[0], said[1] = said[1], said[0]
-    rows = [{"id": str(at), "tokens": prefixes[at] + said[at]} for at in range(12)]
-    write(folder / "all.jsonl", rows)
+    rows = recited_rows(model, 12)
+    one, other = (row["tokens"] for row in rows[:2])
+    one[6:], other[6:] = other[6:], one[6:]  # so the base recites all but two
+    write_rows(folder / "all.jsonl", rows)
     samples = load_samples(str(folder / "all.jsonl"), prefix_length=6, suffix_length=5)
     windows = cut_windows([TEXT], tokenizer, 11)
     half, other = deal_passages(samples, SEED)
-    write(folder / "others.jsonl", [rows[at] for at in other])
+    write_rows(folder / "others.jsonl", [rows[at] for at in other])
     manifest = json.loads((folder / "edited" / "surgery.json").read_text())
     manifest["edit"]["chosen"] = {
         "seed": SEED,
@@ -53,10 +49,6 @@ def searched(tmp_path_factory) -> Path:
     }
     (folder / "edited" / "surgery.json").write_text(json.dumps(manifest))
     return folder
-
-
-def write(path: Path, rows: list) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def run(command: str, folder: Path, samples: str, *more: object):

@@ -65,13 +65,8 @@ print(json.dumps(sorted(sys.modules)))
 
 def imported_by(*lines: str, code: int = 0) -> set[str]:
     """The packages that these commands, which all end with that exit code, have imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", _IMPORTING, json.dumps(lines), str(code)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
+    done = finish(start(json.dumps(lines), code, program=("-c", _IMPORTING)))
+    assert done.code == 0, done.stderr
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 
@@ -111,6 +106,7 @@ UNKNOWN = [
     "audit lab:pythia --baseline lab:pythia --attack nearest",
     "search lab:pythia --samples s --max nearest=0.1",
     "mitigate lab:pythia --output o --attack nearest",
+    "mitigate nobody/nothing --output o --samples hf:a/b:train:text --corpus README.md",
 ]
 
 

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import generate
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
@@ -30,7 +30,7 @@ from evals.memorization.measures import token_accuracy
 from evals.memorization.request import Cut
 from evals.samples import load_samples
 from surgery.errors import SamplesError
-from surgery.reading.corpus import Corpus, Place, open_corpus, read_windows
+from surgery.reading.corpus import Corpus, open_corpus, read_windows
 
 
 def cut_at(stride: int, prefix: int = 6, score: float = 1.0) -> Cut:
@@ -214,22 +214,6 @@ def texts(corpus: Corpus, length: int = 4, stride: int = 1, **options) -> list[s
     ]
 
 
-def test_every_form_of_corpus_gives_the_same_documents(tmp_path):
-    documents = [TEXT[:40], TEXT[50:110], "ab"]
-    raw = "".join(json.dumps({"text": text, "other": 1}) + "\n" for text in documents)
-    (tmp_path / "a.jsonl").write_text(raw)
-    (tmp_path / "b.jsonl.zst").write_bytes(pa.compress(raw.encode(), "zstd", asbytes=True))
-    pq.write_table(pa.table({"text": documents}), tmp_path / "c.parquet")
-    for number, text in enumerate(documents):
-        (tmp_path / f"d{number}.txt").write_text(text)
-    found = [
-        texts(open_corpus([tmp_path / name])) for name in ("a.jsonl", "b.jsonl.zst", "c.parquet")
-    ]
-    found.append(texts(open_corpus([tmp_path / f"d{number}.txt" for number in range(3)])))
-    assert found[0]
-    assert found[0] == found[1] == found[2] == found[3]
-
-
 def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
     """Of `--control` and `--corpus` alike; a row of a table is no longer text with its braces."""
     from evals.inputs import read_heldout_texts
@@ -245,17 +229,6 @@ def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
     named = [tmp_path / name for name in ("a.txt", "a.jsonl", "a.jsonl.zst", "a.parquet")]
     named.append(Path(f"hf:{tmp_path / 'set'}:train:text"))
     assert read_heldout_texts(named) == ["one fish\ntwo fish\n"] * 5
-
-
-def test_a_data_set_of_the_hub_is_a_corpus(tmp_path):
-    pq.write_table(pa.table({"text": [TEXT, TEXT[40:]]}), tmp_path / "train.parquet")
-    source, name = f"hf:{tmp_path}:train:text", f"hf:{tmp_path.name}:train:text"
-    corpus = open_corpus([source])
-    assert [file.name for file in corpus] == [name]  # of a folder, not where it is
-    assert [file.size for file in corpus] == [None]
-    assert texts(corpus) == texts(open_corpus([tmp_path / "train.parquet"]))
-    with pytest.raises(SamplesError, match="no such column"):
-        open_corpus([f"hf:{tmp_path}:train:other"])
 
 
 def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
@@ -294,10 +267,6 @@ def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, 
     assert [window.place for window in rest] == [w.place for w in found[len(found) // 2 + 1 :]]
     for again, once in zip(rest, found[len(found) // 2 + 1 :], strict=True):
         assert again.tokens.tolist() == once.tokens.tolist()
-
-
-def test_places_are_in_the_order_of_reading():
-    assert Place(0, 5, 9) < Place(1, 0, 0) < Place(1, 0, 3) < Place(1, 1, 0)
 
 
 def test_mistakes_in_a_corpus(tmp_path):
@@ -368,10 +337,7 @@ def test_cuts_that_mean_nothing(cut, message):
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    model.save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return save_tiny(tmp_path_factory.mktemp("model"), model)
 
 
 def arguments(folder: Path, corpus: Path, output: Path) -> list[str]:

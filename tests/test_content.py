@@ -18,7 +18,6 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery
 
 import surgery
 from surgery.checkpoint import content
@@ -142,18 +141,6 @@ def test_the_hub_s_cache_is_not_read(
         link.symlink_to(blob)
         assert (recall_hash(link) == "c" * 64) == (read == 0)
         assert len(reads) == read
-
-
-def test_an_export_records_it_and_no_path(source: Path, tmp_path: Path) -> None:
-    for options in ({}, {"max_shard_size": 100_000}):
-        out = tmp_path / f"out{len(options)}"
-        done = surgery.export(source, "1", output=out, **options)
-        assert done.manifest.edit.source == Source(model="source", content=hash_content(source))
-        assert str(tmp_path) not in "".join(
-            (out / name).read_text() for name in ("surgery.json", "README.md")
-        )
-    inspected = attn_surgery("inspect", out, "--json").json
-    assert (inspected["model"], inspected["edits"][0]["source"]["model"]) == ("out1", "source")
 
 
 def test_a_manifest_knows_its_sources_by_content(source: Path, tmp_path: Path) -> None:

@@ -172,12 +172,6 @@ def test_a_token_alone_has_nothing_to_mix(model: Any) -> None:
     assert all(x is None or x < 1e-6 for row in result["propagation"] for x in row)
 
 
-def test_one_hot_attention_has_nothing_to_mix(model: Any) -> None:
-    """Whatever made the pattern one-hot on the token itself."""
-    pattern, x = torch.eye(20).expand(2, 2, 20, 20), torch.randn(2, 20, 64)
-    assert float(measure_differences(x, pattern, read_mixing(model, 0)).max()) == 0
-
-
 def test_a_stock_edited_block_has_nothing_left_to_mix() -> None:
     model = surgery.apply(build("neox"), "1,3", layout="stock")
     result = measure_bounds(model, tokens_of(4, 30))

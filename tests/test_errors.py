@@ -24,6 +24,8 @@ from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
 from command_line import PROGRAM, ROOT, Outcome, attn_surgery, finish, snapshot, start
 from safetensors.torch import load_file, save_file
 
+import surgery
+
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -145,8 +147,6 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
         "the rotary share is given twice",
     ),
     "no size": (set_config(hidden_size=...), "'hidden_size' is not a positive whole number"),
-    "size of text": (set_config(hidden_size="64"), "'hidden_size' is not a positive whole"),
-    "no blocks": (set_config(num_hidden_layers=0), "'num_hidden_layers' is not a positive"),
     "uneven heads": (
         set_config(num_attention_heads=3),
         "hidden_size is not a multiple of the number of heads (got 64 and 3)",
@@ -290,8 +290,6 @@ INDEXES: dict[str, tuple[Damage, str]] = {
     "shard cut": (truncate(SECOND, 5000), f"{SECOND}: is truncated"),
     "above": (_place("../x.safetensors"), OUTSIDE),
     "absolute": (_place("/etc/passwd"), f"{OUTSIDE} (got '/etc/passwd')"),
-    "parent": (_place(".."), OUTSIDE),
-    "below": (_place("sub/x.safetensors"), OUTSIDE),
     "nothing": (_place(""), "names shard , which is missing"),
     "without end": (_place("x" * 5_000), INDEX),
     "zero byte": (_place("a\x00b"), INDEX),
@@ -473,14 +471,14 @@ def test_edited_blocks(tmp_path: Path) -> None:
 COMPACT_BLOCKS = [None, {"9": "affine"}, {"01": "affine"}, {"1": "soft"}]
 
 
-@pytest.mark.parametrize("recorded", COMPACT_BLOCKS, ids=json.dumps)
-def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
+@pytest.fixture
+def compact(tmp_path: Path) -> Path:
     source = write_checkpoint(tmp_path / "source", NEOX)
-    compact = tmp_path / "compact"
-    done = attn_surgery(
-        "export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact
-    )
-    assert done.code == 0
+    return surgery.export(source, "1", layout="compact", output=tmp_path / "compact").output
+
+
+@pytest.mark.parametrize("recorded", COMPACT_BLOCKS, ids=json.dumps)
+def test_compact_configuration(tmp_path: Path, compact: Path, recorded: object) -> None:
     set_config(attention_free_blocks=recorded)(compact)
     refuse(tmp_path, compact, spec="2").assert_error(
         "config.json: 'attention_free_blocks' does not say what replaces the attention of each",
@@ -488,10 +486,7 @@ def test_compact_configuration(tmp_path: Path, recorded: object) -> None:
     )
 
 
-def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", NEOX)
-    compact = tmp_path / "compact"
-    attn_surgery("export", source, "--drop-attn", "1", "--layout", "compact", "--output", compact)
+def test_a_compact_block_without_its_tensor(tmp_path: Path, compact: Path) -> None:
     name = "gpt_neox.layers.1.attention.affine.weight"
     set_tensors(lambda tensors: tensors.pop(name))(compact)
     refuse(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
@@ -499,16 +494,6 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path) -> None:
     refuse(tmp_path, compact, spec="2").assert_error(
         "unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"
     )
-
-
-def test_a_damaged_manifest(tmp_path: Path) -> None:
-    """The rest of the messages are those of its reader: tests/test_manifest.py."""
-    source = write_checkpoint(tmp_path / "source", NEOX)
-    (source / "surgery.json").write_text('{"schema_version": 2}')
-    text = "has another schema (expected schema_version 1, got 2)"
-    refuse(tmp_path, source).assert_error("surgery.json", text)
-    attn_surgery("inspect", source).assert_error("surgery.json", text)
-    attn_surgery("verify", source).assert_error("surgery.json", text)
 
 
 def test_unknown_models(tmp_path: Path) -> None:
@@ -694,17 +679,6 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     assert verified.json["ok"] is True
     assert {"name", "ok", "detail"} == set(verified.json["checks"][0])
     export_to(source, out, "--json").assert_error("already exists")
-
-
-def test_no_traceback_from_a_process(tmp_path: Path, source: Path) -> None:
-    """The same lines from the program itself, warnings and all."""
-    write_checkpoint(tmp_path / "pickled", NEOX, weights="bin")
-    truncate("pytorch_model.bin", 1000)(tmp_path / "pickled")
-    before = snapshot(tmp_path)
-    run = ("export", "--drop-attn", "1", "--output", tmp_path / "out")
-    finish(start(*run, tmp_path / "pickled")).assert_error("cannot be read as a pickled")
-    finish(start(*run, source, "--drop-attn", "7")).assert_error("'7' is out of range")
-    assert snapshot(tmp_path) == before
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import TWO_PROCESSES, Outcome, attn_surgery, finish, snapshot, start
 from local_tasks import NAMES, write_tasks
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
 from evals.evaluation.report import EditReport, Report
@@ -41,8 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("work")
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    save_tiny(folder / "base", model)
     surgery.export(folder / "base", "0", variant="zero", output=folder / "edited")
     write_tasks(folder / "tasks")
     ids = tokenizer(TEXT)["input_ids"]
@@ -59,14 +58,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(work: Path, *more: object) -> list[object]:
+def compared(work: Path, command: str, *more: object) -> list[object]:
+    """Base and edited model on all passages and the text."""
     return [
-        *("evaluate", work / "edited", "--baseline", work / "base"),
-        *("--tasks", ",".join(NAMES), "--include-path", work / "tasks"),
+        *(command, work / "edited", "--baseline", work / "base"),
         *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
         *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4),
         *more,
     ]
+
+
+def arguments(work: Path, *more: object) -> list[object]:
+    tasks = ("--tasks", ",".join(NAMES), "--include-path", work / "tasks")
+    return compared(work, "evaluate", *tasks, *more)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,6 +104,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     report = report_in(output)
     assert outcome.json == report.to_dict()
     edit = edit_in(output)
+    assert (outcome.code, edit.passed) == (0, True)
     assert (report.base.name, edit.name) == ("base", "edited")
     assert list(edit.tasks) == list(NAMES)
     assert edit.extraction is not None
@@ -155,11 +160,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
 
 
 def test_figures_are_those_of_extract(work, done):
-    direct = attn_surgery(
-        *("extract", work / "edited", "--baseline", work / "base"),
-        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
-        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
-    ).json
+    direct = attn_surgery(*compared(work, "extract", "--json")).json
     edit = edit_in(done[1])
     assert {**edit.extraction, "chose": edit.chose.model_dump(), "all_passages": None} == direct
     assert edit.heldout is not None
@@ -170,26 +171,9 @@ def test_figures_are_those_of_extract(work, done):
     assert direct["baseline"]["exact_match"]["count"] >= 8
 
 
-def test_held_out_loss_is_that_of_a_sweep(work, done):
-    swept = attn_surgery(
-        *("sweep", work / "base", "--samples", work / "samples.jsonl", "--variant", "zero"),
-        *("--corpus", work / "control.txt", "--prefix-length", PREFIX, "--suffix-length", SUFFIX),
-        *("--batch-size", 4, "--json"),
-    ).json
-    heldout = edit_in(done[1]).heldout
-    assert heldout is not None
-    (edit,) = (one for one in swept["edits"] if one["blocks"] == [0])
-    assert heldout.base.mean == pytest.approx(swept["base"]["heldout_loss"], rel=1e-6)
-    assert heldout.edited.mean == pytest.approx(edit["heldout_loss"], rel=1e-6)
-
-
 def test_figures_are_those_of_audit(work, done):
-    direct = attn_surgery(
-        *("audit", work / "edited", "--baseline", work / "base", "--attack", "cheap"),
-        *("--attack", "near", "--max", "relearn=1"),
-        *("--samples", work / "samples.jsonl", "--control", work / "control.txt"),
-        *("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--batch-size", 4, "--json"),
-    ).json
+    attacks = ("--attack", "cheap", "--attack", "near", "--max", "relearn=1", "--json")
+    direct = attn_surgery(*compared(work, "audit", *attacks)).json
     audit = edit_in(done[1]).audit
     assert audit is not None
     found = audit.to_dict()
@@ -199,14 +183,6 @@ def test_figures_are_those_of_audit(work, done):
     assert (found["n"], found["control"]) == (direct["n"], direct["control"])
     assert audit.strongest is not None
     assert audit.strongest.name in done[0].json["edits"][0]["verdict"]
-
-
-def test_attacks_of_any_model_need_passages_and_text(work):
-    command = ("evaluate", work / "edited", "--baseline", work / "base", "--audit")
-    for more, missing in (((), "--samples"), (("--samples", work / "x"), "--control")):
-        outcome = attn_surgery(*command, *more)
-        assert outcome.code == 2
-        assert f"attacks need passages and held-out text: give {missing}" in outcome.stderr
 
 
 @pytest.mark.slow
@@ -240,19 +216,6 @@ def test_figures_are_those_of_lm_eval(done):
             assert task.difference == task.edited - task.base
 
 
-def test_gates_that_hold(done):
-    outcome, output = done
-    assert outcome.code == 0
-    edit = edit_in(output)
-    assert edit.passed is True
-    assert [gate.name for gate in edit.gates] == [
-        *(f"max-drop {name}" for name in NAMES),
-        "max-extraction",
-        "max relearn",
-    ]
-    assert "gate failed" not in outcome.stderr
-
-
 def test_gates_that_fail_are_named_and_the_report_is_written(work):
     """The other way round the same edit makes a model worse, and one that recites."""
     command = arguments(work, "--tasks", "local_choice,local_whole", "--output", work / "failed")
@@ -269,12 +232,6 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
     assert failed[0].startswith("gate failed: max-drop local_whole: relative rise of local_whole")
     assert failed[1].startswith("gate failed: max-extraction: share of passages recited")
     assert "it fails max-drop local_whole, max-extraction" in edit.verdict
-
-
-def test_pages_stand_beside_the_report(done):
-    _, output = done
-    names = {path.name for path in output.iterdir()}
-    assert names == {"report.json", "report.html", "report.md", "config.yaml", "lm_eval"}
 
 
 def test_no_path_of_this_machine_is_written(work, done):
@@ -331,8 +288,7 @@ def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):
 
     torch.manual_seed(3)
     like = tiny_model()
-    type(like)(like.config).save_pretrained(work / "twin")
-    tiny_tokenizer().save_pretrained(work / "twin")
+    save_tiny(work / "twin", type(like)(like.config))
     options = ("--no-benchmarks", "--attack", "any", "--output", work / "with-twin")
     edited = shutil.copytree(work / "edited", tmp_path / "edited")  # it gets the report, too
     call = ("evaluate", edited, "--baseline", work / "base", "--samples")
@@ -434,7 +390,9 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
 
 
 def test_a_batch_size_found_for_the_base_is_the_edited_models(work):
-    automatic = arguments(work)[:-2]  # without --batch-size
+    given = arguments(work)
+    at = given.index("--batch-size")
+    automatic = given[:at] + given[at + 2 :]
     output = work / "automatic"
     assert attn_surgery(*automatic, "--output", output).code == 0
     report = report_in(output)
@@ -527,59 +485,20 @@ def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
     assert snapshot(work) == before
 
 
-def test_a_gate_on_extraction_needs_samples(work):
-    command = ("evaluate", work / "edited", "--baseline", work / "base", "--max-extraction", 0.1)
-    outcome = attn_surgery(*command)
-    assert outcome.code == 2
-    assert "--max-extraction needs passages: give --samples" in outcome.stderr
-
-
-def test_the_baseline_is_required(work):
-    outcome = attn_surgery("evaluate", work / "edited")
-    assert outcome.code == 2
-    assert "give --baseline" in outcome.stderr
-
-
-def test_other_folders_are_left_alone(work, done):
-    """Also the folder of the edited model, where an evaluation lies beside it."""
-    assert (work / "edited" / "report.json").is_file()
-    before = snapshot(work)
-    for name in ("base", "edited"):
-        attn_surgery(*arguments(work, "--output", work / name, "--overwrite")).assert_error(
-            f"{name}: holds config.json, which attn-surgery did not write, so it is not "
-            "overwritten; choose another --output"
-        )
-    assert snapshot(work) == before
-
-
-def test_all_that_is_written_may_be_overwritten(work, done):
-    from evals.evaluation.evaluating import owned
-    from surgery import exporting
-    from surgery.output import check_output
-
-    check_output(done[1], owned, overwrite=True)
-    assert not [path for path in (work / "edited").iterdir() if path.name.startswith(".")]
-    check_output(work / "edited", exporting.list_owned, overwrite=True)  # with its report
-    own = work / "edited" / "lm_eval" / "base" / "notes.txt"
-    own.write_text("mine")
-    with pytest.raises(OutputError, match=r"holds lm_eval/base/notes\.txt, which"):
-        check_output(work / "edited", exporting.list_owned, overwrite=True)
-    own.unlink()
-
-
-def test_precisions_must_agree(work):
-    half = work / "half"
-    if not half.exists():
-        tiny_model().bfloat16().save_pretrained(half)
-        tiny_tokenizer().save_pretrained(half)
-    command = arguments(work, "--output", work / "never")
-    command[1] = half
-    attn_surgery(*command).assert_error(
-        "the models would run in different precisions (expected float32, as the baseline, got "
-        "bfloat16 for",
-        "choose one with --dtype",
-    )
-    assert not (work / "never").exists()
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("edited", "give --baseline"),
+        ("edited --baseline base --max-extraction 0.1", "needs passages: give --samples"),
+        ("edited --baseline base --audit", "need passages and held-out text: give --samples"),
+        ("edited --baseline base --audit --samples x", "and held-out text: give --control"),
+        ("a b --baseline c --revision main", "--revision applies to one MODEL"),
+    ],
+)
+def test_what_is_missing_is_an_error_of_usage(work, given, text, monkeypatch):
+    monkeypatch.chdir(work)
+    outcome = attn_surgery("evaluate", *given.split())
+    assert (outcome.code, text in outcome.stderr) == (2, True), outcome
 
 
 @pytest.fixture
@@ -624,8 +543,7 @@ def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, rep
     other = tmp_path / "base"  # of the same name
     stranger = tiny_model()
     stranger.gpt_neox.embed_in.weight.data.add_(0.01)
-    stranger.save_pretrained(other)
-    tiny_tokenizer().save_pretrained(other)
+    save_tiny(other, stranger)
     before = snapshot(reported)
     outcome = measured(work, reported, other, tmp_path / "report")
     assert outcome.code == 0, outcome
@@ -693,9 +611,3 @@ def test_a_missed_gate_names_its_model(work):
     assert done.code == 3, done
     assert "base: gate failed: max-extraction" in done.stderr
     assert (work / "missed" / "report.json").is_file()
-
-
-def test_a_revision_is_of_one_model():
-    done = attn_surgery("evaluate", "a", "b", "--baseline", "c", "--revision", "main")
-    assert done.code == 2
-    assert "--revision applies to one MODEL" in done.stderr

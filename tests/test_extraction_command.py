@@ -24,14 +24,14 @@ from command_line import (
     hashing_watched,
     start,
 )
-from reciting import generate
+from reciting import members_and_others, write_rows
 from scipy.stats import binomtest
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.measure.extract import command
 from surgery.checkpoint.content import hash_content
 from surgery.editing.in_memory import apply
-from surgery.errors import MeasurementError, SamplesError, SurgeryError
+from surgery.errors import SurgeryError
 
 LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
 HEADLINE = {"exact_match", "next_token_accuracy", "suffix_nll"}
@@ -44,28 +44,17 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
     folders = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("edited")
     edited = apply(base, "1", "zero", layout="stock")
     for model, folder in zip((base, edited), folders, strict=True):
-        model.save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
+        save_tiny(folder, model)
     return folders
 
 
 @pytest.fixture(scope="module")
 def samples(models, tmp_path_factory) -> Path:
     """40 rows: 30 members of counts 1, 5 and 9, most of them recited by the base, 10 others."""
-    from surgery.editing.loading import load_model
-
-    base, ids = load_model(models[0]), tiny_tokenizer()(TEXT)["input_ids"]
-    prefixes = torch.tensor([ids[start : start + 6] for start in range(40)])
-    rows = []
-    for at, said in enumerate(generate(base, prefixes, 5).tolist()):
-        member = at < 30
-        if not member or at % 5 == 0:
-            said = [3, *said[:4]]
-        row = {"id": f"row-{at}", "tokens": prefixes[at].tolist() + said}
-        rows.append({**row, "member": member, "count": (1, 5, 9)[at % 3] if member else 0})
-    path = tmp_path_factory.mktemp("samples") / "samples.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    rows = members_and_others(tiny_model())
+    for at, row in enumerate(rows):
+        row["count"] = (1, 5, 9)[at % 3] if row["member"] else 0
+    return write_rows(tmp_path_factory.mktemp("samples") / "samples.jsonl", rows)
 
 
 def run(*arguments: object, expect: int = 0):
@@ -114,8 +103,6 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("--rows", "/dev/null/rows.jsonl", "cannot write: not a directory"),
-        ("--output", "/dev/null/result.json", "cannot write: not a directory"),
         ("--baseline", "lab:none", "no embedded model"),
         ("--baseline", "./none", "no such folder"),
     ],
@@ -256,19 +243,6 @@ def test_provenance_is_complete(models, samples):
     assert provenance["seeds"]["bootstrap"] > 0
 
 
-def test_a_manifest_identifies_an_exported_model(models, tmp_path):
-    import hashlib
-
-    from evals.models import open_model
-    from surgery.exporting import export
-
-    out = tmp_path / "out"
-    export(str(models[0]), "1", variant="zero", output=out)
-    identity = open_model(str(out), device="cpu").identity
-    digest = hashlib.sha256((out / "surgery.json").read_bytes()).hexdigest()
-    assert identity["manifest_sha256"] == digest
-
-
 def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tmp_path):
     from surgery.editing.loading import load_model
 
@@ -318,17 +292,6 @@ def test_rows_left_out_are_reported_and_not_counted(models, tmp_path):
     assert (
         "1 rows left out, the first 'torn': prefix and suffix tokenize differently" in result.stderr
     )
-
-
-def test_errors_are_the_packages_own(models, samples, tmp_path):
-    result = run(models[0], "--samples", "absent.npy", expect=1)
-    assert isinstance(result.exception, SamplesError)
-    result = run(models[0], "--samples", samples, "--control", tmp_path / "none.txt", expect=1)
-    assert "none.txt: no such file or folder" in str(result.exception)
-    call = [str(models[0]), "--samples", str(samples), *LENGTHS, "--device", "cuda:99"]
-    result = CliRunner().invoke(command, call)
-    assert isinstance(result.exception, MeasurementError)
-    assert str(result.exception).startswith("`device`: no such device (got cuda:99: ")
 
 
 def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):

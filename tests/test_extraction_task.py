@@ -19,7 +19,6 @@ from click.testing import CliRunner
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.lab import LAB_MODELS, find_lab_folder
 from evals.memorization.extraction import extract
 from evals.samples import Samples, load_samples
 from evals.tasks import INCLUDE_PATH
@@ -105,24 +104,6 @@ def test_lm_eval_and_extract_agree_row_by_row(recited, tmp_path, by_environment)
     assert theirs["exact_match,none"] == pytest.approx(ours.exact.mean())
     assert 0 < ours.exact.sum() < len(rows)
     assert theirs["rows_left_out,none"] == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LAB_MODELS)
-def test_they_agree_on_every_record_of_the_lab(name, tmp_path):
-    from surgery.editing.loading import load_model
-
-    theirs = lm_eval(find_lab_folder(name), {"samples": f"lab:{name}"}, tmp_path)
-    rows = {row["doc"]["id"]: row for row in theirs["rows"]}
-    samples = load_samples(f"lab:{name}")
-    kept = samples.select(np.asarray([i in rows for i in samples.ids]))
-    ours = extract(load_model(find_lab_folder(name)).float(), kept)
-    assert len(rows) == len(kept) == 336 - theirs["rows_left_out,none"]
-    assert len(rows) > 300
-    assert [rows[i]["exact_match"] == 1.0 for i in kept.ids] == ours.exact.tolist()
-    nll = [rows[i]["suffix_nll"] for i in kept.ids]
-    np.testing.assert_allclose(nll, ours.nll, atol=1e-4)
-    assert theirs["exact_match,none"] == pytest.approx(ours.exact.mean())
 
 
 def samples_of(rows: list[list[int]], members: list[bool] | None = None) -> Samples:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import transformers
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
-from fits import export_with_any, random_fits, record_of
+from fits import export_with_any, load_aligned, random_fits, record_of
 from forging import assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -37,7 +36,6 @@ from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.llama import BLOCK, attention, decoder, gated
 from surgery.families.record import module
-from surgery.layouts.one_hot import UNDERFLOW
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
@@ -57,17 +55,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
     result: torch.Tensor = model(ids, use_cache=False).logits
     return result
-
-
-def load_aligned(path: Path, **options: Any) -> Any:
-    """A model whose weights lie in memory of their own.
-
-    Where they lie in a file decides which kernel multiplies a single token, and so the last bit.
-    """
-    model = load_model(path, **options)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    return model
 
 
 def output_of(module: Any) -> Any:
@@ -466,46 +453,14 @@ def test_groups_are_read_and_named() -> None:
             parse_selection(spec, "zero", 3, 9, 3)
 
 
-CLAIMS: dict[str, Callable[[Any, Any, str], object]] = {
-    # what a refusal says of an architecture → how the library's own code shows it
-    "positions are learned": lambda model, config, source: any(
-        name.endswith((".wpe", ".embed_positions")) for name, _ in model.named_modules()
-    ),
-    "no biases": lambda model, config, source: (
-        not any(re.search(r"attn.*bias$", name) for name, _ in model.named_parameters())
-    ),
-    "ALiBi": lambda model, config, source: "alibi" in source,
-    "one tensor": lambda model, config, source: any(
-        name.endswith(("query_key_value", "qkv_proj")) for name, _ in model.named_modules()
-    ),
-    "experts": lambda model, config, source: "experts" in source,
-    "1 + gain": lambda model, config, source: "(1.0 + self.weight.float())" in source,
-    "capped": lambda model, config, source: 2 * config.attn_logit_softcapping < UNDERFLOW,
-    "no rotary positions": lambda model, config, source: config.no_rope_layers,
-    "MLP alike": lambda model, config, source: source.count("bias=config.use_bias") == 6,
-    "multiplies its scores": lambda model, config, source: config.attention_multiplier,
-    "interleaved": lambda model, config, source: "[..., ::2]" in source,
-}
-
-
 @pytest.mark.parametrize("kind", records._OTHERS)
 def test_other_architectures_are_refused_with_what_is_near(kind: str) -> None:
-    """And with what is missing, as the library's own code of such a model shows it."""
     near, missing = records._OTHERS[kind]
     with pytest.raises(UnsupportedError) as refusal:
         records.family_of({"model_type": kind})
     assert str(refusal.value).startswith(f"unsupported model_type {kind}; supported: gpt_neox, ")
     assert str(refusal.value).endswith(f"; near is {near}, but {missing}")
     assert near in BY_TYPE
-    config = transformers.CONFIG_MAPPING["gemma3_text" if kind == "gemma3" else kind]()
-    config.num_hidden_layers = 1
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    source = Path(sys.modules[type(model).__module__].__file__ or "").read_text()
-    named = [claim for claim in CLAIMS if claim in missing]
-    assert named
-    for claim in named:
-        assert CLAIMS[claim](model, config, source), claim
 
 
 def test_unknown_architectures_are_refused_with_what_is_near() -> None:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, start
+from command_line import Outcome, attn_surgery
 from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
 from fits import random_fits
 from hub_commands import TOKEN, session
 from hub_uploads import UploadHub
 from local_tasks import write_tasks
-from reciting import generate
+from reciting import generate, members_and_others, recited_rows, write_rows
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
@@ -272,25 +272,6 @@ def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_a_layout_holds_is_offered(kind: str, tmp_path: Path) -> None:
-    """Query heads for `zero`, and `mean` with an output bias; groups for every variant."""
-    model = load_model(write_decoder(tmp_path, kind))
-    every = list_units(1, HEADS, "heads", tuple(VARIANTS), GROUPS)
-    kept, refused = keep_possible(every, HEADS, Editable(model).find_refusal)
-    family, variants = family_of(model.config.to_dict()), {}
-    for unit in kept:
-        variants.setdefault(len(unit.heads), {})[unit.variant] = None
-    constant = {} if family.rule("output_bias") else {"mean"}
-    affine = {"identity", "linear"}
-    assert set(variants[1]) == {"zero", "mean"} - set(constant)
-    alone = family.qk_norm is None and family.rule("query_bias")
-    assert set(variants[2]) == ({"zero", "mean", *affine} if alone else {"zero", "mean"}) - (
-        set() if alone else set(constant)
-    )
-    assert {kind for kind, _ in refused} >= {"head"}
-
-
 # --- commands -------------------------------------------------------------------------------------
 
 
@@ -303,20 +284,11 @@ class Bed:
             folder / "model", kind, vocab_size=len(tokenizer), eos_token_id=None
         )
         tokenizer.save_pretrained(self.model)
-        ids = tokenizer(TEXT)["input_ids"]
-        prefixes = torch.tensor([ids[start : start + PREFIX] for start in range(40)])
-        rows, recited = [], []
-        for at, said in enumerate(generate(load_model(self.model), prefixes, SUFFIX).tolist()):
-            text = tokenizer.decode(prefixes[at].tolist() + said)
-            if tokenizer.encode(text) == prefixes[at].tolist() + said:
-                recited.append({"text": text})
-            tail = said if at < 30 and at % 5 else [3, *said[:4]]
-            tokens = prefixes[at].tolist() + tail
-            rows.append({"id": f"row-{at}", "tokens": tokens, "member": at < 30})
-        self.samples = folder / "samples.jsonl"
-        self.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self.recited = folder / "recited.jsonl"
-        self.recited.write_text("".join(json.dumps(row) + "\n" for row in recited))
+        model = load_model(self.model)
+        self.samples = write_rows(folder / "samples.jsonl", members_and_others(model))
+        texts = {tokenizer.decode(row["tokens"]): row["tokens"] for row in recited_rows(model, 40)}
+        kept = [{"text": text} for text, ids in texts.items() if tokenizer.encode(text) == ids]
+        self.recited = write_rows(folder / "recited.jsonl", kept)
         self.text = folder / "text.txt"
         self.text.write_text(TEXT * 8)
         self.calibration = folder / "calibration.txt"
@@ -475,17 +447,3 @@ def test_a_model_is_mitigated_and_pushed(bed: Bed, tmp_path: Path) -> None:
         listed = json.loads((out / "surgery.json").read_text())["files"]
         for name in ("surgery.json", *(name for name in listed if name != "README.md")):
             assert there.files[name].data == (out / name).read_bytes(), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_two_processes_give_the_bytes_of_one(kind: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, kind)
-    texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
-    call = ("sweep", bed.model, *texts, *LENGTHS, "--heads", "--estimate", "--json")
-    done = [
-        finish(start(*call, "--batch-size", 8, program=program), timeout=300)
-        for program in (PROGRAM, TWO_PROCESSES)
-    ]
-    assert done[0].code == done[1].code == 0, done[1].stderr[-3000:]
-    assert done[0].stdout == done[1].stdout

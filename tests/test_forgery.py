@@ -319,12 +319,17 @@ def test_the_modeling_file(forge: Forge) -> None:
         "preprocessor_config.json",
         "README.md",
         "report.json",
+        ".env",
+        "notes.txt",
+        "data/rows.jsonl",
+        "tokenizer.json.bak",
+        "additional_chat_templates/.hidden/x.jinja",
     ],
 )
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 def test_a_recorded_file_that_does_not_belong(forge: Forge, layout: str, name: str) -> None:
     folder, source = forge(layout)
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("{}")
     seal(folder, name)
     assert_refused(folder, "contents", f"{name} is not part of an edited model", source)

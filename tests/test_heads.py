@@ -2,22 +2,22 @@
 
 GPT-NeoX in the stock layout: equal, bit for bit, to a model in which those heads' context vectors
 are replaced by M x + c just before the output projection, built here from the source by the
-library's own layers. GPT-Neo in the stock layout and every compact checkpoint agree with it within
-rounding. Edited heads are proved attention-free, the others untouched.
+library's own layers: in every dtype, attention implementation and head size of the Pythia suite;
+one token and 2,048; left padding; with and without a cache. On a GPU where there is one. GPT-Neo
+in the stock layout and every compact checkpoint agree with it within rounding. Edited heads are
+proved attention-free, the others untouched.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery
-from fits import export_with_any, random_fits
+from fits import export_with_any, load_aligned, random_fits
 from torch.nn import functional
 
 import surgery
@@ -25,17 +25,15 @@ from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, family_of
-from surgery.families.gpt_neo import GPT_NEO
-from surgery.families.record import TensorRule
-from surgery.layouts import BlockEdit, stock
-from surgery.layouts.block import Block
+from surgery.layouts import BlockEdit
 from surgery.plan import block_edits
 from surgery.proof.verification import verify
 from surgery.selection import Part, parse_selection
-from surgery.variants import variant_of
 
 VARIANTS = ("identity", "zero", "mean", "linear")
 HEADS, SIZE, D = 4, 32, 128
+POSITIONS = 2048
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NEOX = {"num_attention_heads": HEADS, "hidden_size": D, "intermediate_size": 64}
 NEO = {"num_heads": HEADS, "hidden_size": D, "intermediate_size": 64}
 MIXED = (
@@ -50,7 +48,7 @@ IDS = torch.randint(128, (2, 200), generator=torch.Generator().manual_seed(5))
 
 @torch.no_grad()
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
-    result: torch.Tensor = model(ids, use_cache=False).logits
+    result: torch.Tensor = model(ids.to(model.device), use_cache=False).logits
     return result
 
 
@@ -61,48 +59,131 @@ def dimensions_of(model: Any) -> Dimensions:
 
 def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
     """Hooks a GPT-NeoX model so that the edited heads' contexts are maps of their own token."""
-    fits = random_fits(edits, HEADS, D)
+    heads, d = model.config.num_attention_heads, model.config.hidden_size
+    fits = random_fits(edits, heads, d)
     for block, edit in edits.items():
         attention = model.gpt_neox.layers[block].attention
         linear, fit = attention.query_key_value, fits[block]
-        weight = linear.weight.detach().clone().view(HEADS, 3, SIZE, D)
-        bias = linear.bias.detach().clone().view(HEADS, 3, SIZE)
+        biased = linear.bias is not None
+        weight = linear.weight.detach().clone().view(heads, 3, -1, d)
+        bias = linear.bias.detach().clone().view(heads, 3, -1) if biased else None
         for head, variant in edit.variants.items():
             if variant.NAME in ("zero", "mean"):
-                weight[head, 2], bias[head, 2] = 0, 0
+                weight[head, 2] = 0
+            if variant.NAME == "zero" and biased:
+                bias[head, 2] = 0
             if variant.NAME == "mean":
                 bias[head, 2] = torch.from_numpy(fit.mean[head])
             if variant.NAME == "linear":
                 weight[head, 2] = torch.from_numpy(fit.weight[head])
                 bias[head, 2] = torch.from_numpy(fit.bias[head])
+        maps = weight.view(3 * d, d), bias.view(3 * d) if biased else None
         seen: list[torch.Tensor] = []
         linear.register_forward_pre_hook(lambda m, args, seen=seen: seen.append(args[0]))
 
         def replaced(
-            module: Any,
-            args: Any,
-            seen: list[torch.Tensor] = seen,
-            weight: torch.Tensor = weight,
-            bias: torch.Tensor = bias,
-            edit: BlockEdit = edit,
+            module: Any, args: Any, seen: Any = seen, maps: Any = maps, edit: BlockEdit = edit
         ) -> tuple[torch.Tensor]:
             x = seen.pop()
-            qkv = functional.linear(x, weight.view(3 * D, D), bias.view(3 * D))
-            z = args[0].view(*x.shape[:2], HEADS, SIZE).clone()
+            qkv = functional.linear(x, *maps).view(*x.shape[:2], heads, 3, -1)
+            z = args[0].view(*x.shape[:2], heads, -1).clone()
             for head in edit.heads:
-                z[:, :, head] = qkv.view(*x.shape[:2], HEADS, 3, SIZE)[:, :, head, 2]
+                z[:, :, head] = qkv[:, :, head, 2]
             return (z.view_as(x),)
 
         attention.dense.register_forward_pre_hook(replaced)
-        if edit.whole and edit.kind == "none":
+        if edit.whole and edit.kind == "none" and biased:
             attention.dense.bias.data.zero_()
 
 
 def reference(source: Path, selection: tuple[Part, ...], attn: str | None = None) -> Any:
-    model = load_model(source, attn_implementation=attn)
-    dimensions = dimensions_of(model)
-    replace_contexts(model, block_edits(selection, dimensions))
+    model = load_aligned(source, attn_implementation=attn).to(DEVICE)
+    replace_contexts(model, block_edits(selection, dimensions_of(model)))
     return model
+
+
+def stock_pair(
+    folder: Path, spec: str, attn: str = "sdpa", variant: str = "identity", **config: Any
+) -> tuple[Any, Any]:
+    """(the stock export, the reference), both loaded in their stored dtype."""
+    source = write_checkpoint(folder / "source", neox_config(**config))
+    export_with_any(source, spec, folder / "out", variant=variant, layout="stock")
+    edited = load_aligned(folder / "out", attn_implementation=attn).to(DEVICE)
+    assert type(edited).__module__.startswith("transformers.")
+    sizes = dimensions_of(edited)
+    selection = parse_selection(spec, variant, sizes.num_blocks, sizes.num_heads)
+    return edited, reference(source, selection, attn)
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(128, shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+
+
+def assert_equal(edited: Any, reference: Any, length: int) -> None:
+    """Without a cache."""
+    ours, theirs = (logits(model, tokens(1, length)) for model in (edited, reference))
+    assert torch.isfinite(ours).all()
+    assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+def assert_equal_padded_and_cached(edited: Any, reference: Any) -> None:
+    """Left padding, a prefill, and single-token steps that continue from the cache."""
+    ids = tokens(2, 40)
+    mask = torch.ones_like(ids)
+    mask[0, :13] = 0
+    caches: list[Any] = [None, None]
+    for start, end in ((0, 33), (33, 34), (34, 35), (35, 40)):
+        logits = []
+        for i, model in enumerate((edited, reference)):
+            out = model(
+                ids[:, start:end],
+                attention_mask=mask[:, :end],
+                position_ids=(mask[:, :end].cumsum(1) - 1).clamp(min=0)[:, start:end],
+                use_cache=True,
+                **{cache_argument(model): caches[i]},
+            )
+            caches[i] = out[cache_argument(model)]
+            logits.append(out.logits[mask[:, start:end].bool()])
+        assert torch.equal(*logits)
+
+
+def cache_argument(model: Any) -> str:
+    """transformers renamed `past_key_values` to `cache`."""
+    import inspect
+
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+SLOW = ("float16", "eager")  # which a CPU computes in single numbers
+CELLS = [
+    pytest.param(dtype, attn, marks=pytest.mark.slow if (dtype, attn) == SLOW else ())
+    for dtype in DTYPES
+    for attn in ("eager", "sdpa")
+]
+
+
+@pytest.mark.parametrize(("dtype", "attn"), CELLS)
+@pytest.mark.parametrize("head_size", [32, 64, 80, 96, 128, 256])
+def test_identity_of_every_size(tmp_path: Path, head_size: int, dtype: str, attn: str) -> None:
+    sizes = {"hidden_size": 2 * head_size, "intermediate_size": head_size, "num_hidden_layers": 2}
+    edited, reference = stock_pair(tmp_path, "1", attn, **sizes, torch_dtype=dtype)
+    assert_equal(edited, reference, 1)
+    assert_equal(edited, reference, POSITIONS)
+    assert_equal_padded_and_cached(edited, reference)
+
+
+@pytest.mark.parametrize("variant", ["identity", "zero"])
+def test_without_attention_biases(tmp_path: Path, variant: str) -> None:
+    assert_equal(*stock_pair(tmp_path, "0,3", variant=variant, attention_bias=False), 300)
+
+
+def test_all_dimensions_rotary(tmp_path: Path) -> None:
+    assert_equal(*stock_pair(tmp_path, "1", rotary_pct=1.0), POSITIONS)
+
+
+def test_all_blocks(tmp_path: Path) -> None:
+    assert_equal_padded_and_cached(*stock_pair(tmp_path, "0-3"))
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
@@ -112,12 +193,10 @@ def reference(source: Path, selection: tuple[Part, ...], attn: str | None = None
 def test_stock_equals_replaced_contexts(
     tmp_path: Path, spec: str, variant: str, dtype: str, attn: str
 ) -> None:
-    source = write_checkpoint(tmp_path / "source", neox_config(**NEOX, torch_dtype=dtype))
-    export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
-    edited = load_model(tmp_path / "out", attn_implementation=attn)
-    selection = parse_selection(spec, variant, 4, HEADS)
-    assert torch.equal(logits(edited), logits(reference(source, selection, attn)))
-    assert not torch.equal(logits(edited), logits(load_model(source, attn_implementation=attn)))
+    edited, reference = stock_pair(tmp_path, spec, attn, variant, **NEOX, torch_dtype=dtype)
+    assert_equal(edited, reference, 300)
+    source = load_model(tmp_path / "source", attn_implementation=attn).to(DEVICE)
+    assert not torch.equal(logits(edited, tokens(1, 300)), logits(source, tokens(1, 300)))
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -125,7 +204,7 @@ def test_variants_can_be_mixed_within_a_block(tmp_path: Path, parallel: bool) ->
     config = neox_config(**NEOX, torch_dtype="float32", use_parallel_residual=parallel)
     source = write_checkpoint(tmp_path / "source", config)
     export_with_any(source, MIXED, tmp_path / "out")
-    assert torch.equal(logits(load_model(tmp_path / "out")), logits(reference(source, MIXED)))
+    assert_equal(load_model(tmp_path / "out").to(DEVICE), reference(source, MIXED), 200)
     verification = verify(tmp_path / "out", source=source)
     assert verification.ok, verification
     names = [check.name for check in verification.checks]
@@ -140,23 +219,31 @@ def test_compact_agrees(tmp_path: Path, variant: str) -> None:
     export_with_any(source, "1-2", tmp_path / "out", variant=variant, layout="compact")
     expected = reference(source, parse_selection("1-2", variant, 4, HEADS))
     torch.testing.assert_close(
-        logits(load_model(tmp_path / "out")), logits(expected), rtol=1e-4, atol=1e-4
+        logits(load_model(tmp_path / "out").to(DEVICE)), logits(expected), rtol=1e-4, atol=1e-4
     )
     assert verify(tmp_path / "out", source=source).ok
 
 
-@pytest.mark.parametrize("spec", ["1,2", "0.1,3.0-2"])
-@pytest.mark.parametrize("variant", ["zero", "mean"])
-def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str) -> None:
-    source = write_checkpoint(tmp_path / "source", neo_config(**NEO))
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [
+        *(("zero", dtype) for dtype in ("float32", "bfloat16")),
+        pytest.param("zero", "float16", marks=pytest.mark.slow),
+        ("mean", "float32"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["0,3", "0.1,3.0-2"])
+def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str, dtype: str) -> None:
+    """Global and local blocks; GPT-Neo runs eager attention only. `zero` stores no product."""
+    source = write_checkpoint(tmp_path / "source", neo_config(**NEO, torch_dtype=dtype))
     export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
-    expected = load_model(source)
+    edited, expected = (load_aligned(path).to(DEVICE) for path in (tmp_path / "out", source))
     dimensions = dimensions_of(expected)
     edits = block_edits(parse_selection(spec, variant, 4, HEADS), dimensions)
     fits = random_fits(edits, HEADS, D)
     for block, edit in edits.items():
         projection = expected.transformer.h[block].attn.attention.out_proj
-        mean = torch.from_numpy(fits[block].mean).float()
+        mean = torch.from_numpy(fits[block].mean).to(DEVICE)
 
         def replaced(
             module: Any, args: Any, edit: BlockEdit = edit, mean: torch.Tensor = mean
@@ -169,9 +256,11 @@ def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str) -> None:
         projection.register_forward_pre_hook(replaced)
         if edit.whole and variant == "zero":
             projection.bias.data.zero_()
-    torch.testing.assert_close(
-        logits(load_model(tmp_path / "out")), logits(expected), rtol=1e-4, atol=1e-4
-    )
+    if variant == "zero":
+        assert_equal(edited, expected, 1)
+        assert_equal(edited, expected, POSITIONS)
+    else:
+        torch.testing.assert_close(logits(edited), logits(expected), rtol=1e-4, atol=1e-4)
     assert verify(tmp_path / "out", source=source).ok
 
 
@@ -236,22 +325,3 @@ def test_in_memory_equals_the_export(
         inside = logits(model)
     assert torch.equal(inside, logits(load_model(tmp_path / "out").float()))
     assert torch.equal(logits(model), before), "the model was not restored"
-
-
-def test_a_value_bias_counts_and_goes_with_its_head() -> None:
-    """Of a family whose queries, keys and values are separate and have biases."""
-    rule = TensorRule("transformer.h.{block}.attn.attention.v_proj.bias", ("d",), "value_bias")
-    family = replace(GPT_NEO, rules=(*GPT_NEO.rules, rule))
-    sizes = family.dimensions(neo_config(**NEO))
-    names = {rule.name.format(block=1) for rule in family.rules}
-    tensors = {family.name("value_weight", 1): np.ones((sizes.d, sizes.d))}
-    tensors[family.name("value_bias", 1)] = np.arange(1.0, 1 + sizes.d)
-    block = Block(family, sizes, 1, names, lambda name: tensors[name].copy())
-    bias = block.sources().bias
-    assert bias is not None
-    assert bias.reshape(-1).tolist() == tensors[family.name("value_bias", 1)].tolist()
-    edit = BlockEdit(1, sizes, {0: variant_of("zero")})
-    changes = {change.role: change for change in stock.changes([(block, edit)])}
-    new = block.per_head(stock.compute(changes["value_bias"], block, edit, None))
-    assert (new[0] == 0).all()
-    assert (new[1:] == bias[1:]).all()

@@ -145,11 +145,6 @@ def test_a_model_that_does_not_fit_is_healed_by_adapters(
     assert reproduce(work, tmp_path / "healed").json["exact"]
 
 
-def test_the_same_seed_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:
-    assert heal(work, "neox", "1,2.0", tmp_path / "healed").code == 0
-    assert snapshot(tmp_path / "healed") == snapshot(work / "healed")
-
-
 def test_verify_says_what_was_trained(work: Path) -> None:
     checked = verify(work / "healed", source=work / "neox")
     assert checked.ok
@@ -171,18 +166,14 @@ def test_healing_excuses_no_change_of_a_constant(work: Path, tmp_path: Path) -> 
     assert_refused(forged, "tensors", f"{name!r} is not what identity makes", work / "neox")
 
 
-def test_healing_excuses_no_change_of_a_buffer(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["a buffer", "no record of healing"])
+def test_what_healing_does_not_excuse(work: Path, tmp_path: Path, what: str) -> None:
     forged = shutil.copytree(work / "healed", tmp_path / "forged")
-    name = "gpt_neox.layers.0.attention.masked_bias"
-    edit_weights(forged, lambda tensors: tensors[name].zero_())
-    checked = verify(forged, source=work / "neox")
-    assert checked.failed is not None
-    assert checked.failed.name == "untouched"
-
-
-def test_an_edit_without_its_record_of_healing_is_refused(work: Path, tmp_path: Path) -> None:
-    forged = shutil.copytree(work / "healed", tmp_path / "forged")
-    edit_json(forged / "surgery.json", lambda manifest: manifest["edit"].update(healing=None))
+    if what == "a buffer":
+        name = "gpt_neox.layers.0.attention.masked_bias"
+        edit_weights(forged, lambda tensors: tensors[name].zero_())
+    else:
+        edit_json(forged / "surgery.json", lambda manifest: manifest["edit"].update(healing=None))
     checked = verify(forged, source=work / "neox")
     assert checked.failed is not None
     assert checked.failed.name == "untouched"

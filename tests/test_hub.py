@@ -240,11 +240,9 @@ LATER = "wait a while and try again"
 # HUB: how a model is named that was looked for there, for want of a folder
 ERRORS = {
     "me/none": "HUB: not found; check the name, or `hf auth login` if it is private",
-    "none": "HUB: not found; check the name, or `hf auth login` if it is private",
     "me/model --revision gone": "HUB: has no revision 'gone'",
     "./me/model": "./me/model: no such folder, and not a Hub id (owner/name)",
     "a/b/c": "a/b/c: no such folder, and not a Hub id (owner/name)",
-    "me--model": "me--model: no such folder, and not a Hub id (owner/name)",
     "file": "file: is a file; expected a folder or a Hub id",
     "you/private": "HUB: not found; check the name, or `hf auth login` if it is private",
     "you/gated": "HUB: access is restricted; request access on its page, then `hf auth login`",
@@ -255,7 +253,6 @@ ERRORS = {
     "me/status-404": "HUB: not found (got HTTP 404); check the name",
     "me/status-429": f"HUB: too many requests to the Hub (got HTTP 429); {LATER}",
     "me/status-500": f"HUB: the Hub has an internal error (got HTTP 500); {LATER}",
-    "me/status-503": f"HUB: the Hub has an internal error (got HTTP 503); {LATER}",
     "me/portal": "HUB: the connection to the Hub failed, and there is no complete "
     "earlier download (got JSONDecodeError); check the network and HF_ENDPOINT, or give a folder",
     "me/no-config": "Hub model me/no-config: has no config.json",
@@ -281,7 +278,7 @@ def failures(
         hub.create("you/private", private=True).commit(sources["single"])
         hub.create("you/gated", gated=True).commit(sources["single"])
         hub.fail(200, "me/portal", body=b"<html>Log in to this network</html>")
-        for status in (401, 403, 404, 429, 500, 503):
+        for status in (401, 403, 404, 429, 500):
             hub.fail(status, f"me/status-{status}")
         for name, files in REPOSITORIES.items():
             hub.create(f"me/{name}").commit(

@@ -13,6 +13,7 @@ import json
 import logging
 import sysconfig
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import make_tensors, neo_config, neox_config
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -33,7 +35,7 @@ from benchmarks.lab.train import train
 from benchmarks.lab.training_texts import training_files, training_texts
 from evals.lab import LAB_MODELS, corpus, find_lab_folder, samples_path
 from surgery.editing.loading import load_model
-from surgery.errors import SamplesError, SourceError
+from surgery.errors import SamplesError
 
 MOST_BYTES = 12_000_000
 
@@ -51,50 +53,6 @@ SMALL: dict[str, dict[str, object]] = {
         "num_heads": 2,
         "num_layers": 2,
     },
-}
-
-
-def words(text: str) -> set[str]:
-    return set(text.split())
-
-
-PYTHIA_CONFIG_KEYS = words(
-    "architectures bos_token_id eos_token_id hidden_act hidden_size initializer_range "
-    "intermediate_size layer_norm_eps max_position_embeddings model_type num_attention_heads "
-    "num_hidden_layers rotary_emb_base rotary_pct tie_word_embeddings torch_dtype "
-    "transformers_version use_cache use_parallel_residual vocab_size"
-)
-GPT_NEO_CONFIG_KEYS = words(
-    "activation_function architectures attention_dropout attention_layers attention_types "
-    "bos_token_id embed_dropout eos_token_id gradient_checkpointing hidden_size "
-    "initializer_range intermediate_size layer_norm_epsilon max_position_embeddings model_type "
-    "num_heads num_layers resid_dropout summary_activation summary_first_dropout "
-    "summary_proj_to_labels summary_type summary_use_proj torch_dtype transformers_version "
-    "use_cache vocab_size window_size"
-)
-PYTHIA_BLOCK = {
-    **dict.fromkeys(
-        f"{module}.{part}"
-        for module in (
-            "input_layernorm",
-            "post_attention_layernorm",
-            "attention.query_key_value",
-            "attention.dense",
-            "mlp.dense_h_to_4h",
-            "mlp.dense_4h_to_h",
-        )
-        for part in ("weight", "bias")
-    ),
-    **dict.fromkeys(("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")),
-}
-GPT_NEO_BLOCK = {
-    **dict.fromkeys(
-        f"{module}.{part}"
-        for module in ("ln_1", "ln_2", "attn.attention.out_proj", "mlp.c_fc", "mlp.c_proj")
-        for part in ("weight", "bias")
-    ),
-    **dict.fromkeys(f"attn.attention.{kind}_proj.weight" for kind in "qkv"),
-    **dict.fromkeys(("attn.attention.bias", "attn.attention.masked_bias")),
 }
 
 
@@ -142,48 +100,22 @@ def test_tokenizer_loads_without_a_word(name: str, caplog: pytest.LogCaptureFixt
     assert tokenizer.eos_token_id == config(name)["eos_token_id"] == 0
 
 
-def test_pythia_is_stored_as_on_the_hub() -> None:
-    tensors, settings = stored("pythia"), config("pythia")
-    assert set(settings) == PYTHIA_CONFIG_KEYS
-    outer = {"gpt_neox.embed_in.weight", "embed_out.weight"}
-    outer |= {f"gpt_neox.final_layer_norm.{part}" for part in ("weight", "bias")}
-    blocks = range(settings["num_hidden_layers"])  # type: ignore[call-overload]
-    assert set(tensors) == outer | {
-        f"gpt_neox.layers.{block}.{part}" for block in blocks for part in PYTHIA_BLOCK
-    }
-    positions = settings["max_position_embeddings"]
-    attention = "gpt_neox.layers.0.attention"
-    mask = tensors[f"{attention}.bias"]
-    assert mask.dtype == torch.bool
-    assert mask.shape == (1, 1, positions, positions)
-    assert torch.equal(mask, torch.ones_like(mask).tril())
-    assert tensors[f"{attention}.masked_bias"].shape == ()
-    assert tensors[f"{attention}.rotary_emb.inv_freq"].shape == (4,)
-    others = {tensor.dtype for key, tensor in tensors.items() if not key.endswith("attention.bias")}
-    assert others == {torch.float16}
-    assert len(tensors["embed_out.weight"]) == settings["vocab_size"]
-
-
-def test_gpt_neo_is_stored_as_on_the_hub() -> None:
-    tensors, settings = stored("gpt-neo"), config("gpt-neo")
-    assert set(settings) == GPT_NEO_CONFIG_KEYS
-    outer = {"transformer.wte.weight", "transformer.wpe.weight"}
-    outer |= {f"transformer.ln_f.{part}" for part in ("weight", "bias")}
-    reaches = settings["attention_layers"]
-    assert isinstance(reaches, list)
-    assert set(tensors) == outer | {
-        f"transformer.h.{block}.{part}" for block in range(len(reaches)) for part in GPT_NEO_BLOCK
-    }
-    window = settings["window_size"]
-    assert isinstance(window, int)
-    for block, reach in enumerate(reaches):
-        mask = tensors[f"transformer.h.{block}.attn.attention.bias"]
-        seen = mask[0, 0].sum(-1).tolist()
-        most = len(seen) if reach == "global" else window
-        assert mask.dtype == torch.uint8
-        assert seen == [min(position + 1, most) for position in range(len(seen))]
-    weights = {tensor.dtype for key, tensor in tensors.items() if not key.endswith("ion.bias")}
-    assert weights == {torch.float32}
+@pytest.mark.parametrize(("name", "like"), [("pythia", neox_config), ("gpt-neo", neo_config)])
+def test_a_model_is_stored_as_on_the_hub(name: str, like: Callable[[], dict[str, Any]]) -> None:
+    tensors, settings = stored(name), config(name)
+    more = {key for key in settings if key.startswith("summary_")}
+    assert set(settings) == set(like()) | more
+    assert len(more) == (5 if name == "gpt-neo" else 0)
+    expected = make_tensors(settings)
+    expected.pop("lm_head.weight", None)  # tied
+    assert set(tensors) == set(expected)
+    for key, tensor in tensors.items():
+        assert tensor.shape == expected[key].shape, key
+        if key.endswith("attention.bias"):
+            assert tensor.dtype == (torch.bool if name == "pythia" else torch.uint8)
+            assert torch.equal(tensor.bool(), expected[key]), key
+        else:
+            assert tensor.dtype == expected[key].dtype, key
 
 
 def test_both_models_together_are_small() -> None:
@@ -229,14 +161,6 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
     path.write_text('{"id": "contact-008-00"}\n')
     with pytest.raises(SamplesError, match=r"records\.jsonl: cannot read the lab's records"):
         read_records(path)
-
-
-def test_unknown_model_is_named() -> None:
-    with pytest.raises(SourceError) as raised:
-        find_lab_folder("llama")
-    assert str(raised.value) == (
-        "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
-    )
 
 
 def test_heldout_files_are_never_trained_on() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_tasks import write_tasks
 
 import surgery
 from evals.lab import find_lab_folder
@@ -22,44 +23,12 @@ from surgery.editing.loading import load_model, load_tokenizer
 pytestmark = pytest.mark.slow
 
 BLOCKS = "3,5"
-SENTENCES = (
-    ("def __init__(self, name", "):\n        self.name = name"),
-    ("import os\nimport", " sys\n"),
-    ("    if value is", " None:\n        return"),
-    ("for index, item in", " enumerate(items):"),
-    ("class ValueError(", "Exception):\n    pass"),
-    ("return self._", "name"),
-)
-TASK = """
-task: continuation
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-test_split: test
-output_type: loglikelihood
-doc_to_text: "{{{{context}}}}"
-doc_to_target: "{{{{continuation}}}}"
-metric_list:
-  - metric: perplexity
-    aggregation: perplexity
-    higher_is_better: false
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-metadata:
-  version: 1
-"""
+TASK = "local_continuation"
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one lm-eval task over local sentences."""
-    folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"context": context, "continuation": target} for context, target in SENTENCES]
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "continuation.yaml").write_text(TASK.format(data=folder / "data.jsonl"))
-    return folder
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 def run_lm_eval(model: Path, task: Path, output: Path, **model_args: Any) -> dict[str, float]:
@@ -67,14 +36,14 @@ def run_lm_eval(model: Path, task: Path, output: Path, **model_args: Any) -> dic
     command = [
         *(sys.executable, "-m", "lm_eval", "--model", "hf"),
         *("--model_args", ",".join(f"{key}={value}" for key, value in arguments.items())),
-        *("--tasks", "continuation", "--include_path", str(task)),
+        *("--tasks", TASK, "--include_path", str(task)),
         *("--device", "cpu", "--batch_size", "2", "--output_path", str(output)),
     ]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(output / "home")}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (results,) = output.rglob("results*.json")
-    scores = json.loads(results.read_text())["results"]["continuation"]
+    scores = json.loads(results.read_text())["results"][TASK]
     return {name: scores[f"{name},none"] for name in ("perplexity", "acc")}
 
 
@@ -85,11 +54,11 @@ def reference(model: Any, task: Path, tokenizer: Any) -> dict[str, float]:
 
     results = lm_eval.simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2),
-        tasks=["continuation"],
+        tasks=[TASK],
         task_manager=TaskManager(include_path=str(task)),
         bootstrap_iters=0,
     )
-    scores = results["results"]["continuation"]
+    scores = results["results"][TASK]
     return {name: scores[f"{name},none"] for name in ("perplexity", "acc")}
 
 

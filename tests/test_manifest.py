@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import neo_config, neox_config, write_checkpoint
-from command_line import attn_surgery
-from fits import export_with_any
+from checkpoints import neox_config, write_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import surgery
 from surgery.checkpoint.content import hash_content
 from surgery.errors import ManifestError
-from surgery.layouts import LAYOUTS
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import Part
-from surgery.variants import VARIANTS
 
 NEOX = neox_config(max_position_embeddings=64)
-NEO = neo_config(max_position_embeddings=64)
 
 
 @pytest.fixture
@@ -70,49 +65,6 @@ def test_says_what_was_done(tmp_path: Path) -> None:
         assert manifest.files[name].sha256 == hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("config", [NEOX, NEO], ids=["neox", "neo"])
-def test_names_every_changed_tensor(
-    tmp_path: Path, config: dict[str, Any], layout: str, variant: str
-) -> None:
-    if (config, layout) == (NEO, "stock") and VARIANTS[variant].KIND == "affine":
-        return  # cannot be
-    source = write_checkpoint(tmp_path / "source", config)
-    export_with_any(source, "2", tmp_path / "out", variant=variant, layout=layout)
-    from safetensors.torch import load_file
-
-    old = load_file(source / "model.safetensors")
-    new = load_file(tmp_path / "out" / "model.safetensors")
-    changed = read_manifest(tmp_path / "out").edit.changed
-    assert set(changed.added) == set(new) - set(old)
-    assert set(changed.dropped) == set(old) - set(new)
-    different = {name for name in set(old) & set(new) if not old[name].equal(new[name])}
-    assert different <= set(changed.rewritten)
-    assert all(".2." in name for name in (*changed.rewritten, *changed.added, *changed.dropped))
-
-
-def test_history(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "source", NEOX)
-    steps = [("1", "identity", "stock"), ("3", "zero", "stock"), ("0", "identity", "compact")]
-    for number, (blocks, variant, layout) in enumerate(steps):
-        output = tmp_path / f"out{number}"
-        surgery.export(folder, blocks, output=output, variant=variant, layout=layout)
-        folder = output
-    manifest = read_manifest(folder)
-    edits = [*manifest.history, manifest.edit]
-    assert [(str(e.blocks[0]), e.variant, e.layout) for e in edits] == steps
-    assert [edit.source.model for edit in edits] == ["source", "out0", "out1"]
-    assert manifest.attention_free == {1: "identity", 3: "zero", 0: "identity"}
-    assert attn_surgery("verify", folder, "--source", tmp_path / "out1").code == 0
-
-
-def test_the_lab_s_name_is_kept(tmp_path: Path) -> None:
-    done = attn_surgery("export", "lab:pythia", "--drop-attn", "1", "--output", tmp_path / "out")
-    assert done.code == 0
-    assert read_manifest(tmp_path / "out").edit.source.model == "lab:pythia"
-
-
 def test_round_trip(exported: Path) -> None:
     text = (exported / "surgery.json").read_text()
     assert Manifest.model_validate_json(text).to_text() == text
@@ -148,37 +100,26 @@ FIT = {"sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "blocks": {}}
         (["schema_version"], "1", "has another schema"),
         (["schema_version"], ..., "has another schema"),
         (["edit"], ..., "edit: field required"),
-        (["edit"], None, "edit: "),
         (["files"], ..., "files: field required"),
-        (["files"], [], "files: "),
         (["note"], "hello", "note: extra inputs are not permitted"),
-        (["edit", "parts"], ["x"], "edit.parts.0: "),
         (["edit", "parts"], ..., "edit.parts: field required"),
         (["edit", "layout"], "other", "edit.layout: input should be 'stock' or 'compact'"),
-        (["edit", "source", "model"], 1, "edit.source.model: "),
         (["edit", "one_hot", "kappa"], ..., "edit.one_hot.kappa: field required"),
         (["edit", "changed", "moved"], [], "edit.changed.moved: extra inputs"),
         (["files", "config.json", "sha256"], "0", "files.config.json.sha256: "),
         (["files", "config.json", "sha256"], DIGEST.replace("0", "G"), "files.config.json.sha256"),
         (["files", "config.json", "sha256"], DIGEST + "\n", "files.config.json.sha256: "),
-        (["files", "config.json", "size"], -1, "files.config.json.size: "),
         (["history"], [{}], "history.0."),
-        (["edit", "num_blocks"], "4", "edit.num_blocks: input should be a valid integer"),
-        (["edit", "num_heads"], True, "edit.num_heads: "),
         (["edit", "num_blocks"], 3, "head 0 of block 3 is out of range"),
-        (["edit", "num_heads"], -1, "is out of range"),
         (["edit", "parts"], [], "the selection names no block"),
         (["edit", "parts", 0, "heads"], [], "the selection names no block"),
         (["edit", "parts", 0, "heads"], [0, 0], "names head 0 of block 1 more than once"),
         (["edit", "parts", 0, "heads"], [0, 9], "head 9 of block 1 is out of range"),
-        (["edit", "parts", 0, "heads"], [-1], "head -1 of block 1 is out of range"),
         (["edit", "parts", 0, "heads"], [1, 0], "parts and heads are not ascending"),
         (["edit", "parts", 0, "block"], 2**80, "is out of range"),
         (["edit", "parts", 1, "block"], 1, "names head 0 of block 1 more than once"),
         (["edit", "parts", 0, "block"], 3, "names head 0 of block 3 more than once"),
         (["edit", "parts", 0, "variant"], "soft", "unknown variant 'soft'"),
-        (["edit", "calibration"], FIT | {"tokens": 0}, "edit.calibration.tokens: "),
-        (["edit", "calibration"], FIT | {"sha256": "x"}, "edit.calibration.sha256: "),
         (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": -1, "r2": 0.5}}}, ".ridge: "),
         (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": 0, "r2": 1e21}}}, ".r2: "),
     ],
@@ -204,31 +145,6 @@ def test_files_stay_in_the_folder(exported: Path, name: str) -> None:
     damage(exported, ["files", name], {"size": 0, "sha256": DIGEST})
     with pytest.raises(ManifestError, match="is not a file of the folder"):
         read_manifest(exported)
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=4,
-)
-
-
-@given(st.sampled_from(["schema_version", "edit", "history", "files"]), VALUES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_value(exported: Path, key: str, value: object) -> None:
-    original = (exported / "surgery.json").read_text()
-    damage(exported, [key], value)
-    try:
-        manifest = read_manifest(exported)
-    except ManifestError:
-        manifest = None
-    finally:
-        (exported / "surgery.json").write_text(original)
-    assert manifest is None or (key, value) in (
-        ("history", []),
-        ("files", {}),
-        ("schema_version", 1),
-    )
 
 
 @given(st.binary(max_size=60))

@@ -260,14 +260,3 @@ def test_the_documentation_has_every_measure_and_its_source():
         definition, source = row.split(" | ")[1:]
         assert definition
         assert source.endswith(f"{one.source} |")
-
-
-def test_a_measure_is_taken_where_a_pass_has_what_it_needs():
-    logits, suffix = np.zeros((1, 2, 3), dtype=np.float32), np.zeros((1, 2), dtype=np.int64)
-    every = (*measures.MEASURES, *membership.SCORES)
-    plain = measures.Pass(suffix, positions_of(logits, suffix, None), 1)
-    whole = measures.Pass(suffix, positions_of(logits, suffix, Sampling()), 1, suffix, ["a"])
-    assert {one.name for one in every if one.can(plain)} == {
-        one.name for one in every if not {"decoded", "entropy", "log_drawn", "texts"} & {*one.needs}
-    }
-    assert all(one.can(whole) and len(one.of(whole)) == 1 for one in every)

@@ -6,21 +6,17 @@ best that was found; its recipe repeats it, and holds no path.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
 from local_tasks import write_tasks
-from reciting import generate
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
 from evals.evaluation.report import Report
@@ -34,14 +30,8 @@ from surgery.record.manifest import read_manifest
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny, a model; samples.jsonl, which it recites; heldout, a folder of text, and tasks."""
     folder = tmp_path_factory.mktemp("work")
-    model, tokenizer = tiny_model(), tiny_tokenizer()
-    model.save_pretrained(folder / "tiny")
-    tokenizer.save_pretrained(folder / "tiny")
-    ids = tokenizer(TEXT)["input_ids"]
-    prefixes = torch.tensor([ids[at : at + 6] for at in range(24)])
-    rows = torch.cat([prefixes, generate(model, prefixes, 5)], dim=1).tolist()
-    lines = [json.dumps({"id": f"row-{i}", "tokens": row}) for i, row in enumerate(rows)]
-    (folder / "samples.jsonl").write_text("\n".join(lines))
+    save_tiny(folder / "tiny")
+    write_rows(folder / "samples.jsonl", recited_rows(tiny_model(), 24))
     words = np.random.default_rng(0).choice(TEXT.split(), 600)
     (folder / "heldout").mkdir()
     (folder / "heldout" / "words.txt").write_text(" ".join(words))
@@ -349,33 +339,6 @@ def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> No
     kept, why = choose_healed(dear, failing)
     assert kept == 0
     assert f"healed, it fails {gates[0].name}" in why
-
-
-def test_requests_are_checked_without_torch(tmp_path: Path) -> None:
-    """Measures too, and a model that is not there; so the answer takes no seconds."""
-    (tmp_path / "x.txt").write_text("words")
-    code = """
-import sys
-from pathlib import Path
-from evals.mitigating import MitigationRequest, mitigate
-wrong = {"measure": "most"}, {"model": "no/such"}
-for changes in wrong:
-    given = {"model": "lab:pythia", "samples": "x.txt", "corpus": ("x.txt",)} | changes
-    try:
-        mitigate(MitigationRequest(**given), Path("out"))
-    except Exception as error:
-        print(error, file=sys.stderr)
-    else:
-        raise AssertionError(changes)
-assert "torch" not in sys.modules
-"""
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    made = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=offline,
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    for text in ("no measure 'most'", "no/such"):
-        assert text in made.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:

@@ -94,18 +94,6 @@ def test_logits_agree_in_half_precision(
 
 @every_case
 @torch.no_grad()
-def test_left_padding_changes_nothing(models: Any, name: str, edit: str) -> None:
-    _, compact = models(name, edit)
-    ids = tokens(rows=1, length=9)
-    padded = torch.cat([torch.full((1, 4), PAD), ids], dim=1)
-    mask = (padded != PAD).long()
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    got = compact(padded, attention_mask=mask, position_ids=positions).logits[:, 4:]
-    torch.testing.assert_close(got, compact(ids).logits, rtol=1e-4, atol=2e-5)
-
-
-@every_case
-@torch.no_grad()
 def test_attentions_and_hidden_states_can_be_asked_for(models: Any, name: str, edit: str) -> None:
     _, compact = models(name, edit)
     eager = copy.deepcopy(compact)
@@ -152,19 +140,6 @@ def test_cache_shrinks_by_the_edited_blocks(models: Any, name: str, edit: str) -
 
 
 # --- caches ---------------------------------------------------------------------------------
-
-
-@every_case
-@torch.no_grad()
-def test_prefill_in_chunks_equals_one_pass(models: Any, name: str, edit: str) -> None:
-    expected, compact = models(name, edit)
-    ids = tokens(length=20)
-    cache, logits = None, []
-    for chunk in ids.split([7, 1, 8, 4], dim=1):
-        out = compact(chunk, use_cache=True, **{CACHE: cache})
-        cache = getattr(out, CACHE)
-        logits.append(out.logits)
-    torch.testing.assert_close(torch.cat(logits, dim=1), expected(ids).logits, rtol=1e-4, atol=2e-5)
 
 
 @cached_cases

@@ -28,7 +28,7 @@ from surgery.families import Dimensions
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import fit_checkpoint
 from surgery.reading.corpus import open_corpus, read_documents
-from surgery.reading.passages import SPACING, read_texts, scatter, share_evenly, spread_passages
+from surgery.reading.passages import SPACING, read_texts, spread_passages
 from surgery.reading.sources import TextOrTable
 
 SIZES = Dimensions(4, 2, 64, 256, 400, max_positions=32)
@@ -109,17 +109,6 @@ def test_long_lines_are_begun_anywhere(tmp_path: Path) -> None:
         found = "".join(pieces)
         assert found in path.read_text()
         assert len(found) > 10_000
-
-
-def test_every_source_has_its_share() -> None:
-    sources = [lambda share, n=n: iter(range(n)) for n in (2, 100, 100)]
-    assert list(share_evenly(sources, 12)) == [0, 1, *range(5), *range(5)]
-    assert list(share_evenly(sources, 2)) == [0, 0]
-    assert list(share_evenly([], 5)) == []
-    words = [lambda share: iter(["four", "four", "four"])] * 2
-    assert list(share_evenly(words, 10, len)) == ["four", "four", "four"]
-    assert sorted(scatter(range(100))) == list(range(100))
-    assert max(np.diff(sorted(scatter(range(1024))[:16]))) == 64
 
 
 def test_texts_are_bounded_and_from_every_file(large: Path) -> None:

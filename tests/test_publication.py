@@ -8,26 +8,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from example_report import bare, example, settled, task
+from example_report import bare, example, example_of, settled, task
 
 import surgery
-from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.report import seal_report
 from evals.publication.report import check_report, render_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
-from surgery.record.manifest import read_manifest
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
 FILE = Path("out/report.json")
@@ -110,17 +107,7 @@ def test_one_more_sentence_is_not_sent(name: str) -> None:
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     """Against the source, and not of a part; a report of anything else is not published."""
-    record = (folder / "surgery.json").read_bytes()
-    recorded = read_manifest(folder)
-    assert recorded is not None
-
-    def of(**changes: Any) -> dict[str, Any]:
-        report = example(**{"edit": summarize_edit(recorded).model_dump(mode="json"), **changes})
-        ours = hashlib.sha256(record).hexdigest()
-        report["edits"][0]["provenance"]["manifest_sha256"] = ours
-        report["base"]["provenance"]["content"] = recorded.edit.source.content
-        return settled(report)
-
+    record, of = (folder / "surgery.json").read_bytes(), partial(example_of, folder)
     whole = render_report(of(), FILE, record)
     assert whole.measured is not None
     verdict = json.loads(whole.files["report.json"])["edits"][0]["verdict"]
@@ -136,11 +123,13 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     forged = of()
     forged["base"]["provenance"]["content"] = "0" * 64
     for other in (of(relation="unrelated"), forged):
-        with pytest.raises(OutputError, match="is not recorded as the source"):
+        with pytest.raises(
+            OutputError, match="not recorded as the source; evaluate against the source, or"
+        ):
             render_report(other, FILE, record)
     with pytest.raises(OutputError, match=r"edit differs from the one in surgery\.json"):
         render_report(of(edit=example()["edits"][0]["edit"]), FILE, record)
-    with pytest.raises(OutputError, match="belongs to another model"):
+    with pytest.raises(OutputError, match="to another model; evaluate this one, or remove it"):
         render_report(of(), FILE, record.replace(b"{", b"{ ", 1))
 
 
@@ -184,16 +173,12 @@ def test_words_stand_nowhere_but_in_names() -> None:
     ("path", "value"),
     [
         ("passages/0/prefix", "Call me Ishmael"),
-        ("passages/0/id", "Call me Ishmael"),
         ("passages/0/id", "\u767d\u9be8"),
         ("passages/0/tokens", [464, 3797]),
-        ("passages/0/token", 464),
         ("passages/0/baseline/text", "Call"),
-        ("passages/0", "Call me Ishmael"),
         ("extraction/rows", [{"Text": "Call me Ishmael"}]),
         ("extraction/ids", [464, 3797, 331]),
         ("extraction/Call me Ishmael", 1),
-        ("extraction/exact_match/Call me Ishmael", 1),
         ("extraction/control/definition", "Call"),
         ("provenance/note", "Call me Ishmael"),
         ("tasks/Call me Ishmael", task(0.9, 0.1)),

@@ -28,19 +28,17 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
-from example_report import example, settled
+from example_report import example, example_of
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
 from evals.benchmarks.tasks import describe_task
-from evals.evaluation.evaluation import summarize_edit
 from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.publishing.upload import find_publishable
-from surgery.record.manifest import read_manifest
 
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -64,7 +62,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "stock": surgery.export(source, "0", output=root / "stock").output,
         "compact": surgery.export(source, "1", layout="compact", output=root / "compact").output,
     }
-    names = ("damaged", "foreign", "beside", "shown", "stranger", "reported", "unrelated")
+    names = ("damaged", "foreign", "beside", "shown", "reported")
     for name in names:
         folders[name] = Path(shutil.copytree(folders["stock"], root / name))
     with (folders["damaged"] / WEIGHTS[0]).open("ab") as file:
@@ -72,33 +70,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folders["foreign"] / "pytorch_model.bin").write_bytes(b"x")
     for name, text in BESIDE.items():
         (folders["beside"] / name).write_text(text)
-    (folders["shown"] / "report.json").write_text(json.dumps(report(folders["shown"], text="x")))
-    unrelated = report(folders["unrelated"], relation="unrelated")
-    (folders["unrelated"] / "report.json").write_text(json.dumps(unrelated))
-    other = report(folders["compact"])
-    (folders["stranger"] / "report.json").write_text(json.dumps(other))
+    shown = report(folders["shown"])
+    shown["edits"][0]["passages"][0]["prefix"] = "x"
+    (folders["shown"] / "report.json").write_text(json.dumps(shown))
     (folders["reported"] / "report.json").write_text(json.dumps(report(folders["reported"])))
     (folders["reported"] / "report.html").write_text("<html>a private passage</html>")
     (folders["reported"] / "report.md").write_text("a private passage")
     return folders
 
 
-def report(folder: Path, text: str | None = None, **changes: Any) -> dict[str, Any]:
+def report(folder: Path) -> dict[str, Any]:
     """A report of the model in the folder, with everything that one may have."""
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    made = example(**changes)
-    edited = made["edits"][0]
-    edited["edit"] = summarize_edit(manifest).model_dump(mode="json")
-    record = (folder / "surgery.json").read_bytes()
-    edited["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
-    made["base"]["provenance"]["content"] = manifest.edit.source.content
-    for name, one in edited["tasks"].items():
-        one["description"] = describe_task(name, {})
-    found = settled(made)
-    if text is not None:
-        found["edits"][0]["passages"][0]["prefix"] = text
-    return found
+    tasks = example()["edits"][0]["tasks"]
+    described = {
+        name: {**one, "description": describe_task(name, {})} for name, one in tasks.items()
+    }
+    return example_of(folder, tasks=described)
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +219,7 @@ def test_what_is_not_ours_is_neither_published_over_nor_removed(
 def test_a_report_goes_along_when_it_shows_no_text(
     hub: UploadHub, run: Commands, exported: dict[str, Path]
 ) -> None:
-    done, shown, stranger, unrelated = run(
-        *("push reported me/reported", "push shown me/shown", "push stranger me/stranger"),
-        "push unrelated me/unrelated",
-        token=TOKEN,
-    )
+    done, shown = run("push reported me/reported", "push shown me/shown", token=TOKEN)
     assert done.code == 0, done.err
     there = files(hub.repositories["me/reported"])
     measured = report(exported["reported"])
@@ -252,13 +235,6 @@ def test_a_report_goes_along_when_it_shows_no_text(
     assert error(apart[1]) == "compact: report.json is missing"
     assert error(shown).startswith(
         "shown/report.json: is not a report (got edits.0.passages.0.prefix"
-    )
-    assert error(stranger) == (
-        "stranger/report.json: belongs to another model; evaluate this one, or remove it"
-    )
-    assert error(unrelated) == (
-        "unrelated/report.json: compares with a model that is not recorded as the source; evaluate "
-        "against the source, or remove it"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
 
@@ -301,31 +277,11 @@ def test_nothing_else_of_this_machine_is_sent(
     assert not hub.repositories
 
 
-@pytest.mark.parametrize(
-    "name",
-    [".env", "notes.txt", "data/rows.jsonl", "helper.py", "tokenizer.json.bak", "LICENSE.py",
-     "additional_chat_templates/.hidden/x.jinja", "report.json", "pytorch_model.bin"],
-)  # fmt: skip
-def test_only_files_of_a_model_are_sent_whatever_the_manifest_lists(
-    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path, name: str
-) -> None:
-    local = Path(shutil.copytree(exported["stock"], tmp_path / "listed"))
-    (local / name).parent.mkdir(parents=True, exist_ok=True)
-    (local / name).write_text("mine")
-    manifest = json.loads((local / "surgery.json").read_text())
-    digest = hashlib.sha256(b"mine").hexdigest()
-    manifest["files"][name] = {"size": 4, "sha256": digest}
-    (local / "surgery.json").write_text(json.dumps(manifest))
-    assert f"{name} is not part of an edited model" in error(
-        run(f"push {local} me/x", token=TOKEN)[0]
-    )
-    assert not hub.repositories
-
-
 CHANGED = """
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from surgery.errors import OutputError
 from surgery.proof.claims import RenderedReport
 from surgery.publishing.upload import push
@@ -385,7 +341,6 @@ def test_what_a_user_has_written_on_the_card_stays(
 REFUSED = {
     "push stock me": "me: not a Hub id (expected OWNER/NAME)",
     "push stock me/a/b": "me/a/b: not a Hub id (expected OWNER/NAME)",
-    "push stock me/a--b": "me/a--b: not a Hub id (expected OWNER/NAME)",
     "push nothing me/x": "nothing: has no surgery.json; push a folder that `attn-surgery export` "
     "wrote",
     "push damaged me/x": "damaged: does not verify, so it is not published: files: "
@@ -422,8 +377,6 @@ REFUSED = {
     "429); wait a while and push again: files that have arrived are not sent twice",
     "push stock me/status-500": "Hub model me/status-500: the Hub has an internal error (got HTTP "
     "500); wait a while and push again: files that have arrived are not sent twice",
-    "push stock me/status-503": "Hub model me/status-503: the Hub has an internal error (got HTTP "
-    "503); wait a while and push again: files that have arrived are not sent twice",
     "push stock me/portal": "Hub model me/portal: the connection to the Hub failed (got "
     "JSONDecodeError); check the network and HF_ENDPOINT, and push again: files that have arrived "
     "are not sent twice",
@@ -442,7 +395,7 @@ def test_a_failure_is_one_line_and_soon(hub: UploadHub, run: Commands) -> None:
             hub.create(name, private=True).commit({".gitattributes": b""})
     hub.fail(200, "me/portal/commit", body=b"<html>Log in to this network</html>")
     hub.fail(413, "/put/me/status-413/", methods="PUT")
-    for status in (400, 401, 403, 404, 409, 412, 429, 500, 503):
+    for status in (400, 401, 403, 404, 409, 412, 429, 500):
         hub.fail(status, f"me/status-{status}/commit")
     hub.ignored = {("me/lost", "config.json")}
     before = dict(hub.repositories["me/private"].branches)

@@ -331,22 +331,6 @@ def test_single_heads_of_a_lab_model_are_ranked_as_they_are_measured():
     assert margin > 0.9
 
 
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_single_heads_of_a_deep_model_are_ranked_as_they_are_measured(data):
-    deep = data / "deep"
-    loaded = open_model(str(deep), device="cpu")
-    samples = load_samples(str(deep / "records.jsonl"), tokenizer=loaded.tokenizer)
-    recited = samples.counts >= 32
-    some = samples.select(recited & (np.arange(len(samples)) % 3 == 0))
-    text = (deep / "heldout.txt").read_text()
-    heldout = cut_windows([text], loaded.tokenizer, 64, most=48)
-    kl, ratio, margin = agreement(loaded, some, heldout, 30)
-    assert kl > 0.95
-    assert 0.85 < ratio < 1.15
-    assert margin > 0.9
-
-
 # --- margins -------------------------------------------------------------------------------------
 
 

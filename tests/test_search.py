@@ -27,7 +27,6 @@ from evals.inputs import say_nothing, show_nothing
 from evals.memorization.recovery import make_recovery
 from evals.samples import Samples
 from evals.search.algorithm import find
-from evals.search.composing import apply_change, compose, list_changes
 from evals.search.estimates import Estimates
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
 from evals.search.halves import split_halves
@@ -40,7 +39,6 @@ from evals.search.units import (
     list_sets,
     list_units,
     merge_units,
-    select_last_blocks,
     units_clash,
 )
 from surgery.editing.in_memory import Editable
@@ -249,71 +247,6 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     assert outcome.selected[0].heldout_kl <= min(point.heldout_kl for point in met)
 
 
-@pytest.mark.parametrize("grain", GRAINS)
-def test_every_set_is_every_edit(grain):
-    """Against brute force: all sets of units without a clash, edits that are the same once."""
-    choice = list_units(2, 2, grain, VARIANTS)
-    sets = {
-        merge_units(some)
-        for size in range(1, 5)
-        for some in combinations(choice, size)
-        if not any(units_clash(a, b) for a, b in combinations(some, 2))
-    }
-    found = [merge_units(choice[unit] for unit in chosen) for chosen in list_sets(choice)]
-    assert len(found) == len(set(found))
-    assert set(found) == sets
-
-
-class TestEstimates:
-    @pytest.fixture
-    def estimates(self) -> Estimates:
-        return estimates_of(Landscape(3, 4, 3), list_units(4, 3, "mixed", VARIANTS))
-
-    def test_less_recovered_costs_more(self, estimates):
-        (pool,) = estimates.pools
-        sets = [compose(estimates, rate, pool) for rate in (0.5, 0.2, 0.05)]
-        expected = [estimates.predict(chosen) for chosen in sets]
-        assert [float(e.rate[0]) for e in expected] <= [0.5, 0.2, 0.05]
-        costs = [float(e.kl[0]) for e in expected]
-        assert costs == sorted(costs)
-        assert expected[0].rate > 0.2
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_a_set_is_held_by_one_layout(self, estimates, variant):
-        pool = frozenset(i for i, unit in enumerate(estimates.units) if unit.variant == variant)
-        chosen = compose(estimates, 0.2, pool)
-        assert chosen <= pool
-        parts = [estimates.units[unit] for unit in chosen]
-        assert not any(units_clash(a, b) for a, b in combinations(parts, 2))
-
-    def test_a_change_is_of_one_unit(self, estimates):
-        (pool,) = estimates.pools
-        chosen = compose(estimates, 0.2, pool)
-        for change in list_changes(estimates, chosen, pool, elsewhere=True):
-            one = apply_change(chosen, change)
-            assert len(one - chosen) <= 1
-            assert len(chosen - one) <= 1
-            parts = [estimates.units[unit] for unit in one]
-            assert not any(units_clash(a, b) for a, b in combinations(parts, 2))
-
-    def test_what_was_measured_corrects_the_units_that_it_was_measured_of(self, estimates):
-        """One unit costs twice what its row says, and moves margins three times as far down."""
-        other = len(estimates.units) - 1
-        corrections = np.zeros((len(estimates.units) + 1, 2))
-        corrections[0] = np.log(2), np.log(3)
-        true = replace(estimates, corrections=corrections)
-        sets = [{0}, {0, other}, *({unit} for unit in range(6, len(estimates.units)))]
-        measured = {
-            frozenset(chosen): tuple(float(figure[0]) for figure in true.predict(chosen))
-            for chosen in sets
-        }
-        found = estimates.correct(measured)
-        for chosen in {0}, {other}, {0, other}:
-            (kl,), (rate,) = found.predict(chosen)
-            assert kl == pytest.approx(true.predict(chosen).kl[0], rel=0.1)
-            assert rate == pytest.approx(true.predict(chosen).rate[0], rel=0.25)
-
-
 def test_units_that_make_a_whole_block_are_one_part():
     heads = list_units(2, 3, "heads", ["zero"])
     assert heads[0] == Part(0, (0,), "zero")
@@ -324,29 +257,12 @@ def test_units_that_make_a_whole_block_are_one_part():
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "blocks", "expected"), [(6, 24, range(18, 24)), (1, 6, (5,)), (1, 1, (0,))]
-)
-def test_the_deepest_blocks(number, blocks, expected):
-    edit = tuple(Part(b, (0, 1), "identity") for b in expected)
-    assert select_last_blocks(number, blocks, 2) == edit
-
-
 def test_equal_points_stand_on_the_front_once():
     points = [EditPoint((Part(block, (0,), "zero"),), 0.5, 0.5, 0.5, 3.0, 0.1) for block in (1, 0)]
     assert pareto_front(points, lambda point: point.heldout_kl) == points[1:]
 
 
 class TestWhatMayBeProposed:
-    def test_gpt_neo_holds_no_affine_map_of_a_single_head(self, tmp_path):
-        write_checkpoint(tmp_path, neo_config())
-        every = list_units(4, 2, "heads", ["identity", "zero", "mean"])
-        kept, refused = keep_possible(every, 2, refuser(tmp_path, "auto"))
-        assert {part.variant for part in kept} == {"zero", "mean"}
-        assert list(refused) == [("head", "identity")]
-        with pytest.raises(UnsupportedError, match="no layout holds this edit"):
-            keep_possible(list_units(4, 2, "heads", ["identity"]), 2, refuser(tmp_path, "auto"))
-
     def test_one_layout_holds_all_parts(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
         compact, stock = Part(0, (0, 1), "identity"), Part(1, (0,), "zero")

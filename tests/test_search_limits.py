@@ -197,6 +197,7 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
         ("--max any=0.1 --max-extraction 0.1", 2, "both limit any: give one"),
         ("--max near=0.1 --max-loss-increase 1", 2, "give one goal"),
         ("--max-loss-increase 1 --heal t.txt", 2, "--heal needs a limit: give --max-extraction"),
+        ("--max-extraction 0.1 --max-loss-increase 0.1", 2, "give one goal"),
         ("", 2, "give one goal: --max-extraction X, --max A=X, or --max-loss-increase Y"),
     ],
 )

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from evals import statistics
-from evals.samples.windows import cut_windows, selectivity
-from surgery.errors import SamplesError
+from evals.samples.windows import cut_windows
 
 
 @given(st.integers(1, 200), st.data())
@@ -96,12 +95,6 @@ def test_strata_are_counts_or_powers_of_two():
     assert many[masks[3]].tolist() == [4, 5, 6, 7]
 
 
-def test_selectivity_is_the_difference_of_the_rises():
-    found = selectivity(np.asarray([2.0, 3.0, 4.0]), np.asarray([0.5, 1.5]))
-    assert found["value"] == 2.0
-    assert found["ci95"][0] < 2.0 < found["ci95"][1]
-
-
 class Letters:
     def __call__(self, text, **_):
         return {"input_ids": [ord(letter) for letter in text]}
@@ -114,9 +107,3 @@ def test_control_windows_are_whole_and_spread_over_the_texts():
     assert windows.dtype == np.int32
     some = cut_windows(texts, Letters(), 1, most=3)
     assert ["".join(map(chr, row)) for row in some] == ["a", "x", "5"]
-
-
-def test_control_text_that_is_too_short():
-    with pytest.raises(SamplesError) as error:
-        cut_windows(["ab"], Letters(), 3)
-    assert str(error.value) == "control text too short (expected at least 3 tokens in a text)"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import model_named, passages
 from tiny_compact import VOCABULARY, stock
-from tiny_tokenizer import TEXT, tiny_tokenizer
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo
 
 from evals.edits import sharing
-from evals.edits.engine import BASE, Engine, MeasuredEdit
-from evals.edits.sharing import Branch, grow_tree
-from evals.files import Journal
+from evals.edits.engine import Engine, MeasuredEdit
 from evals.memorization.extraction import extract, run_pass
 from evals.models import open_model
 from evals.running.runs import run_from_block, run_tokens
@@ -34,7 +30,7 @@ from evals.samples import Samples
 from evals.sweep.request import SweepRequest
 from evals.sweep.task import list_edits
 from surgery.editing.in_memory import Editable, short_circuit
-from surgery.errors import MeasurementError, UnsupportedError
+from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import Fitter
@@ -43,28 +39,12 @@ from surgery.variants import variant_of
 
 BLOCKS = 4
 ALL = SweepRequest(model="model", samples="rows", ranges=True)
-COMMON = {
-    "vocab_size": len(tiny_tokenizer()),
-    "hidden_size": 32,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": None,
-    "initializer_range": 0.3,
-}
 
 
 def small(family: str, dtype: str) -> Any:
-    torch.manual_seed(0)
     if family == "gpt_neo":
-        kinds = [[["global", "local"], 2]]
-        config = GPTNeoConfig(
-            **COMMON, num_layers=4, num_heads=2, attention_types=kinds, window_size=5
-        )
-        return GPTNeoForCausalLM(config).to(DTYPES[dtype])
-    config = GPTNeoXConfig(
-        **COMMON, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, rotary_pct=0.5
-    )
-    return GPTNeoXForCausalLM(config).to(DTYPES[dtype])
+        return tiny_neo(BLOCKS).to(DTYPES[dtype])
+    return tiny_model(num_hidden_layers=BLOCKS, rotary_pct=0.5).to(DTYPES[dtype])
 
 
 def parsed(spec: str, variant: str) -> Selection:
@@ -113,8 +93,7 @@ def assert_same(one: MeasuredEdit, other: MeasuredEdit) -> None:
 )
 def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs, tmp_path):
     source, text = tmp_path / "source", tmp_path / "text.txt"
-    small(family, dtype).save_pretrained(source)
-    tiny_tokenizer().save_pretrained(source)
+    save_tiny(source, small(family, dtype))
     text.write_text(TEXT * 8)
     loaded = open_model(str(source), device="cpu", dtype="float32")
     model, editable = loaded.model, loaded.editable
@@ -181,36 +160,6 @@ PARTS = st.builds(
 EDITS = st.lists(PARTS, min_size=1, max_size=4, unique_by=lambda part: part.block).map(
     lambda parts: tuple(sorted(parts))
 )
-
-
-def all_of(tree: tuple[Branch, ...]) -> Iterator[Branch]:
-    for branch in tree:
-        yield branch
-        yield from all_of(branch.children)
-
-
-@given(st.sets(EDITS, max_size=12))
-def test_the_tree_holds_every_edit_once_and_shares_only_what_is_equal(selections):
-    tree = grow_tree(selections)
-    assert sorted(branch.selection for branch in all_of(tree)) == sorted(selections)
-
-    def check(branch: Branch, above: Selection) -> None:
-        own = branch.selection[len(above) :]
-        assert branch.selection[: len(above)] == above
-        assert branch.start == own[0].block
-        assert not above or above[-1].block < branch.start
-        for child in branch.children:
-            check(child, branch.selection)
-
-    for branch in tree:
-        check(branch, BASE)
-
-
-def test_every_range_costs_a_sixth_of_the_cube_of_blocks():
-    spans = [(a, b) for a in range(12) for b in range(a, 12)]
-    edits = [tuple(Part(block, HEADS, "zero") for block in range(a, b + 1)) for a, b in spans]
-    cost = sum(12 - branch.start for branch in all_of(grow_tree(edits)))
-    assert cost == sum(12 - b for _, b in spans) == 12 * 13 * 14 // 6
 
 
 @pytest.fixture(params=["neox-parallel", "neo"])
@@ -312,20 +261,6 @@ def test_logits_of_a_few_positions_exist_at_a_time(recited):
     assert most == 256
 
 
-def test_exact_only_finds_what_the_whole_measurement_finds(recited):
-    model, samples, edits = recited
-    whole = Engine(model, samples, batch_size=16).measure([BASE, *edits])
-    quick = Engine(model, samples, exact_only=True, batch_size=16).measure([BASE, *edits])
-    assert 5 < whole[0].exact.sum() < 40
-    assert len({int(one.exact.sum()) for one in whole}) > 1
-    for one, other in zip(whole, quick, strict=True):
-        np.testing.assert_array_equal(one.first_divergence, other.first_divergence)
-        np.testing.assert_array_equal(one.exact, other.exact)
-        assert np.isnan(other.next_token_accuracy).all()
-        assert np.isnan(other.nll).all()
-        assert len(other.heldout_nll) == len(other.heldout_kl) == 0
-
-
 def test_the_divergence_is_that_of_the_distributions(recited):
     model, samples, edits = recited
     heldout = windows(7)
@@ -340,50 +275,6 @@ def test_the_divergence_is_that_of_the_distributions(recited):
             np.testing.assert_allclose(found.heldout_kl, expected, atol=1e-5)
             assert found.heldout_kl.min() > 0
     assert not engine.base.heldout_kl.any()
-
-
-class KilledError(Exception):
-    pass
-
-
-def test_a_killed_sweep_goes_on_where_it_was(recited, tmp_path):
-    model, samples, edits = recited
-    expected = Engine(model, samples, windows(), batch_size=8).measure(edits)
-    path, done = tmp_path / "journal", 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if stop is not None and done > stop:
-            raise KilledError
-
-    engine = Engine(model, samples, windows(), batch_size=8)
-    total, stop = engine.work(edits), 100
-    with pytest.raises(KilledError):
-        engine.measure(edits, advance=advance, journal=Journal(path, {"of": "this"}))
-    lines = path.read_bytes().count(b"\n")
-    assert lines == 1 + 1  # settings, and the batch of 8 rows under 8 models that was finished
-    path.write_bytes(path.read_bytes() + b'{"edits": [{"sc')  # what a kill leaves of a line
-    stop, done = None, 0
-    again = Engine(model, samples, windows(), batch_size=8)
-    found = again.measure(edits, advance=advance, journal=Journal(path, {"of": "this"}))
-    assert done == total
-    for one, other in zip(expected, found, strict=True):
-        assert_same(one, other)
-
-
-def test_mistakes_are_found_before_anything_is_measured(recited):
-    model, samples, _ = recited
-    engine = Engine(model, samples, batch_size=8)
-
-    def never(rows: int) -> None:
-        raise AssertionError("something was measured")
-
-    with pytest.raises(UnsupportedError, match="variant linear needs calibration text"):
-        engine.measure([parse_selection("1", "linear", 4, 4)], advance=never)
-    if hasattr(model, "transformer"):
-        with pytest.raises(UnsupportedError, match="no layout holds this edit"):
-            engine.measure([parse_selection("1.2", "identity", 4, 4)], advance=never)
 
 
 def test_likelihoods_that_are_not_finite_are_an_error():

@@ -10,21 +10,14 @@ processes changes nothing.
 from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-import torch
-from command_line import TORCHRUN, Outcome, attn_surgery, interrupted
+from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, interrupted, start
 from local_tasks import NAMES, ROWS, write_tasks
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
-from transformers import GPTNeoConfig, GPTNeoForCausalLM
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from evals.benchmarks.running import Benchmarks
 from evals.models import open_model
@@ -60,23 +53,6 @@ ALL = (*NAMES, "local_spoken")
 EDITS = {"neox": [("1", "identity"), ("1.0", "zero")], "neo": [("0", "mean")]}
 
 
-def neo() -> Any:
-    torch.manual_seed(0)
-    config = GPTNeoConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=32,
-        num_layers=2,
-        num_heads=2,
-        attention_types=[[["global", "local"], 1]],
-        max_position_embeddings=64,
-        window_size=5,
-        bos_token_id=0,
-        eos_token_id=None,
-        initializer_range=0.3,
-    )
-    return GPTNeoForCausalLM(config).eval()
-
-
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory) -> Path:
     """Among the rows are ones that are cut, one without a context, and texts of many windows."""
@@ -96,9 +72,8 @@ def tasks(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    for name, model in (("neox", tiny_model()), ("neo", neo())):
-        model.save_pretrained(folder / name)
-        tiny_tokenizer().save_pretrained(folder / name)
+    for name, model in (("neox", tiny_model()), ("neo", tiny_neo())):
+        save_tiny(folder / name, model)
     return {name: folder / name for name in ("neox", "neo")}
 
 
@@ -319,23 +294,11 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_bytes_of_one(files, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom cli.commands.choose.sweep import command\ncommand(sys.argv[1:])\n"
+def test_two_processes_give_the_bytes_of_one(files):
+    call = ("sweep", *files, "--exact-only", "--tasks", ",".join(ALL), "--json")
+    one, two = (
+        finish(start(*call, program=program), timeout=300) for program in (PROGRAM, TWO_PROCESSES)
     )
-    call = [*map(str, files), "--exact-only", "--tasks", ",".join(ALL), "--json"]
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    printed = []
-    for launch in ((), TORCHRUN):
-        done = subprocess.run(
-            [sys.executable, *launch, str(script), *call],
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()[-3000:]
-        printed.append(done.stdout)
-    assert printed[0] == printed[1]
-    assert json.loads(printed[0])["tasks"].keys() == set(ALL)
+    assert (one.code, two.code) == (0, 0), two.stderr[-3000:]
+    assert one.stdout == two.stdout
+    assert one.json["tasks"].keys() == set(ALL)

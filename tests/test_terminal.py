@@ -39,15 +39,6 @@ def test_only_what_is_printable_is_shown() -> None:
     assert escape_text(every).isprintable()
 
 
-def test_names_in_a_configuration(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", neox_config())
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps({**config, "model_type": HOSTILE}))
-    outcome = attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
-    outcome.assert_error("unsupported model_type a")
-    assert_harmless(outcome)
-
-
 def test_names_in_a_manifest_and_of_files(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / HOSTILE, neox_config(max_position_embeddings=64))
     out = tmp_path / "out"

@@ -1,8 +1,9 @@
-"""A byte-level BPE tokenizer of 400 tokens, trained in a moment, and a random model for it."""
+"""A byte-level BPE tokenizer of 400 tokens, trained in a moment, and random models for it."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 TEXT = (
@@ -41,15 +42,34 @@ def tiny_model(seed: int = 0, **changes: Any) -> Any:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(seed)
-    config = {
+    own = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**_common() | own | changes)).eval()
+
+
+def tiny_neo(blocks: int = 2) -> Any:
+    """GPT-Neo of the same sizes, with blocks that see all and blocks that see five tokens."""
+    import torch
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    torch.manual_seed(0)
+    kinds = [[["global", "local"], blocks // 2]]
+    own = {"num_layers": blocks, "num_heads": 2, "attention_types": kinds, "window_size": 5}
+    return GPTNeoForCausalLM(GPTNeoConfig(**_common() | own)).eval()
+
+
+def _common() -> dict[str, Any]:
+    return {
         "vocab_size": len(tiny_tokenizer()),
         "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
         "max_position_embeddings": 64,
         "bos_token_id": 0,
         "eos_token_id": None,
         "initializer_range": 0.3,
     }
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**config | changes)).eval()
+
+
+def save_tiny(folder: Path, model: Any = None) -> Path:
+    """Writes a model, else `tiny_model()`, and the tokenizer into a folder."""
+    (tiny_model() if model is None else model).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

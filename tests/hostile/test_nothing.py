@@ -10,9 +10,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from command_line import attn_surgery
 from tiny_tokenizer import tiny_tokenizer
@@ -56,16 +53,11 @@ def test_text_that_is_too_short(tmp_path: Path, text: str) -> None:
         assert written == {"model", "text.txt", "good.jsonl"}, "nothing is left behind"
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.npy", "none.parquet"])
-def test_no_passages(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
+def test_no_passages(tmp_path: Path) -> None:
+    path = tmp_path / "none.jsonl"
     path.write_text("\n")
-    if path.suffix == ".npy":
-        np.save(path, np.zeros((0, 16), dtype=np.int32))
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table({"tokens": pa.array([], pa.list_(pa.int32()))}), path)
     every = commands(model(tmp_path / "model"), tmp_path)
-    for command in OF_PASSAGES if name == "none.jsonl" else ("extract",):
+    for command in OF_PASSAGES:
         given = [path if str(word).endswith("good.jsonl") else word for word in every[command]]
         refuse(tuple(given), "no rows (expected at least one)")
 

@@ -8,17 +8,15 @@ in silence.
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import attn_surgery
+from command_line import attn_surgery, memory_below
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.files import Journal
@@ -80,10 +78,8 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     ("line", "text"),
     [
         (DEEP, "line 2: is damaged"),
-        ("{", "line 2: is damaged"),
         ("{}", "is damaged (got place: field required)"),
         ('{"place": {"file": 0}, "windows": 1, "found": []}', "is damaged (got place.document"),
-        ('{"place": [], "windows": 1, "found": [1]}', "is damaged"),
     ],
 )
 def test_damaged_progress(tmp_path: Path, line: str, text: str) -> None:
@@ -128,19 +124,20 @@ def test_arrays(tmp_path: Path, source: Path, case: str) -> None:
     )
 
 
+def holes(path: Path, rows: int, tokens: int) -> Path:
+    """An array that takes no room on the disk."""
+    header = npy(SHAPE % f"({rows}, {tokens})", data=b"")
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(len(header) + rows * tokens * 4)
+    return path
+
+
 def test_an_array_is_cut_before_it_is_held(tmp_path: Path) -> None:
     """Of a terabyte in the file, only what the test is made of is read."""
-    header = SHAPE % f"(8, {2**35})"
-    path = tmp_path / "wide.npy"
-    path.write_bytes(npy(header, data=b""))
-    with path.open("r+b") as file:
-        file.truncate(len(npy(header, data=b"")) + 8 * 2**35 * 4)
-    tracemalloc.start()
-    try:
+    path = holes(tmp_path / "wide.npy", 8, 2**35)
+    with memory_below(10_000_000):
         found = load_samples(str(path), prefix_length=8, suffix_length=8)
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000
-    finally:
-        tracemalloc.stop()
     assert found.tokens.shape == (1, 16), "of eight rows that are equal"
     pair = f"{path},{path}"  # whole prefixes and suffixes, since no length was asked for
     with pytest.raises(SamplesError, match=r"too many tokens to hold \(expected at most 1,073,741"):
@@ -148,40 +145,9 @@ def test_an_array_is_cut_before_it_is_held(tmp_path: Path) -> None:
 
 
 def test_rows_without_end(tmp_path: Path) -> None:
-    header = SHAPE % f"({2**36}, 4)"
-    path = tmp_path / "long.npy"
-    path.write_bytes(npy(header, data=b""))
-    with path.open("r+b") as file:
-        file.truncate(len(npy(header, data=b"")) + 2**36 * 16)
+    path = holes(tmp_path / "long.npy", 2**36, 4)
     with pytest.raises(SamplesError, match=r"too many rows \(expected at most 10,000,000\)"):
         load_samples(str(path), prefix_length=2, suffix_length=2)
-
-
-@pytest.mark.parametrize("value", [2**31, 2**64, -1, 1.5, True])
-def test_ids_that_are_none(tmp_path: Path, source: Path, value: object) -> None:
-    path = tmp_path / "bad.jsonl"
-    row = {"tokens": [1] * 15 + [value]}
-    path.write_text(json.dumps({"tokens": [1] * 16}) + "\n" + json.dumps(row) + "\n")
-    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl")
-
-
-ROW, WORD = {"tokens": list(range(16))}, {"tokens": "a text of many words"}
-MIXED = [
-    [ROW, WORD],
-    [WORD, ROW],
-    [{"prefix": "a text", "suffix": list(range(16))}],
-    [{"prefix": list(range(16)), "suffix": "a text"}],
-    [{"text": {"a": 1}}],
-    [{"text": 5}, {"text": "a"}],
-    [ROW, {}],
-]
-
-
-@pytest.mark.parametrize("rows", MIXED)
-def test_mixed_rows(tmp_path: Path, source: Path, rows: list[Any]) -> None:
-    path = tmp_path / "mixed.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refuse(("extract", source, "--samples", path, "--prefix-length", "2"), "mixed.jsonl")
 
 
 # --- tables
@@ -193,35 +159,32 @@ def invalid() -> pa.Array:
     return pa.Array.from_buffers(pa.string(), 2, good.buffers())
 
 
-COLUMNS: dict[str, pa.Array] = {
-    "invalid UTF-8": invalid(),
-    "structures": pa.array([{"a": 1}] * 2),
-    "nothing": pa.nulls(2),
-    "some nothing": pa.array(["a", None]),
-    "lists of nothing": pa.array([[None] * 16, [1] * 16]),
-    "lists of fractions": pa.array([[1.5] * 16] * 2),
-    "lists beyond 32 bits": pa.array([[2**40] * 16] * 2),
-    "lists beyond 63 bits": pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64())),
+PARQUET = "bad.parquet: cannot be read as parquet (got "
+COLUMNS: dict[str, tuple[list[pa.Array], str]] = {  # all are called "text"
+    "invalid UTF-8": ([invalid()], "bad.parquet"),
+    "structures": ([pa.array([{"a": 1}] * 2)], "bad.parquet"),
+    "nothing": ([pa.nulls(2)], "bad.parquet"),
+    "some nothing": ([pa.array(["a", None])], "bad.parquet"),
+    "lists of nothing": ([pa.array([[None] * 16, [1] * 16])], "bad.parquet"),
+    "lists of fractions": ([pa.array([[1.5] * 16] * 2)], "bad.parquet"),
+    "lists beyond 32 bits": ([pa.array([[2**40] * 16] * 2)], "bad.parquet"),
+    "lists beyond 63 bits": ([pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))], "bad.parquet"),
+    "two of one name": ([pa.array(["a b c"])] * 2, f"{PARQUET}two columns have the name 'text')"),
+    "a text that is too long": (
+        [pa.array(["a" * (2**26 + 1)])],
+        f"{PARQUET}a text of 67,108,865 bytes, more than 67,",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", COLUMNS)
 def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
-    path = tmp_path / "bad.parquet"
-    pq.write_table(pa.table({"text": COLUMNS[case]}), path)
-    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.parquet")
+    path, (columns, text) = tmp_path / "bad.parquet", COLUMNS[case]
+    table = pa.table(columns, names=["text"] * len(columns))
+    pq.write_table(table, path, compression="zstd")
+    refuse(("extract", source, "--samples", path, *LENGTHS), text)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more, *LENGTHS), "bad.parquet")
-
-
-def test_two_columns_of_one_name(tmp_path: Path, source: Path) -> None:
-    path = tmp_path / "bad.parquet"
-    texts = pa.array(["a b c", "d e f"])
-    pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
-    text = "bad.parquet: cannot be read as parquet (got two columns have the name 'text')"
-    refuse(("extract", source, "--samples", path), text)
-    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more), text)
+    refuse(("collect", source, *more, *LENGTHS), text)
 
 
 POOLS: list[Any] = []
@@ -261,15 +224,6 @@ def test_one_text_again_and_again(tmp_path: Path, case: str) -> None:
             sum(len(piece) for pieces in corpus_documents(TextOrTable(path)) for piece in pieces)
             == 2**27
         )
-
-
-def test_a_text_that_is_too_long(tmp_path: Path, source: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a" * (2**26 + 1)]}), path, compression="zstd")
-    text = "a.parquet: cannot be read as parquet (got a text of 67,108,865 bytes, more than 67,"
-    refuse(("extract", source, "--samples", path), text)
-    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more), text)
 
 
 def test_a_row_of_numbers_without_end(
@@ -337,21 +291,6 @@ def test_a_gigabyte_out_of_thirteen_kilobytes(tmp_path: Path, source: Path) -> N
         file.write(b'"}\n')
     assert path.stat().st_size < 150_000
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    tracemalloc.start()
-    try:
-        refuse(
-            ("collect", source, *more),
-            "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)",
-        )
-        assert tracemalloc.get_traced_memory()[1] < 2**28
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_line_of_text_is_read_in_pieces(tmp_path: Path) -> None:
-    """A text without a newline has no limit: it is one document, of any length."""
-    path = tmp_path / "a.txt"
-    path.write_text("the quick brown fox " * 30_000)
-    found = list(read_windows(open_corpus([path]), tiny_tokenizer(), 1_000, 1_000))
-    assert len(found) > 60
-    assert np.max([window.tokens.max() for window in found]) < 400
+    text = "a.jsonl.zst line 1: is too long (expected at most 67,108,864 bytes)"
+    with memory_below(2**28):
+        refuse(("collect", source, *more), text)

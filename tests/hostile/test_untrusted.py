@@ -10,11 +10,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +45,6 @@ def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> N
         ("", "Expecting value"),
         ("[1", "Expecting ',' delimiter"),
         ("[NaN]", "NaN is not a number"),
-        ("[-Infinity]", "-Infinity is not a number"),
         ("[1e999]", "1e999 is not a number"),
         ("[" + "9" * 5000 + "]", "is not a number"),
         ('{"a": 1, "b": {"c": 1, "c": 2}}', "names 'c' twice"),
@@ -57,7 +54,6 @@ def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> N
         ('["\\ud800"]', "surrogates not allowed"),
         ('{"\\uDFFF": 1}', "surrogates not allowed"),
         (b'"\xed\xa0\x80"', "can't decode"),
-        (b"\xff", "can't decode"),
         ('{"a": 1}'.encode("utf-16"), "can't decode"),
         ("\ufeff{}", "BOM"),
     ],
@@ -148,19 +144,6 @@ def test_lines() -> None:
         lines_of(b"a\n" + b"x" * 101)
     with pytest.raises(SamplesError, match=r"file line 2: cannot be read \(got 'utf-8' codec"):
         lines_of(b"a\n\xff\n")
-
-
-def test_a_line_of_a_gigabyte_is_not_held() -> None:
-    packed = pa.compress(bytes(2**28), "zstd", asbytes=True)
-    assert len(packed) < 20_000
-    stream = pa.CompressedInputStream(pa.BufferReader(packed), "zstd")
-    tracemalloc.start()
-    try:
-        with pytest.raises(SamplesError, match=r"too long \(expected at most 1,000,000 bytes"):
-            list(read_lines(io.BufferedReader(stream), "file", SamplesError, limit=1_000_000))
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_card_of_gigabytes_is_refused_before_it_is_read(tmp_path) -> None:
