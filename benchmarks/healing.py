@@ -46,7 +46,9 @@ def list_edits(num_blocks: int, seed: int = 0) -> Iterator[tuple[str, str]]:
     """20 specifications of blocks, each with a variant."""
     draw = np.random.default_rng(seed)
     sizes = sorted({1, max(2, num_blocks // 6), max(2, num_blocks // 4), num_blocks // 3})
-    specs = [f"last:{size}" for size in sizes] + [f"0-{size - 1}" for size in sizes]
+    specs = [f"last:{size}" for size in sizes] + [
+        f"0-{size - 1}" if size > 1 else "0" for size in sizes
+    ]
     while len(specs) < 10:
         some = draw.choice(num_blocks, int(draw.choice(sizes)), replace=False)
         spec = ",".join(map(str, sorted(some)))

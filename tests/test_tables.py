@@ -28,8 +28,10 @@ from cli.tables.extraction import print_extraction
 from cli.tables.search import print_search
 from cli.tables.sweep import print_sweep
 from evals.evaluation.report import Report
+from evals.search.request import SearchRequest
 
 WIDTHS = [60, 80, 120]
+ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
 ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}
 
 
@@ -111,7 +113,7 @@ def searched() -> dict[str, Any]:
 
     def figures(rate: float, loss: float, kl: float) -> dict[str, Any]:
         return {"recovered": {"any": rate}, "recovered_ci95": [0, 0.06], "heldout_loss": loss,
-                "heldout_kl": kl, "limits": [LIMIT]}  # fmt: skip
+                "heldout_kl": kl, "healed_rise": 0.0625, "limits": [LIMIT]}  # fmt: skip
 
     def halves(*both: dict[str, Any]) -> dict[str, Any]:
         return {**both[0], "held_back": both[1]}
@@ -127,7 +129,7 @@ def searched() -> dict[str, Any]:
         "selected": {"variant": "mixed", "spec": "", "parts": parts, **figures(0, 3.375, 0.125)},
         "held_back": figures(0.013, 3.75, 0.5), "held_back_meets_goal": False,
         "held_back_conclusive": True, "goal": {"max_extraction": 0.01},
-        "exhaustive": False, "units": {"offered": 288}, "evaluations": 64,
+        "exhaustive": False, "units": {"offered": 288}, "evaluations": 64, "calibration": None,
     }  # fmt: skip
 
 
@@ -158,8 +160,14 @@ EDITS = Report.model_validate(several(*[example()] * 5))
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
-        lambda: print_search(searched(), "attn-surgery export model"),
-        [r"unedited +99\.8% +\+0\.000", r"chosen +1\.3% +\+0\.250", r"relearn .* 4\.0%"],
+        lambda: print_search(searched(), SearchRequest(**ASKED), Path("FOUND/plan.json")),
+        [
+            r"unedited +99\.8% +\+0\.000",
+            r"chosen +1\.3% +\+0\.250",
+            r"relearn .* 4\.0%",
+            r"costs\s+\+0\.062",
+            r"export m --plan\s+FOUND/plan\.json --heal\s+t\.txt",
+        ],
     ),
     "extract": (
         lambda: print_extraction(example()["edits"][0]["extraction"]),
