@@ -53,7 +53,10 @@ def print_table(folder: Path) -> None:
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Recovered after relearning against the held-out loss. Results in one place are one point."""
+    """Recovered after relearning against the held-out loss. Results in one place are one point.
+
+    A rival with the searched edit has the rival's color and a cross.
+    """
     from matplotlib.figure import Figure
 
     places: dict[tuple[float, float], list[str]] = {}
@@ -62,8 +65,12 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         places.setdefault(place, []).append(Path(edit["name"]).name)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
+    colors: dict[str, str] = {}
     for place, names in places.items():
-        axes.plot(*place, "*" if names[0].startswith("search") else "o", label=", ".join(names))
+        rival, _, also = names[0].partition("+")
+        color = colors.setdefault(rival, f"C{len(colors)}")
+        marker = "P" if also else "*" if rival.startswith("search") else "o"
+        axes.plot(*place, marker, color=color, markersize=9, label=", ".join(names))
     axes.set_xlabel("held-out loss, increase in nats per token")
     axes.set_ylabel("recovered after relearning, %")
     axes.set_ylim(bottom=-2)
