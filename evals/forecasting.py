@@ -20,8 +20,7 @@ from evals.evaluation.materials import Materials, open_materials
 from evals.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
 from evals.mitigating import MitigationRequest, find_begun
 from evals.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
-from evals.search.halves import Half
-from evals.search.task import SearchTask, open_task
+from evals.search.task import Half, SearchTask, open_task
 from evals.search.units import held_in_stock
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.calibration import Text

@@ -29,11 +29,10 @@ from evals.samples import Samples
 from evals.search.algorithm import find
 from evals.search.estimates import Estimates
 from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
-from evals.search.halves import split_halves
 from evals.search.points import EditPoint, pareto_front, point_of
 from evals.search.request import SearchRequest
 from evals.search.run import run_search
-from evals.search.task import open_task
+from evals.search.task import open_task, split_halves
 from evals.search.units import (
     keep_possible,
     list_sets,

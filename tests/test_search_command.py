@@ -24,8 +24,8 @@ from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.samples import load_samples
 from evals.samples.windows import cut_windows
-from evals.search.halves import split_halves
 from evals.search.request import SearchRequest
+from evals.search.task import split_halves
 from surgery.record.plan_file import read_plan_file
 
 EDIT = {"spec", "blocks", "variant"}

@@ -39,7 +39,7 @@ from evals.lab import calibration_texts
 from evals.models import LoadedModel, open_model
 from evals.samples import Samples, load_samples
 from evals.samples.windows import cut_windows
-from evals.search.halves import split_halves
+from evals.search.task import split_halves
 from surgery.checkpoint.source import TOKENIZER
 
 RIVALS: dict[str, Rival] = {

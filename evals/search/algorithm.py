@@ -19,8 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evals.search.composing import apply_change, compose, list_changes, rate_sets
-from evals.search.estimates import Estimates, Indices
+from evals.search.estimates import Changes, Estimates, Expected, Floats, Indices
 from evals.search.goals import Goal
 from evals.search.points import EditPoint
 from evals.search.units import list_sets, merge_units
@@ -29,6 +28,8 @@ from surgery.selection import Part, Selection
 _STEPS = 5  # sets to measure first
 _TRIED = 6  # sets to measure in a round
 _PATIENCE = 2  # rounds that may find nothing better
+_FEW = 1e-6  # a rate that is as good as none
+_LEAST = 1e-9  # a change that is none
 _FAR_OFF = np.array([-0.4, 1.0])  # an error to allow for: logarithms of cost and of drift
 
 Start = tuple[Indices, Indices]
@@ -190,9 +191,61 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     hopeful = replace(guide, corrections=guide.corrections + _FAR_OFF)
     values: dict[Indices, float] = {}
     for begin, pool in starts:
-        changes = list_changes(guide, begin, pool, elsewhere=True)
+        changes = _list_changes(guide, begin, pool, elsewhere=True)
         hoped = hopeful.predict(begin, changes)
         changes = changes[(hoped.kl < most) & (hoped.rate <= highest)]
-        worth = rate_sets(guide.predict(begin, changes), aim, price).tolist()
-        values |= zip((apply_change(begin, change) for change in changes), worth, strict=True)
+        worth = _rate_sets(guide.predict(begin, changes), aim, price).tolist()
+        values |= zip((_apply_change(begin, change) for change in changes), worth, strict=True)
     return sorted(values, key=lambda chosen: (values[chosen], sorted(chosen)))
+
+
+def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
+    """Composes a set that should leave at most `rate` recovered, at little cost.
+
+    Greedy: each step changes the unit that lowers the rate most for its cost.
+    """
+    chosen = Indices()
+    while True:
+        before, changes = estimates.predict(chosen), _list_changes(estimates, chosen, pool)
+        if before.rate[0] <= rate or not len(changes):
+            return chosen
+        after = estimates.predict(chosen, changes)
+        fall = _measure_excess(before, rate) - _measure_excess(after, rate)
+        price = np.maximum(after.kl - before.kl, _LEAST) / np.maximum(fall, _LEAST)
+        best = int(price.argmin())
+        if fall[best] <= _LEAST:
+            return chosen
+        chosen = _apply_change(chosen, changes[best])
+
+
+def _rate_sets(expected: Expected, rate: float, price: float) -> Floats:
+    """The cost in nats, plus `price` nats for each factor of e by which a set exceeds `rate`."""
+    return np.asarray(expected.kl + price * _measure_excess(expected, rate))
+
+
+def _measure_excess(expected: Expected, rate: float) -> Floats:
+    return np.asarray(np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0))
+
+
+def _list_changes(
+    estimates: Estimates, chosen: Indices, pool: Indices, *, elsewhere: bool = False
+) -> Changes:
+    """Lists changes: a unit of `pool` joins, one leaves, or one replaces one of the same heads.
+
+    With `elsewhere`, it may replace any.
+    """
+    found = []
+    for less in (-1, *sorted(chosen)):
+        fits = estimates.find_free(chosen - {less})
+        if less >= 0:
+            found.append((less, -1))
+            fits[less] = False
+            if not elsewhere:
+                fits &= (estimates.heads & estimates.heads[less]).any(axis=1)
+        found += [(less, int(unit)) for unit in np.flatnonzero(fits) if int(unit) in pool]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _apply_change(chosen: Indices, change: Iterable[int]) -> Indices:
+    less, more = (int(unit) for unit in change)
+    return (chosen - {less}) | ({more} - {-1})

@@ -14,8 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from evals.memorization.recovery import is_recovery, make_recovery
-from evals.search.algorithm import Found
-from evals.search.composing import compose
+from evals.search.algorithm import Found, compose
 from evals.search.estimates import Indices
 from evals.search.points import EditPoint
 

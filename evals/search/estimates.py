@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from evals.memorization.recovery import Recovery
 from evals.response import Looking, respond_heldout, respond_margins
-from evals.search.halves import Half
+from evals.search.task import Half
 from surgery.selection import Part
 from surgery.variants import Fit
 

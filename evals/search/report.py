@@ -11,10 +11,9 @@ from evals.edits.record import edit_record
 from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
 from evals.search.estimates import DRAWS
-from evals.search.halves import Half
 from evals.search.points import EditPoint, pareto_front, point_as_json
 from evals.search.run import SearchOutcome
-from evals.search.task import SearchTask
+from evals.search.task import Half, SearchTask
 from evals.statistics import check_limit, wilson
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
@@ -94,11 +93,11 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
         and {
             **record(deep[0]),
             "held_back": _figures(task, deep[1], back),
-            "meets_goal": _keeps(task, deep[0], base),
+            "meets_goal": task.keeps(deep[0], base),
         },
         "selected": selected and listed(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
-        "held_back_meets_goal": selected and _keeps(task, selected[1], base_back),
+        "held_back_meets_goal": selected and task.keeps(selected[1], base_back),
         "held_back_conclusive": selected and _is_conclusive(task, selected[1], base_back),
         "front": [listed(point) for point in front],
         "nearest": None if selected else listed(outcome.points[outcome.best]),
@@ -132,10 +131,6 @@ def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
             known: dict[str, Any] = {"value": value, "ci95": (low, high), "n": counted}
             found.append(Limit(name=name, ok=ok, limit=most, conclusive=sure, **known))
     return found
-
-
-def _keeps(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:
-    return task.goal.met(point, base) and not point.excess(task.others)
 
 
 def _is_conclusive(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:

@@ -14,9 +14,9 @@ from evals.search.estimates import Indices, estimate_units
 from evals.search.points import EditPoint, point_as_json, point_of
 from evals.search.task import SearchTask
 from evals.search.trials import Trials, Twice
-from evals.search.units import held_in_stock, select_last_blocks
+from evals.search.units import held_in_stock
 from surgery.errors import MeasurementError, UnsupportedError
-from surgery.selection import Part, Selection
+from surgery.selection import Part, Selection, parse_selection
 from surgery.variants import Fit, variant_of
 
 _AT_ONCE = 16
@@ -82,8 +82,7 @@ def run_search(
     layout, most = task.request.layout, task.request.max_evaluations
     trials = Trials(task, task.engines(layout, task.fitter), layout)
     base = trials.measure_twice(BASE)
-    kept = task.goal.met(base[0], base[0]) and not base[0].excess(task.others)
-    if base[0].recovered == 0 or kept:
+    if base[0].recovered == 0 or task.keeps(base[0], base[0]):
         raise MeasurementError(
             "nothing to search for: the unedited model meets the goal",
             where=task.samples.source,
@@ -100,7 +99,7 @@ def run_search(
             if task.fitter is not None:  # every process must take part
                 task.fitter.fit(before.selection)
             point = trials.measure(before.selection)
-            if task.goal.met(point, base[0]) and not point.excess(task.others):
+            if task.keeps(point, base[0]):
                 known = replace(point, attacked=before.attacked, healed_rise=before.healed_rise)
                 point = trials.attack(known)
                 found.measured[chosen] = replace(
@@ -109,7 +108,7 @@ def run_search(
                 if journal is not None and point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
-            return task.goal.met(point, base[0]) and not point.excess(task.others)
+            return task.keeps(point, base[0])
 
         if task.others:
             found.measured |= lessons
@@ -184,7 +183,8 @@ def _fits_stay(selection: Selection) -> bool:
 def _deep_blocks(
     task: SearchTask, base: EditPoint
 ) -> tuple[Twice | None, dict[Indices, EditPoint]]:
-    """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter.
+    """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter (as
+    Menta, Agrawal and Agarwal 2025, section 4).
 
     In any layout, because it serves for comparison. None if no layout holds it. Also returns what
     was attacked for it, where that is an edit that the search may choose.
@@ -192,14 +192,14 @@ def _deep_blocks(
     lessons: dict[Indices, EditPoint] = {}
     offered = {unit: index for index, unit in enumerate(task.offered)}
     trials, goal = Trials(task, task.engines("auto"), "auto"), task.goal
-    blocks = task.dimensions.num_blocks
-    edits = [select_last_blocks(n, blocks, task.dimensions.num_heads) for n in range(1, blocks + 1)]
+    blocks, heads = task.dimensions.num_blocks, task.dimensions.num_heads
+    edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]
     best, least = edits[-(-blocks // 4) - 1], None
     try:
         for edit in edits:
             point = trials.measure(edit)
             point = trials.attack(point) if goal.met(point, base) else point
-            met = goal.met(point, base) and not point.excess(task.others)
+            met = task.keeps(point, base)
             if point.attacked and task.request.layout == "auto" and offered.keys() >= set(edit):
                 lessons[Indices(offered[part] for part in edit)] = point
             if met and (least is None or goal.order(point) < least):

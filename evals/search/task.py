@@ -24,12 +24,13 @@ from evals.inputs import (
 from evals.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
+from evals.samples.held_back import deal_passages, deal_windows
 from evals.samples.windows import cut_windows
 from evals.search.goals import Goal
-from evals.search.halves import Half, split_halves
+from evals.search.points import EditPoint
 from evals.search.request import SearchRequest
 from evals.search.units import PLURALS, keep_possible, list_sets, list_units
-from surgery.errors import UnsupportedError
+from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
@@ -37,6 +38,14 @@ from surgery.healing.training import Schedule
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
+
+
+@dataclass(frozen=True)
+class Half:
+    """Passages, and int32 [M, T] windows of held-out text."""
+
+    samples: Samples
+    windows: Tokens
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,10 @@ class SearchTask:
             for name, most in self.request.limits.items()
             if healed or name != self.measure.name
         }
+
+    def keeps(self, point: EditPoint, base: EditPoint) -> bool:
+        """Whether an edit meets the goal and exceeds no limit that was measured."""
+        return self.goal.met(point, base) and not point.excess(self.others)
 
     @property
     def slow(self) -> tuple[str, ...]:
@@ -154,6 +167,31 @@ class SearchTask:
             for half in self.halves
         )
         return first, second
+
+
+def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+    """Splits passages and windows at random; the same seed gives the same halves.
+
+    Uses only members of `samples` if membership is known, and splits rows of equal count evenly if
+    counts are known. Raises `SamplesError` for fewer than two rows or windows.
+    """
+    members = int(samples.trained_on.sum())
+    for what, number in (
+        ("samples" if samples.members is None else "members", members),
+        ("windows of held-out text", len(windows)),
+    ):
+        if number < 2:
+            raise SamplesError(
+                f"too few {what} to choose on one half and test on the other",
+                where=samples.source,
+                expected="at least 2",
+                got=number,
+            )
+    some, text = deal_passages(samples, seed), deal_windows(windows, seed)
+    first, second = (
+        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
+    )
+    return first, second
 
 
 def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:

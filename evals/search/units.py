@@ -11,7 +11,7 @@ from typing import Literal
 
 from surgery.editing.in_memory import Editable
 from surgery.errors import UnsupportedError
-from surgery.selection import Part, Selection, parse_selection
+from surgery.selection import Part, Selection
 
 Grain = Literal["blocks", "heads", "mixed"]
 UnitKind = Literal["block", "group", "head"]
@@ -34,22 +34,17 @@ def list_units(
     Heads are query heads, and groups where several of them share one of `num_groups` key/value
     heads.
     """
-    pieces = [] if grain == "heads" else [tuple(range(num_heads))]
-    if grain != "blocks":
-        pieces += list_heads(num_heads, num_groups)
+    each = num_heads // (num_groups or num_heads)
+    sizes = {"blocks": (num_heads,), "heads": (each, 1), "mixed": (num_heads, each, 1)}[grain]
+    pieces = [
+        tuple(range(head, head + size)) for size in sizes for head in range(0, num_heads, size)
+    ]
     return tuple(
         Part(block, heads, variant)
         for block in range(num_blocks)
         for heads in dict.fromkeys(pieces)
         for variant in variants
     )
-
-
-def list_heads(num_heads: int, num_groups: int | None = None) -> list[tuple[int, ...]]:
-    """The groups of several query heads, then every query head alone."""
-    each = num_heads // (num_groups or num_heads)
-    groups = [tuple(range(head, head + each)) for head in range(0, num_heads, each)]
-    return list(dict.fromkeys([*groups, *((head,) for head in range(num_heads))]))
 
 
 def kind_of(unit: Part, num_heads: int) -> UnitKind:
@@ -120,8 +115,3 @@ def list_sets(some: Sequence[Part]) -> Iterator[frozenset[int]]:
                 if selection not in seen:
                     seen.add(selection)
                     yield frozenset(begun[-1])
-
-
-def select_last_blocks(number: int, num_blocks: int, num_heads: int) -> Selection:
-    """`identity` on so many of the deepest blocks (Menta, Agrawal and Agarwal 2025, section 4)."""
-    return parse_selection(f"last:{number}", "identity", num_blocks, num_heads)

@@ -12,7 +12,7 @@ from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.recovery import make_recovery
 from evals.search.estimates import Estimates, estimate_units
-from evals.search.halves import Half
+from evals.search.task import Half
 from evals.search.units import held_in_stock
 from evals.sweep.pictures import PICTURES, draw_pictures
 from evals.sweep.report import format_csv, make_sweep_report, open_journal
