@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.attacks.attack import Attack, AttackOutcome, Target
+from evals.attacks.attack import Attack, AttackOutcome, Target, split
 from evals.attacks.names import HEALED, choose_attacks, find_attack, list_untried
 from evals.attacks.picture import draw_audit
 from evals.attacks.request import AuditRequest
@@ -24,7 +24,6 @@ from evals.attacks.result import (
     MembershipResult,
     compare_outcomes,
 )
-from evals.attacks.splitting import split
 from evals.inputs import (
     Progress,
     Say,

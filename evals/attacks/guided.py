@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evals.attacks.attack import Attack, AttackOutcome, Target
-from evals.attacks.splitting import NEEDS, can_split, split
+from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.memorization.measures import Flags
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.running.batching import row_ranges

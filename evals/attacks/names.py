@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from evals.attacks.attack import Attack, AttackOutcome
-from evals.attacks.own import import_attack, is_path
+import numpy as np
+
+from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -54,18 +58,19 @@ ALL = (
 )  # fmt: skip
 """From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": CHEAP}
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
 """The attacks that every audit of a healed model tries: training may have hidden what it knows."""
 
 
 def find_attack(name: str) -> Attack:
-    """The attack of this name, or your own at `package.module:ATTACK`, which it imports.
+    """The attack of this name, or your own at `package.module:ATTACK`. That runs its code.
 
-    Raises `MeasurementError` for an unknown name, and as `import_attack`.
+    Raises `MeasurementError` if there is none, or if that code fails.
     """
     kinds = {form.partition(":")[0] for form in _KINDS}
-    own = is_path(name) and name.partition(":")[0] not in kinds
-    return import_attack(name) if own else make_attack(name)
+    own = _PATH.fullmatch(name) and name.partition(":")[0] not in kinds
+    return _import_attack(name) if own else make_attack(name)
 
 
 def make_attack(name: str) -> Attack:
@@ -91,6 +96,50 @@ def _wrap_recovery(measure: Recovery) -> Attack:
         "one pass, shared",
         lambda target: AttackOutcome.of_all(measure.recovered(Evidence.of(target.seen))),
     )
+
+
+def _import_attack(path: str) -> Attack:
+    """The attack at `path`, which becomes its name. Python looks in the current folder last."""
+    module, _, attribute = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise _describe_failure(path, error) from error
+        raise MeasurementError(
+            f"no module {error.name!r}",
+            where=path,
+            fix="install it, or run the command in the folder that it is in",
+        ) from None
+    except Exception as error:
+        raise _describe_failure(path, error) from error
+    if not isinstance(found, Attack):
+        got = "no such name" if found is None else type(found).__name__
+        expected = f"{attribute} to be an evals.attacks.attack.Attack"
+        raise MeasurementError("is not an attack", where=path, expected=expected, got=got)
+
+    def run(target: Target) -> AttackOutcome:
+        try:
+            outcome = found.run(target)
+        except Exception as error:
+            raise _describe_failure(path, error) from error
+        shape = (len(target.samples),)
+        for flags in (getattr(outcome, "recovered", None), getattr(outcome, "tried", None)):
+            if not (isinstance(flags, np.ndarray) and (flags.dtype, flags.shape) == (bool, shape)):
+                raise MeasurementError(
+                    "gives no outcome of every passage",
+                    where=path,
+                    expected=f"recovered and tried, bool [{len(target.samples)}]",
+                )
+        return outcome
+
+    return replace(found, name=path, run=run)
+
+
+def _describe_failure(path: str, error: Exception) -> MeasurementError:
+    return MeasurementError(f"its code fails: {type(error).__name__}: {error}", where=path)
 
 
 def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple[str, ...]:

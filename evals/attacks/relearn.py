@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.attacks.attack import Attack, AttackOutcome, Target
+from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.attacks.near import is_near
-from evals.attacks.splitting import NEEDS, can_split, split
 from evals.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
 from evals.memorization.measures import Flags
 from evals.memorization.recovery import Evidence, make_recovery

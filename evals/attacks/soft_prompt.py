@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evals.attacks.attack import Attack, AttackOutcome, Target
-from evals.attacks.splitting import NEEDS, can_split, split
+from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.attacks.tuning import ROWS, measure_loss, train
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Tokens
