@@ -198,20 +198,16 @@ def _prepare_healing(
     from evals.samples import open_samples
     from surgery.healing.training import Schedule
 
-    schedule, passages = Schedule(request.heal_steps), None
-    if request.samples:
-        passages = open_samples(
-            request.samples,
-            prefix_length=request.prefix_length,
-            suffix_length=request.suffix_length,
-        )
-    tokens, samples = read_healing_text(text, schedule, prepared.model, passages)
+    schedule = Schedule(request.heal_steps)
+    lengths = request.model_dump(include={"prefix_length", "suffix_length"})
+    passages = open_samples(request.samples, **lengths) if request.samples else None
+    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages)
     return partial(
         heal_export,
         output=output,
         text=tokens,
         schedule=schedule,
-        passages=samples.sha256 if samples else None,
+        passages=sha256,
         overwrite=request.overwrite,
         progress=progress,
     )
@@ -257,7 +253,7 @@ def repeat_export(
     text = find_calibration_text(calibration, edit.source.model, variants)
     if text is not None and edit.calibration is not None:
         text = replace(text, spread=edit.calibration.spread)
-    healing = open_recorded_text(heal, edit.healing, model) if edit.healing else None
+    healing = open_recorded_text(heal, edit.healing, model, progress) if edit.healing else None
     with progress("reproduce", None) as advance:
         return reproduce(
             original,
@@ -265,6 +261,6 @@ def repeat_export(
             source=source,
             overwrite=overwrite,
             fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
-            heal=partial(healing, progress=progress) if healing else None,
+            heal=healing,
             progress=advance,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.inputs import Progress, read_lab_text, show_nothing
+from evals.inputs import Progress, read_lab_text
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evals.models import LoadedModel
     from evals.samples import Passages, Samples
     from surgery.exporting import Export
+    from surgery.families import Dimensions
     from surgery.fitting.calibration import Calibration, Text
     from surgery.healing.training import Flags, Schedule
     from surgery.hub.resolved import ResolvedModel
@@ -39,8 +40,8 @@ def find_healing_text(named: Sequence[str]) -> Text:
 
 def read_healing_text(
     text: Text, schedule: Schedule, model: ResolvedModel, passages: Passages | None
-) -> tuple[Calibration, Samples | None]:
-    """The text and the passages in a model's tokens.
+) -> tuple[Calibration, str | None]:
+    """The text in a model's tokens, and the SHA-256 of the passages.
 
     Raises `SamplesError` for too little text, and for text that holds passages.
     """
@@ -48,11 +49,10 @@ def read_healing_text(
 
     tokenizer = load_tokenizer(model.folder)
     tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
-    if passages is None:
-        return tokens, None
-    samples = passages.tokenize(tokenizer)
-    check_apart(samples, tokens)
-    return tokens, samples
+    samples = passages and passages.tokenize(tokenizer)
+    if samples is not None:
+        check_apart(samples, tokens)
+    return tokens, samples and samples.sha256
 
 
 def check_apart(samples: Samples, text: Calibration) -> None:
@@ -80,23 +80,12 @@ def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint6
     return found
 
 
-def heal_loaded(
-    loaded: LoadedModel,
-    text: Text,
-    tokenizer: Any,
-    record: HealingRecord,
-    *,
-    progress: Progress = show_nothing,
-) -> None:
+def heal_loaded(loaded: LoadedModel, text: Text, record: HealingRecord, progress: Progress) -> None:
     """Heals a loaded model in place, as `record` says, and rounds its weights as an export would.
 
     Raises `SamplesError` if `text` is not the recorded one.
     """
-    from surgery.healing.training import Schedule
-
-    schedule = Schedule.of(record)
-    tokens = schedule.tokenize(text, tokenizer, loaded.dimensions)
-    check_same_text(record, tokens)
+    schedule, tokens = _read_again(record, text, loaded.tokenizer, loaded.dimensions)
     with progress(f"heal {loaded.name}", schedule.steps) as advance:
         heal_model(loaded.model, tokens, schedule, loaded.found.inventory.dtype, advance=advance)
 
@@ -123,8 +112,14 @@ def heal_model(
         parameter.data = parameter.data.to(rounded).to(runs)
 
 
-def check_same_text(recorded: HealingRecord, found: Calibration) -> None:
-    """Raises `SamplesError` unless a model was healed on this text."""
+def _read_again(
+    recorded: HealingRecord, text: Text, tokenizer: Any, dimensions: Dimensions
+) -> tuple[Schedule, Calibration]:
+    """How and on which tokens a model was healed. Raises `SamplesError` for other text."""
+    from surgery.healing.training import Schedule
+
+    schedule = Schedule(recorded.steps, recorded.seed, recorded.rank)
+    found = schedule.tokenize(text, tokenizer, dimensions)
     now = found.record_text()
     if now.sha256 != recorded.sha256:
         raise SamplesError(
@@ -134,11 +129,12 @@ def check_same_text(recorded: HealingRecord, found: Calibration) -> None:
             f"{recorded.sha256[:12]}",
             got=now.sha256[:12],
         )
+    return schedule, found
 
 
 def open_recorded_text(
-    named: Sequence[str], record: HealingRecord, model: str
-) -> Callable[..., Export]:
+    named: Sequence[str], record: HealingRecord, model: str, progress: Progress
+) -> Callable[[Export, Path], Export]:
     """Finds the text that `model` was healed on. Returns what heals a cut again: `(cut, output)`.
 
     Raises `SamplesError` if no text is `named`; what it returns raises one for other text.
@@ -152,17 +148,12 @@ def open_recorded_text(
         )
     text = find_healing_text(named)
 
-    def heal_again(cut: Export, output: Path, *, progress: Progress) -> Export:
+    def heal_again(cut: Export, output: Path) -> Export:
         from surgery.editing.loading import load_tokenizer
-        from surgery.healing.training import Schedule
 
-        schedule = Schedule.of(record)
-        dimensions = cut.plan.inventory.dimensions
-        tokens = schedule.tokenize(text, load_tokenizer(cut.output), dimensions)
-        check_same_text(record, tokens)
-        return heal_export(
-            cut, output, tokens, schedule, passages=record.passages, progress=progress
-        )
+        tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
+        schedule, tokens = _read_again(record, text, tokenizer, size)
+        return heal_export(cut, output, tokens, schedule, record.passages, progress=progress)
 
     return heal_again
 
@@ -172,21 +163,13 @@ def heal_export(
     output: Path,
     text: Calibration,
     schedule: Schedule,
+    passages: str | None,
     *,
-    passages: str | None = None,
     overwrite: bool = False,
-    progress: Progress = show_nothing,
+    progress: Progress,
 ) -> Export:
     """Heals an exported cut into `output`. Arguments and errors: `surgery.healing.healing.heal`."""
     from surgery.healing.healing import heal
 
     with progress("heal", schedule.steps) as advance:
-        return heal(
-            cut,
-            output,
-            text,
-            schedule,
-            passages=passages,
-            overwrite=overwrite,
-            advance=advance,
-        )
+        return heal(cut, output, text, schedule, passages, overwrite=overwrite, advance=advance)

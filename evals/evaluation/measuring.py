@@ -81,7 +81,7 @@ def measure_model(
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
     if heal is not None and materials.healing is not None:
-        heal_loaded(loaded, materials.healing, loaded.tokenizer, heal, progress=progress)
+        heal_loaded(loaded, materials.healing, heal, progress)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     if protocol is not None:

@@ -34,9 +34,9 @@ def heal(
     cut: Export,
     output: Path,
     text: Calibration,
-    schedule: Schedule | None = None,
-    *,
+    schedule: Schedule,
     passages: str | None = None,
+    *,
     overwrite: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Export:
@@ -46,7 +46,6 @@ def heal(
     Raises `UnsupportedError` for a model that does not fit into memory, `CheckpointError` if a
     weight is no longer finite, `OutputError`.
     """
-    schedule = schedule or Schedule()
     checkpoint, manifest = open_checkpoint(cut.output), cut.manifest
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
@@ -67,20 +66,16 @@ def heal(
             passages=passages,
         )
         files = dict(_write_files(checkpoint, manifest, model, constants, folder))
-        healed = _record(manifest, record, files)
+        files["config.json"] = manifest.files["config.json"]
+        update = {"healing": record, "versions": list_versions()}
+        edit = manifest.edit.model_copy(update=update)
+        healed = manifest.model_copy(update={"edit": edit, "files": dict(sorted(files.items()))})
         card = render_card(healed, read_card(cut.output), name=get_last_name(output))
         write_file(folder / MANIFEST, [healed.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
         config = (cut.output / "config.json").read_bytes()
         write_file(folder / "config.json", [config])  # last: without it, nothing loads
     return replace(cut, output=output, manifest=healed)
-
-
-def _record(manifest: Manifest, record: HealingRecord, files: dict[str, FileRecord]) -> Manifest:
-    update = {"healing": record, "versions": list_versions()}
-    edit = manifest.edit.model_copy(update=update)
-    files["config.json"] = manifest.files["config.json"]
-    return manifest.model_copy(update={"edit": edit, "files": dict(sorted(files.items()))})
 
 
 def _write_files(
@@ -106,12 +101,9 @@ def _write_files(
         shard.path.name: OutputShard(tuple(map(renew, shard.tensors)), shard.metadata)
         for shard in checkpoint.shards
     }
-    for name in manifest.files:
-        path = folder / name
+    for name in sorted(manifest.files.keys() - {"config.json"}):
+        path, source = folder / name, checkpoint.folder / name
         path.parent.mkdir(exist_ok=True)
-        if name == "config.json":
-            continue
-        source = checkpoint.folder / name
         pieces = shards[name].read_pieces() if name in shards else [source.read_bytes()]
         sha256 = write_file(path, pieces)
         yield name, FileRecord(size=path.stat().st_size, sha256=sha256)

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,6 @@ from torch.nn import functional
 
 from surgery.errors import UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
-
-if TYPE_CHECKING:
-    from surgery.record.manifest import HealingRecord
 
 STEPS = 80
 ROWS = 16
@@ -51,11 +48,6 @@ class Schedule:
     steps: int = STEPS
     seed: int = 0
     rank: int | None = None
-
-    @staticmethod
-    def of(record: HealingRecord) -> Schedule:
-        """The one that a healed model records."""
-        return Schedule(record.steps, record.seed, record.rank)
 
     def settle(self, model: Any) -> Schedule:
         """The same with a rank. Raises `UnsupportedError` for a model that memory cannot hold."""
