@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,14 +110,17 @@ class MitigationRequest(SearchRequest, Benchmarking):
 class Mitigation:
     """A mitigated model, the object of `search --json`, and the report.
 
-    `place`: which of the report's edits the model is: the cut, or the cut healed. `passed`: whether
-    the search met its limit and every gate holds.
+    `passed`: whether the search met its limit and every gate holds.
     """
 
     output: Path
     search: dict[str, Any]
     report: Report
-    place: int = 0
+
+    @property
+    def place(self) -> int:
+        """Which of the report's edits the model is: the cut, or the cut healed."""
+        return choose_healed(*self.report.edits)[0] if len(self.report.edits) > 1 else 0
 
     @property
     def passed(self) -> bool:
@@ -208,12 +212,12 @@ def mitigate(
             say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
     materials = materials.with_search(folder / "search.json")
-    kept = _Kept(output, exports, say)
+    arrange = partial(_keep_best, output, exports, say) if request.heal else None
     report = evaluate_exports(
-        prepared.model, materials, exports, arrange=kept.move, say=say, progress=progress
+        prepared.model, materials, exports, arrange=arrange, say=say, progress=progress
     )
     write_text(output / RECIPE, request.to_config())
-    return Mitigation(output, result, report, kept.place)
+    return Mitigation(output, result, report)
 
 
 def _check_healing(request: MitigationRequest, materials: Materials) -> None:
@@ -227,26 +231,15 @@ def _check_healing(request: MitigationRequest, materials: Materials) -> None:
     read_healing_text(materials.healing, schedule, model, materials.passages)
 
 
-@dataclass
-class _Kept:
-    """Which of the `exports` becomes the `output`, once all are evaluated."""
-
-    output: Path
-    exports: Sequence[Path]
-    say: Say
-    place: int = 0
-
-    def move(self, report: Report) -> Sequence[Path]:
-        """Chooses one and renames its folder. Returns where the exports are then."""
-        if len(self.exports) == 1:
-            return self.exports
-        self.place, reason = choose_healed(*report.edits)
-        self.say(reason)
-        chosen = self.exports[self.place]
-        publish(chosen, self.output)
-        if chosen.exists():  # the output of an earlier run, which has taken its place
-            shutil.rmtree(chosen)
-        return [self.output if place == chosen else place for place in self.exports]
+def _keep_best(output: Path, exports: Sequence[Path], say: Say, report: Report) -> Sequence[Path]:
+    """Renames the folder of one export to `output`. Returns where the exports are then."""
+    place, reason = choose_healed(*report.edits)
+    say(reason)
+    chosen = exports[place]
+    publish(chosen, output)
+    if chosen.exists():  # the output of an earlier run, which has taken its place
+        shutil.rmtree(chosen)
+    return [output if one == chosen else one for one in exports]
 
 
 def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
