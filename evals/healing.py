@@ -73,11 +73,8 @@ def check_apart(samples: Samples, text: Calibration) -> None:
 def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint64]:
     """Hashes every `size` tokens in a row: [N, T] → [N, T - size + 1]."""
     powers = np.cumprod(np.full(size, _BASE), dtype=np.uint64)
-    length = max(tokens.shape[1] - size + 1, 0)
-    found = np.zeros((len(tokens), length), dtype=np.uint64)
-    for place, power in enumerate(powers):
-        found += tokens[:, place : place + length].astype(np.uint64) * power
-    return found
+    runs = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64), size, axis=1)
+    return np.asarray(runs @ powers)
 
 
 def heal_loaded(loaded: LoadedModel, text: Text, record: HealingRecord, progress: Progress) -> None:

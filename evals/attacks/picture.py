@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from evals.drawing import draw
 
 if TYPE_CHECKING:
@@ -31,24 +33,12 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
         widths = [2, 1] if curves else [2]
         left, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         for look, offset in zip(_LOOKS, (-0.2, 0.0, 0.2), strict=True):
-            some = [(i, a[look]) for i, a in enumerate(rated) if a[look] is not None]
-            rates = [100 * value["rate"] for _, value in some]
-            ends = [
-                [
-                    abs(100 * value["ci95"][k] - rate)
-                    for rate, (_, value) in zip(rates, some, strict=True)
-                ]
-                for k in (0, 1)
-            ]
+            some = {i + offset: a[look] for i, a in enumerate(rated) if a[look] is not None}
+            shares = [(share["rate"], *share["ci95"]) for share in some.values()]
+            rates, *ends = 100 * np.reshape(shares, (-1, 3)).T
+            style = {"linestyle": "none", "xerr": np.abs(ends - rates), **_LOOKS[look]}
             label = "never trained on" if look == "control" else look
-            left.errorbar(
-                rates,
-                [i + offset for i, _ in some],
-                xerr=ends,
-                linestyle="none",
-                label=label,
-                **_LOOKS[look],
-            )
+            left.errorbar(rates, list(some), label=label, **style)
         left.set_yticks(range(len(rated)), [attack["name"] for attack in rated])
         left.invert_yaxis()
         left.set_xlabel("passages recovered, %")

@@ -140,6 +140,11 @@ class Limit(Record):
     n: int
     conclusive: bool
 
+    @classmethod
+    def of(cls, name: str, limit: float, value: float, ci95: tuple[float, float], n: int) -> Limit:
+        ok, sure = check_limit(value, ci95, limit)
+        return cls(name=name, ok=ok, limit=limit, value=value, ci95=ci95, n=n, conclusive=sure)
+
 
 class Audit(Record):
     """Every attack that was tried on `n` passages.
@@ -180,14 +185,11 @@ class Audit(Record):
 
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
         """Checks `limits`: attack → the highest rate allowed."""
-        found = []
-        for one in self.rated:
-            if (most := limits.get(one.name)) is not None:
-                share = one.edited
-                ok, sure = check_limit(share.rate, share.ci95, most)
-                known: dict[str, Any] = {"value": share.rate, "ci95": share.ci95, "n": share.n}
-                found.append(Limit(name=one.name, ok=ok, limit=most, conclusive=sure, **known))
-        return found
+        return [
+            Limit.of(one.name, limits[one.name], one.edited.rate, one.edited.ci95, one.edited.n)
+            for one in self.rated
+            if one.name in limits
+        ]
 
 
 class AllRecovered(Record):

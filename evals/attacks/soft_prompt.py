@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
-from evals.attacks.tuning import ROWS, measure_loss, train
+from evals.attacks.tuning import ROWS, train
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Tokens
 from surgery.errors import MeasurementError
+from surgery.healing.training import measure_loss
 
 LENGTH = 20
 STEPS = 100

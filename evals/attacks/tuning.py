@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from evals.samples import Tokens
+from surgery.healing.training import measure_loss
 
 STEPS = (5, 10, 20)
 ROWS = 32
@@ -67,9 +67,3 @@ def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
     ):
         if step in STEPS:
             yield tuned
-
-
-def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> Any:
-    """The mean next-token loss of int64 [B, T], in nats, on the tokens from `first` on."""
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :].float()
-    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, first:].flatten())

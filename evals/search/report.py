@@ -125,11 +125,9 @@ def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
     limits, found = task.request.limits, []
     rates = {name: (rate, n) for name, rate in point.rates}
     for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
-        if (most := limits.get(name)) is not None:
+        if name in limits:
             low, high = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
-            ok, sure = check_limit(value, (low, high), most)
-            known: dict[str, Any] = {"value": value, "ci95": (low, high), "n": counted}
-            found.append(Limit(name=name, ok=ok, limit=most, conclusive=sure, **known))
+            found.append(Limit.of(name, limits[name], value, (low, high), counted))
     return found
 
 

@@ -114,8 +114,7 @@ def train(
         some = windows[rows[step * ROWS : (step + 1) * ROWS]].astype(np.int64)
         batch = torch.from_numpy(some).to(model.device)
         with torch.enable_grad():
-            logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
-            loss: Any = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            loss = measure_loss(model, batch)
             loss.backward()
         optimizer.step()
         slower.step()
@@ -128,6 +127,12 @@ def train(
         adapted.merge_and_unload()
     model.requires_grad_(False)
     return losses
+
+
+def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> Any:
+    """The mean next-token loss of int64 [B, T], in nats, on the tokens from `first` on."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :].float()
+    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, first:].flatten())
 
 
 def _freeze(model: Any, constants: Mapping[str, Flags]) -> list[Any]:
