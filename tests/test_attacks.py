@@ -19,10 +19,10 @@ from reciting import PREFIX, SUFFIX, generate, model_named, passages
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.attacks import perturbed as prefixes
 from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan, try_attacks
 from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
+from evals.attacks.perturbed import change_prefixes
 from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
 from evals.attacks.tuning import ROWS, STEPS, fine_tune
 from evals.memorization.recovery import NAMES, Evidence, make_recovery
@@ -138,7 +138,7 @@ def test_hints_are_those_of_an_attacker_who_is_corrected(target, most) -> None:
 
 
 def test_perturbed_prefixes_are_really_decoded(target) -> None:
-    kinds = [make(target) for make in prefixes._KINDS]
+    kinds = list(change_prefixes(target))
     assert len(kinds) == 8
     expected = np.zeros(len(target.samples), dtype=bool)
     for some in kinds:
@@ -154,7 +154,9 @@ def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     ids = np.asarray(tokenizer(TEXT)["input_ids"][:20], dtype=np.int32)
     unrelated = np.full((1, 20), 5, dtype=np.int32)
     target = Target(tiny_model(), tokenizer, rows_of(np.stack([ids, ids[::-1]]), 18), unrelated)
-    one, four, sixteen, *replaced, moved, upper, lower = (m(target)[0] for m in prefixes._KINDS)
+    one, four, sixteen, *replaced, moved, upper, lower = (
+        made[0] for made in change_prefixes(target)
+    )
     assert [list(x) for x in (one, four, sixteen)] == [list(ids[k:18]) for k in (1, 4, 16)]
     assert all((x != ids[:18]).sum() == 1 and len(x) == 18 for x in replaced)
     assert list(moved) == [5] * 16 + list(ids[:18])
@@ -171,7 +173,8 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
         Target(tiny_model(), tiny_tokenizer(), rows_of(tokens, 4), unrelated)
         for tokens in (rows, rows[row : row + 1])
     )
-    made = [(make(among)[row].tolist(), make(alone)[0].tolist()) for make in prefixes._KINDS]
+    both = zip(change_prefixes(among), change_prefixes(alone), strict=True)
+    made = [(some[row].tolist(), one[0].tolist()) for some, one in both]
     assert [one for one, _ in made] == [other for _, other in made]
     for changed, _ in made[3:5]:
         assert np.sum(np.asarray(changed) != rows[row, :4]) == 1

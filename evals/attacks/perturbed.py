@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,7 +17,7 @@ BEFORE = 16
 _SEED = 0
 
 Prefixes = list[Tokens]
-"""One for each passage, with at least 1 token."""
+"""One for each passage."""
 
 
 def make_perturbed() -> Attack:
@@ -35,8 +35,8 @@ def make_perturbed() -> Attack:
 
 def _run(target: Target) -> AttackOutcome:
     found = np.zeros(len(target.samples), dtype=np.bool_)
-    for make in _KINDS:
-        found |= _find_recovered(target, make(target))
+    for prefixes in change_prefixes(target):
+        found |= _find_recovered(target, prefixes)
     return AttackOutcome.of_all(found)
 
 
@@ -56,52 +56,31 @@ def _find_recovered(target: Target, prefixes: Prefixes) -> Flags:
     return found
 
 
-def _drop_tokens(count: int) -> Callable[[Target], Prefixes]:
-    return lambda target: [prefix[count:] for prefix in target.samples.prefixes]
+def change_prefixes(target: Target) -> Iterator[Prefixes]:
+    """The prefixes of all passages, changed in each way. They may be empty.
 
-
-def _replace_token(seed: int) -> Callable[[Target], Prefixes]:
-    def make(target: Target) -> Prefixes:
-        number = target.model.config.vocab_size
-        changed = []
-        for row, prefix in zip(target.samples.tokens, target.samples.prefixes, strict=True):
-            rng = _make_generator(row, seed)
-            other, place = prefix.copy(), rng.integers(len(prefix))
-            other[place] = (prefix[place] + rng.integers(1, number)) % number  # never the same
-            changed.append(other)
-        return changed
-
-    return make
-
-
-def _put_text_before(target: Target) -> Prefixes:
-    texts = target.unrelated[:, :BEFORE]
-    return [
-        np.concatenate([_make_generator(row).choice(texts), prefix])
-        for row, prefix in zip(target.samples.tokens, target.samples.prefixes, strict=True)
-    ]
+    Random changes depend on the passage alone, not on its place or on other passages.
+    """
+    prefixes, passages = target.samples.prefixes, target.samples.tokens
+    for count in DROPPED:
+        yield [prefix[count:] for prefix in prefixes]
+    number = target.model.config.vocab_size
+    for seed in range(2):
+        changed = prefixes.copy()
+        for row, passage in zip(changed, passages, strict=True):
+            rng = _make_generator(passage, seed)
+            place = rng.integers(len(row))
+            row[place] = (row[place] + rng.integers(1, number)) % number  # never the same
+        yield list(changed)
+    before = [_make_generator(row).choice(target.unrelated[:, :BEFORE]) for row in passages]
+    yield list(np.concatenate([before, prefixes], axis=1))
+    for change in (str.upper, str.lower):
+        if target.tokenizer is None:
+            yield list(prefixes)
+        else:
+            texts = target.tokenizer.batch_decode(prefixes.tolist())
+            yield [tokenize(target.tokenizer, change(text)) for text in texts]
 
 
 def _make_generator(passage: Tokens, *seeds: int) -> np.random.Generator:
-    """Random numbers that depend on the passage alone, not on its place or on other passages."""
     return np.random.default_rng((_SEED, *seeds, int(hash_row(passage), 16)))
-
-
-def _change_case(change: Callable[[str], str]) -> Callable[[Target], Prefixes]:
-    def make(target: Target) -> Prefixes:
-        if target.tokenizer is None:
-            return list(target.samples.prefixes)
-        texts = target.tokenizer.batch_decode(target.samples.prefixes.tolist())
-        return [tokenize(target.tokenizer, change(text)) for text in texts]
-
-    return make
-
-
-_KINDS = (
-    *map(_drop_tokens, DROPPED),
-    _replace_token(0),
-    _replace_token(1),
-    _put_text_before,
-    _change_case(str.upper),
-    _change_case(str.lower),
-)
