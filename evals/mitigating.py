@@ -108,10 +108,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigated model, the object of `search --json`, and the report.
-
-    `passed`: whether the search met its limit and every gate holds.
-    """
+    """A mitigated model, the object of `search --json`, and the report."""
 
     output: Path
     search: dict[str, Any]
@@ -124,13 +121,13 @@ class Mitigation:
 
     @property
     def passed(self) -> bool:
+        """Whether the search met its limit and every gate holds."""
         gates = (gate.ok for gate in self.report.edits[self.place].gates)
         return self.search["selected"] is not None and all(gates)
 
     @property
     def next_command(self) -> str | None:
-        """The command that publishes it. None where a limit is missed, or benchmarks were measured
-        in part."""
+        """The command that publishes it; None if a limit is missed or benchmarks are partial."""
         whole = self.report.settings.limit is None
         return f"attn-surgery push {self.output} OWNER/NAME" if self.passed and whole else None
 
@@ -245,8 +242,8 @@ def _keep_best(output: Path, exports: Sequence[Path], say: Say, report: Report) 
 def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
     """Whether to keep the healed result (1) or the cut (0), and a sentence that says why.
 
-    The healed one must pass every gate, or the cut must fail one, too; and it must cost less: the
-    cut against the base, and the healed one against the base healed the same way.
+    The healed one must pass every gate, or the cut must fail one, too; and it must cost less, where
+    its base is healed the same way.
     """
     costs = [cut.heldout, healed.healed_base and healed.healed_base.heldout]
     before, after = (cost.difference.mean if cost else None for cost in costs)

@@ -49,12 +49,7 @@ def find(
 ) -> Found:
     """Finds the selection of `units` that meets `goal` at the least cost.
 
-    The same points give the same answer.
-
-    **Arguments:**
-
-    - `units`: parts that may be edited, all different.
-    - `estimates`: of `units`; None: measure all sets of them.
+    - `estimates`: of `units`, which all differ; None: measure all sets of them.
     - `holds`: whether a selection may be measured.
     - `max_evaluations`: edits to measure at most, not counting the unedited model.
     """
@@ -194,7 +189,8 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
         changes = _list_changes(guide, begin, pool, elsewhere=True)
         hoped = hopeful.predict(begin, changes)
         changes = changes[(hoped.kl < most) & (hoped.rate <= highest)]
-        worth = _rate_sets(guide.predict(begin, changes), aim, price).tolist()
+        expected = guide.predict(begin, changes)
+        worth = (expected.kl + price * _measure_excess(expected, aim)).tolist()
         values |= zip((_apply_change(begin, change) for change in changes), worth, strict=True)
     return sorted(values, key=lambda chosen: (values[chosen], sorted(chosen)))
 
@@ -218,12 +214,8 @@ def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
         chosen = _apply_change(chosen, changes[best])
 
 
-def _rate_sets(expected: Expected, rate: float, price: float) -> Floats:
-    """The cost in nats, plus `price` nats for each factor of e by which a set exceeds `rate`."""
-    return np.asarray(expected.kl + price * _measure_excess(expected, rate))
-
-
 def _measure_excess(expected: Expected, rate: float) -> Floats:
+    """By how many factors of e sets exceed `rate`: [M]."""
     return np.asarray(np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0))
 
 

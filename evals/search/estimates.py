@@ -186,9 +186,8 @@ def estimate_units(
 ) -> Estimates:
     """Estimates `units` from passes over held-out windows and over passages.
 
-    **Arguments:** `recovered`: the passages that the unedited model gives away, bool [N]; `pools`:
-    units that one layout holds together, by index; `fits`: of the unedited model, by block;
-    `stock`: the units that the stock layout would hold.
+    `recovered`: the passages that the unedited model gives away, bool [N]; `fits`: of that model,
+    by block; `stock`: the units that the stock layout would hold.
     """
     looking = Looking(model, units, fits, advance, stock)
     passages = half.samples.spread(recovered, MOST_PASSAGES)

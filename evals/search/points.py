@@ -20,8 +20,8 @@ class EditPoint:
     - `recovered`: the share of passages that the goal's measure recovers. `exact_match`: the share
       recited word for word. `next_token_accuracy`: the mean share of suffix tokens that are right,
       teacher-forced.
-    - `rates`: measure → the share it recovers, at least for `evals.memorization.recovery.NAMES`.
-      `attacked`: an attack that takes more than one pass, its share, and of how many passages.
+    - `rates`: measures, at least `evals.memorization.recovery.NAMES`, with the shares that they
+      recover. `attacked`: longer attacks, with the share, and of how many passages.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
     - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over that of the base
       healed alike, nats per token.
@@ -39,7 +39,6 @@ class EditPoint:
 
     @property
     def tried(self) -> set[str]:
-        """The attacks of `attacked`."""
         return {name for name, _, _ in self.attacked}
 
     @property

@@ -22,10 +22,7 @@ from surgery.selection import Selection
 
 
 def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """Makes the JSON object of `search --json`, without the path of the plan.
-
-    Figures on samples are over members, where membership is known.
-    """
+    """The JSON object of `search --json`, without the path of the plan. Figures are of members."""
     loaded = task.loaded
     return {
         "model": loaded.name,
@@ -33,7 +30,6 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
         "num_blocks": task.dimensions.num_blocks,
         "num_heads": task.dimensions.num_heads,
         **_describe_aim(task),
-        "measure_definition": task.measure.definition,
         "max_evaluations": task.request.max_evaluations,
         **_describe_choice(task, outcome),
         "evaluations": len(outcome.found.measured),
@@ -72,9 +68,7 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
 
     `held_back_meets_goal`: whether the choice keeps every limit on the half it was not made on;
     `held_back_conclusive`: whether that half is large enough to say. They, `selected`, and
-    `held_back` are None if nothing meets the goal, and `nearest` is what comes nearest;
-    `deep_blocks` is None if the model cannot hold
-    such an edit.
+    `held_back` are None if nothing meets the goal; `deep_blocks`, if the model cannot hold it.
     """
     here, back = task.halves
     (base, base_back), deep, selected = outcome.base, outcome.deep_blocks, outcome.selected
@@ -105,7 +99,6 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
 
 
 def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
-    """Means over passages and over held-out windows, losses in nats per token."""
     n = len(half.samples)
     return {
         "exact_match": point.exact_match,
@@ -141,20 +134,16 @@ def _is_conclusive(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:
 
 
 def _count_effort(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """Counts units offered, estimated, and measured, and rows that went through the model.
-
-    Also compares the corrected estimates with measurements.
-    """
+    """Counts units, and rows that went through the model; compares estimates with results."""
     found, estimates = outcome.found, outcome.found.estimates
-    looked, units = {"passages": 0, "windows": 0}, 0
+    looked = {"passages": 0, "windows": 0}
     if estimates is not None:
-        windows, units = len(task.halves[0].windows), len(estimates.units)
-        looked = {"passages": len(estimates.margins), "windows": windows}
+        looked = {"passages": len(estimates.margins), "windows": len(task.halves[0].windows)}
     back = looked["passages"] * task.samples.suffix_length + looked["windows"] * DRAWS
     return {
         "units": {
             "offered": len(task.offered),
-            "estimated": units,
+            "estimated": len(task.offered) if estimates else 0,
             "measured": len(frozenset[int]().union(*found.measured)),
         },
         "estimates": estimates
@@ -173,7 +162,6 @@ def _count_effort(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
             ],
         },
         "passes": {
-            "estimates_forward": sum(looked.values()),
             "estimates_back": back,
             "edits": len(outcome.points) * task.rows,
         },

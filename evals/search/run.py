@@ -26,12 +26,11 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """The result of a search. `deep_blocks`: the edit to compare with; None if there is none.
+    """The result of a search.
 
-    - `selected` is None if nothing meets the goal. Its fits are those of an export: each block
-      after the edits below it.
-    - `points`: of every measured edit; `refitted`: those with such fits. The others have the fits
-      of the unedited model.
+    - `deep_blocks`: the edit to compare with. `selected`: None if nothing meets the goal.
+    - `points`: of every measured edit; `refitted`: those with the fits of an export, each block
+      after the edits below it. The others have the fits of the unedited model.
     """
 
     found: Found
@@ -75,9 +74,8 @@ def run_search(
 ) -> SearchOutcome:
     """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
 
-    **Arguments:** `journal`: records what is measured; `earlier`: what was measured before.
-
-    Raises `MeasurementError` if the unedited model leaves nothing to search for.
+    `journal` records what is measured; `earlier`: what was measured before. Raises
+    `MeasurementError` if the unedited model leaves nothing to search for.
     """
     layout, most = task.request.layout, task.request.max_evaluations
     trials = Trials(task, task.engines(layout, task.fitter), layout)
@@ -130,10 +128,7 @@ def _find(
     advance: Advance,
     looked: Advance,
 ) -> Found:
-    """Searches with estimates and fits of the unedited model, unless it can measure all sets.
-
-    Does not measure `known` points again.
-    """
+    """Searches with estimates and fits of the unedited model, unless it can measure all sets."""
     estimates = None
     if not task.exhaustive:
         fits: dict[int, Fit] = {}
