@@ -29,7 +29,7 @@ from evals.samples.windows import cut_windows
 from evals.search.goals import Goal
 from evals.search.points import EditPoint
 from evals.search.request import SearchRequest
-from evals.search.units import PLURALS, keep_possible, list_sets, list_units
+from evals.search.units import keep_possible, list_sets, list_units
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
@@ -170,10 +170,9 @@ class SearchTask:
 
 
 def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
-    """Splits passages and windows at random; the same seed gives the same halves.
+    """Deals members and windows as `evals.samples.held_back` does.
 
-    Uses only members of `samples` if membership is known, and splits rows of equal count evenly if
-    counts are known. Raises `SamplesError` for fewer than two rows or windows.
+    Raises `SamplesError` for fewer than two of either.
     """
     members = int(samples.trained_on.sum())
     for what, number in (
@@ -213,14 +212,11 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     if text is not None:
         healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, size)
         check_apart(rows, healing)
-    offered, refused = keep_possible(
+    offered, warnings = keep_possible(
         list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
         size.num_heads,
         lambda selection: editable.find_refusal(selection, layout=layout),
     )
-    warnings = [
-        f"{PLURALS[kind]} with {name} are left out: {why}" for (kind, name), why in refused.items()
-    ]
     for warning in warnings:
         say(f"warning: {warning}")
     fitter = make_fitter(
@@ -239,7 +235,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         offered=offered,
         fitter=fitter,
         healing=healing,
-        warnings=tuple(warnings),
+        warnings=warnings,
     )
     if task.slow:
         assert task.target  # raises if one cannot be tried

@@ -15,7 +15,7 @@ from surgery.selection import Part, Selection
 
 Grain = Literal["blocks", "heads", "mixed"]
 UnitKind = Literal["block", "group", "head"]
-PLURALS: dict[UnitKind, str] = {
+_PLURALS: dict[UnitKind, str] = {
     "block": "blocks",
     "group": "groups of heads",
     "head": "single heads",
@@ -58,22 +58,23 @@ def keep_possible(
     some: Iterable[Part],
     num_heads: int,
     refusal: Callable[[Selection], UnsupportedError | None],
-) -> tuple[tuple[Part, ...], dict[tuple[UnitKind, str], UnsupportedError]]:
-    """The units that can be edited; the first reason for the others, by kind and variant.
+) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """The units that can be edited; a warning with a reason for each other kind and variant.
 
     Raises `UnsupportedError` where none can.
     """
     kept: list[Part] = []
-    refused: dict[tuple[UnitKind, str], UnsupportedError] = {}
+    refused: dict[str, UnsupportedError] = {}
     for unit in some:
         error = refusal((unit,))
         if error is None:
             kept.append(unit)
         else:
-            refused.setdefault((kind_of(unit, num_heads), unit.variant), error)
+            what = f"{_PLURALS[kind_of(unit, num_heads)]} with {unit.variant}"
+            refused.setdefault(what, error)
     if not kept:
         raise next(iter(refused.values()))
-    return tuple(kept), refused
+    return tuple(kept), tuple(f"{what} are left out: {why}" for what, why in refused.items())
 
 
 def held_in_stock(

@@ -24,7 +24,7 @@ from evals.inputs import (
 from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
-from evals.search.units import PLURALS, Grain, keep_possible, kind_of, list_units
+from evals.search.units import Grain, keep_possible, kind_of, list_units
 from evals.sweep.request import SweepRequest
 from evals.sweep.tasks import choose_batch_sizes
 from surgery.fitting.fitter import Fitter
@@ -119,15 +119,12 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     blocks, heads, groups = size.num_blocks, size.num_heads, size.num_groups
     grain: Grain = "mixed" if request.heads or request.estimate else "blocks"
     units = list_units(blocks, heads, grain, variants, groups)
-    units, refused = keep_possible(units, heads, editable.find_refusal)
+    units, warnings = keep_possible(units, heads, editable.find_refusal)
     edits = list_edits(blocks, heads, variants, request, groups)
     impossible = [e for e, kind in edits.items() if kind in ("group", "head") and e[0] not in units]
     for edit in impossible:
         del edits[edit]
     plans = [editable.plan(edit) for edit in edits]
-    warnings = [
-        f"{PLURALS[kind]} with {name} are left out: {why}" for (kind, name), why in refused.items()
-    ]
     for warning in warnings:
         say(f"warning: {warning}")
     fitter = make_fitter(plans, calibrated, loaded, progress=progress)
@@ -144,8 +141,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
         editable=editable,
     )
     return SweepTask(
-        request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes,
-        tuple(warnings),
+        request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings
     )  # fmt: skip
 
 
