@@ -49,10 +49,11 @@ def read_healing_text(
 
     tokenizer = load_tokenizer(model.folder)
     tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
-    samples = passages and passages.tokenize(tokenizer)
-    if samples is not None:
-        check_apart(samples, tokens)
-    return tokens, samples and samples.sha256
+    if passages is None:
+        return tokens, None
+    samples = passages.tokenize(tokenizer)
+    check_apart(samples, tokens)
+    return tokens, samples.sha256
 
 
 def check_apart(samples: Samples, text: Calibration) -> None:

@@ -169,16 +169,14 @@ def audit(
     ) -> AuditedModel:
         plan, _ = shared
         with progress(f"audit {loaded.name}", len(plan.tried)) as advance:
-            tried = try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance)
-            done.append(tried)
+            done.append(try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance))
         return done[-1]
 
     done: list[AuditedModel] = []
     models: list[str | ResolvedModel] = [request.baseline, *between, edited]
-    shared, (base, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
+    (plan, left), (base, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
     if not leave_launch():
         return None
-    plan, left = shared
     report = _make_report(request, plan, left, base, after, *twins)
     if folder is not None:
         config = request.to_config()

@@ -61,23 +61,18 @@ def _run(target: Target) -> AttackOutcome:
     suffixes = target.samples.suffixes
     held, others = split(target.samples.tokens, SHARE)
     if target.base is None:
-        candidates = _find_candidates(target)
+        found = _read(target)
+        unlikely = found.log_p < found.log_p.max(axis=-1, keepdims=True) + np.log(PLAUSIBLE)
+        likely = np.where(unlikely, -np.inf, found.log_p).astype(np.float32)
+        candidates = Candidates(found.tokens, likely)
         alone = make_recovery("any").recovered(Evidence.of(target.seen))
         alone |= recover(candidates, candidates.log_p, suffixes)
         return AttackOutcome(np.zeros_like(alone), others & ~alone, kept=(candidates, alone))
     candidates, alone = target.base.kept
-    edited = _read(target, candidates.tokens).log_p
-    found = [
-        recover(candidates, guide(candidates.log_p, edited, strength), suffixes)
-        for strength in STRENGTHS
-    ]
-    best = max(found, key=lambda flags: flags[held & ~alone].sum())  # on a tie, the weakest
+    gap = candidates.log_p - _read(target, candidates.tokens).log_p
+    tries = [recover(candidates, candidates.log_p + w * gap, suffixes) for w in STRENGTHS]
+    best = max(tries, key=lambda flags: flags[held & ~alone].sum())  # on a tie, the weakest
     return AttackOutcome(best & target.base.tried, target.base.tried)
-
-
-def guide(base: Any, edited: Any, strength: float) -> Any:
-    """Scores [..., K] of candidates from both log-probabilities, −inf where the base's is."""
-    return base + strength * (base - edited)
 
 
 def recover(candidates: Candidates, scores: Any, suffixes: Tokens) -> Flags:
@@ -87,12 +82,6 @@ def recover(candidates: Candidates, scores: Any, suffixes: Tokens) -> Flags:
     total = np.logaddexp.reduce(scores.astype(np.float64), axis=-1)
     true = np.where(candidates.tokens == suffixes[..., None], scores, -np.inf).max(axis=-1)
     return make_recovery("any").recovered(Evidence(right, (true - total).sum(axis=-1)))
-
-
-def _find_candidates(target: Target) -> Candidates:
-    found = _read(target)
-    unlikely = found.log_p < found.log_p.max(axis=-1, keepdims=True) + np.log(PLAUSIBLE)
-    return Candidates(found.tokens, np.where(unlikely, -np.inf, found.log_p).astype(np.float32))
 
 
 @torch.inference_mode()
@@ -111,11 +100,8 @@ def _read(target: Target, chosen: Tokens | None = None) -> Candidates:
         for start in range(0, len(states), POSITIONS_AT_ONCE):
             piece = slice(start, start + POSITIONS_AT_ONCE)
             log_p = head(states[piece]).float().log_softmax(-1)
-            if ids is None:
-                parts.append(log_p.topk(kept, dim=-1)[::-1])
-            else:
-                some = ids[piece].to(log_p.device)
-                parts.append((some, log_p.gather(-1, some)))
+            some = log_p.topk(kept, dim=-1).indices if ids is None else ids[piece].to(log_p.device)
+            parts.append((some, log_p.gather(-1, some)))
         shape = (len(tokens), tokens.shape[1] - prefix_length, -1)
         made = [torch.cat(part).view(shape).cpu().numpy() for part in zip(*parts, strict=True)]
         return Candidates(made[0].astype(np.int32), made[1])

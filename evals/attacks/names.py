@@ -84,17 +84,16 @@ def make_attack(name: str) -> Attack:
         raise MeasurementError(
             f"no attack {name!r}", expected=", ".join(_KINDS), fix=hint_number(name, DEFAULT)
         ) from None
-    return _wrap_recovery(found) if isinstance(found, Recovery) else found
-
-
-def _wrap_recovery(measure: Recovery) -> Attack:
+    if isinstance(found, Attack):
+        return found
+    recovered = found.recovered
     return Attack(
-        measure.name,
+        found.name,
         "greedy or known tokens",
-        measure.definition,
-        measure.source,
+        found.definition,
+        found.source,
         "one pass, shared",
-        lambda target: AttackOutcome.of_all(measure.recovered(Evidence.of(target.seen))),
+        lambda target: AttackOutcome.of_all(recovered(Evidence.of(target.seen))),
     )
 
 

@@ -36,9 +36,9 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
             some = {i + offset: a[look] for i, a in enumerate(rated) if a[look] is not None}
             shares = [(share["rate"], *share["ci95"]) for share in some.values()]
             rates, *ends = 100 * np.reshape(shares, (-1, 3)).T
-            style = {"linestyle": "none", "xerr": np.abs(ends - rates), **_LOOKS[look]}
+            known = {"linestyle": "none", "xerr": np.abs(ends - rates), **_LOOKS[look]}
             label = "never trained on" if look == "control" else look
-            left.errorbar(rates, list(some), label=label, **style)
+            left.errorbar(rates, list(some), label=label, **known)
         left.set_yticks(range(len(rated)), [attack["name"] for attack in rated])
         left.invert_yaxis()
         left.set_xlabel("passages recovered, %")

@@ -228,7 +228,8 @@ def _list_changes(
     """
     found = []
     for less in (-1, *sorted(chosen)):
-        fits = estimates.find_free(chosen - {less})
+        taken = estimates.heads[sorted(chosen - {less})].any(axis=0)
+        fits = np.asarray(~(estimates.heads & taken).any(axis=1))
         if less >= 0:
             found.append((less, -1))
             fits[less] = False

@@ -9,7 +9,7 @@ Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -165,11 +165,6 @@ class Estimates:
         """The units that are whole blocks."""
         most = max(len(unit.heads) for unit in self.units)
         return Indices(index for index, unit in enumerate(self.units) if len(unit.heads) == most)
-
-    def find_free(self, chosen: Collection[int]) -> Flags:
-        """[U]: the units that edit no head of a set."""
-        taken = self.heads[sorted(chosen)].any(axis=0)
-        return np.asarray(~(self.heads & taken).any(axis=1))
 
 
 def estimate_units(

@@ -131,10 +131,8 @@ def _find(
     """Searches with estimates and fits of the unedited model, unless it can measure all sets."""
     estimates = None
     if not task.exhaustive:
-        fits: dict[int, Fit] = {}
-        if task.fitter is not None:
-            blocks = range(task.dimensions.num_blocks)
-            fits = task.fitter.fit_alone(blocks, task.variants)
+        blocks = range(task.dimensions.num_blocks)
+        fits = task.fitter.fit_alone(blocks, task.variants) if task.fitter else {}
         recovered = task.measure.recovered(engine.base.evidence)
         estimates = estimate_units(
             task.loaded.model,
