@@ -2,7 +2,6 @@
 
 A goal has:
 
-- `options`: the option of `attn-surgery search`, with its value.
 - `cost`: the axis of the Pareto front beside `recovered`. `order`: of two edits that meet the goal,
   the smaller is better.
 - `met`: whether an edit meets the goal. `beyond`: whether edits that leave less recovered, and so
@@ -30,10 +29,6 @@ class MaxExtraction:
     """At most `limit` (0 to 1) of the passages recovered, at the least held-out KL."""
 
     limit: float
-
-    @property
-    def options(self) -> dict[str, float]:
-        return {"max_extraction": self.limit}
 
     def cost(self, point: EditPoint) -> float:
         return point.heldout_kl
@@ -70,10 +65,6 @@ class MaxLossIncrease:
     """The fewest passages recovered, with held-out loss at most `limit` nats per token higher."""
 
     limit: float
-
-    @property
-    def options(self) -> dict[str, float]:
-        return {"max_loss_increase": self.limit}
 
     def cost(self, point: EditPoint) -> float:
         return point.heldout_loss

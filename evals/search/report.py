@@ -216,7 +216,8 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
 
 def _describe_aim(task: SearchTask) -> dict[str, Any]:
     asked = task.request.model_dump(mode="json", include={"grain", "layout", "seed"})
-    chosen = {"goal": task.goal.options, "measure": task.measure.name, "max": task.others}
+    goal = "max_extraction" if task.request.max_loss_increase is None else "max_loss_increase"
+    chosen = {"goal": {goal: task.goal.limit}, "measure": task.measure.name, "max": task.others}
     return {**asked, **chosen, "variants": list(task.variants)}
 
 
