@@ -144,7 +144,7 @@ def audit(
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
-    passages = open_passages(request.passages, request)
+    passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)

@@ -44,10 +44,6 @@ class AuditRequest(Measuring):
         return find_lab(self.model, self.baseline)
 
     @property
-    def passages(self) -> str:
-        return self.samples or str(self.lab)
-
-    @property
     def tried(self) -> tuple[str, ...]:
         """The names of the attacks to run."""
         from evals.attacks.names import choose_attacks
