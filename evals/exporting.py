@@ -131,10 +131,7 @@ def run_export(
     """
     from surgery.conversion.gguf_file import check_convertible, convert_to_gguf
     from surgery.editing.preparing import list_variants, prepare
-    from surgery.exporting import write
     from surgery.families import left_out
-    from surgery.output import claim, create_parents, explain_os_errors
-    from surgery.patching import write_patch
 
     edit, variant = request.read_edit(), request.variant or "identity"
     if early := not (dry_run or keep):
@@ -161,8 +158,28 @@ def run_export(
         request.check_output(default)
     if dry_run or (keep and _is_export_of(request, prepared)):
         return prepared, None
-    place = target = request.output or default
-    finish = None
+    export = _write(request, prepared, request.output or default, text, healing, progress)
+    if request.gguf:
+        with progress("convert", None) as advance:
+            file, overwrite = name_gguf(export.output), request.overwrite
+            convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
+    return prepared, export
+
+
+def _write(
+    request: ExportRequest,
+    prepared: Prepared,
+    target: Path,
+    text: Text | None,
+    healing: Text | None,
+    progress: Progress,
+) -> Export:
+    """Writes the checkpoint, fitted on `text`. With `healing`, cuts beside it and heals the cut."""
+    from surgery.exporting import write
+    from surgery.output import claim, create_parents, explain_os_errors
+    from surgery.patching import write_patch
+
+    place, finish = target, None
     with ExitStack() as stack:
         if healing is not None:  # before any work that takes long
             finish = _prepare_healing(request, prepared, healing, target, progress)
@@ -178,12 +195,7 @@ def run_export(
                 progress=advance,
                 **request.model_dump(include={"overwrite", "max_shard_size"}),
             )
-        export = finish(export) if finish else export
-    if request.gguf:
-        with progress("convert", None) as advance:
-            file, overwrite = name_gguf(export.output), request.overwrite
-            convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
-    return prepared, export
+        return finish(export) if finish else export
 
 
 def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
