@@ -9,20 +9,7 @@ import click
 from click.core import ParameterSource
 from rich.filesize import decimal
 
-from cli.job_options import evaluation_options
-from cli.options import (
-    PATH,
-    Size,
-    calibration_option,
-    fill_request,
-    heal_options,
-    json_option,
-    layout_option,
-    output_option,
-    overwrite_option,
-    refuse_misuse,
-    revision_option,
-)
+from cli import options
 from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
 from cli.terminal import echo, note, print_json, show_progress
 from surgery.variants import VARIANTS
@@ -43,75 +30,73 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
 
 @click.command("export")
 @click.argument("model", default="EleutherAI/pythia-1.4b")
-@click.option(
+@options.option(
     "--drop-attn",
-    metavar="SPEC",
-    help="Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads of "
+    "SPEC",
+    "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads of "
     "a block, such as 6.0 or 7.1-3.",
 )
-@click.option(
+@options.option(
     "--plan",
-    type=PATH,
-    metavar="FILE",
-    help="Take blocks, heads, and variants from a file that `search` wrote.",
+    "FILE",
+    "Take blocks, heads, and variants from a file that `search` wrote.",
+    options.PATH,
 )
-@click.option(
+@options.choice(
     "--variant",
-    type=click.Choice(list(VARIANTS)),
-    help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
+    VARIANTS,
+    "; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
     + ".  [default: identity]",
 )
-@layout_option(
+@options.layout(
     "stock: loads in the library's own class. compact: smaller and without a key/value cache for "
     "these blocks, but needs its modeling file. auto: stock if it can hold the variant exactly."
 )
-@click.option(
+@options.option(
     "--as",
-    "save_as",
-    metavar="TYPE",
-    help="Save the result as another model type that has the same tensors and can hold the edit: "
+    "TYPE",
+    "Save the result as another model type that has the same tensors and can hold the edit: "
     "llama for a Mistral model without a sliding window.",
+    None,
+    "save_as",
 )
-@calibration_option
-@heal_options
-@revision_option
-@output_option("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
-@click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
-@overwrite_option
-@click.option(
+@options.calibration
+@options.heal
+@options.revision
+@options.output("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
+@options.flag("--dry-run", "Show the plan. Read no weights and write nothing.")
+@options.overwrite
+@options.option(
     "--max-shard-size",
-    type=Size(),
-    metavar="S",
-    help="Largest weight file, such as 5GB.  [default: as the source is sharded]",
+    "S",
+    "Largest weight file, such as 5GB.  [default: as the source is sharded]",
+    options.Size(),
 )
-@click.option(
+@options.flag(
     "--as-patch",
-    is_flag=True,
-    help="Write one small file with what the edit changes. apply-patch makes the same checkpoint "
+    "Write one small file with what the edit changes. apply-patch makes the same checkpoint "
     "from it and MODEL.",
 )
-@click.option(
+@options.flag(
     "--gguf",
-    is_flag=True,
-    help="Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
+    "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
     "convert.",
 )
-@click.option(
+@options.flag(
     "--evaluate",
-    "with_evaluation",
-    is_flag=True,
-    help="Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
+    "Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
     "below say what is measured. The exit code is 3 if a gate is missed.",
+    "with_evaluation",
 )
-@evaluation_options
-@click.option(
+@options.evaluation
+@options.option(
     "--push-to-hub",
+    "REPO",
+    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is missed.",
+    None,
     "repo",
-    metavar="REPO",
-    help="Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is "
-    "missed.",
 )
-@json_option
+@options.json
 def command(
     dry_run: bool, with_evaluation: bool, repo: str | None, as_json: bool, **asked: Any
 ) -> None:
@@ -129,7 +114,7 @@ def command(
     from evals.exporting import ExportRequest, name_gguf, run_export
     from surgery.publishing.upload import check_destination
 
-    request = fill_request(ExportRequest, asked)
+    request = options.fill_request(ExportRequest, asked)
     if repo is not None:
         check_destination(repo)
     if not dry_run:
@@ -178,11 +163,11 @@ def _open_materials(request: ExportRequest, asked: dict[str, Any], dry_run: bool
 
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
-    wanted = fill_request(EvaluationRequest, asked, **edited)
+    wanted = options.fill_request(EvaluationRequest, asked, **edited)
 
     from evals.evaluation.materials import open_materials
 
-    with refuse_misuse():
+    with options.refuse_misuse():
         return open_materials(wanted, [(model, request.revision)], progress=show_progress)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cli.options import count_option, device_options, json_option
+from cli import options
 from cli.tables import print_table
 from cli.terminal import echo, note, print_json, show_progress
 
@@ -15,12 +15,12 @@ from cli.terminal import echo, note, print_json, show_progress
 @click.command("bench")
 @click.argument("base")
 @click.argument("edited")
-@count_option("--prompt-tokens", 128, "Tokens of the random prompt.", least=1)
-@count_option("--new-tokens", 64, "Tokens to decode greedily.", least=1)
-@count_option("--batch-size", 1, "Rows at a time.", least=1)
-@count_option("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
-@device_options
-@json_option
+@options.count("--prompt-tokens", 128, "Tokens of the random prompt.", least=1)
+@options.count("--new-tokens", 64, "Tokens to decode greedily.", least=1)
+@options.count("--batch-size", 1, "Rows at a time.", least=1)
+@options.count("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
+@options.device
+@options.json
 def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) -> None:
     """Compare the speed, cache, parameters, and memory of the models BASE and EDITED.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import output_option, overwrite_option
+from cli import options
 from cli.terminal import echo, note, show_progress
 
 TERMS = (
@@ -28,12 +28,12 @@ CONTINUED = (
 
 
 @click.command("demo")
-@output_option(
+@options.output(
     "Folder for the two edited models, each with its report, and for the search.",
     default="attn-surgery-demo",
     show_default=True,
 )
-@overwrite_option
+@options.overwrite
 def command(output: Path, overwrite: bool) -> None:
     """Show the whole story on a small model, offline, in a few minutes.
 
