@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card.metadata import Measurements
-from surgery.card.text import merge_cards, read_card, render_card
+from surgery.card.text import Measurements, merge_cards, read_card, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
