@@ -129,9 +129,9 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
 
 
 def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
-    from evals.inputs import look_up
+    from surgery.hub.finding import find_outline
 
-    look_up(request.model, request.revision)  # before the imports, which take seconds
+    find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.forecasting import forecast
 
     with options.refuse_misuse():
