@@ -77,11 +77,12 @@ def read_windows(
     only what follows that place, without tokenizing earlier documents again. `tokens_read`: called
     with the number of tokens read.
     """
+    after = after or Place(0, 0, -1)
     for number, path in enumerate(corpus):
-        if after is not None and number < after.file:
+        if number < after.file:
             continue
         for index, pieces in enumerate(read_documents(path)):
-            if after is not None and (number, index) < (after.file, after.document):
+            if (number, index) < (after.file, after.document):
                 continue
             buffer, start, dropped = np.empty(0, dtype=np.int32), 0, 0
             for piece in pieces:
@@ -90,7 +91,7 @@ def read_windows(
                 buffer = np.concatenate([buffer, ids])
                 while start + length <= dropped + len(buffer):
                     place = Place(number, index, start)
-                    if after is None or place > after:
+                    if place > after:
                         yield Window(place, buffer[start - dropped : start - dropped + length])
                     start += stride
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))

@@ -106,8 +106,9 @@ def command(
     EleutherAI/pythia-1.4b. The source is never changed, and the output appears only when it is
     complete.
     """
-    if repo is not None and dry_run:
-        raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+    for name, given in (("push-to-hub", repo is not None), ("evaluate", with_evaluation)):
+        if given and dry_run:
+            raise click.UsageError(f"--{name} and --dry-run exclude each other")
     if asked["as_patch"] and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
@@ -121,7 +122,7 @@ def command(
         request.check_output()
     materials = None
     if with_evaluation:
-        materials = _open_materials(request, asked, dry_run)
+        materials = _open_materials(request, asked)
     else:
         unused = asked.keys() - ExportRequest.model_fields.keys()
         _refuse_unused(unused if request.heal else unused | _OF_PASSAGES)
@@ -155,10 +156,8 @@ def _note_cast(plan: Plan) -> None:
         )
 
 
-def _open_materials(request: ExportRequest, asked: dict[str, Any], dry_run: bool) -> Materials:
+def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    if dry_run:
-        raise click.UsageError("--evaluate and --dry-run exclude each other")
     from evals.evaluation.request import EvaluationRequest
 
     model = request.model
@@ -192,9 +191,9 @@ def _finish_export(
     if gguf is not None:
         result["gguf"] = str(gguf)
     if not as_json:
-        edit = f"{export.plan.spec} attention-free ({export.plan.variant}, "
-        edit += f"{export.plan.layout.NAME})"
-        echo(f"{export.output}: {edit}, {decimal(result['bytes'])}")
+        how = f"{export.plan.variant}, {export.plan.layout.NAME}"
+        size = decimal(result["bytes"])
+        echo(f"{export.output}: {export.plan.spec} attention-free ({how}), {size}")
         if gguf is not None:
             echo(f"{gguf}: the same for llama.cpp, {decimal(gguf.stat().st_size)}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
@@ -217,23 +216,19 @@ def _finish_export(
                 print_evaluation(report, export.output)
         if repo is not None:
             result["push"] = None
-            result["push"] = _push_if_passed(export, repo, passed)
+            if passed:
+                from evals.publication.report import render_report
+                from surgery.publishing.upload import push
+
+                result["push"] = push(export.output, repo, render=render_report).to_json()
+            else:
+                note(f"not pushed to {repo}: a gate failed")
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
     if result.get("push") and not as_json:
         echo(f"pushed to {result['push']['url']}")
     return passed
-
-
-def _push_if_passed(export: Export, repo: str, passed: bool) -> dict[str, Any] | None:
-    if not passed:
-        note(f"not pushed to {repo}: a gate failed")
-        return None
-    from evals.publication.report import render_report
-    from surgery.publishing.upload import push
-
-    return push(export.output, repo, render=render_report).to_json()
 
 
 def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
