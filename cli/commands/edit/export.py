@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from rich.filesize import decimal
 
 from cli import options
-from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+from cli.tables.evaluation import print_evaluation
 from cli.terminal import echo, note, print_json, show_progress
 from surgery.variants import VARIANTS
 
@@ -210,10 +210,7 @@ def _finish_export(
                 source, materials, [export.output], say=note, progress=show_progress
             )
             result["evaluation"] = report.to_dict()
-            note_warnings(report)
-            passed = note_gates(report)
-            if not as_json:
-                print_evaluation(report, export.output)
+            passed = print_evaluation(report, export.output, table=not as_json)
         if repo is not None:
             result["push"] = None
             if passed:

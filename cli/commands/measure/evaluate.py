@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+from cli.tables.evaluation import print_evaluation
 from cli.terminal import note, print_json, show_progress
 
 
@@ -60,10 +60,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     if found is None:
         return
     report, folder = found
-    note_warnings(report)
     if as_json:
         print_json(report.to_dict())
-    else:
-        print_evaluation(report, folder)
-    if not note_gates(report):
+    if not print_evaluation(report, folder, table=not as_json):
         raise click.exceptions.Exit(3)

@@ -42,7 +42,7 @@ def command(output: Path, overwrite: bool) -> None:
     """
     from cli.tables import make_console
     from cli.tables.comparison import print_comparison
-    from cli.tables.evaluation import note_warnings, print_evaluation
+    from cli.tables.evaluation import print_evaluation
     from evals.demonstrating import PLACES, compare_texts, run_demo
 
     out = make_console()
@@ -54,7 +54,6 @@ def command(output: Path, overwrite: bool) -> None:
     report = run_demo(
         output, overwrite=overwrite, announce=announce, say=note, progress=show_progress
     )
-    note_warnings(report)
     print_evaluation(report)
     for line in TERMS:
         echo(line)

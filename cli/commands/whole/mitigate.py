@@ -97,7 +97,7 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
         _forecast(request, output, overwrite, as_json)
         return
 
-    from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+    from cli.tables.evaluation import print_evaluation
     from cli.tables.search import print_search
 
     def show_search(result: dict[str, Any], folder: Path) -> None:
@@ -115,12 +115,9 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
         )
     if done is None:
         return
-    note_warnings(done.report)
-    note_gates(done.report)
+    print_evaluation(done.report, output, table=not as_json)
     if as_json:
         print_json(done.to_dict())
-    else:
-        print_evaluation(done.report, output)
     if not done.passed:
         note(f"{output}: a limit is missed: see report.html there")
         raise click.exceptions.Exit(3)
