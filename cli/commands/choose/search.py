@@ -72,7 +72,4 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     result, _ = found
     if result["selected"] is None:
         raise explain_miss(result, folder)
-    if as_json:
-        print_json(result)
-    else:
-        print_search(result, request, folder / "plan.json")
+    print_json(result) if as_json else print_search(result, request, folder / "plan.json")

@@ -81,10 +81,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     result = sweep(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if result is None:
         return
-    if as_json:
-        print_json(result)
-    else:
-        print_sweep(result)
+    (print_json if as_json else print_sweep)(result)
 
 
 def print_sweep(result: dict[str, Any]) -> None:

@@ -32,10 +32,7 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
 
     with show_progress(f"bench {edited}", 2 * rounds) as advance:
         result = compare_speed(base, edited, rounds=rounds, **asked, say=note, advance=advance)
-    if as_json:
-        print_json(result)
-    else:
-        _print(result)
+    (print_json if as_json else _print)(result)
 
 
 def _print(result: dict[str, Any]) -> None:
