@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evals.running.request import Request
 
 R = TypeVar("R", bound="Request")
-F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -46,10 +46,10 @@ class Number(click.FloatRange):
         return float(number)
 
 
-def combine(*options: Callable[[F], F]) -> Callable[[F], F]:
+def combine(*options: Decorator) -> Decorator:
     """One decorator for several options, in the order of `--help`."""
 
-    def decorate(command: F) -> F:
+    def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
@@ -94,13 +94,13 @@ SHARE = Number(0, 1)
 POSITIVE = Number(min=0, min_open=True)
 
 
-def flag(name: str, text: str, *names: str) -> Callable[[F], F]:
+def flag(name: str, text: str, *names: str) -> Decorator:
     return click.option(name, *names, is_flag=True, help=text)
 
 
 def option(
     name: str, metavar: str | None, text: str, kind: Any = None, *names: str, **more: Any
-) -> Callable[[F], F]:
+) -> Decorator:
     """An option that takes a value, by default any text."""
     return click.option(name, *names, type=kind, metavar=metavar, help=text, **more)
 
@@ -112,15 +112,13 @@ def several(
     metavar: str | None = "FILE",
     kind: Any = None,
     **more: Any,
-) -> Callable[[F], F]:
+) -> Decorator:
     """An option that may be given several times. `default`: what is taken without it."""
     text += " Repeatable." + (f"  [default: {default}]" if default else "")
     return option(name, metavar, text, kind, multiple=True, **more)
 
 
-def count(
-    name: str, default: int | None, text: str, *, least: int | None = None
-) -> Callable[[F], F]:
+def count(name: str, default: int | None, text: str, *, least: int | None = None) -> Decorator:
     """A whole number. Without `least`, the request checks how small it may be."""
     kind = int if least is None else click.IntRange(min=least)
     return option(name, "N", text, kind, default=default, show_default=True)
@@ -128,7 +126,7 @@ def count(
 
 def choice(
     name: str, values: Collection[str], text: str, default: str | None = None, *names: str
-) -> Callable[[F], F]:
+) -> Decorator:
     kind = click.Choice(list(values))
     return click.option(
         name, *names, type=kind, default=default, show_default=default is not None, help=text
@@ -137,7 +135,7 @@ def choice(
 
 def limit(
     name: str, form: str, example: str, text: str, *, most: float, groups: Collection[str] = ()
-) -> Callable[[F], F]:
+) -> Decorator:
     """A repeatable limit by name, such as TASK=X, from 0 to `most`. It gives {name: limit}.
 
     `groups`: names of several rates, which one limit cannot be for.
@@ -166,7 +164,7 @@ def limit(
     return several(name, text, metavar=form, callback=parse)
 
 
-def samples(text: str, *, required: bool = False) -> Callable[[F], F]:
+def samples(text: str, *, required: bool = False) -> Decorator:
     return combine(
         option("--samples", "SAMPLES", text, required=required),
         flag(
@@ -176,32 +174,30 @@ def samples(text: str, *, required: bool = False) -> Callable[[F], F]:
     )
 
 
-def control(default: str) -> Callable[[F], F]:
+def control(default: str) -> Decorator:
     text = "Text that the models were not trained on: a file, a folder, or hf:DATASET:SPLIT:COLUMN."
     return several("--control", text, default, kind=PATH)
 
 
-def layout(text: str) -> Callable[[F], F]:
+def layout(text: str) -> Decorator:
     return choice("--layout", ["auto", "stock", "compact"], text, "auto")
 
 
-def variants(text: str, default: str) -> Callable[[F], F]:
+def variants(text: str, default: str) -> Decorator:
     return several("--variant", text, default, None, click.Choice(list(VARIANTS)))
 
 
-def output(
-    text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any
-) -> Callable[[F], F]:
+def output(text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any) -> Decorator:
     return option("--output", metavar, text, kind, **more)
 
 
-def max_recovered(text: str) -> Callable[[F], F]:
+def max_recovered(text: str) -> Decorator:
     """--max, a limit for an attack."""
     groups = ("cheap", "default", "all", "membership")
     return limit("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
 
 
-def tasks(default: str, suite: str) -> Callable[[F], F]:
+def tasks(default: str, suite: str) -> Decorator:
     """--tasks, --suite, --include-path, --limit. `default`, `suite`: defaults of the first two."""
     return combine(
         option(
@@ -274,7 +270,6 @@ heal = combine(
     ),
     count("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
 )
-"""--heal, --heal-steps."""
 attack = several(
     "--attack",
     "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
@@ -292,7 +287,6 @@ attacks = combine(
         "does not name it."
     ),
 )
-"""--attack, --max."""
 device = combine(
     choice(
         "--dtype",
@@ -311,7 +305,6 @@ running = combine(
     ),
     count("--batch-size", None, "Rows at a time.  [default: chosen to fit memory]", least=1),
 )
-"""--dtype, --device, --device-map, --batch-size."""
 measuring = combine(revision, lengths, running)
 """--revision, --prefix-length, --suffix-length, and how the model is run."""
 gated_tasks = combine(
