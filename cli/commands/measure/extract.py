@@ -24,12 +24,11 @@ from cli.terminal import echo, note, print_json, show_progress
     "probabilistic extraction, and min-k++.",
     "exact",
 )
-@click.option(
+@options.count(
     "--top-k",
-    type=click.IntRange(min=1),
-    default=40,
-    show_default=True,
-    help="With --metrics full: the k of top-k sampling in probabilistic extraction.",
+    40,
+    "With --metrics full: the k of top-k sampling in probabilistic extraction.",
+    least=1,
 )
 @click.option(
     "--temperature",
