@@ -95,13 +95,19 @@ def render_card(
     Raises `ManifestError` if the existing card's metadata or marks are broken, or if the Hub could
     not read the result.
     """
+    from huggingface_hub import ModelCard
+
     metadata, body = _split_card(existing or "")
     with guard(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
         carried = _read_source_metadata(source_card)
         yaml = _render_metadata(manifest, name, carried, metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refresh_parts(body, generated).strip()}\n"
-    _check_card(text)
+    try:  # as the Hub's library reads it
+        ModelCard(text)
+    except (ValueError, TypeError, KeyError) as error:
+        what = "the metadata is not valid for a model card"
+        raise ManifestError(what, where=CARD, got=error) from None
     return text
 
 
@@ -216,17 +222,6 @@ def _refresh_parts(body: str, generated: Mapping[str, str]) -> str:
             text = f"{text[:place].rstrip()}\n\n{content}\n\n{text[place:].lstrip()}"
         before = content
     return text
-
-
-def _check_card(text: str) -> None:
-    """Reads the card as the Hub's library does."""
-    from huggingface_hub import ModelCard
-
-    try:
-        ModelCard(text)
-    except (ValueError, TypeError, KeyError) as error:
-        what = "the metadata is not valid for a model card"
-        raise ManifestError(what, where=CARD, got=error) from None
 
 
 def _render(manifest: Manifest, name: str, measured: Measurements | None) -> dict[str, str]:
