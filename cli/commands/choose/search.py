@@ -20,7 +20,7 @@ from cli.terminal import note, print_json, show_progress
     "X",
     "Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
     "cost. Short for --max M=X, with M from --measure.",
-    options.Number(0, 1),
+    options.SHARE,
 )
 @options.max_recovered(
     "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
@@ -32,7 +32,7 @@ from cli.terminal import note, print_json, show_progress
     "Y",
     "Goal: leave as few passages recovered as possible, and raise held-out loss by at most Y "
     "nats per token.",
-    options.Number(min=0, min_open=True),
+    options.POSITIVE,
 )
 @options.choosing
 @options.heal

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from evals.exporting import ExportRequest
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
-    from surgery.plan import Plan
 
 
 _OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
@@ -132,7 +131,12 @@ def command(
     if export is None:
         _print_plan(prepared.plan.to_json(), as_json)
         return
-    _note_cast(export.plan)
+    one_hot, context = export.plan.one_hot, export.plan.cast_context or 0
+    if one_hot is not None and context <= one_hot.num_offsets:
+        note(
+            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
+            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
+        )
     if request.as_patch:
         note(
             "To make the checkpoint, run: "
@@ -146,14 +150,6 @@ def command(
     gguf = name_gguf(export.output) if request.gguf else None
     if not _finish_export(prepared.model, export, materials, repo, gguf, as_json):
         raise click.exceptions.Exit(3)
-
-
-def _note_cast(plan: Plan) -> None:
-    if plan.one_hot is not None and (context := plan.cast_context or 0) <= plan.one_hot.num_offsets:
-        note(
-            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
-            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
-        )
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:

@@ -40,9 +40,9 @@ def _print(result: dict[str, Any]) -> None:
     settings = result["settings"]
     rows, threads = settings["batch_size"], settings["threads"]
     echo(
-        f"{_count_noun(rows, 'row')} of {settings['prompt_tokens']} prompt and "
+        f"{rows} row{'s' * (rows != 1)} of {settings['prompt_tokens']} prompt and "
         f"{settings['new_tokens']} new tokens, {settings['dtype']} on {settings['device']}"
-        + (f", {_count_noun(threads, 'thread')}" if settings["device"] == "cpu" else "")
+        + (f", {threads} thread{'s' * (threads != 1)}" if settings["device"] == "cpu" else "")
     )
     echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
     table = []
@@ -67,7 +67,3 @@ def _print(result: dict[str, Any]) -> None:
 def _format_range(value: dict[str, Any], form: str) -> str:
     middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
     return f"{middle} [{low}, {high}]"
-
-
-def _count_noun(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -32,7 +32,7 @@ from cli.terminal import echo, note, print_json, show_progress
 )
 @click.option(
     "--temperature",
-    type=options.Number(min=0, min_open=True),
+    type=options.POSITIVE,
     default=1.0,
     show_default=True,
     help="With --metrics full: the temperature of that sampling.",

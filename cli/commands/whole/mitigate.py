@@ -45,7 +45,7 @@ def _describe_preset(name: str) -> str:
     "X",
     "Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
     "unless --max limits the measure]",
-    options.Number(0, 1),
+    options.SHARE,
 )
 @options.choosing
 @options.gated_tasks
