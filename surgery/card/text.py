@@ -103,11 +103,8 @@ def render_card(
         carried = _read_source_metadata(source_card)
         yaml = _render_metadata(manifest, name, carried, metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refresh_parts(body, generated).strip()}\n"
-    try:  # as the Hub's library reads it
-        ModelCard(text)
-    except (ValueError, TypeError, KeyError) as error:
-        what = "the metadata is not valid for a model card"
-        raise ManifestError(what, where=CARD, got=error) from None
+    with guard(ManifestError, "the metadata is not valid for a model card", CARD):
+        ModelCard(text)  # as the Hub's library reads it
     return text
 
 
