@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import COMMAS, EXISTING_FILE
+from cli.options import COMMAS, EXISTING_FILE, Decorator
 
 _NOT_READ = {"config", "output", "overwrite", "json"}
 _MANY = 5
 """A command with more options than this takes --config."""
 
 
-def config_option(*names: str) -> Callable[[Any], Any]:
+def config_option(*names: str) -> Decorator:
     """--config, which is also called `names`."""
     return click.option(
         "--config",

@@ -1,4 +1,4 @@
-"""Options that commands share, and the requests that options fill."""
+"""Options that commands share, one function for each kind, and the requests that options fill."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from surgery.variants import VARIANTS
+
 if TYPE_CHECKING:
     from evals.running.request import Request
 
 R = TypeVar("R", bound="Request")
-F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -44,10 +46,10 @@ class Number(click.FloatRange):
         return float(number)
 
 
-def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+def combine(*options: Decorator) -> Decorator:
     """One decorator for several options, in the order of `--help`."""
 
-    def decorate(command: F) -> F:
+    def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
@@ -82,123 +84,58 @@ def refuse_misuse() -> Iterator[None]:
         raise click.UsageError(text) from None
 
 
-def count_option(
-    option: str, default: int | None, text: str, *, least: int | None = None
-) -> Callable[[F], F]:
-    """A whole number. Without `least`, the request checks how small it may be."""
-    kind = int if least is None else click.IntRange(min=least)
-    return click.option(
-        option, type=kind, default=default, show_default=True, metavar="N", help=text
-    )
-
-
 COMMAS = "A,B"
 """How --help shows an option whose text holds several values. A file may list them."""
 PATH = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+SHARE = Number(0, 1)
+POSITIVE = Number(min=0, min_open=True)
 
 
-def samples_option(text: str, *, required: bool = False) -> Callable[[F], F]:
-    return combine_options(
-        click.option("--samples", required=required, metavar="SAMPLES", help=text),
-        click.option(
-            "--skip-short",
-            is_flag=True,
-            help="Leave out passages that are shorter than prefix and suffix, and say how many.",
-        ),
+def flag(name: str, text: str, *names: str) -> Decorator:
+    return click.option(name, *names, is_flag=True, help=text)
+
+
+def option(
+    name: str, metavar: str | None, text: str, kind: Any = None, *names: str, **more: Any
+) -> Decorator:
+    """An option that takes a value, by default any text."""
+    return click.option(name, *names, type=kind, metavar=metavar, help=text, **more)
+
+
+def several(
+    name: str,
+    text: str,
+    default: str = "",
+    metavar: str | None = "FILE",
+    kind: Any = None,
+    **more: Any,
+) -> Decorator:
+    """An option that may be given several times. `default`: what is taken without it."""
+    text += " Repeatable." + (f"  [default: {default}]" if default else "")
+    return option(name, metavar, text, kind, multiple=True, **more)
+
+
+def count(name: str, default: int | None, text: str, *, least: int | None = None) -> Decorator:
+    """A whole number. Without `least`, the request checks how small it may be."""
+    kind = int if least is None else click.IntRange(min=least)
+    return option(name, "N", text, kind, default=default, show_default=True)
+
+
+def choice(
+    name: str, values: Collection[str], text: str, default: str | None = None, *names: str
+) -> Decorator:
+    kind = click.Choice(list(values))
+    return click.option(
+        name, *names, type=kind, default=default, show_default=default is not None, help=text
     )
 
 
-def control_option(default: str) -> Callable[[F], F]:
-    """`default`: what is read without it."""
-    return click.option(
-        "--control",
-        multiple=True,
-        type=PATH,
-        metavar="FILE",
-        help="Text that the models were not trained on: a file, a folder, or "
-        f"hf:DATASET:SPLIT:COLUMN. Repeatable.  [default: {default}]",
-    )
-
-
-def twin_option(command: F) -> F:
-    return click.option(
-        "--twin",
-        metavar="MODEL",
-        help="A model that never saw the passages, as a yardstick: results say how far the edit "
-        "goes from the base toward it.",
-    )(command)
-
-
-def layout_option(text: str) -> Callable[[F], F]:
-    layouts = click.Choice(["auto", "stock", "compact"])
-    return click.option("--layout", type=layouts, default="auto", show_default=True, help=text)
-
-
-def output_option(
-    text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any
-) -> Callable[[F], F]:
-    return click.option("--output", type=kind, metavar=metavar, help=text, **more)
-
-
-heal_options = combine_options(
-    click.option(
-        "--heal",
-        multiple=True,
-        metavar="TEXT",
-        help="Train the edited model on this text, which may hold none of the passages: a file, a "
-        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's. Repeatable.  [default: no "
-        "training]",
-    ),
-    count_option("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
-)
-"""--heal, --heal-steps."""
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else."
-)
-revision_option = click.option(
-    "--revision", metavar="R", help="Branch, tag, or commit of a Hub model, such as step143000."
-)
-overwrite_option = click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace the output of an earlier run. The old output stays until the new one is "
-    "complete.",
-)
-length_options = combine_options(
-    count_option(
-        "--prefix-length",
-        None,
-        "Tokens of a passage that the model is given.  [default: 32, or a pair's own]",
-    ),
-    count_option(
-        "--suffix-length",
-        None,
-        "Tokens that the model must complete.  [default: 32, or a pair's own]",
-    ),
-)
-corpus_option = click.option(
-    "--corpus",
-    multiple=True,
-    type=PATH,
-    metavar="FILE",
-    help="Held-out text, which the model was not trained on: it shows what an edit costs. A file, "
-    "a folder, or hf:DATASET:SPLIT:COLUMN. Repeatable.  [default: a lab model's own]",
-)
-calibration_option = click.option(
-    "--calibration",
-    multiple=True,
-    metavar="FILE",
-    help="Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN. "
-    "Repeatable.  [default: a lab model's own]",
-)
-
-
-def limit_option(
-    option: str, form: str, example: str, text: str, *, most: float, groups: Collection[str] = ()
-) -> Callable[[F], F]:
+def limit(
+    name: str, form: str, example: str, text: str, *, most: float, groups: Collection[str] = ()
+) -> Decorator:
     """A repeatable limit by name, such as TASK=X, from 0 to `most`. It gives {name: limit}.
 
     `groups`: names of several rates, which one limit cannot be for.
@@ -224,56 +161,213 @@ def limit_option(
                 raise click.BadParameter(f"{number!r} in {value!r} is not a number {allowed}")
         return found
 
-    return click.option(option, multiple=True, callback=parse, metavar=form, help=text)
+    return several(name, text, metavar=form, callback=parse)
 
 
-attack_option = click.option(
+def samples(text: str, *, required: bool = False) -> Decorator:
+    return combine(
+        option("--samples", "SAMPLES", text, required=required),
+        flag(
+            "--skip-short",
+            "Leave out passages that are shorter than prefix and suffix, and say how many.",
+        ),
+    )
+
+
+def control(default: str) -> Decorator:
+    text = "Text that the models were not trained on: a file, a folder, or hf:DATASET:SPLIT:COLUMN."
+    return several("--control", text, default, kind=PATH)
+
+
+def layout(text: str) -> Decorator:
+    return choice("--layout", ["auto", "stock", "compact"], text, "auto")
+
+
+def variants(text: str, default: str) -> Decorator:
+    return several("--variant", text, default, None, click.Choice(list(VARIANTS)))
+
+
+def output(text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any) -> Decorator:
+    return option("--output", metavar, text, kind, **more)
+
+
+def max_recovered(text: str) -> Decorator:
+    """--max, a limit for an attack."""
+    groups = ("cheap", "default", "all", "membership")
+    return limit("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
+
+
+def tasks(default: str, suite: str) -> Decorator:
+    """--tasks, --suite, --include-path, --limit. `default`, `suite`: defaults of the first two."""
+    return combine(
+        option(
+            "--tasks",
+            COMMAS,
+            f"lm-eval tasks, groups, or patterns, separated by commas.  [default: {default}]",
+        ),
+        choice(
+            "--suite",
+            ["standard", "quick", "lab"],
+            "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
+            "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
+            f"download.  [default: {suite}]",
+        ),
+        several(
+            "--include-path", "Folder with more lm-eval task files.", metavar="DIR", kind=FOLDER
+        ),
+        option(
+            "--limit",
+            "N",
+            "Use only the first N documents of each task, or this share of them.",
+            POSITIVE,
+        ),
+    )
+
+
+json = flag("--json", "Print one JSON object on stdout, and nothing else.", "as_json")
+revision = option("--revision", "R", "Branch, tag, or commit of a Hub model, such as step143000.")
+overwrite = flag(
+    "--overwrite",
+    "Replace the output of an earlier run. The old output stays until the new one is complete.",
+)
+twin = option(
+    "--twin",
+    "MODEL",
+    "A model that never saw the passages, as a yardstick: results say how far the edit goes from "
+    "the base toward it.",
+)
+lengths = combine(
+    count(
+        "--prefix-length",
+        None,
+        "Tokens of a passage that the model is given.  [default: 32, or a pair's own]",
+    ),
+    count(
+        "--suffix-length",
+        None,
+        "Tokens that the model must complete.  [default: 32, or a pair's own]",
+    ),
+)
+corpus = several(
+    "--corpus",
+    "Held-out text, which the model was not trained on: it shows what an edit costs. A file, a "
+    "folder, or hf:DATASET:SPLIT:COLUMN.",
+    "a lab model's own",
+    kind=PATH,
+)
+calibration = several(
+    "--calibration",
+    "Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN.",
+    "a lab model's own",
+)
+heal = combine(
+    several(
+        "--heal",
+        "Train the edited model on this text, which may hold none of the passages: a file, a "
+        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
+        "no training",
+        "TEXT",
+    ),
+    count("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
+)
+attack = several(
     "--attack",
-    multiple=True,
-    metavar="A",
-    help="Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+    "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
     "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, relearn-benign, "
     "soft-prompt, membership, or one of your own at package.module:ATTACK, whose code then runs. "
     "cheap stands for all that need only one pass, default for strong ones that are fast, all for "
-    "all of ours. Repeatable.  [default: default]",
+    "all of ours.",
+    "default",
+    "A",
 )
-
-
-def max_option(text: str) -> Callable[[F], F]:
-    """--max, a limit for an attack."""
-    groups = ("cheap", "default", "all", "membership")
-    return limit_option("--max", "A=X", "hints:2=0.02", text, most=1, groups=groups)
-
-
-attack_options = combine_options(
-    attack_option,
-    max_option(
+attacks = combine(
+    attack,
+    max_recovered(
         "Gate: attack A may recover at most the share X of the passages. A runs even if --attack "
-        "does not name it. Repeatable."
+        "does not name it."
     ),
 )
-"""--attack, --max."""
-device_options = combine_options(
-    click.option(
+device = combine(
+    choice(
         "--dtype",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        default="auto",
-        show_default=True,
-        help="auto: as stored, but float16 runs as float32 on a CPU.",
+        ["auto", "float32", "bfloat16", "float16"],
+        "auto: as stored, but float16 runs as float32 on a CPU.",
+        "auto",
     ),
-    click.option(
-        "--device", metavar="D", help="cpu, cuda, cuda:1, …  [default: a GPU if there is one]"
-    ),
+    option("--device", "D", "cpu, cuda, cuda:1, …  [default: a GPU if there is one]"),
 )
-running_options = combine_options(
-    device_options,
-    click.option(
+running = combine(
+    device,
+    choice(
         "--device-map",
-        type=click.Choice(["auto"]),
-        help="auto: spread a model that is too large for one device over all of them.",
+        ["auto"],
+        "auto: spread a model that is too large for one device over all of them.",
     ),
-    count_option("--batch-size", None, "Rows at a time.  [default: chosen to fit memory]", least=1),
+    count("--batch-size", None, "Rows at a time.  [default: chosen to fit memory]", least=1),
 )
-"""--dtype, --device, --device-map, --batch-size."""
-measuring_options = combine_options(revision_option, length_options, running_options)
+measuring = combine(revision, lengths, running)
 """--revision, --prefix-length, --suffix-length, and how the model is run."""
+gated_tasks = combine(
+    tasks("the tasks of --suite", "lab for a lab model, standard for any other"),
+    flag("--no-benchmarks", "Run no benchmark tasks."),
+    count(
+        "--num-fewshot", None, "Examples before each question.  [default: the task's own]", least=0
+    ),
+)
+max_drop = limit(
+    "--max-drop",
+    "TASK=X",
+    "lambada_openai=0.03",
+    "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+    most=math.inf,
+)
+evaluation = combine(
+    gated_tasks,
+    samples("Passages to test, as for extract.  [default: a lab model's own]"),
+    lengths,
+    control("a lab model's own"),
+    max_drop,
+    option(
+        "--max-extraction",
+        "X",
+        "Gate: the model may still recite at most this share of the passages.",
+        SHARE,
+    ),
+    flag("--audit", "Also try the default attacks. --attack and --max imply this option."),
+    attacks,
+)
+"""What is measured: tasks, passages, held-out text, and the gates."""
+choosing = combine(
+    choice(
+        "--grain",
+        ["blocks", "heads", "mixed"],
+        "Choose whole blocks, single heads, or both.",
+        "mixed",
+    ),
+    option(
+        "--measure",
+        "M",
+        "What counts as recovered: greedy (word for word), hints:K (after at most K wrong tokens "
+        "are corrected), prefix, sampling:N, span:M, or any (by greedy, hints:2, prefix, or "
+        "sampling:100). See docs/threat-model.md.",
+        default="any",
+        show_default=True,
+    ),
+    variants(
+        "What a block or head may become.",
+        "all if there is calibration text, else identity and zero",
+    ),
+    corpus,
+    calibration,
+    layout("Choose only edits that this layout can hold. auto: either layout."),
+    count(
+        "--max-evaluations",
+        64,
+        "Measure at most this many edits. If fewer are possible, all are measured. Otherwise, "
+        "estimates choose which.",
+        least=1,
+    ),
+    count("--seed", 0, "Decides which passages and windows are held back.", least=0),
+    measuring,
+)
+"""What is searched, and how."""

@@ -48,19 +48,18 @@ def run_demo(
     found = output / "search"
     with create_folder(output, _list_owned, overwrite=overwrite) as made:
         deep_made, chosen_made = (made / place for place in PLACES.values())
-        command = f"attn-surgery export {MODEL} --drop-attn {BLOCKS} --output {deep}"
-        announce("1. Edit the deep blocks", [command])
+        export = f"attn-surgery export {MODEL}"
+        announce("1. Edit the deep blocks", [f"{export} --drop-attn {BLOCKS} --output {deep}"])
         run_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=deep_made))
-        command = f"attn-surgery search {MODEL} --samples {MODEL} --max-extraction {LIMIT} "
-        exporting = f"attn-surgery export {MODEL} --plan {found / 'plan.json'} --output {chosen}"
-        announce(
-            "2. Search for the edit that costs least", [f"{command}--output {found}", exporting]
-        )
+        goal = f"--max-extraction {LIMIT} --output {found}"
+        command = f"attn-surgery search {MODEL} --samples {MODEL} {goal}"
+        exporting = f"{export} --plan {found / 'plan.json'} --output {chosen}"
+        announce("2. Search for the edit that costs least", [command, exporting])
         request = SearchRequest(model=MODEL, samples=MODEL, max_extraction=LIMIT)
         answer = search(request, made / "search", say=say, progress=progress)
         assert answer is not None
-        export = ExportRequest(model=MODEL, plan=answer[1], output=chosen_made)
-        prepared, _ = run_export(export, progress=progress)
+        asked = ExportRequest(model=MODEL, plan=answer[1], output=chosen_made)
+        prepared, _ = run_export(asked, progress=progress)
         attacks = " ".join(f"--attack {name}" for name in ATTACKS)
         command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} {attacks}"
         announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -126,34 +127,23 @@ def _time_calibration(
 
 def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
     """Measures some edits, and estimates the units, on a few rows."""
-    half, request = task.halves[0], task.request
+    half, request, loaded = task.halves[0], task.request, task.loaded
     every = half.samples.trained_on
     small = Half(half.samples.spread(every, FEW), half.windows[:FEW])
-    engine = Engine(
-        task.loaded.model,
-        small.samples,
-        small.windows,
-        batch_size=request.batch_size,
-        layout=request.layout,
-        editable=task.loaded.editable,
-    )
+    how = request.model_dump(include={"batch_size", "layout"})
+    engine = Engine(loaded.model, small.samples, small.windows, editable=loaded.editable, **how)
     engine.measure([])  # the first pass is slower
     units = [(unit,) for unit in task.offered[:: -(-len(task.offered) // FEW)]]
     rows = task.rows / (len(small.samples) + len(small.windows))
     one = _take(lambda: engine.measure(units)) / len(units) * rows
     seconds, what = request.max_evaluations * one, f"at most {request.max_evaluations} edits"
     if not task.exhaustive:
-        stock = held_in_stock(task.offered, task.loaded.editable, request.layout)
-        recovered = small.samples.trained_on
-        took = _take(
-            lambda: estimate_units(
-                task.loaded.model, small, recovered, task.offered, (), task.measure, {}, stock=stock
-            )
-        )
+        stock = held_in_stock(task.offered, loaded.editable, request.layout)
+        given = small, small.samples.trained_on, task.offered, (), task.measure
+        took = _take(lambda: estimate_units(loaded.model, *given, {}, stock=stock))
         full = _count_passes(min(int(every.sum()), MOST_PASSAGES), len(half.windows), task)
         seconds += took * full / _count_passes(len(small.samples), len(small.windows), task)
-        grain = task.request.grain
-        parts = "blocks and heads" if grain == "mixed" else grain
+        parts = "blocks and heads" if request.grain == "mixed" else request.grain
         what += f" of {parts}, in {len(variants)} variants"
     return _step("search", f"measure {what}, by {task.measure.name}", seconds)
 
@@ -165,16 +155,11 @@ def _count_passes(passages: int, windows: int, task: SearchTask) -> int:
 
 def _time_export(task: SearchTask) -> dict[str, Any]:
     """Reads and hashes some of the weights."""
-    import hashlib
-
-    found, size = task.loaded.found, task.loaded.found.inventory.nbytes
+    found = task.loaded.found
     file = max(Path(found.checkpoint.folder).iterdir(), key=lambda path: path.stat().st_size)
-
-    def read() -> None:
-        with file.open("rb") as stream:
-            hashlib.sha256(stream.read(_MEGABYTES)).digest()
-
-    seconds = _take(read) * size / min(_MEGABYTES, file.stat().st_size)
+    with file.open("rb") as stream:
+        seconds = _take(lambda: hashlib.sha256(stream.read(_MEGABYTES)).digest())
+    seconds *= found.inventory.nbytes / min(_MEGABYTES, file.stat().st_size)
     return _step("export and verify", "write the checkpoint and prove it", _READS * seconds)
 
 

@@ -109,16 +109,6 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     )
 
 
-def look_up(model: str, revision: str | None = None) -> None:
-    """Raises `SurgeryError` if there is no such model, or it cannot be edited.
-
-    From the Hub it fetches only small files and headers.
-    """
-    from surgery.hub.finding import find_outline
-
-    find_outline(model, revision)
-
-
 def tokenize_passages(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 

@@ -15,9 +15,10 @@ from evals.benchmarks.request import Benchmarking
 from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
 from evals.healing import read_healing_text
-from evals.inputs import Progress, Say, look_up, say_nothing, show_nothing
+from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.search.request import SearchRequest
 from surgery.hub.embedded import find_lab
+from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
 from surgery.variants import variant_of
 
@@ -180,7 +181,7 @@ def mitigate(
     search_request, evaluation_request = request.search_request, request.evaluation_request
     assert evaluation_request.attacks  # all are known
     folder, begun = find_begun(request, output, overwrite=overwrite)
-    look_up(request.model, request.revision)  # before the imports, which take seconds
+    find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials

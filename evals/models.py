@@ -53,8 +53,7 @@ class LoadedModel:
 
     def check_unchanged(self) -> None:
         """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
-        fix = "run it again once it is complete"
-        check_unchanged(self.states, self.states, fix=fix)
+        check_unchanged(self.states, self.states, fix="run it again once it is complete")
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -93,9 +92,8 @@ class LoadedModel:
     def device(self) -> str:
         """Type and product name of the device with the first weights."""
         device = self.model.device
-        if device.type != "cuda":
-            return device.type
-        return f"cuda ({torch.cuda.get_device_name(device)})"
+        is_gpu = device.type == "cuda"
+        return f"cuda ({torch.cuda.get_device_name(device)})" if is_gpu else device.type
 
 
 def open_model(
@@ -107,11 +105,8 @@ def open_model(
     device_map: str | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> LoadedModel:
-    """Finds and loads a model.
+    """Finds and loads `source`: a folder, an embedded model, a Hub id, or a model that was found.
 
-    **Arguments:**
-
-    - `source`, `revision`: a folder, an embedded model, a Hub id, or a model that was found.
     - `dtype`: "auto" (as stored, but float16 becomes float32 on a CPU, which has no float16
       arithmetic), or a name in `DTYPES`.
     - `device`: by default a GPU, if there is one. `device_map`: "auto" spreads the model over all
@@ -128,8 +123,7 @@ def open_model(
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
-    unknown = found.inventory.family.unknown_keys(found.checkpoint.config)
-    if unknown:
+    if unknown := found.inventory.family.unknown_keys(found.checkpoint.config):
         say(f"{source}: {left_out(unknown)}")
     if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
         say(f"{found.source.model}: float16 weights are measured in float32 on a CPU (`dtype`)")

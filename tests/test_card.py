@@ -28,8 +28,13 @@ from markdown_it import MarkdownIt
 from evals.evaluation.page import build_measurements, render_markdown
 from evals.evaluation.report import Report
 from surgery.card.facts import as_line
-from surgery.card.metadata import Measurements
-from surgery.card.text import extract_own_text, merge_cards, refresh_card, render_card
+from surgery.card.text import (
+    Measurements,
+    extract_own_text,
+    merge_cards,
+    refresh_card,
+    render_card,
+)
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
 

@@ -18,15 +18,15 @@ import pytest
 from command_line import on_terminal
 from example_report import audit, example, several
 
+from cli.commands.choose.sweep import print_sweep
+from cli.commands.measure.audit import print_audit
 from cli.commands.measure.bench import _print as print_bench
 from cli.commands.measure.check import _print as print_check
+from cli.commands.measure.extract import print_extraction
 from cli.tables import print_table
-from cli.tables.audit import print_audit
 from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
-from cli.tables.extraction import print_extraction
 from cli.tables.search import print_search
-from cli.tables.sweep import print_sweep
 from evals.evaluation.report import Report
 from evals.search.request import SearchRequest
 

@@ -48,10 +48,11 @@ def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> Non
     given += [("what really follows", row["follows"])] if "follows" in row else []
     for label, text in given:
         out.print(Text.assemble((f"{label}: ", "bold"), escape_text(text)), soft_wrap=not beside)
-    lines = [("greedy", [_color(made, lines=beside) for made in outputs])]
-    for at in range(len(outputs[0]["drawn"])):
-        drawn = [_color(made["drawn"][at], lines=beside) for made in outputs]
-        lines.append((f"drawn {at + 1}", drawn))
+    made = zip(*([output, *output["drawn"]] for output in outputs), strict=True)
+    lines = [
+        (f"drawn {at}" if at else "greedy", [_color(text, lines=beside) for text in texts])
+        for at, texts in enumerate(made)
+    ]
     if "follows" in row:
         lines.insert(0, ("tokens right", [Text(_score(output)) for output in outputs]))
     if beside:

@@ -13,41 +13,34 @@ if TYPE_CHECKING:
     from evals.evaluation.report import Report
 
 
-def print_evaluation(report: Report, *places: Path) -> None:
-    """Verdicts, one table of the main figures, gates, and where the pages are."""
-    from evals.evaluation.page import describe_gate
+def print_evaluation(report: Report, *places: Path, table: bool = True) -> bool:
+    """Verdicts, one table of the main figures, gates, and where the pages are.
 
+    On stderr, also without `table`: each warning once, and gates that failed or are inconclusive.
+    Returns whether all gates hold.
+    """
     several = len(report.edits) > 1
-    for edit in report.edits:
-        echo(f"{edit.name}: {edit.verdict}" if several else edit.verdict)
-    headings = ["", "base"]
-    for edit in report.edits:
-        headings += [edit.name] if several else ["edited", "difference [95% interval]", "verdict"]
-    print_table(headings, _rows(report, several))
-    for edit in report.edits:
-        for gate in edit.gates:
-            echo(f"{edit.name + ': ' if several else ''}gate {describe_gate(gate)}")
-    for place in places:
-        echo(f"report: {place / 'report.html'}")
-
-
-def note_warnings(report: Report) -> None:
-    """Prints each warning once. Names the model if there are several."""
-    several = len(report.edits) > 1
-    lines = (f"{e.name}: {text}" if several else text for e in report.edits for text in e.warnings)
-    for line in dict.fromkeys(lines):
+    edits = [(f"{edit.name}: " if several else "", edit) for edit in report.edits]
+    gates = [(whose, gate) for whose, edit in edits for gate in edit.gates]
+    for line in dict.fromkeys(f"{whose}{text}" for whose, edit in edits for text in edit.warnings):
         note(f"warning: {line}")
+    for whose, gate in gates:
+        if not (gate.ok and gate.conclusive):
+            state = "inconclusive" if gate.ok else "failed"
+            note(f"{whose}gate {state}: {gate.name}: {gate.description}")
+    if table:
+        from evals.evaluation.page import describe_gate
 
-
-def note_gates(report: Report) -> bool:
-    """Prints every gate that failed or is inconclusive. Returns whether all hold."""
-    for edit in report.edits:
-        whose = f"{edit.name}: " if len(report.edits) > 1 else ""
-        for gate in edit.gates:
-            if not (gate.ok and gate.conclusive):
-                state = "inconclusive" if gate.ok else "failed"
-                note(f"{whose}gate {state}: {gate.name}: {gate.description}")
-    return all(gate.ok for edit in report.edits for gate in edit.gates)
+        for whose, edit in edits:
+            echo(f"{whose}{edit.verdict}")
+        each = ["edited", "difference [95% interval]", "verdict"]
+        names = [edit.name for edit in report.edits] if several else each
+        print_table(["", "base", *names], _rows(report, several))
+        for whose, gate in gates:
+            echo(f"{whose}gate {describe_gate(gate)}")
+        for place in places:
+            echo(f"report: {place / 'report.html'}")
+    return all(gate.ok for _, gate in gates)
 
 
 def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:

@@ -12,12 +12,13 @@ from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
 from evals.healing import find_healing_text
-from evals.inputs import Progress, look_up, open_passages, read_heldout_texts, show_nothing
+from evals.inputs import Progress, open_passages, read_heldout_texts, show_nothing
 from evals.model_map import ModelMap
 from evals.samples import Passages
 from surgery.checkpoint.content import find_cache, hash_file
 from surgery.errors import MeasurementError
 from surgery.fitting.calibration import Text
+from surgery.hub.finding import find_outline
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
@@ -70,9 +71,9 @@ def open_materials(
         controls = [TextSource(name=lab)] if lab else []
     healing = find_healing_text(request.heal) if request.heal else None
     for model, revision in models:
-        look_up(model, revision)
+        find_outline(model, revision)
     if request.twin:
-        look_up(request.twin)
+        find_outline(request.twin)
     benchmarks = None
     if request.task_names:
         with progress("loading tasks", None):

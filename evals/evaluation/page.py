@@ -14,7 +14,7 @@ from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off, na
 from evals.evaluation.report import EditReport, EditSummary, Gate, Report
 from evals.evaluation.rows import Table, make_size_table, make_tables
 from surgery.card.facts import as_code, as_line, make_printable
-from surgery.card.metadata import TASK, Measurements
+from surgery.card.text import TASK, Measurements
 from surgery.variants import VARIANTS
 
 LIMITS = (

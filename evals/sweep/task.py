@@ -14,7 +14,6 @@ from evals.inputs import (
     Progress,
     Say,
     find_calibration_text,
-    look_up,
     make_fitter,
     open_model,
     open_passages,
@@ -29,6 +28,7 @@ from evals.sweep.request import SweepRequest
 from evals.sweep.tasks import choose_batch_sizes
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
+from surgery.hub.finding import find_outline
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 from surgery.variants import Fit
@@ -149,7 +149,7 @@ def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
     """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
     if not request.task_names:
         return None
-    look_up(request.model, request.revision)
+    find_outline(request.model, request.revision)
     with progress("loading tasks", None):
         from evals.benchmarks.running import Benchmarks
 

@@ -1,35 +1,39 @@
 """Renders the model card, README.md: what changed, what was measured, how to load and repeat it.
 
-Generated parts stand between comments. Text outside of them and metadata keys of others survive a
-refresh. The card changes with each evaluation and push, so the manifest holds no hash of it, and
-nothing relies on it.
+Generated parts stand between comments, and the text outside of them survives a refresh. Of the
+YAML at the top, which the Hub reads, keys of the edit (base model, library, results) are written
+again each time; tags are added; license, datasets and language come from the source's card unless
+the card has its own; all other keys stay. The card changes with each evaluation and push, so the
+manifest holds no hash of it, and nothing relies on it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts
-from surgery.card.metadata import (
-    CLAIMED,
-    Measurements,
-    read_source_metadata,
-    render_metadata,
-    split_card,
-    to_yaml,
-)
+from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts, make_printable
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import ManifestError, SourceError
 from surgery.hub.finding import get_last_name
 from surgery.output import write_text
 from surgery.record.manifest import Manifest, read_manifest
-from surgery.untrusted import guard, read_bytes
+from surgery.untrusted import guard, parse_yaml, read_bytes
 
+_CARRIED = ("license", "license_name", "license_link", "language", "datasets")
+_TAGS = ("attention-free", "attn-surgery", "memorization")
+# the Hub knows adapter, merge, quantized and finetune; full weights that derive from one model
+# without being merged or quantized are what it lists as fine-tunes
+_RELATION = "finetune"
+TASK = "text-generation"
+_INDEX = "model-index"
+_CLAIMED = ("base_model", "base_model_relation", _INDEX)
+"""Keys that must agree with the manifest and the report."""
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PART = re.compile(r"<!-- attn-surgery:(\w+)\b[^>]*-->\n.*?<!-- /attn-surgery:\1 -->", re.DOTALL)
 _NAME = re.compile(
@@ -37,6 +41,15 @@ _NAME = re.compile(
 )
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
 _LARGEST = 2**20  # bytes of a card
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a card shows of an evaluation: Markdown without comments of ours, and arguments of
+    `huggingface_hub.EvalResult` for the model index."""
+
+    text: str
+    results: Sequence[Mapping[str, Any]] = ()
 
 
 def read_card(folder: Path) -> str | None:
@@ -82,13 +95,16 @@ def render_card(
     Raises `ManifestError` if the existing card's metadata or marks are broken, or if the Hub could
     not read the result.
     """
-    metadata, body = split_card(existing or "")
+    from huggingface_hub import ModelCard
+
+    metadata, body = _split_card(existing or "")
     with guard(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
-        carried = read_source_metadata(source_card)
-        yaml = render_metadata(manifest, name, carried, metadata, measured)
+        carried = _read_source_metadata(source_card)
+        yaml = _render_metadata(manifest, name, carried, metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refresh_parts(body, generated).strip()}\n"
-    _check_card(text)
+    with guard(ManifestError, "the metadata is not valid for a model card", CARD):
+        ModelCard(text)  # as the Hub's library reads it
     return text
 
 
@@ -103,16 +119,16 @@ def find_disagreement(
     with guard(ManifestError, "names no model", CARD):
         name = json.loads(said[1]) if said else name
     made = render_card(manifest, name=name, measured=measured, existing=card)
-    (theirs, body), (ours, fresh) = map(split_card, (card, made))
+    (theirs, body), (ours, fresh) = map(_split_card, (card, made))
     parts = {match[1]: match[0] for match in _PART.finditer(fresh)}
     wrong = [f"part {m[1]}" for m in _PART.finditer(body) if parts.get(m[1]) != m[0]]
-    wrong += [key for key in CLAIMED if key in theirs and theirs[key] != ours.get(key)]
+    wrong += [key for key in _CLAIMED if key in theirs and theirs[key] != ours.get(key)]
     return next(iter(wrong), None)
 
 
 def extract_own_text(card: str) -> str:
     """A card's body without its generated parts: what the user wrote."""
-    return _PART.sub("", split_card(card)[1]).strip()
+    return _PART.sub("", _split_card(card)[1]).strip()
 
 
 def merge_cards(card: str, published: str) -> str:
@@ -120,10 +136,70 @@ def merge_cards(card: str, published: str) -> str:
 
     Metadata of the folder's card wins. So does its text, if the user wrote any.
     """
-    ours, body = split_card(card)
-    theirs, published_body = split_card(published)
-    yaml = to_yaml({**theirs, **ours})
+    ours, body = _split_card(card)
+    theirs, published_body = _split_card(published)
+    yaml = _to_yaml({**theirs, **ours})
     return f"---\n{yaml}\n---\n{body if extract_own_text(card) else published_body}"
+
+
+def _split_card(text: str) -> tuple[dict[str, Any], str]:
+    """Splits a card into metadata and the rest. Raises `ManifestError` for bad metadata."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    text = text.replace("\r\n", "\n")
+    match = REGEX_YAML_BLOCK.search(text)
+    if match is None:
+        return {}, text
+    try:
+        return parse_yaml(match[2]), text[match.end() :]
+    except ValueError as error:
+        fix = "correct it between the two lines of ---"
+        raise ManifestError(f"the metadata {error}", where=CARD, fix=fix) from None
+
+
+def _to_yaml(metadata: Mapping[str, Any]) -> str:
+    """Writes metadata as it stands between the two lines of ---."""
+    from huggingface_hub.repocard_data import CardData
+
+    return str(CardData(**metadata).to_yaml())
+
+
+def _read_source_metadata(text: str | None) -> dict[str, Any]:
+    """Reads what is kept from the source's card; nothing if it cannot be read."""
+    try:
+        data, _ = _split_card(text or "")
+    except ManifestError:
+        return {}
+    return {key: data[key] for key in _CARRIED if data.get(key)}
+
+
+def _render_metadata(
+    manifest: Manifest,
+    name: str,
+    source: Mapping[str, Any],
+    existing: Mapping[str, Any],
+    measured: Measurements | None,
+) -> str:
+    """Makes the card's metadata, as `_to_yaml` writes it."""
+    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+    on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
+    base_model = next((model for model in on_hub if model is not None), None)  # the nearest
+    tags = existing.get("tags")
+    tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
+    ours = {
+        "base_model": base_model,
+        "base_model_relation": _RELATION if base_model else None,
+        "library_name": "transformers",
+        "pipeline_tag": TASK,
+        "tags": list(dict.fromkeys(map(str, (*_TAGS, manifest.edit.family, *tags)))),
+    }
+    kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
+    data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}
+    if measured is not None and measured.results:
+        results = [EvalResult(**result) for result in measured.results]
+        data[_INDEX] = eval_results_to_model_index(make_printable(name), results)
+    return _to_yaml(data)
 
 
 def _refresh_parts(body: str, generated: Mapping[str, str]) -> str:
@@ -143,17 +219,6 @@ def _refresh_parts(body: str, generated: Mapping[str, str]) -> str:
             text = f"{text[:place].rstrip()}\n\n{content}\n\n{text[place:].lstrip()}"
         before = content
     return text
-
-
-def _check_card(text: str) -> None:
-    """Reads the card as the Hub's library does."""
-    from huggingface_hub import ModelCard
-
-    try:
-        ModelCard(text)
-    except (ValueError, TypeError, KeyError) as error:
-        what = "the metadata is not valid for a model card"
-        raise ManifestError(what, where=CARD, got=error) from None
 
 
 def _render(manifest: Manifest, name: str, measured: Measurements | None) -> dict[str, str]:

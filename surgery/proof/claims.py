@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.card.metadata import Measurements
-from surgery.card.text import extract_own_text, find_disagreement, read_card
+from surgery.card.text import Measurements, extract_own_text, find_disagreement, read_card
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import CheckpointError, ManifestError, OutputError
 from surgery.hub.finding import get_last_name

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card.metadata import Measurements
-from surgery.card.text import merge_cards, read_card, render_card
+from surgery.card.text import Measurements, merge_cards, read_card, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
@@ -69,15 +68,13 @@ def push(
 ) -> Push:
     """Verifies an exported folder and uploads it to the Hub, as one commit.
 
-    Sends the manifest, its files, a new card, and a report of this model, rendered again. Then
-    compares the hashes on the Hub. Creates a missing repository, private unless `public`. The Hub
-    keeps large files that have arrived, so push again after an interruption; nothing shows before.
+    Sends the manifest, its files, a new card, and the report, rendered again by `render`
+    (`evals.publication.report.render_report`; without it none). Then compares the hashes on the
+    Hub, which keeps large files that have arrived: after an interruption, push again. A missing
+    `repo` (OWNER/NAME) is created, private unless `public`, and so is a missing branch, `revision`.
+    `create_pr` opens a pull request. `evaluation`: the folder of the report, if another one.
 
-    **Arguments:** `repo`: OWNER/NAME; `revision`: a branch, created if missing; `create_pr`: opens
-    a pull request; `evaluation`: the folder of the model's report, if another one; `render`:
-    renders the report (`evals.publication.report.render_report`); without it none is sent.
-
-    **Raises:** `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
+    Raises `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
     or cannot be published; ValueError for `evaluation` without `render`.
     """
     if evaluation is not None and render is None:
@@ -113,7 +110,7 @@ def find_publishable(
 ) -> Publishable:
     """Verifies an exported folder. `evaluation`, `render`: as for `push`.
 
-    **Raises:** `ManifestError` if it has no manifest, `OutputError` if it does not verify or
+    Raises `ManifestError` if it has no manifest, `OutputError` if it does not verify or
     records a path, or if its report is of another model or holds what a report may not hold.
     """
     failed = verify(folder, card=False).failed  # the card is made anew

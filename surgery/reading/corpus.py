@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from surgery.untrusted import guard
 
 Tokens = npt.NDArray[np.int32]
 _PIECE = 2**20
-"""Characters of a text file to tokenize at a time."""
+"""Bytes of a text file to tokenize at a time."""
 _SHORT = 2**14
 """Bytes to read at a time for a passage of a text."""
 
@@ -73,15 +72,16 @@ def read_windows(
     """Yields windows of `length` tokens at multiples of `stride` in each document, in order.
 
     Documents are tokenized without special tokens, a text file in pieces of about a million
-    characters that end with a line. Leaves out a document's last incomplete window. `after`: yields
+    bytes that end with a line. Leaves out a document's last incomplete window. `after`: yields
     only what follows that place, without tokenizing earlier documents again. `tokens_read`: called
     with the number of tokens read.
     """
+    after = after or Place(0, 0, -1)
     for number, path in enumerate(corpus):
-        if after is not None and number < after.file:
+        if number < after.file:
             continue
         for index, pieces in enumerate(read_documents(path)):
-            if after is not None and (number, index) < (after.file, after.document):
+            if (number, index) < (after.file, after.document):
                 continue
             buffer, start, dropped = np.empty(0, dtype=np.int32), 0, 0
             for piece in pieces:
@@ -90,7 +90,7 @@ def read_windows(
                 buffer = np.concatenate([buffer, ids])
                 while start + length <= dropped + len(buffer):
                     place = Place(number, index, start)
-                    if after is None or place > after:
+                    if place > after:
                         yield Window(place, buffer[start - dropped : start - dropped + length])
                     start += stride
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
@@ -105,7 +105,7 @@ def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Ite
         yield iter([file.text])
         return
     if not file.is_table:
-        yield _read_text(file) if part is None else _read_lines(file, part)
+        yield _read_text(file, part)
         return
     column = file.column or "text"
     for where, row in read_rows(file, [column], part):
@@ -121,26 +121,18 @@ def tokenize(tokenizer: Any, text: str) -> Tokens:
     return np.asarray(ids, dtype=np.int32)
 
 
-def _read_text(source: TextOrTable) -> Iterator[str]:
-    with (
-        guard(SamplesError, "not UTF-8 text", source.place),
-        source.open() as raw,
-        io.TextIOWrapper(raw, encoding="utf-8", newline="") as file,
-    ):
-        while piece := file.read(_PIECE):
-            yield piece + file.readline(_PIECE)
-
-
-def _read_lines(source: TextOrTable, part: range) -> Iterator[str]:
+def _read_text(source: TextOrTable, part: range | None) -> Iterator[str]:
     """Reads a text from the first line that begins in `part`; within a line if it is very long."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, size = codecs.getincrementaldecoder("utf-8")(), _PIECE if part is None else _SHORT
     with guard(SamplesError, "not UTF-8 text", source.place), source.open() as file:
-        if part.start > 0:
+        if part is not None and part.start > 0:
             file.seek(part.start - 1)
-            if not file.readline(_SHORT).endswith(b"\n"):
+            if not file.readline(size).endswith(b"\n"):
                 while file.peek(1)[:1] and file.peek(1)[0] & 0xC0 == 0x80:  # inside a character
                     file.read(1)
-        while (left := part.stop - file.tell()) > 0:
-            if not (data := file.read(min(_SHORT, left) - 1) + file.readline(_SHORT)):
+        while (left := size if part is None else part.stop - file.tell()) > 0:
+            data = file.read(min(size, left) - 1) + file.readline(size)
+            text = decoder.decode(data, final=part is None and not data)
+            if not data:
                 return
-            yield decoder.decode(data)
+            yield text

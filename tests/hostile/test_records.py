@@ -230,7 +230,7 @@ def test_a_row_of_numbers_without_end(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of one number takes no room, however long it is."""
-    monkeypatch.setattr("surgery.reading.columns._UNPACKED", 2**20)
+    monkeypatch.setattr("surgery.reading.rows._UNPACKED", 2**20)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"tokens": [[0] * 2**18]}), path)
     assert path.stat().st_size < 1_000

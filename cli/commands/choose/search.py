@@ -7,56 +7,41 @@ from typing import Any
 
 import click
 
-from cli.job_options import choice_options
-from cli.options import (
-    Number,
-    fill_request,
-    heal_options,
-    json_option,
-    max_option,
-    output_option,
-    overwrite_option,
-    samples_option,
-)
+from cli import options
 from cli.tables.search import print_search
 from cli.terminal import note, print_json, show_progress
 
 
 @click.command("search")
 @click.argument("model")
-@samples_option("Passages that must not be recovered, as for extract.", required=True)
-@click.option(
+@options.samples("Passages that must not be recovered, as for extract.", required=True)
+@options.option(
     "--max-extraction",
-    type=Number(0, 1),
-    metavar="X",
-    help="Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
+    "X",
+    "Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
     "cost. Short for --max M=X, with M from --measure.",
+    options.SHARE,
 )
-@max_option(
+@options.max_recovered(
     "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
-    "membership, at the least cost. Repeatable: every limit must hold. Attacks that need more than "
+    "membership, at the least cost. Every limit must hold. Attacks that need more than "
     "one pass (relearn, near, quantized:BITS…) are tried on few edits, the cheapest first."
 )
-@click.option(
+@options.option(
     "--max-loss-increase",
-    type=Number(min=0, min_open=True),
-    metavar="Y",
-    help="Goal: leave as few passages recovered as possible, and raise held-out loss by at most Y "
+    "Y",
+    "Goal: leave as few passages recovered as possible, and raise held-out loss by at most Y "
     "nats per token.",
+    options.POSITIVE,
 )
-@choice_options
-@heal_options
-@output_option(
+@options.choosing
+@options.heal
+@options.output(
     "Folder to create, with plan.json, search.json, and a picture.  [default: NAME-search]"
 )
-@overwrite_option
-@json_option
-def command(
-    output: Path | None,
-    overwrite: bool,
-    as_json: bool,
-    **asked: Any,
-) -> None:
+@options.overwrite
+@options.json
+def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Find the edit of MODEL, of blocks and heads, that meets a goal at the least cost.
 
     Give one goal: --max-extraction, --max, or both; or --max-loss-increase. MODEL and SAMPLES are
@@ -74,7 +59,7 @@ def command(
     """
     from evals.search.request import SearchRequest
 
-    request = fill_request(SearchRequest, asked)
+    request = options.fill_request(SearchRequest, asked)
 
     from evals.search.report import explain_miss
     from evals.search.searching import search
@@ -87,7 +72,4 @@ def command(
     result, _ = found
     if result["selected"] is None:
         raise explain_miss(result, folder)
-    if as_json:
-        print_json(result)
-    else:
-        print_search(result, request, folder / "plan.json")
+    print_json(result) if as_json else print_search(result, request, folder / "plan.json")

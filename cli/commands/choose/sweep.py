@@ -7,67 +7,64 @@ from typing import Any
 
 import click
 
-from cli.job_options import task_options
-from cli.options import (
-    calibration_option,
-    corpus_option,
-    fill_request,
-    json_option,
-    measuring_options,
-    output_option,
-    overwrite_option,
-    samples_option,
+from cli import options
+from cli.tables import print_table
+from cli.terminal import echo, note, print_json, show_progress
+
+_COLUMNS = (
+    ("exact", "exact_match", "{:.1%}"),
+    ("held-out loss", "heldout_loss", "{:.3f}"),
+    ("KL", "heldout_kl", "{:.3f}"),
+    ("next token", "next_token_accuracy", "{:.1%}"),
+    ("suffix NLL", "suffix_nll", "{:.3f}"),
+    ("entropy", "completion_entropy", "{:.3f}"),
+    ("perplexity", "heldout_perplexity", "{:.4g}"),
+    ("est. KL", "estimated_kl", "{:.3f}"),
+    ("est. margin", "estimated_margin", "{:.3f}"),
+    ("mixing", "mixing_measured", "{:.2f}"),
+    ("bound", "mixing_bound", "{:.2f}"),
 )
-from cli.tables.sweep import print_sweep
-from cli.terminal import note, print_json, show_progress
-from surgery.variants import VARIANTS
+_BEFORE_TASKS = 3
+_MOST = 12
 
 
 @click.command("sweep")
 @click.argument("model")
-@samples_option("Passages to test, as for extract.", required=True)
-@corpus_option
-@click.option(
-    "--variant",
-    multiple=True,
-    type=click.Choice(list(VARIANTS)),
-    help="What a block becomes. Repeatable.  [default: identity and zero; all with --calibration]",
-)
+@options.samples("Passages to test, as for extract.", required=True)
+@options.corpus
+@options.variants("What a block becomes.", "identity and zero; all with --calibration")
 @click.option(
     "--last/--no-last",
     default=True,
     help="Also edit the last 2, 3, … blocks together. Each takes as long as a single block.  "
     "[default: --last]",
 )
-@click.option("--ranges", is_flag=True, help="Also edit every contiguous range of blocks.")
-@click.option("--heads", is_flag=True, help="Also edit every head alone.")
-@calibration_option
-@click.option(
+@options.flag("--ranges", "Also edit every contiguous range of blocks.")
+@options.flag("--heads", "Also edit every head alone.")
+@options.calibration
+@options.flag(
     "--exact-only",
-    is_flag=True,
-    help="Measure only which passages are recited. This is much faster: a passage ends at its "
+    "Measure only which passages are recited. This is much faster: a passage ends at its "
     "first wrong token, and no held-out text is read. Tasks still run.",
 )
-@task_options("no tasks", "none")
-@measuring_options
-@click.option(
+@options.tasks("no tasks", "none")
+@options.measuring
+@options.flag(
     "--bounds",
-    is_flag=True,
-    help="Also bound how much each block's attention adds by mixing tokens, and follow each edit "
+    "Also bound how much each block's attention adds by mixing tokens, and follow each edit "
     "through the later blocks.",
 )
-@click.option(
+@options.flag(
     "--estimate",
-    is_flag=True,
-    help="Also estimate the effect of editing every head and every block, from a few passes over "
+    "Also estimate the effect of editing every head and every block, from a few passes over "
     "the text. A lab model is then swept in all variants, unless you name some.",
 )
-@output_option(
+@options.output(
     "Folder to create, with sweep.json, sweep.csv, and pictures. After an interruption, run the "
     "same command again to continue."
 )
-@overwrite_option
-@json_option
+@options.overwrite
+@options.json
 def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Measure how editing each block of MODEL changes what it recites and its held-out loss.
 
@@ -77,14 +74,81 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     """
     from evals.sweep.request import SweepRequest
 
-    request = fill_request(SweepRequest, asked)
+    request = options.fill_request(SweepRequest, asked)
 
     from evals.sweep.sweeping import sweep
 
     result = sweep(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if result is None:
         return
-    if as_json:
-        print_json(result)
+    (print_json if as_json else print_sweep)(result)
+
+
+def print_sweep(result: dict[str, Any]) -> None:
+    """Prints the table of a report. Figures that were not measured have no column."""
+    from evals.sweep.report import find_best_edits
+
+    edits = [result["base"], *sorted(result["edits"], key=_order_by_block)]
+    tasks = result.get("tasks", {})
+    columns = [*_COLUMNS[:_BEFORE_TASKS], *((k, k, "{:.3f}") for k in tasks)]
+    columns += _COLUMNS[_BEFORE_TASKS:]
+    values = [e | {k: task["value"] for k, task in e.get("tasks", {}).items()} for e in edits]
+    columns = [one for one in columns if any(e.get(one[1]) is not None for e in values)]
+    rows = [
+        (
+            edit["spec"] or "none",
+            edit["variant"] or "",
+            *("-" if edit.get(key) is None else form.format(edit[key]) for _, key, form in columns),
+        )
+        for edit in values
+    ]
+    echo(
+        f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens of prefix, "
+        f"{result['suffix_length']} of suffix; losses and KL in nats per token"
+    )
+    print_table(
+        ("edit", "variant", *(name for name, _, _ in columns)),
+        rows,
+        labels=2,
+        rest="To see them, use a wider terminal, a pipe, or --output.",
+    )
+    if tasks:
+        asked = (f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in tasks.items())
+        echo(f"tasks: {', '.join(asked)}")
+    base = result["base"]
+    if not base["exact_count"]:
+        return
+    best, *others = find_best_edits({**result, "edits": edits[1:]})
+    change = f"{base['exact_match']:.1%} to {best['exact_match']:.1%}"
+    if result["exact_only"]:
+        named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
+        more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
+        echo(f"fewest recited ({change}): {'; '.join(named[:_MOST])}{more}")
+        echo("The cost of these edits was not measured. To choose one, sweep without --exact-only.")
     else:
-        print_sweep(result)
+        rise = best["heldout_loss"] - base["heldout_loss"]
+        echo(
+            f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match {change} "
+            f"at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
+        )
+    if "estimates" in result:
+        _print_estimates(result)
+
+
+def _print_estimates(result: dict[str, Any]) -> None:
+    """Prints the heads and blocks that no other beats in both estimates."""
+    from evals.sweep.report import find_front
+
+    echo(
+        f"estimates of {len(result['estimates'])} heads and blocks. These move the margins of "
+        "recited tokens most for their cost:"
+    )
+    for one in find_front(result["estimates"])[-_MOST:]:
+        echo(
+            f"  {one['spec']} {one['variant']}: KL {one['kl']:.4f} nats, "
+            f"margins {one['margin']:.3f} nats²"
+        )
+
+
+def _order_by_block(edit: dict[str, Any]) -> tuple[Any, ...]:
+    return edit["blocks"], sorted(edit.get("heads", {}).items()), edit["variant"]

@@ -7,23 +7,17 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from cli.options import (
-    FILE,
-    json_option,
-    output_option,
-    overwrite_option,
-    revision_option,
-)
+from cli import options
 from cli.terminal import echo, print_json, show_progress
 
 
 @click.command("apply-patch")
 @click.argument("model")
-@click.argument("patch", metavar="PATCH", type=FILE)
-@output_option("Folder to create.", required=True)
-@revision_option
-@overwrite_option
-@json_option
+@click.argument("patch", metavar="PATCH", type=options.FILE)
+@options.output("Folder to create.", required=True)
+@options.revision
+@options.overwrite
+@options.json
 def command(
     model: str, patch: Path, output: Path, revision: str | None, overwrite: bool, as_json: bool
 ) -> None:

@@ -9,21 +9,8 @@ import click
 from click.core import ParameterSource
 from rich.filesize import decimal
 
-from cli.job_options import evaluation_options
-from cli.options import (
-    PATH,
-    Size,
-    calibration_option,
-    fill_request,
-    heal_options,
-    json_option,
-    layout_option,
-    output_option,
-    overwrite_option,
-    refuse_misuse,
-    revision_option,
-)
-from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+from cli import options
+from cli.tables.evaluation import print_evaluation
 from cli.terminal import echo, note, print_json, show_progress
 from surgery.variants import VARIANTS
 
@@ -34,7 +21,6 @@ if TYPE_CHECKING:
     from evals.exporting import ExportRequest
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
-    from surgery.plan import Plan
 
 
 _OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
@@ -43,75 +29,73 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
 
 @click.command("export")
 @click.argument("model", default="EleutherAI/pythia-1.4b")
-@click.option(
+@options.option(
     "--drop-attn",
-    metavar="SPEC",
-    help="Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads of "
+    "SPEC",
+    "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads of "
     "a block, such as 6.0 or 7.1-3.",
 )
-@click.option(
+@options.option(
     "--plan",
-    type=PATH,
-    metavar="FILE",
-    help="Take blocks, heads, and variants from a file that `search` wrote.",
+    "FILE",
+    "Take blocks, heads, and variants from a file that `search` wrote.",
+    options.PATH,
 )
-@click.option(
+@options.choice(
     "--variant",
-    type=click.Choice(list(VARIANTS)),
-    help="; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
+    VARIANTS,
+    "; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
     + ".  [default: identity]",
 )
-@layout_option(
+@options.layout(
     "stock: loads in the library's own class. compact: smaller and without a key/value cache for "
     "these blocks, but needs its modeling file. auto: stock if it can hold the variant exactly."
 )
-@click.option(
+@options.option(
     "--as",
-    "save_as",
-    metavar="TYPE",
-    help="Save the result as another model type that has the same tensors and can hold the edit: "
+    "TYPE",
+    "Save the result as another model type that has the same tensors and can hold the edit: "
     "llama for a Mistral model without a sliding window.",
+    None,
+    "save_as",
 )
-@calibration_option
-@heal_options
-@revision_option
-@output_option("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
-@click.option("--dry-run", is_flag=True, help="Show the plan. Read no weights and write nothing.")
-@overwrite_option
-@click.option(
+@options.calibration
+@options.heal
+@options.revision
+@options.output("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
+@options.flag("--dry-run", "Show the plan. Read no weights and write nothing.")
+@options.overwrite
+@options.option(
     "--max-shard-size",
-    type=Size(),
-    metavar="S",
-    help="Largest weight file, such as 5GB.  [default: as the source is sharded]",
+    "S",
+    "Largest weight file, such as 5GB.  [default: as the source is sharded]",
+    options.Size(),
 )
-@click.option(
+@options.flag(
     "--as-patch",
-    is_flag=True,
-    help="Write one small file with what the edit changes. apply-patch makes the same checkpoint "
+    "Write one small file with what the edit changes. apply-patch makes the same checkpoint "
     "from it and MODEL.",
 )
-@click.option(
+@options.flag(
     "--gguf",
-    is_flag=True,
-    help="Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
+    "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
     "convert.",
 )
-@click.option(
+@options.flag(
     "--evaluate",
-    "with_evaluation",
-    is_flag=True,
-    help="Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
+    "Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
     "below say what is measured. The exit code is 3 if a gate is missed.",
+    "with_evaluation",
 )
-@evaluation_options
-@click.option(
+@options.evaluation
+@options.option(
     "--push-to-hub",
+    "REPO",
+    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is missed.",
+    None,
     "repo",
-    metavar="REPO",
-    help="Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is "
-    "missed.",
 )
-@json_option
+@options.json
 def command(
     dry_run: bool, with_evaluation: bool, repo: str | None, as_json: bool, **asked: Any
 ) -> None:
@@ -121,22 +105,23 @@ def command(
     EleutherAI/pythia-1.4b. The source is never changed, and the output appears only when it is
     complete.
     """
-    if repo is not None and dry_run:
-        raise click.UsageError("--push-to-hub and --dry-run exclude each other")
+    for name, given in (("push-to-hub", repo is not None), ("evaluate", with_evaluation)):
+        if given and dry_run:
+            raise click.UsageError(f"--{name} and --dry-run exclude each other")
     if asked["as_patch"] and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
     from evals.exporting import ExportRequest, name_gguf, run_export
     from surgery.publishing.upload import check_destination
 
-    request = fill_request(ExportRequest, asked)
+    request = options.fill_request(ExportRequest, asked)
     if repo is not None:
         check_destination(repo)
     if not dry_run:
         request.check_output()
     materials = None
     if with_evaluation:
-        materials = _open_materials(request, asked, dry_run)
+        materials = _open_materials(request, asked)
     else:
         unused = asked.keys() - ExportRequest.model_fields.keys()
         _refuse_unused(unused if request.heal else unused | _OF_PASSAGES)
@@ -146,7 +131,12 @@ def command(
     if export is None:
         _print_plan(prepared.plan.to_json(), as_json)
         return
-    _note_cast(export.plan)
+    one_hot, context = export.plan.one_hot, export.plan.cast_context or 0
+    if one_hot is not None and context <= one_hot.num_offsets:
+        note(
+            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
+            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
+        )
     if request.as_patch:
         note(
             "To make the checkpoint, run: "
@@ -162,27 +152,17 @@ def command(
         raise click.exceptions.Exit(3)
 
 
-def _note_cast(plan: Plan) -> None:
-    if plan.one_hot is not None and (context := plan.cast_context or 0) <= plan.one_hot.num_offsets:
-        note(
-            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
-            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
-        )
-
-
-def _open_materials(request: ExportRequest, asked: dict[str, Any], dry_run: bool) -> Materials:
+def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    if dry_run:
-        raise click.UsageError("--evaluate and --dry-run exclude each other")
     from evals.evaluation.request import EvaluationRequest
 
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
-    wanted = fill_request(EvaluationRequest, asked, **edited)
+    wanted = options.fill_request(EvaluationRequest, asked, **edited)
 
     from evals.evaluation.materials import open_materials
 
-    with refuse_misuse():
+    with options.refuse_misuse():
         return open_materials(wanted, [(model, request.revision)], progress=show_progress)
 
 
@@ -207,9 +187,9 @@ def _finish_export(
     if gguf is not None:
         result["gguf"] = str(gguf)
     if not as_json:
-        edit = f"{export.plan.spec} attention-free ({export.plan.variant}, "
-        edit += f"{export.plan.layout.NAME})"
-        echo(f"{export.output}: {edit}, {decimal(result['bytes'])}")
+        how = f"{export.plan.variant}, {export.plan.layout.NAME}"
+        size = decimal(result["bytes"])
+        echo(f"{export.output}: {export.plan.spec} attention-free ({how}), {size}")
         if gguf is not None:
             echo(f"{gguf}: the same for llama.cpp, {decimal(gguf.stat().st_size)}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
@@ -226,29 +206,22 @@ def _finish_export(
                 source, materials, [export.output], say=note, progress=show_progress
             )
             result["evaluation"] = report.to_dict()
-            note_warnings(report)
-            passed = note_gates(report)
-            if not as_json:
-                print_evaluation(report, export.output)
+            passed = print_evaluation(report, export.output, table=not as_json)
         if repo is not None:
             result["push"] = None
-            result["push"] = _push_if_passed(export, repo, passed)
+            if passed:
+                from evals.publication.report import render_report
+                from surgery.publishing.upload import push
+
+                result["push"] = push(export.output, repo, render=render_report).to_json()
+            else:
+                note(f"not pushed to {repo}: a gate failed")
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
     if result.get("push") and not as_json:
         echo(f"pushed to {result['push']['url']}")
     return passed
-
-
-def _push_if_passed(export: Export, repo: str, passed: bool) -> dict[str, Any] | None:
-    if not passed:
-        note(f"not pushed to {repo}: a gate failed")
-        return None
-    from evals.publication.report import render_report
-    from surgery.publishing.upload import push
-
-    return push(export.output, repo, render=render_report).to_json()
 
 
 def _print_plan(plan: dict[str, Any], as_json: bool) -> None:

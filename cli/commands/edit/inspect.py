@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from cli.options import json_option, revision_option
+from cli import options
 from cli.terminal import echo, print_json
 
 
 @click.command("inspect")
 @click.argument("model")
-@revision_option
-@json_option
+@options.revision
+@options.json
 def command(model: str, revision: str | None, as_json: bool) -> None:
     """Show MODEL's family, blocks, dtype, and size, and which blocks are attention-free.
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from cli.options import json_option, revision_option
+from cli import options
 from cli.terminal import echo, name_options, note, print_json
 
 
 @click.command("verify")
 @click.argument("folder", metavar="DIR", type=click.Path())
-@click.option(
+@options.option(
     "--source",
-    metavar="MODEL",
-    help="The model that was edited. Every tensor is compared with it, byte by byte.",
+    "MODEL",
+    "The model that was edited. Every tensor is compared with it, byte by byte.",
 )
-@revision_option
-@json_option
+@options.revision
+@options.json
 def command(folder: str, source: str | None, revision: str | None, as_json: bool) -> None:
     """Check that the exported folder DIR is what its manifest says.
 

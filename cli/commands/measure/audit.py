@@ -7,32 +7,22 @@ from typing import Any
 
 import click
 
-from cli.options import (
-    attack_options,
-    control_option,
-    fill_request,
-    json_option,
-    measuring_options,
-    output_option,
-    overwrite_option,
-    samples_option,
-    twin_option,
-)
-from cli.tables.audit import note_limits, print_audit
-from cli.terminal import note, print_json, show_progress
+from cli import options
+from cli.tables import format_figure, format_interval, print_choice, print_table
+from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("audit")
 @click.argument("model")
-@click.option("--baseline", required=True, metavar="BASE", help="The model before the edit.")
-@samples_option("Passages to attack, as for extract.  [default: a lab model's own]")
-@control_option("a lab model's own")
-@twin_option
-@attack_options
-@measuring_options
-@output_option("Folder to create, with audit.json and a picture.")
-@overwrite_option
-@json_option
+@options.option("--baseline", "BASE", "The model before the edit.", required=True)
+@options.samples("Passages to attack, as for extract.  [default: a lab model's own]")
+@options.control("a lab model's own")
+@options.twin
+@options.attacks
+@options.measuring
+@options.output("Folder to create, with audit.json and a picture.")
+@options.overwrite
+@options.json
 def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Measure what an attacker recovers from MODEL and from BASE.
 
@@ -45,7 +35,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     """
     from evals.attacks.request import AuditRequest
 
-    request = fill_request(AuditRequest, asked)
+    request = options.fill_request(AuditRequest, asked)
 
     from evals.attacks.audit import audit
 
@@ -56,3 +46,67 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     (print_json if as_json else print_audit)(result)
     if not note_limits(result):
         raise click.exceptions.Exit(3)
+
+
+def print_audit(result: dict[str, Any]) -> None:
+    """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
+    from evals.memorization.recovery import SHORTEST_CUT
+
+    rated = [attack for attack in result["attacks"] if "paired" in attack]
+    if rated:
+        echo(
+            f"What an attacker recovers of {result['n']} passages ({result['prefix_length']} "
+            f"tokens of prefix, {result['suffix_length']} of suffix), with 95 % intervals"
+        )
+        every = result.get("all_passages")
+        print_choice(result)
+        _print_rates(rated, result["control"]["n"], every)
+    names = [attack["name"] for attack in rated]
+    if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
+        echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
+    for attack in rated:
+        curve = (attack.get("curve") or {}).get("edited", {"stages": []})
+        for i, steps in enumerate(curve["stages"]):
+            shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
+            echo(f"{attack['name']}, {steps} steps: {shares}")
+    if result["not_tried"]:
+        echo(f"not tried: {', '.join(result['not_tried'])}")
+    for areas in [attack for attack in result["attacks"] if attack not in rated]:
+        if areas["edited"] is None:
+            echo("membership: not measured, because no passage is known to be a non-member")
+            continue
+        for score, area in areas["edited"].items():
+            before = areas["base"][score]["auc"]
+            after = format_interval(area["auc"], area["ci95"], "{:.3f}")
+            echo(f"membership, {score}: AUC {before:.3f} → {after}")
+
+
+def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
+    """`every`: the rates for all passages, if some of them chose the edit."""
+    headings = ["attack", "base", "edited", f"never trained on (n = {controls})", "seconds"]
+    rows = []
+    for one in rated:
+        rates = [format_figure(one[key]) for key in ("base", "edited", "control")]
+        rows.append([one["name"], *rates, f"{one['seconds']:.1f}"])
+    if every:
+        headings.insert(3, f"edited, all {every['n']}")
+        for row in rows:
+            row.insert(3, format_figure(every["recovered"][row[0]]["edited"]))
+    if rated[0].get("twin"):
+        headings += ["twin", "of the way to it"]
+        for one, row in zip(rated, rows, strict=True):
+            way = one["toward_twin"]
+            row += [format_figure(one["twin"]), "" if way is None else f"{way:.0%}"]
+    print_table(headings, rows)
+
+
+def note_limits(result: dict[str, Any]) -> bool:
+    """Prints every limit that is missed or inconclusive. Returns whether all hold."""
+    for limit in result["limits"]:
+        name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
+        low, high = limit["ci95"]
+        if not limit["ok"]:
+            note(f"limit missed: {name} recovers {value:.3g} of {n:,} passages, above {most:g}")
+        elif not limit["conclusive"]:
+            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.3g} to {high:.3g}")
+    return all(limit["ok"] for limit in result["limits"])

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cli.options import count_option, device_options, json_option
+from cli import options
 from cli.tables import print_table
 from cli.terminal import echo, note, print_json, show_progress
 
@@ -15,12 +15,12 @@ from cli.terminal import echo, note, print_json, show_progress
 @click.command("bench")
 @click.argument("base")
 @click.argument("edited")
-@count_option("--prompt-tokens", 128, "Tokens of the random prompt.", least=1)
-@count_option("--new-tokens", 64, "Tokens to decode greedily.", least=1)
-@count_option("--batch-size", 1, "Rows at a time.", least=1)
-@count_option("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
-@device_options
-@json_option
+@options.count("--prompt-tokens", 128, "Tokens of the random prompt.", least=1)
+@options.count("--new-tokens", 64, "Tokens to decode greedily.", least=1)
+@options.count("--batch-size", 1, "Rows at a time.", least=1)
+@options.count("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
+@options.device
+@options.json
 def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) -> None:
     """Compare the speed, cache, parameters, and memory of the models BASE and EDITED.
 
@@ -32,10 +32,7 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
 
     with show_progress(f"bench {edited}", 2 * rounds) as advance:
         result = compare_speed(base, edited, rounds=rounds, **asked, say=note, advance=advance)
-    if as_json:
-        print_json(result)
-    else:
-        _print(result)
+    (print_json if as_json else _print)(result)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -43,9 +40,9 @@ def _print(result: dict[str, Any]) -> None:
     settings = result["settings"]
     rows, threads = settings["batch_size"], settings["threads"]
     echo(
-        f"{_count_noun(rows, 'row')} of {settings['prompt_tokens']} prompt and "
+        f"{rows} row{'s' * (rows != 1)} of {settings['prompt_tokens']} prompt and "
         f"{settings['new_tokens']} new tokens, {settings['dtype']} on {settings['device']}"
-        + (f", {_count_noun(threads, 'thread')}" if settings["device"] == "cpu" else "")
+        + (f", {threads} thread{'s' * (threads != 1)}" if settings["device"] == "cpu" else "")
     )
     echo(f"median of {settings['rounds']} rounds, lowest and highest in brackets")
     table = []
@@ -70,7 +67,3 @@ def _print(result: dict[str, Any]) -> None:
 def _format_range(value: dict[str, Any], form: str) -> str:
     middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
     return f"{middle} [{low}, {high}]"
-
-
-def _count_noun(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,14 +6,7 @@ from typing import Any
 
 import click
 
-from cli.options import (
-    Number,
-    calibration_option,
-    corpus_option,
-    fill_request,
-    json_option,
-    measuring_options,
-)
+from cli import options
 from cli.tables import format_interval, print_table
 from cli.terminal import echo, note, print_json
 
@@ -23,20 +16,20 @@ _MOST = 8
 
 @click.command("check")
 @click.argument("samples")
-@click.option("--model", metavar="MODEL", help="The model that you want to edit.")
-@corpus_option
-@calibration_option
+@options.option("--model", "MODEL", "The model that you want to edit.")
+@options.corpus
+@options.calibration
 @click.option(
     "--max-extraction",
-    type=Number(0, 1, min_open=True),
+    type=options.Number(0, 1, min_open=True),
     multiple=True,
     default=(0.05, 0.01, 0.001),
     show_default=True,
     metavar="X",
     help="A limit for which to say how many passages it needs. Repeatable.",
 )
-@measuring_options
-@json_option
+@options.measuring
+@options.json
 def command(as_json: bool, **asked: Any) -> None:
     """Check what of SAMPLES is usable, before a long run.
 
@@ -49,7 +42,7 @@ def command(as_json: bool, **asked: Any) -> None:
     """
     from evals.checking import CheckRequest
 
-    request = fill_request(CheckRequest, asked)
+    request = options.fill_request(CheckRequest, asked)
 
     from evals.checking import check_inputs
 

@@ -7,53 +7,43 @@ from typing import Any
 
 import click
 
-from cli.options import (
-    FILE,
-    PATH,
-    Number,
-    count_option,
-    fill_request,
-    json_option,
-    output_option,
-    overwrite_option,
-    revision_option,
-    running_options,
-)
+from cli import options
 from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("collect")
 @click.argument("model")
-@click.option(
+@options.several(
     "--corpus",
+    "Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
+    "hf:DATASET:SPLIT:COLUMN.",
+    kind=options.PATH,
     required=True,
-    multiple=True,
-    type=PATH,
-    metavar="FILE",
-    help="Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
-    "hf:DATASET:SPLIT:COLUMN. Repeatable.",
 )
-@output_option(
-    "File to create, .jsonl. extract takes it as SAMPLES.", FILE, metavar="SAMPLES", required=True
+@options.output(
+    "File to create, .jsonl. extract takes it as SAMPLES.",
+    options.FILE,
+    metavar="SAMPLES",
+    required=True,
 )
-@overwrite_option
-@revision_option
-@count_option("--prefix-length", 32, "Tokens of a window that the model is given.")
-@count_option("--suffix-length", 32, "Tokens of a window that the model must recite.")
-@count_option("--stride", 16, "Tokens from one window to the next. 1 finds most and takes longest.")
-@click.option(
+@options.overwrite
+@options.revision
+@options.count("--prefix-length", 32, "Tokens of a window that the model is given.")
+@options.count("--suffix-length", 32, "Tokens of a window that the model must recite.")
+@options.count(
+    "--stride", 16, "Tokens from one window to the next. 1 finds most and takes longest."
+)
+@options.option(
     "--min-score",
-    type=Number(0, 1, min_open=True),
+    "X",
+    "Keep windows with at least this next-token accuracy on the suffix. 1 is an exact match.",
+    options.Number(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    metavar="X",
-    help="Keep windows with at least this next-token accuracy on the suffix. 1 is an exact match.",
 )
-@running_options
-@click.option(
-    "--show-text", is_flag=True, help="Also write the text of the passages, not only their tokens."
-)
-@json_option
+@options.running
+@options.flag("--show-text", "Also write the text of the passages, not only their tokens.")
+@options.json
 def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **asked: Any) -> None:
     """Find passages of a corpus that MODEL recites, and write them to a file, SAMPLES.
 
@@ -64,7 +54,7 @@ def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **ask
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
     from evals.memorization.request import CollectRequest, Cut
 
-    request = fill_request(CollectRequest, asked, cut=fill_request(Cut, asked))
+    request = options.fill_request(CollectRequest, asked, cut=options.fill_request(Cut, asked))
 
     from evals.memorization.collecting import collect_from
 

@@ -8,40 +8,28 @@ from typing import Any
 
 import click
 
-from cli.options import (
-    PATH,
-    count_option,
-    fill_request,
-    json_option,
-    measuring_options,
-    samples_option,
-)
+from cli import options
 from cli.terminal import note, print_json, show_progress
 
 
 @click.command("compare")
 @click.argument("base")
 @click.argument("edited", nargs=-1, required=True)
-@click.option("--prompt", multiple=True, metavar="T", help="Text to continue. Repeatable.")
-@click.option(
-    "--prompts",
-    type=PATH,
-    metavar="FILE",
-    help="File of prompts: one a line, or a table with a column text.",
+@options.several("--prompt", "Text to continue.", metavar="T")
+@options.option(
+    "--prompts", "FILE", "File of prompts: one a line, or a table with a column text.", options.PATH
 )
-@samples_option("Passages, as for extract, of which those that changed most are shown.")
-@count_option("--rows", 10, "With --samples: how many passages to show.")
-@count_option("--max-new-tokens", 50, "Tokens to write after a prompt.")
-@count_option("--sample", 0, "Also draw N texts at random, the same way for each model.")
-@count_option("--seed", 0, "Decides what is drawn.")
-@click.option(
-    "--probabilities",
-    is_flag=True,
-    help="Also show how likely each model finds every token of BASE's text.",
+@options.samples("Passages, as for extract, of which those that changed most are shown.")
+@options.count("--rows", 10, "With --samples: how many passages to show.")
+@options.count("--max-new-tokens", 50, "Tokens to write after a prompt.")
+@options.count("--sample", 0, "Also draw N texts at random, the same way for each model.")
+@options.count("--seed", 0, "Decides what is drawn.")
+@options.flag(
+    "--probabilities", "Also show how likely each model finds every token of BASE's text."
 )
-@measuring_options
-@click.option("--show-text", is_flag=True, help="With --samples: show the texts, too.")
-@json_option
+@options.measuring
+@options.flag("--show-text", "With --samples: show the texts, too.")
+@options.json
 def command(as_json: bool, **asked: Any) -> None:
     """Show side by side what BASE and each EDITED model write after the same prompts.
 
@@ -57,7 +45,7 @@ def command(as_json: bool, **asked: Any) -> None:
         raise click.UsageError("nothing to compare: give --prompt, --prompts, or --samples")
     from evals.comparing import CompareRequest
 
-    request = fill_request(CompareRequest, asked)
+    request = options.fill_request(CompareRequest, asked)
 
     from cli.tables.comparison import print_comparison
     from evals.comparing import compare, compare_prompt, open_models

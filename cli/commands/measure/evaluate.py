@@ -7,52 +7,37 @@ from typing import Any
 
 import click
 
-from cli.job_options import evaluation_options
-from cli.options import (
-    EXISTING_FILE,
-    FOLDER,
-    fill_request,
-    json_option,
-    output_option,
-    overwrite_option,
-    refuse_misuse,
-    revision_option,
-    running_options,
-    twin_option,
-)
-from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+from cli import options
+from cli.tables.evaluation import print_evaluation
 from cli.terminal import note, print_json, show_progress
 
 
 @click.command("evaluate")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--baseline", metavar="BASE", help="The model before the edit. Required.")
-@revision_option
-@evaluation_options
-@twin_option
-@click.option(
+@options.option("--baseline", "BASE", "The model before the edit. Required.")
+@options.revision
+@options.evaluation
+@options.twin
+@options.several(
     "--heal",
-    multiple=True,
+    "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost against it, "
+    "too.",
     metavar="TEXT",
-    help="Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
-    "against it, too. Repeatable.",
 )
-@click.option(
+@options.option(
     "--front",
-    type=EXISTING_FILE,
-    metavar="FILE",
-    help="JSON of a search, to show its edits in the picture of the trade-off.",
+    "FILE",
+    "JSON of a search, to show its edits in the picture of the trade-off.",
+    options.EXISTING_FILE,
 )
-@output_option("Folder for the report.  [default: NAME-evaluation]", FOLDER)
-@overwrite_option
-@running_options
-@click.option("--no-cache", is_flag=True, help="Run the base's benchmarks again.")
-@click.option(
-    "--show-text",
-    is_flag=True,
-    help="Write the text of the passages that the report shows into a separate file.",
+@options.output("Folder for the report.  [default: NAME-evaluation]", options.FOLDER)
+@options.overwrite
+@options.running
+@options.flag("--no-cache", "Run the base's benchmarks again.")
+@options.flag(
+    "--show-text", "Write the text of the passages that the report shows into a separate file."
 )
-@json_option
+@options.json
 def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Measure what an edit costs and what it achieves: benchmarks, recitation, gates, one report.
 
@@ -64,21 +49,18 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
         raise click.UsageError("give --baseline, the model before the edit, to compare with")
     from evals.evaluation.request import EvaluationRequest
 
-    request = fill_request(EvaluationRequest, asked)
+    request = options.fill_request(EvaluationRequest, asked)
 
     from evals.evaluation.evaluating import run_evaluation
 
-    with refuse_misuse():
+    with options.refuse_misuse():
         found = run_evaluation(
             request, output, overwrite=overwrite, say=note, progress=show_progress
         )
     if found is None:
         return
     report, folder = found
-    note_warnings(report)
     if as_json:
         print_json(report.to_dict())
-    else:
-        print_evaluation(report, folder)
-    if not note_gates(report):
+    if not print_evaluation(report, folder, table=not as_json):
         raise click.exceptions.Exit(3)

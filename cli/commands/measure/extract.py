@@ -2,68 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import (
-    FILE,
-    Number,
-    control_option,
-    fill_request,
-    json_option,
-    measuring_options,
-    output_option,
-    overwrite_option,
-    samples_option,
-)
-from cli.tables.extraction import print_extraction
-from cli.terminal import note, print_json, show_progress
+from cli import options
+from cli.tables import format_figure, print_choice, print_table
+from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("extract")
 @click.argument("model")
-@samples_option("Passages to test. The forms are listed above.", required=True)
-@click.option(
-    "--baseline", metavar="MODEL", help="The unedited model, to compare with on the same rows."
-)
-@click.option(
+@options.samples("Passages to test. The forms are listed above.", required=True)
+@options.option("--baseline", "MODEL", "The unedited model, to compare with on the same rows.")
+@options.choice(
     "--metrics",
-    type=click.Choice(["exact", "full"]),
-    default="exact",
-    show_default=True,
-    help="exact: one pass and no decoding. full: also near matches, free-running scores, entropy, "
+    ["exact", "full"],
+    "exact: one pass and no decoding. full: also near matches, free-running scores, entropy, "
     "probabilistic extraction, and min-k++.",
+    "exact",
 )
-@click.option(
+@options.count(
     "--top-k",
-    type=click.IntRange(min=1),
-    default=40,
-    show_default=True,
-    help="With --metrics full: the k of top-k sampling in probabilistic extraction.",
+    40,
+    "With --metrics full: the k of top-k sampling in probabilistic extraction.",
+    least=1,
 )
 @click.option(
     "--temperature",
-    type=Number(min=0, min_open=True),
+    type=options.POSITIVE,
     default=1.0,
     show_default=True,
     help="With --metrics full: the temperature of that sampling.",
 )
-@control_option("a lab model's own, or the samples' non-members")
-@measuring_options
-@click.option(
-    "--rows",
-    type=FILE,
-    metavar="FILE",
-    help="Also write one JSON line for each passage to this file.",
+@options.control("a lab model's own, or the samples' non-members")
+@options.measuring
+@options.option(
+    "--rows", "FILE", "Also write one JSON line for each passage to this file.", options.FILE
 )
-@output_option("Also write the JSON object to this file.", FILE, metavar="FILE")
-@overwrite_option
-@click.option(
-    "--show-text", is_flag=True, help="Also write the text of the passages into the rows."
-)
-@json_option
+@options.output("Also write the JSON object to this file.", options.FILE, metavar="FILE")
+@options.overwrite
+@options.flag("--show-text", "Also write the text of the passages into the rows.")
+@options.json
 def command(
     rows: Path | None,
     output: Path | None,
@@ -89,7 +71,7 @@ def command(
 
     from evals.memorization.request import ExtractionRequest
 
-    request = fill_request(ExtractionRequest, asked)
+    request = options.fill_request(ExtractionRequest, asked)
 
     from evals.memorization.comparison import run_extraction
 
@@ -104,3 +86,58 @@ def command(
     )
     if result is not None:
         (print_json if as_json else print_extraction)(result)
+
+
+def print_extraction(result: dict[str, Any]) -> None:
+    """Prints the object of `extract --json` as a table, with 95 % intervals in brackets."""
+    before, paired = result.get("baseline"), result.get("paired")
+    n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
+    echo(f"{n} passages, {prefix} tokens of prefix, {suffix} of suffix; 95 % intervals in brackets")
+    every = result.get("all_passages")
+    print_choice(result)
+    if before is None:
+        print_table(("", "model"), _make_rows([result]))
+    else:
+        print_table(("", "baseline", "edited"), _make_rows([before, result]))
+    if every:
+        recited = [one for one in every["recited"].values() if one is not None]
+        shares = ", ".join(f"{one['count']} of {one['n']}" for one in recited)
+        echo(
+            f"of all passages, recited by {'base and ' if len(recited) > 1 else ''}edited: {shares}"
+        )
+    if paired is None:
+        return
+    echo(
+        f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
+        f"(exact McNemar p = {paired['p_value']:.2g}); difference "
+        f"{format_figure(paired['exact_match_difference'], '{:+.1%}')}"
+    )
+    if "selectivity" in paired:
+        echo(f"selectivity {format_figure(paired['selectivity'], '{:+.3f}')} nats/token")
+
+
+def _make_rows(columns: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    from evals.memorization.measures import MEASURES
+
+    for one in MEASURES:
+        figures = [_look_up(column, one.path) for column in columns]
+        if one.label and all(figures):
+            yield one.label, *(format_figure(figure, one.form) for figure in figures)
+    if "control" in columns[0]:
+        kind = columns[0]["control"]["kind"]
+        yield (
+            f"control NLL ({kind})",
+            *(format_figure(c["control"]["nll"], "{:.3f}") for c in columns),
+        )
+    strata = [column.get("by_count", []) for column in columns]
+    for parts in zip(*strata, strict=True):
+        yield (
+            f"exact, count {parts[0]['count']}",
+            *(format_figure(part["exact_match"]) for part in parts),
+        )
+
+
+def _look_up(figures: Any, path: Iterable[str]) -> Any:
+    for part in path:
+        figures = figures.get(part, {})
+    return figures

@@ -8,24 +8,23 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cli.options import FILE, json_option, output_option, overwrite_option
+from cli import options
 from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("convert")
 @click.argument("model", metavar="DIR")
 @click.option("--to", "form", type=click.Choice(["gguf"]), required=True, help="Format to write.")
-@output_option("File to create.", FILE, "FILE", required=True)
-@click.option(
+@options.output("File to create.", options.FILE, "FILE", required=True)
+@options.choice(
     "--type",
+    ["f16", "bf16", "f32", "q8_0", "q4_0"],
+    "How matrices are stored. Norms and biases stay f32.",
+    "f16",
     "kind",
-    type=click.Choice(["f16", "bf16", "f32", "q8_0", "q4_0"]),
-    default="f16",
-    show_default=True,
-    help="How matrices are stored. Norms and biases stay f32.",
 )
-@overwrite_option
-@json_option
+@options.overwrite
+@options.json
 def command(model: str, form: str, as_json: bool, output: Path, **asked: Any) -> None:
     """Save the model in DIR as one GGUF file, which llama.cpp runs.
 

@@ -6,28 +6,26 @@ from typing import Any
 
 import click
 
-from cli.options import json_option
+from cli import options
 from cli.terminal import echo, print_json
 
 
 @click.command("push")
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.argument("repo", metavar="REPO")
-@click.option("--public", is_flag=True, help="Publish for everyone.  [default: private]")
-@click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
-@click.option(
-    "--revision", metavar="R", help="Branch to push to. It is created if it does not exist."
-)
-@click.option(
+@options.flag("--public", "Publish for everyone.  [default: private]")
+@options.flag("--create-pr", "Propose the commit as a pull request.")
+@options.option("--revision", "R", "Branch to push to. It is created if it does not exist.")
+@options.option(
     "--report",
-    "evaluation",
-    type=click.Path(),
-    metavar="FOLDER",
-    help="Folder that `evaluate` wrote about DIR, whose report is published, too.  [default: the "
+    "FOLDER",
+    "Folder that `evaluate` wrote about DIR, whose report is published, too.  [default: the "
     "report in DIR]",
+    click.Path(),
+    "evaluation",
 )
-@click.option("--message", metavar="TEXT", help="Title of the commit.  [default: what was edited]")
-@json_option
+@options.option("--message", "TEXT", "Title of the commit.  [default: what was edited]")
+@options.json
 def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 

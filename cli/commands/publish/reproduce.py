@@ -7,28 +7,19 @@ from typing import Any
 
 import click
 
-from cli.options import PATH, json_option, overwrite_option, revision_option
+from cli import options
 from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("reproduce")
 @click.argument("model")
-@revision_option
-@click.option(
-    "--source", metavar="MODEL", help="A copy of the source.  [default: the recorded one]"
-)
-@click.option(
-    "--calibration",
-    multiple=True,
-    metavar="FILE",
-    help="Text that mean and linear were fitted on. Repeatable.  [default: a lab model's own]",
-)
-@click.option(
-    "--heal", multiple=True, metavar="TEXT", help="Text that the model was healed on. Repeatable."
-)
-@click.option("--output", type=PATH, metavar="DIR", help="Keep the repeated export in DIR.")
-@overwrite_option
-@json_option
+@options.revision
+@options.option("--source", "MODEL", "A copy of the source.  [default: the recorded one]")
+@options.several("--calibration", "Text that mean and linear were fitted on.", "a lab model's own")
+@options.several("--heal", "Text that the model was healed on.", metavar="TEXT")
+@options.option("--output", "DIR", "Keep the repeated export in DIR.", options.PATH)
+@options.overwrite
+@options.json
 def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Repeat the edit that MODEL records, and compare the result with MODEL, file by file.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import output_option, overwrite_option
+from cli import options
 from cli.terminal import echo, note, show_progress
 
 TERMS = (
@@ -28,12 +28,12 @@ CONTINUED = (
 
 
 @click.command("demo")
-@output_option(
+@options.output(
     "Folder for the two edited models, each with its report, and for the search.",
     default="attn-surgery-demo",
     show_default=True,
 )
-@overwrite_option
+@options.overwrite
 def command(output: Path, overwrite: bool) -> None:
     """Show the whole story on a small model, offline, in a few minutes.
 
@@ -42,7 +42,7 @@ def command(output: Path, overwrite: bool) -> None:
     """
     from cli.tables import make_console
     from cli.tables.comparison import print_comparison
-    from cli.tables.evaluation import note_warnings, print_evaluation
+    from cli.tables.evaluation import print_evaluation
     from evals.demonstrating import PLACES, compare_texts, run_demo
 
     out = make_console()
@@ -54,7 +54,6 @@ def command(output: Path, overwrite: bool) -> None:
     report = run_demo(
         output, overwrite=overwrite, announce=announce, say=note, progress=show_progress
     )
-    note_warnings(report)
     print_evaluation(report)
     for line in TERMS:
         echo(line)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.filesize import decimal
 
+from cli import options
 from cli.config import config_option
-from cli.job_options import choice_options, drop_option, gated_task_options
-from cli.options import (
-    Number,
-    attack_option,
-    fill_request,
-    heal_options,
-    json_option,
-    max_option,
-    output_option,
-    overwrite_option,
-    refuse_misuse,
-    samples_option,
-    twin_option,
-)
-from cli.terminal import note, print_json, show_progress
+from cli.tables import print_table
+from cli.terminal import echo, note, print_json, show_progress
 
 if TYPE_CHECKING:
     from evals.mitigating import MitigationRequest
@@ -47,26 +37,26 @@ def _describe_preset(name: str) -> str:
 
 @click.command("mitigate")
 @click.argument("model", required=False)
-@samples_option(
+@options.samples(
     "Passages that must not be recovered, as for extract.  [default: a lab model's own]"
 )
-@click.option(
+@options.option(
     "--max-extraction",
-    type=Number(0, 1),
-    metavar="X",
-    help="Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
+    "X",
+    "Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
     "unless --max limits the measure]",
+    options.SHARE,
 )
-@choice_options
-@gated_task_options
-@drop_option
-@attack_option
-@max_option(
+@options.choosing
+@options.gated_tasks
+@options.max_drop
+@options.attack
+@options.max_recovered(
     "Limit for the search, and gate: attack A may recover at most the share X of the passages. A "
-    "runs even if --attack does not name it. Repeatable."
+    "runs even if --attack does not name it."
 )
-@twin_option
-@heal_options
+@options.twin
+@options.heal
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -76,16 +66,15 @@ def _describe_preset(name: str) -> str:
     help=f"Values for other options, which you can still give. quick: {_describe_preset('quick')}. "
     f"thorough: {_describe_preset('thorough')}.",
 )
-@click.option(
+@options.flag(
     "--dry-run",
-    is_flag=True,
-    help="Only open every input and say what would be done, how long it takes, and how much disk "
+    "Only open every input and say what would be done, how long it takes, and how much disk "
     "space it needs. It runs each step on a small part to measure its time.",
 )
-@output_option("Folder to create.", metavar="OUT", required=True)
+@options.output("Folder to create.", metavar="OUT", required=True)
 @config_option("--recipe")
-@overwrite_option
-@json_option
+@options.overwrite
+@options.json
 def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked: Any) -> None:
     """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
@@ -103,19 +92,19 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
     """
     from evals.mitigating import MitigationRequest, mitigate
 
-    request = fill_request(MitigationRequest, asked)
+    request = options.fill_request(MitigationRequest, asked)
     if dry_run:
         _forecast(request, output, overwrite, as_json)
         return
 
-    from cli.tables.evaluation import note_gates, note_warnings, print_evaluation
+    from cli.tables.evaluation import print_evaluation
     from cli.tables.search import print_search
 
     def show_search(result: dict[str, Any], folder: Path) -> None:
         if result["selected"] is not None and not as_json:
             print_search(result, request, folder / "plan.json")
 
-    with refuse_misuse():
+    with options.refuse_misuse():
         done = mitigate(
             request,
             output,
@@ -126,12 +115,9 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
         )
     if done is None:
         return
-    note_warnings(done.report)
-    note_gates(done.report)
+    print_evaluation(done.report, output, table=not as_json)
     if as_json:
         print_json(done.to_dict())
-    else:
-        print_evaluation(done.report, output)
     if not done.passed:
         note(f"{output}: a limit is missed: see report.html there")
         raise click.exceptions.Exit(3)
@@ -140,12 +126,32 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
 
 
 def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
-    from cli.tables.forecast import print_forecast
-    from evals.inputs import look_up
+    from surgery.hub.finding import find_outline
 
-    look_up(request.model, request.revision)  # before the imports, which take seconds
+    find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.forecasting import forecast
 
-    with refuse_misuse():
+    with options.refuse_misuse():
         found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
-    print_json(found) if as_json else print_forecast(found)
+    print_json(found) if as_json else _print_forecast(found)
+
+
+def _print_forecast(found: dict[str, Any]) -> None:
+    """Prints the object of `mitigate --dry-run --json`."""
+    echo("Nothing is written. Every input opens:")
+    for one in found["inputs"]:
+        echo(f"  {one['name']}: {one['what']}")
+    rows = [(one["name"], one["what"], _format_time(one["seconds"])) for one in found["steps"]]
+    rows.append(("all", "", _format_time(found["seconds"])))
+    echo("Steps, with the time that each takes about, as measured on a small part of its work:")
+    print_table(("step", "what", "about"), rows, labels=2)
+    needed, free = (found["disk"][key] for key in ("needed", "free"))
+    echo(f"Disk: {decimal(needed)} for the model; {decimal(free)} are free.")
+    if needed > free:
+        echo("That is not enough: free some space, or choose another --output.")
+
+
+def _format_time(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return str(timedelta(seconds=round(seconds)))
