@@ -20,6 +20,7 @@ from evals.edits.engine import Engine
 from evals.evaluation.materials import Materials, open_materials
 from evals.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
 from evals.mitigating import MitigationRequest, find_begun
+from evals.search.deepening import TRIES
 from evals.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
 from evals.search.task import Half, SearchTask, open_task
 from evals.search.units import held_in_stock
@@ -68,8 +69,12 @@ def forecast(
         steps = [_time_search(task, variants), _time_export(task)]
         if calibration is not None:
             steps.insert(0, _time_calibration(task, calibration, variants))
+        healed = 0.0
         if materials.healing is not None:
             steps.append(_time_healing(task, materials.healing, request.heal_steps))
+            healed = steps[-1]["seconds"] / 2
+        if task.slow:
+            steps.insert(-1 - bool(healed), _time_limits(task, healed))
         steps += _time_evaluation(task, materials)
     size = len(request.list_exports(output)) * task.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
@@ -173,20 +178,41 @@ def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
     return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
 
 
+def _time_limits(task: SearchTask, healed: float) -> dict[str, Any]:
+    """Limits that one pass does not decide, on the base and on every edit that is tried.
+
+    `healed`: seconds to heal one, before it is attacked.
+    """
+    passages, windows = int(task.samples.trained_on.sum()), len(task.windows)
+    seconds = sum(
+        each * _count_rows(name, passages, windows)
+        for name, each in _time_attacks(task, task.slow, task.request.batch_size)
+    )
+    what = f"{'heal and ' if healed else ''}attack at most {TRIES} edits by {', '.join(task.slow)}"
+    return _step("limits", what, (TRIES + 1) * seconds + TRIES * healed)
+
+
+def _time_attacks(
+    task: SearchTask, names: tuple[str, ...], batch_size: int | None
+) -> Iterator[tuple[str, float]]:
+    """Tries each attack on a few passages. Yields it with the seconds that a row took."""
+    samples = task.samples
+    some = replace(samples.spread(samples.trained_on, FEW), members=None)
+    plan = AttackPlan(some, task.windows[:FEW], names, batch_size)
+    for name, took in try_attacks(task.loaded, plan, with_control=False).seconds.items():
+        yield name, took / _count_rows(name, len(some), len(plan.unrelated))
+
+
 def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[str, Any]]:
-    """Tries each attack on a few passages, and each benchmark on a few documents."""
+    """Times every attack, and each benchmark on a few documents."""
     loaded, request = task.loaded, materials.request
-    passages, windows = task.samples.select(task.samples.trained_on), len(task.windows)
-    some = replace(passages.spread(passages.trained_on, FEW), members=None)
-    plan = AttackPlan(some, task.windows[:FEW], request.attacks, request.batch_size)
+    passages, windows = int(task.samples.trained_on.sum()), len(task.windows)
+    controls = len(task.samples) - passages or windows
     models, seconds = 3 if materials.healing else 2, 0.0
-    for name, took in try_attacks(loaded, plan, with_control=False).seconds.items():
-        small = _count_rows(name, len(some), len(plan.unrelated))
-        controls = len(task.samples) - len(passages) or windows
-        full = models * _count_rows(name, len(passages), windows)
-        full += (models - 1) * _count_rows(name, controls, windows)
-        seconds += took * full / small
-    what = f"{len(plan.attacks)} attacks on {len(passages):,} passages, {models} models"
+    for name, each in _time_attacks(task, request.attacks, request.batch_size):
+        full = models * _count_rows(name, passages, windows)
+        seconds += each * (full + (models - 1) * _count_rows(name, controls, windows))
+    what = f"{len(request.attacks)} attacks on {passages:,} passages, {models} models"
     yield _step("attack", what, seconds)
     benchmarks = materials.benchmarks
     if benchmarks is None:

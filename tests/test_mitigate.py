@@ -362,7 +362,10 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
-    """Two exports, three models to measure, and the attacks that a healed model must face."""
+    """Two exports, three models to measure, and the attacks that a healed model must face.
+
+    The search heals the edits that it tries.
+    """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
@@ -370,6 +373,10 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     names = [step["name"] for step in healed["steps"]]
     assert "heal" in names
     assert names.index("heal") == names.index("export and verify") + 1
+    limits = names.index("limits")
+    assert names[limits - 1 : limits + 2] == ["search", "limits", "export and verify"]
+    assert healed["steps"][limits]["what"].startswith("heal and attack at most 10 edits by")
+    assert "limits" not in [step["name"] for step in plain["steps"]]
     assert healed["disk"]["needed"] == 2 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
     assert "relearn-benign" in attacks

@@ -18,7 +18,7 @@ from evals.search.algorithm import Found, compose
 from evals.search.estimates import Indices
 from evals.search.points import EditPoint
 
-_TRIES = 10  # sets to try
+TRIES = 10  # sets to try
 _STRICTER = (1.0, 0.5, 0.25)  # shares of a limit to compose sets for
 _AIM = 0.7  # share of a limit to expect of a set, so that it also holds on other passages
 _SLOPE = 10.0  # least fall of a rate's logarithm for each unit of the share of right tokens
@@ -34,7 +34,7 @@ def deepen(
     tried: list[Indices] = []
     held, missed, found.budget = None, None, most
     allowed = 1.0
-    while len(tried) < _TRIES:
+    while len(tried) < TRIES:
         if missed is not None:
             point = found.measured[missed]
             name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
