@@ -132,7 +132,6 @@ def _read_text(source: TextOrTable, part: range | None) -> Iterator[str]:
                     file.read(1)
         while (left := size if part is None else part.stop - file.tell()) > 0:
             data = file.read(min(size, left) - 1) + file.readline(size)
-            text = decoder.decode(data, final=part is None and not data)
             if not data:
                 return
-            yield text
+            yield decoder.decode(data, final=part is None and not file.peek(1))
