@@ -239,6 +239,6 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
-        echo(f"{'after a cast:':<12}exact in contexts of up to {plan['cast_context']:,} tokens")
+        echo(f"{'after cast:':<12}exact in contexts of up to {plan['cast_context']:,} tokens")
     for change in plan["changes"]:
         echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")
