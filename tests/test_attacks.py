@@ -252,6 +252,16 @@ def test_relearning_trains_a_copy_as_an_obvious_loop_does(target) -> None:
         torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
 
+def test_a_bfloat16_model_is_tuned_in_float32_weights(target) -> None:
+    rows = target.samples.tokens[:3]
+    *_, exact = fine_tune(target.model, rows)
+    *_, tuned = fine_tune(copy.deepcopy(target.model).bfloat16(), rows)
+    assert {weight.dtype for weight in tuned.parameters()} == {torch.float32}
+    tokens = torch.from_numpy(rows.astype(np.int64))
+    losses = [float(one(tokens, labels=tokens).loss.detach()) for one in (exact, tuned)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
 def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
     monkeypatch.setattr("evals.attacks.tuning.LARGE", 0)
     before = copy.deepcopy(target.model.state_dict())

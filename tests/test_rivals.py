@@ -39,7 +39,8 @@ def test_kfac_with_equal_output_gradients_keeps_the_principal_inputs() -> None:
     basis, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))
     values = torch.tensor([40.0, 30, 20, 4, 3, 2, 0.5, 0.5], dtype=torch.float64)
     inputs = basis @ values.diag() @ basis.T
-    kept = remove_flat(weight, inputs, torch.eye(6, dtype=torch.float64), 0.9 - 1e-9)
+    moments = (inputs, torch.eye(6, dtype=torch.float64))
+    kept = remove_flat(weight, *(torch.linalg.eigh(one) for one in moments), 0.9 - 1e-9)
     top = basis[:, :3] @ basis[:, :3].T  # 40 + 30 + 20 are 90 % of all
     torch.testing.assert_close(kept, weight @ top)
 

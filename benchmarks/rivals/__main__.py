@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,6 +78,14 @@ FILE = click.Path(exists=True, path_type=Path)
     "--suite",
     help="Benchmarks, or none. Default: lab for a lab model, standard for any other.",
 )
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of all passes. Weights that are trained stay in float32.",
+)
+@click.option("--search", "more", default="", help="More options of the searches, as typed.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(
     model: str,
@@ -87,11 +96,13 @@ def main(
     seconds: float,
     limit: float,
     suite: str | None,
+    dtype: str,
+    more: str,
     output: Path,
 ) -> None:
     """Make a folder with each rival, measure all, and print a table."""
     output.mkdir(parents=True, exist_ok=True)
-    loaded = open_model(model, dtype="float32")
+    loaded = open_model(model, dtype=dtype)
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
     bed, held_back = make_bed(model, loaded, passages, text, heldout)
     rest = output / "held_back.jsonl"
@@ -99,11 +110,14 @@ def main(
     fits = list(text) or [output / "calibration.txt"]
     if not text:
         fits[0].write_text("\n\n".join(calibration_texts()))
-    options = ["--samples", samples or model]
+    options = ["--samples", samples or model, "--dtype", dtype, *shlex.split(more)]
     for flag, values in (("--calibration", text), ("--corpus", heldout)):
         options += [word for value in values for word in (flag, str(value))]
     jobs: dict[str, Callable[[Path], None]] = {
-        **{name: partial(run_rival, rival, bed, seconds, limit) for name, rival in RIVALS.items()},
+        **{
+            name: partial(run_rival, rival, bed, seconds, limit, dtype)
+            for name, rival in RIVALS.items()
+        },
         "deep-blocks": partial(cut_deep_blocks, loaded.model, bed, limit),
         **{name: partial(search, limits, bed, options, fits) for name, limits in SEARCHES.items()},
         **{
@@ -128,7 +142,7 @@ def main(
         "evaluate", *(str(output / name) for name in runs), "--baseline", model,
         "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
         *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
-        "--output", str(output / "report"), "--dtype", "float32",
+        "--output", str(output / "report"), "--dtype", dtype,
         *(("--no-benchmarks",) if suite == "none" else ("--suite", suite) if suite else ()),
     )  # fmt: skip
     print_table(output)
@@ -151,16 +165,19 @@ def make_bed(
     return bed, passages.select(torch.tensor(left).numpy())
 
 
-def run_rival(rival: Rival, bed: Bed, seconds: float, limit: float, output: Path) -> None:
+def run_rival(
+    rival: Rival, bed: Bed, seconds: float, limit: float, dtype: str, output: Path
+) -> None:
     """Runs a rival on a fresh copy of the model and saves the result as an ordinary folder."""
     tuned = open_model(bed.model, dtype="float32").model.requires_grad_(True)
     begun = read_seconds()
-    for _ in rival(tuned, bed):
-        recovered = bed.measure_recovered(tuned)
-        spent = read_seconds() - begun
-        click.echo(f"{output.name}: {spent:.0f} s, {recovered:.1%} recovered", err=True)
-        if recovered <= limit or spent > seconds:
-            break
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        for _ in rival(tuned, bed):
+            recovered = bed.measure_recovered(tuned)
+            spent = read_seconds() - begun
+            click.echo(f"{output.name}: {spent:.0f} s, {recovered:.1%} recovered", err=True)
+            if recovered <= limit or spent > seconds:
+                break
     tuned.save_pretrained(output)
     for name in TOKENIZER:
         if (bed.folder / name).exists():

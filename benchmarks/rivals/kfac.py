@@ -25,35 +25,33 @@ BATCHES = 20
 """Batches of other text for the moments."""
 
 Moments = tuple[torch.Tensor, torch.Tensor]
+Eigen = tuple[torch.Tensor, torch.Tensor]
+"""Eigenvalues [n], ascending, and the basis [n, n] of a second moment."""
 
 
 def kfac(model: Any, bed: Bed) -> Iterator[None]:
-    layers = mlp_layers(model)
-    weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    moments = measure_moments(model, layers, bed)
-    blocks = sorted({_block_of(name) for name in layers})
+    number = model.config.num_hidden_layers
+    late = {n: layer for n, layer in mlp_layers(model).items() if _block_of(n) >= number // 2}
+    weights = {name: layer.weight.detach().clone() for name, layer in late.items()}
+    found = measure_moments(model, late, bed)
+    eigen = {name: [torch.linalg.eigh(one) for one in pair] for name, pair in found.items()}
     for kept in KEPT:
-        for first in (blocks[-1], blocks[len(blocks) * 3 // 4], blocks[len(blocks) // 2]):
+        for first in (number - 1, number * 3 // 4, number // 2):
             with torch.no_grad():
-                for name, layer in layers.items():
-                    edited = _block_of(name) >= first
-                    layer.weight.copy_(
-                        remove_flat(weights[name], *moments[name], kept)
-                        if edited
-                        else weights[name]
-                    )
+                for name, layer in late.items():
+                    weight = weights[name]
+                    if _block_of(name) >= first:
+                        weight = remove_flat(weight, *eigen[name], kept)
+                    layer.weight.copy_(weight)
             yield
 
 
-def remove_flat(
-    weight: torch.Tensor, inputs: torch.Tensor, outputs: torch.Tensor, kept: float
-) -> torch.Tensor:
+def remove_flat(weight: torch.Tensor, inputs: Eigen, outputs: Eigen, kept: float) -> torch.Tensor:
     """W [m, n] with its directions of highest curvature only.
 
-    `inputs` [n, n], `outputs` [m, m]: second moments. `kept`: the share of the curvature.
+    `inputs` [n], `outputs` [m]: of the second moments. `kept`: the share of the curvature.
     """
-    in_values, in_basis = torch.linalg.eigh(inputs)
-    out_values, out_basis = torch.linalg.eigh(outputs)
+    (in_values, in_basis), (out_values, out_basis) = inputs, outputs
     curvature = torch.outer(out_values.clamp(min=0), in_values.clamp(min=0))
     ordered, order = curvature.flatten().sort(descending=True)
     share = ordered.cumsum(0) / ordered.sum()
@@ -103,16 +101,20 @@ def _make_hook(sums: list[torch.Tensor]) -> Any:
     def add_inputs(layer: Any, inputs: Any, output: torch.Tensor) -> None:
         if not output.requires_grad:
             return
-        flat = inputs[0].detach().flatten(0, -2).double()
-        sums[0].add_(flat.T @ flat)
+        _add_moment(sums[0], inputs[0].detach())
 
         def add_gradients(gradient: torch.Tensor) -> None:
-            rows = gradient.flatten(0, -2).double()
-            sums[1].add_(rows.T @ rows)
+            _add_moment(sums[1], gradient)
 
         output.register_hook(add_gradients)
 
     return add_inputs
+
+
+def _add_moment(total: torch.Tensor, vectors: torch.Tensor) -> None:
+    with torch.autocast(vectors.device.type, enabled=False):
+        rows = vectors.flatten(0, -2).float()
+        total.add_((rows.T @ rows).double())
 
 
 def _block_of(name: str) -> int:

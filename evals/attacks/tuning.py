@@ -48,9 +48,10 @@ def train(
 def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
     """Yields a tuned copy of the model after each number of `STEPS`. The model does not change.
 
-    `rows`: int32 [M, T]. The loss is the next-token loss in nats on every token of a row.
+    `rows`: int32 [M, T]. The loss is the next-token loss in nats on every token of a row. Weights
+    are float32; the passes of a bfloat16 model stay in bfloat16, in a third of the time on a CPU.
     """
-    tuned = copy.deepcopy(model)
+    tuned, dtype = copy.deepcopy(model), next(model.parameters()).dtype
     if sum(parameter.numel() for parameter in tuned.parameters()) < LARGE:
         tuned.float().requires_grad_(True)
     else:
@@ -62,8 +63,11 @@ def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
         tuned = adapted.base_model.model
     tuned.eval()  # no dropout: the same every time
     learned = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
-    for step in train(
-        learned, lambda batch: measure_loss(tuned, batch), rows, STEPS[-1], LEARNING_RATE
-    ):
+
+    def measure(batch: torch.Tensor) -> Any:
+        with torch.autocast(batch.device.type, dtype, enabled=dtype is torch.bfloat16):
+            return measure_loss(tuned, batch)
+
+    for step in train(learned, measure, rows, STEPS[-1], LEARNING_RATE):
         if step in STEPS:
             yield tuned
