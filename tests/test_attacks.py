@@ -252,11 +252,11 @@ def test_relearning_trains_a_copy_as_an_obvious_loop_does(target) -> None:
         torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
 
-def test_a_bfloat16_model_is_tuned_in_float32_weights(target) -> None:
+def test_a_bfloat16_model_is_tuned_in_float32_and_stays_in_bfloat16(target) -> None:
     rows = target.samples.tokens[:3]
     *_, exact = fine_tune(target.model, rows)
     *_, tuned = fine_tune(copy.deepcopy(target.model).bfloat16(), rows)
-    assert {weight.dtype for weight in tuned.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in tuned.parameters()} == {torch.bfloat16}
     tokens = torch.from_numpy(rows.astype(np.int64))
     losses = [float(one(tokens, labels=tokens).loss.detach()) for one in (exact, tuned)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -48,8 +48,9 @@ def train(
 def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
     """Yields a tuned copy of the model after each number of `STEPS`. The model does not change.
 
-    `rows`: int32 [M, T]. The loss is the next-token loss in nats on every token of a row. Weights
-    are float32; the passes of a bfloat16 model stay in bfloat16, in a third of the time on a CPU.
+    `rows`: int32 [M, T]. The loss is the next-token loss in nats on every token of a row. A copy
+    has the model's dtype. Its weights are trained in float32; the passes of a bfloat16 model are in
+    bfloat16, which takes a third of the time on a CPU.
     """
     tuned, dtype = copy.deepcopy(model), next(model.parameters()).dtype
     if sum(parameter.numel() for parameter in tuned.parameters()) < LARGE:
@@ -70,4 +71,12 @@ def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
 
     for step in train(learned, measure, rows, STEPS[-1], LEARNING_RATE):
         if step in STEPS:
-            yield tuned
+            yield tuned if learned[0].dtype is dtype else _cast_weights(tuned, dtype)
+
+
+def _cast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """A copy with weights of another dtype. Buffers, such as rotary frequencies, stay."""
+    cast = copy.deepcopy(model).requires_grad_(False)
+    for weight in cast.parameters():
+        weight.data = weight.data.to(dtype)
+    return cast
