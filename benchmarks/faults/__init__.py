@@ -1,1 +1,1 @@
-"""Faults on purpose: commands killed, disks filled, permissions and sources taken away midway."""
+"""Faults on purpose: commands killed, disks filled, sources taken away midway."""
