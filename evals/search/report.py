@@ -10,7 +10,6 @@ from evals.attacks.result import Limit
 from evals.edits.record import edit_record
 from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
-from evals.search.estimates import DRAWS
 from evals.search.points import EditPoint, pareto_front, point_as_json
 from evals.search.run import SearchOutcome
 from evals.search.task import Half, SearchTask
@@ -34,7 +33,11 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
         **_describe_choice(task, outcome),
         "evaluations": len(outcome.found.measured),
         "exhaustive": task.exhaustive,
-        **_count_effort(task, outcome),
+        "units": {
+            "offered": len(task.offered),
+            "estimated": len(task.offered) if outcome.found.estimates else 0,
+            "measured": len(frozenset[int]().union(*outcome.found.measured)),
+        },
         **_describe_text(task),
         "calibration": _record_fits(task, outcome),
         "question": describe_question(task),
@@ -77,9 +80,6 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
         named = edit_record(point.selection, task.dimensions.num_heads)
         return {**named, **_figures(task, point, here)}
 
-    def listed(point: EditPoint) -> dict[str, Any]:
-        return {**record(point), "refitted": point.selection in outcome.refitted}
-
     front = pareto_front(outcome.points.values(), task.goal.cost)
     return {
         "base": {**_figures(task, base, here), "held_back": _figures(task, base_back, back)},
@@ -89,12 +89,12 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
             "held_back": _figures(task, deep[1], back),
             "meets_goal": task.keeps(deep[0], base),
         },
-        "selected": selected and listed(selected[0]),
+        "selected": selected and record(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
         "held_back_meets_goal": selected and task.keeps(selected[1], base_back),
         "held_back_conclusive": selected and _is_conclusive(task, selected[1], base_back),
-        "front": [listed(point) for point in front],
-        "nearest": None if selected else listed(outcome.points[outcome.best]),
+        "front": [record(point) for point in front],
+        "nearest": None if selected else record(outcome.points[outcome.best]),
     }
 
 
@@ -131,41 +131,6 @@ def _is_conclusive(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:
         return all(limit.conclusive for limit in limits)
     interval = wilson(round(point.recovered * n), n).as_list()
     return check_limit(point.recovered, interval, base.recovered)[1]
-
-
-def _count_effort(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """Counts units, and rows that went through the model; compares estimates with results."""
-    found, estimates = outcome.found, outcome.found.estimates
-    looked = {"passages": 0, "windows": 0}
-    if estimates is not None:
-        looked = {"passages": len(estimates.margins), "windows": len(task.halves[0].windows)}
-    back = looked["passages"] * task.samples.suffix_length + looked["windows"] * DRAWS
-    return {
-        "units": {
-            "offered": len(task.offered),
-            "estimated": len(task.offered) if estimates else 0,
-            "measured": len(frozenset[int]().union(*found.measured)),
-        },
-        "estimates": estimates
-        and {
-            **looked,
-            "edits": [
-                {
-                    **edit_record(point.selection, task.dimensions.num_heads),
-                    "heldout_kl": point.heldout_kl,
-                    "recovered": point.recovered,
-                    "estimated_kl": float(expected.kl[0]),
-                    "estimated_recovered": float(expected.rate[0]),
-                }
-                for chosen, point in found.measured.items()
-                for expected in [estimates.predict(chosen)]
-            ],
-        },
-        "passes": {
-            "estimates_back": back,
-            "edits": len(outcome.points) * task.rows,
-        },
-    }
 
 
 def _describe_text(task: SearchTask) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class SearchOutcome:
     """The result of a search.
 
     - `deep_blocks`: the edit to compare with. `selected`: None if nothing meets the goal.
-    - `points`: of every measured edit; `refitted`: those with the fits of an export, each block
-      after the edits below it. The others have the fits of the unedited model.
+    - `points`: of every measured edit. Those that were tried have the fits of an export, each block
+      after the edits below it; without `exhaustive`, the others have those of the unedited model.
     """
 
     found: Found
@@ -38,7 +38,6 @@ class SearchOutcome:
     deep_blocks: Twice | None
     selected: Twice | None
     points: Mapping[Selection, EditPoint]
-    refitted: frozenset[Selection]
     batch_size: int
 
     @property
@@ -115,9 +114,7 @@ def run_search(
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
-    refitted = {one for one in points if task.exhaustive or _fits_stay(one)} | tried.keys()
-    batch_size = trials.engines[0].batch_size
-    return SearchOutcome(found, base, deep, selected, points, frozenset(refitted), batch_size)
+    return SearchOutcome(found, base, deep, selected, points, trials.engines[0].batch_size)
 
 
 def _find(
@@ -165,12 +162,6 @@ def _find(
         holds=lambda selection: task.refusal(selection) is None,
         max_evaluations=most if task.exhaustive or not task.others else -(-most // 4),
     )
-
-
-def _fits_stay(selection: Selection) -> bool:
-    """Whether no edit lies below a fitted one."""
-    lowest = selection[0].block
-    return not any(variant_of(p.variant).FITTED for p in selection if p.block > lowest)
 
 
 def _deep_blocks(
