@@ -22,11 +22,13 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.choose.search import command
 from cli.config import with_config
+from evals.edits.record import edit_record
 from evals.samples import load_samples
 from evals.samples.windows import cut_windows
 from evals.search.request import SearchRequest
 from evals.search.task import split_halves
 from surgery.record.plan_file import read_plan_file
+from surgery.selection import Part
 
 EDIT = {"spec", "blocks", "variant"}
 FIGURES = {
@@ -205,6 +207,13 @@ def test_estimates_choose_what_is_measured(model, samples, texts, tmp_path):
     assert found["units"]["offered"] == found["units"]["estimated"] == 8
     assert found["units"]["measured"] > 0
     assert found["selected"]["exact_match"] <= 0.3
+
+
+@pytest.mark.parametrize("variant", ["mean", "zero"])
+def test_the_record_of_an_edit_is_what_its_file_holds(variant):
+    """Or a complete search of mixed variants would not find its choice again."""
+    record = edit_record((Part(0, (1,), "mean"), Part(1, (0, 1), variant)), 2)
+    assert json.loads(json.dumps(record)) == record
 
 
 def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path):

@@ -23,5 +23,5 @@ def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
     if any(len(some) < num_heads for some in heads.values()):
         record["heads"] = {str(block): list(some) for block, some in heads.items()}
     if variant == "mixed":
-        record["parts"] = [asdict(part) for part in selection]
+        record["parts"] = [asdict(part) | {"heads": list(part.heads)} for part in selection]
     return record
