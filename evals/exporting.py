@@ -44,7 +44,8 @@ class ExportRequest(Request):
       stored. `save_as`: another model type with the same tensors, to save it as.
     - `calibration`: text to fit on. Empty: a lab model's own.
     - `heal`: other text to train the edited model on, for `heal_steps` steps. It may hold none of
-      `samples`, if given; `prefix_length`, `suffix_length`: of these.
+      `samples`, if given; `prefix_length`, `suffix_length`: of these; `skip_short`: leave out those
+      that are shorter.
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
     - `as_patch`: write one file with what the edit changes (`surgery.patching`).
@@ -64,6 +65,7 @@ class ExportRequest(Request):
     samples: str | None = None
     prefix_length: int | None = None
     suffix_length: int | None = None
+    skip_short: bool = False
     output: Path | None = None
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
@@ -158,7 +160,7 @@ def run_export(
         request.check_output(default)
     if dry_run or (keep and _is_export_of(request, prepared)):
         return prepared, None
-    export = _write(request, prepared, request.output or default, text, healing, progress)
+    export = _write(request, prepared, request.output or default, text, healing, say, progress)
     if request.gguf:
         with progress("convert", None) as advance:
             file, overwrite = name_gguf(export.output), request.overwrite
@@ -172,6 +174,7 @@ def _write(
     target: Path,
     text: Text | None,
     healing: Text | None,
+    say: Say,
     progress: Progress,
 ) -> Export:
     """Writes the checkpoint, fitted on `text`. With `healing`, cuts beside it and heals the cut."""
@@ -182,7 +185,7 @@ def _write(
     place, finish = target, None
     with ExitStack() as stack:
         if healing is not None:  # before any work that takes long
-            finish = _prepare_healing(request, prepared, healing, target, progress)
+            finish = _prepare_healing(request, prepared, healing, target, say, progress)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
@@ -204,16 +207,21 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
 
 
 def _prepare_healing(
-    request: ExportRequest, prepared: Prepared, text: Text, output: Path, progress: Progress
+    request: ExportRequest,
+    prepared: Prepared,
+    text: Text,
+    output: Path,
+    say: Say,
+    progress: Progress,
 ) -> Callable[[Export], Export]:
     """Reads the text and checks that it holds no passage. Returns what heals the cut."""
     from evals.samples import open_samples
     from surgery.healing.training import Schedule
 
     schedule = Schedule(request.heal_steps)
-    lengths = request.model_dump(include={"prefix_length", "suffix_length"})
-    passages = open_samples(request.samples, **lengths) if request.samples else None
-    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages)
+    how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
+    passages = open_samples(request.samples, **how) if request.samples else None
+    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages, say)
     return partial(
         heal_export,
         output=output,

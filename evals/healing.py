@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.inputs import Progress, read_lab_text
+from evals.inputs import Progress, Say, read_lab_text, say_nothing
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 
@@ -39,12 +39,18 @@ def find_healing_text(named: Sequence[str]) -> Text:
 
 
 def read_healing_text(
-    text: Text, schedule: Schedule, model: ResolvedModel, passages: Passages | None
+    text: Text,
+    schedule: Schedule,
+    model: ResolvedModel,
+    passages: Passages | None,
+    say: Say = say_nothing,
 ) -> tuple[Calibration, str | None]:
     """The text in a model's tokens, and the SHA-256 of the passages.
 
-    Raises `SamplesError` for too little text, and for text that holds passages.
+    Warns of rows left out or merged. Raises `SamplesError` for too little text, and for text that
+    holds passages.
     """
+    from evals.samples import list_row_warnings
     from surgery.editing.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model.folder)
@@ -52,6 +58,8 @@ def read_healing_text(
     if passages is None:
         return tokens, None
     samples = passages.tokenize(tokenizer)
+    for warning in list_row_warnings(samples.description):
+        say(f"warning: {warning}")
     check_apart(samples, tokens)
     return tokens, samples.sha256
 

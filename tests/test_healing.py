@@ -189,10 +189,13 @@ def test_text_with_passages_is_refused(work: Path, tmp_path: Path) -> None:
     samples.write_text("\n".join(lines))
     done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths)
     done.assert_error("text.txt: 3 of 5 passages share 16 tokens in a row", "row-0")
-    samples.write_text("\n".join(lines[3:]))
+    samples.write_text("\n".join([*lines[3:], '{"id": "short", "tokens": [1, 2]}']))
     assert not list(tmp_path.glob("*out*"))
     done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths)
+    done.assert_error("1 of 3 rows are too short", "--skip-short")
+    done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths, "--skip-short")
     assert done.code == 0, done.stderr
+    assert "warning: 1 rows left out, the first 'short'" in done.stderr
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     assert manifest.edit.healing is not None
@@ -205,9 +208,10 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
     missing.assert_error("no.txt: no such file or folder")
     short = export(work, "neox", "1", out, "--heal", work / "text.txt", "--heal-steps", 800)
     short.assert_error("too little text", "expected at least")
-    done = export(work, "neox", "1", out, "--samples", work / "text.txt")
-    assert done.code == 2
-    assert "need --evaluate" in done.stderr
+    for alone in (("--samples", work / "text.txt"), ("--skip-short",)):
+        done = export(work, "neox", "1", out, *alone)
+        assert done.code == 2
+        assert "need --evaluate" in done.stderr
     assert not out.exists()
 
 

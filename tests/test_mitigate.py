@@ -304,7 +304,10 @@ def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> No
     short = mitigate(work, out, "--heal", tmp_path / "other.txt", "--heal-steps", 800)
     short.assert_error("other.txt: too little text")
     assert not list(tmp_path.glob("*out*"))  # before the search
+    rows = (work / "samples.jsonl").read_text() + '\n{"id": "short", "tokens": [1, 2]}\n'
+    (tmp_path / "samples.jsonl").write_text(rows)
     healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
+    healing += ("--samples", tmp_path / "samples.jsonl", "--skip-short")
     outcome = mitigate(work, out, *healing, "--json")
     assert outcome.code in (0, 3), outcome.stderr
     report = Report.model_validate(outcome.json["report"])

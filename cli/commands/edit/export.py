@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
 
 
-_OF_PASSAGES = {"samples", "prefix_length", "suffix_length"}
+_OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
 """Options that say what the text of --heal may not hold, or what --evaluate measures."""
 
 
