@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from evals.inputs import (
     Progress,
     Say,
+    find_baseline,
     open_model,
     open_passages,
     say_nothing,
@@ -23,6 +24,7 @@ from surgery.errors import MeasurementError, SamplesError
 if TYPE_CHECKING:
     from evals.models import LoadedModel
     from evals.samples import Samples
+    from surgery.hub.resolved import ResolvedModel
 
 
 class CompareRequest(Measuring):
@@ -63,9 +65,10 @@ def compare(
     """
     prompts = [*request.prompt, *(read_prompts(request.prompts) if request.prompts else ())]
     passages = open_passages(request.samples, request) if request.samples else None
+    found = find_models(request, say)
     if prompts:
-        _check_prompts(prompts, request)
-    models = open_models(request, say)
+        _check_prompts(prompts, found[0], request)
+    models = open_models(request, say, found)
     rows = []
     with progress("compare", len(prompts)) as advance:
         for prompt in prompts:
@@ -100,14 +103,27 @@ def read_prompts(file: Path) -> list[str]:
     return found
 
 
-def open_models(request: CompareRequest, say: Say = say_nothing) -> list[LoadedModel]:
-    """Loads all models, the base first. Raises `MeasurementError` if they cannot be compared."""
+def find_models(request: CompareRequest, say: Say = say_nothing) -> list[ResolvedModel]:
+    """Finds all models, the base first. Raises `SurgeryError` for one that is not there."""
+    from surgery.hub.finding import find_model
+
+    edited = [find_model(name) for name in request.edited]
+    return [find_baseline(request.base, edited, request.revision, say=say), *edited]
+
+
+def open_models(
+    request: CompareRequest, say: Say = say_nothing, found: Sequence[ResolvedModel] = ()
+) -> list[LoadedModel]:
+    """Loads all models, the base first; `found`: by `find_models`.
+
+    Raises `MeasurementError` if they cannot be compared.
+    """
     from evals.models import check_precision
     from evals.running.forward import check_head
 
     models: list[LoadedModel] = []
-    for name in (request.base, *request.edited):
-        loaded = open_model(name, request, None if models else request.revision, say=say)
+    for model in found or find_models(request, say):
+        loaded = open_model(model, request, say=say)
         models.append(loaded)
         base = models[0]
         check_precision(base.dtype, loaded.dtype, loaded.name)
@@ -132,12 +148,10 @@ def compare_prompt(
     return {"prompt": prompt, **_continue_all(models, tokens, request.max_new_tokens, request)}
 
 
-def _check_prompts(prompts: Sequence[str], request: CompareRequest) -> None:
+def _check_prompts(prompts: Sequence[str], base: ResolvedModel, request: CompareRequest) -> None:
     """Raises `SamplesError` for a prompt that is too long, before any weights are loaded."""
     from surgery.editing.loading import load_tokenizer
-    from surgery.hub.finding import find_model
 
-    base = find_model(request.base, request.revision)
     tokenizer, positions = load_tokenizer(base.folder), base.inventory.dimensions.max_positions
     for prompt in prompts:
         _tokenize_prompt(tokenizer, positions, prompt, request)

@@ -155,6 +155,32 @@ def find_last(model: str, request: Measuring) -> ResolvedModel:
     return find_model(model, request.revision)
 
 
+def find_baseline(
+    model: str,
+    edited: Iterable[ResolvedModel],
+    revision: str | None = None,
+    *,
+    say: Say = say_nothing,
+) -> ResolvedModel:
+    """Finds the base of edits: at the commit that one of them records, unless `revision` names one.
+
+    Raises as `surgery.hub.finding.find_model`.
+    """
+    from surgery.hub.finding import find_model
+
+    if revision is None and (revision := find_recorded_commit(model, edited)) is not None:
+        say(f"{model}: at commit {revision[:12]}, which the edited model records as its source")
+    return find_model(model, revision)
+
+
+def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | None:
+    """The commit of a base that one of the edited models records; None if none does."""
+    from surgery.hub.finding import find_commit
+
+    manifests = (one.manifest for one in edited)
+    return find_commit(model, (source for one in manifests if one for source in one.sources))
+
+
 def measure_in_turn(
     models: Sequence[str | ResolvedModel],
     request: Running,

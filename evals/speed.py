@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
+from evals.inputs import find_baseline
 from evals.models import check_precision, open_model
 from evals.running.forward import cache_bytes, head_of, hidden_states
 from surgery.errors import MeasurementError, SurgeryError
@@ -67,7 +68,8 @@ def compare_speed(
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
-    found = [find_model(model) for model in (base, edited)]
+    after = find_model(edited)
+    found = [find_baseline(base, [after], say=say), after]
     asked = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,

@@ -23,6 +23,7 @@ import pytest
 from checkpoints import neo_config, neox_config, write_checkpoint
 from hub_commands import TOKEN, Commands, Result, commands, error, session
 from hub_server import HubServer
+from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from surgery.checkpoint.content import hash_content
@@ -154,9 +155,51 @@ def test_a_command_finds_a_model_once(hub: HubServer, run: Commands, tmp_path: P
         before = len(hub.requests)
         result = run(line)[0]
         assert result.code == 0, result.err
-        by_name = re.compile(r"/api/models/me/plain(/revision/main)?")
-        looked.append(sum(bool(by_name.fullmatch(r.path)) for r in hub.requests[before:]))
-    assert looked == looked[:1] * 3
+        asked = re.compile(r"/api/models/me/plain(/revision/[^/]+)?")
+        looked.append(sum(bool(asked.fullmatch(r.path)) for r in hub.requests[before:]))
+    *by_name, by_commit = looked
+    assert by_name == by_name[:1] * 2
+    assert by_commit == 1
+
+
+@pytest.mark.slow
+def test_an_edit_is_compared_with_the_commit_that_it_records(
+    hub: HubServer, run: Commands, tmp_path: Path
+) -> None:
+    """Not with what the branch holds now, unless you ask for that."""
+    config = neox_config(num_hidden_layers=2, max_position_embeddings=64, vocab_size=400)
+    model = hub.create("me/plain")
+    for seed in (1, 2):
+        folder = write_checkpoint(tmp_path / str(seed), config, seed=seed)
+        tiny_tokenizer().save_pretrained(folder)
+        model.tags[f"step{seed}"] = model.commit(folder, whole=True)
+    ids = np.random.default_rng(0).integers(1, 400, (6, 8)).tolist()
+    lines = [json.dumps({"id": f"row-{at}", "tokens": row}) for at, row in enumerate(ids)]
+    (tmp_path / "samples.jsonl").write_text("\n".join(lines))
+    (tmp_path / "other.txt").write_text(TEXT * 20)
+    (export,) = run("export me/plain --revision step1 --drop-attn 0 --output edited")
+    assert export.code == 0, export.err
+    assert export.err.endswith("attn-surgery evaluate edited --baseline me/plain --audit\n")
+    rest = "--samples samples.jsonl --prefix-length 4 --suffix-length 4 --device cpu --json"
+    text = "--control other.txt"
+    results = run(
+        f"extract edited --baseline me/plain {rest}",
+        f"audit edited --baseline me/plain --attack greedy {text} {rest}",
+        f"evaluate edited --baseline me/plain --no-benchmarks {text} {rest} --output report",
+        f"compare me/plain edited {rest}",
+        f"compare me/plain edited --revision main {rest}",
+    )
+    note = f"me/plain: at commit {model.tags['step1'][:12]}, which the edited model records"
+    assert [result.code for result in results] == [0] * 5, results
+    assert [note in result.err for result in results] == [True] * 4 + [False]
+    extracted, audited, evaluated, then, now = (json.loads(result.out) for result in results)
+    bases = [extracted["provenance"]["baseline"], audited["provenance"]["base"]]
+    bases.append(evaluated["base"]["provenance"])
+    assert [base["commit"] for base in bases] == [model.tags["step1"]] * 3
+    assert evaluated["edits"][0]["relation"] == "source"
+    command = f"attn-surgery export me/plain --revision {model.tags['step1']} --drop-attn 0 "
+    assert evaluated["commands"][0].startswith(command)
+    assert then["rows"] != now["rows"]
 
 
 def test_whose_code_a_published_compact_model_is_measured_with(

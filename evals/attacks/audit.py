@@ -27,6 +27,7 @@ from evals.attacks.result import (
 from evals.inputs import (
     Progress,
     Say,
+    find_baseline,
     find_last,
     measure_in_turn,
     open_passages,
@@ -42,7 +43,6 @@ from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.finding import find_model
-from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
@@ -148,6 +148,7 @@ def audit(
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)
+    base = find_baseline(request.baseline, [edited], say=say)
     between = [find_model(request.twin)] if request.twin else []
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
@@ -173,11 +174,11 @@ def audit(
         return done[-1]
 
     done: list[AuditedModel] = []
-    models: list[str | ResolvedModel] = [request.baseline, *between, edited]
-    (plan, left), (base, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
+    models = [base, *between, edited]
+    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
     if not leave_launch():
         return None
-    report = _make_report(request, plan, left, base, after, *twins)
+    report = _make_report(request, plan, left, before, after, *twins)
     if folder is not None:
         config = request.to_config()
         with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:

@@ -12,7 +12,7 @@ from evals.evaluation.materials import Materials, open_materials
 from evals.evaluation.page import build_measurements, render_pages
 from evals.evaluation.report import Report
 from evals.evaluation.request import EvaluationRequest
-from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.inputs import Progress, Say, find_baseline, say_nothing, show_nothing
 from surgery.card.text import refresh_card
 from surgery.errors import OutputError, SurgeryError
 from surgery.hub.finding import find_model, get_last_name
@@ -85,10 +85,11 @@ def run_evaluation(
         output = Path(f"{get_last_name(folder)}-evaluation")
     check_output(output, owned, overwrite=overwrite)
     join_launch(say)
-    known = [(baseline, None), *((model, request.revision) for model in models)]
-    materials = open_materials(request, known, progress=progress)
+    known = [(model, request.revision) for model in models]
+    materials = open_materials(request, known, baseline, progress=progress)
     edited = [find_model(model, request.revision) for model in models]
-    found = evaluate(edited, find_model(baseline), materials, say=say, progress=progress)
+    base = find_baseline(baseline, edited, say=say)
+    found = evaluate(edited, base, materials, say=say, progress=progress)
     if not leave_launch():
         return None
     config = request.to_config()

@@ -277,8 +277,7 @@ def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
         return "not recorded"
     if base.is_source_of(manifest):
         return "source"
-    sources = [edit.source for edit in (*manifest.history, manifest.edit)]
-    return "unrelated" if all(source.content for source in sources) else "not recorded"
+    return "unrelated" if all(one.content for one in manifest.sources) else "not recorded"
 
 
 def summarize_edit(manifest: Manifest) -> EditSummary:
@@ -288,6 +287,7 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
     return EditSummary(
         **{key: record[key] for key in (*alike, "healing")},
         source=edit.source.model,
+        commit=edit.source.commit,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
         blocks=list(edit.blocks),
         variant=edit.variant,

@@ -65,7 +65,9 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     """The command that made the edit; empty if no single command did."""
     if edit is None or edit.variant == "mixed" or edit.earlier_edits:
         return []
-    command = ["attn-surgery", "export", edit.source, "--drop-attn", edit.drop_attn]
+    command = ["attn-surgery", "export", edit.source]
+    command += ["--revision", edit.commit] if edit.commit else []
+    command += ["--drop-attn", edit.drop_attn]
     command += ["--variant", edit.variant, "--layout", edit.layout]
     for source in (edit.calibration or {}).get("sources", ()):
         if source.get("sha256"):

@@ -12,7 +12,13 @@ from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
 from evals.evaluation.request import EvaluationRequest
 from evals.healing import find_healing_text
-from evals.inputs import Progress, open_passages, read_heldout_texts, show_nothing
+from evals.inputs import (
+    Progress,
+    find_recorded_commit,
+    open_passages,
+    read_heldout_texts,
+    show_nothing,
+)
 from evals.model_map import ModelMap
 from evals.samples import Passages
 from surgery.checkpoint.content import find_cache, hash_file
@@ -50,14 +56,15 @@ class Materials:
 def open_materials(
     request: EvaluationRequest,
     models: Iterable[tuple[str, str | None]] = (),
+    base: str | None = None,
     *,
     progress: Progress = show_nothing,
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
-    `models`: names and revisions, looked up once the texts are read, as is the twin. Raises
-    `SurgeryError` for anything unusable, and `UnknownTaskError` if a gate limits a task that is not
-    run.
+    `models`: names and revisions, looked up once the texts are read, as are the twin and `base`,
+    at the commit that one of the models records. Raises `SurgeryError` for anything unusable, and
+    `UnknownTaskError` if a gate limits a task that is not run.
     """
     front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab
@@ -70,8 +77,9 @@ def open_materials(
         heldout = read_heldout_texts((), lab)
         controls = [TextSource(name=lab)] if lab else []
     healing = find_healing_text(request.heal) if request.heal else None
-    for model, revision in models:
-        find_outline(model, revision)
+    found_models = [find_outline(model, revision)[0] for model, revision in models]
+    if base is not None:
+        find_outline(base, find_recorded_commit(base, found_models))
     if request.twin:
         find_outline(request.twin)
     benchmarks = None

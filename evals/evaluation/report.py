@@ -120,6 +120,7 @@ class EditSummary(Record):
     """The edit, from the edited folder's manifest."""
 
     source: str
+    commit: str | None = None
     family: str
     num_blocks: int
     num_heads: int | None = None

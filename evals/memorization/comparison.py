@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from evals.inputs import (
     Progress,
     Say,
+    find_baseline,
     find_last,
     measure_in_turn,
     open_passages,
@@ -102,6 +103,7 @@ def run_extraction(
     texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
     join_launch(say)
     edited = find_last(request.model, request)
+    bases = [find_baseline(name, [edited], say=say) for name in (request.baseline,) if name]
     tokenizer: Any = None
 
     def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
@@ -123,12 +125,11 @@ def run_extraction(
         with progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, advance=advance)
 
-    models = (request.baseline, edited) if request.baseline else (edited,)
-    shared, results = measure_in_turn(models, request, prepare, measure_one, say)
+    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one, say)
     if not leave_launch():
         return None
     _, left = shared
-    base, after = results[0] if request.baseline else None, results[-1]
+    base, after = results[0] if bases else None, results[-1]
     result = report_held_back(after, base, left)
     for warning in result["warnings"]:
         say(f"warning: {warning}")

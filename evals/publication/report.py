@@ -131,9 +131,8 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
         raise OutputError(
             "belongs to another model", where=where, fix="evaluate this one, or remove it"
         )
-    sources = [edit.source for edit in (recorded.edit, *recorded.history)]
-    named = {(source.model, source.commit) for source in sources if source.commit}
-    contents = {source.content for source in sources if source.content}
+    named = {(source.model, source.commit) for source in recorded.sources if source.commit}
+    contents = {source.content for source in recorded.sources if source.content}
     is_source = base.get("content") in contents
     is_source = is_source or (base.get("model"), base.get("commit")) in named
     (edit,) = report.edits

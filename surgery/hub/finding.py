@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -67,10 +67,16 @@ def find_recorded(
     model: str | Path | ResolvedModel, revision: str | None, recorded: Source
 ) -> ResolvedModel:
     """Finds a model like `find_model`: a recorded one, if named like it, at its recorded commit."""
-    named = isinstance(model, str) and model.casefold() == recorded.model.casefold()
-    if named and revision is None and find_folder(recorded.model) is None:
-        revision = recorded.commit
+    if isinstance(model, str) and revision is None:
+        revision = find_commit(model, [recorded])
     return find_model(model, revision)
+
+
+def find_commit(model: str, recorded: Iterable[Source]) -> str | None:
+    """The commit of the first recorded model of that name; None if there is none, or a folder."""
+    named = (one for one in recorded if one.model.casefold() == model.casefold())
+    found = next(named, None)
+    return None if found is None or find_folder(model) is not None else found.commit
 
 
 def find_outline(

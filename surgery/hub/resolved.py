@@ -64,4 +64,4 @@ class ResolvedModel:
 
     def is_source_of(self, manifest: Manifest) -> bool:
         """Whether it is the source of one of a manifest's edits."""
-        return any(self.is_that(edit.source) for edit in (manifest.edit, *manifest.history))
+        return any(map(self.is_that, manifest.sources))

@@ -239,6 +239,11 @@ class Manifest(Record):
         return files
 
     @property
+    def sources(self) -> list[Source]:
+        """The sources of all edits, that of the latest first."""
+        return [edit.source for edit in (self.edit, *reversed(self.history))]
+
+    @property
     def edited_heads(self) -> dict[int, dict[int, str]]:
         """Block → head → variant, over all edits."""
         return list_edited_heads([*self.history, self.edit])

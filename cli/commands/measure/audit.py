@@ -14,7 +14,12 @@ from cli.terminal import echo, note, print_json, show_progress
 
 @click.command("audit")
 @click.argument("model")
-@options.option("--baseline", "BASE", "The model before the edit.", required=True)
+@options.option(
+    "--baseline",
+    "BASE",
+    "The model before the edit; a Hub id, at the commit that MODEL records.",
+    required=True,
+)
 @options.samples("Passages to attack, as for extract.  [default: a lab model's own]")
 @options.control("a lab model's own")
 @options.twin

@@ -38,7 +38,8 @@ def command(as_json: bool, **asked: Any) -> None:
     you type the prompts. With --samples you see which passages changed most in loss, as ids and
     figures.
 
-    All models are in memory together. --revision is that of BASE.
+    All models are in memory together. --revision is that of BASE; by default, the one
+    that EDITED records.
     """
     given = any(asked[name] for name in ("prompt", "prompts", "samples"))
     if not given and (as_json or not sys.stdin.isatty()):

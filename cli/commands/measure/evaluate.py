@@ -14,7 +14,11 @@ from cli.terminal import note, print_json, show_progress
 
 @click.command("evaluate")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@options.option("--baseline", "BASE", "The model before the edit. Required.")
+@options.option(
+    "--baseline",
+    "BASE",
+    "The model before the edit; a Hub id, at the commit that MODEL records. Required.",
+)
 @options.revision
 @options.evaluation
 @options.twin

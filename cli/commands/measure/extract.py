@@ -16,7 +16,12 @@ from cli.terminal import echo, note, print_json, show_progress
 @click.command("extract")
 @click.argument("model")
 @options.samples("Passages to test. The forms are listed above.", required=True)
-@options.option("--baseline", "MODEL", "The unedited model, to compare with on the same rows.")
+@options.option(
+    "--baseline",
+    "MODEL",
+    "The unedited model, to compare with on the same rows; a Hub id, at the commit that MODEL "
+    "records.",
+)
 @options.choice(
     "--metrics",
     ["exact", "full"],
