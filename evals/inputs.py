@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from surgery.plan import Plan as EditPlan
 
 
+LAB_TEXT = "lab calibration text"
+"""The name of the lab's text in records."""
 Plan = TypeVar("Plan")
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -55,7 +57,7 @@ def read_lab_text() -> Text:
     from evals.lab import calibration_texts
     from surgery.fitting.calibration import make_calibration
 
-    return make_calibration(calibration_texts(), name="lab calibration text")
+    return make_calibration(calibration_texts(), name=LAB_TEXT)
 
 
 def fit_prepared(prepared: Prepared, text: Text, progress: Progress = show_nothing) -> Fitting:

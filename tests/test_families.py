@@ -423,6 +423,7 @@ def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, var
     if variant != "mean":
         assert torch.equal(logits(edited), logits(reference))
     torch.testing.assert_close(logits(edited), logits(reference), rtol=1e-4, atol=1e-4)
+    assert "--layout stock --as llama\n" in (out / "README.md").read_text()
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict

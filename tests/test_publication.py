@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import partial, reduce
 from operator import getitem
@@ -21,8 +22,9 @@ from checkpoints import neox_config, write_checkpoint
 from example_report import bare, example, example_of, settled, task
 
 import surgery
-from evals.evaluation.report import seal_report
-from evals.publication.report import check_report, render_report
+from cli.commands.edit.export import command
+from evals.evaluation.report import Report, seal_report
+from evals.publication.report import check_report, render_report, write_all_sentences
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
 
@@ -103,6 +105,32 @@ def test_one_more_sentence_is_not_sent(name: str) -> None:
     place[name] = [*place[name], more]
     report["seal"] = seal_report(report)
     assert PASSAGE not in check_report(report, FILE).to_text()
+
+
+def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
+    """What no name says but the record does: the lab's text, and another type to save as."""
+    part = {"block": 1, "heads": [0, 1, 2, 3], "variant": "linear"}
+    edit = example()["edits"][0]["edit"] | {"variant": "linear", "drop_attn": "1"}
+    edit |= {"parts": [part], "earlier_edits": 0}
+    data = {"name": "hf:me/data:train:text", "size": None, "sha256": None}
+    lab = data | {"name": "lab calibration text"}
+
+    def parse(**more: Any) -> dict[str, Any]:
+        report = Report.model_validate(example(edit=edit | more))
+        words = shlex.split(write_all_sentences(report).commands[0])
+        assert words[:2] == ["attn-surgery", "export"]
+        return command.make_context("export", words[2:]).params
+
+    hub = parse(source="me/mistral", commit="c" * 40, family="llama",
+                calibration={"sources": [data]})  # fmt: skip
+    assert (hub["model"], hub["revision"], hub["save_as"]) == ("me/mistral", "c" * 40, "llama")
+    assert (hub["calibration"], hub["heal"]) == ((data["name"],), ())
+    healing = {"sources": [lab], "steps": 8}
+    own = parse(source="lab:gpt-neo", calibration={"sources": [lab]}, healing=healing)
+    assert (own["revision"], own["save_as"], own["calibration"]) == (None, None, ())
+    assert (own["heal"], own["heal_steps"]) == (("lab:gpt-neo",), 8)
+    assert parse(source="me/model", healing=healing)["heal"] == ("lab:pythia",)
+    assert parse(family="llama", layout="compact")["save_as"] is None
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:

@@ -18,6 +18,9 @@ from evals.evaluation.report import (
     Report,
     TaskResult,
 )
+from evals.inputs import LAB_TEXT
+from surgery.card.facts import name_form
+from surgery.hub.embedded import find_lab
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
@@ -68,13 +71,14 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     command = ["attn-surgery", "export", edit.source]
     command += ["--revision", edit.commit] if edit.commit else []
     command += ["--drop-attn", edit.drop_attn]
-    command += ["--variant", edit.variant, "--layout", edit.layout]
+    command += ["--variant", edit.variant, *name_form(edit.layout, edit.family)]
     for source in (edit.calibration or {}).get("sources", ()):
-        if source.get("sha256"):
+        if source["name"] != LAB_TEXT:  # a lab model's default
             command += ["--calibration", source["name"]]
     if edit.healing:
+        lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
         for source in edit.healing["sources"]:
-            command += ["--heal", source["name"]]
+            command += ["--heal", lab if source["name"] == LAB_TEXT else source["name"]]
         command += ["--heal-steps", str(edit.healing["steps"])]
     return [shlex.join([*command, "--output", "OUT"])]
 

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from surgery.families import family_of
+from surgery.families import SAVED_AS, family_of
 from surgery.record.manifest import Edit, Manifest, TextRecord
 from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
@@ -82,8 +82,19 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
         "command": as_command(
             shlex.join(["attn-surgery", "export", _name_source(edit), *revision])
         ),
-        "options": as_command(shlex.join([*chosen, *calibration, "--layout", edit.layout])),
+        "options": as_command(
+            shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family)])
+        ),
     }
+
+
+def name_form(layout: str, family: str) -> list[str]:
+    """The options of an export that say how the result is stored.
+
+    No record tells whether the source had another model type. `--as` changes nothing if not.
+    """
+    saved_as = ["--as", family] if layout == "stock" and family in SAVED_AS else []
+    return ["--layout", layout, *saved_as]
 
 
 class Markdown(str):

@@ -14,6 +14,7 @@ from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule
 
 __all__ = [
     "FAMILIES",
+    "SAVED_AS",
     "Dimensions",
     "Family",
     "Role",
@@ -37,6 +38,8 @@ FAMILIES: tuple[Family, ...] = (
     llama.STABLELM,
     llama.MISTRAL,
 )
+SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
+"""Model types that models of others can be saved as."""
 _OTHERS = {  # model type: the family that is near, and what keeps the type from being one more
     "gpt2": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),
     "opt": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),
