@@ -46,10 +46,11 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     from surgery.untrusted import guard, parse_yaml, read_bytes, read_json
 
     if path.suffix == ".json":
-        given = read_json(path)
+        given = read_json(path, as_typed=True)
     else:
         with guard(SourceError, "is not a file of options", path):
-            given = parse_yaml(read_bytes(path, SourceError).decode(errors="replace"))
+            text = read_bytes(path, SourceError).decode(errors="replace")
+            given = parse_yaml(text, as_typed=True)
     known = {_name(one): one for one in ctx.command.params}
     negations = {
         off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts
@@ -58,7 +59,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     for key, value in given.items():
         name = key.lstrip("-")
         if name in negations:
-            name, value = negations[name], not value
+            name, value = negations[name], not click.BOOL.convert(value, param, ctx)
         if name in _NOT_READ:
             raise click.BadParameter(f"{path}: {key!r} cannot come from a file; pass --{name}")
         if name not in known:
@@ -68,17 +69,18 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
 
 
 def _check_value(where: str, option: click.Parameter, value: Any) -> Any:
-    """Returns a value in the form that click takes. Raises `BadParameter`."""
+    """Returns a value in the form that click takes: text as typed. Raises `BadParameter`."""
     joined = option.metavar == COMMAS
     several = getattr(option, "multiple", False) or option.nargs == -1 or joined
     values = value if several and isinstance(value, list) else [value]
-    if not all(isinstance(one, str | int | float) for one in values):
+    kinds = (str, bool) if getattr(option, "is_flag", False) else str
+    if not all(isinstance(one, kinds) for one in values):
         form = "values" if several else "one value"
         raise click.BadParameter(f"{where}: expected {form}, got {value!r}")
     if any("\0" in str(one) for one in values):
         raise click.BadParameter(f"{where}: {value!r} holds a NUL character; remove it")
     if joined:
-        return ",".join(map(str, values))
+        return ",".join(values)
     return values if several else value
 
 

@@ -25,6 +25,7 @@ LIMIT = 2**26
 """Most bytes of a file, or of one line of a larger file, to hold in memory: 64 MiB."""
 _DEPTH = 64
 _LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
+_YAML_NULL = "tag:yaml.org,2002:null"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -96,21 +97,24 @@ def read_lines(
             yield place, text
 
 
-def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
-    """Returns the JSON object in a file, or {} if the file is missing and not `needed`."""
+def read_json(path: Path, *, needed: bool = False, as_typed: bool = False) -> dict[str, Any]:
+    """Returns the JSON object in a file, or {} if the file is missing and not `needed`.
+
+    `as_typed`: as for `parse_json`.
+    """
     if not path.exists():
         if not needed:
             return {}
         raise SourceError(f"{path.name} is missing", where=path.parent)
     with guard(CheckpointError, "not valid JSON", path):
-        value = parse_json(read_bytes(path, CheckpointError))
+        value = parse_json(read_bytes(path, CheckpointError), as_typed=as_typed)
     if not isinstance(value, dict):
         raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)
     return value
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Parses JSON strictly, so that no later step fails on it.
+def parse_json(text: str | bytes, *, as_typed: bool = False) -> Any:
+    """Parses JSON strictly, so that no later step fails on it. `as_typed`: numbers stay text.
 
     An integer beyond 64 bits becomes a float, as in most parsers. Raises ValueError for invalid
     JSON (including NaN and infinities), a duplicate key, nesting beyond 64 levels, a number too
@@ -119,13 +123,14 @@ def parse_json(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     large = _LARGE_NUMBER.search(text)
+    numbers = (str, str) if as_typed else (_parse_integer, _parse_float) if large else (None, None)
     try:
         value = json.loads(
             text,
             object_pairs_hook=_make_object,
             parse_constant=_parse_float,
-            parse_int=_parse_integer if large else None,
-            parse_float=_parse_float if large else None,
+            parse_int=numbers[0],
+            parse_float=numbers[1],
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -165,10 +170,11 @@ def _check_depth(value: Any, left: int = _DEPTH) -> None:
             _check_depth(inner, left - 1)
 
 
-def parse_yaml(text: str) -> dict[str, Any]:
+def parse_yaml(text: str, *, as_typed: bool = False) -> dict[str, Any]:
     """Returns values by name, or {} for an empty text. Raises ValueError for anything else.
 
-    Refuses aliases: with them, a few lines can expand to more than memory can hold.
+    `as_typed`: values are text, such as 6.10, 0123, or no. Refuses aliases: with them, a few lines
+    can expand to more than memory can hold.
     """
     import yaml
 
@@ -177,6 +183,11 @@ def parse_yaml(text: str) -> dict[str, Any]:
             if self.check_event(yaml.AliasEvent):
                 raise SourceError("refers to parts of itself (aliases, which begin with *)")
             return super().compose_node(parent, index)
+
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            tag = super().resolve(kind, value, implicit)
+            plain = as_typed and kind is yaml.ScalarNode and tag != _YAML_NULL
+            return self.DEFAULT_SCALAR_TAG if plain else tag
 
     try:
         data = yaml.load(text, Loader=Loader)

@@ -260,6 +260,51 @@ def test_values_of_a_file(tmp_path: Path) -> None:
                      "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: m\ndrop-attn: 6.10\nrevision: 0123456\nas: no\nprefix-length: 0\nlimit: 1e2\n"
+        "dry-run: yes\ngguf: 0\nmax: [near=0]\n",
+        '{"model": "m", "drop-attn": 6.10, "revision": "0123456", "as": "no", "limit": 1e2,'
+        '"prefix-length": 0, "dry-run": true, "gguf": false, "max": "near=0"}',
+    ],
+)
+def test_values_of_a_file_are_taken_as_typed(text: str, tmp_path: Path) -> None:
+    """Head 10 is not head 1, and a commit is no number. Zero is a number, and turns flags off."""
+    file = tmp_path / ("options.json" if text[0] == "{" else "options.yaml")
+    file.write_text(text)
+    found = command("export").make_context("export", ["--config", str(file)]).params
+    given = ("drop_attn", "revision", "save_as", "prefix_length", "limit", "dry_run", "gguf", "max")
+    wanted = ("6.10", "0123456", "no", 0, 100.0, True, False, {"near": 0.0})
+    assert tuple(found[name] for name in given) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"revision": true}', "revision: expected one value, got True"),
+        ("revision:", "revision: expected one value, got None"),
+        ("revision: !!int 7", "revision: expected one value, got 7"),
+        ("no-last: perhaps", "'perhaps' is not a valid boolean"),
+        ("prefix-length: 6.5", "'6.5' is not a valid integer"),
+    ],
+)
+def test_values_of_a_file_that_fit_no_option(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / ("options.json" if text[0] == "{" else "options.yaml")
+    file.write_text(text)
+    outcome = attn_surgery("sweep", "m", "--samples", "s", "--config", file)
+    assert outcome.code == 2, outcome
+    assert message in outcome.stderr
+
+
+@pytest.mark.parametrize(("value", "last"), [("true", False), ("1", False), ("0", True)])
+def test_a_flag_of_a_file_may_be_negated(value: str, last: bool, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(f"model: m\nsamples: s\nno-last: {value}\n")
+    ctx = command("sweep").make_context("sweep", ["--config", str(file)])
+    assert ctx.params["last"] is last
+
+
 def test_help_lists_the_commands() -> None:
     outcome = attn_surgery("--help")
     assert (outcome.code, outcome.stderr) == (0, "")
